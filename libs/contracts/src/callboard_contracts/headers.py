@@ -1,0 +1,6 @@
+"""Header names used on the bus."""
+
+MSG_ID = "Nats-Msg-Id"
+INCREMENT = "Nats-Incr"
+SEGMENT = "Callboard-Segment"
+EXPECTED_STREAM = "Nats-Expected-Stream"

@@ -1,0 +1,9 @@
+"""The base of every message on the wire."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Message(BaseModel):
+    """A frozen message whose unknown fields are ignored, so that a newer sender can talk to an older receiver."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)

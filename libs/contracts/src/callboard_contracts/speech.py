@@ -1,0 +1,74 @@
+"""Speech jobs and the audio segments that stream back.
+
+A segment travels as raw PCM in the message body (24 kHz, mono, signed 16-bit little-endian); what a receiver must
+know about it stands in the subject (its number) and in the headers named here.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.model import Message
+from callboard_contracts.quota import Hold
+
+SAMPLE_RATE_HZ = 24_000
+BYTES_PER_SAMPLE = 2
+BYTES_PER_MS = SAMPLE_RATE_HZ * BYTES_PER_SAMPLE // 1000
+MAX_SEGMENT_BYTES = 96_000
+"""Two seconds of audio: far below the bus's message limit, and small enough to start playing at once."""
+
+SpeechEndReason = Literal["stop", "cancelled", "error"]
+
+
+class SpeechRequest(Message):
+    """What is to be spoken; `voice` is a voice's name or a blend such as `af_bella(2)+af_sky(1)`."""
+
+    model: str
+    text: str
+    voice: str
+    speed: float = Field(default=1.0, ge=0.25, le=4.0)
+    language: str | None = None
+    """A language tag such as `en-us`; left out, the voice's own language."""
+    instructions: str = ""
+
+
+class SpeechJob(Message):
+    """A speech request on the board; times are Unix seconds.
+
+    The audio goes to `audio.<room>.<utterance>.<n>`; for a plain request the room is the edge and the utterance is
+    the request id.
+    """
+
+    version: Literal[1] = 1
+    request_id: str
+    edge: str
+    tenant: str
+    room: str
+    utterance: str
+    request: SpeechRequest
+    hold: Hold | None
+    created_at: float
+    deadline_at: float
+
+
+class SpeechEnd(Message):
+    """Why an utterance ended and how much audio was made in all."""
+
+    reason: SpeechEndReason
+    audio_ms: int = Field(default=0, ge=0)
+    error: ErrorInfo | None = None
+
+
+class SegmentInfo(Message):
+    """What is known of one segment beside its PCM; it travels as JSON in the header `Callboard-Segment`.
+
+    `piece` counts the spoken pieces of the text and `offset_bytes` is where the segment starts inside its piece, so
+    that a worker that takes over continues exactly after the last segment. The last segment has `end`, and no PCM.
+    """
+
+    attempt: int = Field(ge=1)
+    piece: int = Field(ge=0)
+    offset_bytes: int = Field(ge=0)
+    piece_done: bool = False
+    end: SpeechEnd | None = None

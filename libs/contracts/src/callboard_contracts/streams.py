@@ -1,0 +1,196 @@
+"""Every stream, consumer and bucket of the board, declared once as data.
+
+`callboard streams apply` makes the server agree with this; services only use what is there. Durations are in the
+server's own unit, nanoseconds, where the field goes to the server, and in seconds in every name here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from callboard_contracts import subjects
+from callboard_contracts.config import Config
+
+NANOSECONDS_PER_S = 1_000_000_000
+
+ACK_WAIT_S = 6.0
+"""A job whose worker has not reported for this long is given to another; workers report three times as often."""
+MAX_DELIVERIES = 5
+RESULT_LIFE_S = 20 * 60
+OUT_LIFE_S = 120
+AUDIO_LIFE_S = 600
+USAGE_LIFE_S = 400 * 86_400
+"""Longer than a billing year, so that usage can always be recomputed."""
+COUNTER_LIFE_S = 70 * 86_400
+"""Longer than two calendar months, the longest period that a limit covers."""
+LEASE_LIFE_S = 3600
+DEDUPLICATION_WINDOW_S = 2 * LEASE_LIFE_S
+"""Every id of a hold is used within a lease's life, so a repeat always falls inside this window."""
+
+CHAT = "CHAT"
+TTS = "TTS"
+OUT = "OUT"
+RESULT = "RESULT"
+AUDIO = "AUDIO"
+USAGE = "USAGE"
+QUOTA = "QUOTA"
+LEASE = "LEASE"
+DLQ = "DLQ"
+BUCKET_ROOMS = "ROOMS"
+BUCKET_ACCOUNTS = "ACCOUNTS"
+BUCKET_WORKERS = "WORKERS"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """One stream: its name and the server's configuration fields beside name and replicas."""
+
+    name: str
+    subjects: tuple[str, ...]
+    memory: bool = False
+    max_age_s: float = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, replicas: int) -> dict[str, Any]:
+        """The request body for the server's stream API."""
+        return {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "storage": "memory" if self.memory else "file",
+            "retention": "limits",
+            "discard": "old",
+            "max_age": int(self.max_age_s * NANOSECONDS_PER_S),
+            "num_replicas": replicas,
+            "allow_direct": True,
+            **self.options,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """One durable pull consumer of a work queue."""
+
+    stream: str
+    name: str
+    filter_subject: str
+    max_ack_pending: int
+
+    def config(self) -> dict[str, Any]:
+        """The request body for the server's consumer API."""
+        return {
+            "durable_name": self.name,
+            "filter_subject": self.filter_subject,
+            "ack_policy": "explicit",
+            "ack_wait": int(ACK_WAIT_S * NANOSECONDS_PER_S),
+            "max_deliver": MAX_DELIVERIES,
+            "max_ack_pending": self.max_ack_pending,
+            "deliver_policy": "all",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSpec:
+    """One key-value bucket."""
+
+    name: str
+    history: int = 1
+    key_ttl: bool = False
+
+    def config(self, replicas: int) -> dict[str, Any]:
+        """The request body for the server's stream API; a bucket is a stream of a fixed form."""
+        config: dict[str, Any] = {
+            "name": f"KV_{self.name}",
+            "subjects": [f"$KV.{self.name}.>"],
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",
+            "max_msgs_per_subject": self.history,
+            "num_replicas": replicas,
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+        }
+        if self.key_ttl:
+            config["allow_msg_ttl"] = True
+        return config
+
+
+def _work_queue(max_queued_per_tenant: int) -> dict[str, Any]:
+    return {
+        "retention": "workqueue",
+        "discard": "new",
+        "discard_new_per_subject": True,
+        "max_msgs_per_subject": max_queued_per_tenant,
+        "max_msgs": 100_000,
+        "duplicate_window": 120 * NANOSECONDS_PER_S,
+    }
+
+
+def streams(config: Config) -> tuple[StreamSpec, ...]:
+    """All streams of an installation."""
+    chat_bound = max((pool.max_queued_per_tenant for pool in config.chat.pools.values()), default=64)
+    tts_bound = max((pool.max_queued_per_tenant for pool in config.tts.pools.values()), default=64)
+    window = DEDUPLICATION_WINDOW_S * NANOSECONDS_PER_S
+    return (
+        StreamSpec(CHAT, ("job.chat.>",), options=_work_queue(chat_bound)),
+        StreamSpec(TTS, ("job.tts.>",), options=_work_queue(tts_bound)),
+        StreamSpec(OUT, ("out.*.*",), memory=True, max_age_s=OUT_LIFE_S, options={"max_bytes": 256 * 1024 * 1024}),
+        StreamSpec(
+            RESULT,
+            ("result.*",),
+            max_age_s=RESULT_LIFE_S,
+            options={"max_msgs_per_subject": 1, "max_bytes": 1024 * 1024 * 1024},
+        ),
+        StreamSpec(AUDIO, ("audio.>",), memory=True, max_age_s=AUDIO_LIFE_S, options={"max_bytes": 512 * 1024 * 1024}),
+        StreamSpec(USAGE, ("usage.*",), max_age_s=USAGE_LIFE_S, options={"duplicate_window": window}),
+        StreamSpec(
+            QUOTA,
+            ("q.used.*.*.*",),
+            max_age_s=COUNTER_LIFE_S,
+            options={"allow_msg_counter": True, "duplicate_window": window},
+        ),
+        StreamSpec(
+            LEASE,
+            ("lease.*.*",),
+            max_age_s=2 * LEASE_LIFE_S,
+            options={"max_msgs_per_subject": 1, "allow_msg_ttl": True},
+        ),
+        StreamSpec(
+            DLQ,
+            (
+                "dlq.>",
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.*.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.*",
+            ),
+            max_age_s=14 * 86_400,
+            options={"max_bytes": 256 * 1024 * 1024},
+        ),
+    )
+
+
+def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
+    """The durable consumers of each pool, one for each class of job."""
+    return tuple(_pool_consumers(CHAT, "chat", config.chat.pools)) + tuple(
+        _pool_consumers(TTS, "tts", config.tts.pools)
+    )
+
+
+def consumer_name(service: str, pool: str, job_class: subjects.JobClass) -> str:
+    """The name of a pool's durable consumer."""
+    return f"{service}-{pool}-{job_class}"
+
+
+def _pool_consumers(stream: str, service: str, pools: Iterable[str]) -> Iterable[ConsumerSpec]:
+    job = subjects.chat_job if service == "chat" else subjects.tts_job
+    for pool in pools:
+        for job_class in ("live", "batch"):
+            yield ConsumerSpec(stream, consumer_name(service, pool, job_class), job(pool, job_class, "*"), 10_000)
+
+
+def buckets() -> tuple[BucketSpec, ...]:
+    """All key-value buckets."""
+    return (
+        BucketSpec(BUCKET_ROOMS),
+        BucketSpec(BUCKET_ACCOUNTS, history=8),
+        BucketSpec(BUCKET_WORKERS, key_ttl=True),
+    )

@@ -1,0 +1,70 @@
+"""Subjects on the bus: one function for each, so that no service spells one by hand."""
+
+import re
+from typing import Literal
+
+JobClass = Literal["live", "batch"]
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def token(value: str) -> str:
+    """Checks that a value can stand as one token of a subject; raises ValueError otherwise."""
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"not a subject token: {value!r}")
+    return value
+
+
+def chat_job(pool: str, job_class: JobClass, tenant: str) -> str:
+    """Where a chat job is posted; `*` is allowed as the tenant of a filter."""
+    return f"job.chat.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
+
+
+def tts_job(pool: str, job_class: JobClass, tenant: str) -> str:
+    """Where a speech job is posted; `*` is allowed as the tenant of a filter."""
+    return f"job.tts.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
+
+
+def out(edge: str, request_id: str) -> str:
+    """Where the frames of one chat reply appear; `*` is allowed for either."""
+    return f"out.{edge}.{request_id}"
+
+
+def audio(room: str, utterance: str, n: int | str) -> str:
+    """Where segment `n` of an utterance appears; `*` is allowed for each."""
+    return f"audio.{room}.{utterance}.{n}"
+
+
+def result(request_id: str) -> str:
+    """Where a finished reply is kept."""
+    return f"result.{token(request_id)}"
+
+
+def usage(tenant: str) -> str:
+    """Where a usage event of a tenant is appended."""
+    return f"usage.{token(tenant)}"
+
+
+def cancel(request_id: str) -> str:
+    """Where workers listen for the end of a client's interest; `*` listens for all."""
+    return f"ctl.cancel.{request_id}"
+
+
+def credit(edge: str, request_id: str) -> str:
+    """Where a worker asks an edge whether a request is still wanted; `*` as the request is the edge's side."""
+    return f"ctl.credit.{edge}.{request_id}"
+
+
+def used(tenant: str, metric: str, bucket: str) -> str:
+    """The counter of one tenant's use of one metric in one bucket of time."""
+    return f"q.used.{token(tenant)}.{metric}.{bucket}"
+
+
+def lease(tenant: str, request_id: str) -> str:
+    """Where an open hold is recorded until it is settled or expires."""
+    return f"lease.{token(tenant)}.{token(request_id)}"
+
+
+QUOTA_RESERVE = "quota.reserve"
+QUOTA_RELEASE = "quota.release"
+QUOTA_IDENTIFY = "quota.identify"

@@ -1,0 +1,1 @@
+"""The plumbing that every Callboard process shares; it knows no business words."""
