@@ -1,0 +1,245 @@
+"""One connection to the message bus, with the few calls that Callboard makes of it."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import nats
+import nats.errors
+from callboard_contracts.config import NatsSection
+from callboard_contracts.headers import MSG_ID
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 30.0
+RECONNECT_WAIT_S = 0.25
+CLOSE_TIMEOUT_S = 5.0
+PUBLISH_ATTEMPT_S = 2.0
+PUBLISH_PAUSE_S = 0.1
+MAX_PENDING_BYTES = 32 * 1024 * 1024
+RETRYABLE_ERROR_CODES = frozenset({10008, 10023})
+"""Server errors that pass: no leader yet, insufficient resources for the moment."""
+
+TRANSPORT_ERRORS = (OSError, RuntimeError)
+"""What a write raises between the loss of a connection and the client's noticing it."""
+
+Callback = Callable[[Msg], Awaitable[None]]
+
+
+class BusError(Exception):
+    """The root of what can go wrong on the bus."""
+
+
+class BusUnavailable(BusError):  # noqa: N818 - a state, as the field names it
+    """The bus did not answer in time; what was asked may or may not have happened."""
+
+
+class NoResponders(BusError):  # noqa: N818 - the protocol's own term
+    """Nobody listens on the subject of a request."""
+
+
+class PublishRefused(BusError):  # noqa: N818 - a decision, not a failure
+    """A stream refused a message, for instance because its bound is reached; a repeat will not help at once."""
+
+    def __init__(self, err_code: int, description: str) -> None:
+        super().__init__(description)
+        self.err_code = err_code
+
+
+class ApiError(BusError):
+    """The server's stream API answered with an error."""
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+        self.err_code = err_code
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stream's acknowledgement; `value` is the counter's new value where the stream counts."""
+
+    stream: str
+    seq: int
+    duplicate: bool
+    value: int | None
+
+
+class Bus:
+    """A connection that comes back by itself and says so."""
+
+    def __init__(self, connection: Client) -> None:
+        self.connection = connection
+        self._on_reconnect: list[Callable[[], None]] = []
+
+    @classmethod
+    async def connect(cls, settings: NatsSection, name: str, on_closed: Callable[[], None]) -> Self:
+        """Connects within 30 s or raises BusUnavailable; `on_closed` is called if the connection ends for good."""
+        bus = cls(Client())
+
+        async def reconnected() -> None:
+            log.info("bus_reconnected", extra={"connection": name})
+            for callback in bus._on_reconnect:
+                callback()
+
+        async def disconnected() -> None:
+            log.warning("bus_disconnected", extra={"connection": name})
+
+        async def closed() -> None:
+            on_closed()
+
+        async def failed(error: Exception) -> None:
+            # Permission violations and slow consumers are reported here and nowhere else.
+            log.warning("bus_error", extra={"connection": name, "error": type(error).__name__})
+
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await bus.connection.connect(
+                    servers=[server.strip() for server in settings.url.split(",")],
+                    name=name,
+                    user=settings.user,
+                    password=settings.password.get_secret_value() if settings.password else None,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
+                    reconnected_cb=reconnected,
+                    disconnected_cb=disconnected,
+                    closed_cb=closed,
+                    error_cb=failed,
+                    pending_size=MAX_PENDING_BYTES,
+                    ping_interval=10,
+                    max_outstanding_pings=2,
+                )
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise BusUnavailable(f"no bus at {settings.url}: {type(error).__name__}") from error
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands at this moment."""
+        return self.connection.is_connected
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Calls back, on the event loop, each time the connection is restored."""
+        self._on_reconnect.append(callback)
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
+
+        Raises:
+            BusUnavailable: too much is waiting for the connection to come back, or it ended.
+        """
+        try:
+            await self.connection.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
+        except TRANSPORT_ERRORS as error:
+            # The client notices a lost connection only a moment later; the message is in its buffer and goes out
+            # with the reconnection, unless the connection has ended for good.
+            if self.connection.is_closed:
+                raise BusUnavailable("the connection has ended") from error
+
+    async def publish_stored(
+        self,
+        subject: str,
+        payload: bytes,
+        msg_id: str | None,
+        timeout_s: float = 10.0,
+        headers: dict[str, str] | None = None,
+    ) -> Stored:
+        """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
+
+        Raises:
+            PublishRefused: the stream does not take it.
+            BusUnavailable: no acknowledgement came in time; only with `msg_id` is a repeat safe.
+        """
+        all_headers = dict(headers or {})
+        if msg_id is not None:
+            all_headers[MSG_ID] = msg_id
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                raise BusUnavailable("no acknowledgement in time")
+            try:
+                reply = await self.connection.request(
+                    subject, payload, timeout=min(PUBLISH_ATTEMPT_S, left_s), headers=all_headers or None
+                )
+                return _stored(json.loads(reply.data))
+            except PublishRefused as refused:
+                if refused.err_code not in RETRYABLE_ERROR_CODES:
+                    raise
+            except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
+                if msg_id is None:
+                    raise BusUnavailable("no acknowledgement") from error
+            await asyncio.sleep(min(PUBLISH_PAUSE_S, max(0.0, left_s)))
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
+        """Asks whoever listens and returns the answer.
+
+        Raises:
+            NoResponders: nobody listens.
+            BusUnavailable: no answer in time.
+        """
+        try:
+            return (await self.connection.request(subject, payload, timeout=timeout_s)).data
+        except nats.errors.NoRespondersError:
+            raise NoResponders(subject) from None
+        except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
+            raise BusUnavailable("no answer in time") from error
+
+    async def api(self, operation: str, body: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
+        """Calls the server's stream API, for instance `STREAM.INFO.CHAT`.
+
+        Raises:
+            ApiError: the server answered with an error; 404 means that there is no such thing.
+        """
+        payload = json.dumps(body).encode() if body else b""
+        answer = json.loads(await self.request(f"$JS.API.{operation}", payload, timeout_s))
+        if error := answer.get("error"):
+            raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
+        return answer
+
+    async def subscribe(self, subject: str, callback: Callback, queue: str = "") -> Subscription:
+        """Calls back for every message; the callback must not wait, since the next message waits for it."""
+        return await self.connection.subscribe(subject, queue=queue, cb=callback)
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends a subscription; one whose connection is lost is forgotten without an error."""
+        try:
+            await subscription.unsubscribe()
+        except (nats.errors.Error, *TRANSPORT_ERRORS):
+            log.debug("unsubscribe_failed")
+
+    async def delete_message(self, stream: str, seq: int) -> bool:
+        """Deletes one message of a stream; false when it is already gone."""
+        try:
+            answer = await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq})
+        except ApiError:
+            return False
+        return bool(answer.get("success"))
+
+    async def close(self) -> None:
+        """Sends what is waiting and ends the connection, within 5 s."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                if self.connection.is_connected:
+                    await self.connection.flush(timeout=2)
+        except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
+            log.warning("bus_flush_failed")
+        finally:
+            await self.connection.close()
+
+
+def _stored(answer: dict[str, Any]) -> Stored:
+    if error := answer.get("error"):
+        raise PublishRefused(error.get("err_code", 0), error.get("description", ""))
+    value = answer.get("val")
+    return Stored(answer["stream"], answer["seq"], bool(answer.get("duplicate")), None if value is None else int(value))

@@ -1,0 +1,114 @@
+"""Direct reads from streams: history without a consumer."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from callboard_kit.bus import TRANSPORT_ERRORS, Bus, BusUnavailable
+
+_SUBJECT = "Nats-Subject"
+_SEQUENCE = "Nats-Sequence"
+_PENDING = "Nats-Num-Pending"
+_STATUS = "Status"
+_END_OF_BATCH = "204"
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as a stream keeps it."""
+
+    subject: str
+    seq: int
+    data: bytes
+    headers: dict[str, str]
+
+
+async def read_subject(
+    bus: Bus, stream: str, subject: str, start_seq: int = 1, limit: int = 4096, timeout_s: float = 2.0
+) -> list[StoredMessage]:
+    """Reads the messages of a subject, wildcards allowed, in order from a stream sequence on.
+
+    A missing stream reads as empty, because a memory stream is gone for a moment after the server restarts.
+
+    Raises:
+        BusUnavailable: the server did not answer within the timeout.
+    """
+    found: list[StoredMessage] = []
+    while len(found) < limit:
+        body = {
+            "seq": start_seq,
+            "next_by_subj": subject,
+            "batch": limit - len(found),
+            "max_bytes": MAX_BATCH_BYTES,
+        }
+        messages, more = await _batch(bus, stream, body, timeout_s)
+        found += messages
+        if not more or not messages:
+            break
+        start_seq = messages[-1].seq + 1
+    return found
+
+
+async def read_last(bus: Bus, stream: str, subject: str, timeout_s: float = 2.0) -> StoredMessage | None:
+    """Reads the newest message of one subject, or None."""
+    try:
+        message = await bus.connection.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout_s)
+    except nats.errors.NoRespondersError:
+        return None
+    except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
+        raise BusUnavailable("no answer in time") from error
+    return None if _status(message) else _message(message)
+
+
+async def read_last_of_each(
+    bus: Bus, stream: str, subjects: Sequence[str], timeout_s: float = 2.0
+) -> list[StoredMessage]:
+    """Reads the newest message of every subject that matches; at most 1,024 subjects."""
+    messages, _ = await _batch(bus, stream, {"multi_last": list(subjects)}, timeout_s)
+    return messages
+
+
+async def _batch(bus: Bus, stream: str, body: dict[str, Any], timeout_s: float) -> tuple[list[StoredMessage], bool]:
+    """One batch, and whether the server has more that match."""
+    found: list[StoredMessage] = []
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def collect(message: Msg) -> None:
+        status = _status(message)
+        if status is None:
+            found.append(_message(message))
+        elif not done.done():
+            pending = (message.headers or {}).get(_PENDING, "0")
+            done.set_result(status == _END_OF_BATCH and pending != "0")
+
+    inbox = bus.connection.new_inbox()
+    subscription = await bus.subscribe(inbox, collect)
+    try:
+        await bus.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(body).encode(), reply=inbox)
+        async with asyncio.timeout(timeout_s):
+            more = await done
+    except TimeoutError as error:
+        raise BusUnavailable("no answer in time") from error
+    finally:
+        await bus.unsubscribe(subscription)
+    return found, more
+
+
+def _status(message: Msg) -> str | None:
+    headers = message.headers
+    if not headers or _SUBJECT in headers:
+        return None if headers else "404"
+    return headers.get(_STATUS, "404")
+
+
+def _message(message: Msg) -> StoredMessage:
+    headers = dict(message.headers or {})
+    subject = headers.pop(_SUBJECT)
+    seq = int(headers.pop(_SEQUENCE))
+    return StoredMessage(subject, seq, message.data, headers)

@@ -1,0 +1,138 @@
+"""The life of a process: start, run until told to stop, drain, end."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvloop
+from callboard_contracts.config import Config
+
+from callboard_kit.logs import setup_logs
+from callboard_kit.settings import SettingsError, load_config
+
+log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+
+
+class StartError(Exception):
+    """A process cannot start; the message is one line for the operator."""
+
+
+class Stopper:
+    """Tells every part of a process that it is time to stop, once."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.reason = ""
+        self.failed = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the process has been told to stop."""
+        return self._event.is_set()
+
+    def request_stop(self, reason: str, *, failed: bool = False) -> None:
+        """Begins the stop; only the first call counts. `failed` makes the process exit with an error."""
+        if not self._event.is_set():
+            self.reason = reason
+            self.failed = failed
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Returns when the stop has been requested."""
+        await self._event.wait()
+
+
+class Duties:
+    """Owns background tasks: a task that fails requests the stop, and leaving the context ends them all."""
+
+    def __init__(self, stopper: Stopper) -> None:
+        self._stopper = stopper
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    def start(self, duty: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Runs a coroutine until it ends or the context does."""
+        task = asyncio.get_running_loop().create_task(duty, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("duty_failed", extra={"duty": task.get_name()}, exc_info=error)
+            self._stopper.request_stop(f"{task.get_name()} failed", failed=True)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+Main = Callable[[Config, Stopper, argparse.Namespace], Awaitable[None]]
+
+
+def run_service(name: str, main: Main, add_arguments: Callable[[argparse.ArgumentParser], None] | None = None) -> int:
+    """Runs one service from its command line and returns its exit code.
+
+    `main` gets the configuration, the stopper and the parsed arguments; it returns when everything is drained. SIGTERM
+    and SIGINT request the stop; a second one ends the process at once.
+    """
+    parser = argparse.ArgumentParser(prog=f"callboard_{name}")
+    parser.add_argument("--config", type=Path, help="the configuration file; default: callboard.toml")
+    if add_arguments:
+        add_arguments(parser)
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config)
+    except SettingsError as error:
+        sys.stderr.write(f"callboard {name}: {error}\n")
+        return EXIT_SETTINGS
+    setup_logs(name, config.site.log_level)
+    try:
+        return uvloop.run(_supervise(name, main, config, arguments))
+    except StartError as error:
+        log.error("start_failed", extra={"reason": str(error)})  # noqa: TRY400 - one line for the operator, no traceback
+        sys.stderr.write(f"callboard {name}: {error}\n")
+        return EXIT_FAILED
+
+
+async def _supervise(name: str, main: Main, config: Config, arguments: argparse.Namespace) -> int:
+    stopper = Stopper()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stopper.stopping:
+            loop.stop()
+        stopper.request_stop(number.name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    log.info("started", extra={"process": name})
+    try:
+        await main(config, stopper, arguments)
+    except StartError:
+        raise
+    except Exception:
+        log.exception("failed")
+        return EXIT_FAILED
+    log.info("stopped", extra={"reason": stopper.reason})
+    return EXIT_FAILED if stopper.failed else EXIT_OK
