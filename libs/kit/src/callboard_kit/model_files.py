@@ -1,0 +1,26 @@
+"""Where model files lie on this machine; `callboard models fetch` puts them there."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from callboard_contracts.config import SiteSection
+
+FOLDER_VARIABLE = "CALLBOARD_MODEL_DIR"
+
+
+def model_folder(site: SiteSection, environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of model files: `site.model_dir`, else `$CALLBOARD_MODEL_DIR`, else one in the user's cache."""
+    if site.model_dir is not None:
+        return site.model_dir.expanduser()
+    if environ.get(FOLDER_VARIABLE):
+        return Path(environ[FOLDER_VARIABLE]).expanduser()
+    cache = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else Path("~/.cache")
+    return cache.expanduser() / "callboard" / "models"
+
+
+def model_path(site: SiteSection, name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that a setting means: a bare name lies in the folder of model files, anything with a `/` is a path."""
+    if "/" in name:
+        return Path(name).expanduser()
+    return model_folder(site, environ) / name
