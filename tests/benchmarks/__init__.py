@@ -1,0 +1,1 @@
+"""What Callboard costs, measured against the engine alone in the same run."""

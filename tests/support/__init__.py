@@ -1,0 +1,1 @@
+"""Real processes, real servers and stub engines for the tests."""
