@@ -38,7 +38,7 @@ class ErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorKind:
-    """What one error code means: the HTTP status that fits it, whether a retry can help, and a sentence for the docs."""
+    """What one error code means: the fitting HTTP status, whether a retry can help, and a sentence for the docs."""
 
     status: int
     retryable: bool

@@ -5,7 +5,6 @@ from typing import Any
 
 from callboard_contracts.config import Config
 from callboard_contracts.streams import BucketSpec, ConsumerSpec, StreamSpec, buckets, consumers, streams
-
 from callboard_kit.bus import ApiError, Bus
 
 log = logging.getLogger(__name__)
@@ -21,13 +20,8 @@ async def apply_streams(bus: Bus, config: Config) -> list[str]:
         BusUnavailable: the server does not answer.
     """
     replicas = config.nats.replicas
-    touched: list[str] = []
-    for spec in (*streams(config), *buckets()):
-        if await _apply_stream(bus, spec, replicas):
-            touched.append(spec.name)
-    for spec in consumers(config):
-        if await _apply_consumer(bus, spec):
-            touched.append(spec.name)
+    touched = [spec.name for spec in (*streams(config), *buckets()) if await _apply_stream(bus, spec, replicas)]
+    touched += [spec.name for spec in consumers(config) if await _apply_consumer(bus, spec)]
     log.info("streams_applied", extra={"touched": touched})
     return touched
 

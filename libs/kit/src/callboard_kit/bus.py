@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import nats
 import nats.errors
-from callboard_contracts.config import NatsSection
-from callboard_contracts.headers import MSG_ID
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+
+from callboard_contracts.config import NatsSection
+from callboard_contracts.headers import MSG_ID
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Bus:
 
         async def failed(error: Exception) -> None:
             # Permission violations and slow consumers are reported here and nowhere else.
-            log.warning("bus_error", extra={"connection": name, "error": type(error).__name__})
+            log.warning("bus_error", extra={"connection": name, "error": type(error).__name__}, exc_info=error)
 
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -234,8 +235,12 @@ class Bus:
                     await self.connection.flush(timeout=2)
         except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
             log.warning("bus_flush_failed")
-        finally:
-            await self.connection.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.connection.close()
+        except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
+            # The client tries to write its last bytes even when the server is gone.
+            log.debug("bus_close_failed")
 
 
 def _stored(answer: dict[str, Any]) -> Stored:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from callboard_kit.bus import ApiError, Bus, BusError
 
@@ -24,11 +25,17 @@ class DeadLetters:
         self._bus = bus
         self._stream = stream
         self._on_dead = on_dead
+        self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Begins to listen."""
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._stream}.*"
-        await self._bus.subscribe(subject, self._advised, queue=QUEUE_GROUP)
+        self._subscription = await self._bus.subscribe(subject, self._advised, queue=QUEUE_GROUP)
+
+    async def close(self) -> None:
+        """Stops listening."""
+        if self._subscription:
+            await self._bus.unsubscribe(self._subscription)
 
     async def _advised(self, message: Msg) -> None:
         try:

@@ -102,7 +102,7 @@ async def _batch(bus: Bus, stream: str, body: dict[str, Any], timeout_s: float) 
 
 def _status(message: Msg) -> str | None:
     headers = message.headers
-    if not headers or _SUBJECT in headers:
+    if not headers or _SEQUENCE in headers:
         return None if headers else "404"
     return headers.get(_STATUS, "404")
 

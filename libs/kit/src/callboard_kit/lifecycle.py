@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvloop
-from callboard_contracts.config import Config
 
+from callboard_contracts.config import Config
 from callboard_kit.logs import setup_logs
 from callboard_kit.settings import SettingsError, load_config
 
@@ -108,14 +108,14 @@ def run_service(name: str, main: Main, add_arguments: Callable[[argparse.Argumen
         return EXIT_SETTINGS
     setup_logs(name, config.site.log_level)
     try:
-        return uvloop.run(_supervise(name, main, config, arguments))
+        return uvloop.run(_supervise(main, config, arguments))
     except StartError as error:
         log.error("start_failed", extra={"reason": str(error)})  # noqa: TRY400 - one line for the operator, no traceback
         sys.stderr.write(f"callboard {name}: {error}\n")
         return EXIT_FAILED
 
 
-async def _supervise(name: str, main: Main, config: Config, arguments: argparse.Namespace) -> int:
+async def _supervise(main: Main, config: Config, arguments: argparse.Namespace) -> int:
     stopper = Stopper()
     loop = asyncio.get_running_loop()
 
@@ -126,7 +126,7 @@ async def _supervise(name: str, main: Main, config: Config, arguments: argparse.
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    log.info("started", extra={"process": name})
+    log.info("started")
     try:
         await main(config, stopper, arguments)
     except StartError:

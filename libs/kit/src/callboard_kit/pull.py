@@ -1,8 +1,9 @@
 """The pull loop: one job for each free slot, live jobs first, a heartbeat while they run.
 
-One inbox for each class of job. Every pull asks for exactly one message, so a worker never holds a job that it cannot
-start. A single pull stands open for the batch class; should a batch job and a live job arrive for the same last slot,
-the later one goes straight back.
+A pull asks for exactly one job, and pulls that stand open plus jobs that run never exceed the slots, so a worker never
+holds a job that it cannot start. All free slots but one wait for live jobs. The last one is the scout: it asks for a
+live job, then for a batch job, then waits for a live job for a tenth of a second, and so on; a batch job is thus taken
+only at a moment when no live job waits.
 """
 
 import asyncio
@@ -10,17 +11,20 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
-from callboard_contracts.streams import ACK_WAIT_S, MAX_DELIVERIES, NANOSECONDS_PER_S
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from callboard_contracts.streams import ACK_WAIT_S, MAX_DELIVERIES, NANOSECONDS_PER_S
 from callboard_kit.bus import Bus, BusError
 
 log = logging.getLogger(__name__)
 
 PULL_LIFE_S = 20.0
+SCOUT_LIFE_S = 0.1
 LOST_PULL_S = PULL_LIFE_S + 5.0
+LOST_SCOUT_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 HEARTBEAT_S = ACK_WAIT_S / 3
 ACK_TIMEOUT_S = 5.0
@@ -59,15 +63,42 @@ class Delivery:
 Handler = Callable[[Delivery], Awaitable[None]]
 
 
-class _Lane:
-    """The pulls that stand open for one class of job."""
+class _Inbox:
+    """Where the answers to pulls arrive, how many pulls stand open, and since when."""
 
-    def __init__(self, stream: str, consumer: str) -> None:
-        self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self.inbox = ""
+    def __init__(self) -> None:
+        self.subject = ""
         self.subscription: Subscription | None = None
         self.open = 0
-        self.renewed_at = 0.0
+        self.asked_at = 0.0
+
+
+def _lost(inbox: _Inbox, now: float, after_s: float) -> bool:
+    return inbox.open > 0 and now - inbox.asked_at > after_s
+
+
+class _Step(Enum):
+    """What the scout asked for last."""
+
+    LIVE_NOW = auto()
+    BATCH_NOW = auto()
+    LIVE_SOON = auto()
+
+
+_NEXT_STEP = {
+    _Step.LIVE_NOW: _Step.BATCH_NOW,
+    _Step.BATCH_NOW: _Step.LIVE_SOON,
+    _Step.LIVE_SOON: _Step.BATCH_NOW,
+}
+
+
+def _pull(life_s: float) -> bytes:
+    return json.dumps({"batch": 1, "expires": int(life_s * NANOSECONDS_PER_S)}).encode()
+
+
+_PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
+_PULL_SOON = _pull(SCOUT_LIFE_S)
+_PULL_LONG = _pull(PULL_LIFE_S)
 
 
 class PullLoop:
@@ -84,7 +115,11 @@ class PullLoop:
         on_change: Callable[[int], None] = lambda _running: None,
     ) -> None:
         self._bus = bus
-        self._lanes = (_Lane(stream, live), _Lane(stream, batch))
+        self._live_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{live}"
+        self._batch_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{batch}"
+        self._waiting = _Inbox()
+        self._scout = _Inbox()
+        self._step = _Step.LIVE_NOW
         self._slots = slots
         self._handle = handle
         self._on_change = on_change
@@ -110,7 +145,7 @@ class PullLoop:
         for task in (stop, heart):
             task.add_done_callback(lambda _task: self._wake.set())
         try:
-            await self._open_lanes()
+            await self._open_inboxes()
             while not stop.done():
                 await self._ask()
                 self._wake.clear()
@@ -126,7 +161,7 @@ class PullLoop:
             stop.cancel()
             heart.cancel()
             await asyncio.gather(stop, heart, return_exceptions=True)
-            await self._close_lanes()
+            await self._close_inboxes()
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the jobs that run; at the timeout they are cancelled and given back."""
@@ -143,62 +178,74 @@ class PullLoop:
             heart.cancel()
             await asyncio.gather(heart, return_exceptions=True)
 
-    async def _open_lanes(self) -> None:
-        for lane in self._lanes:
-            lane.inbox = self._bus.connection.new_inbox()
-            lane.open = 0
+    async def _open_inboxes(self) -> None:
+        for inbox in (self._waiting, self._scout):
+            inbox.subject = self._bus.connection.new_inbox()
+            inbox.open = 0
 
-            async def arrived(message: Msg, lane: _Lane = lane, inbox: str = lane.inbox) -> None:
-                await self._arrived(lane, inbox, message)
+            async def arrived(message: Msg, inbox: _Inbox = inbox, subject: str = inbox.subject) -> None:
+                await self._arrived(inbox, subject, message)
 
-            lane.subscription = await self._bus.subscribe(lane.inbox, arrived)
+            inbox.subscription = await self._bus.subscribe(inbox.subject, arrived)
         self._lost = False
 
-    async def _close_lanes(self) -> None:
-        for lane in self._lanes:
-            if lane.subscription:
-                await self._bus.unsubscribe(lane.subscription)
+    async def _close_inboxes(self) -> None:
+        for inbox in (self._waiting, self._scout):
+            if inbox.subscription:
+                await self._bus.unsubscribe(inbox.subscription)
 
     def _forget_pulls(self) -> None:
         self._lost = True
         self._wake.set()
 
     async def _ask(self) -> None:
-        """Opens as many pulls as there are free slots, and one for the batch class."""
+        """Opens a pull for every free slot that has none: first the scout's, then the waiting ones."""
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
-        if self._lost or any(lane.open and now - lane.renewed_at > LOST_PULL_S for lane in self._lanes):
-            await self._close_lanes()
-            await self._open_lanes()
-        free = self._slots - len(self._running)
-        live, batch = self._lanes
-        for lane, wanted in ((live, free), (batch, min(free, 1))):
-            while lane.open < wanted:
-                lane.open += 1
-                lane.renewed_at = now
-                body = json.dumps({"batch": 1, "expires": int(PULL_LIFE_S * NANOSECONDS_PER_S)}).encode()
-                try:
-                    await self._bus.publish(lane.subject, body, reply=lane.inbox)
-                except BusError:
-                    lane.open -= 1
-                    return
+        if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._scout, now, LOST_SCOUT_S):
+            await self._close_inboxes()
+            await self._open_inboxes()
+        free = self._slots - len(self._running) - self._waiting.open - self._scout.open
+        if free > 0 and not self._scout.open:
+            free -= 1
+            self._step = _Step.LIVE_NOW
+            await self._send_scout()
+        for _ in range(free):
+            await self._send(self._waiting, self._live_subject, _PULL_LONG)
 
-    async def _arrived(self, lane: _Lane, inbox: str, message: Msg) -> None:
-        if inbox == lane.inbox:
-            lane.open = max(0, lane.open - 1)
+    async def _send_scout(self) -> None:
+        subject = self._batch_subject if self._step is _Step.BATCH_NOW else self._live_subject
+        await self._send(self._scout, subject, _PULL_SOON if self._step is _Step.LIVE_SOON else _PULL_NOW)
+
+    async def _send(self, inbox: _Inbox, subject: str, body: bytes) -> None:
+        inbox.open += 1
+        inbox.asked_at = asyncio.get_running_loop().time()
+        try:
+            await self._bus.publish(subject, body, reply=inbox.subject)
+        except BusError:
+            inbox.open -= 1
+
+    async def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
+        current = subject == inbox.subject
+        if current:
+            inbox.open = max(0, inbox.open - 1)
         if message.headers and "Status" in message.headers:
-            self._wake.set()
+            if current and inbox is self._scout and not self._stopping:
+                self._step = _NEXT_STEP[self._step]
+                await self._send_scout()
+            else:
+                self._wake.set()
             return
         if self._stopping or len(self._running) >= self._slots:
+            # Only an answer to a pull that was thought lost, or one that crossed with the stop, gets here.
             await self._nak(message, RETURN_DELAY_S)
             return
         task = asyncio.get_running_loop().create_task(self._run(message), name="job")
         self._running[task] = message
         task.add_done_callback(self._ended)
         self._on_change(len(self._running))
-        if lane is self._lanes[1] or len(self._running) < self._slots:
-            self._wake.set()
+        self._wake.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from callboard_contracts.config import Config
 from pydantic import ValidationError
+
+from callboard_contracts.config import Config
 
 CONFIG_VARIABLE = "CALLBOARD_CONFIG"
 PREFIX = "CALLBOARD__"

@@ -1,0 +1,228 @@
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from callboard_kit import pull
+from callboard_kit.bus import Bus
+from callboard_kit.dead_letters import DeadLetters
+from callboard_kit.direct import read_last
+from callboard_kit.lifecycle import Stopper
+from callboard_kit.pull import Delivery, GiveBack, PullLoop, Superseded
+from tests.support.nats_server import NatsServer
+
+pytestmark = pytest.mark.integration
+
+LIVE = "job.chat.main.live.tenant"
+BATCH = "job.chat.main.batch.tenant"
+
+
+@asynccontextmanager
+async def pulling(
+    bus: Bus, handle: Callable[[Delivery], Awaitable[None]], slots: int = 1, drain_s: float = 5.0
+) -> AsyncGenerator[PullLoop]:
+    loop = PullLoop(bus, "CHAT", "chat-main-live", "chat-main-batch", slots, handle)
+    stopper = Stopper()
+    running = asyncio.ensure_future(loop.run(stopper.wait))
+    try:
+        yield loop
+    finally:
+        stopper.request_stop("end of test")
+        await running
+        await loop.drain(drain_s)
+
+
+async def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - a condition of the real server has no event
+            await asyncio.sleep(0.01)
+
+
+async def left_in_queue(bus: Bus) -> int:
+    state = (await bus.api("STREAM.INFO.CHAT", {}))["state"]
+    count: int = state["messages"]
+    return count
+
+
+async def test_job_is_handled_once_and_leaves_the_queue(bus: Bus) -> None:
+    seen: list[tuple[bytes, int]] = []
+
+    async def handle(delivery: Delivery) -> None:
+        seen.append((delivery.data, delivery.attempt))
+
+    async with pulling(bus, handle):
+        await bus.publish_stored(LIVE, b"one", "one")
+        await bus.publish_stored(BATCH, b"two", "two")
+        await eventually(lambda: len(seen) == 2)
+    assert sorted(seen) == [(b"one", 1), (b"two", 1)]
+    assert await left_in_queue(bus) == 0
+
+
+async def test_no_more_jobs_run_than_there_are_slots(bus: Bus) -> None:
+    running, most, done = 0, 0, 0
+
+    async def handle(_delivery: Delivery) -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        done += 1
+
+    for number in range(4):
+        await bus.publish_stored(LIVE, b"live", f"live{number}")
+        await bus.publish_stored(BATCH, b"batch", f"batch{number}")
+    async with pulling(bus, handle, slots=2):
+        await eventually(lambda: done == 8)
+    assert most == 2
+    assert await left_in_queue(bus) == 0
+
+
+async def test_live_jobs_overtake_waiting_batch_jobs(bus: Bus) -> None:
+    order: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> None:
+        order.append(delivery.data)
+        await asyncio.sleep(0.05)
+
+    for number in range(4):
+        await bus.publish_stored(BATCH, b"batch", f"batch{number}")
+    for number in range(4):
+        await bus.publish_stored(LIVE, b"live", f"live{number}")
+    async with pulling(bus, handle):
+        await eventually(lambda: len(order) == 8)
+    assert order == [b"live"] * 4 + [b"batch"] * 4
+
+
+async def test_job_that_raises_is_tried_again_later(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "ERROR_DELAY_S", 0.05)
+    attempts: list[int] = []
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        if delivery.attempt == 1:
+            raise ValueError
+
+    async with pulling(bus, handle):
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: len(attempts) == 2)
+    assert attempts == [1, 2]
+    assert await left_in_queue(bus) == 0
+
+
+async def test_job_given_back_comes_to_another_worker(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        if delivery.attempt < 3:
+            raise GiveBack(0.02)
+
+    async with pulling(bus, handle):
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: len(attempts) == 3)
+    assert attempts == [1, 2, 3]
+
+
+async def test_superseded_job_is_neither_acknowledged_nor_given_back(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        raise Superseded
+
+    async with pulling(bus, handle):
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: len(attempts) == 1)
+        await asyncio.sleep(0.3)
+    assert attempts == [1]
+    assert await left_in_queue(bus) == 1
+
+
+async def test_running_job_is_given_back_when_the_drain_runs_out(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    async def lasts(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        await asyncio.sleep(60)
+
+    async with pulling(bus, lasts, drain_s=0.1):
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: attempts == [1])
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+
+    async with pulling(bus, handle):
+        await eventually(lambda: attempts == [1, 2], timeout_s=3.0)
+
+
+async def test_drain_waits_for_what_runs_and_takes_nothing_new(bus: Bus) -> None:
+    seen: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(0.3)
+        seen.append(delivery.data)
+
+    async with pulling(bus, handle) as loop:
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: loop.running == 1)
+        await bus.publish_stored(LIVE, b"two", "two")
+    assert seen == [b"one"]
+    assert await left_in_queue(bus) == 1
+
+
+async def test_long_job_is_not_delivered_twice(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "HEARTBEAT_S", 0.3)
+    config = (await bus.api("CONSUMER.INFO.CHAT.chat-main-live", {}))["config"]
+    body = {"stream_name": "CHAT", "config": {**config, "ack_wait": 1_000_000_000}}
+    await bus.api("CONSUMER.CREATE.CHAT.chat-main-live.job.chat.main.live.*", body)
+    attempts: list[int] = []
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        await asyncio.sleep(3)
+
+    async with pulling(bus, handle, slots=2):
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: len(attempts) == 1)
+        await asyncio.sleep(2.5)
+    assert attempts == [1]
+
+
+async def test_jobs_are_taken_again_after_the_server_was_killed(bus: Bus, server: NatsServer) -> None:
+    seen: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+
+    async with pulling(bus, handle):
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await bus.publish_stored(LIVE, b"after", "after", timeout_s=10)
+        await eventually(lambda: seen == [b"after"])
+    await bus.close()
+
+
+async def test_job_that_used_up_its_deliveries_is_told_buried_and_removed(bus: Bus) -> None:
+    buried: list[bytes] = []
+
+    async def handle(_delivery: Delivery) -> None:
+        raise GiveBack(0.01)
+
+    async def on_dead(data: bytes) -> None:
+        buried.append(data)
+
+    letters = DeadLetters(bus, "CHAT", on_dead)
+    await letters.start()
+    async with pulling(bus, handle):
+        await bus.publish_stored(LIVE, b"poison", "poison")
+        await eventually(lambda: buried == [b"poison"])
+        async with asyncio.timeout(5):
+            while await left_in_queue(bus):  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.02)
+    await letters.close()
+    letter = await read_last(bus, "DLQ", "dlq.chat")
+    assert letter is not None
+    assert letter.data == b"poison"

@@ -1,0 +1,33 @@
+import pytest
+
+from callboard_contracts import subjects
+from callboard_contracts.config import ChatPoolSection, ChatSection, Config
+from callboard_contracts.streams import consumers, streams
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("bad", ["", "a.b", "a b", "*", ">", "ü", "x" * 65])
+def test_token_refuses_what_would_break_a_subject(bad: str) -> None:
+    with pytest.raises(ValueError, match="not a subject token"):
+        subjects.token(bad)
+    with pytest.raises(ValueError, match="not a subject token"):
+        subjects.result(bad)
+
+
+def test_filter_is_the_only_wildcard() -> None:
+    assert subjects.chat_job("main", "live", "*") == "job.chat.main.live.*"
+    with pytest.raises(ValueError, match="not a subject token"):
+        subjects.chat_job("main", "live", ">")
+
+
+def test_each_pool_has_a_consumer_for_each_class() -> None:
+    config = Config(chat=ChatSection(pools={"main": ChatPoolSection(backend="fake")}))
+    found = {spec.name: spec.filter_subject for spec in consumers(config)}
+    assert found["chat-main-live"] == "job.chat.main.live.*"
+    assert found["chat-main-batch"] == "job.chat.main.batch.*"
+
+
+def test_control_and_quota_requests_are_in_no_stream() -> None:
+    captured = [subject for spec in streams(Config()) for subject in spec.subjects]
+    assert not [subject for subject in captured if subject.startswith(("ctl", "quota", ">"))]

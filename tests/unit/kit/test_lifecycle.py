@@ -1,0 +1,48 @@
+import asyncio
+
+import pytest
+
+from callboard_kit.lifecycle import Duties, Stopper
+
+pytestmark = pytest.mark.unit
+
+
+async def test_stop_is_requested_once_and_keeps_its_first_reason() -> None:
+    stopper = Stopper()
+    assert not stopper.stopping
+    stopper.request_stop("SIGTERM")
+    stopper.request_stop("something later", failed=True)
+    async with asyncio.timeout(1):
+        await stopper.wait()
+    assert (stopper.reason, stopper.failed) == ("SIGTERM", False)
+
+
+async def test_duty_that_fails_stops_the_process_as_failed() -> None:
+    stopper = Stopper()
+
+    async def fails() -> None:
+        raise RuntimeError
+
+    async with Duties(stopper) as duties:
+        duties.start(fails(), "reaper")
+        async with asyncio.timeout(1):
+            await stopper.wait()
+    assert (stopper.reason, stopper.failed) == ("reaper failed", True)
+
+
+async def test_leaving_the_context_ends_every_duty() -> None:
+    stopper = Stopper()
+    ended: list[str] = []
+
+    async def lasts() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("ended")
+
+    async with Duties(stopper) as duties:
+        duties.start(lasts(), "one")
+        duties.start(lasts(), "two")
+        await asyncio.sleep(0)
+    assert ended == ["ended", "ended"]
+    assert not stopper.stopping

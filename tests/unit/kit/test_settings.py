@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from callboard_kit.settings import SettingsError, load_config
+
+pytestmark = pytest.mark.unit
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "callboard.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def refusal(file: Path, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_config(file, environ or {})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None, {}).edge.port == 8080
+
+
+def test_file_in_the_working_directory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "[edge]\nport = 9999\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None, {}).edge.port == 9999
+
+
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, '[edge]\nport = 9999\nhost = "127.0.0.1"\n')
+    config = load_config(
+        file,
+        {
+            "CALLBOARD__EDGE__PORT": "8081",
+            "CALLBOARD__EDGE__HOST": "0.0.0.0",
+            "CALLBOARD__EDGE__CORS_ORIGINS": '["https://game.example"]',
+        },
+    )
+    assert (config.edge.port, config.edge.host, config.edge.cors_origins) == (
+        8081,
+        "0.0.0.0",
+        ("https://game.example",),
+    )
+
+
+def test_secret_is_read_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n", encoding="utf-8")
+    config = load_config(write(tmp_path, ""), {"CALLBOARD__NATS__PASSWORD_FILE": str(secret)})
+    assert config.nats.password is not None
+    assert config.nats.password.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(config)
+
+
+def test_model_file_is_a_setting_and_not_a_secret(tmp_path: Path) -> None:
+    file = write(tmp_path, '[chat.pools.main]\nbackend = "llamacpp"\n')
+    config = load_config(file, {"CALLBOARD__CHAT__POOLS__MAIN__MODEL_FILE": "other.gguf"})
+    assert config.chat.pools["main"].model_file == "other.gguf"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[edge]\nprot = 1\n", "edge.prot: no such setting"),
+        ("[edge]\nport = 70000\n", "edge.port: found 70000, input should be less than or equal to 65535"),
+        ('[chat.pools.main]\nbackend = "gpt"\n', "chat.pools.main.backend: found 'gpt'"),
+        (
+            '[chat.models.owl]\npool = "nest"\n[chat.pools.main]\nbackend = "fake"\n',
+            "chat.models.owl.pool: found 'nest', allowed are main",
+        ),
+        ('[quota]\ndefault_tier = "gold"\n', "quota.default_tier: found 'gold', allowed are anonymous, standard"),
+        ("[edge\n", "not valid TOML"),
+    ],
+)
+def test_wrong_setting_is_one_line_with_the_key(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(write(tmp_path, text))
+
+
+def test_missing_file_is_one_line(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "nowhere.toml")
+
+
+def test_missing_secret_file_is_one_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "")
+    assert "cannot be read" in refusal(file, {"CALLBOARD__NATS__PASSWORD_FILE": str(tmp_path / "none")})
+
+
+def test_wrong_secret_is_not_quoted(tmp_path: Path) -> None:
+    file = write(tmp_path, '[chat.pools.main]\nbackend = "openai"\napi_key = 12345678\n')
+    assert "12345678" not in refusal(file)
