@@ -1,0 +1,81 @@
+"""The formats without a codec: bare PCM, and WAV whose header is written before the clip's length is known."""
+
+import struct
+
+from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
+from callboard_edge.media.samples import SampleAligner
+
+UNKNOWN_LENGTH = 0xFFFF_FFFF
+"""What players, ffmpeg and Python's wave module take for "until the end of the stream"."""
+WAV_HEADER_BYTES = 44
+
+
+class PcmEncoder:
+    """Hands PCM through in whole samples."""
+
+    def __init__(self) -> None:
+        self._aligner = SampleAligner()
+
+    def feed(self, pcm: bytes) -> bytes:
+        """Gives the whole samples."""
+        return self._aligner.whole(pcm)
+
+    def finish(self) -> bytes:
+        """Has nothing to add; half a sample at the end is dropped."""
+        return b""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+class WavEncoder:
+    """Puts a WAV header before the PCM.
+
+    Without a known length both length fields say "unknown"; a wrong guess or a zero would make players stop early.
+    """
+
+    def __init__(self, total_pcm_bytes: int | None = None) -> None:
+        self._aligner = SampleAligner()
+        self._header = _wav_header(total_pcm_bytes)
+
+    @staticmethod
+    def total_bytes(total_pcm_bytes: int) -> int:
+        """The length of the whole file."""
+        return WAV_HEADER_BYTES + total_pcm_bytes
+
+    def feed(self, pcm: bytes) -> bytes:
+        """Gives the whole samples, with the header before the first ones."""
+        header, self._header = self._header, b""
+        return header + self._aligner.whole(pcm)
+
+    def finish(self) -> bytes:
+        """Gives the header if nothing was fed, so that silence of no length is a file too."""
+        header, self._header = self._header, b""
+        return header
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def _wav_header(total_pcm_bytes: int | None) -> bytes:
+    if total_pcm_bytes is None or total_pcm_bytes + WAV_HEADER_BYTES >= UNKNOWN_LENGTH:
+        riff_bytes = data_bytes = UNKNOWN_LENGTH
+    else:
+        data_bytes = total_pcm_bytes
+        riff_bytes = data_bytes + WAV_HEADER_BYTES - 8
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        riff_bytes,
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        1,
+        SAMPLE_RATE_HZ,
+        SAMPLE_RATE_HZ * BYTES_PER_SAMPLE,
+        BYTES_PER_SAMPLE,
+        8 * BYTES_PER_SAMPLE,
+        b"data",
+        data_bytes,
+    )

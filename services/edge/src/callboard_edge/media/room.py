@@ -1,0 +1,122 @@
+"""Runs encoders off the event loop, one clip at a time in each."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from callboard_contracts.speech import BYTES_PER_MS
+from callboard_edge.media.formats import FORMATS, AudioFormat, Encoder, FormatInfo
+
+ENCODER_THREADS = 2
+ENCODE_TIMEOUT_S = 10.0
+"""How long one call may wait for a thread and run; a call takes milliseconds, so this is a stuck process."""
+FIRST_SLICE_BYTES = 100 * BYTES_PER_MS
+"""The first call encodes this much alone, so that the first bytes leave before the rest of the segment is encoded."""
+
+
+class EncodedClip:
+    """One clip on its way through its encoder.
+
+    Every call answers with what the encoder has finished; nothing is held back here, so a slow reader slows the
+    caller and never piles up bytes.
+    """
+
+    def __init__(self, info: FormatInfo, encoder: Encoder, pool: ThreadPoolExecutor) -> None:
+        self.info = info
+        self._encoder = encoder
+        self._pool = pool
+        self._running: Future[bytes] | None = None
+        self._begun = False
+        self._closed = False
+
+    async def feed(self, pcm: bytes) -> AsyncIterator[bytes]:
+        """Encodes more PCM; each chunk is yielded as soon as it is made."""
+        for part in self._slices(pcm):
+            if self.info.costly:
+                chunk = await self._in_thread(part)
+            else:
+                chunk = self._encoder.feed(part)
+            if chunk:
+                yield chunk
+
+    async def finish(self) -> bytes:
+        """Ends the clip and gives its last bytes."""
+        return await self._in_thread(None) if self.info.costly else self._encoder.finish()
+
+    def close(self) -> None:
+        """Frees the encoder at once, or as soon as the call that a cancelled caller left behind has returned."""
+        if self._closed:
+            return
+        self._closed = True
+        running = self._running
+        if running is None or running.done():
+            self._encoder.close()
+        else:
+            running.add_done_callback(lambda _call: self._encoder.close())
+
+    def _slices(self, pcm: bytes) -> Iterator[bytes]:
+        if not self.info.costly or self._begun or len(pcm) <= FIRST_SLICE_BYTES:
+            self._begun = True
+            yield pcm
+            return
+        self._begun = True
+        yield pcm[:FIRST_SLICE_BYTES]
+        yield pcm[FIRST_SLICE_BYTES:]
+
+    async def _in_thread(self, pcm: bytes | None) -> bytes:
+        call = self._pool.submit(self._encoder.finish) if pcm is None else self._pool.submit(self._encoder.feed, pcm)
+        self._running = call
+        async with asyncio.timeout(ENCODE_TIMEOUT_S):
+            return await asyncio.wrap_future(call)
+
+
+class MediaRoom:
+    """Owns the threads that all clips of a process share.
+
+    A clip has at most one call under way, so the work that waits for a thread is bounded by the clips that are open.
+    """
+
+    def __init__(self, threads: int = ENCODER_THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
+        self._warm: set[AudioFormat] = set()
+
+    def warm(self, name: AudioFormat) -> None:
+        """Begins to load a codec's library while the caller still waits for the first sound; returns at once."""
+        info = FORMATS[name]
+        if info.costly and name not in self._warm:
+            self._warm.add(name)
+            self._pool.submit(_load, info)
+
+    @asynccontextmanager
+    async def clip(self, name: AudioFormat, total_pcm_bytes: int | None = None) -> AsyncGenerator[EncodedClip]:
+        """Opens a clip; its encoder is freed at the end of the context, whichever way that ends."""
+        info = FORMATS[name]
+        if info.costly:
+            building = self._pool.submit(info.build, total_pcm_bytes)
+            try:
+                async with asyncio.timeout(ENCODE_TIMEOUT_S):
+                    encoder = await asyncio.wrap_future(building)
+            except BaseException:
+                building.add_done_callback(_close_unclaimed)
+                raise
+        else:
+            encoder = info.build(total_pcm_bytes)
+        clip = EncodedClip(info, encoder, self._pool)
+        try:
+            yield clip
+        finally:
+            clip.close()
+
+    def close(self) -> None:
+        """Stops the threads; calls that still wait for one are dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _load(info: FormatInfo) -> None:
+    info.build(None).close()
+
+
+def _close_unclaimed(building: "Future[Encoder]") -> None:
+    if not building.cancelled() and building.exception() is None:
+        building.result().close()
