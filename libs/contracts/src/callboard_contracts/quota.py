@@ -32,22 +32,40 @@ class HoldEntry(Message):
     amount: int = Field(ge=0)
 
 
-class Hold(Message):
-    """A granted hold; it travels inside the job and the usage event, so that settling needs no look-up."""
+class Rates(Message):
+    """What work cost when the hold was taken, so that its settlement never depends on a later price."""
 
+    prompt_units: int = Field(default=UNITS_PER_TOKEN, ge=0)
+    """Units for each token of the prompt."""
+    completion_units: int = Field(default=UNITS_PER_TOKEN, ge=0)
+    """Units for each token of the reply."""
+    audio_units_per_s: int = Field(default=0, ge=0)
+
+
+class Hold(Message):
+    """A granted hold; it travels inside the job and the usage event, so that settling needs no look-up.
+
+    `id` is unique among all holds, also among several of one request. `seal` lets quota recognise its own holds:
+    whoever passes a hold on must leave it as it is.
+    """
+
+    id: str = ""
     request_id: str
     tenant: str
     kind: WorkKind
     model: str
     entries: tuple[HoldEntry, ...]
+    rates: Rates = Rates()
     expires_at: float
+    seal: str = ""
 
 
 class ReserveRequest(Message):
     """The edge asks for a hold.
 
     `key_digest` is the hex SHA-256 of the API key, `address` the client's IP address; quota turns both into opaque
-    tenants, and neither is stored or logged in this form.
+    tenants, and neither is stored or logged in this form. With `top_up` a worker asks for a further hold on the same
+    accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
     """
 
     request_id: str
@@ -57,6 +75,7 @@ class ReserveRequest(Message):
     key_digest: str | None = None
     address: str | None = None
     life_s: float = Field(gt=0)
+    top_up: Hold | None = None
 
 
 class LimitState(Message):
@@ -105,7 +124,10 @@ class ReleaseReply(Message):
 
 
 class UsageEvent(Message):
-    """What a request really used; published to USAGE under the id `<request>.<kind>`, so it counts once."""
+    """What a request really used; published to USAGE under the id `<request>.<kind>`, so it counts once.
+
+    `top_ups` are the further holds that a worker took for the same work, in the order in which it got them.
+    """
 
     version: Literal[1] = 1
     request_id: str
@@ -116,4 +138,26 @@ class UsageEvent(Message):
     work: Work
     outcome: Literal["stop", "length", "tool_calls", "cancelled", "error"]
     hold: Hold | None = None
+    top_ups: tuple[Hold, ...] = ()
+    at: float
+
+
+AuditKind = Literal["admitted", "refused", "settled", "released", "expired", "corrected", "ignored"]
+
+
+class AuditEvent(Message):
+    """One thing that quota did about a request, kept in AUDIT so that it can be read back by the request's id.
+
+    `units` is what was held (admitted, refused), finally charged (settled, released, expired) or added (corrected);
+    `reason` is a short fixed word, such as the limit that refused or the rule that ignored an event.
+    """
+
+    kind: AuditKind
+    request_id: str
+    hold_id: str = ""
+    tenant: str = ""
+    work: WorkKind | None = None
+    model: str = ""
+    units: int = 0
+    reason: str = ""
     at: float

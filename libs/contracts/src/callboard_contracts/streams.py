@@ -23,6 +23,7 @@ USAGE_LIFE_S = 400 * 86_400
 """Longer than a billing year, so that usage can always be recomputed."""
 COUNTER_LIFE_S = 70 * 86_400
 """Longer than two calendar months, the longest period that a limit covers."""
+AUDIT_LIFE_S = 30 * 86_400
 LEASE_LIFE_S = 3600
 DEDUPLICATION_WINDOW_S = 2 * LEASE_LIFE_S
 """Every id of a hold is used within a lease's life, so a repeat always falls inside this window."""
@@ -35,7 +36,10 @@ AUDIO = "AUDIO"
 USAGE = "USAGE"
 QUOTA = "QUOTA"
 LEASE = "LEASE"
+AUDIT = "AUDIT"
 DLQ = "DLQ"
+SETTLEMENT = "quota-settlement"
+"""The durable consumer of USAGE from which the quota processes settle holds."""
 BUCKET_ROOMS = "ROOMS"
 BUCKET_ACCOUNTS = "ACCOUNTS"
 BUCKET_WORKERS = "WORKERS"
@@ -68,12 +72,13 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """One durable pull consumer of a work queue."""
+    """One durable pull consumer; `max_deliveries` of -1 hands a message out until it is acknowledged."""
 
     stream: str
     name: str
     filter_subject: str
     max_ack_pending: int
+    max_deliveries: int = MAX_DELIVERIES
 
     def config(self) -> dict[str, Any]:
         """The request body for the server's consumer API."""
@@ -82,7 +87,7 @@ class ConsumerSpec:
             "filter_subject": self.filter_subject,
             "ack_policy": "explicit",
             "ack_wait": int(ACK_WAIT_S * NANOSECONDS_PER_S),
-            "max_deliver": MAX_DELIVERIES,
+            "max_deliver": self.max_deliveries,
             "max_ack_pending": self.max_ack_pending,
             "deliver_policy": "all",
         }
@@ -155,6 +160,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             max_age_s=2 * LEASE_LIFE_S,
             options={"max_msgs_per_subject": 1, "allow_msg_ttl": True},
         ),
+        StreamSpec(AUDIT, ("audit.*",), max_age_s=AUDIT_LIFE_S, options={"max_bytes": 4 * 1024 * 1024 * 1024}),
         StreamSpec(
             DLQ,
             (
@@ -169,9 +175,11 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
 
 
 def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
-    """The durable consumers of each pool, one for each class of job."""
-    return tuple(_pool_consumers(CHAT, "chat", config.chat.pools)) + tuple(
-        _pool_consumers(TTS, "tts", config.tts.pools)
+    """The durable consumers: one for each pool and class of job, and the one that settles usage."""
+    return (
+        *_pool_consumers(CHAT, "chat", config.chat.pools),
+        *_pool_consumers(TTS, "tts", config.tts.pools),
+        ConsumerSpec(USAGE, SETTLEMENT, "usage.*", 20_000, max_deliveries=-1),
     )
 
 

@@ -65,6 +65,13 @@ def lease(tenant: str, request_id: str) -> str:
     return f"lease.{token(tenant)}.{token(request_id)}"
 
 
+def audit(request_id: str) -> str:
+    """Where quota notes what it did about a request."""
+    return f"audit.{token(request_id)}"
+
+
+CTL_ACCOUNTS = "ctl.accounts"
+"""Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
 QUOTA_RESERVE = "quota.reserve"
 QUOTA_RELEASE = "quota.release"
 QUOTA_IDENTIFY = "quota.identify"
