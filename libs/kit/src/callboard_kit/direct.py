@@ -16,6 +16,7 @@ _SEQUENCE = "Nats-Sequence"
 _PENDING = "Nats-Num-Pending"
 _STATUS = "Status"
 _END_OF_BATCH = "204"
+_NO_MESSAGES = "404"
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -30,11 +31,19 @@ class StoredMessage:
 
 
 async def read_subject(
-    bus: Bus, stream: str, subject: str, start_seq: int = 1, limit: int = 4096, timeout_s: float = 2.0
+    bus: Bus,
+    stream: str,
+    subject: str,
+    start_seq: int = 1,
+    limit: int = 4096,
+    timeout_s: float = 2.0,
+    *,
+    stream_may_miss: bool = True,
 ) -> list[StoredMessage]:
     """Reads the messages of a subject, wildcards allowed, in order from a stream sequence on.
 
-    A missing stream reads as empty, because a memory stream is gone for a moment after the server restarts.
+    A missing stream reads as empty, because a memory stream is gone for a moment after the server restarts; with
+    `stream_may_miss` false it is an error, for readers to whom empty means something.
 
     Raises:
         BusUnavailable: the server did not answer within the timeout.
@@ -47,7 +56,7 @@ async def read_subject(
             "batch": limit - len(found),
             "max_bytes": MAX_BATCH_BYTES,
         }
-        messages, more = await _batch(bus, stream, body, timeout_s)
+        messages, more = await _batch(bus, stream, body, timeout_s, stream_may_miss=stream_may_miss)
         found += messages
         if not more or not messages:
             break
@@ -55,12 +64,20 @@ async def read_subject(
     return found
 
 
-async def read_last(bus: Bus, stream: str, subject: str, timeout_s: float = 2.0) -> StoredMessage | None:
-    """Reads the newest message of one subject, or None."""
+async def read_last(
+    bus: Bus, stream: str, subject: str, timeout_s: float = 2.0, *, stream_may_miss: bool = True
+) -> StoredMessage | None:
+    """Reads the newest message of one subject, or None.
+
+    Raises:
+        BusUnavailable: no answer in time, or nobody serves the stream and `stream_may_miss` is false.
+    """
     try:
         message = await bus.connection.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout_s)
     except nats.errors.NoRespondersError:
-        return None
+        if stream_may_miss:
+            return None
+        raise BusUnavailable(f"nobody serves {stream}") from None
     except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
         raise BusUnavailable("no answer in time") from error
     return None if _status(message) else _message(message)
@@ -69,21 +86,31 @@ async def read_last(bus: Bus, stream: str, subject: str, timeout_s: float = 2.0)
 async def read_last_of_each(
     bus: Bus, stream: str, subjects: Sequence[str], timeout_s: float = 2.0
 ) -> list[StoredMessage]:
-    """Reads the newest message of every subject that matches; at most 1,024 subjects."""
-    messages, _ = await _batch(bus, stream, {"multi_last": list(subjects)}, timeout_s)
+    """Reads the newest message of every subject that matches; at most 1,024 subjects.
+
+    Raises:
+        BusUnavailable: no answer in time, nobody serves the stream, or too many subjects match.
+    """
+    body = {"multi_last": list(subjects)}
+    messages, _ = await _batch(bus, stream, body, timeout_s, stream_may_miss=False)
     return messages
 
 
-async def _batch(bus: Bus, stream: str, body: dict[str, Any], timeout_s: float) -> tuple[list[StoredMessage], bool]:
+async def _batch(
+    bus: Bus, stream: str, body: dict[str, Any], timeout_s: float, *, stream_may_miss: bool
+) -> tuple[list[StoredMessage], bool]:
     """One batch, and whether the server has more that match."""
     found: list[StoredMessage] = []
+    ended = ""
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def collect(message: Msg) -> None:
+        nonlocal ended
         status = _status(message)
         if status is None:
             found.append(_message(message))
         elif not done.done():
+            ended = status
             pending = (message.headers or {}).get(_PENDING, "0")
             done.set_result(status == _END_OF_BATCH and pending != "0")
 
@@ -97,6 +124,8 @@ async def _batch(bus: Bus, stream: str, body: dict[str, Any], timeout_s: float) 
         raise BusUnavailable("no answer in time") from error
     finally:
         await bus.unsubscribe(subscription)
+    if not stream_may_miss and ended not in {_END_OF_BATCH, _NO_MESSAGES}:
+        raise BusUnavailable(f"{stream} answered {ended}")
     return found, more
 
 
