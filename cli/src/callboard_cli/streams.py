@@ -1,0 +1,83 @@
+"""`callboard streams apply`: makes the bus have every stream, consumer and bucket that Callboard declares."""
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from callboard_cli.configuration import read_config
+from callboard_cli.failures import CommandError
+from callboard_cli.subcommands import Subparsers
+from callboard_contracts.config import Config
+from callboard_kit.boards import apply_streams
+from callboard_kit.bus import ApiError, Bus, BusError, BusUnavailable
+
+RETRY_S = 1.0
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser("streams", help="declare streams, consumers and buckets on the bus")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="apply")
+    applying = actions.add_parser("apply", help="make the bus agree with the configuration; safe to repeat")
+    applying.add_argument(
+        "--watch",
+        action="store_true",
+        help="stay, and apply again after each reconnect: memory streams end with a server",
+    )
+    applying.set_defaults(run=_apply)
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config).config
+    return asyncio.run(_run(config, watch=arguments.watch))
+
+
+async def _run(config: Config, *, watch: bool) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        bus = await Bus.connect(config.nats, "callboard-streams", stop.set)
+    except BusUnavailable as error:
+        raise CommandError(f"streams: {error}") from None
+    try:
+        print(_summary(await apply_streams(bus, config)))
+        if watch:
+            await keep_applied(bus, config, stop)
+    except (ApiError, BusUnavailable) as error:
+        raise CommandError(f"streams: the bus refused: {error}") from None
+    finally:
+        await bus.close()
+    return 0
+
+
+async def keep_applied(bus: Bus, config: Config, stop: asyncio.Event) -> None:
+    """Applies the declarations again after each reconnect, until told to stop; trouble is retried every second."""
+    due = asyncio.Event()
+    bus.on_reconnect(due.set)
+    while not stop.is_set():
+        await _first(due.wait(), stop.wait())
+        while due.is_set() and not stop.is_set():
+            due.clear()
+            try:
+                await apply_streams(bus, config)
+            except BusError:
+                due.set()
+                await _first(asyncio.sleep(RETRY_S), stop.wait())
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _summary(touched: list[str]) -> str:
+    return f"applied: {', '.join(touched)}" if touched else "everything is as declared"

@@ -1,0 +1,180 @@
+"""One supervised child process: its start, its output, its readiness and its end."""
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from callboard_cli.failures import CommandError, ExitCode
+
+LOG_BYTES = 5_000_000
+LOGS_KEPT = 1
+MAX_LINE_BYTES = 64 * 1024
+LAST_LINES = 20
+KILL_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 2.0
+PR_SET_PDEATHSIG = 1
+WORTH_SHOWING = frozenset({"warning", "error", "critical"})
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+Show = Callable[[str, str], None]
+"""Called with a child's name and a warning or error that it logged."""
+
+
+def _end_with(parent_pid: int) -> None:
+    """Runs in the child before it becomes another program: it shall not outlive this process, whatever ends it."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:
+            os._exit(1)
+
+
+class Child:
+    """A process in a session of its own, so that a terminal's Ctrl-C reaches only its supervisor."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path, show: Show) -> None:
+        self.name = name
+        self.log = log
+        self._process = process
+        self._show = show
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._pump = asyncio.get_running_loop().create_task(self._read(), name=f"output of {name}")
+
+    @classmethod
+    async def start(cls, name: str, argv: Sequence[str], environ: Mapping[str, str], logs: Path, show: Show) -> "Child":
+        """Starts the process; everything it writes goes to a bounded file in the folder of logs."""
+        parent_pid = os.getpid()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=MAX_LINE_BYTES,
+                env=dict(environ),
+                start_new_session=True,
+                preexec_fn=lambda: _end_with(parent_pid),
+            )
+        except OSError as error:
+            raise CommandError(f"{name} cannot be started: {error.strerror}", ExitCode.MISSING_PROGRAM) from None
+        return cls(name, process, logs / f"{name}.log", show)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.returncode is None
+
+    async def ended(self) -> int:
+        """Waits for the end of the process and of its output, and returns the exit code."""
+        code = await self._process.wait()
+        # A grandchild could hold the pipe open for ever.
+        await asyncio.wait({self._pump}, timeout=1.0)
+        return code
+
+    def epitaph(self) -> str:
+        """One line about a process that ended by itself: how, its own last word, and where to read on."""
+        code = self._process.returncode
+        how = (
+            f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+        )
+        word = next((line for line in map(_plain, reversed(self._last)) if line), "")
+        return f"{self.name} {how}{f': {word}' if word else ''} (log: {self.log})"
+
+    async def ready(self, host: str, port: int, path: str) -> bool:
+        """Asks the process over HTTP whether it is ready."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                    status = (await reader.readline()).split()
+                    return len(status) > 1 and status[1] == b"200"
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, ValueError):
+            return False
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Asks the process to end and waits; one that does not is killed, and False returned."""
+        if self.alive:
+            self._process.terminate()
+        obeyed = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._process.wait()
+        except TimeoutError:
+            obeyed = False
+            self.kill()
+            await self._process.wait()
+        await self._finish()
+        return obeyed
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        if self.alive:
+            self._process.kill()
+
+    async def _finish(self) -> None:
+        await asyncio.wait({self._pump}, timeout=1.0)
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+
+    async def _read(self) -> None:
+        output = self._process.stdout
+        if output is None:
+            return
+        file = RotatingFileHandler(
+            self.log, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8", errors="replace"
+        )
+        try:
+            while True:
+                try:
+                    line = await output.readline()
+                except ValueError:
+                    continue  # A line over the bound; what was read of it is gone, the rest follows.
+                if not line:
+                    return
+                self._took(line.decode(errors="replace").rstrip(), file)
+        finally:
+            file.close()
+
+    def _took(self, line: str, file: RotatingFileHandler) -> None:
+        self._last.append(line)
+        file.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
+        event = _event(line)
+        if event.get("level") in WORTH_SHOWING:
+            self._show(self.name, str(event.get("event", "")))
+
+
+def _event(line: str) -> dict[str, object]:
+    if not line.startswith("{"):
+        return {}
+    try:
+        event: dict[str, object] = json.loads(line)
+    except ValueError:
+        return {}
+    return event
+
+
+def _plain(line: str) -> str:
+    """What a line says to a person: a plain line itself, a JSON line's event and reason where it is an error."""
+    event = _event(line)
+    if not event:
+        return line.strip()
+    if event.get("level") not in {"error", "critical"}:
+        return ""
+    details = [str(event[key]) for key in ("reason", "exception") if key in event]
+    return " ".join([str(event.get("event", "")), *details])

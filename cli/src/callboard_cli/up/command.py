@@ -1,0 +1,62 @@
+"""`callboard up`: the whole of Callboard on this machine, in one command."""
+
+import argparse
+import asyncio
+import sys
+import time
+
+from callboard_cli.configuration import read_config
+from callboard_cli.failures import ExitCode, Interrupted
+from callboard_cli.models.catalogue import needed_by
+from callboard_cli.models.fetching import ensure
+from callboard_cli.models.progress import Progress
+from callboard_cli.models.shelf import Shelf
+from callboard_cli.subcommands import Subparsers
+from callboard_cli.up.ports import check_ports
+from callboard_cli.up.services import plan
+from callboard_cli.up.store import StoreLock
+from callboard_cli.up.supervision import Supervision
+from callboard_cli.up.welcome import welcome
+from callboard_kit.model_files import model_folder
+
+
+def register(subparsers: Subparsers) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser("up", help="start everything on this machine and stay until Ctrl-C")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        _up(arguments)
+    except Interrupted:
+        say("stopped before it was up")
+    return ExitCode.OK
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    began = time.monotonic()
+    configuration = read_config(arguments.config)
+    config = configuration.config
+    lock = StoreLock(config.site.data_dir)
+    lock.acquire()
+    try:
+        check_ports(config)
+        ensure(needed_by(config), Shelf(model_folder(config.site)), Progress())
+        laid_out = plan(config, configuration.path)
+        supervision = Supervision(config, laid_out, config.site.data_dir, say)
+
+        def ready() -> None:
+            took_s = time.monotonic() - began
+            print(welcome(config, laid_out.edge_port, took_s, str(config.site.data_dir)), flush=True)
+
+        asyncio.run(supervision.run(ready))
+        say("stopped")
+    finally:
+        lock.release()
+
+
+def say(text: str) -> None:
+    """Writes one line to the user, apart from the command's own output."""
+    sys.stderr.write(f"callboard: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,44 @@
+"""The folder that one running Callboard owns: the bus's store, the logs, the lock."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from callboard_cli.failures import CommandError, ExitCode
+
+
+class StoreLock:
+    """Held for as long as the process lives; two nats-servers on one store would both start without a word."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lock"
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock; raises CommandError when another process holds it or the folder cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+", encoding="ascii")
+        except OSError as error:
+            raise CommandError(f"{self.path.parent}: {error.strerror}; set site.data_dir") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            by = f" by process {holder}" if holder else ""
+            raise CommandError(
+                f"{self.path.parent} is in use{by}; stop it or set site.data_dir", ExitCode.STORE_LOCKED
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Gives the lock back; the end of the process does the same."""
+        if self._file:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,199 @@
+"""Runs the bus and all services as children: starts them, watches them, and stops them in order.
+
+A child that ends by itself ends everything: on one machine a restart belongs to the one who started `up`, and a
+half-running Callboard would only hide the fault.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.up import bus_server
+from callboard_cli.up.child import KILL_TIMEOUT_S, Child
+from callboard_cli.up.services import Plan, Service, ready_address
+from callboard_contracts.config import Config
+from callboard_kit.boards import apply_streams
+from callboard_kit.bus import Bus, BusError
+
+BUS_NAME = "nats"
+BUS_START_TIMEOUT_S = 60.0
+BUS_STOP_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 180.0
+POLL_S = 0.05
+SAME_WARNING_S = 10.0
+
+Say = Callable[[str], None]
+
+
+class Supervision:
+    """The children of one `up`."""
+
+    def __init__(self, config: Config, plan: Plan, data_dir: Path, say: Say) -> None:
+        self._config = config
+        self._plan = plan
+        self._data_dir = data_dir
+        self._logs = data_dir / "logs"
+        self._say = say
+        self._bus: Child | None = None
+        self._children: dict[str, Child] = {}
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._shown: dict[tuple[str, str], float] = {}
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Starts everything, calls `on_ready`, and returns when it was asked to stop and everything has stopped.
+
+        Raises:
+            CommandError: a child could not start, was not ready in time or ended by itself; everything is stopped.
+        """
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._logs.mkdir, parents=True, exist_ok=True)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked)
+        try:
+            if await self._unless_stopped(self._start()):
+                on_ready()
+                await self._unless_stopped(self._watch())
+        finally:
+            await self._stop_all()
+
+    def _asked(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Does some work, but lets go of it when a stop is asked for; says whether the work was finished."""
+        task = asyncio.ensure_future(work)
+        asked = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                return True
+            return False
+        finally:
+            for each in (task, asked):
+                each.cancel()
+            await asyncio.gather(task, asked, return_exceptions=True)
+
+    async def _start(self) -> None:
+        await self._start_bus()
+        await self._declare()
+        for service in reversed(self._plan.services):
+            self._children[service.name] = await Child.start(
+                service.name, service.argv, self._plan.environ, self._logs, self._show
+            )
+        async with asyncio.timeout(READY_TIMEOUT_S) as limit:
+            try:
+                await self._until_ready()
+            except TimeoutError:
+                if limit.expired():
+                    raise CommandError(await self._late(), ExitCode.NOT_READY) from None
+                raise
+
+    async def _start_bus(self) -> None:
+        server = bus_server.binary()
+        folder = self._data_dir / BUS_NAME
+        path = bus_server.write_configuration(self._config.nats, self._plan.bus_host, self._plan.bus_port, folder)
+        await asyncio.to_thread(bus_server.check_configuration, server, path)
+        self._bus = await Child.start(
+            BUS_NAME, [str(server), "-c", str(path)], self._plan.environ, self._logs, self._show
+        )
+        until = time.monotonic() + BUS_START_TIMEOUT_S
+        while time.monotonic() < until:
+            await self._all_alive()
+            port = bus_server.monitor_port(folder, self._bus.pid)
+            if port and await self._bus.ready("127.0.0.1", port, "/healthz"):
+                return
+            await asyncio.sleep(POLL_S)
+        raise CommandError(f"nats-server was not ready within {BUS_START_TIMEOUT_S:.0f} s", ExitCode.NOT_READY)
+
+    async def _declare(self) -> None:
+        nats = self._config.nats.model_copy(update={"url": self._plan.bus_url})
+        try:
+            bus = await Bus.connect(nats, "callboard-up", lambda: None)
+            try:
+                await apply_streams(bus, self._config)
+            finally:
+                await bus.close()
+        except BusError as error:
+            raise CommandError(f"the streams could not be declared: {error}") from None
+
+    async def _until_ready(self) -> None:
+        waiting = {service.name: service for service in self._plan.services}
+        while waiting:
+            await self._all_alive()
+            for service in list(waiting.values()):
+                if await self._is_ready(service):
+                    del waiting[service.name]
+            await asyncio.sleep(POLL_S)
+
+    async def _is_ready(self, service: Service) -> bool:
+        return await self._children[service.name].ready(*ready_address(service))
+
+    async def _late(self) -> str:
+        names = [service.name for service in self._plan.services if not await self._is_ready(service)]
+        return f"not ready within {READY_TIMEOUT_S:.0f} s: {', '.join(names)} (logs: {self._logs})"
+
+    async def _all_alive(self) -> None:
+        for child in self._everyone():
+            if not child.alive:
+                await child.ended()
+                raise CommandError(child.epitaph(), ExitCode.CHILD_ENDED)
+
+    async def _watch(self) -> None:
+        ends = [asyncio.ensure_future(child.ended()) for child in self._everyone()]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+        await self._all_alive()
+
+    def _everyone(self) -> list[Child]:
+        return [*([self._bus] if self._bus else []), *self._children.values()]
+
+    async def _stop_all(self) -> None:
+        """Edge first, so that no new work comes in; the bus last, because everyone still has something to say."""
+        self._stop.set()
+        kind_of = {service.name: service.name.split("-", 1)[0] for service in self._plan.services}
+        hurry = asyncio.ensure_future(self._on_hurry())
+        try:
+            for kind in dict.fromkeys(kind_of.values()):
+                await asyncio.gather(
+                    *(
+                        self._stop_one(self._children[service.name], service.stop_timeout_s)
+                        for service in self._plan.services
+                        if kind_of[service.name] == kind and service.name in self._children
+                    )
+                )
+            if self._bus:
+                await self._stop_one(self._bus, BUS_STOP_TIMEOUT_S)
+        finally:
+            hurry.cancel()
+            await asyncio.gather(hurry, return_exceptions=True)
+            for child in self._everyone():
+                child.kill()
+
+    async def _stop_one(self, child: Child, timeout_s: float) -> None:
+        if not await child.stop(KILL_TIMEOUT_S if self._hurry.is_set() else timeout_s):
+            self._say(f"{child.name} did not stop within {timeout_s:.0f} s and was killed")
+
+    async def _on_hurry(self) -> None:
+        await self._hurry.wait()
+        for child in self._everyone():
+            child.kill()
+
+    def _show(self, name: str, event: str) -> None:
+        """Passes a child's warning on; the same one again only after a while, and none about the stop itself."""
+        now = time.monotonic()
+        if self._stop.is_set() or now - self._shown.get((name, event), -SAME_WARNING_S) < SAME_WARNING_S:
+            return
+        self._shown[name, event] = now
+        self._say(f"{name}: {event} (log: {self._logs / f'{name}.log'})")
