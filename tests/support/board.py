@@ -165,6 +165,14 @@ class Board:
         assert done.returncode == 0, f"callboard {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def create_key(self, tier: str) -> str:
+        """Makes an API key of a tier and returns it."""
+        return self.command("keys", "create", "--tier", tier).split()[-1]
+
+    def revoke_key(self, key: str) -> None:
+        """Revokes an API key."""
+        self.command("keys", "revoke", key)
+
     def messages_in(self, stream: str) -> int:
         """How many messages a stream holds, as the server's own monitoring says."""
         page: Any = self.nats.monitor("jsz?streams=true")

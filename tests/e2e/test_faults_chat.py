@@ -1,0 +1,378 @@
+"""What breaks while a reply streams, and what the client, the engine and the bill see of it."""
+
+import asyncio
+import signal
+import statistics
+import time
+
+import openai
+import pytest
+
+from tests.e2e.conftest import MakeBoard
+from tests.support.board import CHAT_POOL, Board, eventually
+from tests.support.clients import HELLO, Reply, connected, script_text
+from tests.support.stub_chat import StubChat, numbered
+from tests.support.stub_openai import Script
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+STOP_BOUND_S = 0.25
+"""How soon after a client leaves its engine is stopped; the engine's own clock says when it was."""
+
+
+def stage(**over: object) -> dict[str, object]:
+    """Settings of the chat pool."""
+    return {"chat": {"pools": {CHAT_POOL: over}}}
+
+
+async def new_key(board: Board) -> str:
+    return await asyncio.to_thread(board.create_key, "standard")
+
+
+async def no_job_left(board: Board) -> None:
+    await asyncio.to_thread(board.wait_idle)
+
+
+async def test_worker_killed_in_mid_stream_is_not_noticed_by_the_client(
+    make_board: MakeBoard, chat_engine: StubChat
+) -> None:
+    board = await asyncio.to_thread(make_board)
+    chat_engine.plays(numbered(200, delay_s=0.05))
+    reply = Reply()
+    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+        group.create_task(reply.follow(client))
+        await reply.reaches(10)
+        second = await asyncio.to_thread(board.add_chat)
+        await asyncio.to_thread(second.wait_ready)
+        assert reply.words < 190
+        await asyncio.to_thread(board.chats[0].running.kill)
+    assert reply.error is None
+    assert reply.text == script_text(200)
+    assert reply.finish_reason == "stop"
+    (event,) = await board.usage_of(1)
+    assert event.outcome == "stop"
+    assert (event.work.prompt_tokens, event.work.completion_tokens) == (7, 200)
+    await no_job_left(board)
+    assert len(await board.usage()) == 1
+    await asyncio.to_thread(board.command, "usage", "verify")
+    await asyncio.to_thread(board.stop)
+
+
+async def test_worker_killed_loses_no_waiting_job(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    """Whole replies, not streams, and more of them than the two workers have slots."""
+    board = await asyncio.to_thread(make_board, stage(slots=3), chats=2)
+    chat_engine.plays(numbered(60, delay_s=0.05))
+
+    async def one(client: openai.AsyncOpenAI) -> str | None:
+        reply = await client.chat.completions.create(model="owl", messages=HELLO)
+        return reply.choices[0].message.content
+
+    async with connected(board, await new_key(board)) as client:
+        waiting = asyncio.gather(*(one(client) for _ in range(12)))
+        await eventually(lambda: chat_engine.active >= 6, 20, "both workers are busy")
+        await asyncio.to_thread(board.chats[0].running.kill)
+        assert set(await waiting) == {script_text(60)}
+    events = await board.usage_of(12)
+    assert {event.work.completion_tokens for event in events} == {60}
+    await no_job_left(board)
+    assert len(await board.usage()) == 12
+
+
+async def test_worker_killed_before_an_engine_that_cannot_continue_ends_in_an_error(
+    make_board: MakeBoard, chat_engine: StubChat
+) -> None:
+    board = await asyncio.to_thread(make_board, stage(resume="restart"), chats=1)
+    chat_engine.plays(numbered(200, delay_s=0.05))
+    reply = Reply()
+    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+        group.create_task(reply.follow(client))
+        await reply.reaches(10)
+        second = await asyncio.to_thread(board.add_chat)
+        await asyncio.to_thread(second.wait_ready)
+        await asyncio.to_thread(board.chats[0].running.kill)
+    assert reply.error is not None
+    assert script_text(200).startswith(reply.text)
+    (event,) = await board.usage_of(1)
+    assert event.outcome == "error"
+    assert reply.words <= event.work.completion_tokens < 200
+    await no_job_left(board)
+
+
+async def test_client_that_leaves_stops_the_engine_and_pays_for_what_was_made(
+    make_board: MakeBoard, chat_engine: StubChat
+) -> None:
+    board = await asyncio.to_thread(make_board, stage(slots=1))
+    chat_engine.plays(numbered(250, delay_s=0.02))
+    took_s: list[float] = []
+    key = await new_key(board)
+    for _ in range(5):
+        chat_engine.stub.last_left_at = 0.0
+        reply = Reply()
+        async with connected(board, key) as client:
+            following = asyncio.ensure_future(reply.follow(client))
+            await reply.reaches(10)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        left = time.time()
+        await eventually(lambda: chat_engine.left_at > 0, 10, "the engine sees its client go")
+        took_s.append(chat_engine.left_at - left)
+    # The one slot was free again each time. The middle of five keeps a neighbour's burst of load out of the figure.
+    assert statistics.median(took_s) <= STOP_BOUND_S, took_s
+    events = await board.usage_of(5)
+    assert {event.outcome for event in events} == {"cancelled"}
+    assert all(10 <= event.work.completion_tokens < 100 for event in events), events
+    await no_job_left(board)
+
+
+async def test_client_that_leaves_the_queue_is_never_served(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board, stage(slots=1))
+    chat_engine.plays(numbered(100, delay_s=0.05))
+    first, second = Reply(), Reply()
+    async with connected(board, await new_key(board)) as client:
+        running = asyncio.ensure_future(first.follow(client))
+        await first.reaches(3)
+        queued = asyncio.ensure_future(second.follow(client))
+        await eventually(lambda: board.messages_in("CHAT") == 2, 10, "the second job is queued")
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+        await eventually(lambda: board.messages_in("CHAT") == 1, 3, "the second job is deleted")
+        await running
+    assert first.text == script_text(100)
+    assert len(chat_engine.calls) == 1
+    await no_job_left(board)
+    assert [event.outcome for event in await board.usage() if event.work.completion_tokens] == ["stop"]
+
+
+async def test_engine_that_is_down_for_a_moment_is_tried_again(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board)
+    await asyncio.to_thread(chat_engine.pause)
+    try:
+        async with connected(board, await new_key(board)) as client:
+            waiting = asyncio.ensure_future(client.chat.completions.create(model="owl", messages=HELLO))
+            await asyncio.sleep(2)
+            assert not waiting.done()
+            await asyncio.to_thread(chat_engine.start)
+            assert (await waiting).choices[0].finish_reason == "stop"
+    finally:
+        await asyncio.to_thread(chat_engine.start)
+
+
+async def test_engine_that_stays_down_is_an_error_and_costs_nothing(
+    make_board: MakeBoard, chat_engine: StubChat
+) -> None:
+    board = await asyncio.to_thread(make_board, {"edge": {"request_timeout_s": 4}})
+    await asyncio.to_thread(chat_engine.pause)
+    try:
+        async with connected(board, await new_key(board)) as client:
+            with pytest.raises(openai.InternalServerError) as caught:
+                await client.chat.completions.create(model="owl", messages=HELLO)
+            assert caught.value.status_code in {503, 504}
+            stream = Reply()
+            await stream.follow(client)
+            assert stream.error is not None
+            assert stream.text == ""
+    finally:
+        await asyncio.to_thread(chat_engine.start)
+    events = await board.usage_of(2)
+    assert {(event.outcome, event.work.prompt_tokens, event.work.completion_tokens) for event in events} == {
+        ("error", 0, 0)
+    }
+    await no_job_left(board)
+    assert set((await spent(board)).values()) <= {0}
+
+
+async def spent(board: Board) -> dict[str, int]:
+    """Every counter of tokens in the ledger; requests a minute are counted apart and stay spent."""
+    return {subject: value for subject, value in (await board.counters()).items() if "request" not in subject}
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_engine_that_fails_once_is_tried_again(
+    status: int, client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(Script(fail_status=status, fail_times=1))
+    since = len(await board.usage())
+    reply = await client.chat.completions.create(model="owl", messages=HELLO)
+    assert reply.choices[0].finish_reason == "stop"
+    assert len(chat_engine.calls) == 2
+    (event,) = await board.usage_of(1, since)
+    assert event.work.completion_tokens == 32
+
+
+async def test_engine_that_refuses_is_an_error_without_its_words(
+    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(Script(fail_status=400, fail_times=100))
+    since = len(await board.usage())
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.chat.completions.create(model="owl", messages=HELLO)
+    assert caught.value.status_code >= 400
+    assert "secret raw text" not in str(caught.value)
+    (event,) = await board.usage_of(1, since)
+    assert (event.outcome, event.work.completion_tokens) == ("error", 0)
+
+
+async def test_engine_that_reports_an_error_in_mid_stream_ends_the_stream_with_one(
+    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(Script(reply=[f"w{n} " for n in range(40)], error_at=10, token_delay_s=0.01))
+    since = len(await board.usage())
+    reply = Reply()
+    await reply.follow(client)
+    assert reply.error is not None
+    assert "secret raw text" not in str(reply.error)
+    assert reply.text == script_text(10)
+    (event,) = await board.usage_of(1, since)
+    assert (event.outcome, event.work.completion_tokens) == ("error", 10)
+
+
+async def test_engine_that_hangs_up_in_mid_stream_loses_and_repeats_nothing(
+    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(Script(reply=[f"w{n} " for n in range(40)], break_at=10, break_times=1, token_delay_s=0.01))
+    since = len(await board.usage())
+    reply = Reply()
+    await reply.follow(client)
+    if reply.error is None:
+        assert reply.text == script_text(40)
+    else:
+        assert reply.text == script_text(10)
+    (event,) = await board.usage_of(1, since)
+    assert event.work.completion_tokens == reply.words
+
+
+async def test_engine_that_falls_silent_is_given_up(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board, stage(stall_timeout_s=2, slots=1))
+    chat_engine.plays(Script(reply=[f"w{n} " for n in range(40)], hang_at=5))
+    reply = Reply()
+    async with connected(board, await new_key(board)) as client:
+        await reply.follow(client)
+        assert reply.error is not None
+        assert reply.text == script_text(5)
+        await eventually(lambda: chat_engine.active == 0, 5, "the engine was told")
+        chat_engine.plays(numbered(5))
+        again = Reply()
+        await again.follow(client)
+        assert again.text == script_text(5)
+    await no_job_left(board)
+
+
+async def test_queue_that_is_full_answers_429_with_a_time_to_return(
+    make_board: MakeBoard, chat_engine: StubChat
+) -> None:
+    board = await asyncio.to_thread(make_board, stage(slots=1, max_queued_per_tenant=2))
+    chat_engine.plays(numbered(60, delay_s=0.05))
+    first, second, third = Reply(), Reply(), Reply()
+    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+        group.create_task(first.follow(client))
+        await first.reaches(1)
+        group.create_task(second.follow(client))
+        await eventually(lambda: board.messages_in("CHAT") == 2, 10, "the queue is full")
+        await third.follow(client)
+        assert isinstance(third.error, openai.RateLimitError)
+        assert int(third.error.response.headers["retry-after"]) >= 1
+        # Another tenant still has room.
+        other = Reply()
+        async with connected(board, await new_key(board)) as stranger:
+            await other.follow(stranger, max_tokens=1)
+        assert other.error is None
+    assert first.text == second.text == script_text(60)
+    await no_job_left(board)
+    assert len(await board.usage()) == 3
+
+
+async def test_edge_that_is_killed_stops_its_engine(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board, stage(slots=2), edges=2)
+    chat_engine.plays(numbered(250, delay_s=0.05))
+    key = await new_key(board)
+    reply, other = Reply(), Reply()
+    async with (
+        connected(board, key) as client,
+        connected(board, key, edge=1) as neighbour,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(reply.follow(client))
+        group.create_task(other.follow(neighbour, max_tokens=80))
+        await asyncio.gather(reply.reaches(10), other.reaches(1))
+        await asyncio.to_thread(board.edges[0].running.kill)
+        await eventually(lambda: chat_engine.left_at > 0, 6, "the worker asks, hears nothing, and stops")
+    assert other.text == script_text(80)
+    events = {event.outcome: event for event in await board.usage_of(2)}
+    assert 10 <= events["cancelled"].work.completion_tokens < 250
+    await no_job_left(board)
+
+
+async def test_worker_that_is_told_to_stop_finishes_what_it_has(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board, chats=1)
+    chat_engine.plays(numbered(120, delay_s=0.05))
+    reply = Reply()
+    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+        group.create_task(reply.follow(client))
+        await reply.reaches(5)
+        board.chats[0].running.signal(signal.SIGTERM)
+        second = await asyncio.to_thread(board.add_chat)
+        await asyncio.to_thread(second.wait_ready)
+        chat_engine.plays(numbered(3))
+        late = Reply()
+        await late.follow(client)
+        assert late.text == script_text(3)
+    assert reply.text == script_text(120)
+    assert len(chat_engine.calls) == 2
+    assert await asyncio.to_thread(board.chats[0].running.wait) == 0
+    await no_job_left(board)
+
+
+async def test_worker_that_cannot_finish_in_time_hands_its_job_on(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board, {"chat": {"drain_timeout_s": 1}})
+    chat_engine.plays(numbered(200, delay_s=0.05))
+    reply = Reply()
+    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+        group.create_task(reply.follow(client))
+        await reply.reaches(5)
+        second = await asyncio.to_thread(board.add_chat)
+        await asyncio.to_thread(second.wait_ready)
+        assert reply.words < 170
+        board.chats[0].running.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(board.chats[0].running.wait) == 0
+    assert reply.error is None
+    assert reply.text == script_text(200)
+    (event,) = await board.usage_of(1)
+    assert event.work.completion_tokens == 200
+    await no_job_left(board)
+
+
+async def test_edge_that_is_told_to_stop_finishes_its_streams(make_board: MakeBoard, chat_engine: StubChat) -> None:
+    board = await asyncio.to_thread(make_board)
+    chat_engine.plays(numbered(80, delay_s=0.05))
+    reply = Reply()
+    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+        group.create_task(reply.follow(client))
+        await reply.reaches(5)
+        board.edges[0].running.signal(signal.SIGTERM)
+        await eventually(lambda: board.edges[0].ready_reason() is not None, 5, "the edge is no longer ready")
+    assert reply.text == script_text(80)
+    assert reply.finish_reason == "stop"
+    assert await asyncio.to_thread(board.edges[0].running.wait) == 0
+    await no_job_left(board)
+
+
+async def test_reader_that_takes_a_byte_now_and_then_disturbs_nobody(
+    board: Board, api_key: str, client: openai.AsyncOpenAI, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(Script(reply=["x" * 2000 + " " for _ in range(200)], at_once=True))
+    host, _, port = board.root_url().removeprefix("http://").partition(":")
+    body = b'{"model":"owl","messages":[{"role":"user","content":"x"}],"stream":true,"max_tokens":250}'
+    reader, writer = await asyncio.open_connection(host, int(port), limit=64)
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {api_key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    for _ in range(5):
+        assert await asyncio.wait_for(reader.read(1), 20)
+        await asyncio.sleep(0.2)
+    chat_engine.plays(numbered(30))
+    reply = Reply()
+    await asyncio.wait_for(reply.follow(client), 20)
+    assert reply.text == script_text(30)
+    writer.close()
