@@ -1,0 +1,71 @@
+# `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
+.DEFAULT_GOAL := help
+.PHONY: help up doctor env models test test-all check fix bench docs locks changelog clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MEMBERS := libs/contracts libs/kit services/chat services/edge services/quota services/tts cli
+FAST := unit or contract or backend or deploy or integration
+ARGS ?=
+
+help:
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^## / { printf "\n%s\n", substr($$0, 4) } \
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+
+## Use it
+up: $(READY) ## start everything on this machine; Ctrl-C stops it
+	@$(BIN)/callboard up
+
+doctor: $(READY) ## check one by one whether `up` can work here
+	@$(BIN)/callboard doctor
+
+models: $(READY) ## fetch the model files that `up` uses
+	@$(BIN)/callboard models fetch
+
+## Work on it
+env: $(READY) ## build the environment in .venv
+
+test: models ## the fast tiers: unit, contract, backend, deploy, integration
+	$(BIN)/python -m pytest -q -m "($(FAST)) and not slow" $(ARGS)
+
+test-all: models ## every tier, with real models, processes and faults
+	$(BIN)/python -m pytest -q -m "not benchmark" $(ARGS)
+
+check: $(READY) ## format, lint, types, imports and dependencies; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-logo
+	$(foreach member,$(MEMBERS),$(BIN)/deptry --config $(member)/pyproject.toml $(member)/src &&) true
+
+fix: $(READY) ## put format and simple lint findings right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: models ## measure, and print the table of docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+docs: $(READY) build/docs-env/.ready ## generate the reference pages and build the site into build/site
+	$(BIN)/python docs/generate.py
+	build/docs-env/bin/mkdocs build --quiet --strict --site-dir build/site
+
+## Release it
+locks: $(READY) ## resolve all dependencies anew and write locks/ (ARGS=--upgrade for newer versions)
+	scripts/locks $(ARGS)
+
+changelog: $(READY) ## show what the fragments in changelog/ would become
+	$(BIN)/towncrier build --draft
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build var .pytest_cache .ruff_cache .hypothesis
+
+$(READY): locks/dev.txt scripts/environment $(addsuffix /pyproject.toml,$(MEMBERS))
+	@scripts/environment $(VENV)
+	@touch $@
+
+build/docs-env/.ready: locks/docs.txt scripts/environment
+	@scripts/environment build/docs-env locks/docs.txt
+	@touch $@
