@@ -1,1 +1,1 @@
-"""Callboard's edge service."""
+"""The HTTP edge: client protocols in, jobs out to the board, frames back."""

@@ -1,0 +1,164 @@
+"""The composition root: the one place where the edge's parts are put together."""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Sequence
+from uuid import uuid4
+
+from aiohttp import web
+from callboard_contracts.config import Config
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.health import Observatory
+from callboard_kit.lifecycle import StartError, Stopper
+
+from callboard_edge.backends.board import BusBoard
+from callboard_edge.backends.frames import BusFrames
+from callboard_edge.backends.quota_desk import BusQuotaDesk
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
+from callboard_edge.domain.chores import Chores
+from callboard_edge.domain.errand import Surroundings
+from callboard_edge.handlers import (
+    docs,
+    health,
+    openai_chat,
+    openai_completions,
+    openai_models,
+    openai_speech,
+    openai_voices,
+)
+from callboard_edge.handlers.connections import GuardedServer
+from callboard_edge.handlers.context import EdgeContext
+from callboard_edge.handlers.gate import Gate
+from callboard_edge.handlers.route import Route
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.settings import edge_settings
+
+log = logging.getLogger(__name__)
+
+HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, openai_voices, health)
+"""The modules whose `routes(context)` the edge serves; the API document is made from all of them."""
+
+CHORES_TIMEOUT_S = 3.0
+LAST_EVENT_S = 2.0
+"""How long streams have to write their last error event once the drain is over."""
+STOPPED = ErrorInfo(
+    code=ErrorCode.INTERRUPTED, message="The server is shutting down; try again.", retry_after_s=1.0
+)
+
+
+def all_routes(context: EdgeContext) -> list[Route]:
+    """Every route that the edge serves."""
+    routes = [route for module in HANDLERS for route in module.routes(context)]
+    return routes + docs.routes(routes)
+
+
+class EdgeServer:
+    """The HTTP side of the edge: from listening to the last answer."""
+
+    def __init__(self, context: EdgeContext, routes: Sequence[Route]) -> None:
+        self._settings = context.settings
+        self._gate = Gate(routes, context.settings, context.metrics)
+        self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Begins to listen and returns the port; port 0 takes a free one.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        server = GuardedServer(
+            self._gate,
+            headers_timeout_s=self._settings.body_timeout_s,
+            max_body_bytes=self._settings.max_body_bytes,
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=LAST_EVENT_S)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, host, port, backlog=1024)
+        await self._site.start()
+        return int(self._runner.addresses[0][1])
+
+    async def stop_listening(self) -> None:
+        """Takes no new connections; open ones are served to their end."""
+        self._gate.closing = True
+        if self._site is not None:
+            await self._site.stop()
+
+    async def close(self) -> None:
+        """Ends what is still open."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace) -> None:
+    """Runs the edge until the stopper says so, then drains it.
+
+    Raises:
+        StartError: the bus cannot be reached, or a port is taken.
+    """
+    edge_id = uuid4().hex[:12]
+    try:
+        bus = await Bus.connect(
+            config.nats, f"edge-{edge_id}", lambda: stopper.request_stop("bus closed", failed=True)
+        )
+    except BusUnavailable as error:
+        raise StartError(str(error)) from None
+    metrics = EdgeMetrics()
+    frames = BusFrames(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
+    chores = Chores()
+    around = Surroundings(
+        desk=BusQuotaDesk(bus, config.quota.decision_timeout_s, config.quota.on_unreachable),
+        board=BusBoard(bus),
+        frames=frames,
+        chores=chores,
+    )
+
+    def ready() -> str | None:
+        if stopper.stopping:
+            return "stopping"
+        return None if bus.connected else "the bus is not connected"
+
+    context = EdgeContext(
+        settings=edge_settings(config),
+        chat_models=chat_catalogue(config.chat),
+        speech_models=speech_catalogue(config.tts),
+        admission=Admission(around, config.edge.request_timeout_s),
+        metrics=metrics,
+        ready=ready,
+    )
+    server = EdgeServer(context, all_routes(context))
+    observatory = Observatory(config.edge.metrics_port, ready)
+    try:
+        await frames.start()
+        try:
+            port = await server.start(config.edge.host, config.edge.port)
+            await observatory.start()
+        except OSError as error:
+            raise StartError(f"cannot listen: {error.strerror}") from None
+        log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
+        await stopper.wait()
+        await server.stop_listening()
+        await _drain(frames, config.edge.drain_timeout_s)
+    finally:
+        await server.close()
+        await chores.close(CHORES_TIMEOUT_S)
+        await observatory.close()
+        await frames.close()
+        await bus.close()
+
+
+async def _drain(frames: BusFrames, timeout_s: float) -> None:
+    """Waits for the open requests, then ends those that are left with an error that they can still send."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    while frames.open_requests and loop.time() < until:
+        await asyncio.sleep(0.05)
+    if frames.open_requests:
+        log.warning("drain_over", extra={"open": frames.open_requests})
+        frames.fail_all(STOPPED)
+        until = loop.time() + LAST_EVENT_S
+        while frames.open_requests and loop.time() < until:
+            await asyncio.sleep(0.02)

@@ -1,0 +1,77 @@
+"""The bounded box in which the messages for one request wait for its reader."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from callboard_contracts.errors import ErrorInfo
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class RequestInbox(Generic[R, T]):
+    """Takes raw messages without waiting and hands them out decoded.
+
+    A reader that is slower than its worker makes the box overflow: what does not fit is dropped, and the reader learns
+    that it must read it back from the board.
+    """
+
+    def __init__(self, decode: Callable[[R], T | None], max_messages: int, max_bytes: int) -> None:
+        self._decode = decode
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._messages: deque[R] = deque()
+        self._bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.lost = False
+        self.failure: ErrorInfo | None = None
+
+    def put_nowait(self, message: R, size: int) -> bool:
+        """Adds a message; false when it was dropped because the box is full."""
+        fits = len(self._messages) < self._max_messages and self._bytes + size <= self._max_bytes
+        if fits:
+            self._messages.append(message)
+            self._bytes += size
+        else:
+            self.lost = True
+        self._wake()
+        return fits
+
+    def mark_lost(self) -> None:
+        """Tells the reader that messages may have passed unseen."""
+        self.lost = True
+        self._wake()
+
+    def fail(self, error: ErrorInfo) -> None:
+        """Ends the reader's waiting with an error."""
+        self.failure = error
+        self._wake()
+
+    def drain(self) -> list[T]:
+        """Takes what has arrived, and forgets that something was lost; what cannot be decoded is left out."""
+        self.lost = False
+        if not self._messages:
+            return []
+        self._bytes = 0
+        found = [item for item in map(self._decode, self._messages) if item is not None]
+        self._messages.clear()
+        return found
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when something has arrived or was lost, when the inbox is failed, or after the timeout."""
+        if self._messages or self.lost or self.failure is not None or timeout_s <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_later(timeout_s, self._wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

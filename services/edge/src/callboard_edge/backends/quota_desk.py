@@ -1,0 +1,90 @@
+"""Quota, asked over the bus."""
+
+import logging
+from collections import OrderedDict
+from typing import Literal
+
+from callboard_contracts import subjects
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    ReleaseRequest,
+    ReserveReply,
+    ReserveRequest,
+)
+from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 2.0
+MAX_REMEMBERED_TENANTS = 10_000
+
+
+class BusQuotaDesk:
+    """Asks whichever quota process answers; where none does, decides as the site is configured."""
+
+    def __init__(self, bus: Bus, timeout_s: float, on_unreachable: Literal["refuse", "admit_and_settle"]) -> None:
+        self._bus = bus
+        self._timeout_s = timeout_s
+        self._admits = on_unreachable == "admit_and_settle"
+        self._tenants: OrderedDict[tuple[str | None, str | None], str] = OrderedDict()
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        """Takes a hold, or says why not."""
+        caller = (request.key_digest, request.address)
+        answer = await self._ask(subjects.QUOTA_RESERVE, request.model_dump_json().encode())
+        if answer is not None:
+            try:
+                reply = ReserveReply.model_validate_json(answer)
+            except ValidationError:
+                log.warning("quota_answer_malformed", extra={"request_id": request.request_id})
+            else:
+                if reply.error is None:
+                    self._remember(caller, reply.tenant)
+                return reply
+        if self._admits:
+            log.warning("admitted_without_quota", extra={"request_id": request.request_id})
+            return ReserveReply(tenant=self._tenants.get(caller, "anonymous"))
+        return ReserveReply(error=_unavailable())
+
+    async def release(self, hold: Hold) -> None:
+        """Gives a hold back; one that cannot be given back expires."""
+        answer = await self._ask(subjects.QUOTA_RELEASE, ReleaseRequest(hold=hold).model_dump_json().encode())
+        if answer is None:
+            log.warning("release_unsent", extra={"request_id": hold.request_id})
+
+    async def identify(self, request: IdentifyRequest) -> IdentifyReply:
+        """Says who a caller is."""
+        answer = await self._ask(subjects.QUOTA_IDENTIFY, request.model_dump_json().encode())
+        if answer is not None:
+            try:
+                return IdentifyReply.model_validate_json(answer)
+            except ValidationError:
+                log.warning("quota_answer_malformed")
+        if self._admits:
+            return IdentifyReply(tenant=self._tenants.get((request.key_digest, request.address), "anonymous"))
+        return IdentifyReply(error=_unavailable())
+
+    async def _ask(self, subject: str, payload: bytes) -> bytes | None:
+        try:
+            return await self._bus.request(subject, payload, self._timeout_s)
+        except (NoResponders, BusUnavailable) as error:
+            log.warning("quota_unreachable", extra={"error": type(error).__name__})
+            return None
+
+    def _remember(self, caller: tuple[str | None, str | None], tenant: str) -> None:
+        self._tenants[caller] = tenant
+        self._tenants.move_to_end(caller)
+        if len(self._tenants) > MAX_REMEMBERED_TENANTS:
+            self._tenants.popitem(last=False)
+
+
+def _unavailable() -> ErrorInfo:
+    return ErrorInfo(
+        code=ErrorCode.QUOTA_UNAVAILABLE,
+        message="The quota service did not answer; try again shortly.",
+        retry_after_s=RETRY_S,
+    )

@@ -1,0 +1,89 @@
+"""The way in for every protocol: who asks, what it may cost, and then the job on the board."""
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError
+from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveRequest, Work
+from callboard_contracts.speech import SpeechRequest
+
+from callboard_edge.domain.caller import Caller
+from callboard_edge.domain.catalogue import ChatModel, SpeechModel
+from callboard_edge.domain.errand import Surroundings
+from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
+from callboard_edge.domain.reply import Reply
+from callboard_edge.domain.utterance import Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Turns a neutral request into a job that runs, whatever protocol it came in."""
+
+    around: Surroundings
+    request_timeout_s: float
+
+    async def chat(self, caller: Caller, request: ChatRequest, model: ChatModel) -> Reply:
+        """Holds the most a chat request can cost and posts it.
+
+        Use the reply as a context manager and take its frames until one has the end.
+
+        Raises:
+            Refused: quota said no.
+            CallboardError: the prompt cannot fit, or the board did not take the job.
+        """
+        check_context(request, model)
+        work = Work(
+            prompt_tokens=prompt_tokens_bound(request, model.context_tokens),
+            completion_tokens=request.max_output_tokens,
+        )
+        request_id = uuid4().hex
+        reply = Reply(self.around, request_id, self.request_timeout_s, request, model.pool)
+        await reply.begin(
+            ReserveRequest(
+                request_id=request_id,
+                kind="chat",
+                model=model.name,
+                work=work,
+                key_digest=caller.key_digest,
+                address=caller.address,
+                life_s=self.request_timeout_s,
+            )
+        )
+        return reply
+
+    async def speech(self, caller: Caller, request: SpeechRequest, model: SpeechModel, audio_ms: int) -> Utterance:
+        """Holds an estimated length of audio and posts a speech request.
+
+        Use the utterance as a context manager and take its segments until one has the end.
+
+        Raises:
+            Refused: quota said no.
+            CallboardError: the board did not take the job.
+        """
+        request_id = uuid4().hex
+        utterance = Utterance(self.around, request_id, self.request_timeout_s, request, model.pool)
+        await utterance.begin(
+            ReserveRequest(
+                request_id=request_id,
+                kind="speech",
+                model=model.name,
+                work=Work(audio_ms=audio_ms),
+                key_digest=caller.key_digest,
+                address=caller.address,
+                life_s=self.request_timeout_s,
+            )
+        )
+        return utterance
+
+    async def identify(self, caller: Caller) -> IdentifyReply:
+        """Says who a caller is, for paths that cost nothing.
+
+        Raises:
+            CallboardError: the key is unknown, expired or revoked, or quota is away and the site refuses then.
+        """
+        request = IdentifyRequest(key_digest=caller.key_digest, address=caller.address)
+        reply = await self.around.desk.identify(request)
+        if reply.error is not None:
+            raise CallboardError.of(reply.error)
+        return reply

@@ -1,0 +1,69 @@
+"""A spoken text as its reader sees it: one continuous stream of audio segments."""
+
+import time
+from collections.abc import Sequence
+
+from callboard_contracts.chat import CreditReply, CreditRequest
+from callboard_contracts.quota import ReserveReply
+from callboard_contracts.speech import SpeechJob, SpeechRequest
+
+from callboard_edge.domain.assembly import SpeechAssembly
+from callboard_edge.domain.errand import Errand, Surroundings
+from callboard_edge.domain.ports import Inbox, Posted, Segment
+
+
+class Utterance(Errand[Segment]):
+    """A speech request and its audio; the last segment that `take` returns has the end and no PCM."""
+
+    def __init__(
+        self, around: Surroundings, request_id: str, life_s: float, request: SpeechRequest, pool: str
+    ) -> None:
+        self._assembly = SpeechAssembly()
+        self._ready: list[Segment] = []
+        self._request = request
+        self._pool = pool
+        self._life_s = life_s
+        super().__init__(around, request_id, life_s)
+
+    def _open(self) -> Inbox[Segment]:
+        return self._around.frames.open_audio(self.request_id, self.credit)
+
+    async def _post(self, reply: ReserveReply) -> Posted:
+        now = time.time()
+        edge = self._around.frames.edge
+        job = SpeechJob(
+            request_id=self.request_id,
+            edge=edge,
+            tenant=reply.tenant,
+            room=edge,
+            utterance=self.request_id,
+            request=self._request,
+            hold=reply.hold,
+            created_at=now,
+            deadline_at=now + self._life_s,
+        )
+        return await self._around.board.post_speech(job, self._pool)
+
+    def _take_ready(self) -> Sequence[Segment]:
+        if segments := self._inbox.drain():
+            self._ready += self._assembly.feed(segments)
+        ready, self._ready = self._ready, []
+        return ready
+
+    async def _refill(self) -> bool:
+        segments = await self._around.frames.replay_audio(self.request_id, self._assembly.next_n)
+        self._ready += self._assembly.feed(segments)
+        return bool(self._ready)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the utterance's end is here."""
+        return self._assembly.ended
+
+    @property
+    def _missing(self) -> bool:
+        return self._assembly.missing
+
+    def _progress(self, request: CreditRequest) -> CreditReply:
+        self._assembly.announce(request.attempt)
+        return CreditReply(open=True, attempt=self._assembly.attempt, next_seq=self._assembly.next_n)

@@ -1,0 +1,67 @@
+"""Checks JSON bodies, and says of a wrong one which field is at fault."""
+
+from typing import Annotated, Any, TypeVar
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+TAG = "~"
+"""Begins the tags of unions, which are no part of a field's name."""
+
+
+class Body(BaseModel):
+    """The base of JSON requests: types are taken strictly, unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+class AnswerBody(BaseModel):
+    """The base of JSON answers, for the API document."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _whole(value: Any) -> Any:
+    """Some JSON writers send whole numbers as 16.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+def parse(model: type[M], raw: bytes) -> M:
+    """Reads a body as a model.
+
+    Raises:
+        CallboardError: `invalid_request`, with the first field at fault as `param`.
+    """
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> CallboardError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return CallboardError(ErrorCode.INVALID_REQUEST, "The body is not valid JSON.")
+    param = _param(first["loc"])
+    if not param:
+        return CallboardError(ErrorCode.INVALID_REQUEST, "The body must be a JSON object.")
+    if first["type"] == "missing":
+        return CallboardError(ErrorCode.INVALID_REQUEST, f"Missing required field: '{param}'.", param=param)
+    message = first["msg"].removeprefix("Value error, ")
+    return CallboardError(ErrorCode.INVALID_REQUEST, f"Invalid value for '{param}': {message}.", param=param)
+
+
+def _param(loc: tuple[int | str, ...]) -> str:
+    """A field's place as OpenAI writes it, such as `messages[0].content`."""
+    found = ""
+    for part in loc:
+        if isinstance(part, int):
+            found += f"[{part}]"
+        elif not part.startswith(TAG):
+            found += f".{part}" if found else part
+    return found

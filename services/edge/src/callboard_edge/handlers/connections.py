@@ -1,0 +1,83 @@
+"""Connections that cannot be held open by a client that sends its headers slowly, or not at all."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+KEEP_ALIVE_S = 75.0
+LINGER_S = 2.0
+"""How long what is left of a refused body is read, so that the client gets to see the answer."""
+
+
+class GuardedConnection(web.RequestHandler):
+    """A connection whose request line and headers must arrive within a time limit.
+
+    The HTTP library bounds neither the first request's headers nor those that follow on the same connection.
+    """
+
+    def __init__(self, *arguments: Any, headers_timeout_s: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._headers_timeout_s = headers_timeout_s
+        self._headers_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins to wait for the first request."""
+        super().connection_made(transport)
+        self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stops waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes data, and waits for the rest where it is only the beginning of a request."""
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._stop_waiting()
+        elif self._headers_timer is None and self._between_requests():
+            self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
+
+    def _between_requests(self) -> bool:
+        return self._waiter is not None and not self._messages
+
+    def _stop_waiting(self) -> None:
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _give_up(self) -> None:
+        self._headers_timer = None
+        if self.transport is not None and self._between_requests():
+            self.transport.write(_TIMED_OUT)
+            self.force_close()
+
+
+class GuardedServer(web.Server):
+    """A server of guarded connections; a handler is cancelled when its client goes away."""
+
+    def __init__(self, handler: Any, *, headers_timeout_s: float, max_body_bytes: int) -> None:
+        super().__init__(
+            handler,
+            request_factory=self._request,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGER_S,
+        )
+        self._headers_timeout_s = headers_timeout_s
+        self._max_body_bytes = max_body_bytes
+
+    def __call__(self) -> web.RequestHandler:
+        """Makes the protocol of one connection."""
+        return GuardedConnection(
+            self, loop=self._loop, headers_timeout_s=self._headers_timeout_s, **self._kwargs
+        )
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
+        )

@@ -1,0 +1,21 @@
+"""What every handler module is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.settings import EdgeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeContext:
+    """The parts of the edge that handlers use; `ready` returns None, or why the edge cannot take work."""
+
+    settings: EdgeSettings
+    chat_models: Catalogue[ChatModel]
+    speech_models: Catalogue[SpeechModel]
+    admission: Admission
+    metrics: EdgeMetrics
+    ready: Callable[[], str | None]

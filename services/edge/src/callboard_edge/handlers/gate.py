@@ -1,0 +1,149 @@
+"""What every request passes, whatever its path: ids, the caller, CORS, errors and figures."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from aiohttp import web
+from callboard_contracts.errors import CallboardError, ErrorCode
+from multidict import CIMultiDict
+
+from callboard_edge.domain.caller import Caller, digest
+from callboard_edge.handlers.addresses import client_address
+from callboard_edge.handlers.call import Call
+from callboard_edge.handlers.cors import Cors
+from callboard_edge.handlers.openai_errors import openai_style
+from callboard_edge.handlers.route import Route
+from callboard_edge.handlers.router import Router
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.settings import EdgeSettings
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+SERVER = "callboard"
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Gate:
+    """Takes each request to its handler and each error to its client."""
+
+    def __init__(self, routes: Sequence[Route], settings: EdgeSettings, metrics: EdgeMetrics) -> None:
+        self._router = Router(routes)
+        self._settings = settings
+        self._metrics = metrics
+        self._cors = Cors(settings.cors_origins)
+        self.closing = False
+        """Set when the process stops: each answer then ends its connection."""
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request."""
+        given = request.headers
+        request_id = given.get(REQUEST_ID, "")
+        if not _SAFE_ID.fullmatch(request_id):
+            request_id = f"req_{uuid4().hex}"
+        if request.method == "OPTIONS":
+            return web.Response(headers={**self._cors.preflight(given), REQUEST_ID: request_id, "Server": SERVER})
+        headers = CIMultiDict(self._cors.headers(given.get("Origin")))
+        headers[REQUEST_ID] = request_id
+        headers["Server"] = SERVER
+        match = self._router.find(request.method, request.path)
+        call = Call(
+            request,
+            request_id,
+            self._caller(request),
+            match.params,
+            headers,
+            max_body_bytes=self._settings.max_body_bytes,
+            body_timeout_s=self._settings.body_timeout_s,
+        )
+        if match.route is None:
+            return self._finished(call, None, self._nowhere(request, match.methods))
+        return await self._handled(call, match.route)
+
+    async def _handled(self, call: Call, route: Route) -> web.StreamResponse:
+        try:
+            response = await route.handler(call)
+        except CallboardError as error:
+            self._count_error(route, error)
+            response = self._refusal(call, error)
+        except asyncio.CancelledError:
+            self._gone(call, route)
+            raise
+        except ConnectionError:
+            self._gone(call, route)
+            call.abort()
+            raise
+        except Exception:
+            log.exception("handler_failed", extra={"request_id": call.request_id, "route": route.name})
+            error = CallboardError(ErrorCode.INTERNAL, "Something failed inside; the log has the request id.")
+            self._count_error(route, error)
+            response = self._refusal(call, error)
+        return self._finished(call, route, response)
+
+    def _refusal(self, call: Call, error: CallboardError) -> web.StreamResponse:
+        if call.response is not None and call.response.prepared:
+            # The status is out already, so all that can be shown is that the answer is not whole.
+            call.abort()
+            return call.response
+        response = openai_style(error)
+        if error.info.code in (ErrorCode.REQUEST_TIMEOUT, ErrorCode.BODY_TOO_LARGE):
+            response.force_close()
+        return response
+
+    def _finished(self, call: Call, route: Route | None, response: web.StreamResponse) -> web.StreamResponse:
+        name = route.name if route else "none"
+        protocol = route.protocol if route else "none"
+        if not response.prepared:
+            response.headers.update(call.headers)
+            if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                call.sent_bytes += len(response.body)
+            if self.closing:
+                response.force_close()
+        metrics = self._metrics
+        now = time.perf_counter()
+        metrics.requests.labels(name, protocol, call.mode, f"{response.status // 100}xx").inc()
+        metrics.duration.labels(name, call.mode).observe(now - call.started_s)
+        metrics.sent_bytes.labels(name).inc(call.sent_bytes)
+        if call.first_byte_s is not None:
+            metrics.first_byte.labels(name).observe(call.first_byte_s - call.started_s)
+        return response
+
+    def _gone(self, call: Call, route: Route) -> None:
+        self._metrics.clients_gone.labels(route.name).inc()
+        self._metrics.requests.labels(route.name, route.protocol, call.mode, "gone").inc()
+        self._metrics.sent_bytes.labels(route.name).inc(call.sent_bytes)
+
+    def _count_error(self, route: Route, error: CallboardError) -> None:
+        code = error.info.code.value
+        self._metrics.errors.labels(route.name, code).inc()
+        if error.info.kind.status == 429:
+            self._metrics.too_many.labels(code).inc()
+
+    def _nowhere(self, request: web.BaseRequest, methods: tuple[str, ...]) -> web.Response:
+        if methods:
+            allowed = ", ".join(methods)
+            error = CallboardError(ErrorCode.METHOD_NOT_ALLOWED, f"This path takes {allowed} only.")
+        else:
+            error = CallboardError(ErrorCode.NOT_FOUND, "Nothing is served at this path.")
+        if request.path == "/v1" or request.path.startswith("/v1/"):
+            response = openai_style(error)
+        else:
+            response = web.Response(text=f"{error}\n", status=error.info.kind.status)
+        if methods:
+            response.headers["Allow"] = ", ".join((*methods, "OPTIONS"))
+        return response
+
+    def _caller(self, request: web.BaseRequest) -> Caller:
+        headers = request.headers
+        key = ""
+        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            key = credentials.strip()
+        key = key or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
+        peer = request.remote
+        address = client_address(peer, headers.getall("X-Forwarded-For", ()), self._settings.trusted_proxies)
+        return Caller(digest(key) if key else None, address)

@@ -1,0 +1,167 @@
+"""OpenAI's `/v1/chat/completions`."""
+
+from aiohttp import web
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Tool, ToolCall
+from callboard_contracts.errors import CallboardError, ErrorCode
+
+from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.handlers.call import Call
+from callboard_edge.handlers.context import EdgeContext
+from callboard_edge.handlers.json_schemas import check_schema
+from callboard_edge.handlers.openai_bodies import ChatCompletion, ChatCompletionBody, ChatTurn, ContentPart
+from callboard_edge.handlers.openai_text import ERRORS, TextCall, answer, sampling, unsupported
+from callboard_edge.handlers.route import Answer, Route
+
+NAME = "chat_completions"
+_ROLES = {"developer": "system", "function": "tool"}
+
+
+def routes(context: EdgeContext) -> list[Route]:
+    """The routes of this module."""
+
+    async def create(call: Call) -> web.StreamResponse:
+        body = await call.json(ChatCompletionBody)
+        model = context.chat_models.resolve(body.model)
+        return await answer(
+            context,
+            TextCall(
+                call=call,
+                model=model,
+                asked_model=body.model,
+                request=await chat_request(body, model),
+                route=NAME,
+                chat=True,
+                stream=bool(body.stream),
+                include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            ),
+        )
+
+    return [
+        Route(
+            "POST",
+            "/v1/chat/completions",
+            create,
+            name=NAME,
+            summary="Reply to a conversation, whole or streamed",
+            tag="Chat",
+            body=ChatCompletionBody,
+            answers={
+                200: Answer("The reply.", ChatCompletion, ("application/json", "text/event-stream")),
+                **ERRORS,
+            },
+        )
+    ]
+
+
+async def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
+    """The neutral form of a request.
+
+    Raises:
+        CallboardError: it asks for what cannot be served, or a message is malformed.
+    """
+    if body.logprobs or body.top_logprobs:
+        unsupported("Log probabilities are not offered.", "logprobs" if body.logprobs else "top_logprobs")
+    if body.functions:
+        unsupported("'functions' is not offered; use 'tools'.", "functions")
+    asked = body.max_completion_tokens or body.max_tokens or model.max_output_tokens
+    tools, tool_choice = await _tools(body, model)
+    return ChatRequest.model_construct(
+        mode="chat",
+        model=model.name,
+        messages=tuple(_message(turn, index) for index, turn in enumerate(body.messages)),
+        prompt="",
+        sampling=sampling(body),
+        max_output_tokens=min(asked, model.max_output_tokens),
+        output_format=await _output_format(body, model),
+        tools=tools,
+        tool_choice=tool_choice,
+    )
+
+
+def _message(turn: ChatTurn, index: int) -> ChatMessage:
+    place = f"messages[{index}]"
+    calls = tuple(
+        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+        for call in turn.tool_calls or ()
+    )
+    if calls and turn.role != "assistant":
+        raise _invalid("Only an assistant's message may have tool calls.", f"{place}.tool_calls")
+    if turn.content is None:
+        if turn.role != "assistant":
+            raise _invalid("This message needs content.", f"{place}.content")
+        content = ""
+    elif isinstance(turn.content, str):
+        content = turn.content
+    else:
+        content = "\n".join(
+            _part(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content)
+        )
+    if turn.role == "tool" and turn.tool_call_id is None:
+        raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
+    return ChatMessage.model_construct(
+        role=_ROLES.get(turn.role, turn.role),
+        content=content,
+        name=turn.name,
+        tool_calls=calls,
+        tool_call_id=turn.tool_call_id,
+    )
+
+
+def _part(part: ContentPart, place: str) -> str:
+    if part.type == "text":
+        if part.text is None:
+            raise _invalid("A text part needs 'text'.", f"{place}.text")
+        return part.text
+    if part.type == "refusal" and part.refusal is not None:
+        return part.refusal
+    kind = {"image_url": "Images", "input_audio": "Audio parts", "file": "Files"}.get(part.type)
+    if kind is None:
+        raise _invalid("Content parts must be of the type 'text'.", f"{place}.type")
+    unsupported(f"{kind} cannot be read by the models here; send text only.", place)
+
+
+async def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
+    choice = body.tool_choice or "auto"
+    if not body.tools:
+        if choice not in ("auto", "none"):
+            raise _invalid("'tool_choice' needs 'tools'.", "tool_choice")
+        return (), "auto"
+    if choice == "none":
+        return (), "none"
+    if not model.tools:
+        unsupported("This model cannot call tools.", "tools")
+    names = {spec.function.name for spec in body.tools}
+    if not isinstance(choice, str):
+        choice = choice.function.name
+        if choice not in names:
+            raise _invalid("There is no tool of that name in 'tools'.", "tool_choice")
+    tools: list[Tool] = []
+    for index, spec in enumerate(body.tools):
+        function = spec.function
+        if function.parameters:
+            await check_schema(function.parameters, f"tools[{index}].function.parameters")
+        tools.append(
+            Tool(name=function.name, description=function.description or "", parameters=function.parameters or {})
+        )
+    return tuple(tools), choice
+
+
+async def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFormat:
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return OutputFormat()
+    if not model.json_schema:
+        unsupported("This model cannot be held to a JSON form.", "response_format")
+    if wanted.type == "json_object":
+        return OutputFormat(kind="json_object")
+    spec = wanted.json_schema
+    if spec is None:
+        raise _invalid("Missing required field: 'response_format.json_schema'.", "response_format.json_schema")
+    if spec.schema_ is None:
+        raise _invalid("The format needs a 'schema'.", "response_format.json_schema.schema")
+    await check_schema(spec.schema_, "response_format.json_schema.schema")
+    return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name)
+
+
+def _invalid(message: str, param: str) -> CallboardError:
+    return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)

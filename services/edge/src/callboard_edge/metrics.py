@@ -1,0 +1,66 @@
+"""All figures of the edge; labels are closed sets, durations in seconds, sizes in bytes."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class EdgeMetrics:
+    """The edge's metrics, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.requests = Counter(
+            "callboard_edge_requests_total",
+            "HTTP requests answered, by route, protocol, mode (stream or whole) and class of status.",
+            ("route", "protocol", "mode", "status"),
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "callboard_edge_request_duration_seconds",
+            "From a request's headers to the last byte of its answer.",
+            ("route", "mode"),
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.first_byte = Histogram(
+            "callboard_edge_time_to_first_byte_seconds",
+            "From a request's headers to the first byte of a streamed answer's content.",
+            ("route",),
+            buckets=FIRST_BYTE_BUCKETS,
+            registry=registry,
+        )
+        self.open_streams = Gauge(
+            "callboard_edge_open_streams", "Streamed answers that are being sent.", ("route",), registry=registry
+        )
+        self.clients_gone = Counter(
+            "callboard_edge_clients_gone_total",
+            "Requests whose client went away, or read too slowly, before the end.",
+            ("route",),
+            registry=registry,
+        )
+        self.errors = Counter(
+            "callboard_edge_errors_total",
+            "Requests that ended in an error, by its code, before or in the middle of the answer.",
+            ("route", "code"),
+            registry=registry,
+        )
+        self.too_many = Counter(
+            "callboard_edge_too_many_requests_total",
+            "Answers of status 429, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        self.sent_bytes = Counter(
+            "callboard_edge_sent_bytes_total", "Bytes of answers' bodies.", ("route",), registry=registry
+        )
+        self.dropped_messages = Counter(
+            "callboard_edge_dropped_messages_total",
+            "Workers' messages that a full inbox dropped; they are read back from the board.",
+            registry=registry,
+        )
+        self.replays = Counter(
+            "callboard_edge_replays_total",
+            "Reads from the board because of a gap, a lost connection or a long silence.",
+            registry=registry,
+        )

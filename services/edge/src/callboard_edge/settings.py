@@ -1,0 +1,31 @@
+"""What the edge needs out of the configuration, as plain values."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from callboard_contracts.config import Config, TtsSection
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """The settings that the HTTP handlers work with; durations in seconds, sizes in bytes."""
+
+    cors_origins: tuple[str, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    max_body_bytes: int
+    body_timeout_s: float
+    request_timeout_s: float
+    speech: TtsSection
+
+
+def edge_settings(config: Config) -> EdgeSettings:
+    """Picks the edge's settings out of the whole configuration."""
+    edge = config.edge
+    return EdgeSettings(
+        cors_origins=edge.cors_origins,
+        trusted_proxies=edge.trusted_proxies,
+        max_body_bytes=edge.max_body_bytes,
+        body_timeout_s=edge.body_timeout_s,
+        request_timeout_s=edge.request_timeout_s,
+        speech=config.tts,
+    )
