@@ -2,9 +2,8 @@
 
 import sys
 
-from callboard_kit.lifecycle import run_service
-
 from callboard_edge.app import serve
+from callboard_kit.lifecycle import run_service
 
 
 def main() -> int:

@@ -1,18 +1,14 @@
 """The composition root: the one place where the edge's parts are put together."""
 
 import argparse
-import asyncio
 import logging
 from collections.abc import Sequence
 from uuid import uuid4
 
 from aiohttp import web
+
 from callboard_contracts.config import Config
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.health import Observatory
-from callboard_kit.lifecycle import StartError, Stopper
-
 from callboard_edge.backends.board import BusBoard
 from callboard_edge.backends.frames import BusFrames
 from callboard_edge.backends.quota_desk import BusQuotaDesk
@@ -33,8 +29,12 @@ from callboard_edge.handlers.connections import GuardedServer
 from callboard_edge.handlers.context import EdgeContext
 from callboard_edge.handlers.gate import Gate
 from callboard_edge.handlers.route import Route
+from callboard_edge.media.room import MediaRoom
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import edge_settings
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.health import Observatory
+from callboard_kit.lifecycle import StartError, Stopper
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, opena
 CHORES_TIMEOUT_S = 3.0
 LAST_EVENT_S = 2.0
 """How long streams have to write their last error event once the drain is over."""
-STOPPED = ErrorInfo(
-    code=ErrorCode.INTERRUPTED, message="The server is shutting down; try again.", retry_after_s=1.0
-)
+STOPPED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The server is shutting down; try again.", retry_after_s=1.0)
 
 
 def all_routes(context: EdgeContext) -> list[Route]:
@@ -101,14 +99,13 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
     """
     edge_id = uuid4().hex[:12]
     try:
-        bus = await Bus.connect(
-            config.nats, f"edge-{edge_id}", lambda: stopper.request_stop("bus closed", failed=True)
-        )
+        bus = await Bus.connect(config.nats, f"edge-{edge_id}", lambda: stopper.request_stop("bus closed", failed=True))
     except BusUnavailable as error:
         raise StartError(str(error)) from None
     metrics = EdgeMetrics()
     frames = BusFrames(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
     chores = Chores()
+    media = MediaRoom()
     around = Surroundings(
         desk=BusQuotaDesk(bus, config.quota.decision_timeout_s, config.quota.on_unreachable),
         board=BusBoard(bus),
@@ -126,6 +123,7 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
         chat_models=chat_catalogue(config.chat),
         speech_models=speech_catalogue(config.tts),
         admission=Admission(around, config.edge.request_timeout_s),
+        media=media,
         metrics=metrics,
         ready=ready,
     )
@@ -144,6 +142,7 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
         await _drain(frames, config.edge.drain_timeout_s)
     finally:
         await server.close()
+        media.close()
         await chores.close(CHORES_TIMEOUT_S)
         await observatory.close()
         await frames.close()
@@ -152,13 +151,7 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
 
 async def _drain(frames: BusFrames, timeout_s: float) -> None:
     """Waits for the open requests, then ends those that are left with an error that they can still send."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout_s
-    while frames.open_requests and loop.time() < until:
-        await asyncio.sleep(0.05)
-    if frames.open_requests:
+    if not await frames.wait_idle(timeout_s):
         log.warning("drain_over", extra={"open": frames.open_requests})
         frames.fail_all(STOPPED)
-        until = loop.time() + LAST_EVENT_S
-        while frames.open_requests and loop.time() < until:
-            await asyncio.sleep(0.02)
+        await frames.wait_idle(LAST_EVENT_S)

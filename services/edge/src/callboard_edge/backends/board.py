@@ -7,9 +7,8 @@ from callboard_contracts.chat import ChatJob
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechJob
 from callboard_contracts.streams import CHAT, TTS
-from callboard_kit.bus import Bus, BusError, BusUnavailable, PublishRefused
-
 from callboard_edge.domain.ports import Posted
+from callboard_kit.bus import Bus, BusError, BusUnavailable, PublishRefused
 
 log = logging.getLogger(__name__)
 

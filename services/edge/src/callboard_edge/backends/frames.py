@@ -1,23 +1,24 @@
 """What workers send back, over one subscription for all requests of this edge."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from pydantic import ValidationError
 
 from callboard_contracts import headers, subjects
 from callboard_contracts.chat import ChatFrame, ChatResult, CreditReply, CreditRequest
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.speech import SegmentInfo
 from callboard_contracts.streams import AUDIO, OUT, RESULT
-from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.direct import read_last, read_last_of_each, read_subject
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from pydantic import ValidationError
-
 from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.ports import OnCredit, Segment
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.direct import read_last, read_last_of_each, read_subject
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class BusFrames:
         self._on_dropped = on_dropped
         self._on_replay = on_replay
         self._open: dict[str, _Open] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
@@ -67,6 +70,15 @@ class BusFrames:
         """How many requests are open."""
         return len(self._open)
 
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Returns true when no request is open, or false after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def fail_all(self, error: ErrorInfo) -> None:
         """Ends every open request's waiting with an error."""
         for entry in self._open.values():
@@ -76,17 +88,21 @@ class BusFrames:
         """Starts to collect the frames of a chat request."""
         inbox = RequestInbox(_chat_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES)
         self._open[request_id] = _Open(inbox, on_credit)
+        self._idle.clear()
         return inbox
 
     def open_audio(self, request_id: str, on_credit: OnCredit) -> RequestInbox[Segment, Segment]:
         """Starts to collect the segments of a speech request."""
         inbox = RequestInbox[Segment, Segment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
         self._open[request_id] = _Open(inbox, on_credit)
+        self._idle.clear()
         return inbox
 
     def close_request(self, request_id: str) -> None:
         """Forgets a request."""
         self._open.pop(request_id, None)
+        if not self._open:
+            self._idle.set()
 
     async def replay_chat(self, request_id: str) -> list[ChatFrame]:
         """Reads all frames of a request back from the board."""

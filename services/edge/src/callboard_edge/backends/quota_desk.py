@@ -4,6 +4,8 @@ import logging
 from collections import OrderedDict
 from typing import Literal
 
+from pydantic import ValidationError
+
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import (
@@ -15,7 +17,6 @@ from callboard_contracts.quota import (
     ReserveRequest,
 )
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveRequest, Work
 from callboard_contracts.speech import SpeechRequest
-
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.errand import Surroundings

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-
 from callboard_edge.domain.ports import Segment
 
 

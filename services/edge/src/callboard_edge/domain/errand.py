@@ -10,7 +10,6 @@ from typing import Any, Generic, Self, TypeVar
 from callboard_contracts.chat import CreditReply, CreditRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import Hold, LimitState, ReserveReply, ReserveRequest
-
 from callboard_edge.domain.chores import Chores
 from callboard_edge.domain.ports import Board, Frames, Inbox, Posted, QuotaDesk
 
@@ -63,7 +62,7 @@ class Errand(ABC, Generic[T]):
         self.begun = False
         """Whether a worker has shown itself: by something it sent, or by asking whether it should go on."""
         self._around = around
-        self._hold: Hold | None = None
+        self.hold: Hold | None = None
         self._deadline = asyncio.get_running_loop().time() + life_s + DEADLINE_GRACE_S
         self._entry: asyncio.Task[Posted] | None = None
         self._closed = False
@@ -125,7 +124,7 @@ class Errand(ABC, Generic[T]):
             refused.state = reply.state
             raise refused
         self.tenant = reply.tenant
-        self._hold = reply.hold
+        self.hold = reply.hold
         try:
             return await self._post(reply)
         except BaseException:
@@ -187,14 +186,14 @@ class Errand(ABC, Generic[T]):
         try:
             try:
                 posted = await entry
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the entry cleaned up after itself
+            except (Exception, asyncio.CancelledError):
                 return
             log.info("request_abandoned", extra={"request_id": self.request_id, "begun": self.begun})
             await self._around.board.cancel(self.request_id)
             if self.begun or not await self._around.board.withdraw(posted):
                 return
-            if not await self._worker_shows() and self._hold is not None:
-                await self._around.desk.release(self._hold)
+            if not await self._worker_shows() and self.hold is not None:
+                await self._around.desk.release(self.hold)
         finally:
             self._around.frames.close_request(self.request_id)
 

@@ -9,7 +9,7 @@ from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.quota import Hold, IdentifyReply, IdentifyRequest, ReserveReply, ReserveRequest
 from callboard_contracts.speech import SegmentInfo, SpeechJob
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Board(Protocol):
         ...
 
 
-class Inbox(Protocol[T_co]):
+class Inbox(Protocol[T]):
     """What arrives for one request: bounded, read by one reader, filled without waiting."""
 
     @property
@@ -86,7 +86,7 @@ class Inbox(Protocol[T_co]):
         """The error that the inbox was failed with."""
         ...
 
-    def drain(self) -> list[T_co]:
+    def drain(self) -> list[T]:
         """Takes what has arrived, and forgets that something was lost."""
         ...
 

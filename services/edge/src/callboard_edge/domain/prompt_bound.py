@@ -11,7 +11,6 @@ import json
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
-
 from callboard_edge.domain.catalogue import ChatModel
 
 TEMPLATE_TOKENS = 256
@@ -22,8 +21,9 @@ TOOLS_TOKENS = 512
 """What a template writes once to explain the use of tools."""
 TOOL_SPREAD = 4
 """How much longer a template may make a tool's schema, by indentation."""
-LONGEST_TOKEN_BYTES = 512
-"""More bytes than any token stands for; a prompt with more than this for each token of the context cannot fit."""
+LONGEST_TOKEN_BYTES = 128
+"""No token of a vocabulary in use stands for more bytes (runs of blanks are the longest); a prompt with more than
+this for each token of the context cannot fit."""
 
 
 def prompt_bytes(request: ChatRequest) -> int:

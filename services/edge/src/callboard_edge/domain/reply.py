@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatRequest, CreditReply, CreditRequest
 from callboard_contracts.quota import ReserveReply
-
 from callboard_edge.domain.assembly import ReplyAssembly
 from callboard_edge.domain.errand import Errand, Surroundings
 from callboard_edge.domain.ports import Inbox, Posted
@@ -14,9 +13,7 @@ from callboard_edge.domain.ports import Inbox, Posted
 class Reply(Errand[ChatFrame]):
     """A chat request and the reply to it; the last frame that `take` returns has the end."""
 
-    def __init__(
-        self, around: Surroundings, request_id: str, life_s: float, request: ChatRequest, pool: str
-    ) -> None:
+    def __init__(self, around: Surroundings, request_id: str, life_s: float, request: ChatRequest, pool: str) -> None:
         self._assembly = ReplyAssembly()
         self._ready: list[ChatFrame] = []
         self._request = request

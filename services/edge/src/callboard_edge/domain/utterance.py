@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from callboard_contracts.chat import CreditReply, CreditRequest
 from callboard_contracts.quota import ReserveReply
 from callboard_contracts.speech import SpeechJob, SpeechRequest
-
 from callboard_edge.domain.assembly import SpeechAssembly
 from callboard_edge.domain.errand import Errand, Surroundings
 from callboard_edge.domain.ports import Inbox, Posted, Segment
@@ -15,9 +14,7 @@ from callboard_edge.domain.ports import Inbox, Posted, Segment
 class Utterance(Errand[Segment]):
     """A speech request and its audio; the last segment that `take` returns has the end and no PCM."""
 
-    def __init__(
-        self, around: Surroundings, request_id: str, life_s: float, request: SpeechRequest, pool: str
-    ) -> None:
+    def __init__(self, around: Surroundings, request_id: str, life_s: float, request: SpeechRequest, pool: str) -> None:
         self._assembly = SpeechAssembly()
         self._ready: list[Segment] = []
         self._request = request

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, TypeVar
 
-from callboard_contracts.errors import CallboardError, ErrorCode
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from callboard_contracts.errors import CallboardError, ErrorCode
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
-from callboard_contracts.errors import CallboardError, ErrorCode
 from multidict import CIMultiDict
 from pydantic import BaseModel
 
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.handlers.bodies import parse
 

@@ -73,9 +73,7 @@ class GuardedServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """Makes the protocol of one connection."""
-        return GuardedConnection(
-            self, loop=self._loop, headers_timeout_s=self._headers_timeout_s, **self._kwargs
-        )
+        return GuardedConnection(self, loop=self._loop, headers_timeout_s=self._headers_timeout_s, **self._kwargs)
 
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         return web.BaseRequest(

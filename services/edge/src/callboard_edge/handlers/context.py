@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.media.room import MediaRoom
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import EdgeSettings
 
@@ -17,5 +18,6 @@ class EdgeContext:
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
     admission: Admission
+    media: MediaRoom
     metrics: EdgeMetrics
     ready: Callable[[], str | None]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from aiohttp import web
 
@@ -23,7 +23,7 @@ def routes(documented: Sequence[Route]) -> list[Route]:
 
     @cache
     def page() -> bytes:
-        return (files(__package__) / PAGE).read_bytes()
+        return (Path(__file__).parent / PAGE).read_bytes()
 
     async def show_openapi(_call: Call) -> web.StreamResponse:
         return web.Response(body=openapi(), content_type="application/json")

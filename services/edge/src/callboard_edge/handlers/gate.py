@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from aiohttp import web
-from callboard_contracts.errors import CallboardError, ErrorCode
 from multidict import CIMultiDict
 
-from callboard_edge.domain.caller import Caller, digest
+from callboard_contracts.accounts import key_digest
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.caller import Caller
 from callboard_edge.handlers.addresses import client_address
 from callboard_edge.handlers.call import Call
 from callboard_edge.handlers.cors import Cors
@@ -146,4 +147,4 @@ class Gate:
         key = key or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
         peer = request.remote
         address = client_address(peer, headers.getall("X-Forwarded-For", ()), self._settings.trusted_proxies)
-        return Caller(digest(key) if key else None, address)
+        return Caller(key_digest(key) if key else None, address)

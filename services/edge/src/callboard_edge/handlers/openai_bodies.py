@@ -48,7 +48,9 @@ class ToolCallPart(Body):
 
 Content = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ContentPart], Tag(f"{TAG}list")],
-    Discriminator(_kind, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"),
+    Discriminator(
+        _kind, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
+    ),
 ]
 
 
@@ -124,7 +126,9 @@ class StreamOptions(Body):
 
 Stop = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[str], Field(max_length=MAX_STOPS), Tag(f"{TAG}list")],
-    Discriminator(_kind, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"),
+    Discriminator(
+        _kind, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"
+    ),
 ]
 
 

@@ -1,9 +1,9 @@
 """OpenAI's `/v1/chat/completions`."""
 
 from aiohttp import web
+
 from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Tool, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode
-
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.handlers.call import Call
 from callboard_edge.handlers.context import EdgeContext
@@ -60,9 +60,9 @@ async def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatReques
         CallboardError: it asks for what cannot be served, or a message is malformed.
     """
     if body.logprobs or body.top_logprobs:
-        unsupported("Log probabilities are not offered.", "logprobs" if body.logprobs else "top_logprobs")
+        raise unsupported("Log probabilities are not offered.", "logprobs" if body.logprobs else "top_logprobs")
     if body.functions:
-        unsupported("'functions' is not offered; use 'tools'.", "functions")
+        raise unsupported("'functions' is not offered; use 'tools'.", "functions")
     asked = body.max_completion_tokens or body.max_tokens or model.max_output_tokens
     tools, tool_choice = await _tools(body, model)
     return ChatRequest.model_construct(
@@ -93,9 +93,7 @@ def _message(turn: ChatTurn, index: int) -> ChatMessage:
     elif isinstance(turn.content, str):
         content = turn.content
     else:
-        content = "\n".join(
-            _part(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content)
-        )
+        content = "\n".join(_part(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content))
     if turn.role == "tool" and turn.tool_call_id is None:
         raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
     return ChatMessage.model_construct(
@@ -117,7 +115,7 @@ def _part(part: ContentPart, place: str) -> str:
     kind = {"image_url": "Images", "input_audio": "Audio parts", "file": "Files"}.get(part.type)
     if kind is None:
         raise _invalid("Content parts must be of the type 'text'.", f"{place}.type")
-    unsupported(f"{kind} cannot be read by the models here; send text only.", place)
+    raise unsupported(f"{kind} cannot be read by the models here; send text only.", place)
 
 
 async def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
@@ -129,7 +127,7 @@ async def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool
     if choice == "none":
         return (), "none"
     if not model.tools:
-        unsupported("This model cannot call tools.", "tools")
+        raise unsupported("This model cannot call tools.", "tools")
     names = {spec.function.name for spec in body.tools}
     if not isinstance(choice, str):
         choice = choice.function.name
@@ -151,7 +149,7 @@ async def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFo
     if wanted is None or wanted.type == "text":
         return OutputFormat()
     if not model.json_schema:
-        unsupported("This model cannot be held to a JSON form.", "response_format")
+        raise unsupported("This model cannot be held to a JSON form.", "response_format")
     if wanted.type == "json_object":
         return OutputFormat(kind="json_object")
     spec = wanted.json_schema

@@ -1,9 +1,9 @@
 """OpenAI's older `/v1/completions`."""
 
 from aiohttp import web
+
 from callboard_contracts.chat import ChatRequest, OutputFormat
 from callboard_contracts.errors import CallboardError, ErrorCode
-
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.handlers.call import Call
 from callboard_edge.handlers.context import EdgeContext
@@ -62,11 +62,11 @@ def completion_request(body: CompletionBody, model: ChatModel) -> ChatRequest:
         CallboardError: it asks for what cannot be served.
     """
     if body.logprobs is not None:
-        unsupported("Log probabilities are not offered.", "logprobs")
+        raise unsupported("Log probabilities are not offered.", "logprobs")
     if body.suffix:
-        unsupported("Inserting before a suffix is not offered.", "suffix")
+        raise unsupported("Inserting before a suffix is not offered.", "suffix")
     if body.best_of is not None and body.best_of > 1:
-        unsupported("Only one choice is generated for a request; leave 'best_of' out or set it to 1.", "best_of")
+        raise unsupported("Only one choice is generated for a request; leave 'best_of' out or set it to 1.", "best_of")
     return ChatRequest.model_construct(
         mode="completion",
         model=model.name,
@@ -85,12 +85,12 @@ def _prompt(body: CompletionBody) -> str:
     if not isinstance(prompt, str):
         if not prompt or not all(isinstance(part, str) for part in prompt):
             if prompt and all(isinstance(part, (int, list)) for part in prompt):
-                unsupported("A prompt of token ids cannot be read here; send text.", "prompt")
+                raise unsupported("A prompt of token ids cannot be read here; send text.", "prompt")
             raise CallboardError(
                 ErrorCode.INVALID_REQUEST, "'prompt' must be a text, or a list of one text.", param="prompt"
             )
         if len(prompt) > 1:
-            unsupported("Only one prompt is taken for a request.", "prompt")
+            raise unsupported("Only one prompt is taken for a request.", "prompt")
         prompt = str(prompt[0])
     if not prompt:
         raise CallboardError(ErrorCode.INVALID_REQUEST, "'prompt' must not be empty.", param="prompt")

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 from aiohttp import web
+
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
-
 from callboard_edge.domain.errand import Charged, Refused
 from callboard_edge.handlers.rate_limits import rate_limit_headers
 

@@ -3,8 +3,8 @@
 from typing import Any, Literal
 
 from aiohttp import web
-from callboard_contracts.errors import CallboardError, ErrorCode
 
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.handlers.bodies import AnswerBody
 from callboard_edge.handlers.call import Call
 from callboard_edge.handlers.context import EdgeContext

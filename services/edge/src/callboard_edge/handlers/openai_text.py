@@ -3,12 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from aiohttp import web
+
 from callboard_contracts.chat import ChatEnd, ChatRequest, Sampling, TokenUsage, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.errand import Charged
 from callboard_edge.domain.reply import Reply
@@ -47,9 +47,9 @@ class TextCall:
     echo: str = ""
 
 
-def unsupported(message: str, param: str) -> NoReturn:
-    """Refuses what cannot be served."""
-    raise CallboardError(ErrorCode.UNSUPPORTED, message, param=param)
+def unsupported(message: str, param: str) -> CallboardError:
+    """The error for what cannot be served."""
+    return CallboardError(ErrorCode.UNSUPPORTED, message, param=param)
 
 
 def sampling(body: SamplingBody) -> Sampling:
@@ -59,7 +59,7 @@ def sampling(body: SamplingBody) -> Sampling:
         CallboardError: more than one choice is asked for.
     """
     if body.n is not None and body.n > 1:
-        unsupported("Only one choice can be generated for a request; leave 'n' out or set it to 1.", "n")
+        raise unsupported("Only one choice can be generated for a request; leave 'n' out or set it to 1.", "n")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     # The fields were checked when the body was read, so they are taken as they are.
     return Sampling.model_construct(
@@ -209,5 +209,3 @@ def _completion_body(
         "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": end.reason}],
         "usage": usage_object(end.usage),
     }
-
-

@@ -52,9 +52,7 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "tags": [route.tag or route.protocol],
-        "responses": {
-            str(status): _response(answer, references) for status, answer in sorted(route.answers.items())
-        },
+        "responses": {str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
     }
     names = [part.strip("{}").removesuffix(":path") for part in route.path.split("/") if part.startswith("{")]
     if names:
