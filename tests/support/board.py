@@ -54,11 +54,12 @@ def stub_config(chat_url: str, speech_url: str) -> Table:
 class Board:
     """A set of processes that belong together; everything is stopped, and checked to be gone, by `stop`."""
 
-    def __init__(self, folder: Path, config: Table, *, sync_always: bool = False) -> None:
+    def __init__(self, folder: Path, config: Table, *, sync_always: bool = False, log_level: str = "debug") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.nats = NatsServer(folder / "nats", sync_always=sync_always)
         self._config = config
+        self._log_level = log_level
         self.streams: Service | None = None
         self.quotas: list[Service] = []
         self.chats: list[Service] = []
@@ -82,7 +83,10 @@ class Board:
     def start(self, *, chats: int = 1, speakers: int = 1, quotas: int = 1, edges: int = 1) -> None:
         """Starts the bus and the given number of each service, and waits until all are ready."""
         self.nats.start()
-        common = {"site": {"data_dir": str(self.folder / "data"), "log_level": "debug"}, "nats": {"url": self.nats.url}}
+        common = {
+            "site": {"data_dir": str(self.folder / "data"), "log_level": self._log_level},
+            "nats": {"url": self.nats.url},
+        }
         self._config = merged(self._config, common)
         self.command("streams", "apply")
         self.streams = self._service("streams", "callboard_cli", {}, None, "streams", "apply", "--watch")
@@ -156,7 +160,7 @@ class Board:
         own = self._service("command", "callboard_cli", {}, None)
         own.write_config()
         done = subprocess.run(
-            [sys.executable, "-m", "callboard_cli", *words, "--config", str(own.config_file)],
+            [sys.executable, "-m", "callboard_cli", "--config", str(own.config_file), *words],
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,

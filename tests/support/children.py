@@ -52,10 +52,10 @@ class Child:
         return self.process.poll() is None
 
     @property
-    def resident_mib(self) -> float:
-        """The process's resident memory."""
+    def resident_mb(self) -> float:
+        """The process's resident memory, in millions of bytes."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     @property
     def cpu_s(self) -> float:

@@ -61,7 +61,7 @@ class Service:
         self.health_port = health_port
         self.config_file = folder / f"{name}.toml"
         self._log = folder / f"{name}.log"
-        self._argv = [sys.executable, "-m", module, *arguments, "--config", str(self.config_file)]
+        self._argv = [sys.executable, "-m", module, "--config", str(self.config_file), *arguments]
         self._environ = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | dict(environ or {})
         self.child: Child | None = None
 

@@ -1,0 +1,99 @@
+"""Measures and prints the figures: `python -m tests.benchmarks [chat] [speech] [--quick] [--write FILE]`."""
+
+import argparse
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.benchmarks import chat_cost, machine, speech_cost
+from tests.benchmarks.figures import Figure, table
+
+PAGE = Path("docs/benchmarks.md")
+PARTS = ("chat", "speech")
+
+INTRODUCTION = """\
+# Benchmarks
+
+`make bench` measures these figures and writes this page. Everything runs on one machine: the clients, the engines,
+nats-server and Callboard's own processes share its processor, and all traffic goes over loopback. What is measured
+through Callboard and what is measured without it come from the same run.
+"""
+
+CHAT_NOTES = """\
+The engine is a mock that streams 32 tokens in one write and costs almost nothing, so what is left is Callboard. There
+is one edge, one chat worker with the `openai` backend and one quota process; the key and the client's address each
+have a daily limit, so every request takes a hold of two counters and settles it. At concurrency 1, requests to the
+engine and through Callboard alternate over kept-alive connections; the added time is the difference of the percentiles.
+"""
+
+SYNC_NOTES = (
+    "The bus writes every acknowledged message to the disk first (`sync_interval: always`), as `callboard up` does."
+)
+
+LAZY_NOTES = "The same with the server's default, which leaves the moment of writing to the system:"
+
+STAGE_NOTES = """\
+### Where the time goes
+
+Seen from outside, by a listener on the bus with the clock of the clients, one request at a time. The listener itself
+costs each request a little, so the sum is larger than the figure above.
+"""
+
+SHARE_NOTES = "Processor time of each process for one streamed reply of 32 tokens, 16 at once:"
+
+
+def main() -> int:
+    """Measures what was asked for; exit code 1 when a bar was missed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help="what to measure; default: all")
+    parser.add_argument("--quick", action="store_true", help="fewer samples, for a look")
+    parser.add_argument("--write", type=Path, help=f"the page to write; default: {PAGE} when all is measured")
+    arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    lines = [INTRODUCTION, "## The machine", "", f"Measured on {datetime.now(UTC):%Y-%m-%d}.", ""]
+    lines += [*machine.description(), ""]
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
+        if "chat" in parts:
+            lines += _chat(Path(folder), figures, quick=arguments.quick)
+        if "speech" in parts:
+            lines += _speech(Path(folder), figures, quick=arguments.quick)
+    page = "\n".join(lines).rstrip() + "\n"
+    print(page)
+    whole = len(parts) == len(PARTS) and not arguments.quick
+    if whole or arguments.write:
+        (arguments.write or PAGE).write_text(page, encoding="utf-8")
+    missed = [figure for figure in figures if figure.met is False]
+    for figure in missed:
+        sys.stderr.write(f"missed: {' '.join(figure.cells)}\n")
+    return 1 if missed else 0
+
+
+def _chat(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    effort = chat_cost.Effort(pairs=200, flood_s=3, staged=100) if quick else chat_cost.Effort()
+    strict = _measured(folder / "strict", effort, sync_always=True)
+    figures += strict.figures
+    lines = ["## Chat", "", CHAT_NOTES, SYNC_NOTES, "", *table(strict.figures), ""]
+    if not quick:
+        lazy = _measured(folder / "lazy", effort, sync_always=False)
+        lines += [LAZY_NOTES, "", *table(lazy.figures), ""]
+    lines += [STAGE_NOTES, *strict.stages, "", SHARE_NOTES, "", *strict.shares, ""]
+    return lines
+
+
+def _measured(folder: Path, effort: chat_cost.Effort, *, sync_always: bool) -> chat_cost.ChatCost:
+    folder.mkdir()
+    return chat_cost.measure(folder, effort, sync_always=sync_always)
+
+
+def _speech(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    measured = speech_cost.measure(folder / "speech", quick=quick)
+    if isinstance(measured, str):
+        return ["## Speech", "", f"Not measured: {measured}.", ""]
+    figures += measured.figures
+    return ["## Speech", "", speech_cost.NOTES, *table(measured.figures), ""]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

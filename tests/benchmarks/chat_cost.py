@@ -1,0 +1,168 @@
+"""What Callboard adds to a chat engine: time to the first token, streams a second, memory, and where the time goes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from tests.benchmarks.figures import Figure, percentile, table_of
+from tests.benchmarks.load import Plan, Target, Timing, plan_text
+from tests.benchmarks.mock_engine import MODEL
+from tests.benchmarks.stages import Taps, stage_rows
+from tests.support.board import Board
+from tests.support.children import Child, wait_until
+from tests.support.ports import free_port
+from tests.support.processes import Table
+
+NS_PER_MS = 1_000_000
+RUN_TIMEOUT_S = 300.0
+ADDED_P50_MS = 2.0
+ADDED_P99_MS = 6.0
+STREAMS_A_SECOND = 400.0
+EDGE_MIB = 120.0
+CHAT_MIB = 120.0
+QUOTA_MIB = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    pairs: int = 1_000
+    warm_up: int = 60
+    flood_s: float = 8.0
+    staged: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCost:
+    """What was measured."""
+
+    figures: list[Figure]
+    stages: list[str]
+    shares: list[str]
+
+
+def bench_config(engine_port: int) -> Table:
+    """One pool over the mock engine, with daily limits for the key and for the address."""
+    ample = {"tokens_per_day": 10**12}
+    return {
+        "chat": {
+            "pools": {"main": {"backend": "openai", "url": f"http://127.0.0.1:{engine_port}/v1", "slots": 32}},
+            "models": {MODEL: {"pool": "main"}},
+        },
+        "quota": {
+            "address_tier": "address",
+            "tiers": {"anonymous": {}, "standard": ample, "address": ample},
+        },
+    }
+
+
+def measure(folder: Path, effort: Effort, *, sync_always: bool) -> ChatCost:
+    """Starts a set of one edge, one chat worker and one quota process, measures it, and stops it."""
+    port = free_port()
+    engine = Child([sys.executable, "-m", "tests.benchmarks.mock_engine", str(port)], folder / "engine.log")
+    board = Board(folder / "board", bench_config(port), sync_always=sync_always, log_level="info")
+    try:
+        wait_until(lambda: _arrivals(port) is not None, 10, "the mock engine listens")
+        board.start(speakers=0)
+        key = board.create_key("standard")
+        through = Target(int(board.edges[0].config["edge"]["port"]), MODEL, key)
+        cost = _measure(board, Target(port, MODEL, "none"), through, effort)
+        board.stop()
+    finally:
+        board.abandon()
+        engine.kill()
+    return cost
+
+
+def _measure(board: Board, direct: Target, through: Target, effort: Effort) -> ChatCost:
+    alone, added = run(Plan("pairs", (direct, through), samples=effort.pairs, warm_up=effort.warm_up))
+    figures = _first_token_figures(alone, added)
+    for concurrency in (1, 4, 16):
+        processes = {
+            "edge": board.edges[0].running,
+            "chat": board.chats[0].running,
+            "quota": board.quotas[0].running,
+            "nats-server": board.nats.child,
+        }
+        before = {name: child.cpu_s for name, child in processes.items() if child}
+        (timings,) = run(Plan("flood", (through,), warm_up=3, concurrency=concurrency, duration_s=effort.flood_s))
+        elapsed_s = (max(t.end_ns for t in timings) - min(t.sent_ns for t in timings)) / 1e9
+        rate = len(timings) / elapsed_s
+        bar = STREAMS_A_SECOND if concurrency == 16 else None
+        figures.append(Figure(f"streamed replies a second, {concurrency} at once", rate, "/s", bar, "higher"))
+        used = {name: child.cpu_s - before[name] for name, child in processes.items() if child}
+    (alone_flood,) = run(Plan("flood", (direct,), warm_up=3, concurrency=16, duration_s=2))
+    figures.append(Figure("the mock engine alone, 16 at once", len(alone_flood) / 2, "/s"))
+    figures += [
+        Figure("resident memory of the edge", board.edges[0].running.resident_mb, "MB", EDGE_MIB),
+        Figure("resident memory of the chat worker", board.chats[0].running.resident_mb, "MB", CHAT_MIB),
+        Figure("resident memory of quota", board.quotas[0].running.resident_mb, "MB", QUOTA_MIB),
+    ]
+    return ChatCost(figures, asyncio.run(_stages(board, direct, through, effort)), _share_rows(used, len(timings)))
+
+
+def run(plan: Plan) -> list[list[Timing]]:
+    """Runs the load generator as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.load", plan_text(plan)],
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed: {done.stderr[-2000:]}")
+    found = TypeAdapter(list[list[tuple[int, int, int]]]).validate_json(done.stdout)
+    return [[Timing(*timing) for timing in kept] for kept in found]
+
+
+def _first_token_figures(alone: Sequence[Timing], through: Sequence[Timing]) -> list[Figure]:
+    direct_ms = [(t.first_ns - t.sent_ns) / NS_PER_MS for t in alone]
+    through_ms = [(t.first_ns - t.sent_ns) / NS_PER_MS for t in through]
+    return [
+        Figure("first token from the engine alone, p50", percentile(direct_ms, 0.5), "ms"),
+        Figure("first token through Callboard, p50", percentile(through_ms, 0.5), "ms"),
+        Figure(
+            "added time to the first token, p50",
+            percentile(through_ms, 0.5) - percentile(direct_ms, 0.5),
+            "ms",
+            ADDED_P50_MS,
+        ),
+        Figure(
+            "added time to the first token, p99",
+            percentile(through_ms, 0.99) - percentile(direct_ms, 0.99),
+            "ms",
+            ADDED_P99_MS,
+        ),
+    ]
+
+
+async def _stages(board: Board, direct: Target, through: Target, effort: Effort) -> list[str]:
+    async with Taps(board.nats.url) as taps:
+        (timings,) = await asyncio.to_thread(
+            run, Plan("pairs", (through,), samples=effort.staged, warm_up=effort.warm_up)
+        )
+    arrivals = _arrivals(direct.port) or []
+    return stage_rows(timings, taps.seen, arrivals)
+
+
+def _share_rows(used_s: dict[str, float], replies: int) -> list[str]:
+    rows = [("process", "processor time a reply")]
+    rows += [(name, f"{spent / replies * 1e6:,.0f} us") for name, spent in used_s.items()]
+    return table_of(rows)
+
+
+def _arrivals(port: int) -> list[int] | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/arrivals", timeout=5) as reply:
+            return TypeAdapter(list[int]).validate_python(json.load(reply))
+    except OSError:
+        return None
