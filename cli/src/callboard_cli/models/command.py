@@ -4,7 +4,7 @@ import argparse
 
 from callboard_cli.configuration import read_config
 from callboard_cli.models.catalogue import catalogue, needed_by, select
-from callboard_cli.models.fetching import ensure
+from callboard_cli.models.fetching import batches, ensure
 from callboard_cli.models.progress import MEGABYTE, Progress
 from callboard_cli.models.shelf import Shelf
 from callboard_cli.subcommands import Subparsers
@@ -27,9 +27,12 @@ def _list(arguments: argparse.Namespace) -> int:
     shelf = Shelf(model_folder(config.site))
     needed = {file.name for file in needed_by(config)}
     print(f"{shelf.folder}")
-    for file in catalogue():
-        mark = "used" if file.name in needed else ""
-        print(f"  {file.name:36} {file.size_bytes / MEGABYTE:7.1f} MB  {shelf.state(file):9}  {mark:4}  {file.about}")
+    for label, files in batches(catalogue()).items():
+        size = sum(file.size_bytes for file in files) / MEGABYTE
+        states = {shelf.state(file) for file in files}
+        state = next(state for state in ("missing", "unchecked", "ready") if state in states)
+        mark = "used" if any(file.name in needed for file in files) else ""
+        print(f"  {label:36} {size:7.1f} MB  {state:9}  {mark:4}  {files[0].about}")
     return 0
 
 

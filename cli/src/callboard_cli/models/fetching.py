@@ -44,7 +44,7 @@ def _bring(files: Sequence[ModelFile], shelf: Shelf, progress: Progress) -> int:
             ExitCode.DOWNLOAD_FAILED,
         )
     sources = Sources(shelf.workbench, progress)
-    for label, batch in _batches(absent).items():
+    for label, batch in batches(absent).items():
         progress.begin(label, sum(file.size_bytes for file in batch))
         delivered_by = ""
         for file in batch:
@@ -55,8 +55,8 @@ def _bring(files: Sequence[ModelFile], shelf: Shelf, progress: Progress) -> int:
     return len(absent)
 
 
-def _batches(files: Sequence[ModelFile]) -> dict[str, list[ModelFile]]:
-    """Files of one folder are shown as one line."""
+def batches(files: Sequence[ModelFile]) -> dict[str, list[ModelFile]]:
+    """The files as they are shown: those of one folder together, any other alone."""
     batches: dict[str, list[ModelFile]] = {}
     for file in files:
         batches.setdefault(file.name.split("/", 1)[0], []).append(file)

@@ -88,13 +88,11 @@ class Supervision:
             self._children[service.name] = await Child.start(
                 service.name, service.argv, self._plan.environ, self._logs, self._show
             )
-        async with asyncio.timeout(READY_TIMEOUT_S) as limit:
-            try:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
                 await self._until_ready()
-            except TimeoutError:
-                if limit.expired():
-                    raise CommandError(await self._late(), ExitCode.NOT_READY) from None
-                raise
+        except TimeoutError:
+            raise CommandError(await self._late(), ExitCode.NOT_READY) from None
 
     async def _start_bus(self) -> None:
         server = bus_server.binary()
@@ -183,7 +181,7 @@ class Supervision:
 
     async def _stop_one(self, child: Child, timeout_s: float) -> None:
         if not await child.stop(KILL_TIMEOUT_S if self._hurry.is_set() else timeout_s):
-            self._say(f"{child.name} did not stop within {timeout_s:.0f} s and was killed")
+            self._say(f"{child.name} did not stop within {timeout_s:g} s and was killed")
 
     async def _on_hurry(self) -> None:
         await self._hurry.wait()

@@ -1,0 +1,151 @@
+"""The supervisor of `callboard up`, over a real nats-server and stand-ins for the services."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.up import supervision
+from callboard_cli.up.ports import free_ports
+from callboard_cli.up.services import Plan, Service
+from callboard_cli.up.supervision import Supervision
+from callboard_contracts.config import Config
+
+pytestmark = pytest.mark.integration
+
+STUB = Path(__file__).with_name("stub_service.py")
+KINDS = ("edge", "chat-small", "tts-voice", "quota")
+
+
+class Stage:
+    """A supervision of stand-ins, what it said, and what it left."""
+
+    def __init__(self, folder: Path, behaviours: dict[str, str], stop_timeout_s: float = 5.0) -> None:
+        *ports, bus_port = free_ports(len(KINDS) + 1)
+        services = tuple(
+            Service(
+                name,
+                (sys.executable, str(STUB), str(port), behaviours.get(name, "serve")),
+                port,
+                stop_timeout_s,
+            )
+            for name, port in zip(KINDS, ports, strict=True)
+        )
+        self.said: list[str] = []
+        self.ready = asyncio.Event()
+        self.folder = folder
+        laid_out = Plan(services, os.environ, 0, "127.0.0.1", bus_port)
+        self.supervision = Supervision(Config(), laid_out, folder, self.said.append)
+
+    async def run(self, when_ready: Callable[[], None] = lambda: None) -> None:
+        """Runs it all until it ends."""
+
+        def ready() -> None:
+            self.ready.set()
+            asyncio.get_running_loop().call_soon(when_ready)
+
+        await self.supervision.run(ready)
+
+    def log(self, name: str) -> str:
+        """What a child wrote."""
+        return (self.folder / "logs" / f"{name}.log").read_text()
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def child_of(word: str) -> psutil.Process:
+    return next(child for child in children() if any(word in part for part in child.cmdline()))
+
+
+async def test_sigterm_stops_every_child_in_order(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {})
+    await stage.run(stop)
+    assert stage.ready.is_set()
+    assert children() == []
+    assert stage.said == []
+    times = [(tmp_path / "logs" / f"{name}.log").stat().st_mtime_ns for name in (*KINDS, "nats")]
+    assert times == sorted(times)
+    assert all("said goodbye" in stage.log(name) for name in KINDS)
+
+
+async def test_a_child_that_cannot_start_is_reported_with_its_own_words(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"tts-voice": "fail"})
+    with pytest.raises(CommandError) as failure:
+        await stage.run()
+    assert failure.value.code == ExitCode.CHILD_ENDED
+    assert str(failure.value) == (
+        "tts-voice ended with code 3: callboard stub: the engine is missing "
+        f"(log: {tmp_path / 'logs' / 'tts-voice.log'})"
+    )
+    assert not stage.ready.is_set()
+    assert children() == []
+
+
+@pytest.mark.parametrize("victim", ["nats-server", str(STUB)])
+async def test_a_child_that_is_killed_later_ends_everything(tmp_path: Path, victim: str) -> None:
+    stage = Stage(tmp_path, {})
+    with pytest.raises(CommandError, match="was ended by SIGKILL") as failure:
+        await stage.run(lambda: child_of(victim).kill())
+    assert failure.value.code == ExitCode.CHILD_ENDED
+    assert stage.ready.is_set()
+    assert children() == []
+
+
+async def test_a_child_that_is_never_ready_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "READY_TIMEOUT_S", 2.0)
+    stage = Stage(tmp_path, {"chat-small": "late"})
+    with pytest.raises(CommandError, match=r"not ready within 2 s: chat-small \(logs: ") as failure:
+        await stage.run()
+    assert failure.value.code == ExitCode.NOT_READY
+    assert children() == []
+
+
+async def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"chat-small": "late"})
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(stage.run())
+        while len(children()) < len(KINDS) + 1:
+            await asyncio.sleep(0.02)
+        stop()
+        await running
+    assert not stage.ready.is_set()
+    assert children() == []
+
+
+async def test_a_child_that_will_not_stop_is_killed_and_named(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"edge": "stubborn"}, stop_timeout_s=0.5)
+    await stage.run(stop)
+    assert stage.said == ["edge did not stop within 0.5 s and was killed"]
+    assert children() == []
+
+
+async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"edge": "stubborn"}, stop_timeout_s=60.0)
+
+    def twice() -> None:
+        stop()
+        asyncio.get_running_loop().call_later(0.3, stop)
+
+    async with asyncio.timeout(15):
+        await stage.run(twice)
+    assert children() == []
+
+
+async def test_only_warnings_reach_the_terminal_and_the_log_has_all(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {"quota": "warn"})
+    await stage.run(stop)
+    assert stage.said == [f"quota: loud_event (log: {tmp_path / 'logs' / 'quota.log'})"]
+    assert "quiet_event" in stage.log("quota")
+    assert "said goodbye" in stage.log("quota")
