@@ -6,6 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from callboard_contracts.config import ChatSection, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.voices import offered_voices
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class ChatModel:
 
 @dataclass(frozen=True, slots=True)
 class SpeechModel:
-    """A speech model on offer; `voices` is empty where the backend's own set counts."""
+    """A speech model on offer; `voices` are all that may be asked for, aliases apart."""
 
     name: str
     aliases: tuple[str, ...]
@@ -104,7 +105,7 @@ def speech_catalogue(section: TtsSection) -> Catalogue[SpeechModel]:
                 name=name,
                 aliases=model.aliases,
                 pool=model.pool,
-                voices=model.voices,
+                voices=offered_voices(model, section.pools[model.pool]),
                 voice_aliases=model.voice_aliases,
                 default_voice=model.default_voice,
             )

@@ -58,7 +58,7 @@ def nothing_to_speak() -> CallboardError:
 def audio_ms_bound(text: str, speed: float, comma_pause_ms: int, sentence_pause_ms: int) -> int:
     """The most audio a text can become, in milliseconds; what is held for it until the real length is known.
 
-    A bound and no estimate: usual English comes to between a third and a half of it, and the rest returns with the
+    A bound and no estimate: usual English comes to about a third of it, and the rest returns with the
     settlement.
     """
     spoken_ms, paused_ms = FIXED_MS, 0

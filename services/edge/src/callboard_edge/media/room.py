@@ -1,7 +1,7 @@
 """Runs encoders off the event loop, one clip at a time in each."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -30,15 +30,16 @@ class EncodedClip:
         self._begun = False
         self._closed = False
 
-    async def feed(self, pcm: bytes) -> AsyncIterator[bytes]:
-        """Encodes more PCM; each chunk is yielded as soon as it is made."""
-        for part in self._slices(pcm):
-            if self.info.costly:
-                chunk = await self._in_thread(part)
-            else:
-                chunk = self._encoder.feed(part)
-            if chunk:
-                yield chunk
+    def slices(self, pcm: bytes) -> tuple[bytes, ...]:
+        """Cuts a segment so that each part can be fed, and its bytes sent, before the next one is encoded."""
+        begun, self._begun = self._begun, True
+        if begun or not self.info.costly or len(pcm) <= FIRST_SLICE_BYTES:
+            return (pcm,)
+        return pcm[:FIRST_SLICE_BYTES], pcm[FIRST_SLICE_BYTES:]
+
+    async def feed(self, pcm: bytes) -> bytes:
+        """Encodes more PCM and gives what is finished by now, possibly nothing."""
+        return await self._in_thread(pcm) if self.info.costly else self._encoder.feed(pcm)
 
     async def finish(self) -> bytes:
         """Ends the clip and gives its last bytes."""
@@ -54,15 +55,6 @@ class EncodedClip:
             self._encoder.close()
         else:
             running.add_done_callback(lambda _call: self._encoder.close())
-
-    def _slices(self, pcm: bytes) -> Iterator[bytes]:
-        if not self.info.costly or self._begun or len(pcm) <= FIRST_SLICE_BYTES:
-            self._begun = True
-            yield pcm
-            return
-        self._begun = True
-        yield pcm[:FIRST_SLICE_BYTES]
-        yield pcm[FIRST_SLICE_BYTES:]
 
     async def _in_thread(self, pcm: bytes | None) -> bytes:
         call = self._pool.submit(self._encoder.finish) if pcm is None else self._pool.submit(self._encoder.feed, pcm)
