@@ -1,0 +1,144 @@
+"""The composition root of a chat worker: the only place that knows all its parts."""
+
+import argparse
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from callboard_chat import metrics
+from callboard_chat.domain.ports import ChatEngine
+from callboard_chat.handlers.chat_jobs import ChatJobs
+from callboard_chat.handlers.running import RunningJobs
+from callboard_chat.settings import PoolSettings, pool_settings
+from callboard_contracts.config import Config
+from callboard_contracts.errors import CallboardError
+from callboard_contracts.streams import CHAT, consumer_name
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.dead_letters import DeadLetters
+from callboard_kit.health import Observatory
+from callboard_kit.lifecycle import Duties, StartError, Stopper
+from callboard_kit.pull import PullLoop
+
+log = logging.getLogger(__name__)
+
+READY_INTERVAL_S = 2.0
+READY_TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What the readiness page says; None means ready."""
+
+    engine: str | None = "engine: loading"
+    bus: Bus | None = None
+
+    def reason(self) -> str | None:
+        """Why the worker cannot take jobs, or None."""
+        if self.bus is None or not self.bus.connected:
+            return "bus: not connected"
+        return self.engine
+
+
+def build_engine(pool: PoolSettings) -> ChatEngine:
+    """Makes the engine that the pool names; each backend's libraries are loaded only here."""
+    match pool.backend:
+        case "openai":
+            from callboard_chat.backends.openai import OpenAIEngine
+
+            assert pool.url is not None
+            return OpenAIEngine(pool.url, pool.api_key, pool.connect_timeout_s)
+        case "ollama":
+            from callboard_chat.backends.ollama import OllamaEngine
+
+            assert pool.url is not None
+            contexts = {model.engine_model: model.context_tokens for model in pool.models.values()}
+            return OllamaEngine(pool.url, pool.api_key, pool.connect_timeout_s, contexts)
+        case "llamacpp":
+            try:
+                from callboard_chat.backends.llamacpp import LlamaCppEngine
+            except ImportError:
+                raise StartError("the backend llamacpp needs the package xllamacpp") from None
+            return LlamaCppEngine(pool.model_path, pool.slots, pool.context_tokens, pool.threads)
+        case _:
+            from callboard_chat.backends.fake import FakeEngine
+
+            return FakeEngine()
+
+
+async def run(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
+    """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
+    pool = pool_settings(config, arguments.pool)
+    await run_worker(config, pool, build_engine(pool), stopper)
+
+
+async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, stopper: Stopper) -> None:
+    """Runs one worker on a given engine.
+
+    Raises:
+        StartError: the engine cannot load, the bus is not there, or a port is taken.
+    """
+    readiness = Readiness()
+    observatory = Observatory(pool.metrics_port, readiness.reason)
+    try:
+        await observatory.start()
+    except OSError as error:
+        raise StartError(f"chat.pools.{pool.name}.metrics_port: {pool.metrics_port}: {error.strerror}") from None
+    log.info("observatory_started", extra={"port": observatory.port, "pool": pool.name})
+    try:
+        try:
+            await engine.load()
+        except CallboardError as error:
+            raise StartError(error.info.message) from None
+        try:
+            bus = await Bus.connect(
+                config.nats,
+                f"chat-{pool.name}",
+                lambda: stopper.request_stop("bus closed", failed=not stopper.stopping),
+            )
+        except BusUnavailable as error:
+            raise StartError(str(error)) from None
+        readiness.bus = bus
+        try:
+            await _serve(bus, pool, engine, stopper, readiness)
+        finally:
+            await bus.close()
+    finally:
+        await engine.close()
+        await observatory.close()
+
+
+async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stopper, readiness: Readiness) -> None:
+    running = RunningJobs(bus, pool.stall_timeout_s)
+    jobs = ChatJobs(bus, engine, pool, running)
+    loop = PullLoop(
+        bus,
+        CHAT,
+        live=consumer_name("chat", pool.name, "live"),
+        batch=consumer_name("chat", pool.name, "batch"),
+        slots=pool.slots,
+        handle=jobs.handle,
+        on_change=metrics.SLOTS_USED.set,
+    )
+    metrics.SLOTS_LIMIT.set(pool.slots)
+    await running.listen()
+    await DeadLetters(bus, CHAT, jobs.on_dead).start()
+    async with Duties(stopper) as duties:
+        duties.start(running.watch(), "watch")
+        duties.start(_watch_engine(engine, pool.backend, readiness), "engine-watch")
+        await loop.run(stopper.wait)
+        log.info("draining", extra={"running": loop.running})
+        await loop.drain(pool.drain_timeout_s)
+
+
+async def _watch_engine(engine: ChatEngine, backend: str, readiness: Readiness) -> None:
+    while True:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                reason = await engine.ready()
+        except TimeoutError:
+            reason = "engine: no answer"
+        if reason != readiness.engine:
+            log.info("engine_state", extra={"backend": backend, "reason": reason})
+        readiness.engine = reason
+        metrics.ENGINE_READY.labels(backend).set(reason is None)
+        await asyncio.sleep(READY_INTERVAL_S)

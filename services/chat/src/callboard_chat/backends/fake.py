@@ -1,0 +1,127 @@
+"""An engine without a model, for tests and for trying an installation: a fixed reply, and faults on demand."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field
+
+from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError, ErrorCode
+
+WORDS = ("Once ", "upon ", "a ", "time, ", "a ", "fake ", "engine ", "spoke ", "these ", "twelve ", "words. ", "End.")
+
+
+@dataclass
+class FakeScript:
+    """What the fake engine does; times are in seconds, and counts run down by one with each reply."""
+
+    tokens: tuple[str, ...] = WORDS
+    thinking: tuple[str, ...] = ()
+    load_s: float = 0.0
+    first_delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    unavailable_times: int = 0
+    retry_after_s: float | None = None
+    break_at: int | None = None
+    """The engine goes away before this token."""
+    break_times: int = 1_000_000
+    fail_at: int | None = None
+    """The engine reports an error instead of this token."""
+    hang_at: int | None = None
+    """The engine falls silent before this token."""
+    context_tokens: int = 1_000_000
+
+
+@dataclass
+class FakeState:
+    """What the fake engine was asked and whether it still works."""
+
+    requests: list[tuple[ChatRequest, Continuation | None]] = field(default_factory=list)
+    active: int = 0
+    loaded: bool = False
+    closed: bool = False
+
+
+class FakeEngine:
+    """Says its script's tokens, one at a time; prompts count by their words."""
+
+    def __init__(self, script: FakeScript | None = None) -> None:
+        self.script = script or FakeScript()
+        self.state = FakeState()
+
+    async def load(self) -> None:
+        """Takes the script's time."""
+        await asyncio.sleep(self.script.load_s)
+        self.state.loaded = True
+
+    async def ready(self) -> str | None:
+        """Ready once loaded, and while it is not to be unavailable."""
+        if not self.state.loaded:
+            return "engine: not loaded"
+        return "engine: unavailable" if self.script.unavailable_times else None
+
+    async def stream(
+        self, request: ChatRequest, continuation: Continuation | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Streams one reply; see `ChatEngine`."""
+        script = self.script
+        self.state.requests.append((request, continuation))
+        if script.unavailable_times:
+            script.unavailable_times -= 1
+            raise CallboardError(
+                ErrorCode.ENGINE_UNAVAILABLE, "The fake engine is away.", retry_after_s=script.retry_after_s
+            )
+        words = _words(request)
+        if words > script.context_tokens:
+            raise CallboardError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED, "The prompt does not fit the model's context.", param="messages"
+            )
+        said = continuation or Continuation()
+        thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
+        chunks = [*(thinking if not said.text else ()), *_spoken(script, said)]
+        limit = request.max_output_tokens - said.tokens
+        self.state.active += 1
+        try:
+            await asyncio.sleep(script.first_delay_s)
+            for n, chunk in enumerate(chunks[:limit]):
+                await self._faults(n)
+                yield chunk
+                if script.token_delay_s:
+                    await asyncio.sleep(script.token_delay_s)
+            made = min(limit, len(chunks))
+            yield Chunk(finish="length" if limit < len(chunks) else "stop", prompt_tokens=words, completion_tokens=made)
+        finally:
+            self.state.active -= 1
+
+    async def close(self) -> None:
+        """Notes that it was closed."""
+        self.state.closed = True
+
+    async def _faults(self, n: int) -> None:
+        script = self.script
+        if n == script.break_at and script.break_times > 0:
+            script.break_times -= 1
+            raise CallboardError(ErrorCode.ENGINE_UNAVAILABLE, "The fake engine broke off.")
+        if n == script.fail_at:
+            raise CallboardError(ErrorCode.ENGINE_FAILED, "The fake engine failed.")
+        if n == script.hang_at:
+            await asyncio.Event().wait()
+
+
+def _spoken(script: FakeScript, said: Continuation) -> Iterable[Chunk]:
+    return [Chunk(text=text, tokens=1) for text in _after(script.tokens, said.text)]
+
+
+def _after(tokens: tuple[str, ...], said: str) -> tuple[str, ...]:
+    """The tokens that follow what was said; a text that the script does not know is followed by everything."""
+    so_far = ""
+    for n, token in enumerate(tokens):
+        if so_far == said:
+            return tokens[n:]
+        so_far += token
+    return () if so_far == said else tokens
+
+
+def _words(request: ChatRequest) -> int:
+    texts = [request.prompt] if request.mode == "completion" else [message.content for message in request.messages]
+    return sum(len(text.split()) for text in texts)

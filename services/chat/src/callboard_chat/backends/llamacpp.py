@@ -1,0 +1,209 @@
+"""llama.cpp inside this process, through xllamacpp.
+
+xllamacpp's server runs on threads of its own behind a loopback port with a key that only this process knows. Closing
+a request's connection frees its slot. Prompts are worked off in small batches and report their progress, because
+llama.cpp looks for a closed connection only between batches and only when it has something to write.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import xllamacpp
+
+from callboard_chat.backends.openai_wire import (
+    EventReader,
+    Json,
+    ReplyReader,
+    engine_failed,
+    engine_unavailable,
+    refused,
+    request_body,
+)
+from callboard_chat.domain.models import unsupported_tools
+from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError, ErrorCode
+
+log = logging.getLogger(__name__)
+
+# The package has no types.
+llama: Any = xllamacpp
+
+CPU_BATCH_TOKENS = 64
+"""About 0.15 s of prompt on two cores with a small model; half of it costs a quarter of the speed."""
+GPU_BATCH_TOKENS = 512
+CALL_TIMEOUT_S = 10.0
+MAX_ERROR_BYTES = 65_536
+SEED_MASK = 0xFFFF_FFFF
+
+_ENGINE_NAMES = {"repetition_penalty": "repeat_penalty"}
+
+
+class LlamaCppEngine:
+    """One GGUF model with `slots` replies at once, each with a context of `context_tokens`."""
+
+    def __init__(self, model: Path, slots: int, context_tokens: int, threads: int | None) -> None:
+        self._model = model
+        self._slots = slots
+        self._context_tokens = context_tokens
+        self._threads = threads
+        self._key = secrets.token_hex(16)
+        self._server: Any = None
+        self._http: aiohttp.ClientSession | None = None
+        self._base = ""
+        self._tools = False
+
+    async def load(self) -> None:
+        """Reads the model; the event loop stands still for most of that, since xllamacpp keeps the interpreter."""
+        if not await asyncio.to_thread(self._model.is_file):
+            raise CallboardError(
+                ErrorCode.ENGINE_UNAVAILABLE, f"no model file at {self._model}; `callboard models fetch` puts it there"
+            )
+        try:
+            self._server = await asyncio.to_thread(self._start)
+        except RuntimeError:
+            raise CallboardError(
+                ErrorCode.ENGINE_UNAVAILABLE, f"llama.cpp cannot load {self._model}: not a GGUF model, or no memory"
+            ) from None
+        self._base = str(self._server.listening_address)
+        self._http = aiohttp.ClientSession(
+            # The server drops connections that it has finished with, so each request opens its own.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            headers={"Authorization": f"Bearer {self._key}"},
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        properties = await self._call("GET", "/props")
+        self._tools = bool((properties.get("chat_template_caps") or {}).get("supports_tools"))
+        log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
+
+    async def ready(self) -> str | None:
+        """Asks the server for its health."""
+        try:
+            await self._call("GET", "/health")
+        except CallboardError:
+            return "engine: no answer"
+        return None
+
+    async def stream(
+        self, request: ChatRequest, continuation: Continuation | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Streams one reply; see `ChatEngine`."""
+        if request.tools and request.tool_choice != "none" and not self._tools:
+            raise CallboardError.of(unsupported_tools())
+        prompt_tokens = await self._prompt_tokens(request) if continuation else None
+        said = continuation.tokens if continuation else 0
+        reader = ReplyReader(request.max_output_tokens - said, prompt_tokens=prompt_tokens)
+        path = "/v1/chat/completions" if request.mode == "chat" else "/v1/completions"
+        try:
+            async with self._session().post(self._base + path, json=_body(request, continuation)) as response:
+                if response.status >= 400:
+                    raise refused(response.status, await response.content.read(MAX_ERROR_BYTES))
+                events = EventReader()
+                async for data in response.content.iter_any():
+                    chunk = reader.read(events.feed(data))
+                    if chunk is not None:
+                        yield chunk
+                    if reader.done:
+                        break
+        except (aiohttp.ClientError, OSError):
+            # Whether anything is missing, the reader knows.
+            log.debug("engine_connection_lost")
+        yield reader.last()
+
+    async def busy_slots(self) -> int:
+        """How many replies the engine itself is working on."""
+        slots: Any = await self._call("GET", "/slots")
+        return sum(1 for slot in slots if slot["is_processing"])
+
+    async def close(self) -> None:
+        """Stops the server; replies that run end."""
+        if self._http is not None:
+            await self._http.close()
+        # Ending the server's threads waits for the batch that is being computed.
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        self._server = None
+
+    def _start(self) -> Any:
+        params = llama.CommonParams()
+        params.model.path = str(self._model)
+        params.n_parallel = self._slots
+        params.n_ctx = self._slots * self._context_tokens
+        params.hostnames = ["127.0.0.1"]
+        params.port = 0
+        params.api_keys = [self._key]
+        params.ui = False
+        params.endpoint_slots = True
+        # Its error lines quote schemas and prompts.
+        params.verbosity = -1
+        params.n_threads_http = self._slots + 4
+        # Saved prompt states would grow to gigabytes beside a small model.
+        params.cache_ram_mib = 0
+        threads = self._threads or os.cpu_count() or 1
+        params.cpuparams.n_threads = threads
+        params.cpuparams_batch.n_threads = threads
+        batch = GPU_BATCH_TOKENS if _has_gpu() else CPU_BATCH_TOKENS
+        params.n_batch = batch
+        params.n_ubatch = batch
+        return llama.Server(params)
+
+    async def _prompt_tokens(self, request: ChatRequest) -> int:
+        """The exact length of a prompt without the start of its answer."""
+        text = request.prompt
+        if request.mode == "chat":
+            body = request_body(request, None)
+            wanted = {"messages": body["messages"], **({"tools": body["tools"]} if "tools" in body else {})}
+            text = (await self._call("POST", "/apply-template", wanted))["prompt"]
+        counted = await self._call("POST", "/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        return len(counted["tokens"])
+
+    async def _call(self, method: str, path: str, body: Json | None = None) -> Json:
+        try:
+            async with (
+                asyncio.timeout(CALL_TIMEOUT_S),
+                self._session().request(method, self._base + path, json=body) as response,
+            ):
+                data = await response.read()
+                if response.status >= 400:
+                    raise refused(response.status, data)
+                return json.loads(data)
+        except (aiohttp.ClientError, OSError):
+            raise engine_unavailable() from None
+        except ValueError:
+            raise engine_failed() from None
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            raise engine_unavailable()
+        return self._http
+
+
+def _body(request: ChatRequest, continuation: Continuation | None) -> Json:
+    body = request_body(request, continuation)
+    for ours, theirs in _ENGINE_NAMES.items():
+        if ours in body:
+            body[theirs] = body.pop(ours)
+    if "seed" in body:
+        body["seed"] &= SEED_MASK
+    if request.output_format.kind == "json_object":
+        # Its own json_object takes any JSON value.
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "object", "schema": {"type": "object"}},
+        }
+    return body | {"return_progress": True, "timings_per_token": True}
+
+
+def _has_gpu() -> bool:
+    with contextlib.suppress(KeyError, TypeError):
+        return any("GPU" in str(device["type"]) for device in llama.get_device_info())
+    return False

@@ -1,0 +1,177 @@
+"""An Ollama server, through the `ollama` package."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, cast
+
+import httpx
+from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
+
+from callboard_chat.backends.openai_wire import cannot_continue, engine_failed, engine_unavailable, refused
+from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_contracts.chat import ChatMessage, ChatRequest, ToolCall
+from callboard_contracts.errors import CallboardError, ErrorCode
+
+READY_TIMEOUT_S = 5.0
+MAX_CHARACTERS_PER_TOKEN = 16
+"""Hardly any text has longer tokens on average; Ollama itself would cut a longer prompt without a word."""
+
+_OPTIONS = {"repetition_penalty": "repeat_penalty"}
+_NOT_OPTIONS = frozenset({"logit_bias"})
+
+Answer = ChatResponse | GenerateResponse
+
+
+class OllamaEngine:
+    """An Ollama server at `url`; `contexts` holds the context length of each of its models that is used."""
+
+    def __init__(self, url: str, api_key: str | None, connect_timeout_s: float, contexts: Mapping[str, int]) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
+        # The handler watches for silence; a read timeout here would end slow prompts.
+        self._client = AsyncClient(
+            host=url, headers=headers, timeout=httpx.Timeout(None, connect=connect_timeout_s), trust_env=False
+        )
+        self._contexts = contexts
+
+    async def load(self) -> None:
+        """Does nothing: the engine runs elsewhere."""
+
+    async def ready(self) -> str | None:
+        """Asks the server for its models."""
+        try:
+            await self._client.list()
+        except (ResponseError, httpx.HTTPError, OSError) as error:
+            return f"engine: {type(error).__name__}"
+        return None
+
+    async def stream(
+        self, request: ChatRequest, continuation: Continuation | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Streams one reply; see `ChatEngine`."""
+        if request.tools and request.tool_choice not in {"auto", "none"}:
+            raise CallboardError(
+                ErrorCode.UNSUPPORTED, "This model's engine cannot be made to call a tool.", param="tool_choice"
+            )
+        context = self._contexts.get(request.model, 4096)
+        if _length(request) > context * MAX_CHARACTERS_PER_TOKEN:
+            raise CallboardError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED, "The prompt does not fit the model's context.", param="messages"
+            )
+        said = continuation or Continuation()
+        spoke = False
+        calls: list[ToolCall] = []
+        try:
+            answers = await self._ask(request, continuation, context)
+            # The package types its generators as iterators; closing them is what ends the request.
+            async with aclosing(cast("AsyncGenerator[Answer, None]", answers)) as stream:
+                async for answer in stream:
+                    text, thinking = _words(answer, calls)
+                    spoke = spoke or bool(text or thinking)
+                    if answer.done:
+                        yield _last(answer, text, thinking, calls, said)
+                        return
+                    if text or thinking:
+                        yield Chunk(text, thinking, tokens=1)
+        except ResponseError as error:
+            if error.status_code < 0:
+                raise engine_failed() from None
+            refusal = refused(error.status_code, str(error.error).encode())
+            if continuation and refusal.info.code is ErrorCode.INVALID_REQUEST:
+                refusal = cannot_continue()
+            raise refusal from None
+        except json.JSONDecodeError:
+            raise engine_failed() from None
+        except (httpx.HTTPError, OSError):
+            raise engine_unavailable() from None
+        raise engine_unavailable()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    async def _ask(
+        self, request: ChatRequest, continuation: Continuation | None, context: int
+    ) -> AsyncIterator[Answer]:
+        options = _options(request, continuation, context)
+        output = request.output_format
+        shape: Any = {"text": None, "json_object": "json", "json_schema": output.json_schema or {}}[output.kind]
+        if request.mode == "completion":
+            prompt = request.prompt + (continuation.text if continuation else "")
+            return await self._client.generate(
+                request.model, prompt, stream=True, raw=True, options=options, format=shape
+            )
+        messages = [_message(message) for message in request.messages]
+        if continuation:
+            messages.append({"role": "assistant", "content": continuation.text, "thinking": continuation.thinking})
+        tools: Any = None
+        if request.tool_choice != "none":
+            tools = [
+                {
+                    "type": "function",
+                    "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+                }
+                for tool in request.tools
+            ]
+        return await self._client.chat(request.model, messages, tools=tools, stream=True, options=options, format=shape)
+
+
+def _options(request: ChatRequest, continuation: Continuation | None, context: int) -> dict[str, Any]:
+    fields = request.sampling.model_dump(exclude_none=True)
+    options = {_OPTIONS.get(name, name): value for name, value in fields.items() if name not in _NOT_OPTIONS}
+    if not options["stop"]:
+        del options["stop"]
+    said = continuation.tokens if continuation else 0
+    return options | {"num_predict": request.max_output_tokens - said, "num_ctx": context}
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    written: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.role == "tool" and message.name:
+        written["tool_name"] = message.name
+    if message.tool_calls:
+        written["tool_calls"] = [
+            {"function": {"name": call.name, "arguments": _arguments(call.arguments)}} for call in message.tool_calls
+        ]
+    return written
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text)
+    except ValueError:
+        return {}
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _words(answer: Answer, calls: list[ToolCall]) -> tuple[str, str]:
+    """The text and the thinking of one answer; its tool calls are collected."""
+    if isinstance(answer, GenerateResponse):
+        return answer.response or "", answer.thinking or ""
+    message = answer.message
+    for call in message.tool_calls or ():
+        arguments = json.dumps(dict(call.function.arguments))
+        calls.append(ToolCall(id=f"call_{len(calls)}", name=call.function.name, arguments=arguments))
+    return message.content or "", message.thinking or ""
+
+
+def _last(answer: Answer, text: str, thinking: str, calls: list[ToolCall], said: Continuation) -> Chunk:
+    finish: Finish = "length" if answer.done_reason == "length" else "stop"
+    prompt_tokens = answer.prompt_eval_count
+    if prompt_tokens is not None:
+        prompt_tokens = max(0, prompt_tokens - said.tokens)
+    return Chunk(
+        text,
+        thinking,
+        tokens=1 if text or thinking else 0,
+        tool_calls=tuple(calls),
+        finish="tool_calls" if calls else finish,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=answer.eval_count,
+    )
+
+
+def _length(request: ChatRequest) -> int:
+    if request.mode == "completion":
+        return len(request.prompt)
+    return sum(len(message.content) for message in request.messages)

@@ -1,0 +1,158 @@
+"""Any server that speaks OpenAI's protocol.
+
+Requests go through the `openai` package's aiohttp transport and the address and credentials that its client made of
+the settings, but not through its request builder and typed stream: those cost 0.5 ms for every reply, more than all
+the rest of a worker.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import aiohttp
+import httpx2
+from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAIError
+
+from callboard_chat.backends.openai_wire import (
+    EventReader,
+    ReplyReader,
+    cannot_continue,
+    engine_failed,
+    engine_unavailable,
+    refused,
+    request_body,
+)
+from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError, ErrorCode
+
+log = logging.getLogger(__name__)
+
+READY_TIMEOUT_S = 5.0
+MAX_ERROR_BYTES = 65_536
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+END_TIMEOUT_S = 0.05
+
+TRANSPORT_ERRORS = (httpx2.HTTPError, aiohttp.ClientError, OSError)
+
+# Engines that continue an answer when asked; those that do so unasked ignore the words.
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+
+
+class OpenAIEngine:
+    """An engine behind `url`, which includes the version segment, as in `http://host:8000/v1`."""
+
+    def __init__(self, url: str, api_key: str | None, connect_timeout_s: float) -> None:
+        # The handler watches for silence; a read timeout here would end slow prompts.
+        timeout = httpx2.Timeout(None, connect=connect_timeout_s)
+        self._http = DefaultAioHttpClient(timeout=timeout)
+        self._client = AsyncOpenAI(
+            base_url=url, api_key=api_key or "none", http_client=self._http, max_retries=0, timeout=timeout
+        )
+        base = str(self._client.base_url).rstrip("/")
+        self._urls = {"chat": f"{base}/chat/completions", "completion": f"{base}/completions"}
+        self._headers = {
+            **self._client.auth_headers,
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "User-Agent": self._client.user_agent,
+        }
+
+    async def load(self) -> None:
+        """Does nothing: the engine runs elsewhere."""
+
+    async def ready(self) -> str | None:
+        """Asks the engine for its models."""
+        try:
+            await self._client.models.list(timeout=READY_TIMEOUT_S)
+        except OpenAIError as error:
+            status = getattr(error, "status_code", None)
+            # A server without that list is still a server.
+            return None if status in {404, 405, 501} else f"engine: {type(error).__name__}"
+        return None
+
+    async def stream(
+        self, request: ChatRequest, continuation: Continuation | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Streams one reply; see `ChatEngine`."""
+        body = request_body(request, continuation)
+        if continuation is not None and request.mode == "chat":
+            body |= CONTINUE
+        spent = continuation.tokens if continuation else 0
+        reader = ReplyReader(request.max_output_tokens - spent, spent_prompt_tokens=spent)
+        outgoing = self._http.build_request(
+            "POST", self._urls[request.mode], content=json.dumps(body).encode(), headers=self._headers
+        )
+        try:
+            response = await self._http.send(outgoing, stream=True)
+        except TRANSPORT_ERRORS:
+            raise engine_unavailable() from None
+        try:
+            if response.status_code >= 400:
+                raise await _refusal(response, continued=continuation is not None)
+            if response.headers.get("Content-Type", "").startswith("application/json"):
+                chunks = _whole(response, reader)
+            else:
+                chunks = _chunks(response, reader)
+            async for chunk in chunks:
+                yield chunk
+        except TRANSPORT_ERRORS:
+            # Whether anything is missing, the reader knows.
+            log.debug("engine_connection_lost")
+        finally:
+            await response.aclose()
+        yield reader.last()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+
+async def _chunks(response: httpx2.Response, reader: ReplyReader) -> AsyncIterator[Chunk]:
+    """What arrives in one read becomes one chunk, so frames grow while this process is busy and only then."""
+    events = EventReader()
+    arriving = response.aiter_raw()
+    async for data in arriving:
+        chunk = reader.read(events.feed(data))
+        if chunk is not None:
+            yield chunk
+        if reader.done:
+            break
+    if reader.finished:
+        # Reading to the very end keeps the connection for the next request; a server that holds it open is left.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT_S):
+                async for _ in arriving:
+                    pass
+
+
+async def _refusal(response: httpx2.Response, *, continued: bool) -> CallboardError:
+    body = await _bounded(response, MAX_ERROR_BYTES)
+    error = refused(response.status_code, body, response.headers.get("Retry-After"))
+    return cannot_continue() if continued and error.info.code is ErrorCode.INVALID_REQUEST else error
+
+
+async def _whole(response: httpx2.Response, reader: ReplyReader) -> AsyncIterator[Chunk]:
+    """An answer that was not streamed although it was asked to be."""
+    body = await _bounded(response, MAX_ANSWER_BYTES)
+    try:
+        answer = json.loads(body)
+        for choice in answer["choices"]:
+            choice["delta"] = choice.pop("message", choice)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise engine_failed() from None
+    chunk = reader.read([json.dumps(answer).encode()])
+    if chunk is not None:
+        yield chunk
+
+
+async def _bounded(response: httpx2.Response, limit: int) -> bytes:
+    body = b""
+    async for data in response.aiter_raw():
+        body += data
+        if len(body) > limit:
+            break
+    return body

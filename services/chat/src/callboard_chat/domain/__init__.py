@@ -1,0 +1,1 @@
+"""The decisions of a chat worker, free of transports and engines."""

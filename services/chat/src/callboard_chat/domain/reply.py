@@ -1,0 +1,169 @@
+"""One reply on its way out: numbered frames, limits kept, tokens counted."""
+
+from callboard_chat.domain.history import History
+from callboard_chat.domain.models import estimated_prompt_tokens
+from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.stopping import StopCutter
+from callboard_chat.domain.thinking import ThinkingSplitter
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult, EndReason, TokenUsage, ToolCall
+from callboard_contracts.errors import ErrorInfo
+
+
+class Reply:
+    """Turns an engine's chunks into frames and knows, at any moment, what was said and what it used.
+
+    It ends by itself, with `finish` set, when the engine is done, a stop sequence appears, or the limit of
+    `max_output_tokens` is reached; the caller then closes the engine's stream.
+    """
+
+    def __init__(self, request: ChatRequest, attempt: int, past: History | None = None) -> None:
+        past = past or History()
+        self._request = request
+        self._attempt = attempt
+        self._next_seq = past.next_seq
+        self._text = [past.said.text]
+        self._thinking = [past.said.thinking]
+        self._tokens = past.said.tokens
+        self._tool_calls: tuple[ToolCall, ...] = past.tool_calls
+        self._pending_tokens = 0
+        self._prompt_tokens: int | None = None
+        self._prompt_known = False
+        self._engine_tokens: int | None = None
+        self._base_tokens = past.said.tokens
+        self._cutter = StopCutter(request.sampling.stop)
+        self._splitter: ThinkingSplitter | None = None
+        self.finish: Finish | None = "tool_calls" if past.tool_calls else None
+        if self._tokens >= request.max_output_tokens:
+            self.finish = self.finish or "length"
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        """Prepares for an engine that starts, anew or from what was said; text that was held back comes again."""
+        said = self.said
+        self._base_tokens = self._tokens
+        self._prompt_known = self._prompt_tokens is not None
+        self._pending_tokens = 0
+        self._engine_tokens = None
+        self._cutter = StopCutter(self._request.sampling.stop)
+        if self._request.mode == "chat":
+            self._splitter = ThinkingSplitter(
+                inside=not said.text and bool(said.thinking),
+                has_text=bool(said.text),
+                leading_only=self._request.output_format.kind != "text",
+            )
+
+    @property
+    def said(self) -> Continuation:
+        """What the frames so far have said."""
+        return Continuation("".join(self._text), "".join(self._thinking), self._tokens)
+
+    @property
+    def started(self) -> bool:
+        """Whether any frame has gone out, in this attempt or before."""
+        return self._next_seq > 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the frames so far stand for."""
+        return self._tokens
+
+    def take(self, chunk: Chunk) -> ChatFrame | None:
+        """Takes the engine's next chunk and returns the frame to send, if there is anything to send yet."""
+        if self.finish is not None:
+            return None
+        if chunk.prompt_tokens is not None and not self._prompt_known:
+            self._prompt_tokens = chunk.prompt_tokens
+        if chunk.completion_tokens is not None:
+            self._engine_tokens = chunk.completion_tokens
+        room = self._request.max_output_tokens - self._tokens
+        if self._pending_tokens + chunk.tokens > room:
+            # The engine was told the limit and went past it.
+            self.finish = "length"
+            return self._last(*self._flush())
+        self._pending_tokens += chunk.tokens
+        text, thinking = self._split(chunk)
+        if self._cutter.hit:
+            self.finish = "stop"
+        elif chunk.finish is not None:
+            self.finish = chunk.finish
+            self._tool_calls = chunk.tool_calls
+            rest, last_thinking = self._flush()
+            text += rest
+            thinking += last_thinking
+        return self._last(text, thinking) if self.finish else self._some(text, thinking)
+
+    def end(self, reason: EndReason, error: ErrorInfo | None = None) -> ChatFrame:
+        """The last frame. A reply that failed before it said anything used nothing."""
+        completed = reason not in {"cancelled", "error"}
+        usage = TokenUsage()
+        tokens = 0
+        if completed or self.started:
+            total = self._tokens
+            if completed:
+                total += self._pending_tokens
+                if self._engine_tokens is not None:
+                    total = self._base_tokens + self._engine_tokens
+                total = min(total, self._request.max_output_tokens)
+            prompt = self._prompt_tokens
+            if prompt is None:
+                prompt = estimated_prompt_tokens(self._request)
+            usage = TokenUsage(prompt_tokens=prompt, completion_tokens=total)
+            tokens = max(0, total - self._tokens)
+        return self._frame("", "", tokens, (), ChatEnd(reason=reason, usage=usage, error=error))
+
+    def result(self, request_id: str, end: ChatEnd) -> ChatResult:
+        """The whole reply, for the result stream."""
+        said = self.said
+        return ChatResult(
+            request_id=request_id,
+            model=self._request.model,
+            text=said.text,
+            thinking=said.thinking,
+            tool_calls=self._tool_calls,
+            end=end,
+        )
+
+    def _split(self, chunk: Chunk) -> tuple[str, str]:
+        text, thinking = chunk.text, chunk.thinking
+        if self._splitter is not None:
+            if thinking:
+                self._splitter.leave()
+            if text:
+                text, split = self._splitter.feed(text)
+                thinking += split
+        return (self._cutter.feed(text) if text else ""), thinking
+
+    def _flush(self) -> tuple[str, str]:
+        """What was held back, now that the engine is done."""
+        text, thinking = self._splitter.flush() if self._splitter else ("", "")
+        return self._cutter.feed(text) + self._cutter.flush(), thinking
+
+    def _some(self, text: str, thinking: str) -> ChatFrame | None:
+        return self._take_tokens(text, thinking, ()) if text or thinking else None
+
+    def _last(self, text: str, thinking: str) -> ChatFrame | None:
+        return self._take_tokens(text, thinking, self._tool_calls) if text or thinking or self._tool_calls else None
+
+    def _take_tokens(self, text: str, thinking: str, calls: tuple[ToolCall, ...]) -> ChatFrame:
+        tokens, self._pending_tokens = self._pending_tokens, 0
+        return self._frame(text, thinking, tokens, calls)
+
+    def _frame(
+        self, text: str, thinking: str, tokens: int, calls: tuple[ToolCall, ...], end: ChatEnd | None = None
+    ) -> ChatFrame:
+        seq = self._next_seq
+        self._next_seq += 1
+        self._tokens += tokens
+        if text:
+            self._text.append(text)
+        if thinking:
+            self._thinking.append(thinking)
+        return ChatFrame(
+            seq=seq,
+            attempt=self._attempt,
+            text=text,
+            thinking=thinking,
+            tokens=tokens,
+            tool_calls=calls,
+            end=end,
+        )

@@ -1,0 +1,269 @@
+"""Runs one chat job after another: engine in, frames out, result and usage kept before the job is done."""
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from callboard_chat import metrics
+from callboard_chat.domain.models import refusal
+from callboard_chat.domain.ports import ChatEngine
+from callboard_chat.domain.reply import Reply
+from callboard_chat.domain.retries import Retries, final_error
+from callboard_chat.handlers.running import RunningJob, RunningJobs
+from callboard_chat.handlers.takeover import Past, find_past
+from callboard_chat.settings import PoolSettings
+from callboard_contracts import subjects
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.quota import UsageEvent, Work
+from callboard_contracts.streams import OUT
+from callboard_kit.bus import Bus, BusError, PublishRefused
+from callboard_kit.direct import read_subject
+from callboard_kit.pull import Delivery, Superseded
+
+log = logging.getLogger(__name__)
+
+DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The reply was not finished before its deadline.")
+STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silent in the middle of the reply.")
+BROKEN = ErrorInfo(code=ErrorCode.ENGINE_UNAVAILABLE, message="The engine broke off.")
+DEAD = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The work was started several times and never finished.")
+INTERNAL = ErrorInfo(code=ErrorCode.INTERNAL, message="The worker failed; its log has the request id.")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a reply ended."""
+
+    reason: EndReason
+    error: ErrorInfo | None = None
+
+
+class ChatJobs:
+    """The handler of a pool's job queue."""
+
+    def __init__(self, bus: Bus, engine: ChatEngine, pool: PoolSettings, running: RunningJobs) -> None:
+        self._bus = bus
+        self._engine = engine
+        self._pool = pool
+        self._running = running
+        self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
+        self._other = metrics.ModelFigures("other")
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Runs one job to its end; when it returns, the job may be acknowledged.
+
+        Raises:
+            GiveBack: another worker, or this one later, is to take the job.
+            Superseded: another worker, or an earlier call, has it.
+            ValidationError: it is not a job; the bus hands it out again until it is a dead letter.
+        """
+        job = _read(delivery.data)
+        polled = delivery.subject.split(".")[3:4] == ["batch"]
+        with self._running.entered(job, delivery.attempt, polled=polled) as running:
+            past = None
+            if delivery.attempt > 1:
+                past = await find_past(self._bus, job, delivery.attempt, polled=polled)
+                metrics.RESUMED.labels(past.source).inc()
+                log.info(
+                    "job_taken_over",
+                    extra={"request_id": job.request_id, "attempt": delivery.attempt, "source": past.source},
+                )
+                if past.result is not None or past.history.end is not None:
+                    await self._close_again(running, past)
+                    return
+            else:
+                metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
+            reply = Reply(job.request, delivery.attempt, past.history if past else None)
+            wanted = past is None or past.wanted
+            outcome = await self._outcome(running, reply) if wanted else Outcome("cancelled")
+            frame = reply.end(outcome.reason, outcome.error)
+            await self._publish(running.job, frame)
+            self._observe(running, frame)
+            assert frame.end is not None
+            await self._keep(job, reply.result(job.request_id, frame.end))
+
+    async def on_dead(self, data: bytes) -> None:
+        """Answers for a job that was handed out too often: an error for the client, the hold settled with nothing."""
+        try:
+            job = _read(data)
+        except ValidationError:
+            return
+        frames = await read_subject(self._bus, OUT, subjects.out("*", job.request_id))
+        sent = [ChatFrame.model_validate_json(message.data) for message in frames]
+        end = next((frame.end for frame in sent if frame.end), None)
+        if end is None:
+            end = ChatEnd(reason="error", error=DEAD)
+            last = max((frame.seq for frame in sent), default=-1)
+            attempt = max((frame.attempt for frame in sent), default=1)
+            await self._publish(job, ChatFrame(seq=last + 1, attempt=attempt, end=end))
+        metrics.JOBS.labels("dead").inc()
+        await self._keep(job, ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end))
+
+    async def _outcome(self, running: RunningJob, reply: Reply) -> Outcome:
+        job = running.job
+        if refused := refusal(job.request, self._pool.models):
+            return Outcome("error", refused)
+        if running.left_s <= 0:
+            return Outcome("error", DEADLINE)
+        if running.interruption.reason is not None:
+            return self._interrupted(running)
+        try:
+            with running.interruption:
+                return await self._generate(running, reply)
+        except BusError:
+            raise
+        except Exception:
+            # A fault in this program is answered, not repeated: it would most likely only happen again.
+            log.exception("reply_failed", extra={"request_id": job.request_id})
+            return Outcome("error", INTERNAL)
+        return self._interrupted(running)
+
+    def _interrupted(self, running: RunningJob) -> Outcome:
+        interruption = running.interruption
+        if interruption.at_s is not None:
+            metrics.CANCEL_LATENCY.observe(asyncio.get_running_loop().time() - interruption.at_s)
+        match interruption.reason:
+            case "superseded":
+                raise Superseded
+            case "deadline":
+                return Outcome("error", DEADLINE)
+            case "stalled":
+                metrics.ENGINE_ERRORS.labels(self._pool.backend, "stalled").inc()
+                return Outcome("error", STALLED)
+            case _:
+                return Outcome("cancelled")
+
+    async def _generate(self, running: RunningJob, reply: Reply) -> Outcome:
+        """Has the engine write the reply, asking again where that can help."""
+        request = running.job.request
+        model = self._pool.models[request.model]
+        if model.engine_model != request.model:
+            request = request.model_copy(update={"model": model.engine_model})
+        retries = Retries(self._pool.can_continue)
+        while reply.finish is None:
+            error = await self._run_engine(running, reply, request)
+            if error is None:
+                continue
+            metrics.ENGINE_ERRORS.labels(self._pool.backend, error.code.value).inc()
+            delay_s = retries.delay_s(error, said=reply.started, left_s=running.left_s)
+            if delay_s is None:
+                return Outcome("error", final_error(error, said=reply.started))
+            log.info("engine_retry", extra={"request_id": running.job.request_id, "code": error.code.value})
+            metrics.ENGINE_RETRIES.labels(self._pool.backend).inc()
+            running.heard_at = None
+            await asyncio.sleep(delay_s)
+            reply.begin_run()
+        return Outcome(reply.finish)
+
+    async def _run_engine(self, running: RunningJob, reply: Reply, request: ChatRequest) -> ErrorInfo | None:
+        """One run of the engine; returns what went wrong, or None when the reply is complete."""
+        said = reply.said if reply.started else None
+        if said is not None and not self._pool.can_continue:
+            return ErrorInfo(code=ErrorCode.INTERRUPTED, message="The reply was interrupted by a restart.")
+        clock = asyncio.get_running_loop().time
+        job = running.job
+        first = not reply.started
+        try:
+            async with aclosing(self._engine.stream(request, said)) as chunks:
+                async for chunk in chunks:
+                    running.heard_at = clock()
+                    frame = reply.take(chunk)
+                    if frame is not None:
+                        await self._publish(job, frame)
+                        if first:
+                            first = False
+                            running.first_at = running.heard_at
+                            self._model_figures(job).first_token.observe(running.heard_at - running.started_at)
+                    if reply.finish is not None:
+                        break
+        except CallboardError as error:
+            return error.info
+        return None if reply.finish is not None else BROKEN
+
+    async def _close_again(self, running: RunningJob, past: Past) -> None:
+        """Repeats the acknowledged steps of a job that had come to its end before its worker was lost."""
+        job = running.job
+        if past.result is not None:
+            received = past.history
+            end = past.result.end
+            if past.wanted and received.next_seq and past.result.text.startswith(received.said.text):
+                rest = past.result.text[len(received.said.text) :]
+                frame = ChatFrame(seq=received.next_seq, attempt=running.attempt, text=rest, end=end)
+                await self._publish(job, frame)
+            await self._keep(job, past.result)
+            return
+        assert past.history.end is not None
+        said = past.history.said
+        result = ChatResult(
+            request_id=job.request_id,
+            model=job.request.model,
+            text=said.text,
+            thinking=said.thinking,
+            tool_calls=past.history.tool_calls,
+            end=past.history.end,
+        )
+        await self._keep(job, result, whole=past.history.whole)
+
+    async def _publish(self, job: ChatJob, frame: ChatFrame) -> None:
+        subject = subjects.out(job.edge, job.request_id)
+        await self._bus.publish(subject, frame.model_dump_json(exclude_defaults=True).encode())
+        metrics.FRAMES.inc()
+
+    async def _keep(self, job: ChatJob, result: ChatResult, *, whole: bool = True) -> None:
+        """Stores the result and the usage event; both repeat under the same id without effect."""
+        end = result.end
+        event = UsageEvent(
+            request_id=job.request_id,
+            tenant=job.tenant,
+            kind="chat",
+            model=job.request.model,
+            pool=self._pool.name,
+            work=Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens),
+            outcome=end.reason,
+            hold=job.hold,
+            at=time.time(),
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                self._bus.publish_stored(
+                    subjects.usage(job.tenant), event.model_dump_json().encode(), f"{job.request_id}.chat"
+                )
+            )
+            if whole:
+                group.create_task(self._keep_result(job, result))
+
+    async def _keep_result(self, job: ChatJob, result: ChatResult) -> None:
+        subject = subjects.result(job.request_id)
+        try:
+            await self._bus.publish_stored(subject, result.model_dump_json().encode(), f"{job.request_id}.result")
+        except PublishRefused:
+            # The client has its frames; only polling for this one reply is lost, and the usage must still count.
+            log.exception("result_refused", extra={"request_id": job.request_id})
+
+    def _model_figures(self, job: ChatJob) -> metrics.ModelFigures:
+        return self._figures.get(job.request.model, self._other)
+
+    def _observe(self, running: RunningJob, frame: ChatFrame) -> None:
+        end = frame.end
+        assert end is not None
+        figures = self._model_figures(running.job)
+        now = asyncio.get_running_loop().time()
+        figures.duration.observe(now - running.started_at)
+        figures.input_tokens.observe(end.usage.prompt_tokens)
+        figures.output_tokens.observe(end.usage.completion_tokens)
+        if running.first_at is not None and end.usage.completion_tokens > 1:
+            figures.per_token.observe((now - running.first_at) / (end.usage.completion_tokens - 1))
+        metrics.JOBS.labels(end.error.code.value if end.error else end.reason).inc()
+        ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
+        log.info(
+            "job_ended",
+            extra={**ids, "reason": end.reason, "code": end.error.code.value if end.error else None},
+        )
+
+
+def _read(data: bytes) -> ChatJob:
+    return ChatJob.model_validate_json(data)

@@ -1,0 +1,87 @@
+"""Finds out how far another worker came with a job."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from callboard_chat.domain.history import History, history
+from callboard_chat.domain.ports import Continuation
+from callboard_contracts import subjects
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.streams import OUT, RESULT
+from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.direct import read_last, read_subject
+from callboard_kit.pull import GiveBack
+
+log = logging.getLogger(__name__)
+
+ASK_TIMEOUT_S = 2.0
+ASK_TRIES = 4
+ASK_PAUSE_S = 0.75
+"""Together three seconds, in which an edge that lost the bus comes back."""
+TRY_AGAIN_S = 1.0
+MAX_FRAMES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of a job that was handed out before.
+
+    `result` is set when the reply was finished and kept; `wanted` is false when nobody waits for it any more.
+    """
+
+    source: str
+    history: History = field(default_factory=History)
+    result: ChatResult | None = None
+    wanted: bool = True
+
+
+async def find_past(bus: Bus, job: ChatJob, attempt: int, *, polled: bool) -> Past:
+    """Looks for the frames that were sent, then for a kept result, then asks the edge what it received.
+
+    Raises:
+        GiveBack: the bus does not answer at this moment.
+    """
+    try:
+        stored = await read_subject(bus, OUT, subjects.out("*", job.request_id), limit=MAX_FRAMES)
+        frames = history(ChatFrame.model_validate_json(message.data) for message in stored)
+        if stored and (frames.whole or frames.end):
+            return Past("frames", frames)
+        # The memory stream keeps two minutes, and nothing over a restart of the bus.
+        kept = await read_last(bus, RESULT, subjects.result(job.request_id))
+        if kept is not None:
+            return Past("result", await _received(bus, job, attempt), ChatResult.model_validate_json(kept.data))
+        return await _ask_edge(bus, job, attempt, polled=polled)
+    except BusUnavailable:
+        log.warning("past_unknown", extra={"request_id": job.request_id, "attempt": attempt})
+        raise GiveBack(TRY_AGAIN_S) from None
+
+
+async def _received(bus: Bus, job: ChatJob, attempt: int) -> History:
+    try:
+        reply = await _credit(bus, job, attempt)
+    except NoResponders:
+        return History()
+    return _history(reply)
+
+
+async def _ask_edge(bus: Bus, job: ChatJob, attempt: int, *, polled: bool) -> Past:
+    for attempt_left in reversed(range(ASK_TRIES)):
+        try:
+            reply = await _credit(bus, job, attempt)
+        except NoResponders:
+            if attempt_left:
+                await asyncio.sleep(ASK_PAUSE_S)
+            continue
+        return Past("edge", _history(reply), wanted=reply.open)
+    return Past("none", wanted=polled)
+
+
+async def _credit(bus: Bus, job: ChatJob, attempt: int) -> CreditReply:
+    question = CreditRequest(attempt=attempt, resume=True).model_dump_json().encode()
+    subject = subjects.credit(job.edge, job.request_id)
+    return CreditReply.model_validate_json(await bus.request(subject, question, ASK_TIMEOUT_S))
+
+
+def _history(reply: CreditReply) -> History:
+    return History(reply.next_seq, Continuation(reply.text, reply.thinking, reply.tokens))

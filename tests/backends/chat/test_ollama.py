@@ -1,0 +1,151 @@
+"""The Ollama backend against a server that speaks the protocol over a real socket."""
+
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+
+from callboard_chat.backends.ollama import OllamaEngine
+from callboard_chat.domain.ports import Continuation
+from callboard_contracts.chat import ChatMessage, OutputFormat, Sampling, Tool, ToolCall
+from callboard_contracts.errors import CallboardError, ErrorCode
+from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, request, text_of
+from tests.support.ports import free_port
+from tests.support.stub_ollama import StubOllama
+from tests.support.stub_openai import Script
+from tests.support.threaded_app import ThreadedApp
+
+pytestmark = pytest.mark.backend
+
+
+class StubRig(Rig):
+    def __init__(self, stub: StubOllama, engine: OllamaEngine) -> None:
+        self.stub = stub
+        self.engine = engine
+
+    async def busy(self) -> int:
+        return self.stub.active
+
+    def slow(self) -> None:
+        self.stub.script.token_delay_s = 0.1
+
+    def long_prompt(self) -> str:
+        return "word " * 2000
+
+
+@pytest.fixture
+def served() -> Generator[tuple[StubOllama, str]]:
+    stub = StubOllama()
+    with ThreadedApp(stub.app) as app:
+        yield stub, app.url
+
+
+@pytest.fixture
+async def rig(served: tuple[StubOllama, str]) -> AsyncGenerator[StubRig]:
+    stub, url = served
+    engine = OllamaEngine(url, None, connect_timeout_s=2, contexts={"stub": 512})
+    await engine.load()
+    yield StubRig(stub, engine)
+    await engine.close()
+
+
+class TestOllama(ChatEngineSuite):
+    """The common suite; its fixture is the module's."""
+
+
+async def test_sampling_and_limits_become_options(rig: StubRig) -> None:
+    sampling = Sampling(temperature=0.5, top_k=3, min_p=0.1, repetition_penalty=1.2, seed=4, stop=("END",))
+    await collect(rig.engine, request(limit=9, sampling=sampling, output_format=OutputFormat(kind="json_object")))
+    (body,) = rig.stub.requests
+    assert body["options"] == {
+        "temperature": 0.5,
+        "top_k": 3,
+        "min_p": 0.1,
+        "repeat_penalty": 1.2,
+        "seed": 4,
+        "stop": ["END"],
+        "num_predict": 9,
+        "num_ctx": 512,
+    }
+    assert body["format"] == "json"
+    assert "tools" not in body or body["tools"] == []
+
+
+async def test_a_schema_is_the_format(rig: StubRig) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    await collect(rig.engine, request(output_format=OutputFormat(kind="json_schema", json_schema=schema)))
+    assert rig.stub.requests[0]["format"] == schema
+
+
+async def test_a_completion_is_sent_raw(rig: StubRig) -> None:
+    await collect(rig.engine, request("Once", mode="completion"))
+    assert (rig.stub.requests[0]["prompt"], rig.stub.requests[0]["raw"]) == ("Once", True)
+
+
+async def test_thinking_stays_apart(rig: StubRig) -> None:
+    rig.stub.script = Script(reply=["yes"], reasoning=["hm ", "so "])
+    chunks = await collect(rig.engine, request())
+    assert text_of(chunks) == "yes"
+    assert "".join(chunk.thinking for chunk in chunks) == "hm so "
+
+
+async def test_tools_go_there_and_calls_come_back(rig: StubRig) -> None:
+    rig.stub.script = Script(tool_call={"name": "look", "arguments": {"where": "up"}})
+    asked = ChatMessage(role="assistant", tool_calls=(ToolCall(id="c", name="look", arguments='{"where": "down"}'),))
+    answered = ChatMessage(role="tool", name="look", content="dirt", tool_call_id="c")
+    messages = (ChatMessage(role="user", content="Look."), asked, answered)
+    *_, last = await collect(rig.engine, request(messages=messages, tools=(Tool(name="look"),)))
+    assert last.finish == "tool_calls"
+    (call,) = last.tool_calls
+    assert (call.name, call.arguments) == ("look", '{"where": "up"}')
+    (body,) = rig.stub.requests
+    assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": {"where": "down"}}
+    assert body["messages"][2]["tool_name"] == "look"
+
+
+async def test_a_forced_tool_is_refused(rig: StubRig) -> None:
+    with pytest.raises(CallboardError) as refused:
+        await collect(rig.engine, request(tools=(Tool(name="look"),), tool_choice="required"))
+    assert refused.value.info.code is ErrorCode.UNSUPPORTED
+    assert refused.value.info.param == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (429, ErrorCode.ENGINE_UNAVAILABLE),
+        (500, ErrorCode.ENGINE_UNAVAILABLE),
+        (404, ErrorCode.ENGINE_FAILED),
+        (400, ErrorCode.INVALID_REQUEST),
+    ],
+)
+async def test_an_error_status_becomes_a_code_without_the_engines_words(
+    rig: StubRig, status: int, expected: ErrorCode
+) -> None:
+    rig.stub.script = Script(fail_status=status, fail_times=1)
+    with pytest.raises(CallboardError) as refused:
+        await collect(rig.engine, request())
+    assert refused.value.info.code is expected
+    assert "secret" not in refused.value.info.message
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [("error_at", ErrorCode.ENGINE_FAILED), ("break_at", ErrorCode.ENGINE_UNAVAILABLE)],
+)
+async def test_a_fault_in_mid_stream_keeps_what_was_said(rig: StubRig, fault: str, expected: ErrorCode) -> None:
+    rig.stub.script = Script(**{fault: 3}, token_delay_s=0.01)
+    said = ""
+    with pytest.raises(CallboardError) as failed:
+        async for chunk in rig.engine.stream(request(limit=50)):
+            said += chunk.text
+    assert said == "word0 word1 word2 "
+    assert failed.value.info.code is expected
+
+
+async def test_a_server_that_is_not_there_is_unavailable_and_not_ready() -> None:
+    engine = OllamaEngine(f"http://127.0.0.1:{free_port()}", None, connect_timeout_s=1, contexts={})
+    with pytest.raises(CallboardError) as away:
+        await collect(engine, request(), Continuation("a", "", 1))
+    assert away.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
+    assert await engine.ready() is not None
+    await engine.close()

@@ -1,0 +1,202 @@
+"""The OpenAI backend against a server that speaks the protocol over a real socket."""
+
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+
+from callboard_chat.backends.openai import OpenAIEngine
+from callboard_chat.domain.ports import Continuation
+from callboard_contracts.chat import OutputFormat, Sampling, Tool
+from callboard_contracts.errors import CallboardError, ErrorCode
+from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, request, settled, text_of
+from tests.support.ports import free_port
+from tests.support.stub_openai import Script, StubOpenAI
+from tests.support.threaded_app import ThreadedApp
+
+pytestmark = pytest.mark.backend
+
+
+class StubRig(Rig):
+    def __init__(self, stub: StubOpenAI, engine: OpenAIEngine) -> None:
+        self.stub = stub
+        self.engine = engine
+
+    async def busy(self) -> int:
+        return self.stub.active
+
+    def slow(self) -> None:
+        self.stub.script.token_delay_s = 0.1
+
+    def long_prompt(self) -> str:
+        self.stub.script.context_tokens = 100
+        return "word " * 500
+
+
+@pytest.fixture
+def served() -> Generator[tuple[StubOpenAI, str]]:
+    stub = StubOpenAI()
+    with ThreadedApp(stub.app) as app:
+        yield stub, f"{app.url}/v1"
+
+
+@pytest.fixture
+async def rig(served: tuple[StubOpenAI, str]) -> AsyncGenerator[StubRig]:
+    stub, url = served
+    stub.script.token_delay_s = 0.002
+    engine = OpenAIEngine(url, "secret", connect_timeout_s=2)
+    await engine.load()
+    yield StubRig(stub, engine)
+    await engine.close()
+
+
+class TestOpenAI(ChatEngineSuite):
+    """The common suite; its fixture is the module's."""
+
+
+async def test_a_reply_that_arrives_at_once_is_one_chunk(rig: StubRig) -> None:
+    rig.stub.script = Script(at_once=True)
+    first, last = await collect(rig.engine, request(limit=100))
+    assert first.text == "".join(rig.stub.script.reply)
+    assert first.tokens == 32
+    assert (last.finish, last.prompt_tokens, last.completion_tokens) == ("stop", 7, 32)
+
+
+async def test_connections_are_kept_and_the_key_is_sent(rig: StubRig) -> None:
+    for _ in range(3):
+        await collect(rig.engine, request())
+    assert rig.stub.authorizations == ["Bearer secret"] * 3
+    assert rig.stub.left_early == 0
+    assert rig.stub.connections == 1
+
+
+async def test_the_request_carries_every_field_that_was_given(rig: StubRig) -> None:
+    sampling = Sampling(temperature=0.5, top_p=0.9, top_k=3, presence_penalty=1, seed=4, stop=("END",))
+    tool = Tool(name="look", description="Looks.", parameters={"type": "object"})
+    schema = OutputFormat(kind="json_schema", name="shape", json_schema={"type": "object"})
+    await collect(
+        rig.engine, request(limit=9, sampling=sampling, tools=(tool,), tool_choice="look", output_format=schema)
+    )
+    (body,) = rig.stub.requests
+    assert body["max_tokens"] == 9
+    assert body["stream_options"] == {"include_usage": True}
+    assert {key: body[key] for key in ("temperature", "top_p", "top_k", "presence_penalty", "seed", "stop")} == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "presence_penalty": 1,
+        "seed": 4,
+        "stop": ["END"],
+    }
+    assert "min_p" not in body
+    assert body["tools"][0]["function"]["name"] == "look"
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "look"}}
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+async def test_thinking_in_a_field_of_its_own_stays_apart(rig: StubRig) -> None:
+    rig.stub.script = Script(reply=["yes"], reasoning=["hm ", "so "])
+    chunks = await collect(rig.engine, request())
+    assert text_of(chunks) == "yes"
+    assert "".join(chunk.thinking for chunk in chunks) == "hm so "
+
+
+async def test_tool_calls_are_put_together_and_come_last(rig: StubRig) -> None:
+    rig.stub.script = Script(tool_call={"name": "look", "arguments": {"where": "up"}})
+    *_, last = await collect(rig.engine, request(tools=(Tool(name="look"),)))
+    assert last.finish == "tool_calls"
+    (call,) = last.tool_calls
+    assert (call.id, call.name, call.arguments) == ("call_1", "look", '{"where": "up"}')
+
+
+async def test_a_server_that_ignores_the_limit_is_cut(rig: StubRig) -> None:
+    rig.stub.script = Script(ignore_limit=True, at_once=True)
+    chunks = await collect(rig.engine, request(limit=5))
+    assert sum(chunk.tokens for chunk in chunks) == 5
+    assert text_of(chunks) == "word0 word1 word2 word3 word4 "
+    assert chunks[-1].finish == "length"
+
+
+async def test_a_server_without_usage_still_ends(rig: StubRig) -> None:
+    rig.stub.script = Script(send_usage=False)
+    *_, last = await collect(rig.engine, request(limit=50))
+    assert (last.finish, last.prompt_tokens, last.completion_tokens) == ("stop", None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (429, "", ErrorCode.ENGINE_UNAVAILABLE),
+        (500, "", ErrorCode.ENGINE_UNAVAILABLE),
+        (503, "", ErrorCode.ENGINE_UNAVAILABLE),
+        (401, "", ErrorCode.ENGINE_FAILED),
+        (404, "", ErrorCode.ENGINE_FAILED),
+        (400, "", ErrorCode.INVALID_REQUEST),
+        (400, "context_length_exceeded", ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+    ],
+)
+async def test_an_error_status_becomes_a_code_without_the_engines_words(
+    rig: StubRig, status: int, code: str, expected: ErrorCode
+) -> None:
+    rig.stub.script = Script(fail_status=status, fail_times=1, fail_code=code, retry_after="7")
+    with pytest.raises(CallboardError) as refused:
+        await collect(rig.engine, request())
+    info = refused.value.info
+    assert info.code is expected
+    assert "secret" not in info.message
+    assert info.retry_after_s == (7 if expected is ErrorCode.ENGINE_UNAVAILABLE else None)
+
+
+async def test_an_error_event_in_mid_stream_is_a_failure(rig: StubRig) -> None:
+    rig.stub.script = Script(error_at=3)
+    stream = rig.engine.stream(request(limit=50))
+    said = ""
+    with pytest.raises(CallboardError) as failed:
+        async for chunk in stream:
+            said += chunk.text
+    assert said == "word0 word1 word2 "
+    assert failed.value.info.code is ErrorCode.ENGINE_FAILED
+    assert "secret" not in failed.value.info.message
+
+
+async def test_a_connection_that_breaks_in_mid_stream_is_unavailable(rig: StubRig) -> None:
+    rig.stub.script = Script(break_at=3, token_delay_s=0.01)
+    stream = rig.engine.stream(request(limit=50))
+    said = ""
+    with pytest.raises(CallboardError) as broken:
+        async for chunk in stream:
+            said += chunk.text
+    assert said == "word0 word1 word2 "
+    assert broken.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
+
+
+async def test_an_engine_that_is_not_there_is_unavailable_and_not_ready() -> None:
+    engine = OpenAIEngine(f"http://127.0.0.1:{free_port()}/v1", None, connect_timeout_s=1)
+    with pytest.raises(CallboardError) as away:
+        await collect(engine, request())
+    assert away.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
+    assert await engine.ready() is not None
+    await engine.close()
+
+
+async def test_an_engine_without_prefill_interrupts_a_continuation(rig: StubRig) -> None:
+    rig.stub.script = Script(prefill=False)
+    with pytest.raises(CallboardError) as refused:
+        await collect(rig.engine, request(), Continuation("word0 ", "", 1))
+    assert refused.value.info.code is ErrorCode.INTERRUPTED
+
+
+async def test_a_continuation_asks_for_no_more_than_what_is_left(rig: StubRig) -> None:
+    await collect(rig.engine, request(limit=10), Continuation("word0 word1 ", "", 2))
+    (body,) = rig.stub.requests
+    assert body["max_tokens"] == 8
+    assert body["messages"][-1] == {"role": "assistant", "content": "word0 word1 "}
+    assert body["continue_final_message"] is True
+
+
+async def test_a_silent_engine_is_left_when_the_stream_is_closed(rig: StubRig) -> None:
+    rig.stub.script = Script(hang_at=2)
+    stream = rig.engine.stream(request(limit=50))
+    await anext(stream)
+    await stream.aclose()
+    await settled(0, rig)
+    assert rig.stub.left_early == 1
