@@ -1,0 +1,216 @@
+"""Writes the reference pages that follow from the code: settings, errors and metrics.
+
+`python docs/generate.py` writes them, `python docs/generate.py --check` only says which differ. A test runs the same
+check, so a page never says something else than the code.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from callboard_contracts import config as config_module
+from callboard_contracts.config import Config, Section
+from callboard_contracts.errors import CATALOGUE
+
+REFERENCE = Path(__file__).parent / "reference"
+NOTE = "<!-- Written by docs/generate.py from the code; change it there. -->\n"
+
+
+def settings_page() -> str:
+    """Every key of `callboard.toml`."""
+    meanings = _meanings()
+    lines = [
+        NOTE,
+        "# Settings",
+        "",
+        "All services read one file, `callboard.toml`: the file named with `--config`, else `$CALLBOARD_CONFIG`, else",
+        "`callboard.toml` in the working directory. Without any, `callboard up` uses the one that comes with it.",
+        "",
+        "An environment variable stands over a key of the file: `CALLBOARD__EDGE__PORT=8081` sets `edge.port`, and a",
+        "name that ends in `_FILE` takes the value from a file, for secrets: `CALLBOARD__NATS__PASSWORD_FILE=/run/pw`.",
+        "A key that is not listed here, or a value that is not allowed, stops the process with one line that says so.",
+        "",
+    ]
+    for path, section in _sections(Config, ""):
+        lines += [f"## {path}", "", inspect.getdoc(section) or "", "", "| key | allowed | default | meaning |"]
+        lines.append("|---|---|---|---|")
+        for name, field in section.model_fields.items():
+            if _inner_section(field.annotation) is None:
+                meaning = meanings.get((section.__name__, name), "")
+                lines.append(f"| `{name}` | {_allowed(field)} | {_default(field)} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def errors_page() -> str:
+    """Every error code and what it means."""
+    lines = [
+        NOTE,
+        "# Errors",
+        "",
+        "One catalogue serves every protocol: the code says what went wrong, the status fits it, and *retry* says",
+        "whether the same request can succeed later. The edge puts each into the form of the client's protocol.",
+        "",
+        "| code | status | retry | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{code.value}` | {kind.status} | {'yes' if kind.retryable else 'no'} | {kind.meaning} |"
+        for code, kind in CATALOGUE.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """Every figure that the services publish."""
+    lines = [
+        NOTE,
+        "# Metrics",
+        "",
+        "Each process serves Prometheus's text form at `/metrics` on its metrics port, beside `/healthz` and",
+        "`/readyz`.",
+        "",
+    ]
+    seen: set[str] = set()
+    modules = {
+        "Every process": "callboard_kit.health",
+        "Edge": "callboard_edge.metrics",
+        "Chat": "callboard_chat.metrics",
+        "Speech": "callboard_tts.metrics",
+        "Quota": "callboard_quota.metrics",
+    }
+    for title, module in modules.items():
+        lines += [f"## {title}", "", "| name | kind | labels | meaning |", "|---|---|---|---|"]
+        own = sorted((metric for metric in _metrics_of(module) if metric.name not in seen), key=lambda m: m.name)
+        seen |= {metric.name for metric in own}
+        lines += [f"| `{m.name}` | {m.kind} | {m.labels} | {m.meaning} |" for m in own]
+        lines.append("")
+    return "\n".join(lines)
+
+
+class _Metric:
+    def __init__(self, collector: Any) -> None:
+        self.kind = str(collector._type)
+        self.name = f"{collector._name}{'_total' if self.kind == 'counter' else ''}"
+        self.labels = ", ".join(f"`{label}`" for label in collector._labelnames)
+        self.meaning = str(collector._documentation)
+
+
+def _metrics_of(module: str) -> Iterator[_Metric]:
+    for value in vars(importlib.import_module(module)).values():
+        if isinstance(value, MetricWrapperBase):
+            yield _Metric(value)
+
+
+def _meanings() -> dict[tuple[str, str], str]:
+    """The sentence under each field, which Python itself forgets."""
+    found: dict[tuple[str, str], str] = {}
+    for node in ast.parse(inspect.getsource(config_module)).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, after in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                found[node.name, field.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in model.model_fields.items():
+        inner = _inner_section(field.annotation)
+        if inner is None:
+            continue
+        below = f"{path}.{name}" if path else name
+        if get_origin(field.annotation) is dict:
+            below += ".<name>"
+        yield below, inner
+        yield from _sections(inner, below)
+
+
+def _inner_section(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) is dict:
+        annotation = get_args(annotation)[1]
+    return annotation if inspect.isclass(annotation) and issubclass(annotation, Section) else None
+
+
+def _allowed(field: FieldInfo) -> str:
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    shown = " ".join(
+        f"{words[sign]} {getattr(limit, sign)}" for limit in field.metadata for sign in words if hasattr(limit, sign)
+    )
+    return f"{_type(field.annotation)}{f', {shown}' if shown else ''}"
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _allowed(FieldInfo.from_annotation(annotation))
+    if origin in {Union, UnionType}:
+        return " or ".join(dict.fromkeys(_type(each) for each in arguments if each is not NoneType))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"table of {_type(arguments[1])}"
+    names = {
+        "str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path",
+        "SecretStr": "secret text", "IPv4Network": "network", "IPv6Network": "network",
+    }  # fmt: skip
+    return names.get(annotation.__name__, str(annotation.__name__))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True) if field.default is PydanticUndefined else field.default
+    if value is None or value in ((), {}):
+        return "none"
+    if isinstance(value, SecretStr):
+        return "secret"
+    if isinstance(value, tuple):
+        value = [str(each) for each in value]
+    return f"`{json.dumps(value) if isinstance(value, bool | int | float | list) else value}`"
+
+
+PAGES = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page}
+
+
+def differing() -> list[str]:
+    """The names of the pages that are not as the code would write them."""
+    return [name for name, page in PAGES.items() if _read(REFERENCE / name) != page()]
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def main() -> int:
+    """Writes the pages, or with `--check` names those that differ."""
+    stale = differing()
+    if "--check" in sys.argv:
+        print("\n".join(f"docs/reference/{name} is not as the code has it; run `make docs`" for name in stale))
+        return len(stale)
+    for name in stale:
+        (REFERENCE / name).write_text(PAGES[name](), encoding="utf-8")
+        print(f"wrote docs/reference/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
