@@ -1,0 +1,147 @@
+"""The composition root of a speech worker: the only place that knows all its parts."""
+
+import argparse
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from callboard_contracts.config import Config
+from callboard_contracts.streams import TTS, consumer_name
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.dead_letters import DeadLetters
+from callboard_kit.health import Observatory
+from callboard_kit.lifecycle import Duties, StartError, Stopper
+from callboard_kit.pull import PullLoop
+from callboard_tts import metrics
+from callboard_tts.domain.ports import EngineUnavailable, SpeechEngine
+from callboard_tts.handlers.running import RunningJobs
+from callboard_tts.handlers.speech_jobs import SpeechJobs
+from callboard_tts.settings import PoolSettings, pool_settings
+
+log = logging.getLogger(__name__)
+
+CHECK_INTERVAL_S = 1.0
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What the readiness page says; None means ready."""
+
+    engine: str | None = "engine: loading"
+    bus: Bus | None = None
+
+    def reason(self) -> str | None:
+        """Why the worker cannot take jobs, or None."""
+        if self.engine is not None:
+            return self.engine
+        return None if self.bus is not None and self.bus.connected else "bus: not connected"
+
+
+def build_engine(pool: PoolSettings) -> SpeechEngine:
+    """Makes the engine that the pool names; each backend's libraries are loaded only here."""
+    try:
+        match pool.backend:
+            case "kokoro_onnx":
+                from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
+
+                return KokoroOnnxEngine(pool.model_path, pool.voices_path, pool.slots, pool.threads, pool.device)
+            case "kokoro":
+                from callboard_tts.backends.kokoro import KokoroEngine
+
+                return KokoroEngine(pool.model_path, pool.voices_path, pool.slots, pool.threads, pool.device)
+            case "openai":
+                from callboard_tts.backends.openai import OpenAISpeechEngine
+
+                assert pool.url is not None
+                return OpenAISpeechEngine(pool.url, pool.api_key, stall_timeout_s=pool.piece_timeout_s)
+            case _:
+                from callboard_tts.backends.fake import FakeEngine
+
+                return FakeEngine()
+    except ImportError as error:
+        raise StartError(f"the backend {pool.backend} needs the package {error.name}") from None
+
+
+async def run(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
+    """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
+    pool = pool_settings(config, arguments.pool)
+    await run_worker(config, pool, build_engine(pool), stopper)
+
+
+async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, stopper: Stopper) -> None:
+    """Runs one worker on a given engine.
+
+    Raises:
+        StartError: the engine cannot load, the bus is not there, or a port is taken.
+    """
+    readiness = Readiness()
+    observatory = Observatory(pool.metrics_port, readiness.reason)
+    try:
+        await observatory.start()
+    except OSError as error:
+        raise StartError(f"tts.pools.{pool.name}.metrics_port: {pool.metrics_port}: {error.strerror}") from None
+    log.info("observatory_started", extra={"port": observatory.port, "pool": pool.name})
+    try:
+        await _load(engine, pool, readiness)
+        try:
+            bus = await Bus.connect(
+                config.nats,
+                f"tts-{pool.name}",
+                lambda: stopper.request_stop("bus closed", failed=not stopper.stopping),
+            )
+        except BusUnavailable as error:
+            raise StartError(str(error)) from None
+        readiness.bus = bus
+        try:
+            await _serve(bus, pool, engine, stopper, readiness)
+        finally:
+            await bus.close()
+    finally:
+        await engine.close()
+        await observatory.close()
+
+
+async def _load(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness) -> None:
+    started = time.monotonic()
+    try:
+        await engine.load()
+    except EngineUnavailable as error:
+        raise StartError(f"tts.pools.{pool.name}: {error}") from None
+    readiness.engine = None
+    metrics.ENGINE_LOAD.labels(pool.backend).set(time.monotonic() - started)
+    metrics.ENGINE_READY.labels(pool.backend).set(1)
+
+
+async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: Stopper, readiness: Readiness) -> None:
+    running = RunningJobs(bus)
+    jobs = SpeechJobs(bus, engine, pool, running)
+    loop = PullLoop(
+        bus,
+        TTS,
+        live=consumer_name("tts", pool.name, "live"),
+        batch=consumer_name("tts", pool.name, "batch"),
+        slots=pool.slots,
+        handle=jobs.handle,
+        on_change=metrics.SLOTS_USED.set,
+    )
+    metrics.SLOTS_LIMIT.set(pool.slots)
+    await running.listen()
+    await DeadLetters(bus, TTS, jobs.on_dead).start()
+    async with Duties(stopper) as duties:
+        duties.start(_watch_engine(engine, pool, readiness, stopper), "engine-watch")
+        await loop.run(stopper.wait)
+        log.info("draining", extra={"running": loop.running})
+        await loop.drain(pool.drain_timeout_s)
+
+
+async def _watch_engine(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness, stopper: Stopper) -> None:
+    """Ends the process when its engine is stuck for good: only a fresh process gets the thread back."""
+    while True:
+        reason = engine.broken()
+        if reason is not None:
+            readiness.engine = f"engine: {reason}"
+            metrics.ENGINE_READY.labels(pool.backend).set(0)
+            stopper.request_stop(reason, failed=True)
+            return
+        await asyncio.sleep(CHECK_INTERVAL_S)

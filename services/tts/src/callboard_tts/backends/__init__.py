@@ -1,0 +1,1 @@
+"""The engines that turn pieces of text into sound."""

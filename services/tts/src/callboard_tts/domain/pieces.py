@@ -1,0 +1,58 @@
+"""From text to numbered pieces that an engine can speak."""
+
+from dataclasses import dataclass
+
+from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
+from callboard_tts.domain.numbers import read_out
+from callboard_tts.domain.splitting import Fragment, Limits, Pause, Splitter
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A numbered piece of speakable text, and the silence that goes before it."""
+
+    index: int
+    text: str
+    pause_before: Pause
+
+
+class PieceStream:
+    """Turns text that arrives in parts into pieces; the parts' sizes never change the pieces."""
+
+    def __init__(self, language: str, limits: Limits | None = None) -> None:
+        self._language = language
+        self._blocks = BlockFilter()
+        self._splitter = Splitter(limits)
+        self._count = 0
+        self._pause = Pause.NONE
+        self._first = True
+
+    def feed(self, text: str) -> list[Piece]:
+        """Takes more text and returns the pieces that it completes."""
+        return self._pieces(self._splitter.feed(self._blocks.feed(text)))
+
+    def finish(self) -> list[Piece]:
+        """Returns the pieces that are left; the text ends here."""
+        fragments = self._splitter.feed(self._blocks.finish())
+        return self._pieces(fragments + self._splitter.finish())
+
+    def _pieces(self, fragments: list[Fragment]) -> list[Piece]:
+        pieces: list[Piece] = []
+        for fragment in fragments:
+            text = without_speaker(fragment.text) if self._first else fragment.text
+            self._first = False
+            spoken = read_out(without_markup(text), self._language)
+            if is_speakable(spoken):
+                pause = self._pause if self._count else Pause.NONE
+                pieces.append(Piece(self._count, spoken, pause))
+                self._count += 1
+                self._pause = fragment.pause
+            else:
+                self._pause = max(self._pause, fragment.pause)
+        return pieces
+
+
+def split_text(text: str, language: str, limits: Limits | None = None) -> list[Piece]:
+    """All pieces of a whole text."""
+    stream = PieceStream(language, limits)
+    return stream.feed(text) + stream.finish()

@@ -1,0 +1,69 @@
+"""What this service needs from a speech engine."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callboard_tts.domain.voices import Voice, VoiceChoice
+
+Samples = NDArray[np.float32]
+"""Mono sound at 24 kHz, between -1 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceRequest:
+    """One piece of text for an engine; `model` is the engine's own name for the model."""
+
+    index: int
+    text: str
+    voice: VoiceChoice
+    speed: float
+    model: str
+    instructions: str = ""
+
+
+class EngineUnavailable(Exception):  # noqa: N818 - a state: trying again may help
+    """The engine cannot be reached at this moment, and has made no sound of this piece yet."""
+
+
+class EngineFailed(Exception):  # noqa: N818 - what happened to one piece
+    """The engine could not speak this piece; its other work is not affected."""
+
+
+class SpeechEngine(Protocol):
+    """Turns one piece of text after another into sound, never on the event loop's own thread."""
+
+    async def load(self) -> None:
+        """Makes the engine ready for its first piece, warm included.
+
+        Raises:
+            EngineUnavailable: a model file is missing or unusable; the message says which, for the operator.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends the engine and frees what it holds."""
+        ...
+
+    def voices(self) -> Sequence[Voice]:
+        """The voices that the engine knows; empty when it takes any name and judges itself."""
+        ...
+
+    def broken(self) -> str | None:
+        """Why the engine can do no more work until its process starts anew, or None."""
+        ...
+
+    def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
+        """Yields the sound of a piece as it is made.
+
+        Closing the generator, or cancelling the task that waits on it, stops the engine within 250 ms.
+
+        Raises:
+            EngineUnavailable: nothing was made and a later try may succeed.
+            EngineFailed: this piece cannot be spoken.
+            CallboardError: the request asks for what the engine does not have, such as an unknown voice.
+        """
+        ...

@@ -1,0 +1,50 @@
+"""What kind of character a letter or a mark is, for every script that the splitter meets."""
+
+SENTENCE_MARKS = ".!?…"
+WIDE_SENTENCE_MARKS = "。！？｡．।॥؟۔"
+CLAUSE_MARKS = ",;:"
+WIDE_CLAUSE_MARKS = "，、；：､،؛—"
+"""Marks that end a sentence or a clause even when no space follows."""
+CLOSERS = "\"'”’»›)]}」』）】》〉*_~`"
+"""Marks that belong to the sentence before them; a closing emphasis of markdown is one of them."""
+
+CJK_WORD_SHARE = 0.5
+UNSPACED_WORD_SHARE = 0.25
+
+
+def is_cjk(character: str) -> bool:
+    """Whether a character is Chinese, Japanese or Korean writing, where a line may break anywhere."""
+    code = ord(character)
+    return (
+        0x3040 <= code <= 0x30FF
+        or 0x3400 <= code <= 0x4DBF
+        or 0x4E00 <= code <= 0x9FFF
+        or 0xAC00 <= code <= 0xD7AF
+        or 0xF900 <= code <= 0xFAFF
+        or 0xFF66 <= code <= 0xFF9F
+        or 0x20000 <= code <= 0x323AF
+    )
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character belongs to a script other than CJK that writes no spaces: Thai, Lao, Khmer, Burmese."""
+    code = ord(character)
+    return 0x0E00 <= code <= 0x0EFF or 0x1780 <= code <= 0x17FF or 0x1000 <= code <= 0x109F
+
+
+def sound_units(character: str) -> float:
+    """About how much sound a character stands for, where a Latin letter is 1; it bounds the phonemes of a piece."""
+    if character.isdigit():
+        return 4.0
+    if is_cjk(character):
+        return 2.0 if 0x3040 <= ord(character) <= 0x30FF else 4.0
+    return 1.0
+
+
+def word_share(character: str, follows_word: bool) -> float:
+    """How much of a word begins with this character; `follows_word` tells that it only continues one."""
+    if is_cjk(character):
+        return CJK_WORD_SHARE
+    if is_unspaced(character):
+        return UNSPACED_WORD_SHARE
+    return 1.0 if character.isalnum() and not follows_word else 0.0

@@ -1,0 +1,83 @@
+"""Cuts a piece's PCM into segments and remembers where a worker that takes over goes on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SegmentInfo, SpeechEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an utterance has come, over all attempts.
+
+    `next_n` is the number of the next segment; `piece` and `offset_bytes` say where in the text's sound it starts.
+    """
+
+    next_n: int = 0
+    piece: int = 0
+    offset_bytes: int = 0
+    sent_bytes: int = 0
+    end: SpeechEnd | None = None
+
+    @property
+    def audio_ms(self) -> int:
+        """The length of all sound sent so far."""
+        return self.sent_bytes // BYTES_PER_MS
+
+
+def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
+    """The state that the published segments leave: their numbers, what is known of each, and the length of its PCM.
+
+    Two attempts may both have written a number; the first one counts, as it does for every receiver.
+    """
+    progress = Progress()
+    for n, info, length in sorted(history, key=lambda segment: segment[0]):
+        if n != progress.next_n:
+            continue
+        progress = Progress(
+            next_n=n + 1,
+            piece=info.piece + 1 if info.piece_done else info.piece,
+            offset_bytes=0 if info.piece_done else info.offset_bytes + length,
+            sent_bytes=progress.sent_bytes + length,
+            end=info.end,
+        )
+        if info.end is not None:
+            break
+    return progress
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a piece's PCM and where it starts in the piece."""
+
+    piece: int
+    offset_bytes: int
+    pcm: bytes
+    piece_done: bool = False
+
+
+class PieceCutter:
+    """Cuts the PCM of one piece, which arrives in parts, into segments of bounded size, leaving out what was sent."""
+
+    def __init__(self, piece: int, skip_bytes: int = 0) -> None:
+        self._piece = piece
+        self._skip = skip_bytes
+        self._offset = 0
+
+    def feed(self, pcm: bytes) -> list[Segment]:
+        """Takes PCM and returns it as segments."""
+        start = max(0, min(len(pcm), self._skip - self._offset))
+        segments = [
+            Segment(self._piece, self._offset + begin, pcm[begin : begin + MAX_SEGMENT_BYTES])
+            for begin in range(start, len(pcm), MAX_SEGMENT_BYTES)
+        ]
+        self._offset += len(pcm)
+        return segments
+
+    def finish(self, pcm: bytes) -> list[Segment]:
+        """Takes the last PCM of the piece; the last segment, which may be empty, says that the piece is done."""
+        segments = self.feed(pcm)
+        if not segments:
+            return [Segment(self._piece, max(self._offset, self._skip), b"", piece_done=True)]
+        last = segments[-1]
+        return [*segments[:-1], Segment(last.piece, last.offset_bytes, last.pcm, piece_done=True)]

@@ -1,0 +1,1 @@
+"""How work arrives from the bus."""

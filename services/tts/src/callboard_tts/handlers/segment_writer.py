@@ -1,0 +1,65 @@
+"""Publishes an utterance's segments in order and knows how much was sent."""
+
+import asyncio
+
+from callboard_contracts import subjects
+from callboard_contracts.headers import SEGMENT
+from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
+from callboard_kit.bus import Bus
+from callboard_tts import metrics
+from callboard_tts.domain.segments import Progress, Segment
+
+BYTES_PER_S = BYTES_PER_MS * 1000
+
+
+class SegmentWriter:
+    """Writes one attempt's segments, going on from what earlier attempts wrote."""
+
+    def __init__(self, bus: Bus, job: SpeechJob, attempt: int, progress: Progress) -> None:
+        self._bus = bus
+        self._job = job
+        self._attempt = attempt
+        self._next_n = progress.next_n
+        self._sent_bytes = progress.sent_bytes
+        self._began_at = asyncio.get_running_loop().time()
+        self._first_at: float | None = None
+        self._own_bytes = 0
+
+    @property
+    def audio_ms(self) -> int:
+        """The length of all sound sent, by all attempts."""
+        return self._sent_bytes // BYTES_PER_MS
+
+    async def send(self, segment: Segment) -> None:
+        """Publishes one segment.
+
+        Raises:
+            BusUnavailable: the connection ended, or is away for too long.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._first_at is None:
+            self._first_at = now
+            if self._next_n == 0:
+                metrics.TIME_TO_FIRST_AUDIO.observe(now - self._began_at)
+        elif segment.offset_bytes == 0 and now > self._first_at + self._own_bytes / BYTES_PER_S:
+            metrics.UNDERRUN.inc()
+        info = SegmentInfo(
+            attempt=self._attempt,
+            piece=segment.piece,
+            offset_bytes=segment.offset_bytes,
+            piece_done=segment.piece_done,
+        )
+        await self._publish(info, segment.pcm)
+        self._sent_bytes += len(segment.pcm)
+        self._own_bytes += len(segment.pcm)
+        metrics.AUDIO.inc(len(segment.pcm) / BYTES_PER_S)
+        metrics.SEGMENTS.inc()
+
+    async def end(self, end: SpeechEnd, piece: int) -> None:
+        """Publishes the last segment, which has no sound."""
+        await self._publish(SegmentInfo(attempt=self._attempt, piece=piece, offset_bytes=0, end=end), b"")
+
+    async def _publish(self, info: SegmentInfo, pcm: bytes) -> None:
+        subject = subjects.audio(self._job.room, self._job.utterance, self._next_n)
+        await self._bus.publish(subject, pcm, {SEGMENT: info.model_dump_json(exclude_defaults=True)})
+        self._next_n += 1
