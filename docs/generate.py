@@ -9,11 +9,12 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -108,9 +109,13 @@ class _Metric:
 
 
 def _metrics_of(module: str) -> Iterator[_Metric]:
-    for value in vars(importlib.import_module(module)).values():
-        if isinstance(value, MetricWrapperBase):
-            yield _Metric(value)
+    """The metrics of a module, those that it makes when it is imported and those of a class that holds them."""
+    values = [*vars(importlib.import_module(module)).values()]
+    for value in list(values):
+        if inspect.isclass(value) and value.__module__ == module and "registry" in inspect.signature(value).parameters:
+            make: Callable[..., object] = value
+            values += vars(make(registry=CollectorRegistry())).values()
+    yield from (_Metric(value) for value in values if isinstance(value, MetricWrapperBase))
 
 
 def _meanings() -> dict[tuple[str, str], str]:
