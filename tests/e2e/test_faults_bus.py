@@ -40,7 +40,7 @@ async def test_bus_restarted_under_load_loses_no_job(end: str, make_board: MakeB
     assert len(await board.usage()) == 12
     for service in board.services:
         assert service.alive
-        assert service.ready_reason() is None, service.name
+        assert await asyncio.to_thread(service.ready_reason) is None, service.name
     await asyncio.to_thread(board.command, "usage", "verify")
     await asyncio.to_thread(board.stop)
 
@@ -136,7 +136,7 @@ async def test_usage_that_was_told_while_quota_was_away_is_settled_later(
         await reply.reaches(3)
         await asyncio.to_thread(board.quotas[0].running.kill)
     assert reply.text == script_text(40)
-    assert board.messages_in("LEASE") > 0
+    assert await asyncio.to_thread(board.messages_in, "LEASE") > 0
     again = await asyncio.to_thread(board.add_quota)
     await asyncio.to_thread(again.wait_ready)
     await asyncio.to_thread(board.wait_idle, 30)

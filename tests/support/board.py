@@ -228,8 +228,8 @@ class Board:
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float, what: str) -> None:
-    """Waits, without blocking the event loop, until a condition holds; raises AssertionError otherwise."""
+    """Waits until a condition holds, which is looked at in a thread; raises AssertionError otherwise."""
     until = asyncio.get_running_loop().time() + timeout_s
-    while not condition():
+    while not await asyncio.to_thread(condition):
         assert asyncio.get_running_loop().time() < until, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(0.01)

@@ -26,7 +26,7 @@ def _leaves(table: Table, prefix: str) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for key, value in table.items():
         path = f"{prefix}{json.dumps(key)}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found += _leaves(value, f"{path}.")
         elif value is not None:
             found.append((path, value))

@@ -1,0 +1,208 @@
+"""`callboard up` as a user runs it: a real process, real signals, and what is left afterwards."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from callboard_cli.failures import ExitCode
+from tests.support.children import Child, wait_until
+from tests.support.models import missing_model_files
+from tests.support.ports import free_port
+from tests.support.processes import Table, merged, toml_text
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+READY_S = 60.0
+CALLBOARD = [sys.executable, "-m", "callboard_cli"]
+FAKES: Table = {
+    "chat": {"pools": {"stage": {"backend": "fake"}}, "models": {"owl": {"pool": "stage"}}},
+    "tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth"}}},
+}
+
+
+class Up:
+    """One `callboard up`: its output, and the processes that belong to it."""
+
+    def __init__(self, folder: Path, settings: Table | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.edge_port = free_port()
+        environ = {
+            **os.environ,
+            "CALLBOARD__EDGE__PORT": str(self.edge_port),
+            "CALLBOARD__EDGE__METRICS_PORT": "0",
+            "CALLBOARD__QUOTA__METRICS_PORT": "0",
+            "CALLBOARD__NATS__URL": f"nats://127.0.0.1:{free_port()}",
+            "CALLBOARD__SITE__DATA_DIR": str(folder / "var"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        arguments: list[str] = []
+        if settings is not None:
+            file = folder / "callboard.toml"
+            file.write_text(toml_text(settings))
+            arguments = ["--config", str(file)]
+        self.child = Child([*CALLBOARD, *arguments, "up"], folder / "up.log", environ)
+        self._seen: dict[int, psutil.Process] = {}
+
+    def wait_ready(self) -> str:
+        """Waits for the welcome and returns it."""
+        wait_until(lambda: "Ctrl-C stops" in self.output() or not self.child.alive, READY_S, "up is ready")
+        assert self.child.alive, self.output()
+        for process in psutil.Process(self.child.pid).children(recursive=True):
+            self._seen[process.pid] = process
+        return self.output()
+
+    def output(self) -> str:
+        """Everything it printed."""
+        return self.child.output()
+
+    def part(self, word: str) -> psutil.Process:
+        """The child whose command line holds a word."""
+        return next(p for p in self._seen.values() if p.is_running() and any(word in part for part in p.cmdline()))
+
+    def left(self) -> list[psutil.Process]:
+        """Those of its processes that still run."""
+        return [p for p in self._seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def abandon(self) -> None:
+        """Leaves nothing behind, whatever the test did."""
+        self.child.kill()
+        for process in self.left():
+            process.kill()
+
+
+@pytest.fixture
+def ups(tmp_path: Path) -> Generator[list[Up]]:
+    started: list[Up] = []
+    yield started
+    for up in started:
+        up.abandon()
+
+
+def start(ups: list[Up], tmp_path: Path, settings: Table | None = FAKES) -> Up:
+    up = Up(tmp_path / f"up-{len(ups)}", settings)
+    ups.append(up)
+    return up
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_and_leaves_no_process(tmp_path: Path, ups: list[Up], number: signal.Signals) -> None:
+    up = start(ups, tmp_path)
+    up.wait_ready()
+    assert len(up.left()) == 5
+    up.child.signal(number)
+    assert up.child.wait(30) == ExitCode.OK
+    assert up.left() == []
+    assert up.output().endswith("callboard: stopped\n")
+    assert "Traceback" not in up.output()
+
+
+def test_it_starts_again_on_the_same_store(tmp_path: Path, ups: list[Up]) -> None:
+    for _ in range(2):
+        up = start(ups, tmp_path, merged(FAKES, {"site": {"data_dir": str(tmp_path / "shared")}}))
+        up.wait_ready()
+        up.child.signal(signal.SIGTERM)
+        assert up.child.wait(30) == ExitCode.OK
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path, ups: list[Up]) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen(1)
+        port = holder.getsockname()[1]
+        file = tmp_path / "callboard.toml"
+        file.write_text(toml_text(merged(FAKES, {"edge": {"port": port}, "site": {"data_dir": str(tmp_path / "var")}})))
+        tried = subprocess.run(
+            [*CALLBOARD, "--config", str(file), "up"], capture_output=True, text=True, timeout=30, check=False
+        )
+    assert ups == []
+    assert tried.returncode == ExitCode.PORT_TAKEN
+    assert tried.stderr == f"callboard: edge.port: port {port} on 127.0.0.1 cannot be used: address already in use\n"
+    assert tried.stdout == ""
+
+
+def test_a_store_in_use_is_one_line(tmp_path: Path, ups: list[Up]) -> None:
+    first = start(ups, tmp_path)
+    first.wait_ready()
+    second = start(ups, tmp_path / "second", None)
+    second.abandon()
+    tried = subprocess.run(
+        [*CALLBOARD, "--config", str(first.folder / "callboard.toml"), "up"],
+        env={**os.environ, "CALLBOARD__SITE__DATA_DIR": str(first.folder / "var")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert tried.returncode == ExitCode.STORE_LOCKED
+    expected = (
+        f"callboard: {first.folder / 'var'} is in use by process {first.child.pid}; stop it or set site.data_dir\n"
+    )
+    assert tried.stderr == expected
+    assert first.child.alive
+
+
+@pytest.mark.parametrize("victim", ["callboard_chat", "callboard_edge", "nats-server"])
+def test_a_killed_child_ends_everything_with_its_name(tmp_path: Path, ups: list[Up], victim: str) -> None:
+    up = start(ups, tmp_path)
+    up.wait_ready()
+    up.part(victim).kill()
+    assert up.child.wait(30) == ExitCode.CHILD_ENDED
+    assert up.left() == []
+    last = up.output().splitlines()[-1]
+    name = {"callboard_chat": "chat-stage", "callboard_edge": "edge", "nats-server": "nats"}[victim]
+    assert last.startswith(f"callboard: {name} was ended by SIGKILL")
+    assert "Traceback" not in up.output()
+
+
+def test_a_child_that_cannot_start_is_named(tmp_path: Path, ups: list[Up]) -> None:
+    pool = {"backend": "llamacpp", "model_file": str(tmp_path / "no-such.gguf")}
+    up = start(ups, tmp_path, merged(FAKES, {"chat": {"pools": {"stage": pool}}}))
+    assert up.child.wait(60) == ExitCode.CHILD_ENDED
+    last = up.output().splitlines()[-1]
+    assert last.startswith("callboard: chat-stage ended with code 1: callboard chat: ")
+    assert "no-such.gguf" in last
+    assert "Traceback" not in up.output()
+
+
+def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path, ups: list[Up]) -> None:
+    up = start(ups, tmp_path)
+    up.wait_ready()
+    up.child.kill()
+    wait_until(lambda: not up.left(), 10, "every child is gone")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_model_files()), reason=f"model files missing: {', '.join(missing_model_files())}")
+def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) -> None:
+    up = start(ups, tmp_path, None)
+    welcome = up.wait_ready()
+    commands = [shlex.split(line) for line in welcome.splitlines() if line.startswith("    curl ")]
+    assert len(commands) == 2
+    chat, speech = (
+        subprocess.run([*command, "-sS", "-m", "60"], cwd=tmp_path, capture_output=True, timeout=90, check=True)
+        for command in commands
+    )
+    assert chat.stdout.count(b"data: {") > 2
+    assert chat.stdout.endswith(b"data: [DONE]\n\n")
+    assert speech.stdout == b""
+    voice = (tmp_path / "places.mp3").read_bytes()
+    assert len(voice) > 10_000
+    assert voice[:2] in {b"\xff\xf3", b"\xff\xfb", b"ID"}
+    docs = next(line.strip() for line in welcome.splitlines() if line.endswith("/docs"))
+    page = subprocess.run(["curl", "-sSf", "-m", "10", docs], capture_output=True, timeout=20, check=True)
+    assert b"<html" in page.stdout.lower()
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key="none", max_retries=0) as client:
+        assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
+    up.child.signal(signal.SIGINT)
+    assert up.child.wait(60) == ExitCode.OK
+    assert up.left() == []
