@@ -160,7 +160,12 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             max_age_s=2 * LEASE_LIFE_S,
             options={"max_msgs_per_subject": 1, "allow_msg_ttl": True},
         ),
-        StreamSpec(AUDIT, ("audit.*",), max_age_s=AUDIT_LIFE_S, options={"max_bytes": 4 * 1024 * 1024 * 1024}),
+        StreamSpec(
+            AUDIT,
+            ("audit.*",),
+            max_age_s=AUDIT_LIFE_S,
+            options={"max_bytes": 4 * 1024 * 1024 * 1024, "duplicate_window": window},
+        ),
         StreamSpec(
             DLQ,
             (

@@ -65,6 +65,11 @@ def lease(tenant: str, request_id: str) -> str:
     return f"lease.{token(tenant)}.{token(request_id)}"
 
 
+def lease_filter() -> str:
+    """All leases."""
+    return "lease.*.*"
+
+
 def audit(request_id: str) -> str:
     """Where quota notes what it did about a request."""
     return f"audit.{token(request_id)}"

@@ -1,1 +1,1 @@
-"""Callboard's quota service."""
+"""The quota service: holds before work, settlement after, and the books that prove both."""

@@ -1,0 +1,179 @@
+"""Wires the quota service together; the only place that does."""
+
+import argparse
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from faststream.nats import NatsBroker
+from faststream.security import SASLPlaintext
+
+from callboard_contracts.config import Config, NatsSection, QuotaSection
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.health import Observatory
+from callboard_kit.lifecycle import Duties, StartError, Stopper
+from callboard_quota import settings
+from callboard_quota.backends.accounts import BucketAccounts
+from callboard_quota.backends.acknowledged import AcknowledgedPublisher
+from callboard_quota.backends.audit import AuditJournal
+from callboard_quota.backends.clock import SteadyClock
+from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
+from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.reaper import Reaper
+from callboard_quota.domain.settlement import Settler
+from callboard_quota.domain.windows import CLOCK_SKEW_S
+from callboard_quota.handlers.requests import RequestDesk
+from callboard_quota.handlers.usage import UsageFeed
+from callboard_quota.metrics import AUDIT_LOSSES, OLDEST_LEASE_SECONDS, OPEN_LEASES, count_event
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DRAIN_TIMEOUT_S = 10.0
+SETTINGS_INTERVAL_S = 2.0
+CLOCK_INTERVAL_S = 30.0
+STEADY_BEFORE_REAPING_S = 30.0
+"""After a jump of the clock no lease is ended for this long, so that running jobs can still report."""
+FIRST_STORE_WAIT_S = 30.0
+FIRST_STORE_PAUSE_S = 0.25
+
+
+class Readiness:
+    """Why the process cannot decide at this moment, if so."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.clock_differs_s = 0.0
+        self.serving = False
+
+    def __call__(self) -> str | None:
+        """None, or the reason."""
+        if not self._bus.connected:
+            return "no connection to the bus"
+        if abs(self.clock_differs_s) > CLOCK_SKEW_S:
+            return f"the clock differs from the bus's by {self.clock_differs_s:.1f} s"
+        return None if self.serving else "starting or stopping"
+
+
+async def main(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
+    """Runs the quota service until it is told to stop."""
+    settings.check(config)
+    try:
+        bus = await Bus.connect(config.nats, "quota", lambda: stopper.request_stop("bus closed", failed=True))
+    except BusUnavailable as error:
+        raise StartError(str(error)) from error
+    ready = Readiness(bus)
+    observatory = Observatory(config.quota.metrics_port, ready)
+    try:
+        await _start(observatory, config.quota.metrics_port)
+        await _serve(config, stopper, arguments, bus, ready)
+    finally:
+        await observatory.close()
+        await bus.close()
+
+
+async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace, bus: Bus, ready: Readiness) -> None:
+    clock = SteadyClock()
+    publisher = AcknowledgedPublisher(bus)
+    await publisher.start()
+    store = JetStreamLedger(bus, publisher, clock)
+    accounts = BucketAccounts(bus)
+    await accounts.start()
+    ready.clock_differs_s = await _first(stopper, store.check) - time.time()
+    secret = await _first(stopper, accounts.secret)
+    journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
+    ledger = Ledger(store, clock, secret.sealed)
+    desk = Desk(config.quota, secret, accounts, ledger, clock, journal)
+    settler = Settler(config.quota, secret, ledger, clock, journal)
+    reaper = Reaper(store, ledger, clock, journal)
+    requests = RequestDesk(desk)
+    feed = UsageFeed(bus, settler)
+    broker = _broker(config.nats, stopper)
+    requests.attach(broker)
+
+    def adopt(quota: QuotaSection) -> None:
+        desk.settings = quota
+        settler.settings = quota
+
+    live = settings.LiveSettings(arguments.config, config.quota, adopt)
+
+    async def read_settings() -> None:
+        await asyncio.to_thread(live.look)
+
+    async def reap() -> None:
+        if clock.steady_for_s() < STEADY_BEFORE_REAPING_S:
+            return
+        leases = await reaper.pass_once()
+        OPEN_LEASES.set(len(leases))
+        OLDEST_LEASE_SECONDS.set(clock.now() - min((lease.hold.expires_at for lease in leases), default=clock.now()))
+
+    async def compare_clocks() -> None:
+        ready.clock_differs_s = await store.check() - time.time()
+
+    async with Duties(stopper) as duties:
+        duties.start(journal.run(), "audit")
+        duties.start(feed.run(), "usage")
+        duties.start(_every(config.quota.reap_interval_s, reap), "reaper")
+        duties.start(_every(SETTINGS_INTERVAL_S, read_settings), "settings")
+        duties.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
+        await broker.start()
+        ready.serving = True
+        await stopper.wait()
+        ready.serving = False
+        await broker.stop()
+        await requests.drain(DRAIN_TIMEOUT_S)
+        await feed.drain(DRAIN_TIMEOUT_S)
+    await journal.drain(DRAIN_TIMEOUT_S)
+
+
+async def _start(observatory: Observatory, port: int) -> None:
+    try:
+        await observatory.start()
+    except OSError:
+        raise StartError(f"quota.metrics_port: found {port}, which is taken") from None
+
+
+async def _first(stopper: Stopper, ask: Callable[[], Awaitable[T]]) -> T:
+    """Asks the store until it answers, since it may still be starting."""
+    until = time.monotonic() + FIRST_STORE_WAIT_S
+    while True:
+        try:
+            return await ask()
+        except (StoreUnavailable, LedgerMisdeclared) as error:
+            if time.monotonic() > until or stopper.stopping:
+                raise StartError(str(error)) from error
+        await asyncio.sleep(FIRST_STORE_PAUSE_S)
+
+
+async def _every(interval_s: float, act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await act()
+        except (StoreUnavailable, LedgerMisdeclared) as error:
+            log.warning("duty_postponed", extra={"reason": str(error)})
+        await asyncio.sleep(interval_s)
+
+
+def _broker(nats: NatsSection, stopper: Stopper) -> NatsBroker:
+    async def closed() -> None:
+        stopper.request_stop("bus closed", failed=True)
+
+    password = nats.password.get_secret_value() if nats.password else ""
+    return NatsBroker(
+        [server.strip() for server in nats.url.split(",")],
+        name="quota-requests",
+        security=SASLPlaintext(username=nats.user, password=password) if nats.user else None,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        ping_interval=10,
+        closed_cb=closed,
+        apply_types=False,
+        logger=logging.getLogger("callboard_quota.broker"),
+        log_level=logging.DEBUG,
+        graceful_timeout=DRAIN_TIMEOUT_S,
+    )

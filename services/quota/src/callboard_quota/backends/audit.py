@@ -1,0 +1,84 @@
+"""The journal on the bus: every decision becomes an event under its request's id, and a figure."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+
+from callboard_contracts import subjects
+from callboard_contracts.headers import MSG_ID
+from callboard_contracts.quota import AuditEvent
+from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
+from callboard_quota.domain.ports import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 50_000
+BATCH = 256
+TIMEOUT_S = 10.0
+ID_BYTES = 8
+
+
+class AuditJournal:
+    """Hands events to the bus in the background, in order; `on_event` and `on_loss` feed the figures."""
+
+    def __init__(
+        self, publisher: AcknowledgedPublisher, on_event: Callable[[AuditEvent], None], on_loss: Callable[[], None]
+    ) -> None:
+        self._publisher = publisher
+        self._on_event = on_event
+        self._on_loss = on_loss
+        self._waiting: asyncio.Queue[AuditEvent] = asyncio.Queue(MAX_WAITING)
+        self._batch: list[Outgoing] = []
+
+    def note(self, event: AuditEvent) -> None:
+        """Takes note without waiting; an event is lost, and counted as lost, only when 50,000 wait already."""
+        self._on_event(event)
+        try:
+            self._waiting.put_nowait(event)
+        except asyncio.QueueFull:
+            self._on_loss()
+
+    def count(self, event: AuditEvent) -> None:
+        """Counts an event that the ledger's store has recorded already."""
+        self._on_event(event)
+
+    async def run(self) -> None:
+        """Publishes what is noted until cancelled."""
+        while True:
+            self._take(await self._waiting.get())
+            await self._publish()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Publishes what still waits, within a time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._publish()
+                while not self._waiting.empty():
+                    self._take(self._waiting.get_nowait())
+                    await self._publish()
+        except TimeoutError:
+            log.warning("audit_not_drained", extra={"waiting": self._waiting.qsize() + len(self._batch)})
+
+    def _take(self, event: AuditEvent) -> None:
+        events = [event]
+        while len(events) < BATCH and not self._waiting.empty():
+            events.append(self._waiting.get_nowait())
+        self._batch = [message for event in events if (message := _outgoing(event))]
+
+    async def _publish(self) -> None:
+        while self._batch:
+            try:
+                await self._publisher.publish(self._batch, TIMEOUT_S)
+            except StoreUnavailable:
+                log.warning("audit_delayed", extra={"events": len(self._batch)})
+            else:
+                self._batch = []
+
+
+def _outgoing(event: AuditEvent) -> Outgoing | None:
+    try:
+        subject = subjects.audit(event.request_id)
+    except ValueError:
+        return None  # The id came from outside and names no request.
+    return Outgoing(subject, event.model_dump_json().encode(), {MSG_ID: secrets.token_hex(ID_BYTES)})

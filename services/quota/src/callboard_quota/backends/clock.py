@@ -1,0 +1,39 @@
+"""The time of day as the ledger may use it."""
+
+import time
+from collections.abc import Callable
+
+MAX_STEP_S = 1.0
+
+
+class SteadyClock:
+    """Follows the wall clock but never goes back.
+
+    When the wall clock is set back, this one runs on at its own pace until the other has caught up: an hour that was
+    left is never counted in again. `stepped_at` tells when the wall clock last jumped, in either direction, so that
+    leases need not be ended on the strength of a jump.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, pace: Callable[[], float] = time.monotonic) -> None:
+        self._wall = wall
+        self._pace = pace
+        self._last = wall()
+        self._last_pace = pace()
+        self._offset = self._last - self._last_pace
+        self.stepped_at: float | None = None
+
+    def now(self) -> float:
+        """Unix seconds, never less than before."""
+        wall, pace = self._wall(), self._pace()
+        offset = wall - pace
+        if abs(offset - self._offset) > MAX_STEP_S:
+            self.stepped_at = pace
+        self._offset = offset
+        self._last = max(wall, self._last + pace - self._last_pace if wall < self._last else wall)
+        self._last_pace = pace
+        return self._last
+
+    def steady_for_s(self) -> float:
+        """How long ago the wall clock last jumped; a large number when it never did."""
+        self.now()
+        return float("inf") if self.stepped_at is None else self._pace() - self.stepped_at

@@ -1,0 +1,165 @@
+"""The ledger on JetStream: a counter stream, a stream of leases, and the fates of holds in the audit stream."""
+
+import json
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from callboard_contracts import subjects
+from callboard_contracts.headers import INCREMENT, MSG_ID
+from callboard_contracts.quota import AuditEvent, Hold
+from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, DEDUPLICATION_WINDOW_S, LEASE, QUOTA
+from callboard_kit.bus import ApiError, Bus, BusError
+from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
+from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
+from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Lease, StoreUnavailable
+from callboard_quota.domain.windows import DECISION_LIFE_S
+
+log = logging.getLogger(__name__)
+
+SETTLE_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 2.0
+FATES = frozenset({"settled", "released", "expired"})
+READ_BATCH = 1000
+"""The server reads the newest message of at most 1,024 subjects at once."""
+MAX_LEASES = 200_000
+NANOSECONDS_PER_S = 1_000_000_000
+TTL = "Nats-TTL"
+TOMBSTONE_TTL = "1s"
+
+
+class LedgerMisdeclared(Exception):  # noqa: N818 - a state, not a failure
+    """A stream is not as the ledger's promises need it; the message says which and why."""
+
+
+class JetStreamLedger:
+    """Counters and leases on the bus."""
+
+    def __init__(self, bus: Bus, publisher: AcknowledgedPublisher, clock: Clock) -> None:
+        self._bus = bus
+        self._publisher = publisher
+        self._clock = clock
+
+    async def check(self) -> float:
+        """Checks the streams' declarations and returns the server's Unix time.
+
+        Raises:
+            LedgerMisdeclared: an id could be forgotten while it may still be repeated, or a count be dropped.
+            StoreUnavailable: the server does not answer.
+        """
+        info = await self._stream(QUOTA)
+        found = info["config"]
+        window_s = found.get("duplicate_window", 0) / NANOSECONDS_PER_S
+        if not found.get("allow_msg_counter"):
+            raise LedgerMisdeclared(f"stream {QUOTA} does not count")
+        if window_s < DEDUPLICATION_WINDOW_S:
+            raise LedgerMisdeclared(
+                f"stream {QUOTA} remembers ids for {window_s:.0f} s, needed are {DEDUPLICATION_WINDOW_S} s"
+            )
+        if found.get("max_msgs_per_subject", -1) > 0:
+            raise LedgerMisdeclared(f"stream {QUOTA} drops messages, and with them ids, by subject")
+        if 0 < found.get("max_age", 0) < COUNTER_LIFE_S * NANOSECONDS_PER_S:
+            raise LedgerMisdeclared(f"stream {QUOTA} drops counters after less than {COUNTER_LIFE_S} s")
+        await self._stream(LEASE)
+        fates = (await self._stream(AUDIT))["config"].get("duplicate_window", 0) / NANOSECONDS_PER_S
+        if fates < DEDUPLICATION_WINDOW_S:
+            raise LedgerMisdeclared(
+                f"stream {AUDIT} remembers ids for {fates:.0f} s, needed are {DEDUPLICATION_WINDOW_S} s"
+            )
+        return _server_time(info)
+
+    async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
+        """Records the lease of a hold and applies the changes, all on the way at once, the lease first."""
+        lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
+        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S)
+        return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Applies the changes, all on the way at once."""
+        answers = await self._publisher.publish(list(map(_outgoing, changes)), SETTLE_TIMEOUT_S)
+        return [Applied(answer.value, answer.duplicate) for answer in answers]
+
+    async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:
+        """Records how a hold ends, unless that is decided already; the first event of that id stands."""
+        subject = subjects.audit(hold.request_id)
+        message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{hold.id}.fate"})
+        answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
+        if not answer.duplicate:
+            return fate
+        try:
+            messages = await read_subject(self._bus, AUDIT, subject, timeout_s=READ_TIMEOUT_S, stream_may_miss=False)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        for stored in messages:
+            event = AuditEvent.model_validate_json(stored.data)
+            if event.hold_id == hold.id and event.kind in FATES:
+                return fate if event == fate else event
+        raise StoreUnavailable("the fate of a hold is recorded but cannot be read")
+
+    async def close(self, hold: Hold) -> None:
+        """Removes a lease: a message that lives one second takes its place, so nothing is left of either."""
+        tombstone = Outgoing(subjects.lease(hold.tenant, hold.id), b"", {TTL: TOMBSTONE_TTL})
+        await self._publisher.publish([tombstone], SETTLE_TIMEOUT_S)
+
+    async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
+        """Reads counters; those that were never raised are left out."""
+        by_subject = {subjects.used(*counter): counter for counter in counters}
+        names = list(by_subject)
+        found: dict[Counter, int] = {}
+        try:
+            for start in range(0, len(names), READ_BATCH):
+                batch = names[start : start + READ_BATCH]
+                for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
+                    found[by_subject[message.subject]] = counter_value(message)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return found
+
+    async def leases(self) -> list[Lease]:
+        """Reads all open leases."""
+        try:
+            messages = await read_subject(
+                self._bus,
+                LEASE,
+                subjects.lease_filter(),
+                limit=MAX_LEASES,
+                timeout_s=READ_TIMEOUT_S,
+                stream_may_miss=False,
+            )
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        leases: list[Lease] = []
+        for message in messages:
+            if message.data:
+                try:
+                    leases.append(Lease(Hold.model_validate_json(message.data), message.seq))
+                except ValidationError:
+                    log.exception("lease_unreadable", extra={"seq": message.seq})
+        return leases
+
+    async def _stream(self, name: str) -> dict[str, Any]:
+        try:
+            return await self._bus.api(f"STREAM.INFO.{name}", {})
+        except ApiError as error:
+            raise LedgerMisdeclared(f"stream {name}: {error}; run `callboard streams apply`") from error
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+
+
+def counter_value(message: StoredMessage) -> int:
+    """The value that a counter's message carries."""
+    return int(json.loads(message.data)["val"])
+
+
+def _outgoing(change: Change) -> Outgoing:
+    headers = {INCREMENT: f"{change.amount:+d}"}
+    if change.id is not None:
+        headers[MSG_ID] = change.id
+    return Outgoing(subjects.used(*change.counter), b"", headers)
+
+
+def _server_time(info: dict[str, Any]) -> float:
+    return datetime.fromisoformat(info["ts"]).timestamp()

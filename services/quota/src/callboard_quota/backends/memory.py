@@ -1,0 +1,129 @@
+"""The ledger's store and the accounts in memory, with the same promises as the real ones."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+
+from callboard_contracts.accounts import Account
+from callboard_contracts.quota import AuditEvent, Hold
+from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
+from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Lease, StoreUnavailable
+
+
+async def _give_way() -> None:
+    await asyncio.sleep(0)
+
+
+class MemoryLedger:
+    """Counters that remember ids for the deduplication window.
+
+    `give_way` is awaited before and after each single write, so that a test can interleave several callers; writes
+    fail while `failing` is set, half of them after they took effect.
+    """
+
+    def __init__(self, clock: Clock, give_way: Callable[[], Awaitable[None]] = _give_way) -> None:
+        self._clock = clock
+        self._give_way = give_way
+        self._ids: OrderedDict[str, float] = OrderedDict()
+        self._leases: dict[str, Lease] = {}
+        self.fates: dict[str, AuditEvent] = {}
+        self._revision = 0
+        self.values: dict[Counter, int] = {}
+        self.failing = False
+        self.on_change: Callable[[Change, int], None] = lambda _change, _value: None
+
+    async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
+        """Records the lease of a hold and applies the changes."""
+        await self._give_way()
+        self._revision += 1
+        self._leases.setdefault(hold.id, Lease(hold, self._revision))
+        return await self.apply(changes)
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Applies the changes in order, giving way in between."""
+        applied: list[Applied] = []
+        for n, change in enumerate(changes):
+            await self._give_way()
+            if self.failing and n % 2 == 0:
+                raise StoreUnavailable("told to fail")
+            applied.append(self._apply(change))
+        if self.failing:
+            raise StoreUnavailable("told to fail")
+        await self._give_way()
+        return applied
+
+    async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:
+        """Records how a hold ends, unless that is decided already."""
+        await self._give_way()
+        if self.failing:
+            raise StoreUnavailable("told to fail")
+        decided = self.fates.setdefault(hold.id, fate)
+        await self._give_way()
+        return decided
+
+    async def close(self, hold: Hold) -> None:
+        """Removes a lease."""
+        await self._give_way()
+        if self.failing:
+            raise StoreUnavailable("told to fail")
+        self._leases.pop(hold.id, None)
+
+    async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
+        """Reads counters; those that were never raised are left out."""
+        await self._give_way()
+        return {counter: self.values[counter] for counter in counters if counter in self.values}
+
+    async def leases(self) -> list[Lease]:
+        """Reads all open leases."""
+        await self._give_way()
+        return list(self._leases.values())
+
+    def _apply(self, change: Change) -> Applied:
+        now = self._clock.now()
+        while self._ids and next(iter(self._ids.values())) <= now - DEDUPLICATION_WINDOW_S:
+            self._ids.popitem(last=False)
+        if change.id is not None:
+            if change.id in self._ids:
+                return Applied(None, duplicate=True)
+            self._ids[change.id] = now
+        value = self.values.get(change.counter, 0) + change.amount
+        self.values[change.counter] = value
+        self.on_change(change, value)
+        return Applied(value, duplicate=False)
+
+
+class MemoryAccounts:
+    """Accounts in a dictionary."""
+
+    def __init__(self, accounts: Sequence[Account] = ()) -> None:
+        self.accounts = {account.id: account for account in accounts}
+        self.failing = False
+
+    async def by_digest(self, digest: str) -> Account | None:
+        """The account that a key belongs to."""
+        self._check()
+        return next((account for account in self.accounts.values() if account.key(digest)), None)
+
+    async def by_id(self, account_id: str) -> Account | None:
+        """The account of that id."""
+        self._check()
+        return self.accounts.get(account_id)
+
+    def _check(self) -> None:
+        if self.failing:
+            raise StoreUnavailable("told to fail")
+
+
+class MemoryJournal:
+    """Keeps what was noted."""
+
+    def __init__(self) -> None:
+        self.events: list[AuditEvent] = []
+
+    def note(self, event: AuditEvent) -> None:
+        """Takes note."""
+        self.events.append(event)
+
+    def count(self, event: AuditEvent) -> None:
+        """Takes note of what the store has recorded."""
+        self.events.append(event)

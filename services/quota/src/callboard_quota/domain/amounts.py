@@ -1,0 +1,49 @@
+"""What work costs, in integers. A unit is a thousandth of a token."""
+
+from collections.abc import Sequence
+
+from callboard_contracts.config import WeightSection
+from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, Rates, Work
+
+MAX_WORK = 1_000_000_000
+"""The most of one kind of work that a request can be about; far above any, and far below what would overflow."""
+MS_PER_S = 1000
+
+
+def rates_of(weights: WeightSection, model: str) -> Rates:
+    """What work of a model costs now."""
+    factor = weights.model_factors.get(model, 1.0) * UNITS_PER_TOKEN
+    return Rates(
+        prompt_units=round(weights.prompt_token_cost * factor),
+        completion_units=round(weights.completion_token_cost * factor),
+        audio_units_per_s=round(weights.audio_cost_per_second * factor),
+    )
+
+
+def is_sane(work: Work) -> bool:
+    """Whether the amounts can be meant seriously."""
+    return max(work.prompt_tokens, work.completion_tokens, work.audio_ms) <= MAX_WORK
+
+
+def cost(work: Work, rates: Rates) -> int:
+    """The units that work costs; a started unit counts whole."""
+    return (
+        work.prompt_tokens * rates.prompt_units
+        + work.completion_tokens * rates.completion_units
+        + -(-work.audio_ms * rates.audio_units_per_s // MS_PER_S)
+    )
+
+
+def held_units(hold: Hold) -> int:
+    """The units that a hold has raised each of its counters by."""
+    return max((entry.amount for entry in hold.entries if entry.metric == "units"), default=0)
+
+
+def shares(units: int, holds: Sequence[Hold]) -> list[int]:
+    """Divides a cost among the holds taken for it: each is filled in turn, and the last takes what is over."""
+    divided: list[int] = []
+    for n, hold in enumerate(holds):
+        share = units if n == len(holds) - 1 else min(units, held_units(hold))
+        divided.append(share)
+        units -= share
+    return divided

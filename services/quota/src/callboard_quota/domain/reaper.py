@@ -1,0 +1,54 @@
+"""Ends holds whose job never reported."""
+
+import logging
+
+from callboard_contracts.quota import AuditEvent, Hold
+from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.ports import Clock, Journal, Lease, LedgerStore
+
+log = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Looks through the open leases and ends those that are over."""
+
+    def __init__(self, store: LedgerStore, ledger: Ledger, clock: Clock, journal: Journal) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._journal = journal
+
+    async def pass_once(self) -> list[Lease]:
+        """Ends what is over and returns the leases that stay open; raises StoreUnavailable."""
+        for hold in self._ledger.loose_ends[:]:
+            await self._expire(hold, "unknown_outcome")
+            self._ledger.loose_ends.remove(hold)
+        open_leases: list[Lease] = []
+        for lease in await self._store.leases():
+            hold = lease.hold
+            if hold.expires_at > self._clock.now():
+                open_leases.append(lease)
+            elif self._ledger.can_settle(hold):
+                await self._expire(hold, "lease_over")
+            else:
+                # Its ids may be forgotten, so an increment could count twice; the reconciler settles its hour.
+                await self._store.close(hold)
+                self._journal.note(self._left(hold))
+        return open_leases
+
+    async def _expire(self, hold: Hold, reason: str) -> None:
+        ended = await self._ledger.expire(hold, reason)
+        if ended.first:
+            self._journal.count(ended.fate)
+
+    def _left(self, hold: Hold) -> AuditEvent:
+        return AuditEvent(
+            kind="ignored",
+            request_id=hold.request_id,
+            hold_id=hold.id,
+            tenant=hold.tenant,
+            work=hold.kind,
+            model=hold.model,
+            reason="lease_too_old",
+            at=self._clock.now(),
+        )

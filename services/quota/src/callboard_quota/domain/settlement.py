@@ -1,0 +1,115 @@
+"""Turns usage events into settlements, each event counted once."""
+
+from callboard_contracts.config import QuotaSection
+from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
+from callboard_contracts.subjects import token
+from callboard_quota.domain.amounts import cost, is_sane, rates_of, shares
+from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limits import shared_parties
+from callboard_quota.domain.ports import Clock, Journal
+from callboard_quota.domain.tenants import Secret
+from callboard_quota.domain.windows import hour_bucket
+
+
+def why_ignored(event: UsageEvent, secret: Secret) -> str:
+    """The rule by which an event counts for nothing, or an empty text; verification applies the same rules."""
+    try:
+        token(event.request_id)
+        token(event.tenant)
+    except ValueError:
+        return "not_a_token"
+    if not is_sane(event.work):
+        return "absurd_amount"
+    for hold in holds_of(event):
+        if (hold.request_id, hold.kind, hold.tenant) != (event.request_id, event.kind, event.tenant):
+            return "other_hold"
+        if not secret.is_ours(hold):
+            return "unknown_hold"
+    return ""
+
+
+def holds_of(event: UsageEvent) -> list[Hold]:
+    """All holds that were taken for an event's work."""
+    return [event.hold, *event.top_ups] if event.hold else list(event.top_ups)
+
+
+def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]:
+    """What an event charges to each hold, in units.
+
+    Work that was admitted without a hold, while quota could not be reached, is charged to a hold of nothing in the
+    hour of the event.
+    """
+    holds = holds_of(event)
+    if not holds:
+        rates = rates_of(settings.weights, event.model)
+        holds = [unheld(event, settings)]
+        return [(holds[0], cost(event.work, rates))]
+    return list(zip(holds, shares(cost(event.work, holds[0].rates), holds), strict=True))
+
+
+def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
+    """A hold of nothing to settle against, its id the same whenever the event is seen."""
+    tenants = [event.tenant, *(party.tenant for party in shared_parties(settings, event.model))]
+    bucket = hour_bucket(event.at)
+    return Hold(
+        id=f"{event.request_id}-{event.kind}",
+        request_id=event.request_id,
+        tenant=event.tenant,
+        kind=event.kind,
+        model=event.model,
+        entries=tuple(HoldEntry(tenant=tenant, metric="units", bucket=bucket, amount=0) for tenant in tenants),
+        expires_at=event.at,
+    )
+
+
+class Settler:
+    """Settles usage events as they come."""
+
+    def __init__(self, settings: QuotaSection, secret: Secret, ledger: Ledger, clock: Clock, journal: Journal) -> None:
+        self.settings = settings
+        self._secret = secret
+        self._ledger = ledger
+        self._clock = clock
+        self._journal = journal
+
+    async def settle(self, event: UsageEvent) -> str:
+        """Settles the holds of one event and returns what came of it, a word of a closed set.
+
+        Raises:
+            StoreUnavailable: it may or may not have been counted; a repeat is safe.
+        """
+        reason = why_ignored(event, self._secret)
+        if reason:
+            self._note("ignored", event, None, 0, reason)
+            return reason
+        word = "settled"
+        for hold, units in charges(event, self.settings):
+            if not self._ledger.can_settle(hold):
+                self._note("ignored", event, hold, units, "too_late")
+                word = "too_late"
+                continue
+            ended = await self._ledger.settle(hold, units, event.outcome)
+            if ended.first:
+                self._journal.count(ended.fate)
+            elif ended.late:
+                word = "after_expiry"
+                self._note("settled", event, hold, units, word)
+            else:
+                word = "settled_before"
+                self._note("ignored", event, hold, units, word)
+        return word
+
+    def _note(self, kind: AuditKind, event: UsageEvent, hold: Hold | None, units: int, reason: str) -> None:
+        self._journal.note(
+            AuditEvent(
+                kind=kind,
+                request_id=event.request_id,
+                hold_id=hold.id if hold else "",
+                tenant=event.tenant,
+                work=event.kind,
+                model=event.model,
+                units=units,
+                reason=reason,
+                at=self._clock.now(),
+            )
+        )

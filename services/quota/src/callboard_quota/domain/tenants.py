@@ -1,0 +1,45 @@
+"""Turns keys, addresses and models into opaque tenants, so that neither stands in a subject, a metric or a log."""
+
+import hashlib
+import hmac
+from ipaddress import IPv6Address, ip_address
+
+from callboard_contracts.quota import Hold
+
+SITE = "site"
+ANONYMOUS = "anonymous"
+TOKEN_LENGTH = 16
+IPV6_NETWORK_BITS = 64
+
+
+class Secret:
+    """The site's secret, from which tenants of addresses and the seals of holds are derived."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._address_key = hmac.digest(secret, b"address", "sha256")
+        self._seal_key = hmac.digest(secret, b"seal", "sha256")
+
+    def address_tenant(self, address: str) -> str:
+        """The tenant of a client's address; an IPv6 address counts as its /64. Raises ValueError for no address."""
+        parsed = ip_address(address.partition("%")[0])
+        if isinstance(parsed, IPv6Address):
+            parsed = parsed.ipv4_mapped or IPv6Address(int(parsed) >> IPV6_NETWORK_BITS << IPV6_NETWORK_BITS)
+        digest = hmac.digest(self._address_key, parsed.packed, "sha256").hex()
+        return f"i_{digest[:TOKEN_LENGTH]}"
+
+    def sealed(self, hold: Hold) -> Hold:
+        """The hold with the seal by which quota knows it again."""
+        return hold.model_copy(update={"seal": self._seal(hold)})
+
+    def is_ours(self, hold: Hold) -> bool:
+        """Whether quota granted this hold exactly as it stands."""
+        return hmac.compare_digest(self._seal(hold).encode(), hold.seal.encode())
+
+    def _seal(self, hold: Hold) -> str:
+        text = hold.model_dump_json(exclude={"seal"}).encode()
+        return hmac.digest(self._seal_key, text, "sha256").hex()[: 2 * TOKEN_LENGTH]
+
+
+def model_tenant(model: str) -> str:
+    """The tenant that counts the use of a model over all callers."""
+    return f"m_{hashlib.sha256(model.encode()).hexdigest()[:TOKEN_LENGTH]}"

@@ -1,0 +1,1 @@
+"""Where requests and usage events come in."""

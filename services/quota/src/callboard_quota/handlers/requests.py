@@ -1,0 +1,156 @@
+"""The requests of edges and workers: reserve, release, identify.
+
+FastStream carries them. It hands over one message after another, so a handler only starts a task and returns, and the
+task answers; how many run at once is bounded, and what comes on top is answered at once as unavailable.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from faststream.nats import NatsBroker, NatsMessage
+from pydantic import ValidationError
+
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.model import Message
+from callboard_contracts.quota import (
+    IdentifyReply,
+    IdentifyRequest,
+    ReleaseReply,
+    ReleaseRequest,
+    ReserveReply,
+    ReserveRequest,
+)
+from callboard_contracts.subjects import QUOTA_IDENTIFY, QUOTA_RELEASE, QUOTA_RESERVE
+from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, STORE_FAILURES
+
+log = logging.getLogger(__name__)
+
+QUEUE = "quota"
+MAX_IN_FLIGHT = 2000
+
+Request = TypeVar("Request", bound=Message)
+
+
+class RequestDesk:
+    """Takes requests from the broker and answers each in a task of its own."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def attach(self, broker: NatsBroker) -> None:
+        """Subscribes to the three subjects in the queue group that all quota processes share."""
+
+        @broker.subscriber(QUOTA_RESERVE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.reserve")
+        async def reserve(message: NatsMessage) -> None:
+            """Takes a hold for a request, or refuses."""
+            self._take(broker, message, "reserve", self._reserve)
+
+        @broker.subscriber(QUOTA_RELEASE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.release")
+        async def release(message: NatsMessage) -> None:
+            """Gives a hold back whole."""
+            self._take(broker, message, "release", self._release)
+
+        @broker.subscriber(QUOTA_IDENTIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.identify")
+        async def identify(message: NatsMessage) -> None:
+            """Says who a caller is."""
+            self._take(broker, message, "identify", self._identify)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits for the requests that are being answered; at the timeout they are cancelled."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _take(
+        self, broker: NatsBroker, message: NatsMessage, kind: str, answer: Callable[[bytes], Awaitable[Message]]
+    ) -> None:
+        reply_to = message.raw_message.reply
+        if not reply_to:
+            return
+        task = asyncio.get_running_loop().create_task(
+            self._answer(broker, message.body, reply_to, kind, answer), name=f"quota-{kind}"
+        )
+        self._tasks.add(task)
+        self._idle.clear()
+        IN_FLIGHT.set(len(self._tasks))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        IN_FLIGHT.set(len(self._tasks))
+        if not self._tasks:
+            self._idle.set()
+
+    async def _answer(
+        self, broker: NatsBroker, body: bytes, reply_to: str, kind: str, answer: Callable[[bytes], Awaitable[Message]]
+    ) -> None:
+        started = asyncio.get_running_loop().time()
+        try:
+            reply = _UNAVAILABLE[kind] if len(self._tasks) > MAX_IN_FLIGHT else await answer(body)
+        except StoreUnavailable as error:
+            STORE_FAILURES.labels(kind).inc()
+            log.warning("store_unavailable", extra={"request": kind, "reason": str(error)})
+            reply = _UNAVAILABLE[kind]
+        except ValidationError as error:
+            reply = _malformed(kind, error)
+        except Exception:
+            log.exception("request_failed", extra={"request": kind})
+            reply = _FAILED[kind]
+        if reply is not None:
+            await broker.connection.publish(reply_to, reply.model_dump_json(exclude_none=True).encode())
+        DECISION_SECONDS.labels(kind).observe(asyncio.get_running_loop().time() - started)
+
+    async def _reserve(self, body: bytes) -> ReserveReply:
+        return await self._desk.reserve(ReserveRequest.model_validate_json(body))
+
+    async def _release(self, body: bytes) -> ReleaseReply:
+        return await self._desk.release(ReleaseRequest.model_validate_json(body))
+
+    async def _identify(self, body: bytes) -> IdentifyReply:
+        return await self._desk.identify(IdentifyRequest.model_validate_json(body))
+
+
+async def _whole(message: NatsMessage) -> NatsMessage:
+    """Hands a handler the message itself, since it needs the reply subject and parses the body on its own."""
+    return message
+
+
+def _malformed(kind: str, error: ValidationError) -> Message | None:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = ".".join(str(part) for part in first["loc"]) or "request"
+    info = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"{param}: {first['msg']}", param=param)
+    return _with_error(kind, info)
+
+
+def _with_error(kind: str, info: ErrorInfo) -> Message | None:
+    match kind:
+        case "reserve":
+            return ReserveReply(error=info)
+        case "identify":
+            return IdentifyReply(error=info)
+        case _:
+            # A release carries no error; without an answer its sender tries again or lets the lease end.
+            return None
+
+
+_KINDS = ("reserve", "release", "identify")
+_UNAVAILABLE = {
+    kind: _with_error(
+        kind, ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="The quota store did not answer in time.")
+    )
+    for kind in _KINDS
+}
+_FAILED = {
+    kind: _with_error(kind, ErrorInfo(code=ErrorCode.INTERNAL, message="The quota decision failed.")) for kind in _KINDS
+}

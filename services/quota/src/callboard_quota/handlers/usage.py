@@ -1,0 +1,162 @@
+"""Usage events from the stream USAGE, settled as they come, many at once."""
+
+import asyncio
+import json
+import logging
+import time
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from pydantic import ValidationError
+
+from callboard_contracts.quota import UsageEvent
+from callboard_contracts.streams import NANOSECONDS_PER_S, SETTLEMENT, USAGE
+from callboard_kit.bus import Bus, BusError
+from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.settlement import Settler
+from callboard_quota.metrics import SETTLEMENT_LAG_SECONDS, SETTLEMENTS, STORE_FAILURES
+
+log = logging.getLogger(__name__)
+
+PULL_SUBJECT = f"$JS.API.CONSUMER.MSG.NEXT.{USAGE}.{SETTLEMENT}"
+BATCH = 128
+MAX_RUNNING = 512
+PULL_LIFE_S = 10.0
+LOST_PULL_S = PULL_LIFE_S + 2.0
+"""A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
+CHECK_INTERVAL_S = 1.0
+RETURN_DELAY_S = 0.5
+ACK = b"+ACK"
+STOP_DELIVERY = b"+TERM"
+
+
+class UsageFeed:
+    """Pulls usage events in batches and settles each in a task; an event is acknowledged once its effect is stored."""
+
+    def __init__(self, bus: Bus, settler: Settler) -> None:
+        self._bus = bus
+        self._settler = settler
+        self._running: set[asyncio.Task[None]] = set()
+        self._asked = 0
+        self._asked_at = 0.0
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._lost = True
+        self._stopping = False
+        self._wake = asyncio.Event()
+        bus.on_reconnect(self._forget_pulls)
+
+    async def run(self) -> None:
+        """Settles until cancelled."""
+        try:
+            while True:
+                await self._ask()
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(CHECK_INTERVAL_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            self._stopping = True
+            if self._subscription:
+                await self._close_inbox(self._subscription)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits for the events that are being settled; what is cut off is delivered again."""
+        self._stopping = True
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout_s)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _forget_pulls(self) -> None:
+        self._lost = True
+        self._wake.set()
+
+    async def _ask(self) -> None:
+        if not self._bus.connected:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._lost or (self._asked and now - self._asked_at > LOST_PULL_S):
+            await self._open_inbox()
+        if self._asked < BATCH // 2 and self._asked + len(self._running) < MAX_RUNNING:
+            body = json.dumps({"batch": BATCH, "expires": int(PULL_LIFE_S * NANOSECONDS_PER_S)}).encode()
+            try:
+                await self._bus.publish(PULL_SUBJECT, body, reply=self._inbox)
+            except BusError:
+                return
+            self._asked += BATCH
+            self._asked_at = now
+
+    async def _open_inbox(self) -> None:
+        if self._subscription:
+            await self._close_inbox(self._subscription)
+        inbox = self._bus.connection.new_inbox()
+
+        async def arrived(message: Msg) -> None:
+            self._arrived(inbox, message)
+
+        self._inbox = inbox
+        self._asked = 0
+        self._subscription = await self._bus.subscribe(inbox, arrived)
+        self._lost = False
+
+    async def _close_inbox(self, subscription: Subscription) -> None:
+        if not self._bus.connection.is_closed:
+            try:
+                await subscription.unsubscribe()
+            except nats.errors.Error:
+                log.debug("unsubscribe_failed")
+
+    def _arrived(self, inbox: str, message: Msg) -> None:
+        headers = message.headers or {}
+        if "Status" in headers:
+            if inbox == self._inbox:
+                self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", BATCH)))
+            self._wake.set()
+            return
+        if inbox == self._inbox:
+            self._asked = max(0, self._asked - 1)
+        if self._stopping:
+            return
+        task = asyncio.get_running_loop().create_task(self._settle(message), name="settle")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        if self._asked < BATCH // 2:
+            self._wake.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._asked < BATCH // 2:
+            self._wake.set()
+
+    async def _settle(self, message: Msg) -> None:
+        try:
+            event = UsageEvent.model_validate_json(message.data)
+        except ValidationError:
+            SETTLEMENTS.labels("unreadable").inc()
+            log.warning("usage_unreadable", extra={"seq": message.metadata.sequence.stream})
+            await self._answer(message, STOP_DELIVERY)
+            return
+        try:
+            word = await self._settler.settle(event)
+        except StoreUnavailable:
+            STORE_FAILURES.labels("settle").inc()
+            await self._answer(message, b'-NAK {"delay": %d}' % int(RETURN_DELAY_S * NANOSECONDS_PER_S))
+            return
+        except Exception:
+            log.exception("settlement_failed", extra={"request_id": event.request_id})
+            await self._answer(message, b'-NAK {"delay": %d}' % (10 * NANOSECONDS_PER_S))
+            return
+        SETTLEMENT_LAG_SECONDS.observe(max(0.0, time.time() - message.metadata.timestamp.timestamp()))
+        log.debug("usage_settled", extra={"request_id": event.request_id, "result": word})
+        await self._answer(message, ACK)
+
+    async def _answer(self, message: Msg, answer: bytes) -> None:
+        try:
+            await self._bus.publish(message.reply, answer)
+        except BusError:
+            log.warning("usage_ack_failed")

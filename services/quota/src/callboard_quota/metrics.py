@@ -1,0 +1,69 @@
+"""The figures of the quota service."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from callboard_contracts.quota import AuditEvent
+
+DECISIONS = Counter(
+    "callboard_quota_decisions",
+    "Reservations decided, by kind of work and what came of them: admitted, or why not.",
+    ("work", "decision"),
+)
+DECISION_SECONDS = Histogram(
+    "callboard_quota_decision_seconds",
+    "Time from a request's arrival to its answer.",
+    ("request",),
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+SETTLEMENTS = Counter(
+    "callboard_quota_settlements",
+    "Usage events and releases handled, by what came of them.",
+    ("result",),
+)
+SETTLEMENT_LAG_SECONDS = Histogram(
+    "callboard_quota_settlement_lag_seconds",
+    "Time from the storing of a usage event to its settlement.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
+)
+UNITS = Counter(
+    "callboard_quota_units", "Units finally charged, by kind of work; a unit is a thousandth of a token.", ("work",)
+)
+OVERRUNS = Counter("callboard_quota_overruns", "Usage events that charged more than was held.")
+OPEN_LEASES = Gauge("callboard_quota_open_leases", "Holds that are neither settled nor ended.")
+OLDEST_LEASE_SECONDS = Gauge(
+    "callboard_quota_oldest_lease_overdue_seconds", "How far the oldest hold is past its end; negative when none is."
+)
+EXPIRED_LEASES = Counter("callboard_quota_expired_leases", "Holds ended because nothing was heard of their job.")
+IN_FLIGHT = Gauge("callboard_quota_requests_in_flight", "Requests being decided at this moment.")
+STORE_FAILURES = Counter(
+    "callboard_quota_store_failures", "Requests that the store left without a confirmed answer.", ("request",)
+)
+AUDIT_LOSSES = Counter("callboard_quota_audit_losses", "Audit events dropped because too many waited for the bus.")
+CORRECTIONS = Counter("callboard_quota_corrections", "Counters corrected by the reconciler.")
+DRIFT_UNITS = Gauge(
+    "callboard_quota_drift_units", "Sum of the differences that the reconciler last found, regardless of sign."
+)
+RECONCILE_AGE_SECONDS = Gauge(
+    "callboard_quota_reconcile_age_seconds", "Time since the reconciler last finished a pass."
+)
+
+
+def count_event(event: AuditEvent) -> None:
+    """Counts an audit event."""
+    work = event.work or "none"
+    match event.kind:
+        case "admitted":
+            DECISIONS.labels(work, "admitted").inc()
+        case "refused":
+            DECISIONS.labels(work, event.reason).inc()
+        case "settled":
+            SETTLEMENTS.labels("after_expiry" if event.reason == "after_expiry" else "settled").inc()
+            UNITS.labels(work).inc(event.units)
+        case "released":
+            SETTLEMENTS.labels("released").inc()
+        case "ignored":
+            SETTLEMENTS.labels(event.reason).inc()
+        case "expired":
+            EXPIRED_LEASES.inc()
+        case "corrected":
+            CORRECTIONS.inc()

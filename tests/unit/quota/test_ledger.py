@@ -1,0 +1,234 @@
+"""The ledger's decisions on one caller at a time."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from callboard_quota.backends.memory import MemoryLedger
+from callboard_quota.domain.ledger import Granted, Ledger, Refused
+from callboard_quota.domain.limits import Limit
+from callboard_quota.domain.ports import Change, Counter, StoreUnavailable
+from callboard_quota.domain.windows import hour_bucket
+from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, run
+
+pytestmark = pytest.mark.unit
+
+DAY = Limit("key", "k_a", "tokens_per_day", 10_000)
+MONTH = Limit("key", "k_a", "tokens_per_month", 10_000)
+MINUTE = Limit("key", "k_a", "requests_per_minute", 2)
+JOBS = Limit("key", "k_a", "jobs_at_once", 2)
+ADDRESS = Limit("address", "i_b", "tokens_per_day", 3_000)
+
+
+def stage(at: float = NOON) -> tuple[HandClock, MemoryLedger, Ledger]:
+    clock = HandClock(at)
+    store = MemoryLedger(clock, give_way)
+    return clock, store, Ledger(store, clock)
+
+
+def granted(outcome: Granted | Refused) -> Granted:
+    assert isinstance(outcome, Granted), outcome
+    return outcome
+
+
+def refused(outcome: Granted | Refused) -> Refused:
+    assert isinstance(outcome, Refused), outcome
+    return outcome
+
+
+def units(store: MemoryLedger, tenant: str = "k_a", at: float = NOON) -> int:
+    return store.values.get(Counter(tenant, "units", hour_bucket(at)), 0)
+
+
+def test_hold_is_granted_up_to_the_limit_and_refused_beyond() -> None:
+    _clock, store, ledger = stage()
+    assert granted(run(ledger.reserve(ask("a", DAY, units=6_000)))).tightest
+    assert granted(run(ledger.reserve(ask("b", DAY, units=4_000))))
+    refusal = refused(run(ledger.reserve(ask("c", DAY, units=1))))
+    assert refusal.standing.limit is DAY
+    assert units(store) == 10_000
+    assert len(run(store.leases())) == 2
+
+
+def test_refusal_of_one_limit_takes_nothing_from_the_others() -> None:
+    _clock, store, ledger = stage()
+    refusal = refused(run(ledger.reserve(ask("a", DAY, ADDRESS, JOBS, units=5_000))))
+    assert refusal.standing.limit is ADDRESS
+    assert all(value == 0 for value in store.values.values())
+    assert run(store.leases()) == []
+
+
+def test_settlement_returns_what_was_not_used_and_counts_once() -> None:
+    _clock, store, ledger = stage()
+    hold = granted(run(ledger.reserve(ask("a", DAY, JOBS, units=6_000)))).hold
+    assert run(ledger.settle(hold, 2_500)).first
+    assert not run(ledger.settle(hold, 4_000)).first
+    assert units(store) == 2_500
+    assert store.values[Counter("k_a", "jobs", hour_bucket(NOON))] == 0
+    assert run(store.leases()) == []
+
+
+def test_expired_hold_returns_everything_and_late_work_is_charged_once() -> None:
+    clock, store, ledger = stage()
+    hold = granted(run(ledger.reserve(ask("a", DAY, ADDRESS, units=2_000)))).hold
+    clock.at += 400
+    assert run(ledger.expire(hold, "lease_over")).first
+    assert units(store) == 0
+    assert run(ledger.settle(hold, 700)).late
+    assert not run(ledger.settle(hold, 900)).late
+    assert units(store) == units(store, "i_b") == 700
+
+
+def test_release_gives_the_request_count_back_too() -> None:
+    _clock, _store, ledger = stage()
+    holds = [granted(run(ledger.reserve(ask(name, MINUTE)))).hold for name in "ab"]
+    refusal = refused(run(ledger.reserve(ask("c", MINUTE))))
+    assert refusal.retry_after_s == 60.0 - NOON % 60
+    assert run(ledger.release(holds[0])).first
+    assert not run(ledger.release(holds[0])).first
+    assert granted(run(ledger.reserve(ask("d", MINUTE))))
+
+
+def test_settled_request_still_counts_for_the_minute() -> None:
+    clock, _store, ledger = stage()
+    for name in "ab":
+        run(ledger.settle(granted(run(ledger.reserve(ask(name, MINUTE)))).hold, 10))
+    assert refused(run(ledger.reserve(ask("c", MINUTE))))
+    clock.at += 60
+    assert granted(run(ledger.reserve(ask("d", MINUTE, at=clock.at))))
+
+
+def test_jobs_at_once_frees_with_each_end() -> None:
+    _clock, _store, ledger = stage()
+    holds = [granted(run(ledger.reserve(ask(name, JOBS)))).hold for name in "ab"]
+    assert refused(run(ledger.reserve(ask("c", JOBS)))).retry_after_s == 1.0
+    run(ledger.settle(holds[0], 1))
+    assert granted(run(ledger.reserve(ask("d", JOBS))))
+
+
+def test_job_that_crosses_the_hour_still_counts_and_frees_after() -> None:
+    clock, _store, ledger = stage(NOON + 1790)
+    holds = [granted(run(ledger.reserve(ask(name, JOBS, at=clock.at)))).hold for name in "ab"]
+    clock.at += 60
+    assert refused(run(ledger.reserve(ask("c", JOBS, at=clock.at))))
+    run(ledger.settle(holds[0], 1))
+    clock.at += 0.3
+    assert granted(run(ledger.reserve(ask("d", JOBS, at=clock.at))))
+
+
+def test_day_slides_and_says_when_enough_frees() -> None:
+    clock, _store, ledger = stage()
+    for hour in range(5):
+        clock.at = NOON + hour * 3600
+        hold = granted(run(ledger.reserve(ask(f"a{hour}", DAY, units=2_000, at=clock.at)))).hold
+        run(ledger.settle(hold, 2_000))
+    refusal = refused(run(ledger.reserve(ask("b", DAY, units=3_000, at=clock.at))))
+    # Two buckets of 2,000 have to leave; the second began at 13:00 and leaves at 14:00 the next day.
+    assert refusal.retry_after_s is not None
+    frees_at = clock.at + refusal.retry_after_s
+    assert frees_at == datetime(2026, 11, 21, 14, 0, tzinfo=UTC).timestamp()
+    clock.at = frees_at - 1
+    assert refused(run(ledger.reserve(ask("c", DAY, units=3_000, at=clock.at))))
+    clock.at = frees_at
+    assert granted(run(ledger.reserve(ask("d", DAY, units=3_000, at=clock.at))))
+
+
+def test_request_larger_than_the_limit_is_refused_without_a_time() -> None:
+    _clock, store, ledger = stage()
+    assert refused(run(ledger.reserve(ask("a", DAY, units=10_001)))).retry_after_s is None
+    assert store.values == {}
+
+
+@pytest.mark.parametrize(
+    ("last", "first"),
+    [
+        (datetime(2026, 11, 30, 23, 59, 30, tzinfo=UTC), datetime(2026, 12, 1, 0, 0, 10, tzinfo=UTC)),
+        (datetime(2027, 2, 28, 23, 59, 30, tzinfo=UTC), datetime(2027, 3, 1, 0, 0, 10, tzinfo=UTC)),
+        (datetime(2028, 2, 29, 23, 59, 30, tzinfo=UTC), datetime(2028, 3, 1, 0, 0, 10, tzinfo=UTC)),
+        (datetime(2026, 12, 31, 23, 59, 30, tzinfo=UTC), datetime(2027, 1, 1, 0, 0, 10, tzinfo=UTC)),
+    ],
+)
+def test_month_begins_anew_with_the_calendar(last: datetime, first: datetime) -> None:
+    clock, _store, ledger = stage(last.replace(day=1, hour=0).timestamp())
+    assert granted(run(ledger.reserve(ask("a", MONTH, units=9_000, at=clock.at))))
+    clock.at = last.timestamp()
+    refusal = refused(run(ledger.reserve(ask("b", MONTH, units=2_000, at=clock.at))))
+    assert refusal.retry_after_s == 30.0
+    clock.at = first.timestamp()
+    assert granted(run(ledger.reserve(ask("c", MONTH, units=9_000, at=clock.at))))
+
+
+@pytest.mark.parametrize("day", [datetime(2026, 3, 29, tzinfo=UTC), datetime(2026, 10, 25, tzinfo=UTC)])
+def test_daylight_saving_changes_nothing(day: datetime) -> None:
+    clock, store, ledger = stage(day.timestamp())
+    for hour in range(24):
+        clock.at = day.timestamp() + hour * 3600
+        assert granted(run(ledger.reserve(ask(f"a{hour}", DAY, units=400, at=clock.at))))
+    assert len([counter for counter in store.values if counter.metric == "units"]) == 25
+    assert refused(run(ledger.reserve(ask("b", DAY, units=401, at=clock.at))))
+
+
+def test_two_clocks_at_the_turn_of_the_hour_never_admit_too_much() -> None:
+    turn = NOON + 1800
+    early, late = HandClock(turn - 0.5), HandClock(turn + 0.5)
+    store = MemoryLedger(early, give_way)
+    acts = [
+        Act("early", Ledger(store, early).reserve(ask("a", DAY, units=6_000))),
+        Act("late", Ledger(store, late).reserve(ask("b", DAY, units=6_000))),
+    ]
+    while not all(act.done for act in acts):
+        for act in acts:
+            if not act.done:
+                act.step()
+    assert sum(isinstance(act.result, Granted) for act in acts) <= 1
+
+
+def test_failing_store_grants_nothing_and_the_reaper_ends_the_rest() -> None:
+    clock, store, ledger = stage()
+    store.failing = True
+    with pytest.raises(StoreUnavailable):
+        run(ledger.reserve(ask("a", DAY, JOBS)))
+    store.failing = False
+    assert len(ledger.loose_ends) == 1
+    run(ledger.expire(ledger.loose_ends[0], "unknown_outcome"))
+    assert all(value == 0 for value in store.values.values())
+    assert run(store.leases()) == []
+    assert clock.at == NOON
+
+
+def test_confirmation_that_comes_too_late_grants_nothing() -> None:
+    clock, store, ledger = stage()
+    act = Act("slow", ledger.reserve(ask("a", DAY)))
+    act.step()
+    clock.at += 2.5
+    with pytest.raises(StoreUnavailable):
+        act.run()
+    assert units(store) == 0
+
+
+def test_remembered_past_never_hides_what_freed() -> None:
+    clock, _store, ledger = stage()
+    hold = granted(run(ledger.reserve(ask("a", DAY, units=9_000)))).hold
+    clock.at += 2 * 3600 + 100
+    assert refused(run(ledger.reserve(ask("b", DAY, units=2_000, at=clock.at))))
+    clock.at += 1
+    run(ledger.settle(hold, 1_000))
+    assert granted(run(ledger.reserve(ask("c", DAY, units=2_000, at=clock.at))))
+
+
+def test_other_callers_changes_do_not_reuse_a_request_id() -> None:
+    _clock, store, ledger = stage()
+    first = granted(run(ledger.reserve(ask("a", DAY)))).hold
+    second = granted(run(ledger.reserve(ask("a", DAY)))).hold
+    assert first.id != second.id
+    assert units(store) == 2_000
+
+
+def test_memory_store_forgets_ids_only_after_the_window() -> None:
+    clock, store, _ledger = stage()
+    change = Change(Counter("k_a", "units", "h2026112012"), 5, "x")
+    assert not run(store.apply([change]))[0].duplicate
+    clock.at += 7100
+    assert run(store.apply([change]))[0].duplicate
+    clock.at += 200
+    assert not run(store.apply([change]))[0].duplicate
