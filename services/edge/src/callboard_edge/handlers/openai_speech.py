@@ -27,7 +27,6 @@ from callboard_edge.handlers.openai_text import ERRORS
 from callboard_edge.handlers.rate_limits import rate_limit_headers
 from callboard_edge.handlers.route import Answer, Route
 from callboard_edge.media.formats import FORMATS, AudioFormat
-from callboard_edge.media.room import EncodedClip
 from callboard_edge.metrics import EdgeMetrics
 
 NAME = "speech"
@@ -129,7 +128,6 @@ def routes(context: EdgeContext) -> list[Route]:
         )
         audio_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
         name = body.response_format or "mp3"
-        context.media.warm(name)
         outlet = _Outlet(call, name, events=body.stream_format == "sse")
         with await context.admission.speech(call.caller, request, model, audio_ms) as utterance:
             call.headers.update(rate_limit_headers(utterance.state))
@@ -171,24 +169,32 @@ async def _send(context: EdgeContext, utterance: Utterance, name: AudioFormat, o
     Raises:
         CallboardError: the utterance failed; nothing has been sent if the outlet is not open.
     """
-    opening: list[Segment] = []
-    while not any(segment.pcm for segment in opening):
-        opening += await _next(utterance)
-        if opening and opening[-1].info.end is not None and not any(segment.pcm for segment in opening):
-            raise nothing_to_speak()
-    total = sum(len(segment.pcm) for segment in opening) if opening[-1].info.end is not None else None
-    info = FORMATS[name]
-    if total is not None and info.total_bytes is not None:
-        outlet.content_length = info.total_bytes(total)
-    async with context.media.clip(name, total) as clip:
-        segments: Sequence[Segment] = opening
+    async with context.media.clip(name) as clip:
+        segments: Sequence[Segment] = await _opening(utterance)
+        if segments[-1].info.end is not None:
+            outlet.content_length = clip.expect(sum(len(segment.pcm) for segment in segments))
         while True:
             for segment in segments:
                 if segment.info.end is not None:
                     await outlet.send(await clip.finish())
                     return segment.info.end
-                await _encode(clip, segment.pcm, outlet)
+                for part in clip.slices(segment.pcm) if segment.pcm else ():
+                    await outlet.send(await clip.feed(part))
             segments = await _next(utterance)
+
+
+async def _opening(utterance: Utterance) -> list[Segment]:
+    """The segments up to the first sound.
+
+    Raises:
+        CallboardError: the utterance failed, or ended without a sound.
+    """
+    segments: list[Segment] = []
+    while not any(segment.pcm for segment in segments):
+        if segments and segments[-1].info.end is not None:
+            raise nothing_to_speak()
+        segments += await _next(utterance)
+    return segments
 
 
 async def _next(utterance: Utterance) -> Sequence[Segment]:
@@ -203,12 +209,6 @@ async def _next(utterance: Utterance) -> Sequence[Segment]:
             raise charged
         raise CallboardError.of(info)
     return segments
-
-
-async def _encode(clip: EncodedClip, pcm: bytes, outlet: _Outlet) -> None:
-    if pcm:
-        for part in clip.slices(pcm):
-            await outlet.send(await clip.feed(part))
 
 
 def _unexplained(end: SpeechEnd) -> ErrorInfo:

@@ -88,8 +88,10 @@ class ContainerEncoder:
         stream.codec_context.format = profile.sample_format
         if profile.bitrate_bps is not None:
             stream.codec_context.bit_rate = profile.bitrate_bps
-        self._stream = stream
-        self._open = True
+        self._stream: AudioStream | None = stream
+
+    def expect(self, total_pcm_bytes: int) -> None:
+        """Needs to know nothing: these formats are made for streams."""
 
     def feed(self, pcm: bytes) -> bytes:
         """Gives the packets that are complete, with the container's header before the first ones."""
@@ -101,18 +103,21 @@ class ContainerEncoder:
 
     def finish(self) -> bytes:
         """Gives the packets that the codec still held and the container's end."""
-        if self._open:
+        if self._stream is not None:
             self._encode(None)
             self.close()
         return self._sink.take()
 
     def close(self) -> None:
-        """Frees the codec and the container."""
-        if self._open:
-            self._open = False
+        """Frees the codec and the container; a FLAC encoder alone holds 7 MB."""
+        if self._stream is not None:
+            self._stream = None
             self._container.close()
+            del self._container
 
     def _encode(self, frame: AudioFrame | None) -> None:
+        if self._stream is None:
+            return
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 

@@ -17,6 +17,10 @@ class Encoder(Protocol):
     one after the other, from any thread. PCM may be cut anywhere, also inside a sample.
     """
 
+    def expect(self, total_pcm_bytes: int) -> None:
+        """Learns, before anything is fed, how long all PCM will be; formats that cannot use it ignore it."""
+        ...
+
     def feed(self, pcm: bytes) -> bytes:
         """Takes more PCM and gives what is finished by now, possibly nothing."""
         ...
@@ -37,23 +41,22 @@ class FormatInfo:
     name: AudioFormat
     content_type: str
     extension: str
-    build: Callable[[int | None], Encoder]
-    """Builds the encoder; the argument is the length of all PCM in bytes where it is known beforehand."""
+    build: Callable[[], Encoder]
     costly: bool
     """True for a real codec, which belongs off the event loop; false where bytes pass almost unchanged."""
     total_bytes: Callable[[int], int] | None = None
     """The clip's length in bytes for a length of PCM, where the format fixes it."""
 
 
-def _mp3(_total_pcm_bytes: int | None) -> Encoder:
+def _mp3() -> Encoder:
     # The codecs' libraries cost 5 to 25 MB of memory each, so a process loads them only for the first such clip.
     from callboard_edge.media.mp3 import Mp3Encoder
 
     return Mp3Encoder()
 
 
-def _container(name: Literal["opus", "aac", "flac"]) -> Callable[[int | None], Encoder]:
-    def build(_total_pcm_bytes: int | None) -> Encoder:
+def _container(name: Literal["opus", "aac", "flac"]) -> Callable[[], Encoder]:
+    def build() -> Encoder:
         from callboard_edge.media.container import PROFILES, ContainerEncoder
 
         return ContainerEncoder(PROFILES[name])
@@ -67,5 +70,5 @@ FORMATS: dict[AudioFormat, FormatInfo] = {
     "aac": FormatInfo("aac", "audio/aac", "aac", _container("aac"), costly=True),
     "flac": FormatInfo("flac", "audio/flac", "flac", _container("flac"), costly=True),
     "wav": FormatInfo("wav", "audio/wav", "wav", WavEncoder, costly=False, total_bytes=WavEncoder.total_bytes),
-    "pcm": FormatInfo("pcm", "audio/pcm", "pcm", lambda _total: PcmEncoder(), costly=False, total_bytes=lambda n: n),
+    "pcm": FormatInfo("pcm", "audio/pcm", "pcm", PcmEncoder, costly=False, total_bytes=lambda n: n),
 }

@@ -28,6 +28,9 @@ class Mp3Encoder:
         self._aligner = SampleAligner()
         self._started = False
 
+    def expect(self, total_pcm_bytes: int) -> None:
+        """Needs to know nothing: a constant bitrate tells players enough."""
+
     def feed(self, pcm: bytes) -> bytes:
         """Gives the frames that are complete."""
         samples = self._aligner.whole(pcm)

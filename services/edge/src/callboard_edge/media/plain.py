@@ -16,6 +16,9 @@ class PcmEncoder:
     def __init__(self) -> None:
         self._aligner = SampleAligner()
 
+    def expect(self, total_pcm_bytes: int) -> None:
+        """Needs to know nothing."""
+
     def feed(self, pcm: bytes) -> bytes:
         """Gives the whole samples."""
         return self._aligner.whole(pcm)
@@ -34,8 +37,12 @@ class WavEncoder:
     Without a known length both length fields say "unknown"; a wrong guess or a zero would make players stop early.
     """
 
-    def __init__(self, total_pcm_bytes: int | None = None) -> None:
+    def __init__(self) -> None:
         self._aligner = SampleAligner()
+        self._header = _wav_header(None)
+
+    def expect(self, total_pcm_bytes: int) -> None:
+        """Writes the length into the header."""
         self._header = _wav_header(total_pcm_bytes)
 
     @staticmethod
