@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
@@ -110,11 +110,11 @@ class _Metric:
 
 def _metrics_of(module: str) -> Iterator[_Metric]:
     """The metrics of a module, those that it makes when it is imported and those of a class that holds them."""
-    values = [*vars(importlib.import_module(module)).values()]
+    values: list[Any] = [*vars(importlib.import_module(module)).values()]
     for value in list(values):
         if inspect.isclass(value) and value.__module__ == module and "registry" in inspect.signature(value).parameters:
-            make: Callable[..., object] = value
-            values += vars(make(registry=CollectorRegistry())).values()
+            holder = cast("Callable[..., object]", value)(registry=CollectorRegistry())
+            values += vars(holder).values()
     yield from (_Metric(value) for value in values if isinstance(value, MetricWrapperBase))
 
 

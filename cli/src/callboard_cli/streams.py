@@ -12,6 +12,7 @@ from callboard_cli.subcommands import Subparsers
 from callboard_contracts.config import Config
 from callboard_kit.boards import apply_streams
 from callboard_kit.bus import ApiError, Bus, BusError, BusUnavailable
+from callboard_kit.logs import setup_logs
 
 RETRY_S = 1.0
 
@@ -31,6 +32,8 @@ def register(subparsers: Subparsers) -> None:
 
 def _apply(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config).config
+    if arguments.watch:
+        setup_logs("streams", config.site.log_level)
     return asyncio.run(_run(config, watch=arguments.watch))
 
 
