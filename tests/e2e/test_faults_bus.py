@@ -74,8 +74,8 @@ async def test_bus_that_is_away_is_told_as_an_error_in_time(make_board: MakeBoar
         assert caught.value.status_code == 503
         await eventually(lambda: board.edges[0].ready_reason() is not None, 10, "the edge says that it is not ready")
         await asyncio.to_thread(board.nats.start)
-        await eventually(lambda: board.edges[0].ready_reason() is None, 20, "the edge is back")
-        await eventually(lambda: board.chats[0].ready_reason() is None, 20, "the worker is back")
+        for service in board.services:
+            await asyncio.to_thread(service.wait_ready, 20)
         async with asyncio.timeout(40):
             reply = await client.chat.completions.create(model="owl", messages=HELLO)
         assert reply.choices[0].finish_reason == "stop"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from callboard_contracts.config import NatsSection
 from callboard_contracts.quota import UsageEvent
@@ -171,7 +172,7 @@ class Board:
 
     def create_key(self, tier: str) -> str:
         """Makes an API key of a tier and returns it."""
-        return self.command("keys", "create", "--tier", tier).split()[-1]
+        return self.command("keys", "create", "--name", f"{tier} {uuid4().hex[:8]}", "--tier", tier).strip()
 
     def revoke_key(self, key: str) -> None:
         """Revokes an API key."""
