@@ -36,7 +36,7 @@ class Up:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.edge_port = free_port()
-        environ = {
+        self._environ = {
             **os.environ,
             "CALLBOARD__EDGE__PORT": str(self.edge_port),
             "CALLBOARD__EDGE__METRICS_PORT": "0",
@@ -53,7 +53,7 @@ class Up:
         log = folder / "up.log"
         # A second one in the same folder writes on behind the first.
         self._before = len(log.read_text()) if log.exists() else 0
-        self.child = Child([*CALLBOARD, *arguments, "up"], log, environ)
+        self.child = Child([*CALLBOARD, *arguments, "up"], log, self._environ)
         self._seen: dict[int, psutil.Process] = {}
 
     def wait_ready(self) -> str:
@@ -66,6 +66,12 @@ class Up:
 
     def _settled(self) -> bool:
         return "Ctrl-C stops" in self.output() or not self.child.alive
+
+    def command(self, *arguments: str) -> str:
+        """Runs another command against it and returns what that printed."""
+        argv = [*CALLBOARD, *arguments]
+        tried = subprocess.run(argv, env=self._environ, capture_output=True, text=True, timeout=30, check=True)
+        return tried.stdout
 
     def output(self) -> str:
         """What it printed."""
@@ -206,7 +212,8 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
     docs = next(line.strip() for line in welcome.splitlines() if line.endswith("/docs"))
     page = subprocess.run(["curl", "-sSf", "-m", "10", docs], capture_output=True, timeout=20, check=True)
     assert page.stdout.lower().startswith(b"<!doctype html")
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key="", max_retries=0) as client:
+    key = up.command("keys", "create").split()[-1]
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key=key, max_retries=0) as client:
         assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
     up.child.signal(signal.SIGINT)
     assert up.child.wait(60) == ExitCode.OK

@@ -1,6 +1,7 @@
 """`callboard`: the one command line."""
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from callboard_cli import doctor, streams
+from callboard_cli import doctor, keys, streams
 from callboard_cli.failures import CommandError, ExitCode, Interrupted
 from callboard_cli.models import command as models
 from callboard_cli.up import command as up
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"callboard {version('callboard-cli')}")
     top.add_argument("--config", type=Path, help="the configuration file; default: callboard.toml, else a built-in one")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, doctor, models, streams):
+    for module in (up, doctor, models, streams, keys):
         module.register(subparsers)
     return top
 
@@ -28,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; trouble is one line on standard error."""
     arguments = parser().parse_args(argv)
+    # A command speaks to its user in its own lines; what libraries log is for services.
+    logging.getLogger().addHandler(logging.NullHandler())
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return int(arguments.run(arguments))
