@@ -212,7 +212,7 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
     docs = next(line.strip() for line in welcome.splitlines() if line.endswith("/docs"))
     page = subprocess.run(["curl", "-sSf", "-m", "10", docs], capture_output=True, timeout=20, check=True)
     assert page.stdout.lower().startswith(b"<!doctype html")
-    key = up.command("keys", "create").split()[-1]
+    key = up.command("keys", "create", "--name", "me").strip()
     with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key=key, max_retries=0) as client:
         assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
     up.child.signal(signal.SIGINT)
