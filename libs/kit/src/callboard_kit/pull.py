@@ -207,9 +207,10 @@ class PullLoop:
             await self._close_inboxes()
             await self._open_inboxes()
         free = self._slots - len(self._running) - self._waiting.open - self._scout.open
-        if free > 0 and not self._scout.open:
+        if not self._scout.open and len(self._running) < self._slots:
+            # Where waiting pulls hold every free slot, no live job is queued, so only a batch job is looked for.
+            self._step = _Step.LIVE_NOW if free > 0 else _Step.BATCH_NOW
             free -= 1
-            self._step = _Step.LIVE_NOW
             await self._send_scout()
         for _ in range(free):
             await self._send(self._waiting, self._live_subject, _PULL_LONG)
@@ -233,7 +234,8 @@ class PullLoop:
         if message.headers and "Status" in message.headers:
             if current and inbox is self._scout and not self._stopping:
                 self._step = _NEXT_STEP[self._step]
-                await self._send_scout()
+                if self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
+                    await self._send_scout()
             else:
                 self._wake.set()
             return
