@@ -67,10 +67,12 @@ class Reply(Errand[ChatFrame]):
         return self._assembly.missing
 
     def _progress(self, request: CreditRequest) -> CreditReply:
-        self._assembly.announce(request.attempt)
+        if request.resume or request.attempt > self._assembly.attempt:
+            # What came before a new attempt shows itself still counts, so it is taken in first.
+            self._absorb()
+            self._assembly.announce(request.attempt)
         if not request.resume:
             return CreditReply(open=True, attempt=self._assembly.attempt)
-        self._absorb()
         return CreditReply(
             open=not self.ended,
             attempt=self._assembly.attempt,

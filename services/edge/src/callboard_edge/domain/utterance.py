@@ -42,10 +42,13 @@ class Utterance(Errand[Segment]):
         return await self._around.board.post_speech(job, self._pool)
 
     def _take_ready(self) -> Sequence[Segment]:
-        if segments := self._inbox.drain():
-            self._ready += self._assembly.feed(segments)
+        self._absorb()
         ready, self._ready = self._ready, []
         return ready
+
+    def _absorb(self) -> None:
+        if segments := self._inbox.drain():
+            self._ready += self._assembly.feed(segments)
 
     async def _refill(self) -> bool:
         segments = await self._around.frames.replay_audio(self.request_id, self._assembly.next_n)
@@ -62,5 +65,7 @@ class Utterance(Errand[Segment]):
         return self._assembly.missing
 
     def _progress(self, request: CreditRequest) -> CreditReply:
-        self._assembly.announce(request.attempt)
+        if request.resume or request.attempt > self._assembly.attempt:
+            self._absorb()
+            self._assembly.announce(request.attempt)
         return CreditReply(open=True, attempt=self._assembly.attempt, next_seq=self._assembly.next_n)

@@ -1,0 +1,253 @@
+"""What every request passes: unknown paths, CORS, bodies, and the pages beside the protocols."""
+
+import asyncio
+import json
+
+import pytest
+
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from tests.unit.edge.stage import Stage, asking, frames, running
+
+pytestmark = pytest.mark.unit
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("POST", "/v1", 404),
+        ("DELETE", CHAT, 405),
+        ("GET", CHAT, 405),
+        ("POST", "/v1/models", 405),
+    ],
+)
+async def test_path_under_v1_that_is_not_served_answers_as_openai(
+    method: str, path: str, status: int, stage: Stage
+) -> None:
+    async with stage.session.request(method, stage.url + path) as reply:
+        error = (await reply.json())["error"]
+        assert reply.status == status
+        assert error["code"] == ("not_found" if status == 404 else "method_not_allowed")
+        assert reply.headers["x-request-id"]
+        assert reply.headers["Access-Control-Allow-Origin"] == "*"
+        if status == 405:
+            assert ("POST" if path == CHAT else "GET, HEAD") in reply.headers["Allow"]
+
+
+async def test_path_elsewhere_that_is_not_served_answers_plainly(stage: Stage) -> None:
+    async with stage.session.get(stage.url + "/nothing") as reply:
+        assert reply.status == 404
+        assert reply.content_type == "text/plain"
+
+
+async def test_slash_at_the_end_is_ignored(stage: Stage) -> None:
+    async with stage.session.get(stage.url + "/v1/models/") as reply:
+        assert reply.status == 200
+
+
+async def test_preflight_allows_what_the_page_asks_for(stage: Stage) -> None:
+    headers = {
+        "Origin": "https://page.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-api-key,x-stainless-lang",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    async with stage.session.options(stage.url + CHAT, headers=headers) as reply:
+        assert reply.status == 200
+        assert reply.headers["Access-Control-Allow-Origin"] == "*"
+        assert reply.headers["Access-Control-Allow-Headers"] == headers["Access-Control-Request-Headers"]
+        assert "POST" in reply.headers["Access-Control-Allow-Methods"]
+        assert reply.headers["Access-Control-Allow-Private-Network"] == "true"
+        assert await reply.read() == b""
+
+
+async def test_preflight_of_another_origin_is_not_allowed() -> None:
+    async with running({"edge": {"cors_origins": ["https://page.example"]}}) as stage:
+        for origin, allowed in (("https://page.example", "https://page.example"), ("https://other.example", None)):
+            async with stage.session.options(stage.url + CHAT, headers={"Origin": origin}) as reply:
+                assert reply.headers.get("Access-Control-Allow-Origin") == allowed
+                assert reply.headers["Vary"] == "Origin"
+            async with stage.session.get(stage.url + "/v1/models", headers={"Origin": origin}) as reply:
+                assert reply.headers.get("Access-Control-Allow-Origin") == allowed
+
+
+async def test_models_are_listed_and_described(stage: Stage) -> None:
+    async with stage.session.get(stage.url + "/v1/models") as reply:
+        listed = await reply.json()
+    assert listed["object"] == "list"
+    assert [entry["id"] for entry in listed["data"]] == ["owl", "wren/tiny", "parrot"]
+    assert set(listed["data"][0]) == {"id", "object", "created", "owned_by"}
+    for name in ("owl", "owl:latest", "wren/tiny", "wren%2Ftiny", "parrot"):
+        async with stage.session.get(f"{stage.url}/v1/models/{name}") as reply:
+            assert reply.status == 200
+            assert (await reply.json())["id"] == name.replace("%2F", "/")
+    async with stage.session.get(stage.url + "/v1/models/nobody") as reply:
+        assert reply.status == 404
+        assert (await reply.json())["error"]["code"] == "model_not_found"
+
+
+async def test_models_of_a_wrong_key_are_401(stage: Stage) -> None:
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="No such key.")
+    async with stage.session.get(stage.url + "/v1/models", headers={"Authorization": "Bearer x"}) as reply:
+        assert reply.status == 401
+        assert (await reply.json())["error"]["type"] == "authentication_error"
+        assert reply.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_head_is_answered_like_get_without_a_body(stage: Stage) -> None:
+    async with stage.session.head(stage.url + "/healthz") as reply:
+        assert reply.status == 200
+        assert await reply.read() == b""
+    async with stage.session.get(stage.url + "/readyz") as reply:
+        assert await reply.json() == {"status": "ready"}
+
+
+async def test_document_names_every_path_and_resolves_every_reference(stage: Stage) -> None:
+    async with stage.session.get(stage.url + "/openapi.json") as reply:
+        text = await reply.text()
+    document = json.loads(text)
+    assert document["openapi"] == "3.1.0"
+    assert {CHAT, "/v1/completions", "/v1/models", "/v1/models/{model}", "/v1/audio/speech"} <= set(document["paths"])
+    schemas = document["components"]["schemas"]
+    body = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schemas[body["$ref"].rpartition("/")[2]]["required"] == ["model", "messages"]
+    references = {part.partition('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}
+    assert references <= set(schemas)
+
+
+async def test_docs_page_needs_no_other_host(stage: Stage) -> None:
+    async with stage.session.get(stage.url + "/docs") as reply:
+        page = await reply.text()
+        assert reply.content_type == "text/html"
+    assert "openapi.json" in page
+    assert "https://" not in page
+    assert "http://" not in page
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"null",
+        b'{"model": "owl", "messages": [{"role": "user", "content": "\xff"}]}',
+        b'{"model": "owl", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "owl", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"model": "owl", "messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
+        b'{"model": "owl", "messages": [{"role": "user", "content": "x"}], "max_tokens": ' + b"9" * 5000 + b"}",
+        b'{"model": "owl", "messages": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    ],
+)
+async def test_body_that_is_no_request_is_400(body: bytes, stage: Stage) -> None:
+    async with stage.session.post(stage.url + CHAT, data=body) as reply:
+        error = (await reply.json())["error"]
+        assert (reply.status, error["code"], error["type"]) == (400, "invalid_request", "invalid_request_error")
+    assert stage.desk.asked == []
+
+
+async def test_error_texts_never_quote_the_prompt(stage: Stage) -> None:
+    secret = "the-understudy-is-asleep"
+    for body in (
+        asking(messages=[{"role": secret, "content": secret}]),
+        asking(messages=secret),
+        asking(n=secret, model=7),
+        asking(tool_choice=secret),
+        asking(response_format={"type": secret}),
+        asking(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": secret}}}),
+    ):
+        _, _, answer = await stage.post(CHAT, body)
+        assert secret.encode() not in answer
+
+
+async def test_body_over_the_limit_is_413(stage: Stage) -> None:
+    body = json.dumps(asking(messages=[{"role": "user", "content": "x" * 150_000}])).encode()
+
+    async def pieces() -> object:
+        for start in range(0, len(body), 10_000):
+            yield body[start : start + 10_000]
+
+    for data in (body, pieces()):
+        async with stage.session.post(stage.url + CHAT, data=data) as reply:
+            assert reply.status == 413
+            assert (await reply.json())["error"]["code"] == "body_too_large"
+
+
+async def test_body_that_never_comes_is_408(stage: Stage) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n{")
+    async with asyncio.timeout(8):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code": "request_timeout"' in answer
+    assert b"\r\nConnection: close\r\n" in answer
+    writer.close()
+
+
+@pytest.mark.parametrize("opening", [b"", b"POST /v1/chat", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-A: b"])
+async def test_headers_that_never_end_are_cut_off(opening: bytes, stage: Stage) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(opening)
+    async with asyncio.timeout(8):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_headers_that_never_end_after_a_first_request_are_cut_off(stage: Stage) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(8):
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        await asyncio.sleep(1.2)
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_connection_is_kept_for_the_next_request(stage: Stage) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    async with asyncio.timeout(8):
+        for _ in range(3):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            await asyncio.sleep(0.6)
+    writer.close()
+
+
+async def test_failure_inside_is_a_500_that_tells_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise ValueError("a secret place")
+
+    monkeypatch.setattr(stage.desk, "reserve", broken)
+    status, headers, body = await stage.post(CHAT, asking())
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (500, "internal")
+    assert "secret" not in error["message"]
+    assert headers["x-request-id"]
+    assert stage.figure("callboard_edge_errors_total", route="chat_completions", code="internal") == 1
+
+
+async def test_forwarded_address_counts_only_from_trusted_proxies() -> None:
+    spoofed = {"X-Forwarded-For": "1.2.3.4, 203.0.113.9"}
+    for trusted, seen in (([], "127.0.0.1"), (["127.0.0.0/8"], "203.0.113.9")):
+        async with running({"edge": {"trusted_proxies": trusted}}) as stage:
+            stage.plays(frames("x"))
+            await stage.post(CHAT, asking(), **spoofed)
+            assert stage.desk.asked[0].address == seen
+
+
+async def test_figures_count_each_answer(stage: Stage) -> None:
+    for stream in (False, True):
+        stage.plays(frames("Hoo."))
+        await stage.post(CHAT, asking(stream=stream))
+    await stage.all_closed()
+    for mode in ("whole", "stream"):
+        labels = {"route": "chat_completions", "protocol": "openai", "mode": mode, "status": "2xx"}
+        assert stage.figure("callboard_edge_requests_total", **labels) == 1
+    assert stage.figure("callboard_edge_time_to_first_byte_seconds_count", route="chat_completions") == 1
+    assert stage.figure("callboard_edge_open_streams", route="chat_completions") == 0
+    assert stage.figure("callboard_edge_sent_bytes_total", route="chat_completions") > 200

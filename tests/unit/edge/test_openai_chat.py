@@ -1,0 +1,426 @@
+"""OpenAI's chat path, byte for byte."""
+
+import asyncio
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.quota import LimitState
+from tests.unit.edge.stage import USAGE, Stage, asking, frames, read_events, said
+
+pytestmark = pytest.mark.unit
+
+CHAT = "/v1/chat/completions"
+TOOL = {"type": "function", "function": {"name": "dim", "parameters": {"type": "object"}}}
+
+
+async def test_reply_is_whole(stage: Stage) -> None:
+    worker = stage.plays(frames("Hoo", "."))
+    status, headers, body = await stage.post(CHAT, asking())
+    answer = json.loads(body)
+    job = await worker
+    assert status == 200
+    assert headers["Content-Type"] == "application/json"
+    assert answer == {
+        "id": f"chatcmpl-{job.request_id}",
+        "object": "chat.completion",
+        "created": answer["created"],
+        "model": "owl",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hoo.", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
+    assert job.hold is not None
+    assert stage.desk.released == []
+    assert stage.board.cancelled == []
+    await stage.all_closed()
+
+
+async def test_stream_has_the_exact_framing(stage: Stage) -> None:
+    stage.plays(frames("Hoo."))
+    status, headers, body = await stage.post(CHAT, asking(stream=True))
+    assert status == 200
+    assert headers["Content-Type"] == "text/event-stream"
+    events = read_events(body)
+    assert [event["choices"][0] for event in events] == [
+        {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {"content": "Hoo."}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"},
+    ]
+    assert len({(event["id"], event["created"], event["model"], event["object"]) for event in events}) == 1
+    assert events[0]["object"] == "chat.completion.chunk"
+    assert all("usage" not in event for event in events)
+
+
+async def test_stream_with_usage_ends_in_a_chunk_of_its_own(stage: Stage) -> None:
+    stage.plays(frames("Hoo."))
+    _, _, body = await stage.post(CHAT, asking(stream=True, stream_options={"include_usage": True}))
+    *events, last = read_events(body)
+    assert all(event["usage"] is None for event in events)
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+
+
+async def test_stream_escapes_what_readers_take_for_line_ends(stage: Stage) -> None:
+    text = 'a\u2028b\u0085c\r\nd"e\\f\x0bg\U0001f989'
+    stage.plays(frames(text))
+    _, _, body = await stage.post(CHAT, asking(stream=True))
+    assert said(read_events(body)) == text
+    assert body.isascii()
+
+
+async def test_stream_sends_each_frame_as_it_comes(stage: Stage) -> None:
+    stage.plays(frames("one ", "two ", "three", end=None))
+    async with stage.session.post(stage.url + CHAT, json=asking(stream=True)) as reply:
+        seen = b""
+        async with asyncio.timeout(5):
+            while b"three" not in seen:
+                seen += await reply.content.readany()
+    assert b"[DONE]" not in seen
+
+
+async def test_thinking_is_kept_apart(stage: Stage) -> None:
+    sent = [
+        ChatFrame(seq=0, attempt=1, thinking="Let me ", tokens=1),
+        ChatFrame(seq=1, attempt=1, thinking="see.", tokens=1),
+        ChatFrame(seq=2, attempt=1, text="Yes.", tokens=1),
+        ChatFrame(seq=3, attempt=1, end=ChatEnd(reason="stop", usage=USAGE)),
+    ]
+    stage.plays(sent)
+    _, _, body = await stage.post(CHAT, asking())
+    message = json.loads(body)["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Yes.", "Let me see.")
+    stage.plays(sent)
+    _, _, body = await stage.post(CHAT, asking(stream=True))
+    events = read_events(body)
+    assert said(events) == "Yes."
+    thoughts = [event["choices"][0]["delta"].get("reasoning_content", "") for event in events]
+    assert "".join(thoughts) == "Let me see."
+
+
+async def test_tool_calls_are_passed_through(stage: Stage) -> None:
+    call = ToolCall(id="call_1", name="dim", arguments='{"level":3}')
+    sent = [
+        ChatFrame(seq=0, attempt=1, tool_calls=(call, call), tokens=4),
+        ChatFrame(seq=1, attempt=1, end=ChatEnd(reason="tool_calls", usage=USAGE)),
+    ]
+    worker = stage.plays(sent)
+    _, _, body = await stage.post(
+        CHAT, asking(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "dim"}})
+    )
+    choice = json.loads(body)["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert choice["message"]["tool_calls"][0] == {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "dim", "arguments": '{"level":3}'},
+    }
+    assert (await worker).request.tool_choice == "dim"
+    stage.plays(sent)
+    _, _, body = await stage.post(CHAT, asking(stream=True, tools=[TOOL]))
+    deltas = [event["choices"][0]["delta"] for event in read_events(body)]
+    found = [call for delta in deltas for call in delta.get("tool_calls", ())]
+    assert [call["index"] for call in found] == [0, 1]
+    assert found[0]["function"] == {"name": "dim", "arguments": '{"level":3}'}
+
+
+async def test_fields_reach_the_job(stage: Stage) -> None:
+    worker = stage.plays(frames("x"))
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    await stage.post(
+        CHAT,
+        asking(
+            model="owl:latest",
+            temperature=0.5,
+            top_p=0.9,
+            top_k=40,
+            min_p=0.1,
+            presence_penalty=0.1,
+            frequency_penalty=-0.1,
+            repetition_penalty=1.1,
+            seed=7.0,
+            stop=["a", "", "b"],
+            logit_bias={"5": -100},
+            max_tokens=500,
+            response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}},
+            tools=[TOOL],
+            user="me",
+            something_new={"x": 1},
+        ),
+    )
+    request = (await worker).request
+    assert request.model == "owl"
+    assert request.max_output_tokens == 100
+    assert request.sampling.model_dump(exclude_none=True) == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.1,
+        "presence_penalty": 0.1,
+        "frequency_penalty": -0.1,
+        "repetition_penalty": 1.1,
+        "seed": 7,
+        "stop": ("a", "b"),
+        "logit_bias": {"5": -100.0},
+    }
+    assert request.output_format.json_schema == schema
+    assert request.output_format.kind == "json_schema"
+    assert request.tools[0].name == "dim"
+    asked = stage.desk.asked[0]
+    assert asked.model == "owl"
+    assert asked.work.completion_tokens == 100
+    assert asked.work.prompt_tokens >= len("Hello.")
+
+
+async def test_newer_limit_wins_over_the_older(stage: Stage) -> None:
+    worker = stage.plays(frames("x"))
+    await stage.post(CHAT, asking(max_tokens=50, max_completion_tokens=20))
+    assert (await worker).request.max_output_tokens == 20
+
+
+async def test_every_kind_of_message_is_read(stage: Stage) -> None:
+    worker = stage.plays(frames("x"))
+    await stage.post(
+        CHAT,
+        asking(
+            messages=[
+                {"role": "developer", "content": "Be kind."},
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "dim", "arguments": "{}"}}],
+                },
+                {"role": "tool", "tool_call_id": "c1", "content": "done"},
+            ]
+        ),
+    )
+    messages = (await worker).request.messages
+    assert [message.role for message in messages] == ["system", "user", "assistant", "tool"]
+    assert messages[1].content == "a\nb"
+    assert messages[2].tool_calls[0].name == "dim"
+    assert messages[3].tool_call_id == "c1"
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "several choices": ({"n": 2}, "n", "unsupported"),
+    "log probabilities": ({"logprobs": True}, "logprobs", "unsupported"),
+    "top log probabilities": ({"top_logprobs": 3}, "top_logprobs", "unsupported"),
+    "old functions": ({"functions": [{"name": "f"}]}, "functions", "unsupported"),
+    "no messages": ({"messages": []}, "messages", "invalid_request"),
+    "messages of the wrong type": ({"messages": "x"}, "messages", "invalid_request"),
+    "a message of the wrong type": ({"messages": ["x"]}, "messages[0]", "invalid_request"),
+    "content of the wrong type": (
+        {"messages": [{"role": "user", "content": 7}]},
+        "messages[0].content",
+        "invalid_request",
+    ),
+    "no content": ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_request"),
+    "an unknown role": ({"messages": [{"role": "x", "content": ""}]}, "messages[0].role", "invalid_request"),
+    "a tool's message without an id": (
+        {"messages": [{"role": "tool", "content": "x"}]},
+        "messages[0].tool_call_id",
+        "invalid_request",
+    ),
+    "a user's tool call": (
+        {
+            "messages": [
+                {"role": "user", "content": "x", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+            ]
+        },
+        "messages[0].tool_calls",
+        "invalid_request",
+    ),
+    "a part without a type": (
+        {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+        "messages[0].content[0].type",
+        "invalid_request",
+    ),
+    "an unknown part": (
+        {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
+        "messages[0].content[0].type",
+        "invalid_request",
+    ),
+    "an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[0].content[0]",
+        "unsupported",
+    ),
+    "audio": (
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        "messages[0].content[0]",
+        "unsupported",
+    ),
+    "temperature as text": ({"temperature": "0.5"}, "temperature", "invalid_request"),
+    "temperature as a truth value": ({"temperature": True}, "temperature", "invalid_request"),
+    "a negative temperature": ({"temperature": -1}, "temperature", "invalid_request"),
+    "a temperature over two": ({"temperature": 2.1}, "temperature", "invalid_request"),
+    "top_p over one": ({"top_p": 1.1}, "top_p", "invalid_request"),
+    "a bias out of range": ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_request"),
+    "half a token": ({"max_tokens": 1.5}, "max_tokens", "invalid_request"),
+    "no tokens": ({"max_tokens": 0}, "max_tokens", "invalid_request"),
+    "a seed out of range": ({"seed": 2**70}, "seed", "invalid_request"),
+    "too many stops": ({"stop": ["a"] * 5}, "stop", "invalid_request"),
+    "a stop of the wrong type": ({"stop": 7}, "stop", "invalid_request"),
+    "a stop in the list of the wrong type": ({"stop": ["a", 7]}, "stop[1]", "invalid_request"),
+    "a format without a schema": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        "response_format.json_schema.schema",
+        "invalid_request",
+    ),
+    "a format without a name": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "response_format.json_schema.name",
+        "invalid_request",
+    ),
+    "a schema that is none": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objekt"}}}},
+        "response_format.json_schema.schema",
+        "invalid_request",
+    ),
+    "a choice of an unknown tool": (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+        "tool_choice",
+        "invalid_request",
+    ),
+    "a choice without tools": ({"tool_choice": "required"}, "tool_choice", "invalid_request"),
+    "a tool whose schema is none": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"required": 7}}}]},
+        "tools[0].function.parameters",
+        "invalid_request",
+    ),
+    "tools that the model cannot call": ({"model": "wren/tiny", "tools": [TOOL]}, "tools", "unsupported"),
+    "JSON that the model cannot promise": (
+        {"model": "wren/tiny", "response_format": {"type": "json_object"}},
+        "response_format",
+        "unsupported",
+    ),
+    "a prompt that cannot fit": (
+        {"model": "wren/tiny", "messages": [{"role": "user", "content": "a " * 20_000}]},
+        "messages",
+        "context_length_exceeded",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_request_that_cannot_be_served_names_its_field(case: str, stage: Stage) -> None:
+    over, param, code = REFUSED[case]
+    status, headers, body = await stage.post(CHAT, asking(**over))
+    error = json.loads(body)["error"]
+    assert (status, error["param"], error["code"], error["type"]) == (400, param, code, "invalid_request_error"), error
+    assert headers["x-should-retry"] == "false"
+    assert stage.desk.asked == []
+    assert stage.board.queued == 0
+
+
+async def test_unknown_model_is_told_what_is_offered(stage: Stage) -> None:
+    status, _, body = await stage.post(CHAT, asking(model="nobody"))
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert "owl" in error["message"]
+
+
+async def test_tools_are_left_out_when_none_may_be_called(stage: Stage) -> None:
+    worker = stage.plays(frames("x"))
+    status, _, _ = await stage.post(CHAT, asking(model="wren/tiny", tools=[TOOL], tool_choice="none"))
+    assert status == 200
+    assert (await worker).request.tools == ()
+
+
+async def test_limits_are_told_in_headers(stage: Stage) -> None:
+    stage.desk.state = LimitState(limit="tokens_per_day", allowed=1000, remaining=900, resets_in_s=3723)
+    stage.plays(frames("x"))
+    _, headers, _ = await stage.post(CHAT, asking())
+    assert headers["x-ratelimit-limit-tokens"] == "1000"
+    assert headers["x-ratelimit-remaining-tokens"] == "900"
+    assert headers["x-ratelimit-reset-tokens"] == "1h2m3s"
+
+
+async def test_refusal_by_quota_says_when_to_return(stage: Stage) -> None:
+    stage.desk.state = LimitState(limit="requests_per_minute", allowed=5, remaining=0, resets_in_s=12)
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=11.2)
+    status, headers, body = await stage.post(CHAT, asking(stream=True))
+    assert (status, json.loads(body)["error"]["type"]) == (429, "rate_limit_error")
+    assert headers["Retry-After"] == "12"
+    assert headers["retry-after-ms"] == "11200"
+    assert headers["x-should-retry"] == "true"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert stage.board.queued == 0
+    assert stage.figure("callboard_edge_too_many_requests_total", reason="quota_exceeded") == 1
+    await stage.all_closed()
+
+
+async def test_refusal_for_a_day_tells_the_client_not_to_retry(stage: Stage) -> None:
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=40_000)
+    _, headers, _ = await stage.post(CHAT, asking())
+    assert headers["x-should-retry"] == "false"
+    assert headers["Retry-After"] == "40000"
+
+
+async def test_quota_that_is_away_is_503(stage: Stage) -> None:
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="Away.", retry_after_s=2)
+    status, _, body = await stage.post(CHAT, asking())
+    assert (status, json.loads(body)["error"]["code"]) == (503, "quota_unavailable")
+
+
+async def test_engine_error_before_the_first_word_is_a_status(stage: Stage) -> None:
+    error = ErrorInfo(code=ErrorCode.ENGINE_UNAVAILABLE, message="The engine is away.", retry_after_s=5)
+    failed = [ChatFrame(seq=0, attempt=1, end=ChatEnd(reason="error", error=error))]
+    for stream in (True, False):
+        stage.plays(failed)
+        status, headers, body = await stage.post(CHAT, asking(stream=stream))
+        assert (status, headers["x-should-retry"]) == (503, "true")
+        assert json.loads(body)["error"]["code"] == "engine_unavailable"
+
+
+async def test_engine_error_after_the_first_word_ends_the_stream_with_it(stage: Stage) -> None:
+    error = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine failed.")
+    broken = [*frames("Once ", end=None), ChatFrame(seq=1, attempt=1, end=ChatEnd(reason="error", error=error))]
+    stage.plays(broken, pause_s=0.05)
+    status, _, body = await stage.post(CHAT, asking(stream=True))
+    *events, last = read_events(body)
+    assert status == 200
+    assert said(events) == "Once "
+    assert last == {
+        "error": {"message": "The engine failed.", "type": "server_error", "param": None, "code": "engine_failed"}
+    }
+    stage.plays(broken)
+    status, headers, _ = await stage.post(CHAT, asking())
+    assert (status, headers["x-should-retry"]) == (502, "false")
+
+
+async def test_key_and_address_go_to_quota_as_a_digest(stage: Stage) -> None:
+    for header in (
+        {"Authorization": "Bearer k1"},
+        {"x-api-key": "k1"},
+        {"apikey": "k1"},
+        {"Authorization": "bearer  k1"},
+    ):
+        stage.plays(frames("x"))
+        await stage.post(CHAT, asking(), **header)
+    assert {asked.key_digest for asked in stage.desk.asked} == {hashlib.sha256(b"k1").hexdigest()}
+    assert {asked.address for asked in stage.desk.asked} == {"127.0.0.1"}
+
+
+async def test_request_ids_are_fresh_and_the_clients_own_comes_back(stage: Stage) -> None:
+    workers = [stage.plays(frames("x")) for _ in range(2)]
+    for _ in range(2):
+        _, headers, _ = await stage.post(CHAT, asking(), **{"x-request-id": "mine-7"})
+        assert headers["x-request-id"] == "mine-7"
+    ids = {(await worker).request_id for worker in workers}
+    assert len(ids) == 2
+    assert "mine-7" not in ids
+    _, headers, _ = await stage.post(CHAT, {}, **{"x-request-id": "not a > safe id"})
+    assert headers["x-request-id"].startswith("req_")

@@ -1,0 +1,167 @@
+"""The edge's small rules: addresses, bounds, paths, and how an inbox fills."""
+
+import asyncio
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callboard_contracts.chat import ChatMessage, ChatRequest, Tool
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.quota import LimitState
+from callboard_edge.backends.inbox import RequestInbox
+from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.chores import Chores
+from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
+from callboard_edge.handlers.addresses import client_address
+from callboard_edge.handlers.rate_limits import rate_limit_headers
+from callboard_edge.handlers.route import Route
+from callboard_edge.handlers.router import Router
+
+pytestmark = pytest.mark.unit
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+OWL = ChatModel("owl", (), "main", context_tokens=128, max_output_tokens=16, tools=False, json_schema=True)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("198.51.100.7", ["1.2.3.4"], "198.51.100.7"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["1.2.3.4, 198.51.100.7, 10.0.0.2"], "198.51.100.7"),
+        ("10.0.0.1", ["1.2.3.4", "198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["1.2.3.4, nonsense"], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7:4711"], "198.51.100.7"),
+        ("10.0.0.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
+        ("fd00::1", ["2001:db8::7"], "2001:db8::7"),
+        ("::ffff:10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        (None, ["1.2.3.4"], None),
+        ("", [], ""),
+    ],
+)
+def test_address_is_the_first_that_no_proxy_of_ours_vouches_for(
+    peer: str | None, forwarded: list[str], address: str | None
+) -> None:
+    assert client_address(peer, forwarded, PROXIES) == address
+
+
+@given(text=st.text(max_size=200), count=st.integers(1, 5))
+def test_bound_is_never_under_the_bytes_of_the_prompt(text: str, count: int) -> None:
+    request = ChatRequest(
+        model="owl", messages=tuple(ChatMessage(role="user", content=text) for _ in range(count)), max_output_tokens=1
+    )
+    written = len(text.encode("utf-8", "surrogatepass")) * count
+    assert prompt_tokens_bound(request, 10**9) >= written
+    assert prompt_tokens_bound(request, 100) <= 100
+
+
+def test_bound_counts_the_tools() -> None:
+    plain = ChatRequest(model="owl", prompt="x", mode="completion", max_output_tokens=1)
+    tool = Tool(name="dim", description="Dims the light.", parameters={"type": "object"})
+    with_tool = plain.model_copy(update={"tools": (tool,)})
+    assert prompt_tokens_bound(with_tool, 10**6) > prompt_tokens_bound(plain, 10**6) + 500
+
+
+def test_prompt_is_refused_only_when_it_cannot_fit() -> None:
+    fits = ChatRequest(model="owl", prompt=" " * 128 * 128, mode="completion", max_output_tokens=1)
+    check_context(fits, OWL)
+    with pytest.raises(CallboardError) as caught:
+        check_context(fits.model_copy(update={"prompt": fits.prompt + " "}), OWL)
+    assert (caught.value.info.code, caught.value.info.param) == (ErrorCode.CONTEXT_LENGTH_EXCEEDED, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"), [("requests_per_minute", "requests"), ("jobs_at_once", "jobs"), ("tokens_per_day", "tokens")]
+)
+def test_limits_are_named_after_what_they_count(limit: str, kind: str) -> None:
+    headers = rate_limit_headers(LimitState(limit=limit, allowed=5, remaining=-1, resets_in_s=59.2))
+    assert headers == {
+        f"x-ratelimit-limit-{kind}": "5",
+        f"x-ratelimit-remaining-{kind}": "0",
+        f"x-ratelimit-reset-{kind}": "1m0s",
+    }
+    assert rate_limit_headers(None) == {}
+
+
+async def nothing(_call: object) -> object:
+    raise NotImplementedError
+
+
+def route(method: str, path: str) -> Route:
+    return Route(method, path, nothing, name=f"{method} {path}", summary="")  # pyright: ignore[reportArgumentType]
+
+
+def test_router_finds_exact_paths_before_patterns() -> None:
+    router = Router(
+        [
+            route("GET", "/a/{name}"),
+            route("GET", "/a/fixed"),
+            route("POST", "/a/{name}"),
+            route("GET", "/b/{rest:path}"),
+        ]
+    )
+    for method, path, found, params in (
+        ("GET", "/a/fixed", "GET /a/fixed", {}),
+        ("HEAD", "/a/fixed", "GET /a/fixed", {}),
+        ("GET", "/a/x", "GET /a/{name}", {"name": "x"}),
+        ("POST", "/a/x/", "POST /a/{name}", {"name": "x"}),
+        ("GET", "/b/x/y", "GET /b/{rest:path}", {"rest": "x/y"}),
+    ):
+        match = router.find(method, path)
+        assert match.route is not None
+        assert (match.route.name, match.params) == (found, params)
+    assert router.find("DELETE", "/a/x").methods == ("GET", "POST", "HEAD")
+    assert router.find("GET", "/a/x/y").methods == ()
+    with pytest.raises(ValueError, match="two routes"):
+        Router([route("GET", "/a"), route("GET", "/a")])
+
+
+async def test_inbox_drops_what_does_not_fit_and_says_so() -> None:
+    inbox = RequestInbox[str, str](lambda word: word if word != "bad" else None, max_messages=3, max_bytes=10)
+    assert inbox.put_nowait("a", 4)
+    assert inbox.put_nowait("bad", 4)
+    assert not inbox.put_nowait("c", 4)
+    assert inbox.lost
+    await inbox.wait(5)
+    assert inbox.drain() == ["a"]
+    assert not inbox.lost
+    assert inbox.put_nowait("d", 10)
+    assert inbox.drain() == ["d"]
+    await inbox.wait(0.01)
+
+
+async def test_inbox_wakes_its_reader() -> None:
+    inbox = RequestInbox[str, str](str, max_messages=3, max_bytes=10)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(5):
+        loop.call_later(0.01, inbox.put_nowait, "a", 1)
+        await inbox.wait(60)
+        assert inbox.drain() == ["a"]
+        loop.call_later(0.01, inbox.mark_lost)
+        await inbox.wait(60)
+
+
+async def test_chores_are_seen_through_and_then_ended() -> None:
+    chores = Chores()
+    done: list[str] = []
+
+    async def work(name: str, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+            done.append(name)
+        except asyncio.CancelledError:
+            done.append(f"{name} ended")
+            raise
+
+    async def broken() -> None:
+        raise ValueError("a chore")
+
+    chores.start(work("short", 0.01), "short")
+    chores.start(work("long", 60), "long")
+    chores.start(broken(), "broken")
+    await chores.close(0.1)
+    assert done == ["short", "long ended"]
