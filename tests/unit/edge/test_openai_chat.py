@@ -369,6 +369,13 @@ async def test_refusal_for_a_day_tells_the_client_not_to_retry(stage: Stage) -> 
     assert headers["Retry-After"] == "40000"
 
 
+async def test_refusal_of_what_no_limit_has_room_for_names_no_time(stage: Stage) -> None:
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too large.")
+    _, headers, _ = await stage.post(CHAT, asking())
+    assert headers["x-should-retry"] == "false"
+    assert "Retry-After" not in headers
+
+
 async def test_quota_that_is_away_is_503(stage: Stage) -> None:
     stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="Away.", retry_after_s=2)
     status, _, body = await stage.post(CHAT, asking())

@@ -60,7 +60,7 @@ def test_bound_is_never_under_the_bytes_of_the_prompt(text: str, count: int) -> 
 
 
 def test_bound_counts_the_tools() -> None:
-    plain = ChatRequest(model="owl", prompt="x", mode="completion", max_output_tokens=1)
+    plain = ChatRequest(model="owl", messages=(ChatMessage(role="user", content="x"),), max_output_tokens=1)
     tool = Tool(name="dim", description="Dims the light.", parameters={"type": "object"})
     with_tool = plain.model_copy(update={"tools": (tool,)})
     assert prompt_tokens_bound(with_tool, 10**6) > prompt_tokens_bound(plain, 10**6) + 500

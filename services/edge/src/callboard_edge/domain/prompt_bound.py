@@ -13,6 +13,8 @@ from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.catalogue import ChatModel
 
+START_TOKENS = 8
+"""What an engine may put before a plain prompt."""
 TEMPLATE_TOKENS = 256
 """What a template may write once: the start token, a system prompt of its own, the opening of the answer."""
 MESSAGE_TOKENS = 16
@@ -42,7 +44,10 @@ def prompt_bytes(request: ChatRequest) -> int:
 
 def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
     """The most tokens that a request's prompt can have."""
-    bound = prompt_bytes(request) + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages)
+    bound = prompt_bytes(request)
+    if request.mode == "completion":
+        return min(bound + START_TOKENS, context_tokens)
+    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages)
     if request.tools:
         schemas = sum(
             _utf8(tool.name) + _utf8(tool.description) + _utf8(json.dumps(tool.parameters)) for tool in request.tools

@@ -55,9 +55,7 @@ def openai_error(info: ErrorInfo, *, charged: bool = False, state: LimitState | 
         content_type="application/json",
     )
     wait_s = info.retry_after_s
-    retry = info.kind.retryable and not charged and info.code not in _NO_RETRY
-    retry = retry and (wait_s is None or wait_s <= LONGEST_RETRY_S)
-    response.headers["x-should-retry"] = "true" if retry else "false"
+    response.headers["x-should-retry"] = "true" if _can_retry(info, charged=charged) else "false"
     if wait_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
         response.headers["retry-after-ms"] = str(max(1, math.ceil(wait_s * 1000)))
@@ -66,6 +64,15 @@ def openai_error(info: ErrorInfo, *, charged: bool = False, state: LimitState | 
     if state is not None:
         response.headers.update(rate_limit_headers(state))
     return response
+
+
+def _can_retry(info: ErrorInfo, *, charged: bool) -> bool:
+    if charged or not info.kind.retryable or info.code in _NO_RETRY:
+        return False
+    if info.retry_after_s is None:
+        # Quota names no time where the request is larger than the whole limit.
+        return info.code is not ErrorCode.QUOTA_EXCEEDED
+    return info.retry_after_s <= LONGEST_RETRY_S
 
 
 def openai_style(error: CallboardError) -> web.Response:
