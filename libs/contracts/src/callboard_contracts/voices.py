@@ -1,7 +1,8 @@
 """Kokoro's voices, and how a blend of voices is written.
 
 The names are part of the public model; a name's first letter is its language, the second says female or male. A blend
-is a sum such as `af_bella(2)+af_sky(1)`: each part is a voice with an optional weight, 1 where none is given.
+is a sum such as `af_bella(2)+af_sky(1)`: each part is a voice with an optional weight, 1 where none is given. Parts may
+also be parted by commas, as in `af_bella,af_sky`.
 """
 
 import re
@@ -63,7 +64,7 @@ def parse_blend(text: str) -> tuple[BlendPart, ...]:
 
     Whether the named voices exist is not checked here. A voice that is named twice counts with both weights.
     """
-    pieces = text.split("+")
+    pieces = re.split(r"[+,]", text)
     if len(pieces) > MAX_BLEND_PARTS:
         raise _malformed(f"A blend has at most {MAX_BLEND_PARTS} voices.")
     parts: list[BlendPart] = []

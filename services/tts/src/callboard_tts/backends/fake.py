@@ -10,19 +10,13 @@ import numpy as np
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SAMPLE_RATE_HZ
+from callboard_contracts.voices import KOKORO_LANGUAGES, KOKORO_VOICES
 from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
-from callboard_tts.domain.voices import Voice, language_of
+from callboard_tts.domain.voices import Voice
 
 MS_PER_CHARACTER = 60
 EDGE_SILENCE_MS = 300
 CHUNK_MS = 500
-_VOICES = (
-    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam am_echo "
-    "am_eric am_fenrir am_liam am_michael am_onyx am_puck am_santa bf_alice bf_emma bf_isabella bf_lily bm_daniel "
-    "bm_fable bm_george bm_lewis ef_dora em_alex em_santa ff_siwis hf_alpha hf_beta hm_omega hm_psi if_sara im_nicola "
-    "jf_alpha jf_gongitsune jf_nezumi jf_tebukuro jm_kumo pf_dora pm_alex pm_santa zf_xiaobei zf_xiaoni zf_xiaoxiao "
-    "zf_xiaoyi zm_yunjian zm_yunxi zm_yunxia zm_yunyang"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +70,7 @@ class FakeEngine:
 
     def voices(self) -> Sequence[Voice]:
         """The names of Kokoro's voices."""
-        return [Voice(name, language_of(name)) for name in _VOICES.split()]
+        return [Voice(name, KOKORO_LANGUAGES[name[0]]) for name in KOKORO_VOICES]
 
     def broken(self) -> str | None:
         """Never."""

@@ -62,6 +62,11 @@ class KokoroEngine:
         """Why the engine can do no more, or None."""
         return self._threads.broken
 
+    @property
+    def active(self) -> int:
+        """How many pieces are being worked on."""
+        return self._threads.active
+
     async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
         """Yields the sound of a piece; one that is too long for the model comes in several parts."""
         for phonemes in await self._threads.run(lambda _stop: self._read(piece)):

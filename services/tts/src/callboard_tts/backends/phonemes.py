@@ -7,6 +7,7 @@ Japanese go through misaki, because espeak-ng spells their characters out one by
 import logging
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -137,10 +138,12 @@ def _load_reader(language: str) -> Callable[[str], str]:
     if language in _ESPEAK_VOICES:
         return _espeak_reader(language)
     try:
-        if language == "zh":
-            return _chinese_reader()
-        if language == "ja":
-            return _japanese_reader()
+        # Both readers' dependencies hold old spellings that Python warns of when it first compiles them.
+        with warnings.catch_warnings(action="ignore"):
+            if language == "zh":
+                return _chinese_reader()
+            if language == "ja":
+                return _japanese_reader()
     except ImportError as error:
         raise EngineFailed(f"reading {language} needs the package {error.name}") from error
     raise EngineFailed(f"no reader for the language {language}")
@@ -196,6 +199,7 @@ def _japanese_reader() -> Callable[[str], str]:
     from misaki import ja
 
     reader = ja.JAG2P(version="pyopenjtalk")
+    reader("今日")  # Opens its dictionaries, which it else does at its first use.
 
     def read(text: str) -> str:
         words: list[Any] = reader(text)[1] or []

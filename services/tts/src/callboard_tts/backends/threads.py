@@ -59,6 +59,7 @@ class EngineThreads:
         self._executor = ThreadPoolExecutor(max_workers=slots, thread_name_prefix=name)
         self._name = name
         self.broken: str | None = None
+        self.active = 0
 
     async def run(self, work: Callable[[StopSignal], T]) -> T:
         """Runs blocking work; when the waiting task is cancelled the work is told to stop and waited for.
@@ -67,6 +68,7 @@ class EngineThreads:
         """
         stop = StopSignal()
         future = asyncio.get_running_loop().run_in_executor(self._executor, work, stop)
+        self.active += 1
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -79,6 +81,8 @@ class EngineThreads:
                 # The outcome of unwanted work is looked at, so that asyncio does not report it as forgotten.
                 future.exception()
             raise
+        finally:
+            self.active -= 1
 
     def close(self) -> None:
         """Lets the threads end; work that runs is not waited for."""

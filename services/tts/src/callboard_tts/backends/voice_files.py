@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callboard_contracts.voices import kokoro_language
 from callboard_tts.domain.ports import EngineUnavailable
-from callboard_tts.domain.voices import Voice, VoiceChoice, language_of
+from callboard_tts.domain.voices import Voice, VoiceChoice
 
 STYLE_ROWS = 510
 STYLE_WIDTH = 256
@@ -69,8 +70,9 @@ class VoiceBook:
         return sorted(self._archive.files) if self._archive is not None else sorted(self._files)
 
     def voices(self) -> Sequence[Voice]:
-        """All voices with their languages; one whose first letter is no language of Kokoro's is left out."""
-        return [Voice(name, language_of(name)) for name in self.names() if language_of(name)]
+        """All voices with their languages; one whose name does not say its language is left out."""
+        found = ((name, kokoro_language(name)) for name in self.names())
+        return [Voice(name, language) for name, language in found if language]
 
     def style(self, choice: VoiceChoice) -> Style:
         """The style table of a voice or a blend: the weighted mean of its parts' tables.

@@ -59,6 +59,7 @@ _URL = r"[^\s<>\"”’\u3000-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.MULTILINE), replacement)
     for pattern, replacement in (
+        (r"\\[*_~`]", ""),
         (r"!\[([^\]]*)\]\([^)\s]*\)", r"\1"),
         (r"\[([^\]]+)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)", r"\1"),
         (r"\[\^?\d+\]", ""),

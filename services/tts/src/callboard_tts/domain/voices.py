@@ -1,23 +1,10 @@
 """Voices: their languages, and blends of several into one."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-
-LANGUAGES = {
-    "a": "en-us",
-    "b": "en-gb",
-    "e": "es",
-    "f": "fr-fr",
-    "h": "hi",
-    "i": "it",
-    "j": "ja",
-    "p": "pt-br",
-    "z": "zh",
-}
-"""Kokoro's voices begin with a letter that tells the language they were made for."""
+from callboard_contracts.voices import KOKORO_LANGUAGES, parse_blend
 
 _ALIASES = {
     "en": "en-us",
@@ -30,9 +17,6 @@ _ALIASES = {
     "cmn": "zh",
     "zh-cn": "zh",
 }
-_PART = re.compile(r"([A-Za-z0-9_.-]+)(?:\(([0-9]*\.?[0-9]+)\))?")
-MAX_PARTS = 8
-MAX_SPEC_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,35 +36,6 @@ class VoiceChoice:
     language: str = ""
 
 
-def parse_blend(spec: str) -> tuple[tuple[str, float], ...]:
-    """Reads `name`, `a,b` (equal shares) or `a(2)+b(1)`; shares are scaled to sum to 1, a repeated name adds up.
-
-    Raises:
-        CallboardError: the text is not such a list, has more than 8 parts, or no share is above zero.
-    """
-    pieces = [piece.strip() for piece in re.split(r"[+,]", spec)]
-    if len(spec) > MAX_SPEC_CHARACTERS or len(pieces) > MAX_PARTS:
-        raise CallboardError(
-            ErrorCode.INVALID_REQUEST, f"A voice may be a blend of at most {MAX_PARTS} voices.", param="voice"
-        )
-    shares: dict[str, float] = {}
-    for piece in pieces:
-        match = _PART.fullmatch(piece)
-        if match is None:
-            raise CallboardError(
-                ErrorCode.INVALID_REQUEST,
-                "The voice is neither a name nor a blend such as af_bella(2)+af_sky(1).",
-                param="voice",
-            )
-        shares[match[1]] = shares.get(match[1], 0.0) + (float(match[2]) if match[2] else 1.0)
-    total = sum(shares.values())
-    if total <= 0:
-        raise CallboardError(
-            ErrorCode.INVALID_REQUEST, "At least one voice of a blend needs a weight above zero.", param="voice"
-        )
-    return tuple((name, share / total) for name, share in shares.items() if share > 0)
-
-
 def choose_voice(
     spec: str, language: str | None, known: Sequence[Voice], aliases: Mapping[str, str] | None = None
 ) -> VoiceChoice:
@@ -96,7 +51,7 @@ def choose_voice(
     if not known:
         return VoiceChoice(spec, ((spec, 1.0),), language or "")
     languages = {voice.name: voice.language for voice in known}
-    parts = ((spec, 1.0),) if spec in languages else parse_blend(spec)
+    parts = ((spec, 1.0),) if spec in languages else _shares(spec)
     for name, _ in parts:
         if name not in languages:
             raise CallboardError(
@@ -108,9 +63,13 @@ def choose_voice(
     return VoiceChoice(spec, parts, _language(language, set(languages.values())) or languages[parts[0][0]])
 
 
-def language_of(voice: str) -> str:
-    """The language tag of a Kokoro voice, by its first letter; empty for a letter that is none of Kokoro's."""
-    return LANGUAGES.get(voice[:1], "")
+def _shares(spec: str) -> tuple[tuple[str, float], ...]:
+    """Each voice of a blend once, with its share of the whole."""
+    weights: dict[str, float] = {}
+    for part in parse_blend(spec):
+        weights[part.voice] = weights.get(part.voice, 0.0) + part.weight
+    total = sum(weights.values())
+    return tuple((name, weight / total) for name, weight in weights.items())
 
 
 def _language(wanted: str | None, offered: set[str]) -> str | None:
@@ -119,7 +78,7 @@ def _language(wanted: str | None, offered: set[str]) -> str | None:
     if not offered - {""}:
         return wanted
     tag = wanted.lower().replace("_", "-")
-    tag = LANGUAGES.get(tag, _ALIASES.get(tag, tag))
+    tag = KOKORO_LANGUAGES.get(tag, _ALIASES.get(tag, tag))
     if tag not in offered:
         raise CallboardError(
             ErrorCode.UNSUPPORTED,

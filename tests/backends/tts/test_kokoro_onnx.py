@@ -1,0 +1,121 @@
+"""The real Kokoro through ONNX Runtime."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from callboard_contracts.speech import SAMPLE_RATE_HZ
+from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
+from callboard_tts.domain.ports import EngineUnavailable, PieceRequest
+from callboard_tts.domain.sound import Trimmer
+from callboard_tts.domain.voices import choose_voice
+from tests.backends.tts.kokoro_files import MODEL, VOICES, real_files_missing, write_voices
+from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
+
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.timeout(120),
+    # The Japanese reader opens its second dictionary, in an older way, when a word first needs it.
+    pytest.mark.filterwarnings("ignore:Dictionary.create:DeprecationWarning"),
+    pytest.mark.skipif(bool(real_files_missing()), reason=str(real_files_missing())),
+]
+
+
+class OnnxRig(Rig):
+    def __init__(self) -> None:
+        self.onnx = KokoroOnnxEngine(MODEL, VOICES)
+        self.engine = self.onnx
+
+    async def busy(self) -> int:
+        return self.onnx.active
+
+    def breaks(self, text: str) -> PieceRequest:
+        return replace(self.piece(text), voice=replace(self.choice(), language="xx"))
+
+
+_loaded: list[OnnxRig] = []
+"""The engine is loaded once for the module; nothing in it belongs to an event loop."""
+
+
+@pytest.fixture
+async def rig() -> OnnxRig:
+    if not _loaded:
+        rig = OnnxRig()
+        await rig.engine.load()
+        _loaded.append(rig)
+    return _loaded[0]
+
+
+class TestKokoroOnnx(SpeechEngineSuite):
+    pass
+
+
+def seconds(sound: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
+    trimmer = Trimmer()
+    return (trimmer.feed(sound).size + trimmer.finish().size) / SAMPLE_RATE_HZ
+
+
+@pytest.mark.parametrize(
+    ("voice", "text"),
+    [
+        ("bf_emma", "The owl is on the roof tonight."),
+        ("ef_dora", "El búho está en el tejado esta noche."),
+        ("ff_siwis", "Le hibou est sur le toit ce soir."),
+        ("hf_alpha", "उल्लू आज रात छत पर है।"),
+        ("if_sara", "Il gufo è sul tetto stasera."),
+        ("jf_alpha", "梟は今夜、屋根の上にいます。"),
+        ("pf_dora", "A coruja está no telhado hoje à noite."),
+        ("zf_xiaobei", "猫头鹰今晚在屋顶上。"),
+    ],
+)
+async def test_every_language_is_spoken(rig: OnnxRig, voice: str, text: str) -> None:
+    choice = choose_voice(voice, None, rig.engine.voices())
+    assert 0.8 < seconds(await speak(rig.engine, replace(rig.piece(text), voice=choice))) < 6
+
+
+async def test_speed_between_whole_numbers_is_honoured(rig: OnnxRig) -> None:
+    usual = seconds(await speak(rig.engine, rig.piece()))
+    assert seconds(await speak(rig.engine, rig.piece(speed=1.5))) == pytest.approx(usual / 1.5, rel=0.2)
+    assert seconds(await speak(rig.engine, rig.piece(speed=0.5))) == pytest.approx(usual * 2, rel=0.2)
+
+
+async def test_blend_sounds_unlike_its_parts(rig: OnnxRig) -> None:
+    lengths: set[int] = set()
+    for voice in ("af_bella", "am_adam", "af_bella(2)+am_adam(1)"):
+        choice = choose_voice(voice, None, rig.engine.voices())
+        lengths.add((await speak(rig.engine, replace(rig.piece(), voice=choice))).size)
+    assert len(lengths) == 3
+
+
+async def test_piece_over_the_phoneme_limit_is_spoken_whole(rig: OnnxRig) -> None:
+    text = "The owl is on the roof tonight and it can count to ten. "
+    once = seconds(await speak(rig.engine, rig.piece(text)))
+    assert seconds(await speak(rig.engine, rig.piece(text * 12))) > once * 10
+
+
+async def test_two_slots_speak_at_once() -> None:
+    engine = KokoroOnnxEngine(MODEL, VOICES, slots=2)
+    await engine.load()
+    rig = OnnxRig()
+    rig.engine = engine
+    try:
+        first, second = await asyncio.gather(speak(engine, rig.piece()), speak(engine, rig.piece()))
+        assert first.size == second.size
+    finally:
+        await engine.close()
+
+
+async def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="callboard models fetch"):
+        await KokoroOnnxEngine(tmp_path / "none.onnx", VOICES).load()
+    with pytest.raises(EngineUnavailable, match="no voices"):
+        await KokoroOnnxEngine(MODEL, tmp_path / "none").load()
+
+
+async def test_damaged_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"not a model")
+    with pytest.raises(EngineUnavailable, match=r"bad\.onnx"):
+        await KokoroOnnxEngine(tmp_path / "bad.onnx", write_voices(tmp_path / "voices", "af_one")).load()

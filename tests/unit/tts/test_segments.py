@@ -1,0 +1,59 @@
+"""How sound is cut into segments, and where a worker that takes over goes on."""
+
+import pytest
+
+from callboard_contracts.speech import MAX_SEGMENT_BYTES, SegmentInfo, SpeechEnd
+from callboard_tts.domain.segments import PieceCutter, Progress, progress_of
+
+pytestmark = pytest.mark.unit
+
+
+def test_long_piece_is_cut_into_bounded_segments() -> None:
+    cutter = PieceCutter(3)
+    pcm = bytes(MAX_SEGMENT_BYTES * 2 + 10)
+    segments = cutter.feed(pcm) + cutter.finish(b"xy")
+    assert [len(segment.pcm) for segment in segments] == [MAX_SEGMENT_BYTES, MAX_SEGMENT_BYTES, 10, 2]
+    assert [segment.offset_bytes for segment in segments] == [0, MAX_SEGMENT_BYTES, 2 * MAX_SEGMENT_BYTES, len(pcm)]
+    assert [segment.piece_done for segment in segments] == [False, False, False, True]
+
+
+def test_resumed_piece_leaves_out_what_was_sent() -> None:
+    cutter = PieceCutter(0, skip_bytes=5)
+    segments = cutter.feed(b"abcd") + cutter.feed(b"efgh") + cutter.finish(b"ij")
+    assert [(segment.offset_bytes, segment.pcm) for segment in segments] == [(5, b"fgh"), (8, b"ij")]
+
+
+def test_piece_that_came_out_shorter_than_before_still_ends() -> None:
+    cutter = PieceCutter(0, skip_bytes=100)
+    assert cutter.feed(b"abcd") == []
+    (last,) = cutter.finish(b"")
+    assert last.piece_done
+    assert last.pcm == b""
+
+
+def info(piece: int, offset: int, *, done: bool = False, attempt: int = 1, end: SpeechEnd | None = None) -> SegmentInfo:
+    return SegmentInfo(attempt=attempt, piece=piece, offset_bytes=offset, piece_done=done, end=end)
+
+
+def test_nothing_published_means_the_beginning() -> None:
+    assert progress_of([]) == Progress()
+
+
+def test_progress_goes_on_inside_a_piece() -> None:
+    progress = progress_of([(0, info(0, 0, done=True), 1000), (1, info(1, 0), 600), (2, info(1, 600), 200)])
+    assert progress == Progress(next_n=3, piece=1, offset_bytes=800, sent_bytes=1800)
+    assert progress.audio_ms == 37
+
+
+def test_progress_goes_on_with_the_next_piece() -> None:
+    assert progress_of([(0, info(0, 0, done=True), 96)]) == Progress(next_n=1, piece=1, offset_bytes=0, sent_bytes=96)
+
+
+def test_segment_written_by_two_attempts_counts_once() -> None:
+    segments = [(0, info(0, 0), 100), (1, info(0, 100), 100), (1, info(0, 100, attempt=2), 100)]
+    assert progress_of(segments) == Progress(next_n=2, piece=0, offset_bytes=200, sent_bytes=200)
+
+
+def test_end_is_found() -> None:
+    end = SpeechEnd(reason="stop", audio_ms=2)
+    assert progress_of([(0, info(0, 0, done=True), 96), (1, info(0, 0, end=end), 0)]).end == end

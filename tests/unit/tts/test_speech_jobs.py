@@ -1,0 +1,375 @@
+"""One speech job from its delivery to its usage event, and every way it may end early."""
+
+import asyncio
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from callboard_contracts.chat import CreditReply
+from callboard_contracts.errors import ErrorCode
+from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES
+from callboard_kit.bus import BusUnavailable
+from callboard_kit.pull import GiveBack, Superseded
+from callboard_tts.backends.fake import FakeEngine, Script
+from callboard_tts.domain.pieces import split_text
+from callboard_tts.handlers import running as running_module
+from callboard_tts.handlers import speech_jobs as speech_jobs_module
+from callboard_tts.handlers.running import RunningJobs
+from callboard_tts.handlers.speech_jobs import SpeechJobs
+from callboard_tts.settings import PoolSettings, ServedModel
+from tests.unit.tts.board import TEXT, FakeBus, deliver, make_job, nobody_listens
+
+pytestmark = pytest.mark.unit
+
+PIECES = len(split_text(TEXT, "en-us"))
+POOL = PoolSettings(
+    name="main",
+    backend="fake",
+    slots=1,
+    url=None,
+    api_key=None,
+    model_path=Path("model"),
+    voices_path=Path("voices"),
+    threads=None,
+    device="auto",
+    metrics_port=0,
+    piece_timeout_s=5.0,
+    drain_timeout_s=5.0,
+    max_input_characters=4096,
+    comma_pause_ms=300,
+    sentence_pause_ms=600,
+    models={"kokoro": ServedModel("kokoro", "fake", (), {"alloy": "af_sky"})},
+)
+
+
+@pytest.fixture(autouse=True)
+def fast_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "CREDIT_INTERVAL_S", 0.02)
+    monkeypatch.setattr(speech_jobs_module, "RETRY_DELAYS_S", (0.01,))
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
+    bus = FakeBus()
+    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    return bus
+
+
+async def handler(
+    bus: FakeBus, script: Script | None = None, pool: PoolSettings = POOL
+) -> tuple[SpeechJobs, FakeEngine]:
+    engine = FakeEngine(script)
+    running = RunningJobs(bus.as_bus())
+    await running.listen()
+    return SpeechJobs(bus.as_bus(), engine, pool, running), engine
+
+
+async def spoken(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
+    """The same job without any trouble."""
+    bus = FakeBus()
+    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job()))
+    return bus
+
+
+async def test_job_becomes_segments_an_end_and_a_usage_event(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus)
+    await jobs.handle(deliver(make_job()))
+    assert bus.numbers == list(range(len(bus.segments)))
+    assert bus.order == ["segment"] * (len(bus.segments) - 1) + ["end", "usage"]
+    assert all(len(message.data) <= MAX_SEGMENT_BYTES for message in bus.segments)
+    assert [info.piece for info in bus.infos if info.piece_done] == list(range(PIECES))
+    assert bus.end is not None
+    assert bus.end.reason == "stop"
+    assert bus.end.audio_ms == len(bus.pcm) // BYTES_PER_MS
+    (event,) = bus.usage
+    assert bus.usage_ids == ["r1.speech"]
+    assert (event.kind, event.outcome, event.work.audio_ms) == ("speech", "stop", bus.end.audio_ms)
+    assert engine.active == 0
+
+
+async def test_segments_say_where_they_start(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job()))
+    for _, group in itertools.groupby(
+        zip(bus.infos[:-1], bus.segments[:-1], strict=True), key=lambda pair: pair[0].piece
+    ):
+        at = 0
+        for info, message in group:
+            assert info.offset_bytes == at
+            at += len(message.data)
+
+
+async def test_first_segment_leaves_before_the_next_piece_is_made(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus, Script(hang_piece=1))
+    task = asyncio.ensure_future(jobs.handle(deliver(make_job())))
+    await bus.hears(1)
+    assert not task.done()
+    assert engine.active == 1
+    await bus.cancel_request("r1")
+    await task
+    assert bus.end is not None
+    assert bus.end.reason == "cancelled"
+
+
+async def test_cancelled_job_stops_the_engine_and_charges_what_was_sent(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus, Script(chunk_latency_s=0.05))
+    task = asyncio.ensure_future(jobs.handle(deliver(make_job())))
+    await bus.hears(2)
+    clock = asyncio.get_running_loop().time
+    asked = clock()
+    await bus.cancel_request("r1")
+    await task
+    assert clock() - asked < 0.25
+    assert engine.active == 0
+    assert bus.usage[0].outcome == "cancelled"
+    assert bus.usage[0].work.audio_ms == len(bus.pcm) // BYTES_PER_MS > 0
+
+
+async def test_job_cancelled_before_it_arrived_is_not_begun(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus)
+    await bus.cancel_request("r1")
+    await jobs.handle(deliver(make_job()))
+    assert bus.order == ["end", "usage"]
+    assert bus.usage[0].work.audio_ms == 0
+
+
+@pytest.mark.parametrize("reply", [CreditReply(open=False), nobody_listens()])
+async def test_job_that_nobody_waits_for_is_cancelled(bus: FakeBus, reply: CreditReply | Exception) -> None:
+    jobs, engine = await handler(bus, Script(hang_piece=1))
+    bus.reply = reply
+    await jobs.handle(deliver(make_job()))
+    assert bus.usage[0].outcome == "cancelled"
+    assert engine.active == 0
+
+
+async def test_edge_that_does_not_hear_after_a_reconnect_gets_a_grace_period(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01))
+    bus.reply = nobody_listens()
+    bus.reconnected()
+    await jobs.handle(deliver(make_job()))
+    assert bus.usage[0].outcome == "stop"
+    assert bus.questions
+
+
+async def test_polled_job_goes_on_without_its_edge(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01))
+    bus.reply = nobody_listens()
+    await jobs.handle(deliver(make_job(), job_class="batch"))
+    assert bus.usage[0].outcome == "stop"
+
+
+async def test_credit_without_an_answer_changes_nothing(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01))
+    bus.reply = BusUnavailable("no answer")
+    await jobs.handle(deliver(make_job()))
+    assert bus.usage[0].outcome == "stop"
+
+
+async def test_superseded_worker_falls_silent(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus, Script(hang_piece=1))
+    bus.reply = CreditReply(open=True, attempt=2)
+    with pytest.raises(Superseded):
+        await jobs.handle(deliver(make_job()))
+    assert not bus.usage
+    assert "end" not in bus.order
+    assert engine.active == 0
+
+
+async def test_job_that_runs_here_already_is_not_run_twice(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(hang_piece=0))
+    task = asyncio.ensure_future(jobs.handle(deliver(make_job())))
+    await asyncio.sleep(0.01)
+    with pytest.raises(Superseded):
+        await jobs.handle(deliver(make_job(), attempt=2))
+    await bus.cancel_request("r1")
+    await task
+
+
+async def test_bad_piece_fails_the_request_after_what_was_made_and_not_the_worker(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(fail_piece=1))
+    await jobs.handle(deliver(make_job()))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.code is ErrorCode.ENGINE_FAILED
+    assert [info.piece for info in bus.infos if info.piece_done] == [0]
+    assert bus.usage[0].outcome == "error"
+    assert bus.usage[0].work.audio_ms == len(bus.pcm) // BYTES_PER_MS > 0
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job()))
+    assert bus.end is not None
+    assert bus.end.reason == "stop"
+
+
+async def test_failure_before_any_sound_costs_nothing(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(fail_piece=0))
+    await jobs.handle(deliver(make_job()))
+    assert bus.order == ["end", "usage"]
+    assert bus.usage[0].work.audio_ms == 0
+
+
+async def test_engine_that_is_away_is_tried_again(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(unavailable_times=3))
+    await jobs.handle(deliver(make_job()))
+    assert bus.usage[0].outcome == "stop"
+
+
+async def test_engine_that_stays_away_is_an_error_at_the_deadline(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, Script(unavailable_times=10**9))
+    await jobs.handle(deliver(make_job(deadline_s=0.2)))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.code is ErrorCode.ENGINE_UNAVAILABLE
+    assert bus.usage[0].work.audio_ms == 0
+
+
+async def test_engine_that_hangs_is_an_error_after_the_pieces_time(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus, Script(hang_piece=1), replace(POOL, piece_timeout_s=0.1))
+    await jobs.handle(deliver(make_job()))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.code is ErrorCode.ENGINE_FAILED
+    assert engine.active == 0
+
+
+@pytest.mark.parametrize("deadline_s", [-1.0, 0.15])
+async def test_job_past_its_deadline_is_answered(bus: FakeBus, deadline_s: float) -> None:
+    jobs, engine = await handler(bus, Script(hang_piece=0))
+    await jobs.handle(deliver(make_job(deadline_s=deadline_s)))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.code is ErrorCode.DEADLINE_EXCEEDED
+    assert bus.usage[0].work.audio_ms == 0
+    assert engine.active == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "voice", "code"),
+    [
+        (TEXT, "nobody", ErrorCode.UNKNOWN_VOICE),
+        ("🙂", "af_sky", ErrorCode.INVALID_REQUEST),
+        ("x" * 5000, "af_sky", ErrorCode.TEXT_TOO_LONG),
+    ],
+)
+async def test_request_that_cannot_be_spoken_is_refused(bus: FakeBus, text: str, voice: str, code: ErrorCode) -> None:
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(text, voice=voice)))
+    assert bus.order == ["end", "usage"]
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.code is code
+
+
+async def test_voice_that_the_model_does_not_offer_is_refused(bus: FakeBus) -> None:
+    pool = replace(POOL, models={"kokoro": ServedModel("kokoro", "fake", ("bf_emma",), {})})
+    jobs, _ = await handler(bus, pool=pool)
+    await jobs.handle(deliver(make_job()))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.offered == ("bf_emma",)
+
+
+async def test_alias_of_a_voice_is_spoken(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(voice="alloy")))
+    assert bus.usage[0].outcome == "stop"
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+async def test_worker_that_takes_over_goes_on_exactly_after_the_last_segment(
+    bus: FakeBus, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    whole = await spoken(monkeypatch)
+    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    bus.segments = whole.segments[:kept]
+    bus.order = ["segment"] * kept
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(), attempt=2))
+    assert bus.pcm == whole.pcm
+    assert bus.numbers == list(range(len(bus.segments)))
+    assert {info.attempt for info in bus.infos[kept:]} == {2}
+    assert bus.usage[0].work == whole.usage[0].work
+
+
+async def test_worker_that_finds_the_end_only_settles(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await spoken(monkeypatch)
+    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    bus.segments = list(whole.segments)
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(), attempt=2))
+    assert len(bus.segments) == len(whole.segments)
+    assert bus.usage[0].work == whole.usage[0].work
+
+
+async def test_worker_without_a_history_asks_the_edge_for_the_next_number(bus: FakeBus) -> None:
+    bus.reply = CreditReply(open=True, attempt=2, next_seq=4)
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(), attempt=2))
+    assert bus.questions[0].resume
+    assert bus.numbers[0] == 4
+    assert bus.infos[0].piece == 0
+    assert bus.usage[0].outcome == "stop"
+
+
+async def test_worker_that_takes_over_for_nobody_ends_the_job(bus: FakeBus) -> None:
+    bus.reply = nobody_listens()
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(), attempt=2))
+    assert bus.order == ["end", "usage"]
+    assert bus.usage[0].outcome == "cancelled"
+
+
+async def test_worker_that_cannot_learn_the_past_gives_the_job_back(bus: FakeBus) -> None:
+    bus.reply = BusUnavailable("no answer")
+    jobs, _ = await handler(bus)
+    with pytest.raises(GiveBack):
+        await jobs.handle(deliver(make_job(), attempt=2))
+    assert not bus.order
+
+
+async def test_lost_bus_leaves_the_job_to_be_delivered_again(bus: FakeBus) -> None:
+    bus.refuse_publish = True
+    jobs, engine = await handler(bus)
+    with pytest.raises(BusUnavailable):
+        await jobs.handle(deliver(make_job()))
+    assert not bus.usage
+    assert engine.active == 0
+
+
+async def test_drained_worker_stops_the_engine_and_says_nothing(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus, Script(hang_piece=1))
+    task = asyncio.ensure_future(jobs.handle(deliver(make_job())))
+    await bus.hears(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.active == 0
+    assert "end" not in bus.order
+    assert not bus.usage
+
+
+async def test_dead_job_is_answered_and_settled_with_what_was_sent(
+    bus: FakeBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = await spoken(monkeypatch)
+    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    bus.segments = whole.segments[:2]
+    jobs, _ = await handler(bus)
+    await jobs.on_dead(deliver(make_job()).data)
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert bus.end.error.code is ErrorCode.INTERRUPTED
+    assert bus.usage[0].work.audio_ms == len(bus.pcm) // BYTES_PER_MS
+    await jobs.on_dead(b"no job")
+    assert len(bus.usage) == 1
+
+
+async def test_message_that_is_no_job_is_refused_without_its_text(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus)
+    delivery = replace(deliver(make_job()), data=b'{"request_id": "r1", "request": {"text": "secret words"}}')
+    with pytest.raises(ValueError, match="not a speech job") as error:
+        await jobs.handle(delivery)
+    assert "secret" not in str(error.value)
