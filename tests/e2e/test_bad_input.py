@@ -210,14 +210,33 @@ async def test_key_that_was_revoked_is_401_at_once(board: Board) -> None:
 
 
 async def test_key_over_its_limit_is_429_with_a_time_to_return(board: Board) -> None:
+    """A day of 120 tokens has room for two replies of 7 + 32 tokens, and not for a third."""
+    key = await asyncio.to_thread(board.create_key, "tiny")
+    body = {"model": "owl", "prompt": "Once", "max_tokens": 32}
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.post(board.base_url + COMPLETION, json=body, headers=auth(key)) as reply:
+                assert reply.status == 200
+            await asyncio.to_thread(board.wait_idle)
+        before = await board.counters()
+        async with session.post(
+            board.base_url + COMPLETION, json=body | {"max_tokens": 60}, headers=auth(key)
+        ) as reply:
+            error = await refused(reply, 429)
+            assert int(reply.headers["Retry-After"]) >= 1
+    assert error["code"]
+    assert await board.counters() == before
+
+
+async def test_request_larger_than_the_whole_limit_is_429_without_a_time_to_return(board: Board) -> None:
     key = await asyncio.to_thread(board.create_key, "tiny")
     async with (
         aiohttp.ClientSession() as session,
         session.post(board.base_url + CHAT, json=chat(max_tokens=200), headers=auth(key)) as reply,
     ):
-        error = await refused(reply, 429)
-        assert int(reply.headers["Retry-After"]) >= 1
-    assert error["code"]
+        await refused(reply, 429)
+        assert "Retry-After" not in reply.headers
+        assert reply.headers.get("x-should-retry") == "false"
 
 
 @pytest.mark.parametrize(
