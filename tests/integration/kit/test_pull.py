@@ -35,7 +35,7 @@ async def pulling(
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - a condition of the real server has no event
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -220,7 +220,7 @@ async def test_job_that_used_up_its_deliveries_is_told_buried_and_removed(bus: B
         await bus.publish_stored(LIVE, b"poison", "poison")
         await eventually(lambda: buried == [b"poison"])
         async with asyncio.timeout(5):
-            while await left_in_queue(bus):  # noqa: ASYNC110 - the same
+            while await left_in_queue(bus):
                 await asyncio.sleep(0.02)
     await letters.close()
     letter = await read_last(bus, "DLQ", "dlq.chat")
