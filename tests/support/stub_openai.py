@@ -236,7 +236,7 @@ async def running(stub: StubOpenAI, port: int = 0) -> AsyncGenerator[str]:
 
 async def _serve(port: int) -> None:
     async with running(StubOpenAI(), port) as address:
-        print(address, flush=True)  # noqa: T201
+        print(address, flush=True)
         await asyncio.Event().wait()
 
 

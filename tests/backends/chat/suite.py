@@ -9,9 +9,7 @@ import pytest
 
 from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation
 from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling
-from callboard_contracts.errors import CallboardError, ErrorCode
-
-STOP_BOUND_S = 0.25
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 
 
 def request(text: str = "Tell me a story.", limit: int = 12, mode: str = "chat", **fields: object) -> ChatRequest:
@@ -32,9 +30,20 @@ def text_of(chunks: list[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
-async def settled(busy: int, rig: "Rig", timeout_s: float = STOP_BOUND_S) -> None:
-    """Waits until the engine works on so many replies; fails after the bound."""
-    async with asyncio.timeout(timeout_s):
+async def failure(engine: ChatEngine, wanted: ChatRequest) -> tuple[str, ErrorInfo]:
+    """What a reply said until it failed, and how it failed."""
+    said = ""
+    try:
+        async for chunk in engine.stream(wanted):
+            said += chunk.text
+    except CallboardError as error:
+        return said, error.info
+    raise AssertionError("the reply did not fail")
+
+
+async def settled(busy: int, rig: "Rig", timeout_s: float | None = None) -> None:
+    """Waits until the engine works on so many replies; fails after the rig's bound."""
+    async with asyncio.timeout(timeout_s or rig.stop_bound_s):
         while await rig.busy() != busy:
             await asyncio.sleep(0.005)
 
@@ -43,6 +52,8 @@ class Rig:
     """One engine under test, and the ways to look at it and to trouble it."""
 
     engine: ChatEngine
+    stop_bound_s = 0.25
+    """How long the engine may go on after its stream is closed."""
 
     @abstractmethod
     async def busy(self) -> int:

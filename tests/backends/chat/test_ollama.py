@@ -8,7 +8,7 @@ from callboard_chat.backends.ollama import OllamaEngine
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatMessage, OutputFormat, Sampling, Tool, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode
-from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, request, text_of
+from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, text_of
 from tests.support.ports import free_port
 from tests.support.stub_ollama import StubOllama
 from tests.support.stub_openai import Script
@@ -129,17 +129,17 @@ async def test_an_error_status_becomes_a_code_without_the_engines_words(
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
-    [("error_at", ErrorCode.ENGINE_FAILED), ("break_at", ErrorCode.ENGINE_UNAVAILABLE)],
+    ("script", "expected"),
+    [
+        (Script(error_at=3, token_delay_s=0.01), ErrorCode.ENGINE_FAILED),
+        (Script(break_at=3, token_delay_s=0.01), ErrorCode.ENGINE_UNAVAILABLE),
+    ],
 )
-async def test_a_fault_in_mid_stream_keeps_what_was_said(rig: StubRig, fault: str, expected: ErrorCode) -> None:
-    rig.stub.script = Script(**{fault: 3}, token_delay_s=0.01)
-    said = ""
-    with pytest.raises(CallboardError) as failed:
-        async for chunk in rig.engine.stream(request(limit=50)):
-            said += chunk.text
+async def test_a_fault_in_mid_stream_keeps_what_was_said(rig: StubRig, script: Script, expected: ErrorCode) -> None:
+    rig.stub.script = script
+    said, error = await failure(rig.engine, request(limit=50))
     assert said == "word0 word1 word2 "
-    assert failed.value.info.code is expected
+    assert error.code is expected
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_not_ready() -> None:

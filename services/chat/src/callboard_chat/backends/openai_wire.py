@@ -136,39 +136,50 @@ class ReplyReader:
             if payload == b"[DONE]":
                 self.done = True
                 break
-            event = _parsed(payload)
-            if event is None:
+            try:
+                said, thought = self._read_event(json.loads(payload))
+            except (ValueError, TypeError, AttributeError, KeyError):
                 self._failed = self.done = True
                 break
-            if usage := event.get("usage"):
-                self._usage = usage
-                self._count_prompt(usage.get("prompt_tokens"))
-            timings = event.get("timings")
-            if timings:
-                self._count_prompt(timings["cache_n"] + timings["prompt_n"])
-            for choice in event.get("choices") or ():
-                delta = choice.get("delta") or choice
-                said = delta.get("content") or delta.get("text") or ""
-                thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-                calls = delta.get("tool_calls")
-                if said or thought or calls:
-                    if self._tokens >= self._limit:
-                        self._finish = "length"
-                        self.done = True
-                        break
-                    self._tokens = max(self._tokens, timings["predicted_n"]) if timings else self._tokens + 1
-                    text += said
-                    thinking += thought
-                    for call in calls or ():
-                        self._add_call(call)
-                reason = choice.get("finish_reason")
-                # One server writes the word null while it is still running.
-                if reason and reason != "null":
-                    self._finish = _FINISHES.get(reason, "stop")
+            text += said
+            thinking += thought
         tokens = self._tokens - before
         if not (text or thinking or tokens):
             return None
         return Chunk(text, thinking, tokens, prompt_tokens=self._prompt_tokens)
+
+    def _read_event(self, event: Json) -> tuple[str, str]:
+        """The text and the thinking of one event; raises one of Python's own errors where it has another form."""
+        if event.get("error"):
+            raise ValueError
+        if usage := event.get("usage"):
+            self._usage = usage
+            self._count_prompt(usage.get("prompt_tokens"))
+        timings = event.get("timings")
+        if timings:
+            self._count_prompt(timings["cache_n"] + timings["prompt_n"])
+        text = ""
+        thinking = ""
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or choice
+            said = delta.get("content") or delta.get("text") or ""
+            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            calls = delta.get("tool_calls")
+            if said or thought or calls:
+                if self._tokens >= self._limit:
+                    self._finish = "length"
+                    self.done = True
+                    break
+                self._tokens = max(self._tokens, timings["predicted_n"]) if timings else self._tokens + 1
+                text += said
+                thinking += thought
+                for call in calls or ():
+                    self._add_call(call)
+            reason = choice.get("finish_reason")
+            # One server writes the word null while it is still running.
+            if reason and reason != "null":
+                self._finish = _FINISHES.get(reason, "stop")
+        return text, thinking
 
     def last(self) -> Chunk:
         """The final chunk, with the engine's own counts, once nothing more comes.
@@ -202,15 +213,6 @@ class ReplyReader:
         call[2] += function.get("arguments") or ""
 
 
-def _parsed(payload: bytes) -> Json | None:
-    """An event, or None when it is an error or not what the protocol says."""
-    try:
-        event = json.loads(payload)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and not event.get("error") else None
-
-
 def refused(status: int, body: bytes, retry_after: str | None = None) -> CallboardError:
     """The error for an answer with an error status; the engine's own words stay here."""
     if status in {408, 425, 429} or status >= 500:
@@ -221,6 +223,10 @@ def refused(status: int, body: bytes, retry_after: str | None = None) -> Callboa
     if any(mark in about for mark in ("context_length", "exceed_context_size", "context length", "context size")):
         return CallboardError(
             ErrorCode.CONTEXT_LENGTH_EXCEEDED, "The prompt does not fit the model's context.", param="messages"
+        )
+    if any(mark in about for mark in ("schema", "response_format", "grammar")):
+        return CallboardError(
+            ErrorCode.INVALID_REQUEST, "The engine cannot follow the JSON schema.", param="response_format"
         )
     return CallboardError(ErrorCode.INVALID_REQUEST, "The engine does not accept the request.")
 

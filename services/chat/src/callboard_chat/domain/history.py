@@ -24,28 +24,32 @@ class History:
 def history(frames: Iterable[ChatFrame]) -> History:
     """Puts frames, in the order in which they were stored, together as a receiver does.
 
-    A frame counts when it is the next one and its attempt is no older than the newest seen: a worker that was given
-    up for dead may have gone on for a moment.
+    The newest attempt is right: its first frame takes the place of whatever an older one, which was given up for dead
+    and went on for a moment, wrote from that number on.
     """
-    text: list[str] = []
-    thinking: list[str] = []
-    calls: list[ToolCall] = []
-    tokens = 0
-    next_seq: int | None = None
-    first = 0
+    kept: list[ChatFrame] = []
+    first: int | None = None
     attempt = 0
-    end: ChatEnd | None = None
+    floor = 0
     for frame in frames:
-        if next_seq is None:
-            first = next_seq = frame.seq
-        if frame.seq != next_seq or frame.attempt < attempt or end is not None:
+        if first is None:
+            first = frame.seq
+        if frame.attempt > attempt:
+            attempt, floor = frame.attempt, frame.seq
+            del kept[max(0, frame.seq - first) :]
+        elif frame.attempt < attempt and frame.seq >= floor:
             continue
-        attempt = frame.attempt
-        next_seq += 1
-        text.append(frame.text)
-        thinking.append(frame.thinking)
-        calls += frame.tool_calls
-        tokens += frame.tokens
-        end = frame.end
-    said = Continuation("".join(text), "".join(thinking), tokens)
-    return History(next_seq or 0, said, tuple(calls), end, whole=first == 0)
+        if frame.seq == first + len(kept):
+            kept.append(frame)
+    said = Continuation(
+        "".join(frame.text for frame in kept),
+        "".join(frame.thinking for frame in kept),
+        sum(frame.tokens for frame in kept),
+    )
+    return History(
+        next_seq=(first or 0) + len(kept),
+        said=said,
+        tool_calls=tuple(call for frame in kept for call in frame.tool_calls),
+        end=next((frame.end for frame in kept if frame.end), None),
+        whole=not first,
+    )

@@ -25,6 +25,7 @@ class Reply:
         self._thinking = [past.said.thinking]
         self._tokens = past.said.tokens
         self._tool_calls: tuple[ToolCall, ...] = past.tool_calls
+        self._sent: list[ChatFrame] = []
         self._pending_tokens = 0
         self._prompt_tokens: int | None = None
         self._prompt_known = False
@@ -66,6 +67,10 @@ class Reply:
     def tokens(self) -> int:
         """How many tokens the frames so far stand for."""
         return self._tokens
+
+    def sent_since(self, seq: int) -> list[ChatFrame]:
+        """The frames of this attempt from a number on, for a receiver that missed them."""
+        return [frame for frame in self._sent if frame.seq >= seq]
 
     def take(self, chunk: Chunk) -> ChatFrame | None:
         """Takes the engine's next chunk and returns the frame to send, if there is anything to send yet."""
@@ -158,7 +163,7 @@ class Reply:
             self._text.append(text)
         if thinking:
             self._thinking.append(thinking)
-        return ChatFrame(
+        frame = ChatFrame(
             seq=seq,
             attempt=self._attempt,
             text=text,
@@ -167,3 +172,5 @@ class Reply:
             tool_calls=calls,
             end=end,
         )
+        self._sent.append(frame)
+        return frame

@@ -13,7 +13,7 @@ from callboard_chat.domain.models import refusal
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.retries import Retries, final_error
-from callboard_chat.handlers.running import RunningJob, RunningJobs
+from callboard_chat.handlers.running import RunningJob, RunningJobs, send_frame
 from callboard_chat.handlers.takeover import Past, find_past
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
@@ -78,10 +78,11 @@ class ChatJobs:
             else:
                 metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
             reply = Reply(job.request, delivery.attempt, past.history if past else None)
+            running.reply = reply
             wanted = past is None or past.wanted
             outcome = await self._outcome(running, reply) if wanted else Outcome("cancelled")
             frame = reply.end(outcome.reason, outcome.error)
-            await self._publish(running.job, frame)
+            await send_frame(self._bus, job, frame)
             self._observe(running, frame)
             assert frame.end is not None
             await self._keep(job, reply.result(job.request_id, frame.end))
@@ -99,7 +100,7 @@ class ChatJobs:
             end = ChatEnd(reason="error", error=DEAD)
             last = max((frame.seq for frame in sent), default=-1)
             attempt = max((frame.attempt for frame in sent), default=1)
-            await self._publish(job, ChatFrame(seq=last + 1, attempt=attempt, end=end))
+            await send_frame(self._bus, job, ChatFrame(seq=last + 1, attempt=attempt, end=end))
         metrics.JOBS.labels("dead").inc()
         await self._keep(job, ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end))
 
@@ -173,7 +174,7 @@ class ChatJobs:
                     running.heard_at = clock()
                     frame = reply.take(chunk)
                     if frame is not None:
-                        await self._publish(job, frame)
+                        await send_frame(self._bus, job, frame)
                         if first:
                             first = False
                             running.first_at = running.heard_at
@@ -193,7 +194,7 @@ class ChatJobs:
             if past.wanted and received.next_seq and past.result.text.startswith(received.said.text):
                 rest = past.result.text[len(received.said.text) :]
                 frame = ChatFrame(seq=received.next_seq, attempt=running.attempt, text=rest, end=end)
-                await self._publish(job, frame)
+                await send_frame(self._bus, job, frame)
             await self._keep(job, past.result)
             return
         assert past.history.end is not None
@@ -207,11 +208,6 @@ class ChatJobs:
             end=past.history.end,
         )
         await self._keep(job, result, whole=past.history.whole)
-
-    async def _publish(self, job: ChatJob, frame: ChatFrame) -> None:
-        subject = subjects.out(job.edge, job.request_id)
-        await self._bus.publish(subject, frame.model_dump_json(exclude_defaults=True).encode())
-        metrics.FRAMES.inc()
 
     async def _keep(self, job: ChatJob, result: ChatResult, *, whole: bool = True) -> None:
         """Stores the result and the usage event; both repeat under the same id without effect."""

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 from nats.aio.msg import Msg
 
+from callboard_chat import metrics
+from callboard_chat.domain.reply import Reply
 from callboard_chat.handlers.interruption import Interruption
 from callboard_contracts import subjects
-from callboard_contracts.chat import ChatJob, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, CreditReply, CreditRequest
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 from callboard_kit.pull import Superseded
 
@@ -42,6 +44,9 @@ class RunningJob:
         self.first_at: float | None = None
         self.next_credit = now + CREDIT_INTERVAL_S
         self.unheard = 0
+        self.reply: Reply | None = None
+        self.unsure = False
+        """Whether frames may have been lost with the bus, until the edge has said what it has."""
         self.interruption = Interruption()
 
     @property
@@ -105,7 +110,8 @@ class RunningJobs:
 
     async def _ask(self, running: RunningJob) -> None:
         job = running.job
-        question = CreditRequest(attempt=running.attempt).model_dump_json().encode()
+        unsure = running.unsure
+        question = CreditRequest(attempt=running.attempt, resume=unsure).model_dump_json().encode()
         try:
             answer = await self._bus.request(subjects.credit(job.edge, job.request_id), question, CREDIT_TIMEOUT_S)
             reply = CreditReply.model_validate_json(answer)
@@ -119,7 +125,21 @@ class RunningJobs:
                 running.interruption.interrupt("superseded")
             elif not reply.open:
                 running.interruption.interrupt("cancelled")
-        running.next_credit = asyncio.get_running_loop().time() + CREDIT_INTERVAL_S
+            elif unsure:
+                await self._send_again(running, reply.next_seq)
+        interval_s = WATCH_INTERVAL_S if running.unsure else CREDIT_INTERVAL_S
+        running.next_credit = asyncio.get_running_loop().time() + interval_s
+
+    async def _send_again(self, running: RunningJob, next_seq: int) -> None:
+        """Repeats the frames that the edge lacks; it drops those that it has."""
+        running.unsure = False
+        frames = running.reply.sent_since(next_seq) if running.reply else []
+        try:
+            for frame in frames:
+                await send_frame(self._bus, running.job, frame)
+        except BusUnavailable:
+            running.unsure = True
+        log.info("frames_sent_again", extra={"request_id": running.job.request_id, "frames": len(frames)})
 
     def _unheard(self, running: RunningJob) -> None:
         # A polled job goes on without its edge: any other edge can hand out its result.
@@ -141,4 +161,20 @@ class RunningJobs:
             self._cancelled.popitem(last=False)
 
     def _reconnected(self) -> None:
-        self._settled_at = asyncio.get_running_loop().time() + RECONNECT_GRACE_S
+        # What was sent while the bus was away went out before the edge was back, and the frame stream began anew.
+        now = asyncio.get_running_loop().time()
+        self._settled_at = now + RECONNECT_GRACE_S
+        for running in self._jobs.values():
+            running.unsure = True
+            running.next_credit = now
+
+
+async def send_frame(bus: Bus, job: ChatJob, frame: ChatFrame) -> None:
+    """Sends one frame to the job's edge.
+
+    Raises:
+        BusUnavailable: too much is waiting for the bus to come back.
+    """
+    subject = subjects.out(job.edge, job.request_id)
+    await bus.publish(subject, frame.model_dump_json(exclude_defaults=True).encode())
+    metrics.FRAMES.inc()

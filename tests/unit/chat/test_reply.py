@@ -1,0 +1,173 @@
+"""Frames are numbered without gaps, limits hold, and what was used is what was said."""
+
+import pytest
+
+from callboard_chat.domain.history import History, history
+from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.reply import Reply
+from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, Sampling, ToolCall
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+
+pytestmark = pytest.mark.unit
+
+FAILED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="It failed.")
+
+
+def request(limit: int = 100, **fields: object) -> ChatRequest:
+    messages = (ChatMessage(role="user", content="Tell me a story of some length."),)
+    return ChatRequest.model_validate({"model": "owl", "messages": messages, "max_output_tokens": limit, **fields})
+
+
+def feed(reply: Reply, *chunks: Chunk) -> list[ChatFrame]:
+    return [frame for chunk in chunks if (frame := reply.take(chunk))]
+
+
+def words(*texts: str) -> list[Chunk]:
+    return [Chunk(text=text, tokens=1) for text in texts]
+
+
+def test_a_reply_becomes_numbered_frames_and_an_end() -> None:
+    reply = Reply(request(), attempt=1)
+    frames = feed(reply, *words("a ", "b "), Chunk(finish="stop", prompt_tokens=9, completion_tokens=3))
+    assert reply.finish == "stop"
+    frames.append(reply.end("stop"))
+    assert [frame.seq for frame in frames] == [0, 1, 2]
+    assert [frame.text for frame in frames] == ["a ", "b ", ""]
+    end = frames[-1].end
+    assert end is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (9, 3)
+    assert sum(frame.tokens for frame in frames) == 3
+    assert reply.result("r1", end).text == "a b "
+
+
+def test_the_limit_holds_against_an_engine_that_goes_on() -> None:
+    reply = Reply(request(limit=2), attempt=1)
+    frames = feed(reply, *words("a", "b", "c", "d"))
+    assert "".join(frame.text for frame in frames) == "ab"
+    assert reply.finish == "length"
+    end = reply.end("length").end
+    assert end is not None
+    assert end.usage.completion_tokens == 2
+
+
+def test_an_engines_count_over_the_limit_is_not_charged() -> None:
+    reply = Reply(request(limit=2), attempt=1)
+    feed(reply, *words("a", "b"), Chunk(finish="length", prompt_tokens=1, completion_tokens=7))
+    end = reply.end("length").end
+    assert end is not None
+    assert end.usage.completion_tokens == 2
+
+
+def test_a_stop_sequence_cuts_the_text_and_ends_the_reply() -> None:
+    reply = Reply(request(sampling=Sampling(stop=("END",))), attempt=1)
+    frames = feed(reply, *words("a E", "N", "D b", " c"))
+    assert "".join(frame.text for frame in frames) == "a "
+    assert reply.finish == "stop"
+
+
+def test_text_that_was_held_for_a_stop_goes_out_at_the_end() -> None:
+    reply = Reply(request(sampling=Sampling(stop=("END",))), attempt=1)
+    frames = feed(reply, *words("a E", "N"), Chunk(finish="stop", completion_tokens=2))
+    assert "".join(frame.text for frame in frames) == "a EN"
+    frames.append(reply.end("stop"))
+    assert sum(frame.tokens for frame in frames) == 2
+
+
+def test_thinking_is_kept_apart() -> None:
+    reply = Reply(request(), attempt=1)
+    frames = feed(reply, *words("<thi", "nk>hm", "</think>", "\n", "Yes."), Chunk(finish="stop"))
+    assert "".join(frame.text for frame in frames) == "Yes."
+    assert "".join(frame.thinking for frame in frames) == "hm"
+
+
+def test_a_completion_is_left_as_it_is() -> None:
+    reply = Reply(request(mode="completion", prompt="x"), attempt=1)
+    frames = feed(reply, *words("<think>a</think>b"), Chunk(finish="stop"))
+    assert "".join(frame.text for frame in frames) == "<think>a</think>b"
+
+
+def test_a_failure_before_the_first_frame_uses_nothing() -> None:
+    reply = Reply(request(), attempt=1)
+    reply.take(Chunk(prompt_tokens=50))
+    end = reply.end("error", FAILED).end
+    assert end is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (0, 0)
+    assert end.error == FAILED
+
+
+@pytest.mark.parametrize("reason", ["error", "cancelled"])
+def test_a_reply_cut_short_uses_what_was_sent(reason: str) -> None:
+    reply = Reply(request(), attempt=1)
+    feed(reply, Chunk(text="a", tokens=1, prompt_tokens=50), *words("b", "<thi"))
+    frame = reply.end("error", FAILED) if reason == "error" else reply.end("cancelled")
+    assert frame.end is not None
+    assert (frame.end.usage.prompt_tokens, frame.end.usage.completion_tokens) == (50, 2)
+    assert frame.text == ""
+
+
+def test_a_prompt_that_nobody_counted_is_estimated() -> None:
+    reply = Reply(request(), attempt=1)
+    feed(reply, *words("a"))
+    end = reply.end("cancelled").end
+    assert end is not None
+    assert 5 < end.usage.prompt_tokens < 30
+
+
+def test_tool_calls_go_out_once_with_the_last_text() -> None:
+    call = ToolCall(id="c", name="look", arguments="{}")
+    reply = Reply(request(), attempt=1)
+    frames = feed(reply, Chunk(tokens=3), Chunk(tool_calls=(call,), finish="tool_calls", completion_tokens=4))
+    frames.append(reply.end("tool_calls"))
+    assert [frame.tool_calls for frame in frames] == [(call,), ()]
+    assert sum(frame.tokens for frame in frames) == 4
+
+
+def test_a_reply_goes_on_after_its_past() -> None:
+    past = History(next_seq=4, said=Continuation("a b ", "", 2))
+    reply = Reply(request(limit=4), attempt=2, past=past)
+    frames = feed(reply, *words("c ", "d ", "e "))
+    assert [(frame.seq, frame.attempt) for frame in frames] == [(4, 2), (5, 2)]
+    assert reply.finish == "length"
+    last = reply.end("length")
+    assert last.seq == 6
+    assert last.end is not None
+    assert last.end.usage.completion_tokens == 4
+    assert reply.result("r", last.end).text == "a b c d "
+
+
+def test_an_engines_count_after_a_continuation_adds_to_the_past() -> None:
+    reply = Reply(request(), attempt=2, past=History(next_seq=2, said=Continuation("a b ", "", 2)))
+    feed(reply, *words("c "), Chunk(finish="stop", prompt_tokens=9, completion_tokens=3))
+    end = reply.end("stop").end
+    assert end is not None
+    assert end.usage.completion_tokens == 5
+
+
+def test_a_reply_whose_past_is_full_needs_no_engine() -> None:
+    assert Reply(request(limit=2), 2, History(2, Continuation("ab", "", 2))).finish == "length"
+
+
+def test_an_engine_that_starts_again_does_not_repeat_held_text() -> None:
+    reply = Reply(request(sampling=Sampling(stop=("END",))), attempt=1)
+    frames = feed(reply, *words("a ", "E"))
+    reply.begin_run()
+    assert reply.said == Continuation("a ", "", 1)
+    frames += feed(reply, *words("E", "xtra"), Chunk(finish="stop"))
+    assert "".join(frame.text for frame in frames) == "a Extra"
+
+
+def test_history_puts_frames_together_like_a_receiver() -> None:
+    frames = [
+        ChatFrame(seq=0, attempt=1, text="a ", tokens=1),
+        ChatFrame(seq=1, attempt=1, text="b ", tokens=1),
+        ChatFrame(seq=2, attempt=2, text="c ", tokens=1),
+        ChatFrame(seq=2, attempt=1, text="x ", tokens=1),
+        ChatFrame(seq=3, attempt=1, text="y ", tokens=1),
+        ChatFrame(seq=3, attempt=2, thinking="hm", tokens=1),
+    ]
+    assert history(frames) == History(4, Continuation("a b c ", "hm", 4))
+    assert history([]) == History()
+
+
+def test_history_without_its_beginning_is_not_whole() -> None:
+    assert not history([ChatFrame(seq=5, attempt=1, text="z", tokens=1)]).whole
