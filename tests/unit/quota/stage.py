@@ -45,6 +45,9 @@ class Act(Generic[T]):
         self.error: Exception | None = None
         self._coroutine = coroutine
 
+    def __repr__(self) -> str:
+        return f"<{self.name}{' done' if self.done else ''}>"
+
     def step(self) -> None:
         """Runs up to the next turn."""
         try:

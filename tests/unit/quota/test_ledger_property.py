@@ -58,14 +58,15 @@ class Model:
 
     def used(self, limit: Limit) -> int:
         """What granted holds take of a limit at this moment."""
-        present = {hour_bucket(self.clock.now()), *earlier_buckets(limit.name, self.clock.now())}
-        return sum(
-            granting.taken.get(n, 0)
-            for granting in self.granted.values()
-            for n, entry in enumerate(granting.hold.entries)
-            if (entry.tenant, entry.metric) == (limit.tenant, limit.metric)
-            and (entry.bucket in present or entry.bucket.startswith("t"))
-        )
+        hours = {hour_bucket(self.clock.now()), *earlier_buckets(limit.name, self.clock.now())}
+        by_bucket: dict[str, int] = {}
+        for granting in self.granted.values():
+            for n, entry in enumerate(granting.hold.entries):
+                if (entry.tenant, entry.metric) == (limit.tenant, limit.metric):
+                    by_bucket[entry.bucket] = by_bucket.get(entry.bucket, 0) + granting.taken.get(n, 0)
+        if limit.metric == "requests":
+            return max(by_bucket.values(), default=0)
+        return sum(value for bucket, value in by_bucket.items() if bucket in hours)
 
 
 def _kinds() -> st.SearchStrategy[str]:

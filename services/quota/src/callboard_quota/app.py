@@ -116,6 +116,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         ready.clock_differs_s = await store.check() - time.time()
 
     async with Duties(stopper) as duties:
+        duties.start(publisher.run(), "acknowledgements")
         duties.start(journal.run(), "audit")
         duties.start(feed.run(), "usage")
         duties.start(_every(config.quota.reap_interval_s, reap), "reaper")
@@ -128,7 +129,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         await broker.stop()
         await requests.drain(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
-    await journal.drain(DRAIN_TIMEOUT_S)
+        await journal.drain(DRAIN_TIMEOUT_S)
 
 
 async def _start(observatory: Observatory, port: int) -> None:

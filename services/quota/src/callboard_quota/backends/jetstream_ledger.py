@@ -77,10 +77,13 @@ class JetStreamLedger:
         answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S)
         return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
 
-    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
-        """Applies the changes, all on the way at once."""
-        answers = await self._publisher.publish(list(map(_outgoing, changes)), SETTLE_TIMEOUT_S)
-        return [Applied(answer.value, answer.duplicate) for answer in answers]
+    async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
+        """Applies the changes, all on the way at once, and the removal of a lease with them."""
+        messages = list(map(_outgoing, changes))
+        if closing:
+            messages.append(_tombstone(closing))
+        answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
+        return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
 
     async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id stands."""
@@ -100,9 +103,8 @@ class JetStreamLedger:
         raise StoreUnavailable("the fate of a hold is recorded but cannot be read")
 
     async def close(self, hold: Hold) -> None:
-        """Removes a lease: a message that lives one second takes its place, so nothing is left of either."""
-        tombstone = Outgoing(subjects.lease(hold.tenant, hold.id), b"", {TTL: TOMBSTONE_TTL})
-        await self._publisher.publish([tombstone], SETTLE_TIMEOUT_S)
+        """Removes a lease."""
+        await self._publisher.publish([_tombstone(hold)], SETTLE_TIMEOUT_S)
 
     async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
         """Reads counters; those that were never raised are left out."""
@@ -159,6 +161,11 @@ def _outgoing(change: Change) -> Outgoing:
     if change.id is not None:
         headers[MSG_ID] = change.id
     return Outgoing(subjects.used(*change.counter), b"", headers)
+
+
+def _tombstone(hold: Hold) -> Outgoing:
+    """A message that lives one second and takes the place of a lease, so that nothing is left of either."""
+    return Outgoing(subjects.lease(hold.tenant, hold.id), b"", {TTL: TOMBSTONE_TTL})
 
 
 def _server_time(info: dict[str, Any]) -> float:

@@ -39,9 +39,11 @@ class MemoryLedger:
         self._leases.setdefault(hold.id, Lease(hold, self._revision))
         return await self.apply(changes)
 
-    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
-        """Applies the changes in order, giving way in between."""
+    async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
+        """Applies the changes in order, giving way in between; a lease goes first, the worst order for a death."""
         applied: list[Applied] = []
+        if closing:
+            await self.close(closing)
         for n, change in enumerate(changes):
             await self._give_way()
             if self.failing and n % 2 == 0:

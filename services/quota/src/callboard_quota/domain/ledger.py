@@ -256,10 +256,12 @@ class Ledger:
             at=self._clock.now(),
         )
         fate = await self._store.decide(hold, wanted)
-        changes = settlement(hold, fate.units) if fate.kind == "settled" else reversal(hold)
-        if changes:
-            await self._store.apply(changes)
-        await self._store.close(hold)
+        if fate.kind == "settled":
+            # The usage event is delivered again until this is confirmed, so the lease need not wait for the counters.
+            await self._store.apply(settlement(hold, fate.units), closing=hold)
+        else:
+            await self._store.apply(reversal(hold))
+            await self._store.close(hold)
         return Ended(fate, first=fate is wanted)
 
     def can_settle(self, hold: Hold) -> bool:

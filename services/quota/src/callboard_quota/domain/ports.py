@@ -54,8 +54,8 @@ class LedgerStore(Protocol):
         """Records the lease of a hold and applies the changes."""
         ...
 
-    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
-        """Applies the changes."""
+    async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
+        """Applies the changes; with `closing` that hold's lease is removed at the same time."""
         ...
 
     async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:

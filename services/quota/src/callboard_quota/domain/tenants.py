@@ -36,8 +36,10 @@ class Secret:
         return hmac.compare_digest(self._seal(hold).encode(), hold.seal.encode())
 
     def _seal(self, hold: Hold) -> str:
-        text = hold.model_dump_json(exclude={"seal"}).encode()
-        return hmac.digest(self._seal_key, text, "sha256").hex()[: 2 * TOKEN_LENGTH]
+        entries = [(entry.tenant, entry.metric, entry.bucket, entry.amount) for entry in hold.entries]
+        rates = (hold.rates.prompt_units, hold.rates.completion_units, hold.rates.audio_units_per_s)
+        text = repr((hold.id, hold.request_id, hold.tenant, hold.kind, hold.model, entries, rates, hold.expires_at))
+        return hmac.digest(self._seal_key, text.encode(), "sha256").hex()[: 2 * TOKEN_LENGTH]
 
 
 def model_tenant(model: str) -> str:

@@ -27,8 +27,19 @@ LOST_PULL_S = PULL_LIFE_S + 2.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 CHECK_INTERVAL_S = 1.0
 RETURN_DELAY_S = 0.5
+SHORT_REPLY_TOKENS = 9
 ACK = b"+ACK"
 STOP_DELIVERY = b"+TERM"
+
+
+def stored_at(reply: str) -> float:
+    """When a delivered message was stored, in Unix seconds, from the subject that it is acknowledged on.
+
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the longer form with a
+    domain and an account before the stream and, at times, one more token at the end.
+    """
+    tokens = reply.split(".")
+    return int(tokens[7 if len(tokens) == SHORT_REPLY_TOKENS else 9]) / NANOSECONDS_PER_S
 
 
 class UsageFeed:
@@ -151,7 +162,7 @@ class UsageFeed:
             log.exception("settlement_failed", extra={"request_id": event.request_id})
             await self._answer(message, b'-NAK {"delay": %d}' % (10 * NANOSECONDS_PER_S))
             return
-        SETTLEMENT_LAG_SECONDS.observe(max(0.0, time.time() - message.metadata.timestamp.timestamp()))
+        SETTLEMENT_LAG_SECONDS.observe(max(0.0, time.time() - stored_at(message.reply)))
         log.debug("usage_settled", extra={"request_id": event.request_id, "result": word})
         await self._answer(message, ACK)
 

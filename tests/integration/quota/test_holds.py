@@ -1,0 +1,271 @@
+"""Holds, settlement and refusals through real processes on a real bus."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from callboard_contracts import subjects
+from callboard_contracts.accounts import key_digest
+from callboard_contracts.errors import ErrorCode
+from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveReply, UsageEvent, Work
+from callboard_kit.bus import Bus
+from tests.integration.quota.house import (
+    House,
+    audit,
+    counters,
+    event_of,
+    eventually,
+    hold_of,
+    release,
+    report,
+    request,
+    reserve,
+    settled,
+)
+
+pytestmark = pytest.mark.integration
+
+
+async def key_of(house: House, name: str, tier: str = "standard", *more: str) -> str:
+    """A fresh key's digest."""
+    output = await asyncio.to_thread(house.command, "keys", "create", "--name", name, "--tier", tier, *more)
+    return key_digest(next(line for line in output.splitlines() if line.startswith("cb_")))
+
+
+async def test_hold_is_settled_to_what_was_used(bus: Bus) -> None:
+    hold = await hold_of(bus, request("settle-1", 500, address="198.51.100.1"))
+    assert hold.tenant.startswith("i_")
+    assert (await counters(bus))[hold.tenant, "units"] == 500_000
+    await report(bus, event_of(hold, 120))
+    await settled(bus)
+    assert (await counters(bus))[hold.tenant, "units"] == 120_000
+
+
+async def test_every_step_can_be_read_back_by_request(bus: Bus) -> None:
+    hold = await hold_of(bus, request("audit-1", 500, address="198.51.100.2"))
+    await report(bus, event_of(hold, 120))
+    await settled(bus)
+
+    async def both() -> bool:
+        return len(await audit(bus, "audit-1")) == 2
+
+    await eventually(both, "admission and settlement are noted")
+    steps = {event.kind: event for event in await audit(bus, "audit-1")}
+    assert steps["admitted"].units == 500_000
+    assert steps["settled"].units == 120_000
+    assert steps["settled"].hold_id == hold.id
+
+
+async def test_burst_admits_exactly_what_there_is_room_for(house: House, bus: Bus) -> None:
+    digest = await key_of(house, "burst")
+
+    async def burst(prefix: str, size: int) -> list[ReserveReply]:
+        wishes = [request(f"{prefix}-{n}", 10, key_digest=digest) for n in range(size)]
+        return await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
+
+    replies = await burst("first", 200)
+    holds = [reply.hold for reply in replies if reply.hold]
+    errors = [reply.error for reply in replies if reply.error]
+    assert len(holds) == 20
+    assert {error.limit for error in errors} == {"key.jobs_at_once"}
+    assert {error.code for error in errors} == {ErrorCode.QUOTA_EXCEEDED}
+    assert all(error.retry_after_s for error in errors)
+    for hold in holds[:7]:
+        await report(bus, event_of(hold, 10))
+    await settled(bus)
+    assert sum(reply.hold is not None for reply in await burst("second", 60)) == 7
+    tenant = holds[0].tenant
+    assert (await counters(bus))[tenant, "jobs"] == 20
+
+
+async def test_burst_of_mixed_sizes_never_passes_the_limit(house: House, bus: Bus) -> None:
+    digest = await key_of(house, "mixed", "tiny")
+    wishes = [request(f"mixed-{n}", 7 + n % 5, key_digest=digest) for n in range(100)]
+    replies = await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
+    held = sum(reply.hold.entries[0].amount for reply in replies if reply.hold)
+    assert 90_000 < held <= 100_000
+    tenant = replies[0].tenant
+    assert (await counters(bus))[tenant, "units"] == held
+
+
+async def test_reply_says_how_much_is_left(house: House, bus: Bus) -> None:
+    digest = await key_of(house, "left", "tiny")
+    reply = await reserve(bus, request("left-1", 30, key_digest=digest))
+    assert reply.state is not None
+    assert (reply.state.allowed, reply.state.remaining) == (100, 70)
+    refusal = await reserve(bus, request("left-2", 80, key_digest=digest))
+    assert refusal.error is not None
+    assert refusal.error.limit == "key.tokens_per_day"
+    assert refusal.error.retry_after_s is not None
+    assert 24 * 3600 < refusal.error.retry_after_s <= 25 * 3600
+    never = await reserve(bus, request("left-3", 101, key_digest=digest))
+    assert never.error is not None
+    assert never.error.retry_after_s is None
+
+
+async def test_revoked_key_is_refused_at_once_by_every_process(house: House, bus: Bus) -> None:
+    output = await asyncio.to_thread(house.command, "keys", "create", "--name", "revoked")
+    key = next(line for line in output.splitlines() if line.startswith("cb_"))
+    for n in range(10):
+        assert (await reserve(bus, request(f"before-{n}", 1, key_digest=key_digest(key)))).hold
+    await asyncio.to_thread(house.command, "keys", "revoke", key)
+    for n in range(20):
+        error = (await reserve(bus, request(f"after-{n}", 1, key_digest=key_digest(key)))).error
+        assert error is not None
+        assert error.code == ErrorCode.INVALID_API_KEY
+    assert key not in await asyncio.to_thread(house.command, "keys", "list", "--json")
+
+
+async def test_rotated_key_keeps_the_account_and_ends_the_old_key(house: House, bus: Bus) -> None:
+    output = await asyncio.to_thread(house.command, "keys", "create", "--name", "rotated")
+    old = next(line for line in output.splitlines() if line.startswith("cb_"))
+    before = await hold_of(bus, request("rotate-1", 1, key_digest=key_digest(old)))
+    output = await asyncio.to_thread(house.command, "keys", "rotate", old)
+    new = next(line for line in output.splitlines() if line.startswith("cb_"))
+    after = await hold_of(bus, request("rotate-2", 1, key_digest=key_digest(new)))
+    assert after.tenant == before.tenant
+    assert (await reserve(bus, request("rotate-3", 1, key_digest=key_digest(old)))).error
+
+
+async def test_own_limit_of_a_key_replaces_the_tiers(house: House, bus: Bus) -> None:
+    output = await asyncio.to_thread(house.command, "keys", "create", "--name", "own limit")
+    key = next(line for line in output.splitlines() if line.startswith("cb_"))
+    await asyncio.to_thread(house.command, "keys", "change", key, "--limit", "tokens_per_day=50")
+    refusal = await reserve(bus, request("own-1", 51, key_digest=key_digest(key)))
+    assert refusal.error is not None
+    assert refusal.error.limit == "key.tokens_per_day"
+    await asyncio.to_thread(house.command, "keys", "change", key, "--limit", "tokens_per_day=none")
+    assert (await reserve(bus, request("own-2", 51, key_digest=key_digest(key)))).hold
+
+
+async def test_unknown_and_expired_keys_are_refused(house: House, bus: Bus) -> None:
+    error = (await reserve(bus, request("unknown", 1, key_digest=key_digest("cb_never")))).error
+    assert error is not None
+    assert error.code == ErrorCode.INVALID_API_KEY
+    digest = await key_of(house, "ends", "standard", "--expires", "0m")
+    error = (await reserve(bus, request("expired", 1, key_digest=digest))).error
+    assert error is not None
+    assert "expired" in error.message
+
+
+async def test_addresses_of_one_ipv6_network_are_one_caller(bus: Bus) -> None:
+    async def tenant(address: str) -> str:
+        body = IdentifyRequest(address=address).model_dump_json().encode()
+        return IdentifyReply.model_validate_json(await bus.request(subjects.QUOTA_IDENTIFY, body, 5)).tenant
+
+    assert await tenant("2001:db8:1:2::1") == await tenant("2001:db8:1:2:ffff::9")
+    assert await tenant("2001:db8:1:2::1") != await tenant("2001:db8:1:3::1")
+    assert await tenant("::ffff:192.0.2.9") == await tenant("192.0.2.9")
+
+
+async def test_released_hold_costs_nothing_and_only_once(bus: Bus) -> None:
+    hold = await hold_of(bus, request("release-1", 500, address="198.51.100.3"))
+    assert await release(bus, hold)
+    assert not await release(bus, hold)
+    assert (await counters(bus))[hold.tenant, "units"] == 0
+
+
+async def test_repeated_events_count_once_whatever_they_say(bus: Bus) -> None:
+    hold = await hold_of(bus, request("repeat-1", 500, address="198.51.100.4"))
+    await report(bus, event_of(hold, 100))
+    await settled(bus)
+    for n in range(5):
+        await report(bus, event_of(hold, 400), msg_id=f"repeat-{n}")
+    await settled(bus)
+    assert (await counters(bus))[hold.tenant, "units"] == 100_000
+
+
+async def test_forged_and_absurd_events_count_for_nothing(bus: Bus) -> None:
+    hold = await hold_of(bus, request("forged-1", 500, address="198.51.100.5"))
+    entry = hold.entries[0].model_copy(update={"amount": 900_000})
+    cheaper = hold.model_copy(update={"entries": (entry,)})
+    events = {
+        "changed": event_of(cheaper, 1),
+        "absurd": event_of(hold, 10**12),
+        "stranger": event_of(hold, 1).model_copy(update={"request_id": "somebody-else"}),
+    }
+    for name, event in events.items():
+        await report(bus, event, msg_id=name)
+    await bus.publish_stored(subjects.usage(hold.tenant), b'{"work": {"prompt_tokens": NaN}}', "nan")
+    await bus.publish_stored(subjects.usage(hold.tenant), b"\xff\x00", "garbage")
+    await settled(bus)
+    assert (await counters(bus))[hold.tenant, "units"] == 500_000
+    await report(bus, event_of(hold, 10))
+    await settled(bus)
+    assert (await counters(bus))[hold.tenant, "units"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"work": {"prompt_tokens": -1}}, "work.prompt_tokens"),
+        ({"work": {"prompt_tokens": 1.5}}, "work.prompt_tokens"),
+        ({"work": {"prompt_tokens": "many"}}, "work.prompt_tokens"),
+        ({"work": {"prompt_tokens": 10**15}}, "work"),
+        ({"life_s": 0}, "life_s"),
+        ({"life_s": 1e9}, "life_s"),
+        ({"request_id": "a.b"}, "request_id"),
+        ({"request_id": "x" * 65}, "request_id"),
+        ({"address": "not an address"}, "address"),
+        ({"kind": "song"}, "kind"),
+    ],
+)
+async def test_bad_request_names_its_field_and_takes_nothing(bus: Bus, change: dict[str, object], param: str) -> None:
+    body = {**json.loads(request("bad-1", address="198.51.100.6").model_dump_json()), **change}
+    reply = ReserveReply.model_validate_json(await bus.request(subjects.QUOTA_RESERVE, json.dumps(body).encode(), 5))
+    assert reply.hold is None
+    assert reply.error is not None
+    assert reply.error.code == ErrorCode.INVALID_REQUEST
+    assert reply.error.param == param
+
+
+async def test_bytes_that_are_no_message_are_answered(bus: Bus) -> None:
+    for body in (b"", b"[]", b"\xff", b'{"work": NaN}'):
+        reply = ReserveReply.model_validate_json(await bus.request(subjects.QUOTA_RESERVE, body, 5))
+        assert reply.error is not None
+        assert reply.error.code == ErrorCode.INVALID_REQUEST
+
+
+async def test_work_admitted_without_a_hold_is_charged_once(bus: Bus) -> None:
+    event = UsageEvent(
+        request_id="unheld-1",
+        tenant="i_0123456789abcdef",
+        kind="chat",
+        model="owl",
+        pool="stage",
+        work=Work(completion_tokens=70),
+        outcome="stop",
+        at=time.time(),
+    )
+    await report(bus, event, msg_id="unheld-a")
+    await report(bus, event, msg_id="unheld-b")
+    await settled(bus)
+    assert (await counters(bus))["i_0123456789abcdef", "units"] == 70_000
+
+
+async def test_speech_is_charged_by_the_millisecond(bus: Bus) -> None:
+    wish = request("speech-1", 0, kind="speech", address="198.51.100.7").model_copy(
+        update={"work": Work(audio_ms=9000)}
+    )
+    hold = await hold_of(bus, wish)
+    assert hold.entries[0].amount == 900_000
+    await report(bus, event_of(hold, 0, work=Work(audio_ms=1234)))
+    await settled(bus)
+    assert (await counters(bus))[hold.tenant, "units"] == 123_400
+
+
+async def test_top_up_is_held_beside_the_first_hold_and_settled_with_it(house: House, bus: Bus) -> None:
+    digest = await key_of(house, "top up", "tiny")
+    first = await hold_of(bus, request("top-1", 40, key_digest=digest))
+    second = await hold_of(bus, request("top-1", 40, key_digest=None, address=None, top_up=first))
+    assert [entry.metric for entry in second.entries] == ["units"]
+    refusal = await reserve(bus, request("top-1", 40, key_digest=None, address=None, top_up=first))
+    assert refusal.error is not None
+    assert refusal.error.limit == "key.tokens_per_day"
+    forged = first.model_copy(update={"expires_at": first.expires_at + 1})
+    assert (await reserve(bus, request("top-1", 1, key_digest=None, address=None, top_up=forged))).error
+    await report(bus, event_of(first, 55, top_ups=(second,)))
+    await settled(bus)
+    assert (await counters(bus))[first.tenant, "units"] == 55_000
