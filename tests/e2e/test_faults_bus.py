@@ -6,6 +6,7 @@ import signal
 import openai
 import pytest
 
+from callboard_contracts.quota import UNITS_PER_TOKEN
 from tests.e2e.conftest import MakeBoard
 from tests.e2e.test_faults_speech import Listener, undisturbed
 from tests.support.board import CHAT_POOL, Board, eventually
@@ -38,6 +39,7 @@ async def test_bus_restarted_under_load_loses_no_job(end: str, make_board: MakeB
     assert {event.work.completion_tokens for event in events} == {60}
     await asyncio.to_thread(board.wait_idle, 30)
     assert len(await board.usage()) == 12
+    assert set((await board.charged_units()).values()) == {12 * (7 + 60) * UNITS_PER_TOKEN}
     for service in board.services:
         assert service.alive
         assert await asyncio.to_thread(service.ready_reason) is None, service.name

@@ -8,6 +8,7 @@ import time
 import openai
 import pytest
 
+from callboard_contracts.quota import UNITS_PER_TOKEN
 from tests.e2e.conftest import MakeBoard
 from tests.support.board import CHAT_POOL, Board, eventually
 from tests.support.clients import HELLO, Reply, connected, script_text
@@ -54,6 +55,7 @@ async def test_worker_killed_in_mid_stream_is_not_noticed_by_the_client(
     assert (event.work.prompt_tokens, event.work.completion_tokens) == (7, 200)
     await no_job_left(board)
     assert len(await board.usage()) == 1
+    assert set((await board.charged_units()).values()) == {207 * UNITS_PER_TOKEN}
     await asyncio.to_thread(board.command, "usage", "verify")
     await asyncio.to_thread(board.stop)
 
@@ -76,6 +78,7 @@ async def test_worker_killed_loses_no_waiting_job(make_board: MakeBoard, chat_en
     assert {event.work.completion_tokens for event in events} == {60}
     await no_job_left(board)
     assert len(await board.usage()) == 12
+    assert set((await board.charged_units()).values()) == {12 * (7 + 60) * UNITS_PER_TOKEN}
 
 
 async def test_worker_killed_before_an_engine_that_cannot_continue_ends_in_an_error(
@@ -178,12 +181,7 @@ async def test_engine_that_stays_down_is_an_error_and_costs_nothing(
         ("error", 0, 0)
     }
     await no_job_left(board)
-    assert set((await spent(board)).values()) <= {0}
-
-
-async def spent(board: Board) -> dict[str, int]:
-    """Every counter of tokens in the ledger; requests a minute are counted apart and stay spent."""
-    return {subject: value for subject, value in (await board.counters()).items() if "request" not in subject}
+    assert set((await board.charged_units()).values()) == {0}
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])

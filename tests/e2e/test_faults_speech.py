@@ -94,6 +94,8 @@ async def test_worker_killed_in_mid_speech_is_not_heard(make_board: MakeBoard, s
     assert abs(events[1].work.audio_ms - audio_ms(whole)) <= 1
     await asyncio.to_thread(board.wait_idle)
     assert len(await board.usage()) == 2
+    # A second of sound costs 100 tokens of 1000 units where nothing else is configured.
+    assert set((await board.charged_units()).values()) == {2 * events[0].work.audio_ms * 100}
     await asyncio.to_thread(board.command, "usage", "verify")
 
 

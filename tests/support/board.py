@@ -45,7 +45,7 @@ def stub_config(chat_url: str, speech_url: str) -> Table:
             "tiers": {
                 "anonymous": {"tokens_per_day": 10_000_000},
                 "standard": {"tokens_per_day": 10_000_000, "tokens_per_month": 100_000_000},
-                "tiny": {"tokens_per_day": 20},
+                "tiny": {"tokens_per_day": 120},
             },
             "reap_interval_s": 1,
         },
@@ -211,6 +211,16 @@ class Board:
     async def counters(self) -> dict[str, int]:
         """The newest value of every counter in the ledger, by subject."""
         return {message.subject: int(json.loads(message.data)["val"]) for message in await self.read("QUOTA")}
+
+    async def charged_units(self) -> dict[str, int]:
+        """What the ledger has charged, by tenant and by the length of the buckets of time (hours, months)."""
+        totals: dict[str, int] = {}
+        for subject, value in (await self.counters()).items():
+            _, _, tenant, metric, bucket = subject.split(".")
+            if metric == "units":
+                name = f"{tenant} {bucket[:1]}"
+                totals[name] = totals.get(name, 0) + value
+        return totals
 
     async def usage_of(self, count: int, since: int = 0, timeout_s: float = 20.0) -> list[UsageEvent]:
         """Waits until there are `count` usage events after the first `since`, and returns exactly those."""
