@@ -36,7 +36,7 @@ class AccountKey(Message):
 
 
 class Account(Message):
-    """Somebody who holds keys. `limits` replaces single limits of the tier, and stays in force when the tier changes."""
+    """Somebody who holds keys; `limits` replaces single limits of the tier and outlives a change of the tier."""
 
     version: Literal[1] = 1
     id: str = Field(pattern=r"^k_[0-9a-f]{16}$")
