@@ -1,0 +1,84 @@
+"""What an operator sees of a request: figures, health and logs of every process that took part."""
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.support.board import Board
+from tests.support.clients import HELLO
+from tests.support.processes import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+
+FIGURES: dict[str, tuple[str, ...]] = {
+    "edge": ("callboard_edge_requests_total", "callboard_edge_time_to_first_byte_seconds_count"),
+    "chat": (
+        "callboard_chat_jobs_total",
+        "callboard_chat_queue_wait_seconds_count",
+        "gen_ai_server_time_to_first_token_seconds_count",
+        "gen_ai_client_token_usage_sum",
+    ),
+    "tts": (
+        "callboard_tts_jobs_total",
+        "callboard_tts_time_to_first_audio_seconds_count",
+        "callboard_tts_audio_seconds_total",
+    ),
+    "quota": ("callboard_quota_decisions_total", "callboard_quota_settlements_total"),
+}
+
+
+def total(service: Service, name: str) -> float:
+    """One figure over all its labels."""
+    return sum(value for labelled, value in service.metrics().items() if labelled.partition("{")[0] == name)
+
+
+async def test_figures_move_with_the_work(board: Board, client: openai.AsyncOpenAI) -> None:
+    watched = [(service, name) for service in board.services for name in FIGURES[service.name.partition("-")[0]]]
+    before = [await asyncio.to_thread(total, service, name) for service, name in watched]
+    await client.chat.completions.create(model="owl", messages=HELLO)
+    await client.audio.speech.create(model="parrot", voice="tenor", input="Hello there, old owl.")
+    await asyncio.to_thread(board.wait_idle)
+    after = [await asyncio.to_thread(total, service, name) for service, name in watched]
+    still = [name for (_, name), first, last in zip(watched, before, after, strict=True) if last <= first]
+    assert still == []
+
+
+async def test_logs_are_json_and_follow_a_request_by_its_id(board: Board, client: openai.AsyncOpenAI) -> None:
+    since = len(await board.usage())
+    await client.chat.completions.create(model="owl", messages=HELLO)
+    await client.audio.speech.create(model="parrot", voice="tenor", input="Hello there, old owl.")
+    events = await board.usage_of(2, since)
+    await asyncio.to_thread(board.wait_idle)
+    lines: dict[str, list[dict[str, Any]]] = {service.name: service.logs() for service in board.services}
+    odd = [line for found in lines.values() for line in found if line["event"] == "not_json"]
+    assert odd == []
+    for event in events:
+        seen = {name for name, found in lines.items() if any(event.request_id in json.dumps(line) for line in found)}
+        worker = "chat-0" if event.kind == "chat" else "tts-0"
+        assert {"edge-0", worker} <= seen
+
+
+async def test_health_says_what_each_process_is(board: Board) -> None:
+    for service in board.services:
+        assert await asyncio.to_thread(service.ready_reason) is None
+        lag = await asyncio.to_thread(total, service, "callboard_event_loop_lag_seconds_count")
+        assert lag >= 0
+        info = [name for name in await asyncio.to_thread(service.metrics) if name.startswith("process_resident_memory")]
+        assert info
+
+
+async def test_no_process_reports_an_error_for_ordinary_work(board: Board, client: openai.AsyncOpenAI) -> None:
+    since = {service.name: len(service.logs()) for service in board.services}
+    for _ in range(3):
+        await client.chat.completions.create(model="owl", messages=HELLO)
+    await asyncio.to_thread(board.wait_idle)
+    bad = [
+        line
+        for service in board.services
+        for line in service.logs()[since[service.name] :]
+        if line.get("level") in {"warning", "error", "critical"}
+    ]
+    assert bad == []
