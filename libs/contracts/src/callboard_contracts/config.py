@@ -29,64 +29,88 @@ class SiteSection(Section):
     model_dir: Path | None = None
     """Where model files are cached; left out, the user's cache folder."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe events that services log."""
 
 
 class NatsSection(Section):
     """How to reach the bus."""
 
     url: str = "nats://127.0.0.1:4222"
+    """The bus; several servers of a cluster are separated by commas."""
     user: str | None = None
+    """The user to connect as; left out, none."""
     password: SecretStr | None = None
+    """That user's password; best given as `CALLBOARD__NATS__PASSWORD_FILE`."""
     replicas: int = Field(default=1, ge=1, le=5)
+    """How many servers of a cluster keep each stream."""
 
 
 class EdgeSection(Section):
     """The HTTP edge."""
 
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Port = 8080
+    """The port to listen on."""
     metrics_port: Port = 9100
+    """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     cors_origins: tuple[str, ...] = ("*",)
+    """The origins whose pages may call from a browser."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """The networks of proxies whose `X-Forwarded-For` counts."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """The largest body of a request."""
     body_timeout_s: float = Field(default=20.0, gt=0)
     """How long a client may take to send its headers, and its body."""
     request_timeout_s: float = Field(default=300.0, gt=0)
     """The deadline of a request that names none."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
+    """How long open requests may go on after the order to stop."""
 
 
 class ChatModelSection(Section):
     """A model as clients see it."""
 
     pool: Name
+    """The pool of workers that serves the model."""
     engine_model: str | None = None
     """The name that the engine knows the model by; left out, the public name."""
     aliases: tuple[str, ...] = ()
+    """Other names that clients may use for it."""
     context_tokens: int = Field(default=4096, ge=128)
+    """The most that prompt and reply may have together."""
     max_output_tokens: int = Field(default=1024, ge=1)
     """The most that one reply may have, and what is held for a request that names no limit."""
     tools: bool = False
+    """Whether the engine can call tools."""
     json_schema: bool = True
+    """Whether the engine can hold a reply to a JSON schema."""
 
 
 class ChatPoolSection(Section):
     """A group of like workers and the engine behind them."""
 
     backend: Literal["llamacpp", "ollama", "openai", "fake"]
+    """What kind of engine it is."""
     slots: int = Field(default=4, ge=1, le=1024)
+    """How many replies one worker writes at once."""
     url: str | None = None
     """The engine's address, for `ollama` and `openai` (there with its version segment)."""
     api_key: SecretStr | None = None
+    """The key that the engine asks for; best given from a file."""
     model_file: str | None = None
     """For `llamacpp`: the name of a file that `callboard models` knows, or a path to a GGUF file."""
     threads: int | None = Field(default=None, ge=1)
+    """For `llamacpp`: processor threads; left out, what the engine chooses."""
     resume: Literal["prefill", "restart"] = "prefill"
     """How a reply goes on after its worker died: `prefill` hands the engine what was already said as the start of
     its answer; `restart` ends the reply with a retryable error instead."""
     metrics_port: Port = 0
+    """The port of a worker's `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     max_queued_per_tenant: int = Field(default=64, ge=1)
+    """How many requests of one caller may wait; the largest of all pools counts."""
     connect_timeout_s: float = Field(default=5.0, gt=0)
+    """How long a connection to the engine may take."""
     stall_timeout_s: float = Field(default=60.0, gt=0)
     """The longest silence of an engine in the middle of a reply before it counts as failed."""
 
@@ -97,35 +121,53 @@ class ChatSection(Section):
     pools: dict[Name, ChatPoolSection] = Field(default_factory=dict)
     models: dict[str, ChatModelSection] = Field(default_factory=dict)
     default_model: str | None = None
+    """The model of requests that name none."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
+    """How long running replies may go on after the order to stop."""
 
 
 class SpeechModelSection(Section):
     """A speech model as clients see it."""
 
     pool: Name
+    """The pool of workers that serves the model."""
     engine_model: str | None = None
+    """The name that the engine knows the model by; left out, the public name."""
     aliases: tuple[str, ...] = ()
+    """Other names that clients may use for it."""
     voices: tuple[str, ...] = ()
     """The voices on offer; left out, all voices that the backend knows (Kokoro's)."""
     voice_aliases: dict[str, str] = Field(default_factory=dict)
+    """Other names for voices, and the voice that each means."""
     default_voice: str = "af_heart"
+    """The voice of requests that name none."""
 
 
 class SpeechPoolSection(Section):
     """A group of like speech workers and the engine behind them."""
 
     backend: Literal["kokoro_onnx", "kokoro", "openai", "fake"]
+    """What kind of engine it is."""
     slots: int = Field(default=1, ge=1, le=256)
+    """How many utterances one worker speaks at once."""
     url: str | None = None
+    """For `openai`: the engine's address with its version segment."""
     api_key: SecretStr | None = None
+    """The key that the engine asks for; best given from a file."""
     model_file: str | None = None
+    """The model: a name that `callboard models` knows, or a path."""
     voices_file: str | None = None
+    """The voices: a folder that `callboard models` knows, or a path."""
     threads: int | None = Field(default=None, ge=1)
+    """For `kokoro_onnx`: processor threads; left out, what the engine chooses."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """For `kokoro`: where the model runs."""
     metrics_port: Port = 0
+    """The port of a worker's `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     max_queued_per_tenant: int = Field(default=64, ge=1)
+    """How many requests of one caller may wait; the largest of all pools counts."""
     piece_timeout_s: float = Field(default=60.0, gt=0)
+    """The longest that one piece of text may take the engine."""
 
 
 class TtsSection(Section):
@@ -134,27 +176,39 @@ class TtsSection(Section):
     pools: dict[Name, SpeechPoolSection] = Field(default_factory=dict)
     models: dict[str, SpeechModelSection] = Field(default_factory=dict)
     max_input_characters: int = Field(default=4096, ge=1)
+    """The longest text of one request."""
     comma_pause_ms: int = Field(default=300, ge=0, le=5000)
+    """The pause after a clause."""
     sentence_pause_ms: int = Field(default=600, ge=0, le=5000)
+    """The pause after a sentence."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
+    """How long running utterances may go on after the order to stop."""
 
 
 class TierSection(Section):
     """The limits of one class of callers; a limit left out does not apply."""
 
     tokens_per_day: int | None = Field(default=None, ge=0)
+    """Over the last 24 hours."""
     tokens_per_month: int | None = Field(default=None, ge=0)
+    """Over the calendar month, in UTC."""
     requests_per_minute: int | None = Field(default=None, ge=0)
+    """Admitted in one minute."""
     jobs_at_once: int | None = Field(default=None, ge=0)
+    """Admitted and not yet ended."""
 
 
 class WeightSection(Section):
     """What work costs, in tokens."""
 
     prompt_token_cost: float = Field(default=1.0, ge=0)
+    """For each token of a prompt."""
     completion_token_cost: float = Field(default=1.0, ge=0)
+    """For each token of a reply."""
     audio_cost_per_second: float = Field(default=100.0, ge=0)
+    """For each second of speech."""
     model_factors: dict[str, float] = Field(default_factory=dict)
+    """By model, what its work is multiplied by; 1 where it is not named."""
 
 
 class QuotaSection(Section):
@@ -163,7 +217,9 @@ class QuotaSection(Section):
     on_unreachable: Literal["refuse", "admit_and_settle"] = "refuse"
     """What the edge does with a request while no quota process answers."""
     require_key: bool = False
+    """Whether requests without a key are refused."""
     anonymous_tier: Name = "anonymous"
+    """The tier of callers without a key."""
     address_tier: Name | None = None
     """The tier whose limits apply to each client address beside those of the key; left out, none."""
     site_tier: Name | None = None
@@ -177,10 +233,13 @@ class QuotaSection(Section):
     )
     weights: WeightSection = WeightSection()
     metrics_port: Port = 9103
+    """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     decision_timeout_s: float = Field(default=2.0, gt=0)
+    """How long the edge waits for a decision."""
     lease_margin_s: float = Field(default=30.0, gt=0)
     """How long after its job's deadline an unsettled hold is kept before the reaper ends it."""
     reap_interval_s: float = Field(default=5.0, gt=0)
+    """How often expired holds are looked for."""
 
 
 class Config(Section):
