@@ -1,5 +1,7 @@
 """All figures of the edge; labels are closed sets, durations in seconds, sizes in bytes."""
 
+from dataclasses import dataclass
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -64,3 +66,25 @@ class EdgeMetrics:
             "Reads from the board because of a gap, a lost connection or a long silence.",
             registry=registry,
         )
+        self._answered: dict[tuple[str, str, str, str], _Answered] = {}
+
+    def answered(self, route: str, protocol: str, mode: str, status: str) -> "_Answered":
+        """The figures of one kind of answer, looked up once, because every request needs them."""
+        key = (route, protocol, mode, status)
+        found = self._answered.get(key)
+        if found is None:
+            found = self._answered[key] = _Answered(
+                requests=self.requests.labels(*key),
+                duration=self.duration.labels(route, mode),
+                first_byte=self.first_byte.labels(route),
+                sent_bytes=self.sent_bytes.labels(route),
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    requests: Counter
+    duration: Histogram
+    first_byte: Histogram
+    sent_bytes: Counter

@@ -1,5 +1,6 @@
 """Quota, asked over the bus."""
 
+import asyncio
 import logging
 from collections import OrderedDict
 from typing import Literal
@@ -21,6 +22,7 @@ from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
+ASK_AGAIN_S = 0.1
 MAX_REMEMBERED_TENANTS = 10_000
 
 
@@ -70,10 +72,19 @@ class BusQuotaDesk:
         return IdentifyReply(error=_unavailable())
 
     async def _ask(self, subject: str, payload: bytes) -> bytes | None:
-        try:
-            return await self._bus.request(subject, payload, self._timeout_s)
-        except (NoResponders, BusUnavailable) as error:
-            log.warning("quota_unreachable", extra={"error": type(error).__name__})
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout_s
+        while True:
+            try:
+                return await self._bus.request(subject, payload, self._timeout_s)
+            except NoResponders:
+                # Nobody has the question, so asking again is safe; a quota process may be about to come back.
+                if loop.time() + ASK_AGAIN_S < until:
+                    await asyncio.sleep(ASK_AGAIN_S)
+                    continue
+                log.warning("quota_unreachable", extra={"error": "no responders"})
+            except BusUnavailable:
+                log.warning("quota_unreachable", extra={"error": "no answer"})
             return None
 
     def _remember(self, caller: tuple[str | None, str | None], tenant: str) -> None:

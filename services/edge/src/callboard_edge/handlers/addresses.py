@@ -13,8 +13,8 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
     A proxy appends the address that it saw, so the list of X-Forwarded-For is read from its end, and the first
     address that is no trusted proxy counts. What stands before it was written by the client and is ignored.
     """
-    if peer is None:
-        return None
+    if peer is None or not (trusted or peer.startswith("::")):
+        return peer
     address = _parse(peer)
     if address is None:
         return peer

@@ -104,13 +104,12 @@ class Gate:
                 call.sent_bytes += len(response.body)
             if self.closing:
                 response.force_close()
-        metrics = self._metrics
-        now = time.perf_counter()
-        metrics.requests.labels(name, protocol, call.mode, f"{response.status // 100}xx").inc()
-        metrics.duration.labels(name, call.mode).observe(now - call.started_s)
-        metrics.sent_bytes.labels(name).inc(call.sent_bytes)
+        figures = self._metrics.answered(name, protocol, call.mode, f"{response.status // 100}xx")
+        figures.requests.inc()
+        figures.duration.observe(time.perf_counter() - call.started_s)
+        figures.sent_bytes.inc(call.sent_bytes)
         if call.first_byte_s is not None:
-            metrics.first_byte.labels(name).observe(call.first_byte_s - call.started_s)
+            figures.first_byte.observe(call.first_byte_s - call.started_s)
         return response
 
     def _gone(self, call: Call, route: Route) -> None:
