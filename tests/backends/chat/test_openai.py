@@ -1,10 +1,12 @@
 """The OpenAI backend against a server that speaks the protocol over a real socket."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
 
 from callboard_chat.backends.openai import OpenAIEngine
+from callboard_chat.backends.openai_wire import EventReader, ReplyReader
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import OutputFormat, Sampling, Tool
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -17,8 +19,9 @@ pytestmark = pytest.mark.backend
 
 
 class StubRig(Rig):
-    def __init__(self, stub: StubOpenAI, engine: OpenAIEngine) -> None:
+    def __init__(self, stub: StubOpenAI, app: ThreadedApp, engine: OpenAIEngine) -> None:
         self.stub = stub
+        self.app = app
         self.engine = engine
 
     async def busy(self) -> int:
@@ -33,19 +36,19 @@ class StubRig(Rig):
 
 
 @pytest.fixture
-def served() -> Generator[tuple[StubOpenAI, str]]:
+def served() -> Generator[tuple[StubOpenAI, ThreadedApp]]:
     stub = StubOpenAI()
     with ThreadedApp(stub.app) as app:
-        yield stub, f"{app.url}/v1"
+        yield stub, app
 
 
 @pytest.fixture
-async def rig(served: tuple[StubOpenAI, str]) -> AsyncGenerator[StubRig]:
-    stub, url = served
+async def rig(served: tuple[StubOpenAI, ThreadedApp]) -> AsyncGenerator[StubRig]:
+    stub, app = served
     stub.script.token_delay_s = 0.002
-    engine = OpenAIEngine(url, "secret", connect_timeout_s=2)
+    engine = OpenAIEngine(f"{app.url}/v1", "secret", connect_timeout_s=2)
     await engine.load()
-    yield StubRig(stub, engine)
+    yield StubRig(stub, app, engine)
     await engine.close()
 
 
@@ -67,6 +70,13 @@ async def test_connections_are_kept_and_the_key_is_sent(rig: StubRig) -> None:
     assert rig.stub.authorizations == ["Bearer secret"] * 3
     assert rig.stub.left_early == 0
     assert rig.stub.connections == 1
+
+
+async def test_a_kept_connection_that_the_server_closed_is_no_failure(rig: StubRig) -> None:
+    await collect(rig.engine, request())
+    await asyncio.to_thread(rig.app.pause)
+    await asyncio.to_thread(rig.app.start)
+    assert (await collect(rig.engine, request()))[-1].finish == "length"
 
 
 async def test_the_request_carries_every_field_that_was_given(rig: StubRig) -> None:
@@ -159,6 +169,27 @@ async def test_a_connection_that_breaks_in_mid_stream_is_unavailable(rig: StubRi
     said, error = await failure(rig.engine, request(limit=50))
     assert said == "word0 word1 word2 "
     assert error.code is ErrorCode.ENGINE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "data", [b"{not json", b"[]", b'{"choices": [7]}', b'{"choices": [{"delta": {"content": 7}}]}']
+)
+def test_an_event_of_another_form_is_a_failure(data: bytes) -> None:
+    reader = ReplyReader(10)
+    said = reader.read([b'{"choices": [{"delta": {"content": "a"}}]}', data])
+    assert said is not None
+    assert (said.text, reader.done) == ("a", True)
+    with pytest.raises(CallboardError) as failed:
+        reader.last()
+    assert failed.value.info.code is ErrorCode.ENGINE_FAILED
+
+
+def test_events_are_read_whatever_the_cuts_and_line_ends() -> None:
+    stream = b': hello\r\ndata: {"a": 1}\r\n\r\ndata:{"b": 2}\n\nevent: x\ndata: [DONE]\n\n'
+    for step in (1, 3, 1000):
+        events = EventReader()
+        pieces = [stream[n : n + step] for n in range(0, len(stream), step)]
+        assert [event for piece in pieces for event in events.feed(piece)] == [b'{"a": 1}', b'{"b": 2}', b"[DONE]"]
 
 
 async def test_an_engine_that_is_not_there_is_unavailable_and_not_ready() -> None:

@@ -169,5 +169,23 @@ def test_history_puts_frames_together_like_a_receiver() -> None:
     assert history([]) == History()
 
 
+def test_a_newer_attempt_takes_the_place_of_what_an_older_one_wrote_too_far() -> None:
+    frames = [
+        ChatFrame(seq=0, attempt=1, text="a ", tokens=1),
+        ChatFrame(seq=1, attempt=1, text="b ", tokens=1),
+        ChatFrame(seq=2, attempt=1, text="old ", tokens=1),
+        ChatFrame(seq=2, attempt=2, text="new ", tokens=1),
+        ChatFrame(seq=3, attempt=1, text="old ", tokens=1),
+    ]
+    assert history(frames).said == Continuation("a b new ", "", 3)
+
+
+def test_frames_that_a_receiver_missed_can_be_sent_again() -> None:
+    reply = Reply(request(), attempt=1)
+    frames = feed(reply, *words("a", "b", "c"))
+    assert reply.sent_since(1) == frames[1:]
+    assert reply.sent_since(3) == []
+
+
 def test_history_without_its_beginning_is_not_whole() -> None:
     assert not history([ChatFrame(seq=5, attempt=1, text="z", tokens=1)]).whole

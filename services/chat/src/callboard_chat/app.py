@@ -21,7 +21,8 @@ from callboard_kit.pull import PullLoop
 
 log = logging.getLogger(__name__)
 
-READY_INTERVAL_S = 2.0
+READY_INTERVAL_S = 10.0
+UNREADY_INTERVAL_S = 1.0
 READY_TIMEOUT_S = 10.0
 
 
@@ -141,4 +142,4 @@ async def _watch_engine(engine: ChatEngine, backend: str, readiness: Readiness) 
             log.info("engine_state", extra={"backend": backend, "reason": reason})
         readiness.engine = reason
         metrics.ENGINE_READY.labels(backend).set(reason is None)
-        await asyncio.sleep(READY_INTERVAL_S)
+        await asyncio.sleep(UNREADY_INTERVAL_S if reason else READY_INTERVAL_S)

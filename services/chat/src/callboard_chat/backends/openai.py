@@ -25,7 +25,7 @@ from callboard_chat.backends.openai_wire import (
     request_body,
 )
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_contracts.chat import ChatRequest
+from callboard_contracts.chat import ChatRequest, Mode
 from callboard_contracts.errors import CallboardError, ErrorCode
 
 log = logging.getLogger(__name__)
@@ -47,12 +47,12 @@ class OpenAIEngine:
     def __init__(self, url: str, api_key: str | None, connect_timeout_s: float) -> None:
         # The handler watches for silence; a read timeout here would end slow prompts.
         timeout = httpx2.Timeout(None, connect=connect_timeout_s)
-        self._http = DefaultAioHttpClient(timeout=timeout)
+        self._http = DefaultAioHttpClient(timeout=timeout, trust_env=False)
         self._client = AsyncOpenAI(
             base_url=url, api_key=api_key or "none", http_client=self._http, max_retries=0, timeout=timeout
         )
         base = str(self._client.base_url).rstrip("/")
-        self._urls = {"chat": f"{base}/chat/completions", "completion": f"{base}/completions"}
+        self._urls = {"chat": httpx2.URL(f"{base}/chat/completions"), "completion": httpx2.URL(f"{base}/completions")}
         self._headers = {
             **self._client.auth_headers,
             "Content-Type": "application/json",
@@ -83,13 +83,7 @@ class OpenAIEngine:
             body |= CONTINUE
         spent = continuation.tokens if continuation else 0
         reader = ReplyReader(request.max_output_tokens - spent, spent_prompt_tokens=spent)
-        outgoing = self._http.build_request(
-            "POST", self._urls[request.mode], content=json.dumps(body).encode(), headers=self._headers
-        )
-        try:
-            response = await self._http.send(outgoing, stream=True)
-        except TRANSPORT_ERRORS:
-            raise engine_unavailable() from None
+        response = await self._send(request.mode, json.dumps(body).encode())
         try:
             if response.status_code >= 400:
                 raise await _refusal(response, continued=continuation is not None)
@@ -105,6 +99,18 @@ class OpenAIEngine:
         finally:
             await response.aclose()
         yield reader.last()
+
+    async def _send(self, mode: Mode, content: bytes) -> httpx2.Response:
+        outgoing = self._http.build_request("POST", self._urls[mode], content=content, headers=self._headers)
+        try:
+            return await self._http.send(outgoing, stream=True)
+        except TRANSPORT_ERRORS:
+            # Most often a kept connection that the server has closed meanwhile; a new one shows whether it is there.
+            pass
+        try:
+            return await self._http.send(outgoing, stream=True)
+        except TRANSPORT_ERRORS:
+            raise engine_unavailable() from None
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -1,0 +1,137 @@
+"""The chat worker as its own process, against a real bus and a stub engine over a real socket."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.chat.desk import MODEL, POOL, Desk
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.processes import Service
+from tests.support.stub_chat import StubChat, numbered
+
+pytestmark = pytest.mark.integration
+
+WORDS = 120
+TEXT = "".join(f"w{n} " for n in range(WORDS))
+
+
+@pytest.fixture
+def stub() -> Generator[StubChat]:
+    stub = StubChat()
+    stub.start()
+    yield stub
+    stub.close()
+
+
+class Crew:
+    """Workers of one pool."""
+
+    def __init__(self, server: NatsServer, stub: StubChat, folder: Path) -> None:
+        self._server = server
+        self._stub = stub
+        self._folder = folder
+        self.services: list[Service] = []
+
+    async def add(self) -> Service:
+        """Starts another worker and waits until it is ready."""
+        port = free_port()
+        pool = {"backend": "openai", "url": self._stub.url, "slots": 4, "metrics_port": port}
+        table = {
+            "nats": {"url": self._server.url},
+            "chat": {"pools": {POOL: pool}, "models": {MODEL: {"pool": POOL}}, "drain_timeout_s": 1},
+        }
+        name = f"chat-{len(self.services)}"
+        service = Service(name, "callboard_chat", table, self._folder, health_port=port, arguments=("--pool", POOL))
+        self.services.append(service)
+        await asyncio.to_thread(service.start)
+        await asyncio.to_thread(service.wait_ready)
+        return service
+
+
+@pytest.fixture
+def crew(server: NatsServer, stub: StubChat, tmp_path: Path) -> Generator[Crew]:
+    crew = Crew(server, stub, tmp_path)
+    yield crew
+    for service in crew.services:
+        if service.alive:
+            service.running.kill()
+
+
+async def test_a_worker_that_is_killed_is_replaced_in_mid_reply(desk: Desk, crew: Crew, stub: StubChat) -> None:
+    stub.plays(numbered(WORDS, 0.02))
+    first = await crew.add()
+    job = await desk.post(limit=500)
+    await desk.until(lambda: len(desk.of(job)) >= 10)
+    second = await crew.add()
+    await asyncio.to_thread(first.running.kill)
+    last = await desk.end(job, timeout_s=30)
+    assert desk.text(job) == TEXT
+    assert last.attempt == 2
+    usage = await desk.usage(job)
+    assert (usage.work.prompt_tokens, usage.work.completion_tokens) == (7, WORDS)
+    await desk.queue_is_empty()
+    assert (await asyncio.to_thread(second.metrics))['callboard_chat_resumed_total{source="frames"}'] == 1
+
+
+async def test_a_cancelled_reply_leaves_the_engine_within_a_quarter_second(
+    desk: Desk, crew: Crew, stub: StubChat
+) -> None:
+    stub.plays(numbered(WORDS, 0.05))
+    worker = await crew.add()
+    job = await desk.post(limit=500)
+    await desk.until(lambda: len(desk.of(job)) >= 3)
+    asked_at = time.time()
+    await desk.cancel(job)
+    last = await desk.end(job)
+    assert last.end is not None
+    assert last.end.reason == "cancelled"
+    async with asyncio.timeout(5):
+        while stub.active:
+            await asyncio.sleep(0.01)
+    assert stub.left_at - asked_at < 0.25
+    assert (await asyncio.to_thread(worker.metrics))["callboard_chat_slots_used"] == 0
+    assert (await desk.usage(job)).work.completion_tokens == last.end.usage.completion_tokens
+
+
+async def test_a_worker_told_to_stop_finishes_short_replies_and_hands_on_long_ones(
+    desk: Desk, crew: Crew, stub: StubChat
+) -> None:
+    first = await crew.add()
+    stub.plays(numbered(20, 0.02))
+    short = await desk.post(limit=500)
+    await desk.until(lambda: bool(desk.of(short)))
+    stub.plays(numbered(WORDS, 0.03))
+    long = await desk.post(limit=500)
+    await desk.until(lambda: bool(desk.of(long)))
+    first.running.signal(signal.SIGTERM)
+    await crew.add()
+    assert (await desk.end(short)).attempt == 1
+    assert (await desk.end(long)).attempt == 2
+    assert desk.text(long) == TEXT
+    assert await asyncio.to_thread(first.running.wait) == 0
+
+
+async def test_a_worker_keeps_words_out_of_its_logs(desk: Desk, crew: Crew, stub: StubChat) -> None:
+    worker = await crew.add()
+    stub.plays(numbered(5))
+    await desk.end(await desk.post(messages=({"role": "user", "content": "secret question"},)))
+    stub.stub.script.fail_status, stub.stub.script.fail_times = 400, 1
+    await desk.end(await desk.post())
+    logs = worker.logs()
+    assert {"job_ended", "started"} <= {line["event"] for line in logs}
+    assert not any(line["event"] == "not_json" for line in logs)
+    assert "secret" not in str(logs)
+
+
+async def test_a_pool_that_does_not_exist_is_one_clear_line(server: NatsServer, tmp_path: Path) -> None:
+    table = {"nats": {"url": server.url}, "chat": {"pools": {POOL: {"backend": "fake"}}}}
+    service = Service("chat", "callboard_chat", table, tmp_path, health_port=None, arguments=("--pool", "attic"))
+    await asyncio.to_thread(service.start)
+    assert await asyncio.to_thread(service.running.wait) == 1
+    lines = [line for line in service.running.output().splitlines() if not line.startswith("{")]
+    assert lines == ["callboard chat: chat.pools: found 'attic', allowed are stage"]

@@ -1,0 +1,57 @@
+"""A pool's settings are complete, or the process says in one line what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callboard_chat.settings import pool_settings
+from callboard_contracts.config import Config
+from callboard_kit.lifecycle import StartError
+
+pytestmark = pytest.mark.unit
+
+
+def config(**pool: Any) -> Config:
+    return Config.model_validate(
+        {
+            "chat": {
+                "pools": {"stage": {"backend": "fake", **pool}, "other": {"backend": "fake"}},
+                "models": {
+                    "owl": {"pool": "stage", "engine_model": "owl-q4", "aliases": ["owl:latest"]},
+                    "wren": {"pool": "stage", "context_tokens": 8192},
+                    "crow": {"pool": "other"},
+                },
+            }
+        }
+    )
+
+
+def test_a_pool_has_its_own_models_under_all_their_names() -> None:
+    pool = pool_settings(config(), "stage", {})
+    assert sorted(pool.models) == ["owl", "owl:latest", "wren"]
+    assert pool.models["owl:latest"].engine_model == "owl-q4"
+    assert pool.context_tokens == 8192
+    assert pool.can_continue
+
+
+def test_an_unknown_pool_is_named_with_those_that_exist() -> None:
+    with pytest.raises(StartError, match="found 'attic', allowed are other, stage"):
+        pool_settings(config(), "attic", {})
+
+
+@pytest.mark.parametrize("backend", ["openai", "ollama"])
+def test_an_engine_elsewhere_needs_an_address(backend: str) -> None:
+    with pytest.raises(StartError, match=r"chat\.pools\.stage\.url"):
+        pool_settings(config(backend=backend), "stage", {})
+
+
+def test_a_model_file_is_a_path_or_a_name_in_the_folder_of_models() -> None:
+    environ = {"CALLBOARD_MODEL_DIR": "/models"}
+    assert pool_settings(config(model_file="a.gguf"), "stage", environ).model_path == Path("/models/a.gguf")
+    assert pool_settings(config(model_file="/x/a.gguf"), "stage", environ).model_path == Path("/x/a.gguf")
+    assert pool_settings(config(), "stage", environ).model_path.parent == Path("/models")
+
+
+def test_restart_means_that_a_reply_cannot_go_on() -> None:
+    assert not pool_settings(config(resume="restart"), "stage", {}).can_continue
