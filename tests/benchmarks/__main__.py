@@ -1,6 +1,7 @@
 """Measures and prints the figures: `python -m tests.benchmarks [chat] [speech] [--quick] [--write FILE]`."""
 
 import argparse
+import logging
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -51,6 +52,8 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help=f"the page to write; default: {PAGE} when all is measured")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
+    # The set's own connections come and go here, which is no news.
+    logging.getLogger("callboard_kit").setLevel(logging.ERROR)
     lines = [INTRODUCTION, "## The machine", "", f"Measured on {datetime.now(UTC):%Y-%m-%d}.", ""]
     lines += [*machine.description(), ""]
     figures: list[Figure] = []
