@@ -44,7 +44,7 @@ def settings_page() -> str:
         "",
     ]
     for path, section in _sections(Config, ""):
-        lines += [f"## {path}", "", inspect.getdoc(section) or "", "", "| key | allowed | default | meaning |"]
+        lines += [f"## `{path}`", "", inspect.getdoc(section) or "", "", "| key | allowed | default | meaning |"]
         lines.append("|---|---|---|---|")
         for name, field in section.model_fields.items():
             if _inner_section(field.annotation) is None:
