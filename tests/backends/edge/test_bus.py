@@ -1,0 +1,267 @@
+"""The board, the frames and the quota desk over a real nats-server."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from nats.aio.msg import Msg
+
+from callboard_contracts import headers, subjects
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.config import Config, NatsSection
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    ReleaseReply,
+    ReserveReply,
+    ReserveRequest,
+    Work,
+)
+from callboard_contracts.speech import SegmentInfo
+from callboard_edge.backends.board import BusBoard
+from callboard_edge.backends.frames import BusFrames
+from callboard_edge.backends.quota_desk import BusQuotaDesk
+from callboard_kit.boards import apply_streams
+from callboard_kit.bus import Bus
+from tests.backends.edge.suite import POOL, QUEUE_BOUND, BoardSuite, Rig, chat_job, received, wanted
+from tests.support.nats_server import NatsServer
+
+pytestmark = pytest.mark.backend
+
+RESERVE = ReserveRequest(
+    request_id="r1", kind="chat", model="owl", work=Work(prompt_tokens=5), key_digest="d", address="a", life_s=10
+)
+HOLD = Hold(request_id="r1", tenant="t1", kind="chat", model="owl", entries=(), expires_at=1.0)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[NatsServer]:
+    """One server for the tests that leave it alone."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def configuration(server: NatsServer) -> Config:
+    """One pool of each kind."""
+    pool = {"backend": "fake", "max_queued_per_tenant": QUEUE_BOUND}
+    return Config.model_validate(
+        {"nats": {"url": server.url}, "chat": {"pools": {"main": pool}}, "tts": {"pools": {"booth": pool}}}
+    )
+
+
+async def connected(server: NatsServer, name: str) -> Bus:
+    return await Bus.connect(NatsSection(url=server.url), name, lambda: None)
+
+
+class BusRig(Rig):
+    """The edge on one connection, the worker on another."""
+
+    def __init__(self, edge: Bus, worker: Bus) -> None:
+        self.worker = worker
+        self.dropped = 0
+        self.bus_frames = BusFrames(edge, uuid4().hex[:12], self._drop, lambda: None)
+        self.frames = self.bus_frames
+        self.board = BusBoard(edge, post_timeout_s=5)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+
+    async def send(self, request_id: str, frame: ChatFrame) -> None:
+        """Publishes a frame."""
+        await self.worker.publish(subjects.out(self.frames.edge, request_id), frame.model_dump_json().encode())
+        await self.worker.connection.flush()
+
+    async def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
+        """Publishes a segment."""
+        subject = subjects.audio(self.frames.edge, request_id, n)
+        await self.worker.publish(subject, pcm, {headers.SEGMENT: info.model_dump_json()})
+        await self.worker.connection.flush()
+
+    async def ask(self, request_id: str, question: CreditRequest) -> CreditReply:
+        """Asks whether a request is still wanted."""
+        subject = subjects.credit(self.frames.edge, request_id)
+        return CreditReply.model_validate_json(
+            await self.worker.request(subject, question.model_dump_json().encode(), 2)
+        )
+
+    async def keep(self, result: ChatResult) -> None:
+        """Stores a finished reply."""
+        await self.worker.publish_stored(
+            subjects.result(result.request_id), result.model_dump_json().encode(), result.request_id
+        )
+
+    async def cancelled(self, request_id: str) -> bool:
+        """Whether the cancellation arrives."""
+        heard = asyncio.Event()
+
+        async def hear(_message: Msg) -> None:
+            heard.set()
+
+        subscription = await self.worker.subscribe(subjects.cancel("*"), hear)
+        await self.worker.connection.flush()
+        await self.board.cancel(request_id)
+        async with asyncio.timeout(5):
+            await heard.wait()
+        await self.worker.unsubscribe(subscription)
+        return True
+
+
+@pytest.fixture
+async def bus_rig(server: NatsServer) -> AsyncGenerator[BusRig]:
+    """Both connections; the streams are emptied first."""
+    edge, worker = await connected(server, "edge"), await connected(server, "worker")
+    await apply_streams(worker, configuration(server))
+    for stream in ("CHAT", "TTS"):
+        await worker.api(f"STREAM.PURGE.{stream}", {})
+    rig = BusRig(edge, worker)
+    await rig.bus_frames.start()
+    # The first request of a connection starts the task that takes all its answers.
+    await edge.api("INFO", {})
+    yield rig
+    await rig.bus_frames.close()
+    await edge.close()
+    await worker.close()
+
+
+class TestBus(BoardSuite):
+    """The suite over the bus."""
+
+    @pytest.fixture
+    def rig(self, bus_rig: BusRig) -> Rig:
+        """The rig over the bus."""
+        return bus_rig
+
+
+async def test_inbox_that_is_full_is_counted_and_says_so(bus_rig: BusRig) -> None:
+    request_id = uuid4().hex
+    inbox = bus_rig.frames.open_chat(request_id, wanted)
+    for n in range(1100):
+        frame = ChatFrame(seq=n, attempt=1, text="x")
+        await bus_rig.worker.publish(subjects.out(bus_rig.frames.edge, request_id), frame.model_dump_json().encode())
+    await bus_rig.worker.connection.flush()
+    async with asyncio.timeout(5):
+        while not inbox.lost:
+            await asyncio.sleep(0.01)
+    assert bus_rig.dropped > 0
+    assert len(inbox.drain()) == 1024
+    assert len(await bus_rig.frames.replay_chat(request_id)) == 1100
+
+
+async def test_message_that_is_no_frame_is_left_out(bus_rig: BusRig) -> None:
+    request_id = uuid4().hex
+    inbox = bus_rig.frames.open_chat(request_id, wanted)
+    await bus_rig.worker.publish(subjects.out(bus_rig.frames.edge, request_id), b"not a frame")
+    await bus_rig.worker.publish(subjects.audio(bus_rig.frames.edge, request_id, "x"), b"not a segment")
+    frame = ChatFrame(seq=0, attempt=1, end=ChatEnd(reason="stop"))
+    await bus_rig.send(request_id, frame)
+    assert await received(inbox, 1) == [frame]
+
+
+async def test_job_larger_than_the_bus_takes_is_refused_at_once(bus_rig: BusRig) -> None:
+    job = chat_job()
+    large = job.model_copy(update={"request": job.request.model_copy(update={"prompt": "x" * 9_000_000})})
+    async with asyncio.timeout(3):
+        with pytest.raises(CallboardError) as caught:
+            await bus_rig.board.post_chat(large, POOL)
+    assert caught.value.info.code is ErrorCode.BODY_TOO_LARGE
+
+
+async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats")
+    await asyncio.to_thread(server.start)
+    edge = await connected(server, "edge")
+    try:
+        await apply_streams(edge, configuration(server))
+        frames = BusFrames(edge, "edge0", lambda: None, lambda: None)
+        await frames.start()
+        inbox = frames.open_chat("r1", wanted)
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(CallboardError) as caught:
+            await BusBoard(edge, post_timeout_s=0.5).post_chat(chat_job(), POOL)
+        assert caught.value.info.code is ErrorCode.BUS_UNAVAILABLE
+        assert await frames.replay_audio("r1", 0) == []
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(10):
+            while not inbox.lost:
+                await inbox.wait(1)
+                await asyncio.sleep(0.01)
+        assert await frames.replay_chat("r1") == []
+        await frames.close()
+    finally:
+        await edge.close()
+        await asyncio.to_thread(server.stop)
+
+
+@asynccontextmanager
+async def answering(bus_rig: BusRig, *answers: bytes | None) -> AsyncGenerator[None]:
+    """Plays quota: gives one answer after another, the last one for ever, and none at all for None."""
+    left = list(answers)
+
+    async def reply(message: Msg) -> None:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if answer is not None:
+            await message.respond(answer)
+
+    subscription = await bus_rig.worker.subscribe("quota.*", reply)
+    await bus_rig.worker.connection.flush()
+    yield
+    await bus_rig.worker.unsubscribe(subscription)
+
+
+async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, 2.0, "refuse")
+    granted = ReserveReply(tenant="t1", hold=HOLD)
+    released, known = ReleaseReply(settled=True), IdentifyReply(tenant="t1", tier="x")
+    async with answering(bus_rig, *(reply.model_dump_json().encode() for reply in (granted, released, known))):
+        assert await desk.reserve(RESERVE) == granted
+        await desk.release(HOLD)
+        assert await desk.identify(IdentifyRequest(key_digest="d")) == known
+
+
+async def test_desk_passes_a_refusal_on(bus_rig: BusRig) -> None:
+    refused = ReserveReply(error=ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=5))
+    async with answering(bus_rig, refused.model_dump_json().encode()):
+        assert await BusQuotaDesk(bus_rig.worker, 2.0, "admit_and_settle").reserve(RESERVE) == refused
+
+
+@pytest.mark.parametrize("fault", ["nobody", "silence", "nonsense"])
+async def test_desk_without_quota_decides_as_the_site_wants(fault: str, bus_rig: BusRig) -> None:
+    async with AsyncExitStack() as stack:
+        if fault != "nobody":
+            await stack.enter_async_context(answering(bus_rig, None if fault == "silence" else b"{}x"))
+        refusing = BusQuotaDesk(bus_rig.worker, 0.3, "refuse")
+        refused = await refusing.reserve(RESERVE)
+        assert refused.hold is None
+        assert refused.error is not None
+        assert refused.error.code is ErrorCode.QUOTA_UNAVAILABLE
+        assert (await refusing.identify(IdentifyRequest())).error is not None
+        admitting = BusQuotaDesk(bus_rig.worker, 0.3, "admit_and_settle")
+        admitted = await admitting.reserve(RESERVE)
+        assert (admitted.tenant, admitted.hold, admitted.error) == ("anonymous", None, None)
+        assert (await admitting.identify(IdentifyRequest())).error is None
+        await refusing.release(HOLD)
+
+
+async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, 5.0, "refuse")
+    asking = asyncio.ensure_future(desk.reserve(RESERVE))
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    granted = ReserveReply(tenant="t1", hold=HOLD)
+    async with answering(bus_rig, granted.model_dump_json().encode()):
+        assert await asking == granted
+
+
+async def test_desk_remembers_the_tenant_for_the_time_without_quota(bus_rig: BusRig) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, 0.3, "admit_and_settle")
+    granted = ReserveReply(tenant="t1", hold=HOLD)
+    async with answering(bus_rig, granted.model_dump_json().encode(), b"broken"):
+        assert (await desk.reserve(RESERVE)).hold == HOLD
+        assert (await desk.reserve(RESERVE)).tenant == "t1"
