@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -73,6 +74,40 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+METRIC_MODULES = {
+    "Every process": "callboard_kit.health",
+    "Edge": "callboard_edge.metrics",
+    "Chat": "callboard_chat.metrics",
+    "Speech": "callboard_tts.metrics",
+    "Quota": "callboard_quota.metrics",
+}
+UNITS = {
+    "_seconds": "seconds",
+    "_bytes": "bytes",
+    "_ratio": "ratio",
+    "_units": "thousandths of a token",
+    "_token_usage": "tokens",
+    "_characters": "characters",
+}
+"""What the end of a name says about the unit; a name with none of these counts things."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure as a service publishes it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+    @property
+    def unit(self) -> str:
+        """What it is measured in."""
+        stem = self.name.removesuffix("_total")
+        return next((unit for suffix, unit in UNITS.items() if stem.endswith(suffix)), "count")
+
+
 def metrics_page() -> str:
     """Every figure that the services publish."""
     lines = [
@@ -80,42 +115,47 @@ def metrics_page() -> str:
         "# Metrics",
         "",
         "Each process serves Prometheus's text form at `/metrics` on its metrics port, beside `/healthz` and",
-        "`/readyz`.",
+        "`/readyz`. [Watch a running installation](../how-to/watch.md) says how to collect and show them. The names",
+        "that begin with `gen_ai_` are OpenTelemetry's for generative models. A histogram is three series:",
+        "`<name>_bucket`, `<name>_sum` and `<name>_count`.",
+        "",
+        "Beside these each process has what Python's client library measures by itself: `process_*` (memory,",
+        "processor time, open files, start time) and `python_*` (garbage collection, version).",
         "",
     ]
-    seen: set[str] = set()
-    modules = {
-        "Every process": "callboard_kit.health",
-        "Edge": "callboard_edge.metrics",
-        "Chat": "callboard_chat.metrics",
-        "Speech": "callboard_tts.metrics",
-        "Quota": "callboard_quota.metrics",
-    }
-    for title, module in modules.items():
-        lines += [f"## {title}", "", "| name | kind | labels | meaning |", "|---|---|---|---|"]
-        own = sorted((metric for metric in _metrics_of(module) if metric.name not in seen), key=lambda m: m.name)
-        seen |= {metric.name for metric in own}
-        lines += [f"| `{m.name}` | {m.kind} | {m.labels} | {m.meaning} |" for m in own]
+    for title, metrics in all_metrics().items():
+        lines += [f"## {title}", "", "| name | type | labels | unit | meaning |", "|---|---|---|---|---|"]
+        for metric in metrics:
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.unit} | {metric.meaning} |")
         lines.append("")
     return "\n".join(lines)
 
 
-class _Metric:
-    def __init__(self, collector: Any) -> None:
-        self.kind = str(collector._type)
-        self.name = f"{collector._name}{'_total' if self.kind == 'counter' else ''}"
-        self.labels = ", ".join(f"`{label}`" for label in collector._labelnames)
-        self.meaning = str(collector._documentation)
+def all_metrics() -> dict[str, list[Metric]]:
+    """The metrics of each service, sorted by name; one that several modules hold stands with the first."""
+    seen: set[str] = set()
+    found: dict[str, list[Metric]] = {}
+    for title, module in METRIC_MODULES.items():
+        own = {metric.name: metric for metric in _metrics_of(module) if metric.name not in seen}
+        seen |= own.keys()
+        found[title] = [own[name] for name in sorted(own)]
+    return found
 
 
-def _metrics_of(module: str) -> Iterator[_Metric]:
+def _metrics_of(module: str) -> Iterator[Metric]:
     """The metrics of a module, those that it makes when it is imported and those of a class that holds them."""
     values: list[Any] = [*vars(importlib.import_module(module)).values()]
     for value in list(values):
         if inspect.isclass(value) and value.__module__ == module and "registry" in inspect.signature(value).parameters:
             holder = cast("Callable[..., object]", value)(registry=CollectorRegistry())
             values += vars(holder).values()
-    yield from (_Metric(value) for value in values if isinstance(value, MetricWrapperBase))
+    for value in values:
+        if isinstance(value, MetricWrapperBase):
+            (family,) = value.describe()
+            name = f"{family.name}{'_total' if family.type == 'counter' else ''}"
+            labels = tuple(value._labelnames)  # pyright: ignore[reportPrivateUsage]
+            yield Metric(name, family.type, labels, family.documentation)
 
 
 def _meanings() -> dict[tuple[str, str], str]:
