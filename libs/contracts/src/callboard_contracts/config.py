@@ -30,6 +30,8 @@ class SiteSection(Section):
     """Where model files are cached; left out, the user's cache folder."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe events that services log."""
+    metrics_host: str = "127.0.0.1"
+    """The address on which each process serves `/metrics`, `/healthz` and `/readyz`; `0.0.0.0` in a container."""
 
 
 class NatsSection(Section):

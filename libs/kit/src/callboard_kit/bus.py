@@ -78,6 +78,7 @@ class Bus:
     def __init__(self, connection: Client) -> None:
         self.connection = connection
         self._on_reconnect: list[Callable[[], None]] = []
+        self._closing = False
 
     @classmethod
     async def connect(cls, settings: NatsSection, name: str, on_closed: Callable[[], None]) -> Self:
@@ -90,7 +91,8 @@ class Bus:
                 callback()
 
         async def disconnected() -> None:
-            log.warning("bus_disconnected", extra={"connection": name})
+            if not bus._closing:
+                log.warning("bus_disconnected", extra={"connection": name})
 
         async def closed() -> None:
             on_closed()
@@ -228,7 +230,8 @@ class Bus:
         return bool(answer.get("success"))
 
     async def close(self) -> None:
-        """Sends what is waiting and ends the connection, within 5 s."""
+        """Sends what is waiting and ends the connection, within 5 s for each."""
+        self._closing = True
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if self.connection.is_connected:

@@ -2,8 +2,8 @@
 
 A pull asks for exactly one job, and pulls that stand open plus jobs that run never exceed the slots, so a worker never
 holds a job that it cannot start. All free slots but one wait for live jobs. The last one is the scout: it asks for a
-live job, then for a batch job, then waits for a live job for a tenth of a second, and so on; a batch job is thus taken
-only at a moment when no live job waits.
+live job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is thus
+taken only at a moment when no live job waits.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from callboard_kit.bus import Bus, BusError
 log = logging.getLogger(__name__)
 
 PULL_LIFE_S = 20.0
-SCOUT_LIFE_S = 0.1
+SCOUT_LIFE_S = 0.25
 LOST_PULL_S = PULL_LIFE_S + 5.0
 LOST_SCOUT_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""

@@ -128,7 +128,7 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
         ready=ready,
     )
     server = EdgeServer(context, all_routes(context))
-    observatory = Observatory(config.edge.metrics_port, ready)
+    observatory = Observatory(config.edge.metrics_port, ready, config.site.metrics_host)
     try:
         await frames.start()
         try:

@@ -76,7 +76,7 @@ async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, s
         StartError: the engine cannot load, the bus is not there, or a port is taken.
     """
     readiness = Readiness()
-    observatory = Observatory(pool.metrics_port, readiness.reason)
+    observatory = Observatory(pool.metrics_port, readiness.reason, config.site.metrics_host)
     try:
         await observatory.start()
     except OSError as error:
