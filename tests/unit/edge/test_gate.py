@@ -176,6 +176,34 @@ async def test_body_over_the_limit_is_413(stage: Stage) -> None:
             assert (await reply.json())["error"]["code"] == "body_too_large"
 
 
+async def test_client_that_asks_first_is_told_to_go_on(stage: Stage) -> None:
+    stage.plays(frames("Hoo."))
+    body = json.dumps(asking()).encode()
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(head % (CHAT.encode(), len(body)))
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(head % (CHAT.encode(), 10_000_000))
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+
+
+async def test_bytes_that_are_no_request_are_400(stage: Stage) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
+    assert b"Traceback" not in answer
+    writer.close()
+
+
 async def test_body_that_never_comes_is_408(stage: Stage) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n{")

@@ -1,6 +1,7 @@
 """The composition root: the one place where the edge's parts are put together."""
 
 import argparse
+import gc
 import logging
 from collections.abc import Sequence
 from uuid import uuid4
@@ -133,9 +134,15 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
         await frames.start()
         try:
             port = await server.start(config.edge.host, config.edge.port)
+        except OSError as error:
+            raise StartError(f"edge.port: {config.edge.port}: {error.strerror}") from None
+        try:
             await observatory.start()
         except OSError as error:
-            raise StartError(f"cannot listen: {error.strerror}") from None
+            raise StartError(f"edge.metrics_port: {config.edge.metrics_port}: {error.strerror}") from None
+        # What is here by now stays until the end, so the collector need never look at it again.
+        gc.collect()
+        gc.freeze()
         log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
         await stopper.wait()
         await server.stop_listening()

@@ -22,10 +22,13 @@ class Admission:
     around: Surroundings
     request_timeout_s: float
 
-    async def chat(self, caller: Caller, request: ChatRequest, model: ChatModel) -> Reply:
+    async def chat(
+        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
+    ) -> Reply:
         """Holds the most a chat request can cost and posts it.
 
-        Use the reply as a context manager and take its frames until one has the end.
+        Use the reply as a context manager and take its frames until one has the end. `request_id` must be fresh and
+        unguessable, since it names the request on the bus; left out, one is made.
 
         Raises:
             Refused: quota said no.
@@ -36,7 +39,7 @@ class Admission:
             prompt_tokens=prompt_tokens_bound(request, model.context_tokens),
             completion_tokens=request.max_output_tokens,
         )
-        request_id = uuid4().hex
+        request_id = request_id or uuid4().hex
         reply = Reply(self.around, request_id, self.request_timeout_s, request, model.pool)
         await reply.begin(
             ReserveRequest(
@@ -51,16 +54,24 @@ class Admission:
         )
         return reply
 
-    async def speech(self, caller: Caller, request: SpeechRequest, model: SpeechModel, audio_ms: int) -> Utterance:
+    async def speech(
+        self,
+        caller: Caller,
+        request: SpeechRequest,
+        model: SpeechModel,
+        audio_ms: int,
+        request_id: str | None = None,
+    ) -> Utterance:
         """Holds an estimated length of audio and posts a speech request.
 
-        Use the utterance as a context manager and take its segments until one has the end.
+        Use the utterance as a context manager and take its segments until one has the end. `request_id` is as for
+        `chat`.
 
         Raises:
             Refused: quota said no.
             CallboardError: the board did not take the job.
         """
-        request_id = uuid4().hex
+        request_id = request_id or uuid4().hex
         utterance = Utterance(self.around, request_id, self.request_timeout_s, request, model.pool)
         await utterance.begin(
             ReserveRequest(

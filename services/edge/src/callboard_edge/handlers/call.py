@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -31,13 +32,15 @@ class _Stream(web.StreamResponse):
 class Call:
     """A request, who sent it, and what its answer has in common with all others.
 
-    `request_id` is the name under which the client knows the request; `headers` go out with the answer, whatever it is.
+    `request_id` is the name under which the client knows the request: its own, or else the fresh one that the request
+    has on the bus. `headers` go out with the answer, whatever it is.
     """
 
     __slots__ = (
         "body_timeout_s",
         "caller",
         "first_byte_s",
+        "fresh_id",
         "headers",
         "max_body_bytes",
         "mode",
@@ -52,7 +55,7 @@ class Call:
     def __init__(
         self,
         request: web.BaseRequest,
-        request_id: str,
+        request_id: str | None,
         caller: Caller,
         params: Mapping[str, str],
         headers: CIMultiDict[str],
@@ -61,7 +64,8 @@ class Call:
         body_timeout_s: float,
     ) -> None:
         self.request = request
-        self.request_id = request_id
+        self.fresh_id = uuid4().hex
+        self.request_id = request_id or self.fresh_id
         self.caller = caller
         self.params = params
         self.headers = headers
@@ -82,6 +86,10 @@ class Call:
         announced = self.request.content_length
         if announced is not None and announced > self.max_body_bytes:
             raise self._too_large()
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # What was written is no part of the answer's own size.
+            self.request.writer.output_size = 0
         try:
             if self.request.content.is_eof():
                 return await self.request.read()

@@ -5,7 +5,6 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from uuid import uuid4
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -43,24 +42,24 @@ class Gate:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
         given = request.headers
-        request_id = given.get(REQUEST_ID, "")
-        if not _SAFE_ID.fullmatch(request_id):
-            request_id = f"req_{uuid4().hex}"
         if request.method == "OPTIONS":
-            return web.Response(headers={**self._cors.preflight(given), REQUEST_ID: request_id, "Server": SERVER})
+            return web.Response(headers={**self._cors.preflight(given), "Server": SERVER})
+        own_id = given.get(REQUEST_ID, "")
         headers = CIMultiDict(self._cors.headers(given.get("Origin")))
-        headers[REQUEST_ID] = request_id
-        headers["Server"] = SERVER
         match = self._router.find(request.method, request.path)
         call = Call(
             request,
-            request_id,
+            own_id if _SAFE_ID.fullmatch(own_id) else None,
             self._caller(request),
             match.params,
             headers,
             max_body_bytes=self._settings.max_body_bytes,
             body_timeout_s=self._settings.body_timeout_s,
         )
+        headers[REQUEST_ID] = call.request_id
+        headers["Server"] = SERVER
+        if call.request_id != call.fresh_id:
+            log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
         if match.route is None:
             return self._finished(call, None, self._nowhere(request, match.methods))
         return await self._handled(call, match.route)

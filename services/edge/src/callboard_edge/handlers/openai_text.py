@@ -83,7 +83,7 @@ async def answer(context: EdgeContext, text_call: TextCall) -> web.StreamRespons
         CallboardError: it was refused, or failed before anything was sent.
     """
     call = text_call.call
-    with await context.admission.chat(call.caller, text_call.request, text_call.model) as reply:
+    with await context.admission.chat(call.caller, text_call.request, text_call.model, call.fresh_id) as reply:
         call.headers.update(rate_limit_headers(reply.state))
         if not text_call.stream:
             return await _whole(text_call, reply)
