@@ -1,6 +1,7 @@
 """Holds, settlement and refusals through real processes on a real bus."""
 
 import asyncio
+import csv
 import json
 import time
 
@@ -269,3 +270,23 @@ async def test_top_up_is_held_beside_the_first_hold_and_settled_with_it(house: H
     await report(bus, event_of(first, 55, top_ups=(second,)))
     await settled(bus)
     assert (await counters(bus))[first.tenant, "units"] == 55_000
+
+
+@pytest.mark.timeout(90)
+async def test_usage_commands_show_export_and_verify(house: House, bus: Bus) -> None:
+    hold = await hold_of(bus, request("shown-1", 500, address="198.51.100.8"))
+    await report(bus, event_of(hold, 123))
+    await settled(bus)
+    shown = await asyncio.to_thread(house.command, "usage", "show", hold.tenant)
+    assert [line.split()[-1] for line in shown.splitlines()] == ["TOKENS", "123"]
+    story = await asyncio.to_thread(house.command, "usage", "audit", "shown-1")
+    assert "admitted" in story
+    assert "settled" in story
+    csv_file, parquet_file = house.folder / "usage.csv", house.folder / "usage.parquet"
+    await asyncio.to_thread(house.command, "usage", "export", str(csv_file))
+    rows = list(csv.DictReader(csv_file.read_text(encoding="utf-8").splitlines()))
+    assert next(row for row in rows if row["request_id"] == "shown-1")["prompt_tokens"] == "123"
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    await asyncio.to_thread(house.command, "usage", "export", str(parquet_file))
+    assert parquet.read_table(parquet_file).num_rows == len(rows)
+    assert "drift: 0 tokens in 0 counters" in await asyncio.to_thread(house.command, "usage", "verify")

@@ -75,7 +75,7 @@ def test_expired_hold_returns_everything_and_late_work_is_charged_once() -> None
     assert run(ledger.expire(hold, "lease_over")).first
     assert units(store) == 0
     assert run(ledger.settle(hold, 700)).late
-    assert not run(ledger.settle(hold, 900)).late
+    assert not run(ledger.settle(hold, 900)).first
     assert units(store) == units(store, "i_b") == 700
 
 

@@ -161,3 +161,42 @@ class AuditEvent(Message):
     units: int = 0
     reason: str = ""
     at: float
+
+
+class VerifyRequest(Message):
+    """An operator asks quota to compute all counters again from USAGE, for the hours since a Unix time."""
+
+    since: float
+
+
+class Drift(Message):
+    """A counter that does not agree with the usage events; `open` is what holds account for that are not yet settled."""
+
+    tenant: str
+    metric: str
+    bucket: str
+    counted: int
+    events: int
+    open: int
+
+
+class IgnoredEvent(Message):
+    """A usage event that counts for nothing, and the rule that says so."""
+
+    seq: int
+    request_id: str
+    reason: str
+
+
+class VerifyReply(Message):
+    """What verification found; `drift` and `ignored` list the first of each, the counts say how many there are."""
+
+    events: int = 0
+    counters: int = 0
+    drift_count: int = 0
+    drift_units: int = 0
+    drift: tuple[Drift, ...] = ()
+    ignored_count: int = 0
+    ignored: tuple[IgnoredEvent, ...] = ()
+    open_holds: int = 0
+    error: ErrorInfo | None = None

@@ -60,6 +60,11 @@ def used(tenant: str, metric: str, bucket: str) -> str:
     return f"q.used.{token(tenant)}.{metric}.{bucket}"
 
 
+def used_in(tenant: str, metric: str, bucket: str) -> str:
+    """The counters of a bucket of time; `*` stands for every tenant or metric."""
+    return f"q.used.{tenant}.{metric}.{bucket}"
+
+
 def lease(tenant: str, request_id: str) -> str:
     """Where an open hold is recorded until it is settled or expires."""
     return f"lease.{token(tenant)}.{token(request_id)}"
@@ -80,3 +85,4 @@ CTL_ACCOUNTS = "ctl.accounts"
 QUOTA_RESERVE = "quota.reserve"
 QUOTA_RELEASE = "quota.release"
 QUOTA_IDENTIFY = "quota.identify"
+QUOTA_VERIFY = "quota.verify"

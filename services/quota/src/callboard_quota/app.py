@@ -3,32 +3,45 @@
 import argparse
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from faststream.nats import NatsBroker
 from faststream.security import SASLPlaintext
+from nats import errors
 
 from callboard_contracts.config import Config, NatsSection, QuotaSection
-from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.bus import RECONNECT_WAIT_S, Bus, BusUnavailable
 from callboard_kit.health import Observatory
 from callboard_kit.lifecycle import Duties, StartError, Stopper
 from callboard_quota import settings
 from callboard_quota.backends.accounts import BucketAccounts
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.audit import AuditJournal
+from callboard_quota.backends.books import StreamBooks, StreamUsageLog
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
+from callboard_quota.domain.reconciler import Reconciler
 from callboard_quota.domain.settlement import Settler
+from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOCK_SKEW_S
 from callboard_quota.handlers.requests import RequestDesk
 from callboard_quota.handlers.usage import UsageFeed
-from callboard_quota.metrics import AUDIT_LOSSES, OLDEST_LEASE_SECONDS, OPEN_LEASES, count_event
+from callboard_quota.metrics import (
+    AUDIT_LOSSES,
+    DRIFT_UNITS,
+    OLDEST_LEASE_SECONDS,
+    OPEN_LEASES,
+    RECONCILE_AGE_SECONDS,
+    count_event,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +50,7 @@ T = TypeVar("T")
 DRAIN_TIMEOUT_S = 10.0
 SETTINGS_INTERVAL_S = 2.0
 CLOCK_INTERVAL_S = 30.0
+RECONCILE_INTERVAL_S = 60.0
 STEADY_BEFORE_REAPING_S = 30.0
 """After a jump of the clock no lease is ended for this long, so that running jobs can still report."""
 FIRST_STORE_WAIT_S = 30.0
@@ -68,7 +82,7 @@ async def main(config: Config, stopper: Stopper, arguments: argparse.Namespace) 
     except BusUnavailable as error:
         raise StartError(str(error)) from error
     ready = Readiness(bus)
-    observatory = Observatory(config.quota.metrics_port, ready)
+    observatory = Observatory(config.quota.metrics_port, ready, config.site.metrics_host)
     try:
         await _start(observatory, config.quota.metrics_port)
         await _serve(config, stopper, arguments, bus, ready)
@@ -91,7 +105,11 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     desk = Desk(config.quota, secret, accounts, ledger, clock, journal)
     settler = Settler(config.quota, secret, ledger, clock, journal)
     reaper = Reaper(store, ledger, clock, journal)
-    requests = RequestDesk(desk)
+    books = StreamBooks(bus)
+    usage_log = StreamUsageLog(bus)
+    bookkeeper = Bookkeeper(usage_log, books, secret, lambda: desk.settings)
+    reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal)
+    requests = RequestDesk(bus, desk, Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep))
     feed = UsageFeed(bus, settler)
     broker = _broker(config.nats, stopper)
     requests.attach(broker)
@@ -112,6 +130,16 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         OPEN_LEASES.set(len(leases))
         OLDEST_LEASE_SECONDS.set(clock.now() - min((lease.hold.expires_at for lease in leases), default=clock.now()))
 
+    reconciled_at = clock.now()
+    RECONCILE_AGE_SECONDS.set_function(lambda: clock.now() - reconciled_at)
+
+    async def reconcile() -> None:
+        nonlocal reconciled_at
+        if await reconciler.pass_once():
+            reconciled_at = clock.now()
+            DRIFT_UNITS.set(reconciler.drift_units)
+            ledger.forget()
+
     async def compare_clocks() -> None:
         ready.clock_differs_s = await store.check() - time.time()
 
@@ -120,13 +148,14 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         duties.start(journal.run(), "audit")
         duties.start(feed.run(), "usage")
         duties.start(_every(config.quota.reap_interval_s, reap), "reaper")
+        duties.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")
         duties.start(_every(SETTINGS_INTERVAL_S, read_settings), "settings")
         duties.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
         await broker.start()
         ready.serving = True
         await stopper.wait()
         ready.serving = False
-        await broker.stop()
+        await _stop_broker(broker)
         await requests.drain(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
         await journal.drain(DRAIN_TIMEOUT_S)
@@ -160,6 +189,15 @@ async def _every(interval_s: float, act: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(interval_s)
 
 
+async def _stop_broker(broker: NatsBroker) -> None:
+    """Takes no more requests; a connection that is just being restored has none to take."""
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await broker.stop()
+    except (TimeoutError, errors.Error):
+        log.warning("broker_not_drained")
+
+
 def _broker(nats: NatsSection, stopper: Stopper) -> NatsBroker:
     async def closed() -> None:
         stopper.request_stop("bus closed", failed=True)
@@ -170,7 +208,7 @@ def _broker(nats: NatsSection, stopper: Stopper) -> NatsBroker:
         name="quota-requests",
         security=SASLPlaintext(username=nats.user, password=password) if nats.user else None,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
+        reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
         ping_interval=10,
         closed_cb=closed,
         apply_types=False,

@@ -85,20 +85,15 @@ class JetStreamLedger:
         answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
         return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
 
-    async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:
+    async def decide(self, fate: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id stands."""
-        subject = subjects.audit(hold.request_id)
-        message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{hold.id}.fate"})
+        subject = subjects.audit(fate.request_id)
+        message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{fate.hold_id}.fate"})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
         if not answer.duplicate:
             return fate
-        try:
-            messages = await read_subject(self._bus, AUDIT, subject, timeout_s=READ_TIMEOUT_S, stream_may_miss=False)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
-        for stored in messages:
-            event = AuditEvent.model_validate_json(stored.data)
-            if event.hold_id == hold.id and event.kind in FATES:
+        for event in await read_fates(self._bus, fate.request_id):
+            if event.hold_id == fate.hold_id:
                 return fate if event == fate else event
         raise StoreUnavailable("the fate of a hold is recorded but cannot be read")
 
@@ -149,6 +144,18 @@ class JetStreamLedger:
             raise LedgerMisdeclared(f"stream {name}: {error}; run `callboard streams apply`") from error
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
+
+
+async def read_fates(bus: Bus, request_id: str) -> list[AuditEvent]:
+    """How the holds of a request ended, as recorded; raises StoreUnavailable."""
+    try:
+        messages = await read_subject(
+            bus, AUDIT, subjects.audit(request_id), timeout_s=READ_TIMEOUT_S, stream_may_miss=False
+        )
+    except BusError as error:
+        raise StoreUnavailable(str(error)) from error
+    events = [AuditEvent.model_validate_json(message.data) for message in messages]
+    return [event for event in events if event.kind in FATES]
 
 
 def counter_value(message: StoredMessage) -> int:

@@ -5,9 +5,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from callboard_contracts.accounts import Account
-from callboard_contracts.quota import AuditEvent, Hold
+from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
-from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Lease, StoreUnavailable
+from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Lease, Logged, StoreUnavailable
 
 
 async def _give_way() -> None:
@@ -25,6 +25,7 @@ class MemoryLedger:
         self._clock = clock
         self._give_way = give_way
         self._ids: OrderedDict[str, float] = OrderedDict()
+        self.every_id: set[str] = set()
         self._leases: dict[str, Lease] = {}
         self.fates: dict[str, AuditEvent] = {}
         self._revision = 0
@@ -54,12 +55,12 @@ class MemoryLedger:
         await self._give_way()
         return applied
 
-    async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:
+    async def decide(self, fate: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already."""
         await self._give_way()
         if self.failing:
             raise StoreUnavailable("told to fail")
-        decided = self.fates.setdefault(hold.id, fate)
+        decided = self.fates.setdefault(fate.hold_id, fate)
         await self._give_way()
         return decided
 
@@ -88,10 +89,72 @@ class MemoryLedger:
             if change.id in self._ids:
                 return Applied(None, duplicate=True)
             self._ids[change.id] = now
+            self.every_id.add(change.id)
         value = self.values.get(change.counter, 0) + change.amount
         self.values[change.counter] = value
         self.on_change(change, value)
         return Applied(value, duplicate=False)
+
+
+class MemoryBooks:
+    """The bookkeeper's view of a ledger in memory; ids are never forgotten here."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+        self._note = b""
+        self._revision = 0
+
+    async def counters(self, bucket: str) -> dict[Counter, int]:
+        """Every counter of a bucket."""
+        return {counter: value for counter, value in self._ledger.values.items() if counter.bucket == bucket}
+
+    async def stands(self, change: Change) -> bool:
+        """Whether a change took effect already."""
+        return change.id in self._ledger.every_id
+
+    async def fates(self, request_id: str) -> list[AuditEvent]:
+        """How the holds of a request ended."""
+        return [fate for fate in self._ledger.fates.values() if fate.request_id == request_id]
+
+    async def load(self) -> tuple[bytes, int]:
+        """The bookkeeper's note and its revision."""
+        return self._note, self._revision
+
+    async def save(self, note: bytes, revision: int) -> int | None:
+        """Replaces the note if it still stands at that revision."""
+        if revision != self._revision:
+            return None
+        self._note = note
+        self._revision += 1
+        return self._revision
+
+
+class MemoryUsageLog:
+    """Usage events in a list."""
+
+    def __init__(self) -> None:
+        self.logged: list[Logged] = []
+
+    def store(self, event: UsageEvent | None, at: float) -> None:
+        """Appends an event, None standing for a message that is none."""
+        self.logged.append(Logged(len(self.logged) + 1, at, event))
+
+    async def seq_at(self, at: float) -> int | None:
+        """The number of the first event stored at that time or later, or None."""
+        return next((logged.seq for logged in self.logged if logged.stored_at >= at), None)
+
+    async def last_seq(self) -> int:
+        """The number of the newest event, 0 when there is none."""
+        return len(self.logged)
+
+    async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
+        """Reads some events from a number on."""
+        found = [
+            logged
+            for logged in self.logged
+            if logged.seq >= start_seq and (tenant is None or (logged.event and logged.event.tenant == tenant))
+        ]
+        return found[:5]
 
 
 class MemoryAccounts:

@@ -34,6 +34,7 @@ from callboard_quota.domain.windows import (
 MAX_ATTEMPTS = 3
 MAX_LOOSE_ENDS = 10_000
 ID_BYTES = 6
+AFTER_EXPIRY = "after_expiry"
 REQUEST_ID_IN_HOLD = 51
 """So much of a request's id stands in its holds' ids that these are still one token of a subject."""
 
@@ -84,7 +85,7 @@ Ending = Literal["settled", "released", "expired"]
 class Ended:
     """How a hold stands ended.
 
-    `first` when this call decided it, `late` when this call charged a hold that had ended without a charge.
+    `first` when this call decided it, `late` when it was charged after it had ended without a charge.
     """
 
     fate: AuditEvent
@@ -222,13 +223,16 @@ class Ledger:
         ended = await self._end(hold, "settled", units, reason)
         if ended.first or ended.fate.kind == "settled":
             return ended
-        charges = [
-            Change(_counter(entry), units, f"{hold.id}.l{n}")
-            for n, entry in enumerate(hold.entries)
-            if entry.metric == "units"
-        ]
-        applied = await self._store.apply(charges)
-        return Ended(ended.fate, first=False, late=not all(result.duplicate for result in applied))
+        wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold))
+        fate = await self._store.decide(wanted)
+        await self._store.apply(
+            [
+                Change(_counter(entry), fate.units, f"{hold.id}.l{n}")
+                for n, entry in enumerate(hold.entries)
+                if entry.metric == "units"
+            ]
+        )
+        return Ended(fate, first=fate is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
         """Gives a hold back whole, its request count too. Raises StoreUnavailable."""
@@ -244,18 +248,8 @@ class Ledger:
         return await self._end(hold, "expired", 0, reason)
 
     async def _end(self, hold: Hold, ending: Ending, units: int, reason: str) -> Ended:
-        wanted = AuditEvent(
-            kind=ending,
-            request_id=hold.request_id,
-            hold_id=hold.id,
-            tenant=hold.tenant,
-            work=hold.kind,
-            model=hold.model,
-            units=units,
-            reason=reason,
-            at=self._clock.now(),
-        )
-        fate = await self._store.decide(hold, wanted)
+        wanted = self._event(ending, hold, units, reason, hold.id)
+        fate = await self._store.decide(wanted)
         if fate.kind == "settled":
             # The usage event is delivered again until this is confirmed, so the lease need not wait for the counters.
             await self._store.apply(settlement(hold, fate.units), closing=hold)
@@ -263,6 +257,19 @@ class Ledger:
             await self._store.apply(reversal(hold))
             await self._store.close(hold)
         return Ended(fate, first=fate is wanted)
+
+    def _event(self, kind: Ending, hold: Hold, units: int, reason: str, hold_id: str) -> AuditEvent:
+        return AuditEvent(
+            kind=kind,
+            request_id=hold.request_id,
+            hold_id=hold_id,
+            tenant=hold.tenant,
+            work=hold.kind,
+            model=hold.model,
+            units=units,
+            reason=reason,
+            at=self._clock.now(),
+        )
 
     def can_settle(self, hold: Hold) -> bool:
         """Whether the hold's ids are still remembered by the store, so that settling it is safe."""
@@ -329,6 +336,11 @@ class Ledger:
                 retry = left + amount <= over.limit.maximum or self._forget(attempt.ask, attempt.now)
                 return refused, retry
         return attempt.refused(over.limit, over.used - amount, amount), False
+
+
+def late_id(hold: Hold) -> str:
+    """The id under which a charge after a hold's end is decided."""
+    return f"{hold.id}.late"
 
 
 def increments(hold: Hold) -> list[Change]:

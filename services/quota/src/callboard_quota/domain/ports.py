@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from callboard_contracts.accounts import Account
-from callboard_contracts.quota import AuditEvent, Hold
+from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
 
 
 class Counter(NamedTuple):
@@ -58,8 +58,8 @@ class LedgerStore(Protocol):
         """Applies the changes; with `closing` that hold's lease is removed at the same time."""
         ...
 
-    async def decide(self, hold: Hold, fate: AuditEvent) -> AuditEvent:
-        """Records how a hold ends, unless that is decided already; returns what stands, which is `fate` if it won."""
+    async def decide(self, fate: AuditEvent) -> AuditEvent:
+        """Records how the hold `fate.hold_id` ends, unless that is decided; returns what stands: `fate` if it won."""
         ...
 
     async def close(self, hold: Hold) -> None:
@@ -72,6 +72,55 @@ class LedgerStore(Protocol):
 
     async def leases(self) -> list[Lease]:
         """Reads all open leases."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A usage event as it stands in the log; `event` is None where the message is no usage event."""
+
+    seq: int
+    stored_at: float
+    event: UsageEvent | None
+
+
+class UsageLog(Protocol):
+    """All usage events in the order in which they were stored; every method raises StoreUnavailable."""
+
+    async def seq_at(self, at: float) -> int | None:
+        """The number of the first event stored at that time or later, or None."""
+        ...
+
+    async def last_seq(self) -> int:
+        """The number of the newest event, 0 when there is none."""
+        ...
+
+    async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
+        """Reads some events from a number on, of one tenant or of all; empty at the end of the log."""
+        ...
+
+
+class Books(Protocol):
+    """The ledger's counters as a bookkeeper sees them; every method raises StoreUnavailable."""
+
+    async def counters(self, bucket: str) -> dict[Counter, int]:
+        """Every counter of a bucket."""
+        ...
+
+    async def stands(self, change: Change) -> bool:
+        """Whether a change took effect already, however long ago."""
+        ...
+
+    async def fates(self, request_id: str) -> list[AuditEvent]:
+        """How the holds of a request ended."""
+        ...
+
+    async def load(self) -> tuple[bytes, int]:
+        """The bookkeeper's note and its revision; empty and 0 when there is none."""
+        ...
+
+    async def save(self, note: bytes, revision: int) -> int | None:
+        """Replaces the note if it still stands at that revision; returns the new revision, or None if it does not."""
         ...
 
 

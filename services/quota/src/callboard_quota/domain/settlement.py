@@ -4,7 +4,7 @@ from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
 from callboard_contracts.subjects import token
 from callboard_quota.domain.amounts import cost, is_sane, rates_of, shares
-from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
 from callboard_quota.domain.limits import shared_parties
 from callboard_quota.domain.ports import Clock, Journal
 from callboard_quota.domain.tenants import Secret
@@ -91,9 +91,7 @@ class Settler:
             ended = await self._ledger.settle(hold, units, event.outcome)
             if ended.first:
                 self._journal.count(ended.fate)
-            elif ended.late:
-                word = "after_expiry"
-                self._note("settled", event, hold, units, word)
+                word = AFTER_EXPIRY if ended.late else word
             else:
                 word = "settled_before"
                 self._note("ignored", event, hold, units, word)

@@ -21,10 +21,14 @@ from callboard_contracts.quota import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    VerifyReply,
+    VerifyRequest,
 )
-from callboard_contracts.subjects import QUOTA_IDENTIFY, QUOTA_RELEASE, QUOTA_RESERVE
+from callboard_contracts.subjects import QUOTA_IDENTIFY, QUOTA_RELEASE, QUOTA_RESERVE, QUOTA_VERIFY
+from callboard_kit.bus import Bus, BusError
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.verification import Verifier
 from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, STORE_FAILURES
 
 log = logging.getLogger(__name__)
@@ -38,29 +42,36 @@ Request = TypeVar("Request", bound=Message)
 class RequestDesk:
     """Takes requests from the broker and answers each in a task of its own."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, bus: Bus, desk: Desk, verifier: Verifier) -> None:
+        self._bus = bus
         self._desk = desk
+        self._verifier = verifier
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def attach(self, broker: NatsBroker) -> None:
-        """Subscribes to the three subjects in the queue group that all quota processes share."""
+        """Subscribes to the subjects in the queue group that all quota processes share."""
 
         @broker.subscriber(QUOTA_RESERVE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.reserve")
         async def reserve(message: NatsMessage) -> None:
             """Takes a hold for a request, or refuses."""
-            self._take(broker, message, "reserve", self._reserve)
+            self._take(message, "reserve", self._reserve)
 
         @broker.subscriber(QUOTA_RELEASE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.release")
         async def release(message: NatsMessage) -> None:
             """Gives a hold back whole."""
-            self._take(broker, message, "release", self._release)
+            self._take(message, "release", self._release)
 
         @broker.subscriber(QUOTA_IDENTIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.identify")
         async def identify(message: NatsMessage) -> None:
             """Says who a caller is."""
-            self._take(broker, message, "identify", self._identify)
+            self._take(message, "identify", self._identify)
+
+        @broker.subscriber(QUOTA_VERIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.verify")
+        async def verify(message: NatsMessage) -> None:
+            """Computes the counters again from the usage events."""
+            self._take(message, "verify", self._verify)
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the requests that are being answered; at the timeout they are cancelled."""
@@ -72,14 +83,12 @@ class RequestDesk:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _take(
-        self, broker: NatsBroker, message: NatsMessage, kind: str, answer: Callable[[bytes], Awaitable[Message]]
-    ) -> None:
+    def _take(self, message: NatsMessage, kind: str, answer: Callable[[bytes], Awaitable[Message]]) -> None:
         reply_to = message.raw_message.reply
         if not reply_to:
             return
         task = asyncio.get_running_loop().create_task(
-            self._answer(broker, message.body, reply_to, kind, answer), name=f"quota-{kind}"
+            self._answer(message.body, reply_to, kind, answer), name=f"quota-{kind}"
         )
         self._tasks.add(task)
         self._idle.clear()
@@ -93,7 +102,7 @@ class RequestDesk:
             self._idle.set()
 
     async def _answer(
-        self, broker: NatsBroker, body: bytes, reply_to: str, kind: str, answer: Callable[[bytes], Awaitable[Message]]
+        self, body: bytes, reply_to: str, kind: str, answer: Callable[[bytes], Awaitable[Message]]
     ) -> None:
         started = asyncio.get_running_loop().time()
         try:
@@ -108,7 +117,11 @@ class RequestDesk:
             log.exception("request_failed", extra={"request": kind})
             reply = _FAILED[kind]
         if reply is not None:
-            await broker.connection.publish(reply_to, reply.model_dump_json(exclude_none=True).encode())
+            # Not by the broker's connection, which ends first when the process stops.
+            try:
+                await self._bus.publish(reply_to, reply.model_dump_json(exclude_none=True).encode())
+            except BusError:
+                log.warning("answer_lost", extra={"request": kind})
         DECISION_SECONDS.labels(kind).observe(asyncio.get_running_loop().time() - started)
 
     async def _reserve(self, body: bytes) -> ReserveReply:
@@ -116,6 +129,9 @@ class RequestDesk:
 
     async def _release(self, body: bytes) -> ReleaseReply:
         return await self._desk.release(ReleaseRequest.model_validate_json(body))
+
+    async def _verify(self, body: bytes) -> VerifyReply:
+        return await self._verifier.verify(VerifyRequest.model_validate_json(body))
 
     async def _identify(self, body: bytes) -> IdentifyReply:
         return await self._desk.identify(IdentifyRequest.model_validate_json(body))
@@ -139,12 +155,14 @@ def _with_error(kind: str, info: ErrorInfo) -> Message | None:
             return ReserveReply(error=info)
         case "identify":
             return IdentifyReply(error=info)
+        case "verify":
+            return VerifyReply(error=info)
         case _:
             # A release carries no error; without an answer its sender tries again or lets the lease end.
             return None
 
 
-_KINDS = ("reserve", "release", "identify")
+_KINDS = ("reserve", "release", "identify", "verify")
 _UNAVAILABLE = {
     kind: _with_error(
         kind, ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="The quota store did not answer in time.")

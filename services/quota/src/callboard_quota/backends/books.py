@@ -1,0 +1,155 @@
+"""The bookkeeper's view of the bus: the log of usage events, all counters of an hour, and the bookkeeper's note."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import nats.errors
+from pydantic import ValidationError
+
+from callboard_contracts import subjects
+from callboard_contracts.headers import MSG_ID
+from callboard_contracts.quota import AuditEvent, UsageEvent
+from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
+from callboard_kit.bucket import Bucket, Conflict
+from callboard_kit.bus import Bus, BusError, BusUnavailable
+from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
+from callboard_quota.backends.jetstream_ledger import counter_value, read_fates
+from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
+
+NOTE_KEY = "reconcile.note"
+READ_EVENTS = 64
+"""So few at a time that reading the log never holds up a decision for more than a millisecond or two."""
+READ_PAUSE_S = 0.002
+READ_TIMEOUT_S = 5.0
+READ_COUNTERS = 1000
+READ_HISTORY = 4096
+SEQUENCE = "Nats-Sequence"
+TIME = "Nats-Time-Stamp"
+
+
+class StreamUsageLog:
+    """The stream USAGE, read directly."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def seq_at(self, at: float) -> int | None:
+        """The number of the first event stored at that time or later, or None."""
+        begin = datetime.fromtimestamp(max(0.0, at), UTC).isoformat().replace("+00:00", "Z")
+        body = json.dumps({"start_time": begin, "next_by_subj": "usage.*"}).encode()
+        try:
+            reply = await self._bus.connection.request(f"$JS.API.DIRECT.GET.{USAGE}", body, timeout=READ_TIMEOUT_S)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise StoreUnavailable("the log does not answer") from error
+        found = (reply.headers or {}).get(SEQUENCE)
+        return int(found) if found else None
+
+    async def last_seq(self) -> int:
+        """The number of the newest event, 0 when there is none."""
+        try:
+            info = await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return int(info["state"]["last_seq"])
+
+    async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
+        """Reads some events from a number on, after a short pause that leaves room for decisions."""
+        await asyncio.sleep(READ_PAUSE_S)
+        subject = subjects.usage(tenant) if tenant else "usage.*"
+        try:
+            messages = await read_subject(
+                self._bus, USAGE, subject, start_seq, READ_EVENTS, READ_TIMEOUT_S, stream_may_miss=False
+            )
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return [Logged(message.seq, _stored_at(message), _event(message)) for message in messages]
+
+
+class StreamBooks:
+    """All counters of an hour, and the note in the bucket ACCOUNTS."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._bucket = Bucket(bus, BUCKET_ACCOUNTS)
+
+    async def counters(self, bucket: str) -> dict[Counter, int]:
+        """Every counter of a bucket."""
+        names = await self._names(bucket)
+        values: dict[Counter, int] = {}
+        try:
+            for start in range(0, len(names), READ_COUNTERS):
+                batch = names[start : start + READ_COUNTERS]
+                for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
+                    values[_counter(message.subject)] = counter_value(message)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return values
+
+    async def stands(self, change: Change) -> bool:
+        """Whether a change took effect already: the counter's messages keep the ids that made them."""
+        subject = subjects.used(*change.counter)
+        start_seq = 1
+        try:
+            while messages := await read_subject(
+                self._bus, QUOTA, subject, start_seq, READ_HISTORY, READ_TIMEOUT_S, stream_may_miss=False
+            ):
+                if any(message.headers.get(MSG_ID) == change.id for message in messages):
+                    return True
+                start_seq = messages[-1].seq + 1
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return False
+
+    async def fates(self, request_id: str) -> list[AuditEvent]:
+        """How the holds of a request ended."""
+        return await read_fates(self._bus, request_id)
+
+    async def load(self) -> tuple[bytes, int]:
+        """The bookkeeper's note and its revision."""
+        try:
+            entry = await self._bucket.get(NOTE_KEY)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return (entry.value, entry.revision) if entry else (b"", 0)
+
+    async def save(self, note: bytes, revision: int) -> int | None:
+        """Replaces the note if it still stands at that revision."""
+        try:
+            return await self._bucket.put(NOTE_KEY, note, revision)
+        except Conflict:
+            return None
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _names(self, bucket: str) -> list[str]:
+        names: list[str] = []
+        while True:
+            body = {"subjects_filter": subjects.used_in("*", "*", bucket), "offset": len(names)}
+            try:
+                info = await self._bus.api(f"STREAM.INFO.{QUOTA}", body, READ_TIMEOUT_S)
+            except BusError as error:
+                raise StoreUnavailable(str(error)) from error
+            found = list(info["state"].get("subjects") or ())
+            names += found
+            if not found or len(names) >= info.get("total", 0):
+                return names
+
+
+def _counter(subject: str) -> Counter:
+    _, _, tenant, metric, bucket = subject.split(".")
+    return Counter(tenant, metric, bucket)
+
+
+def _event(message: StoredMessage) -> UsageEvent | None:
+    try:
+        return UsageEvent.model_validate_json(message.data)
+    except ValidationError:
+        return None
+
+
+def _stored_at(message: StoredMessage) -> float:
+    text = message.headers.get(TIME)
+    if text is None:
+        raise BusUnavailable("a stored message has no time")
+    return datetime.fromisoformat(text).timestamp()

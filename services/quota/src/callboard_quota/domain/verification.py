@@ -1,0 +1,92 @@
+"""Compares the counters with the usage events on an operator's request."""
+
+from collections.abc import Awaitable, Callable
+
+from callboard_contracts.quota import Drift, Hold, IgnoredEvent, VerifyReply, VerifyRequest
+from callboard_quota.domain.ports import Books, Clock, Counter, LedgerStore, UsageLog
+from callboard_quota.domain.truth import MAX_LISTED, Bookkeeper, Truth
+from callboard_quota.domain.windows import HOUR_S, hour_bucket
+
+ROUNDS = 5
+PAUSE_S = 0.5
+"""Counters move while they are compared, so a difference counts only if it stays the same over several looks."""
+MAX_HOURS = 70 * 24
+
+
+class Verifier:
+    """Computes every hour again since a given time."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        books: Books,
+        log: UsageLog,
+        bookkeeper: Bookkeeper,
+        clock: Clock,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._books = books
+        self._log = log
+        self._bookkeeper = bookkeeper
+        self._clock = clock
+        self._pause = pause
+
+    async def verify(self, request: VerifyRequest) -> VerifyReply:
+        """Compares all counters of all hours since then; raises StoreUnavailable."""
+        now = self._clock.now()
+        since = max(request.since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
+        hours = int((now + HOUR_S - since) // HOUR_S) + 1
+        buckets = [hour_bucket(since + n * HOUR_S) for n in range(hours)]
+        start_seq = await self._log.seq_at(since)
+        suspects, reply = await self._look(start_seq, buckets)
+        for _ in range(ROUNDS - 1):
+            if not suspects:
+                break
+            await self._pause(PAUSE_S)
+            found, reply = await self._look(start_seq, buckets)
+            suspects = {key: drift for key, drift in found.items() if suspects.get(key) == drift}
+        drift = sorted(suspects.values(), key=lambda one: (one.bucket, one.tenant))
+        return reply.model_copy(
+            update={
+                "drift": tuple(drift[:MAX_LISTED]),
+                "drift_count": len(drift),
+                "drift_units": sum(abs(one.counted - one.events - one.open) for one in drift),
+            }
+        )
+
+    async def _look(self, start_seq: int | None, buckets: list[str]) -> tuple[dict[Counter, Drift], VerifyReply]:
+        holds = [lease.hold for lease in await self._store.leases()]
+        truth = Truth()
+        if start_seq is not None:
+            truth = await self._bookkeeper.sums(start_seq, frozenset(buckets))
+        counted: dict[Counter, int] = {}
+        for bucket in buckets:
+            counted.update(await self._books.counters(bucket))
+        opened = _open(holds)
+        drift: dict[Counter, Drift] = {}
+        for counter in {*counted, *truth.sums}:
+            if counter.metric == "requests":
+                continue
+            sums = counted.get(counter, 0), truth.sums.get(counter, 0), opened.get(counter, 0)
+            if sums[0] != sums[1] + sums[2]:
+                drift[counter] = Drift(**counter._asdict(), counted=sums[0], events=sums[1], open=sums[2])
+        reply = VerifyReply(
+            events=truth.events,
+            counters=len(counted),
+            ignored_count=truth.ignored_count,
+            ignored=tuple(
+                IgnoredEvent(seq=seq, request_id=request_id, reason=reason) for seq, request_id, reason in truth.ignored
+            ),
+            open_holds=len(holds),
+        )
+        return drift, reply
+
+
+def _open(holds: list[Hold]) -> dict[Counter, int]:
+    sums: dict[Counter, int] = {}
+    for hold in holds:
+        for entry in hold.entries:
+            counter = Counter(entry.tenant, entry.metric, entry.bucket)
+            sums[counter] = sums.get(counter, 0) + entry.amount
+    return sums
