@@ -1,7 +1,7 @@
 """Messages that an older service wrote keep their meaning.
 
 The samples are frozen: when one no longer parses, the change breaks a running installation and needs a new version.
-The schemas follow the code by `python -m tests.contracts.write_schemas`, so that a review sees every change of the wire.
+The schemas follow the code by `python -m tests.contracts.write_schemas`, so that a review sees every wire change.
 """
 
 import json
