@@ -58,8 +58,8 @@ _loaded: list["TorchRig"] = []
 
 def write_model(folder: Path) -> Path:
     """A model folder as its publisher lays it out, with random weights."""
-    import torch
-    from kokoro import KModel
+    import torch  # pyright: ignore[reportMissingImports] - not in the development environment
+    from kokoro import KModel  # pyright: ignore[reportMissingImports] - the same
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
@@ -111,7 +111,7 @@ async def test_weights_come_from_the_file(rig: TorchRig) -> None:
 
 
 async def test_voice_of_the_packages_own_kind_is_read(rig: TorchRig, tmp_path: Path) -> None:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] - not in the development environment
 
     torch.save(torch.full((510, 1, 256), 0.1), tmp_path / "bf_three.pt")
     engine = KokoroEngine(rig.model_path, tmp_path, device="cpu")

@@ -1,0 +1,72 @@
+"""Voices as files: found, read, blended, and the right row for a length."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from callboard_tts.backends.voice_files import STYLE_ROWS, STYLE_WIDTH, VoiceBook, style_row
+from callboard_tts.domain.ports import EngineUnavailable
+from callboard_tts.domain.voices import VoiceChoice
+
+pytestmark = pytest.mark.unit
+
+
+def table(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.full((STYLE_ROWS, 1, STYLE_WIDTH), value, dtype=np.float32)
+
+
+@pytest.fixture(params=["bin", "npy", "npz"])
+def book(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceBook:
+    voices = {"af_one": table(1.0), "zm_two": table(4.0), "unlike": table(0.0)}
+    if request.param == "npz":
+        np.savez(tmp_path / "voices.npz", allow_pickle=False, **voices)
+        book = VoiceBook(tmp_path / "voices.npz")
+    else:
+        for name, style in voices.items():
+            if request.param == "bin":
+                style.tofile(tmp_path / f"{name}.bin")
+            else:
+                np.save(tmp_path / f"{name}.npy", style)
+        (tmp_path / "readme.txt").write_text("no voice", encoding="utf-8")
+        book = VoiceBook(tmp_path)
+    book.open()
+    return book
+
+
+def test_voices_have_their_languages(book: VoiceBook) -> None:
+    assert [(voice.name, voice.language) for voice in book.voices()] == [("af_one", "en-us"), ("zm_two", "zh")]
+    book.close()
+
+
+def test_blend_is_the_weighted_mean(book: VoiceBook) -> None:
+    style = book.style(VoiceChoice("", (("af_one", 2 / 3), ("zm_two", 1 / 3))))
+    np.testing.assert_allclose(style, table(2.0), rtol=1e-5)
+    book.close()
+
+
+def test_row_follows_the_length_in_phonemes() -> None:
+    style = np.arange(STYLE_ROWS, dtype=np.float32).reshape(STYLE_ROWS, 1, 1)
+    assert [style_row(style, length).item() for length in (0, 1, 2, 510, 900)] == [0, 0, 1, 509, 509]
+
+
+def test_nothing_there_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="callboard models fetch"):
+        VoiceBook(tmp_path / "none").open()
+
+
+def test_archive_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "voices.npz").write_bytes(b"no archive")
+    with pytest.raises(EngineUnavailable, match="cannot be read"):
+        VoiceBook(tmp_path / "voices.npz").open()
+    np.save(tmp_path / "voices.npy", table(1.0))
+    with pytest.raises(EngineUnavailable, match=r"not an \.npz"):
+        VoiceBook(tmp_path / "voices.npy").open()
+
+
+def test_damaged_voice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "af_bad.bin").write_bytes(b"short")
+    book = VoiceBook(tmp_path)
+    book.open()
+    with pytest.raises(EngineUnavailable, match="af_bad"):
+        book.style(VoiceChoice("", (("af_bad", 1.0),)))
