@@ -18,6 +18,7 @@ from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
     ReleaseReply,
+    ReleaseRequest,
     ReserveReply,
     ReserveRequest,
     Work,
@@ -26,6 +27,7 @@ from callboard_contracts.speech import SegmentInfo
 from callboard_edge.backends.board import BusBoard
 from callboard_edge.backends.frames import BusFrames
 from callboard_edge.backends.quota_desk import BusQuotaDesk
+from callboard_edge.domain.chores import Chores
 from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
 from tests.backends.edge.suite import POOL, QUEUE_BOUND, BoardSuite, Rig, chat_job, received, wanted
@@ -199,6 +201,14 @@ async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
         await asyncio.to_thread(server.stop)
 
 
+@pytest.fixture
+async def chores() -> AsyncGenerator[Chores]:
+    """The owner of what the desk leaves behind."""
+    chores = Chores()
+    yield chores
+    await chores.close(0)
+
+
 @asynccontextmanager
 async def answering(bus_rig: BusRig, *answers: bytes | None) -> AsyncGenerator[None]:
     """Plays quota: gives one answer after another, the last one for ever, and none at all for None."""
@@ -215,8 +225,8 @@ async def answering(bus_rig: BusRig, *answers: bytes | None) -> AsyncGenerator[N
     await bus_rig.worker.unsubscribe(subscription)
 
 
-async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, 2.0, "refuse")
+async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig, chores: Chores) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, chores, 2.0, "refuse")
     granted = ReserveReply(tenant="t1", hold=HOLD)
     released, known = ReleaseReply(settled=True), IdentifyReply(tenant="t1", tier="x")
     async with answering(bus_rig, *(reply.model_dump_json().encode() for reply in (granted, released, known))):
@@ -225,32 +235,33 @@ async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig) -> None:
         assert await desk.identify(IdentifyRequest(key_digest="d")) == known
 
 
-async def test_desk_passes_a_refusal_on(bus_rig: BusRig) -> None:
+async def test_desk_passes_a_refusal_on(bus_rig: BusRig, chores: Chores) -> None:
     refused = ReserveReply(error=ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=5))
     async with answering(bus_rig, refused.model_dump_json().encode()):
-        assert await BusQuotaDesk(bus_rig.worker, 2.0, "admit_and_settle").reserve(RESERVE) == refused
+        assert await BusQuotaDesk(bus_rig.worker, chores, 2.0, "admit_and_settle").reserve(RESERVE) == refused
 
 
 @pytest.mark.parametrize("fault", ["nobody", "silence", "nonsense"])
-async def test_desk_without_quota_decides_as_the_site_wants(fault: str, bus_rig: BusRig) -> None:
+async def test_desk_without_quota_decides_as_the_site_wants(fault: str, bus_rig: BusRig, chores: Chores) -> None:
     async with AsyncExitStack() as stack:
         if fault != "nobody":
             await stack.enter_async_context(answering(bus_rig, None if fault == "silence" else b"{}x"))
-        refusing = BusQuotaDesk(bus_rig.worker, 0.3, "refuse")
+        refusing = BusQuotaDesk(bus_rig.worker, chores, 0.3, "refuse")
         refused = await refusing.reserve(RESERVE)
         assert refused.hold is None
         assert refused.error is not None
         assert refused.error.code is ErrorCode.QUOTA_UNAVAILABLE
         assert (await refusing.identify(IdentifyRequest())).error is not None
-        admitting = BusQuotaDesk(bus_rig.worker, 0.3, "admit_and_settle")
+        admitting = BusQuotaDesk(bus_rig.worker, chores, 0.3, "admit_and_settle")
         admitted = await admitting.reserve(RESERVE)
         assert (admitted.tenant, admitted.hold, admitted.error) == ("anonymous", None, None)
         assert (await admitting.identify(IdentifyRequest())).error is None
         await refusing.release(HOLD)
+    await chores.close(0)
 
 
-async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, 5.0, "refuse")
+async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig, chores: Chores) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, chores, 5.0, "refuse")
     asking = asyncio.ensure_future(desk.reserve(RESERVE))
     await asyncio.sleep(0.3)
     assert not asking.done()
@@ -259,9 +270,37 @@ async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig) -> None:
         assert await asking == granted
 
 
-async def test_desk_remembers_the_tenant_for_the_time_without_quota(bus_rig: BusRig) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, 0.3, "admit_and_settle")
+async def test_desk_remembers_the_tenant_for_the_time_without_quota(bus_rig: BusRig, chores: Chores) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, chores, 0.3, "admit_and_settle")
     granted = ReserveReply(tenant="t1", hold=HOLD)
     async with answering(bus_rig, granted.model_dump_json().encode(), b"broken"):
         assert (await desk.reserve(RESERVE)).hold == HOLD
         assert (await desk.reserve(RESERVE)).tenant == "t1"
+
+
+async def test_desk_gives_a_hold_back_that_is_granted_too_late(bus_rig: BusRig, chores: Chores) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, chores, 0.1, "refuse")
+    released: list[bytes] = []
+
+    async def reserve(message: Msg) -> None:
+        await asyncio.sleep(0.4)
+        await message.respond(ReserveReply(tenant="t1", hold=HOLD).model_dump_json().encode())
+
+    async def release(message: Msg) -> None:
+        released.append(message.data)
+        await message.respond(ReleaseReply(settled=True).model_dump_json().encode())
+
+    subscriptions = [
+        await bus_rig.worker.subscribe(subjects.QUOTA_RESERVE, reserve),
+        await bus_rig.worker.subscribe(subjects.QUOTA_RELEASE, release),
+    ]
+    await bus_rig.worker.connection.flush()
+    late = await desk.reserve(RESERVE)
+    assert late.error is not None
+    async with asyncio.timeout(5):
+        while not released:
+            await asyncio.sleep(0.01)
+    assert ReleaseRequest.model_validate_json(released[0]).hold == HOLD
+    await chores.close(5)
+    for subscription in subscriptions:
+        await bus_rig.worker.unsubscribe(subscription)

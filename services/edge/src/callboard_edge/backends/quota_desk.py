@@ -17,20 +17,26 @@ from callboard_contracts.quota import (
     ReserveReply,
     ReserveRequest,
 )
+from callboard_edge.domain.chores import Chores
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
 ASK_AGAIN_S = 0.1
+LATE_S = 15.0
+"""How much longer than a decision may take its answer is waited for, so that a late hold can be given back."""
 MAX_REMEMBERED_TENANTS = 10_000
 
 
 class BusQuotaDesk:
     """Asks whichever quota process answers; where none does, decides as the site is configured."""
 
-    def __init__(self, bus: Bus, timeout_s: float, on_unreachable: Literal["refuse", "admit_and_settle"]) -> None:
+    def __init__(
+        self, bus: Bus, chores: Chores, timeout_s: float, on_unreachable: Literal["refuse", "admit_and_settle"]
+    ) -> None:
         self._bus = bus
+        self._chores = chores
         self._timeout_s = timeout_s
         self._admits = on_unreachable == "admit_and_settle"
         self._tenants: OrderedDict[tuple[str | None, str | None], str] = OrderedDict()
@@ -38,7 +44,7 @@ class BusQuotaDesk:
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Takes a hold, or says why not."""
         caller = (request.key_digest, request.address)
-        answer = await self._ask(subjects.QUOTA_RESERVE, request.model_dump_json().encode())
+        answer = await self._decided(request)
         if answer is not None:
             try:
                 reply = ReserveReply.model_validate_json(answer)
@@ -71,21 +77,40 @@ class BusQuotaDesk:
             return IdentifyReply(tenant=self._tenants.get((request.key_digest, request.address), "anonymous"))
         return IdentifyReply(error=_unavailable())
 
-    async def _ask(self, subject: str, payload: bytes) -> bytes | None:
+    async def _ask(self, subject: str, payload: bytes, late_s: float = 0.0) -> bytes | None:
+        """Asks within the time for a decision; `late_s` is how much longer an answer is waited for."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout_s
         while True:
             try:
-                return await self._bus.request(subject, payload, self._timeout_s)
+                if self._bus.connected:
+                    return await self._bus.request(subject, payload, self._timeout_s + late_s)
             except NoResponders:
-                # Nobody has the question, so asking again is safe; a quota process may be about to come back.
-                if loop.time() + ASK_AGAIN_S < until:
-                    await asyncio.sleep(ASK_AGAIN_S)
-                    continue
-                log.warning("quota_unreachable", extra={"error": "no responders"})
+                pass
             except BusUnavailable:
-                log.warning("quota_unreachable", extra={"error": "no answer"})
-            return None
+                log.warning("quota_unreachable", extra={"reason": "no answer"})
+                return None
+            # Nobody has the question, so asking again is safe; quota or the bus may be about to come back.
+            if loop.time() + ASK_AGAIN_S >= until:
+                log.warning("quota_unreachable", extra={"reason": "nobody listens"})
+                return None
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _decided(self, request: ReserveRequest) -> bytes | None:
+        """Quota's decision, or None after the time for it; a hold that is granted later still is given back."""
+        payload = request.model_dump_json().encode()
+        asking = self._chores.start(self._ask(subjects.QUOTA_RESERVE, payload, LATE_S), "reserve")
+        await asyncio.wait((asking,), timeout=self._timeout_s + ASK_AGAIN_S)
+        if asking.done():
+            return asking.result()
+        self._chores.start(self._return_late(asking), "return-late")
+        return None
+
+    async def _return_late(self, asking: asyncio.Task[bytes | None]) -> None:
+        answer = await asking
+        if answer is not None and (hold := ReserveReply.model_validate_json(answer).hold) is not None:
+            log.info("late_hold_returned", extra={"request_id": hold.request_id})
+            await self.release(hold)
 
     def _remember(self, caller: tuple[str | None, str | None], tenant: str) -> None:
         self._tenants[caller] = tenant
