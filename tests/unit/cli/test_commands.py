@@ -135,3 +135,11 @@ def test_the_welcome_of_a_closed_site_reminds_of_the_key() -> None:
     assert "curl -N http://[::1]:80/v1/chat/completions" in text
     assert "Authorization: Bearer YOUR_KEY" in text
     assert "/v1/audio/speech" not in text
+
+
+def test_a_folder_that_is_a_file_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "callboard.toml").write_text("[site]\ndata_dir = 'var'\n")
+    (home / "var").mkdir()
+    (home / "var" / "logs").write_text("")
+    assert main(["up"]) == ExitCode.FAILED
+    assert capsys.readouterr().err == "callboard: var/logs: file exists\n"

@@ -37,12 +37,23 @@ def _end_with(parent_pid: int) -> None:
             os._exit(1)
 
 
+class LogFile(RotatingFileHandler):
+    """A bounded file of a child's output; a full disk must not stop the child whose words these are."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8", errors="replace")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class names it so
+        """Lets the line go."""
+
+
 class Child:
     """A process in a session of its own, so that a terminal's Ctrl-C reaches only its supervisor."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path, show: Show) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, file: LogFile, show: Show) -> None:
         self.name = name
-        self.log = log
+        self.log = Path(file.baseFilename)
+        self._file = file
         self._process = process
         self._show = show
         self._last: deque[str] = deque(maxlen=LAST_LINES)
@@ -52,6 +63,7 @@ class Child:
     async def start(cls, name: str, argv: Sequence[str], environ: Mapping[str, str], logs: Path, show: Show) -> "Child":
         """Starts the process; everything it writes goes to a bounded file in the folder of logs."""
         parent_pid = os.getpid()
+        file = LogFile(logs / f"{name}.log")
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -64,8 +76,9 @@ class Child:
                 preexec_fn=lambda: _end_with(parent_pid),
             )
         except OSError as error:
+            file.close()
             raise CommandError(f"{name} cannot be started: {error.strerror}", ExitCode.MISSING_PROGRAM) from None
-        return cls(name, process, logs / f"{name}.log", show)
+        return cls(name, process, file, show)
 
     @property
     def pid(self) -> int:
@@ -136,9 +149,6 @@ class Child:
         output = self._process.stdout
         if output is None:
             return
-        file = RotatingFileHandler(
-            self.log, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8", errors="replace"
-        )
         try:
             while True:
                 try:
@@ -147,13 +157,13 @@ class Child:
                     continue  # A line over the bound; what was read of it is gone, the rest follows.
                 if not line:
                     return
-                self._took(line.decode(errors="replace").rstrip(), file)
+                self._took(line.decode(errors="replace").rstrip())
         finally:
-            file.close()
+            self._file.close()
 
-    def _took(self, line: str, file: RotatingFileHandler) -> None:
+    def _took(self, line: str) -> None:
         self._last.append(line)
-        file.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
+        self._file.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
         event = _event(line)
         if event.get("level") in WORTH_SHOWING:
             self._show(self.name, str(event.get("event", "")))
