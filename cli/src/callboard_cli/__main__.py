@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"callboard: {where}{(error.strerror or type(error).__name__).lower()}\n")
+        return ExitCode.FAILED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
