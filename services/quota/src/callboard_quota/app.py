@@ -98,7 +98,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     store = JetStreamLedger(bus, publisher, clock)
     accounts = BucketAccounts(bus)
     await accounts.start()
-    ready.clock_differs_s = await _first(stopper, store.check) - time.time()
+    ready.clock_differs_s = await _first(stopper, store.check) - clock.now()
     secret = await _first(stopper, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
     ledger = Ledger(store, clock, secret.sealed)
@@ -141,7 +141,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
             ledger.forget()
 
     async def compare_clocks() -> None:
-        ready.clock_differs_s = await store.check() - time.time()
+        ready.clock_differs_s = await store.check() - clock.now()
 
     async with Duties(stopper) as duties:
         duties.start(publisher.run(), "acknowledgements")

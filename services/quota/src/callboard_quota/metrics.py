@@ -28,7 +28,6 @@ SETTLEMENT_LAG_SECONDS = Histogram(
 UNITS = Counter(
     "callboard_quota_units", "Units finally charged, by kind of work; a unit is a thousandth of a token.", ("work",)
 )
-OVERRUNS = Counter("callboard_quota_overruns", "Usage events that charged more than was held.")
 OPEN_LEASES = Gauge("callboard_quota_open_leases", "Holds that are neither settled nor ended.")
 OLDEST_LEASE_SECONDS = Gauge(
     "callboard_quota_oldest_lease_overdue_seconds", "How far the oldest hold is past its end; negative when none is."

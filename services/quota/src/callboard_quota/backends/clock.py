@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 
 MAX_STEP_S = 1.0
+PACE_AHEAD = 0.5
+"""How fast the clock runs while the wall clock is behind it."""
 
 
 class SteadyClock:
     """Follows the wall clock but never goes back.
 
-    When the wall clock is set back, this one runs on at its own pace until the other has caught up: an hour that was
+    When the wall clock is set back, this one runs on at half its pace until the other has caught up: an hour that was
     left is never counted in again. `stepped_at` tells when the wall clock last jumped, in either direction, so that
     leases need not be ended on the strength of a jump.
     """
@@ -29,7 +31,7 @@ class SteadyClock:
         if abs(offset - self._offset) > MAX_STEP_S:
             self.stepped_at = pace
         self._offset = offset
-        self._last = max(wall, self._last + pace - self._last_pace if wall < self._last else wall)
+        self._last = max(wall, self._last + (pace - self._last_pace) * PACE_AHEAD)
         self._last_pace = pace
         return self._last
 
