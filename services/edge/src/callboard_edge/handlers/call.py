@@ -32,8 +32,8 @@ class _Stream(web.StreamResponse):
 class Call:
     """A request, who sent it, and what its answer has in common with all others.
 
-    `request_id` is the name under which the client knows the request: its own, or else the fresh one that the request
-    has on the bus. `headers` go out with the answer, whatever it is.
+    `request_id` is the name under which the client knows the request: its own, or else one made of the fresh id
+    that the request has on the bus. `headers` go out with the answer, whatever it is.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Call:
     ) -> None:
         self.request = request
         self.fresh_id = uuid4().hex
-        self.request_id = request_id or self.fresh_id
+        self.request_id = request_id or f"req_{self.fresh_id}"
         self.caller = caller
         self.params = params
         self.headers = headers

@@ -58,7 +58,7 @@ class Gate:
         )
         headers[REQUEST_ID] = call.request_id
         headers["Server"] = SERVER
-        if call.request_id != call.fresh_id:
+        if own_id == call.request_id:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
         if match.route is None:
             return self._finished(call, None, self._nowhere(request, match.methods))
