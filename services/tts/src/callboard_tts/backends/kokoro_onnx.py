@@ -35,7 +35,7 @@ class KokoroOnnxEngine:
     ) -> None:
         self._model_file = model_file
         self._book = VoiceBook(voices)
-        self._threads_each = threads or max(1, (os.cpu_count() or 1) // slots)
+        self._threads_each = threads or max(1, len(os.sched_getaffinity(0)) // slots)
         self._device = device
         self._threads = EngineThreads("kokoro-onnx", slots)
         self._session: ort.InferenceSession | None = None

@@ -58,8 +58,8 @@ class Limits:
     clause_words: float = 8
     fragment_words: float = 5
     following_words: float = 3
-    targets: tuple[float, ...] = (0, 80, 150, 240)
-    bounds: tuple[float, ...] = (200, 220, 300, 380)
+    targets: tuple[float, ...] = (0, 60, 130, 240)
+    bounds: tuple[float, ...] = (200, 160, 260, 380)
 
     def target(self, count: int) -> float:
         """From which length on a sentence's end closes the piece of this number."""
