@@ -1,0 +1,59 @@
+"""Writes what Grafana and Prometheus read from what is described here.
+
+`python -m deploy.observability.build` writes the boards and the rules of the objectives; with `--check` it only names
+the files that differ.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from deploy.observability import objectives
+from deploy.observability.boards.bus import BUS
+from deploy.observability.boards.chat import CHAT
+from deploy.observability.boards.edge import EDGE
+from deploy.observability.boards.quota import QUOTA
+from deploy.observability.boards.service_level import SERVICE_LEVEL
+from deploy.observability.boards.speech import SPEECH
+from deploy.observability.panels import to_json
+
+HERE = Path(__file__).parent
+BOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, QUOTA, BUS)
+
+
+def files() -> dict[Path, str]:
+    """Every generated file and its text."""
+    boards = {
+        HERE / "dashboards" / f"{board.key}.json": json.dumps(to_json(board), indent=1, ensure_ascii=False) + "\n"
+        for board in BOARDS
+    }
+    return {**boards, HERE / "rules" / "objectives.yaml": objectives.rules()}
+
+
+def differing() -> list[Path]:
+    """The generated files that are not as they would be written, and boards that nothing generates any more."""
+    wanted = files()
+    left_over = [path for path in sorted((HERE / "dashboards").glob("*.json")) if path not in wanted]
+    return left_over + [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+
+
+def main() -> int:
+    """Writes the files, or with `--check` names those that differ."""
+    stale = differing()
+    if "--check" in sys.argv:
+        for path in stale:
+            sys.stdout.write(f"{path.relative_to(HERE)} differs; run `python -m deploy.observability.build`\n")
+        return len(stale)
+    wanted = files()
+    for path in stale:
+        if path in wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted[path], encoding="utf-8")
+        else:
+            path.unlink()
+        sys.stdout.write(f"wrote {path.relative_to(HERE)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
