@@ -8,12 +8,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from faststream.nats import NatsBroker
-from faststream.security import SASLPlaintext
 from nats import errors
 
-from callboard_contracts.config import Config, NatsSection, QuotaSection
-from callboard_kit.bus import RECONNECT_WAIT_S, Bus, BusUnavailable
+from callboard_contracts.config import Config, QuotaSection
+from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.health import Observatory
 from callboard_kit.lifecycle import Duties, StartError, Stopper
 from callboard_quota import settings
@@ -32,6 +30,7 @@ from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.truth import Bookkeeper
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOCK_SKEW_S
+from callboard_quota.handlers.broker import BusBroker
 from callboard_quota.handlers.requests import RequestDesk
 from callboard_quota.handlers.usage import UsageFeed
 from callboard_quota.metrics import (
@@ -111,7 +110,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal)
     requests = RequestDesk(bus, desk, Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep))
     feed = UsageFeed(bus, settler)
-    broker = _broker(config.nats, stopper)
+    broker = BusBroker(bus)
     requests.attach(broker)
 
     def adopt(quota: QuotaSection) -> None:
@@ -189,30 +188,10 @@ async def _every(interval_s: float, act: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(interval_s)
 
 
-async def _stop_broker(broker: NatsBroker) -> None:
+async def _stop_broker(broker: BusBroker) -> None:
     """Takes no more requests; a connection that is just being restored has none to take."""
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
             await broker.stop()
     except (TimeoutError, errors.Error):
         log.warning("broker_not_drained")
-
-
-def _broker(nats: NatsSection, stopper: Stopper) -> NatsBroker:
-    async def closed() -> None:
-        stopper.request_stop("bus closed", failed=True)
-
-    password = nats.password.get_secret_value() if nats.password else ""
-    return NatsBroker(
-        [server.strip() for server in nats.url.split(",")],
-        name="quota-requests",
-        security=SASLPlaintext(username=nats.user, password=password) if nats.user else None,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
-        ping_interval=10,
-        closed_cb=closed,
-        apply_types=False,
-        logger=logging.getLogger("callboard_quota.broker"),
-        log_level=logging.DEBUG,
-        graceful_timeout=DRAIN_TIMEOUT_S,
-    )

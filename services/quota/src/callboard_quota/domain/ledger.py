@@ -103,18 +103,20 @@ class _Attempt:
         self._edge = edge_at(now)
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
-        self.hold = Hold(
+        # Built without validation, which would cost more than all the rest: every value here is our own.
+        self.hold = Hold.model_construct(
             id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
             request_id=ask.request_id,
             tenant=ask.tenant,
             kind=ask.kind,
             model=ask.model,
             entries=tuple(
-                HoldEntry(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
+                HoldEntry.model_construct(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
                 for tenant, metric, amount in ask.amounts
             ),
             rates=ask.rates,
             expires_at=ask.expires_at,
+            seal="",
         )
         for (tenant, metric), past in pasts.items():
             if metric != "requests":

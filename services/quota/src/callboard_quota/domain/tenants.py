@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from callboard_contracts.quota import Hold
@@ -9,6 +10,7 @@ from callboard_contracts.quota import Hold
 SITE = "site"
 ANONYMOUS = "anonymous"
 TOKEN_LENGTH = 16
+MAX_REMEMBERED = 20_000
 IPV6_NETWORK_BITS = 64
 
 
@@ -18,9 +20,10 @@ class Secret:
     def __init__(self, secret: bytes) -> None:
         self._address_key = hmac.digest(secret, b"address", "sha256")
         self._seal_key = hmac.digest(secret, b"seal", "sha256")
-
-    def address_tenant(self, address: str) -> str:
+        self.address_tenant = lru_cache(MAX_REMEMBERED)(self._address_tenant)
         """The tenant of a client's address; an IPv6 address counts as its /64. Raises ValueError for no address."""
+
+    def _address_tenant(self, address: str) -> str:
         parsed = ip_address(address.partition("%")[0])
         if isinstance(parsed, IPv6Address):
             parsed = parsed.ipv4_mapped or IPv6Address(int(parsed) >> IPV6_NETWORK_BITS << IPV6_NETWORK_BITS)
