@@ -1,0 +1,98 @@
+"""A real Prometheus on loopback that watches a set of real processes with the product's own rules."""
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.known_metrics import RULE_FILES
+from tests.support.children import Child, wait_until
+from tests.support.ports import free_port
+
+START_TIMEOUT_S = 20.0
+Sample = dict[str, Any]
+
+
+class Prometheus:
+    """One server with a store of its own; `targets` names the address of each job."""
+
+    def __init__(self, program: str, folder: Path, targets: dict[str, str]) -> None:
+        self._folder = folder
+        self._url = f"http://127.0.0.1:{free_port()}"
+        self._write(targets)
+        self.child = Child(
+            [
+                program,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'store'}",
+                f"--web.listen-address={self._url.removeprefix('http://')}",
+                "--log.level=warn",
+            ],
+            folder / "prometheus.log",
+        )
+
+    def wait_ready(self) -> None:
+        """Waits until the server answers; raises with its output when it ends instead."""
+
+        def ready() -> bool:
+            assert self.child.alive, self.child.output()[-2000:]
+            try:
+                with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as reply:
+                    return reply.status == 200
+            except OSError:
+                return False
+
+        wait_until(ready, START_TIMEOUT_S, "prometheus is ready", interval_s=0.1)
+
+    def stop(self) -> None:
+        """Ends the server."""
+        self.child.stop()
+
+    def query(self, expr: str) -> list[Sample]:
+        """The samples of a query at this moment; raises AssertionError with Prometheus's complaint."""
+        result = self.api("query", query=expr)
+        assert result["resultType"] == "vector", expr
+        samples: list[Sample] = result["result"]
+        return samples
+
+    def api(self, path: str, **values: str) -> Any:
+        """What Prometheus's interface answers under a path."""
+        address = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(values)}"
+        try:
+            with urllib.request.urlopen(address, timeout=10) as reply:
+                return json.load(reply)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"{values}: {error.read().decode()}") from None
+
+    def _write(self, targets: dict[str, str]) -> None:
+        # Everything is looked at once a second, so that a test need not wait for the intervals of an installation.
+        for path in RULE_FILES:
+            rules = yaml.safe_load(path.read_text("utf-8"))
+            for group in rules["groups"]:
+                group.pop("interval", None)
+            (self._folder / path.name).write_text(json.dumps(rules), encoding="utf-8")
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [path.name for path in RULE_FILES],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
+            ],
+        }
+        (self._folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
+
+
+def program() -> str | None:
+    """Where Prometheus is, if it is installed."""
+    return shutil.which("prometheus")
+
+
+def scrapes(count: int) -> None:
+    """Waits until every target was looked at that many times more."""
+    time.sleep(count + 0.2)

@@ -1,0 +1,214 @@
+"""No board is empty: a real Prometheus watches real services under a small load, and every panel's query is run."""
+
+import contextlib
+import http.client
+import json
+import math
+import re
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from callboard_contracts.errors import ErrorCode
+from tests.deploy.bus_exporter import BusExporter
+from tests.deploy.known_metrics import OBSERVABILITY, TARGET_LABELS, filled, own_metrics
+from tests.deploy.prometheus_server import Prometheus, program, scrapes
+from tests.support.board import CHAT_MODEL, SPEECH_MODEL, VOICES, Board, stub_config
+from tests.support.stub_chat import StubChat, numbered
+from tests.support.stub_openai import Script
+from tests.support.stub_speech import SpeechScript, StubSpeech
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(60), pytest.mark.slow]
+
+BOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
+HAPPENED_NOT = {
+    "chat: Taken over": "no worker died",
+    "speech: Taken over": "no worker died",
+    "quota: Store failures": "the bus was never away",
+    "service-level: Alerts": "nothing lasted long enough to warn",
+}
+"""Panels of faults that did not happen under the load; any other panel must show something."""
+LOAD_ROUNDS = 3
+SECRET = "a word that only the prompt holds"
+
+
+class Caller:
+    """A client that asks over plain HTTP, one request at a time."""
+
+    def __init__(self, board: Board, key: str) -> None:
+        self._address = board.root_url().removeprefix("http://")
+        self._key = key
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, leave_after: int | None = None) -> int:
+        """Sends a request and reads the answer, or only its first bytes; returns the status."""
+        connection = http.client.HTTPConnection(self._address, timeout=20)
+        try:
+            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            answer = connection.getresponse()
+            with contextlib.suppress(http.client.IncompleteRead):
+                answer.read(leave_after)
+            return answer.status
+        finally:
+            connection.close()
+
+    def chat(self, *, stream: bool = True, leave_after: int | None = None, **more: Any) -> int:
+        body = {"model": CHAT_MODEL, "stream": stream, "messages": [{"role": "user", "content": SECRET}], **more}
+        return self.ask("POST", "/v1/chat/completions", body, leave_after=leave_after)
+
+    def speak(self, text: str = "Now is the winter of our discontent.", *, leave_after: int | None = None) -> int:
+        body = {"model": SPEECH_MODEL, "voice": VOICES[0], "input": text, "response_format": "wav"}
+        return self.ask("POST", "/v1/audio/speech", body, leave_after=leave_after)
+
+
+def one_round(caller: Caller, poor: Caller, chat: StubChat, speech: StubSpeech) -> None:
+    """A little of everything that the boards show."""
+    assert [caller.chat() for _ in range(5)] == [200] * 5
+    assert caller.chat(stream=False) == 200
+    assert caller.ask("POST", "/v1/completions", {"model": CHAT_MODEL, "prompt": SECRET, "max_tokens": 8}) == 200
+    assert caller.speak() == 200
+    assert caller.ask("GET", "/v1/models") == 200
+    assert caller.chat(temperature=-1) == 400
+    assert poor.chat() == 429
+
+    chat.plays(Script(fail_status=503, fail_times=1))
+    assert caller.chat() == 200
+    chat.plays(Script(error_at=2))
+    assert caller.chat(stream=False) >= 500
+    chat.plays(numbered(200, delay_s=0.02))
+    assert caller.chat(leave_after=64) == 200
+    chat.reset()
+
+    speech.script = SpeechScript(fail_next=1, fail_status=503)
+    assert caller.speak() == 200
+    speech.script = SpeechScript(chunk_delay_s=0.3)
+    assert (
+        caller.speak("A long line that nobody hears to its end, because whoever asked went home. " * 3, leave_after=64)
+        == 200
+    )
+    speech.reset()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometheus, Board]]:
+    """A set of processes after a few rounds of load, and the Prometheus that watched them."""
+    installed = program()
+    if installed is None:
+        pytest.skip("prometheus is missing; `apt-get install prometheus` brings it")
+    folder = tmp_path_factory.mktemp("watched")
+    chat, speech = StubChat(), StubSpeech()
+    chat.start()
+    speech.start()
+    board = Board(folder / "board", stub_config(chat.url, speech.url))
+    exporter = BusExporter(board.nats)
+    prometheus: Prometheus | None = None
+    try:
+        board.start()
+        targets = {
+            f"callboard-{kind}": f"127.0.0.1:{service.health_port}"
+            for kind, service in zip(
+                ("edge", "chat", "tts", "quota"),
+                (board.edges[0], board.chats[0], board.speakers[0], board.quotas[0]),
+                strict=True,
+            )
+        }
+        prometheus = Prometheus(installed, folder, {**targets, "callboard-nats": exporter.start()})
+        prometheus.wait_ready()
+        caller, poor = Caller(board, board.create_key("standard")), Caller(board, board.create_key("tiny"))
+        for _ in range(LOAD_ROUNDS):
+            one_round(caller, poor, chat, speech)
+            scrapes(1)
+        board.wait_idle()
+        scrapes(2)
+        yield prometheus, board
+        board.stop()
+    finally:
+        if prometheus:
+            prometheus.stop()
+        exporter.close()
+        board.abandon()
+        chat.close()
+        speech.close()
+
+
+def panels() -> dict[str, list[str]]:
+    """The queries of each panel."""
+    found: dict[str, list[str]] = {}
+    for path in BOARDS:
+        for panel in json.loads(path.read_text("utf-8"))["panels"]:
+            if panel["type"] != "row":
+                found[f"{path.stem}: {panel['title']}"] = [target["expr"] for target in panel["targets"]]
+    return found
+
+
+def live(expr: str) -> str:
+    """A query as Grafana would send it, with a window that fits the length of the load."""
+    return filled(expr.replace("$__rate_interval", "45s"))
+
+
+def has_numbers(samples: list[dict[str, Any]]) -> bool:
+    return any(math.isfinite(float(sample["value"][1])) for sample in samples)
+
+
+def test_every_panel_shows_something(watched: tuple[Prometheus, Board]) -> None:
+    prometheus, _ = watched
+    assert {target["health"] for target in prometheus.api("targets", state="active")["activeTargets"]} == {"up"}
+    empty: dict[str, list[str]] = {}
+    for panel, queries in panels().items():
+        without = [query for query in queries if not has_numbers(prometheus.query(live(query)))]
+        if without:
+            empty[panel] = without
+    assert {panel: queries for panel, queries in empty.items() if panel not in HAPPENED_NOT} == {}
+    assert set(HAPPENED_NOT) <= set(panels())
+
+
+def test_every_annotation_and_variable_finds_something(watched: tuple[Prometheus, Board]) -> None:
+    prometheus, _ = watched
+    for path in BOARDS:
+        board = json.loads(path.read_text("utf-8"))
+        for annotation in board["annotations"]["list"]:
+            assert has_numbers(prometheus.query(live(annotation["expr"])))
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query" and variable["name"] != "namespace":
+                found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
+                assert found is not None
+                metric, label = found.groups()
+                assert prometheus.api(f"label/{label}/values", **{"match[]": metric})
+
+
+def test_every_rule_can_be_computed_and_recorded_series_are_there(watched: tuple[Prometheus, Board]) -> None:
+    prometheus, _ = watched
+    rules = [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
+    recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
+    assert {name for name in recorded if not prometheus.query(name)} == set()
+
+
+def test_a_well_installation_warns_of_nothing_but_the_errors_that_were_made(watched: tuple[Prometheus, Board]) -> None:
+    prometheus, _ = watched
+    warned = {alert["labels"]["alertname"] for alert in prometheus.api("alerts")["alerts"]}
+    assert warned <= {"CallboardErrorBudgetBurn"}
+
+
+def test_labels_hold_closed_sets_and_nothing_of_a_client(watched: tuple[Prometheus, Board]) -> None:
+    prometheus, _ = watched
+    names = "|".join(metric.name for metric in own_metrics())
+    ours = f'{{__name__=~"({names})(_bucket|_sum|_count)?"}}'
+    for label in {label for metric in own_metrics() for label in metric.labels} - TARGET_LABELS:
+        values = prometheus.api(f"label/{label}/values", **{"match[]": ours})
+        assert len(values) <= 32, label
+        for value in values:
+            assert re.fullmatch(r"[a-z0-9_./:-]{1,40}", value), f"{label}={value!r}"
+            assert not re.search(r"\d{1,3}(\.\d{1,3}){3}|cb_|[0-9a-f]{16}", value), f"{label}={value!r}"
+    codes = prometheus.api("label/code/values", **{"match[]": "callboard_edge_errors_total"})
+    assert set(codes) <= {code.value for code in ErrorCode}
+    assert {"invalid_request", "quota_exceeded"} <= set(codes)
+
+
+def test_what_a_page_says_is_what_was_asked(watched: tuple[Prometheus, Board]) -> None:
+    prometheus, board = watched
+    (answered,) = prometheus.query('sum(callboard_edge_requests_total{route="speech"})')
+    assert float(answered["value"][1]) == 3 * LOAD_ROUNDS
+    text = json.dumps([service.metrics() for service in board.services])
+    assert SECRET not in text
