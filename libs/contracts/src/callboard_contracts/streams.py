@@ -164,7 +164,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             AUDIT,
             ("audit.*",),
             max_age_s=AUDIT_LIFE_S,
-            options={"max_bytes": 4 * 1024 * 1024 * 1024, "duplicate_window": window},
+            options={"duplicate_window": window},
         ),
         StreamSpec(
             DLQ,

@@ -1,0 +1,114 @@
+"""A burst against a cluster of three whose leader dies in the middle of it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from callboard_contracts.errors import ErrorCode
+from callboard_contracts.quota import Hold
+from callboard_contracts.streams import QUOTA
+from callboard_kit.bus import Bus, BusError
+from tests.integration.quota.cluster import Cluster
+from tests.integration.quota.house import (
+    House,
+    counters,
+    event_of,
+    eventually,
+    no_leases,
+    report,
+    request,
+    reserve,
+    settled,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+ROOM = 20
+BURST = 200
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+async def cluster_house(tmp_path: Path) -> AsyncGenerator[House]:
+    """Two quota processes on a cluster of three."""
+    tiers = {"anonymous": {"jobs_at_once": ROOM, "tokens_per_day": 100_000}, "standard": {}}
+    house = House(
+        tmp_path / "house",
+        {"nats": {"replicas": 3}, "quota": {"tiers": tiers}},
+        nats=Cluster(tmp_path / "cluster"),
+    )
+    try:
+        await asyncio.to_thread(house.start, 2)
+        yield house
+        await asyncio.to_thread(house.stop)
+    finally:
+        await asyncio.to_thread(house.abandon)
+
+
+async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_house: House) -> None:
+    async with cluster_house.bus() as bus:
+        holds: list[Hold] = []
+        asked = [asyncio.ensure_future(_ask(bus, f"burst-{n}", holds)) for n in range(BURST)]
+        await asyncio.sleep(0.02)
+        leader = (await bus.api(f"STREAM.INFO.{QUOTA}", {}))["cluster"]["leader"]
+        cluster = cluster_house.nats
+        assert isinstance(cluster, Cluster)
+        await asyncio.to_thread(cluster.node(leader).kill)
+        await asyncio.gather(*asked)
+        assert len(holds) <= ROOM
+
+        # Attempts that were cut off hold room until they are taken back; then the rest of the room is given out.
+        await _fill(bus, "more", holds, ROOM)
+        tenant = holds[0].tenant
+        assert (await counters(bus))[tenant, "jobs"] == ROOM
+        for hold in holds[:5]:
+            await report(bus, event_of(hold, 1), timeout_s=60)
+        await settled(bus)
+        freed: list[Hold] = []
+        await _fill(bus, "freed", freed, 5)
+        await asyncio.gather(*(_ask(bus, f"last-{n}", freed) for n in range(40)))
+        assert len(freed) == 5
+        await asyncio.to_thread(cluster.start)
+        for hold in [*holds[5:], *freed]:
+            await report(bus, event_of(hold, 1), timeout_s=60)
+        await settled(bus)
+        await no_leases(bus)
+        assert (await counters(bus))[tenant, "units"] == (ROOM + 5) * 1000
+        assert (await counters(bus))[tenant, "jobs"] == 0
+
+
+async def _ask(bus: Bus, name: str, holds: list[Hold]) -> None:
+    """Asks until there is a decision; without one nobody knows, so the next attempt is a new request."""
+    until = time.monotonic() + PATIENCE_S
+    attempt = 0
+    while time.monotonic() < until:
+        attempt += 1
+        try:
+            reply = await reserve(bus, request(f"{name}-{attempt}", 1), timeout_s=5)
+        except BusError:
+            continue
+        if reply.hold:
+            holds.append(reply.hold)
+            return
+        assert reply.error is not None
+        if reply.error.code != ErrorCode.QUOTA_UNAVAILABLE:
+            assert reply.error.limit == "address.jobs_at_once", reply.error
+            return
+        await asyncio.sleep(0.1)
+    raise TimeoutError(name)
+
+
+async def _fill(bus: Bus, name: str, holds: list[Hold], size: int) -> None:
+    number = 0
+
+    async def full() -> bool:
+        nonlocal number
+        number += 1
+        await _ask(bus, f"{name}{number}", holds)
+        assert len(holds) <= size
+        return len(holds) == size
+
+    await eventually(full, f"{size} are admitted", PATIENCE_S)
