@@ -12,6 +12,7 @@ from callboard_contracts.quota import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    UsageRequest,
     Work,
     WorkKind,
 )
@@ -213,3 +214,16 @@ def test_no_key_address_or_text_of_theirs_is_noted() -> None:
         text = event.model_dump_json()
         assert KEY not in text
         assert "192.0.2.1" not in text
+
+
+def test_caller_learns_what_was_used_and_what_is_left() -> None:
+    stage = make()
+    assert stage.reserve(120).hold
+    reply = run(stage.desk.usage(UsageRequest(key_digest=KEY, address="192.0.2.1")))
+    assert (reply.tokens_last_day, reply.tokens_this_month) == (120, 120)
+    assert {state.limit: state.remaining for state in reply.limits} == {
+        "key.tokens_per_day": 380,
+        "key.tokens_per_month": 880,
+        "address.tokens_per_day": 280,
+    }
+    assert run(stage.desk.usage(UsageRequest(key_digest=key_digest("cb_nobody")))).error

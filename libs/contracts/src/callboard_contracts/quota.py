@@ -111,6 +111,24 @@ class IdentifyReply(Message):
     error: ErrorInfo | None = None
 
 
+class UsageRequest(Message):
+    """The edge asks what a caller has used, for the caller's own eyes."""
+
+    key_digest: str | None = None
+    address: str | None = None
+
+
+class UsageReply(Message):
+    """What a caller has used, open holds included, and where each of the caller's limits stands."""
+
+    tenant: str = "anonymous"
+    tier: str = ""
+    tokens_last_day: int = 0
+    tokens_this_month: int = 0
+    limits: tuple[LimitState, ...] = ()
+    error: ErrorInfo | None = None
+
+
 class ReleaseRequest(Message):
     """The edge gives a hold back because its job never ran."""
 
@@ -170,7 +188,7 @@ class VerifyRequest(Message):
 
 
 class Drift(Message):
-    """A counter that does not agree with the usage events; `open` is what holds account for that are not yet settled."""
+    """A counter that does not agree with the usage events; `open` is what unsettled holds account for."""
 
     tenant: str
     metric: str

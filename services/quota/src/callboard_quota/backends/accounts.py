@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED_S = 1.0
 """A change is announced to every process; this bounds how long a process that missed it goes on with the old one."""
-MAX_REMEMBERED = 20_000
+MAX_REMEMBERED = 6_000
 READ_TIMEOUT_S = 2.0
 SECRET_BYTES = 32
 

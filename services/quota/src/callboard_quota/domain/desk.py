@@ -8,6 +8,7 @@ from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import (
+    UNITS_PER_TOKEN,
     AuditEvent,
     Hold,
     IdentifyReply,
@@ -17,6 +18,8 @@ from callboard_contracts.quota import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    UsageReply,
+    UsageRequest,
 )
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_contracts.subjects import token
@@ -103,6 +106,24 @@ class Desk:
         except RefusedRequest as refused:
             return IdentifyReply(error=refused.info)
         return IdentifyReply(tenant=caller.tenant, tier=caller.tier)
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says what a caller has used and where the caller's limits stand; raises StoreUnavailable."""
+        try:
+            caller = await self._caller(request.key_digest, request.address)
+        except RefusedRequest as refused:
+            return UsageReply(error=refused.info)
+        payer = caller.parties[0]
+        spans = [Limit(payer.scope, payer.tenant, name, 0) for name in ("tokens_per_day", "tokens_per_month")]
+        limits = _strictest(limit for party in caller.parties for limit in party.limits())
+        day, month, *standings = await self._ledger.standings([*spans, *limits])
+        return UsageReply(
+            tenant=caller.tenant,
+            tier=caller.tier,
+            tokens_last_day=day.used // UNITS_PER_TOKEN,
+            tokens_this_month=month.used // UNITS_PER_TOKEN,
+            limits=tuple(_state(standing) for standing in standings),
+        )
 
     async def release(self, request: ReleaseRequest) -> ReleaseReply:
         """Gives a hold back whole; a hold that quota did not grant, or that ended before, is left alone."""

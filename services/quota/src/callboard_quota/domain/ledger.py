@@ -273,6 +273,21 @@ class Ledger:
             at=self._clock.now(),
         )
 
+    async def standings(self, limits: Sequence[Limit]) -> list[Standing]:
+        """How full limits are at this moment, without taking anything. Raises StoreUnavailable."""
+        now = self._clock.now()
+        buckets = {limit: (bucket_of(limit.metric, now), *earlier_buckets(limit.name, now)) for limit in limits}
+        counters = {Counter(limit.tenant, limit.metric, name) for limit in limits for name in buckets[limit]}
+        found = await self._store.read(sorted(counters)) if counters else {}
+        return [
+            Standing(
+                limit,
+                sum(found.get(Counter(limit.tenant, limit.metric, name), 0) for name in buckets[limit]),
+                resets_in_s(limit.name, now),
+            )
+            for limit in limits
+        ]
+
     def can_settle(self, hold: Hold) -> bool:
         """Whether the hold's ids are still remembered by the store, so that settling it is safe."""
         return self._clock.now() < hold.expires_at + SETTLE_GRACE_S

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from callboard_quota.domain.ports import Counter, LedgerStore
 from callboard_quota.domain.windows import HOUR_S, LimitName, Metric, earlier_buckets
 
-MAX_REMEMBERED = 20_000
+MAX_REMEMBERED = 6_000
 FRESH_S = 0.25
 """Figures younger than this are not read again before a refusal."""
 

@@ -10,7 +10,7 @@ from callboard_contracts.quota import Hold
 SITE = "site"
 ANONYMOUS = "anonymous"
 TOKEN_LENGTH = 16
-MAX_REMEMBERED = 20_000
+MAX_REMEMBERED = 6_000
 IPV6_NETWORK_BITS = 64
 
 

@@ -21,10 +21,12 @@ from callboard_contracts.quota import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    UsageReply,
+    UsageRequest,
     VerifyReply,
     VerifyRequest,
 )
-from callboard_contracts.subjects import QUOTA_IDENTIFY, QUOTA_RELEASE, QUOTA_RESERVE, QUOTA_VERIFY
+from callboard_contracts.subjects import QUOTA_IDENTIFY, QUOTA_RELEASE, QUOTA_RESERVE, QUOTA_USAGE, QUOTA_VERIFY
 from callboard_kit.bus import Bus, BusError
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ports import StoreUnavailable
@@ -67,6 +69,11 @@ class RequestDesk:
         async def identify(message: NatsMessage) -> None:
             """Says who a caller is."""
             self._take(message, "identify", self._identify)
+
+        @broker.subscriber(QUOTA_USAGE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.usage")
+        async def usage(message: NatsMessage) -> None:
+            """Says what a caller has used."""
+            self._take(message, "usage", self._usage)
 
         @broker.subscriber(QUOTA_VERIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.verify")
         async def verify(message: NatsMessage) -> None:
@@ -130,6 +137,9 @@ class RequestDesk:
     async def _release(self, body: bytes) -> ReleaseReply:
         return await self._desk.release(ReleaseRequest.model_validate_json(body))
 
+    async def _usage(self, body: bytes) -> UsageReply:
+        return await self._desk.usage(UsageRequest.model_validate_json(body))
+
     async def _verify(self, body: bytes) -> VerifyReply:
         return await self._verifier.verify(VerifyRequest.model_validate_json(body))
 
@@ -155,6 +165,8 @@ def _with_error(kind: str, info: ErrorInfo) -> Message | None:
             return ReserveReply(error=info)
         case "identify":
             return IdentifyReply(error=info)
+        case "usage":
+            return UsageReply(error=info)
         case "verify":
             return VerifyReply(error=info)
         case _:
@@ -162,7 +174,7 @@ def _with_error(kind: str, info: ErrorInfo) -> Message | None:
             return None
 
 
-_KINDS = ("reserve", "release", "identify", "verify")
+_KINDS = ("reserve", "release", "identify", "usage", "verify")
 _UNAVAILABLE = {
     kind: _with_error(
         kind, ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="The quota store did not answer in time.")
