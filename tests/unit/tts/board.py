@@ -56,21 +56,31 @@ class FakeBus:
         assert self.cancel is not None
         await self.cancel(Message(subjects.cancel(request_id)))
 
-    async def publish(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> None:
-        """Keeps a segment."""
-        if self.refuse_publish:
-            raise BusUnavailable("gone")
-        self.order.append("end" if headers and '"end"' in headers[SEGMENT] else "segment")
-        self.segments.append(StoredMessage(subject, len(self.segments) + 1, payload, headers or {}))
-
-    async def publish_stored(self, subject: str, payload: bytes, msg_id: str | None) -> Stored:
-        """Keeps a usage event."""
+    async def publish_stored(
+        self,
+        subject: str,
+        payload: bytes,
+        msg_id: str | None,
+        timeout_s: float = 10.0,
+        headers: dict[str, str] | None = None,
+    ) -> Stored:
+        """Keeps a segment or a usage event."""
+        assert timeout_s > 0
+        if subject.startswith("audio."):
+            return self._keep_segment(subject, payload, headers or {})
         event = UsageEvent.model_validate_json(payload)
         assert subject == subjects.usage(event.tenant)
         self.order.append("usage")
         self.usage.append(event)
         self.usage_ids.append(msg_id)
         return Stored("USAGE", 1, False, None)
+
+    def _keep_segment(self, subject: str, pcm: bytes, headers: dict[str, str]) -> Stored:
+        if self.refuse_publish:
+            raise BusUnavailable("gone")
+        self.order.append("end" if '"end"' in headers[SEGMENT] else "segment")
+        self.segments.append(StoredMessage(subject, len(self.segments) + 1, pcm, headers))
+        return Stored("AUDIO", len(self.segments), False, None)
 
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
         """Answers a question about credit."""

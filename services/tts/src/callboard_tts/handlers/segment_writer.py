@@ -10,6 +10,8 @@ from callboard_tts import metrics
 from callboard_tts.domain.segments import Progress, Segment
 
 BYTES_PER_S = BYTES_PER_MS * 1000
+OUTAGE_TIMEOUT_S = 30.0
+"""How long the bus may be away before a job is left to be handed out again."""
 
 
 class SegmentWriter:
@@ -34,7 +36,7 @@ class SegmentWriter:
         """Publishes one segment.
 
         Raises:
-            BusUnavailable: the connection ended, or is away for too long.
+            BusUnavailable: the bus did not keep it in time; the job is to be handed out again.
         """
         now = asyncio.get_running_loop().time()
         if self._first_at is None:
@@ -50,8 +52,6 @@ class SegmentWriter:
             piece_done=segment.piece_done,
         )
         await self._publish(info, segment.pcm)
-        self._sent_bytes += len(segment.pcm)
-        self._own_bytes += len(segment.pcm)
         metrics.AUDIO.inc(len(segment.pcm) / BYTES_PER_S)
         metrics.SEGMENTS.inc()
 
@@ -60,6 +60,16 @@ class SegmentWriter:
         await self._publish(SegmentInfo(attempt=self._attempt, piece=piece, offset_bytes=0, end=end), b"")
 
     async def _publish(self, info: SegmentInfo, pcm: bytes) -> None:
-        subject = subjects.audio(self._job.room, self._job.utterance, self._next_n)
-        await self._bus.publish(subject, pcm, {SEGMENT: info.model_dump_json(exclude_defaults=True)})
-        self._next_n += 1
+        # Acknowledged and repeated, because nothing else keeps sound: what a restart of the bus swallowed between here
+        # and the edge, the edge reads back from the stream. A cancellation may come while the answer is awaited, so
+        # the number counts as used from now on.
+        n, self._next_n = self._next_n, self._next_n + 1
+        self._sent_bytes += len(pcm)
+        self._own_bytes += len(pcm)
+        await self._bus.publish_stored(
+            subjects.audio(self._job.room, self._job.utterance, n),
+            pcm,
+            f"{self._job.request_id}.{self._attempt}.{n}",
+            timeout_s=OUTAGE_TIMEOUT_S,
+            headers={SEGMENT: info.model_dump_json(exclude_defaults=True)},
+        )
