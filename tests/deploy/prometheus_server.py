@@ -1,11 +1,13 @@
 """A real Prometheus on loopback that watches a set of real processes with the product's own rules."""
 
 import json
+import re
 import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Prometheus:
     def __init__(self, program: str, folder: Path, targets: dict[str, str]) -> None:
         self._folder = folder
         self._url = f"http://127.0.0.1:{free_port()}"
+        self._targets = len(targets)
         self._write(targets)
         self.child = Child(
             [
@@ -38,17 +41,38 @@ class Prometheus:
         )
 
     def wait_ready(self) -> None:
-        """Waits until the server answers; raises with its output when it ends instead."""
+        """Waits until the server runs and has looked at every target; raises with its output when it ends instead."""
+        wait_until(self._answers, START_TIMEOUT_S, "prometheus is ready", interval_s=0.1)
+        self.wait_scraped(0)
 
-        def ready() -> bool:
-            assert self.child.alive, self.child.output()[-2000:]
-            try:
-                with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as reply:
-                    return reply.status == 200
-            except OSError:
-                return False
+    def wait_scraped(self, since: float | None = None) -> None:
+        """Waits until every target was looked at after a moment in Unix seconds, left out: from now on."""
+        moment = datetime.fromtimestamp(time.time() if since is None else since, UTC)
 
-        wait_until(ready, START_TIMEOUT_S, "prometheus is ready", interval_s=0.1)
+        def all_seen() -> bool:
+            targets = self.api("targets", state="active")["activeTargets"]
+            seen = [each for each in targets if each["health"] == "up" and _moment(each["lastScrape"]) > moment]
+            return len(seen) == self._targets
+
+        wait_until(all_seen, START_TIMEOUT_S, "every target is looked at", interval_s=0.1)
+
+    def wait_ruled(self) -> None:
+        """Waits until every rule was computed from now on, and once more for rules over recorded series."""
+        for _ in range(2):
+            moment = datetime.now(UTC)
+
+            def all_computed(moment: datetime = moment) -> bool:
+                return all(_moment(group["lastEvaluation"]) > moment for group in self.api("rules")["groups"])
+
+            wait_until(all_computed, START_TIMEOUT_S, "every rule is computed", interval_s=0.1)
+
+    def _answers(self) -> bool:
+        assert self.child.alive, self.child.output()[-2000:]
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as reply:
+                return reply.status == 200
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """Ends the server."""
@@ -93,6 +117,6 @@ def program() -> str | None:
     return shutil.which("prometheus")
 
 
-def scrapes(count: int) -> None:
-    """Waits until every target was looked at that many times more."""
-    time.sleep(count + 0.2)
+def _moment(written: str) -> datetime:
+    """A time as Go writes it, whose nanoseconds Python does not read."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", written))

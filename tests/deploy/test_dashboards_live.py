@@ -13,7 +13,7 @@ import pytest
 from callboard_contracts.errors import ErrorCode
 from tests.deploy.bus_exporter import BusExporter
 from tests.deploy.known_metrics import OBSERVABILITY, TARGET_LABELS, filled, own_metrics
-from tests.deploy.prometheus_server import Prometheus, program, scrapes
+from tests.deploy.prometheus_server import Prometheus, program
 from tests.support.board import CHAT_MODEL, SPEECH_MODEL, VOICES, Board, stub_config
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
@@ -118,9 +118,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
         caller, poor = Caller(board, board.create_key("standard")), Caller(board, board.create_key("tiny"))
         for _ in range(LOAD_ROUNDS):
             one_round(caller, poor, chat, speech)
-            scrapes(1)
+            prometheus.wait_scraped()
         board.wait_idle()
-        scrapes(2)
+        prometheus.wait_scraped()
+        prometheus.wait_ruled()
         yield prometheus, board
         board.stop()
     finally:
