@@ -1,7 +1,6 @@
 """What an operator sees of a request: figures, health and logs of every process that took part."""
 
 import asyncio
-import json
 from typing import Any
 
 import openai
@@ -47,18 +46,22 @@ async def test_figures_move_with_the_work(board: Board, client: openai.AsyncOpen
 
 
 async def test_logs_are_json_and_follow_a_request_by_its_id(board: Board, client: openai.AsyncOpenAI) -> None:
-    since = len(await board.usage())
-    await client.chat.completions.create(model="owl", messages=HELLO)
-    await client.audio.speech.create(model="parrot", voice="tenor", input="Hello there, old owl.")
-    events = await board.usage_of(2, since)
+    """The id in an answer's headers leads to the worker's lines; a client's own name for it to the edge's."""
+    chat = await client.chat.completions.with_raw_response.create(model="owl", messages=HELLO)
+    speech = await client.audio.speech.with_raw_response.create(
+        model="parrot", voice="tenor", input="Hello there, old owl.", extra_headers={"X-Request-Id": "scene-4"}
+    )
+    assert speech.headers["x-request-id"] == "scene-4"
     await asyncio.to_thread(board.wait_idle)
     lines: dict[str, list[dict[str, Any]]] = {service.name: service.logs() for service in board.services}
     odd = [line for found in lines.values() for line in found if line["event"] == "not_json"]
     assert odd == []
-    for event in events:
-        seen = {name for name, found in lines.items() if any(event.request_id in json.dumps(line) for line in found)}
-        worker = "chat-0" if event.kind == "chat" else "tts-0"
-        assert {"edge-0", worker} <= seen
+    named = next(line for line in lines["edge-0"] if line.get("client_request_id") == "scene-4")
+    for worker, request_id in (
+        ("chat-0", chat.headers["x-request-id"].removeprefix("req_")),
+        ("tts-0", named["request_id"]),
+    ):
+        assert any(line.get("request_id") == request_id for line in lines[worker]), worker
 
 
 async def test_health_says_what_each_process_is(board: Board) -> None:
