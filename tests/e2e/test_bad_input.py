@@ -192,12 +192,10 @@ async def refused_after_expect(board: Board, key: str, length: int) -> int:
 async def test_key_that_is_unknown_is_401(board: Board) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.post(
-            board.base_url + CHAT, json=chat(), headers=auth("cb_no-such-key-of-ours-at-all-0123456789")
-        ) as reply,
+        session.post(board.base_url + CHAT, json=chat(), headers=auth("cb_no-such-key-of-ours")) as reply,
     ):
         error = await refused(reply, 401)
-    assert "cb_no-such-key-of-ours-at-all-0123456789" not in error["message"]
+    assert "cb_no-such-key-of-ours" not in error["message"]
 
 
 async def test_key_that_was_revoked_is_401_at_once(board: Board) -> None:

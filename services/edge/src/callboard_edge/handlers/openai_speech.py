@@ -129,7 +129,7 @@ def routes(context: EdgeContext) -> list[Route]:
         audio_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
         name = body.response_format or "mp3"
         outlet = _Outlet(call, name, events=body.stream_format == "sse")
-        with await context.admission.speech(call.caller, request, model, audio_ms) as utterance:
+        with await context.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
             call.headers.update(rate_limit_headers(utterance.state))
             with context.metrics.open_streams.labels(NAME).track_inprogress():
                 try:
