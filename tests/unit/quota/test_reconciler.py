@@ -122,11 +122,20 @@ def test_lost_settlement_and_lost_lease_are_corrected_when_the_hour_closes(stage
     assert stage.verify().drift_units == (5000 - 2000) + 5000 + 2
     close_hour(stage)
     assert stage.store.values[UNITS] == 3000
-    assert stage.store.values[Counter("k_a", "jobs", HOUR)] == 0
     assert stage.verify().drift_count == 0
     before = corrections(stage)
     run(stage.make("w").pass_once())
     assert corrections(stage) == before
+
+
+def test_closed_hour_keeps_only_what_was_charged(stage: Stage) -> None:
+    limits = (JOBS, Limit("key", "k_a", "requests_per_minute", 5))
+    outcome = run(stage.ledger.reserve(ask("a", *limits, at=stage.clock.at)))
+    assert isinstance(outcome, Granted)
+    stage.report(outcome.hold, 1)
+    assert {counter.metric for counter in stage.store.values} == {"units", "jobs", "requests"}
+    close_hour(stage)
+    assert {counter.metric for counter in stage.store.values if counter.bucket[1:11] == HOUR[1:]} == {"units"}
 
 
 def test_open_holds_are_no_drift(stage: Stage) -> None:

@@ -211,8 +211,15 @@ class Bus:
         return answer
 
     async def subscribe(self, subject: str, callback: Callback, queue: str = "") -> Subscription:
-        """Calls back for every message; the callback must not wait, since the next message waits for it."""
-        return await self.connection.subscribe(subject, queue=queue, cb=callback)
+        """Calls back for every message; the callback must not wait, since the next message waits for it.
+
+        Raises:
+            BusUnavailable: the connection has ended.
+        """
+        try:
+            return await self.connection.subscribe(subject, queue=queue, cb=callback)
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot subscribe: {type(error).__name__}") from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription; one whose connection is lost is forgotten without an error."""

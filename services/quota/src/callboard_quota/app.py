@@ -94,7 +94,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     clock = SteadyClock()
     publisher = AcknowledgedPublisher(bus)
     await publisher.start()
-    store = JetStreamLedger(bus, publisher, clock)
+    store = JetStreamLedger(bus, publisher)
     accounts = BucketAccounts(bus)
     await accounts.start()
     ready.clock_differs_s = await _first(stopper, store.check) - clock.now()

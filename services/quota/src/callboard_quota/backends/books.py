@@ -86,6 +86,13 @@ class StreamBooks:
             raise StoreUnavailable(str(error)) from error
         return values
 
+    async def drop(self, metric: str, bucket: str) -> None:
+        """Forgets a bucket's counters of one metric."""
+        try:
+            await self._bus.api(f"STREAM.PURGE.{QUOTA}", {"filter": subjects.used_in("*", metric, bucket)})
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+
     async def stands(self, change: Change) -> bool:
         """Whether a change took effect already: the counter's messages keep the ids that made them."""
         subject = subjects.used(*change.counter)

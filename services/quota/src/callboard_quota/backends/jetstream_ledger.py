@@ -15,7 +15,7 @@ from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, DEDUPLICATION_WIN
 from callboard_kit.bus import ApiError, Bus, BusError
 from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
-from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Lease, StoreUnavailable
+from callboard_quota.domain.ports import Applied, Change, Counter, Lease, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,9 @@ class LedgerMisdeclared(Exception):  # noqa: N818 - a state, not a failure
 class JetStreamLedger:
     """Counters and leases on the bus."""
 
-    def __init__(self, bus: Bus, publisher: AcknowledgedPublisher, clock: Clock) -> None:
+    def __init__(self, bus: Bus, publisher: AcknowledgedPublisher) -> None:
         self._bus = bus
         self._publisher = publisher
-        self._clock = clock
 
     async def check(self) -> float:
         """Checks the streams' declarations and returns the server's Unix time.

@@ -108,6 +108,11 @@ class MemoryBooks:
         """Every counter of a bucket."""
         return {counter: value for counter, value in self._ledger.values.items() if counter.bucket == bucket}
 
+    async def drop(self, metric: str, bucket: str) -> None:
+        """Forgets a bucket's counters of one metric."""
+        for counter in [one for one in self._ledger.values if (one.metric, one.bucket) == (metric, bucket)]:
+            del self._ledger.values[counter]
+
     async def stands(self, change: Change) -> bool:
         """Whether a change took effect already."""
         return change.id in self._ledger.every_id

@@ -107,6 +107,10 @@ class Books(Protocol):
         """Every counter of a bucket."""
         ...
 
+    async def drop(self, metric: str, bucket: str) -> None:
+        """Forgets a bucket's counters of one metric, which nobody will look at again."""
+        ...
+
     async def stands(self, change: Change) -> bool:
         """Whether a change took effect already, however long ago."""
         ...

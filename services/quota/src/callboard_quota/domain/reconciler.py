@@ -17,7 +17,7 @@ from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_contracts.streams import COUNTER_LIFE_S
 from callboard_quota.domain.ports import Books, Change, Clock, Counter, Journal, LedgerStore, Logged, UsageLog
 from callboard_quota.domain.truth import Bookkeeper
-from callboard_quota.domain.windows import CLOSING_S, HOUR_S, hour_bucket, hour_start
+from callboard_quota.domain.windows import CLOSING_S, HOUR_S, hour_bucket, hour_start, minutes_of
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Reconciler:
         while revision is not None and hour_start(note.closed_through) + 2 * HOUR_S + CLOSING_S <= now:
             bucket = hour_bucket(hour_start(note.closed_through) + HOUR_S)
             await self._close(bucket, note.last_seq)
+            await self._tidy(bucket)
             note = note.model_copy(update={"closed_through": bucket})
             revision = await self._save(note, revision)
         return revision is not None
@@ -125,6 +126,12 @@ class Reconciler:
                 # Whoever corrects the same value uses the same id, so the correction counts once.
                 await self._correct(counter, difference, f"recon.{bucket}.{counted.get(counter, 0)}", "hour_closed", "")
         log.error("hour_not_closed", extra={"bucket": bucket})
+
+    async def _tidy(self, bucket: str) -> None:
+        """Drops what only limits of the moment looked at; counters by minute and caller would soon be millions."""
+        await self._books.drop("jobs", bucket)
+        for minute in minutes_of(bucket):
+            await self._books.drop("requests", minute)
 
     async def _charge_late(self, note: Note) -> int:
         """Charges events that came after their hour was closed; returns the number of the last event there is."""

@@ -54,6 +54,12 @@ def hour_start(bucket: str) -> float:
     return datetime.strptime(bucket, "h%Y%m%d%H").replace(tzinfo=UTC).timestamp()
 
 
+def minutes_of(bucket: str) -> tuple[str, ...]:
+    """The minute buckets of an hour."""
+    began = hour_start(bucket)
+    return tuple(minute_bucket(began + n * MINUTE_S) for n in range(HOUR_S // MINUTE_S))
+
+
 def month_start(at: float) -> float:
     """The Unix time at which the calendar month of a time begins."""
     return datetime.fromtimestamp(at, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()

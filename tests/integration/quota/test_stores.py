@@ -1,0 +1,260 @@
+"""One suite for the ledger's store, run over the twin in memory and over a real bus; and the books on a real bus."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import pytest
+
+from callboard_contracts.config import Config, NatsSection, QuotaSection
+from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent, VerifyRequest, Work
+from callboard_contracts.streams import QUOTA
+from callboard_kit.boards import apply_streams
+from callboard_kit.bus import Bus
+from callboard_quota.backends.acknowledged import AcknowledgedPublisher
+from callboard_quota.backends.books import StreamBooks, StreamUsageLog
+from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
+from callboard_quota.backends.memory import MemoryJournal, MemoryLedger
+from callboard_quota.domain.ledger import Granted, Ledger, increments, reversal
+from callboard_quota.domain.limits import Limit
+from callboard_quota.domain.ports import Change, Counter, LedgerStore, StoreUnavailable
+from callboard_quota.domain.reaper import Reaper
+from callboard_quota.domain.reconciler import Reconciler
+from callboard_quota.domain.settlement import Settler
+from callboard_quota.domain.tenants import Secret
+from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.verification import Verifier
+from callboard_quota.domain.windows import CLOSING_S, hour_bucket
+from tests.integration.quota.house import report
+from tests.support.nats_server import NatsServer
+from tests.unit.quota.stage import HandClock, ask
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+T = TypeVar("T")
+PATIENCE = 5
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[NatsServer]:
+    """A bus with all streams."""
+    running = NatsServer(tmp_path_factory.mktemp("stores"))
+    running.start()
+
+    async def declare() -> None:
+        bus = await Bus.connect(NatsSection(url=running.url), "declare", lambda: None)
+        await apply_streams(bus, Config())
+        await bus.close()
+
+    try:
+        asyncio.run(declare())
+        yield running
+    finally:
+        running.kill()
+
+
+@asynccontextmanager
+async def connected(server: NatsServer) -> AsyncGenerator[tuple[Bus, AcknowledgedPublisher]]:
+    bus = await Bus.connect(NatsSection(url=server.url), "stores", lambda: None)
+    publisher = AcknowledgedPublisher(bus)
+    await bus.api("INFO", {})
+    await publisher.start()
+    repeating = asyncio.ensure_future(publisher.run())
+    try:
+        yield bus, publisher
+    finally:
+        repeating.cancel()
+        await asyncio.gather(repeating, return_exceptions=True)
+        await bus.close()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def store(request: pytest.FixtureRequest, server: NatsServer) -> AsyncGenerator[LedgerStore]:
+    """Each implementation in turn."""
+    clock = HandClock(time.time())
+    if request.param == "memory":
+        yield MemoryLedger(clock)
+        return
+    async with connected(server) as (bus, publisher):
+        yield JetStreamLedger(bus, publisher)
+
+
+def hold(name: str) -> Hold:
+    entries = (
+        HoldEntry(tenant=f"k_{name}", metric="units", bucket="h2026112012", amount=500),
+        HoldEntry(tenant=f"k_{name}", metric="jobs", bucket="h2026112012", amount=1),
+    )
+    return Hold(
+        id=f"{name}-1",
+        request_id=name,
+        tenant=f"k_{name}",
+        kind="chat",
+        model="owl",
+        entries=entries,
+        expires_at=time.time() + 60,
+    )
+
+
+def fate(of: Hold, kind: str, units: int) -> AuditEvent:
+    return AuditEvent.model_validate(
+        {"kind": kind, "request_id": of.request_id, "hold_id": of.id, "units": units, "at": 1.0}
+    )
+
+
+async def open_ids(store: LedgerStore) -> set[str]:
+    return {lease.hold.id for lease in await store.leases()}
+
+
+async def test_opening_raises_every_counter_and_leaves_a_lease(store: LedgerStore) -> None:
+    taken = hold("opens")
+    applied = await store.open(taken, increments(taken))
+    assert [(one.value, one.duplicate) for one in applied] == [(500, False), (1, False)]
+    assert taken.id in await open_ids(store)
+    assert next(lease.hold for lease in await store.leases() if lease.hold.id == taken.id) == taken
+    await store.apply(reversal(taken))
+    await store.close(taken)
+    assert taken.id not in await open_ids(store)
+
+
+async def test_id_counts_once_and_hides_the_value_of_a_repeat(store: LedgerStore) -> None:
+    counter = Counter("k_once", "units", "h2026112012")
+    first, second, look = await store.apply(
+        [Change(counter, 7, "once"), Change(counter, 9, "once"), Change(counter, 0, None)]
+    )
+    assert (first.value, first.duplicate) == (7, False)
+    assert (second.value, second.duplicate) == (None, True)
+    assert look.value == 7
+    assert await store.read([counter, counter._replace(tenant="k_never")]) == {counter: 7}
+
+
+async def test_counters_fall_below_zero_and_come_back(store: LedgerStore) -> None:
+    counter = Counter("k_below", "units", "h2026112012")
+    values = [one.value for one in await store.apply([Change(counter, n, f"below{n}") for n in (-5, 3, 2)])]
+    assert values == [-5, -2, 0]
+
+
+async def test_first_fate_stands(store: LedgerStore) -> None:
+    taken = hold("fate")
+    settled = fate(taken, "settled", 3)
+    assert await store.decide(settled) is settled
+    assert await store.decide(fate(taken, "expired", 0)) == settled
+    assert await store.decide(fate(taken, "released", 0)) == settled
+
+
+async def test_many_counters_are_read_at_once(store: LedgerStore) -> None:
+    many = [Counter("k_many", "units", f"h20261120{n:04}") for n in range(1500)]
+    changes = [Change(counter, n, f"many{n}") for n, counter in enumerate(many)]
+    await insist(lambda: store.apply(changes))
+    assert await insist(lambda: store.read(many)) == {counter: n for n, counter in enumerate(many)}
+
+
+async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore) -> None:
+    taken = hold("rides")
+    await store.open(taken, increments(taken))
+    await store.apply(reversal(taken), closing=taken)
+    assert taken.id not in await open_ids(store)
+
+
+async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None:
+    async with connected(server) as (bus, publisher):
+        ledger = JetStreamLedger(bus, publisher)
+        assert abs(await ledger.check() - time.time()) < 5
+        config = (await bus.api(f"STREAM.INFO.{QUOTA}", {}))["config"]
+        await bus.api(f"STREAM.UPDATE.{QUOTA}", {**config, "max_msgs_per_subject": 1})
+        with pytest.raises(LedgerMisdeclared, match="drops messages"):
+            await ledger.check()
+        await bus.api(f"STREAM.UPDATE.{QUOTA}", config)
+
+
+async def test_bus_that_is_gone_is_said_to_be(server: NatsServer) -> None:
+    async with connected(server) as (bus, publisher):
+        ledger = JetStreamLedger(bus, publisher)
+        await bus.connection.close()
+        with pytest.raises(StoreUnavailable):
+            await ledger.leases()
+        with pytest.raises(StoreUnavailable):
+            await ledger.apply([Change(Counter("k_x", "units", "h1"), 1, "gone")])
+
+
+async def insist(asking: Callable[[], Awaitable[T]]) -> T:
+    """Asks again when a busy machine did not answer in time, as any caller would."""
+    for _ in range(PATIENCE):
+        try:
+            return await asking()
+        except StoreUnavailable:
+            await asyncio.sleep(0.2)
+    return await asking()
+
+
+@dataclass
+class Office:
+    """A bookkeeper's view of a real bus, by a clock that can be set."""
+
+    clock: HandClock
+    ledger: Ledger
+    settler: Settler
+    reaper: Reaper
+    reconciler: Reconciler
+    verifier: Verifier
+    books: StreamBooks
+
+
+def office(bus: Bus, publisher: AcknowledgedPublisher) -> Office:
+    clock, journal, secret = HandClock(time.time()), MemoryJournal(), Secret(b"x" * 32)
+    store, books, log = JetStreamLedger(bus, publisher), StreamBooks(bus), StreamUsageLog(bus)
+    ledger = Ledger(store, clock, secret.sealed)
+    keeper = Bookkeeper(log, books, secret, QuotaSection)
+    return Office(
+        clock,
+        ledger,
+        Settler(QuotaSection(), secret, ledger, clock, journal),
+        Reaper(store, ledger, clock, journal),
+        Reconciler("w", store, books, log, keeper, clock, journal),
+        Verifier(store, books, log, keeper, clock, asyncio.sleep),
+        books,
+    )
+
+
+async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) -> None:
+    async with connected(server) as (bus, publisher):
+        rooms = office(bus, publisher)
+        begin = rooms.clock.at
+        assert await rooms.reconciler.pass_once()
+        limit = Limit("key", "k_close", "jobs_at_once", 200)
+        events: list[UsageEvent] = []
+        for n in range(150):
+            wish = ask(f"close{n}", limit, tenant="k_close", at=begin)
+            outcome = await insist(partial(rooms.ledger.reserve, wish)
+            assert isinstance(outcome, Granted)
+            event = UsageEvent(
+                request_id=f"close{n}",
+                tenant="k_close",
+                kind="chat",
+                model="owl",
+                pool="stage",
+                work=Work(prompt_tokens=1),
+                outcome="stop",
+                hold=outcome.hold,
+                at=begin,
+            )
+            events.append(event)
+            await report(bus, event)
+            if n % 2:
+                await rooms.settler.settle(event)
+        units = Counter("k_close", "units", hour_bucket(begin))
+        rooms.clock.at = begin + 3600 + CLOSING_S
+        # Nothing was settled or expired for the even ones, and now nothing may be: the books alone must get it right.
+        await rooms.reaper.pass_once()
+        assert await rooms.reconciler.pass_once()
+        assert (await rooms.books.counters(units.bucket))[units] == 150_000
+        reply = await rooms.verifier.verify(VerifyRequest(since=begin - 60))
+        assert [one for one in reply.drift if one.tenant == "k_close"] == []
+        await report(bus, events[0], msg_id="replayed")
+        assert await rooms.reconciler.pass_once()
+        assert (await rooms.books.counters(units.bucket))[units] == 150_000
+        found = await rooms.books.counters(units.bucket)
+        assert {counter.metric for counter in found if counter.tenant == "k_close"} == {"units"}
