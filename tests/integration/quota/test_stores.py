@@ -228,7 +228,7 @@ async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) ->
         events: list[UsageEvent] = []
         for n in range(150):
             wish = ask(f"close{n}", limit, tenant="k_close", at=begin)
-            outcome = await insist(partial(rooms.ledger.reserve, wish)
+            outcome = await insist(partial(rooms.ledger.reserve, wish))
             assert isinstance(outcome, Granted)
             event = UsageEvent(
                 request_id=f"close{n}",
