@@ -29,7 +29,7 @@ have a daily limit, so every request takes a hold of two counters and settles it
 engine and through Callboard alternate over kept-alive connections; the added time is the difference of the percentiles.
 """
 
-LAZY_NOTES = "With the bus writing to the disk as it does by default, and as a cluster's nodes do unless told otherwise:"
+LAZY_NOTES = "With the bus writing to the disk as it does by default, and as cluster nodes do unless told otherwise:"
 
 STRICT_NOTES = """\
 The same with `sync_interval: always`, as `callboard up` runs its single node: every acknowledged message is on the disk
