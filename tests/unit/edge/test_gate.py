@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from tests.unit.edge.stage import Stage, asking, frames, running
 
@@ -94,6 +95,22 @@ async def test_models_of_a_wrong_key_are_401(stage: Stage) -> None:
         assert reply.status == 401
         assert (await reply.json())["error"]["type"] == "authentication_error"
         assert reply.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("header", ["Authorization", "x-api-key", "apikey"])
+async def test_word_in_the_place_of_a_key_is_no_key_where_none_is_needed(header: str, stage: Stage) -> None:
+    word, key = ("Bearer sk-none", "Bearer cb_mine") if header == "Authorization" else ("sk-none", "cb_mine")
+    for value in (word, key):
+        async with stage.session.get(stage.url + "/v1/models", headers={header: value}) as reply:
+            assert reply.status == 200
+    assert [asked.key_digest for asked in stage.desk.identified] == [None, key_digest("cb_mine")]
+
+
+async def test_word_in_the_place_of_a_key_is_judged_where_one_is_needed() -> None:
+    async with running({"quota": {"require_key": True}}) as stage:
+        async with stage.session.get(stage.url + "/v1/models", headers={"Authorization": "Bearer sk-none"}) as reply:
+            assert reply.status == 200
+        assert [asked.key_digest for asked in stage.desk.identified] == [key_digest("sk-none")]
 
 
 async def test_head_is_answered_like_get_without_a_body(stage: Stage) -> None:

@@ -410,14 +410,14 @@ async def test_engine_error_after_the_first_word_ends_the_stream_with_it(stage: 
 
 async def test_key_and_address_go_to_quota_as_a_digest(stage: Stage) -> None:
     for header in (
-        {"Authorization": "Bearer k1"},
-        {"x-api-key": "k1"},
-        {"apikey": "k1"},
-        {"Authorization": "bearer  k1"},
+        {"Authorization": "Bearer cb_k1"},
+        {"x-api-key": "cb_k1"},
+        {"apikey": "cb_k1"},
+        {"Authorization": "bearer  cb_k1"},
     ):
         stage.plays(frames("x"))
         await stage.post(CHAT, asking(), **header)
-    assert {asked.key_digest for asked in stage.desk.asked} == {hashlib.sha256(b"k1").hexdigest()}
+    assert {asked.key_digest for asked in stage.desk.asked} == {hashlib.sha256(b"cb_k1").hexdigest()}
     assert {asked.address for asked in stage.desk.asked} == {"127.0.0.1"}
 
 

@@ -15,6 +15,7 @@ class EdgeSettings:
     max_body_bytes: int
     body_timeout_s: float
     request_timeout_s: float
+    require_key: bool
     speech: TtsSection
 
 
@@ -27,5 +28,6 @@ def edge_settings(config: Config) -> EdgeSettings:
         max_body_bytes=edge.max_body_bytes,
         body_timeout_s=edge.body_timeout_s,
         request_timeout_s=edge.request_timeout_s,
+        require_key=config.quota.require_key,
         speech=config.tts,
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from aiohttp import web
 from multidict import CIMultiDict
 
-from callboard_contracts.accounts import key_digest
+from callboard_contracts.accounts import KEY_PREFIX, key_digest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.handlers.addresses import client_address
@@ -143,6 +143,9 @@ class Gate:
         if scheme.lower() == "bearer":
             key = credentials.strip()
         key = key or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
+        if not self._settings.require_key and not key.startswith(KEY_PREFIX):
+            # Many programs cannot leave the key out and send a word of their own; where none is needed, it is none.
+            key = ""
         peer = request.remote
         address = client_address(peer, headers.getall("X-Forwarded-For", ()), self._settings.trusted_proxies)
         return Caller(key_digest(key) if key else None, address)
