@@ -50,6 +50,7 @@ bench: models ## measure, and print the table of docs/benchmarks.md
 
 docs: $(READY) build/docs-env/.ready ## generate the reference pages and build the site into build/site
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m deploy.observability.build
 	NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build --quiet --strict --site-dir build/site
 
 ## Release it
