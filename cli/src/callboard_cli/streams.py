@@ -46,10 +46,12 @@ async def _run(config: Config, *, watch: bool) -> int:
         bus = await Bus.connect(config.nats, "callboard-streams", stop.set)
     except BusUnavailable as error:
         raise CommandError(f"streams: {error}") from None
+    due = asyncio.Event()
+    bus.on_reconnect(due.set)
     try:
-        print(_summary(await apply_streams(bus, config)))
+        print(_summary(await apply_streams(bus, config)), flush=True)
         if watch:
-            await keep_applied(bus, config, stop)
+            await _keep_applied(bus, config, due, stop)
     except (ApiError, BusUnavailable) as error:
         raise CommandError(f"streams: the bus refused: {error}") from None
     finally:
@@ -57,10 +59,8 @@ async def _run(config: Config, *, watch: bool) -> int:
     return 0
 
 
-async def keep_applied(bus: Bus, config: Config, stop: asyncio.Event) -> None:
-    """Applies the declarations again after each reconnect, until told to stop; trouble is retried every second."""
-    due = asyncio.Event()
-    bus.on_reconnect(due.set)
+async def _keep_applied(bus: Bus, config: Config, due: asyncio.Event, stop: asyncio.Event) -> None:
+    """Applies the declarations again whenever that is due, until told to stop; trouble is retried every second."""
     while not stop.is_set():
         await _first(due.wait(), stop.wait())
         while due.is_set() and not stop.is_set():
