@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -212,9 +213,12 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
     docs = next(line.strip() for line in welcome.splitlines() if line.endswith("/docs"))
     page = subprocess.run(["curl", "-sSf", "-m", "10", docs], capture_output=True, timeout=20, check=True)
     assert page.stdout.lower().startswith(b"<!doctype html")
-    key = up.command("keys", "create", "--name", "me").strip()
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key=key, max_retries=0) as client:
-        assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
+    for key in ("none", up.command("keys", "create", "--name", "me").strip()):
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key=key, max_retries=0) as client:
+            assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
+            question: Any = [{"role": "user", "content": "Say yes."}]
+            reply = client.chat.completions.create(model="smollm2", messages=question, max_tokens=8)
+            assert reply.choices[0].message.content
     up.child.signal(signal.SIGINT)
     assert up.child.wait(60) == ExitCode.OK
     assert up.left() == []
