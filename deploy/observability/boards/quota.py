@@ -133,7 +133,8 @@ QUOTA = Board(
                     "suffix: tokens",
                     (
                         Query(
-                            f"max ({of('callboard_quota_drift_units')} and on (namespace, job, instance) ({RECENT})) / 1000",
+                            f"max ({of('callboard_quota_drift_units')} "
+                            f"and on (namespace, job, instance) ({RECENT})) / 1000",
                             "drift",
                         ),
                     ),
