@@ -1,9 +1,11 @@
 """The messages whose form is a promise, by the name of their frozen sample and schema."""
 
+from callboard_contracts.accounts import Account
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.model import Message
 from callboard_contracts.quota import (
+    AuditEvent,
     IdentifyReply,
     IdentifyRequest,
     ReleaseReply,
@@ -11,10 +13,16 @@ from callboard_contracts.quota import (
     ReserveReply,
     ReserveRequest,
     UsageEvent,
+    UsageReply,
+    UsageRequest,
+    VerifyReply,
+    VerifyRequest,
 )
 from callboard_contracts.speech import SegmentInfo, SpeechJob
 
 MESSAGES: dict[str, type[Message]] = {
+    "account": Account,
+    "audit_event": AuditEvent,
     "chat_frame": ChatFrame,
     "chat_job": ChatJob,
     "chat_result": ChatResult,
@@ -30,4 +38,8 @@ MESSAGES: dict[str, type[Message]] = {
     "segment_info": SegmentInfo,
     "speech_job": SpeechJob,
     "usage_event": UsageEvent,
+    "usage_reply": UsageReply,
+    "usage_request": UsageRequest,
+    "verify_reply": VerifyReply,
+    "verify_request": VerifyRequest,
 }
