@@ -52,6 +52,12 @@ EDGE = Board(
                     stacked=True,
                 ),
                 Panel(
+                    "Admitted without quota",
+                    "Requests let in without a hold while no quota process answered; they are settled from their use.",
+                    "reqps",
+                    (Query(per_second("callboard_edge_admitted_without_quota_total"), "admitted"),),
+                ),
+                Panel(
                     "Clients gone",
                     "Clients that left, or read too slowly, before the end of their answer.",
                     "reqps",

@@ -54,7 +54,7 @@ class EdgeSection(Section):
     """The address to listen on."""
     port: Port = 8080
     """The port to listen on."""
-    metrics_port: Port = 9100
+    metrics_port: Port = 9104
     """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     cors_origins: tuple[str, ...] = ("*",)
     """The origins whose pages may call from a browser."""

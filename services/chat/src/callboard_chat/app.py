@@ -121,6 +121,7 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stop
         on_change=metrics.SLOTS_USED.set,
     )
     metrics.SLOTS_LIMIT.set(pool.slots)
+    metrics.begin(pool.backend)
     await running.listen()
     await DeadLetters(bus, CHAT, jobs.on_dead).start()
     async with Duties(stopper) as duties:

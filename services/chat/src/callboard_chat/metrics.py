@@ -63,3 +63,11 @@ class ModelFigures:
         self.duration = REQUEST_DURATION.labels(model)
         self.input_tokens = TOKEN_USAGE.labels(model, "input")
         self.output_tokens = TOKEN_USAGE.labels(model, "output")
+
+
+def begin(backend: str) -> None:
+    """Shows the rare counts as 0 from the start, so that the first event is seen as an increase."""
+    JOBS.labels("dead")
+    for source in ("frames", "result", "edge", "none"):
+        RESUMED.labels(source)
+    ENGINE_RETRIES.labels(backend)

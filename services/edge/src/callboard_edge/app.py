@@ -108,7 +108,13 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
     chores = Chores()
     media = MediaRoom()
     around = Surroundings(
-        desk=BusQuotaDesk(bus, chores, config.quota.decision_timeout_s, config.quota.on_unreachable),
+        desk=BusQuotaDesk(
+            bus,
+            chores,
+            config.quota.decision_timeout_s,
+            config.quota.on_unreachable,
+            metrics.admitted_without_quota.inc,
+        ),
         board=BusBoard(bus),
         frames=frames,
         chores=chores,

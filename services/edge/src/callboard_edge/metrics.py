@@ -56,6 +56,11 @@ class EdgeMetrics:
         self.sent_bytes = Counter(
             "callboard_edge_sent_bytes_total", "Bytes of answers' bodies.", ("route",), registry=registry
         )
+        self.admitted_without_quota = Counter(
+            "callboard_edge_admitted_without_quota_total",
+            "Requests let in without a hold because no quota process answered and the site says so.",
+            registry=registry,
+        )
         self.dropped_messages = Counter(
             "callboard_edge_dropped_messages_total",
             "Workers' messages that a full inbox dropped; they are read back from the board.",

@@ -39,6 +39,7 @@ from callboard_quota.metrics import (
     OLDEST_LEASE_SECONDS,
     OPEN_LEASES,
     RECONCILE_AGE_SECONDS,
+    begin,
     count_event,
 )
 
@@ -119,15 +120,22 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
 
     live = settings.LiveSettings(arguments.config, config.quota, adopt)
 
+    begin()
+
     async def read_settings() -> None:
         await asyncio.to_thread(live.look)
 
+    earliest_end: float | None = None
+    # Reckoned when it is asked for, so that it grows while the reaper stands still.
+    OLDEST_LEASE_SECONDS.set_function(lambda: 0.0 if earliest_end is None else clock.now() - earliest_end)
+
     async def reap() -> None:
+        nonlocal earliest_end
         if clock.steady_for_s() < STEADY_BEFORE_REAPING_S:
             return
         leases = await reaper.pass_once()
         OPEN_LEASES.set(len(leases))
-        OLDEST_LEASE_SECONDS.set(clock.now() - min((lease.hold.expires_at for lease in leases), default=clock.now()))
+        earliest_end = min((lease.hold.expires_at for lease in leases), default=None)
 
     reconciled_at = clock.now()
     RECONCILE_AGE_SECONDS.set_function(lambda: clock.now() - reconciled_at)

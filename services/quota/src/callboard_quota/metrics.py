@@ -30,7 +30,7 @@ UNITS = Counter(
 )
 OPEN_LEASES = Gauge("callboard_quota_open_leases", "Holds that are neither settled nor ended.")
 OLDEST_LEASE_SECONDS = Gauge(
-    "callboard_quota_oldest_lease_overdue_seconds", "How far the oldest hold is past its end; negative when none is."
+    "callboard_quota_oldest_lease_overdue_seconds", "How far the oldest hold is past its end; not above 0 when none is."
 )
 EXPIRED_LEASES = Counter("callboard_quota_expired_leases", "Holds ended because nothing was heard of their job.")
 IN_FLIGHT = Gauge("callboard_quota_requests_in_flight", "Requests being decided at this moment.")
@@ -66,3 +66,11 @@ def count_event(event: AuditEvent) -> None:
             EXPIRED_LEASES.inc()
         case "corrected":
             CORRECTIONS.inc()
+
+
+def begin() -> None:
+    """Shows the counts of every decision and settlement as 0 from the start, so that the first is an increase."""
+    for work in ("chat", "speech"):
+        DECISIONS.labels(work, "admitted")
+        UNITS.labels(work)
+    SETTLEMENTS.labels("settled")

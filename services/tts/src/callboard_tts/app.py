@@ -126,6 +126,7 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: St
         on_change=metrics.SLOTS_USED.set,
     )
     metrics.SLOTS_LIMIT.set(pool.slots)
+    metrics.begin(pool.backend)
     await running.listen()
     await DeadLetters(bus, TTS, jobs.on_dead).start()
     async with Duties(stopper) as duties:

@@ -50,3 +50,11 @@ CANCEL_LATENCY = Histogram(
     "From the order to stop an utterance to the engine's standing still.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
+
+
+def begin(backend: str) -> None:
+    """Shows the rare counts as 0 from the start, so that the first event is seen as an increase."""
+    JOBS.labels("dead")
+    for source in ("stream", "edge", "nowhere"):
+        RESUMED.labels(source)
+    ENGINE_RETRIES.labels(backend)

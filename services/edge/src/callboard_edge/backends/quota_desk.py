@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import ValidationError
@@ -33,12 +34,18 @@ class BusQuotaDesk:
     """Asks whichever quota process answers; where none does, decides as the site is configured."""
 
     def __init__(
-        self, bus: Bus, chores: Chores, timeout_s: float, on_unreachable: Literal["refuse", "admit_and_settle"]
+        self,
+        bus: Bus,
+        chores: Chores,
+        timeout_s: float,
+        on_unreachable: Literal["refuse", "admit_and_settle"],
+        on_admitted: Callable[[], None] = lambda: None,
     ) -> None:
         self._bus = bus
         self._chores = chores
         self._timeout_s = timeout_s
         self._admits = on_unreachable == "admit_and_settle"
+        self._on_admitted = on_admitted
         self._tenants: OrderedDict[tuple[str | None, str | None], str] = OrderedDict()
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
@@ -56,6 +63,7 @@ class BusQuotaDesk:
                 return reply
         if self._admits:
             log.warning("admitted_without_quota", extra={"request_id": request.request_id})
+            self._on_admitted()
             return ReserveReply(tenant=self._tenants.get(caller, "anonymous"))
         return ReserveReply(error=_unavailable())
 
