@@ -7,6 +7,7 @@ import pytest
 
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.quota import LimitState
 from tests.unit.edge.stage import Stage, asking, frames, running
 
 pytestmark = pytest.mark.unit
@@ -111,6 +112,27 @@ async def test_word_in_the_place_of_a_key_is_judged_where_one_is_needed() -> Non
         async with stage.session.get(stage.url + "/v1/models", headers={"Authorization": "Bearer sk-none"}) as reply:
             assert reply.status == 200
         assert [asked.key_digest for asked in stage.desk.identified] == [key_digest("sk-none")]
+
+
+async def test_usage_is_told_to_the_holder_of_a_key(stage: Stage) -> None:
+    stage.desk.state = LimitState(limit="key.tokens_per_day", allowed=100, remaining=28, resets_in_s=60.0)
+    async with stage.session.get(stage.url + "/v1/usage", headers={"Authorization": "Bearer cb_mine"}) as reply:
+        assert reply.status == 200
+        used = await reply.json()
+    assert used == {
+        "tier": "standard",
+        "tokens_last_day": 0,
+        "tokens_this_month": 0,
+        "limits": [{"limit": "key.tokens_per_day", "allowed": 100, "remaining": 28, "resets_in_s": 60.0}],
+    }
+    assert [asked.key_digest for asked in stage.desk.identified] == [key_digest("cb_mine")]
+
+
+async def test_usage_without_quota_is_503(stage: Stage) -> None:
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="Away.", retry_after_s=2)
+    async with stage.session.get(stage.url + "/v1/usage") as reply:
+        assert reply.status == 503
+        assert reply.headers["Retry-After"] == "2"
 
 
 async def test_head_is_answered_like_get_without_a_body(stage: Stage) -> None:

@@ -25,6 +25,7 @@ from callboard_edge.handlers import (
     openai_models,
     openai_speech,
     openai_voices,
+    usage,
 )
 from callboard_edge.handlers.connections import GuardedServer
 from callboard_edge.handlers.context import EdgeContext
@@ -39,7 +40,7 @@ from callboard_kit.lifecycle import StartError, Stopper
 
 log = logging.getLogger(__name__)
 
-HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, openai_voices, health)
+HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, openai_voices, usage, health)
 """The modules whose `routes(context)` the edge serves; the API document is made from all of them."""
 
 CHORES_TIMEOUT_S = 3.0

@@ -5,7 +5,16 @@ from collections import Counter
 
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.quota import Hold, IdentifyReply, IdentifyRequest, LimitState, ReserveReply, ReserveRequest
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    LimitState,
+    ReserveReply,
+    ReserveRequest,
+    UsageReply,
+    UsageRequest,
+)
 from callboard_contracts.speech import SegmentInfo, SpeechJob
 from callboard_contracts.streams import CHAT, TTS
 from callboard_edge.backends.inbox import RequestInbox
@@ -49,6 +58,20 @@ class FakeQuotaDesk:
         """Gives a hold back."""
         if self.held.pop(hold.request_id, None) is not None:
             self.released.append(hold.request_id)
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says that as many tokens were used as requests were granted."""
+        self.identified.append(IdentifyRequest(key_digest=request.key_digest, address=request.address))
+        limits = () if self.state is None else (self.state,)
+        used = len(self.asked)
+        return UsageReply(
+            tenant=TENANT,
+            tier="standard",
+            tokens_last_day=used,
+            tokens_this_month=used,
+            limits=limits,
+            error=self.refusal,
+        )
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""

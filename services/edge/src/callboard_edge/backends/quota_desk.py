@@ -17,6 +17,8 @@ from callboard_contracts.quota import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    UsageReply,
+    UsageRequest,
 )
 from callboard_edge.domain.chores import Chores
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
@@ -84,6 +86,16 @@ class BusQuotaDesk:
         if self._admits:
             return IdentifyReply(tenant=self._tenants.get((request.key_digest, request.address), "anonymous"))
         return IdentifyReply(error=_unavailable())
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says what a caller has used."""
+        answer = await self._ask(subjects.QUOTA_USAGE, request.model_dump_json().encode())
+        if answer is not None:
+            try:
+                return UsageReply.model_validate_json(answer)
+            except ValidationError:
+                log.warning("quota_answer_malformed")
+        return UsageReply(error=_unavailable())
 
     async def _ask(self, subject: str, payload: bytes, late_s: float = 0.0) -> bytes | None:
         """Asks within the time for a decision; `late_s` is how much longer an answer is waited for."""

@@ -5,7 +5,14 @@ from uuid import uuid4
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError
-from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveRequest, Work
+from callboard_contracts.quota import (
+    IdentifyReply,
+    IdentifyRequest,
+    ReserveRequest,
+    UsageReply,
+    UsageRequest,
+    Work,
+)
 from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
@@ -85,6 +92,17 @@ class Admission:
             )
         )
         return utterance
+
+    async def usage(self, caller: Caller) -> UsageReply:
+        """Says what a caller has used and where each of the caller's limits stands.
+
+        Raises:
+            CallboardError: the key is unknown, expired or revoked, or quota is away.
+        """
+        reply = await self.around.desk.usage(UsageRequest(key_digest=caller.key_digest, address=caller.address))
+        if reply.error is not None:
+            raise CallboardError.of(reply.error)
+        return reply
 
     async def identify(self, caller: Caller) -> IdentifyReply:
         """Says who a caller is, for paths that cost nothing.

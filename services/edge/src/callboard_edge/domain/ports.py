@@ -6,7 +6,15 @@ from typing import Protocol, TypeVar
 
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
 from callboard_contracts.errors import ErrorInfo
-from callboard_contracts.quota import Hold, IdentifyReply, IdentifyRequest, ReserveReply, ReserveRequest
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    ReserveReply,
+    ReserveRequest,
+    UsageReply,
+    UsageRequest,
+)
 from callboard_contracts.speech import SegmentInfo, SpeechJob
 
 T = TypeVar("T")
@@ -46,6 +54,10 @@ class QuotaDesk(Protocol):
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
+        ...
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says what a caller has used; answers `quota_unavailable` when quota is away, whatever the site admits."""
         ...
 
 
