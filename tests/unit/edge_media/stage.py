@@ -19,6 +19,8 @@ from callboard_contracts.quota import (
     Rates,
     ReserveReply,
     ReserveRequest,
+    UsageReply,
+    UsageRequest,
 )
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
 from callboard_edge.app import EdgeServer
@@ -80,6 +82,11 @@ class StageDesk:
     async def release(self, hold: Hold) -> None:
         """Notes the hold."""
         self.released.append(hold)
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says that nothing was used."""
+        del request
+        return UsageReply()
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Knows everybody."""
