@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from tests.benchmarks.figures import Figure, percentile, table_of
 from tests.benchmarks.load import Plan, Target, Timing, plan_text
 from tests.benchmarks.mock_engine import MODEL
+from tests.benchmarks.round_trip import round_trips_us
 from tests.benchmarks.stages import Taps, stage_rows
 from tests.support.board import Board
 from tests.support.children import Child, wait_until
@@ -84,7 +85,10 @@ def measure(folder: Path, effort: Effort, *, sync_always: bool) -> ChatCost:
 
 def _measure(board: Board, direct: Target, through: Target, effort: Effort) -> ChatCost:
     alone, added = run(Plan("pairs", (direct, through), samples=effort.pairs, warm_up=effort.warm_up))
-    figures = _first_token_figures(alone, added)
+    figures = [
+        Figure("request and answer over the bus alone, p50", percentile(round_trips_us(board.nats.url), 0.5), "us"),
+        *_first_token_figures(alone, added),
+    ]
     for concurrency in (1, 4, 16):
         processes = {
             "edge": board.edges[0].running,
