@@ -28,7 +28,8 @@ is one edge, one chat worker with the `openai` backend and one quota process; th
 have a daily limit, so every request takes a hold of two counters and settles it. At concurrency 1, requests to the
 engine and through Callboard alternate over kept-alive connections; the added time is the difference of the percentiles.
 A reply is about fourteen steps from process to process, so the time of one request and answer over the bus alone, which
-is four of them, says how fast the machine was during the run.
+is four of them, says how fast the machine was during the run. nats-server has half of the cores, as `callboard up`
+gives it.
 """
 
 LAZY_NOTES = "With the bus writing to the disk as it does by default, and as cluster nodes do unless told otherwise:"

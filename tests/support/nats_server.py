@@ -1,12 +1,14 @@
 """A real nats-server with a store of its own, which can be stopped, killed and started again in place."""
 
 import json
+import os
 import shutil
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from callboard_cli.up.bus_server import environment
 from tests.support.children import Child, wait_until
 
 START_TIMEOUT_S = 20.0
@@ -41,7 +43,7 @@ class NatsServer:
         """Starts the server and waits until it is healthy."""
         config = self.folder / "nats.conf"
         config.write_text(self._config(), encoding="utf-8")
-        child = Child([server_binary(), "--config", str(config)], self.folder / "nats.log")
+        child = Child([server_binary(), "--config", str(config)], self.folder / "nats.log", environment(os.environ))
         self.child = child
         ports = self.folder / f"nats-server_{child.pid}.ports"
 

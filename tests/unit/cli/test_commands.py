@@ -1,6 +1,7 @@
 """The command line: what it prints, and its exit codes."""
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from callboard_cli.__main__ import main
 from callboard_cli.configuration import read_config
 from callboard_cli.failures import ExitCode
+from callboard_cli.up import bus_server
 from callboard_cli.up.ports import free_ports
 from callboard_cli.up.services import plan
 from callboard_cli.up.welcome import welcome
@@ -143,3 +145,8 @@ def test_a_folder_that_is_a_file_is_one_line(home: Path, capsys: pytest.CaptureF
     (home / "var" / "logs").write_text("")
     assert main(["up"]) == ExitCode.FAILED
     assert capsys.readouterr().err == "callboard: var/logs: file exists\n"
+
+
+def test_bus_gets_half_of_the_cores_unless_the_operator_says_otherwise() -> None:
+    assert 1 <= int(bus_server.environment({})["GOMAXPROCS"]) <= (os.cpu_count() or 1)
+    assert bus_server.environment({"GOMAXPROCS": "7", "PATH": "x"}) == {"GOMAXPROCS": "7", "PATH": "x"}

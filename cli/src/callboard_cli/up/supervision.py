@@ -99,9 +99,8 @@ class Supervision:
         folder = self._data_dir / BUS_NAME
         path = bus_server.write_configuration(self._config.nats, self._plan.bus_host, self._plan.bus_port, folder)
         await asyncio.to_thread(bus_server.check_configuration, server, path)
-        self._bus = await Child.start(
-            BUS_NAME, [str(server), "-c", str(path)], self._plan.environ, self._logs, self._show
-        )
+        environ = bus_server.environment(self._plan.environ)
+        self._bus = await Child.start(BUS_NAME, [str(server), "-c", str(path)], environ, self._logs, self._show)
         until = time.monotonic() + BUS_START_TIMEOUT_S
         while time.monotonic() < until:
             await self._all_alive()
