@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
-TIERS = frozenset({"unit", "contract", "backend", "integration", "e2e", "deploy"})
+TIERS = ("unit", "contract", "backend", "deploy", "integration", "e2e")
 SETTLE_S = 2.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuses a module without a tier, and has every coroutine test watched for leaked tasks."""
+    """Puts the quick tiers first, refuses a module without a tier, and has every coroutine test watched for leaks."""
+    tier_of: dict[pytest.Item, int] = {}
     for item in items:
-        tiers = TIERS & {mark.name for mark in item.iter_markers()}
+        tiers = {mark.name for mark in item.iter_markers()} & set(TIERS)
         if len(tiers) != 1:
-            raise pytest.UsageError(f"{item.nodeid}: its module must set pytestmark to one tier of {sorted(TIERS)}")
+            raise pytest.UsageError(f"{item.nodeid}: its module must set pytestmark to one tier of {TIERS}")
+        tier_of[item] = TIERS.index(tiers.pop())
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _without_leaks(item.obj)
+    items.sort(key=tier_of.__getitem__)
 
 
 def _without_leaks(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:

@@ -38,6 +38,7 @@ class Stage:
             for name, port in zip(KINDS, ports, strict=True)
         )
         self.said: list[str] = []
+        self.others = set(_all_children())
         self.ready = asyncio.Event()
         self.folder = folder
         laid_out = Plan(services, os.environ, 0, "127.0.0.1", bus_port)
@@ -52,28 +53,34 @@ class Stage:
 
         await self.supervision.run(ready)
 
+    def children(self) -> list[psutil.Process]:
+        """What it started and has not stopped; processes that other tests keep do not count."""
+        return [child for child in _all_children() if child not in self.others]
+
+    def child_of(self, word: str) -> psutil.Process:
+        """The child with a word in its command line."""
+        return next(child for child in self.children() if any(word in part for part in child.cmdline()))
+
     def log(self, name: str) -> str:
         """What a child wrote."""
         return (self.folder / "logs" / f"{name}.log").read_text()
 
 
 def stop() -> None:
+    """Sends SIGTERM to this very process, which must be listening: it would end the test run otherwise."""
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def children() -> list[psutil.Process]:
+def _all_children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
-
-
-def child_of(word: str) -> psutil.Process:
-    return next(child for child in children() if any(word in part for part in child.cmdline()))
 
 
 async def test_sigterm_stops_every_child_in_order(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {})
     await stage.run(stop)
     assert stage.ready.is_set()
-    assert children() == []
+    assert stage.children() == []
     assert stage.said == []
     times = [(tmp_path / "logs" / f"{name}.log").stat().st_mtime_ns for name in (*KINDS, "nats")]
     assert times == sorted(times)
@@ -90,17 +97,17 @@ async def test_a_child_that_cannot_start_is_reported_with_its_own_words(tmp_path
         f"(log: {tmp_path / 'logs' / 'tts-voice.log'})"
     )
     assert not stage.ready.is_set()
-    assert children() == []
+    assert stage.children() == []
 
 
 @pytest.mark.parametrize("victim", ["nats-server", str(STUB)])
 async def test_a_child_that_is_killed_later_ends_everything(tmp_path: Path, victim: str) -> None:
     stage = Stage(tmp_path, {})
     with pytest.raises(CommandError, match="was ended by SIGKILL") as failure:
-        await stage.run(lambda: child_of(victim).kill())
+        await stage.run(lambda: stage.child_of(victim).kill())
     assert failure.value.code == ExitCode.CHILD_ENDED
     assert stage.ready.is_set()
-    assert children() == []
+    assert stage.children() == []
 
 
 async def test_a_child_that_is_never_ready_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,26 +116,26 @@ async def test_a_child_that_is_never_ready_is_named(tmp_path: Path, monkeypatch:
     with pytest.raises(CommandError, match=r"not ready within 2 s: chat-small \(logs: ") as failure:
         await stage.run()
     assert failure.value.code == ExitCode.NOT_READY
-    assert children() == []
+    assert stage.children() == []
 
 
 async def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {"chat-small": "late"})
     async with asyncio.TaskGroup() as group:
         running = group.create_task(stage.run())
-        while len(children()) < len(KINDS) + 1:
+        while len(stage.children()) < len(KINDS) + 1:
             await asyncio.sleep(0.02)
         stop()
         await running
     assert not stage.ready.is_set()
-    assert children() == []
+    assert stage.children() == []
 
 
 async def test_a_child_that_will_not_stop_is_killed_and_named(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {"edge": "stubborn"}, stop_timeout_s=0.5)
     await stage.run(stop)
     assert stage.said == ["edge did not stop within 0.5 s and was killed"]
-    assert children() == []
+    assert stage.children() == []
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
@@ -140,7 +147,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 
     async with asyncio.timeout(15):
         await stage.run(twice)
-    assert children() == []
+    assert stage.children() == []
 
 
 async def test_only_warnings_reach_the_terminal_and_the_log_has_all(tmp_path: Path) -> None:
