@@ -194,6 +194,7 @@ def test_events_are_read_whatever_the_cuts_and_line_ends() -> None:
 
 async def test_an_engine_that_is_not_there_is_unavailable_and_not_ready() -> None:
     engine = OpenAIEngine(f"http://127.0.0.1:{free_port()}/v1", None, connect_timeout_s=1)
+    await engine.load()
     with pytest.raises(CallboardError) as away:
         await collect(engine, request())
     assert away.value.info.code is ErrorCode.ENGINE_UNAVAILABLE

@@ -102,6 +102,7 @@ class SpeechEngineSuite:
         assert (await speak(rig.engine, rig.piece())).size > 0
 
     async def test_event_loop_turns_while_a_piece_is_made(self, rig: Rig) -> None:
+        rig.slow()
         speaking = asyncio.ensure_future(speak(rig.engine, rig.piece()))
         turns = 0
         while not speaking.done():

@@ -63,7 +63,12 @@ async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_hou
         # Attempts that were cut off hold room until they are taken back; then the rest of the room is given out.
         await _fill(bus, "more", holds, ROOM)
         tenant = holds[0].tenant
-        assert (await counters(bus))[tenant, "jobs"] == ROOM
+
+        async def only_these() -> bool:
+            return (await counters(bus))[tenant, "jobs"] == ROOM
+
+        # An attempt that was refused counts until it has been taken back.
+        await eventually(only_these, "only what was admitted counts", PATIENCE_S)
         for hold in holds[:5]:
             await report(bus, event_of(hold, 1), timeout_s=60)
         await settled(bus)

@@ -9,12 +9,12 @@ from typing import Any, Self
 
 import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
+from callboard_kit.connection import Connection, OnMessage
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Stored:
 class Bus:
     """A connection that comes back by itself and says so."""
 
-    def __init__(self, connection: Client) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
@@ -83,7 +83,7 @@ class Bus:
     @classmethod
     async def connect(cls, settings: NatsSection, name: str, on_closed: Callable[[], None]) -> Self:
         """Connects within 30 s or raises BusUnavailable; `on_closed` is called if the connection ends for good."""
-        bus = cls(Client())
+        bus = cls(Connection())
 
         async def reconnected() -> None:
             log.info("bus_reconnected", extra={"connection": name})
@@ -132,15 +132,25 @@ class Bus:
         self._on_reconnect.append(callback)
 
     async def publish(
-        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, reply: str = ""
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        reply: str = "",
+        *,
+        at_once: bool = False,
     ) -> None:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
+
+        It goes out with all others of this turn of the event loop, or else `at_once`.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
             await self.connection.publish(subject, payload, reply=reply, headers=headers)
+            if at_once:
+                self.connection.write()
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
         except TRANSPORT_ERRORS as error:
@@ -172,9 +182,7 @@ class Bus:
             if left_s <= 0:
                 raise BusUnavailable("no acknowledgement in time")
             try:
-                reply = await self.connection.request(
-                    subject, payload, timeout=min(PUBLISH_ATTEMPT_S, left_s), headers=all_headers or None
-                )
+                reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
                 return _stored(json.loads(reply.data))
             except PublishRefused as refused:
                 if refused.err_code not in RETRYABLE_ERROR_CODES:
@@ -184,15 +192,23 @@ class Bus:
                     raise BusUnavailable("no acknowledgement") from error
             await asyncio.sleep(min(PUBLISH_PAUSE_S, max(0.0, left_s)))
 
-    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
-        """Asks whoever listens and returns the answer.
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_s: float,
+        on_late: Callable[[bytes], None] | None = None,
+        late_s: float = 0.0,
+    ) -> bytes:
+        """Asks whoever listens and returns the answer; one up to `late_s` after the timeout is given to `on_late`.
 
         Raises:
             NoResponders: nobody listens.
             BusUnavailable: no answer in time.
         """
+        taken = None if on_late is None else lambda message: on_late(message.data)
         try:
-            return (await self.connection.request(subject, payload, timeout=timeout_s)).data
+            return (await self.connection.ask(subject, payload, timeout_s, on_late=taken, late_s=late_s)).data
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
@@ -218,6 +234,17 @@ class Bus:
         """
         try:
             return await self.connection.subscribe(subject, queue=queue, cb=callback)
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot subscribe: {type(error).__name__}") from error
+
+    async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
+        """Calls back for every message, where it is read; for short work only, since all other messages wait for it.
+
+        Raises:
+            BusUnavailable: the connection has ended.
+        """
+        try:
+            return await self.connection.subscribe_now(subject, on_message, queue)
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot subscribe: {type(error).__name__}") from error
 

@@ -16,7 +16,7 @@ from callboard_contracts.streams import CHAT, consumer_name
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.health import Observatory
-from callboard_kit.lifecycle import Duties, StartError, Stopper
+from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
 from callboard_kit.pull import PullLoop
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stop
     metrics.begin(pool.backend)
     await running.listen()
     await DeadLetters(bus, CHAT, jobs.on_dead).start()
+    settle_heap()
     async with Duties(stopper) as duties:
         duties.start(running.watch(), "watch")
         duties.start(_watch_engine(engine, pool.backend, readiness), "engine-watch")

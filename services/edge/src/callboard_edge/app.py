@@ -1,7 +1,6 @@
 """The composition root: the one place where the edge's parts are put together."""
 
 import argparse
-import gc
 import logging
 from collections.abc import Sequence
 from uuid import uuid4
@@ -36,7 +35,7 @@ from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import edge_settings
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.health import Observatory
-from callboard_kit.lifecycle import StartError, Stopper
+from callboard_kit.lifecycle import StartError, Stopper, settle_heap
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +146,7 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
             await observatory.start()
         except OSError as error:
             raise StartError(f"edge.metrics_port: {config.edge.metrics_port}: {error.strerror}") from None
-        # What is here by now stays until the end, so the collector need never look at it again.
-        gc.collect()
-        gc.freeze()
+        settle_heap()
         log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
         await stopper.wait()
         await server.stop_listening()

@@ -13,7 +13,7 @@ from nats import errors
 from callboard_contracts.config import Config, QuotaSection
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.health import Observatory
-from callboard_kit.lifecycle import Duties, StartError, Stopper
+from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
 from callboard_quota import settings
 from callboard_quota.backends.accounts import BucketAccounts
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -159,10 +159,12 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         duties.start(_every(SETTINGS_INTERVAL_S, read_settings), "settings")
         duties.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
         await broker.start()
+        settle_heap()
+        await requests.open()
         ready.serving = True
         await stopper.wait()
         ready.serving = False
-        await _stop_broker(broker)
+        await _stop_taking(broker, requests)
         await requests.drain(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
         await journal.drain(DRAIN_TIMEOUT_S)
@@ -196,10 +198,11 @@ async def _every(interval_s: float, act: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(interval_s)
 
 
-async def _stop_broker(broker: BusBroker) -> None:
+async def _stop_taking(broker: BusBroker, requests: RequestDesk) -> None:
     """Takes no more requests; a connection that is just being restored has none to take."""
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await requests.close()
             await broker.stop()
     except (TimeoutError, errors.Error):
         log.warning("broker_not_drained")

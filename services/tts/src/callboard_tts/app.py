@@ -11,7 +11,7 @@ from callboard_contracts.streams import TTS, consumer_name
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.health import Observatory
-from callboard_kit.lifecycle import Duties, StartError, Stopper
+from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
 from callboard_kit.pull import PullLoop
 from callboard_tts import metrics
 from callboard_tts.domain.ports import EngineUnavailable, SpeechEngine
@@ -129,6 +129,7 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: St
     metrics.begin(pool.backend)
     await running.listen()
     await DeadLetters(bus, TTS, jobs.on_dead).start()
+    settle_heap()
     async with Duties(stopper) as duties:
         duties.start(_watch_engine(engine, pool, readiness, stopper), "engine-watch")
         await loop.run(stopper.wait)

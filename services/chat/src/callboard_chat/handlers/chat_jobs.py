@@ -174,7 +174,7 @@ class ChatJobs:
                     running.heard_at = clock()
                     frame = reply.take(chunk)
                     if frame is not None:
-                        await send_frame(self._bus, job, frame)
+                        await send_frame(self._bus, job, frame, at_once=first)
                         if first:
                             first = False
                             running.first_at = running.heard_at

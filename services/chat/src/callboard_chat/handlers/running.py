@@ -169,12 +169,12 @@ class RunningJobs:
             running.next_credit = now
 
 
-async def send_frame(bus: Bus, job: ChatJob, frame: ChatFrame) -> None:
-    """Sends one frame to the job's edge.
+async def send_frame(bus: Bus, job: ChatJob, frame: ChatFrame, *, at_once: bool = False) -> None:
+    """Sends one frame to the job's edge; `at_once` is for the first, which somebody waits for.
 
     Raises:
         BusUnavailable: too much is waiting for the bus to come back.
     """
     subject = subjects.out(job.edge, job.request_id)
-    await bus.publish(subject, frame.model_dump_json(exclude_defaults=True).encode())
+    await bus.publish(subject, frame.model_dump_json(exclude_defaults=True).encode(), at_once=at_once)
     metrics.FRAMES.inc()

@@ -53,7 +53,7 @@ class BusFrames:
         """Subscribes; messages for requests that are not open are dropped."""
         edge = self.edge
         self._subscriptions = [
-            await self._bus.subscribe(subjects.out(edge, "*"), self._take_frame),
+            await self._bus.subscribe_now(subjects.out(edge, "*"), self._take_frame),
             await self._bus.subscribe(subjects.audio(edge, "*", "*"), self._take_segment),
             await self._bus.subscribe(subjects.credit(edge, "*"), self._answer_credit),
         ]
@@ -132,7 +132,7 @@ class BusFrames:
         except (BusUnavailable, ValidationError):
             return None
 
-    async def _take_frame(self, message: Msg) -> None:
+    def _take_frame(self, message: Msg) -> None:
         # The next message of every request waits for this callback, so it must never wait itself.
         entry = self._open.get(message.subject.rpartition(".")[2])
         if entry is not None and not entry.inbox.put_nowait(message.data, len(message.data)):

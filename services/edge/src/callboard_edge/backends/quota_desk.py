@@ -53,7 +53,7 @@ class BusQuotaDesk:
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Takes a hold, or says why not."""
         caller = (request.key_digest, request.address)
-        answer = await self._decided(request)
+        answer = await self._ask(subjects.QUOTA_RESERVE, request.model_dump_json().encode(), self._return_late)
         if answer is not None:
             try:
                 reply = ReserveReply.model_validate_json(answer)
@@ -97,14 +97,14 @@ class BusQuotaDesk:
                 log.warning("quota_answer_malformed")
         return UsageReply(error=_unavailable())
 
-    async def _ask(self, subject: str, payload: bytes, late_s: float = 0.0) -> bytes | None:
-        """Asks within the time for a decision; `late_s` is how much longer an answer is waited for."""
+    async def _ask(self, subject: str, payload: bytes, on_late: Callable[[bytes], None] | None = None) -> bytes | None:
+        """Asks within the time for a decision; None when there is none, and `on_late` gets what still comes then."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout_s
         while True:
             try:
                 if self._bus.connected:
-                    return await self._bus.request(subject, payload, self._timeout_s + late_s)
+                    return await self._bus.request(subject, payload, self._timeout_s, on_late, LATE_S)
             except NoResponders:
                 pass
             except BusUnavailable:
@@ -116,21 +116,11 @@ class BusQuotaDesk:
                 return None
             await asyncio.sleep(ASK_AGAIN_S)
 
-    async def _decided(self, request: ReserveRequest) -> bytes | None:
-        """Quota's decision, or None after the time for it; a hold that is granted later still is given back."""
-        payload = request.model_dump_json().encode()
-        asking = self._chores.start(self._ask(subjects.QUOTA_RESERVE, payload, LATE_S), "reserve")
-        await asyncio.wait((asking,), timeout=self._timeout_s + ASK_AGAIN_S)
-        if asking.done():
-            return asking.result()
-        self._chores.start(self._return_late(asking), "return-late")
-        return None
-
-    async def _return_late(self, asking: asyncio.Task[bytes | None]) -> None:
-        answer = await asking
-        if answer is not None and (hold := ReserveReply.model_validate_json(answer).hold) is not None:
+    def _return_late(self, answer: bytes) -> None:
+        """Gives back a hold that was granted after the time for it."""
+        if answer and (hold := ReserveReply.model_validate_json(answer).hold) is not None:
             log.info("late_hold_returned", extra={"request_id": hold.request_id})
-            await self.release(hold)
+            self._chores.start(self.release(hold), "return-late")
 
     def _remember(self, caller: tuple[str | None, str | None], tenant: str) -> None:
         self._tenants[caller] = tenant

@@ -64,7 +64,7 @@ class AcknowledgedPublisher:
 
     async def start(self) -> None:
         """Begins to listen for acknowledgements."""
-        await self._bus.subscribe(f"{self._inbox}.*", self._arrived)
+        await self._bus.subscribe_now(f"{self._inbox}.*", self._arrived)
 
     async def run(self) -> None:
         """Repeats what is not acknowledged and gives up what has waited too long, until cancelled."""
@@ -114,7 +114,7 @@ class AcknowledgedPublisher:
                 reply = f"{self._inbox}.{group.first + n}"
                 await self._bus.publish(message.subject, message.payload, message.headers, reply)
 
-    async def _arrived(self, message: Msg) -> None:
+    def _arrived(self, message: Msg) -> None:
         number = int(message.subject[self._prefix :])
         group = self._waiting.get(number)
         data = message.data

@@ -1,7 +1,8 @@
-"""The requests of edges and workers: reserve, release, identify.
+"""The requests of edges and workers: reserve, release, identify, usage, verify.
 
-FastStream carries them. It hands over one message after another, so a handler only starts a task and returns, and the
-task answers; how many run at once is bounded, and what comes on top is answered at once as unavailable.
+FastStream carries all but reserve, which every request of every client waits for. A handler only starts a task and
+returns, and the task answers; how many run at once is bounded, and what comes on top is answered at once as
+unavailable.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from faststream.nats import NatsBroker, NatsMessage
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -51,34 +54,42 @@ class RequestDesk:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._reservations: Subscription | None = None
+
+    async def open(self) -> None:
+        """Begins to take reservations; raises BusUnavailable."""
+        self._reservations = await self._bus.subscribe_now(
+            QUOTA_RESERVE, lambda message: self._take(message, "reserve", self._reserve), QUEUE
+        )
+
+    async def close(self) -> None:
+        """Takes no more reservations; those that are on their way to this process still count as taken."""
+        if self._reservations is not None:
+            await self._reservations.drain()
+            self._reservations = None
 
     def attach(self, broker: NatsBroker) -> None:
-        """Subscribes to the subjects in the queue group that all quota processes share."""
-
-        @broker.subscriber(QUOTA_RESERVE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.reserve")
-        async def reserve(message: NatsMessage) -> None:
-            """Takes a hold for a request, or refuses."""
-            self._take(message, "reserve", self._reserve)
+        """Has the broker bring the other requests, in the queue group that all quota processes share."""
 
         @broker.subscriber(QUOTA_RELEASE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.release")
         async def release(message: NatsMessage) -> None:
             """Gives a hold back whole."""
-            self._take(message, "release", self._release)
+            self._take(message.raw_message, "release", self._release)
 
         @broker.subscriber(QUOTA_IDENTIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.identify")
         async def identify(message: NatsMessage) -> None:
             """Says who a caller is."""
-            self._take(message, "identify", self._identify)
+            self._take(message.raw_message, "identify", self._identify)
 
         @broker.subscriber(QUOTA_USAGE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.usage")
         async def usage(message: NatsMessage) -> None:
             """Says what a caller has used."""
-            self._take(message, "usage", self._usage)
+            self._take(message.raw_message, "usage", self._usage)
 
         @broker.subscriber(QUOTA_VERIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.verify")
         async def verify(message: NatsMessage) -> None:
             """Computes the counters again from the usage events."""
-            self._take(message, "verify", self._verify)
+            self._take(message.raw_message, "verify", self._verify)
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the requests that are being answered; at the timeout they are cancelled."""
@@ -90,12 +101,11 @@ class RequestDesk:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _take(self, message: NatsMessage, kind: str, answer: Callable[[bytes], Awaitable[Message]]) -> None:
-        reply_to = message.raw_message.reply
-        if not reply_to:
+    def _take(self, message: Msg, kind: str, answer: Callable[[bytes], Awaitable[Message]]) -> None:
+        if not message.reply:
             return
         task = asyncio.get_running_loop().create_task(
-            self._answer(message.body, reply_to, kind, answer), name=f"quota-{kind}"
+            self._answer(message.data, message.reply, kind, answer), name=f"quota-{kind}"
         )
         self._tasks.add(task)
         self._idle.clear()

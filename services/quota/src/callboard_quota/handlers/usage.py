@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -26,6 +28,8 @@ PULL_LIFE_S = 10.0
 LOST_PULL_S = PULL_LIFE_S + 2.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 CHECK_INTERVAL_S = 1.0
+GATHER_S = 0.02
+"""Events that come within this time are settled together, which costs the bus and the decisions of others far less."""
 RETURN_DELAY_S = 0.5
 SHORT_REPLY_TOKENS = 9
 ACK = b"+ACK"
@@ -49,6 +53,7 @@ class UsageFeed:
         self._bus = bus
         self._settler = settler
         self._running: set[asyncio.Task[None]] = set()
+        self._gathered: list[tuple[Msg, UsageEvent]] = []
         self._asked = 0
         self._asked_at = 0.0
         self._inbox = ""
@@ -77,6 +82,7 @@ class UsageFeed:
     async def drain(self, timeout_s: float) -> None:
         """Waits for the events that are being settled; what is cut off is delivered again."""
         self._stopping = True
+        self._settle_gathered()
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout_s)
         for task in self._running:
@@ -93,7 +99,7 @@ class UsageFeed:
         now = asyncio.get_running_loop().time()
         if self._lost or (self._asked and now - self._asked_at > LOST_PULL_S):
             await self._open_inbox()
-        if self._asked < BATCH // 2 and self._asked + len(self._running) < MAX_RUNNING:
+        if self._asked < BATCH // 2 and self._asked + len(self._running) + len(self._gathered) < MAX_RUNNING:
             body = json.dumps({"batch": BATCH, "expires": int(PULL_LIFE_S * NANOSECONDS_PER_S)}).encode()
             try:
                 await self._bus.publish(PULL_SUBJECT, body, reply=self._inbox)
@@ -107,12 +113,12 @@ class UsageFeed:
             await self._close_inbox(self._subscription)
         inbox = self._bus.connection.new_inbox()
 
-        async def arrived(message: Msg) -> None:
+        def arrived(message: Msg) -> None:
             self._arrived(inbox, message)
 
         self._inbox = inbox
         self._asked = 0
-        self._subscription = await self._bus.subscribe(inbox, arrived)
+        self._subscription = await self._bus.subscribe_now(inbox, arrived)
         self._lost = False
 
     async def _close_inbox(self, subscription: Subscription) -> None:
@@ -133,7 +139,26 @@ class UsageFeed:
             self._asked = max(0, self._asked - 1)
         if self._stopping:
             return
-        task = asyncio.get_running_loop().create_task(self._settle(message), name="settle")
+        try:
+            event = UsageEvent.model_validate_json(message.data)
+        except ValidationError:
+            self._start(self._refuse(message))
+            return
+        if event.hold and any(entry.metric == "jobs" for entry in event.hold.entries):
+            # Somebody may be waiting for the place that this frees.
+            self._start(self._settle(message, event))
+            return
+        self._gathered.append((message, event))
+        if len(self._gathered) == 1:
+            asyncio.get_running_loop().call_later(GATHER_S, self._settle_gathered)
+
+    def _settle_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for message, event in gathered:
+            self._start(self._settle(message, event))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="settle")
         self._running.add(task)
         task.add_done_callback(self._ended)
         if self._asked < BATCH // 2:
@@ -144,14 +169,12 @@ class UsageFeed:
         if self._asked < BATCH // 2:
             self._wake.set()
 
-    async def _settle(self, message: Msg) -> None:
-        try:
-            event = UsageEvent.model_validate_json(message.data)
-        except ValidationError:
-            SETTLEMENTS.labels("unreadable").inc()
-            log.warning("usage_unreadable", extra={"seq": message.metadata.sequence.stream})
-            await self._answer(message, STOP_DELIVERY)
-            return
+    async def _refuse(self, message: Msg) -> None:
+        SETTLEMENTS.labels("unreadable").inc()
+        log.warning("usage_unreadable", extra={"seq": message.metadata.sequence.stream})
+        await self._answer(message, STOP_DELIVERY)
+
+    async def _settle(self, message: Msg, event: UsageEvent) -> None:
         try:
             word = await self._settler.settle(event)
         except StoreUnavailable:

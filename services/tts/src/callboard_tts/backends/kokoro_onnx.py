@@ -78,8 +78,9 @@ class KokoroOnnxEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads_each
         options.inter_op_num_threads = 1
-        # Threads that spin while they wait would take the processor from the services beside this one.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads spin while a run lasts, since its operations are short, but not between runs: that would take the
+        # processor from the services beside this one.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         available = ort.get_available_providers()
         providers = [name for name in _ACCELERATORS if name in available and self._device != "cpu"]
         if self._device == "cuda" and not providers:

@@ -1,0 +1,148 @@
+"""The short cuts of the connection, on a real server."""
+
+import asyncio
+import logging
+import os
+import signal
+
+import pytest
+from nats.aio.msg import Msg
+
+from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.connection import MAX_UNSENT_BYTES
+from tests.support.nats_server import NatsServer
+
+pytestmark = pytest.mark.integration
+
+MANY = 300
+
+
+async def until_equal(found: list[bytes], wanted: list[bytes]) -> None:
+    async with asyncio.timeout(10):
+        while len(found) < len(wanted):
+            await asyncio.sleep(0.01)
+    assert found == wanted
+
+
+async def test_messages_come_in_order_with_their_headers(bus: Bus) -> None:
+    found: list[Msg] = []
+    await bus.subscribe_now("test.order", found.append)
+    for n in range(MANY):
+        await bus.publish("test.order", b"%d" % n, {"Number": str(n)} if n % 2 else None, reply="test.answer")
+    async with asyncio.timeout(10):
+        while len(found) < MANY:
+            await asyncio.sleep(0.01)
+    assert [int(message.data) for message in found] == list(range(MANY))
+    assert [message.headers for message in found[:3]] == [None, {"Number": "1"}, None]
+    assert found[0].reply == "test.answer"
+
+
+async def test_a_failing_receiver_is_logged_and_the_rest_still_comes(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    found: list[bytes] = []
+
+    def receive(message: Msg) -> None:
+        if message.data == b"bad":
+            raise ValueError
+        found.append(message.data)
+
+    await bus.subscribe_now("test.fails", receive)
+    with caplog.at_level(logging.ERROR):
+        for data in (b"one", b"bad", b"two"):
+            await bus.publish("test.fails", data)
+        await until_equal(found, [b"one", b"two"])
+    assert [record.message for record in caplog.records] == ["message_failed"]
+
+
+async def test_a_queue_shares_and_an_ended_subscription_gets_nothing(bus: Bus) -> None:
+    first: list[bytes] = []
+    second: list[bytes] = []
+    one = await bus.subscribe_now("test.queue", lambda message: first.append(message.data), "workers")
+    await bus.subscribe_now("test.queue", lambda message: second.append(message.data), "workers")
+    for n in range(MANY):
+        await bus.publish("test.queue", b"%d" % n)
+    async with asyncio.timeout(10):
+        while len(first) + len(second) < MANY:
+            await asyncio.sleep(0.01)
+    assert len(first) + len(second) == MANY
+    assert first
+    assert second
+    await bus.unsubscribe(one)
+    before = len(first)
+    await bus.publish("test.queue", b"last")
+    async with asyncio.timeout(10):
+        while b"last" not in second:
+            await asyncio.sleep(0.01)
+    assert len(first) == before
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(bus: Bus) -> None:
+    async def echo(message: Msg) -> None:
+        await bus.publish(message.reply, message.data)
+
+    subscription = await bus.subscribe("test.echo", echo)
+    asked = [b"%d" % n for n in range(MANY)]
+    assert await asyncio.gather(*(bus.request("test.echo", data, 10) for data in asked)) == asked
+    await bus.unsubscribe(subscription)
+
+
+async def test_an_answer_after_the_timeout_is_handed_over_once_and_one_after_that_is_dropped(bus: Bus) -> None:
+    asked: list[Msg] = []
+    late: list[bytes] = []
+    await bus.subscribe_now("test.slow", asked.append)
+    with pytest.raises(BusUnavailable):
+        await bus.request("test.slow", b"", 0.1, late.append, late_s=5)
+    with pytest.raises(BusUnavailable):
+        await bus.request("test.slow", b"", 0.1, late.append, late_s=0.05)
+    await asyncio.sleep(0.2)
+    for message in (asked[1], asked[0], asked[0]):
+        await bus.publish(message.reply, b"granted")
+    assert await bus.connection.rtt(5) > 0
+    await until_equal(late, [b"granted"])
+
+
+async def test_a_request_that_nobody_hears_fails_at_once_and_leaves_nothing_behind(bus: Bus) -> None:
+    late: list[bytes] = []
+    with pytest.raises(NoResponders):
+        await bus.request("test.nobody", b"", 5, late.append, late_s=5)
+    assert late == []
+    assert bus.connection._resp_map == {}  # pyright: ignore[reportPrivateUsage] - what would grow without end
+
+
+async def test_a_cancelled_request_leaves_nothing_behind(bus: Bus) -> None:
+    await bus.subscribe_now("test.silent", lambda _message: None)
+    asking = asyncio.ensure_future(bus.request("test.silent", b"", 5))
+    await asyncio.sleep(0.05)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert bus.connection._resp_map == {}  # pyright: ignore[reportPrivateUsage] - what would grow without end
+
+
+async def test_what_is_published_at_once_is_on_the_way_before_the_loop_turns(bus: Bus) -> None:
+    waiting = bus.connection.pending_data_size
+    await bus.publish("test.later", b"x")
+    assert bus.connection.pending_data_size > waiting
+    await bus.publish("test.now", b"x", at_once=True)
+    assert bus.connection.pending_data_size == 0
+
+
+async def test_a_server_that_does_not_read_fills_the_clients_bounded_buffer_and_nothing_is_lost(
+    bus: Bus, server: NatsServer
+) -> None:
+    part, parts = b"x" * 256 * 1024, 48
+    found: list[bytes] = []
+    await bus.subscribe_now("test.flood", lambda message: found.append(message.data[:2]))
+    assert await bus.connection.rtt(5) > 0
+    assert server.child is not None
+    os.kill(server.child.pid, signal.SIGSTOP)
+    try:
+        for n in range(parts):
+            await bus.publish("test.flood", b"%02d" % n + part)
+            await asyncio.sleep(0)
+        assert bus.connection._unsent_bytes() < MAX_UNSENT_BYTES + 2 * len(part)  # pyright: ignore[reportPrivateUsage]
+        assert bus.connection.pending_data_size > MAX_UNSENT_BYTES
+    finally:
+        os.kill(server.child.pid, signal.SIGCONT)
+    await until_equal(found, [b"%02d" % n for n in range(parts)])
