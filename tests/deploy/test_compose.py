@@ -1,6 +1,7 @@
 """Images and the compose set-up: what they name exists, and nobody runs as root."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from callboard_cli.models.catalogue import needed_by
 from callboard_kit.settings import load_config
+from tests.support.nats_server import server_binary
 
 pytestmark = pytest.mark.deploy
 
@@ -83,3 +85,14 @@ def test_containers_get_longer_to_stop_than_services_take() -> None:
     config = load_config(COMPOSE / "callboard.toml", {})
     grace = float(compose()["services"]["edge"]["stop_grace_period"].removesuffix("s"))
     assert grace > max(config.edge.drain_timeout_s, config.chat.drain_timeout_s, config.tts.drain_timeout_s)
+
+
+def test_the_bus_takes_its_configuration_and_can_be_watched() -> None:
+    path = COMPOSE / "nats.conf"
+    tried = subprocess.run(
+        [server_binary(), "-t", "-c", str(path)], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert tried.returncode == 0, tried.stderr
+    # Prometheus asks the exporter, which asks the monitor; no port of it leaves the network.
+    assert re.search(r'^http: "0\.0\.0\.0:8222"$', path.read_text(), re.MULTILINE)
+    assert "ports" not in compose()["services"]["nats"]

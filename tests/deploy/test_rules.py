@@ -119,7 +119,7 @@ def test_every_alert_is_tried_when_it_must_warn_and_when_it_must_not() -> None:
 
 
 def test_prometheus_accepts_the_rules() -> None:
-    promtool("check", "rules", *RULE_FILES)
+    assert promtool("check", "rules", *RULE_FILES).count("SUCCESS") == len(RULE_FILES)
 
 
 @pytest.mark.parametrize("name", ["up.yml", "compose.yml"])
@@ -130,7 +130,7 @@ def test_prometheus_accepts_its_configuration(name: str) -> None:
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_alerts_warn_when_they_should(path: Path) -> None:
-    promtool("test", "rules", path)
+    assert "SUCCESS" in promtool("test", "rules", path)
 
 
 def test_containers_are_given_files_that_exist() -> None:
