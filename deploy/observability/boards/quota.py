@@ -54,6 +54,12 @@ QUOTA = Board(
                     ),
                 ),
                 Panel(
+                    "Waits for a place",
+                    "Requests over jobs_at_once that waited a moment for the settlement of an earlier one.",
+                    "ops",
+                    (Query(per_second("callboard_quota_place_waits_total", by="result"), "{{result}}"),),
+                ),
+                Panel(
                     "Store failures",
                     "Requests that the store left without a confirmed answer.",
                     "ops",

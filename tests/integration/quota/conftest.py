@@ -14,6 +14,7 @@ TIERS = {
         "tiers": {
             "anonymous": {"tokens_per_day": 1_000_000},
             "standard": {"tokens_per_day": 1_000_000, "requests_per_minute": 1000, "jobs_at_once": 20},
+            "single": {"jobs_at_once": 1},
             "tiny": {"tokens_per_day": 100, "tokens_per_month": 100},
         },
     }

@@ -81,6 +81,23 @@ async def test_burst_admits_exactly_what_there_is_room_for(house: House, bus: Bu
     assert (await counters(bus))[tenant, "jobs"] == 20
 
 
+async def test_caller_with_one_place_may_ask_again_right_after_each_answer(house: House, bus: Bus) -> None:
+    digest = await key_of(house, "sequential", "single")
+    for n in range(50):
+        reply = await reserve(bus, request(f"sequential-{n}", 10, key_digest=digest))
+        assert reply.hold, (n, reply.error)
+        await report(bus, event_of(reply.hold, 10))
+
+
+async def test_caller_with_one_place_is_refused_while_a_job_runs(house: House, bus: Bus) -> None:
+    digest = await key_of(house, "parallel", "single")
+    wishes = [request(f"parallel-{n}", 10, key_digest=digest) for n in range(2)]
+    replies = await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
+    assert [reply.hold is None for reply in replies].count(True) == 1
+    error = next(reply.error for reply in replies if reply.error)
+    assert error.limit == "key.jobs_at_once"
+
+
 async def test_burst_of_mixed_sizes_never_passes_the_limit(house: House, bus: Bus) -> None:
     digest = await key_of(house, "mixed", "tiny")
     wishes = [request(f"mixed-{n}", 7 + n % 5, key_digest=digest) for n in range(100)]

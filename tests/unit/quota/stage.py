@@ -35,6 +35,11 @@ async def give_way() -> None:
     await Turn()
 
 
+async def no_pause(_seconds: float) -> None:
+    """A pause that only lets others go first."""
+    await Turn()
+
+
 class Act(Generic[T]):
     """A coroutine that runs one step at a time, and can be dropped between two, as a killed process would."""
 

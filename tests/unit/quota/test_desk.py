@@ -19,9 +19,10 @@ from callboard_contracts.quota import (
 from callboard_quota.backends.memory import MemoryAccounts, MemoryJournal, MemoryLedger
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.tenants import Secret
-from tests.unit.quota.stage import NOON, HandClock, give_way, run
+from tests.unit.quota.stage import NOON, HandClock, give_way, no_pause, run
 
 pytestmark = pytest.mark.unit
 
@@ -84,7 +85,8 @@ def make(settings: QuotaSection = SETTINGS) -> Stage:
     ada = Account(id="k_00000000000000ad", name="Ada", tier="standard", keys=(key,), created_at=NOON)
     accounts, journal = MemoryAccounts([ada]), MemoryJournal()
     secret = Secret(b"s" * 32)
-    desk = Desk(settings, secret, accounts, Ledger(store, clock, secret.sealed), clock, journal)
+    ledger = Ledger(store, clock, secret.sealed)
+    desk = Desk(settings, secret, accounts, ledger, clock, journal, WaitingRoom(ledger, no_pause))
     return Stage(desk, clock, store, accounts, journal)
 
 

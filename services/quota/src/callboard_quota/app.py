@@ -23,6 +23,7 @@ from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
@@ -38,6 +39,7 @@ from callboard_quota.metrics import (
     DRIFT_UNITS,
     OLDEST_LEASE_SECONDS,
     OPEN_LEASES,
+    PLACE_WAITS,
     RECONCILE_AGE_SECONDS,
     begin,
     count_event,
@@ -102,7 +104,8 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     secret = await _first(stopper, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
     ledger = Ledger(store, clock, secret.sealed)
-    desk = Desk(config.quota, secret, accounts, ledger, clock, journal)
+    places = WaitingRoom(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
+    desk = Desk(config.quota, secret, accounts, ledger, clock, journal, places)
     settler = Settler(config.quota, secret, ledger, clock, journal)
     reaper = Reaper(store, ledger, clock, journal)
     books = StreamBooks(bus)

@@ -15,6 +15,11 @@ DECISION_SECONDS = Histogram(
     ("request",),
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+PLACE_WAITS = Counter(
+    "callboard_quota_place_waits",
+    "Requests over jobs_at_once that waited a moment for a place, by what came of it: freed, refused or full.",
+    ("result",),
+)
 SETTLEMENTS = Counter(
     "callboard_quota_settlements",
     "Usage events and releases handled, by what came of them.",
@@ -74,3 +79,5 @@ def begin() -> None:
         DECISIONS.labels(work, "admitted")
         UNITS.labels(work)
     SETTLEMENTS.labels("settled")
+    for waited in ("freed", "refused", "full"):
+        PLACE_WAITS.labels(waited)

@@ -26,6 +26,7 @@ from callboard_contracts.subjects import token
 from callboard_quota.domain.amounts import cost, held_units, is_sane, rates_of
 from callboard_quota.domain.ledger import Ask, Granted, Ledger, Refused, Standing
 from callboard_quota.domain.limits import Limit, Party, account_party, address_party, shared_parties
+from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import AccountStore, Clock, Journal
 from callboard_quota.domain.tenants import ANONYMOUS, Secret
 from callboard_quota.domain.windows import Metric
@@ -72,6 +73,7 @@ class Desk:
         ledger: Ledger,
         clock: Clock,
         journal: Journal,
+        places: WaitingRoom,
     ) -> None:
         self.settings = settings
         self._secret = secret
@@ -79,6 +81,7 @@ class Desk:
         self._ledger = ledger
         self._clock = clock
         self._journal = journal
+        self._places = places
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Grants or refuses a hold; raises StoreUnavailable when neither can be said."""
@@ -92,6 +95,8 @@ class Desk:
             self._note(request, "refused", tenant, reason=refused.info.code.value)
             return ReserveReply(tenant=tenant, error=refused.info)
         outcome = await self._ledger.reserve(ask)
+        if isinstance(outcome, Refused):
+            outcome = await self._places.wait(ask, outcome)
         if isinstance(outcome, Refused):
             label = outcome.standing.limit.label
             self._note(request, "refused", tenant, reason=label, units=_units(ask))
