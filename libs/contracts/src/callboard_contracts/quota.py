@@ -167,7 +167,8 @@ class AuditEvent(Message):
     """One thing that quota did about a request, kept in AUDIT so that it can be read back by the request's id.
 
     `units` is what was held (admitted, refused), finally charged (settled, released, expired) or added (corrected);
-    `reason` is a short fixed word, such as the limit that refused or the rule that ignored an event.
+    `reason` is a short fixed word, such as the limit that refused or the rule that ignored an event. `total_units` is
+    what a settled usage event charged to all of its holds together.
     """
 
     kind: AuditKind
@@ -177,6 +178,7 @@ class AuditEvent(Message):
     work: WorkKind | None = None
     model: str = ""
     units: int = 0
+    total_units: int = 0
     reason: str = ""
     at: float
 

@@ -217,15 +217,17 @@ class Ledger:
         assert last is not None
         return last
 
-    async def settle(self, hold: Hold, units: int, reason: str = "") -> Ended:
+    async def settle(self, hold: Hold, units: int, reason: str = "", total_units: int | None = None) -> Ended:
         """Charges a hold's work and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
 
-        Work whose hold was expired or released meanwhile is charged all the same, once.
+        Work whose hold was expired or released meanwhile is charged all the same, once. `total_units` is what the work
+        cost on all of its holds, this one by default; it is kept with the fate.
         """
-        ended = await self._end(hold, "settled", units, reason)
+        total_units = units if total_units is None else total_units
+        ended = await self._end(self._event("settled", hold, units, reason, hold.id, total_units), hold)
         if ended.first or ended.fate.kind == "settled":
             return ended
-        wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold))
+        wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold), total_units)
         fate = await self._store.decide(wanted)
         await self._store.apply(
             [
@@ -238,7 +240,7 @@ class Ledger:
 
     async def release(self, hold: Hold) -> Ended:
         """Gives a hold back whole, its request count too. Raises StoreUnavailable."""
-        return await self._end(hold, "released", 0, "")
+        return await self._end(self._event("released", hold, 0, "", hold.id), hold)
 
     async def expire(self, hold: Hold, reason: str) -> Ended:
         """Ends a hold whose job never reported. Raises StoreUnavailable.
@@ -247,10 +249,9 @@ class Ledger:
         effect where they already stand.
         """
         await self._store.apply(increments(hold))
-        return await self._end(hold, "expired", 0, reason)
+        return await self._end(self._event("expired", hold, 0, reason, hold.id), hold)
 
-    async def _end(self, hold: Hold, ending: Ending, units: int, reason: str) -> Ended:
-        wanted = self._event(ending, hold, units, reason, hold.id)
+    async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:
         fate = await self._store.decide(wanted)
         if fate.kind == "settled":
             # The usage event is delivered again until this is confirmed, so the lease need not wait for the counters.
@@ -260,7 +261,9 @@ class Ledger:
             await self._store.close(hold)
         return Ended(fate, first=fate is wanted)
 
-    def _event(self, kind: Ending, hold: Hold, units: int, reason: str, hold_id: str) -> AuditEvent:
+    def _event(
+        self, kind: Ending, hold: Hold, units: int, reason: str, hold_id: str, total_units: int = 0
+    ) -> AuditEvent:
         return AuditEvent(
             kind=kind,
             request_id=hold.request_id,
@@ -269,6 +272,7 @@ class Ledger:
             work=hold.kind,
             model=hold.model,
             units=units,
+            total_units=total_units,
             reason=reason,
             at=self._clock.now(),
         )

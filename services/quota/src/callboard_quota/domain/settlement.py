@@ -47,6 +47,12 @@ def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]
     return list(zip(holds, shares(cost(event.work, holds[0].rates), holds), strict=True))
 
 
+def charged_as(fate: AuditEvent | None, units: int, total_units: int) -> bool:
+    """Whether a hold was settled by an event that charges so much to it and so much in all."""
+    # Fates without a total were recorded before there was one.
+    return fate is not None and fate.units == units and fate.total_units in {0, total_units}
+
+
 def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
     """A hold of nothing to settle against, its id the same whenever the event is seen."""
     tenants = [event.tenant, *(party.tenant for party in shared_parties(settings, event.model))]
@@ -83,18 +89,25 @@ class Settler:
             self._note("ignored", event, None, 0, reason)
             return reason
         word = "settled"
-        for hold, units in charges(event, self.settings):
+        charged = charges(event, self.settings)
+        total = sum(units for _hold, units in charged)
+        for n, (hold, units) in enumerate(charged):
             if not self._ledger.can_settle(hold):
                 self._note("ignored", event, hold, units, "too_late")
                 word = "too_late"
-                continue
-            ended = await self._ledger.settle(hold, units, event.outcome)
-            if ended.first:
-                self._journal.count(ended.fate)
-                word = AFTER_EXPIRY if ended.late else word
             else:
-                word = "settled_before"
-                self._note("ignored", event, hold, units, word)
+                ended = await self._ledger.settle(hold, units, event.outcome, total)
+                if ended.first:
+                    self._journal.count(ended.fate)
+                    word = AFTER_EXPIRY if ended.late else word
+                else:
+                    word = "settled_before"
+                    self._note("ignored", event, hold, units, word)
+                if charged_as(ended.fate, units, total):
+                    continue
+            if n == 0:
+                # The first hold decides for all: of two events about the same work one counts, never a part of each.
+                break
         return word
 
     def _note(self, kind: AuditKind, event: UsageEvent, hold: Hold | None, units: int, reason: str) -> None:

@@ -7,7 +7,7 @@ from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import UsageEvent
 from callboard_quota.domain.ledger import late_id
 from callboard_quota.domain.ports import Books, Counter, Logged, UsageLog
-from callboard_quota.domain.settlement import charges, why_ignored
+from callboard_quota.domain.settlement import charged_as, charges, why_ignored
 from callboard_quota.domain.tenants import Secret
 
 MAX_LISTED = 100
@@ -134,10 +134,13 @@ class Bookkeeper:
     async def _standing(self, events: list[UsageEvent]) -> UsageEvent:
         """The one of several events that was settled, or the first where none was."""
         fates = await self._books.fates(events[0].request_id)
-        settled = {fate.hold_id: fate.units for fate in fates if fate.kind == "settled"}
+        settled = {fate.hold_id: fate for fate in fates if fate.kind == "settled"}
         for event in events:
             holds = charges(event, self._settings())
-            if all(settled.get(hold.id, settled.get(late_id(hold))) == units for hold, units in holds):
+            total = sum(units for _hold, units in holds)
+            # The first hold decides which event counts; the other holds may still wait for it to be delivered again.
+            first, units = holds[0]
+            if charged_as(settled.get(first.id, settled.get(late_id(first))), units, total):
                 return event
         return events[0]
 

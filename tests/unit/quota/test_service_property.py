@@ -1,0 +1,251 @@
+"""Any interleaving of requests, top-ups, reports, repeats, contradictions and deaths over a whole service.
+
+Two processes of desk, settler and reaper share one store. Edges retry, workers top up and report, reports are delivered
+any number of times and at once, also with another amount. Whatever happens, no limit is passed, and once all is
+delivered and every lease is over the counters are what the log of usage events says.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from callboard_contracts.config import QuotaSection
+from callboard_contracts.quota import (
+    Hold,
+    ReleaseRequest,
+    ReserveReply,
+    ReserveRequest,
+    UsageEvent,
+    VerifyRequest,
+    Work,
+)
+from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
+from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.places import WaitingRoom
+from callboard_quota.domain.ports import Change, StoreUnavailable
+from callboard_quota.domain.reaper import Reaper
+from callboard_quota.domain.settlement import Settler
+from callboard_quota.domain.tenants import Secret
+from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.verification import Verifier
+from tests.unit.quota.stage import NOON, Act, HandClock, give_way, no_pause, run
+
+pytestmark = pytest.mark.unit
+
+DAY_TOKENS = 3_000
+SITE_TOKENS = 5_000
+JOBS = 2
+SETTINGS = QuotaSection.model_validate(
+    {
+        "site_tier": "house",
+        "tiers": {
+            "anonymous": {"tokens_per_day": DAY_TOKENS, "jobs_at_once": JOBS},
+            "house": {"tokens_per_day": SITE_TOKENS},
+            "standard": {},
+        },
+    }
+)
+SECRET = Secret(b"s" * 32)
+
+
+@dataclass
+class Job:
+    """One request as its edge and its worker know it."""
+
+    request: ReserveRequest
+    hold: Hold | None = None
+    top_ups: list[Hold] = field(default_factory=list[Hold])
+    events: list[UsageEvent] = field(default_factory=list[UsageEvent])
+    given_back: bool = False
+
+
+class Process:
+    """One quota process over the shared store."""
+
+    def __init__(self, store: MemoryLedger, clock: HandClock) -> None:
+        journal = MemoryJournal()
+        self.ledger = Ledger(store, clock, SECRET.sealed)
+        places = WaitingRoom(self.ledger, no_pause)
+        self.desk = Desk(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, places)
+        self.settler = Settler(SETTINGS, SECRET, self.ledger, clock, journal)
+        self.reaper = Reaper(store, self.ledger, clock, journal)
+        self.reaping: Act[object] | None = None
+
+
+class Board:
+    """Everything that plays, and what is known of it."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.clock = HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0]), label="start"))
+        self.store = MemoryLedger(self.clock, give_way)
+        self.store.on_change = self._saw
+        self.log = MemoryUsageLog()
+        self.processes = [Process(self.store, self.clock) for _ in range(2)]
+        self.jobs: list[Job] = []
+        self.acts: list[Act[object]] = []
+        self.owners: dict[int, tuple[Job, bool]] = {}
+        self.granted: dict[str, Hold] = {}
+        self.taken: dict[str, dict[int, int]] = {}
+
+    def _saw(self, change: Change, _value: int) -> None:
+        if change.id is None:
+            return
+        hold_id, _, step = change.id.rpartition(".")
+        if step[0] in "rs":
+            taken = self.taken.setdefault(hold_id, {})
+            taken[int(step[1:])] = taken.get(int(step[1:]), 0) + change.amount
+
+    def play(self, n: int) -> None:
+        """One step of anybody."""
+        process = self.processes[n % 2]
+        moves = ["ask", "retry", "top_up", "report", "contradict", "deliver", "deliver", "release", "reap"]
+        match self.data.draw(st.sampled_from([*moves, "step", "step", "step", "step", "kill", "wait"])):
+            case "ask":
+                self._ask(process, self._new_job(n), top_up=False)
+            case "retry":
+                self._with_job(lambda job: self._ask(process, job, top_up=False))
+            case "top_up":
+                self._with_job(lambda job: self._ask(process, job, top_up=True) if self._runs(job) else None)
+            case "report":
+                self._with_job(lambda job: self._report(job) if self._runs(job) else None)
+            case "contradict":
+                self._with_job(lambda job: self._report(job) if job.events else None)
+            case "deliver":
+                events = [event for job in self.jobs for event in job.events]
+                if events:
+                    self.acts.append(Act("settle", process.settler.settle(self.data.draw(st.sampled_from(events)))))
+            case "release":
+                self._with_job(lambda job: self._release(process, job))
+            case "reap":
+                if process.reaping is None or process.reaping.done:
+                    process.reaping = Act("reap", process.reaper.pass_once())
+                    self.acts.append(process.reaping)
+            case "wait":
+                self.clock.at += self.data.draw(st.sampled_from([0.2, 1.0, 45.0]))
+            case kind:
+                running = [act for act in self.acts if not act.done]
+                if running:
+                    act = self.data.draw(st.sampled_from(running))
+                    if kind == "kill":
+                        act.kill()
+                    else:
+                        self._advance(act, self.data.draw(st.integers(1, 8)))
+
+    def _new_job(self, n: int) -> Job:
+        caller = self.data.draw(st.sampled_from(["192.0.2.1", "192.0.2.2"]))
+        tokens = self.data.draw(st.sampled_from([1, 700, 1_500]))
+        work = Work(prompt_tokens=tokens)
+        job = Job(
+            ReserveRequest(request_id=f"r{n}", kind="speech", model="owl", work=work, address=caller, life_s=20.0)
+        )
+        self.jobs.append(job)
+        return job
+
+    def _with_job(self, act: Callable[[Job], None]) -> None:
+        if self.jobs:
+            act(self.jobs[self.data.draw(st.integers(0, len(self.jobs) - 1))])
+
+    @staticmethod
+    def _runs(job: Job) -> bool:
+        return job.hold is not None and not job.given_back
+
+    def _ask(self, process: Process, job: Job, *, top_up: bool) -> None:
+        wish = job.request
+        if top_up:
+            tokens = self.data.draw(st.sampled_from([1, 400, 900]))
+            work = Work(prompt_tokens=tokens)
+            wish = wish.model_copy(update={"top_up": job.hold, "address": None, "work": work})
+        act = Act[object]("top_up" if top_up else "reserve", process.desk.reserve(wish))
+        self.owners[id(act)] = job, top_up
+        self.acts.append(act)
+        if self.data.draw(st.booleans()):
+            self._advance(act, 1_000)
+
+    def _report(self, job: Job) -> None:
+        assert job.hold is not None
+        top_ups = tuple(job.top_ups[: self.data.draw(st.integers(0, len(job.top_ups)))]) if job.events else job.top_ups
+        held = sum(hold.entries[0].amount for hold in (job.hold, *top_ups)) // 1000
+        event = UsageEvent(
+            request_id=job.request.request_id,
+            tenant=job.hold.tenant,
+            kind="speech",
+            model="owl",
+            pool="p",
+            work=Work(prompt_tokens=self.data.draw(st.integers(0, held))),
+            outcome="stop",
+            hold=job.hold,
+            top_ups=tuple(top_ups),
+            at=self.clock.now(),
+        )
+        job.events.append(event)
+        self.log.store(event, self.clock.now())
+
+    def _release(self, process: Process, job: Job) -> None:
+        if job.hold is not None and not job.events:
+            job.given_back = True
+            self.acts.append(Act("release", process.desk.release(ReleaseRequest(hold=job.hold))))
+
+    def _advance(self, act: Act[object], steps: int) -> None:
+        for _ in range(steps):
+            if act.done:
+                break
+            act.step()
+        if not act.done:
+            return
+        assert act.error is None or isinstance(act.error, StoreUnavailable), act.error
+        if isinstance(act.result, ReserveReply) and act.result.hold and act.result.hold.id not in self.granted:
+            hold = act.result.hold
+            self.granted[hold.id] = hold
+            job, top_up = self.owners[id(act)]
+            if top_up:
+                job.top_ups.append(hold)
+            else:
+                job.hold = job.hold or hold
+            self._judge()
+
+    def _judge(self) -> None:
+        """At no grant do the holds that were granted take more than a limit allows."""
+        sums: dict[tuple[str, str], int] = {}
+        for hold in self.granted.values():
+            for n, entry in enumerate(hold.entries):
+                key = (entry.tenant, entry.metric)
+                sums[key] = sums.get(key, 0) + self.taken[hold.id].get(n, 0)
+        for (tenant, metric), used in sums.items():
+            allowed = JOBS if metric == "jobs" else (SITE_TOKENS if tenant == "site" else DAY_TOKENS) * 1000
+            assert used <= allowed, (tenant, metric)
+
+    def finish(self) -> None:
+        """Lets everything end, delivers every event again, and compares the books."""
+        for act in self.acts:
+            self._advance(act, 10_000)
+        for event in [logged.event for logged in self.log.logged]:
+            assert event is not None
+            run(self.processes[0].settler.settle(event))
+        self.clock.at += 60.0
+        for process in self.processes:
+            assert run(process.reaper.pass_once()) == []
+        books = MemoryBooks(self.store)
+        keeper = Bookkeeper(self.log, books, SECRET, lambda: SETTINGS)
+        verifier = Verifier(self.store, books, self.log, keeper, self.clock, no_pause)
+        reply = run(verifier.verify(VerifyRequest(since=NOON)))
+        assert reply.drift == ()
+        assert reply.events == len({job.request.request_id for job in self.jobs if job.events})
+        assert all(value == 0 for counter, value in self.store.values.items() if counter.metric == "jobs")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_books_balance_and_no_limit_is_passed_whatever_is_repeated_or_killed(data: st.DataObject) -> None:
+    board = Board(data)
+    try:
+        for n in range(data.draw(st.integers(5, 70), label="steps")):
+            board.play(n)
+        board.finish()
+    finally:
+        for act in board.acts:
+            act.kill()
