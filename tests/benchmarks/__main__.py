@@ -1,4 +1,4 @@
-"""Measures and prints the figures: `python -m tests.benchmarks [chat] [speech] [--quick] [--write FILE]`."""
+"""Measures and prints the figures: `python -m tests.benchmarks [chat] [speech] [quota] [--quick] [--write FILE]`."""
 
 import argparse
 import logging
@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import chat_cost, machine, speech_cost
+from tests.benchmarks import chat_cost, machine, quota_cost, speech_cost
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "speech")
+PARTS = ("chat", "speech", "quota")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -67,6 +67,8 @@ def main() -> int:
             lines += _chat(Path(folder), figures, quick=arguments.quick)
         if "speech" in parts:
             lines += _speech(Path(folder), figures, quick=arguments.quick)
+        if "quota" in parts:
+            lines += _quota(Path(folder), figures, quick=arguments.quick)
     page = "\n".join(lines).rstrip() + "\n"
     print(page)
     whole = len(parts) == len(PARTS) and not arguments.quick
@@ -101,6 +103,15 @@ def _speech(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
         return ["## Speech", "", f"Not measured: {measured}.", ""]
     figures += measured.figures
     return ["## Speech", "", speech_cost.NOTES, *table(measured.figures), ""]
+
+
+def _quota(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    effort = quota_cost.QUICK if quick else quota_cost.Effort()
+    lazy = quota_cost.measure(folder / "quota-lazy", effort, sync_always=False)
+    strict = quota_cost.measure(folder / "quota-strict", quota_cost.strict(effort), sync_always=True)
+    figures += lazy.figures
+    lines = ["## Quota", "", quota_cost.NOTES, LAZY_NOTES, "", *table(lazy.figures), ""]
+    return [*lines, quota_cost.STRICT_NOTES, *table([replace(figure, bar=None) for figure in strict.figures]), ""]
 
 
 if __name__ == "__main__":
