@@ -121,6 +121,14 @@ CHAT = Board(
                     ),
                     width=12,
                 ),
+                Panel(
+                    "More used than held",
+                    "Replies whose prompt was counted longer than was held, too late to cut them; what is over is not "
+                    "charged.",
+                    "ops",
+                    (Query(per_second("callboard_chat_over_hold_total"), "replies"),),
+                    width=12,
+                ),
                 *spread(
                     USAGE,
                     "Tokens of a prompt",

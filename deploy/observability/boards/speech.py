@@ -95,6 +95,15 @@ SPEECH = Board(
                     runbook="jobs-redelivered",
                 ),
                 Panel(
+                    "Top-ups",
+                    "Further holds asked for while speaking: *refused* by a limit, *unheld* where the site lets sound "
+                    "go on without quota, *failed* where quota stayed away.",
+                    "ops",
+                    (Query(per_second("callboard_tts_top_ups_total", by="outcome"), "{{outcome}}"),),
+                    width=12,
+                    runbook="quota-unreachable",
+                ),
+                Panel(
                     "Slots",
                     "Jobs that run, and how many may, over all workers.",
                     "short",

@@ -19,7 +19,7 @@ from callboard_contracts.chat import (
     CreditReply,
     CreditRequest,
 )
-from callboard_contracts.quota import Hold, UsageEvent
+from callboard_contracts.quota import Hold, HoldEntry, UsageEvent
 from callboard_kit.bus import Bus
 from callboard_kit.direct import read_last, read_subject
 
@@ -55,9 +55,15 @@ class Desk:
         await self.bus.connection.flush()
 
     async def post(
-        self, *, limit: int = 100, life_s: float = 30.0, job_class: subjects.JobClass = "live", **fields: Any
+        self,
+        *,
+        limit: int = 100,
+        life_s: float = 30.0,
+        job_class: subjects.JobClass = "live",
+        held_tokens: int | None = None,
+        **fields: Any,
     ) -> ChatJob:
-        """Posts a job as an edge does."""
+        """Posts a job as an edge does; left out, `held_tokens` bound nothing."""
         request_id = uuid.uuid4().hex
         request = ChatRequest.model_validate(
             {
@@ -68,7 +74,10 @@ class Desk:
             }
         )
         now = time.time()
-        hold = Hold(request_id=request_id, tenant="t1", kind="chat", model=MODEL, entries=(), expires_at=now + 60)
+        entries: tuple[HoldEntry, ...] = ()
+        if held_tokens is not None:
+            entries = (HoldEntry(tenant="t1", metric="units", bucket="h2026112103", amount=held_tokens * 1000),)
+        hold = Hold(request_id=request_id, tenant="t1", kind="chat", model=MODEL, entries=entries, expires_at=now + 60)
         job = ChatJob(
             request_id=request_id,
             edge=EDGE,

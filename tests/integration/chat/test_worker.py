@@ -38,6 +38,45 @@ async def test_a_reply_is_streamed_kept_and_charged(server: NatsServer, desk: De
         assert (result.text, result.end) == (TEXT, last.end)
 
 
+async def test_a_prompt_that_the_engine_counts_longer_cuts_the_reply_at_its_hold(
+    server: NatsServer, desk: Desk
+) -> None:
+    engine = FakeEngine(FakeScript(prompt_tokens=30))
+    async with worker(server, engine):
+        job = await desk.post(limit=12, held_tokens=4 + 12 + 19)
+        last = await desk.end(job)
+        assert last.end == ChatEnd(reason="length", usage=TokenUsage(prompt_tokens=30, completion_tokens=5))
+        assert desk.text(job) == "".join(WORDS[:5])
+        usage = await desk.usage(job)
+        assert (usage.work.prompt_tokens, usage.work.completion_tokens, usage.outcome) == (30, 5, "length")
+        assert engine.state.active == 0
+
+
+async def test_a_prompt_that_is_longer_than_its_hold_is_an_error_that_costs_nothing(
+    server: NatsServer, desk: Desk
+) -> None:
+    async with worker(server, FakeEngine(FakeScript(prompt_tokens=30))):
+        job = await desk.post(limit=12, held_tokens=4 + 12)
+        last = await desk.end(job)
+        assert last.end is not None
+        assert last.end.error is not None
+        assert last.end.error.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+        assert desk.text(job) == ""
+        usage = await desk.usage(job)
+        assert (usage.work.prompt_tokens, usage.work.completion_tokens) == (0, 0)
+
+
+async def test_a_prompt_that_is_counted_at_the_end_is_charged_as_far_as_it_is_held(
+    server: NatsServer, desk: Desk
+) -> None:
+    async with worker(server, FakeEngine()):
+        job = await desk.post(limit=12, held_tokens=14)
+        last = await desk.end(job)
+        assert last.end == ChatEnd(reason="stop", usage=TokenUsage(prompt_tokens=4, completion_tokens=12))
+        usage = await desk.usage(job)
+        assert (usage.work.prompt_tokens, usage.work.completion_tokens) == (2, 12)
+
+
 async def test_thinking_travels_apart(server: NatsServer, desk: Desk) -> None:
     async with worker(server, FakeEngine(FakeScript(tokens=("<think>", "hm", "</think>", "Yes.")))):
         job = await desk.post()

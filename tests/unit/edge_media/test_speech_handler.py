@@ -12,12 +12,15 @@ from callboard_edge.domain.speech_text import audio_ms_bound
 from callboard_edge.media.formats import AUDIO_FORMATS, FORMATS, AudioFormat
 from callboard_edge.media.room import EncodedClip
 from tests.unit.edge_media.clips import decode, tone
-from tests.unit.edge_media.stage import Stage, Worker, running
+from tests.unit.edge_media.stage import Script, Stage, Worker, running
 
 pytestmark = pytest.mark.unit
 
 BODY = {"model": "voicebox", "input": "Hello there.", "voice": "ann"}
 FAILURE = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine failed.")
+LIMIT = ErrorInfo(
+    code=ErrorCode.QUOTA_EXCEEDED, message="Enough for today.", limit="key.tokens_per_day", retry_after_s=7.2
+)
 
 
 @pytest.fixture
@@ -52,6 +55,21 @@ async def fails_after_a_piece(worker: Worker) -> None:
 async def fails_together_with_a_piece(worker: Worker) -> None:
     worker.say(tone(1.0))
     worker.end("error", FAILURE)
+
+
+async def is_limited_after_a_piece(worker: Worker) -> None:
+    worker.say(tone(1.0))
+    await asyncio.sleep(0.1)
+    worker.end("limit", LIMIT)
+
+
+async def is_limited_together_with_a_piece(worker: Worker) -> None:
+    worker.say(tone(1.0))
+    worker.end("limit", LIMIT)
+
+
+async def is_limited_at_once(worker: Worker) -> None:
+    worker.end("limit", LIMIT)
 
 
 async def makes_no_sound(worker: Worker) -> None:
@@ -273,6 +291,60 @@ async def test_failure_in_the_middle_of_events_is_an_event(stage: Stage) -> None
     assert deltas
     assert last["error"]["code"] == "engine_failed"
     assert all(event["type"] == "speech.audio.delta" for event in deltas)
+
+
+@pytest.mark.parametrize("script", [is_limited_after_a_piece, is_limited_together_with_a_piece])
+@pytest.mark.parametrize("name", AUDIO_FORMATS)
+async def test_clip_that_a_limit_ends_is_whole_as_far_as_it_goes(
+    stage: Stage, name: AudioFormat, script: Script
+) -> None:
+    stage.board.script = script
+    async with stage.client.post(stage.url(), json={**BODY, "response_format": name}) as response:
+        assert response.status == 200
+        clip = await response.read()
+    assert 1.0 <= decode(name, clip).seconds < 1.13
+    assert not stage.board.workers[stage.board.jobs[0].request_id].cancelled.is_set()
+
+
+@pytest.mark.parametrize("script", [is_limited_after_a_piece, is_limited_together_with_a_piece])
+async def test_events_that_a_limit_ends_name_it_last(stage: Stage, script: Script) -> None:
+    stage.board.script = script
+    async with stage.client.post(stage.url(), json={**BODY, "stream_format": "sse"}) as response:
+        assert response.status == 200
+        *deltas, last = events(await response.read())
+    clip = b"".join(base64.b64decode(event["audio"]) for event in deltas)
+    assert 1.0 <= decode("mp3", clip).seconds < 1.13
+    assert last == {
+        "error": {
+            "message": "Enough for today.",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": "rate_limit_exceeded",
+            "limit": "key.tokens_per_day",
+            "retry_after": 8,
+        }
+    }
+
+
+@pytest.mark.parametrize("stream_format", ["audio", "sse"])
+async def test_limit_before_the_first_sound_is_a_429(stage: Stage, stream_format: str) -> None:
+    stage.board.script = is_limited_at_once
+    async with stage.client.post(stage.url(), json={**BODY, "stream_format": stream_format}) as response:
+        assert response.status == 429
+        assert response.headers["Retry-After"] == "8"
+        assert response.headers["x-should-retry"] == "true"
+        error = (await response.json())["error"]
+    assert (error["message"], error["code"]) == ("Enough for today.", "rate_limit_exceeded")
+
+
+async def test_only_the_first_slice_of_a_long_text_is_held(stage: Stage) -> None:
+    stage.board.script = whole_at_once
+    text = "This is a long text with many words in it. " * 20
+    async with stage.client.post(stage.url(), json={**BODY, "input": text}) as response:
+        assert response.status == 200
+        await response.read()
+    assert audio_ms_bound(text, 1.0, 300, 600) > 15_000
+    assert stage.desk.reserved[0].work.audio_ms == 15_000
 
 
 async def test_encoder_that_breaks_ends_the_connection(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

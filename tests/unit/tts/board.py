@@ -8,8 +8,18 @@ from typing import Any, cast
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import CreditReply, CreditRequest
+from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
-from callboard_contracts.quota import UsageEvent
+from callboard_contracts.quota import (
+    Hold,
+    HoldEntry,
+    Rates,
+    ReleaseReply,
+    ReleaseRequest,
+    ReserveReply,
+    ReserveRequest,
+    UsageEvent,
+)
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders, Stored
 from callboard_kit.direct import StoredMessage
@@ -19,6 +29,67 @@ TEXT = (
     "The first sentence of it is this one here. The second one comes right after the first, as second ones do. "
     "Then the third sentence follows, longer than the ones before it, because nothing else is left to be said now."
 )
+
+
+UNITS_PER_S = 100_000
+LIMIT = ErrorInfo(
+    code=ErrorCode.QUOTA_EXCEEDED, message="Enough for today.", limit="key.tokens_per_day", retry_after_s=600
+)
+
+
+def hold_for(audio_ms: int, name: str = "h0", rate: int = UNITS_PER_S) -> Hold:
+    """A hold of so much sound, as quota would grant it."""
+    units = -(-audio_ms * rate // 1000)
+    return Hold(
+        id=name,
+        request_id="r1",
+        tenant="t1",
+        kind="speech",
+        model="kokoro",
+        entries=(HoldEntry(tenant="t1", metric="units", bucket="h2026112103", amount=units),),
+        rates=Rates(audio_units_per_s=rate),
+        expires_at=time.time() + 60,
+    )
+
+
+@dataclass
+class FakeQuota:
+    """Grants further holds as long as there is room for their sound."""
+
+    room_ms: int = 10**9
+    asked_ms: list[int] = field(default_factory=list)
+    granted: list[Hold] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    away: int = 0
+    """So many of the next questions meet nobody."""
+    silent: bool = False
+    """Questions are heard and answered only when `answer` is set."""
+    answer: asyncio.Event = field(default_factory=asyncio.Event)
+    error: ErrorInfo | None = None
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        """Decides on a top-up."""
+        assert request.top_up is not None
+        assert (request.key_digest, request.address, request.request_id) == (None, None, "r1")
+        if self.away:
+            self.away -= 1
+            raise NoResponders("quota.reserve")
+        self.asked_ms.append(request.work.audio_ms)
+        if self.silent:
+            await self.answer.wait()
+        if self.error is not None:
+            return ReserveReply(error=self.error)
+        if request.work.audio_ms > self.room_ms:
+            return ReserveReply(error=LIMIT)
+        self.room_ms -= request.work.audio_ms
+        hold = hold_for(request.work.audio_ms, f"h{len(self.granted) + 1}")
+        self.granted.append(hold)
+        return ReserveReply(tenant="t1", hold=hold)
+
+    def release(self, request: ReleaseRequest) -> ReleaseReply:
+        """Notes what comes back."""
+        self.released.append(request.hold.id)
+        return ReleaseReply(settled=True)
 
 
 @dataclass
@@ -39,6 +110,7 @@ class FakeBus:
     order: list[str] = field(default_factory=list)
     questions: list[CreditRequest] = field(default_factory=list)
     reply: CreditReply | Exception = field(default_factory=lambda: CreditReply(open=True, attempt=1))
+    quota: FakeQuota = field(default_factory=FakeQuota)
     refuse_publish: bool = False
     cancel: Callable[[Any], Awaitable[None]] | None = None
 
@@ -82,8 +154,26 @@ class FakeBus:
         self.segments.append(StoredMessage(subject, len(self.segments) + 1, pcm, headers))
         return Stored("AUDIO", len(self.segments), False, None)
 
-    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
-        """Answers a question about credit."""
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_s: float,
+        on_late: Callable[[bytes], None] | None = None,
+        late_s: float = 0.0,
+    ) -> bytes:
+        """Answers a question about credit, or one to quota."""
+        if subject == subjects.QUOTA_RESERVE:
+            assert on_late is not None
+            assert late_s > 0
+            asking = asyncio.ensure_future(self.quota.reserve(ReserveRequest.model_validate_json(payload)))
+            done, _ = await asyncio.wait({asking}, timeout=timeout_s)
+            if not done:
+                asking.add_done_callback(lambda late: on_late(late.result().model_dump_json().encode()))
+                raise BusUnavailable("no answer in time")
+            return asking.result().model_dump_json().encode()
+        if subject == subjects.QUOTA_RELEASE:
+            return self.quota.release(ReleaseRequest.model_validate_json(payload)).model_dump_json().encode()
         assert subject == subjects.credit("edge1", "r1")
         assert timeout_s > 0
         self.questions.append(CreditRequest.model_validate_json(payload))
@@ -132,7 +222,14 @@ def nobody_listens() -> Exception:
     return NoResponders("ctl.credit")
 
 
-def make_job(text: str = TEXT, *, voice: str = "af_sky", model: str = "kokoro", deadline_s: float = 60) -> SpeechJob:
+def make_job(
+    text: str = TEXT,
+    *,
+    voice: str = "af_sky",
+    model: str = "kokoro",
+    deadline_s: float = 60,
+    hold: Hold | None = None,
+) -> SpeechJob:
     return SpeechJob(
         request_id="r1",
         edge="edge1",
@@ -140,7 +237,7 @@ def make_job(text: str = TEXT, *, voice: str = "af_sky", model: str = "kokoro", 
         room="edge1",
         utterance="r1",
         request=SpeechRequest(model=model, text=text, voice=voice),
-        hold=None,
+        hold=hold,
         created_at=time.time(),
         deadline_at=time.time() + deadline_s,
     )

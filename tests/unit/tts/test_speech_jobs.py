@@ -13,6 +13,7 @@ from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES
 from callboard_kit.bus import BusUnavailable
 from callboard_kit.pull import GiveBack, Superseded
 from callboard_tts.backends.fake import FakeEngine, Script
+from callboard_tts.backends.top_ups import BusTopUps
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import running as running_module
 from callboard_tts.handlers import speech_jobs as speech_jobs_module
@@ -40,6 +41,9 @@ POOL = PoolSettings(
     max_input_characters=4096,
     comma_pause_ms=300,
     sentence_pause_ms=600,
+    hold_slice_ms=15_000,
+    decision_timeout_s=1.0,
+    admits_unheld=False,
     models={"kokoro": ServedModel("kokoro", "fake", (), {"alloy": "af_sky"})},
 )
 
@@ -63,7 +67,7 @@ async def handler(
     engine = FakeEngine(script)
     running = RunningJobs(bus.as_bus())
     await running.listen()
-    return SpeechJobs(bus.as_bus(), engine, pool, running), engine
+    return SpeechJobs(bus.as_bus(), engine, BusTopUps(bus.as_bus(), pool.decision_timeout_s), pool, running), engine
 
 
 async def spoken(monkeypatch: pytest.MonkeyPatch) -> FakeBus:

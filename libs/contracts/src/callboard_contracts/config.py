@@ -60,6 +60,9 @@ class EdgeSection(Section):
     """The origins whose pages may call from a browser."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """The networks of proxies whose `X-Forwarded-For` counts."""
+    admin_token: SecretStr | None = Field(default=None, min_length=24)
+    """The token that opens `/admin/v1`; best given as `CALLBOARD__EDGE__ADMIN_TOKEN_FILE`. Left out, those paths do
+    not exist."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """The largest body of a request."""
     body_timeout_s: float = Field(default=20.0, gt=0)
@@ -183,6 +186,8 @@ class TtsSection(Section):
     """The pause after a clause."""
     sentence_pause_ms: int = Field(default=600, ge=0, le=5000)
     """The pause after a sentence."""
+    hold_slice_ms: int = Field(default=15_000, ge=1000, le=600_000)
+    """How much sound is held at a time: for the beginning of a text, and again each time before that is used up."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
     """How long running utterances may go on after the order to stop."""
 

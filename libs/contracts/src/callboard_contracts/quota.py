@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.kudos import MAX_KUDOS
 from callboard_contracts.model import Message
 
 UNITS_PER_TOKEN = 1000
@@ -59,13 +60,19 @@ class Hold(Message):
     expires_at: float
     seal: str = ""
 
+    @property
+    def units(self) -> int | None:
+        """How many units are held; None when the hold counts no units and so bounds nothing."""
+        return max((entry.amount for entry in self.entries if entry.metric == "units"), default=None)
+
 
 class ReserveRequest(Message):
     """The edge asks for a hold.
 
     `key_digest` is the hex SHA-256 of the API key, `address` the client's IP address; quota turns both into opaque
     tenants, and neither is stored or logged in this form. With `top_up` a worker asks for a further hold on the same
-    accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
+    accounts as one that it has; `work` is then what is needed on top, and key and address are left out. `kudos` are held
+    from the key's account, in thousandths, beside what the work costs.
     """
 
     request_id: str
@@ -76,6 +83,7 @@ class ReserveRequest(Message):
     address: str | None = None
     life_s: float = Field(gt=0)
     top_up: Hold | None = None
+    kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
 
 
 class LimitState(Message):
@@ -144,7 +152,8 @@ class ReleaseReply(Message):
 class UsageEvent(Message):
     """What a request really used; published to USAGE under the id `<request>.<kind>`, so it counts once.
 
-    `top_ups` are the further holds that a worker took for the same work, in the order in which it got them.
+    `top_ups` are the further holds that a worker took for the same work, in the order in which it got them. `kudos` are what the
+    work really cost in thousandths of kudos; more than was held is never taken.
     """
 
     version: Literal[1] = 1
@@ -157,6 +166,7 @@ class UsageEvent(Message):
     outcome: Literal["stop", "length", "tool_calls", "cancelled", "error"]
     hold: Hold | None = None
     top_ups: tuple[Hold, ...] = ()
+    kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
     at: float
 
 
@@ -168,25 +178,32 @@ class AuditEvent(Message):
 
     `units` is what was held (admitted, refused), finally charged (settled, released, expired) or added (corrected);
     `reason` is a short fixed word, such as the limit that refused or the rule that ignored an event. `total_units` is
-    what a settled usage event charged to all of its holds together.
+    what a settled usage event charged to all of its holds together. `kudos` are
+    what was finally taken from an account, or earned by it; a deal in kudos is told as work of the kind kudos.
     """
 
     kind: AuditKind
     request_id: str
     hold_id: str = ""
     tenant: str = ""
-    work: WorkKind | None = None
+    work: WorkKind | Literal["kudos"] | None = None
     model: str = ""
     units: int = 0
     total_units: int = 0
+    kudos: int = 0
     reason: str = ""
     at: float
 
 
 class VerifyRequest(Message):
-    """An operator asks quota to compute all counters again from USAGE, for the hours since a Unix time."""
+    """An operator asks quota to compute all counters again from USAGE, for the hours since a Unix time.
+
+    With `heartbeat_s` an empty message is sent that often until the reply, so that whoever waits sees that the process
+    still works on it.
+    """
 
     since: float
+    heartbeat_s: float | None = Field(default=None, ge=0.1, le=60)
 
 
 class Drift(Message):

@@ -18,7 +18,8 @@ BYTES_PER_MS = SAMPLE_RATE_HZ * BYTES_PER_SAMPLE // 1000
 MAX_SEGMENT_BYTES = 96_000
 """Two seconds of audio: far below the bus's message limit, and small enough to start playing at once."""
 
-SpeechEndReason = Literal["stop", "cancelled", "error"]
+SpeechEndReason = Literal["stop", "cancelled", "error", "limit"]
+"""With `limit` the sound ends cleanly after a piece, because quota refused to hold more; the error names the limit."""
 
 
 class SpeechRequest(Message):
@@ -65,10 +66,12 @@ class SegmentInfo(Message):
 
     `piece` counts the spoken pieces of the text and `offset_bytes` is where the segment starts inside its piece, so
     that a worker that takes over continues exactly after the last segment. The last segment has `end`, and no PCM.
+    `top_ups` are the holds that the worker got since the segment before, so that whoever takes over settles them too.
     """
 
     attempt: int = Field(ge=1)
     piece: int = Field(ge=0)
     offset_bytes: int = Field(ge=0)
     piece_done: bool = False
+    top_ups: tuple[Hold, ...] = ()
     end: SpeechEnd | None = None

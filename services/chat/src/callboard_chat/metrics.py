@@ -47,6 +47,11 @@ ENGINE_READY = Gauge("callboard_chat_engine_ready", "1 while the engine answers,
 RESUMED = Counter(
     "callboard_chat_resumed_total", "Jobs taken over from another attempt, by where the past was found.", ["source"]
 )
+OVER_HOLD = Counter(
+    "callboard_chat_over_hold_total",
+    "Replies that used more than was held for them, their prompt being counted only at the end; what is over is not "
+    "charged.",
+)
 CANCEL_LATENCY = Histogram(
     "callboard_chat_cancel_seconds",
     "From the order to stop a reply to the closing of the engine's stream.",

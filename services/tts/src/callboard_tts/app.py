@@ -14,6 +14,7 @@ from callboard_kit.health import Observatory
 from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
 from callboard_kit.pull import PullLoop
 from callboard_tts import metrics
+from callboard_tts.backends.top_ups import BusTopUps
 from callboard_tts.domain.ports import EngineUnavailable, SpeechEngine
 from callboard_tts.handlers.running import RunningJobs
 from callboard_tts.handlers.speech_jobs import SpeechJobs
@@ -22,6 +23,8 @@ from callboard_tts.settings import PoolSettings, pool_settings
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 1.0
+RETURN_TIMEOUT_S = 5.0
+"""How long the last holds may take to be given back before the worker ends."""
 
 
 @dataclass(slots=True)
@@ -115,7 +118,8 @@ async def _load(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness) 
 
 async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: Stopper, readiness: Readiness) -> None:
     running = RunningJobs(bus)
-    jobs = SpeechJobs(bus, engine, pool, running)
+    top_ups = BusTopUps(bus, pool.decision_timeout_s)
+    jobs = SpeechJobs(bus, engine, top_ups, pool, running)
     loop = PullLoop(
         bus,
         TTS,
@@ -135,6 +139,7 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: St
         await loop.run(stopper.wait)
         log.info("draining", extra={"running": loop.running})
         await loop.drain(pool.drain_timeout_s)
+        await top_ups.close(RETURN_TIMEOUT_S)
 
 
 async def _watch_engine(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness, stopper: Stopper) -> None:

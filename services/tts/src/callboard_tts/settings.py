@@ -42,6 +42,10 @@ class PoolSettings:
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
+    hold_slice_ms: int
+    decision_timeout_s: float
+    admits_unheld: bool
+    """Whether work goes on without a hold while quota is away."""
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
 
@@ -80,5 +84,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         max_input_characters=config.tts.max_input_characters,
         comma_pause_ms=config.tts.comma_pause_ms,
         sentence_pause_ms=config.tts.sentence_pause_ms,
+        hold_slice_ms=config.tts.hold_slice_ms,
+        decision_timeout_s=config.quota.decision_timeout_s,
+        admits_unheld=config.quota.on_unreachable == "admit_and_settle",
         models=models,
     )

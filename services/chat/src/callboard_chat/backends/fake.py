@@ -30,6 +30,8 @@ class FakeScript:
     hang_at: int | None = None
     """The engine falls silent before this token."""
     context_tokens: int = 1_000_000
+    prompt_tokens: int | None = None
+    """How long the engine says that any prompt is, with its first token; left out, it counts the words at the end."""
 
 
 @dataclass
@@ -85,11 +87,14 @@ class FakeEngine:
             await asyncio.sleep(script.first_delay_s)
             for n, chunk in enumerate(chunks[:limit]):
                 await self._faults(n)
+                chunk.prompt_tokens = script.prompt_tokens
                 yield chunk
                 if script.token_delay_s:
                     await asyncio.sleep(script.token_delay_s)
             made = min(limit, len(chunks))
-            yield Chunk(finish="length" if limit < len(chunks) else "stop", prompt_tokens=words, completion_tokens=made)
+            counted = words if script.prompt_tokens is None else script.prompt_tokens
+            finish = "length" if limit < len(chunks) else "stop"
+            yield Chunk(finish=finish, prompt_tokens=counted, completion_tokens=made)
         finally:
             self.state.active -= 1
 

@@ -1,5 +1,6 @@
 """One reply on its way out: numbered frames, limits kept, tokens counted."""
 
+from callboard_chat.domain.allowance import output_allowed, prompt_not_held
 from callboard_chat.domain.history import History
 from callboard_chat.domain.models import estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
@@ -7,18 +8,24 @@ from callboard_chat.domain.stopping import StopCutter
 from callboard_chat.domain.thinking import ThinkingSplitter
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult, EndReason, TokenUsage, ToolCall
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.quota import Hold
 
 
 class Reply:
     """Turns an engine's chunks into frames and knows, at any moment, what was said and what it used.
 
-    It ends by itself, with `finish` set, when the engine is done, a stop sequence appears, or the limit of
-    `max_output_tokens` is reached; the caller then closes the engine's stream.
+    It ends by itself, with `finish` set, when the engine is done, a stop sequence appears, or the limit is reached:
+    `max_output_tokens`, or what the hold leaves beside a prompt that the engine counts longer than was expected. The
+    caller then closes the engine's stream.
     """
 
-    def __init__(self, request: ChatRequest, attempt: int, past: History | None = None) -> None:
+    def __init__(
+        self, request: ChatRequest, attempt: int, past: History | None = None, hold: Hold | None = None
+    ) -> None:
         past = past or History()
         self._request = request
+        self._hold = hold
+        self._limit = request.max_output_tokens
         self._attempt = attempt
         self._next_seq = past.next_seq
         self._text = [past.said.text]
@@ -34,7 +41,7 @@ class Reply:
         self._cutter = StopCutter(request.sampling.stop)
         self._splitter: ThinkingSplitter | None = None
         self.finish: Finish | None = "tool_calls" if past.tool_calls else None
-        if self._tokens >= request.max_output_tokens:
+        if self._tokens >= self._limit:
             self.finish = self.finish or "length"
         self.begin_run()
 
@@ -73,16 +80,22 @@ class Reply:
         return [frame for frame in self._sent if frame.seq >= seq]
 
     def take(self, chunk: Chunk) -> ChatFrame | None:
-        """Takes the engine's next chunk and returns the frame to send, if there is anything to send yet."""
+        """Takes the engine's next chunk and returns the frame to send, if there is anything to send yet.
+
+        Raises:
+            CallboardError: not even the prompt is held, and nothing was said yet.
+        """
         if self.finish is not None:
             return None
         if chunk.prompt_tokens is not None and not self._prompt_known:
             self._prompt_tokens = chunk.prompt_tokens
+            if chunk.finish is None:
+                self._keep_to_hold(chunk.prompt_tokens)
         if chunk.completion_tokens is not None:
             self._engine_tokens = chunk.completion_tokens
-        room = self._request.max_output_tokens - self._tokens
+        room = self._limit - self._tokens
         if self._pending_tokens + chunk.tokens > room:
-            # The engine was told the limit and went past it.
+            # The engine went past the limit that it was told, or past what is held.
             self.finish = "length"
             return self._last(*self._flush())
         self._pending_tokens += chunk.tokens
@@ -108,7 +121,7 @@ class Reply:
                 total += self._pending_tokens
                 if self._engine_tokens is not None:
                     total = self._base_tokens + self._engine_tokens
-                total = min(total, self._request.max_output_tokens)
+                total = min(total, self._limit)
             prompt = self._prompt_tokens
             if prompt is None:
                 prompt = estimated_prompt_tokens(self._request)
@@ -127,6 +140,15 @@ class Reply:
             tool_calls=self._tool_calls,
             end=end,
         )
+
+    def _keep_to_hold(self, prompt_tokens: int) -> None:
+        allowed = output_allowed(self._hold, prompt_tokens)
+        if allowed is None:
+            return
+        if allowed < 0 and not self.started:
+            raise prompt_not_held(prompt_tokens)
+        # What was said before the engine counted cannot be taken back.
+        self._limit = min(self._limit, max(allowed, self._tokens))
 
     def _split(self, chunk: Chunk) -> tuple[str, str]:
         text, thinking = chunk.text, chunk.thinking

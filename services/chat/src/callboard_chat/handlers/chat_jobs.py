@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from callboard_chat import metrics
+from callboard_chat.domain.allowance import within
 from callboard_chat.domain.models import refusal
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.reply import Reply
@@ -77,7 +78,7 @@ class ChatJobs:
                     return
             else:
                 metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
-            reply = Reply(job.request, delivery.attempt, past.history if past else None)
+            reply = Reply(job.request, delivery.attempt, past.history if past else None, job.hold)
             running.reply = reply
             wanted = past is None or past.wanted
             outcome = await self._outcome(running, reply) if wanted else Outcome("cancelled")
@@ -212,13 +213,18 @@ class ChatJobs:
     async def _keep(self, job: ChatJob, result: ChatResult, *, whole: bool = True) -> None:
         """Stores the result and the usage event; both repeat under the same id without effect."""
         end = result.end
+        used = Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens)
+        charged = within(job.hold, used)
+        if charged != used:
+            metrics.OVER_HOLD.inc()
+            log.warning("used_more_than_held", extra={"request_id": job.request_id, "model": job.request.model})
         event = UsageEvent(
             request_id=job.request_id,
             tenant=job.tenant,
             kind="chat",
             model=job.request.model,
             pool=self._pool.name,
-            work=Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens),
+            work=charged,
             outcome=end.reason,
             hold=job.hold,
             at=time.time(),

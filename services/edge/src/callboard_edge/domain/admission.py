@@ -69,7 +69,9 @@ class Admission:
         audio_ms: int,
         request_id: str | None = None,
     ) -> Utterance:
-        """Holds an estimated length of audio and posts a speech request.
+        """Holds the beginning of an utterance, `audio_ms` long, and posts a speech request.
+
+        The worker holds what follows while it speaks.
 
         Use the utterance as a context manager and take its segments until one has the end. `request_id` is as for
         `chat`.

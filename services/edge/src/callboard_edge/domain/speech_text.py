@@ -56,7 +56,7 @@ def nothing_to_speak() -> CallboardError:
 
 
 def audio_ms_bound(text: str, speed: float, comma_pause_ms: int, sentence_pause_ms: int) -> int:
-    """The most audio a text can become, in milliseconds; what is held for it until the real length is known.
+    """The most audio a text can become, in milliseconds; no more is held for it before the first sound.
 
     A bound and no estimate: usual English comes to about a third of it, and the rest returns with the
     settlement.

@@ -21,6 +21,7 @@ _TYPES = {
     404: "invalid_request_error",
     405: "invalid_request_error",
     408: "timeout_error",
+    409: "invalid_request_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
 }
@@ -34,17 +35,24 @@ _NO_RETRY = frozenset({ErrorCode.DEADLINE_EXCEEDED})
 
 def error_object(info: ErrorInfo) -> dict[str, Any]:
     """The `error` object of a body or of an event in a stream."""
-    return {
+    error = {
         "message": info.message,
         "type": _TYPES.get(info.kind.status, "server_error"),
         "param": info.param,
         "code": _OPENAI_CODES.get(info.code, info.code.value),
     }
+    # OpenAI's own clients pass over what they do not know.
+    return error if info.limit is None else {**error, "limit": info.limit}
 
 
 def error_event(info: ErrorInfo) -> bytes:
-    """An error in the middle of a stream."""
-    return b"data: " + json.dumps({"error": error_object(info)}, ensure_ascii=False).encode() + b"\n\n"
+    """An error in the middle of a stream; it names the limit and the wait, which an answer's headers would tell."""
+    error = error_object(info)
+    if info.limit is not None:
+        error["limit"] = info.limit
+    if info.retry_after_s is not None:
+        error["retry_after"] = max(1, math.ceil(info.retry_after_s))
+    return b"data: " + json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n\n"
 
 
 def openai_error(info: ErrorInfo, *, charged: bool = False, state: LimitState | None = None) -> web.Response:
@@ -59,7 +67,7 @@ def openai_error(info: ErrorInfo, *, charged: bool = False, state: LimitState | 
     if wait_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
         response.headers["retry-after-ms"] = str(max(1, math.ceil(wait_s * 1000)))
-    if info.code is ErrorCode.INVALID_API_KEY:
+    if info.code in (ErrorCode.INVALID_API_KEY, ErrorCode.INVALID_ADMIN_TOKEN):
         response.headers["WWW-Authenticate"] = "Bearer"
     if state is not None:
         response.headers.update(rate_limit_headers(state))

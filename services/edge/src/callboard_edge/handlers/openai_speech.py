@@ -90,7 +90,12 @@ class _Outlet:
             await self._call.stream(self._info.content_type, headers)
         await self._call.write(chunk)
 
-    async def done(self, end: SpeechEnd, tokens: int) -> web.StreamResponse:
+    async def done(self, end: SpeechEnd, tokens: int, metrics: EdgeMetrics) -> web.StreamResponse:
+        """Ends the answer; a clip that a limit ended is whole as far as it goes, and events say which limit it was."""
+        if end.reason == "limit":
+            info = end.error or _unexplained(end)
+            metrics.errors.labels(NAME, info.code.value).inc()
+            return await self._call.finish(error_event(info) if self._events else b"")
         if self._events:
             usage = {"input_tokens": 0, "output_tokens": tokens, "total_tokens": tokens, "audio_ms": end.audio_ms}
             await self._event({"type": "speech.audio.done", "usage": usage})
@@ -126,7 +131,9 @@ def routes(context: EdgeContext) -> list[Route]:
             speed=1.0 if body.speed is None else body.speed,
             instructions=body.instructions or "",
         )
-        audio_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
+        most_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
+        # The worker holds the rest while it speaks, as far as the text turns out to need it.
+        audio_ms = min(most_ms, speech.hold_slice_ms)
         name = body.response_format or "mp3"
         outlet = _Outlet(call, name, events=body.stream_format == "sse")
         with await context.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
@@ -134,7 +141,7 @@ def routes(context: EdgeContext) -> list[Route]:
             with context.metrics.open_streams.labels(NAME).track_inprogress():
                 try:
                     end = await _send(context, utterance, name, outlet)
-                    return await outlet.done(end, _charged_tokens(utterance, end.audio_ms))
+                    return await outlet.done(end, _charged_tokens(utterance, end.audio_ms), context.metrics)
                 except CallboardError as error:
                     if not outlet.open:
                         raise
@@ -191,7 +198,10 @@ async def _opening(utterance: Utterance) -> list[Segment]:
     """
     segments: list[Segment] = []
     while not any(segment.pcm for segment in segments):
-        if segments and segments[-1].info.end is not None:
+        end = segments[-1].info.end if segments else None
+        if end is not None and end.reason == "limit":
+            raise CallboardError.of(end.error or _unexplained(end))
+        if end is not None:
             raise nothing_to_speak()
         segments += await _next(utterance)
     return segments
@@ -201,7 +211,7 @@ async def _next(utterance: Utterance) -> Sequence[Segment]:
     """The next segments; an utterance that failed raises at once, so that its last sounds never make it look whole."""
     segments = await utterance.take(WAIT_S)
     end = segments[-1].info.end if segments else None
-    if end is not None and end.reason != "stop":
+    if end is not None and end.reason not in {"stop", "limit"}:
         info = end.error or _unexplained(end)
         if end.audio_ms:
             charged = Charged(info.code, info.message)
@@ -212,6 +222,8 @@ async def _next(utterance: Utterance) -> Sequence[Segment]:
 
 
 def _unexplained(end: SpeechEnd) -> ErrorInfo:
+    if end.reason == "limit":
+        return ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="A limit ended the speech.")
     if end.reason == "cancelled":
         return ErrorInfo(code=ErrorCode.INTERRUPTED, message="The speech was stopped before its end.")
     return ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The speech engine failed.")

@@ -1,4 +1,4 @@
-"""What this service needs from a speech engine."""
+"""What this service needs from a speech engine and from quota."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.quota import Hold
 from callboard_tts.domain.voices import Voice, VoiceChoice
 
 Samples = NDArray[np.float32]
@@ -66,4 +68,20 @@ class SpeechEngine(Protocol):
             EngineFailed: this piece cannot be spoken.
             CallboardError: the request asks for what the engine does not have, such as an unknown voice.
         """
+        ...
+
+
+class TopUps(Protocol):
+    """Where further sound is held while it is spoken."""
+
+    async def ask(self, hold: Hold, audio_ms: int, life_s: float) -> Hold | ErrorInfo:
+        """Asks once for a further hold on the accounts of `hold`, and returns it or what quota says instead.
+
+        `quota_unavailable` means that nothing was decided and a repeat is safe. A hold that is granted after this call
+        has ended, by its time or by a cancellation, is given back.
+        """
+        ...
+
+    def give_back(self, hold: Hold) -> None:
+        """Has a hold given back that nothing will be charged to; one that cannot be given back expires."""
         ...

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SegmentInfo, SpeechEnd
 
 
@@ -11,12 +12,14 @@ class Progress:
     """How far an utterance has come, over all attempts.
 
     `next_n` is the number of the next segment; `piece` and `offset_bytes` say where in the text's sound it starts.
+    `top_ups` are the holds beside the job's own, in the order in which they were taken.
     """
 
     next_n: int = 0
     piece: int = 0
     offset_bytes: int = 0
     sent_bytes: int = 0
+    top_ups: tuple[Hold, ...] = ()
     end: SpeechEnd | None = None
 
     @property
@@ -28,10 +31,13 @@ class Progress:
 def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
     """The state that the published segments leave: their numbers, what is known of each, and the length of its PCM.
 
-    Two attempts may both have written a number; the first one counts, as it does for every receiver.
+    Two attempts may both have written a number; the first one counts, as it does for every receiver. Its holds count
+    in any case, since they were taken.
     """
-    progress = Progress()
-    for n, info, length in sorted(history, key=lambda segment: segment[0]):
+    segments = sorted(history, key=lambda segment: segment[0])
+    top_ups = tuple({hold.id: hold for _, info, _ in segments for hold in info.top_ups}.values())
+    progress = Progress(top_ups=top_ups)
+    for n, info, length in segments:
         if n != progress.next_n:
             continue
         progress = Progress(
@@ -39,6 +45,7 @@ def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
             piece=info.piece + 1 if info.piece_done else info.piece,
             offset_bytes=0 if info.piece_done else info.offset_bytes + length,
             sent_bytes=progress.sent_bytes + length,
+            top_ups=top_ups,
             end=info.end,
         )
         if info.end is not None:

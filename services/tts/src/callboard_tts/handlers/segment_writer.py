@@ -4,6 +4,7 @@ import asyncio
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import SEGMENT
+from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
@@ -28,12 +29,17 @@ class SegmentWriter:
         self._own_bytes = 0
 
     @property
+    def sent_bytes(self) -> int:
+        """The sound sent, by all attempts."""
+        return self._sent_bytes
+
+    @property
     def audio_ms(self) -> int:
         """The length of all sound sent, by all attempts."""
         return self._sent_bytes // BYTES_PER_MS
 
-    async def send(self, segment: Segment) -> None:
-        """Publishes one segment.
+    async def send(self, segment: Segment, top_ups: tuple[Hold, ...] = ()) -> None:
+        """Publishes one segment, and with it the holds that were taken since the one before.
 
         Raises:
             BusUnavailable: the bus did not keep it in time; the job is to be handed out again.
@@ -50,14 +56,16 @@ class SegmentWriter:
             piece=segment.piece,
             offset_bytes=segment.offset_bytes,
             piece_done=segment.piece_done,
+            top_ups=top_ups,
         )
         await self._publish(info, segment.pcm)
         metrics.AUDIO.inc(len(segment.pcm) / BYTES_PER_S)
         metrics.SEGMENTS.inc()
 
-    async def end(self, end: SpeechEnd, piece: int) -> None:
+    async def end(self, end: SpeechEnd, piece: int, top_ups: tuple[Hold, ...] = ()) -> None:
         """Publishes the last segment, which has no sound."""
-        await self._publish(SegmentInfo(attempt=self._attempt, piece=piece, offset_bytes=0, end=end), b"")
+        info = SegmentInfo(attempt=self._attempt, piece=piece, offset_bytes=0, top_ups=top_ups, end=end)
+        await self._publish(info, b"")
 
     async def _publish(self, info: SegmentInfo, pcm: bytes) -> None:
         # Acknowledged and repeated, because nothing else keeps sound: what a restart of the bus swallowed between here

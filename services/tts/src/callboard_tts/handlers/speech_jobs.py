@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
-from callboard_contracts.quota import UsageEvent, Work
+from callboard_contracts.quota import Hold, UsageEvent, Work
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_contracts.streams import AUDIO
 from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
@@ -19,13 +19,14 @@ from callboard_kit.direct import read_subject
 from callboard_kit.pull import Delivery, GiveBack, Superseded
 from callboard_tts import metrics
 from callboard_tts.domain.pieces import Piece
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, SpeechEngine
+from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, SpeechEngine, TopUps
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment, progress_of
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
 from callboard_tts.domain.utterance import Manner, Utterance, plan_utterance
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.running import RunningJob, RunningJobs
 from callboard_tts.handlers.segment_writer import BYTES_PER_S, SegmentWriter
+from callboard_tts.handlers.sound_holds import CoveredWriter, OutOfHolds, SoundHolds
 from callboard_tts.settings import PoolSettings, ServedModel
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class Outcome:
 class _Attempt:
     """What is known of a job's work in this process: where its sound goes and whether the engine was ever there."""
 
-    def __init__(self, running: RunningJob, writer: SegmentWriter, progress: Progress) -> None:
+    def __init__(self, running: RunningJob, writer: SegmentWriter, holds: SoundHolds, progress: Progress) -> None:
         self.running = running
         self.writer = writer
+        self.holds = holds
         self.progress = progress
         self.engine_away = False
 
@@ -70,9 +72,12 @@ class _Attempt:
 class SpeechJobs:
     """The handler of a pool's job queue."""
 
-    def __init__(self, bus: Bus, engine: SpeechEngine, pool: PoolSettings, running: RunningJobs) -> None:
+    def __init__(
+        self, bus: Bus, engine: SpeechEngine, top_ups: TopUps, pool: PoolSettings, running: RunningJobs
+    ) -> None:
         self._bus = bus
         self._engine = engine
+        self._top_ups = top_ups
         self._pool = pool
         self._running = running
         self._manner = Manner(pool.max_input_characters, pool.comma_pause_ms, pool.sentence_pause_ms)
@@ -94,15 +99,25 @@ class SpeechJobs:
                 progress, wanted = await self._past(running)
             else:
                 metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
-            end = progress.end
-            if end is None:
-                writer = SegmentWriter(self._bus, job, delivery.attempt, progress)
-                attempt = _Attempt(running, writer, progress)
+            if progress.end is not None:
+                await self._settle(job, progress.end, progress.top_ups)
+                return
+            writer = SegmentWriter(self._bus, job, delivery.attempt, progress)
+            pool = self._pool
+            holds = SoundHolds(
+                self._top_ups, job, progress.top_ups, pool.hold_slice_ms, admits_unheld=pool.admits_unheld
+            )
+            settled = False
+            try:
+                attempt = _Attempt(running, writer, holds, progress)
                 outcome = await self._outcome(attempt) if wanted else Outcome("cancelled")
                 end = SpeechEnd(reason=outcome.reason, audio_ms=writer.audio_ms, error=outcome.error)
-                await writer.end(end, progress.piece)
+                await writer.end(end, progress.piece, holds.take_unwritten())
                 _observe(job, end, asyncio.get_running_loop().time() - started)
-            await self._settle(job, end)
+                await self._settle(job, end, holds.top_ups)
+                settled = True
+            finally:
+                await holds.close(settled=settled)
 
     async def on_dead(self, data: bytes) -> None:
         """Answers for a job that was handed out too often: an error for the client, and what was sent is settled."""
@@ -116,7 +131,7 @@ class SpeechJobs:
             end = SpeechEnd(reason="error", audio_ms=progress.audio_ms, error=DEAD)
             await SegmentWriter(self._bus, job, attempt, progress).end(end, progress.piece)
         metrics.JOBS.labels("dead").inc()
-        await self._settle(job, end)
+        await self._settle(job, end, progress.top_ups)
 
     async def _past(self, running: RunningJob) -> tuple[Progress, bool]:
         """What earlier attempts sent, and whether anybody still waits for the rest."""
@@ -205,6 +220,9 @@ class SpeechJobs:
         match error:
             case None:
                 return Outcome("stop")
+            case OutOfHolds():
+                limited = error.info.code is ErrorCode.QUOTA_EXCEEDED
+                return Outcome("limit" if limited else "error", error.info)
             case CallboardError():
                 self._count_error("refused")
                 return Outcome("error", error.info)
@@ -223,14 +241,16 @@ class SpeechJobs:
                 return Outcome("error", INTERNAL)
 
     async def _speak(self, attempt: _Attempt, utterance: Utterance) -> None:
-        """Has the pieces made one after another and sends each part at once, while the next is being made."""
+        """Has the pieces made one after another and sends each part once it is held, while the next is being made."""
+        covered = CoveredWriter(attempt.writer, attempt.holds, utterance, attempt.job.request.speed)
+        covered.begin(attempt.progress.piece)
         made: asyncio.Queue[Segment | Exception | None] = asyncio.Queue(QUEUED_SEGMENTS)
         making = asyncio.ensure_future(self._make_all(attempt, utterance, made))
         try:
             while (segment := await made.get()) is not None:
                 if isinstance(segment, Exception):
                     raise segment
-                await attempt.writer.send(segment)
+                await covered.send(segment)
         finally:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
@@ -308,7 +328,7 @@ class SpeechJobs:
     def _count_error(self, kind: str) -> None:
         metrics.ENGINE_ERRORS.labels(self._pool.backend, kind).inc()
 
-    async def _settle(self, job: SpeechJob, end: SpeechEnd) -> None:
+    async def _settle(self, job: SpeechJob, end: SpeechEnd, top_ups: tuple[Hold, ...]) -> None:
         """Keeps the usage event; a repeat under the same id counts once."""
         event = UsageEvent(
             request_id=job.request_id,
@@ -317,8 +337,9 @@ class SpeechJobs:
             model=job.request.model,
             pool=self._pool.name,
             work=Work(audio_ms=end.audio_ms),
-            outcome=end.reason,
+            outcome="length" if end.reason == "limit" else end.reason,
             hold=job.hold,
+            top_ups=top_ups,
             at=time.time(),
         )
         await self._bus.publish_stored(
