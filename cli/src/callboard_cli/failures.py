@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from callboard_contracts.errors import CallboardError, ErrorCode
+
 
 class ExitCode(IntEnum):
     """The exit codes of `callboard`; they are documented in docs/reference/cli.md and never change their meaning."""
@@ -24,6 +26,15 @@ class CommandError(Exception):
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+def command_error(command: str, error: CallboardError) -> CommandError:
+    """What a shared operation reports, as the command's user is told it: a wrong option by its name."""
+    info = error.info
+    if info.code is ErrorCode.INVALID_REQUEST and info.param:
+        return CommandError(f"--{info.param.replace('_', '-')}: {info.message}", ExitCode.USAGE)
+    code = ExitCode.MISSING_PROGRAM if info.code is ErrorCode.UNSUPPORTED else ExitCode.FAILED
+    return CommandError(f"{command}: {info.message}", code)
 
 
 class Interrupted(BaseException):

@@ -2,50 +2,24 @@
 
 import argparse
 import asyncio
-import csv
-import json
-import re
+import math
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
-from typing import IO
-
-from pydantic import ValidationError
+from typing import BinaryIO, cast
 
 from callboard_cli.configuration import read_config
-from callboard_cli.failures import CommandError, ExitCode
-from callboard_cli.keys import AccountBook
+from callboard_cli.failures import CommandError, ExitCode, command_error
 from callboard_cli.subcommands import Subparsers
-from callboard_contracts import subjects
-from callboard_contracts.quota import UNITS_PER_TOKEN, AuditEvent, UsageEvent, VerifyReply, VerifyRequest
-from callboard_contracts.streams import AUDIT, QUOTA, USAGE
+from callboard_contracts.errors import CallboardError
+from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
+from callboard_kit.account_book import AccountBook
 from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
-from callboard_kit.direct import read_last_of_each, read_subject
-
-VERIFY_TIMEOUT_S = 600.0
-READ_TIMEOUT_S = 5.0
-BATCH = 1000
-HOUR_S = 3600
-_PERIODS_S = {"h": HOUR_S, "d": 24 * HOUR_S, "w": 7 * 24 * HOUR_S}
-COLUMNS: tuple[str, ...] = (
-    "seq",
-    "at",
-    "request_id",
-    "tenant",
-    "kind",
-    "model",
-    "pool",
-    "outcome",
-    "prompt_tokens",
-    "completion_tokens",
-    "audio_ms",
-)
-NUMBERS = frozenset({"seq", "prompt_tokens", "completion_tokens", "audio_ms"})
-Row = dict[str, str | int]
+from callboard_kit.periods import parse_start, show_time
+from callboard_kit.usage_records import TENANT, UsageRecords
+from callboard_kit.usage_sheets import SheetForm, open_sheet
 
 
 def register(subparsers: Subparsers) -> None:
@@ -55,10 +29,12 @@ def register(subparsers: Subparsers) -> None:
     show = actions.add_parser("show", help="tokens charged to each account and tenant")
     show.add_argument("who", nargs="?", help="an account's id or name, a key, or a tenant; default: everybody")
     show.add_argument("--since", default="24h", help="a period such as 24h or 30d, or a date; default: 24h")
+    show.add_argument("--until", help="the same; default: now")
     show.set_defaults(run=_show)
     export = actions.add_parser("export", help="write usage events as CSV or Parquet")
     export.add_argument("file", type=Path, help="where to; .csv or .parquet says the form, - is CSV to standard output")
     export.add_argument("--since", default="30d", help="a period such as 24h or 30d, or a date; default: 30d")
+    export.add_argument("--until", help="the same; default: now")
     export.set_defaults(run=_export)
     verify = actions.add_parser("verify", help="compute every counter again from the usage events; fails on any drift")
     verify.add_argument("--since", default="24h", help="a period such as 24h or 30d, or a date; default: 24h")
@@ -69,18 +45,17 @@ def register(subparsers: Subparsers) -> None:
     audit.set_defaults(run=_audit)
 
 
-def parse_since(text: str, now: float) -> float:
-    """The Unix time that a period until now or a date (its start, UTC) means; raises CommandError for anything else."""
-    period = re.fullmatch(r"(\d{1,6})([hdw])", text)
-    if period:
-        return now - int(period[1]) * _PERIODS_S[period[2]]
+def _span(arguments: argparse.Namespace) -> tuple[float, float | None]:
+    """Since when, and until when if that was said."""
+    now = time.time()
     try:
-        date = datetime.fromisoformat(text)
-    except ValueError:
-        raise CommandError(
-            f"--since: found {text!r}, allowed are a period such as 30d or a date", ExitCode.USAGE
-        ) from None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        since = parse_start(arguments.since, now, "since")
+        until = parse_start(arguments.until, now, "until") if getattr(arguments, "until", None) else None
+    except CallboardError as error:
+        raise command_error("usage", error) from None
+    if since >= (until or now):
+        raise CommandError("--since: that is not before the end", ExitCode.USAGE)
+    return since, until
 
 
 def _with_bus(arguments: argparse.Namespace, act: Callable[[Bus], Awaitable[int]]) -> int:
@@ -93,6 +68,8 @@ def _with_bus(arguments: argparse.Namespace, act: Callable[[Bus], Awaitable[int]
             raise CommandError(f"usage: {error}") from None
         try:
             return await act(bus)
+        except CallboardError as error:
+            raise command_error("usage", error) from None
         except NoResponders:
             raise CommandError("usage: no quota process answers", ExitCode.NOT_READY) from None
         except BusError as error:
@@ -104,17 +81,17 @@ def _with_bus(arguments: argparse.Namespace, act: Callable[[Bus], Awaitable[int]
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    now = time.time()
-    since = parse_since(arguments.since, now)
+    since, until = _span(arguments)
 
     async def act(bus: Bus) -> int:
-        accounts = {account.id: account for account in await AccountBook(bus).all()}
+        accounts = {account.id: account for account in await AccountBook.on(bus).all()}
         only: str | None = None
         if arguments.who:
-            known = re.fullmatch(r"[im]_[0-9a-f]{16}|site|anonymous", arguments.who)
-            only = arguments.who if known else (await AccountBook(bus).find(arguments.who))[0].id
+            known = TENANT.fullmatch(arguments.who)
+            only = arguments.who if known else (await AccountBook.on(bus).find(arguments.who))[0].id
+        used = await UsageRecords(bus).used(since, until or time.time(), only)
         rows = [("TENANT", "NAME", "TIER", "TOKENS")]
-        for tenant, units in sorted((await _used(bus, since, now, only)).items(), key=lambda item: -item[1]):
+        for tenant, units in sorted(used.items(), key=lambda item: -item[1]):
             account = accounts.get(tenant)
             tokens = f"{units / UNITS_PER_TOKEN:.3f}".rstrip("0").rstrip(".")
             rows.append((tenant, account.name if account else "", account.tier if account else "", tokens))
@@ -124,118 +101,41 @@ def _show(arguments: argparse.Namespace) -> int:
     return _with_bus(arguments, act)
 
 
-async def _used(bus: Bus, since: float, now: float, tenant: str | None) -> dict[str, int]:
-    """What each tenant's hour counters add up to."""
-    sums: dict[str, int] = {}
-    first = int(since // HOUR_S)
-    for hour in range(first, int(now // HOUR_S) + 1):
-        bucket = datetime.fromtimestamp(hour * HOUR_S, UTC).strftime("h%Y%m%d%H")
-        names = await _counter_names(bus, subjects.used_in(tenant or "*", "units", bucket))
-        for start in range(0, len(names), BATCH):
-            for message in await read_last_of_each(bus, QUOTA, names[start : start + BATCH], READ_TIMEOUT_S):
-                who = message.subject.split(".")[2]
-                sums[who] = sums.get(who, 0) + int(json.loads(message.data)["val"])
-    return sums
-
-
-async def _counter_names(bus: Bus, pattern: str) -> list[str]:
-    names: list[str] = []
-    while True:
-        body = {"subjects_filter": pattern, "offset": len(names)}
-        info = await bus.api(f"STREAM.INFO.{QUOTA}", body, READ_TIMEOUT_S)
-        found = list(info["state"].get("subjects") or ())
-        names += found
-        if not found or len(names) >= info.get("total", 0):
-            return names
-
-
 def _export(arguments: argparse.Namespace) -> int:
-    since = parse_since(arguments.since, time.time())
+    since, until = _span(arguments)
     target: Path = arguments.file
     if str(target) != "-" and target.suffix not in {".csv", ".parquet"}:
         raise CommandError(f"export: found {target.name!r}, allowed are .csv, .parquet or -", ExitCode.USAGE)
+    form: SheetForm = "parquet" if target.suffix == ".parquet" else "csv"
 
     async def act(bus: Bus) -> int:
+        sheet = open_sheet(form)
         count = 0
-        with _writer(target) as write:
-            async for rows in _events(bus, since):
-                write(rows)
+        with _opened(target) as file:
+            async for rows in UsageRecords(bus).events(since, until or math.inf):
+                file.write(sheet.add(rows))
                 count += len(rows)
+            file.write(sheet.finish())
         sys.stderr.write(f"{count} usage events\n")
         return ExitCode.OK
 
     return _with_bus(arguments, act)
 
 
-async def _events(bus: Bus, since: float) -> AsyncIterator[list[Row]]:
-    seq = 1
-    while messages := await read_subject(bus, USAGE, "usage.*", seq, BATCH, READ_TIMEOUT_S, stream_may_miss=False):
-        seq = messages[-1].seq + 1
-        rows: list[Row] = []
-        for message in messages:
-            try:
-                event = UsageEvent.model_validate_json(message.data)
-            except ValidationError:
-                continue  # `verify` lists it.
-            if event.at >= since:
-                rows.append(_row(message.seq, event))
-        yield rows
-
-
-def _row(seq: int, event: UsageEvent) -> Row:
-    return {
-        "seq": seq,
-        "at": datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds"),
-        "request_id": event.request_id,
-        "tenant": event.tenant,
-        "kind": event.kind,
-        "model": event.model,
-        "pool": event.pool,
-        "outcome": event.outcome,
-        **event.work.model_dump(),
-    }
-
-
 @contextmanager
-def _writer(target: Path) -> Generator[Callable[[list[Row]], None]]:
-    """Opens the file in the form that its name asks for; what it yields appends rows."""
-    if target.suffix == ".parquet":
-        with _parquet_writer(target) as write:
-            yield write
-    elif str(target) == "-":
-        yield _csv_writer(sys.stdout)
+def _opened(target: Path) -> Generator[BinaryIO]:
+    if str(target) == "-":
+        yield cast("BinaryIO", sys.stdout.buffer)
     else:
-        with target.open("w", encoding="utf-8", newline="") as file:
-            yield _csv_writer(file)
-
-
-def _csv_writer(file: IO[str]) -> Callable[[list[Row]], None]:
-    writer = csv.DictWriter(file, COLUMNS)
-    writer.writeheader()
-    return writer.writerows
-
-
-@contextmanager
-def _parquet_writer(target: Path) -> Generator[Callable[[list[Row]], None]]:
-    try:
-        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise CommandError(
-            "export: Parquet needs the package pyarrow: pip install 'callboard-cli[parquet]'", ExitCode.MISSING_PROGRAM
-        ) from None
-    schema = arrow.schema([(name, arrow.int64() if name in NUMBERS else arrow.string()) for name in COLUMNS])
-    with parquet.ParquetWriter(target, schema) as writer:
-        yield lambda rows: writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+        with target.open("wb") as file:
+            yield file
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    since = parse_since(arguments.since, time.time())
+    since, _until = _span(arguments)
 
     async def act(bus: Bus) -> int:
-        body = VerifyRequest(since=since).model_dump_json().encode()
-        reply = VerifyReply.model_validate_json(await bus.request(subjects.QUOTA_VERIFY, body, VERIFY_TIMEOUT_S))
-        if reply.error:
-            raise CommandError(f"verify: {reply.error.message}")
+        reply = await UsageRecords(bus).verify(since)
         if arguments.json:
             print(reply.model_dump_json(indent=2))
         else:
@@ -257,21 +157,11 @@ def _print_report(reply: VerifyReply) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    try:
-        subject = subjects.audit(arguments.request_id)
-    except ValueError:
-        raise CommandError("audit: that is not a request id", ExitCode.USAGE) from None
-
     async def act(bus: Bus) -> int:
-        messages = await read_subject(bus, AUDIT, subject, timeout_s=READ_TIMEOUT_S, stream_may_miss=False)
-        events = sorted((AuditEvent.model_validate_json(one.data) for one in messages), key=lambda event: event.at)
-        if not events:
-            raise CommandError("audit: nothing is known of that request")
         rows = [("AT", "WHAT", "TENANT", "TOKENS", "REASON", "HOLD")]
-        for event in events:
-            at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
+        for event in await UsageRecords(bus).story(arguments.request_id):
             tokens = f"{event.units / UNITS_PER_TOKEN:g}"
-            rows.append((at, event.kind, event.tenant, tokens, event.reason, event.hold_id))
+            rows.append((show_time(event.at), event.kind, event.tenant, tokens, event.reason, event.hold_id))
         print_table(rows)
         return ExitCode.OK
 

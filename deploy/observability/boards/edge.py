@@ -56,6 +56,15 @@ EDGE = Board(
                     "Requests let in without a hold while no quota process answered; they are settled from their use.",
                     "reqps",
                     (Query(per_second("callboard_edge_admitted_without_quota_total"), "admitted"),),
+                    runbook="admitted-without-quota",
+                ),
+                Panel(
+                    "Admin refusals",
+                    "Requests to the admin API without its token, or with a wrong one.",
+                    "reqps",
+                    (Query(per_second("callboard_edge_admin_refusals_total", by="reason"), "{{reason}}"),),
+                    stacked=True,
+                    runbook="admin-refused",
                 ),
                 Panel(
                     "Clients gone",

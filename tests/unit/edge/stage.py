@@ -14,6 +14,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
 from callboard_edge.app import EdgeServer, all_routes
 from callboard_edge.backends.fake import FakeBoard, FakeFrames, FakeQuotaDesk
+from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.chores import Chores
@@ -121,7 +122,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(over: dict[str, Any] | None = None, *, most_queued: int = 64) -> AsyncGenerator[Stage]:
+async def running(
+    over: dict[str, Any] | None = None, *, most_queued: int = 64, admin: Administration | None = None
+) -> AsyncGenerator[Stage]:
     """Starts an edge on a free loopback port."""
     table = {key: {**value, **(over or {}).get(key, {})} for key, value in CONFIG.items()}
     config = Config.model_validate({**(over or {}), **table})
@@ -136,6 +139,7 @@ async def running(over: dict[str, Any] | None = None, *, most_queued: int = 64) 
         media=media,
         metrics=EdgeMetrics(registry),
         ready=lambda: None,
+        admin=admin,
     )
     server = EdgeServer(context, all_routes(context))
     port = await server.start("127.0.0.1", 0)

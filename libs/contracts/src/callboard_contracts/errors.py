@@ -21,6 +21,9 @@ class ErrorCode(StrEnum):
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     TEXT_TOO_LONG = "text_too_long"
     INVALID_API_KEY = "invalid_api_key"
+    INVALID_ADMIN_TOKEN = "invalid_admin_token"  # noqa: S105 - the name of an error
+    UNKNOWN_ACCOUNT = "unknown_account"
+    CONFLICT = "conflict"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
@@ -47,13 +50,18 @@ class ErrorKind:
 
 CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.INVALID_REQUEST: ErrorKind(400, False, "A field of the request is missing, malformed or out of range."),
-    ErrorCode.UNSUPPORTED: ErrorKind(400, False, "The request asks for something that this model's backend cannot do."),
+    ErrorCode.UNSUPPORTED: ErrorKind(
+        400, False, "The request asks for something that this model's backend, or this installation, cannot do."
+    ),
     ErrorCode.UNKNOWN_MODEL: ErrorKind(404, False, "No model of that name is offered here."),
     ErrorCode.UNKNOWN_VOICE: ErrorKind(400, False, "No voice of that name is offered by the model."),
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: ErrorKind(400, False, "The prompt does not fit the model's context."),
     ErrorCode.TEXT_TOO_LONG: ErrorKind(400, False, "The text to speak is longer than the limit."),
     ErrorCode.INVALID_API_KEY: ErrorKind(401, False, "The API key is unknown, expired or revoked."),
-    ErrorCode.NOT_FOUND: ErrorKind(404, False, "Nothing is served at this path."),
+    ErrorCode.INVALID_ADMIN_TOKEN: ErrorKind(401, False, "The admin token is missing or wrong."),
+    ErrorCode.UNKNOWN_ACCOUNT: ErrorKind(404, False, "No account or key is called so, or more than one."),
+    ErrorCode.CONFLICT: ErrorKind(409, True, "Others were changing the same thing at the same moment."),
+    ErrorCode.NOT_FOUND: ErrorKind(404, False, "Nothing is served at this path, or nothing is known of what it names."),
     ErrorCode.METHOD_NOT_ALLOWED: ErrorKind(405, False, "The path does not take this method."),
     ErrorCode.REQUEST_TIMEOUT: ErrorKind(408, True, "The request's body did not arrive in time."),
     ErrorCode.BODY_TOO_LARGE: ErrorKind(413, False, "The request's body is over the size limit."),

@@ -107,4 +107,4 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _is_secret(key: str) -> bool:
-    return any(word in key for word in ("password", "api_key", "secret"))
+    return any(word in key for word in ("password", "api_key", "secret", "admin_token"))

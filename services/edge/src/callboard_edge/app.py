@@ -1,22 +1,27 @@
 """The composition root: the one place where the edge's parts are put together."""
 
 import argparse
+import asyncio
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from uuid import uuid4
 
 from aiohttp import web
 
-from callboard_contracts.config import Config
+from callboard_contracts.accounts import KEY_PREFIX
+from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_edge.backends.board import BusBoard
 from callboard_edge.backends.frames import BusFrames
 from callboard_edge.backends.quota_desk import BusQuotaDesk
+from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.chores import Chores
 from callboard_edge.domain.errand import Surroundings
 from callboard_edge.handlers import (
+    admin,
     docs,
     health,
     openai_chat,
@@ -26,6 +31,7 @@ from callboard_edge.handlers import (
     openai_voices,
     usage,
 )
+from callboard_edge.handlers.admin_guard import token_digest
 from callboard_edge.handlers.connections import GuardedServer
 from callboard_edge.handlers.context import EdgeContext
 from callboard_edge.handlers.gate import Gate
@@ -33,13 +39,16 @@ from callboard_edge.handlers.route import Route
 from callboard_edge.media.room import MediaRoom
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import edge_settings
+from callboard_kit.account_book import AccountBook
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.health import Observatory
 from callboard_kit.lifecycle import StartError, Stopper, settle_heap
+from callboard_kit.settings import SettingsError, load_config
+from callboard_kit.usage_records import UsageRecords
 
 log = logging.getLogger(__name__)
 
-HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, openai_voices, usage, health)
+HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, openai_voices, usage, admin, health)
 """The modules whose `routes(context)` the edge serves; the API document is made from all of them."""
 
 CHORES_TIMEOUT_S = 3.0
@@ -92,7 +101,30 @@ class EdgeServer:
             await self._runner.cleanup()
 
 
-async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace) -> None:
+def administration(config: Config, bus: Bus, file: Path | None) -> Administration | None:
+    """What the admin API works with, or None where the configuration has no token for it.
+
+    Raises:
+        StartError: the token looks like an API key.
+    """
+    if config.edge.admin_token is None:
+        return None
+    token = config.edge.admin_token.get_secret_value()
+    if token.startswith(KEY_PREFIX):
+        raise StartError(f"edge.admin_token: begins with {KEY_PREFIX}, as API keys do; choose another")
+
+    async def quota() -> QuotaSection:
+        # Quota follows changes of the file too, so a tier that was just added can be given out.
+        try:
+            return (await asyncio.to_thread(load_config, file)).quota
+        except SettingsError:
+            log.warning("settings_unreadable")
+            return config.quota
+
+    return Administration(token_digest(token), AccountBook.on(bus), UsageRecords(bus), quota)
+
+
+async def serve(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
     """Runs the edge until the stopper says so, then drains it.
 
     Raises:
@@ -133,6 +165,7 @@ async def serve(config: Config, stopper: Stopper, _arguments: argparse.Namespace
         media=media,
         metrics=metrics,
         ready=ready,
+        admin=administration(config, bus, arguments.config),
     )
     server = EdgeServer(context, all_routes(context))
     observatory = Observatory(config.edge.metrics_port, ready, config.site.metrics_host)

@@ -7,6 +7,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+ADMIN_REFUSALS = ("missing", "wrong")
+
 
 class EdgeMetrics:
     """The edge's metrics, in one registry."""
@@ -71,6 +73,14 @@ class EdgeMetrics:
             "Reads from the board because of a gap, a lost connection or a long silence.",
             registry=registry,
         )
+        self.admin_refusals = Counter(
+            "callboard_edge_admin_refusals_total",
+            "Requests to the admin API without its token, by reason (missing or wrong).",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in ADMIN_REFUSALS:
+            self.admin_refusals.labels(reason)
         self._answered: dict[tuple[str, str, str, str], _Answered] = {}
 
     def answered(self, route: str, protocol: str, mode: str, status: str) -> "_Answered":

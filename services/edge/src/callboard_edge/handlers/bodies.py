@@ -1,5 +1,6 @@
 """Checks JSON bodies, and says of a wrong one which field is at fault."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -40,6 +41,14 @@ def parse(model: type[M], raw: bytes) -> M:
     """
     try:
         return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def parse_query(model: type[M], query: Mapping[str, str]) -> M:
+    """Reads what stands behind the question mark of a path as a model; raises as `parse` does."""
+    try:
+        return model.model_validate(dict(query))
     except ValidationError as error:
         raise _invalid(error) from None
 

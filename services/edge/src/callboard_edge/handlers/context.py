@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.media.room import MediaRoom
@@ -12,7 +13,10 @@ from callboard_edge.settings import EdgeSettings
 
 @dataclass(frozen=True, slots=True)
 class EdgeContext:
-    """The parts of the edge that handlers use; `ready` returns None, or why the edge cannot take work."""
+    """The parts of the edge that handlers use.
+
+    `ready` returns None, or why the edge cannot take work; `admin` is None where the site has no admin API.
+    """
 
     settings: EdgeSettings
     chat_models: Catalogue[ChatModel]
@@ -21,3 +25,4 @@ class EdgeContext:
     media: MediaRoom
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
+    admin: Administration | None = None

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 EXPOSED = (
     "x-request-id, retry-after, retry-after-ms, x-should-retry, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
-    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
+    "x-ratelimit-limit-jobs, x-ratelimit-remaining-jobs, x-ratelimit-reset-jobs"
 )
 USUAL_HEADERS = "Authorization, Content-Type, Accept, x-api-key, apikey, x-request-id, Client-Agent, genkey"
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"

@@ -13,6 +13,7 @@ from callboard_contracts.accounts import KEY_PREFIX, key_digest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.handlers.addresses import client_address
+from callboard_edge.handlers.admin_guard import is_admin_path
 from callboard_edge.handlers.call import Call
 from callboard_edge.handlers.cors import Cors
 from callboard_edge.handlers.openai_errors import openai_style
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 SERVER = "callboard"
+_NO_PAGES = Cors(())
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -42,10 +44,11 @@ class Gate:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
         given = request.headers
+        cors = _NO_PAGES if is_admin_path(request.path) else self._cors
         if request.method == "OPTIONS":
-            return web.Response(headers={**self._cors.preflight(given), "Server": SERVER})
+            return web.Response(headers={**cors.preflight(given), "Server": SERVER})
         own_id = given.get(REQUEST_ID, "")
-        headers = CIMultiDict(self._cors.headers(given.get("Origin")))
+        headers = CIMultiDict(cors.headers(given.get("Origin")))
         match = self._router.find(request.method, request.path)
         call = Call(
             request,
@@ -128,7 +131,7 @@ class Gate:
             error = CallboardError(ErrorCode.METHOD_NOT_ALLOWED, f"This path takes {allowed} only.")
         else:
             error = CallboardError(ErrorCode.NOT_FOUND, "Nothing is served at this path.")
-        if request.path == "/v1" or request.path.startswith("/v1/"):
+        if request.path == "/v1" or request.path.startswith(("/v1/", "/admin/")):
             response = openai_style(error)
         else:
             response = web.Response(text=f"{error}\n", status=error.info.kind.status)

@@ -238,12 +238,13 @@ class Completion(AnswerBody):
 
 
 class ErrorObject(AnswerBody):
-    """What went wrong."""
+    """What went wrong; `limit` names the limit that was hit, and is there only then."""
 
     message: str
     type: str
     param: str | None
     code: str | None
+    limit: str | None = None
 
 
 class ErrorAnswer(AnswerBody):

@@ -11,6 +11,7 @@ from callboard_edge.handlers.route import Answer, Route
 
 REFERENCE = "#/components/schemas/{model}"
 DISTRIBUTION = "callboard-edge"
+ADMIN_SCHEME = {"type": "http", "scheme": "bearer", "description": "The admin token of the configuration."}
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "apikey": {"type": "apiKey", "in": "header", "name": "apikey"},
+                **({"admin": ADMIN_SCHEME} if any(route.security == "admin" for route in shown) else {}),
             },
         },
         "security": [{}, {"bearer": []}, {"x-api-key": []}, {"apikey": []}],
@@ -55,14 +57,27 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
         "responses": {str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
     }
     names = [part.strip("{}").removesuffix(":path") for part in route.path.split("/") if part.startswith("{")]
-    if names:
+    if names or route.query:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+        ] + _query(route.query)
+    if route.security == "admin":
+        operation["security"] = [{"admin": []}]
     if route.body is not None:
         schema = {"$ref": references[(route.body, "validation")]}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
+
+
+def _query(model: type[BaseModel] | None) -> list[dict[str, Any]]:
+    if model is None:
+        return []
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema["properties"].items()
+    ]
 
 
 def _response(answer: Answer, references: dict[Any, str]) -> dict[str, Any]:

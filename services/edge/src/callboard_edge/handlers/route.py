@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from callboard_edge.handlers.call import Call
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
-Method = Literal["GET", "POST", "PUT", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Answer:
 class Route:
     """One method on one path; `{name}` in a path matches one segment, `{name:path}` at its end all that follow.
 
-    `body` is the model of a JSON request, `name` the fixed word that stands for the route in metrics.
+    `body` is the model of a JSON request, `query` that of what follows the path, `security` what opens it: a caller's
+    key, or the admin token. `name` is the fixed word that stands for the route in metrics.
     """
 
     method: Method
@@ -37,5 +38,7 @@ class Route:
     protocol: str = "openai"
     tag: str = ""
     body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    security: Literal["key", "admin"] = "key"
     answers: Mapping[int, Answer] = field(default_factory=dict)
     documented: bool = True

@@ -1,0 +1,202 @@
+"""What was used, read from the bus for an operator: sums, single events, drift, and one request's story."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import nats.errors
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from callboard_contracts import subjects
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest
+from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, QUOTA, USAGE
+from callboard_kit.bus import TRANSPORT_ERRORS, Bus, BusUnavailable, NoResponders
+from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
+from callboard_kit.periods import show_time
+
+VERIFY_TIMEOUT_S = 600.0
+HEARTBEAT_S = 1.0
+SILENCE_S = 6.0
+"""A quota process from which nothing was heard for this long no longer works on a verification."""
+READ_TIMEOUT_S = 5.0
+COUNTERS_AT_ONCE = 1000
+EVENTS_AT_ONCE = 512
+STORED_EARLIER_S = 60.0
+"""How far the clock of the worker that wrote an event may be ahead of the bus's."""
+HOUR_S = 3600
+COLUMNS: tuple[str, ...] = (
+    "seq",
+    "at",
+    "request_id",
+    "tenant",
+    "kind",
+    "model",
+    "pool",
+    "outcome",
+    "prompt_tokens",
+    "completion_tokens",
+    "audio_ms",
+)
+NUMBERS = frozenset({"seq", "prompt_tokens", "completion_tokens", "audio_ms"})
+Row = dict[str, str | int]
+TENANT = re.compile(r"[im]_[0-9a-f]{16}|k_[0-9a-f]{16}|site|anonymous")
+"""Whom usage is counted for: an address, a model, an account, the installation, or callers whom nobody knew."""
+
+
+class UsageRecords:
+    """Reads the records of an installation; every method raises BusError when the bus does not do its part."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def used(self, since: float, until: float, tenant: str | None = None) -> dict[str, int]:
+        """What the hour counters of each tenant add up to, in units, over the hours that the time touches.
+
+        Counters are kept for 70 days, so what is older is left out.
+        """
+        first = int(max(since, until - COUNTER_LIFE_S) // HOUR_S)
+        hours = [datetime.fromtimestamp(hour * HOUR_S, UTC).strftime("h%Y%m%d%H") for hour in _hours(first, until)]
+        if tenant is not None:
+            wanted = frozenset(hours)
+            names = await self._counters(subjects.used_in(subjects.token(tenant), "units", "*"))
+            return await self._summed([name for name in names if name.rpartition(".")[2] in wanted])
+        sums: dict[str, int] = {}
+        for hour in hours:
+            for who, units in (await self._summed(await self._counters(subjects.used_in("*", "units", hour)))).items():
+                sums[who] = sums.get(who, 0) + units
+        return sums
+
+    async def events(self, since: float, until: float, tenant: str | None = None) -> AsyncIterator[list[Row]]:
+        """The usage events whose time is in the span, some at a time, in the order in which they were stored.
+
+        Events that are stored after the call begins are left out, so that it ends while others go on.
+        """
+        subject = subjects.usage(tenant) if tenant else "usage.*"
+        last = int((await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S))["state"]["last_seq"])
+        seq = await self._first_seq(since - STORED_EARLIER_S, subject)
+        while seq is not None and seq <= last:
+            messages = await read_subject(
+                self._bus, USAGE, subject, seq, EVENTS_AT_ONCE, READ_TIMEOUT_S, stream_may_miss=False
+            )
+            if not messages:
+                return
+            seq = messages[-1].seq + 1
+            rows = await asyncio.to_thread(_rows, [one for one in messages if one.seq <= last], since, until)
+            if rows:
+                yield rows
+
+    async def verify(self, since: float) -> VerifyReply:
+        """Has quota compare its counters with the usage events.
+
+        Raises:
+            NoResponders: no quota process listens.
+            BusUnavailable: the process that took it up was not heard of again.
+            CallboardError: it answered with an error.
+        """
+        beat = asyncio.Event()
+        answers: list[Msg] = []
+
+        def arrived(message: Msg) -> None:
+            if message.data or message.headers:
+                answers.append(message)
+            beat.set()
+
+        inbox = self._bus.connection.new_inbox()
+        body = VerifyRequest(since=since, heartbeat_s=HEARTBEAT_S).model_dump_json().encode()
+        subscription = await self._bus.subscribe_now(inbox, arrived)
+        try:
+            await self._bus.publish(subjects.QUOTA_VERIFY, body, reply=inbox)
+            async with asyncio.timeout(VERIFY_TIMEOUT_S):
+                while not answers:
+                    beat.clear()
+                    async with asyncio.timeout(SILENCE_S):
+                        await beat.wait()
+        except TimeoutError:
+            raise BusUnavailable("the quota process that verified was not heard of again") from None
+        finally:
+            await self._bus.unsubscribe(subscription)
+        if not answers[0].data:
+            raise NoResponders(subjects.QUOTA_VERIFY)
+        reply = VerifyReply.model_validate_json(answers[0].data)
+        if reply.error is not None:
+            raise CallboardError.of(reply.error)
+        return reply
+
+    async def story(self, request_id: str) -> list[AuditEvent]:
+        """Everything that quota did about a request, in order.
+
+        Raises:
+            CallboardError: that is no request id, or nothing is known of it.
+        """
+        try:
+            subject = subjects.audit(request_id)
+        except ValueError:
+            raise CallboardError(ErrorCode.INVALID_REQUEST, "that is not a request id", param="request_id") from None
+        messages = await read_subject(self._bus, AUDIT, subject, timeout_s=READ_TIMEOUT_S, stream_may_miss=False)
+        if not messages:
+            raise CallboardError(ErrorCode.NOT_FOUND, "nothing is known of that request", param="request_id")
+        return sorted((AuditEvent.model_validate_json(one.data) for one in messages), key=lambda event: event.at)
+
+    async def _summed(self, names: list[str]) -> dict[str, int]:
+        sums: dict[str, int] = {}
+        for start in range(0, len(names), COUNTERS_AT_ONCE):
+            batch = names[start : start + COUNTERS_AT_ONCE]
+            for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
+                who = message.subject.split(".")[2]
+                sums[who] = sums.get(who, 0) + int(json.loads(message.data)["val"])
+        return sums
+
+    async def _counters(self, pattern: str) -> list[str]:
+        names: list[str] = []
+        while True:
+            body = {"subjects_filter": pattern, "offset": len(names)}
+            info = await self._bus.api(f"STREAM.INFO.{QUOTA}", body, READ_TIMEOUT_S)
+            found = list(info["state"].get("subjects") or ())
+            names += found
+            if not found or len(names) >= info.get("total", 0):
+                return names
+
+    async def _first_seq(self, at: float, subject: str) -> int | None:
+        """The number of the first event of a subject that was stored at that time or later, or None."""
+        begin = datetime.fromtimestamp(max(0.0, at), UTC).isoformat().replace("+00:00", "Z")
+        body = json.dumps({"start_time": begin, "next_by_subj": subject}).encode()
+        try:
+            reply = await self._bus.connection.request(f"$JS.API.DIRECT.GET.{USAGE}", body, timeout=READ_TIMEOUT_S)
+        except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
+            raise BusUnavailable("the usage events cannot be read") from error
+        found = (reply.headers or {}).get("Nats-Sequence")
+        return int(found) if found else None
+
+
+def _hours(first: int, until: float) -> range:
+    return range(first, int(until // HOUR_S) + 1)
+
+
+def _rows(messages: list[StoredMessage], since: float, until: float) -> list[Row]:
+    rows: list[Row] = []
+    for message in messages:
+        try:
+            event = UsageEvent.model_validate_json(message.data)
+        except ValidationError:
+            continue  # A verification lists it.
+        if since <= event.at < until:
+            rows.append(_row(message.seq, event))
+    return rows
+
+
+def _row(seq: int, event: UsageEvent) -> Row:
+    return {
+        "seq": seq,
+        "at": show_time(event.at),
+        "request_id": event.request_id,
+        "tenant": event.tenant,
+        "kind": event.kind,
+        "model": event.model,
+        "pool": event.pool,
+        "outcome": event.outcome,
+        **event.work.model_dump(),
+    }

@@ -1,0 +1,74 @@
+"""What an operator may do over HTTP, as the shapes that the installation's books fill in."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from callboard_contracts.accounts import Account, AccountKey
+from callboard_contracts.config import QuotaSection
+from callboard_contracts.quota import AuditEvent, VerifyReply
+
+
+class Accounts(Protocol):
+    """The accounts and their API keys; each method raises CallboardError for what cannot be done."""
+
+    async def create(
+        self, name: str, tier: str, expires_at: float | None, limits: Mapping[str, int | None] | None = None
+    ) -> tuple[Account, str]:
+        """Makes an account with one key, and returns both."""
+        ...
+
+    async def all(self) -> list[Account]:
+        """Every account, the oldest first."""
+        ...
+
+    async def find(self, text: str) -> tuple[Account, AccountKey | None]:
+        """The account that an id, a name, a key or the start of a key's digest names."""
+        ...
+
+    async def change(
+        self, account_id: str, tier: str | None = None, limits: Mapping[str, int | None] | None = None
+    ) -> Account:
+        """Gives an account another tier, or limits of its own."""
+        ...
+
+    async def rotate(self, account_id: str, expires_at: float | None, old_until: float) -> tuple[Account, str]:
+        """Gives an account a new key, and lets its other keys end."""
+        ...
+
+    async def revoke(self, account_id: str, digest: str | None) -> Account:
+        """Revokes one key of an account, or all of them."""
+        ...
+
+
+class UsageBooks(Protocol):
+    """What was used."""
+
+    async def used(self, since: float, until: float, tenant: str | None = None) -> dict[str, int]:
+        """The units of each tenant."""
+        ...
+
+    def events(
+        self, since: float, until: float, tenant: str | None = None
+    ) -> AsyncIterator[list[dict[str, str | int]]]:
+        """The usage events, some at a time."""
+        ...
+
+    async def verify(self, since: float) -> VerifyReply:
+        """Has quota compare its counters with the usage events."""
+        ...
+
+    async def story(self, request_id: str) -> list[AuditEvent]:
+        """Everything that quota did about a request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """What the admin API works with; `quota` reads the settings of quota as they stand in the file now."""
+
+    token_digest: bytes
+    accounts: Accounts
+    usage: UsageBooks
+    quota: Callable[[], Awaitable[QuotaSection]]
+    failure_pause_s: float = 0.5

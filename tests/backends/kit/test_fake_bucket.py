@@ -1,0 +1,24 @@
+"""The accounts in memory."""
+
+import asyncio
+
+import pytest
+
+from callboard_kit.account_book import AccountBook
+from callboard_kit.fake_bucket import FakeBucket
+from tests.backends.kit.suite import AccountSuite
+
+pytestmark = pytest.mark.backend
+
+
+class TestFakeBucket(AccountSuite):
+    @pytest.fixture
+    def entries(self) -> FakeBucket:
+        return FakeBucket()
+
+    @pytest.fixture
+    def book(self, entries: FakeBucket) -> AccountBook:
+        async def announce(_account_id: str) -> None:
+            await asyncio.sleep(0)
+
+        return AccountBook(entries, announce)

@@ -1,0 +1,129 @@
+"""An operator's side of the stage: accounts in memory, and usage that a test makes up."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from callboard_contracts.config import QuotaSection
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.quota import AuditEvent, VerifyReply
+from callboard_edge.domain.administration import Administration
+from callboard_kit.account_book import AccountBook
+from callboard_kit.fake_bucket import FakeBucket
+from tests.unit.edge.stage import Stage
+
+TOKEN = "an-operators-own-long-token"
+PREFIX = "/admin/v1"
+
+
+def event_row(seq: int, tenant: str = "k_0123456789abcdef") -> dict[str, str | int]:
+    """One usage event as an export has it."""
+    return {
+        "seq": seq,
+        "at": "2026-11-21T00:00:00.000+00:00",
+        "request_id": f"r{seq}",
+        "tenant": tenant,
+        "kind": "chat",
+        "model": "owl",
+        "pool": "main",
+        "outcome": "stop",
+        "prompt_tokens": 7,
+        "completion_tokens": 2,
+        "audio_ms": 0,
+    }
+
+
+@dataclass
+class FakeUsage:
+    """Says what it was told to say; `trouble` is raised by whatever is asked next, `late_trouble` after the events."""
+
+    units: dict[str, int] = field(default_factory=dict[str, int])
+    rows: list[dict[str, str | int]] = field(default_factory=list[dict[str, str | int]])
+    stories: dict[str, list[AuditEvent]] = field(default_factory=dict[str, list[AuditEvent]])
+    report: VerifyReply = field(default_factory=VerifyReply)
+    trouble: Exception | None = None
+    late_trouble: Exception | None = None
+    asked: list[tuple[float, float, str | None]] = field(default_factory=list[tuple[float, float, str | None]])
+
+    async def used(self, since: float, until: float, tenant: str | None = None) -> dict[str, int]:
+        self._fail()
+        self.asked.append((since, until, tenant))
+        return {name: units for name, units in self.units.items() if tenant in {None, name}}
+
+    async def events(
+        self, since: float, until: float, tenant: str | None = None
+    ) -> AsyncIterator[list[dict[str, str | int]]]:
+        self._fail()
+        self.asked.append((since, until, tenant))
+        rows = [row for row in self.rows if tenant in {None, row["tenant"]}]
+        for start in range(0, len(rows), 100):
+            yield rows[start : start + 100]
+        if self.late_trouble is not None:
+            raise self.late_trouble
+
+    async def verify(self, since: float) -> VerifyReply:
+        self._fail()
+        self.asked.append((since, 0, None))
+        return self.report
+
+    async def story(self, request_id: str) -> list[AuditEvent]:
+        self._fail()
+        if request_id not in self.stories:
+            raise CallboardError(ErrorCode.NOT_FOUND, "nothing is known of that request", param="request_id")
+        return self.stories[request_id]
+
+    def _fail(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+
+@dataclass
+class Office:
+    """What the admin API of a stage works with."""
+
+    bucket: FakeBucket = field(default_factory=FakeBucket)
+    usage: FakeUsage = field(default_factory=FakeUsage)
+    announced: list[str] = field(default_factory=list[str])
+    quota: QuotaSection = field(default_factory=QuotaSection)
+
+    @property
+    def book(self) -> AccountBook:
+        """The accounts."""
+
+        async def announce(account_id: str) -> None:
+            await asyncio.sleep(0)
+            self.announced.append(account_id)
+
+        return AccountBook(self.bucket, announce)
+
+    def administration(self, pause_s: float = 0.0) -> Administration:
+        """What an edge is given."""
+
+        async def quota() -> QuotaSection:
+            return self.quota
+
+        digest = hashlib.sha256(TOKEN.encode()).digest()
+        return Administration(digest, self.book, self.usage, quota, pause_s)
+
+
+@dataclass
+class Operator:
+    """Asks the admin API of a stage, with the token unless another is given."""
+
+    stage: Stage
+    office: Office
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, token: str | None = TOKEN, **headers: str
+    ) -> tuple[int, Any, bytes]:
+        """The status, headers and body of an answer."""
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        url = self.stage.url + (path if path.startswith("/admin") else PREFIX + path)
+        timeout = aiohttp.ClientTimeout(10)
+        async with self.stage.session.request(method, url, json=body, headers=headers, timeout=timeout) as reply:
+            return reply.status, reply.headers, await reply.read()
