@@ -94,3 +94,17 @@ def test_missing_secret_file_is_one_line(tmp_path: Path) -> None:
 def test_wrong_secret_is_not_quoted(tmp_path: Path) -> None:
     file = write(tmp_path, '[chat.pools.main]\nbackend = "openai"\napi_key = 12345678\n')
     assert "12345678" not in refusal(file)
+
+
+def test_admin_token_comes_from_a_file_and_is_long_enough(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("an-operators-own-long-token\n", encoding="utf-8")
+    environ = {"CALLBOARD__EDGE__ADMIN_TOKEN_FILE": str(token)}
+    read = load_config(write(tmp_path, ""), environ).edge.admin_token
+    assert read is not None
+    assert read.get_secret_value() == "an-operators-own-long-token"
+    assert "an-operators" not in repr(read)
+    for short in ("", "too-short-a-token"):
+        told = refusal(write(tmp_path, ""), {"CALLBOARD__EDGE__ADMIN_TOKEN": short})
+        assert told.startswith("edge.admin_token: ")
+        assert not short or short not in told

@@ -127,13 +127,13 @@ class UsageRecords:
         return reply
 
     async def story(self, request_id: str) -> list[AuditEvent]:
-        """Everything that quota did about a request, in order.
+        """Everything that quota did about a request, in order; its id may be as the header `x-request-id` had it.
 
         Raises:
             CallboardError: that is no request id, or nothing is known of it.
         """
         try:
-            subject = subjects.audit(request_id)
+            subject = subjects.audit(request_id.removeprefix("req_"))
         except ValueError:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "that is not a request id", param="request_id") from None
         messages = await read_subject(self._bus, AUDIT, subject, timeout_s=READ_TIMEOUT_S, stream_may_miss=False)
