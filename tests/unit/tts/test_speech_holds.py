@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,12 +10,14 @@ from callboard_contracts.chat import CreditReply
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS
+from callboard_kit.bus import Stored
 from callboard_kit.pull import Superseded
 from callboard_tts.backends.fake import Script
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import running as running_module
 from callboard_tts.handlers import sound_holds as sound_holds_module
 from callboard_tts.handlers import speech_jobs as speech_jobs_module
+from callboard_tts.handlers.sound_holds import SoundHolds
 from tests.unit.tts.board import LIMIT, FakeBus, deliver, hold_for, make_job
 from tests.unit.tts.test_speech_jobs import POOL, handler
 
@@ -92,6 +95,21 @@ async def test_text_that_was_held_whole_asks_for_nothing(bus: FakeBus) -> None:
     await jobs.handle(deliver(make_job("A short text. It has two sentences.", hold=hold_for(14_000))))
     assert bus.usage[0].outcome == "stop"
     assert not bus.quota.asked_ms
+
+
+async def test_more_is_held_before_it_is_needed(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    was_held: list[bool] = []
+    cover = SoundHolds.cover
+
+    async def watched(holds: SoundHolds, total_ms: int, rest_ms: int) -> None:
+        was_held.append(holds.covers(total_ms))
+        await cover(holds, total_ms, rest_ms)
+
+    monkeypatch.setattr(SoundHolds, "cover", watched)
+    jobs, _ = await handler(bus, Script(chunk_latency_s=0.002), SLICED)
+    await jobs.handle(deliver(make_job(LONG, hold=hold_for(6_000))))
+    assert len(bus.quota.granted) > 3
+    assert all(was_held)
 
 
 async def test_first_sound_of_a_slow_engine_does_not_wait_for_its_piece(bus: FakeBus) -> None:
@@ -234,6 +252,30 @@ async def test_top_up_that_is_granted_after_a_cancellation_is_given_back(bus: Fa
     await bus.cancel_request("r1")
     await speaking
     assert bus.usage[0].outcome == "cancelled"
+    assert bus.usage[0].top_ups == ()
+    await is_given_back(bus)
+
+
+async def test_top_up_that_is_granted_while_the_speech_is_being_ended_is_given_back(
+    bus: FakeBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.quota.silent = True
+    store = bus.publish_stored
+
+    async def answers_then(*arguments: Any, **options: Any) -> Stored:
+        if arguments[0].startswith("usage."):
+            bus.quota.answer.set()
+            await asyncio.sleep(0.05)
+        return await store(*arguments, **options)
+
+    monkeypatch.setattr(bus, "publish_stored", answers_then)
+    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01), SLICED)
+    speaking = asyncio.ensure_future(jobs.handle(deliver(make_job(LONG, hold=hold_for(6_000)))))
+    async with asyncio.timeout(5):
+        while not bus.quota.asked_ms:
+            await asyncio.sleep(0.001)
+    await bus.cancel_request("r1")
+    await speaking
     assert bus.usage[0].top_ups == ()
     await is_given_back(bus)
 

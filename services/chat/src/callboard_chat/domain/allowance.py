@@ -1,5 +1,6 @@
 """What a hold allows a reply to cost: the worker cuts it there, and never has more charged."""
 
+from callboard_contracts.chat import Mode
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import Hold, Work
 
@@ -30,10 +31,10 @@ def within(hold: Hold | None, work: Work) -> Work:
     return work.model_copy(update={"prompt_tokens": read, "completion_tokens": written})
 
 
-def prompt_not_held(prompt_tokens: int) -> CallboardError:
+def prompt_not_held(prompt_tokens: int, mode: Mode) -> CallboardError:
     """The error for a prompt that the engine counts longer than all that was held for the request."""
     return CallboardError(
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         f"The engine counts {prompt_tokens} tokens in this prompt, which is more than can be held for the request.",
-        param="messages",
+        param="prompt" if mode == "completion" else "messages",
     )

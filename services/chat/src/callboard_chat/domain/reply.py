@@ -146,7 +146,7 @@ class Reply:
         if allowed is None:
             return
         if allowed < 0 and not self.started:
-            raise prompt_not_held(prompt_tokens)
+            raise prompt_not_held(prompt_tokens, self._request.mode)
         # What was said before the engine counted cannot be taken back.
         self._limit = min(self._limit, max(allowed, self._tokens))
 

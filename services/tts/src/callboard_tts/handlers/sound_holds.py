@@ -63,6 +63,7 @@ class SoundHolds:
 
     def look_ahead(self, total_ms: int, next_ms: int, rest_ms: int) -> None:
         """Begins to ask for more, without waiting, if what follows `total_ms` may need it; see `Allowance`."""
+        self._take_answer()
         if self._asking is None and (audio_ms := self._allowance.ahead_ms(total_ms, next_ms, rest_ms)):
             # Owned by this object: `cover` or `close` awaits it.
             self._asking = asyncio.ensure_future(self._ask(audio_ms))
@@ -74,14 +75,11 @@ class SoundHolds:
             OutOfHolds: it may not.
         """
         while True:
-            asking = self._asking
-            if asking is not None and (asking.done() or not self.covers(total_ms)):
-                await asyncio.wait({asking}, timeout=PATIENCE_S)
-                if not asking.done():
-                    continue
-                # What was refused here may have been more than is needed now.
-                self._asking = None
-                asking.result()
+            self._take_answer()
+            if self._asking is not None and not self.covers(total_ms):
+                # What is refused here may be more than is needed now.
+                await asyncio.wait({self._asking}, timeout=PATIENCE_S)
+                continue
             audio_ms = self._allowance.needed_ms(total_ms, rest_ms)
             if audio_ms == 0:
                 return
@@ -90,13 +88,24 @@ class SoundHolds:
             if refusal is not None and (exact or refusal.code is not ErrorCode.QUOTA_EXCEEDED):
                 raise OutOfHolds(refusal)
 
-    async def close(self, *, settled: bool) -> None:
-        """Ends the asking; unless the holds are `settled`, what nobody else knows of is given back."""
+    async def stop(self) -> None:
+        """Asks no more; from now on `top_ups` stays as it is."""
         if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
-        for hold in () if settled else self.take_unwritten():
+            asking, self._asking = self._asking, None
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Ends the asking, and gives back what nobody else knows of."""
+        await self.stop()
+        for hold in self.take_unwritten():
             self._desk.give_back(hold)
+
+    def _take_answer(self) -> None:
+        """Lets go of a question that was answered; what came of it is noted already."""
+        if self._asking is not None and self._asking.done():
+            asked, self._asking = self._asking, None
+            asked.result()
 
     async def _ask(self, audio_ms: int) -> ErrorInfo | None:
         """Asks until there is an answer, or patience ends; returns the refusal."""

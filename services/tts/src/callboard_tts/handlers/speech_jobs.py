@@ -107,17 +107,16 @@ class SpeechJobs:
             holds = SoundHolds(
                 self._top_ups, job, progress.top_ups, pool.hold_slice_ms, admits_unheld=pool.admits_unheld
             )
-            settled = False
             try:
                 attempt = _Attempt(running, writer, holds, progress)
                 outcome = await self._outcome(attempt) if wanted else Outcome("cancelled")
                 end = SpeechEnd(reason=outcome.reason, audio_ms=writer.audio_ms, error=outcome.error)
+                await holds.stop()
                 await writer.end(end, progress.piece, holds.take_unwritten())
                 _observe(job, end, asyncio.get_running_loop().time() - started)
                 await self._settle(job, end, holds.top_ups)
-                settled = True
             finally:
-                await holds.close(settled=settled)
+                await holds.close()
 
     async def on_dead(self, data: bytes) -> None:
         """Answers for a job that was handed out too often: an error for the client, and what was sent is settled."""
