@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,14 @@ class FakeUsage:
     report: VerifyReply = field(default_factory=VerifyReply)
     trouble: Exception | None = None
     late_trouble: Exception | None = None
+    verifying: asyncio.Event = field(default_factory=asyncio.Event)
+    """A verification ends when this is set, as it is at first."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when events or a verification are no longer worked on."""
     asked: list[tuple[float, float, str | None]] = field(default_factory=list[tuple[float, float, str | None]])
+
+    def __post_init__(self) -> None:
+        self.verifying.set()
 
     async def used(self, since: float, until: float, tenant: str | None = None) -> dict[str, int]:
         self._fail()
@@ -56,18 +63,25 @@ class FakeUsage:
 
     async def events(
         self, since: float, until: float, tenant: str | None = None
-    ) -> AsyncIterator[list[dict[str, str | int]]]:
+    ) -> AsyncGenerator[list[dict[str, str | int]]]:
         self._fail()
         self.asked.append((since, until, tenant))
         rows = [row for row in self.rows if tenant in {None, row["tenant"]}]
-        for start in range(0, len(rows), 100):
-            yield rows[start : start + 100]
-        if self.late_trouble is not None:
-            raise self.late_trouble
+        try:
+            for start in range(0, len(rows), 100):
+                yield rows[start : start + 100]
+            if self.late_trouble is not None:
+                raise self.late_trouble
+        finally:
+            self.left.set()
 
     async def verify(self, since: float) -> VerifyReply:
         self._fail()
         self.asked.append((since, 0, None))
+        try:
+            await self.verifying.wait()
+        finally:
+            self.left.set()
         return self.report
 
     async def story(self, request_id: str) -> list[AuditEvent]:

@@ -1,5 +1,6 @@
 """The admin API: who gets in, what it does to accounts, and what it tells of usage."""
 
+import asyncio
 import csv
 import io
 import json
@@ -407,3 +408,39 @@ async def test_story_of_a_request_is_told(operator: Operator) -> None:
     assert story["events"][1]["at"] == "1970-01-01T00:00:01.500+00:00"
     status, _headers, answer = await operator.ask("GET", "/audit/r2")
     assert (status, error_of(answer)["code"]) == (404, "not_found")
+
+
+async def leave(operator: Operator, method: str, path: str, *, read: int) -> None:
+    """Asks, reads so many bytes of the answer, and leaves."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", operator.stage.port)
+    head = f"{method} /admin/v1{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(5):
+        if read:
+            await reader.readexactly(read)
+        else:
+            while not operator.office.usage.asked:
+                await asyncio.sleep(0.01)
+    writer.transport.abort()
+
+
+async def test_client_that_leaves_an_export_ends_it(operator: Operator) -> None:
+    operator.office.usage.rows = [event_row(n) for n in range(100_000)]
+    await leave(operator, "GET", "/usage/export", read=1000)
+    await asyncio.wait_for(operator.office.usage.left.wait(), 10)
+    async with asyncio.timeout(5):
+        while not operator.stage.figure("callboard_edge_clients_gone_total", route="admin_export"):
+            await asyncio.sleep(0.01)
+
+
+async def test_client_that_leaves_a_verification_ends_its_waiting(operator: Operator) -> None:
+    operator.office.usage.verifying.clear()
+    await leave(operator, "POST", "/usage/verify", read=0)
+    await asyncio.wait_for(operator.office.usage.left.wait(), 10)
+
+
+async def test_head_of_an_export_has_no_body(operator: Operator) -> None:
+    operator.office.usage.rows = [event_row(1)]
+    status, headers, answer = await operator.ask("HEAD", "/usage/export")
+    assert (status, headers["Content-Type"], answer) == (200, "text/csv; charset=utf-8", b"")
+    assert (await operator.ask("GET", "/accounts"))[0] == 200

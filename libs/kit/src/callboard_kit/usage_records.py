@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import nats.errors
@@ -70,7 +70,7 @@ class UsageRecords:
                 sums[who] = sums.get(who, 0) + units
         return sums
 
-    async def events(self, since: float, until: float, tenant: str | None = None) -> AsyncIterator[list[Row]]:
+    async def events(self, since: float, until: float, tenant: str | None = None) -> AsyncGenerator[list[Row]]:
         """The usage events whose time is in the span, some at a time, in the order in which they were stored.
 
         Events that are stored after the call begins are left out, so that it ends while others go on.

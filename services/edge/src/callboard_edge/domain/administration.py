@@ -1,6 +1,6 @@
 """What an operator may do over HTTP, as the shapes that the installation's books fill in."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +50,7 @@ class UsageBooks(Protocol):
 
     def events(
         self, since: float, until: float, tenant: str | None = None
-    ) -> AsyncIterator[list[dict[str, str | int]]]:
+    ) -> AsyncGenerator[list[dict[str, str | int]]]:
         """The usage events, some at a time."""
         ...
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from contextlib import aclosing
 
 from aiohttp import web
 
@@ -65,16 +66,18 @@ def routes(admin: Administration, guard: AdminGuard) -> list[Route]:
         since, until = _span(query.since, query.until, time.time())
         tenant = await tenant_of(query.who)
         sheet = await asyncio.to_thread(open_sheet, query.format)
-        events = admin.usage.events(since, math.inf if until is None else until, tenant)
-        # The first events are awaited before the answer begins, so that early trouble still has a status of its own.
-        rows = await anext(events, None)
-        await call.stream(
-            CONTENT_TYPES[query.format], {"Content-Disposition": f'attachment; filename="usage.{query.format}"'}
-        )
-        while rows is not None:
-            if piece := await asyncio.to_thread(sheet.add, rows):
-                await call.write(piece)
+        if call.request.method == "HEAD":
+            return web.Response(headers={"Content-Type": CONTENT_TYPES[query.format]})
+        async with aclosing(admin.usage.events(since, math.inf if until is None else until, tenant)) as events:
+            # The first events are awaited before the answer begins, so that early trouble still has its own status.
             rows = await anext(events, None)
+            await call.stream(
+                CONTENT_TYPES[query.format], {"Content-Disposition": f'attachment; filename="usage.{query.format}"'}
+            )
+            while rows is not None:
+                if piece := await asyncio.to_thread(sheet.add, rows):
+                    await call.write(piece)
+                rows = await anext(events, None)
         return await call.finish(await asyncio.to_thread(sheet.finish))
 
     async def verify(call: Call) -> web.StreamResponse:
