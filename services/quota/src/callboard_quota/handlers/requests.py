@@ -89,7 +89,8 @@ class RequestDesk:
         @broker.subscriber(QUOTA_VERIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.verify")
         async def verify(message: NatsMessage) -> None:
             """Computes the counters again from the usage events."""
-            self._take(message.raw_message, "verify", self._verify)
+            raw = message.raw_message
+            self._take(raw, "verify", lambda body: self._verify(body, raw.reply))
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the requests that are being answered; at the timeout they are cancelled."""
@@ -150,8 +151,22 @@ class RequestDesk:
     async def _usage(self, body: bytes) -> UsageReply:
         return await self._desk.usage(UsageRequest.model_validate_json(body))
 
-    async def _verify(self, body: bytes) -> VerifyReply:
-        return await self._verifier.verify(VerifyRequest.model_validate_json(body))
+    async def _verify(self, body: bytes, reply_to: str) -> VerifyReply:
+        request = VerifyRequest.model_validate_json(body)
+        beating = asyncio.ensure_future(self._beat(reply_to, request.heartbeat_s))
+        try:
+            return await self._verifier.verify(request)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _beat(self, reply_to: str, interval_s: float | None) -> None:
+        while interval_s is not None:
+            await asyncio.sleep(interval_s)
+            try:
+                await self._bus.publish(reply_to)
+            except BusError:
+                return
 
     async def _identify(self, body: bytes) -> IdentifyReply:
         return await self._desk.identify(IdentifyRequest.model_validate_json(body))
