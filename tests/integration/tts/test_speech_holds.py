@@ -43,6 +43,8 @@ CONFIG = {
 TEXT = " ".join(f"This is sentence number {n} of a text, and it has some more words in it." for n in range(30))
 SHORT = " ".join(TEXT.split()[:60])
 SLOW = Script(chunk_latency_s=0.03)
+RETURN_BOUND_S = 5.0
+"""A second is promised, and some 30 ms are usual; a busy machine may stand still in between."""
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ async def test_limit_ends_speech_after_a_piece_and_the_rest_of_the_holds_comes_b
         held_units = sum(hold.units or 0 for hold in (job.hold, *top_ups))
         assert audio_ms * UNITS_PER_MS <= held_units <= LIMIT_UNITS
         await is_settled(bus, audio_ms, job.tenant)
-        assert time.monotonic() - over_at < 10
+        assert time.monotonic() - over_at < RETURN_BOUND_S
         event = await usage_of(bus, job)
         assert (event.outcome, list(event.top_ups)) == ("length", top_ups)
         # What the limit still leaves is there for the next one, which takes it to the last piece that fits.
@@ -204,8 +206,10 @@ async def test_cancelled_speech_pays_for_what_was_sent_and_gives_back_the_rest(h
         await eventually(speaks, "the speech is topped up")
         await bus.publish(subjects.cancel(job.request_id))
         audio_ms, end, _, _ = await ended(bus, job)
+        over_at = time.monotonic()
         assert (end.reason, end.audio_ms) == ("cancelled", audio_ms)
         await is_settled(bus, audio_ms, job.tenant)
+        assert time.monotonic() - over_at < RETURN_BOUND_S
 
 
 async def test_quota_that_is_killed_on_the_way_and_comes_back_is_not_heard(house: House, bus: Bus) -> None:

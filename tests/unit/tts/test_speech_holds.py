@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from callboard_contracts.chat import CreditReply
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS
 from callboard_kit.bus import Stored
@@ -40,6 +42,10 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
     bus = FakeBus()
     monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
     return bus
+
+
+def counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("callboard_tts_top_ups_total", {"outcome": outcome}) or 0.0
 
 
 def held_ms(*holds: Hold) -> int:
@@ -76,7 +82,9 @@ async def test_speech_is_topped_up_while_it_goes_on(bus: FakeBus, monkeypatch: p
     monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
     jobs, _ = await handler(bus, pool=SLICED)
     first = hold_for(2_000)
+    before = counted("granted")
     await jobs.handle(deliver(make_job(LONG, hold=first)))
+    assert counted("granted") == before + len(bus.quota.granted)
     assert bus.end is not None
     assert bus.end.reason == "stop"
     assert bus.pcm == free.pcm
@@ -113,10 +121,11 @@ async def test_more_is_held_before_it_is_needed(bus: FakeBus, monkeypatch: pytes
 
 
 async def test_first_sound_of_a_slow_engine_does_not_wait_for_its_piece(bus: FakeBus) -> None:
-    jobs, _ = await handler(bus, Script(chunk_latency_s=0.02))
+    jobs, _ = await handler(bus, Script(chunk_latency_s=0.1))
     speaking = asyncio.ensure_future(jobs.handle(deliver(make_job(LONG, hold=hold_for(15_000)))))
     await bus.hears(1)
-    assert not bus.infos[0].piece_done
+    assert len(bus.segments) < 3
+    assert not bus.infos[-1].piece_done
     await bus.cancel_request("r1")
     await speaking
 
@@ -152,7 +161,10 @@ async def test_refused_top_up_ends_the_speech_after_a_whole_piece(
 async def test_speech_without_room_for_its_first_piece_says_nothing(bus: FakeBus) -> None:
     bus.quota.room_ms = 0
     jobs, _ = await handler(bus, pool=SLICED)
+    before = counted("refused")
     await jobs.handle(deliver(make_job(LONG, hold=hold_for(500))))
+    # A whole slice, and then just what the first piece needs.
+    assert counted("refused") == before + len(bus.quota.asked_ms) == before + 2
     assert bus.order == ["end", "usage"]
     assert bus.end is not None
     assert (bus.end.reason, bus.end.audio_ms, bus.end.error) == ("limit", 0, LIMIT)
@@ -256,14 +268,16 @@ async def test_top_up_that_is_granted_after_a_cancellation_is_given_back(bus: Fa
     await is_given_back(bus)
 
 
+@pytest.mark.parametrize("step", ["end", "usage"])
 async def test_top_up_that_is_granted_while_the_speech_is_being_ended_is_given_back(
-    bus: FakeBus, monkeypatch: pytest.MonkeyPatch
+    bus: FakeBus, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     bus.quota.silent = True
     store = bus.publish_stored
 
     async def answers_then(*arguments: Any, **options: Any) -> Stored:
-        if arguments[0].startswith("usage."):
+        headers: dict[str, str] = options.get("headers") or {}
+        if step == ("usage" if not headers else "end" if '"end"' in headers[SEGMENT] else "segment"):
             bus.quota.answer.set()
             await asyncio.sleep(0.05)
         return await store(*arguments, **options)
