@@ -15,7 +15,8 @@ from callboard_kit.bus import Bus
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger
-from callboard_quota.domain.ledger import Ask, Granted, Ledger
+from callboard_quota.domain.attempt import Ask, Granted
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.tenants import Secret
 from tests.benchmarks.figures import Figure, percentile

@@ -3,6 +3,7 @@
 from callboard_contracts.accounts import Account
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
 from callboard_contracts.quota import (
     AuditEvent,
@@ -31,6 +32,10 @@ MESSAGES: dict[str, type[Message]] = {
     "error_info": ErrorInfo,
     "identify_reply": IdentifyReply,
     "identify_request": IdentifyRequest,
+    "kudos_balance_request": KudosBalanceRequest,
+    "kudos_earn_request": KudosEarnRequest,
+    "kudos_reply": KudosReply,
+    "kudos_transfer_request": KudosTransferRequest,
     "release_reply": ReleaseReply,
     "release_request": ReleaseRequest,
     "reserve_reply": ReserveReply,

@@ -69,6 +69,23 @@ QUOTA = Board(
             ),
         ),
         Row(
+            "Kudos",
+            (
+                Panel(
+                    "Kudos moved",
+                    "Thousandths of kudos earned, spent and transferred a second.",
+                    "short",
+                    (Query(per_second("callboard_quota_kudos_total", by="kind"), "{{kind}}"),),
+                ),
+                Panel(
+                    "Deals refused",
+                    "Deals in kudos that were refused, by the rule that says so.",
+                    "ops",
+                    (Query(per_second("callboard_quota_kudos_refusals_total", by="reason"), "{{reason}}"),),
+                ),
+            ),
+        ),
+        Row(
             "Holds",
             (
                 Panel(

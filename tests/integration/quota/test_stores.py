@@ -10,16 +10,22 @@ from typing import TypeVar
 
 import pytest
 
+from callboard_contracts.accounts import Account
 from callboard_contracts.config import Config, NatsSection, QuotaSection
+from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosTransferRequest
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent, VerifyRequest, Work
 from callboard_contracts.streams import QUOTA
 from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.books import StreamBooks, StreamUsageLog
+from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
-from callboard_quota.backends.memory import MemoryJournal, MemoryLedger
-from callboard_quota.domain.ledger import Granted, Ledger, increments, reversal
+from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger
+from callboard_quota.domain.attempt import Granted
+from callboard_quota.domain.changes import increments, reversal
+from callboard_quota.domain.kudos import Treasury
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter, LedgerStore, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
@@ -37,6 +43,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
 T = TypeVar("T")
 PATIENCE = 5
+ADA, BOB = "k_00000000000000aa", "k_00000000000000bb"
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +166,57 @@ async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore)
     assert taken.id not in await open_ids(store)
 
 
+def bank(store: LedgerStore) -> Treasury:
+    accounts = MemoryAccounts([Account(id=one, name=one, tier="t", keys=(), created_at=0) for one in (ADA, BOB)])
+    clock = SteadyClock()
+    return Treasury(store, Ledger(store, clock), accounts, clock, MemoryJournal(), lambda _rule: None)
+
+
+async def test_first_fate_of_a_deal_stands_whichever_hold_it_is_tried_with(store: LedgerStore) -> None:
+    made = fate(hold("deal"), "settled", 0).model_copy(update={"work": "kudos"})
+    assert await store.fate_of_deal("deal") is None
+    assert await store.decide(made) == made
+    assert await store.decide(made.model_copy(update={"hold_id": "deal-2", "kind": "expired"})) == made
+    assert await store.fate_of_deal("deal") == made
+
+
+async def test_kudos_are_earned_and_given_once(store: LedgerStore) -> None:
+    treasury = bank(store)
+    for repeated in (False, True):
+        reply = await treasury.earn(KudosEarnRequest(id="store-earn", account=ADA, amount=700))
+        assert (reply.balance, reply.repeated, reply.error) == (700, repeated, None)
+    gift = KudosTransferRequest(id="store-gift", source=ADA, target=BOB, amount=500)
+    replies = await asyncio.gather(*(treasury.transfer(gift) for _ in range(5)))
+    assert sorted(reply.repeated for reply in replies) == [False, True, True, True, True]
+    refused = await treasury.transfer(gift.model_copy(update={"id": "store-more"}))
+    assert refused.error is not None
+    assert (refused.error.limit, refused.balance) == ("key.kudos", 200)
+    assert (await treasury.balance(KudosBalanceRequest(account=BOB))).balance == 500
+
+
+@pytest.mark.parametrize("decided", [True, False])
+async def test_deal_that_was_left_long_ago_is_completed_or_undone(
+    store: LedgerStore, server: NatsServer, decided: bool
+) -> None:
+    name = f"left-{decided}"
+    entries = (
+        HoldEntry(tenant=f"k_{name}", metric="kudos", bucket="ever", amount=30),
+        HoldEntry(tenant=f"k_{name}-to", metric="kudos_gift", bucket="ever", amount=30),
+    )
+    left = hold(name).model_copy(update={"entries": entries, "expires_at": time.time() - 7200, "model": "transfer"})
+    await store.open(left, increments(left))
+    if decided:
+        await store.decide(fate(left, "settled", 0).model_copy(update={"work": "kudos", "kudos": 30}))
+    clock = HandClock(time.time())
+    async with connected(server) as (bus, _publisher):
+        books = MemoryBooks(store) if isinstance(store, MemoryLedger) else StreamBooks(bus)
+        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), books.stands).pass_once()
+    assert left.id not in await open_ids(store)
+    counters = [Counter(entry.tenant, "kudos", "ever") for entry in entries]
+    found = await store.read(counters)
+    assert [found.get(counter, 0) for counter in counters] == ([30, -30] if decided else [0, 0])
+
+
 async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         ledger = JetStreamLedger(bus, publisher)
@@ -212,7 +270,7 @@ def office(bus: Bus, publisher: AcknowledgedPublisher) -> Office:
         clock,
         ledger,
         Settler(QuotaSection(), secret, ledger, clock, journal),
-        Reaper(store, ledger, clock, journal),
+        Reaper(store, ledger, clock, journal, books.stands),
         Reconciler("w", store, books, log, keeper, clock, journal),
         Verifier(store, books, log, keeper, clock, asyncio.sleep),
         books,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from callboard_contracts.quota import Rates
-from callboard_quota.domain.ledger import Ask
+from callboard_quota.domain.attempt import Ask
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.windows import Metric
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from callboard_quota.backends.memory import MemoryLedger
-from callboard_quota.domain.ledger import Granted, Ledger, Refused
+from callboard_quota.domain.attempt import Granted, Refused
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import hour_bucket

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from callboard_contracts.quota import Hold
 from callboard_quota.backends.memory import MemoryLedger
-from callboard_quota.domain.ledger import Granted, Ledger, Refused
+from callboard_quota.domain.attempt import Granted, Refused
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, StoreUnavailable
 from callboard_quota.domain.windows import earlier_buckets, hour_bucket

@@ -4,7 +4,8 @@ import pytest
 
 from callboard_quota.backends.memory import MemoryLedger
 from callboard_quota.domain import places
-from callboard_quota.domain.ledger import Ask, Granted, Ledger, Refused
+from callboard_quota.domain.attempt import Ask, Granted, Refused
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.places import Waited, WaitingRoom
 from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, no_pause, run

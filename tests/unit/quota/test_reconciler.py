@@ -8,7 +8,8 @@ import pytest
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import Hold, UsageEvent, VerifyReply, VerifyRequest, Work
 from callboard_quota.backends.memory import MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
-from callboard_quota.domain.ledger import Granted, Ledger
+from callboard_quota.domain.attempt import Granted
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter
 from callboard_quota.domain.reaper import Reaper
@@ -87,7 +88,7 @@ def stage() -> Stage:
         await give_way()
 
     settler = Settler(settings, secret, ledger, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal)
+    reaper = Reaper(store, ledger, clock, journal, MemoryBooks(store).stands)
     verifier = Verifier(store, books, log, bookkeeper, clock, pause)
     run(make("first").pass_once())
     return Stage(clock, store, log, journal, ledger, settler, reaper, verifier, make)

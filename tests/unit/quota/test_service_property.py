@@ -72,7 +72,7 @@ class Process:
         places = WaitingRoom(self.ledger, no_pause)
         self.desk = Desk(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, places)
         self.settler = Settler(SETTINGS, SECRET, self.ledger, clock, journal)
-        self.reaper = Reaper(store, self.ledger, clock, journal)
+        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryBooks(store).stands)
         self.reaping: Act[object] | None = None
 
 

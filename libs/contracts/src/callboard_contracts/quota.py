@@ -71,8 +71,8 @@ class ReserveRequest(Message):
 
     `key_digest` is the hex SHA-256 of the API key, `address` the client's IP address; quota turns both into opaque
     tenants, and neither is stored or logged in this form. With `top_up` a worker asks for a further hold on the same
-    accounts as one that it has; `work` is then what is needed on top, and key and address are left out. `kudos` are held
-    from the key's account, in thousandths, beside what the work costs.
+    accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
+    `kudos` are held from the key's account, in thousandths, beside what the work costs.
     """
 
     request_id: str
@@ -152,8 +152,8 @@ class ReleaseReply(Message):
 class UsageEvent(Message):
     """What a request really used; published to USAGE under the id `<request>.<kind>`, so it counts once.
 
-    `top_ups` are the further holds that a worker took for the same work, in the order in which it got them. `kudos` are what the
-    work really cost in thousandths of kudos; more than was held is never taken.
+    `top_ups` are the further holds that a worker took for the same work, in the order in which it got them.
+    `kudos` are what the work really cost in thousandths of kudos; more than was held is never taken.
     """
 
     version: Literal[1] = 1

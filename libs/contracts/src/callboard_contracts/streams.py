@@ -25,6 +25,8 @@ COUNTER_LIFE_S = 70 * 86_400
 """Longer than two calendar months, the longest period that a limit covers."""
 AUDIT_LIFE_S = 30 * 86_400
 LEASE_LIFE_S = 3600
+LEASE_KEPT_S = 30 * 86_400
+"""So long nothing may run and every hold can still be ended; kudos that are held come back only that way."""
 DEDUPLICATION_WINDOW_S = 2 * LEASE_LIFE_S
 """Every id of a hold is used within a lease's life, so a repeat always falls inside this window."""
 
@@ -35,6 +37,8 @@ RESULT = "RESULT"
 AUDIO = "AUDIO"
 USAGE = "USAGE"
 QUOTA = "QUOTA"
+KUDOS = "KUDOS"
+DEALS = "DEALS"
 LEASE = "LEASE"
 AUDIT = "AUDIT"
 DLQ = "DLQ"
@@ -154,10 +158,13 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             max_age_s=COUNTER_LIFE_S,
             options={"allow_msg_counter": True, "duplicate_window": window},
         ),
+        # Balances and deals are kept for ever: a counter that nobody touches for a year still says what somebody has.
+        StreamSpec(KUDOS, ("q.kudos.*",), options={"allow_msg_counter": True, "duplicate_window": window}),
+        StreamSpec(DEALS, ("q.deal.*",), options={"duplicate_window": window}),
         StreamSpec(
             LEASE,
             ("lease.*.*",),
-            max_age_s=2 * LEASE_LIFE_S,
+            max_age_s=LEASE_KEPT_S,
             options={"max_msgs_per_subject": 1, "allow_msg_ttl": True},
         ),
         StreamSpec(

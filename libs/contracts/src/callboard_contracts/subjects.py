@@ -65,6 +65,16 @@ def used_in(tenant: str, metric: str, bucket: str) -> str:
     return f"q.used.{tenant}.{metric}.{bucket}"
 
 
+def kudos(account: str) -> str:
+    """The counter of what an account has spent of its kudos less what it has earned; `*` stands for every account."""
+    return f"q.kudos.{account if account == '*' else token(account)}"
+
+
+def deal(deal_id: str) -> str:
+    """Where it is recorded for ever how a deal in kudos ended; `*` stands for every deal."""
+    return f"q.deal.{deal_id if deal_id == '*' else token(deal_id)}"
+
+
 def lease(tenant: str, request_id: str) -> str:
     """Where an open hold is recorded until it is settled or expires."""
     return f"lease.{token(tenant)}.{token(request_id)}"
@@ -87,3 +97,6 @@ QUOTA_RELEASE = "quota.release"
 QUOTA_IDENTIFY = "quota.identify"
 QUOTA_USAGE = "quota.usage"
 QUOTA_VERIFY = "quota.verify"
+QUOTA_KUDOS_SHOW = "quota.kudos.show"
+QUOTA_KUDOS_EARN = "quota.kudos.earn"
+QUOTA_KUDOS_TRANSFER = "quota.kudos.transfer"

@@ -22,6 +22,7 @@ from callboard_quota.backends.books import StreamBooks, StreamUsageLog
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
 from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import StoreUnavailable
@@ -37,6 +38,7 @@ from callboard_quota.handlers.usage import UsageFeed
 from callboard_quota.metrics import (
     AUDIT_LOSSES,
     DRIFT_UNITS,
+    KUDOS_REFUSALS,
     OLDEST_LEASE_SECONDS,
     OPEN_LEASES,
     PLACE_WAITS,
@@ -107,12 +109,14 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     places = WaitingRoom(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
     desk = Desk(config.quota, secret, accounts, ledger, clock, journal, places)
     settler = Settler(config.quota, secret, ledger, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal)
     books = StreamBooks(bus)
+    reaper = Reaper(store, ledger, clock, journal, books.stands)
+    treasury = Treasury(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
     bookkeeper = Bookkeeper(usage_log, books, secret, lambda: desk.settings)
     reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal)
-    requests = RequestDesk(bus, desk, Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep))
+    verifier = Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep)
+    requests = RequestDesk(bus, desk, treasury, verifier)
     feed = UsageFeed(bus, settler)
     broker = BusBroker(bus)
     requests.attach(broker)

@@ -3,6 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 from callboard_contracts.quota import AuditEvent
+from callboard_quota.domain.kudos import RULES
 
 DECISIONS = Counter(
     "callboard_quota_decisions",
@@ -52,9 +53,21 @@ RECONCILE_AGE_SECONDS = Gauge(
 )
 
 
+KUDOS = Counter("callboard_quota_kudos", "Kudos that were earned, spent and transferred, in thousandths.", ("kind",))
+KUDOS_REFUSALS = Counter(
+    "callboard_quota_kudos_refusals", "Deals in kudos refused, by the rule that says so.", ("reason",)
+)
+
+
 def count_event(event: AuditEvent) -> None:
     """Counts an audit event."""
     work = event.work or "none"
+    if work == "kudos":
+        if event.kind == "settled":
+            KUDOS.labels(event.reason).inc(event.kudos)
+        elif event.kind == "expired":
+            EXPIRED_LEASES.inc()
+        return
     match event.kind:
         case "admitted":
             DECISIONS.labels(work, "admitted").inc()
@@ -63,6 +76,7 @@ def count_event(event: AuditEvent) -> None:
         case "settled":
             SETTLEMENTS.labels("after_expiry" if event.reason == "after_expiry" else "settled").inc()
             UNITS.labels(work).inc(event.units)
+            KUDOS.labels("spend").inc(event.kudos)
         case "released":
             SETTLEMENTS.labels("released").inc()
         case "ignored":
@@ -79,5 +93,9 @@ def begin() -> None:
         DECISIONS.labels(work, "admitted")
         UNITS.labels(work)
     SETTLEMENTS.labels("settled")
+    for move in ("earn", "spend", "transfer"):
+        KUDOS.labels(move)
+    for rule in RULES:
+        KUDOS_REFUSALS.labels(rule)
     for waited in ("freed", "refused", "full"):
         PLACE_WAITS.labels(waited)

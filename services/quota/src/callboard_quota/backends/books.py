@@ -14,7 +14,7 @@ from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus, BusError, BusUnavailable
 from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
-from callboard_quota.backends.jetstream_ledger import counter_value, read_fates
+from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_fates
 from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
 
 NOTE_KEY = "reconcile.note"
@@ -95,11 +95,11 @@ class StreamBooks:
 
     async def stands(self, change: Change) -> bool:
         """Whether a change took effect already: the counter's messages keep the ids that made them."""
-        subject = subjects.used(*change.counter)
+        subject, stream = counter_subject(change.counter), counter_stream(change.counter)
         start_seq = 1
         try:
             while messages := await read_subject(
-                self._bus, QUOTA, subject, start_seq, READ_HISTORY, READ_TIMEOUT_S, stream_may_miss=False
+                self._bus, stream, subject, start_seq, READ_HISTORY, READ_TIMEOUT_S, stream_may_miss=False
             ):
                 if any(message.headers.get(MSG_ID) == change.id for message in messages):
                     return True

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import INCREMENT, MSG_ID
+from callboard_contracts.kudos import KUDOS_METRIC
 from callboard_contracts.quota import AuditEvent, Hold
-from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, DEDUPLICATION_WINDOW_S, LEASE, QUOTA
+from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, DEALS, DEDUPLICATION_WINDOW_S, KUDOS, LEASE, QUOTA
 from callboard_kit.bus import ApiError, Bus, BusError
-from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
+from callboard_kit.direct import StoredMessage, read_last, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
 from callboard_quota.domain.ports import Applied, Change, Counter, Lease, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
@@ -50,24 +51,18 @@ class JetStreamLedger:
             StoreUnavailable: the server does not answer.
         """
         info = await self._stream(QUOTA)
-        found = info["config"]
-        window_s = found.get("duplicate_window", 0) / NANOSECONDS_PER_S
-        if not found.get("allow_msg_counter"):
-            raise LedgerMisdeclared(f"stream {QUOTA} does not count")
-        if window_s < DEDUPLICATION_WINDOW_S:
-            raise LedgerMisdeclared(
-                f"stream {QUOTA} remembers ids for {window_s:.0f} s, needed are {DEDUPLICATION_WINDOW_S} s"
-            )
-        if found.get("max_msgs_per_subject", -1) > 0:
-            raise LedgerMisdeclared(f"stream {QUOTA} drops messages, and with them ids, by subject")
-        if 0 < found.get("max_age", 0) < COUNTER_LIFE_S * NANOSECONDS_PER_S:
+        balances = (await self._stream(KUDOS))["config"]
+        deals = (await self._stream(DEALS))["config"]
+        _check_counts(QUOTA, info["config"])
+        _check_counts(KUDOS, balances)
+        if 0 < info["config"].get("max_age", 0) < COUNTER_LIFE_S * NANOSECONDS_PER_S:
             raise LedgerMisdeclared(f"stream {QUOTA} drops counters after less than {COUNTER_LIFE_S} s")
+        for name, found in ((KUDOS, balances), (DEALS, deals)):
+            if found.get("max_age", 0) > 0:
+                raise LedgerMisdeclared(f"stream {name} drops what must be kept for ever")
         await self._stream(LEASE)
-        fates = (await self._stream(AUDIT))["config"].get("duplicate_window", 0) / NANOSECONDS_PER_S
-        if fates < DEDUPLICATION_WINDOW_S:
-            raise LedgerMisdeclared(
-                f"stream {AUDIT} remembers ids for {fates:.0f} s, needed are {DEDUPLICATION_WINDOW_S} s"
-            )
+        _check_window(AUDIT, (await self._stream(AUDIT))["config"])
+        _check_window(DEALS, deals)
         return _server_time(info)
 
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
@@ -81,11 +76,15 @@ class JetStreamLedger:
         messages = list(map(_outgoing, changes))
         if closing:
             messages.append(_tombstone(closing))
+        if not messages:
+            return []
         answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
         return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
 
     async def decide(self, fate: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id stands."""
+        if fate.work == "kudos":
+            return await self._decide_deal(fate)
         subject = subjects.audit(fate.request_id)
         message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{fate.hold_id}.fate"})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
@@ -96,19 +95,46 @@ class JetStreamLedger:
                 return fate if event == fate else event
         raise StoreUnavailable("the fate of a hold is recorded but cannot be read")
 
+    async def fate_of_deal(self, deal_id: str) -> AuditEvent | None:
+        """How a deal in kudos ended, however long ago, or None."""
+        try:
+            message = await read_last(self._bus, DEALS, subjects.deal(deal_id), READ_TIMEOUT_S, stream_may_miss=False)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return AuditEvent.model_validate_json(message.data) if message else None
+
+    async def _decide_deal(self, fate: AuditEvent) -> AuditEvent:
+        # Ids are remembered for two hours; what is older can be read, so that no deal is ever made twice.
+        known = await self.fate_of_deal(fate.request_id)
+        if known is None:
+            subject = subjects.deal(fate.request_id)
+            message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{fate.request_id}.deal"})
+            if not (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0].duplicate:
+                return fate
+            known = await self.fate_of_deal(fate.request_id)
+        if known is None:
+            raise StoreUnavailable("the fate of a deal is recorded but cannot be read")
+        return fate if known == fate else known
+
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
         await self._publisher.publish([_tombstone(hold)], SETTLE_TIMEOUT_S)
 
     async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
         """Reads counters; those that were never raised are left out."""
-        by_subject = {subjects.used(*counter): counter for counter in counters}
+        found: dict[Counter, int] = {}
+        for stream in (QUOTA, KUDOS):
+            found |= await self._read(stream, [one for one in counters if counter_stream(one) == stream])
+        return found
+
+    async def _read(self, stream: str, counters: Sequence[Counter]) -> dict[Counter, int]:
+        by_subject = {counter_subject(counter): counter for counter in counters}
         names = list(by_subject)
         found: dict[Counter, int] = {}
         try:
             for start in range(0, len(names), READ_BATCH):
                 batch = names[start : start + READ_BATCH]
-                for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
+                for message in await read_last_of_each(self._bus, stream, batch, READ_TIMEOUT_S):
                     found[by_subject[message.subject]] = counter_value(message)
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
@@ -157,6 +183,22 @@ async def read_fates(bus: Bus, request_id: str) -> list[AuditEvent]:
     return [event for event in events if event.kind in FATES]
 
 
+def _check_counts(name: str, found: dict[str, Any]) -> None:
+    if not found.get("allow_msg_counter"):
+        raise LedgerMisdeclared(f"stream {name} does not count")
+    _check_window(name, found)
+    if found.get("max_msgs_per_subject", -1) > 0:
+        raise LedgerMisdeclared(f"stream {name} drops messages, and with them ids, by subject")
+
+
+def _check_window(name: str, found: dict[str, Any]) -> None:
+    window_s = found.get("duplicate_window", 0) / NANOSECONDS_PER_S
+    if window_s < DEDUPLICATION_WINDOW_S:
+        raise LedgerMisdeclared(
+            f"stream {name} remembers ids for {window_s:.0f} s, needed are {DEDUPLICATION_WINDOW_S} s"
+        )
+
+
 def counter_value(message: StoredMessage) -> int:
     """The value that a counter's message carries."""
     return int(json.loads(message.data)["val"])
@@ -166,7 +208,17 @@ def _outgoing(change: Change) -> Outgoing:
     headers = {INCREMENT: f"{change.amount:+d}"}
     if change.id is not None:
         headers[MSG_ID] = change.id
-    return Outgoing(subjects.used(*change.counter), b"", headers)
+    return Outgoing(counter_subject(change.counter), b"", headers)
+
+
+def counter_subject(counter: Counter) -> str:
+    """Where a counter is counted."""
+    return subjects.kudos(counter.tenant) if counter.metric == KUDOS_METRIC else subjects.used(*counter)
+
+
+def counter_stream(counter: Counter) -> str:
+    """The stream that keeps a counter."""
+    return KUDOS if counter.metric == KUDOS_METRIC else QUOTA
 
 
 def _tombstone(hold: Hold) -> Outgoing:

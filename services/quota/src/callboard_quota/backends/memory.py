@@ -60,9 +60,14 @@ class MemoryLedger:
         await self._give_way()
         if self.failing:
             raise StoreUnavailable("told to fail")
-        decided = self.fates.setdefault(fate.hold_id, fate)
+        decided = self.fates.setdefault(fate_key(fate), fate)
         await self._give_way()
         return decided
+
+    async def fate_of_deal(self, deal_id: str) -> AuditEvent | None:
+        """How a deal ended, or None."""
+        await self._give_way()
+        return self.fates.get(f"deal {deal_id}")
 
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
@@ -94,6 +99,11 @@ class MemoryLedger:
         self.values[change.counter] = value
         self.on_change(change, value)
         return Applied(value, duplicate=False)
+
+
+def fate_key(fate: AuditEvent) -> str:
+    """What a fate is decided for: a hold, or a deal in kudos, whichever hold it is tried with."""
+    return f"deal {fate.request_id}" if fate.work == "kudos" else fate.hold_id
 
 
 class MemoryBooks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.kudos import KUDOS_SCALE
 from callboard_contracts.quota import (
     UNITS_PER_TOKEN,
     AuditEvent,
@@ -24,8 +25,9 @@ from callboard_contracts.quota import (
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_contracts.subjects import token
 from callboard_quota.domain.amounts import cost, held_units, is_sane, rates_of
-from callboard_quota.domain.ledger import Ask, Granted, Ledger, Refused, Standing
-from callboard_quota.domain.limits import Limit, Party, account_party, address_party, shared_parties
+from callboard_quota.domain.attempt import Ask, Granted, Refused, Standing
+from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limits import Limit, Party, account_party, address_party, kudos_limit, shared_parties
 from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import AccountStore, Clock, Journal
 from callboard_quota.domain.tenants import ANONYMOUS, Secret
@@ -37,6 +39,7 @@ _LIMIT_TEXT = {
     "requests_per_minute": "the requests of a minute",
     "jobs_at_once": "the jobs at one time",
 }
+KUDOS_LABEL = "key.kudos"
 _SCOPE_TEXT = {
     "key": "this API key",
     "address": "this address",
@@ -90,6 +93,8 @@ class Desk:
             _check(request, self.settings.lease_margin_s)
             caller = await self._payer(request)
             tenant = caller.tenant
+            if request.kudos and (request.top_up or caller.parties[0].scope != "key"):
+                raise _invalid("kudos", "only an account has kudos, and a top-up takes none")
             ask = self._ask(request, caller)
         except RefusedRequest as refused:
             self._note(request, "refused", tenant, reason=refused.info.code.value)
@@ -100,7 +105,8 @@ class Desk:
         if isinstance(outcome, Refused):
             label = outcome.standing.limit.label
             self._note(request, "refused", tenant, reason=label, units=_units(ask))
-            return ReserveReply(tenant=tenant, error=_exceeded(outcome), state=_state(outcome.standing))
+            state = None if label == KUDOS_LABEL else _state(outcome.standing)
+            return ReserveReply(tenant=tenant, error=_exceeded(outcome), state=state)
         self._note(request, "admitted", tenant, hold=outcome.hold, units=_units(ask))
         return ReserveReply(tenant=tenant, hold=outcome.hold, state=_tightest(outcome))
 
@@ -202,6 +208,9 @@ class Desk:
         amounts: dict[tuple[str, Metric], int] = {(parties[0].tenant, "units"): units}
         for limit in limits:
             amounts[limit.tenant, limit.metric] = units if limit.metric == "units" else 1
+        if request.kudos:
+            limits.append(kudos_limit(caller.tenant))
+            amounts[caller.tenant, "kudos"] = request.kudos
         return Ask(
             request_id=request.request_id,
             tenant=caller.tenant,
@@ -288,6 +297,12 @@ def _bad_key(message: str) -> RefusedRequest:
 
 def _exceeded(refused: Refused) -> ErrorInfo:
     limit = refused.standing.limit
+    if limit.label == KUDOS_LABEL:
+        return ErrorInfo(
+            code=ErrorCode.QUOTA_EXCEEDED,
+            message=f"The account has {-refused.standing.used / KUDOS_SCALE:g} kudos, fewer than this may cost.",
+            limit=limit.label,
+        )
     what = f"The limit of {_SCOPE_TEXT[limit.scope]} for {_LIMIT_TEXT[limit.name]}"
     allowed = limit.maximum // limit.client_factor
     if refused.retry_after_s is None:

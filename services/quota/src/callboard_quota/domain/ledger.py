@@ -8,75 +8,37 @@ A hold ends once: settled, released or expired. The first to record its fate dec
 the increments that follow from that fate, under the same ids, so that an end that was interrupted is completed.
 """
 
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, Rates, WorkKind
+from callboard_contracts.quota import AuditEvent, Hold
+from callboard_quota.domain.attempt import BY_THE_HOUR, Ask, Attempt, Granted, Refused, Standing, judge
+from callboard_quota.domain.changes import (
+    given_kudos,
+    held_kudos,
+    increments,
+    is_deal,
+    late_charge,
+    late_id,
+    reversal,
+    settlement,
+)
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.past import Past, PastReader
-from callboard_quota.domain.ports import Applied, Change, Clock, Counter, LedgerStore, StoreUnavailable
+from callboard_quota.domain.ports import Change, Clock, Counter, LedgerStore, StoreUnavailable
 from callboard_quota.domain.windows import (
     DECISION_LIFE_S,
-    HOUR_S,
     SETTLE_GRACE_S,
     Metric,
     bucket_of,
-    counts_next_hour,
     earlier_buckets,
-    edge_at,
-    frees_in_s,
-    hour_bucket,
     resets_in_s,
 )
 
 MAX_ATTEMPTS = 3
 MAX_LOOSE_ENDS = 10_000
-ID_BYTES = 6
 AFTER_EXPIRY = "after_expiry"
-REQUEST_ID_IN_HOLD = 51
-"""So much of a request's id stands in its holds' ids that these are still one token of a subject."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A hold that is wanted: the amounts by tenant and metric, and every limit that they must keep."""
-
-    request_id: str
-    tenant: str
-    kind: WorkKind
-    model: str
-    amounts: tuple[tuple[str, Metric, int], ...]
-    limits: tuple[Limit, ...]
-    rates: Rates
-    expires_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How full a limit is after a decision, in the metric's own measure."""
-
-    limit: Limit
-    used: int
-    resets_in_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """The hold was taken."""
-
-    hold: Hold
-    tightest: Standing | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A limit does not allow it; `retry_after_s` is None when waiting will not help."""
-
-    standing: Standing
-    retry_after_s: float | None
-
 
 Ending = Literal["settled", "released", "expired"]
 
@@ -91,93 +53,6 @@ class Ended:
     fate: AuditEvent
     first: bool
     late: bool = False
-
-
-class _Attempt:
-    """One try at a reservation: what must be written, and how to read what came back."""
-
-    def __init__(self, ask: Ask, now: float, pasts: dict[tuple[str, Metric], Past]) -> None:
-        self.ask = ask
-        self.now = now
-        self._pasts = pasts
-        self._edge = edge_at(now)
-        self._neighbours: list[Counter] = []
-        self._values: dict[Counter, int] = {}
-        # Built without validation, which would cost more than all the rest: every value here is our own.
-        self.hold = Hold.model_construct(
-            id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
-            request_id=ask.request_id,
-            tenant=ask.tenant,
-            kind=ask.kind,
-            model=ask.model,
-            entries=tuple(
-                HoldEntry.model_construct(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
-                for tenant, metric, amount in ask.amounts
-            ),
-            rates=ask.rates,
-            expires_at=ask.expires_at,
-            seal="",
-        )
-        for (tenant, metric), past in pasts.items():
-            if metric != "requests":
-                if past.previous is None or self._edge.previous:
-                    self._neighbours.append(Counter(tenant, metric, hour_bucket(now - HOUR_S)))
-                if self._edge.following:
-                    self._neighbours.append(Counter(tenant, metric, hour_bucket(now + HOUR_S)))
-
-    def changes(self) -> list[Change]:
-        """The increments, and after them the neighbouring hours to read."""
-        return increments(self.hold) + [Change(counter, 0, None) for counter in self._neighbours]
-
-    def learn(self, changes: Sequence[Change], applied: Sequence[Applied]) -> list[Change]:
-        """Takes in the values; returns what must still be read because a repeat of a write hid its value."""
-        unknown: list[Change] = []
-        for change, result in zip(changes, applied, strict=True):
-            if result.value is None:
-                unknown.append(Change(change.counter, 0, None))
-            else:
-                self._values[change.counter] = result.value
-        if not self._edge.previous:
-            for (tenant, metric), past in self._pasts.items():
-                value = self._values.get(Counter(tenant, metric, hour_bucket(self.now - HOUR_S)))
-                if value is not None:
-                    past.previous = value
-        return unknown
-
-    def earlier(self, limit: Limit) -> int:
-        """What is known to count for a limit beside the present bucket."""
-        if limit.metric == "requests":
-            return 0
-        past = self._pasts[limit.tenant, limit.metric]
-        used = past.older_sum(limit.name, self.now)
-        last_hour, next_hour = hour_bucket(self.now - HOUR_S), hour_bucket(self.now + HOUR_S)
-        if last_hour in earlier_buckets(limit.name, self.now)[:1]:
-            known = self._values.get(Counter(limit.tenant, limit.metric, last_hour))
-            used += known if known is not None else past.previous or 0
-        if counts_next_hour(limit.name, self.now):
-            used += self._values.get(Counter(limit.tenant, limit.metric, next_hour), 0)
-        return used
-
-    def present(self, limit: Limit) -> int | None:
-        """The value of the bucket that this attempt counts in, once it is known."""
-        return self._values.get(Counter(limit.tenant, limit.metric, bucket_of(limit.metric, self.now)))
-
-    def standing(self, limit: Limit, used: int) -> Standing:
-        """How full a limit is."""
-        return Standing(limit, used, resets_in_s(limit.name, self.now))
-
-    def refused(self, limit: Limit, used_without: int, amount: int) -> Refused:
-        """The refusal of a limit that already holds `used_without`, with the time when enough of it frees."""
-        if amount > limit.maximum:
-            return Refused(self.standing(limit, used_without), None)
-        buckets: dict[str, int] = {}
-        if limit.name == "tokens_per_day":
-            past = self._pasts[limit.tenant, limit.metric]
-            buckets = {bucket: past.older.get(bucket, 0) for bucket in earlier_buckets(limit.name, self.now)[1:]}
-            buckets[hour_bucket(self.now - HOUR_S)] = past.previous or 0
-            buckets[hour_bucket(self.now)] = max(0, used_without - sum(buckets.values()))
-        excess = used_without + amount - limit.maximum
-        return Refused(self.standing(limit, used_without), frees_in_s(limit.name, self.now, buckets, excess))
 
 
 class Ledger:
@@ -217,25 +92,23 @@ class Ledger:
         assert last is not None
         return last
 
-    async def settle(self, hold: Hold, units: int, reason: str = "", total_units: int | None = None) -> Ended:
+    async def settle(
+        self, hold: Hold, units: int, reason: str = "", total_units: int | None = None, kudos: int = 0
+    ) -> Ended:
         """Charges a hold's work and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
 
         Work whose hold was expired or released meanwhile is charged all the same, once. `total_units` is what the work
-        cost on all of its holds, this one by default; it is kept with the fate.
+        cost on all of its holds, this one by default; it is kept with the fate. Of
+        `kudos` no more is taken than was held, and nothing once the hold had ended.
         """
         total_units = units if total_units is None else total_units
-        ended = await self._end(self._event("settled", hold, units, reason, hold.id, total_units), hold)
+        wanted = self._event("settled", hold, units, reason, hold.id, total_units)
+        ended = await self._end(wanted.model_copy(update={"kudos": min(kudos, held_kudos(hold))}), hold)
         if ended.first or ended.fate.kind == "settled":
             return ended
         wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold), total_units)
         fate = await self._store.decide(wanted)
-        await self._store.apply(
-            [
-                Change(_counter(entry), fate.units, f"{hold.id}.l{n}")
-                for n, entry in enumerate(hold.entries)
-                if entry.metric == "units"
-            ]
-        )
+        await self._store.apply(late_charge(hold, fate.units))
         return Ended(fate, first=fate is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
@@ -251,11 +124,59 @@ class Ledger:
         await self._store.apply(increments(hold))
         return await self._end(self._event("expired", hold, 0, reason, hold.id), hold)
 
+    async def deal(self, hold: Hold, limit: Limit | None) -> Ended:
+        """Makes a deal in kudos: takes what it costs if the limit allows, gives it to whom it is meant, or undoes it.
+
+        However often a deal is repeated, and wherever a repeat was cut off, it ends one way and counts once. The fate
+        that stands may be that of another hold under the same deal's id, in which case this one is undone.
+
+        Raises:
+            StoreUnavailable: the outcome is unknown; a repeat or the reaper completes it.
+        """
+        try:
+            values = [applied.value for applied in await self._store.open(hold, increments(hold))]
+            allowed = True
+            if limit is not None:
+                value = values[0]
+                if value is None:
+                    counter = Counter(limit.tenant, limit.metric, bucket_of(limit.metric, self._clock.now()))
+                    value = (await self._store.apply([Change(counter, 0, None)]))[0].value
+                allowed = value is not None and value <= limit.maximum
+            wanted = self._event("settled" if allowed else "released", hold, 0, hold.model, hold.id)
+            return await self._end(wanted.model_copy(update={"kudos": given_kudos(hold) if allowed else 0}), hold)
+        except BaseException:
+            if len(self.loose_ends) < MAX_LOOSE_ENDS:
+                self.loose_ends.append(hold)
+            raise
+
+    async def end_old(self, hold: Hold, stands: Callable[[Change], Awaitable[bool]]) -> None:
+        """Ends a hold whose ids may be forgotten, as far as nothing else would: what it took of kudos.
+
+        `stands` tells from the counter's own messages whether a change took effect. Raises StoreUnavailable.
+        """
+        taken = [change for change in increments(hold) if change.counter.metric == "kudos"]
+        if not is_deal(hold) and not taken:
+            return
+        fate = self._event("expired", hold, 0, "lease_too_old", hold.id)
+        if is_deal(hold):
+            fate = await self._store.decide(fate)
+        settled = fate.kind == "settled" and fate.hold_id == hold.id
+        if not settled and not all([await stands(change) for change in taken]):
+            return
+        for change in settlement(hold, 0, fate.kudos) if settled else reversal(hold):
+            if change.counter.metric == "kudos" and change.amount and not await stands(change):
+                await self._store.apply([change])
+
     async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:
         fate = await self._store.decide(wanted)
-        if fate.kind == "settled":
-            # The usage event is delivered again until this is confirmed, so the lease need not wait for the counters.
-            await self._store.apply(settlement(hold, fate.units), closing=hold)
+        if fate.kind == "settled" and fate.hold_id == hold.id:
+            changes = settlement(hold, fate.units, fate.kudos)
+            if is_deal(hold):
+                await self._store.apply(changes)
+                await self._store.close(hold)
+            else:
+                # The usage event is delivered again until this is confirmed, so the lease need not wait for it.
+                await self._store.apply(changes, closing=hold)
         else:
             await self._store.apply(reversal(hold))
             await self._store.close(hold)
@@ -269,8 +190,8 @@ class Ledger:
             request_id=hold.request_id,
             hold_id=hold_id,
             tenant=hold.tenant,
-            work=hold.kind,
-            model=hold.model,
+            work="kudos" if is_deal(hold) else hold.kind,
+            model="" if is_deal(hold) else hold.model,
             units=units,
             total_units=total_units,
             reason=reason,
@@ -300,23 +221,25 @@ class Ledger:
         """Drops what is remembered of earlier hours."""
         self._past.forget_all()
 
-    async def _attempt(self, ask: Ask) -> _Attempt:
+    async def _attempt(self, ask: Ask) -> Attempt:
         now = self._clock.now()
         wanted: dict[tuple[str, Metric], list[Limit]] = {}
         for limit in ask.limits:
             wanted.setdefault((limit.tenant, limit.metric), []).append(limit)
         pasts: dict[tuple[str, Metric], Past] = {}
         for (tenant, metric), limits in wanted.items():
-            if metric != "requests":
+            if metric in BY_THE_HOUR:
                 pasts[tenant, metric] = await self._past.of(tenant, metric, [limit.name for limit in limits], now)
-        attempt = _Attempt(ask, now, pasts)
+        attempt = Attempt(ask, now, pasts)
         attempt.hold = self._seal(attempt.hold)
         return attempt
 
-    async def _refused_early(self, attempt: _Attempt) -> Refused | None:
+    async def _refused_early(self, attempt: Attempt) -> Refused | None:
         """A refusal that is certain before anything is written; the present hour is read only to say when it ends."""
         amounts = {(tenant, metric): amount for tenant, metric, amount in attempt.ask.amounts}
         for limit in attempt.ask.limits:
+            if limit.name == "kudos":
+                continue
             amount = amounts[limit.tenant, limit.metric]
             earlier = attempt.earlier(limit)
             if earlier + amount > limit.maximum:
@@ -329,7 +252,7 @@ class Ledger:
         forgotten = [self._past.forget(limit.tenant, limit.metric, now) for limit in ask.limits]
         return any(forgotten)
 
-    async def _write(self, attempt: _Attempt) -> tuple[Granted | Refused, bool]:
+    async def _write(self, attempt: Attempt) -> tuple[Granted | Refused, bool]:
         """Writes an attempt, judges it and takes it back if need be; says also whether another try makes sense."""
         hold = attempt.hold
         changes = attempt.changes()
@@ -337,7 +260,7 @@ class Ledger:
             unknown = attempt.learn(changes, await self._store.open(hold, changes))
             if unknown:
                 attempt.learn(unknown, await self._store.apply(unknown))
-            over, tightest = _judge(attempt)
+            over, tightest = judge(attempt)
             if over is None and self._clock.now() - attempt.now <= DECISION_LIFE_S:
                 return Granted(hold, tightest), False
             undone = await self._store.apply(reversal(hold))
@@ -357,49 +280,3 @@ class Ledger:
                 retry = left + amount <= over.limit.maximum or self._forget(attempt.ask, attempt.now)
                 return refused, retry
         return attempt.refused(over.limit, over.used - amount, amount), False
-
-
-def late_id(hold: Hold) -> str:
-    """The id under which a charge after a hold's end is decided."""
-    return f"{hold.id}.late"
-
-
-def increments(hold: Hold) -> list[Change]:
-    """The increments that take a hold."""
-    return [Change(_counter(entry), entry.amount, f"{hold.id}.r{n}") for n, entry in enumerate(hold.entries)]
-
-
-def reversal(hold: Hold) -> list[Change]:
-    """The increments that give a hold back whole."""
-    return [Change(_counter(entry), -entry.amount, f"{hold.id}.s{n}") for n, entry in enumerate(hold.entries)]
-
-
-def settlement(hold: Hold, units: int) -> list[Change]:
-    """The increments that charge a hold's work; jobs that ran are over, requests stay counted."""
-    return [
-        Change(_counter(entry), (units if entry.metric == "units" else 0) - entry.amount, f"{hold.id}.s{n}")
-        for n, entry in enumerate(hold.entries)
-        if entry.metric != "requests"
-    ]
-
-
-def _judge(attempt: _Attempt) -> tuple[Standing | None, Standing | None]:
-    """The first limit that is exceeded, or None, and the limit that is fullest."""
-    tightest: Standing | None = None
-    fullest = -1.0
-    for limit in attempt.ask.limits:
-        present = attempt.present(limit)
-        if present is None:
-            raise StoreUnavailable("a counter's value stayed unknown")
-        used = present + attempt.earlier(limit)
-        standing = attempt.standing(limit, used)
-        if used > limit.maximum:
-            return standing, None
-        fullness = used / limit.maximum if limit.maximum else 1.0
-        if fullness > fullest:
-            fullest, tightest = fullness, standing
-    return None, tightest
-
-
-def _counter(entry: HoldEntry) -> Counter:
-    return Counter(entry.tenant, entry.metric, entry.bucket)

@@ -11,8 +11,9 @@ from callboard_quota.domain.tenants import SITE, model_tenant
 from callboard_quota.domain.windows import LimitName, Metric, limit_metric
 
 Scope = Literal["key", "address", "model", "site"]
-LIMIT_NAMES: tuple[LimitName, ...] = get_args(LimitName)
-CLOSED_SET = frozenset(f"{scope}.{name}" for scope in get_args(Scope) for name in LIMIT_NAMES)
+LIMIT_NAMES: tuple[LimitName, ...] = tuple(name for name in get_args(LimitName) if name != "kudos")
+"""The limits that a tier may set; that of kudos is the balance itself."""
+LOWEST_BALANCE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Limit:
     def client_factor(self) -> int:
         """How many of the metric's measure make one of the client's."""
         return UNITS_PER_TOKEN if self.metric == "units" else 1
+
+
+def kudos_limit(account: str) -> Limit:
+    """What an account may have spent more than it has earned."""
+    return Limit("key", account, "kudos", -LOWEST_BALANCE)
 
 
 @dataclass(frozen=True, slots=True)

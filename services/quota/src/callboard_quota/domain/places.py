@@ -8,7 +8,8 @@ become free for a short time. What waits here holds nothing; a place is taken by
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from callboard_quota.domain.ledger import Ask, Granted, Ledger, Refused
+from callboard_quota.domain.attempt import Ask, Granted, Refused
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import StoreUnavailable
 

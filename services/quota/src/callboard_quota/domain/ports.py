@@ -59,7 +59,14 @@ class LedgerStore(Protocol):
         ...
 
     async def decide(self, fate: AuditEvent) -> AuditEvent:
-        """Records how the hold `fate.hold_id` ends, unless that is decided; returns what stands: `fate` if it won."""
+        """Records how the hold `fate.hold_id` ends, unless that is decided; returns what stands: `fate` if it won.
+
+        Of a deal in kudos only one hold can be settled, so there it is the deal `fate.request_id` that is decided on.
+        """
+        ...
+
+    async def fate_of_deal(self, deal_id: str) -> AuditEvent | None:
+        """How a deal in kudos ended, however long ago, or None."""
         ...
 
     async def close(self, hold: Hold) -> None:

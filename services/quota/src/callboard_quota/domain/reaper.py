@@ -1,10 +1,12 @@
 """Ends holds whose job never reported."""
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from callboard_contracts.quota import AuditEvent, Hold
+from callboard_quota.domain.changes import is_deal
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.ports import Clock, Journal, Lease, LedgerStore
+from callboard_quota.domain.ports import Change, Clock, Journal, Lease, LedgerStore
 
 log = logging.getLogger(__name__)
 
@@ -12,11 +14,19 @@ log = logging.getLogger(__name__)
 class Reaper:
     """Looks through the open leases and ends those that are over."""
 
-    def __init__(self, store: LedgerStore, ledger: Ledger, clock: Clock, journal: Journal) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        ledger: Ledger,
+        clock: Clock,
+        journal: Journal,
+        stands: Callable[[Change], Awaitable[bool]],
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._clock = clock
         self._journal = journal
+        self._stands = stands
 
     async def pass_once(self) -> list[Lease]:
         """Ends what is over and returns the leases that stay open; raises StoreUnavailable."""
@@ -32,13 +42,16 @@ class Reaper:
                 await self._expire(hold, "lease_over")
             else:
                 # Its ids may be forgotten, so an increment could count twice; the reconciler settles its hour.
+                await self._ledger.end_old(hold, self._stands)
                 await self._store.close(hold)
                 self._journal.note(self._left(hold))
         return open_leases
 
     async def _expire(self, hold: Hold, reason: str) -> None:
         ended = await self._ledger.expire(hold, reason)
-        if ended.first:
+        if ended.first and is_deal(hold):
+            self._journal.note(ended.fate)
+        elif ended.first:
             self._journal.count(ended.fate)
 
     def _left(self, hold: Hold) -> AuditEvent:

@@ -96,7 +96,7 @@ class Settler:
                 self._note("ignored", event, hold, units, "too_late")
                 word = "too_late"
             else:
-                ended = await self._ledger.settle(hold, units, event.outcome, total)
+                ended = await self._ledger.settle(hold, units, event.outcome, total, event.kudos)
                 if ended.first:
                     self._journal.count(ended.fate)
                     word = AFTER_EXPIRY if ended.late else word

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import UsageEvent
-from callboard_quota.domain.ledger import late_id
+from callboard_quota.domain.changes import late_id
 from callboard_quota.domain.ports import Books, Counter, Logged, UsageLog
 from callboard_quota.domain.settlement import charged_as, charges, why_ignored
 from callboard_quota.domain.tenants import Secret

@@ -15,9 +15,11 @@ from typing import Literal
 
 from callboard_contracts.streams import LEASE_LIFE_S
 
-Metric = Literal["units", "jobs", "requests"]
-LimitName = Literal["tokens_per_day", "tokens_per_month", "requests_per_minute", "jobs_at_once"]
+Metric = Literal["units", "jobs", "requests", "kudos", "kudos_gift"]
+LimitName = Literal["tokens_per_day", "tokens_per_month", "requests_per_minute", "jobs_at_once", "kudos"]
 
+EVER = "ever"
+"""The one bucket of what is counted without regard to time."""
 HOUR_S = 3600
 MINUTE_S = 60
 DAY_HOURS = 24
@@ -36,6 +38,7 @@ _LIMIT_METRICS: dict[LimitName, Metric] = {
     "tokens_per_month": "units",
     "requests_per_minute": "requests",
     "jobs_at_once": "jobs",
+    "kudos": "kudos",
 }
 
 
@@ -72,6 +75,8 @@ def month_end(at: float) -> float:
 
 def bucket_of(metric: Metric, at: float) -> str:
     """The bucket in which a metric is counted at a time."""
+    if metric in {"kudos", "kudos_gift"}:
+        return EVER
     return minute_bucket(at) if metric == "requests" else hour_bucket(at)
 
 
@@ -88,7 +93,7 @@ def earlier_buckets(limit: LimitName, at: float) -> tuple[str, ...]:
 def counts_next_hour(limit: LimitName, at: float) -> bool:
     """Whether use in the hour to come falls into the same window."""
     match limit:
-        case "requests_per_minute":
+        case "requests_per_minute" | "kudos":
             return False
         case "tokens_per_month":
             return month_start(at) == month_start(at + HOUR_S)
@@ -109,7 +114,7 @@ def _minute_name(minute: int) -> str:
 @lru_cache(maxsize=32)
 def _earlier_hours(limit: LimitName, hour: int) -> tuple[str, ...]:
     match limit:
-        case "requests_per_minute":
+        case "requests_per_minute" | "kudos":
             hours = 0
         case "jobs_at_once":
             hours = JOB_HOURS
@@ -149,6 +154,8 @@ def frees_in_s(limit: LimitName, at: float, buckets: dict[str, int], excess: int
             return MINUTE_S - at % MINUTE_S
         case "jobs_at_once":
             return 1.0
+        case "kudos":
+            return None
         case "tokens_per_month":
             return month_end(at) - at
         case "tokens_per_day":
@@ -165,7 +172,7 @@ def resets_in_s(limit: LimitName, at: float) -> float:
     match limit:
         case "requests_per_minute":
             return MINUTE_S - at % MINUTE_S
-        case "jobs_at_once":
+        case "jobs_at_once" | "kudos":
             return 1.0
         case "tokens_per_month":
             return month_end(at) - at

@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
 from callboard_contracts.quota import (
     IdentifyReply,
@@ -29,12 +30,22 @@ from callboard_contracts.quota import (
     VerifyReply,
     VerifyRequest,
 )
-from callboard_contracts.subjects import QUOTA_IDENTIFY, QUOTA_RELEASE, QUOTA_RESERVE, QUOTA_USAGE, QUOTA_VERIFY
+from callboard_contracts.subjects import (
+    QUOTA_IDENTIFY,
+    QUOTA_KUDOS_EARN,
+    QUOTA_KUDOS_SHOW,
+    QUOTA_KUDOS_TRANSFER,
+    QUOTA_RELEASE,
+    QUOTA_RESERVE,
+    QUOTA_USAGE,
+    QUOTA_VERIFY,
+)
 from callboard_kit.bus import Bus, BusError
 from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.verification import Verifier
-from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, STORE_FAILURES
+from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, KUDOS_REFUSALS, STORE_FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +58,10 @@ Request = TypeVar("Request", bound=Message)
 class RequestDesk:
     """Takes requests from the broker and answers each in a task of its own."""
 
-    def __init__(self, bus: Bus, desk: Desk, verifier: Verifier) -> None:
+    def __init__(self, bus: Bus, desk: Desk, treasury: Treasury, verifier: Verifier) -> None:
         self._bus = bus
         self._desk = desk
+        self._treasury = treasury
         self._verifier = verifier
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -85,6 +97,23 @@ class RequestDesk:
         async def usage(message: NatsMessage) -> None:
             """Says what a caller has used."""
             self._take(message.raw_message, "usage", self._usage)
+
+        @broker.subscriber(QUOTA_KUDOS_SHOW, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.kudos.show")
+        async def kudos_show(message: NatsMessage) -> None:
+            """Says what an account has in kudos."""
+            self._take(message.raw_message, "kudos_show", self._kudos_show)
+
+        @broker.subscriber(QUOTA_KUDOS_EARN, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.kudos.earn")
+        async def kudos_earn(message: NatsMessage) -> None:
+            """Credits an account."""
+            self._take(message.raw_message, "kudos_earn", self._kudos_earn)
+
+        @broker.subscriber(
+            QUOTA_KUDOS_TRANSFER, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.kudos.transfer"
+        )
+        async def kudos_transfer(message: NatsMessage) -> None:
+            """Moves kudos from one account to another."""
+            self._take(message.raw_message, "kudos_transfer", self._kudos_transfer)
 
         @broker.subscriber(QUOTA_VERIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.verify")
         async def verify(message: NatsMessage) -> None:
@@ -130,6 +159,8 @@ class RequestDesk:
             log.warning("store_unavailable", extra={"request": kind, "reason": str(error)})
             reply = _UNAVAILABLE[kind]
         except ValidationError as error:
+            if kind.startswith("kudos"):
+                KUDOS_REFUSALS.labels("malformed").inc()
             reply = _malformed(kind, error)
         except Exception:
             log.exception("request_failed", extra={"request": kind})
@@ -168,6 +199,15 @@ class RequestDesk:
             except BusError:
                 return
 
+    async def _kudos_show(self, body: bytes) -> KudosReply:
+        return await self._treasury.balance(KudosBalanceRequest.model_validate_json(body))
+
+    async def _kudos_earn(self, body: bytes) -> KudosReply:
+        return await self._treasury.earn(KudosEarnRequest.model_validate_json(body))
+
+    async def _kudos_transfer(self, body: bytes) -> KudosReply:
+        return await self._treasury.transfer(KudosTransferRequest.model_validate_json(body))
+
     async def _identify(self, body: bytes) -> IdentifyReply:
         return await self._desk.identify(IdentifyRequest.model_validate_json(body))
 
@@ -192,6 +232,8 @@ def _with_error(kind: str, info: ErrorInfo) -> Message | None:
             return IdentifyReply(error=info)
         case "usage":
             return UsageReply(error=info)
+        case "kudos_show" | "kudos_earn" | "kudos_transfer":
+            return KudosReply(error=info)
         case "verify":
             return VerifyReply(error=info)
         case _:
@@ -199,7 +241,7 @@ def _with_error(kind: str, info: ErrorInfo) -> Message | None:
             return None
 
 
-_KINDS = ("reserve", "release", "identify", "usage", "verify")
+_KINDS = ("reserve", "release", "identify", "usage", "verify", "kudos_show", "kudos_earn", "kudos_transfer")
 _UNAVAILABLE = {
     kind: _with_error(
         kind, ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="The quota store did not answer in time.")

@@ -1,0 +1,57 @@
+"""Kudos: what accounts earn by working, spend on requests and give to each other.
+
+All amounts are integers, in thousandths of a kudos. Amounts are strict on the wire: a fraction, a text or a truth value
+is refused as malformed; what is negative, zero or beyond `MAX_KUDOS` is refused by quota.
+"""
+
+from pydantic import Field
+
+from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.model import Message
+
+KUDOS_SCALE = 1000
+"""How many of the wire's amounts make one kudos."""
+MAX_KUDOS = 10**15
+"""The largest amount of one deal; sums of many of them stay far below what a counter holds."""
+KUDOS_METRIC = "kudos"
+"""The metric of a hold's entry that takes kudos from an account."""
+KUDOS_GIFT_METRIC = "kudos_gift"
+"""The metric of a hold's entry that gives kudos to an account when the hold is settled."""
+
+
+class KudosEarnRequest(Message):
+    """Somebody who may do so credits an account; of several requests with one id only the first counts.
+
+    `id` names the deal for ever: a repeat gets the answer of the first, and the same id with other contents is refused.
+    """
+
+    id: str
+    account: str
+    amount: int = Field(strict=True)
+
+
+class KudosTransferRequest(Message):
+    """An account gives kudos to another; `id` is one for all deals, as for earning."""
+
+    id: str
+    source: str
+    target: str
+    amount: int = Field(strict=True)
+
+
+class KudosBalanceRequest(Message):
+    """Somebody asks what an account has."""
+
+    account: str
+
+
+class KudosReply(Message):
+    """What an account has; after a transfer it is the giver's balance.
+
+    `repeated` says that the deal had been made before. What is held for requests that run is not in the balance.
+    """
+
+    account: str = ""
+    balance: int = 0
+    repeated: bool = False
+    error: ErrorInfo | None = None

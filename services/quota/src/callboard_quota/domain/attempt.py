@@ -1,0 +1,174 @@
+"""One try at a reservation: what must be written, and what the values that come back mean."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from callboard_contracts.quota import Hold, HoldEntry, Rates, WorkKind
+from callboard_quota.domain.changes import increments
+from callboard_quota.domain.limits import Limit
+from callboard_quota.domain.past import Past
+from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
+from callboard_quota.domain.windows import (
+    HOUR_S,
+    Metric,
+    bucket_of,
+    counts_next_hour,
+    earlier_buckets,
+    edge_at,
+    frees_in_s,
+    hour_bucket,
+    resets_in_s,
+)
+
+ID_BYTES = 6
+REQUEST_ID_IN_HOLD = 51
+"""So much of a request's id stands in its holds' ids that these are still one token of a subject."""
+BY_THE_HOUR = frozenset({"units", "jobs"})
+"""The metrics whose limits look at earlier hours too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A hold that is wanted: the amounts by tenant and metric, and every limit that they must keep."""
+
+    request_id: str
+    tenant: str
+    kind: WorkKind
+    model: str
+    amounts: tuple[tuple[str, Metric, int], ...]
+    limits: tuple[Limit, ...]
+    rates: Rates
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How full a limit is after a decision, in the metric's own measure."""
+
+    limit: Limit
+    used: int
+    resets_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The hold was taken."""
+
+    hold: Hold
+    tightest: Standing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A limit does not allow it; `retry_after_s` is None when waiting will not help."""
+
+    standing: Standing
+    retry_after_s: float | None
+
+
+class Attempt:
+    """One try at a reservation: what must be written, and how to read what came back."""
+
+    def __init__(self, ask: Ask, now: float, pasts: dict[tuple[str, Metric], Past]) -> None:
+        self.ask = ask
+        self.now = now
+        self._pasts = pasts
+        self._edge = edge_at(now)
+        self._neighbours: list[Counter] = []
+        self._values: dict[Counter, int] = {}
+        # Built without validation, which would cost more than all the rest: every value here is our own.
+        self.hold = Hold.model_construct(
+            id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
+            request_id=ask.request_id,
+            tenant=ask.tenant,
+            kind=ask.kind,
+            model=ask.model,
+            entries=tuple(
+                HoldEntry.model_construct(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
+                for tenant, metric, amount in ask.amounts
+            ),
+            rates=ask.rates,
+            expires_at=ask.expires_at,
+            seal="",
+        )
+        for (tenant, metric), past in pasts.items():
+            if metric in BY_THE_HOUR:
+                if past.previous is None or self._edge.previous:
+                    self._neighbours.append(Counter(tenant, metric, hour_bucket(now - HOUR_S)))
+                if self._edge.following:
+                    self._neighbours.append(Counter(tenant, metric, hour_bucket(now + HOUR_S)))
+
+    def changes(self) -> list[Change]:
+        """The increments, and after them the neighbouring hours to read."""
+        return increments(self.hold) + [Change(counter, 0, None) for counter in self._neighbours]
+
+    def learn(self, changes: Sequence[Change], applied: Sequence[Applied]) -> list[Change]:
+        """Takes in the values; returns what must still be read because a repeat of a write hid its value."""
+        unknown: list[Change] = []
+        for change, result in zip(changes, applied, strict=True):
+            if result.value is None:
+                unknown.append(Change(change.counter, 0, None))
+            else:
+                self._values[change.counter] = result.value
+        if not self._edge.previous:
+            for (tenant, metric), past in self._pasts.items():
+                value = self._values.get(Counter(tenant, metric, hour_bucket(self.now - HOUR_S)))
+                if value is not None:
+                    past.previous = value
+        return unknown
+
+    def earlier(self, limit: Limit) -> int:
+        """What is known to count for a limit beside the present bucket."""
+        if limit.metric not in BY_THE_HOUR:
+            return 0
+        past = self._pasts[limit.tenant, limit.metric]
+        used = past.older_sum(limit.name, self.now)
+        last_hour, next_hour = hour_bucket(self.now - HOUR_S), hour_bucket(self.now + HOUR_S)
+        if last_hour in earlier_buckets(limit.name, self.now)[:1]:
+            known = self._values.get(Counter(limit.tenant, limit.metric, last_hour))
+            used += known if known is not None else past.previous or 0
+        if counts_next_hour(limit.name, self.now):
+            used += self._values.get(Counter(limit.tenant, limit.metric, next_hour), 0)
+        return used
+
+    def present(self, limit: Limit) -> int | None:
+        """The value of the bucket that this attempt counts in, once it is known."""
+        return self._values.get(Counter(limit.tenant, limit.metric, bucket_of(limit.metric, self.now)))
+
+    def standing(self, limit: Limit, used: int) -> Standing:
+        """How full a limit is."""
+        return Standing(limit, used, resets_in_s(limit.name, self.now))
+
+    def refused(self, limit: Limit, used_without: int, amount: int) -> Refused:
+        """The refusal of a limit that already holds `used_without`, with the time when enough of it frees."""
+        if amount > limit.maximum:
+            return Refused(self.standing(limit, used_without), None)
+        buckets: dict[str, int] = {}
+        if limit.name == "tokens_per_day":
+            past = self._pasts[limit.tenant, limit.metric]
+            buckets = {bucket: past.older.get(bucket, 0) for bucket in earlier_buckets(limit.name, self.now)[1:]}
+            buckets[hour_bucket(self.now - HOUR_S)] = past.previous or 0
+            buckets[hour_bucket(self.now)] = max(0, used_without - sum(buckets.values()))
+        excess = used_without + amount - limit.maximum
+        return Refused(self.standing(limit, used_without), frees_in_s(limit.name, self.now, buckets, excess))
+
+
+def judge(attempt: Attempt) -> tuple[Standing | None, Standing | None]:
+    """The first limit that is exceeded, or None, and the limit that is fullest."""
+    tightest: Standing | None = None
+    fullest = -1.0
+    for limit in attempt.ask.limits:
+        present = attempt.present(limit)
+        if present is None:
+            raise StoreUnavailable("a counter's value stayed unknown")
+        used = present + attempt.earlier(limit)
+        standing = attempt.standing(limit, used)
+        if used > limit.maximum:
+            return standing, None
+        if limit.name == "kudos":
+            continue
+        fullness = used / limit.maximum if limit.maximum else 1.0
+        if fullness > fullest:
+            fullest, tightest = fullness, standing
+    return None, tightest

@@ -1,0 +1,164 @@
+"""Deals in kudos: an account earns them, or gives them to another, exactly once by the deal's id.
+
+A deal is a hold that gives: it takes the kudos from the giver as any hold takes what it counts, its fate is recorded
+once and for ever under the deal's id, and only when that fate is "settled" the receiver gets them. A process that dies
+anywhere in between leaves the hold's lease behind, and the reaper completes or undoes it by the same fate.
+
+The counter of an account is what it has spent less what it has earned, so its balance is the counter's negative.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.kudos import (
+    KUDOS_GIFT_METRIC,
+    KUDOS_METRIC,
+    KUDOS_SCALE,
+    MAX_KUDOS,
+    KudosBalanceRequest,
+    KudosEarnRequest,
+    KudosReply,
+    KudosTransferRequest,
+)
+from callboard_contracts.quota import AuditEvent, Hold, HoldEntry
+from callboard_contracts.subjects import token
+from callboard_quota.domain.attempt import REQUEST_ID_IN_HOLD
+from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limits import kudos_limit
+from callboard_quota.domain.ports import AccountStore, Clock, Counter, Journal, LedgerStore
+from callboard_quota.domain.windows import EVER
+
+DEAL_LIFE_S = 10.0
+"""A deal that has not ended after this long is ended by the reaper; it is longer than its steps may take in all."""
+DIGEST_LENGTH = 12
+RULES = (
+    "not_a_token",
+    "not_positive",
+    "too_large",
+    "same_account",
+    "unknown_account",
+    "insufficient",
+    "other_contents",
+    "undone",
+    "malformed",
+)
+"""Why a deal is refused; the last is the handler's."""
+
+
+class Treasury:
+    """Makes deals and tells balances; `on_refusal` learns by which rule a deal was refused."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        ledger: Ledger,
+        accounts: AccountStore,
+        clock: Clock,
+        journal: Journal,
+        on_refusal: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._accounts = accounts
+        self._clock = clock
+        self._journal = journal
+        self._on_refusal = on_refusal
+
+    async def earn(self, request: KudosEarnRequest) -> KudosReply:
+        """Credits an account once; raises StoreUnavailable, after which the same request may be repeated."""
+        refused = self._check(request.id, request.amount) or await self._unknown(account=request.account)
+        if refused:
+            return refused
+        entries = (_entry(request.account, KUDOS_GIFT_METRIC, request.amount),)
+        return await self._deal(request.id, "earn", request.account, entries)
+
+    async def transfer(self, request: KudosTransferRequest) -> KudosReply:
+        """Moves kudos from one account to another once; raises StoreUnavailable, after which it may be repeated."""
+        refused = self._check(request.id, request.amount)
+        if refused is None and request.source == request.target:
+            refused = self._refuse("same_account", "target", "an account cannot give to itself")
+        refused = refused or await self._unknown(source=request.source, target=request.target)
+        if refused:
+            return refused
+        entries = (
+            _entry(request.source, KUDOS_METRIC, request.amount),
+            _entry(request.target, KUDOS_GIFT_METRIC, request.amount),
+        )
+        return await self._deal(request.id, "transfer", request.source, entries)
+
+    async def balance(self, request: KudosBalanceRequest) -> KudosReply:
+        """What an account has, without what is held for requests that run; raises StoreUnavailable."""
+        refused = await self._unknown(account=request.account)
+        return refused or KudosReply(account=request.account, balance=await self._balance(request.account))
+
+    async def _deal(self, deal_id: str, kind: str, account: str, entries: tuple[HoldEntry, ...]) -> KudosReply:
+        hold = Hold(
+            id=f"{deal_id[:REQUEST_ID_IN_HOLD]}-{_digest(deal_id, kind, entries)}",
+            request_id=deal_id,
+            tenant=account,
+            kind="chat",
+            model=kind,
+            entries=entries,
+            expires_at=self._clock.now() + DEAL_LIFE_S,
+        )
+        fate = await self._store.fate_of_deal(deal_id)
+        repeated = fate is not None
+        if fate is None:
+            ended = await self._ledger.deal(hold, kudos_limit(account) if kind == "transfer" else None)
+            fate, repeated = ended.fate, not ended.first
+            if ended.first:
+                self._journal.note(fate)
+        if fate.hold_id != hold.id:
+            return self._refuse("other_contents", "id", "that id was used for another deal")
+        return await self._reply(fate, account, repeated=repeated)
+
+    async def _reply(self, fate: AuditEvent, account: str, *, repeated: bool) -> KudosReply:
+        if fate.kind == "expired":
+            return self._refuse("undone", "id", "that deal was cut off and undone; make it again under another id")
+        balance = await self._balance(account)
+        if fate.kind == "settled":
+            return KudosReply(account=account, balance=balance, repeated=repeated)
+        self._on_refusal("insufficient")
+        message = f"The account has {balance / KUDOS_SCALE:g} kudos, fewer than it is to give."
+        error = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message=message, limit=kudos_limit(account).label)
+        return KudosReply(account=account, balance=balance, repeated=repeated, error=error)
+
+    async def _balance(self, account: str) -> int:
+        counter = Counter(account, KUDOS_METRIC, EVER)
+        return -(await self._store.read([counter])).get(counter, 0)
+
+    def _check(self, deal_id: str, amount: int) -> KudosReply | None:
+        try:
+            token(deal_id)
+        except ValueError:
+            return self._refuse("not_a_token", "id", "not an id: up to 64 letters, digits, - and _")
+        if amount <= 0:
+            return self._refuse("not_positive", "amount", "must be above zero")
+        if amount > MAX_KUDOS:
+            return self._refuse("too_large", "amount", f"must be at most {MAX_KUDOS // KUDOS_SCALE} kudos")
+        return None
+
+    async def _unknown(self, **accounts: str) -> KudosReply | None:
+        for param, account in accounts.items():
+            try:
+                known = await self._accounts.by_id(token(account))
+            except ValueError:
+                known = None
+            if known is None:
+                return self._refuse("unknown_account", param, "no such account")
+        return None
+
+    def _refuse(self, rule: str, param: str, message: str) -> KudosReply:
+        self._on_refusal(rule)
+        return KudosReply(error=ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"{param}: {message}", param=param))
+
+
+def _entry(account: str, metric: str, amount: int) -> HoldEntry:
+    return HoldEntry(tenant=account, metric=metric, bucket=EVER, amount=amount)
+
+
+def _digest(deal_id: str, kind: str, entries: tuple[HoldEntry, ...]) -> str:
+    """What tells two deals under one id apart."""
+    text = repr((deal_id, kind, [(entry.tenant, entry.metric, entry.amount) for entry in entries]))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
