@@ -38,7 +38,7 @@ PAUSE_S = 0.5
 ID_BYTES = 8
 TIME = "Nats-Time-Stamp"
 WHO_HELP = "an account's id or name, or a key"
-_AMOUNT = re.compile(r"\d{1,12}(\.\d{1,3})?")
+_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,3})?")
 
 
 def register(subparsers: Subparsers) -> None:
