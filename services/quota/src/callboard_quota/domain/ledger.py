@@ -103,7 +103,9 @@ class Ledger:
         """
         total_units = units if total_units is None else total_units
         wanted = self._event("settled", hold, units, reason, hold.id, total_units)
-        ended = await self._end(wanted.model_copy(update={"kudos": min(kudos, held_kudos(hold))}), hold)
+        if kudos:
+            wanted = wanted.model_copy(update={"kudos": min(kudos, held_kudos(hold))})
+        ended = await self._end(wanted, hold)
         if ended.first or ended.fate.kind == "settled":
             return ended
         wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold), total_units)
