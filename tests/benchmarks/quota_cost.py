@@ -10,6 +10,7 @@ from typing import Any
 
 import uvloop
 
+from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import Hold, Rates
 from callboard_kit.bus import Bus
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -30,7 +31,14 @@ LAG_P99_S = 1.0
 QUOTA_MIB = 90.0
 IN_FLIGHT = 16
 EVENTS_A_SECOND = 500
-AMPLE = {"quota": {"tiers": {"anonymous": {"tokens_per_day": 10**12}, "standard": {}}, "lease_margin_s": 30}}
+AMPLE = {
+    "quota": {
+        "tiers": {"anonymous": {"tokens_per_day": 10**12}, "standard": {}},
+        "lease_margin_s": 30,
+        # As installations have it; tests look far more often.
+        "reap_interval_s": QuotaSection().reap_interval_s,
+    }
+}
 
 NOTES = """\
 One quota process, callers known by their address, each with a daily limit. What is measured through the bus goes the
