@@ -1,4 +1,4 @@
-"""The requests of edges and workers: reserve, release, identify, usage, verify.
+"""The requests of edges, workers and operators to quota.
 
 FastStream carries all but reserve, which every request of every client waits for. A handler only starts a task and
 returns, and the task answers; how many run at once is bounded, and what comes on top is answered at once as
@@ -7,8 +7,8 @@ unavailable.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Literal
 
 from faststream.nats import NatsBroker, NatsMessage
 from nats.aio.msg import Msg
@@ -21,7 +21,6 @@ from callboard_contracts.model import Message
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
-    ReleaseReply,
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
@@ -52,7 +51,29 @@ log = logging.getLogger(__name__)
 QUEUE = "quota"
 MAX_IN_FLIGHT = 2000
 
-Request = TypeVar("Request", bound=Message)
+Kind = Literal["reserve", "release", "identify", "usage", "verify", "kudos_show", "kudos_earn", "kudos_transfer"]
+_SUBJECTS: dict[Kind, str] = {
+    "reserve": QUOTA_RESERVE,
+    "release": QUOTA_RELEASE,
+    "identify": QUOTA_IDENTIFY,
+    "usage": QUOTA_USAGE,
+    "verify": QUOTA_VERIFY,
+    "kudos_show": QUOTA_KUDOS_SHOW,
+    "kudos_earn": QUOTA_KUDOS_EARN,
+    "kudos_transfer": QUOTA_KUDOS_TRANSFER,
+}
+_REPLIES: dict[Kind, Callable[..., Message] | None] = {
+    "reserve": ReserveReply,
+    # A release carries no error; without an answer its sender tries again or lets the lease end.
+    "release": None,
+    "identify": IdentifyReply,
+    "usage": UsageReply,
+    "verify": VerifyReply,
+    "kudos_show": KudosReply,
+    "kudos_earn": KudosReply,
+    "kudos_transfer": KudosReply,
+}
+"""How an error is told."""
 
 
 class RequestDesk:
@@ -71,7 +92,7 @@ class RequestDesk:
     async def open(self) -> None:
         """Begins to take reservations; raises BusUnavailable."""
         self._reservations = await self._bus.subscribe_now(
-            QUOTA_RESERVE, lambda message: self._take(message, "reserve", self._reserve), QUEUE
+            QUOTA_RESERVE, lambda message: self._take(message, "reserve"), QUEUE
         )
 
     async def close(self) -> None:
@@ -82,44 +103,14 @@ class RequestDesk:
 
     def attach(self, broker: NatsBroker) -> None:
         """Has the broker bring the other requests, in the queue group that all quota processes share."""
+        for kind, subject in _SUBJECTS.items():
+            if kind != "reserve":
+                self._listen(broker, kind, subject)
 
-        @broker.subscriber(QUOTA_RELEASE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.release")
-        async def release(message: NatsMessage) -> None:
-            """Gives a hold back whole."""
-            self._take(message.raw_message, "release", self._release)
-
-        @broker.subscriber(QUOTA_IDENTIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.identify")
-        async def identify(message: NatsMessage) -> None:
-            """Says who a caller is."""
-            self._take(message.raw_message, "identify", self._identify)
-
-        @broker.subscriber(QUOTA_USAGE, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.usage")
-        async def usage(message: NatsMessage) -> None:
-            """Says what a caller has used."""
-            self._take(message.raw_message, "usage", self._usage)
-
-        @broker.subscriber(QUOTA_KUDOS_SHOW, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.kudos.show")
-        async def kudos_show(message: NatsMessage) -> None:
-            """Says what an account has in kudos."""
-            self._take(message.raw_message, "kudos_show", self._kudos_show)
-
-        @broker.subscriber(QUOTA_KUDOS_EARN, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.kudos.earn")
-        async def kudos_earn(message: NatsMessage) -> None:
-            """Credits an account."""
-            self._take(message.raw_message, "kudos_earn", self._kudos_earn)
-
-        @broker.subscriber(
-            QUOTA_KUDOS_TRANSFER, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.kudos.transfer"
-        )
-        async def kudos_transfer(message: NatsMessage) -> None:
-            """Moves kudos from one account to another."""
-            self._take(message.raw_message, "kudos_transfer", self._kudos_transfer)
-
-        @broker.subscriber(QUOTA_VERIFY, queue=QUEUE, no_reply=True, decoder=_whole, title="quota.verify")
-        async def verify(message: NatsMessage) -> None:
-            """Computes the counters again from the usage events."""
-            raw = message.raw_message
-            self._take(raw, "verify", lambda body: self._verify(body, raw.reply))
+    def _listen(self, broker: NatsBroker, kind: Kind, subject: str) -> None:
+        @broker.subscriber(subject, queue=QUEUE, no_reply=True, decoder=_whole, title=subject)
+        async def take(message: NatsMessage) -> None:
+            self._take(message.raw_message, kind)
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the requests that are being answered; at the timeout they are cancelled."""
@@ -131,11 +122,11 @@ class RequestDesk:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _take(self, message: Msg, kind: str, answer: Callable[[bytes], Awaitable[Message]]) -> None:
+    def _take(self, message: Msg, kind: Kind) -> None:
         if not message.reply:
             return
         task = asyncio.get_running_loop().create_task(
-            self._answer(message.data, message.reply, kind, answer), name=f"quota-{kind}"
+            self._answer(message.data, message.reply, kind), name=f"quota-{kind}"
         )
         self._tasks.add(task)
         self._idle.clear()
@@ -148,12 +139,10 @@ class RequestDesk:
         if not self._tasks:
             self._idle.set()
 
-    async def _answer(
-        self, body: bytes, reply_to: str, kind: str, answer: Callable[[bytes], Awaitable[Message]]
-    ) -> None:
+    async def _answer(self, body: bytes, reply_to: str, kind: Kind) -> None:
         started = asyncio.get_running_loop().time()
         try:
-            reply = _UNAVAILABLE[kind] if len(self._tasks) > MAX_IN_FLIGHT else await answer(body)
+            reply = _UNAVAILABLE[kind] if len(self._tasks) > MAX_IN_FLIGHT else await self._decide(kind, body, reply_to)
         except StoreUnavailable as error:
             STORE_FAILURES.labels(kind).inc()
             log.warning("store_unavailable", extra={"request": kind, "reason": str(error)})
@@ -173,17 +162,26 @@ class RequestDesk:
                 log.warning("answer_lost", extra={"request": kind})
         DECISION_SECONDS.labels(kind).observe(asyncio.get_running_loop().time() - started)
 
-    async def _reserve(self, body: bytes) -> ReserveReply:
-        return await self._desk.reserve(ReserveRequest.model_validate_json(body))
+    async def _decide(self, kind: Kind, body: bytes, reply_to: str) -> Message:
+        match kind:
+            case "reserve":
+                return await self._desk.reserve(ReserveRequest.model_validate_json(body))
+            case "release":
+                return await self._desk.release(ReleaseRequest.model_validate_json(body))
+            case "identify":
+                return await self._desk.identify(IdentifyRequest.model_validate_json(body))
+            case "usage":
+                return await self._desk.usage(UsageRequest.model_validate_json(body))
+            case "verify":
+                return await self._verify(VerifyRequest.model_validate_json(body), reply_to)
+            case "kudos_show":
+                return await self._treasury.balance(KudosBalanceRequest.model_validate_json(body))
+            case "kudos_earn":
+                return await self._treasury.earn(KudosEarnRequest.model_validate_json(body))
+            case "kudos_transfer":
+                return await self._treasury.transfer(KudosTransferRequest.model_validate_json(body))
 
-    async def _release(self, body: bytes) -> ReleaseReply:
-        return await self._desk.release(ReleaseRequest.model_validate_json(body))
-
-    async def _usage(self, body: bytes) -> UsageReply:
-        return await self._desk.usage(UsageRequest.model_validate_json(body))
-
-    async def _verify(self, body: bytes, reply_to: str) -> VerifyReply:
-        request = VerifyRequest.model_validate_json(body)
+    async def _verify(self, request: VerifyRequest, reply_to: str) -> VerifyReply:
         beating = asyncio.ensure_future(self._beat(reply_to, request.heartbeat_s))
         try:
             return await self._verifier.verify(request)
@@ -199,55 +197,25 @@ class RequestDesk:
             except BusError:
                 return
 
-    async def _kudos_show(self, body: bytes) -> KudosReply:
-        return await self._treasury.balance(KudosBalanceRequest.model_validate_json(body))
-
-    async def _kudos_earn(self, body: bytes) -> KudosReply:
-        return await self._treasury.earn(KudosEarnRequest.model_validate_json(body))
-
-    async def _kudos_transfer(self, body: bytes) -> KudosReply:
-        return await self._treasury.transfer(KudosTransferRequest.model_validate_json(body))
-
-    async def _identify(self, body: bytes) -> IdentifyReply:
-        return await self._desk.identify(IdentifyRequest.model_validate_json(body))
-
 
 async def _whole(message: NatsMessage) -> NatsMessage:
     """Hands a handler the message itself, since it needs the reply subject and parses the body on its own."""
     return message
 
 
-def _malformed(kind: str, error: ValidationError) -> Message | None:
+def _malformed(kind: Kind, error: ValidationError) -> Message | None:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"]) or "request"
-    info = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"{param}: {first['msg']}", param=param)
-    return _with_error(kind, info)
+    return _with_error(kind, ErrorCode.INVALID_REQUEST, f"{param}: {first['msg']}", param)
 
 
-def _with_error(kind: str, info: ErrorInfo) -> Message | None:
-    match kind:
-        case "reserve":
-            return ReserveReply(error=info)
-        case "identify":
-            return IdentifyReply(error=info)
-        case "usage":
-            return UsageReply(error=info)
-        case "kudos_show" | "kudos_earn" | "kudos_transfer":
-            return KudosReply(error=info)
-        case "verify":
-            return VerifyReply(error=info)
-        case _:
-            # A release carries no error; without an answer its sender tries again or lets the lease end.
-            return None
+def _with_error(kind: Kind, code: ErrorCode, message: str, param: str | None = None) -> Message | None:
+    reply = _REPLIES[kind]
+    return reply(error=ErrorInfo(code=code, message=message, param=param)) if reply else None
 
 
-_KINDS = ("reserve", "release", "identify", "usage", "verify", "kudos_show", "kudos_earn", "kudos_transfer")
 _UNAVAILABLE = {
-    kind: _with_error(
-        kind, ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="The quota store did not answer in time.")
-    )
-    for kind in _KINDS
+    kind: _with_error(kind, ErrorCode.QUOTA_UNAVAILABLE, "The quota store did not answer in time.")
+    for kind in _SUBJECTS
 }
-_FAILED = {
-    kind: _with_error(kind, ErrorInfo(code=ErrorCode.INTERNAL, message="The quota decision failed.")) for kind in _KINDS
-}
+_FAILED = {kind: _with_error(kind, ErrorCode.INTERNAL, "The quota decision failed.") for kind in _SUBJECTS}
