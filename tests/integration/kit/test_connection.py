@@ -120,12 +120,35 @@ async def test_a_cancelled_request_leaves_nothing_behind(bus: Bus) -> None:
     assert bus.connection._resp_map == {}  # pyright: ignore[reportPrivateUsage] - what would grow without end
 
 
-async def test_what_is_published_at_once_is_on_the_way_before_the_loop_turns(bus: Bus) -> None:
+async def test_what_is_published_goes_out_in_order_together_or_at_once(bus: Bus) -> None:
+    found: list[bytes] = []
+    await bus.subscribe_now("test.mixed", lambda message: found.append(message.data))
+    for n in range(MANY):
+        # A header with a line break is for the client itself, which sends through a task of its own.
+        headers = {"Note": "two\nlines"} if n % 7 == 0 else {"Note": "one"} if n % 3 == 0 else None
+        await bus.publish("test.mixed", b"%d" % n, headers)
+    await until_equal(found, [b"%d" % n for n in range(MANY)])
+    assert await bus.connection.rtt(5) > 0
     waiting = bus.connection.pending_data_size
-    await bus.publish("test.later", b"x")
+    await bus.publish("test.mixed", b"later")
     assert bus.connection.pending_data_size > waiting
-    await bus.publish("test.now", b"x", at_once=True)
+    await bus.publish("test.mixed", b"now", at_once=True)
     assert bus.connection.pending_data_size == 0
+
+
+@pytest.mark.parametrize("subject", ["", "two words", "a\r\nPUB b 0", "tab\there"])
+async def test_what_is_no_subject_is_refused_and_nothing_goes_out(bus: Bus, subject: str) -> None:
+    everything: list[Msg] = []
+    await bus.subscribe_now(">", everything.append)
+    with pytest.raises(BusUnavailable, match="BadSubjectError"):
+        await bus.publish(subject, b"x")
+    assert await bus.connection.rtt(5) > 0
+    assert everything == []
+
+
+async def test_a_message_over_the_servers_limit_is_refused(bus: Bus) -> None:
+    with pytest.raises(BusUnavailable, match="MaxPayloadError"):
+        await bus.publish("test.large", b"x" * (bus.connection.max_payload + 1))
 
 
 async def test_a_server_that_does_not_read_fills_the_clients_bounded_buffer_and_nothing_is_lost(

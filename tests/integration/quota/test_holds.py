@@ -111,8 +111,9 @@ async def test_burst_of_mixed_sizes_never_passes_the_limit(house: House, bus: Bu
 async def test_reply_says_how_much_is_left(house: House, bus: Bus) -> None:
     digest = await key_of(house, "left", "tiny")
     reply = await reserve(bus, request("left-1", 30, key_digest=digest))
-    assert reply.state is not None
-    assert (reply.state.allowed, reply.state.remaining) == (100, 70)
+    assert [(state.limit, state.allowed, state.remaining) for state in reply.states] == [
+        ("key.tokens_per_day", 100, 70)
+    ]
     refusal = await reserve(bus, request("left-2", 80, key_digest=digest))
     assert refusal.error is not None
     assert refusal.error.limit == "key.tokens_per_day"

@@ -115,7 +115,7 @@ async def test_word_in_the_place_of_a_key_is_judged_where_one_is_needed() -> Non
 
 
 async def test_usage_is_told_to_the_holder_of_a_key(stage: Stage) -> None:
-    stage.desk.state = LimitState(limit="key.tokens_per_day", allowed=100, remaining=28, resets_in_s=60.0)
+    stage.desk.states = (LimitState(limit="key.tokens_per_day", allowed=100, remaining=28, resets_in_s=60.0),)
     async with stage.session.get(stage.url + "/v1/usage", headers={"Authorization": "Bearer cb_mine"}) as reply:
         assert reply.status == 200
         used = await reply.json()

@@ -340,16 +340,24 @@ async def test_tools_are_left_out_when_none_may_be_called(stage: Stage) -> None:
 
 
 async def test_limits_are_told_in_headers(stage: Stage) -> None:
-    stage.desk.state = LimitState(limit="tokens_per_day", allowed=1000, remaining=900, resets_in_s=3723)
+    stage.desk.states = (
+        LimitState(limit="key.tokens_per_day", allowed=1000, remaining=900, resets_in_s=3723),
+        LimitState(limit="address.requests_per_minute", allowed=60, remaining=41, resets_in_s=12),
+    )
     stage.plays(frames("x"))
     _, headers, _ = await stage.post(CHAT, asking())
-    assert headers["x-ratelimit-limit-tokens"] == "1000"
-    assert headers["x-ratelimit-remaining-tokens"] == "900"
-    assert headers["x-ratelimit-reset-tokens"] == "1h2m3s"
+    assert {name: value for name, value in headers.items() if name.startswith("x-ratelimit")} == {
+        "x-ratelimit-limit-tokens": "1000",
+        "x-ratelimit-remaining-tokens": "900",
+        "x-ratelimit-reset-tokens": "1h2m3s",
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "41",
+        "x-ratelimit-reset-requests": "12s",
+    }
 
 
 async def test_refusal_by_quota_says_when_to_return(stage: Stage) -> None:
-    stage.desk.state = LimitState(limit="requests_per_minute", allowed=5, remaining=0, resets_in_s=12)
+    stage.desk.states = (LimitState(limit="requests_per_minute", allowed=5, remaining=0, resets_in_s=12),)
     stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=11.2)
     status, headers, body = await stage.post(CHAT, asking(stream=True))
     assert (status, json.loads(body)["error"]["type"]) == (429, "rate_limit_error")

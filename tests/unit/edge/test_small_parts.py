@@ -78,13 +78,13 @@ def test_prompt_is_refused_only_when_it_cannot_fit() -> None:
     ("limit", "kind"), [("requests_per_minute", "requests"), ("jobs_at_once", "jobs"), ("tokens_per_day", "tokens")]
 )
 def test_limits_are_named_after_what_they_count(limit: str, kind: str) -> None:
-    headers = rate_limit_headers(LimitState(limit=limit, allowed=5, remaining=-1, resets_in_s=59.2))
+    headers = rate_limit_headers([LimitState(limit=limit, allowed=5, remaining=-1, resets_in_s=59.2)])
     assert headers == {
         f"x-ratelimit-limit-{kind}": "5",
         f"x-ratelimit-remaining-{kind}": "0",
         f"x-ratelimit-reset-{kind}": "1m0s",
     }
-    assert rate_limit_headers(None) == {}
+    assert rate_limit_headers([]) == {}
 
 
 async def nothing(_call: object) -> object:

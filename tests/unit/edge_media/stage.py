@@ -67,7 +67,7 @@ class StageDesk:
         """Notes the request."""
         self.reserved.append(request)
         if self.refusal is not None:
-            return ReserveReply(error=self.refusal, state=STATE)
+            return ReserveReply(error=self.refusal, states=(STATE,))
         hold = Hold(
             request_id=request.request_id,
             tenant="t",
@@ -77,7 +77,7 @@ class StageDesk:
             rates=Rates(audio_units_per_s=100_000),
             expires_at=0,
         )
-        return ReserveReply(tenant="t", hold=hold, state=STATE)
+        return ReserveReply(tenant="t", hold=hold, states=(STATE,))
 
     async def release(self, hold: Hold) -> None:
         """Notes the hold."""

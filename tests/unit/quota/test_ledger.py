@@ -43,12 +43,22 @@ def units(store: MemoryLedger, tenant: str = "k_a", at: float = NOON) -> int:
 
 def test_hold_is_granted_up_to_the_limit_and_refused_beyond() -> None:
     _clock, store, ledger = stage()
-    assert granted(run(ledger.reserve(ask("a", DAY, units=6_000)))).tightest
+    assert granted(run(ledger.reserve(ask("a", DAY, units=6_000)))).hold
     assert granted(run(ledger.reserve(ask("b", DAY, units=4_000))))
     refusal = refused(run(ledger.reserve(ask("c", DAY, units=1))))
     assert refusal.standing.limit is DAY
     assert units(store) == 10_000
     assert len(run(store.leases())) == 2
+
+
+def test_grant_tells_the_fullest_limit_of_each_metric() -> None:
+    _clock, _store, ledger = stage()
+    outcome = granted(run(ledger.reserve(ask("a", DAY, ADDRESS, MONTH, MINUTE, JOBS, units=2_000))))
+    assert [(standing.limit, standing.used) for standing in outcome.standings] == [
+        (ADDRESS, 2_000),
+        (MINUTE, 1),
+        (JOBS, 1),
+    ]
 
 
 def test_refusal_of_one_limit_takes_nothing_from_the_others() -> None:

@@ -87,7 +87,7 @@ class ReserveRequest(Message):
 
 
 class LimitState(Message):
-    """Where the tightest limit stands after a decision, for the client's rate-limit headers."""
+    """Where a limit stands after a decision, for the client's rate-limit headers."""
 
     limit: str
     allowed: int
@@ -96,12 +96,15 @@ class LimitState(Message):
 
 
 class ReserveReply(Message):
-    """Quota's decision: a hold, or the error that the client is to be told."""
+    """Quota's decision: a hold, or the error that the client is to be told.
+
+    `states` is the fullest limit of each metric, or the one that is exceeded.
+    """
 
     tenant: str = "anonymous"
     hold: Hold | None = None
     error: ErrorInfo | None = None
-    state: LimitState | None = None
+    states: tuple[LimitState, ...] = ()
 
 
 class IdentifyRequest(Message):

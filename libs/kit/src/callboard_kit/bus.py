@@ -148,7 +148,7 @@ class Bus:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
-            await self.connection.publish(subject, payload, reply=reply, headers=headers)
+            await self.connection.publish(subject, payload, reply, headers)
             if at_once:
                 self.connection.write()
         except nats.errors.Error as error:
@@ -166,8 +166,12 @@ class Bus:
         msg_id: str | None,
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
+        *,
+        at_once: bool = False,
     ) -> Stored:
         """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
+
+        It goes out with all others of this turn of the event loop, or else `at_once`.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -182,7 +186,9 @@ class Bus:
             if left_s <= 0:
                 raise BusUnavailable("no acknowledgement in time")
             try:
-                reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
+                reply = await self.connection.ask(
+                    subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None, at_once=at_once
+                )
                 return _stored(json.loads(reply.data))
             except PublishRefused as refused:
                 if refused.err_code not in RETRYABLE_ERROR_CODES:

@@ -1,19 +1,23 @@
-"""nats-py's client with two short cuts, for messages that many short steps wait for one after another.
+"""nats-py's client with short ways for small messages that many steps wait for, one after another.
 
-A message whose subscriber never waits is handed over where it is read, instead of through a queue and a task of its
-subscription; what is published within one turn of the event loop is written at the end of that turn, instead of by a
-flusher task; and a request waits on one future and one timer. All else is the client's own.
+A message for a plain function is handed over where the socket is read, instead of through the client's reading task
+and a queue and a task of its subscription; what is published within one turn of the event loop is written together at
+the end of that turn, or before where somebody waits for it, instead of by a flusher task; and a request waits on one
+future and one timer. Whatever is not whole, not for a plain function or cannot go out now takes the client's own way,
+and what comes after it waits its turn there.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import ParseResult
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +27,48 @@ MAX_UNSENT_BYTES = 1024 * 1024
 """With more than this in the socket's buffer, the client's own flusher waits until the server has read it."""
 
 OnMessage = Callable[[Msg], None]
+Take = Callable[[bytes], int]
+_HEADERS_BEGIN = "NATS/1.0"
+_PLAIN_SCHEMES = ("nats", "tls")
+
+
+class _Reader(asyncio.StreamReader):
+    """A stream of bytes that are shown to `take` before they are queued for whoever reads."""
+
+    take: Take | None = None
+
+    _buffer: bytearray
+
+    def feed_data(self, data: Any) -> None:
+        """Queues what `take` leaves of the data."""
+        # What is queued is read in order, so nothing may overtake it.
+        if self.take is not None and not self._buffer:
+            data = data[self.take(data) :]
+        if data:
+            super().feed_data(data)
+
+
+class _Transport(TcpTransport):
+    """The client's transport with a reader that can be looked into; one that was raised to TLS cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader: _Reader | None = None
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        """Connects; raises TimeoutError and OSError."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader(limit=buffer_size, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        async with asyncio.timeout(connect_timeout):
+            # The client lets no address without a host and a port get here.
+            transport, _ = await loop.create_connection(lambda: protocol, uri.hostname or "", uri.port or 0)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self.reader = self._bare_io_reader = self._io_reader = reader
+        self._bare_io_writer = self._io_writer = writer
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class Connection(Client):
@@ -40,19 +86,34 @@ class Connection(Client):
         self._on_message[self._sid] = on_message
         return subscription
 
-    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
-        self._on_message.pop(sid, None)
-        super()._remove_sub(sid, max_msgs)
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Sends a message with all others of this turn of the loop; raises as the client's own `publish` does."""
+        command = _command(subject, payload, reply, headers)
+        if command is None or not self._has_room(len(payload)):
+            await super().publish(subject, payload, reply, headers)
+            return
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._write_due:
+            self._write_due = True
+            asyncio.get_running_loop().call_soon(self.write)
 
-    async def _init_request_sub(self) -> None:
-        await super()._init_request_sub()
-        # The subscription for the answers to all requests, which was just made.
-        self._on_message[self._sid] = self._answered
-
-    def _answered(self, message: Msg) -> None:
-        future = self._resp_map.get(message.subject.rpartition(".")[2])
-        if future is not None and not future.done():
-            future.set_result(message)
+    def write(self) -> None:
+        """Hands what was published to the socket now, unless that has too much to send already."""
+        self._write_due = False
+        if not self._pending or self._transport is None or not self._has_room(0):
+            return
+        try:
+            self._transport.writelines(self._pending)
+        except (OSError, RuntimeError):
+            # The connection is lost, which its reading side is about to notice; this goes out after the reconnect.
+            return
+        self._pending = []
+        self._pending_data_size = 0
 
     async def ask(
         self,
@@ -62,8 +123,11 @@ class Connection(Client):
         headers: dict[str, str] | None = None,
         on_late: OnMessage | None = None,
         late_s: float = 0.0,
+        at_once: bool = True,
     ) -> Msg:
         """Sends a request and returns the answer; one that comes up to `late_s` after the timeout goes to `on_late`.
+
+        It goes out now, or else with all others of this turn of the loop.
 
         Raises:
             nats.errors.Error: as `request` does.
@@ -80,6 +144,8 @@ class Connection(Client):
         timer = loop.call_later(timeout_s, _time_out, answer)
         try:
             await self.publish(subject, payload, reply=self._resp_sub_prefix.decode() + token, headers=headers)
+            if at_once:
+                self.write()
             message = await answer
         except nats.errors.TimeoutError:
             if on_late is not None:
@@ -107,48 +173,119 @@ class Connection(Client):
 
         late.add_done_callback(ended)
 
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._on_message.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
+
+    async def _init_request_sub(self) -> None:
+        await super()._init_request_sub()
+        # The subscription for the answers to all requests, which was just made.
+        self._on_message[self._sid] = self._answered
+
+    def _answered(self, message: Msg) -> None:
+        future = self._resp_map.get(message.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None and s.uri.scheme in _PLAIN_SCHEMES:
+            self._transport = _Transport()
+        await super()._connect_to_server(s)
+
+    async def _read_loop(self) -> None:
+        # Until now the client has read the server's greeting itself.
+        if isinstance(self._transport, _Transport) and self._transport.reader is not None:
+            self._transport.reader.take = self._take
+        await super()._read_loop()
+
+    def _take(self, data: bytes) -> int:
+        """Hands over the whole messages for plain functions at the beginning of the data; returns their bytes."""
+        taken = 0
+        if self._ps.buf or not self.is_connected:
+            return taken
+        while (line_end := data.find(b"\r\n", taken)) >= 0:
+            operation, *words = data[taken:line_end].split(b" ")
+            try:
+                if operation == b"MSG":
+                    headers_bytes = 0
+                elif operation == b"HMSG":
+                    headers_bytes = int(words.pop(-2))
+                else:
+                    break
+                subject, sid, *reply, size = words
+                on_message = self._on_message.get(int(sid))
+                begin = line_end + 2
+                end = begin + int(size)
+            except ValueError:
+                break
+            if on_message is None or end + 2 > len(data):
+                break
+            taken = end + 2
+            headers = _parse(data[begin : begin + headers_bytes]) if headers_bytes else None
+            payload = data[begin + headers_bytes : end]
+            self._hand_over(on_message, int(sid), subject, b"".join(reply), payload, headers)
+        return taken
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         on_message = self._on_message.get(sid)
         if on_message is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-            return
+        else:
+            self._hand_over(on_message, sid, subject, reply, data, _parse(headers) if headers else None)
+
+    def _hand_over(
+        self, on_message: OnMessage, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> None:
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
         try:
-            found = await self._process_headers(headers) if headers else None
-            on_message(self._build_message(sid, subject, reply, data, found))
+            on_message(self._build_message(sid, subject, reply, data, headers))
         except Exception:
             log.exception("message_failed", extra={"subject": subject.decode()})
 
-    async def _flush_pending(self, force_flush: bool = False) -> Any:
-        if force_flush or not self.is_connected or self._unsent_bytes() > MAX_UNSENT_BYTES:
-            return await super()._flush_pending(force_flush)
-        if not self._write_due:
-            self._write_due = True
-            asyncio.get_running_loop().call_soon(self.write)
-        return None
-
-    def write(self) -> None:
-        """Hands what was published to the socket now, unless that has too much to send already."""
-        self._write_due = False
-        if (
-            self._pending_data_size == 0
-            or not self.is_connected
-            or self._transport is None
-            or self._unsent_bytes() > MAX_UNSENT_BYTES
-        ):
-            return
-        try:
-            self._transport.writelines(self._pending)
-        except (OSError, RuntimeError):
-            # The connection is lost, which its reading side is about to notice; this goes out after the reconnect.
-            return
-        self._pending = []
-        self._pending_data_size = 0
+    def _has_room(self, payload_bytes: int) -> bool:
+        """Whether a message can go to the socket in this turn: it is connected, and the server reads."""
+        return (
+            self.is_connected
+            and payload_bytes <= self._max_payload
+            and not self.is_draining_pubs
+            and self._unsent_bytes() < MAX_UNSENT_BYTES
+        )
 
     def _unsent_bytes(self) -> int:
         writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
         return writer.transport.get_write_buffer_size() if writer else 0
+
+
+def _command(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> bytes | None:
+    """The bytes that publish a message, or None where the client has to look at it more closely."""
+    words = f"{subject} {reply}" if reply else subject
+    if not words.isprintable() or words.count(" ") != (1 if reply else 0) or not subject:
+        return None
+    if not headers:
+        return f"PUB {words} {len(payload)}\r\n".encode() + payload + b"\r\n"
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        return None
+    block = f"{_HEADERS_BEGIN}\r\n{lines}\r\n".encode()
+    size = len(block)
+    return f"HPUB {words} {size} {size + len(payload)}\r\n".encode() + block + payload + b"\r\n"
+
+
+def _parse(block: bytes) -> dict[str, str] | None:
+    """A message's headers by name, with the server's status among them; None without any."""
+    first, *lines = block.decode().split("\r\n")
+    headers: dict[str, str] = {}
+    status, _, description = first.removeprefix(_HEADERS_BEGIN).strip().partition(" ")
+    if status:
+        headers["Status"] = status
+    if description:
+        headers["Description"] = description
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip()
+    return headers or None
 
 
 def _time_out(answer: asyncio.Future[Msg]) -> None:

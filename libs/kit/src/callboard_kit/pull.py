@@ -27,7 +27,7 @@ LOST_PULL_S = PULL_LIFE_S + 5.0
 LOST_SCOUT_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 HEARTBEAT_S = ACK_WAIT_S / 3
-ACK_TIMEOUT_S = 5.0
+CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 RETURN_DELAY_S = 0.05
 CHECK_INTERVAL_S = 1.0
@@ -96,6 +96,10 @@ def _pull(life_s: float) -> bytes:
     return json.dumps({"batch": 1, "expires": int(life_s * NANOSECONDS_PER_S)}).encode()
 
 
+def _nak(delay_s: float) -> bytes:
+    return b"-NAK " + json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)}).encode()
+
+
 _PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
 _PULL_SOON = _pull(SCOUT_LIFE_S)
 _PULL_LONG = _pull(PULL_LIFE_S)
@@ -124,6 +128,8 @@ class PullLoop:
         self._handle = handle
         self._on_change = on_change
         self._running: dict[asyncio.Task[None], Msg] = {}
+        self._reports: list[tuple[Msg, bytes]] = []
+        self._scout_empty = False
         self._wake = asyncio.Event()
         self._lost = False
         self._stopping = False
@@ -147,8 +153,8 @@ class PullLoop:
         try:
             await self._open_inboxes()
             while not stop.done():
-                await self._ask()
                 self._wake.clear()
+                await self._ask()
                 try:
                     async with asyncio.timeout(CHECK_INTERVAL_S):
                         await self._wake.wait()
@@ -162,6 +168,7 @@ class PullLoop:
             heart.cancel()
             await asyncio.gather(stop, heart, return_exceptions=True)
             await self._close_inboxes()
+            await self._report()
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the jobs that run; at the timeout they are cancelled and given back."""
@@ -173,7 +180,8 @@ class PullLoop:
             for task in list(self._running):
                 task.cancel()
             if self._running:
-                await asyncio.wait(set(self._running), timeout=ACK_TIMEOUT_S)
+                await asyncio.wait(set(self._running), timeout=CANCEL_TIMEOUT_S)
+            await self._report()
         finally:
             heart.cancel()
             await asyncio.gather(heart, return_exceptions=True)
@@ -183,10 +191,10 @@ class PullLoop:
             inbox.subject = self._bus.connection.new_inbox()
             inbox.open = 0
 
-            async def arrived(message: Msg, inbox: _Inbox = inbox, subject: str = inbox.subject) -> None:
-                await self._arrived(inbox, subject, message)
+            def arrived(message: Msg, inbox: _Inbox = inbox, subject: str = inbox.subject) -> None:
+                self._arrived(inbox, subject, message)
 
-            inbox.subscription = await self._bus.subscribe(inbox.subject, arrived)
+            inbox.subscription = await self._bus.subscribe_now(inbox.subject, arrived)
         self._lost = False
 
     async def _close_inboxes(self) -> None:
@@ -200,18 +208,25 @@ class PullLoop:
 
     async def _ask(self) -> None:
         """Opens a pull for every free slot that has none: first the scout's, then the waiting ones."""
+        # Together with the pulls that follow, they are one write.
+        await self._report()
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
         if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._scout, now, LOST_SCOUT_S):
             await self._close_inboxes()
             await self._open_inboxes()
-        free = self._slots - len(self._running) - self._waiting.open - self._scout.open
-        if not self._scout.open and len(self._running) < self._slots:
+        if self._scout_empty:
+            self._scout_empty = False
+            self._step = _NEXT_STEP[self._step]
+            if self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
+                await self._send_scout()
+        elif not self._scout.open and len(self._running) < self._slots:
             # Where waiting pulls hold every free slot, no live job is queued, so only a batch job is looked for.
-            self._step = _Step.LIVE_NOW if free > 0 else _Step.BATCH_NOW
-            free -= 1
+            covered = len(self._running) + self._waiting.open >= self._slots
+            self._step = _Step.BATCH_NOW if covered else _Step.LIVE_NOW
             await self._send_scout()
+        free = self._slots - len(self._running) - self._waiting.open - self._scout.open
         for _ in range(free):
             await self._send(self._waiting, self._live_subject, _PULL_LONG)
 
@@ -227,21 +242,18 @@ class PullLoop:
         except BusError:
             inbox.open -= 1
 
-    async def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
+    def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
         current = subject == inbox.subject
         if current:
             inbox.open = max(0, inbox.open - 1)
         if message.headers and "Status" in message.headers:
-            if current and inbox is self._scout and not self._stopping:
-                self._step = _NEXT_STEP[self._step]
-                if self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
-                    await self._send_scout()
-            else:
-                self._wake.set()
+            self._scout_empty = self._scout_empty or (current and inbox is self._scout)
+            self._wake.set()
             return
         if self._stopping or len(self._running) >= self._slots:
             # Only an answer to a pull that was thought lost, or one that crossed with the stop, gets here.
-            await self._nak(message, RETURN_DELAY_S)
+            self._reports.append((message, _nak(RETURN_DELAY_S)))
+            self._wake.set()
             return
         task = asyncio.get_running_loop().create_task(self._run(message), name="job")
         self._running[task] = message
@@ -255,33 +267,36 @@ class PullLoop:
         self._wake.set()
 
     async def _run(self, message: Msg) -> None:
+        report: bytes | None = _nak(RETURN_DELAY_S)
+        try:
+            report = await self._outcome(message)
+        finally:
+            if report is not None:
+                self._reports.append((message, report))
+        if self._stopping:
+            await self._report()
+
+    async def _outcome(self, message: Msg) -> bytes | None:
+        """Runs a job and returns what the server is told of it."""
         metadata = message.metadata
         delivery = Delivery(message.data, message.subject, metadata.num_delivered or 1, metadata.sequence.stream)
         try:
             await self._handle(delivery)
         except GiveBack as back:
-            await self._nak(message, back.delay_s)
+            return _nak(back.delay_s)
         except Superseded:
             log.info("job_superseded", extra={"subject": delivery.subject, "attempt": delivery.attempt})
-        except asyncio.CancelledError:
-            await self._nak(message, RETURN_DELAY_S)
-            raise
+            return None
         except Exception:
             log.exception("job_failed", extra={"subject": delivery.subject, "attempt": delivery.attempt})
-            await self._nak(message, ERROR_DELAY_S)
-        else:
-            await self._ack(message)
+            return _nak(ERROR_DELAY_S)
+        # Where this is lost, the job comes again, finds its end frame, and only repeats its last stored steps.
+        return b"+ACK"
 
-    async def _ack(self, message: Msg) -> None:
-        try:
-            await self._bus.request(message.reply, b"+ACK", ACK_TIMEOUT_S)
-        except BusError:
-            # The job comes again, finds its end frame, and only repeats its last acknowledged steps.
-            log.warning("ack_failed", extra={"subject": message.subject})
-
-    async def _nak(self, message: Msg, delay_s: float) -> None:
-        delay = json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)})
-        await self._tell(message, f"-NAK {delay}".encode())
+    async def _report(self) -> None:
+        reports, self._reports = self._reports, []
+        for message, report in reports:
+            await self._tell(message, report)
 
     async def _tell(self, message: Msg, word: bytes) -> None:
         try:

@@ -133,13 +133,22 @@ class OpenAIEngine:
 
 
 async def _chunks(response: aiohttp.ClientResponse, reader: ReplyReader) -> AsyncIterator[Chunk]:
-    """What arrives in one read becomes one chunk, so frames grow while this process is busy and only then."""
+    """What arrives in one read becomes one chunk, so frames grow while this process is busy and only then.
+
+    The reply's first word is a chunk of its own and does not wait until what came with it is read.
+    """
     events = EventReader()
+    begun = False
     arriving = response.content.iter_any()
     async for data in arriving:
-        chunk = reader.read(events.feed(data))
-        if chunk is not None:
-            yield chunk
+        payloads = events.feed(data)
+        while payloads and not reader.done:
+            together = len(payloads) if begun else 1
+            chunk = reader.read(payloads[:together])
+            payloads = payloads[together:]
+            if chunk is not None:
+                begun = True
+                yield chunk
         if reader.done:
             break
     if reader.finished:

@@ -42,7 +42,7 @@ class BusBoard:
                 ErrorCode.BODY_TOO_LARGE, f"The request is larger than the {most} bytes that a job may have."
             )
         try:
-            stored = await self._bus.publish_stored(subject, payload, request_id, self._post_timeout_s)
+            stored = await self._bus.publish_stored(subject, payload, request_id, self._post_timeout_s, at_once=True)
         except PublishRefused as refused:
             if refused.err_code == STREAM_STORE_FAILED:
                 raise CallboardError(

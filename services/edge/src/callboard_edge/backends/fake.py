@@ -29,7 +29,7 @@ class FakeQuotaDesk:
 
     def __init__(self) -> None:
         self.refusal: ErrorInfo | None = None
-        self.state: LimitState | None = None
+        self.states: tuple[LimitState, ...] = ()
         self.delay_s = 0.0
         self.asked: list[ReserveRequest] = []
         self.identified: list[IdentifyRequest] = []
@@ -41,7 +41,7 @@ class FakeQuotaDesk:
         self.asked.append(request)
         await asyncio.sleep(self.delay_s)
         if self.refusal is not None:
-            return ReserveReply(error=self.refusal, state=self.state)
+            return ReserveReply(error=self.refusal, states=self.states)
         hold = Hold(
             id=request.request_id,
             request_id=request.request_id,
@@ -52,7 +52,7 @@ class FakeQuotaDesk:
             expires_at=request.life_s + LEASE_MARGIN_S,
         )
         self.held[request.request_id] = hold
-        return ReserveReply(tenant=TENANT, hold=hold, state=self.state)
+        return ReserveReply(tenant=TENANT, hold=hold, states=self.states)
 
     async def release(self, hold: Hold) -> None:
         """Gives a hold back."""
@@ -62,7 +62,7 @@ class FakeQuotaDesk:
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says that as many tokens were used as requests were granted."""
         self.identified.append(IdentifyRequest(key_digest=request.key_digest, address=request.address))
-        limits = () if self.state is None else (self.state,)
+        limits = self.states
         used = len(self.asked)
         return UsageReply(
             tenant=TENANT,

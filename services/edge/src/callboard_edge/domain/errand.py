@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 
 class Refused(CallboardError):  # noqa: N818 - quota's decision, as the caller is told it
-    """Quota refused a request; `state` says where the limit stands."""
+    """Quota refused a request; `states` says where the limit stands."""
 
-    state: LimitState | None = None
+    states: tuple[LimitState, ...] = ()
 
 
 class Charged(CallboardError):  # noqa: N818 - what it means for the caller
@@ -58,7 +58,7 @@ class Errand(ABC, Generic[T]):
     def __init__(self, around: Surroundings, request_id: str, life_s: float) -> None:
         self.request_id = request_id
         self.tenant = ""
-        self.state: LimitState | None = None
+        self.states: tuple[LimitState, ...] = ()
         self.begun = False
         """Whether a worker has shown itself: by something it sent, or by asking whether it should go on."""
         self._around = around
@@ -117,11 +117,11 @@ class Errand(ABC, Generic[T]):
 
     async def _enter(self, reserve: ReserveRequest) -> Posted:
         reply = await self._around.desk.reserve(reserve)
-        self.state = reply.state
+        self.states = reply.states
         if reply.error is not None:
             refused = Refused(reply.error.code, reply.error.message)
             refused.info = reply.error
-            refused.state = reply.state
+            refused.states = reply.states
             raise refused
         self.tenant = reply.tenant
         self.hold = reply.hold

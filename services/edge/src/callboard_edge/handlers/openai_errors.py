@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -48,14 +49,12 @@ def error_object(info: ErrorInfo) -> dict[str, Any]:
 def error_event(info: ErrorInfo) -> bytes:
     """An error in the middle of a stream; it names the limit and the wait, which an answer's headers would tell."""
     error = error_object(info)
-    if info.limit is not None:
-        error["limit"] = info.limit
     if info.retry_after_s is not None:
         error["retry_after"] = max(1, math.ceil(info.retry_after_s))
     return b"data: " + json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n\n"
 
 
-def openai_error(info: ErrorInfo, *, charged: bool = False, state: LimitState | None = None) -> web.Response:
+def openai_error(info: ErrorInfo, *, charged: bool = False, states: Sequence[LimitState] = ()) -> web.Response:
     """An error as an answer; `charged` says that work was done, so that a retry would be a second generation."""
     response = web.Response(
         body=json.dumps({"error": error_object(info)}, ensure_ascii=False).encode(),
@@ -69,8 +68,7 @@ def openai_error(info: ErrorInfo, *, charged: bool = False, state: LimitState | 
         response.headers["retry-after-ms"] = str(max(1, math.ceil(wait_s * 1000)))
     if info.code in (ErrorCode.INVALID_API_KEY, ErrorCode.INVALID_ADMIN_TOKEN):
         response.headers["WWW-Authenticate"] = "Bearer"
-    if state is not None:
-        response.headers.update(rate_limit_headers(state))
+    response.headers.update(rate_limit_headers(states))
     return response
 
 
@@ -85,5 +83,5 @@ def _can_retry(info: ErrorInfo, *, charged: bool) -> bool:
 
 def openai_style(error: CallboardError) -> web.Response:
     """An error raised by a handler, as an answer."""
-    state = error.state if isinstance(error, Refused) else None
-    return openai_error(error.info, charged=isinstance(error, Charged), state=state)
+    states = error.states if isinstance(error, Refused) else ()
+    return openai_error(error.info, charged=isinstance(error, Charged), states=states)

@@ -137,7 +137,7 @@ def routes(context: EdgeContext) -> list[Route]:
         name = body.response_format or "mp3"
         outlet = _Outlet(call, name, events=body.stream_format == "sse")
         with await context.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
-            call.headers.update(rate_limit_headers(utterance.state))
+            call.headers.update(rate_limit_headers(utterance.states))
             with context.metrics.open_streams.labels(NAME).track_inprogress():
                 try:
                     end = await _send(context, utterance, name, outlet)

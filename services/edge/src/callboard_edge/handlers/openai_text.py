@@ -84,7 +84,7 @@ async def answer(context: EdgeContext, text_call: TextCall) -> web.StreamRespons
     """
     call = text_call.call
     with await context.admission.chat(call.caller, text_call.request, text_call.model, call.fresh_id) as reply:
-        call.headers.update(rate_limit_headers(reply.state))
+        call.headers.update(rate_limit_headers(reply.states))
         if not text_call.stream:
             return await _whole(text_call, reply)
         call.mode = "stream"

@@ -1,25 +1,25 @@
 """The headers that tell a client where its limits stand."""
 
 import math
+from collections.abc import Iterable
 
 from callboard_contracts.quota import LimitState
 
 
-def rate_limit_headers(state: LimitState | None) -> dict[str, str]:
-    """`x-ratelimit-*` for the tightest limit; empty where no limit applies."""
-    if state is None:
-        return {}
-    if "request" in state.limit:
-        kind = "requests"
-    elif "job" in state.limit:
-        kind = "jobs"
-    else:
-        kind = "tokens"
-    return {
-        f"x-ratelimit-limit-{kind}": str(state.allowed),
-        f"x-ratelimit-remaining-{kind}": str(max(0, state.remaining)),
-        f"x-ratelimit-reset-{kind}": _duration(state.resets_in_s),
-    }
+def rate_limit_headers(states: Iterable[LimitState]) -> dict[str, str]:
+    """`x-ratelimit-*` for limits that each count something else: requests, tokens or jobs."""
+    headers: dict[str, str] = {}
+    for state in states:
+        if "request" in state.limit:
+            kind = "requests"
+        elif "job" in state.limit:
+            kind = "jobs"
+        else:
+            kind = "tokens"
+        headers[f"x-ratelimit-limit-{kind}"] = str(state.allowed)
+        headers[f"x-ratelimit-remaining-{kind}"] = str(max(0, state.remaining))
+        headers[f"x-ratelimit-reset-{kind}"] = _duration(state.resets_in_s)
+    return headers
 
 
 def _duration(seconds: float) -> str:

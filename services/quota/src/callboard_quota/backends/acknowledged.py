@@ -84,8 +84,12 @@ class AcknowledgedPublisher:
                     except BusError:
                         log.debug("repeat_failed")
 
-    async def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> list[Acknowledged]:
+    async def publish(
+        self, messages: Sequence[Outgoing], timeout_s: float, *, at_once: bool = False
+    ) -> list[Acknowledged]:
         """Sends the messages in order and returns their acknowledgements.
+
+        They go out with all others of this turn of the event loop, or else `at_once`.
 
         Raises:
             StoreUnavailable: not all were confirmed in time; those that were sent may still take effect.
@@ -98,7 +102,7 @@ class AcknowledgedPublisher:
             self._waiting[number] = group
         self._groups.add(group)
         try:
-            await self._send(group)
+            await self._send(group, at_once=at_once)
             await group.done
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
@@ -108,11 +112,13 @@ class AcknowledgedPublisher:
                 self._waiting.pop(number, None)
         return [answer for answer in group.answers if answer is not None]
 
-    async def _send(self, group: _Group) -> None:
+    async def _send(self, group: _Group, *, at_once: bool = False) -> None:
+        last = len(group.messages) - 1
         for n, message in enumerate(group.messages):
             if group.answers[n] is None:
                 reply = f"{self._inbox}.{group.first + n}"
-                await self._bus.publish(message.subject, message.payload, message.headers, reply)
+                now = at_once and n == last
+                await self._bus.publish(message.subject, message.payload, message.headers, reply, at_once=now)
 
     def _arrived(self, message: Msg) -> None:
         number = int(message.subject[self._prefix :])

@@ -68,7 +68,7 @@ class JetStreamLedger:
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all on the way at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
-        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S)
+        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S, at_once=True)
         return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:

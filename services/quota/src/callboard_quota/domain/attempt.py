@@ -53,10 +53,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The hold was taken."""
+    """The hold was taken; `standings` is the fullest limit of each metric."""
 
     hold: Hold
-    tightest: Standing | None
+    standings: tuple[Standing, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ class Attempt:
         self._edge = edge_at(now)
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
+        self._earlier: dict[tuple[str, str], int] = {}
         # Built without validation, which would cost more than all the rest: every value here is our own.
         self.hold = Hold.model_construct(
             id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
@@ -111,6 +112,8 @@ class Attempt:
                 unknown.append(Change(change.counter, 0, None))
             else:
                 self._values[change.counter] = result.value
+        if self._neighbours:
+            self._earlier.clear()
         if not self._edge.previous:
             for (tenant, metric), past in self._pasts.items():
                 value = self._values.get(Counter(tenant, metric, hour_bucket(self.now - HOUR_S)))
@@ -122,6 +125,12 @@ class Attempt:
         """What is known to count for a limit beside the present bucket."""
         if limit.metric not in BY_THE_HOUR:
             return 0
+        known = self._earlier.get((limit.tenant, limit.name))
+        if known is None:
+            known = self._earlier[limit.tenant, limit.name] = self._count_earlier(limit)
+        return known
+
+    def _count_earlier(self, limit: Limit) -> int:
         past = self._pasts[limit.tenant, limit.metric]
         used = past.older_sum(limit.name, self.now)
         last_hour, next_hour = hour_bucket(self.now - HOUR_S), hour_bucket(self.now + HOUR_S)
@@ -154,10 +163,9 @@ class Attempt:
         return Refused(self.standing(limit, used_without), frees_in_s(limit.name, self.now, buckets, excess))
 
 
-def judge(attempt: Attempt) -> tuple[Standing | None, Standing | None]:
-    """The first limit that is exceeded, or None, and the limit that is fullest."""
-    tightest: Standing | None = None
-    fullest = -1.0
+def judge(attempt: Attempt) -> tuple[Standing | None, tuple[Standing, ...]]:
+    """The first limit that is exceeded, or None, and the limit of each metric that is fullest."""
+    fullest: dict[Metric, tuple[float, Standing]] = {}
     for limit in attempt.ask.limits:
         present = attempt.present(limit)
         if present is None:
@@ -165,10 +173,10 @@ def judge(attempt: Attempt) -> tuple[Standing | None, Standing | None]:
         used = present + attempt.earlier(limit)
         standing = attempt.standing(limit, used)
         if used > limit.maximum:
-            return standing, None
+            return standing, ()
         if limit.name == "kudos":
             continue
         fullness = used / limit.maximum if limit.maximum else 1.0
-        if fullness > fullest:
-            fullest, tightest = fullness, standing
-    return None, tightest
+        if limit.metric not in fullest or fullness > fullest[limit.metric][0]:
+            fullest[limit.metric] = (fullness, standing)
+    return None, tuple(standing for _fullness, standing in fullest.values())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection
@@ -25,7 +26,7 @@ from callboard_contracts.quota import (
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_contracts.subjects import token
 from callboard_quota.domain.amounts import cost, held_units, is_sane, rates_of
-from callboard_quota.domain.attempt import Ask, Granted, Refused, Standing
+from callboard_quota.domain.attempt import Ask, Refused, Standing
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit, Party, account_party, address_party, kudos_limit, shared_parties
 from callboard_quota.domain.places import WaitingRoom
@@ -104,11 +105,11 @@ class Desk:
             outcome = await self._places.wait(ask, outcome)
         if isinstance(outcome, Refused):
             label = outcome.standing.limit.label
+            states = () if label == KUDOS_LABEL else (_state(outcome.standing),)
             self._note(request, "refused", tenant, reason=label, units=_units(ask))
-            state = None if label == KUDOS_LABEL else _state(outcome.standing)
-            return ReserveReply(tenant=tenant, error=_exceeded(outcome), state=state)
+            return ReserveReply(tenant=tenant, error=_exceeded(outcome), states=states)
         self._note(request, "admitted", tenant, hold=outcome.hold, units=_units(ask))
-        return ReserveReply(tenant=tenant, hold=outcome.hold, state=_tightest(outcome))
+        return ReserveReply(tenant=tenant, hold=outcome.hold, states=tuple(map(_state, outcome.standings)))
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is; raises StoreUnavailable."""
@@ -225,7 +226,7 @@ class Desk:
     def _note(
         self,
         request: ReserveRequest,
-        kind: str,
+        kind: Literal["admitted", "refused"],
         tenant: str,
         *,
         reason: str = "",
@@ -234,7 +235,7 @@ class Desk:
     ) -> None:
         self._journal.note(
             AuditEvent(
-                kind="admitted" if kind == "admitted" else "refused",
+                kind=kind,
                 request_id=request.request_id,
                 hold_id=hold.id if hold else "",
                 tenant=tenant,
@@ -323,7 +324,3 @@ def _state(standing: Standing) -> LimitState:
         remaining=math.floor(left / limit.client_factor),
         resets_in_s=standing.resets_in_s,
     )
-
-
-def _tightest(granted: Granted) -> LimitState | None:
-    return _state(granted.tightest) if granted.tightest else None

@@ -262,9 +262,9 @@ class Ledger:
             unknown = attempt.learn(changes, await self._store.open(hold, changes))
             if unknown:
                 attempt.learn(unknown, await self._store.apply(unknown))
-            over, tightest = judge(attempt)
+            over, standings = judge(attempt)
             if over is None and self._clock.now() - attempt.now <= DECISION_LIFE_S:
-                return Granted(hold, tightest), False
+                return Granted(hold, standings), False
             undone = await self._store.apply(reversal(hold))
             await self._store.close(hold)
         except BaseException:

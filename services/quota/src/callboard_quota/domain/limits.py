@@ -1,7 +1,7 @@
 """Which limits apply to a request, from the tiers of everyone who is to answer for it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from callboard_contracts.accounts import Account
@@ -24,11 +24,12 @@ class Limit:
     tenant: str
     name: LimitName
     maximum: int
+    metric: Metric = field(init=False, compare=False)
+    """What the limit counts."""
 
-    @property
-    def metric(self) -> Metric:
-        """What the limit counts."""
-        return limit_metric(self.name)
+    def __post_init__(self) -> None:
+        # Kept, since a decision asks for it some thirty times.
+        object.__setattr__(self, "metric", limit_metric(self.name))
 
     @property
     def label(self) -> str:
@@ -67,8 +68,8 @@ class Party:
 def account_party(settings: QuotaSection, account: Account) -> Party:
     """The holder of a key; a tier that no longer exists counts as the default one."""
     tier = settings.tiers.get(account.tier) or settings.tiers[settings.default_tier]
-    overrides = {name: value for name, value in account.limits.model_dump().items() if value is not None}
-    return Party("key", account.id, (tier.model_copy(update=overrides),))
+    overrides = {name: value for name, value in account.limits if value is not None}
+    return Party("key", account.id, (tier.model_copy(update=overrides) if overrides else tier,))
 
 
 def address_party(settings: QuotaSection, tenant: str, *, anonymous: bool) -> Party:

@@ -157,7 +157,7 @@ class RequestDesk:
         if reply is not None:
             # Not by the broker's connection, which ends first when the process stops.
             try:
-                await self._bus.publish(reply_to, reply.model_dump_json(exclude_none=True).encode())
+                await self._bus.publish(reply_to, reply.model_dump_json(exclude_none=True).encode(), at_once=True)
             except BusError:
                 log.warning("answer_lost", extra={"request": kind})
         DECISION_SECONDS.labels(kind).observe(asyncio.get_running_loop().time() - started)

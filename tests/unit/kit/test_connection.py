@@ -1,0 +1,144 @@
+"""The connection against a scripted server, which cuts what it sends at any place."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from callboard_kit.connection import Connection
+from callboard_kit.connection import _parse as parse  # pyright: ignore[reportPrivateUsage] - held to the client's own
+
+pytestmark = pytest.mark.unit
+
+INFO = b'INFO {"server_id":"S","version":"2.15.1","headers":true,"max_payload":1048576}\r\n'
+PLAIN, QUEUED, UNKNOWN = 1, 2, 9
+
+
+class ScriptedServer:
+    """Greets one client, then sends what it is told."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._pinged = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        writer.write(INFO)
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+
+    async def send(self, parts: list[bytes]) -> None:
+        assert self._writer is not None
+        for part in parts:
+            self._writer.write(part)
+            await self._writer.drain()
+            # Long enough that the parts are read one by one.
+            await asyncio.sleep(0.001)
+
+
+def message(sid: int, number: int, rng: random.Random) -> bytes:
+    payload = b"%d:" % number + bytes(rng.choice(b"\r\nMSG ") for _ in range(rng.randrange(40)))
+    reply = rng.choice([b"", b"answer.here "])
+    if rng.random() < 0.5:
+        return b"MSG test.%d %d %s%d\r\n%s\r\n" % (sid, sid, reply, len(payload), payload)
+    block = b"NATS/1.0\r\nNumber: %d\r\n\r\n" % number
+    sizes = len(block), len(block) + len(payload)
+    return b"HMSG test.%d %d %s%d %d\r\n%s%s\r\n" % (sid, sid, reply, *sizes, block, payload)
+
+
+def cut(data: bytes, rng: random.Random) -> list[bytes]:
+    parts: list[bytes] = []
+    while data:
+        n = rng.choice([1, 2, 5, 20, 70, 300])
+        parts.append(data[:n])
+        data = data[n:]
+    return parts
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    server = ScriptedServer()
+    async with server.running():
+        connection = Connection()
+        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+        plain: list[Msg] = []
+        queued: list[Msg] = []
+
+        async def enqueue(found: Msg) -> None:
+            queued.append(found)
+
+        await connection.subscribe_now("test.1", plain.append)
+        await connection.subscribe("test.2", cb=enqueue)
+        sids = [rng.choice([PLAIN, PLAIN, PLAIN, QUEUED, UNKNOWN]) for _ in range(300)]
+        stream = b""
+        for number, sid in enumerate(sids):
+            stream += message(sid, number, rng)
+            stream += rng.choice([b"", b"", b"", b"PING\r\n", b"+OK\r\n"])
+        await server.send(cut(stream, rng))
+        wanted = {sid: [number for number, one in enumerate(sids) if one == sid] for sid in (PLAIN, QUEUED)}
+        async with asyncio.timeout(10):
+            while len(plain) < len(wanted[PLAIN]) or len(queued) < len(wanted[QUEUED]):
+                await asyncio.sleep(0.01)
+        for found, sid in ((plain, PLAIN), (queued, QUEUED)):
+            assert [int(one.data.partition(b":")[0]) for one in found] == wanted[sid]
+            assert {one.subject for one in found} == {f"test.{sid}"}
+            assert {one.reply for one in found} <= {"", "answer.here"}
+            assert all(one.headers in (None, {"Number": one.data.partition(b":")[0].decode()}) for one in found)
+        assert connection.stats["in_msgs"] == len(sids)
+        await connection.close()
+
+
+async def test_a_stream_that_is_no_protocol_ends_the_connection() -> None:
+    server = ScriptedServer()
+    async with server.running():
+        connection = Connection()
+        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+        found: list[Msg] = []
+        await connection.subscribe_now("test.1", found.append)
+        await server.send([b"MSG test.1 1 2\r\nok\r\nMSG test.1 one two\r\nno\r\n"])
+        async with asyncio.timeout(5):
+            while not connection.is_closed:
+                await asyncio.sleep(0.01)
+        assert [one.data for one in found] == [b"ok"]
+
+
+NAMES = st.text("abcABC-", min_size=1, max_size=8)
+VALUES = st.text("abc 123:;.", max_size=12).map(str.strip)
+
+
+STATUSES = ["", " 404", " 503", " 404 No Messages", " 100 Idle Heartbeat", " 409 Message Size Exceeds MaxBytes"]
+
+
+@given(
+    st.sampled_from(STATUSES),
+    st.dictionaries(NAMES, VALUES, max_size=4),
+)
+async def test_headers_are_read_as_the_client_itself_reads_them(status: str, headers: dict[str, str]) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    block = f"NATS/1.0{status}\r\n{lines}\r\n".encode()
+    own = await Client()._process_headers(block)  # pyright: ignore[reportPrivateUsage] - what ours stands in for
+    wanted = dict(own or {})
+    if len(status.split()) == 1:
+        # The client takes the first header for the description of a status that has none.
+        wanted.pop("Description", None)
+    assert (parse(block) or {}) == wanted
