@@ -18,6 +18,8 @@ pytestmark = pytest.mark.unit
 class OneAnswer:
     """A bus on which every question gets the same answer, or the same error."""
 
+    connected = True
+
     def __init__(self, answer: bytes | Exception) -> None:
         self.answer = answer
         self.subjects: list[str] = []
