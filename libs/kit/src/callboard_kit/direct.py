@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import nats.errors
@@ -81,6 +82,21 @@ async def read_last(
     except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
         raise BusUnavailable("no answer in time") from error
     return None if _status(message) else _message(message)
+
+
+async def first_seq(bus: Bus, stream: str, subject: str, since: float, timeout_s: float = 2.0) -> int | None:
+    """The sequence of a subject's first message that was stored at a Unix time or later, or None.
+
+    Raises:
+        BusUnavailable: no answer in time, or nobody serves the stream.
+    """
+    begin = datetime.fromtimestamp(max(0.0, since), UTC).isoformat().replace("+00:00", "Z")
+    body = json.dumps({"start_time": begin, "next_by_subj": subject}).encode()
+    try:
+        message = await bus.connection.request(f"$JS.API.DIRECT.GET.{stream}", body, timeout=timeout_s)
+    except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
+        raise BusUnavailable("no answer in time") from error
+    return None if _status(message) else _message(message).seq
 
 
 async def read_last_of_each(

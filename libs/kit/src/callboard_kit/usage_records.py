@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
-import nats.errors
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
@@ -14,8 +13,8 @@ from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest
 from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, QUOTA, USAGE
-from callboard_kit.bus import TRANSPORT_ERRORS, Bus, BusUnavailable, NoResponders
-from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
+from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.direct import StoredMessage, first_seq, read_last_of_each, read_subject
 from callboard_kit.periods import show_time
 
 VERIFY_TIMEOUT_S = 600.0
@@ -77,7 +76,7 @@ class UsageRecords:
         """
         subject = subjects.usage(tenant) if tenant else "usage.*"
         last = int((await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S))["state"]["last_seq"])
-        seq = await self._first_seq(since - STORED_EARLIER_S, subject)
+        seq = await first_seq(self._bus, USAGE, subject, since - STORED_EARLIER_S, READ_TIMEOUT_S)
         while seq is not None and seq <= last:
             messages = await read_subject(
                 self._bus, USAGE, subject, seq, EVENTS_AT_ONCE, READ_TIMEOUT_S, stream_may_miss=False
@@ -159,17 +158,6 @@ class UsageRecords:
             names += found
             if not found or len(names) >= info.get("total", 0):
                 return names
-
-    async def _first_seq(self, at: float, subject: str) -> int | None:
-        """The number of the first event of a subject that was stored at that time or later, or None."""
-        begin = datetime.fromtimestamp(max(0.0, at), UTC).isoformat().replace("+00:00", "Z")
-        body = json.dumps({"start_time": begin, "next_by_subj": subject}).encode()
-        try:
-            reply = await self._bus.connection.request(f"$JS.API.DIRECT.GET.{USAGE}", body, timeout=READ_TIMEOUT_S)
-        except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
-            raise BusUnavailable("the usage events cannot be read") from error
-        found = (reply.headers or {}).get("Nats-Sequence")
-        return int(found) if found else None
 
 
 def _hours(first: int, until: float) -> range:

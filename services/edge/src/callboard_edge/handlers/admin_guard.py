@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
-from callboard_edge.handlers.call import Call
+from callboard_edge.handlers.call import Call, bearer
 from callboard_edge.handlers.openai_bodies import ErrorAnswer
 from callboard_edge.handlers.route import Answer, Handler, Method, Route
 from callboard_edge.metrics import EdgeMetrics
@@ -94,8 +94,7 @@ class AdminGuard:
         return guarded
 
     async def _check(self, call: Call) -> None:
-        scheme, _, given = call.request.headers.get("Authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else ""
+        given = bearer(call.request.headers)
         if hmac.compare_digest(token_digest(given), self._admin.token_digest):
             return
         self._metrics.admin_refusals.labels("wrong" if given else "missing").inc()

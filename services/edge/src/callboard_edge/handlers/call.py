@@ -23,6 +23,12 @@ ROOMY_BYTES = 16 * 1024
 M = TypeVar("M", bound=BaseModel)
 
 
+def bearer(headers: Mapping[str, str]) -> str:
+    """The credentials that a request carries as `Authorization: Bearer`, or nothing."""
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else ""
+
+
 class _Stream(web.StreamResponse):
     """An answer whose headers go out together with its first content, which saves the client a wake-up."""
 

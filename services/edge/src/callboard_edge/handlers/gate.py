@@ -14,7 +14,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.handlers.addresses import client_address
 from callboard_edge.handlers.admin_guard import is_admin_path
-from callboard_edge.handlers.call import Call
+from callboard_edge.handlers.call import Call, bearer
 from callboard_edge.handlers.cors import Cors
 from callboard_edge.handlers.openai_errors import openai_style
 from callboard_edge.handlers.route import Route
@@ -141,11 +141,7 @@ class Gate:
 
     def _caller(self, request: web.BaseRequest) -> Caller:
         headers = request.headers
-        key = ""
-        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            key = credentials.strip()
-        key = key or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
+        key = bearer(headers) or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
         if not self._settings.require_key and not key.startswith(KEY_PREFIX):
             # Many programs cannot leave the key out and send a word of their own; where none is needed, it is none.
             key = ""

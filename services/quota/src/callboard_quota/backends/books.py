@@ -1,10 +1,8 @@
 """The bookkeeper's view of the bus: the log of usage events, all counters of an hour, and the bookkeeper's note."""
 
 import asyncio
-import json
-from datetime import UTC, datetime
+from datetime import datetime
 
-import nats.errors
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
@@ -13,7 +11,7 @@ from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus, BusError, BusUnavailable
-from callboard_kit.direct import StoredMessage, read_last_of_each, read_subject
+from callboard_kit.direct import StoredMessage, first_seq, read_last_of_each, read_subject
 from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_fates
 from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
 
@@ -36,14 +34,10 @@ class StreamUsageLog:
 
     async def seq_at(self, at: float) -> int | None:
         """The number of the first event stored at that time or later, or None."""
-        begin = datetime.fromtimestamp(max(0.0, at), UTC).isoformat().replace("+00:00", "Z")
-        body = json.dumps({"start_time": begin, "next_by_subj": "usage.*"}).encode()
         try:
-            reply = await self._bus.connection.request(f"$JS.API.DIRECT.GET.{USAGE}", body, timeout=READ_TIMEOUT_S)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise StoreUnavailable("the log does not answer") from error
-        found = (reply.headers or {}).get(SEQUENCE)
-        return int(found) if found else None
+            return await first_seq(self._bus, USAGE, "usage.*", at, READ_TIMEOUT_S)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def last_seq(self) -> int:
         """The number of the newest event, 0 when there is none."""
