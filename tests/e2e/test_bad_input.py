@@ -240,17 +240,23 @@ async def test_request_larger_than_the_whole_limit_is_429_without_a_time_to_retu
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", "/chat/completions", 405), ("GET", "/nothing/here", 404), ("GET", "/models/nobody", 404)],
+    ("path", "status", "code", "allowed"),
+    [
+        ("/chat/completions", 405, "method_not_allowed", "POST, OPTIONS"),
+        ("/nothing/here", 404, "not_found", None),
+        ("/models/nobody", 404, "model_not_found", None),
+    ],
 )
 async def test_path_that_is_not_served_answers_in_openai_form(
-    method: str, path: str, status: int, board: Board, api_key: str
+    path: str, status: int, code: str, allowed: str | None, board: Board, api_key: str
 ) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, board.base_url + path, headers=auth(api_key)) as reply,
+        session.get(board.base_url + path, headers=auth(api_key)) as reply,
     ):
-        await refused(reply, status)
+        error = await refused(reply, status)
+        assert error["code"] == code
+        assert reply.headers.get("Allow") == allowed
 
 
 @pytest.mark.parametrize("part", ["head", "body"])

@@ -191,6 +191,7 @@ def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path, ups: list
     up.wait_ready()
     up.child.kill()
     wait_until(lambda: not up.left(), 10, "every child is gone")
+    assert up.left() == []
 
 
 @pytest.mark.slow

@@ -36,8 +36,12 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
     assert failure.value.code == ExitCode.PORT_TAKEN
 
 
-def test_free_ports_pass() -> None:
-    check_ports(on_ports(edge=free_ports(1)[0]))
+def test_free_ports_pass_and_stay_free() -> None:
+    port = free_ports(1)[0]
+    check_ports(on_ports(edge=port))
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        assert holder.getsockname()[1] == port
 
 
 def test_one_port_for_two_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import importlib
 import io
 import json
 import logging
@@ -335,8 +336,7 @@ async def test_export_of_nothing_is_a_header(operator: Operator) -> None:
 
 
 async def test_export_as_parquet_has_every_row(operator: Operator) -> None:
-    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     operator.office.usage.rows = [event_row(n) for n in range(1, 20_001)]
     status, headers, answer = await operator.ask("GET", "/usage/export?format=parquet")
     assert (status, headers["Content-Type"]) == (200, "application/vnd.apache.parquet")
@@ -428,6 +428,7 @@ async def test_client_that_leaves_an_export_ends_it(operator: Operator) -> None:
     operator.office.usage.rows = [event_row(n) for n in range(100_000)]
     await leave(operator, "GET", "/usage/export", read=1000)
     await asyncio.wait_for(operator.office.usage.left.wait(), 10)
+    assert operator.office.usage.left.is_set()
     async with asyncio.timeout(5):
         while not operator.stage.figure("callboard_edge_clients_gone_total", route="admin_export"):
             await asyncio.sleep(0.01)
@@ -437,6 +438,7 @@ async def test_client_that_leaves_a_verification_ends_its_waiting(operator: Oper
     operator.office.usage.verifying.clear()
     await leave(operator, "POST", "/usage/verify", read=0)
     await asyncio.wait_for(operator.office.usage.left.wait(), 10)
+    assert operator.office.usage.left.is_set()
 
 
 async def test_head_of_an_export_has_no_body(operator: Operator) -> None:

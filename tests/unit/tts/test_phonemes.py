@@ -1,15 +1,10 @@
 """How text becomes phonemes, in every language, and how phonemes that are too long are cut."""
 
 import pytest
-
-from callboard_tts.domain.ports import EngineFailed
-
-pytest.importorskip("kokoro_onnx", reason="package missing: kokoro-onnx")
-pytest.importorskip("misaki", reason="package missing: misaki")
-
 from kokoro_onnx.config import DEFAULT_VOCAB
 
 from callboard_tts.backends.phonemes import MAX_PHONEMES, Phonemizer, split_phonemes
+from callboard_tts.domain.ports import EngineFailed
 
 pytestmark = [
     pytest.mark.unit,
