@@ -56,11 +56,12 @@ class TestOpenAI(ChatEngineSuite):
     """The common suite; its fixture is the module's."""
 
 
-async def test_a_reply_that_arrives_at_once_is_one_chunk(rig: StubRig) -> None:
+async def test_a_reply_that_arrives_at_once_is_its_first_word_and_then_the_rest(rig: StubRig) -> None:
     rig.stub.script = Script(at_once=True)
-    first, last = await collect(rig.engine, request(limit=100))
-    assert first.text == "".join(rig.stub.script.reply)
-    assert first.tokens == 32
+    first, rest, last = await collect(rig.engine, request(limit=100))
+    assert first.text == rig.stub.script.reply[0]
+    assert rest.text == "".join(rig.stub.script.reply[1:])
+    assert (first.tokens, rest.tokens) == (1, 31)
     assert (last.finish, last.prompt_tokens, last.completion_tokens) == ("stop", 7, 32)
 
 

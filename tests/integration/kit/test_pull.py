@@ -40,6 +40,8 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> 
 
 
 async def left_in_queue(bus: Bus) -> int:
+    # A report on a job takes effect a moment after it was sent.
+    await asyncio.sleep(0.2)
     state = (await bus.api("STREAM.INFO.CHAT", {}))["state"]
     count: int = state["messages"]
     return count
