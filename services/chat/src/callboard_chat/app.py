@@ -13,10 +13,10 @@ from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.streams import CHAT, consumer_name
-from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.bus import Bus
 from callboard_kit.dead_letters import DeadLetters
-from callboard_kit.health import Observatory
 from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
+from callboard_kit.opening import opened_bus, opened_observatory
 from callboard_kit.pull import PullLoop
 
 log = logging.getLogger(__name__)
@@ -79,33 +79,18 @@ async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, sto
         StartError: the engine cannot load, the bus is not there, or a port is taken.
     """
     readiness = Readiness()
-    observatory = Observatory(pool.metrics_port, readiness.reason, config.site.metrics_host)
-    try:
-        await observatory.start()
-    except OSError as error:
-        raise StartError(f"chat.pools.{pool.name}.metrics_port: {pool.metrics_port}: {error.strerror}") from None
-    log.info("observatory_started", extra={"port": observatory.port, "pool": pool.name})
-    try:
+    setting = f"chat.pools.{pool.name}.metrics_port"
+    async with opened_observatory(setting, pool.metrics_port, readiness.reason, config.site.metrics_host):
         try:
-            await engine.load()
-        except CallboardError as error:
-            raise StartError(error.info.message) from None
-        try:
-            bus = await Bus.connect(
-                config.nats,
-                f"chat-{pool.name}",
-                lambda: stopper.request_stop("bus closed", failed=not stopper.stopping),
-            )
-        except BusUnavailable as error:
-            raise StartError(str(error)) from None
-        readiness.bus = bus
-        try:
-            await _serve(bus, pool, engine, stopper, readiness)
+            try:
+                await engine.load()
+            except CallboardError as error:
+                raise StartError(error.info.message) from None
+            async with opened_bus(config.nats, f"chat-{pool.name}", stopper) as bus:
+                readiness.bus = bus
+                await _serve(bus, pool, engine, stopper, readiness)
         finally:
-            await bus.close()
-    finally:
-        await engine.close()
-        await observatory.close()
+            await engine.close()
 
 
 async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stopper, readiness: Readiness) -> None:

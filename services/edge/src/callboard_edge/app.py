@@ -40,9 +40,9 @@ from callboard_edge.media.room import MediaRoom
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import edge_settings
 from callboard_kit.account_book import AccountBook
-from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.health import Observatory
+from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import StartError, Stopper, settle_heap
+from callboard_kit.opening import opened_bus, opened_observatory
 from callboard_kit.settings import SettingsError, load_config
 from callboard_kit.usage_records import UsageRecords
 
@@ -131,10 +131,11 @@ async def serve(config: Config, stopper: Stopper, arguments: argparse.Namespace)
         StartError: the bus cannot be reached, or a port is taken.
     """
     edge_id = uuid4().hex[:12]
-    try:
-        bus = await Bus.connect(config.nats, f"edge-{edge_id}", lambda: stopper.request_stop("bus closed", failed=True))
-    except BusUnavailable as error:
-        raise StartError(str(error)) from None
+    async with opened_bus(config.nats, f"edge-{edge_id}", stopper) as bus:
+        await _serve(config, stopper, bus, edge_id, administration(config, bus, arguments.config))
+
+
+async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin: Administration | None) -> None:
     metrics = EdgeMetrics()
     frames = BusFrames(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
     chores = Chores()
@@ -165,32 +166,27 @@ async def serve(config: Config, stopper: Stopper, arguments: argparse.Namespace)
         media=media,
         metrics=metrics,
         ready=ready,
-        admin=administration(config, bus, arguments.config),
+        admin=admin,
     )
     server = EdgeServer(context, all_routes(context))
-    observatory = Observatory(config.edge.metrics_port, ready, config.site.metrics_host)
     try:
         await frames.start()
         try:
             port = await server.start(config.edge.host, config.edge.port)
         except OSError as error:
             raise StartError(f"edge.port: {config.edge.port}: {error.strerror}") from None
-        try:
-            await observatory.start()
-        except OSError as error:
-            raise StartError(f"edge.metrics_port: {config.edge.metrics_port}: {error.strerror}") from None
-        settle_heap()
-        log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
-        await stopper.wait()
-        await server.stop_listening()
-        await _drain(frames, config.edge.drain_timeout_s)
+        metrics_port, host = config.edge.metrics_port, config.site.metrics_host
+        async with opened_observatory("edge.metrics_port", metrics_port, ready, host) as observatory:
+            settle_heap()
+            log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
+            await stopper.wait()
+            await server.stop_listening()
+            await _drain(frames, config.edge.drain_timeout_s)
     finally:
         await server.close()
         media.close()
         await chores.close(CHORES_TIMEOUT_S)
-        await observatory.close()
         await frames.close()
-        await bus.close()
 
 
 async def _drain(frames: BusFrames, timeout_s: float) -> None:

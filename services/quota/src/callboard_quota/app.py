@@ -11,9 +11,9 @@ from typing import TypeVar
 from nats import errors
 
 from callboard_contracts.config import Config, QuotaSection
-from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.health import Observatory
+from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
+from callboard_kit.opening import opened_bus, opened_observatory
 from callboard_quota import settings
 from callboard_quota.backends.accounts import BucketAccounts
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -81,18 +81,11 @@ class Readiness:
 async def main(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
     """Runs the quota service until it is told to stop."""
     settings.check(config)
-    try:
-        bus = await Bus.connect(config.nats, "quota", lambda: stopper.request_stop("bus closed", failed=True))
-    except BusUnavailable as error:
-        raise StartError(str(error)) from error
-    ready = Readiness(bus)
-    observatory = Observatory(config.quota.metrics_port, ready, config.site.metrics_host)
-    try:
-        await _start(observatory, config.quota.metrics_port)
-        await _serve(config, stopper, arguments, bus, ready)
-    finally:
-        await observatory.close()
-        await bus.close()
+    async with opened_bus(config.nats, "quota", stopper) as bus:
+        ready = Readiness(bus)
+        port, host = config.quota.metrics_port, config.site.metrics_host
+        async with opened_observatory("quota.metrics_port", port, ready, host):
+            await _serve(config, stopper, arguments, bus, ready)
 
 
 async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace, bus: Bus, ready: Readiness) -> None:
@@ -175,13 +168,6 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         await requests.drain(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
         await journal.drain(DRAIN_TIMEOUT_S)
-
-
-async def _start(observatory: Observatory, port: int) -> None:
-    try:
-        await observatory.start()
-    except OSError:
-        raise StartError(f"quota.metrics_port: found {port}, which is taken") from None
 
 
 async def _first(stopper: Stopper, ask: Callable[[], Awaitable[T]]) -> T:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from callboard_contracts.config import Config
 from callboard_contracts.streams import TTS, consumer_name
-from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.bus import Bus
 from callboard_kit.dead_letters import DeadLetters
-from callboard_kit.health import Observatory
 from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
+from callboard_kit.opening import opened_bus, opened_observatory
 from callboard_kit.pull import PullLoop
 from callboard_tts import metrics
 from callboard_tts.backends.top_ups import BusTopUps
@@ -79,30 +79,15 @@ async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, s
         StartError: the engine cannot load, the bus is not there, or a port is taken.
     """
     readiness = Readiness()
-    observatory = Observatory(pool.metrics_port, readiness.reason, config.site.metrics_host)
-    try:
-        await observatory.start()
-    except OSError as error:
-        raise StartError(f"tts.pools.{pool.name}.metrics_port: {pool.metrics_port}: {error.strerror}") from None
-    log.info("observatory_started", extra={"port": observatory.port, "pool": pool.name})
-    try:
-        await _load(engine, pool, readiness)
+    setting = f"tts.pools.{pool.name}.metrics_port"
+    async with opened_observatory(setting, pool.metrics_port, readiness.reason, config.site.metrics_host):
         try:
-            bus = await Bus.connect(
-                config.nats,
-                f"tts-{pool.name}",
-                lambda: stopper.request_stop("bus closed", failed=not stopper.stopping),
-            )
-        except BusUnavailable as error:
-            raise StartError(str(error)) from None
-        readiness.bus = bus
-        try:
-            await _serve(bus, pool, engine, stopper, readiness)
+            await _load(engine, pool, readiness)
+            async with opened_bus(config.nats, f"tts-{pool.name}", stopper) as bus:
+                readiness.bus = bus
+                await _serve(bus, pool, engine, stopper, readiness)
         finally:
-            await bus.close()
-    finally:
-        await engine.close()
-        await observatory.close()
+            await engine.close()
 
 
 async def _load(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness) -> None:
