@@ -116,8 +116,8 @@ async def test_changed_tier_counts_without_a_restart(own_house: House) -> None:
             return reply.error is not None and reply.error.limit == "address.tokens_per_day"
 
         await eventually(refused, "the new limit counts")
-        fits = await reserve(bus, request("fits", 1000))
-        assert fits.hold is not None
+        assert (await reserve(bus, request("over", 6001, address="198.51.100.77"))).hold is None
+        assert (await reserve(bus, request("fits", 6000, address="198.51.100.77"))).hold is not None
 
 
 async def test_stream_that_forgets_ids_too_soon_stops_the_process(own_house: House) -> None:
