@@ -26,7 +26,8 @@ CHAT_NOTES = """\
 The engine is a mock that streams 32 tokens in one write and costs almost nothing, so what is left is Callboard. There
 is one edge, one chat worker with the `openai` backend and one quota process; the key and the client's address each
 have a daily limit, so every request takes a hold of two counters and settles it. At concurrency 1, requests to the
-engine and through Callboard alternate over kept-alive connections; the added time is the difference of the percentiles.
+engine and through Callboard alternate over kept-alive connections, 1,000 of each before each of the three loads; the
+added time is the difference of the percentiles.
 A reply is about fourteen steps from process to process, so the time of one request and answer over the bus alone, which
 is four of them, says how fast the machine was during the run. nats-server has half of the cores, as `callboard up`
 gives it.
