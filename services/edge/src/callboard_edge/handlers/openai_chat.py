@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Tool, ToolCall
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Role, Tool, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.handlers.call import Call
@@ -13,7 +13,14 @@ from callboard_edge.handlers.openai_text import ERRORS, TextCall, answer, sampli
 from callboard_edge.handlers.route import Answer, Route
 
 NAME = "chat_completions"
-_ROLES = {"developer": "system", "function": "tool"}
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
 
 
 def routes(context: EdgeContext) -> list[Route]:
@@ -65,7 +72,7 @@ async def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatReques
         raise unsupported("'functions' is not offered; use 'tools'.", "functions")
     asked = body.max_completion_tokens or body.max_tokens or model.max_output_tokens
     tools, tool_choice = await _tools(body, model)
-    return ChatRequest.model_construct(
+    return ChatRequest(
         mode="chat",
         model=model.name,
         messages=tuple(_message(turn, index) for index, turn in enumerate(body.messages)),
@@ -96,8 +103,8 @@ def _message(turn: ChatTurn, index: int) -> ChatMessage:
         content = "\n".join(_part(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content))
     if turn.role == "tool" and turn.tool_call_id is None:
         raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
-    return ChatMessage.model_construct(
-        role=_ROLES.get(turn.role, turn.role),
+    return ChatMessage(
+        role=_ROLES[turn.role],
         content=content,
         name=turn.name,
         tool_calls=calls,

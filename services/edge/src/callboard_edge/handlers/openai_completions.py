@@ -67,7 +67,7 @@ def completion_request(body: CompletionBody, model: ChatModel) -> ChatRequest:
         raise unsupported("Inserting before a suffix is not offered.", "suffix")
     if body.best_of is not None and body.best_of > 1:
         raise unsupported("Only one choice is generated for a request; leave 'best_of' out or set it to 1.", "best_of")
-    return ChatRequest.model_construct(
+    return ChatRequest(
         mode="completion",
         model=model.name,
         messages=(),

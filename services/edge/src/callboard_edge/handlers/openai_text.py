@@ -61,8 +61,7 @@ def sampling(body: SamplingBody) -> Sampling:
     if body.n is not None and body.n > 1:
         raise unsupported("Only one choice can be generated for a request; leave 'n' out or set it to 1.", "n")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    # The fields were checked when the body was read, so they are taken as they are.
-    return Sampling.model_construct(
+    return Sampling(
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,

@@ -78,15 +78,14 @@ class Attempt:
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
         self._earlier: dict[tuple[str, str], int] = {}
-        # Built without validation, which would cost more than all the rest: every value here is our own.
-        self.hold = Hold.model_construct(
+        self.hold = Hold(
             id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
             request_id=ask.request_id,
             tenant=ask.tenant,
             kind=ask.kind,
             model=ask.model,
             entries=tuple(
-                HoldEntry.model_construct(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
+                HoldEntry(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
                 for tenant, metric, amount in ask.amounts
             ),
             rates=ask.rates,
