@@ -1,12 +1,17 @@
 """What the ledger's unit tests share: a clock that is set by hand, callers that are stepped by hand."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Generator
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+from hypothesis import strategies as st
 
 from callboard_contracts.quota import Rates
 from callboard_quota.domain.attempt import Ask
 from callboard_quota.domain.limits import Limit
+from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import Metric
 
 T = TypeVar("T")
@@ -76,6 +81,68 @@ class Act(Generic[T]):
         """Ends the coroutine without letting it clean up anything in the store."""
         self.done = True
         self._coroutine.close()
+
+
+class Reaping(Protocol):
+    """A process whose reaper may be in the middle of a pass."""
+
+    reaper: Reaper
+    reaping: Act[object] | None
+
+
+class Play(ABC):
+    """Callers of several processes that take turns as the data draws, and are left half-way or dropped anywhere."""
+
+    def __init__(self, data: st.DataObject, clock: HandClock) -> None:
+        self.data = data
+        self.clock = clock
+        self.acts: list[Act[object]] = []
+
+    @abstractmethod
+    def judge(self, act: Act[object]) -> None:
+        """Looks at what an act that came to its end returned."""
+
+    def start(self, act: Act[object]) -> None:
+        """Lets a caller begin, who may come to the end before anybody else does anything."""
+        self.acts.append(act)
+        if self.data.draw(st.booleans()):
+            self.advance(act, 1_000)
+
+    def advance(self, act: Act[object], steps: int) -> None:
+        """Lets a caller go on for some steps; it may fail only as a store that is away makes it fail."""
+        for _ in range(steps):
+            if act.done:
+                break
+            act.step()
+        if act.done:
+            assert act.error is None or isinstance(act.error, StoreUnavailable), act.error
+            self.judge(act)
+
+    def reap(self, process: Reaping) -> None:
+        """Begins a pass of the reaper, unless it is in the middle of one."""
+        if process.reaping is None or process.reaping.done:
+            process.reaping = Act("reap", process.reaper.pass_once())
+            self.acts.append(process.reaping)
+
+    def step_or_kill(self, kind: str, most_steps: int = 8) -> None:
+        """Lets somebody who is under way go on, or drops him."""
+        running = [act for act in self.acts if not act.done]
+        if running:
+            act = self.data.draw(st.sampled_from(running))
+            if kind == "kill":
+                act.kill()
+            else:
+                self.advance(act, self.data.draw(st.integers(1, most_steps)))
+
+    def let_all_end(self) -> None:
+        """Lets everybody who is under way come to the end."""
+        for act in self.acts:
+            self.advance(act, 10_000)
+
+    def drop_all(self) -> None:
+        """Drops whoever is still under way."""
+        for act in self.acts:
+            act.kill()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

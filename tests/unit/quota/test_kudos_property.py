@@ -16,10 +16,10 @@ from callboard_quota.domain.changes import held_kudos
 from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import kudos_limit
-from callboard_quota.domain.ports import Change, Counter, StoreUnavailable
+from callboard_quota.domain.ports import Change, Counter
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import EVER
-from tests.unit.quota.stage import Act, HandClock, ask, give_way, run
+from tests.unit.quota.stage import Act, HandClock, Play, ask, give_way, run
 
 pytestmark = pytest.mark.unit
 
@@ -79,17 +79,25 @@ class Model:
                 assert balances[account] >= 0, (hold_id, account)
 
 
-class Bank:
+@dataclass(frozen=True)
+class Books:
+    """What is left in the end, and what was recorded of it."""
+
+    balances: list[int]
+    earned: int
+    spent: int
+    deals: list[str]
+
+
+class Bank(Play):
     """Everything that plays."""
 
     def __init__(self, data: st.DataObject) -> None:
-        self.data = data
-        self.clock = HandClock()
+        super().__init__(data, HandClock())
         self.store = MemoryLedger(self.clock, give_way)
         self.model = Model()
         self.store.on_change = self.model.saw
         self.processes = [Process(self.store, self.clock) for _ in range(2)]
-        self.acts: list[Act[object]] = []
         self.deals: list[Deal] = []
         self.answers: dict[str, set[str]] = {}
         self.asked: dict[int, Deal] = {}
@@ -116,19 +124,11 @@ class Bank:
             case "settle" | "release" | "expire" as kind if self.spends:
                 self._end(process, kind, self.data.draw(st.sampled_from(list(self.spends.values()))))
             case "reap":
-                if process.reaping is None or process.reaping.done:
-                    process.reaping = Act("reap", process.reaper.pass_once())
-                    self.acts.append(process.reaping)
+                self.reap(process)
             case "wait":
                 self.clock.at += self.data.draw(st.sampled_from([1.0, 11.0, 400.0]))
             case kind:
-                running = [act for act in self.acts if not act.done]
-                if running:
-                    act = self.data.draw(st.sampled_from(running))
-                    if kind == "kill":
-                        act.kill()
-                    else:
-                        self._advance(act, self.data.draw(st.integers(1, 8)))
+                self.step_or_kill(kind)
 
     def _account(self) -> str:
         return self.data.draw(st.sampled_from(ACCOUNTS))
@@ -144,37 +144,26 @@ class Bank:
         asking = process.treasury.earn(deal) if isinstance(deal, KudosEarnRequest) else process.treasury.transfer(deal)
         act = Act[object]("deal", asking)
         self.asked[id(act)] = deal
-        self._start(act)
+        self.start(act)
 
     def _spend(self, process: Process, n: int) -> None:
         account, amount = self._account(), self._amount()
         wish = ask(f"s{n}", kudos_limit(account), tenant=account, units=1, at=self.clock.now())
         wish = dataclasses.replace(wish, amounts=((account, "units", 1), (account, "kudos", amount)))
-        self._start(Act("spend", process.ledger.reserve(wish)))
+        self.start(Act("spend", process.ledger.reserve(wish)))
 
     def _end(self, process: Process, kind: str, spend: Spend) -> None:
         if kind == "settle":
             if spend.cost is None:
                 spend.cost = self.data.draw(st.integers(0, 120))
-            self._start(Act("settle", process.ledger.settle(spend.hold, 1, kudos=spend.cost)))
+            self.start(Act("settle", process.ledger.settle(spend.hold, 1, kudos=spend.cost)))
         elif kind == "release":
-            self._start(Act("release", process.ledger.release(spend.hold)))
+            self.start(Act("release", process.ledger.release(spend.hold)))
         else:
-            self._start(Act("expire", process.ledger.expire(spend.hold, "lease_over")))
+            self.start(Act("expire", process.ledger.expire(spend.hold, "lease_over")))
 
-    def _start(self, act: Act[object]) -> None:
-        self.acts.append(act)
-        if self.data.draw(st.booleans()):
-            self._advance(act, 1_000)
-
-    def _advance(self, act: Act[object], steps: int) -> None:
-        for _ in range(steps):
-            if act.done:
-                break
-            act.step()
-        if not act.done:
-            return
-        assert act.error is None or isinstance(act.error, StoreUnavailable), act.error
+    def judge(self, act: Act[object]) -> None:
+        """Takes in what was granted, and what was answered to a deal."""
         if isinstance(act.result, Granted):
             self.spends.setdefault(act.result.hold.id, Spend(act.result.hold))
             self.model.granted.add(act.result.hold.id)
@@ -187,10 +176,9 @@ class Bank:
         words.add("done" if reply.error is None else reply.error.code.value)
         assert len(words) == 1
 
-    def finish(self) -> None:
-        """Lets everything end and compares what is left with what was recorded."""
-        for act in self.acts:
-            self._advance(act, 10_000)
+    def finish(self) -> Books:
+        """Lets everything end, and says what is left and what was recorded."""
+        self.let_all_end()
         self.clock.at += 400.0
         for process in self.processes:
             assert run(process.reaper.pass_once()) == []
@@ -207,9 +195,7 @@ class Bank:
             assert fate.kudos == (min(spend.cost or 0, held_kudos(spend.hold)) if fate.kind == "settled" else 0)
             spent += fate.kudos
         balances = [-self.store.values.get(Counter(account, "kudos", EVER), 0) for account in ACCOUNTS]
-        assert min(balances) >= 0
-        assert sum(balances) == earned - spent
-        assert len({fate.request_id for fate in deals.values()}) == len(deals)
+        return Books(balances, earned, spent, [fate.request_id for fate in deals.values()])
 
 
 @settings(
@@ -221,7 +207,9 @@ def test_kudos_are_neither_made_nor_lost_and_no_account_falls_below_zero(data: s
     try:
         for n in range(data.draw(st.integers(5, 70), label="steps")):
             bank.play(n)
-        bank.finish()
+        books = bank.finish()
     finally:
-        for act in bank.acts:
-            act.kill()
+        bank.drop_all()
+    assert min(books.balances) >= 0
+    assert sum(books.balances) == books.earned - books.spent
+    assert len(set(books.deals)) == len(books.deals)

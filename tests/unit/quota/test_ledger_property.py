@@ -1,5 +1,6 @@
 """Any interleaving of reservations, top-ups, settlements, expiries, releases, repeats and deaths against a model."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,9 +12,9 @@ from callboard_quota.backends.memory import MemoryLedger
 from callboard_quota.domain.attempt import Granted, Refused
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.ports import Change, StoreUnavailable
+from callboard_quota.domain.ports import Change
 from callboard_quota.domain.windows import earlier_buckets, hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, run
+from tests.unit.quota.stage import NOON, Act, HandClock, Play, ask, give_way, run
 
 pytestmark = pytest.mark.unit
 
@@ -69,93 +70,88 @@ class Model:
             return max(by_bucket.values(), default=0)
         return sum(value for bucket, value in by_bucket.items() if bucket in hours)
 
+    def reported_units(self) -> dict[tuple[str, str], int]:
+        """What was reported of all grants, by tenant and bucket, where it is not nothing."""
+        sums: Counter[tuple[str, str]] = Counter()
+        for granting in self.granted.values():
+            for entry in granting.hold.entries:
+                if entry.metric == "units":
+                    sums[entry.tenant, entry.bucket] += granting.reported or 0
+        return {key: units for key, units in sums.items() if units}
+
 
 def _kinds() -> st.SearchStrategy[str]:
     return st.sampled_from(["reserve", "settle", "repeat", "expire", "release", "step", "step", "step", "kill", "wait"])
 
 
+class Table(Play):
+    """Everything that plays on two ledgers over one store."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        super().__init__(data, HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0, 1803.0]), label="start")))
+        self.store = MemoryLedger(self.clock, give_way)
+        self.model = Model(self.clock)
+        self.store.on_change = self.model.saw
+        self.ledgers = [Ledger(self.store, self.clock) for _ in range(2)]
+
+    def play(self, n: int) -> None:
+        """One step of anybody."""
+        draw, ledger = self.data.draw, self.ledgers[n % 2]
+        open_holds = list(self.model.granted.values())
+        match draw(_kinds()):
+            case "reserve":
+                tenant = draw(st.sampled_from(["k_a", "k_b"]))
+                units = draw(st.sampled_from([1, 700, 1500, 3_000]))
+                wish = ask(f"r{n}", *LIMITS[tenant], *SITE, units=units, tenant=tenant, at=self.clock.now())
+                self.acts.append(Act("reserve", ledger.reserve(wish)))
+            case "wait":
+                self.clock.at += draw(st.sampled_from([0.2, 1.0, 45.0]))
+            case "settle" | "repeat" if open_holds:
+                granting = draw(st.sampled_from(open_holds))
+                if granting.reported is None:
+                    granting.reported = draw(st.integers(0, granting.hold.entries[0].amount))
+                self.acts.append(Act("settle", ledger.settle(granting.hold, granting.reported)))
+            case "expire" if open_holds:
+                self.acts.append(Act("expire", ledger.expire(draw(st.sampled_from(open_holds)).hold, "lease_over")))
+            case "release" if open_holds:
+                unreported = [granting for granting in open_holds if granting.reported is None]
+                if unreported:
+                    self.acts.append(Act("release", ledger.release(draw(st.sampled_from(unreported)).hold)))
+            case kind:
+                self.step_or_kill(kind, most_steps=6)
+
+    def judge(self, act: Act[object]) -> None:
+        """Takes in what was granted, and looks whether it was allowed."""
+        if isinstance(act.result, Granted) and act.result.hold.id not in self.model.granted:
+            self.model.grant(act.result.hold)
+        elif isinstance(act.result, Refused):
+            assert act.result.standing.limit in ALL_LIMITS
+
+    def finish(self) -> None:
+        """Lets everything end: reports are delivered until they count, and what nobody reported ends with its lease."""
+        self.let_all_end()
+        for granting in self.model.granted.values():
+            if granting.reported is not None:
+                run(self.ledgers[0].settle(granting.hold, granting.reported))
+        for lease in run(self.store.leases()):
+            run(self.ledgers[0].expire(lease.hold, "lease_over"))
+
+    def counted(self, metric: str) -> dict[tuple[str, str], int]:
+        """What the counters of a metric say, by tenant and bucket, where it is not nothing."""
+        found = self.store.values.items()
+        return {(one.tenant, one.bucket): value for one, value in found if one.metric == metric and value}
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_nothing_is_admitted_over_a_limit_and_every_event_counts_once(data: st.DataObject) -> None:
-    acts: list[Act[object]] = []
+    table = Table(data)
     try:
-        _play(data, acts)
+        for n in range(data.draw(st.integers(5, 60), label="steps")):
+            table.play(n)
+        table.finish()
     finally:
-        for act in acts:
-            act.kill()
-
-
-def _play(data: st.DataObject, acts: list[Act[object]]) -> None:
-    clock = HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0, 1803.0]), label="start"))
-    store = MemoryLedger(clock, give_way)
-    model = Model(clock)
-    store.on_change = model.saw
-    ledgers = [Ledger(store, clock), Ledger(store, clock)]
-
-    for n in range(data.draw(st.integers(5, 60), label="steps")):
-        ledger = ledgers[n % 2]
-        open_holds = list(model.granted.values())
-        kind = data.draw(_kinds())
-        running = [act for act in acts if not act.done]
-        if kind == "reserve":
-            tenant = data.draw(st.sampled_from(["k_a", "k_b"]))
-            units = data.draw(st.sampled_from([1, 700, 1500, 3_000]))
-            wish = ask(f"r{n}", *LIMITS[tenant], *SITE, units=units, tenant=tenant, at=clock.now())
-            acts.append(Act("reserve", ledger.reserve(wish)))
-        elif kind == "wait":
-            clock.at += data.draw(st.sampled_from([0.2, 1.0, 45.0]))
-        elif kind in {"settle", "repeat"} and open_holds:
-            granting = data.draw(st.sampled_from(open_holds))
-            if granting.reported is None:
-                granting.reported = data.draw(st.integers(0, granting.hold.entries[0].amount))
-            acts.append(Act("settle", ledger.settle(granting.hold, granting.reported)))
-        elif kind == "expire" and open_holds:
-            acts.append(Act("expire", ledger.expire(data.draw(st.sampled_from(open_holds)).hold, "lease_over")))
-        elif kind == "release" and open_holds:
-            unreported = [granting for granting in open_holds if granting.reported is None]
-            if unreported:
-                acts.append(Act("release", ledger.release(data.draw(st.sampled_from(unreported)).hold)))
-        elif kind == "kill" and running:
-            data.draw(st.sampled_from(running)).kill()
-        elif running:
-            act = data.draw(st.sampled_from(running))
-            for _ in range(data.draw(st.integers(1, 6))):
-                if not act.done:
-                    act.step()
-            _judge(act, model)
-    for act in acts:
-        while not act.done:
-            act.step()
-        _judge(act, model)
-    _check_books(store, ledgers[0], model)
-
-
-def _judge(act: Act[object], model: Model) -> None:
-    if not act.done:
-        return
-    assert act.error is None or isinstance(act.error, StoreUnavailable), act.error
-    if isinstance(act.result, Granted) and act.result.hold.id not in model.granted:
-        model.grant(act.result.hold)
-    elif isinstance(act.result, Refused):
-        assert act.result.standing.limit in ALL_LIMITS
-
-
-def _check_books(store: MemoryLedger, ledger: Ledger, model: Model) -> None:
-    """Reports are delivered until they count, what nobody reported ends with its lease; then the sums must agree."""
-    for granting in model.granted.values():
-        if granting.reported is not None:
-            run(ledger.settle(granting.hold, granting.reported))
-    for lease in run(store.leases()):
-        run(ledger.expire(lease.hold, "lease_over"))
-    assert run(store.leases()) == []
-    truth: dict[tuple[str, str], int] = {}
-    for granting in model.granted.values():
-        for entry in granting.hold.entries:
-            if entry.metric == "units":
-                key = (entry.tenant, entry.bucket)
-                truth[key] = truth.get(key, 0) + (granting.reported or 0)
-    for counter, value in store.values.items():
-        if counter.metric == "units":
-            assert value == truth.get((counter.tenant, counter.bucket), 0), counter
-        elif counter.metric == "jobs":
-            assert value == 0, counter
+        table.drop_all()
+    assert run(table.store.leases()) == []
+    assert table.counted("units") == table.model.reported_units()
+    assert table.counted("jobs") == {}

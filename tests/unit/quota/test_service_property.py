@@ -19,6 +19,7 @@ from callboard_contracts.quota import (
     ReserveReply,
     ReserveRequest,
     UsageEvent,
+    VerifyReply,
     VerifyRequest,
     Work,
 )
@@ -26,13 +27,13 @@ from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJ
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.places import WaitingRoom
-from callboard_quota.domain.ports import Change, StoreUnavailable
+from callboard_quota.domain.ports import Change
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.truth import Bookkeeper
 from callboard_quota.domain.verification import Verifier
-from tests.unit.quota.stage import NOON, Act, HandClock, give_way, no_pause, run
+from tests.unit.quota.stage import NOON, Act, HandClock, Play, give_way, no_pause, run
 
 pytestmark = pytest.mark.unit
 
@@ -76,18 +77,16 @@ class Process:
         self.reaping: Act[object] | None = None
 
 
-class Board:
+class Board(Play):
     """Everything that plays, and what is known of it."""
 
     def __init__(self, data: st.DataObject) -> None:
-        self.data = data
-        self.clock = HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0]), label="start"))
+        super().__init__(data, HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0]), label="start")))
         self.store = MemoryLedger(self.clock, give_way)
         self.store.on_change = self._saw
         self.log = MemoryUsageLog()
         self.processes = [Process(self.store, self.clock) for _ in range(2)]
         self.jobs: list[Job] = []
-        self.acts: list[Act[object]] = []
         self.owners: dict[int, tuple[Job, bool]] = {}
         self.granted: dict[str, Hold] = {}
         self.taken: dict[str, dict[int, int]] = {}
@@ -122,19 +121,11 @@ class Board:
             case "release":
                 self._with_job(lambda job: self._release(process, job))
             case "reap":
-                if process.reaping is None or process.reaping.done:
-                    process.reaping = Act("reap", process.reaper.pass_once())
-                    self.acts.append(process.reaping)
+                self.reap(process)
             case "wait":
                 self.clock.at += self.data.draw(st.sampled_from([0.2, 1.0, 45.0]))
             case kind:
-                running = [act for act in self.acts if not act.done]
-                if running:
-                    act = self.data.draw(st.sampled_from(running))
-                    if kind == "kill":
-                        act.kill()
-                    else:
-                        self._advance(act, self.data.draw(st.integers(1, 8)))
+                self.step_or_kill(kind)
 
     def _new_job(self, n: int) -> Job:
         caller = self.data.draw(st.sampled_from(["192.0.2.1", "192.0.2.2"]))
@@ -162,9 +153,7 @@ class Board:
             wish = wish.model_copy(update={"top_up": job.hold, "address": None, "work": work})
         act = Act[object]("top_up" if top_up else "reserve", process.desk.reserve(wish))
         self.owners[id(act)] = job, top_up
-        self.acts.append(act)
-        if self.data.draw(st.booleans()):
-            self._advance(act, 1_000)
+        self.start(act)
 
     def _report(self, job: Job) -> None:
         assert job.hold is not None
@@ -190,14 +179,8 @@ class Board:
             job.given_back = True
             self.acts.append(Act("release", process.desk.release(ReleaseRequest(hold=job.hold))))
 
-    def _advance(self, act: Act[object], steps: int) -> None:
-        for _ in range(steps):
-            if act.done:
-                break
-            act.step()
-        if not act.done:
-            return
-        assert act.error is None or isinstance(act.error, StoreUnavailable), act.error
+    def judge(self, act: Act[object]) -> None:
+        """Takes in what was granted, and looks whether it was allowed."""
         if isinstance(act.result, ReserveReply) and act.result.hold and act.result.hold.id not in self.granted:
             hold = act.result.hold
             self.granted[hold.id] = hold
@@ -206,9 +189,9 @@ class Board:
                 job.top_ups.append(hold)
             else:
                 job.hold = job.hold or hold
-            self._judge()
+            self._judge_limits()
 
-    def _judge(self) -> None:
+    def _judge_limits(self) -> None:
         """At no grant do the holds that were granted take more than a limit allows."""
         sums: dict[tuple[str, str], int] = {}
         for hold in self.granted.values():
@@ -219,10 +202,9 @@ class Board:
             allowed = JOBS if metric == "jobs" else (SITE_TOKENS if tenant == "site" else DAY_TOKENS) * 1000
             assert used <= allowed, (tenant, metric)
 
-    def finish(self) -> None:
-        """Lets everything end, delivers every event again, and compares the books."""
-        for act in self.acts:
-            self._advance(act, 10_000)
+    def finish(self) -> VerifyReply:
+        """Lets everything end, delivers every event again, and has the books compared."""
+        self.let_all_end()
         for event in [logged.event for logged in self.log.logged]:
             assert event is not None
             run(self.processes[0].settler.settle(event))
@@ -232,10 +214,7 @@ class Board:
         books = MemoryBooks(self.store)
         keeper = Bookkeeper(self.log, books, SECRET, lambda: SETTINGS)
         verifier = Verifier(self.store, books, self.log, keeper, self.clock, no_pause)
-        reply = run(verifier.verify(VerifyRequest(since=NOON)))
-        assert reply.drift == ()
-        assert reply.events == len({job.request.request_id for job in self.jobs if job.events})
-        assert all(value == 0 for counter, value in self.store.values.items() if counter.metric == "jobs")
+        return run(verifier.verify(VerifyRequest(since=NOON)))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -245,7 +224,9 @@ def test_books_balance_and_no_limit_is_passed_whatever_is_repeated_or_killed(dat
     try:
         for n in range(data.draw(st.integers(5, 70), label="steps")):
             board.play(n)
-        board.finish()
+        reply = board.finish()
     finally:
-        for act in board.acts:
-            act.kill()
+        board.drop_all()
+    assert reply.drift == ()
+    assert reply.events == len({job.request.request_id for job in board.jobs if job.events})
+    assert all(value == 0 for counter, value in board.store.values.items() if counter.metric == "jobs")
