@@ -1,15 +1,16 @@
 """Questions to quota: asked again while nobody has them, never twice, and what comes late is given back."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from callboard_contracts import subjects
 from callboard_contracts.quota import Hold, HoldEntry, ReleaseReply, ReserveReply, ReserveRequest, Work
-from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.bus import BusUnavailable, NoResponders
 from callboard_kit.quota_line import QuotaLine
+from tests.support.scripted_bus import ScriptedBus
 
 pytestmark = pytest.mark.unit
 
@@ -26,38 +27,21 @@ HOLD = Hold(
 GRANTED = ReserveReply(tenant="k_a", hold=HOLD)
 
 
-class ScriptedBus:
-    """Answers one question after another as it is told; an exception is raised."""
+def line_on(bus: ScriptedBus, timeout_s: float) -> tuple[QuotaLine, list[asyncio.Task[None]]]:
+    """A line to quota, and the chores that it starts."""
+    chores: list[asyncio.Task[None]] = []
 
-    def __init__(self, *answers: bytes | Exception) -> None:
-        self.answers = list(answers)
-        self.connected = True
-        self.asked: list[str] = []
-        self.on_late: Callable[[bytes], None] | None = None
-        self.chores: list[asyncio.Task[None]] = []
+    def start(chore: Coroutine[Any, Any, None], _name: str) -> None:
+        chores.append(asyncio.ensure_future(chore))
 
-    async def request(
-        self,
-        subject: str,
-        payload: bytes,
-        timeout_s: float,
-        on_late: Callable[[bytes], None] | None = None,
-        late_s: float = 0.0,
-    ) -> bytes:
-        assert payload
-        assert min(timeout_s, late_s) > 0
-        self.asked.append(subject)
-        self.on_late = on_late
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    return QuotaLine(bus.as_bus(), timeout_s, start), chores
 
-    def line(self, timeout_s: float) -> QuotaLine:
-        return QuotaLine(cast("Bus", self), timeout_s, self.start)
 
-    def start(self, chore: Coroutine[Any, Any, None], _name: str) -> None:
-        self.chores.append(asyncio.ensure_future(chore))
+async def reserved(bus: ScriptedBus, timeout_s: float) -> ReserveReply | None:
+    line, chores = line_on(bus, timeout_s)
+    reply = await line.reserve(ASKED)
+    assert chores == []
+    return reply
 
 
 def sent(message: ReserveReply | ReleaseReply) -> bytes:
@@ -66,35 +50,36 @@ def sent(message: ReserveReply | ReleaseReply) -> bytes:
 
 async def test_question_that_nobody_heard_is_asked_again() -> None:
     bus = ScriptedBus(NoResponders("quota"), NoResponders("quota"), sent(GRANTED))
-    assert await bus.line(2.0).reserve(ASKED) == GRANTED
+    assert await reserved(bus, 2.0) == GRANTED
     assert bus.asked == [subjects.QUOTA_RESERVE] * 3
 
 
 async def test_question_that_somebody_may_have_is_asked_once() -> None:
     bus = ScriptedBus(BusUnavailable("no answer"), sent(GRANTED))
-    assert await bus.line(2.0).reserve(ASKED) is None
+    assert await reserved(bus, 2.0) is None
     assert bus.asked == [subjects.QUOTA_RESERVE]
 
 
 async def test_nothing_is_asked_while_the_bus_is_away() -> None:
     bus = ScriptedBus(sent(GRANTED))
     bus.connected = False
-    assert await bus.line(0.3).reserve(ASKED) is None
+    assert await reserved(bus, 0.3) is None
     assert bus.asked == []
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b'{"hold": 5}'])
 async def test_answer_that_is_none_counts_as_none(answer: bytes) -> None:
-    assert await ScriptedBus(answer).line(1.0).reserve(ASKED) is None
+    assert await reserved(ScriptedBus(answer), 1.0) is None
 
 
 async def test_hold_that_comes_late_is_given_back_and_nothing_else_is() -> None:
     bus = ScriptedBus(BusUnavailable("no answer"), sent(ReleaseReply(settled=True)))
-    await bus.line(1.0).reserve(ASKED)
+    line, chores = line_on(bus, 1.0)
+    assert await line.reserve(ASKED) is None
     assert bus.on_late is not None
     bus.on_late(b"")
     bus.on_late(sent(ReserveReply()))
-    assert bus.chores == []
+    assert chores == []
     bus.on_late(sent(GRANTED))
-    await asyncio.gather(*bus.chores)
+    await asyncio.gather(*chores)
     assert bus.asked == [subjects.QUOTA_RESERVE, subjects.QUOTA_RELEASE]

@@ -1,44 +1,17 @@
 """Questions to quota have an owner, whoever still waits for the answer."""
 
 import asyncio
-from collections.abc import Callable
-from typing import cast
 
 import pytest
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import ReserveReply
-from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.bus import BusUnavailable
 from callboard_tts.backends.top_ups import BusTopUps
+from tests.support.scripted_bus import ScriptedBus
 from tests.unit.tts.board import LIMIT, FakeBus, hold_for
 
 pytestmark = pytest.mark.unit
-
-
-class OneAnswer:
-    """A bus on which every question gets the same answer, or the same error."""
-
-    connected = True
-
-    def __init__(self, answer: bytes | Exception) -> None:
-        self.answer = answer
-        self.subjects: list[str] = []
-
-    async def request(
-        self,
-        subject: str,
-        payload: bytes,
-        timeout_s: float,
-        on_late: Callable[[bytes], None] | None = None,
-        late_s: float = 0.0,
-    ) -> bytes:
-        self.subjects.append(subject)
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def top_ups(self) -> BusTopUps:
-        return BusTopUps(cast("Bus", self), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -52,17 +25,17 @@ class OneAnswer:
     ],
 )
 async def test_answer_without_a_hold_is_an_error(answer: bytes | Exception, code: ErrorCode) -> None:
-    found = await OneAnswer(answer).top_ups().ask(hold_for(1000), 500, 10.0)
+    found = await BusTopUps(ScriptedBus(answer).as_bus(), 1.0).ask(hold_for(1000), 500, 10.0)
     assert isinstance(found, ErrorInfo)
     assert found.code is code
 
 
 async def test_hold_that_cannot_be_given_back_is_left_to_its_lease() -> None:
-    bus = OneAnswer(BusUnavailable("gone"))
-    top_ups = bus.top_ups()
+    bus = ScriptedBus(BusUnavailable("gone"))
+    top_ups = BusTopUps(bus.as_bus(), 1.0)
     top_ups.give_back(hold_for(1000))
     await top_ups.close(1.0)
-    assert bus.subjects == ["quota.release"]
+    assert bus.asked == ["quota.release"]
 
 
 async def test_closing_waits_for_an_answer_and_gives_its_hold_back() -> None:

@@ -36,7 +36,6 @@ class _Reader(asyncio.StreamReader):
     """A stream of bytes that are shown to `take` before they are queued for whoever reads."""
 
     take: Take | None = None
-
     _buffer: bytearray
 
     def feed_data(self, data: Any) -> None:

@@ -62,14 +62,13 @@ class FakeQuotaDesk:
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says that as many tokens were used as requests were granted."""
         self.identified.append(IdentifyRequest(key_digest=request.key_digest, address=request.address))
-        limits = self.states
         used = len(self.asked)
         return UsageReply(
             tenant=TENANT,
             tier="standard",
             tokens_last_day=used,
             tokens_this_month=used,
-            limits=limits,
+            limits=self.states,
             error=self.refusal,
         )
 
