@@ -35,6 +35,10 @@ class AuditJournal:
 
     def note(self, event: AuditEvent) -> None:
         """Takes note without waiting; an event is lost, and counted as lost, only when 50,000 wait already."""
+        # In the next turn of the loop, so that the answer that the event is about goes out first.
+        asyncio.get_running_loop().call_soon(self._noted, event)
+
+    def _noted(self, event: AuditEvent) -> None:
         self._on_event(event)
         try:
             self._waiting.put_nowait(event)
@@ -57,6 +61,7 @@ class AuditJournal:
         """Publishes what still waits, within a time."""
         try:
             async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(0)
                 while self._batch or not self._waiting.empty():
                     self._take()
                     await self._publish()

@@ -77,7 +77,6 @@ class Attempt:
         self._edge = edge_at(now)
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
-        self._earlier: dict[tuple[str, str], int] = {}
         self.hold = Hold(
             id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
             request_id=ask.request_id,
@@ -111,9 +110,7 @@ class Attempt:
                 unknown.append(Change(change.counter, 0, None))
             else:
                 self._values[change.counter] = result.value
-        if self._neighbours:
-            self._earlier.clear()
-        if not self._edge.previous:
+        if self._neighbours and not self._edge.previous:
             for (tenant, metric), past in self._pasts.items():
                 value = self._values.get(Counter(tenant, metric, hour_bucket(self.now - HOUR_S)))
                 if value is not None:
@@ -124,21 +121,18 @@ class Attempt:
         """What is known to count for a limit beside the present bucket."""
         if limit.metric not in BY_THE_HOUR:
             return 0
-        known = self._earlier.get((limit.tenant, limit.name))
-        if known is None:
-            known = self._earlier[limit.tenant, limit.name] = self._count_earlier(limit)
-        return known
-
-    def _count_earlier(self, limit: Limit) -> int:
         past = self._pasts[limit.tenant, limit.metric]
-        used = past.older_sum(limit.name, self.now)
-        last_hour, next_hour = hour_bucket(self.now - HOUR_S), hour_bucket(self.now + HOUR_S)
-        if last_hour in earlier_buckets(limit.name, self.now)[:1]:
-            known = self._values.get(Counter(limit.tenant, limit.metric, last_hour))
-            used += known if known is not None else past.previous or 0
-        if counts_next_hour(limit.name, self.now):
-            used += self._values.get(Counter(limit.tenant, limit.metric, next_hour), 0)
+        used = past.sums[limit.name]
+        if earlier_buckets(limit.name, self.now):
+            used += self._neighbour(limit, -HOUR_S, past.previous or 0)
+        if self._edge.following and counts_next_hour(limit.name, self.now):
+            used += self._neighbour(limit, HOUR_S, 0)
         return used
+
+    def _neighbour(self, limit: Limit, away_s: float, otherwise: int) -> int:
+        if not self._neighbours:
+            return otherwise
+        return self._values.get(Counter(limit.tenant, limit.metric, hour_bucket(self.now + away_s)), otherwise)
 
     def present(self, limit: Limit) -> int | None:
         """The value of the bucket that this attempt counts in, once it is known."""
@@ -164,18 +158,17 @@ class Attempt:
 
 def judge(attempt: Attempt) -> tuple[Standing | None, tuple[Standing, ...]]:
     """The first limit that is exceeded, or None, and the limit of each metric that is fullest."""
-    fullest: dict[Metric, tuple[float, Standing]] = {}
+    fullest: dict[Metric, tuple[float, Limit, int]] = {}
     for limit in attempt.ask.limits:
         present = attempt.present(limit)
         if present is None:
             raise StoreUnavailable("a counter's value stayed unknown")
         used = present + attempt.earlier(limit)
-        standing = attempt.standing(limit, used)
         if used > limit.maximum:
-            return standing, ()
+            return attempt.standing(limit, used), ()
         if limit.name == "kudos":
             continue
         fullness = used / limit.maximum if limit.maximum else 1.0
         if limit.metric not in fullest or fullness > fullest[limit.metric][0]:
-            fullest[limit.metric] = (fullness, standing)
-    return None, tuple(standing for _fullness, standing in fullest.values())
+            fullest[limit.metric] = (fullness, limit, used)
+    return None, tuple([attempt.standing(limit, used) for _fullness, limit, used in fullest.values()])

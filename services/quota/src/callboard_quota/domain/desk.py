@@ -1,8 +1,6 @@
 """Answers reservations: who asks, which limits apply, what the work costs, and what the client is told."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.accounts import Account
@@ -28,11 +26,10 @@ from callboard_contracts.subjects import token
 from callboard_quota.domain.amounts import cost, held_units, is_sane, rates_of
 from callboard_quota.domain.attempt import Ask, Refused, Standing
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.limits import Limit, Party, account_party, address_party, kudos_limit, shared_parties
+from callboard_quota.domain.limits import Limit, Rulebook, Terms, kudos_limit
 from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import AccountStore, Clock, Journal
-from callboard_quota.domain.tenants import ANONYMOUS, Secret
-from callboard_quota.domain.windows import Metric
+from callboard_quota.domain.tenants import ACCOUNT_MARK, ADDRESS_MARK, ANONYMOUS, Secret
 
 _LIMIT_TEXT = {
     "tokens_per_day": "the tokens of 24 hours",
@@ -57,15 +54,6 @@ class RefusedRequest(Exception):  # noqa: N818 - a decision, not a failure
         self.info = info
 
 
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """Who answers for a request: the first party is charged and named as the tenant."""
-
-    tenant: str
-    tier: str
-    parties: tuple[Party, ...]
-
-
 class Desk:
     """Decides; `settings` may be replaced at any time and counts from the next decision on."""
 
@@ -79,24 +67,34 @@ class Desk:
         journal: Journal,
         places: WaitingRoom,
     ) -> None:
-        self.settings = settings
         self._secret = secret
         self._accounts = accounts
         self._ledger = ledger
         self._clock = clock
         self._journal = journal
         self._places = places
+        self.settings = settings
+
+    @property
+    def settings(self) -> QuotaSection:
+        """What the site has set."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: QuotaSection) -> None:
+        self._settings = settings
+        self._rules = Rulebook(settings)
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Grants or refuses a hold; raises StoreUnavailable when neither can be said."""
         tenant = ANONYMOUS
         try:
             _check(request, self.settings.lease_margin_s)
-            caller = await self._payer(request)
-            tenant = caller.tenant
-            if request.kudos and (request.top_up or caller.parties[0].scope != "key"):
+            terms = await self._terms(request)
+            tenant = terms.tenant
+            if request.kudos and (request.top_up or terms.scope != "key"):
                 raise _invalid("kudos", "only an account has kudos, and a top-up takes none")
-            ask = self._ask(request, caller)
+            ask = self._ask(request, terms)
         except RefusedRequest as refused:
             self._note(request, "refused", tenant, reason=refused.info.code.value)
             return ReserveReply(tenant=tenant, error=refused.info)
@@ -114,24 +112,22 @@ class Desk:
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is; raises StoreUnavailable."""
         try:
-            caller = await self._caller(request.key_digest, request.address)
+            terms = await self._of_caller(request.key_digest, request.address)
         except RefusedRequest as refused:
             return IdentifyReply(error=refused.info)
-        return IdentifyReply(tenant=caller.tenant, tier=caller.tier)
+        return IdentifyReply(tenant=terms.tenant, tier=terms.tier)
 
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used and where the caller's limits stand; raises StoreUnavailable."""
         try:
-            caller = await self._caller(request.key_digest, request.address)
+            terms = await self._of_caller(request.key_digest, request.address)
         except RefusedRequest as refused:
             return UsageReply(error=refused.info)
-        payer = caller.parties[0]
-        spans = [Limit(payer.scope, payer.tenant, name, 0) for name in ("tokens_per_day", "tokens_per_month")]
-        limits = _strictest(limit for party in caller.parties for limit in party.limits())
-        day, month, *standings = await self._ledger.standings([*spans, *limits])
+        spans = [Limit(terms.scope, terms.tenant, name, 0) for name in ("tokens_per_day", "tokens_per_month")]
+        day, month, *standings = await self._ledger.standings([*spans, *terms.limits])
         return UsageReply(
-            tenant=caller.tenant,
-            tier=caller.tier,
+            tenant=terms.tenant,
+            tier=terms.tier,
             tokens_last_day=day.used // UNITS_PER_TOKEN,
             tokens_this_month=month.used // UNITS_PER_TOKEN,
             limits=tuple(_state(standing) for standing in standings),
@@ -153,40 +149,32 @@ class Desk:
             self._note_ignored(hold, "settled_before")
         return ReleaseReply(settled=ended.first)
 
-    async def _payer(self, request: ReserveRequest) -> _Caller:
+    async def _terms(self, request: ReserveRequest) -> Terms:
         if request.top_up is None:
-            return await self._caller(request.key_digest, request.address)
+            return await self._of_caller(request.key_digest, request.address, request.model)
         hold = request.top_up
         if not self._secret.is_ours(hold) or hold.request_id != request.request_id:
             raise _invalid("top_up", "the hold to top up is not one of this request")
-        parties: list[Party] = []
-        for tenant in dict.fromkeys(entry.tenant for entry in hold.entries if entry.metric == "units"):
-            if tenant.startswith("k_"):
-                account = await self._accounts.by_id(tenant)
-                parties += [account_party(self.settings, account)] if account else []
-            elif tenant.startswith("i_"):
-                parties.append(address_party(self.settings, tenant, anonymous=tenant == hold.tenant))
-        return _Caller(hold.tenant, "", tuple(parties) or (Party("address", hold.tenant, ()),))
+        account: Account | None = None
+        address: str | None = None
+        for entry in hold.entries:
+            if entry.tenant.startswith(ACCOUNT_MARK):
+                account = account or await self._accounts.by_id(entry.tenant)
+            elif entry.tenant.startswith((ADDRESS_MARK, ANONYMOUS)):
+                address = entry.tenant
+        return self._rules.top_up(hold.tenant, account, address, request.model)
 
-    async def _caller(self, digest: str | None, address: str | None) -> _Caller:
-        parties: list[Party] = []
-        tier = self.settings.anonymous_tier
+    async def _of_caller(self, digest: str | None, address: str | None, model: str | None = None) -> Terms:
+        account: Account | None = None
         if digest is not None:
             account = await self._account(digest)
-            parties.append(account_party(self.settings, account))
-            tier = account.tier
         elif self.settings.require_key:
             raise RefusedRequest(ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="An API key is required."))
-        if address is not None:
-            try:
-                tenant = self._secret.address_tenant(address)
-            except ValueError:
-                raise _invalid("address", "not an IP address") from None
-            if digest is None or self.settings.address_tier:
-                parties.append(address_party(self.settings, tenant, anonymous=digest is None))
-        if not parties:
-            parties.append(address_party(self.settings, ANONYMOUS, anonymous=True))
-        return _Caller(parties[0].tenant, tier, tuple(parties))
+        try:
+            tenant = None if address is None else self._secret.address_tenant(address)
+        except ValueError:
+            raise _invalid("address", "not an IP address") from None
+        return self._rules.terms(account, tenant, model)
 
     async def _account(self, digest: str) -> Account:
         account = await self._accounts.by_digest(digest)
@@ -199,26 +187,21 @@ class Desk:
             raise _bad_key("The API key has expired.")
         return account
 
-    def _ask(self, request: ReserveRequest, caller: _Caller) -> Ask:
+    def _ask(self, request: ReserveRequest, terms: Terms) -> Ask:
         rates = request.top_up.rates if request.top_up else rates_of(self.settings.weights, request.model)
         units = cost(request.work, rates)
-        parties = [*caller.parties, *shared_parties(self.settings, request.model)]
-        limits = [limit for party in parties for limit in party.limits()]
-        if request.top_up is not None:
-            limits = [limit for limit in limits if limit.metric == "units"]
-        amounts: dict[tuple[str, Metric], int] = {(parties[0].tenant, "units"): units}
-        for limit in limits:
-            amounts[limit.tenant, limit.metric] = units if limit.metric == "units" else 1
+        limits = terms.limits
+        amounts = [(tenant, metric, units if metric == "units" else 1) for tenant, metric in terms.counted]
         if request.kudos:
-            limits.append(kudos_limit(caller.tenant))
-            amounts[caller.tenant, "kudos"] = request.kudos
+            limits += (kudos_limit(terms.tenant),)
+            amounts.append((terms.tenant, "kudos", request.kudos))
         return Ask(
             request_id=request.request_id,
-            tenant=caller.tenant,
+            tenant=terms.tenant,
             kind=request.kind,
             model=request.model,
-            amounts=tuple((tenant, metric, amount) for (tenant, metric), amount in amounts.items()),
-            limits=_strictest(limits),
+            amounts=tuple(amounts),
+            limits=limits,
             rates=rates,
             expires_at=self._clock.now() + request.life_s + self.settings.lease_margin_s,
         )
@@ -272,16 +255,6 @@ def _check(request: ReserveRequest, margin_s: float) -> None:
         raise _invalid("work", "the amount of work is beyond any limit")
     if request.life_s + margin_s > LEASE_LIFE_S:
         raise _invalid("life_s", f"a hold lives at most {LEASE_LIFE_S - margin_s:.0f} s")
-
-
-def _strictest(limits: Iterable[Limit]) -> tuple[Limit, ...]:
-    """Where two tiers limit the same counter in the same way, the lower maximum is enough to look at."""
-    chosen: dict[tuple[str, str], Limit] = {}
-    for limit in limits:
-        known = chosen.get((limit.tenant, limit.name))
-        if known is None or limit.maximum < known.maximum:
-            chosen[limit.tenant, limit.name] = limit
-    return tuple(chosen.values())
 
 
 def _units(ask: Ask) -> int:

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, get_args
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection, TierSection
 from callboard_contracts.quota import UNITS_PER_TOKEN
-from callboard_quota.domain.tenants import SITE, model_tenant
+from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
 from callboard_quota.domain.windows import LimitName, Metric, limit_metric
 
 Scope = Literal["key", "address", "model", "site"]
 LIMIT_NAMES: tuple[LimitName, ...] = tuple(name for name in get_args(LimitName) if name != "kudos")
 """The limits that a tier may set; that of kudos is the balance itself."""
 LOWEST_BALANCE = 0
+MAX_REMEMBERED = 1_000
+"""The terms of so many callers are remembered; those of one that is not are made anew, which takes microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,64 @@ class Party:
                     yield Limit(self.scope, self.tenant, name, maximum * factor)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request is decided by.
+
+    `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several on the
+    same counter and of the same kind only the lowest; `counted` are the tenants and metrics that the request counts in.
+    """
+
+    tenant: str
+    tier: str
+    scope: Scope
+    limits: tuple[Limit, ...]
+    counted: tuple[tuple[str, Metric], ...]
+
+
+class Rulebook:
+    """Says by which terms a request is decided, as the site's settings have it; it remembers what it said lately."""
+
+    def __init__(self, settings: QuotaSection) -> None:
+        self._settings = settings
+        self._of_caller = lru_cache(MAX_REMEMBERED)(self._agree)
+
+    def terms(self, account: Account | None, address: str | None, model: str | None = None) -> Terms:
+        """The terms for a caller: an account, or else the tenant of an address; nobody is known by neither.
+
+        The limits of the model and of the site are among them only if a model is given.
+        """
+        limited = model if model in self._settings.model_tiers else ""
+        return self._of_caller(account, address, None if model is None else limited)
+
+    def top_up(self, tenant: str, account: Account | None, address: str | None, model: str) -> Terms:
+        """The terms for more of a hold, which is charged to `tenant` and counts as neither a request nor a job."""
+        parties: list[Party] = []
+        if account is not None:
+            parties.append(account_party(self._settings, account))
+        if address is not None:
+            parties.append(address_party(self._settings, address, anonymous=address == tenant))
+        parties = parties or [Party("address", tenant, ())]
+        limits = _strictest([*parties, *shared_parties(self._settings, model)])
+        limits = tuple([limit for limit in limits if limit.metric == "units"])
+        return Terms(tenant, "", parties[0].scope, limits, _counted(parties[0].tenant, limits))
+
+    def _agree(self, account: Account | None, address: str | None, model: str | None) -> Terms:
+        parties: list[Party] = []
+        tier = self._settings.anonymous_tier
+        if account is not None:
+            parties.append(account_party(self._settings, account))
+            tier = account.tier
+        if address is not None and (account is None or self._settings.address_tier):
+            parties.append(address_party(self._settings, address, anonymous=account is None))
+        if not parties:
+            parties.append(address_party(self._settings, ANONYMOUS, anonymous=True))
+        shared = [] if model is None else shared_parties(self._settings, model)
+        limits = _strictest([*parties, *shared])
+        payer = parties[0]
+        return Terms(payer.tenant, tier, payer.scope, limits, _counted(payer.tenant, limits))
+
+
 def account_party(settings: QuotaSection, account: Account) -> Party:
     """The holder of a key; a tier that no longer exists counts as the default one."""
     tier = settings.tiers.get(account.tier) or settings.tiers[settings.default_tier]
@@ -88,3 +149,20 @@ def shared_parties(settings: QuotaSection, model: str) -> list[Party]:
     if settings.site_tier:
         parties.append(Party("site", SITE, (settings.tiers[settings.site_tier],)))
     return parties
+
+
+def _strictest(parties: Iterable[Party]) -> tuple[Limit, ...]:
+    """Where two tiers limit the same counter in the same way, the lower maximum is enough to look at."""
+    chosen: dict[tuple[str, str], Limit] = {}
+    for party in parties:
+        for limit in party.limits():
+            known = chosen.get((limit.tenant, limit.name))
+            if known is None or limit.maximum < known.maximum:
+                chosen[limit.tenant, limit.name] = limit
+    return tuple(chosen.values())
+
+
+def _counted(payer: str, limits: Iterable[Limit]) -> tuple[tuple[str, Metric], ...]:
+    counters: dict[tuple[str, Metric], None] = {(payer, "units"): None}
+    counters |= {(limit.tenant, limit.metric): None for limit in limits}
+    return tuple(counters)

@@ -6,8 +6,8 @@ process may still be counting in it, so there it is read anew with each decision
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from callboard_quota.domain.ports import Counter, LedgerStore
 from callboard_quota.domain.windows import HOUR_S, LimitName, Metric, earlier_buckets
@@ -19,21 +19,17 @@ FRESH_S = 0.25
 
 @dataclass(slots=True)
 class Past:
-    """The earlier hours of one tenant's metric. `previous` is the hour just over, None while it is not known."""
+    """The earlier hours of one tenant's metric.
+
+    `older` are those before the one just over, and `sums` what they add to each limit that looks at them. `previous`
+    is the hour just over, None while it is not known.
+    """
 
     hour: float
-    reach: int
     older: Mapping[str, int]
+    sums: Mapping[LimitName, int]
     read_at: float
     previous: int | None = None
-    sums: dict[LimitName, int] = field(default_factory=dict[LimitName, int])
-
-    def older_sum(self, limit: LimitName, at: float) -> int:
-        """What the hours before the one just over add to a limit."""
-        if limit not in self.sums:
-            buckets = earlier_buckets(limit, at)[1:]
-            self.sums[limit] = sum(self.older.get(bucket, 0) for bucket in buckets)
-        return self.sums[limit]
 
 
 class PastReader:
@@ -47,18 +43,24 @@ class PastReader:
     async def of(self, tenant: str, metric: Metric, limits: Sequence[LimitName], at: float) -> Past:
         """The past that these limits look at; raises StoreUnavailable."""
         hour = at // HOUR_S
-        longest = max((earlier_buckets(limit, at) for limit in limits), key=len)
         past = self._remembered.get((tenant, metric))
-        if past is None or past.hour != hour or past.reach < len(longest):
-            counters = [Counter(tenant, metric, bucket) for bucket in longest[1:]]
-            found = await self._store.read(counters) if counters else {}
-            older = {counter.bucket: value for counter, value in found.items() if value}
-            past = Past(hour, len(longest), older, at)
-            self._remembered[tenant, metric] = past
+        wanted = set(limits)
+        if past is None or past.hour != hour:
+            past = self._remembered[tenant, metric] = await self._read(tenant, metric, wanted, at)
+        elif not wanted <= past.sums.keys():
+            past = self._remembered[tenant, metric] = await self._read(tenant, metric, wanted | past.sums.keys(), at)
         self._remembered.move_to_end((tenant, metric))
         while len(self._remembered) > self._max_remembered:
             self._remembered.popitem(last=False)
         return past
+
+    async def _read(self, tenant: str, metric: Metric, limits: Set[LimitName], at: float) -> Past:
+        buckets = {limit: earlier_buckets(limit, at)[1:] for limit in limits}
+        counters = [Counter(tenant, metric, bucket) for bucket in max(buckets.values(), key=len)]
+        found = await self._store.read(counters) if counters else {}
+        older = {counter.bucket: value for counter, value in found.items() if value}
+        sums = {limit: sum(older.get(bucket, 0) for bucket in names) for limit, names in buckets.items()}
+        return Past(at // HOUR_S, older, sums, at)
 
     def forget(self, tenant: str, metric: Metric, at: float) -> bool:
         """Has the past read anew next time, unless it was read just now; says whether it will be."""

@@ -88,6 +88,7 @@ class RequestDesk:
         self._idle = asyncio.Event()
         self._idle.set()
         self._reservations: Subscription | None = None
+        IN_FLIGHT.set_function(lambda: len(self._tasks))
 
     async def open(self) -> None:
         """Begins to take reservations; raises BusUnavailable."""
@@ -130,12 +131,10 @@ class RequestDesk:
         )
         self._tasks.add(task)
         self._idle.clear()
-        IN_FLIGHT.set(len(self._tasks))
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        IN_FLIGHT.set(len(self._tasks))
         if not self._tasks:
             self._idle.set()
 
