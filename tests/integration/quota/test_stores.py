@@ -18,9 +18,10 @@ from callboard_contracts.streams import QUOTA
 from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
+from callboard_quota.backends.audit import AuditJournal
 from callboard_quota.backends.books import StreamBooks, StreamUsageLog
 from callboard_quota.backends.clock import SteadyClock
-from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
+from callboard_quota.backends.jetstream_ledger import READ_BATCH, JetStreamLedger, LedgerMisdeclared, read_fates
 from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger
 from callboard_quota.domain.attempt import Granted
 from callboard_quota.domain.changes import increments, reversal
@@ -113,7 +114,7 @@ def fate(of: Hold, kind: str, units: int) -> AuditEvent:
 
 
 async def open_ids(store: LedgerStore) -> set[str]:
-    return {lease.hold.id for lease in await store.leases()}
+    return {hold.id async for hold in store.leases()}
 
 
 async def test_opening_raises_every_counter_and_leaves_a_lease(store: LedgerStore) -> None:
@@ -121,10 +122,21 @@ async def test_opening_raises_every_counter_and_leaves_a_lease(store: LedgerStor
     applied = await store.open(taken, increments(taken))
     assert [(one.value, one.duplicate) for one in applied] == [(500, False), (1, False)]
     assert taken.id in await open_ids(store)
-    assert next(lease.hold for lease in await store.leases() if lease.hold.id == taken.id) == taken
+    assert [hold async for hold in store.leases() if hold.id == taken.id] == [taken]
     await store.apply(reversal(taken))
     await store.close(taken)
     assert taken.id not in await open_ids(store)
+
+
+async def test_more_leases_than_are_read_at_once_are_all_read_oldest_first(store: LedgerStore) -> None:
+    before = await open_ids(store)
+    opened = [hold(f"many-{n}") for n in range(2 * READ_BATCH + 1)]
+    for start in range(0, len(opened), 200):
+        await asyncio.gather(*[store.open(one, []) for one in opened[start : start + 200]])
+    assert [one.id async for one in store.leases() if one.id not in before] == [one.id for one in opened]
+    for start in range(0, len(opened), 200):
+        await asyncio.gather(*[store.close(one) for one in opened[start : start + 200]])
+    assert await open_ids(store) == before
 
 
 async def test_id_counts_once_and_hides_the_value_of_a_repeat(store: LedgerStore) -> None:
@@ -228,12 +240,23 @@ async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None
         await bus.api(f"STREAM.UPDATE.{QUOTA}", config)
 
 
+async def test_journal_publishes_what_was_noted_just_before_it_is_drained(server: NatsServer) -> None:
+    async with connected(server) as (bus, publisher):
+        counted: list[AuditEvent] = []
+        journal = AuditJournal(publisher, counted.append, pytest.fail)
+        noted = fate(hold("noted-last"), "settled", 7)
+        journal.note(noted)
+        assert counted == []
+        await journal.drain(PATIENCE)
+        assert await read_fates(bus, noted.request_id) == counted == [noted]
+
+
 async def test_bus_that_is_gone_is_said_to_be(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         ledger = JetStreamLedger(bus, publisher)
         await bus.connection.close()
         with pytest.raises(StoreUnavailable):
-            await ledger.leases()
+            await anext(ledger.leases())
         with pytest.raises(StoreUnavailable):
             await ledger.apply([Change(Counter("k_x", "units", "h1"), 1, "gone")])
 

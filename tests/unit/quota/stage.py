@@ -7,10 +7,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hypothesis import strategies as st
 
-from callboard_contracts.quota import Rates
+from callboard_contracts.quota import Hold, Rates
 from callboard_quota.domain.attempt import Ask
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.ports import LedgerStore, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import Metric
 
@@ -38,6 +38,11 @@ class Turn:
 
 async def give_way() -> None:
     await Turn()
+
+
+async def leases_in(store: LedgerStore) -> list[Hold]:
+    """The holds of all open leases."""
+    return [hold async for hold in store.leases()]
 
 
 async def no_pause(_seconds: float) -> None:

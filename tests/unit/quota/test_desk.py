@@ -1,6 +1,7 @@
 """Who asks, which limits apply, what work costs and what the client is told."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,7 +21,7 @@ from callboard_quota.backends.memory import MemoryAccounts, MemoryJournal, Memor
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.places import WaitingRoom
-from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.ports import Counter, StoreUnavailable
 from callboard_quota.domain.tenants import Secret
 from tests.unit.quota.stage import NOON, HandClock, give_way, no_pause, run
 
@@ -188,6 +189,46 @@ def test_tier_that_was_removed_falls_back_to_the_default() -> None:
     account = stage.accounts.accounts["k_00000000000000ad"]
     stage.accounts.accounts[account.id] = account.model_copy(update={"tier": "gone"})
     assert limit_of(stage.reserve(501, address=None)) == "key.tokens_per_day"
+
+
+def test_changed_account_is_held_to_its_new_tier_and_limits_at_once() -> None:
+    stage = make()
+    account = stage.accounts.accounts["k_00000000000000ad"]
+    assert limit_of(stage.reserve(501, address=None)) == "key.tokens_per_day"
+    stage.accounts.accounts[account.id] = account.model_copy(update={"limits": TierSection(tokens_per_day=800)})
+    assert stage.reserve(501, address=None).hold
+    stage.accounts.accounts[account.id] = account.model_copy(update={"tier": "anonymous"})
+    assert limit_of(stage.reserve(1, address=None)) == "key.tokens_per_day"
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", None])
+def test_top_up_of_a_caller_without_a_key_keeps_to_the_anonymous_tier(address: str | None) -> None:
+    stage = make()
+    hold = stage.reserve(60, key=None, address=address).hold
+    assert hold is not None
+    more = ReserveRequest(request_id="r", kind="chat", model="owl", work=Work(prompt_tokens=60), life_s=60, top_up=hold)
+    assert limit_of(run(stage.desk.reserve(more))) == "address.tokens_per_day"
+    assert run(stage.desk.reserve(more.model_copy(update={"work": Work(prompt_tokens=40)}))).hold
+
+
+def test_limits_that_take_turns_at_a_tenant_read_its_past_once() -> None:
+    stage = make()
+    day = TierSection(tokens_per_day=100)
+    month = TierSection(tokens_per_month=100)
+    reads: list[int] = []
+    read = stage.store.read
+
+    async def counted(counters: Sequence[Counter]) -> dict[Counter, int]:
+        reads.append(len(counters))
+        return await read(counters)
+
+    stage.store.read = counted
+    for n in range(6):
+        tiers = {**SETTINGS.tiers, "anonymous": (day, month)[n % 2], "crowd": TierSection(), "house": TierSection()}
+        stage.desk.settings = SETTINGS.model_copy(update={"tiers": tiers})
+        assert stage.reserve(1, key=None).hold
+    assert len(reads) == 2
+    assert stage.reserve(95, key=None).error
 
 
 def test_unreachable_accounts_decide_nothing() -> None:

@@ -181,7 +181,7 @@ class Bank(Play):
         self.let_all_end()
         self.clock.at += 400.0
         for process in self.processes:
-            assert run(process.reaper.pass_once()) == []
+            assert run(process.reaper.pass_once()).count == 0
         fates = {fate.hold_id: fate for fate in self.store.fates.values()}
         deals = {hold_id: fate for hold_id, fate in fates.items() if fate.work == "kudos" and fate.kind == "settled"}
         self.model.deals = set(deals)

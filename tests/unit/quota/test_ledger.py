@@ -10,7 +10,7 @@ from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, run
+from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, leases_in, run
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +48,7 @@ def test_hold_is_granted_up_to_the_limit_and_refused_beyond() -> None:
     refusal = refused(run(ledger.reserve(ask("c", DAY, units=1))))
     assert refusal.standing.limit is DAY
     assert units(store) == 10_000
-    assert len(run(store.leases())) == 2
+    assert len(run(leases_in(store))) == 2
 
 
 def test_grant_tells_the_fullest_limit_of_each_metric() -> None:
@@ -66,7 +66,7 @@ def test_refusal_of_one_limit_takes_nothing_from_the_others() -> None:
     refusal = refused(run(ledger.reserve(ask("a", DAY, ADDRESS, JOBS, units=5_000))))
     assert refusal.standing.limit is ADDRESS
     assert all(value == 0 for value in store.values.values())
-    assert run(store.leases()) == []
+    assert run(leases_in(store)) == []
 
 
 def test_settlement_returns_what_was_not_used_and_counts_once() -> None:
@@ -76,7 +76,7 @@ def test_settlement_returns_what_was_not_used_and_counts_once() -> None:
     assert not run(ledger.settle(hold, 4_000)).first
     assert units(store) == 2_500
     assert store.values[Counter("k_a", "jobs", hour_bucket(NOON))] == 0
-    assert run(store.leases()) == []
+    assert run(leases_in(store)) == []
 
 
 def test_expired_hold_returns_everything_and_late_work_is_charged_once() -> None:
@@ -203,7 +203,7 @@ def test_failing_store_grants_nothing_and_the_reaper_ends_the_rest() -> None:
     assert len(ledger.loose_ends) == 1
     run(ledger.expire(ledger.loose_ends[0], "unknown_outcome"))
     assert all(value == 0 for value in store.values.values())
-    assert run(store.leases()) == []
+    assert run(leases_in(store)) == []
     assert clock.at == NOON
 
 

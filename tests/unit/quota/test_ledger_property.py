@@ -14,7 +14,7 @@ from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change
 from callboard_quota.domain.windows import earlier_buckets, hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, Play, ask, give_way, run
+from tests.unit.quota.stage import NOON, Act, HandClock, Play, ask, give_way, leases_in, run
 
 pytestmark = pytest.mark.unit
 
@@ -133,8 +133,8 @@ class Table(Play):
         for granting in self.model.granted.values():
             if granting.reported is not None:
                 run(self.ledgers[0].settle(granting.hold, granting.reported))
-        for lease in run(self.store.leases()):
-            run(self.ledgers[0].expire(lease.hold, "lease_over"))
+        for hold in run(leases_in(self.store)):
+            run(self.ledgers[0].expire(hold, "lease_over"))
 
     def counted(self, metric: str) -> dict[tuple[str, str], int]:
         """What the counters of a metric say, by tenant and bucket, where it is not nothing."""
@@ -152,6 +152,6 @@ def test_nothing_is_admitted_over_a_limit_and_every_event_counts_once(data: st.D
         table.finish()
     finally:
         table.drop_all()
-    assert run(table.store.leases()) == []
+    assert run(leases_in(table.store)) == []
     assert table.counted("units") == table.model.reported_units()
     assert table.counted("jobs") == {}

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -125,17 +126,17 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     async def read_settings() -> None:
         await asyncio.to_thread(live.look)
 
-    earliest_end: float | None = None
+    earliest_end = math.inf
     # Reckoned when it is asked for, so that it grows while the reaper stands still.
-    OLDEST_LEASE_SECONDS.set_function(lambda: 0.0 if earliest_end is None else clock.now() - earliest_end)
+    OLDEST_LEASE_SECONDS.set_function(lambda: 0.0 if earliest_end == math.inf else clock.now() - earliest_end)
 
     async def reap() -> None:
         nonlocal earliest_end
         if clock.steady_for_s() < STEADY_BEFORE_REAPING_S:
             return
-        leases = await reaper.pass_once()
-        OPEN_LEASES.set(len(leases))
-        earliest_end = min((lease.hold.expires_at for lease in leases), default=None)
+        found = await reaper.pass_once()
+        OPEN_LEASES.set(found.count)
+        earliest_end = found.earliest_end
 
     reconciled_at = clock.now()
     RECONCILE_AGE_SECONDS.set_function(lambda: clock.now() - reconciled_at)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, DEALS, DEDUPLICAT
 from callboard_kit.bus import ApiError, Bus, BusError
 from callboard_kit.direct import StoredMessage, read_last, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
-from callboard_quota.domain.ports import Applied, Change, Counter, Lease, StoreUnavailable
+from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ READ_TIMEOUT_S = 2.0
 FATES = frozenset({"settled", "released", "expired"})
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
-MAX_LEASES = 200_000
 NANOSECONDS_PER_S = 1_000_000_000
 TTL = "Nats-TTL"
 TOMBSTONE_TTL = "1s"
@@ -140,27 +139,35 @@ class JetStreamLedger:
             raise StoreUnavailable(str(error)) from error
         return found
 
-    async def leases(self) -> list[Lease]:
-        """Reads all open leases."""
+    async def leases(self) -> AsyncIterator[Hold]:
+        """Reads the holds of all open leases, a thousand at a time."""
+        start_seq = 1
+        more = True
+        while more:
+            messages = await self._leases_from(start_seq)
+            for message in messages:
+                if message.data:
+                    try:
+                        yield Hold.model_validate_json(message.data)
+                    except ValidationError:
+                        log.exception("lease_unreadable", extra={"seq": message.seq})
+            more = len(messages) == READ_BATCH
+            if more:
+                start_seq = messages[-1].seq + 1
+
+    async def _leases_from(self, start_seq: int) -> list[StoredMessage]:
         try:
-            messages = await read_subject(
+            return await read_subject(
                 self._bus,
                 LEASE,
                 subjects.lease_filter(),
-                limit=MAX_LEASES,
+                start_seq,
+                limit=READ_BATCH,
                 timeout_s=READ_TIMEOUT_S,
                 stream_may_miss=False,
             )
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
-        leases: list[Lease] = []
-        for message in messages:
-            if message.data:
-                try:
-                    leases.append(Lease(Hold.model_validate_json(message.data), message.seq))
-                except ValidationError:
-                    log.exception("lease_unreadable", extra={"seq": message.seq})
-        return leases
 
     async def _stream(self, name: str) -> dict[str, Any]:
         try:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
-from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Lease, Logged, StoreUnavailable
+from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Logged, StoreUnavailable
+
+LEASES_AT_ONCE = 2
 
 
 async def _give_way() -> None:
@@ -26,9 +28,9 @@ class MemoryLedger:
         self._give_way = give_way
         self._ids: OrderedDict[str, float] = OrderedDict()
         self.every_id: set[str] = set()
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, tuple[int, Hold]] = {}
         self.fates: dict[str, AuditEvent] = {}
-        self._revision = 0
+        self._opened = 0
         self.values: dict[Counter, int] = {}
         self.failing = False
         self.on_change: Callable[[Change, int], None] = lambda _change, _value: None
@@ -36,8 +38,8 @@ class MemoryLedger:
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
         """Records the lease of a hold and applies the changes."""
         await self._give_way()
-        self._revision += 1
-        self._leases.setdefault(hold.id, Lease(hold, self._revision))
+        self._opened += 1
+        self._leases.setdefault(hold.id, (self._opened, hold))
         return await self.apply(changes)
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
@@ -81,10 +83,17 @@ class MemoryLedger:
         await self._give_way()
         return {counter: self.values[counter] for counter in counters if counter in self.values}
 
-    async def leases(self) -> list[Lease]:
-        """Reads all open leases."""
-        await self._give_way()
-        return list(self._leases.values())
+    async def leases(self) -> AsyncIterator[Hold]:
+        """Reads the holds of all open leases, giving way after every few."""
+        known = 0
+        while True:
+            await self._give_way()
+            some = [(n, hold) for n, hold in self._leases.values() if n > known][:LEASES_AT_ONCE]
+            for _, hold in some:
+                yield hold
+            if not some:
+                return
+            known = some[-1][0]
 
     def _apply(self, change: Change) -> Applied:
         now = self._clock.now()

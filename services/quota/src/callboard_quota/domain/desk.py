@@ -30,6 +30,7 @@ from callboard_quota.domain.limits import Limit, Rulebook, Terms, kudos_limit
 from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import AccountStore, Clock, Journal
 from callboard_quota.domain.tenants import ACCOUNT_MARK, ADDRESS_MARK, ANONYMOUS, Secret
+from callboard_quota.domain.windows import Metric
 
 _LIMIT_TEXT = {
     "tokens_per_day": "the tokens of 24 hours",
@@ -191,6 +192,7 @@ class Desk:
         rates = request.top_up.rates if request.top_up else rates_of(self.settings.weights, request.model)
         units = cost(request.work, rates)
         limits = terms.limits
+        amounts: list[tuple[str, Metric, int]]
         amounts = [(tenant, metric, units if metric == "units" else 1) for tenant, metric in terms.counted]
         if request.kudos:
             limits += (kudos_limit(terms.tenant),)

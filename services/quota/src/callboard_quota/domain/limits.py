@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, get_args
 
 from callboard_contracts.accounts import Account
@@ -88,15 +87,21 @@ class Rulebook:
 
     def __init__(self, settings: QuotaSection) -> None:
         self._settings = settings
-        self._of_caller = lru_cache(MAX_REMEMBERED)(self._agree)
+        self._remembered: dict[tuple[str | None, str | None, str | None], tuple[Account | None, Terms]] = {}
 
     def terms(self, account: Account | None, address: str | None, model: str | None = None) -> Terms:
         """The terms for a caller: an account, or else the tenant of an address; nobody is known by neither.
 
         The limits of the model and of the site are among them only if a model is given.
         """
-        limited = model if model in self._settings.model_tiers else ""
-        return self._of_caller(account, address, None if model is None else limited)
+        limited = model if model is None or model in self._settings.model_tiers else ""
+        caller = (account.id if account else None, address, limited)
+        known = self._remembered.get(caller)
+        if known is None or known[0] is not account:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            known = self._remembered[caller] = (account, self._agree(account, address, limited))
+        return known[1]
 
     def top_up(self, tenant: str, account: Account | None, address: str | None, model: str) -> Terms:
         """The terms for more of a hold, which is charged to `tenant` and counts as neither a request nor a job."""

@@ -55,11 +55,14 @@ class PastReader:
         return past
 
     async def _read(self, tenant: str, metric: Metric, limits: Set[LimitName], at: float) -> Past:
+        buckets: dict[LimitName, Sequence[str]]
         buckets = {limit: earlier_buckets(limit, at)[1:] for limit in limits}
         counters = [Counter(tenant, metric, bucket) for bucket in max(buckets.values(), key=len)]
         found = await self._store.read(counters) if counters else {}
         older = {counter.bucket: value for counter, value in found.items() if value}
-        sums = {limit: sum(older.get(bucket, 0) for bucket in names) for limit, names in buckets.items()}
+        sums: dict[LimitName, int] = {
+            limit: sum(older.get(bucket, 0) for bucket in names) for limit, names in buckets.items()
+        }
         return Past(at // HOUR_S, older, sums, at)
 
     def forget(self, tenant: str, metric: Metric, at: float) -> bool:

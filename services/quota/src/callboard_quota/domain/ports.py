@@ -1,6 +1,6 @@
 """What the decisions need of the world outside."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -29,14 +29,6 @@ class Applied(NamedTuple):
 
     value: int | None
     duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """An open hold as the store records it."""
-
-    hold: Hold
-    revision: int
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - a state, not a failure
@@ -77,8 +69,8 @@ class LedgerStore(Protocol):
         """Reads counters that nobody raises any more; those that were never raised are left out."""
         ...
 
-    async def leases(self) -> list[Lease]:
-        """Reads all open leases."""
+    def leases(self) -> AsyncIterator[Hold]:
+        """Reads the holds of all open leases, the oldest first and some at a time, so that memory stays bounded."""
         ...
 
 

@@ -1,14 +1,24 @@
 """Ends holds whose job never reported."""
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from callboard_contracts.quota import AuditEvent, Hold
 from callboard_quota.domain.changes import is_deal
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.ports import Change, Clock, Journal, Lease, LedgerStore
+from callboard_quota.domain.ports import Change, Clock, Journal, LedgerStore
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHolds:
+    """What a pass left open; the first of the holds ends at `earliest_end`, infinity when there is none."""
+
+    count: int
+    earliest_end: float
 
 
 class Reaper:
@@ -28,16 +38,16 @@ class Reaper:
         self._journal = journal
         self._stands = stands
 
-    async def pass_once(self) -> list[Lease]:
-        """Ends what is over and returns the leases that stay open; raises StoreUnavailable."""
+    async def pass_once(self) -> OpenHolds:
+        """Ends what is over and says what stays open; raises StoreUnavailable."""
         for hold in self._ledger.loose_ends[:]:
             await self._expire(hold, "unknown_outcome")
             self._ledger.loose_ends.remove(hold)
-        open_leases: list[Lease] = []
-        for lease in await self._store.leases():
-            hold = lease.hold
+        count, earliest_end = 0, math.inf
+        async for hold in self._store.leases():
             if hold.expires_at > self._clock.now():
-                open_leases.append(lease)
+                count += 1
+                earliest_end = min(earliest_end, hold.expires_at)
             elif self._ledger.can_settle(hold):
                 await self._expire(hold, "lease_over")
             else:
@@ -45,7 +55,7 @@ class Reaper:
                 await self._ledger.end_old(hold, self._stands)
                 await self._store.close(hold)
                 self._journal.note(self._left(hold))
-        return open_leases
+        return OpenHolds(count, earliest_end)
 
     async def _expire(self, hold: Hold, reason: str) -> None:
         ended = await self._ledger.expire(hold, reason)

@@ -56,14 +56,17 @@ class Verifier:
         )
 
     async def _look(self, start_seq: int | None, buckets: list[str]) -> tuple[dict[Counter, Drift], VerifyReply]:
-        holds = [lease.hold for lease in await self._store.leases()]
+        opened: dict[Counter, int] = {}
+        open_holds = 0
+        async for hold in self._store.leases():
+            open_holds += 1
+            _add(opened, hold)
         truth = Truth()
         if start_seq is not None:
             truth = await self._bookkeeper.sums(start_seq, frozenset(buckets))
         counted: dict[Counter, int] = {}
         for bucket in buckets:
             counted.update(await self._books.counters(bucket))
-        opened = _open(holds)
         drift: dict[Counter, Drift] = {}
         for counter in {*counted, *truth.sums}:
             if counter.metric == "requests":
@@ -78,15 +81,12 @@ class Verifier:
             ignored=tuple(
                 IgnoredEvent(seq=seq, request_id=request_id, reason=reason) for seq, request_id, reason in truth.ignored
             ),
-            open_holds=len(holds),
+            open_holds=open_holds,
         )
         return drift, reply
 
 
-def _open(holds: list[Hold]) -> dict[Counter, int]:
-    sums: dict[Counter, int] = {}
-    for hold in holds:
-        for entry in hold.entries:
-            counter = Counter(entry.tenant, entry.metric, entry.bucket)
-            sums[counter] = sums.get(counter, 0) + entry.amount
-    return sums
+def _add(sums: dict[Counter, int], hold: Hold) -> None:
+    for entry in hold.entries:
+        counter = Counter(entry.tenant, entry.metric, entry.bucket)
+        sums[counter] = sums.get(counter, 0) + entry.amount
