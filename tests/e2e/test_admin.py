@@ -138,6 +138,51 @@ async def test_limit_changed_over_http_counts_at_once_and_its_refusal_says_what_
 
 
 @pytest.mark.timeout(120)
+async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process_dies(make_board: MakeBoard) -> None:
+    board = await asyncio.to_thread(make_board, OVER, quotas=2)
+    async with session() as one:
+        operator = Operator(board, one)
+        for name in ("ann", "bob"):
+            assert (await operator.ask("POST", "/accounts", {"name": name}))[0] == 201
+
+        async def insist(path: str, body: Any) -> Any:
+            for _ in range(20):
+                status, answer = await operator.ask("POST", path, body)
+                if status == 200:
+                    return answer
+                assert status == 503, answer
+            raise AssertionError("quota never answered")
+
+        gifts = [{"to": "bob", "amount": 0.25, "id": f"gift-{n}"} for n in range(40)]
+        assert (await insist("/accounts/ann/kudos", {"amount": 10.5, "id": "first"}))["kudos"] == 10.5
+        giving = [asyncio.ensure_future(insist("/accounts/ann/kudos/transfer", gift)) for gift in gifts]
+        await asyncio.wait(giving, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(board.quotas[0].running.kill)
+        made = await asyncio.gather(*giving)
+        assert sorted(deal["id"] for deal in made) == sorted(gift["id"] for gift in gifts)
+        assert (await insist("/accounts/ann/kudos", {"amount": 10.5, "id": "first"}))["repeated"]
+        assert (await insist("/accounts/ann/kudos/transfer", gifts[0]))["repeated"]
+
+        balances = [(await operator.ask("GET", f"/accounts/{name}/kudos"))[1]["kudos"] for name in ("ann", "bob")]
+        assert balances == [0.5, 10.0]
+        status, answer = await operator.ask("POST", "/accounts/ann/kudos/transfer", {"to": "bob", "amount": 0.501})
+        assert (status, answer["error"]["limit"]) == (429, "key.kudos")
+        changes: list[float] = []
+        after = 0
+        while after is not None:
+            status, told = await operator.ask("GET", f"/accounts/ann/kudos/history?limit=16&after={after}")
+            assert status == 200
+            changes += [change["change"] for change in told["changes"]]
+            after = told["next"]
+        # What was refused was taken and given back, and all of it adds up.
+        assert changes[0] == 10.5
+        assert (changes.count(-0.25), round(sum(changes), 3)) == (40, 0.5)
+        assert (await asyncio.to_thread(board.command, "kudos", "show", "bob")).split()[1] == "10"
+        assert "balances 10.5" in await asyncio.to_thread(board.command, "kudos", "verify")
+    await asyncio.to_thread(board.stop)
+
+
+@pytest.mark.timeout(120)
 async def test_verification_whose_quota_process_is_killed_ends_in_a_clear_error(make_board: MakeBoard) -> None:
     board = await asyncio.to_thread(make_board, OVER)
     async with session() as one:

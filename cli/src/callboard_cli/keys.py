@@ -1,22 +1,21 @@
 """`callboard keys`: creates, lists, changes, rotates and revokes API keys."""
 
 import argparse
-import asyncio
 import json
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from callboard_cli.configuration import read_config
+from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode, command_error
 from callboard_cli.subcommands import Subparsers
+from callboard_cli.tables import print_table
 from callboard_contracts.accounts import DIGEST_SHOWN, AccountKey
 from callboard_contracts.config import Config, TierSection
 from callboard_contracts.errors import CallboardError
 from callboard_kit.account_book import AccountBook, check_tier
-from callboard_kit.bus import Bus, BusError, BusUnavailable
+from callboard_kit.bus import Bus
 from callboard_kit.periods import parse_end
 
 LIMIT_HELP = f"none as the number gives it back; {', '.join(TierSection.model_fields)}"
@@ -62,43 +61,24 @@ def register(subparsers: Subparsers) -> None:
     revoke.set_defaults(run=_revoke)
 
 
-def with_book(arguments: argparse.Namespace, act: Callable[[AccountBook, Config], Awaitable[int]]) -> int:
-    """Connects to the bus, runs one action and turns its trouble into one line."""
-    config = read_config(arguments.config).config
-
-    async def connected() -> int:
-        try:
-            bus = await Bus.connect(config.nats, "callboard-keys", lambda: None)
-        except BusUnavailable as error:
-            raise CommandError(f"keys: {error}") from None
-        try:
-            return await act(AccountBook.on(bus), config)
-        except CallboardError as error:
-            raise command_error("keys", error) from None
-        except BusError as error:
-            raise CommandError(f"keys: the bus did not take it: {error}") from None
-        finally:
-            await bus.close()
-
-    return asyncio.run(connected())
-
-
 def _create(arguments: argparse.Namespace) -> int:
     expires_at = _end(arguments.expires, "expires", time.time())
     limits = dict(_limit(text) for text in arguments.limit)
 
-    async def act(book: AccountBook, config: Config) -> int:
+    async def act(bus: Bus, config: Config) -> int:
+        book = AccountBook.on(bus)
         tier = check_tier(arguments.tier or config.quota.default_tier, config.quota.tiers)
         account, key = await book.create(arguments.name, tier, expires_at, limits)
         print(key)
         _say(f"account {account.id}, tier {tier}; the key is not stored and will not be shown again")
         return ExitCode.OK
 
-    return with_book(arguments, act)
+    return run_on_bus("keys", arguments, act)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    async def act(book: AccountBook, _config: Config) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
+        book = AccountBook.on(bus)
         accounts = await book.all()
         if arguments.json:
             print(json.dumps([account.model_dump(mode="json") for account in accounts], indent=2))
@@ -110,18 +90,17 @@ def _list(arguments: argparse.Namespace) -> int:
             for account in accounts
             for key in account.keys
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_table(rows)
         return ExitCode.OK
 
-    return with_book(arguments, act)
+    return run_on_bus("keys", arguments, act)
 
 
 def _change(arguments: argparse.Namespace) -> int:
     limits = dict(_limit(text) for text in arguments.limit)
 
-    async def act(book: AccountBook, config: Config) -> int:
+    async def act(bus: Bus, config: Config) -> int:
+        book = AccountBook.on(bus)
         tier = check_tier(arguments.tier, config.quota.tiers) if arguments.tier else None
         account, _key = await book.find(arguments.who)
         changed = await book.change(account.id, tier, limits)
@@ -129,7 +108,7 @@ def _change(arguments: argparse.Namespace) -> int:
         _say(f"account {changed.id}: tier {changed.tier}, limits of its own: {own or 'none'}")
         return ExitCode.OK
 
-    return with_book(arguments, act)
+    return run_on_bus("keys", arguments, act)
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
@@ -137,18 +116,20 @@ def _rotate(arguments: argparse.Namespace) -> int:
     expires_at = _end(arguments.expires, "expires", now)
     old_until = _end(arguments.keep, "keep", now)
 
-    async def act(book: AccountBook, _config: Config) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
+        book = AccountBook.on(bus)
         account, _key = await book.find(arguments.who)
         _account, key = await book.rotate(account.id, expires_at, old_until or now)
         print(key)
         _say(f"account {account.id}: the other keys end {'now' if old_until == now else _date(old_until or now)}")
         return ExitCode.OK
 
-    return with_book(arguments, act)
+    return run_on_bus("keys", arguments, act)
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    async def act(book: AccountBook, _config: Config) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
+        book = AccountBook.on(bus)
         account, key = await book.find(arguments.who)
         await book.revoke(account.id, key.digest if key else None)
         _say(
@@ -156,7 +137,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
         )
         return ExitCode.OK
 
-    return with_book(arguments, act)
+    return run_on_bus("keys", arguments, act)
 
 
 def _end(text: str | None, option: str, now: float) -> float | None:

@@ -1,22 +1,23 @@
 """`callboard usage`: shows what was used, exports usage events, verifies the books, and tells a request's story."""
 
 import argparse
-import asyncio
 import math
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from callboard_cli.configuration import read_config
+from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode, command_error
 from callboard_cli.subcommands import Subparsers
+from callboard_cli.tables import print_table
+from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
 from callboard_kit.account_book import AccountBook
-from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
+from callboard_kit.bus import Bus
 from callboard_kit.periods import parse_start, show_time
 from callboard_kit.usage_records import TENANT, UsageRecords
 from callboard_kit.usage_sheets import SheetForm, open_sheet
@@ -58,32 +59,10 @@ def _span(arguments: argparse.Namespace) -> tuple[float, float | None]:
     return since, until
 
 
-def _with_bus(arguments: argparse.Namespace, act: Callable[[Bus], Awaitable[int]]) -> int:
-    config = read_config(arguments.config).config
-
-    async def connected() -> int:
-        try:
-            bus = await Bus.connect(config.nats, "callboard-usage", lambda: None)
-        except BusUnavailable as error:
-            raise CommandError(f"usage: {error}") from None
-        try:
-            return await act(bus)
-        except CallboardError as error:
-            raise command_error("usage", error) from None
-        except NoResponders:
-            raise CommandError("usage: no quota process answers", ExitCode.NOT_READY) from None
-        except BusError as error:
-            raise CommandError(f"usage: {error}") from None
-        finally:
-            await bus.close()
-
-    return asyncio.run(connected())
-
-
 def _show(arguments: argparse.Namespace) -> int:
     since, until = _span(arguments)
 
-    async def act(bus: Bus) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
         accounts = {account.id: account for account in await AccountBook.on(bus).all()}
         only: str | None = None
         if arguments.who:
@@ -98,7 +77,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print_table(rows)
         return ExitCode.OK
 
-    return _with_bus(arguments, act)
+    return run_on_bus("usage", arguments, act)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -108,7 +87,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise CommandError(f"export: found {target.name!r}, allowed are .csv, .parquet or -", ExitCode.USAGE)
     form: SheetForm = "parquet" if target.suffix == ".parquet" else "csv"
 
-    async def act(bus: Bus) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
         sheet = open_sheet(form)
         count = 0
         with _opened(target) as file:
@@ -119,7 +98,7 @@ def _export(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"{count} usage events\n")
         return ExitCode.OK
 
-    return _with_bus(arguments, act)
+    return run_on_bus("usage", arguments, act)
 
 
 @contextmanager
@@ -134,7 +113,7 @@ def _opened(target: Path) -> Generator[BinaryIO]:
 def _verify(arguments: argparse.Namespace) -> int:
     since, _until = _span(arguments)
 
-    async def act(bus: Bus) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
         reply = await UsageRecords(bus).verify(since)
         if arguments.json:
             print(reply.model_dump_json(indent=2))
@@ -142,7 +121,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             _print_report(reply)
         return ExitCode.FAILED if reply.drift_count else ExitCode.OK
 
-    return _with_bus(arguments, act)
+    return run_on_bus("usage", arguments, act)
 
 
 def _print_report(reply: VerifyReply) -> None:
@@ -157,7 +136,7 @@ def _print_report(reply: VerifyReply) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    async def act(bus: Bus) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
         rows = [("AT", "WHAT", "TENANT", "TOKENS", "REASON", "HOLD")]
         for event in await UsageRecords(bus).story(arguments.request_id):
             tokens = f"{event.units / UNITS_PER_TOKEN:g}"
@@ -165,11 +144,4 @@ def _audit(arguments: argparse.Namespace) -> int:
         print_table(rows)
         return ExitCode.OK
 
-    return _with_bus(arguments, act)
-
-
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Prints rows with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return run_on_bus("usage", arguments, act)

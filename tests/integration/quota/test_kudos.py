@@ -144,7 +144,7 @@ async def test_command_line_shows_credits_moves_and_verifies(house: House) -> No
     await asyncio.to_thread(house.command, "kudos", "transfer", "cli-ada", "cli-bob", "2.5")
     assert await asyncio.to_thread(house.command, "kudos", "show", "cli-ada") == f"{ada}  10\n"
     history = await asyncio.to_thread(house.command, "kudos", "history", "cli-ada")
-    assert len(history.splitlines()) == 2
+    assert len(history.splitlines()) == 3
     assert "balances" in await asyncio.to_thread(house.command, "kudos", "verify")
 
 

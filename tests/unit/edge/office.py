@@ -1,7 +1,9 @@
 """An operator's side of the stage: accounts in memory, and usage that a test makes up."""
 
 import asyncio
+import dataclasses
 import hashlib
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +12,7 @@ import aiohttp
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.kudos import KudosChange, KudosDeal
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_edge.domain.administration import Administration
 from callboard_kit.account_book import AccountBook
@@ -96,11 +99,71 @@ class FakeUsage:
 
 
 @dataclass
+class FakeKudos:
+    """Keeps deals as quota does; `trouble` is raised by whatever is asked next."""
+
+    balances: dict[str, int] = field(default_factory=dict[str, int])
+    deals: dict[str, tuple[tuple[str, str, int], KudosDeal]] = field(
+        default_factory=dict[str, tuple[tuple[str, str, int], KudosDeal]]
+    )
+    changes: dict[str, list[KudosChange]] = field(default_factory=dict[str, list[KudosChange]])
+    trouble: Exception | None = None
+
+    async def balance(self, account: str) -> int:
+        self._fail()
+        return self.balances.get(account, 0)
+
+    async def earn(self, account: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+        self._fail()
+        return self._deal(deal_id, "", account, amount)
+
+    async def transfer(self, source: str, target: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+        self._fail()
+        if self.balances.get(source, 0) < amount:
+            raise CallboardError(ErrorCode.QUOTA_EXCEEDED, "The account has fewer.", limit="key.kudos")
+        return self._deal(deal_id, source, target, amount)
+
+    async def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
+        self._fail()
+        for change in self.changes.get(account, []):
+            if change.at >= since and change.seq > after_seq:
+                yield change
+
+    def _deal(self, deal_id: str | None, source: str, target: str, amount: int) -> KudosDeal:
+        contents = (source, target, amount)
+        deal_id = deal_id or f"new-{len(self.deals)}"
+        if deal_id in self.deals:
+            known, deal = self.deals[deal_id]
+            if known != contents:
+                raise CallboardError(ErrorCode.INVALID_REQUEST, "that id was used for another deal", param="id")
+            return dataclasses.replace(deal, repeated=True)
+        for account, change in ((source, -amount), (target, amount)):
+            if account:
+                self._change(account, change, deal_id)
+        payer = source or target
+        deal = KudosDeal(deal_id, payer, self.balances[payer], repeated=False)
+        self.deals[deal_id] = (contents, deal)
+        return deal
+
+    def _change(self, account: str, change: int, deal_id: str) -> None:
+        self.balances[account] = self.balances.get(account, 0) + change
+        seq = sum(map(len, self.changes.values())) + 1
+        self.changes.setdefault(account, []).append(
+            KudosChange(seq, time.time(), change, self.balances[account], deal_id)
+        )
+
+    def _fail(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+
+@dataclass
 class Office:
     """What the admin API of a stage works with."""
 
     bucket: FakeBucket = field(default_factory=FakeBucket)
     usage: FakeUsage = field(default_factory=FakeUsage)
+    kudos: FakeKudos = field(default_factory=FakeKudos)
     announced: list[str] = field(default_factory=list[str])
     quota: QuotaSection = field(default_factory=QuotaSection)
 
@@ -121,7 +184,7 @@ class Office:
             return self.quota
 
         digest = hashlib.sha256(TOKEN.encode()).digest()
-        return Administration(digest, self.book, self.usage, quota, pause_s)
+        return Administration(digest, self.book, self.usage, self.kudos, quota, pause_s)
 
 
 @dataclass

@@ -39,6 +39,10 @@ ROUTES = [
     ("GET", "/usage/export", None),
     ("POST", "/usage/verify", None),
     ("GET", "/audit/r1", None),
+    ("GET", "/accounts/ann/kudos", None),
+    ("POST", "/accounts/ann/kudos", {"amount": 1}),
+    ("POST", "/accounts/ann/kudos/transfer", {"to": "bob", "amount": 1}),
+    ("GET", "/accounts/ann/kudos/history", None),
 ]
 
 

@@ -4,6 +4,8 @@ All amounts are integers, in thousandths of a kudos. Amounts are strict on the w
 is refused as malformed; what is negative, zero or beyond `MAX_KUDOS` is refused by quota.
 """
 
+from dataclasses import dataclass
+
 from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
@@ -55,3 +57,30 @@ class KudosReply(Message):
     balance: int = 0
     repeated: bool = False
     error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KudosDeal:
+    """A deal that was made; `balance` is what the account has after it that earned or gave.
+
+    `repeated` says that it had been made before under the same id, and counts once.
+    """
+
+    id: str
+    account: str
+    balance: int
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KudosChange:
+    """One change of an account's kudos; `reason` is the id of what made it: a deal's or a hold's, and a step of it.
+
+    `seq` is higher with each change of any account, and `at` a Unix time.
+    """
+
+    seq: int
+    at: float
+    change: int
+    balance: int
+    reason: str

@@ -41,6 +41,7 @@ from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import edge_settings
 from callboard_kit.account_book import AccountBook
 from callboard_kit.bus import Bus
+from callboard_kit.kudos_records import KudosRecords
 from callboard_kit.lifecycle import StartError, Stopper, settle_heap
 from callboard_kit.opening import opened_bus, opened_observatory
 from callboard_kit.settings import SettingsError, load_config
@@ -121,7 +122,7 @@ def administration(config: Config, bus: Bus, file: Path | None) -> Administratio
             log.warning("settings_unreadable")
             return config.quota
 
-    return Administration(token_digest(token), AccountBook.on(bus), UsageRecords(bus), quota)
+    return Administration(token_digest(token), AccountBook.on(bus), UsageRecords(bus), KudosRecords(bus), quota)
 
 
 async def serve(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:

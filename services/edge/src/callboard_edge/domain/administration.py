@@ -6,6 +6,7 @@ from typing import Protocol
 
 from callboard_contracts.accounts import Account, AccountKey
 from callboard_contracts.config import QuotaSection
+from callboard_contracts.kudos import KudosChange, KudosDeal
 from callboard_contracts.quota import AuditEvent, VerifyReply
 
 
@@ -63,6 +64,26 @@ class UsageBooks(Protocol):
         ...
 
 
+class KudosBooks(Protocol):
+    """What accounts have in kudos, in thousandths; each method raises CallboardError for what quota refuses."""
+
+    async def balance(self, account: str) -> int:
+        """What an account has."""
+        ...
+
+    async def earn(self, account: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+        """Credits an account, once for each id."""
+        ...
+
+    async def transfer(self, source: str, target: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+        """Moves kudos from one account to another, once for each id."""
+        ...
+
+    def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
+        """Every change of an account's kudos since a time and after another, the oldest first."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Administration:
     """What the admin API works with; `quota` reads the settings of quota as they stand in the file now."""
@@ -70,5 +91,6 @@ class Administration:
     token_digest: bytes
     accounts: Accounts
     usage: UsageBooks
+    kudos: KudosBooks
     quota: Callable[[], Awaitable[QuotaSection]]
     failure_pause_s: float = 0.5

@@ -1,6 +1,6 @@
 """The admin API: there is none without a token in the configuration."""
 
-from callboard_edge.handlers import admin_accounts, admin_usage
+from callboard_edge.handlers import admin_accounts, admin_kudos, admin_usage
 from callboard_edge.handlers.admin_guard import AdminGuard
 from callboard_edge.handlers.context import EdgeContext
 from callboard_edge.handlers.route import Route
@@ -11,4 +11,6 @@ def routes(context: EdgeContext) -> list[Route]:
     if context.admin is None:
         return []
     guard = AdminGuard(context.admin, context.metrics)
-    return [*admin_accounts.routes(context.admin, guard), *admin_usage.routes(context.admin, guard)]
+    return [
+        route for module in (admin_accounts, admin_usage, admin_kudos) for route in module.routes(context.admin, guard)
+    ]

@@ -3,10 +3,12 @@
 Unlike elsewhere a field that is not known is refused, since it may be a misspelt limit.
 """
 
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from callboard_contracts.kudos import KUDOS_SCALE, MAX_KUDOS
 from callboard_edge.handlers.bodies import AnswerBody, Whole
 from callboard_kit.account_book import MAX_LIMIT
 from callboard_kit.usage_sheets import SheetForm
@@ -14,6 +16,8 @@ from callboard_kit.usage_sheets import SheetForm
 MAX_WORD = 200
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Period = Annotated[str, Field(min_length=1, max_length=40)]
+DealId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Kudos = Annotated[Decimal, Field(gt=0, le=MAX_KUDOS // KUDOS_SCALE, decimal_places=3)]
 Limit = Annotated[Whole, Field(ge=0, le=MAX_LIMIT)]
 
 
@@ -73,6 +77,21 @@ class VerifyBody(AdminBody):
     since: Period = "24h"
 
 
+class EarnBody(AdminBody):
+    """Kudos for an account; `id` names the deal, so that a repeat counts once."""
+
+    amount: Kudos
+    id: DealId | None = None
+
+
+class TransferBody(AdminBody):
+    """Kudos for another account, which `to` names by its id or name."""
+
+    to: Word
+    amount: Kudos
+    id: DealId | None = None
+
+
 class ListQuery(AdminQuery):
     """Which part of the list."""
 
@@ -96,6 +115,14 @@ class ExportQuery(AdminQuery):
     since: Period = "30d"
     until: Period | None = None
     format: SheetForm = "csv"
+
+
+class HistoryQuery(AdminQuery):
+    """Which changes: those since a time, or after the one that the last answer ended with."""
+
+    since: Period = "30d"
+    after: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 
 class KeyObject(AnswerBody):
@@ -131,6 +158,42 @@ class AccountListObject(AnswerBody):
 
     accounts: list[AccountObject]
     next: str | None
+
+
+class BalanceObject(AnswerBody):
+    """What an account has; what is held for requests that run is not in it."""
+
+    account: str
+    kudos: float
+
+
+class DealObject(AnswerBody):
+    """A deal in kudos that stands, and what the account that earned or gave has after it.
+
+    `repeated` says that it had been made before under this id.
+    """
+
+    id: str
+    account: str
+    kudos: float
+    repeated: bool
+
+
+class ChangeObject(AnswerBody):
+    """One change of an account's kudos; `by` is the id of the deal or hold that made it, and which step of it."""
+
+    at: str
+    change: float
+    kudos: float
+    by: str
+
+
+class HistoryObject(AnswerBody):
+    """Changes, the oldest first; `next` is the `after` of the next part, null at the end."""
+
+    account: str
+    changes: list[ChangeObject]
+    next: int | None
 
 
 class TenantUseObject(AnswerBody):

@@ -1,0 +1,185 @@
+"""What accounts have in kudos: deals asked of quota, and the history and proof of them, read from the bus."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from callboard_contracts import subjects
+from callboard_contracts.errors import CallboardError
+from callboard_contracts.headers import INCREMENT, MSG_ID
+from callboard_contracts.kudos import (
+    KudosBalanceRequest,
+    KudosChange,
+    KudosDeal,
+    KudosEarnRequest,
+    KudosReply,
+    KudosTransferRequest,
+)
+from callboard_contracts.model import Message
+from callboard_contracts.quota import AuditEvent
+from callboard_contracts.streams import DEALS, KUDOS
+from callboard_kit.bus import Bus
+from callboard_kit.direct import StoredMessage, first_seq, read_subject
+
+ASK_TIMEOUT_S = 15.0
+READ_TIMEOUT_S = 5.0
+MESSAGES_AT_ONCE = 1000
+LOOKS = 5
+PAUSE_S = 0.5
+"""Deals go on while the books are read, so only what stays wrong over several looks is wrong."""
+ID_BYTES = 8
+TIME = "Nats-Time-Stamp"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verification found; `problems` names what does not agree."""
+
+    earned: int
+    spent: int
+    held: int
+    total: int
+    problems: frozenset[str]
+
+
+class KudosRecords:
+    """Deals and balances of an installation, in thousandths of kudos.
+
+    Every method raises BusError when the bus or quota does not do its part, and CallboardError for what quota refuses.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def balance(self, account: str) -> int:
+        """What an account has, without what is held for requests that run."""
+        return (await self._ask(subjects.QUOTA_KUDOS_SHOW, KudosBalanceRequest(account=account))).balance
+
+    async def earn(self, account: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+        """Credits an account, once for each id; without one the deal gets a new id."""
+        request = KudosEarnRequest(id=deal_id or _new_id(), account=account, amount=amount)
+        return _deal(request.id, await self._ask(subjects.QUOTA_KUDOS_EARN, request))
+
+    async def transfer(self, source: str, target: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+        """Moves kudos from one account to another, once for each id; without one the deal gets a new id."""
+        request = KudosTransferRequest(id=deal_id or _new_id(), source=source, target=target, amount=amount)
+        return _deal(request.id, await self._ask(subjects.QUOTA_KUDOS_TRANSFER, request))
+
+    async def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
+        """Every change of an account's kudos since a Unix time and after another, the oldest first.
+
+        Those that change nothing are left out.
+        """
+        subject = subjects.kudos(account)
+        seq = await first_seq(self._bus, KUDOS, subject, since, READ_TIMEOUT_S)
+        if seq is None:
+            return
+        async for message in self._messages(KUDOS, subject, max(seq, after_seq + 1)):
+            change = -int(message.headers[INCREMENT])
+            if change:
+                yield KudosChange(
+                    seq=message.seq,
+                    at=datetime.fromisoformat(message.headers[TIME]).timestamp(),
+                    change=change,
+                    balance=-int(json.loads(message.data)["val"]),
+                    reason=message.headers.get(MSG_ID, ""),
+                )
+
+    async def verify(self) -> Verdict:
+        """Compares all balances with what was earned, given, spent and held; reads every deal ever made."""
+        verdict = await self._look()
+        for _ in range(LOOKS - 1):
+            if not verdict.problems:
+                break
+            await asyncio.sleep(PAUSE_S)
+            again = await self._look()
+            verdict = Verdict(again.earned, again.spent, again.held, again.total, again.problems & verdict.problems)
+        return verdict
+
+    async def _look(self) -> Verdict:
+        sums = Sums()
+        async for message in self._messages(KUDOS, subjects.kudos("*")):
+            account = message.subject.rpartition(".")[2]
+            sums.add(account, -int(message.headers[INCREMENT]), message.headers.get(MSG_ID, ""))
+        fates: dict[str, AuditEvent] = {}
+        async for message in self._messages(DEALS, subjects.deal("*")):
+            fate = AuditEvent.model_validate_json(message.data)
+            fates[fate.hold_id] = fate
+        return judge(sums, fates)
+
+    async def _messages(self, stream: str, subject: str, seq: int = 1) -> AsyncGenerator[StoredMessage]:
+        while True:
+            some = await read_subject(
+                self._bus, stream, subject, seq, MESSAGES_AT_ONCE, READ_TIMEOUT_S, stream_may_miss=False
+            )
+            for message in some:
+                yield message
+            if len(some) < MESSAGES_AT_ONCE:
+                return
+            seq = some[-1].seq + 1
+
+    async def _ask(self, subject: str, request: Message) -> KudosReply:
+        body = request.model_dump_json().encode()
+        reply = KudosReply.model_validate_json(await self._bus.request(subject, body, ASK_TIMEOUT_S))
+        if reply.error is not None:
+            raise CallboardError.of(reply.error)
+        return reply
+
+
+@dataclass(slots=True)
+class Sums:
+    """What the stream of kudos says, told apart by deals and by holds for requests."""
+
+    balances: dict[str, int] = field(default_factory=dict[str, int])
+    holds: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    """By hold and account: what was given less what was taken."""
+    ended: set[str] = field(default_factory=set[str])
+
+    def add(self, account: str, change: int, msg_id: str) -> None:
+        """Adds one change of an account."""
+        hold_id, _, step = msg_id.rpartition(".")
+        self.balances[account] = self.balances.get(account, 0) + change
+        changes = self.holds.setdefault(hold_id, {})
+        changes[account] = changes.get(account, 0) + change
+        if step.startswith("s"):
+            self.ended.add(hold_id)
+
+
+def judge(sums: Sums, fates: dict[str, AuditEvent]) -> Verdict:
+    """Compares the changes with how each deal ended; `fates` is by the id of the deal's hold."""
+    problems = {f"{account} is below zero" for account, balance in sums.balances.items() if balance < 0}
+    earned = spent = held = 0
+    for hold_id, fate in fates.items():
+        changes = sums.holds.get(hold_id, {})
+        wanted = fate.kudos if fate.kind == "settled" and fate.reason == "earn" else 0
+        earned += wanted
+        moved = sum(change for change in changes.values() if change > 0)
+        halves = fate.kudos if fate.kind == "settled" else 0
+        if sum(changes.values()) != wanted or moved != halves:
+            problems.add(f"deal {fate.request_id} is not whole")
+    for hold_id, changes in sums.holds.items():
+        if hold_id in fates:
+            continue
+        net = -sum(changes.values())
+        if net < 0:
+            problems.add(f"hold {hold_id} gave more than it took")
+        if hold_id in sums.ended:
+            spent += net
+        else:
+            held += net
+    total = sum(sums.balances.values())
+    if total != earned - spent - held:
+        problems.add(f"balances differ by {total - earned + spent + held} thousandths")
+    return Verdict(earned, spent, held, total, frozenset(problems))
+
+
+def _deal(deal_id: str, reply: KudosReply) -> KudosDeal:
+    return KudosDeal(deal_id, reply.account, reply.balance, reply.repeated)
+
+
+def _new_id() -> str:
+    now = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+    return f"{now}-{secrets.token_hex(ID_BYTES)}"
