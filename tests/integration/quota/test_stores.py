@@ -21,7 +21,7 @@ from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.audit import AuditJournal
 from callboard_quota.backends.books import StreamBooks, StreamUsageLog
 from callboard_quota.backends.clock import SteadyClock
-from callboard_quota.backends.jetstream_ledger import READ_BATCH, JetStreamLedger, LedgerMisdeclared, read_fates
+from callboard_quota.backends.jetstream_ledger import LEASES_AT_ONCE, JetStreamLedger, LedgerMisdeclared, read_fates
 from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger
 from callboard_quota.domain.attempt import Granted
 from callboard_quota.domain.changes import increments, reversal
@@ -130,7 +130,7 @@ async def test_opening_raises_every_counter_and_leaves_a_lease(store: LedgerStor
 
 async def test_more_leases_than_are_read_at_once_are_all_read_oldest_first(store: LedgerStore) -> None:
     before = await open_ids(store)
-    opened = [hold(f"many-{n}") for n in range(2 * READ_BATCH + 1)]
+    opened = [hold(f"many-{n}") for n in range(2 * LEASES_AT_ONCE + 1)]
     for start in range(0, len(opened), 200):
         await asyncio.gather(*[store.open(one, []) for one in opened[start : start + 200]])
     assert [one.id async for one in store.leases() if one.id not in before] == [one.id for one in opened]

@@ -26,6 +26,8 @@ READ_TIMEOUT_S = 2.0
 FATES = frozenset({"settled", "released", "expired"})
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
+LEASES_AT_ONCE = 250
+"""Decisions wait while a batch is made out, about a millisecond."""
 NANOSECONDS_PER_S = 1_000_000_000
 TTL = "Nats-TTL"
 TOMBSTONE_TTL = "1s"
@@ -140,7 +142,7 @@ class JetStreamLedger:
         return found
 
     async def leases(self) -> AsyncIterator[Hold]:
-        """Reads the holds of all open leases, a thousand at a time."""
+        """Reads the holds of all open leases."""
         start_seq = 1
         more = True
         while more:
@@ -151,7 +153,7 @@ class JetStreamLedger:
                         yield Hold.model_validate_json(message.data)
                     except ValidationError:
                         log.exception("lease_unreadable", extra={"seq": message.seq})
-            more = len(messages) == READ_BATCH
+            more = len(messages) == LEASES_AT_ONCE
             if more:
                 start_seq = messages[-1].seq + 1
 
@@ -162,7 +164,7 @@ class JetStreamLedger:
                 LEASE,
                 subjects.lease_filter(),
                 start_seq,
-                limit=READ_BATCH,
+                limit=LEASES_AT_ONCE,
                 timeout_s=READ_TIMEOUT_S,
                 stream_may_miss=False,
             )
