@@ -65,13 +65,13 @@ class QuotaCost:
 class Effort:
     """How much is measured."""
 
-    decisions: int = 3000
+    decisions: int = 9000
     pairs: int = 20_000
     lag_s: float = 10.0
     tenants: int = 100_000
 
 
-QUICK = Effort(decisions=500, pairs=2000, lag_s=3.0, tenants=3000)
+QUICK = Effort(decisions=600, pairs=2000, lag_s=3.0, tenants=3000)
 
 
 def strict(effort: Effort) -> Effort:
@@ -108,7 +108,7 @@ async def _measure(house: House, effort: Effort) -> list[Figure]:
         async def pair(callers: int = 50) -> None:
             await report(bus, event_of(await decide(callers), 100))
 
-        # A shared machine is faster or slower for half a minute at a time, so the decisions are spread over the run.
+        # A shared machine is slower now for a tenth of a second, now for half a minute, so many are spread over the run.
         times = await _times(effort.decisions // 3, decide)
         in_ledger = await _ledger_pairs(bus, effort.pairs)
         times += await _times(effort.decisions // 3, decide)

@@ -325,6 +325,12 @@ async def test_request_that_cannot_be_served_names_its_field(case: str, stage: S
     assert stage.board.queued == 0
 
 
+async def test_refusal_speaks_of_what_was_sent_and_not_of_how_it_was_checked(stage: Stage) -> None:
+    _, _, body = await stage.post(CHAT, asking(messages=[]))
+    message = json.loads(body)["error"]["message"]
+    assert message == "Invalid value for 'messages': List should have at least 1 item, not 0."
+
+
 async def test_unknown_model_is_told_what_is_offered(stage: Stage) -> None:
     status, _, body = await stage.post(CHAT, asking(model="nobody"))
     error = json.loads(body)["error"]

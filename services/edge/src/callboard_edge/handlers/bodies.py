@@ -62,7 +62,7 @@ def _invalid(error: ValidationError) -> CallboardError:
         return CallboardError(ErrorCode.INVALID_REQUEST, "The body must be a JSON object.")
     if first["type"] == "missing":
         return CallboardError(ErrorCode.INVALID_REQUEST, f"Missing required field: '{param}'.", param=param)
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
     return CallboardError(ErrorCode.INVALID_REQUEST, f"Invalid value for '{param}': {message}.", param=param)
 
 
