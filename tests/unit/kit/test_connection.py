@@ -108,6 +108,32 @@ async def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(seed
         await connection.close()
 
 
+async def test_payload_that_looks_like_a_message_is_none_wherever_the_stream_is_cut() -> None:
+    server = ScriptedServer()
+    forged = b"MSG evil 1 3\r\nbad\r\n"
+    async with server.running():
+        connection = Connection()
+        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+        plain: list[Msg] = []
+        queued: list[Msg] = []
+
+        async def enqueue(found: Msg) -> None:
+            queued.append(found)
+
+        await connection.subscribe_now("test.1", plain.append)
+        await connection.subscribe("test.2", cb=enqueue)
+        whole = b"MSG test.2 2 %d\r\n%s\r\n" % (len(forged), forged)
+        for at in range(1, len(whole)):
+            await server.send([whole[:at], whole[at:]])
+        await server.send([b"MSG test.1 1 2\r\nok\r\n"])
+        async with asyncio.timeout(10):
+            while not plain or len(queued) < len(whole) - 1:
+                await asyncio.sleep(0.01)
+        assert [one.data for one in plain] == [b"ok"]
+        assert {one.data for one in queued} == {forged}
+        await connection.close()
+
+
 async def test_a_stream_that_is_no_protocol_ends_the_connection() -> None:
     server = ScriptedServer()
     async with server.running():

@@ -18,6 +18,7 @@ from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
+from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,8 @@ class Connection(Client):
     def _take(self, data: bytes) -> int:
         """Hands over the whole messages for plain functions at the beginning of the data; returns their bytes."""
         taken = 0
-        if self._ps.buf or not self.is_connected:
+        # What the client has begun to read, be it only the first line of a message, it must read to the end.
+        if self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE or not self.is_connected:
             return taken
         while (line_end := data.find(b"\r\n", taken)) >= 0:
             operation, *words = data[taken:line_end].split(b" ")
