@@ -97,6 +97,28 @@ async def test_live_jobs_overtake_waiting_batch_jobs(bus: Bus) -> None:
     assert order == [b"live"] * 4 + [b"batch"] * 4
 
 
+async def test_consumer_that_is_gone_is_asked_for_now_and_then_until_it_is_back(bus: Bus) -> None:
+    seen: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> None:
+        seen.append(delivery.data)
+
+    names = ("chat-main-live", "chat-main-batch")
+    known = [(await bus.api(f"CONSUMER.INFO.CHAT.{name}", {}))["config"] for name in names]
+    async with pulling(bus, handle, slots=4):
+        await asyncio.sleep(0.2)
+        for name in names:
+            await bus.api(f"CONSUMER.DELETE.CHAT.{name}", {})
+        sent = bus.connection.stats["out_msgs"]
+        await asyncio.sleep(1.5)
+        # Seven rounds of at most five pulls.
+        assert 0 < bus.connection.stats["out_msgs"] - sent <= 40
+        for name, config in zip(names, known, strict=True):
+            await bus.api(f"CONSUMER.CREATE.CHAT.{name}", {"stream_name": "CHAT", "config": config})
+        await bus.publish_stored(LIVE, b"one", "one")
+        await eventually(lambda: seen == [b"one"], 5)
+
+
 async def test_job_that_raises_is_tried_again_later(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "ERROR_DELAY_S", 0.05)
     attempts: list[int] = []

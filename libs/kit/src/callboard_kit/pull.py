@@ -31,6 +31,19 @@ CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 RETURN_DELAY_S = 0.05
 CHECK_INTERVAL_S = 1.0
+TROUBLE_PAUSE_S = 0.25
+"""How long nothing is pulled after a pull was turned away, as it is at once where the consumer has no leader."""
+_UNFILLED = frozenset({"404", "408"})
+
+
+def status_of(message: Msg) -> str | None:
+    """How the server ended a pull, or None for a message that fills one."""
+    return message.headers.get("Status") if message.headers else None
+
+
+def turned_away(status: str) -> bool:
+    """Whether a pull ended because it cannot be served now, and not only because there was nothing to fill it."""
+    return status not in _UNFILLED
 
 
 class GiveBack(Exception):  # noqa: N818 - an instruction, not a failure
@@ -132,6 +145,7 @@ class PullLoop:
         self._scout_empty = False
         self._wake = asyncio.Event()
         self._lost = False
+        self._not_before = 0.0
         self._stopping = False
         bus.on_reconnect(self._forget_pulls)
 
@@ -204,6 +218,7 @@ class PullLoop:
 
     def _forget_pulls(self) -> None:
         self._lost = True
+        self._not_before = 0.0
         self._wake.set()
 
     async def _ask(self) -> None:
@@ -213,6 +228,8 @@ class PullLoop:
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
+        if now < self._not_before:
+            return
         if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._scout, now, LOST_SCOUT_S):
             await self._close_inboxes()
             await self._open_inboxes()
@@ -246,9 +263,15 @@ class PullLoop:
         current = subject == inbox.subject
         if current:
             inbox.open = max(0, inbox.open - 1)
-        if message.headers and "Status" in message.headers:
+        status = status_of(message)
+        if status is not None:
             self._scout_empty = self._scout_empty or (current and inbox is self._scout)
-            self._wake.set()
+            if turned_away(status):
+                loop = asyncio.get_running_loop()
+                self._not_before = loop.time() + TROUBLE_PAUSE_S
+                loop.call_later(TROUBLE_PAUSE_S, self._wake.set)
+            else:
+                self._wake.set()
             return
         if self._stopping or len(self._running) >= self._slots:
             # Only an answer to a pull that was thought lost, or one that crossed with the stop, gets here.

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from callboard_contracts.quota import UsageEvent
 from callboard_contracts.streams import NANOSECONDS_PER_S, SETTLEMENT, USAGE
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.metrics import SETTLEMENT_LAG_SECONDS, SETTLEMENTS, STORE_FAILURES
@@ -33,6 +34,7 @@ GATHER_S = 0.02
 RETURN_DELAY_S = 0.5
 SHORT_REPLY_TOKENS = 9
 ACK = b"+ACK"
+RETURN = b"-NAK"
 STOP_DELIVERY = b"+TERM"
 
 
@@ -59,6 +61,7 @@ class UsageFeed:
         self._inbox = ""
         self._subscription: Subscription | None = None
         self._lost = True
+        self._not_before = 0.0
         self._stopping = False
         self._wake = asyncio.Event()
         bus.on_reconnect(self._forget_pulls)
@@ -78,10 +81,13 @@ class UsageFeed:
             self._stopping = True
             if self._subscription:
                 await self._close_inbox(self._subscription)
+                self._subscription = None
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits for the events that are being settled; what is cut off is delivered again."""
+        """Takes no more events and waits for those that are being settled; what is cut off is delivered again."""
         self._stopping = True
+        if self._subscription:
+            await self._close_inbox(self._subscription)
         self._settle_gathered()
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout_s)
@@ -91,12 +97,13 @@ class UsageFeed:
 
     def _forget_pulls(self) -> None:
         self._lost = True
+        self._not_before = 0.0
         self._wake.set()
 
     async def _ask(self) -> None:
-        if not self._bus.connected:
-            return
         now = asyncio.get_running_loop().time()
+        if self._stopping or now < self._not_before or not self._bus.connected:
+            return
         if self._lost or (self._asked and now - self._asked_at > LOST_PULL_S):
             await self._open_inbox()
         if self._asked < BATCH // 2 and self._asked + len(self._running) + len(self._gathered) < MAX_RUNNING:
@@ -129,15 +136,21 @@ class UsageFeed:
                 log.debug("unsubscribe_failed")
 
     def _arrived(self, inbox: str, message: Msg) -> None:
-        headers = message.headers or {}
-        if "Status" in headers:
+        status = status_of(message)
+        if status is not None:
             if inbox == self._inbox:
-                self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", BATCH)))
-            self._wake.set()
+                self._asked = max(0, self._asked - int((message.headers or {}).get("Nats-Pending-Messages", BATCH)))
+            if turned_away(status):
+                loop = asyncio.get_running_loop()
+                self._not_before = loop.time() + TROUBLE_PAUSE_S
+                loop.call_later(TROUBLE_PAUSE_S, self._wake.set)
+            else:
+                self._wake.set()
             return
         if inbox == self._inbox:
             self._asked = max(0, self._asked - 1)
         if self._stopping:
+            self._start(self._answer(message, RETURN))
             return
         try:
             event = UsageEvent.model_validate_json(message.data)
