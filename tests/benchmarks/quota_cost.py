@@ -108,7 +108,7 @@ async def _measure(house: House, effort: Effort) -> list[Figure]:
         async def pair(callers: int = 50) -> None:
             await report(bus, event_of(await decide(callers), 100))
 
-        # A shared machine is slower now for a tenth of a second, now for half a minute, so many are spread over the run.
+        # A shared machine is slower at times, for a tenth of a second or for half a minute: many, spread over the run.
         times = await _times(effort.decisions // 3, decide)
         in_ledger = await _ledger_pairs(bus, effort.pairs)
         times += await _times(effort.decisions // 3, decide)

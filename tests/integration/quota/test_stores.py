@@ -14,7 +14,7 @@ from callboard_contracts.accounts import Account
 from callboard_contracts.config import Config, NatsSection, QuotaSection
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosTransferRequest
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent, VerifyRequest, Work
-from callboard_contracts.streams import QUOTA
+from callboard_contracts.streams import QUOTA, SETTLEMENT, USAGE
 from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -23,6 +23,7 @@ from callboard_quota.backends.books import StreamBooks, StreamUsageLog
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import LEASES_AT_ONCE, JetStreamLedger, LedgerMisdeclared, read_fates
 from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger
+from callboard_quota.backends.raises import RaiseNews
 from callboard_quota.domain.attempt import Granted
 from callboard_quota.domain.changes import increments, reversal
 from callboard_quota.domain.kudos import Treasury
@@ -36,6 +37,7 @@ from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.truth import Bookkeeper
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, hour_bucket
+from callboard_quota.handlers.usage import UsageFeed
 from tests.integration.quota.house import report
 from tests.support.nats_server import NatsServer
 from tests.unit.quota.stage import HandClock, ask
@@ -247,8 +249,99 @@ async def test_journal_publishes_what_was_noted_just_before_it_is_drained(server
         noted = fate(hold("noted-last"), "settled", 7)
         journal.note(noted)
         assert counted == []
+        running = asyncio.ensure_future(journal.run())
         await journal.drain(PATIENCE)
+        running.cancel()
         assert await read_fates(bus, noted.request_id) == counted == [noted]
+
+
+async def test_raise_is_told_to_all_processes(server: NatsServer) -> None:
+    async with connected(server) as (one, _), connected(server) as (other, _):
+        told: list[tuple[str, str]] = []
+        news = {name: RaiseNews(bus) for name, bus in (("one", one), ("other", other))}
+        for name, each in news.items():
+            await each.listen(lambda tenant, name=name: told.append((name, tenant)))
+        await other.connection.flush()
+        await news["one"].tell("k_ada")
+        async with asyncio.timeout(PATIENCE):
+            while len(told) < 2:
+                await asyncio.sleep(0.01)
+        assert sorted(told) == [("one", "k_ada"), ("other", "k_ada")]
+        await one.connection.close()
+        await news["one"].tell("k_ada")
+
+
+class Unhurried(Settler):
+    """Takes note of what it is given to settle, and settles it when it is let."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.let = asyncio.Event()
+
+    async def settle(self, event: UsageEvent) -> str:
+        self.seen.append(event.request_id)
+        await self.let.wait()
+        return "settled"
+
+
+def usage_event(name: str) -> UsageEvent:
+    return UsageEvent(
+        request_id=name,
+        tenant="k_feed",
+        kind="chat",
+        model="owl",
+        pool="stage",
+        work=Work(prompt_tokens=1),
+        outcome="stop",
+        at=time.time(),
+    )
+
+
+async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -> None:
+    async with connected(server) as (bus, _):
+        await bus.api(f"STREAM.PURGE.{USAGE}", {})
+        first, second = Unhurried(), Unhurried()
+        second.let.set()
+        feeds = [UsageFeed(bus, settler) for settler in (first, second)]
+        running = [asyncio.ensure_future(feeds[0].run())]
+        await report(bus, usage_event("feed-0"))
+        async with asyncio.timeout(PATIENCE):
+            while not first.seen:
+                await asyncio.sleep(0.01)
+        draining = asyncio.ensure_future(feeds[0].drain(PATIENCE))
+        await asyncio.gather(*[report(bus, usage_event(f"feed-{n}")) for n in range(1, 200)])
+        first.let.set()
+        await draining
+        running.append(asyncio.ensure_future(feeds[1].run()))
+        async with asyncio.timeout(PATIENCE):
+            while len(first.seen) + len(second.seen) < 200:
+                await asyncio.sleep(0.01)
+        assert sorted(first.seen + second.seen) == sorted(f"feed-{n}" for n in range(200))
+        await feeds[1].drain(PATIENCE)
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_feed_asks_now_and_then_for_a_consumer_that_is_gone(server: NatsServer) -> None:
+    async with connected(server) as (bus, _):
+        await bus.api(f"STREAM.PURGE.{USAGE}", {})
+        config = (await bus.api(f"CONSUMER.INFO.{USAGE}.{SETTLEMENT}", {}))["config"]
+        settler = Unhurried()
+        settler.let.set()
+        running = asyncio.ensure_future(UsageFeed(bus, settler).run())
+        await asyncio.sleep(0.2)
+        await bus.api(f"CONSUMER.DELETE.{USAGE}.{SETTLEMENT}", {})
+        sent = bus.connection.stats["out_msgs"]
+        await asyncio.sleep(1.5)
+        assert 0 < bus.connection.stats["out_msgs"] - sent <= 10
+        await bus.api(f"CONSUMER.CREATE.{USAGE}.{SETTLEMENT}", {"stream_name": USAGE, "config": config})
+        await report(bus, usage_event("back"))
+        async with asyncio.timeout(PATIENCE):
+            while settler.seen != ["back"]:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_bus_that_is_gone_is_said_to_be(server: NatsServer) -> None:
@@ -294,7 +387,7 @@ def office(bus: Bus, publisher: AcknowledgedPublisher) -> Office:
         ledger,
         Settler(QuotaSection(), secret, ledger, clock, journal),
         Reaper(store, ledger, clock, journal, books.stands),
-        Reconciler("w", store, books, log, keeper, clock, journal),
+        Reconciler("w", store, books, log, keeper, clock, journal, ledger.raised),
         Verifier(store, books, log, keeper, clock, asyncio.sleep),
         books,
     )

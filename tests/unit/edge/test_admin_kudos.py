@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from callboard_contracts.kudos import KudosChange
 from callboard_kit.bus import BusUnavailable, NoResponders
 from tests.unit.edge.office import Office, Operator
 from tests.unit.edge.stage import running
@@ -60,6 +61,18 @@ async def test_history_is_told_in_parts(operator: Operator) -> None:
         after = told["next"]
         parts += 1
     assert (changes, parts) == ([1, 2, 3, 4, 5], 3)
+
+
+async def test_what_follows_an_old_change_is_told_however_old_it_is(operator: Operator) -> None:
+    account = (await asked(operator, "POST", "/accounts/ann/kudos", {"amount": 1}))[1]["account"]
+    old = [KudosChange(n, float(n), 1000, n * 1000, "old") for n in range(1, 4)]
+    operator.office.kudos.changes[account] = old
+    path = "/accounts/ann/kudos/history"
+    assert (await asked(operator, "GET", path))[1]["changes"] == []
+    _, told = await asked(operator, "GET", f"{path}?since=1970-01-01&limit=1")
+    assert (len(told["changes"]), told["next"]) == (1, 1)
+    _, told = await asked(operator, "GET", f"{path}?after=1")
+    assert [one["kudos"] for one in told["changes"]] == [2, 3]
 
 
 @pytest.mark.parametrize("amount", [0, -1, 0.0001, 10**12 + 1, 1e300, "many", True, None, [1], ""])

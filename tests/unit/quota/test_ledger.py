@@ -1,14 +1,18 @@
 """The ledger's decisions on one caller at a time."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
 
-from callboard_quota.backends.memory import MemoryLedger
+from callboard_contracts.quota import Hold
+from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
+from callboard_quota.backends.memory import MemoryBooks, MemoryJournal, MemoryLedger
 from callboard_quota.domain.attempt import Granted, Refused
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.ports import Change, Counter, StoreUnavailable
+from callboard_quota.domain.limits import Limit, kudos_limit
+from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
+from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import hour_bucket
 from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, leases_in, run
 
@@ -215,6 +219,79 @@ def test_confirmation_that_comes_too_late_grants_nothing() -> None:
     with pytest.raises(StoreUnavailable):
         act.run()
     assert units(store) == 0
+
+
+def test_loose_end_whose_ids_may_be_forgotten_is_left_to_its_lease() -> None:
+    clock, store, ledger = stage()
+    earned = Change(Counter("k_a", "kudos", "ever"), -1_000, "earned")
+    run(store.apply([earned]))
+    open_ = store.open
+
+    async def unconfirmed(hold: Hold, changes: Sequence[Change]) -> list[Applied]:
+        await open_(hold, changes)
+        raise StoreUnavailable("no acknowledgement in time")
+
+    store.open = unconfirmed
+    with pytest.raises(StoreUnavailable):
+        run(ledger.reserve(ask("a", kudos_limit("k_a"))))
+    assert store.values[Counter("k_a", "kudos", "ever")] == -999
+    clock.at += DEDUPLICATION_WINDOW_S + 1
+    books = MemoryBooks(store)
+    run(Reaper(store, ledger, clock, MemoryJournal(), books.stands).pass_once())
+    assert ledger.loose_ends == []
+    assert store.values[Counter("k_a", "kudos", "ever")] == -1_000
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "over the hold"])
+def test_past_that_grew_is_forgotten_by_every_process(late: bool) -> None:
+    clock = HandClock()
+    store = MemoryLedger(clock, give_way)
+    ledgers: list[Ledger] = []
+
+    async def tell(tenant: str) -> None:
+        for ledger in ledgers:
+            ledger.forget(tenant)
+
+    ledgers += [Ledger(store, clock, on_raise=tell) for _ in range(2)]
+    hold = granted(run(ledgers[0].reserve(ask("a", DAY, units=100)))).hold
+    if late:
+        run(ledgers[0].expire(hold, "lease_over"))
+    clock.at += 1_900
+    for ledger in ledgers:
+        assert granted(run(ledger.reserve(ask("b", DAY, units=1, at=clock.at))))
+    run(ledgers[0].settle(hold, 9_500))
+    for ledger in ledgers:
+        assert refused(run(ledger.reserve(ask("c", DAY, units=1_000, at=clock.at))))
+
+
+def test_past_that_grows_while_it_is_read_is_read_again() -> None:
+    _clock, store, ledger = stage()
+    act = Act("reading", ledger.reserve(ask("a", DAY, units=1)))
+    act.step()
+    run(ledger.raised("k_a"))
+    assert granted(act.run())
+    reads: list[int] = []
+    read = store.read
+
+    async def counted(counters: Sequence[Counter]) -> dict[Counter, int]:
+        reads.append(len(counters))
+        return await read(counters)
+
+    store.read = counted
+    for n in range(3):
+        assert granted(run(ledger.reserve(ask(f"b{n}", DAY, units=1))))
+    assert len(reads) == 1
+
+
+def test_use_of_the_hour_just_over_frees_when_that_hour_leaves_the_day() -> None:
+    turn = NOON + 1800
+    clock = HandClock(turn - 60)
+    store = MemoryLedger(clock, give_way)
+    ledger = Ledger(store, clock)
+    assert granted(run(ledger.reserve(ask("a", DAY, units=10_000, at=clock.at))))
+    clock.at = turn + 3
+    outcome = refused(run(ledger.reserve(ask("b", DAY, units=1, at=clock.at))))
+    assert outcome.retry_after_s == 24 * 3600 - 3
 
 
 def test_remembered_past_never_hides_what_freed() -> None:

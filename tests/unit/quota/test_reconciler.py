@@ -82,7 +82,7 @@ def stage() -> Stage:
     bookkeeper = Bookkeeper(log, books, secret, lambda: settings)
 
     def make(name: str) -> Reconciler:
-        return Reconciler(name, store, books, log, bookkeeper, clock, journal)
+        return Reconciler(name, store, books, log, bookkeeper, clock, journal, ledger.raised)
 
     async def pause(_seconds: float) -> None:
         await give_way()
@@ -209,7 +209,7 @@ def test_note_that_was_lost_does_not_touch_old_hours(stage: Stage) -> None:
     run(stage.store.apply([Change(UNITS, 7, None)]))
     books = MemoryBooks(stage.store)
     keeper = Bookkeeper(stage.log, books, Secret(b"x" * 32), QuotaSection)
-    fresh = Reconciler("n", stage.store, books, stage.log, keeper, stage.clock, stage.journal)
+    fresh = Reconciler("n", stage.store, books, stage.log, keeper, stage.clock, stage.journal, stage.ledger.raised)
     assert run(fresh.pass_once())
     assert stage.store.values[UNITS] == 1007
 
@@ -222,6 +222,40 @@ def test_unreadable_and_forged_events_are_listed(stage: Stage) -> None:
     reply = stage.verify()
     assert reply.ignored_count == 3
     assert {ignored.reason for ignored in reply.ignored} == {"unreadable", "unknown_hold", "absurd_amount"}
+
+
+@pytest.mark.parametrize("at", [-1.0, NOON * 1000, 1e18])
+def test_event_whose_time_is_absurd_is_ignored_and_stops_nothing(stage: Stage, at: float) -> None:
+    absurd = UsageEvent(
+        request_id="absurd",
+        tenant="k_a",
+        kind="chat",
+        model="owl",
+        pool="main",
+        work=Work(prompt_tokens=5),
+        outcome="stop",
+        at=at,
+    )
+    stage.log.store(absurd, stage.clock.at)
+    assert run(stage.settler.settle(absurd)) == "absurd_time"
+    assert {ignored.reason for ignored in stage.verify().ignored} == {"absurd_time"}
+    stage.report(stage.hold("sound"), 2)
+    close_hour(stage)
+    assert stage.store.values[UNITS] == 2000
+
+
+def test_correction_upwards_is_told_to_every_process(stage: Stage) -> None:
+    told: list[str] = []
+
+    async def tell(tenant: str) -> None:
+        told.append(tenant)
+
+    stage.ledger._on_raise = tell  # pyright: ignore[reportPrivateUsage] - what the service wires to the bus
+    stage.report(stage.hold("counted"), 50, settle=False)
+    stage.clock.at = NOON + 3600 + CLOSING_S
+    assert run(stage.make("w").pass_once())
+    assert stage.store.values[UNITS] == 50_000
+    assert told == ["k_a"]
 
 
 def test_of_two_amounts_for_one_request_the_settled_one_counts(stage: Stage) -> None:

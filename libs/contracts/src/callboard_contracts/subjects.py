@@ -91,6 +91,7 @@ def audit(request_id: str) -> str:
 
 
 CTL_ACCOUNTS = "ctl.accounts"
+CTL_RAISED = "ctl.raised"
 """Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
 QUOTA_RESERVE = "quota.reserve"
 QUOTA_RELEASE = "quota.release"

@@ -225,9 +225,13 @@ class Bus:
 
         Raises:
             ApiError: the server answered with an error; 404 means that there is no such thing.
+            BusUnavailable: no answer in time, or no server keeps streams.
         """
         payload = json.dumps(body).encode() if body else b""
-        answer = json.loads(await self.request(f"$JS.API.{operation}", payload, timeout_s))
+        try:
+            answer = json.loads(await self.request(f"$JS.API.{operation}", payload, timeout_s))
+        except NoResponders:
+            raise BusUnavailable("no server keeps streams") from None
         if error := answer.get("error"):
             raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
         return answer

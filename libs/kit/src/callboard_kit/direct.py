@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -63,6 +63,35 @@ async def read_subject(
             break
         start_seq = messages[-1].seq + 1
     return found
+
+
+async def read_batches(
+    bus: Bus, stream: str, subject: str, start_seq: int = 1, at_once: int = 1000, timeout_s: float = 5.0
+) -> AsyncGenerator[list[StoredMessage]]:
+    """Reads all messages of a subject, wildcards allowed, in order from a stream sequence on, some at a time.
+
+    Raises:
+        BusUnavailable: the server did not answer within the timeout, which counts for each batch.
+    """
+    while True:
+        batch = await read_subject(bus, stream, subject, start_seq, at_once, timeout_s, stream_may_miss=False)
+        if batch:
+            yield batch
+        if len(batch) < at_once:
+            return
+        start_seq = batch[-1].seq + 1
+
+
+async def subject_names(bus: Bus, stream: str, pattern: str, timeout_s: float = 5.0) -> list[str]:
+    """The subjects of a stream's messages that match a pattern; raises ApiError and BusUnavailable."""
+    names: list[str] = []
+    while True:
+        body = {"subjects_filter": pattern, "offset": len(names)}
+        info = await bus.api(f"STREAM.INFO.{stream}", body, timeout_s)
+        found = list(info["state"].get("subjects") or ())
+        names += found
+        if not found or len(names) >= info.get("total", 0):
+            return names
 
 
 async def read_last(

@@ -22,11 +22,10 @@ from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent
 from callboard_contracts.streams import DEALS, KUDOS
 from callboard_kit.bus import Bus
-from callboard_kit.direct import StoredMessage, first_seq, read_subject
+from callboard_kit.direct import StoredMessage, first_seq, read_batches
 
 ASK_TIMEOUT_S = 15.0
 READ_TIMEOUT_S = 5.0
-MESSAGES_AT_ONCE = 1000
 LOOKS = 5
 PAUSE_S = 0.5
 """Deals go on while the books are read, so only what stays wrong over several looks is wrong."""
@@ -77,16 +76,11 @@ class KudosRecords:
         seq = await first_seq(self._bus, KUDOS, subject, since, READ_TIMEOUT_S)
         if seq is None:
             return
-        async for message in self._messages(KUDOS, subject, max(seq, after_seq + 1)):
-            change = -int(message.headers[INCREMENT])
-            if change:
-                yield KudosChange(
-                    seq=message.seq,
-                    at=datetime.fromisoformat(message.headers[TIME]).timestamp(),
-                    change=change,
-                    balance=-int(json.loads(message.data)["val"]),
-                    reason=message.headers.get(MSG_ID, ""),
-                )
+        async for batch in read_batches(self._bus, KUDOS, subject, max(seq, after_seq + 1)):
+            for message in batch:
+                change = _change(message)
+                if change.change:
+                    yield change
 
     async def verify(self) -> Verdict:
         """Compares all balances with what was earned, given, spent and held; reads every deal ever made."""
@@ -101,25 +95,15 @@ class KudosRecords:
 
     async def _look(self) -> Verdict:
         sums = Sums()
-        async for message in self._messages(KUDOS, subjects.kudos("*")):
-            account = message.subject.rpartition(".")[2]
-            sums.add(account, -int(message.headers[INCREMENT]), message.headers.get(MSG_ID, ""))
+        async for batch in read_batches(self._bus, KUDOS, subjects.kudos("*")):
+            for message in batch:
+                change = _change(message)
+                sums.add(message.subject.rpartition(".")[2], change.change, change.reason)
         fates: dict[str, AuditEvent] = {}
-        async for message in self._messages(DEALS, subjects.deal("*")):
-            fate = AuditEvent.model_validate_json(message.data)
-            fates[fate.hold_id] = fate
+        async for batch in read_batches(self._bus, DEALS, subjects.deal("*")):
+            for fate in (AuditEvent.model_validate_json(message.data) for message in batch):
+                fates[fate.hold_id] = fate
         return judge(sums, fates)
-
-    async def _messages(self, stream: str, subject: str, seq: int = 1) -> AsyncGenerator[StoredMessage]:
-        while True:
-            some = await read_subject(
-                self._bus, stream, subject, seq, MESSAGES_AT_ONCE, READ_TIMEOUT_S, stream_may_miss=False
-            )
-            for message in some:
-                yield message
-            if len(some) < MESSAGES_AT_ONCE:
-                return
-            seq = some[-1].seq + 1
 
     async def _ask(self, subject: str, request: Message) -> KudosReply:
         body = request.model_dump_json().encode()
@@ -174,6 +158,16 @@ def judge(sums: Sums, fates: dict[str, AuditEvent]) -> Verdict:
     if total != earned - spent - held:
         problems.add(f"balances differ by {total - earned + spent + held} thousandths")
     return Verdict(earned, spent, held, total, frozenset(problems))
+
+
+def _change(message: StoredMessage) -> KudosChange:
+    return KudosChange(
+        seq=message.seq,
+        at=datetime.fromisoformat(message.headers[TIME]).timestamp(),
+        change=-int(message.headers[INCREMENT]),
+        balance=-int(json.loads(message.data)["val"]),
+        reason=message.headers.get(MSG_ID, ""),
+    )
 
 
 def _deal(deal_id: str, reply: KudosReply) -> KudosDeal:

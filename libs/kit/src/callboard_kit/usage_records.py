@@ -14,7 +14,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest
 from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, QUOTA, USAGE
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.direct import StoredMessage, first_seq, read_last_of_each, read_subject
+from callboard_kit.direct import StoredMessage, first_seq, read_batches, read_last_of_each, read_subject, subject_names
 from callboard_kit.periods import show_time
 
 VERIFY_TIMEOUT_S = 600.0
@@ -61,11 +61,12 @@ class UsageRecords:
         hours = [datetime.fromtimestamp(hour * HOUR_S, UTC).strftime("h%Y%m%d%H") for hour in _hours(first, until)]
         if tenant is not None:
             wanted = frozenset(hours)
-            names = await self._counters(subjects.used_in(subjects.token(tenant), "units", "*"))
+            names = await subject_names(self._bus, QUOTA, subjects.used_in(subjects.token(tenant), "units", "*"))
             return await self._summed([name for name in names if name.rpartition(".")[2] in wanted])
         sums: dict[str, int] = {}
         for hour in hours:
-            for who, units in (await self._summed(await self._counters(subjects.used_in("*", "units", hour)))).items():
+            names = await subject_names(self._bus, QUOTA, subjects.used_in("*", "units", hour))
+            for who, units in (await self._summed(names)).items():
                 sums[who] = sums.get(who, 0) + units
         return sums
 
@@ -77,16 +78,14 @@ class UsageRecords:
         subject = subjects.usage(tenant) if tenant else "usage.*"
         last = int((await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S))["state"]["last_seq"])
         seq = await first_seq(self._bus, USAGE, subject, since - STORED_EARLIER_S, READ_TIMEOUT_S)
-        while seq is not None and seq <= last:
-            messages = await read_subject(
-                self._bus, USAGE, subject, seq, EVENTS_AT_ONCE, READ_TIMEOUT_S, stream_may_miss=False
-            )
-            if not messages:
-                return
-            seq = messages[-1].seq + 1
-            rows = await asyncio.to_thread(_rows, [one for one in messages if one.seq <= last], since, until)
+        if seq is None:
+            return
+        async for batch in read_batches(self._bus, USAGE, subject, seq, EVENTS_AT_ONCE, READ_TIMEOUT_S):
+            rows = await asyncio.to_thread(_rows, [one for one in batch if one.seq <= last], since, until)
             if rows:
                 yield rows
+            if batch[-1].seq >= last:
+                return
 
     async def verify(self, since: float) -> VerifyReply:
         """Has quota compare its counters with the usage events.
@@ -148,16 +147,6 @@ class UsageRecords:
                 who = message.subject.split(".")[2]
                 sums[who] = sums.get(who, 0) + int(json.loads(message.data)["val"])
         return sums
-
-    async def _counters(self, pattern: str) -> list[str]:
-        names: list[str] = []
-        while True:
-            body = {"subjects_filter": pattern, "offset": len(names)}
-            info = await self._bus.api(f"STREAM.INFO.{QUOTA}", body, READ_TIMEOUT_S)
-            found = list(info["state"].get("subjects") or ())
-            names += found
-            if not found or len(names) >= info.get("total", 0):
-                return names
 
 
 def _hours(first: int, until: float) -> range:

@@ -22,6 +22,7 @@ from callboard_quota.backends.audit import AuditJournal
 from callboard_quota.backends.books import StreamBooks, StreamUsageLog
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
+from callboard_quota.backends.raises import RaiseNews
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ledger import Ledger
@@ -99,7 +100,9 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     ready.clock_differs_s = await _first(stopper, store.check) - clock.now()
     secret = await _first(stopper, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
-    ledger = Ledger(store, clock, secret.sealed)
+    news = RaiseNews(bus)
+    ledger = Ledger(store, clock, secret.sealed, news.tell)
+    await news.listen(ledger.forget)
     places = WaitingRoom(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
     desk = Desk(config.quota, secret, accounts, ledger, clock, journal, places)
     settler = Settler(config.quota, secret, ledger, clock, journal)
@@ -108,7 +111,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     treasury = Treasury(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
     bookkeeper = Bookkeeper(usage_log, books, secret, lambda: desk.settings)
-    reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal)
+    reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal, ledger.raised)
     verifier = Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep)
     requests = RequestDesk(bus, desk, treasury, verifier)
     feed = UsageFeed(bus, settler)
@@ -146,7 +149,7 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         if await reconciler.pass_once():
             reconciled_at = clock.now()
             DRIFT_UNITS.set(reconciler.drift_units)
-            ledger.forget()
+        ledger.forget()
 
     async def compare_clocks() -> None:
         ready.clock_differs_s = await store.check() - clock.now()

@@ -118,9 +118,9 @@ class ExportQuery(AdminQuery):
 
 
 class HistoryQuery(AdminQuery):
-    """Which changes: those since a time, or after the one that the last answer ended with."""
+    """Which changes: those since a time, by default `30d`, or all after the one that the last answer ended with."""
 
-    since: Period = "30d"
+    since: Period | None = None
     after: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 

@@ -55,7 +55,9 @@ def routes(admin: Administration, guard: AdminGuard) -> list[Route]:
 
     async def history(call: Call) -> web.StreamResponse:
         query = parse_query(HistoryQuery, call.request.query)
-        since = parse_start(query.since, time.time(), "since")
+        since = 0.0
+        if query.since is not None or not query.after:
+            since = parse_start(query.since or "30d", time.time(), "since")
         account = await account_id(named(call))
         changes: list[KudosChange] = []
         more = False

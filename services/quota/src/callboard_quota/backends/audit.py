@@ -31,7 +31,6 @@ class AuditJournal:
         self._on_event = on_event
         self._on_loss = on_loss
         self._waiting: asyncio.Queue[AuditEvent] = asyncio.Queue(MAX_WAITING)
-        self._batch: list[Outgoing] = []
 
     def note(self, event: AuditEvent) -> None:
         """Takes note without waiting; an event is lost, and counted as lost, only when 50,000 wait already."""
@@ -52,36 +51,31 @@ class AuditJournal:
     async def run(self) -> None:
         """Publishes what is noted until cancelled."""
         while True:
-            self._take(await self._waiting.get())
+            events = [await self._waiting.get()]
             await asyncio.sleep(GATHER_S)
-            self._take()
-            await self._publish()
+            while len(events) < BATCH and not self._waiting.empty():
+                events.append(self._waiting.get_nowait())
+            await self._publish([message for event in events if (message := _outgoing(event))])
+            for _ in events:
+                self._waiting.task_done()
 
     async def drain(self, timeout_s: float) -> None:
-        """Publishes what still waits, within a time."""
+        """Waits until what is noted by now is published, within a time; `run` goes on meanwhile."""
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.sleep(0)
-                while self._batch or not self._waiting.empty():
-                    self._take()
-                    await self._publish()
+                await self._waiting.join()
         except TimeoutError:
-            log.warning("audit_not_drained", extra={"waiting": self._waiting.qsize() + len(self._batch)})
+            log.warning("audit_not_drained", extra={"waiting": self._waiting.qsize()})
 
-    def _take(self, *events: AuditEvent) -> None:
-        taken = list(events)
-        while len(self._batch) + len(taken) < BATCH and not self._waiting.empty():
-            taken.append(self._waiting.get_nowait())
-        self._batch += [message for event in taken if (message := _outgoing(event))]
-
-    async def _publish(self) -> None:
-        while self._batch:
+    async def _publish(self, batch: list[Outgoing]) -> None:
+        while batch:
             try:
-                await self._publisher.publish(self._batch, TIMEOUT_S)
+                await self._publisher.publish(batch, TIMEOUT_S)
             except StoreUnavailable:
-                log.warning("audit_delayed", extra={"events": len(self._batch)})
+                log.warning("audit_delayed", extra={"events": len(batch)})
             else:
-                self._batch = []
+                return
 
 
 def _outgoing(event: AuditEvent) -> Outgoing | None:

@@ -11,7 +11,7 @@ from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus, BusError, BusUnavailable
-from callboard_kit.direct import StoredMessage, first_seq, read_last_of_each, read_subject
+from callboard_kit.direct import StoredMessage, first_seq, read_batches, read_last_of_each, read_subject, subject_names
 from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_fates
 from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
 
@@ -22,7 +22,6 @@ READ_PAUSE_S = 0.002
 READ_TIMEOUT_S = 5.0
 READ_COUNTERS = 1000
 READ_HISTORY = 4096
-SEQUENCE = "Nats-Sequence"
 TIME = "Nats-Time-Stamp"
 
 
@@ -69,9 +68,9 @@ class StreamBooks:
 
     async def counters(self, bucket: str) -> dict[Counter, int]:
         """Every counter of a bucket."""
-        names = await self._names(bucket)
         values: dict[Counter, int] = {}
         try:
+            names = await subject_names(self._bus, QUOTA, subjects.used_in("*", "*", bucket), READ_TIMEOUT_S)
             for start in range(0, len(names), READ_COUNTERS):
                 batch = names[start : start + READ_COUNTERS]
                 for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
@@ -90,14 +89,11 @@ class StreamBooks:
     async def stands(self, change: Change) -> bool:
         """Whether a change took effect already: the counter's messages keep the ids that made them."""
         subject, stream = counter_subject(change.counter), counter_stream(change.counter)
-        start_seq = 1
+        batches = read_batches(self._bus, stream, subject, at_once=READ_HISTORY, timeout_s=READ_TIMEOUT_S)
         try:
-            while messages := await read_subject(
-                self._bus, stream, subject, start_seq, READ_HISTORY, READ_TIMEOUT_S, stream_may_miss=False
-            ):
-                if any(message.headers.get(MSG_ID) == change.id for message in messages):
+            async for batch in batches:
+                if any(message.headers.get(MSG_ID) == change.id for message in batch):
                     return True
-                start_seq = messages[-1].seq + 1
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
         return False
@@ -122,19 +118,6 @@ class StreamBooks:
             return None
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
-
-    async def _names(self, bucket: str) -> list[str]:
-        names: list[str] = []
-        while True:
-            body = {"subjects_filter": subjects.used_in("*", "*", bucket), "offset": len(names)}
-            try:
-                info = await self._bus.api(f"STREAM.INFO.{QUOTA}", body, READ_TIMEOUT_S)
-            except BusError as error:
-                raise StoreUnavailable(str(error)) from error
-            found = list(info["state"].get("subjects") or ())
-            names += found
-            if not found or len(names) >= info.get("total", 0):
-                return names
 
 
 def _counter(subject: str) -> Counter:

@@ -12,9 +12,18 @@ from callboard_contracts import subjects
 from callboard_contracts.headers import INCREMENT, MSG_ID
 from callboard_contracts.kudos import KUDOS_METRIC
 from callboard_contracts.quota import AuditEvent, Hold
-from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, DEALS, DEDUPLICATION_WINDOW_S, KUDOS, LEASE, QUOTA
+from callboard_contracts.streams import (
+    AUDIT,
+    COUNTER_LIFE_S,
+    DEALS,
+    DEDUPLICATION_WINDOW_S,
+    KUDOS,
+    LEASE,
+    NANOSECONDS_PER_S,
+    QUOTA,
+)
 from callboard_kit.bus import ApiError, Bus, BusError
-from callboard_kit.direct import StoredMessage, read_last, read_last_of_each, read_subject
+from callboard_kit.direct import StoredMessage, read_batches, read_last, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
@@ -28,7 +37,6 @@ READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
 LEASES_AT_ONCE = 250
 """Decisions wait while a batch is made out, about a millisecond."""
-NANOSECONDS_PER_S = 1_000_000_000
 TTL = "Nats-TTL"
 TOMBSTONE_TTL = "1s"
 
@@ -143,31 +151,14 @@ class JetStreamLedger:
 
     async def leases(self) -> AsyncIterator[Hold]:
         """Reads the holds of all open leases."""
-        start_seq = 1
-        more = True
-        while more:
-            messages = await self._leases_from(start_seq)
-            for message in messages:
-                if message.data:
-                    try:
-                        yield Hold.model_validate_json(message.data)
-                    except ValidationError:
-                        log.exception("lease_unreadable", extra={"seq": message.seq})
-            more = len(messages) == LEASES_AT_ONCE
-            if more:
-                start_seq = messages[-1].seq + 1
-
-    async def _leases_from(self, start_seq: int) -> list[StoredMessage]:
+        batches = read_batches(
+            self._bus, LEASE, subjects.lease_filter(), at_once=LEASES_AT_ONCE, timeout_s=READ_TIMEOUT_S
+        )
         try:
-            return await read_subject(
-                self._bus,
-                LEASE,
-                subjects.lease_filter(),
-                start_seq,
-                limit=LEASES_AT_ONCE,
-                timeout_s=READ_TIMEOUT_S,
-                stream_may_miss=False,
-            )
+            async for batch in batches:
+                for message in batch:
+                    if (hold := _hold(message)) is not None:
+                        yield hold
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -228,6 +219,16 @@ def counter_subject(counter: Counter) -> str:
 def counter_stream(counter: Counter) -> str:
     """The stream that keeps a counter."""
     return KUDOS if counter.metric == KUDOS_METRIC else QUOTA
+
+
+def _hold(message: StoredMessage) -> Hold | None:
+    if not message.data:
+        return None  # It is about to go, and its lease is gone.
+    try:
+        return Hold.model_validate_json(message.data)
+    except ValidationError:
+        log.exception("lease_unreadable", extra={"seq": message.seq})
+        return None
 
 
 def _tombstone(hold: Hold) -> Outgoing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from callboard_contracts.quota import Hold, HoldEntry, Rates, WorkKind
 from callboard_quota.domain.changes import increments
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.past import Past
+from callboard_quota.domain.past import BY_THE_HOUR, Past
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import (
     HOUR_S,
@@ -24,8 +24,6 @@ from callboard_quota.domain.windows import (
 ID_BYTES = 6
 REQUEST_ID_IN_HOLD = 51
 """So much of a request's id stands in its holds' ids that these are still one token of a subject."""
-BY_THE_HOUR = frozenset({"units", "jobs"})
-"""The metrics whose limits look at earlier hours too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ class Attempt:
         if limit.name == "tokens_per_day":
             past = self._pasts[limit.tenant, limit.metric]
             buckets = {bucket: past.older.get(bucket, 0) for bucket in earlier_buckets(limit.name, self.now)[1:]}
-            buckets[hour_bucket(self.now - HOUR_S)] = past.previous or 0
+            buckets[hour_bucket(self.now - HOUR_S)] = self._neighbour(limit, -HOUR_S, past.previous or 0)
             buckets[hour_bucket(self.now)] = max(0, used_without - sum(buckets.values()))
         excess = used_without + amount - limit.maximum
         return Refused(self.standing(limit, used_without), frees_in_s(limit.name, self.now, buckets, excess))

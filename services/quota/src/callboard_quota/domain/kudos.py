@@ -30,7 +30,7 @@ from callboard_quota.domain.ports import AccountStore, Clock, Counter, Journal, 
 from callboard_quota.domain.windows import EVER
 
 DEAL_LIFE_S = 10.0
-"""A deal that has not ended after this long is ended by the reaper; it is longer than its steps may take in all."""
+"""A deal that has not ended after this long may be undone by the reaper, and whoever waits for it is told so."""
 DIGEST_LENGTH = 12
 RULES = (
     "not_a_token",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.quota import AuditEvent, Hold
-from callboard_quota.domain.attempt import BY_THE_HOUR, Ask, Attempt, Granted, Refused, Standing, judge
+from callboard_quota.domain.attempt import Ask, Attempt, Granted, Refused, Standing, judge
 from callboard_quota.domain.changes import (
     given_kudos,
     held_kudos,
@@ -25,7 +25,7 @@ from callboard_quota.domain.changes import (
     settlement,
 )
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.past import Past, PastReader
+from callboard_quota.domain.past import BY_THE_HOUR, Past, PastReader
 from callboard_quota.domain.ports import Change, Clock, Counter, LedgerStore, StoreUnavailable
 from callboard_quota.domain.windows import (
     DECISION_LIFE_S,
@@ -33,6 +33,7 @@ from callboard_quota.domain.windows import (
     Metric,
     bucket_of,
     earlier_buckets,
+    hour_bucket,
     resets_in_s,
 )
 
@@ -58,10 +59,17 @@ class Ended:
 class Ledger:
     """Decides on holds; it keeps nothing that another process would have to know."""
 
-    def __init__(self, store: LedgerStore, clock: Clock, seal: Callable[[Hold], Hold] = lambda hold: hold) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        clock: Clock,
+        seal: Callable[[Hold], Hold] = lambda hold: hold,
+        on_raise: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._seal = seal
+        self._on_raise = on_raise
         self._past = PastReader(store)
         self.loose_ends: list[Hold] = []
         """Holds whose reservation ended with an unknown outcome, to be ended soon; the rest end with their lease."""
@@ -110,7 +118,7 @@ class Ledger:
             return ended
         wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold), total_units)
         fate = await self._store.decide(wanted)
-        await self._store.apply(late_charge(hold, fate.units))
+        await self._apply(late_charge(hold, fate.units))
         return Ended(fate, first=fate is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
@@ -178,11 +186,26 @@ class Ledger:
                 await self._store.close(hold)
             else:
                 # The usage event is delivered again until this is confirmed, so the lease need not wait for it.
-                await self._store.apply(changes, closing=hold)
+                await self._apply(changes, closing=hold)
         else:
             await self._store.apply(reversal(hold))
             await self._store.close(hold)
         return Ended(fate, first=fate is wanted)
+
+    async def _apply(self, changes: Sequence[Change], closing: Hold | None = None) -> None:
+        """Applies what work cost; a tenant whose use of an earlier hour grows is forgotten by every process."""
+        await self._store.apply(changes, closing)
+        present = hour_bucket(self._clock.now())
+        for change in changes:
+            counter = change.counter
+            if change.amount > 0 and counter.metric in BY_THE_HOUR and counter.bucket != present:
+                await self.raised(counter.tenant)
+
+    async def raised(self, tenant: str) -> None:
+        """Forgets what a tenant used in earlier hours, because it grew, and has all other processes do so."""
+        self._past.forget(tenant)
+        if self._on_raise is not None:
+            await self._on_raise(tenant)
 
     def _event(
         self, kind: Ending, hold: Hold, units: int, reason: str, hold_id: str, total_units: int = 0
@@ -219,9 +242,12 @@ class Ledger:
         """Whether the hold's ids are still remembered by the store, so that settling it is safe."""
         return self._clock.now() < hold.expires_at + SETTLE_GRACE_S
 
-    def forget(self) -> None:
-        """Drops what is remembered of earlier hours."""
-        self._past.forget_all()
+    def forget(self, tenant: str | None = None) -> None:
+        """Drops what is remembered of earlier hours, of a tenant or of all."""
+        if tenant is None:
+            self._past.forget_all()
+        else:
+            self._past.forget(tenant)
 
     async def _attempt(self, ask: Ask) -> Attempt:
         now = self._clock.now()
@@ -251,7 +277,7 @@ class Ledger:
         return None
 
     def _forget(self, ask: Ask, now: float) -> bool:
-        forgotten = [self._past.forget(limit.tenant, limit.metric, now) for limit in ask.limits]
+        forgotten = [self._past.refresh(limit.tenant, limit.metric, now) for limit in ask.limits]
         return any(forgotten)
 
     async def _write(self, attempt: Attempt) -> tuple[Granted | Refused, bool]:

@@ -90,7 +90,7 @@ class Rulebook:
         self._remembered: dict[tuple[str | None, str | None, str | None], tuple[Account | None, Terms]] = {}
 
     def terms(self, account: Account | None, address: str | None, model: str | None = None) -> Terms:
-        """The terms for a caller: an account, or else the tenant of an address; nobody is known by neither.
+        """The terms for a caller: an account, or else the tenant of an address; one with neither is anonymous.
 
         The limits of the model and of the site are among them only if a model is given.
         """

@@ -1,8 +1,9 @@
 """What was used in earlier hours, remembered between decisions.
 
-An hour that is over only falls, by settlement, so a remembered sum can refuse too early but never admit too much; a
-refusal is therefore always checked against fresh figures. The hour just over is the exception for a few seconds: a
-process may still be counting in it, so there it is read anew with each decision.
+An hour that is over mostly falls, by settlement, so a remembered sum may refuse too early; a refusal is therefore
+always checked against fresh figures. Where such an hour grows after all, by work that cost more than was held or that
+was reported after its hold's end, whoever raises it has every process forget the tenant. The hour just over is the
+exception for a few seconds: a process may still be counting in it, so there it is read anew with each decision.
 """
 
 from collections import OrderedDict
@@ -13,6 +14,8 @@ from callboard_quota.domain.ports import Counter, LedgerStore
 from callboard_quota.domain.windows import HOUR_S, LimitName, Metric, earlier_buckets
 
 MAX_REMEMBERED = 6_000
+BY_THE_HOUR: tuple[Metric, ...] = ("units", "jobs")
+"""The metrics whose limits look at earlier hours too."""
 FRESH_S = 0.25
 """Figures younger than this are not read again before a refusal."""
 
@@ -39,19 +42,25 @@ class PastReader:
         self._store = store
         self._max_remembered = max_remembered
         self._remembered: OrderedDict[tuple[str, Metric], Past] = OrderedDict()
+        self._forgotten = 0
+        """Counts what was forgotten, since a past that is being read at that moment may be an old one."""
 
     async def of(self, tenant: str, metric: Metric, limits: Sequence[LimitName], at: float) -> Past:
         """The past that these limits look at; raises StoreUnavailable."""
-        hour = at // HOUR_S
         past = self._remembered.get((tenant, metric))
         wanted = set(limits)
-        if past is None or past.hour != hour:
-            past = self._remembered[tenant, metric] = await self._read(tenant, metric, wanted, at)
-        elif not wanted <= past.sums.keys():
-            past = self._remembered[tenant, metric] = await self._read(tenant, metric, wanted | past.sums.keys(), at)
-        self._remembered.move_to_end((tenant, metric))
-        while len(self._remembered) > self._max_remembered:
-            self._remembered.popitem(last=False)
+        if past is not None and past.hour == at // HOUR_S:
+            if wanted <= past.sums.keys():
+                self._remembered.move_to_end((tenant, metric))
+                return past
+            wanted |= past.sums.keys()
+        forgotten = self._forgotten
+        past = await self._read(tenant, metric, wanted, at)
+        if forgotten == self._forgotten:
+            self._remembered[tenant, metric] = past
+            self._remembered.move_to_end((tenant, metric))
+            while len(self._remembered) > self._max_remembered:
+                self._remembered.popitem(last=False)
         return past
 
     async def _read(self, tenant: str, metric: Metric, limits: Set[LimitName], at: float) -> Past:
@@ -65,7 +74,7 @@ class PastReader:
         }
         return Past(at // HOUR_S, older, sums, at)
 
-    def forget(self, tenant: str, metric: Metric, at: float) -> bool:
+    def refresh(self, tenant: str, metric: Metric, at: float) -> bool:
         """Has the past read anew next time, unless it was read just now; says whether it will be."""
         past = self._remembered.get((tenant, metric))
         if past is None or at - past.read_at < FRESH_S:
@@ -73,6 +82,13 @@ class PastReader:
         del self._remembered[tenant, metric]
         return True
 
+    def forget(self, tenant: str) -> None:
+        """Has a tenant's past read anew, because it grew."""
+        self._forgotten += 1
+        for metric in BY_THE_HOUR:
+            self._remembered.pop((tenant, metric), None)
+
     def forget_all(self) -> None:
-        """Has everything read anew, for instance because counters were corrected."""
+        """Has everything read anew."""
+        self._forgotten += 1
         self._remembered.clear()

@@ -41,7 +41,9 @@ class Reaper:
     async def pass_once(self) -> OpenHolds:
         """Ends what is over and says what stays open; raises StoreUnavailable."""
         for hold in self._ledger.loose_ends[:]:
-            await self._expire(hold, "unknown_outcome")
+            # One whose ids may be forgotten still has its lease, if anything was written.
+            if self._ledger.can_settle(hold):
+                await self._expire(hold, "unknown_outcome")
             self._ledger.loose_ends.remove(hold)
         count, earliest_end = 0, math.inf
         async for hold in self._store.leases():

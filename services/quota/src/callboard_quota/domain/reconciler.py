@@ -9,6 +9,7 @@ The only state is a note of how far the work has come, changed by compare-and-se
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
@@ -44,7 +45,7 @@ class Note(Message):
 
 
 class Reconciler:
-    """Closes one hour after another. `worker` names the process."""
+    """Closes one hour after another. `worker` names the process; `on_raise` learns whose use of such an hour grew."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Reconciler:
         bookkeeper: Bookkeeper,
         clock: Clock,
         journal: Journal,
+        on_raise: Callable[[str], Awaitable[None]],
     ) -> None:
         self._worker = worker
         self._store = store
@@ -63,6 +65,7 @@ class Reconciler:
         self._bookkeeper = bookkeeper
         self._clock = clock
         self._journal = journal
+        self._on_raise = on_raise
         self.drift_units = 0
         """The sum of the differences found when the last hour was closed, regardless of sign."""
 
@@ -172,6 +175,8 @@ class Reconciler:
         applied = await self._store.apply([change])
         if applied[0].duplicate:
             return
+        if amount > 0:
+            await self._on_raise(counter.tenant)
         log.warning("counter_corrected", extra={"tenant": counter.tenant, "bucket": counter.bucket, "units": amount})
         self._journal.note(
             AuditEvent(

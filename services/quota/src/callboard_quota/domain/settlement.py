@@ -1,5 +1,7 @@
 """Turns usage events into settlements, each event counted once."""
 
+from datetime import UTC, datetime
+
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
 from callboard_contracts.subjects import token
@@ -9,6 +11,9 @@ from callboard_quota.domain.limits import shared_parties
 from callboard_quota.domain.ports import Clock, Journal
 from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.windows import hour_bucket
+
+LATEST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+"""A later time is a mistake, such as milliseconds for seconds, and may have no name as an hour."""
 
 
 def why_ignored(event: UsageEvent, secret: Secret) -> str:
@@ -20,6 +25,8 @@ def why_ignored(event: UsageEvent, secret: Secret) -> str:
         return "not_a_token"
     if not is_sane(event.work):
         return "absurd_amount"
+    if not 0 <= event.at <= LATEST:
+        return "absurd_time"
     for hold in holds_of(event):
         if (hold.request_id, hold.kind, hold.tenant) != (event.request_id, event.kind, event.tenant):
             return "other_hold"
