@@ -151,6 +151,24 @@ async def test_a_message_over_the_servers_limit_is_refused(bus: Bus) -> None:
         await bus.publish("test.large", b"x" * (bus.connection.max_payload + 1))
 
 
+@pytest.mark.parametrize("headers", [None, {"Note": "short"}, {"Note": "two\nlines"}])
+async def test_a_message_is_too_large_by_what_the_server_counts_and_the_connection_stays(
+    bus: Bus, headers: dict[str, str] | None
+) -> None:
+    found: list[bytes] = []
+    await bus.subscribe_now("test.limit", lambda message: found.append(b"%d" % len(message.data)))
+    most = bus.connection.max_payload
+    block_bytes = len("NATS/1.0\r\n\r\n") + sum(len(f"{name}: {value}\r\n") for name, value in (headers or {}).items())
+    room = most - (block_bytes if headers else 0)
+    await bus.publish("test.limit", b"x" * room, headers)
+    for too_large in (room + 1, most, most + 1):
+        if too_large > room:
+            with pytest.raises(BusUnavailable, match="MaxPayloadError"):
+                await bus.publish("test.limit", b"x" * too_large, headers)
+    await bus.publish("test.limit", b"after")
+    await until_equal(found, [b"%d" % room, b"5"])
+
+
 async def test_a_server_that_does_not_read_fills_the_clients_bounded_buffer_and_nothing_is_lost(
     bus: Bus, server: NatsServer
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, TokenUsage
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, TokenUsage, ToolCall
 from callboard_contracts.speech import SegmentInfo, SpeechEnd
 from callboard_edge.domain.assembly import ReplyAssembly, SpeechAssembly
 from callboard_edge.domain.ports import Segment
@@ -47,6 +47,41 @@ def test_frames_in_any_order_and_repeated_give_the_text_once(seed: int, twice: b
     assert heard == TEXT
     assert assembly.end is not None
     assert not assembly.missing
+
+
+CALL, OTHER = ToolCall(id="c1", name="dim", arguments="{}"), ToolCall(id="c2", name="dim", arguments="{}")
+CALLING = ChatFrame(seq=0, attempt=1, tool_calls=(CALL,))
+DONE = ChatEnd(reason="tool_calls", usage=TokenUsage(prompt_tokens=1, completion_tokens=1))
+
+
+def test_tool_calls_that_went_out_are_not_repeated_by_the_finished_reply() -> None:
+    assembly = ReplyAssembly()
+    assert assembly.feed([CALLING]) == [CALLING]
+    last = assembly.complete(
+        ChatResult(request_id="r", model="owl", text="", thinking="", tool_calls=(CALL, OTHER), end=DONE)
+    )
+    assert (last.tool_calls, last.end) == ((OTHER,), DONE)
+
+
+def test_finished_reply_with_other_tool_calls_than_went_out_is_an_error() -> None:
+    assembly = ReplyAssembly()
+    assembly.feed([CALLING])
+    last = assembly.complete(
+        ChatResult(request_id="r", model="owl", text="", thinking="", tool_calls=(OTHER,), end=DONE)
+    )
+    assert last.tool_calls == ()
+    assert last.end is not None
+    assert last.end.reason == "error"
+
+
+def test_tool_calls_of_a_newer_attempt_take_the_place_of_those_that_went_out() -> None:
+    assembly = ReplyAssembly()
+    assembly.feed([CALLING])
+    assembly.announce(2)
+    again = ChatFrame(seq=0, attempt=2, tool_calls=(OTHER, OTHER))
+    ready = assembly.feed([again, ChatFrame(seq=1, attempt=2, end=DONE)])
+    assert [frame.tool_calls for frame in ready] == [(OTHER,), ()]
+    assert assembly.end == DONE
 
 
 @given(lost=st.sets(st.integers(0, 12)), seed=st.integers(0, 2**32))

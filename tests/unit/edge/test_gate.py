@@ -243,6 +243,36 @@ async def test_bytes_that_are_no_request_are_400(stage: Stage) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "header", [b"x-api-key: cb_\xff", b"Authorization: Bearer cb_\xe9\xff", b"apikey: cb_\xc3\x28"]
+)
+async def test_key_that_is_no_text_is_a_wrong_key_like_any_other(header: bytes, stage: Stage) -> None:
+    stage.desk.refusal = ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="The API key is not known.")
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n%b\r\nConnection: close\r\n\r\n" % header)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"x-request-id" in answer.lower()
+
+
+async def test_request_whose_body_is_on_its_way_is_waited_for(stage: Stage) -> None:
+    assert await stage.server.wait_idle(1)
+    body = json.dumps(asking()).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+    await asyncio.sleep(0.1)
+    await stage.server.stop_listening()
+    assert not await stage.server.wait_idle(0.1)
+    stage.plays(frames("one "))
+    writer.write(body)
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    assert await stage.server.wait_idle(5)
+    writer.close()
+
+
 async def test_body_that_never_comes_is_408(stage: Stage) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n{")

@@ -6,6 +6,7 @@ import json
 import aiohttp
 import pytest
 
+from callboard_contracts.chat import ChatFrame
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_edge.domain import errand
 from callboard_edge.handlers import call, openai_text
@@ -55,6 +56,15 @@ async def test_client_that_leaves_in_mid_stream_stops_the_worker(stage: Stage) -
     assert len(stage.board.cancelled) == 1
     assert stage.desk.released == []
     assert stage.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
+
+
+async def test_stream_whose_frames_say_nothing_is_kept_alive_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_text, "KEEP_ALIVE_S", 0.1)
+    thinking = [ChatFrame(seq=n, attempt=1, thinking="hm ", tokens=1) for n in range(30)]
+    end = frames("done")[-1].model_copy(update={"seq": 30})
+    stage.plays([*thinking, end], pause_s=0.02)
+    _, _, body = await stage.post("/v1/completions", {"model": "owl", "prompt": "Hi", "stream": True})
+    assert 2 <= body.count(b": keep-alive") <= 12
 
 
 async def test_waiting_stream_is_kept_alive_by_comments(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

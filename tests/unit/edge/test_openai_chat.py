@@ -10,6 +10,7 @@ import pytest
 from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
+from callboard_edge.handlers import json_schemas
 from tests.unit.edge.stage import USAGE, Stage, asking, frames, read_events, said
 
 pytestmark = pytest.mark.unit
@@ -325,6 +326,40 @@ async def test_request_that_cannot_be_served_names_its_field(case: str, stage: S
     assert stage.board.queued == 0
 
 
+def schema_of(objects: int) -> dict[str, Any]:
+    return {"type": "object", "allOf": [{}] * objects}
+
+
+def tools_of(*schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": f"f{n}", "parameters": one}} for n, one in enumerate(schemas)]
+
+
+async def test_schemas_are_bounded_over_the_whole_request(stage: Stage) -> None:
+    status, _, body = await stage.post(CHAT, asking(tools=tools_of(schema_of(2_600), schema_of(2_601))))
+    error = json.loads(body)["error"]
+    assert (status, error["param"]) == (400, "tools[1].function.parameters")
+    assert "together" in error["message"]
+    assert stage.desk.asked == []
+
+
+async def test_schema_that_was_found_good_is_not_checked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Any] = []
+    check = json_schemas._problem  # pyright: ignore[reportPrivateUsage] - what takes the time
+
+    def counted(schema: dict[str, Any]) -> str | None:
+        checked.append(schema)
+        return check(schema)
+
+    monkeypatch.setattr(json_schemas, "_problem", counted)
+    for _ in range(3):
+        stage.plays(frames("one "))
+        assert (await stage.post(CHAT, asking(tools=tools_of(schema_of(3), schema_of(4)))))[0] == 200
+    assert len(checked) == 2
+    for _ in range(2):
+        assert (await stage.post(CHAT, asking(tools=tools_of({"type": "objekt"}))))[0] == 400
+    assert len(checked) == 4
+
+
 async def test_refusal_speaks_of_what_was_sent_and_not_of_how_it_was_checked(stage: Stage) -> None:
     _, _, body = await stage.post(CHAT, asking(messages=[]))
     message = json.loads(body)["error"]["message"]
@@ -420,6 +455,7 @@ async def test_engine_error_after_the_first_word_ends_the_stream_with_it(stage: 
     stage.plays(broken)
     status, headers, _ = await stage.post(CHAT, asking())
     assert (status, headers["x-should-retry"]) == (502, "false")
+    assert stage.figure("callboard_edge_errors_total", route="chat_completions", code="engine_failed") == 2
 
 
 async def test_key_and_address_go_to_quota_as_a_digest(stage: Stage) -> None:

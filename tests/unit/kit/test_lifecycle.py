@@ -1,4 +1,8 @@
 import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +50,37 @@ async def test_leaving_the_context_ends_every_duty() -> None:
         await asyncio.sleep(0)
     assert ended == ["ended", "ended"]
     assert not stopper.stopping
+
+
+STUBBORN = """
+import asyncio, sys
+from callboard_kit.lifecycle import run_service
+
+async def main(config, stopper, arguments):
+    print("up", flush=True)
+    await stopper.wait()
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.shield(asyncio.sleep(60))
+
+sys.exit(run_service("stubborn", main))
+"""
+
+
+def test_second_signal_ends_a_process_that_does_not_come_to_its_end(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        running.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(0.5)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(2) == 1
+    finally:
+        running.kill()
+        _, errors = running.communicate()
+    assert "Traceback" not in errors

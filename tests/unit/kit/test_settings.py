@@ -108,3 +108,17 @@ def test_admin_token_comes_from_a_file_and_is_long_enough(tmp_path: Path) -> Non
         told = refusal(write(tmp_path, ""), {"CALLBOARD__EDGE__ADMIN_TOKEN": short})
         assert told.startswith("edge.admin_token: ")
         assert not short or short not in told
+
+
+@pytest.mark.parametrize("text", ["12345678", "1e5", "12#b", "'x'", "true", "[1]"])
+def test_secret_from_the_environment_is_taken_as_it_is(tmp_path: Path, text: str) -> None:
+    config = load_config(write(tmp_path, ""), {"CALLBOARD__NATS__PASSWORD": text})
+    assert config.nats.password is not None
+    assert config.nats.password.get_secret_value() == text
+
+
+def test_secret_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="is not text"):
+        load_config(write(tmp_path, ""), {"CALLBOARD__NATS__PASSWORD_FILE": str(secret)})

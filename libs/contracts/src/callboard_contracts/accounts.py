@@ -63,7 +63,8 @@ def new_account_id() -> str:
 
 def key_digest(key: str) -> str:
     """The only form in which a key is stored or sent on the bus."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    # A header may hold any bytes, and what is no UTF-8 is no key of ours, but must not fail.
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 def account_entry(account_id: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -26,6 +27,8 @@ PUBLISH_PAUSE_S = 0.1
 MAX_PENDING_BYTES = 32 * 1024 * 1024
 RETRYABLE_ERROR_CODES = frozenset({10008, 10023})
 """Server errors that pass: no leader yet, insufficient resources for the moment."""
+MESSAGE_TOO_LARGE = 10054
+"""The server's error code for a message that is larger than a stream takes."""
 
 TRANSPORT_ERRORS = (OSError, RuntimeError)
 """What a write raises between the loss of a connection and the client's noticing it."""
@@ -119,7 +122,7 @@ class Bus:
                     max_outstanding_pings=2,
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise BusUnavailable(f"no bus at {settings.url}: {type(error).__name__}") from error
+            raise BusUnavailable(f"no bus at {_public(settings.url)}: {type(error).__name__}") from error
         return bus
 
     @property
@@ -190,6 +193,8 @@ class Bus:
                     subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None, at_once=at_once
                 )
                 return _stored(json.loads(reply.data))
+            except nats.errors.MaxPayloadError:
+                raise PublishRefused(MESSAGE_TOO_LARGE, "larger than a message may be") from None
             except PublishRefused as refused:
                 if refused.err_code not in RETRYABLE_ERROR_CODES:
                     raise
@@ -288,6 +293,11 @@ class Bus:
         except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
             # The client tries to write its last bytes even when the server is gone.
             log.debug("bus_close_failed")
+
+
+def _public(url: str) -> str:
+    """Servers' addresses without the credentials that may stand in them."""
+    return re.sub(r"//[^/,@]*@", "//", url)
 
 
 def _stored(answer: dict[str, Any]) -> Stored:

@@ -91,6 +91,9 @@ class Connection(Client):
     ) -> None:
         """Sends a message with all others of this turn of the loop; raises as the client's own `publish` does."""
         command = _command(subject, payload, reply, headers)
+        # The server counts the headers too, and ends the connection for good over a message that is too large.
+        if (command is None or len(command) > self._max_payload) and self._is_too_large(payload, headers):
+            raise nats.errors.MaxPayloadError
         if command is None or not self._has_room(len(payload)):
             await super().publish(subject, payload, reply, headers)
             return
@@ -244,6 +247,10 @@ class Connection(Client):
         except Exception:
             log.exception("message_failed", extra={"subject": subject.decode()})
 
+    def _is_too_large(self, payload: bytes, headers: dict[str, str] | None) -> bool:
+        block_bytes = len(_block(headers)) if headers else 0
+        return block_bytes + len(payload) > self._max_payload
+
     def _has_room(self, payload_bytes: int) -> bool:
         """Whether a message can go to the socket in this turn: it is connected, and the server reads."""
         return (
@@ -265,12 +272,16 @@ def _command(subject: str, payload: bytes, reply: str, headers: dict[str, str] |
         return None
     if not headers:
         return f"PUB {words} {len(payload)}\r\n".encode() + payload + b"\r\n"
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+    block = _block(headers)
+    if block.count(b"\n") != len(headers) + 2 or block.count(b"\r") != len(headers) + 2:
         return None
-    block = f"{_HEADERS_BEGIN}\r\n{lines}\r\n".encode()
     size = len(block)
     return f"HPUB {words} {size} {size + len(payload)}\r\n".encode() + block + payload + b"\r\n"
+
+
+def _block(headers: dict[str, str]) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"{_HEADERS_BEGIN}\r\n{lines}\r\n".encode()
 
 
 def _parse(block: bytes) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -128,7 +129,8 @@ async def _supervise(main: Main, config: Config, arguments: argparse.Namespace) 
 
     def on_signal(number: signal.Signals) -> None:
         if stopper.stopping:
-            loop.stop()
+            log.warning("killed", extra={"signal": number.name})
+            os._exit(EXIT_FAILED)
         stopper.request_stop(number.name)
 
     for number in (signal.SIGTERM, signal.SIGINT):

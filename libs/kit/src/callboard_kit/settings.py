@@ -66,7 +66,8 @@ def _override(table: Table, name: str, value: str) -> None:
             value = _secret(name, value)
             _set(table, keys, value, name)
             return
-    _set(table, keys, _typed(value), name)
+    # A password of digits is no number.
+    _set(table, keys, value if _is_secret(keys[-1]) else _typed(value), name)
 
 
 def _secret(name: str, path: str) -> str:
@@ -74,6 +75,8 @@ def _secret(name: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"{name}: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{name}: {path} is not text") from None
 
 
 def _set(table: Table, keys: list[str], value: Any, name: str) -> None:

@@ -96,6 +96,10 @@ class EdgeServer:
         if self._site is not None:
             await self._site.stop()
 
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Returns true when no request is being answered, or false after the timeout."""
+        return await self._gate.wait_idle(timeout_s)
+
     async def close(self) -> None:
         """Ends what is still open."""
         if self._runner is not None:
@@ -182,7 +186,7 @@ async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin
             log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
             await stopper.wait()
             await server.stop_listening()
-            await _drain(frames, config.edge.drain_timeout_s)
+            await _drain(server, frames, config.edge.drain_timeout_s)
     finally:
         await server.close()
         media.close()
@@ -190,9 +194,11 @@ async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin
         await frames.close()
 
 
-async def _drain(frames: BusFrames, timeout_s: float) -> None:
+async def _drain(server: EdgeServer, frames: BusFrames, timeout_s: float) -> None:
     """Waits for the open requests, then ends those that are left with an error that they can still send."""
-    if not await frames.wait_idle(timeout_s):
+    if not await server.wait_idle(timeout_s):
         log.warning("drain_over", extra={"open": frames.open_requests})
         frames.fail_all(STOPPED)
-        await frames.wait_idle(LAST_EVENT_S)
+        await server.wait_idle(LAST_EVENT_S)
+    # What is left of requests whose clients went away takes back their jobs and holds.
+    await frames.wait_idle(LAST_EVENT_S)

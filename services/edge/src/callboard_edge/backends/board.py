@@ -8,7 +8,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechJob
 from callboard_contracts.streams import CHAT, TTS
 from callboard_edge.domain.ports import Posted
-from callboard_kit.bus import Bus, BusError, BusUnavailable, PublishRefused
+from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusError, BusUnavailable, PublishRefused
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,6 @@ class BusBoard:
         return await self._post(TTS, subject, job.model_dump_json().encode(), job.request_id)
 
     async def _post(self, stream: str, subject: str, payload: bytes, request_id: str) -> Posted:
-        most = self._bus.connection.max_payload
-        if len(payload) > most:
-            raise CallboardError(
-                ErrorCode.BODY_TOO_LARGE, f"The request is larger than the {most} bytes that a job may have."
-            )
         try:
             stored = await self._bus.publish_stored(subject, payload, request_id, self._post_timeout_s, at_once=True)
         except PublishRefused as refused:
@@ -49,6 +44,11 @@ class BusBoard:
                     ErrorCode.QUEUE_FULL,
                     "Too many of your requests are already waiting; try again shortly.",
                     retry_after_s=QUEUE_FULL_RETRY_S,
+                ) from refused
+            if refused.err_code == MESSAGE_TOO_LARGE:
+                most = self._bus.connection.max_payload
+                raise CallboardError(
+                    ErrorCode.BODY_TOO_LARGE, f"The request is larger than the {most} bytes that a job may have."
                 ) from refused
             log.warning("job_refused", extra={"request_id": request_id, "err_code": refused.err_code})
             raise _unavailable() from refused

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_edge.domain.ports import Segment
 
@@ -14,6 +14,7 @@ class _Mark:
 
     text: int
     thinking: int
+    tool_calls: int
     tokens: int
     attempt: int
 
@@ -23,7 +24,7 @@ class ReplyAssembly:
 
     The newest attempt is right where two disagree: a worker that was given up for dead may wake and write on, and
     what it writes after the newest attempt's first frame does not count. Where such text went out already, as many
-    characters of the newest attempt's text are left out in its place.
+    characters of the newest attempt's text are left out in its place, and as many of its tool calls.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,10 @@ class ReplyAssembly:
         self._thinking: list[str] = []
         self._text_length = 0
         self._thinking_length = 0
+        self._tool_calls: list[ToolCall] = []
         self._skip_text = 0
         self._skip_thinking = 0
+        self._skip_tool_calls = 0
 
     @property
     def missing(self) -> bool:
@@ -82,12 +85,18 @@ class ReplyAssembly:
         """Ends the reply with the finished one that the board kept: what was not yet said, and its end."""
         said, thought = len(self.text), len(self.thinking)
         end = result.end
-        text, thinking, tool_calls = "", "", result.tool_calls
-        if result.text.startswith(self.text) and result.thinking.startswith(self.thinking):
-            text, thinking = result.text[said:], result.thinking[thought:]
+        text, thinking = "", ""
+        tool_calls: tuple[ToolCall, ...] = ()
+        called = len(self._tool_calls)
+        if (
+            result.text.startswith(self.text)
+            and result.thinking.startswith(self.thinking)
+            and result.tool_calls[:called] == tuple(self._tool_calls)
+        ):
+            text, thinking, tool_calls = result.text[said:], result.thinking[thought:], result.tool_calls[called:]
         elif end.reason != "error":
             error = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The reply was interrupted and cannot be continued.")
-            end, tool_calls = ChatEnd(reason="error", usage=end.usage, error=error), ()
+            end = ChatEnd(reason="error", usage=end.usage, error=error)
         frame = ChatFrame(
             seq=self.next_seq,
             attempt=max(1, self.attempt),
@@ -96,7 +105,7 @@ class ReplyAssembly:
             tool_calls=tool_calls,
             end=end,
         )
-        self._skip_text = self._skip_thinking = 0
+        self._skip_text = self._skip_thinking = self._skip_tool_calls = 0
         return self._accept(frame)
 
     def _counts(self, frame: ChatFrame) -> bool:
@@ -116,6 +125,7 @@ class ReplyAssembly:
         mark = self._marks[seq]
         self._skip_text = self._text_length - mark.text
         self._skip_thinking = self._thinking_length - mark.thinking
+        self._skip_tool_calls = len(self._tool_calls) - mark.tool_calls
         self.tokens = mark.tokens
         self.next_seq = seq
         del self._marks[seq:]
@@ -125,11 +135,12 @@ class ReplyAssembly:
             _Mark(
                 self._text_length - self._skip_text,
                 self._thinking_length - self._skip_thinking,
+                len(self._tool_calls) - self._skip_tool_calls,
                 self.tokens,
                 frame.attempt,
             )
         )
-        if self._skip_text or self._skip_thinking:
+        if self._skip_text or self._skip_thinking or self._skip_tool_calls:
             frame = self._without_repeats(frame)
         self.next_seq += 1
         self.tokens += frame.tokens
@@ -139,6 +150,7 @@ class ReplyAssembly:
         if frame.thinking:
             self._thinking.append(frame.thinking)
             self._thinking_length += len(frame.thinking)
+        self._tool_calls += frame.tool_calls
         if frame.end is not None:
             self.end = frame.end
             self._held.clear()
@@ -147,8 +159,10 @@ class ReplyAssembly:
     def _without_repeats(self, frame: ChatFrame) -> ChatFrame:
         text, thinking = frame.text[self._skip_text :], frame.thinking[self._skip_thinking :]
         self._skip_text -= len(frame.text) - len(text)
+        tool_calls = frame.tool_calls[self._skip_tool_calls :]
         self._skip_thinking -= len(frame.thinking) - len(thinking)
-        return frame.model_copy(update={"text": text, "thinking": thinking})
+        self._skip_tool_calls -= len(frame.tool_calls) - len(tool_calls)
+        return frame.model_copy(update={"text": text, "thinking": thinking, "tool_calls": tool_calls})
 
 
 class SpeechAssembly:

@@ -40,9 +40,31 @@ class Gate:
         self._cors = Cors(settings.cors_origins)
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
+        self._open += 1
+        self._idle.clear()
+        try:
+            return await self._answer(request)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._idle.set()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Returns true when no request is being answered, or false after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers
         cors = _NO_PAGES if is_admin_path(request.path) else self._cors
         if request.method == "OPTIONS":

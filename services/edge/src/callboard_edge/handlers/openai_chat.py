@@ -1,5 +1,7 @@
 """OpenAI's `/v1/chat/completions`."""
 
+from typing import Any
+
 from aiohttp import web
 
 from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Role, Tool, ToolCall
@@ -7,7 +9,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.handlers.call import Call
 from callboard_edge.handlers.context import EdgeContext
-from callboard_edge.handlers.json_schemas import check_schema
+from callboard_edge.handlers.json_schemas import SchemaDesk
 from callboard_edge.handlers.openai_bodies import ChatCompletion, ChatCompletionBody, ChatTurn, ContentPart
 from callboard_edge.handlers.openai_text import ERRORS, TextCall, answer, sampling, unsupported
 from callboard_edge.handlers.route import Answer, Route
@@ -25,17 +27,20 @@ _ROLES: dict[str, Role] = {
 
 def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
+    schemas = SchemaDesk()
 
     async def create(call: Call) -> web.StreamResponse:
         body = await call.json(ChatCompletionBody)
         model = context.chat_models.resolve(body.model)
+        request = chat_request(body, model)
+        await schemas.check(_schemas(request))
         return await answer(
             context,
             TextCall(
                 call=call,
                 model=model,
                 asked_model=body.model,
-                request=await chat_request(body, model),
+                request=request,
                 route=NAME,
                 chat=True,
                 stream=bool(body.stream),
@@ -60,7 +65,7 @@ def routes(context: EdgeContext) -> list[Route]:
     ]
 
 
-async def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
+def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
     """The neutral form of a request.
 
     Raises:
@@ -71,7 +76,7 @@ async def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatReques
     if body.functions:
         raise unsupported("'functions' is not offered; use 'tools'.", "functions")
     asked = body.max_completion_tokens or body.max_tokens or model.max_output_tokens
-    tools, tool_choice = await _tools(body, model)
+    tools, tool_choice = _tools(body, model)
     return ChatRequest(
         mode="chat",
         model=model.name,
@@ -79,7 +84,7 @@ async def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatReques
         prompt="",
         sampling=sampling(body),
         max_output_tokens=min(asked, model.max_output_tokens),
-        output_format=await _output_format(body, model),
+        output_format=_output_format(body, model),
         tools=tools,
         tool_choice=tool_choice,
     )
@@ -125,7 +130,7 @@ def _part(part: ContentPart, place: str) -> str:
     raise unsupported(f"{kind} cannot be read by the models here; send text only.", place)
 
 
-async def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
+def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
     choice = body.tool_choice or "auto"
     if not body.tools:
         if choice not in ("auto", "none"):
@@ -140,18 +145,14 @@ async def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool
         choice = choice.function.name
         if choice not in names:
             raise _invalid("There is no tool of that name in 'tools'.", "tool_choice")
-    tools: list[Tool] = []
-    for index, spec in enumerate(body.tools):
-        function = spec.function
-        if function.parameters:
-            await check_schema(function.parameters, f"tools[{index}].function.parameters")
-        tools.append(
-            Tool(name=function.name, description=function.description or "", parameters=function.parameters or {})
-        )
+    functions = [spec.function for spec in body.tools]
+    tools = [
+        Tool(name=one.name, description=one.description or "", parameters=one.parameters or {}) for one in functions
+    ]
     return tuple(tools), choice
 
 
-async def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFormat:
+def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFormat:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return OutputFormat()
@@ -164,8 +165,19 @@ async def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFo
         raise _invalid("Missing required field: 'response_format.json_schema'.", "response_format.json_schema")
     if spec.schema_ is None:
         raise _invalid("The format needs a 'schema'.", "response_format.json_schema.schema")
-    await check_schema(spec.schema_, "response_format.json_schema.schema")
     return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name)
+
+
+def _schemas(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
+    """Every schema of a request with the name of its field."""
+    found = [
+        (f"tools[{index}].function.parameters", tool.parameters)
+        for index, tool in enumerate(request.tools)
+        if tool.parameters
+    ]
+    if request.output_format.kind == "json_schema" and request.output_format.json_schema is not None:
+        found.append(("response_format.json_schema.schema", request.output_format.json_schema))
+    return found
 
 
 def _invalid(message: str, param: str) -> CallboardError:

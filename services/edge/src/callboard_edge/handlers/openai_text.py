@@ -1,5 +1,6 @@
 """What OpenAI's two text paths have in common: reading the sampling fields, and answering streamed or whole."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from callboard_edge.handlers.openai_errors import error_event
 from callboard_edge.handlers.openai_stream import DONE, KEEP_ALIVE, KEEP_ALIVE_S, ChunkWriter
 from callboard_edge.handlers.rate_limits import rate_limit_headers
 from callboard_edge.handlers.route import Answer
+from callboard_edge.metrics import EdgeMetrics
 
 ERRORS = {
     400: Answer("A field is missing, malformed, out of range, or asks for what the model cannot do.", ErrorAnswer),
@@ -88,7 +90,7 @@ async def answer(context: EdgeContext, text_call: TextCall) -> web.StreamRespons
             return await _whole(text_call, reply)
         call.mode = "stream"
         with context.metrics.open_streams.labels(text_call.route).track_inprogress():
-            return await _streamed(text_call, reply)
+            return await _streamed(text_call, reply, context.metrics)
 
 
 async def _whole(text_call: TextCall, reply: Reply) -> web.Response:
@@ -115,8 +117,9 @@ async def _whole(text_call: TextCall, reply: Reply) -> web.Response:
     return text_call.call.answer(body(text_call, reply, end, "".join(text), "".join(thinking), tool_calls))
 
 
-async def _streamed(text_call: TextCall, reply: Reply) -> web.StreamResponse:
+async def _streamed(text_call: TextCall, reply: Reply, metrics: EdgeMetrics) -> web.StreamResponse:
     call = text_call.call
+    loop = asyncio.get_running_loop()
     chunks = ChunkWriter(
         reply.request_id, text_call.asked_model, chat=text_call.chat, include_usage=text_call.include_usage
     )
@@ -124,6 +127,7 @@ async def _streamed(text_call: TextCall, reply: Reply) -> web.StreamResponse:
     if frames and (end := frames[0].end) is not None and (error := failure(end)) is not None:
         raise CallboardError.of(error)
     response = await call.stream("text/event-stream")
+    written_at = loop.time()
     opening = chunks.opening() + (chunks.piece(text_call.echo) if text_call.echo else "")
     while True:
         try:
@@ -133,14 +137,17 @@ async def _streamed(text_call: TextCall, reply: Reply) -> web.StreamResponse:
             end = frames[-1].end if frames else None
             if end is not None:
                 break
-            if content or not frames:
+            # Not every frame has something for the client, which must hear something now and then all the same.
+            if content or loop.time() - written_at >= KEEP_ALIVE_S:
                 await call.write(content.encode() or KEEP_ALIVE)
+                written_at = loop.time()
             frames = await reply.take(KEEP_ALIVE_S)
         except CallboardError as error:
             end, content = ChatEnd(reason="error", error=error.info), opening
             break
     error = failure(end)
     if error is not None:
+        metrics.errors.labels(text_call.route, error.code.value).inc()
         last = content.encode() + error_event(error) + DONE
     else:
         last = (content + chunks.closing(end.reason, end.usage)).encode() + DONE
