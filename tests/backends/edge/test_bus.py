@@ -283,6 +283,29 @@ async def test_desk_remembers_the_tenant_for_the_time_without_quota(bus_rig: Bus
         assert (await desk.reserve(RESERVE)).tenant == "t1"
 
 
+async def test_desk_without_quota_lets_in_only_keys_that_it_knows_where_keys_are_required(
+    bus_rig: BusRig, chores: Chores
+) -> None:
+    desk = BusQuotaDesk(bus_rig.worker, chores, 0.3, "admit_and_settle", require_key=True)
+    known, other = ("a" * 64, "b" * 64)
+    keyed = RESERVE.model_copy(update={"key_digest": known})
+    revoked = ReserveReply(error=ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="The API key was revoked."))
+    granted = ReserveReply(tenant="k_1", hold=HOLD)
+    answers = [one.model_dump_json().encode() for one in (granted, revoked)]
+    async with answering(bus_rig, answers[0], b"broken", b"broken", b"broken", b"broken", answers[1], b"broken"):
+        assert (await desk.reserve(keyed)).hold == HOLD
+        assert (await desk.reserve(keyed.model_copy(update={"address": "192.0.2.9"}))).tenant == "k_1"
+        for digest, code in ((None, ErrorCode.INVALID_API_KEY), (other, ErrorCode.QUOTA_UNAVAILABLE)):
+            refused = (await desk.reserve(RESERVE.model_copy(update={"key_digest": digest}))).error
+            assert refused is not None
+            assert refused.code is code
+        assert (await desk.identify(IdentifyRequest(key_digest=known))).tenant == "k_1"
+        assert (await desk.reserve(keyed)).error == revoked.error
+        refused = (await desk.reserve(keyed)).error
+        assert refused is not None
+        assert refused.code is ErrorCode.QUOTA_UNAVAILABLE
+
+
 async def test_desk_gives_a_hold_back_that_is_granted_too_late(bus_rig: BusRig, chores: Chores) -> None:
     desk = BusQuotaDesk(bus_rig.worker, chores, 0.1, "refuse")
     released: list[bytes] = []

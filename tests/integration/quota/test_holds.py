@@ -265,6 +265,38 @@ async def test_work_admitted_without_a_hold_is_charged_once(bus: Bus) -> None:
     assert (await counters(bus))["i_0123456789abcdef", "units"] == 70_000
 
 
+async def test_event_that_no_reader_could_bear_is_listed_and_stops_nothing(house: House, bus: Bus) -> None:
+    sound = UsageEvent(
+        request_id="unbearable",
+        tenant="i_00000000000000ff",
+        kind="chat",
+        model="owl",
+        pool="stage",
+        work=Work(completion_tokens=7),
+        outcome="stop",
+        at=time.time(),
+    ).model_dump(mode="json")
+    broken = [
+        {**sound, "at": 1e18},
+        {**sound, "at": time.time() * 1000},
+        {**sound, "work": {"prompt_tokens": 10**40}},
+        {**sound, "work": {"prompt_tokens": 1.5}},
+        {**sound, "tenant": "i_00000000000000fe"},
+        {**sound, "request_id": "unbearable-2", "tenant": "k_ffffffffffffffff"},
+    ]
+    for n, event in enumerate(broken):
+        tenant = "i_00000000000000ff" if n < 5 else "k_ffffffffffffffff"
+        await bus.publish_stored(subjects.usage(tenant), json.dumps(event).encode(), f"unbearable-{n}")
+    await settled(bus)
+    assert not [who for who, _ in await counters(bus) if who in {"i_00000000000000ff", "k_ffffffffffffffff"}]
+    report = json.loads(await asyncio.to_thread(house.command, "usage", "verify", "--json", "--since", "1h"))
+    assert report["drift_count"] == 0
+    reasons = [one["reason"] for one in report["ignored"]]
+    assert (reasons.count("unreadable") >= 5, "unknown_tenant" in reasons) == (True, True)
+    exported = await asyncio.to_thread(house.command, "usage", "export", "-", "--since", "1h")
+    assert "i_00000000000000fe" not in exported
+
+
 async def test_speech_is_charged_by_the_millisecond(bus: Bus) -> None:
     wish = request("speech-1", 0, kind="speech", address="198.51.100.7").model_copy(
         update={"work": Work(audio_ms=9000)}

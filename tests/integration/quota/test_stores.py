@@ -26,6 +26,7 @@ from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJ
 from callboard_quota.backends.raises import RaiseNews
 from callboard_quota.domain.attempt import Granted
 from callboard_quota.domain.changes import increments, reversal
+from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
@@ -278,7 +279,8 @@ class Unhurried(Settler):
         self.seen: list[str] = []
         self.let = asyncio.Event()
 
-    async def settle(self, event: UsageEvent) -> str:
+    async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
+        assert stored_at is not None
         self.seen.append(event.request_id)
         await self.let.wait()
         return "settled"
@@ -381,11 +383,12 @@ def office(bus: Bus, publisher: AcknowledgedPublisher) -> Office:
     clock, journal, secret = HandClock(time.time()), MemoryJournal(), Secret(b"x" * 32)
     store, books, log = JetStreamLedger(bus, publisher), StreamBooks(bus), StreamUsageLog(bus)
     ledger = Ledger(store, clock, secret.sealed)
-    keeper = Bookkeeper(log, books, secret, QuotaSection)
+    rules = EventRules(secret, MemoryAccounts())
+    keeper = Bookkeeper(log, books, rules, QuotaSection)
     return Office(
         clock,
         ledger,
-        Settler(QuotaSection(), secret, ledger, clock, journal),
+        Settler(QuotaSection(), rules, ledger, books, clock, journal),
         Reaper(store, ledger, clock, journal, books.stands),
         Reconciler("w", store, books, log, keeper, clock, journal, ledger.raised),
         Verifier(store, books, log, keeper, clock, asyncio.sleep),

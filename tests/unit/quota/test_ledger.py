@@ -9,7 +9,7 @@ from callboard_contracts.quota import Hold
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
 from callboard_quota.backends.memory import MemoryBooks, MemoryJournal, MemoryLedger
 from callboard_quota.domain.attempt import Granted, Refused
-from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.ledger import HELD_RETRY_S, Ledger
 from callboard_quota.domain.limits import Limit, kudos_limit
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
@@ -165,7 +165,7 @@ def test_request_larger_than_the_limit_is_refused_without_a_time() -> None:
 )
 def test_month_begins_anew_with_the_calendar(last: datetime, first: datetime) -> None:
     clock, _store, ledger = stage(last.replace(day=1, hour=0).timestamp())
-    assert granted(run(ledger.reserve(ask("a", MONTH, units=9_000, at=clock.at))))
+    run(ledger.settle(granted(run(ledger.reserve(ask("a", MONTH, units=9_000, at=clock.at)))).hold, 9_000))
     clock.at = last.timestamp()
     refusal = refused(run(ledger.reserve(ask("b", MONTH, units=2_000, at=clock.at))))
     assert refusal.retry_after_s == 30.0
@@ -283,12 +283,36 @@ def test_past_that_grows_while_it_is_read_is_read_again() -> None:
     assert len(reads) == 1
 
 
+def test_refusal_that_only_open_holds_cause_is_worth_a_short_wait() -> None:
+    clock, _store, ledger = stage()
+    hold = granted(run(ledger.reserve(ask("a", DAY, units=8_000)))).hold
+    assert refused(run(ledger.reserve(ask("b", DAY, units=3_000)))).retry_after_s == HELD_RETRY_S
+    assert refused(run(ledger.reserve(ask("c", DAY, units=10_001)))).retry_after_s is None
+    run(ledger.settle(hold, 8_000))
+    late = refused(run(ledger.reserve(ask("d", DAY, units=3_000)))).retry_after_s
+    assert late == 25 * 3600 - clock.at % 3600
+
+
+def test_day_frees_when_its_earliest_use_leaves_it() -> None:
+    clock, _store, ledger = stage()
+    resets: list[float] = []
+    for hours in (0, 1, 5):
+        clock.at = NOON + hours * 3600
+        outcome = granted(run(ledger.reserve(ask(f"r{hours}", DAY, units=1, at=clock.at))))
+        resets.append(outcome.standings[0].resets_in_s)
+        assert run(ledger.standings([DAY]))[0].resets_in_s == resets[-1]
+    first = NOON // 3600 * 3600 + 25 * 3600
+    assert resets == [first - NOON - hours * 3600 for hours in (0, 1, 5)]
+    clock.at = first
+    assert granted(run(ledger.reserve(ask("later", DAY, units=1, at=clock.at)))).standings[0].resets_in_s == 3600
+
+
 def test_use_of_the_hour_just_over_frees_when_that_hour_leaves_the_day() -> None:
     turn = NOON + 1800
     clock = HandClock(turn - 60)
     store = MemoryLedger(clock, give_way)
     ledger = Ledger(store, clock)
-    assert granted(run(ledger.reserve(ask("a", DAY, units=10_000, at=clock.at))))
+    run(ledger.settle(granted(run(ledger.reserve(ask("a", DAY, units=10_000, at=clock.at)))).hold, 10_000))
     clock.at = turn + 3
     outcome = refused(run(ledger.reserve(ask("b", DAY, units=1, at=clock.at))))
     assert outcome.retry_after_s == 24 * 3600 - 3

@@ -7,8 +7,9 @@ import pytest
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import Hold, UsageEvent, VerifyReply, VerifyRequest, Work
-from callboard_quota.backends.memory import MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
+from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
 from callboard_quota.domain.attempt import Granted
+from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter
@@ -79,7 +80,8 @@ def stage() -> Stage:
     secret = Secret(b"x" * 32)
     ledger = Ledger(store, clock, secret.sealed)
     settings = QuotaSection()
-    bookkeeper = Bookkeeper(log, books, secret, lambda: settings)
+    rules = EventRules(secret, MemoryAccounts())
+    bookkeeper = Bookkeeper(log, books, rules, lambda: settings)
 
     def make(name: str) -> Reconciler:
         return Reconciler(name, store, books, log, bookkeeper, clock, journal, ledger.raised)
@@ -87,7 +89,7 @@ def stage() -> Stage:
     async def pause(_seconds: float) -> None:
         await give_way()
 
-    settler = Settler(settings, secret, ledger, clock, journal)
+    settler = Settler(settings, rules, ledger, books, clock, journal)
     reaper = Reaper(store, ledger, clock, journal, MemoryBooks(store).stands)
     verifier = Verifier(store, books, log, bookkeeper, clock, pause)
     run(make("first").pass_once())
@@ -208,7 +210,7 @@ def test_note_that_was_lost_does_not_touch_old_hours(stage: Stage) -> None:
     stage.clock.at += 10 * 3600
     run(stage.store.apply([Change(UNITS, 7, None)]))
     books = MemoryBooks(stage.store)
-    keeper = Bookkeeper(stage.log, books, Secret(b"x" * 32), QuotaSection)
+    keeper = Bookkeeper(stage.log, books, EventRules(Secret(b"x" * 32), MemoryAccounts()), QuotaSection)
     fresh = Reconciler("n", stage.store, books, stage.log, keeper, stage.clock, stage.journal, stage.ledger.raised)
     assert run(fresh.pass_once())
     assert stage.store.values[UNITS] == 1007
@@ -224,11 +226,10 @@ def test_unreadable_and_forged_events_are_listed(stage: Stage) -> None:
     assert {ignored.reason for ignored in reply.ignored} == {"unreadable", "unknown_hold", "absurd_amount"}
 
 
-@pytest.mark.parametrize("at", [-1.0, NOON * 1000, 1e18])
-def test_event_whose_time_is_absurd_is_ignored_and_stops_nothing(stage: Stage, at: float) -> None:
-    absurd = UsageEvent(
-        request_id="absurd",
-        tenant="k_a",
+def unheld(name: str, tenant: str = "i_0123456789abcdef", at: float = NOON) -> UsageEvent:
+    return UsageEvent(
+        request_id=name,
+        tenant=tenant,
         kind="chat",
         model="owl",
         pool="main",
@@ -236,11 +237,46 @@ def test_event_whose_time_is_absurd_is_ignored_and_stops_nothing(stage: Stage, a
         outcome="stop",
         at=at,
     )
-    stage.log.store(absurd, stage.clock.at)
-    assert run(stage.settler.settle(absurd)) == "absurd_time"
-    assert {ignored.reason for ignored in stage.verify().ignored} == {"absurd_time"}
+
+
+@pytest.mark.parametrize(
+    ("event", "rule"),
+    [
+        (unheld("early", at=NOON - 3 * 86_400), "absurd_time"),
+        (unheld("ahead", at=NOON + 40 * 86_400), "absurd_time"),
+        (unheld("nobody", "k_ffffffffffffffff"), "unknown_tenant"),
+        (unheld("word", "somebody"), "unknown_tenant"),
+    ],
+)
+def test_work_without_a_hold_must_be_of_its_time_and_of_somebody_known(
+    stage: Stage, event: UsageEvent, rule: str
+) -> None:
+    stage.log.store(event, stage.clock.at)
+    assert run(stage.settler.settle(event)) == rule
+    reply = stage.verify()
+    assert [ignored.reason for ignored in reply.ignored] == [rule]
+    assert reply.drift_count == 0
     stage.report(stage.hold("sound"), 2)
     close_hour(stage)
+    assert stage.store.values[UNITS] == 2000
+    assert corrections(stage) == 0
+
+
+class Lenient(EventRules):
+    """Knows everybody."""
+
+    async def why_ignored(self, event: UsageEvent, stored_at: float) -> str:
+        assert min(event.at, stored_at) > 0
+        return ""
+
+
+def test_settled_work_is_not_charged_again_without_its_hold(stage: Stage) -> None:
+    hold = stage.hold("once")
+    stage.report(hold, 2)
+    again = unheld("once", "k_a").model_copy(update={"work": Work(prompt_tokens=900)})
+    stage.log.store(again, stage.clock.at)
+    stage.settler._rules = Lenient(Secret(b"x" * 32), MemoryAccounts())  # pyright: ignore[reportPrivateUsage]
+    assert run(stage.settler.settle(again)) == "settled_before"
     assert stage.store.values[UNITS] == 2000
 
 

@@ -25,6 +25,7 @@ from callboard_contracts.quota import (
 )
 from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
 from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import Change
@@ -51,6 +52,7 @@ SETTINGS = QuotaSection.model_validate(
     }
 )
 SECRET = Secret(b"s" * 32)
+RULES = EventRules(SECRET, MemoryAccounts())
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Process:
         self.ledger = Ledger(store, clock, SECRET.sealed)
         places = WaitingRoom(self.ledger, no_pause)
         self.desk = Desk(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, places)
-        self.settler = Settler(SETTINGS, SECRET, self.ledger, clock, journal)
+        self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryBooks(store), clock, journal)
         self.reaper = Reaper(store, self.ledger, clock, journal, MemoryBooks(store).stands)
         self.reaping: Act[object] | None = None
 
@@ -212,7 +214,7 @@ class Board(Play):
         for process in self.processes:
             assert run(process.reaper.pass_once()).count == 0
         books = MemoryBooks(self.store)
-        keeper = Bookkeeper(self.log, books, SECRET, lambda: SETTINGS)
+        keeper = Bookkeeper(self.log, books, RULES, lambda: SETTINGS)
         verifier = Verifier(self.store, books, self.log, keeper, self.clock, no_pause)
         return run(verifier.verify(VerifyRequest(since=NOON)))
 

@@ -6,7 +6,7 @@ of a second, so a second at a cost of 100 tokens is 100,000 units.
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.kudos import MAX_KUDOS
@@ -16,12 +16,18 @@ UNITS_PER_TOKEN = 1000
 WorkKind = Literal["chat", "speech"]
 
 
+MAX_AMOUNT = 10**15
+"""No amount of work is larger, so that sums of amounts fit wherever they are kept."""
+LATEST = 7_258_118_400
+"""No event is of a later time, in Unix seconds: the year 2200."""
+
+
 class Work(Message):
     """An amount of work, estimated for a hold or measured for a usage event."""
 
-    prompt_tokens: int = Field(default=0, ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
-    audio_ms: int = Field(default=0, ge=0)
+    prompt_tokens: int = Field(default=0, ge=0, le=MAX_AMOUNT)
+    completion_tokens: int = Field(default=0, ge=0, le=MAX_AMOUNT)
+    audio_ms: int = Field(default=0, ge=0, le=MAX_AMOUNT)
 
 
 class HoldEntry(Message):
@@ -170,7 +176,16 @@ class UsageEvent(Message):
     hold: Hold | None = None
     top_ups: tuple[Hold, ...] = ()
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
-    at: float
+    at: float = Field(ge=0, le=LATEST)
+
+
+def usage_event_of(subject: str, data: bytes) -> UsageEvent | None:
+    """The usage event that a message carries, or None where it is none, or is filed under another tenant."""
+    try:
+        event = UsageEvent.model_validate_json(data)
+    except ValidationError:
+        return None
+    return event if subject.rpartition(".")[2] == event.tenant else None
 
 
 AuditKind = Literal["admitted", "refused", "settled", "released", "expired", "corrected", "ignored"]

@@ -80,9 +80,9 @@ def lease(tenant: str, request_id: str) -> str:
     return f"lease.{token(tenant)}.{token(request_id)}"
 
 
-def lease_filter() -> str:
-    """All leases."""
-    return "lease.*.*"
+def lease_filter(tenant: str = "*") -> str:
+    """The leases of one tenant, or all."""
+    return f"lease.{tenant if tenant == '*' else token(tenant)}.*"
 
 
 def audit(request_id: str) -> str:

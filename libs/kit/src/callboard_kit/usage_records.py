@@ -7,11 +7,10 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 from nats.aio.msg import Msg
-from pydantic import ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest
+from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest, usage_event_of
 from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, QUOTA, USAGE
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 from callboard_kit.direct import StoredMessage, first_seq, read_batches, read_last_of_each, read_subject, subject_names
@@ -156,9 +155,8 @@ def _hours(first: int, until: float) -> range:
 def _rows(messages: list[StoredMessage], since: float, until: float) -> list[Row]:
     rows: list[Row] = []
     for message in messages:
-        try:
-            event = UsageEvent.model_validate_json(message.data)
-        except ValidationError:
+        event = usage_event_of(message.subject, message.data)
+        if event is None:
             continue  # A verification lists it.
         if since <= event.at < until:
             rows.append(_row(message.seq, event))

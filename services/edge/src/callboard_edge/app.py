@@ -152,6 +152,7 @@ async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin
             config.quota.decision_timeout_s,
             config.quota.on_unreachable,
             metrics.admitted_without_quota.inc,
+            require_key=config.quota.require_key,
         ),
         board=BusBoard(bus),
         frames=frames,

@@ -24,6 +24,7 @@ from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
 from callboard_quota.backends.raises import RaiseNews
 from callboard_quota.domain.desk import Desk
+from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.places import WaitingRoom
@@ -105,12 +106,13 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     await news.listen(ledger.forget)
     places = WaitingRoom(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
     desk = Desk(config.quota, secret, accounts, ledger, clock, journal, places)
-    settler = Settler(config.quota, secret, ledger, clock, journal)
     books = StreamBooks(bus)
+    rules = EventRules(secret, accounts)
+    settler = Settler(config.quota, rules, ledger, books, clock, journal)
     reaper = Reaper(store, ledger, clock, journal, books.stands)
     treasury = Treasury(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
-    bookkeeper = Bookkeeper(usage_log, books, secret, lambda: desk.settings)
+    bookkeeper = Bookkeeper(usage_log, books, rules, lambda: desk.settings)
     reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal, ledger.raised)
     verifier = Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep)
     requests = RequestDesk(bus, desk, treasury, verifier)

@@ -3,11 +3,9 @@
 import asyncio
 from datetime import datetime
 
-from pydantic import ValidationError
-
 from callboard_contracts import subjects
 from callboard_contracts.headers import MSG_ID
-from callboard_contracts.quota import AuditEvent, UsageEvent
+from callboard_contracts.quota import AuditEvent, usage_event_of
 from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus, BusError, BusUnavailable
@@ -56,7 +54,10 @@ class StreamUsageLog:
             )
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
-        return [Logged(message.seq, _stored_at(message), _event(message)) for message in messages]
+        return [
+            Logged(message.seq, _stored_at(message), usage_event_of(message.subject, message.data))
+            for message in messages
+        ]
 
 
 class StreamBooks:
@@ -123,13 +124,6 @@ class StreamBooks:
 def _counter(subject: str) -> Counter:
     _, _, tenant, metric, bucket = subject.split(".")
     return Counter(tenant, metric, bucket)
-
-
-def _event(message: StoredMessage) -> UsageEvent | None:
-    try:
-        return UsageEvent.model_validate_json(message.data)
-    except ValidationError:
-        return None
 
 
 def _stored_at(message: StoredMessage) -> float:

@@ -149,10 +149,10 @@ class JetStreamLedger:
             raise StoreUnavailable(str(error)) from error
         return found
 
-    async def leases(self) -> AsyncIterator[Hold]:
-        """Reads the holds of all open leases."""
+    async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
+        """Reads the holds of all open leases, or of one tenant's."""
         batches = read_batches(
-            self._bus, LEASE, subjects.lease_filter(), at_once=LEASES_AT_ONCE, timeout_s=READ_TIMEOUT_S
+            self._bus, LEASE, subjects.lease_filter(tenant or "*"), at_once=LEASES_AT_ONCE, timeout_s=READ_TIMEOUT_S
         )
         try:
             async for batch in batches:

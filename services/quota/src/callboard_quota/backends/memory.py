@@ -83,14 +83,15 @@ class MemoryLedger:
         await self._give_way()
         return {counter: self.values[counter] for counter in counters if counter in self.values}
 
-    async def leases(self) -> AsyncIterator[Hold]:
-        """Reads the holds of all open leases, giving way after every few."""
+    async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
+        """Reads the holds of all open leases, or of one tenant's, giving way after every few."""
         known = 0
         while True:
             await self._give_way()
             some = [(n, hold) for n, hold in self._leases.values() if n > known][:LEASES_AT_ONCE]
             for _, hold in some:
-                yield hold
+                if tenant in {None, hold.tenant}:
+                    yield hold
             if not some:
                 return
             known = some[-1][0]

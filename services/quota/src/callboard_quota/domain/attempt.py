@@ -138,7 +138,17 @@ class Attempt:
 
     def standing(self, limit: Limit, used: int) -> Standing:
         """How full a limit is."""
-        return Standing(limit, used, resets_in_s(limit.name, self.now))
+        return Standing(limit, used, resets_in_s(limit.name, self.now, self._oldest_at(limit)))
+
+    def _oldest_at(self, limit: Limit) -> float | None:
+        """When the earliest hour began whose use counts, None for the present one."""
+        past = self._pasts.get((limit.tenant, limit.metric))
+        if past is None or limit.metric not in BY_THE_HOUR:
+            return None
+        oldest_at = past.oldest_at.get(limit.name)
+        if oldest_at is None and self._neighbour(limit, -HOUR_S, past.previous or 0):
+            oldest_at = (self.now // HOUR_S - 1) * HOUR_S
+        return oldest_at
 
     def refused(self, limit: Limit, used_without: int, amount: int) -> Refused:
         """The refusal of a limit that already holds `used_without`, with the time when enough of it frees."""

@@ -274,11 +274,10 @@ def _bad_key(message: str) -> RefusedRequest:
 def _exceeded(refused: Refused) -> ErrorInfo:
     limit = refused.standing.limit
     if limit.label == KUDOS_LABEL:
-        return ErrorInfo(
-            code=ErrorCode.QUOTA_EXCEEDED,
-            message=f"The account has {-refused.standing.used / KUDOS_SCALE:g} kudos, fewer than this may cost.",
-            limit=limit.label,
-        )
+        # What others hold at the same moment may be more than there is, until some of them are refused too.
+        left = max(0, -refused.standing.used) / KUDOS_SCALE
+        message = f"The account has {left:g} kudos, fewer than this may cost."
+        return ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message=message, limit=limit.label)
     what = f"The limit of {_SCOPE_TEXT[limit.scope]} for {_LIMIT_TEXT[limit.name]}"
     allowed = limit.maximum // limit.client_factor
     if refused.retry_after_s is None:

@@ -34,12 +34,15 @@ from callboard_quota.domain.windows import (
     bucket_of,
     earlier_buckets,
     hour_bucket,
+    hour_start,
     resets_in_s,
 )
 
 MAX_ATTEMPTS = 3
 MAX_LOOSE_ENDS = 10_000
 AFTER_EXPIRY = "after_expiry"
+HELD_RETRY_S = 5.0
+"""When to try again where open holds are in the way, since nobody knows when their work ends."""
 
 Ending = Literal["settled", "released", "expired"]
 
@@ -82,6 +85,28 @@ class Ledger:
         Raises:
             StoreUnavailable: the outcome is unknown; what was written is taken back later.
         """
+        outcome = await self._reserve(ask)
+        return outcome if isinstance(outcome, Granted) else await self._less_open_holds(ask, outcome)
+
+    async def _less_open_holds(self, ask: Ask, refused: Refused) -> Refused:
+        """The refusal with a short time to wait where it is only what others hold that leaves no room.
+
+        A hold gives back what its work does not use, and most work uses little of it.
+        """
+        limit, used = refused.standing.limit, refused.standing.used
+        if limit.metric != "units" or limit.tenant != ask.tenant or refused.retry_after_s is None:
+            return refused
+        amount = next(amount for tenant, metric, amount in ask.amounts if (tenant, metric) == (limit.tenant, "units"))
+        held = 0
+        async for hold in self._store.leases(ask.tenant):
+            held += sum(
+                entry.amount for entry in hold.entries if entry.tenant == limit.tenant and entry.metric == "units"
+            )
+            if used - held + amount <= limit.maximum:
+                return Refused(refused.standing, min(refused.retry_after_s, HELD_RETRY_S))
+        return refused
+
+    async def _reserve(self, ask: Ask) -> Granted | Refused:
         last: Refused | None = None
         for n in range(MAX_ATTEMPTS):
             attempt = await self._attempt(ask)
@@ -229,14 +254,14 @@ class Ledger:
         buckets = {limit: (bucket_of(limit.metric, now), *earlier_buckets(limit.name, now)) for limit in limits}
         counters = {Counter(limit.tenant, limit.metric, name) for limit in limits for name in buckets[limit]}
         found = await self._store.read(sorted(counters)) if counters else {}
-        return [
-            Standing(
-                limit,
-                sum(found.get(Counter(limit.tenant, limit.metric, name), 0) for name in buckets[limit]),
-                resets_in_s(limit.name, now),
-            )
-            for limit in limits
-        ]
+        standings: list[Standing] = []
+        for limit in limits:
+            used = {name: found.get(Counter(limit.tenant, limit.metric, name), 0) for name in buckets[limit]}
+            oldest_at: float | None = None
+            if limit.name == "tokens_per_day":
+                oldest_at = min((hour_start(name) for name, value in used.items() if value), default=None)
+            standings.append(Standing(limit, sum(used.values()), resets_in_s(limit.name, now, oldest_at)))
+        return standings
 
     def can_settle(self, hold: Hold) -> bool:
         """Whether the hold's ids are still remembered by the store, so that settling it is safe."""

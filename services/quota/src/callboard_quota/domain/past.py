@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from callboard_quota.domain.ports import Counter, LedgerStore
-from callboard_quota.domain.windows import HOUR_S, LimitName, Metric, earlier_buckets
+from callboard_quota.domain.windows import HOUR_S, LimitName, Metric, earlier_buckets, hour_start
 
 MAX_REMEMBERED = 6_000
 BY_THE_HOUR: tuple[Metric, ...] = ("units", "jobs")
@@ -25,12 +25,14 @@ class Past:
     """The earlier hours of one tenant's metric.
 
     `older` are those before the one just over, and `sums` what they add to each limit that looks at them. `previous`
-    is the hour just over, None while it is not known.
+    is the hour just over, None while it is not known. `oldest_at` is when the earliest hour with use began, for each
+    limit that has one.
     """
 
     hour: float
     older: Mapping[str, int]
     sums: Mapping[LimitName, int]
+    oldest_at: Mapping[LimitName, float]
     read_at: float
     previous: int | None = None
 
@@ -72,7 +74,10 @@ class PastReader:
         sums: dict[LimitName, int] = {
             limit: sum(older.get(bucket, 0) for bucket in names) for limit, names in buckets.items()
         }
-        return Past(at // HOUR_S, older, sums, at)
+        oldest_at: dict[LimitName, float] = {
+            limit: hour_start(min(used)) for limit, names in buckets.items() if (used := older.keys() & set(names))
+        }
+        return Past(at // HOUR_S, older, sums, oldest_at, at)
 
     def refresh(self, tenant: str, metric: Metric, at: float) -> bool:
         """Has the past read anew next time, unless it was read just now; says whether it will be."""

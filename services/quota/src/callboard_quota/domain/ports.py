@@ -69,8 +69,8 @@ class LedgerStore(Protocol):
         """Reads counters that nobody raises any more; those that were never raised are left out."""
         ...
 
-    def leases(self) -> AsyncIterator[Hold]:
-        """Reads the holds of all open leases, the oldest first and some at a time, so that memory stays bounded."""
+    def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
+        """Reads the holds of all open leases, or of one tenant's: the oldest first, and some at a time."""
         ...
 
 

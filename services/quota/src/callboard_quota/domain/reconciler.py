@@ -142,7 +142,7 @@ class Reconciler:
         async for logged in self._bookkeeper.follow(note.last_seq + 1):
             last_seq = logged.seq
             event = logged.event
-            if event is None or self._bookkeeper.judge(logged):
+            if event is None or await self._bookkeeper.judge(logged):
                 continue
             for counter, units in self._bookkeeper.charged(event):
                 if counter.bucket <= note.closed_through and await self._is_first(logged, event, counter):
@@ -162,7 +162,7 @@ class Reconciler:
                 break
             known = earlier.event
             same = known and (known.request_id, known.kind) == (event.request_id, event.kind)
-            if same and not self._bookkeeper.judge(earlier):
+            if same and not await self._bookkeeper.judge(earlier):
                 return False
         return True
 

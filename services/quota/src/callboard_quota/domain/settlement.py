@@ -1,43 +1,14 @@
 """Turns usage events into settlements, each event counted once."""
 
-from datetime import UTC, datetime
-
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
-from callboard_contracts.subjects import token
-from callboard_quota.domain.amounts import cost, is_sane, rates_of, shares
+from callboard_quota.domain.amounts import cost, rates_of, shares
+from callboard_quota.domain.changes import late_id
+from callboard_quota.domain.event_rules import EventRules, holds_of
 from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
 from callboard_quota.domain.limits import shared_parties
-from callboard_quota.domain.ports import Clock, Journal
-from callboard_quota.domain.tenants import Secret
+from callboard_quota.domain.ports import Books, Clock, Journal
 from callboard_quota.domain.windows import hour_bucket
-
-LATEST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
-"""A later time is a mistake, such as milliseconds for seconds, and may have no name as an hour."""
-
-
-def why_ignored(event: UsageEvent, secret: Secret) -> str:
-    """The rule by which an event counts for nothing, or an empty text; verification applies the same rules."""
-    try:
-        token(event.request_id)
-        token(event.tenant)
-    except ValueError:
-        return "not_a_token"
-    if not is_sane(event.work):
-        return "absurd_amount"
-    if not 0 <= event.at <= LATEST:
-        return "absurd_time"
-    for hold in holds_of(event):
-        if (hold.request_id, hold.kind, hold.tenant) != (event.request_id, event.kind, event.tenant):
-            return "other_hold"
-        if not secret.is_ours(hold):
-            return "unknown_hold"
-    return ""
-
-
-def holds_of(event: UsageEvent) -> list[Hold]:
-    """All holds that were taken for an event's work."""
-    return [event.hold, *event.top_ups] if event.hold else list(event.top_ups)
 
 
 def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]:
@@ -78,20 +49,33 @@ def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
 class Settler:
     """Settles usage events as they come."""
 
-    def __init__(self, settings: QuotaSection, secret: Secret, ledger: Ledger, clock: Clock, journal: Journal) -> None:
+    def __init__(
+        self,
+        settings: QuotaSection,
+        rules: EventRules,
+        ledger: Ledger,
+        books: Books,
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
         self.settings = settings
-        self._secret = secret
+        self._rules = rules
         self._ledger = ledger
+        self._books = books
         self._clock = clock
         self._journal = journal
 
-    async def settle(self, event: UsageEvent) -> str:
+    async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
         """Settles the holds of one event and returns what came of it, a word of a closed set.
+
+        `stored_at` is when the event was stored, in Unix seconds; just now unless it is given.
 
         Raises:
             StoreUnavailable: it may or may not have been counted; a repeat is safe.
         """
-        reason = why_ignored(event, self._secret)
+        reason = await self._rules.why_ignored(event, self._clock.now() if stored_at is None else stored_at)
+        if not reason and not holds_of(event) and await self._was_held(event):
+            reason = "settled_before"
         if reason:
             self._note("ignored", event, None, 0, reason)
             return reason
@@ -116,6 +100,15 @@ class Settler:
                 # The first hold decides for all: of two events about the same work one counts, never a part of each.
                 break
         return word
+
+    async def _was_held(self, event: UsageEvent) -> bool:
+        """Whether an event that has no hold is about work that was settled on one."""
+        own = unheld(event, self.settings)
+        fates = await self._books.fates(event.request_id)
+        return any(
+            fate.kind == "settled" and fate.work == event.kind and fate.hold_id not in {own.id, late_id(own)}
+            for fate in fates
+        )
 
     def _note(self, kind: AuditKind, event: UsageEvent, hold: Hold | None, units: int, reason: str) -> None:
         self._journal.note(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import UsageEvent
 from callboard_quota.domain.changes import late_id
+from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.ports import Books, Counter, Logged, UsageLog
-from callboard_quota.domain.settlement import charged_as, charges, why_ignored
-from callboard_quota.domain.tenants import Secret
+from callboard_quota.domain.settlement import charged_as, charges
 
 MAX_LISTED = 100
 Identity = tuple[str, str]
@@ -39,10 +39,10 @@ class Truth:
 class Bookkeeper:
     """Reads the log and applies the same rules as settlement does."""
 
-    def __init__(self, log: UsageLog, books: Books, secret: Secret, settings: Callable[[], QuotaSection]) -> None:
+    def __init__(self, log: UsageLog, books: Books, rules: EventRules, settings: Callable[[], QuotaSection]) -> None:
         self._log = log
         self._books = books
-        self._secret = secret
+        self._rules = rules
         self._settings = settings
 
     async def follow(self, start_seq: int, tenant: str | None = None) -> AsyncIterator[Logged]:
@@ -52,9 +52,11 @@ class Bookkeeper:
                 yield logged
             start_seq = batch[-1].seq + 1
 
-    def judge(self, logged: Logged) -> str:
+    async def judge(self, logged: Logged) -> str:
         """The rule by which an event counts for nothing, or an empty text; repetition is not looked at."""
-        return "unreadable" if logged.event is None else why_ignored(logged.event, self._secret)
+        if logged.event is None:
+            return "unreadable"
+        return await self._rules.why_ignored(logged.event, logged.stored_at)
 
     def charged(self, event: UsageEvent) -> list[tuple[Counter, int]]:
         """What an event adds to which counters."""
@@ -94,7 +96,7 @@ class Bookkeeper:
             if until_seq is not None and logged.seq > until_seq:
                 break
             event = logged.event
-            reason = self.judge(logged)
+            reason = await self.judge(logged)
             if reason or event is None:
                 truth.ignore(logged, reason)
                 continue
@@ -127,7 +129,7 @@ class Bookkeeper:
             if until_seq is not None and logged.seq > until_seq:
                 break
             event = logged.event
-            if event and _identity(event) in identities and not self.judge(logged):
+            if event and _identity(event) in identities and not await self.judge(logged):
                 claims.setdefault(_identity(event), []).append(event)
         return claims
 

@@ -167,8 +167,11 @@ def frees_in_s(limit: LimitName, at: float, buckets: dict[str, int], excess: int
             return None
 
 
-def resets_in_s(limit: LimitName, at: float) -> float:
-    """How long until the limit next frees something by the passing of time."""
+def resets_in_s(limit: LimitName, at: float, oldest_at: float | None = None) -> float:
+    """How long until the limit next frees something by the passing of time.
+
+    `oldest_at` is the start of the earliest hour whose use counts, the present one unless it is given.
+    """
     match limit:
         case "requests_per_minute":
             return MINUTE_S - at % MINUTE_S
@@ -177,4 +180,4 @@ def resets_in_s(limit: LimitName, at: float) -> float:
         case "tokens_per_month":
             return month_end(at) - at
         case "tokens_per_day":
-            return HOUR_S - at % HOUR_S
+            return (at // HOUR_S * HOUR_S if oldest_at is None else oldest_at) + (DAY_HOURS + 1) * HOUR_S - at

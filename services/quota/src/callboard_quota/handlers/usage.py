@@ -10,9 +10,8 @@ from typing import Any
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from pydantic import ValidationError
 
-from callboard_contracts.quota import UsageEvent
+from callboard_contracts.quota import UsageEvent, usage_event_of
 from callboard_contracts.streams import NANOSECONDS_PER_S, SETTLEMENT, USAGE
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
@@ -152,9 +151,8 @@ class UsageFeed:
         if self._stopping:
             self._start(self._answer(message, RETURN))
             return
-        try:
-            event = UsageEvent.model_validate_json(message.data)
-        except ValidationError:
+        event = usage_event_of(message.subject, message.data)
+        if event is None:
             self._start(self._refuse(message))
             return
         if event.hold and any(entry.metric == "jobs" for entry in event.hold.entries):
@@ -189,7 +187,7 @@ class UsageFeed:
 
     async def _settle(self, message: Msg, event: UsageEvent) -> None:
         try:
-            word = await self._settler.settle(event)
+            word = await self._settler.settle(event, stored_at(message.reply))
         except StoreUnavailable:
             STORE_FAILURES.labels("settle").inc()
             await self._answer(message, b'-NAK {"delay": %d}' % int(RETURN_DELAY_S * NANOSECONDS_PER_S))
