@@ -119,6 +119,35 @@ async def test_consumer_that_is_gone_is_asked_for_now_and_then_until_it_is_back(
         await eventually(lambda: seen == [b"one"], 5)
 
 
+async def test_live_job_is_never_handed_to_a_worker_that_batch_jobs_fill(bus: Bus) -> None:
+    slots = 6
+    attempts: list[int] = []
+    filled = asyncio.Semaphore(0)
+    let = asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        if delivery.data == b"live":
+            attempts.append(delivery.attempt)
+            return
+        filled.release()
+        await let.wait()
+
+    async with pulling(bus, handle, slots=slots):
+        await asyncio.sleep(0.2)
+        for n in range(slots):
+            await bus.publish_stored(f"job.chat.main.batch.tenant{n}", b"batch", f"batch{n}")
+        for _ in range(slots):
+            await asyncio.wait_for(filled.acquire(), 10)
+        await asyncio.sleep(0.2)
+        await bus.publish_stored(LIVE, b"live", "live")
+        await asyncio.sleep(1.0)
+        assert attempts == []
+        let.set()
+        await eventually(lambda: bool(attempts), 5)
+    assert attempts == [1]
+    assert await left_in_queue(bus) == 0
+
+
 async def test_job_that_raises_is_tried_again_later(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "ERROR_DELAY_S", 0.05)
     attempts: list[int] = []

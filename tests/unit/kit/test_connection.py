@@ -134,6 +134,23 @@ async def test_payload_that_looks_like_a_message_is_none_wherever_the_stream_is_
         await connection.close()
 
 
+async def test_headers_that_are_no_text_end_nothing() -> None:
+    server = ScriptedServer()
+    block = b"NATS/1.0\r\nNote: \xff\xfe\r\n\r\n"
+    async with server.running():
+        connection = Connection()
+        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+        found: list[Msg] = []
+        await connection.subscribe_now("test.1", found.append)
+        await server.send([b"HMSG test.1 1 %d %d\r\n%sok\r\n" % (len(block), len(block) + 2, block)])
+        await server.send([b"MSG test.1 1 3\r\nyes\r\n"])
+        async with asyncio.timeout(5):
+            while len(found) < 2:
+                await asyncio.sleep(0.01)
+        assert [one.data for one in found] == [b"ok", b"yes"]
+        await connection.close()
+
+
 async def test_a_stream_that_is_no_protocol_ends_the_connection() -> None:
     server = ScriptedServer()
     async with server.running():

@@ -84,3 +84,21 @@ def test_second_signal_ends_a_process_that_does_not_come_to_its_end(tmp_path: Pa
         running.kill()
         _, errors = running.communicate()
     assert "Traceback" not in errors
+
+
+STUCK = """
+import sys, threading, time
+from callboard_kit.lifecycle import run_service
+
+async def main(config, stopper, arguments):
+    threading.Thread(target=time.sleep, args=(60,), name="engine-0").start()
+
+sys.exit(run_service("stuck", main))
+"""
+
+
+def test_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", STUCK], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 0
+    assert '"threads_stuck"' in ended.stdout + ended.stderr
+    assert "engine-0" in ended.stdout + ended.stderr

@@ -63,6 +63,24 @@ def test_thoughts_and_code_are_dropped_however_they_arrive(size: int) -> None:
     assert out.split() == ["Hello.", "Bye", "<", "now", "~~x~~", "!"]
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Hiii~~~ I missed you.\n~~~\nWhere were you?", "Hiii~~~ I missed you. ~~~ Where were you?"),
+        ("Use ``` to fence. Then go on.", "Use ``` to fence. Then go on."),
+        ("One ```two``` three", "One ```two``` three"),
+        ("See:\n- ```sh\nls\n```\nDone", "See: - Done"),
+        ("See ```sh\nls\n``` done", "See done"),
+        ("The end ```sh", "The end ```sh"),
+    ],
+)
+def test_only_what_fences_a_block_begins_one(written: str, spoken: str, size: int) -> None:
+    blocks = BlockFilter()
+    out = "".join(blocks.feed(written[at : at + size]) for at in range(0, len(written), size)) + blocks.finish()
+    assert " ".join(out.split()) == spoken
+
+
 def test_thought_that_never_ends_is_never_spoken() -> None:
     blocks = BlockFilter()
     assert (blocks.feed("Hello <think>secret") + blocks.finish()).strip() == "Hello"

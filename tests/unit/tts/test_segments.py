@@ -54,6 +54,13 @@ def test_segment_written_by_two_attempts_counts_once() -> None:
     assert progress_of(segments) == Progress(next_n=2, piece=0, offset_bytes=200, sent_bytes=200)
 
 
+def test_newest_attempt_counts_where_two_wrote_on_side_by_side() -> None:
+    older = [(n, info(0, 100 * n), 100) for n in range(4)]
+    newer = [(n, info(0, 100 + 50 * (n - 1), attempt=2), 50) for n in range(1, 3)]
+    progress = progress_of([*older, *newer])
+    assert progress == Progress(next_n=3, piece=0, offset_bytes=200, sent_bytes=200)
+
+
 def test_end_is_found() -> None:
     end = SpeechEnd(reason="stop", audio_ms=2)
     assert progress_of([(0, info(0, 0, done=True), 96), (1, info(0, 0, end=end), 0)]).end == end

@@ -52,6 +52,7 @@ POOL = PoolSettings(
 def fast_credit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_module, "CREDIT_INTERVAL_S", 0.02)
     monkeypatch.setattr(speech_jobs_module, "RETRY_DELAYS_S", (0.01,))
+    monkeypatch.setattr(speech_jobs_module, "ASK_PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -315,6 +316,18 @@ async def test_worker_without_a_history_asks_the_edge_for_the_next_number(bus: F
     assert bus.questions[0].resume
     assert bus.numbers[0] == 4
     assert bus.infos[0].piece == 0
+    assert bus.usage[0].outcome == "stop"
+
+
+async def test_worker_that_takes_over_asks_again_for_an_edge_that_is_coming_back(bus: FakeBus) -> None:
+    bus.reply = nobody_listens()
+    jobs, _ = await handler(bus)
+    handling = asyncio.ensure_future(jobs.handle(deliver(make_job(), attempt=2)))
+    async with asyncio.timeout(5):
+        while not bus.questions:
+            await asyncio.sleep(0.005)
+    bus.reply = CreditReply(open=True, attempt=2, next_seq=0)
+    await handling
     assert bus.usage[0].outcome == "stop"
 
 

@@ -270,6 +270,14 @@ class Bus:
         except (nats.errors.Error, *TRANSPORT_ERRORS):
             log.debug("unsubscribe_failed")
 
+    async def drain(self, subscription: Subscription) -> None:
+        """Ends a subscription once everything that was sent to it is here; a lost connection ends it at once."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await subscription.drain()
+        except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
+            log.debug("drain_failed")
+
     async def delete_message(self, stream: str, seq: int) -> bool:
         """Deletes one message of a stream; false when it is already gone."""
         try:

@@ -83,7 +83,7 @@ class Connection(Client):
     async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribes with a plain function, which is called where the message is read; raises as `subscribe` does."""
         subscription = await self.subscribe(subject, queue=queue)
-        self._on_message[self._sid] = on_message
+        self._on_message[subscription._id] = on_message  # pyright: ignore[reportPrivateUsage] - it tells no other way
         return subscription
 
     async def publish(
@@ -182,8 +182,10 @@ class Connection(Client):
 
     async def _init_request_sub(self) -> None:
         await super()._init_request_sub()
-        # The subscription for the answers to all requests, which was just made.
-        self._on_message[self._sid] = self._answered
+        # The subscription for the answers to all requests, which was just made; others may have been since.
+        answers = f"{(self._resp_sub_prefix or b'').decode()}*"
+        sid = next(sid for sid, subscription in self._subs.items() if subscription.subject == answers)
+        self._on_message[sid] = self._answered
 
     def _answered(self, message: Msg) -> None:
         future = self._resp_map.get(message.subject.rpartition(".")[2])
@@ -286,7 +288,7 @@ def _block(headers: dict[str, str]) -> bytes:
 
 def _parse(block: bytes) -> dict[str, str] | None:
     """A message's headers by name, with the server's status among them; None without any."""
-    first, *lines = block.decode().split("\r\n")
+    first, *lines = block.decode(errors="replace").split("\r\n")
     headers: dict[str, str] = {}
     status, _, description = first.removeprefix(_HEADERS_BEGIN).strip().partition(" ")
     if status:

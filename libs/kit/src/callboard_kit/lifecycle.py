@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
+THREADS_TIMEOUT_S = 1.0
 
 
 class StartError(Exception):
@@ -116,11 +119,26 @@ def run_service(name: str, main: Main, add_arguments: Callable[[argparse.Argumen
         return EXIT_SETTINGS
     setup_logs(name, config.site.log_level)
     try:
-        return uvloop.run(_supervise(main, config, arguments))
+        code = uvloop.run(_supervise(main, config, arguments))
     except StartError as error:
         log.error("start_failed", extra={"reason": str(error)})  # noqa: TRY400 - one line for the operator, no traceback
         sys.stderr.write(f"callboard {name}: {error}\n")
-        return EXIT_FAILED
+        code = EXIT_FAILED
+    _leave_stuck_threads(code)
+    return code
+
+
+def _leave_stuck_threads(code: int) -> None:
+    """Ends the process where a thread does not end, for the interpreter would wait for it for ever."""
+    until = time.monotonic() + THREADS_TIMEOUT_S
+    others = [one for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
+    for thread in others:
+        thread.join(max(0.0, until - time.monotonic()))
+    stuck = [thread.name for thread in others if thread.is_alive()]
+    if stuck:
+        log.error("threads_stuck", extra={"threads": stuck})
+        logging.shutdown()
+        os._exit(code)
 
 
 async def _supervise(main: Main, config: Config, arguments: argparse.Namespace) -> int:

@@ -84,6 +84,7 @@ class _Inbox:
         self.subscription: Subscription | None = None
         self.open = 0
         self.asked_at = 0.0
+        self.not_before = 0.0
 
 
 def _lost(inbox: _Inbox, now: float, after_s: float) -> bool:
@@ -145,7 +146,6 @@ class PullLoop:
         self._scout_empty = False
         self._wake = asyncio.Event()
         self._lost = False
-        self._not_before = 0.0
         self._stopping = False
         bus.on_reconnect(self._forget_pulls)
 
@@ -202,14 +202,22 @@ class PullLoop:
 
     async def _open_inboxes(self) -> None:
         for inbox in (self._waiting, self._scout):
-            inbox.subject = self._bus.connection.new_inbox()
-            inbox.open = 0
-
-            def arrived(message: Msg, inbox: _Inbox = inbox, subject: str = inbox.subject) -> None:
-                self._arrived(inbox, subject, message)
-
-            inbox.subscription = await self._bus.subscribe_now(inbox.subject, arrived)
+            await self._open(inbox)
         self._lost = False
+
+    async def _open(self, inbox: _Inbox) -> None:
+        subject = inbox.subject = self._bus.connection.new_inbox()
+        inbox.open = 0
+        inbox.subscription = await self._bus.subscribe_now(
+            subject, lambda message: self._arrived(inbox, subject, message)
+        )
+
+    async def _withdraw(self, inbox: _Inbox) -> None:
+        """Ends the pulls that stand open, since the server drops those whose inbox is gone; what comes yet is taken."""
+        old = inbox.subscription
+        await self._open(inbox)
+        if old is not None:
+            await self._bus.drain(old)
 
     async def _close_inboxes(self) -> None:
         for inbox in (self._waiting, self._scout):
@@ -218,7 +226,7 @@ class PullLoop:
 
     def _forget_pulls(self) -> None:
         self._lost = True
-        self._not_before = 0.0
+        self._waiting.not_before = self._scout.not_before = 0.0
         self._wake.set()
 
     async def _ask(self) -> None:
@@ -228,11 +236,20 @@ class PullLoop:
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
-        if now < self._not_before:
-            return
         if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._scout, now, LOST_SCOUT_S):
             await self._close_inboxes()
             await self._open_inboxes()
+        if len(self._running) + self._waiting.open > self._slots:
+            # A batch job took a slot that an open pull stands for: a live job on that pull would find no place here.
+            await self._withdraw(self._waiting)
+        if now >= self._scout.not_before:
+            await self._look_around()
+        free = self._slots - len(self._running) - self._waiting.open - self._scout.open
+        for _ in range(free if now >= self._waiting.not_before else 0):
+            await self._send(self._waiting, self._live_subject, _PULL_LONG)
+
+    async def _look_around(self) -> None:
+        """Sends the scout where it is to look next."""
         if self._scout_empty:
             self._scout_empty = False
             self._step = _NEXT_STEP[self._step]
@@ -243,9 +260,6 @@ class PullLoop:
             covered = len(self._running) + self._waiting.open >= self._slots
             self._step = _Step.BATCH_NOW if covered else _Step.LIVE_NOW
             await self._send_scout()
-        free = self._slots - len(self._running) - self._waiting.open - self._scout.open
-        for _ in range(free):
-            await self._send(self._waiting, self._live_subject, _PULL_LONG)
 
     async def _send_scout(self) -> None:
         subject = self._batch_subject if self._step is _Step.BATCH_NOW else self._live_subject
@@ -268,7 +282,7 @@ class PullLoop:
             self._scout_empty = self._scout_empty or (current and inbox is self._scout)
             if turned_away(status):
                 loop = asyncio.get_running_loop()
-                self._not_before = loop.time() + TROUBLE_PAUSE_S
+                inbox.not_before = loop.time() + TROUBLE_PAUSE_S
                 loop.call_later(TROUBLE_PAUSE_S, self._wake.set)
             else:
                 self._wake.set()

@@ -125,6 +125,10 @@ async def _watch_engine(engine: ChatEngine, backend: str, readiness: Readiness) 
                 reason = await engine.ready()
         except TimeoutError:
             reason = "engine: no answer"
+        except Exception as error:
+            # Whatever stands in the engine's place for a while, such as a proxy's page, must not end the worker.
+            log.debug("engine_check_failed", exc_info=True)
+            reason = f"engine: {type(error).__name__}"
         if reason != readiness.engine:
             log.info("engine_state", extra={"backend": backend, "reason": reason})
         readiness.engine = reason

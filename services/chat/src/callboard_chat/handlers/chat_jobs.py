@@ -192,9 +192,17 @@ class ChatJobs:
         if past.result is not None:
             received = past.history
             end = past.result.end
-            if past.wanted and received.next_seq and past.result.text.startswith(received.said.text):
-                rest = past.result.text[len(received.said.text) :]
-                frame = ChatFrame(seq=received.next_seq, attempt=running.attempt, text=rest, end=end)
+            said, result = received.said, past.result
+            known = result.text.startswith(said.text) and result.thinking.startswith(said.thinking)
+            # Which tool calls the edge has is not known here; it reads the kept result itself.
+            if past.wanted and received.next_seq and known and not result.tool_calls:
+                frame = ChatFrame(
+                    seq=received.next_seq,
+                    attempt=running.attempt,
+                    text=result.text[len(said.text) :],
+                    thinking=result.thinking[len(said.thinking) :],
+                    end=end,
+                )
                 await send_frame(self._bus, job, frame)
             await self._keep(job, past.result)
             return

@@ -3,9 +3,16 @@
 import re
 import unicodedata
 
-_BLOCKS = {"<think>": "</think>", "<thinking>": "</thinking>", "```": "```", "~~~": "~~~"}
+FENCE = "```"
+_BLOCKS = {"<think>": "</think>", "<thinking>": "</thinking>", FENCE: FENCE}
 _LONGEST_OPENER = max(map(len, _BLOCKS))
 _OPENER = re.compile("|".join(re.escape(opener) for opener in sorted(_BLOCKS, key=len, reverse=True)), re.IGNORECASE)
+
+_BEFORE_FENCE = re.compile(r"[ \t>*+\-•0-9.)]{0,16}")
+"""What may stand before a fence in its line: blanks, and the marks of a list or a quotation."""
+_AFTER_FENCE = re.compile(r"[\w+#.\-]{0,24}(?:\r?(\n)|$)")
+_LINE_KEPT = 17
+"""One character more than may stand before a fence."""
 
 
 class BlockFilter:
@@ -13,6 +20,8 @@ class BlockFilter:
 
     def __init__(self) -> None:
         self._text = ""
+        self._line = ""
+        """The beginning of the line that the text goes on with."""
         self._closer: str | None = None
 
     def feed(self, text: str) -> str:
@@ -27,23 +36,43 @@ class BlockFilter:
                     break
                 self._text = self._text[end + len(self._closer) :]
                 self._closer = None
-            match = _OPENER.search(self._text)
+            match, sure = self._opener()
             if match is None:
-                keep = _possible_opener(self._text)
-                spoken.append(self._text[: len(self._text) - keep])
-                self._text = self._text[len(self._text) - keep :]
+                spoken.append(self._let_go(sure))
                 break
             # The newline keeps the sentences on both sides of a dropped block apart.
-            spoken.append(self._text[: match.start()] + "\n")
-            self._text = self._text[match.end() :]
+            spoken.append(self._let_go(match.start()) + "\n")
+            self._line = ""
+            self._text = self._text[len(match[0]) :]
             self._closer = _BLOCKS[match[0].lower()]
         return "".join(spoken)
 
     def finish(self) -> str:
         """Returns what was held back; a block that never closed stays unspoken."""
         rest = "" if self._closer is not None else self._text
-        self._text, self._closer = "", None
+        self._text, self._line, self._closer = "", "", None
         return rest
+
+    def _opener(self) -> tuple[re.Match[str] | None, int]:
+        """The first opener of a block, and how much of the text is surely before any.
+
+        A fence within a line is one only if nothing but a language's name follows it there.
+        """
+        for match in _OPENER.finditer(self._text):
+            line = (self._line + self._text[: match.start()]).rpartition("\n")[2]
+            if match[0] != FENCE or _BEFORE_FENCE.fullmatch(line):
+                return match, match.start()
+            after = _AFTER_FENCE.match(self._text, match.end())
+            if after is not None and after[1]:
+                return match, match.start()
+            if after is not None and after.end() == len(self._text):
+                return None, match.start()
+        return None, len(self._text) - _possible_opener(self._text)
+
+    def _let_go(self, length: int) -> str:
+        gone, self._text = self._text[:length], self._text[length:]
+        self._line = (self._line + gone).rpartition("\n")[2][:_LINE_KEPT]
+        return gone
 
 
 def _possible_opener(text: str) -> int:

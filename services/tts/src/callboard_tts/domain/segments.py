@@ -31,15 +31,17 @@ class Progress:
 def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
     """The state that the published segments leave: their numbers, what is known of each, and the length of its PCM.
 
-    Two attempts may both have written a number; the first one counts, as it does for every receiver. Its holds count
-    in any case, since they were taken.
+    Two attempts may both have written a number; the newest one counts, and after it no older one, as it does for every
+    receiver. The holds of all count, since they were taken.
     """
-    segments = sorted(history, key=lambda segment: segment[0])
+    segments = sorted(history, key=lambda segment: (segment[0], -segment[1].attempt))
     top_ups = tuple({hold.id: hold for _, info, _ in segments for hold in info.top_ups}.values())
     progress = Progress(top_ups=top_ups)
+    newest = 0
     for n, info, length in segments:
-        if n != progress.next_n:
+        if n != progress.next_n or info.attempt < newest:
             continue
+        newest = info.attempt
         progress = Progress(
             next_n=n + 1,
             piece=info.piece + 1 if info.piece_done else info.piece,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
+from callboard_contracts.chat import CreditReply
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold, UsageEvent, Work
@@ -35,6 +36,9 @@ QUEUED_SEGMENTS = 16
 """How far the engine may run ahead of the bus: half a minute of sound."""
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 HISTORY_DELAY_S = 1.0
+ASK_TRIES = 4
+ASK_PAUSE_S = 0.75
+"""Together some three seconds, in which an edge that lost the bus comes back."""
 BATCH_CLASS = "batch"
 
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The speech was not finished before its deadline.")
@@ -144,11 +148,11 @@ class SpeechJobs:
             # Nothing was sent, or the stream lost it with the server's memory: the edge knows what it received.
             source = "edge"
             try:
-                reply = await self._running.ask(job, running.attempt, resume=True)
+                reply = await self._ask_edge(running)
                 if reply.attempt > running.attempt:
                     raise Superseded
                 # Where that was in the text is not known. All is sent again; the edge cuts away what it has.
-                progress, wanted = Progress(next_n=reply.next_seq), reply.open
+                progress, wanted = Progress(next_n=reply.next_seq, top_ups=progress.top_ups), reply.open
             except NoResponders:
                 source, wanted = "nowhere", running.polled
             except (BusUnavailable, ValueError):
@@ -164,6 +168,15 @@ class SpeechJobs:
             },
         )
         return progress, wanted
+
+    async def _ask_edge(self, running: RunningJob) -> CreditReply:
+        """What the edge received; raises NoResponders where it does not come back for a few seconds."""
+        for _ in range(ASK_TRIES - 1):
+            try:
+                return await self._running.ask(running.job, running.attempt, resume=True)
+            except NoResponders:
+                await asyncio.sleep(ASK_PAUSE_S)
+        return await self._running.ask(running.job, running.attempt, resume=True)
 
     async def _history(self, job: SpeechJob) -> tuple[Progress, int]:
         """How far the published segments go, and the newest attempt among them."""
