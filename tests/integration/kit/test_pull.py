@@ -4,8 +4,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from callboard_kit import pull
-from callboard_kit.bus import Bus
+from callboard_kit import dead_letters, pull
+from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.direct import read_last
 from callboard_kit.lifecycle import Stopper
@@ -260,6 +260,44 @@ async def test_jobs_are_taken_again_after_the_server_was_killed(bus: Bus, server
     assert seen == [b"after"]
     assert await left_in_queue(bus) == 0
     await bus.close()
+
+
+async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "RETRY_PAUSES_S", (0.05, 0.05))
+    tries: list[bytes] = []
+    buried: list[bytes] = []
+
+    async def handle(_delivery: Delivery) -> None:
+        raise GiveBack(0.01)
+
+    async def on_dead(data: bytes) -> None:
+        tries.append(data)
+        if data == b"late" and tries.count(data) < 3:
+            raise ExceptionGroup("usage", [BusUnavailable("no acknowledgement")])
+        if data == b"never":
+            raise ValueError
+        buried.append(data)
+
+    letters = DeadLetters(bus, "CHAT", on_dead)
+    await letters.start()
+    async with pulling(bus, handle):
+        for number, job in enumerate((b"late", b"never")):
+            await bus.publish_stored(f"{LIVE}{number}", job, job.decode())
+        await eventually(lambda: (tries.count(b"late"), tries.count(b"never")) == (3, 3))
+        await eventually(lambda: buried == [b"late"])
+    await letters.close()
+    assert await left_in_queue(bus) == 1
+
+    async def succeed(data: bytes) -> None:
+        buried.append(data)
+
+    following = DeadLetters(bus, "CHAT", succeed)
+    await following.start()
+    await following.close()
+    assert buried == [b"late", b"never"]
+    assert await left_in_queue(bus) == 0
 
 
 async def test_job_that_used_up_its_deliveries_is_told_buried_and_removed(bus: Bus) -> None:

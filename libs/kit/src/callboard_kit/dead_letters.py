@@ -3,19 +3,26 @@
 Without this such a job would stay in its work queue for ever and count against its tenant's bound.
 """
 
+import asyncio
 import base64
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from callboard_contracts.streams import DLQ
 from callboard_kit.bus import ApiError, Bus, BusError
+from callboard_kit.direct import first_seq, read_batches
 
 log = logging.getLogger(__name__)
 
 QUEUE_GROUP = "dead-letters"
+RETRY_PAUSES_S = (1.0, 2.0, 5.0, 10.0)
+MISSED_S = 86_400.0
+"""How far back a process that starts looks for jobs that nobody buried."""
 
 
 class DeadLetters:
@@ -28,9 +35,18 @@ class DeadLetters:
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        """Begins to listen."""
+        """Begins to listen, and takes up what was advised while nobody did, or was cut off."""
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._stream}.*"
         self._subscription = await self._bus.subscribe(subject, self._advised, queue=QUEUE_GROUP)
+        try:
+            seq = await first_seq(self._bus, DLQ, subject, time.time() - MISSED_S)
+            if seq is None:
+                return
+            async for batch in read_batches(self._bus, DLQ, subject, seq):
+                for stored in batch:
+                    await self._take(stored.data)
+        except BusError:
+            log.warning("dead_letters_unread", extra={"stream": self._stream})
 
     async def close(self) -> None:
         """Stops listening."""
@@ -38,11 +54,24 @@ class DeadLetters:
             await self._bus.unsubscribe(self._subscription)
 
     async def _advised(self, message: Msg) -> None:
+        await self._take(message.data)
+
+    async def _take(self, advisory: bytes) -> None:
+        """Buries the job of an advisory, trying again for a while; what fails to the end is left for the next start."""
         try:
-            advisory = json.loads(message.data)
-            await self._bury(int(advisory["stream_seq"]))
-        except (BusError, KeyError, ValueError):
-            log.exception("dead_letter_failed", extra={"stream": self._stream})
+            seq = int(json.loads(advisory)["stream_seq"])
+        except (KeyError, ValueError):
+            log.exception("advisory_unreadable", extra={"stream": self._stream})
+            return
+        for pause_s in (*RETRY_PAUSES_S, None):
+            try:
+                await self._bury(seq)
+            except Exception:
+                log.exception("dead_letter_failed", extra={"stream": self._stream, "stream_seq": seq})
+            else:
+                return
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
 
     async def _bury(self, seq: int) -> None:
         try:
@@ -51,9 +80,7 @@ class DeadLetters:
             return
         data = base64.b64decode(found.get("data", ""))
         log.error("job_dead", extra={"stream": self._stream, "stream_seq": seq})
-        try:
-            await self._on_dead(data)
-        finally:
-            letter_id = f"{self._stream}.{seq}"
-            await self._bus.publish_stored(f"dlq.{self._stream.lower()}", data, msg_id=letter_id)
-            await self._bus.delete_message(self._stream, seq)
+        # Each step may be repeated, and the job goes last, so that one that was cut off is taken up again.
+        await self._on_dead(data)
+        await self._bus.publish_stored(f"dlq.{self._stream.lower()}", data, msg_id=f"{self._stream}.{seq}")
+        await self._bus.delete_message(self._stream, seq)
