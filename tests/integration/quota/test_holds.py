@@ -13,6 +13,7 @@ from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveReply, UsageEvent, Work
 from callboard_kit.bus import Bus
+from callboard_quota.domain.ledger import HELD_RETRY_S
 from tests.integration.quota.house import (
     House,
     audit,
@@ -118,6 +119,12 @@ async def test_reply_says_how_much_is_left(house: House, bus: Bus) -> None:
     refusal = await reserve(bus, request("left-2", 80, key_digest=digest))
     assert refusal.error is not None
     assert refusal.error.limit == "key.tokens_per_day"
+    assert refusal.error.retry_after_s == HELD_RETRY_S
+    assert reply.hold is not None
+    await report(bus, event_of(reply.hold, 30))
+    await settled(bus)
+    refusal = await reserve(bus, request("left-3", 80, key_digest=digest))
+    assert refusal.error is not None
     assert refusal.error.retry_after_s is not None
     assert 24 * 3600 < refusal.error.retry_after_s <= 25 * 3600
     never = await reserve(bus, request("left-3", 101, key_digest=digest))

@@ -318,6 +318,17 @@ def test_use_of_the_hour_just_over_frees_when_that_hour_leaves_the_day() -> None
     assert outcome.retry_after_s == 24 * 3600 - 3
 
 
+def test_hold_that_was_over_before_it_was_taken_is_not_granted() -> None:
+    clock, store, ledger = stage()
+    act = Act("late", ledger.reserve(ask("a", kudos_limit("k_a"), at=clock.at - 400)))
+    while not run(leases_in(store)):
+        act.step()
+    run(Reaper(store, Ledger(store, clock), clock, MemoryJournal(), MemoryBooks(store).stands).pass_once())
+    with pytest.raises(StoreUnavailable):
+        act.run()
+    assert set(store.values.values()) == {0}
+
+
 def test_remembered_past_never_hides_what_freed() -> None:
     clock, _store, ledger = stage()
     hold = granted(run(ledger.reserve(ask("a", DAY, units=9_000)))).hold

@@ -314,7 +314,9 @@ class Ledger:
             if unknown:
                 attempt.learn(unknown, await self._store.apply(unknown))
             over, standings = judge(attempt)
-            if over is None and self._clock.now() - attempt.now <= DECISION_LIFE_S:
+            now = self._clock.now()
+            # A reaper may have ended a hold that is over by now, and its increments hidden what they led to.
+            if over is None and now - attempt.now <= DECISION_LIFE_S and now < hold.expires_at:
                 return Granted(hold, standings), False
             undone = await self._store.apply(reversal(hold))
             await self._store.close(hold)
