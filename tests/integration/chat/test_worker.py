@@ -7,7 +7,7 @@ import pytest
 
 from callboard_chat.backends.fake import WORDS, FakeEngine, FakeScript
 from callboard_contracts import subjects
-from callboard_contracts.chat import ChatEnd, ChatFrame, TokenUsage
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, TokenUsage, ToolCall
 from callboard_contracts.errors import ErrorCode
 from callboard_kit.direct import read_subject
 from tests.integration.chat.conftest import opened_desk, worker
@@ -338,6 +338,33 @@ async def test_a_job_that_had_ended_is_only_settled_when_it_comes_again(server: 
     assert result.text == "Hi "
     assert not engine.state.requests
     assert len(desk.frames[job.request_id]) == 2
+
+
+@pytest.mark.parametrize("calls", [(), (ToolCall(id="c1", name="dim", arguments="{}"),)], ids=["none", "one"])
+async def test_a_kept_end_is_repeated_whole_or_left_to_the_edge_that_reads_it(
+    server: NatsServer, desk: Desk, calls: tuple[ToolCall, ...]
+) -> None:
+    """Its worker died before the acknowledgement, and the bus forgot the frames."""
+    engine = FakeEngine()
+    job = await desk.post()
+    pull = await desk.bus.connection.jetstream().pull_subscribe_bind("chat-stage-live", "CHAT")
+    (message,) = await pull.fetch(1, timeout=5)
+    first = ChatFrame(seq=0, attempt=1, text="Hi ", thinking="so ", tokens=2)
+    await desk.bus.publish(subjects.out(EDGE, job.request_id), first.model_dump_json().encode())
+    await desk.until(lambda: len(desk.of(job)) == 1)
+    await desk.bus.api("STREAM.PURGE.OUT", {})
+    end = ChatEnd(reason="tool_calls" if calls else "stop", usage=TokenUsage(prompt_tokens=4, completion_tokens=3))
+    kept = ChatResult(
+        request_id=job.request_id, model="owl", text="Hi you", thinking="so be it", tool_calls=calls, end=end
+    )
+    await desk.bus.publish_stored(subjects.result(job.request_id), kept.model_dump_json().encode(), "kept")
+    await message.nak()
+    async with worker(server, engine):
+        assert (await desk.usage(job)).work.completion_tokens == 3
+        await desk.queue_is_empty()
+    assert not engine.state.requests
+    again = [(frame.text, frame.thinking, frame.end) for frame in desk.of(job)[1:]]
+    assert again == ([] if calls else [("you", "be it", end)])
 
 
 async def test_a_job_whose_past_the_bus_forgot_goes_on_from_what_the_edge_has(server: NatsServer, desk: Desk) -> None:

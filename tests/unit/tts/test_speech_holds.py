@@ -218,6 +218,20 @@ async def test_top_up_that_quota_takes_for_wrong_is_a_fault_of_ours(bus: FakeBus
     assert (bus.end.reason, bus.end.error.code) == ("error", ErrorCode.INTERNAL)
 
 
+async def test_top_ups_are_settled_though_the_beginning_of_the_sound_was_lost(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus, pool=SLICED)
+    first = hold_for(2_000)
+    await jobs.handle(deliver(make_job(LONG, hold=first)))
+    del bus.segments[len(bus.segments) // 2 :]
+    del bus.segments[0]
+    known = [hold for info in bus.infos for hold in info.top_ups]
+    assert known
+    bus.usage.clear()
+    bus.reply = CreditReply(open=True, attempt=2, next_seq=0)
+    await jobs.handle(deliver(make_job(LONG, hold=first), attempt=2))
+    assert set(known) <= set(bus.usage[0].top_ups)
+
+
 async def test_worker_that_takes_over_settles_the_top_ups_of_the_first(
     bus: FakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
