@@ -294,8 +294,7 @@ async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
         buried.append(data)
 
     following = DeadLetters(bus, "CHAT", succeed)
-    await following.start()
-    await following.close()
+    await following.sweep()
     assert buried == [b"late", b"never"]
     assert await left_in_queue(bus) == 0
 

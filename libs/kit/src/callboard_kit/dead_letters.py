@@ -31,18 +31,21 @@ class DeadLetters:
     def __init__(self, bus: Bus, stream: str, on_dead: Callable[[bytes], Awaitable[None]]) -> None:
         self._bus = bus
         self._stream = stream
+        self._advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
         self._on_dead = on_dead
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        """Begins to listen, and takes up what was advised while nobody did, or was cut off."""
-        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._stream}.*"
-        self._subscription = await self._bus.subscribe(subject, self._advised, queue=QUEUE_GROUP)
+        """Begins to listen."""
+        self._subscription = await self._bus.subscribe(self._advisories, self._advised, queue=QUEUE_GROUP)
+
+    async def sweep(self) -> None:
+        """Takes up what was advised while nobody listened, or was cut off."""
         try:
-            seq = await first_seq(self._bus, DLQ, subject, time.time() - MISSED_S)
+            seq = await first_seq(self._bus, DLQ, self._advisories, time.time() - MISSED_S)
             if seq is None:
                 return
-            async for batch in read_batches(self._bus, DLQ, subject, seq):
+            async for batch in read_batches(self._bus, DLQ, self._advisories, seq):
                 for stored in batch:
                     await self._take(stored.data)
         except BusError:

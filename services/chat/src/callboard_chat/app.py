@@ -108,10 +108,12 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stop
     metrics.SLOTS_LIMIT.set(pool.slots)
     metrics.begin(pool.backend)
     await running.listen()
-    await DeadLetters(bus, CHAT, jobs.on_dead).start()
+    letters = DeadLetters(bus, CHAT, jobs.on_dead)
+    await letters.start()
     settle_heap()
     async with Duties(stopper) as duties:
         duties.start(running.watch(), "watch")
+        duties.start(letters.sweep(), "dead-letters")
         duties.start(_watch_engine(engine, pool.backend, readiness), "engine-watch")
         await loop.run(stopper.wait)
         log.info("draining", extra={"running": loop.running})

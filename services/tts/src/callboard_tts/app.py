@@ -117,9 +117,11 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: St
     metrics.SLOTS_LIMIT.set(pool.slots)
     metrics.begin(pool.backend)
     await running.listen()
-    await DeadLetters(bus, TTS, jobs.on_dead).start()
+    letters = DeadLetters(bus, TTS, jobs.on_dead)
+    await letters.start()
     settle_heap()
     async with Duties(stopper) as duties:
+        duties.start(letters.sweep(), "dead-letters")
         duties.start(_watch_engine(engine, pool, readiness, stopper), "engine-watch")
         await loop.run(stopper.wait)
         log.info("draining", extra={"running": loop.running})
