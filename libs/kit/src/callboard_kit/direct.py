@@ -14,6 +14,7 @@ from callboard_kit.bus import TRANSPORT_ERRORS, Bus, BusUnavailable
 
 _SUBJECT = "Nats-Subject"
 _SEQUENCE = "Nats-Sequence"
+_TIME = "Nats-Time-Stamp"
 _PENDING = "Nats-Num-Pending"
 _STATUS = "Status"
 _END_OF_BATCH = "204"
@@ -29,6 +30,11 @@ class StoredMessage:
     seq: int
     data: bytes
     headers: dict[str, str]
+
+    @property
+    def stored_at(self) -> float:
+        """When it was stored, in Unix seconds."""
+        return datetime.fromisoformat(self.headers[_TIME]).timestamp()
 
 
 async def read_subject(

@@ -30,7 +30,6 @@ LOOKS = 5
 PAUSE_S = 0.5
 """Deals go on while the books are read, so only what stays wrong over several looks is wrong."""
 ID_BYTES = 8
-TIME = "Nats-Time-Stamp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ def judge(sums: Sums, fates: dict[str, AuditEvent]) -> Verdict:
 def _change(message: StoredMessage) -> KudosChange:
     return KudosChange(
         seq=message.seq,
-        at=datetime.fromisoformat(message.headers[TIME]).timestamp(),
+        at=message.stored_at,
         change=-int(message.headers[INCREMENT]),
         balance=-int(json.loads(message.data)["val"]),
         reason=message.headers.get(MSG_ID, ""),

@@ -32,6 +32,16 @@ class StartError(Exception):
     """A process cannot start; the message is one line for the operator."""
 
 
+async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    """Waits for an event, and says whether it was set in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class Stopper:
     """Tells every part of a process that it is time to stop, once."""
 

@@ -18,6 +18,7 @@ from nats.aio.subscription import Subscription
 
 from callboard_contracts.streams import ACK_WAIT_S, MAX_DELIVERIES, NANOSECONDS_PER_S
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.lifecycle import is_set_within
 
 log = logging.getLogger(__name__)
 
@@ -169,11 +170,7 @@ class PullLoop:
             while not stop.done():
                 self._wake.clear()
                 await self._ask()
-                try:
-                    async with asyncio.timeout(CHECK_INTERVAL_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                await is_set_within(self._wake, CHECK_INTERVAL_S)
                 if heart.done():
                     heart.result()
         finally:

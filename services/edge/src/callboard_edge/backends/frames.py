@@ -19,6 +19,7 @@ from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.ports import OnCredit, Segment
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.direct import read_last, read_last_of_each, read_subject
+from callboard_kit.lifecycle import is_set_within
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,7 @@ class BusFrames:
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Returns true when no request is open, or false after the timeout."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await is_set_within(self._idle, timeout_s)
 
     def fail_all(self, error: ErrorInfo) -> None:
         """Ends every open request's waiting with an error."""

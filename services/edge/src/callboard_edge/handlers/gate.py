@@ -21,6 +21,7 @@ from callboard_edge.handlers.route import Route
 from callboard_edge.handlers.router import Router
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import EdgeSettings
+from callboard_kit.lifecycle import is_set_within
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,7 @@ class Gate:
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Returns true when no request is being answered, or false after the timeout."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await is_set_within(self._idle, timeout_s)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers

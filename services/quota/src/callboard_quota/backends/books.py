@@ -1,15 +1,14 @@
 """The bookkeeper's view of the bus: the log of usage events, all counters of an hour, and the bookkeeper's note."""
 
 import asyncio
-from datetime import datetime
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.quota import AuditEvent, usage_event_of
 from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
-from callboard_kit.bus import Bus, BusError, BusUnavailable
-from callboard_kit.direct import StoredMessage, first_seq, read_batches, read_last_of_each, read_subject, subject_names
+from callboard_kit.bus import Bus, BusError
+from callboard_kit.direct import first_seq, read_batches, read_last_of_each, read_subject, subject_names
 from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_fates
 from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
 
@@ -20,7 +19,6 @@ READ_PAUSE_S = 0.002
 READ_TIMEOUT_S = 5.0
 READ_COUNTERS = 1000
 READ_HISTORY = 4096
-TIME = "Nats-Time-Stamp"
 
 
 class StreamUsageLog:
@@ -55,7 +53,7 @@ class StreamUsageLog:
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
         return [
-            Logged(message.seq, _stored_at(message), usage_event_of(message.subject, message.data))
+            Logged(message.seq, message.stored_at, usage_event_of(message.subject, message.data))
             for message in messages
         ]
 
@@ -124,10 +122,3 @@ class StreamBooks:
 def _counter(subject: str) -> Counter:
     _, _, tenant, metric, bucket = subject.split(".")
     return Counter(tenant, metric, bucket)
-
-
-def _stored_at(message: StoredMessage) -> float:
-    text = message.headers.get(TIME)
-    if text is None:
-        raise BusUnavailable("a stored message has no time")
-    return datetime.fromisoformat(text).timestamp()

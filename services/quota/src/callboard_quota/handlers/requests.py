@@ -40,6 +40,7 @@ from callboard_contracts.subjects import (
     QUOTA_VERIFY,
 )
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.lifecycle import is_set_within
 from callboard_quota.domain.desk import Desk
 from callboard_quota.domain.kudos import Treasury
 from callboard_quota.domain.ports import StoreUnavailable
@@ -115,10 +116,7 @@ class RequestDesk:
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the requests that are being answered; at the timeout they are cancelled."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
+        if not await is_set_within(self._idle, timeout_s):
             for task in self._tasks:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -14,6 +14,7 @@ from nats.aio.subscription import Subscription
 from callboard_contracts.quota import UsageEvent, usage_event_of
 from callboard_contracts.streams import NANOSECONDS_PER_S, SETTLEMENT, USAGE
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.lifecycle import is_set_within
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.settlement import Settler
@@ -71,11 +72,7 @@ class UsageFeed:
             while True:
                 await self._ask()
                 self._wake.clear()
-                try:
-                    async with asyncio.timeout(CHECK_INTERVAL_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                await is_set_within(self._wake, CHECK_INTERVAL_S)
         finally:
             self._stopping = True
             if self._subscription:
