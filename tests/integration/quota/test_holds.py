@@ -11,7 +11,7 @@ import pytest
 from callboard_contracts import subjects
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode
-from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveReply, UsageEvent, Work
+from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveReply, Work
 from callboard_kit.bus import Bus
 from callboard_quota.domain.ledger import HELD_RETRY_S
 from tests.integration.quota.house import (
@@ -27,6 +27,7 @@ from tests.integration.quota.house import (
     reserve,
     settled,
 )
+from tests.unit.quota.stage import unheld
 
 pytestmark = pytest.mark.integration
 
@@ -256,16 +257,7 @@ async def test_bytes_that_are_no_message_are_answered(bus: Bus) -> None:
 
 
 async def test_work_admitted_without_a_hold_is_charged_once(bus: Bus) -> None:
-    event = UsageEvent(
-        request_id="unheld-1",
-        tenant="i_0123456789abcdef",
-        kind="chat",
-        model="owl",
-        pool="stage",
-        work=Work(completion_tokens=70),
-        outcome="stop",
-        at=time.time(),
-    )
+    event = unheld("unheld-1", at=time.time(), work=Work(completion_tokens=70))
     await report(bus, event, msg_id="unheld-a")
     await report(bus, event, msg_id="unheld-b")
     await settled(bus)
@@ -273,16 +265,7 @@ async def test_work_admitted_without_a_hold_is_charged_once(bus: Bus) -> None:
 
 
 async def test_event_that_no_reader_could_bear_is_listed_and_stops_nothing(house: House, bus: Bus) -> None:
-    sound = UsageEvent(
-        request_id="unbearable",
-        tenant="i_00000000000000ff",
-        kind="chat",
-        model="owl",
-        pool="stage",
-        work=Work(completion_tokens=7),
-        outcome="stop",
-        at=time.time(),
-    ).model_dump(mode="json")
+    sound = unheld("unbearable", "i_00000000000000ff", at=time.time()).model_dump(mode="json")
     broken = [
         {**sound, "at": 1e18},
         {**sound, "at": time.time() * 1000},

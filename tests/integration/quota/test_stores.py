@@ -41,7 +41,7 @@ from callboard_quota.domain.windows import CLOSING_S, hour_bucket
 from callboard_quota.handlers.usage import UsageFeed
 from tests.integration.quota.house import report
 from tests.support.nats_server import NatsServer
-from tests.unit.quota.stage import HandClock, ask
+from tests.unit.quota.stage import HandClock, ask, unheld
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -286,19 +286,6 @@ class Unhurried(Settler):
         return "settled"
 
 
-def usage_event(name: str) -> UsageEvent:
-    return UsageEvent(
-        request_id=name,
-        tenant="k_feed",
-        kind="chat",
-        model="owl",
-        pool="stage",
-        work=Work(prompt_tokens=1),
-        outcome="stop",
-        at=time.time(),
-    )
-
-
 async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -> None:
     async with connected(server) as (bus, _):
         await bus.api(f"STREAM.PURGE.{USAGE}", {})
@@ -306,12 +293,12 @@ async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -
         second.let.set()
         feeds = [UsageFeed(bus, settler) for settler in (first, second)]
         running = [asyncio.ensure_future(feeds[0].run())]
-        await report(bus, usage_event("feed-0"))
+        await report(bus, unheld("feed-0"))
         async with asyncio.timeout(PATIENCE):
             while not first.seen:
                 await asyncio.sleep(0.01)
         draining = asyncio.ensure_future(feeds[0].drain(PATIENCE))
-        await asyncio.gather(*[report(bus, usage_event(f"feed-{n}")) for n in range(1, 200)])
+        await asyncio.gather(*[report(bus, unheld(f"feed-{n}")) for n in range(1, 200)])
         first.let.set()
         await draining
         running.append(asyncio.ensure_future(feeds[1].run()))
@@ -338,7 +325,7 @@ async def test_feed_asks_now_and_then_for_a_consumer_that_is_gone(server: NatsSe
         await asyncio.sleep(1.5)
         assert 0 < bus.connection.stats["out_msgs"] - sent <= 10
         await bus.api(f"CONSUMER.CREATE.{USAGE}.{SETTLEMENT}", {"stream_name": USAGE, "config": config})
-        await report(bus, usage_event("back"))
+        await report(bus, unheld("back"))
         async with asyncio.timeout(PATIENCE):
             while settler.seen != ["back"]:
                 await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -74,95 +75,86 @@ def cut(data: bytes, rng: random.Random) -> list[bytes]:
     return parts
 
 
+@dataclass
+class Line:
+    """A connection to a scripted server, and what came for the subscription of a function and that of a callback."""
+
+    server: ScriptedServer
+    connection: Connection
+    plain: list[Msg]
+    queued: list[Msg]
+
+
+@asynccontextmanager
+async def connected() -> AsyncGenerator[Line]:
+    server, connection = ScriptedServer(), Connection()
+    async with server.running():
+        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+        line = Line(server, connection, [], [])
+
+        async def enqueue(found: Msg) -> None:
+            line.queued.append(found)
+
+        await connection.subscribe_now("test.1", line.plain.append)
+        await connection.subscribe("test.2", cb=enqueue)
+        yield line
+        await connection.close()
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(seed: int) -> None:
     rng = random.Random(seed)
-    server = ScriptedServer()
-    async with server.running():
-        connection = Connection()
-        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
-        plain: list[Msg] = []
-        queued: list[Msg] = []
-
-        async def enqueue(found: Msg) -> None:
-            queued.append(found)
-
-        await connection.subscribe_now("test.1", plain.append)
-        await connection.subscribe("test.2", cb=enqueue)
+    async with connected() as line:
         sids = [rng.choice([PLAIN, PLAIN, PLAIN, QUEUED, UNKNOWN]) for _ in range(300)]
         stream = b""
         for number, sid in enumerate(sids):
             stream += message(sid, number, rng)
             stream += rng.choice([b"", b"", b"", b"PING\r\n", b"+OK\r\n"])
-        await server.send(cut(stream, rng))
+        await line.server.send(cut(stream, rng))
         wanted = {sid: [number for number, one in enumerate(sids) if one == sid] for sid in (PLAIN, QUEUED)}
         async with asyncio.timeout(10):
-            while len(plain) < len(wanted[PLAIN]) or len(queued) < len(wanted[QUEUED]):
+            while len(line.plain) < len(wanted[PLAIN]) or len(line.queued) < len(wanted[QUEUED]):
                 await asyncio.sleep(0.01)
-        for found, sid in ((plain, PLAIN), (queued, QUEUED)):
+        for found, sid in ((line.plain, PLAIN), (line.queued, QUEUED)):
             assert [int(one.data.partition(b":")[0]) for one in found] == wanted[sid]
             assert {one.subject for one in found} == {f"test.{sid}"}
             assert {one.reply for one in found} <= {"", "answer.here"}
             assert all(one.headers in (None, {"Number": one.data.partition(b":")[0].decode()}) for one in found)
-        assert connection.stats["in_msgs"] == len(sids)
-        await connection.close()
+        assert line.connection.stats["in_msgs"] == len(sids)
 
 
 async def test_payload_that_looks_like_a_message_is_none_wherever_the_stream_is_cut() -> None:
-    server = ScriptedServer()
     forged = b"MSG evil 1 3\r\nbad\r\n"
-    async with server.running():
-        connection = Connection()
-        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
-        plain: list[Msg] = []
-        queued: list[Msg] = []
-
-        async def enqueue(found: Msg) -> None:
-            queued.append(found)
-
-        await connection.subscribe_now("test.1", plain.append)
-        await connection.subscribe("test.2", cb=enqueue)
+    async with connected() as line:
         whole = b"MSG test.2 2 %d\r\n%s\r\n" % (len(forged), forged)
         for at in range(1, len(whole)):
-            await server.send([whole[:at], whole[at:]])
-        await server.send([b"MSG test.1 1 2\r\nok\r\n"])
+            await line.server.send([whole[:at], whole[at:]])
+        await line.server.send([b"MSG test.1 1 2\r\nok\r\n"])
         async with asyncio.timeout(10):
-            while not plain or len(queued) < len(whole) - 1:
+            while not line.plain or len(line.queued) < len(whole) - 1:
                 await asyncio.sleep(0.01)
-        assert [one.data for one in plain] == [b"ok"]
-        assert {one.data for one in queued} == {forged}
-        await connection.close()
+        assert [one.data for one in line.plain] == [b"ok"]
+        assert {one.data for one in line.queued} == {forged}
 
 
 async def test_headers_that_are_no_text_end_nothing() -> None:
-    server = ScriptedServer()
     block = b"NATS/1.0\r\nNote: \xff\xfe\r\n\r\n"
-    async with server.running():
-        connection = Connection()
-        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
-        found: list[Msg] = []
-        await connection.subscribe_now("test.1", found.append)
-        await server.send([b"HMSG test.1 1 %d %d\r\n%sok\r\n" % (len(block), len(block) + 2, block)])
-        await server.send([b"MSG test.1 1 3\r\nyes\r\n"])
+    async with connected() as line:
+        await line.server.send([b"HMSG test.1 1 %d %d\r\n%sok\r\n" % (len(block), len(block) + 2, block)])
+        await line.server.send([b"MSG test.1 1 3\r\nyes\r\n"])
         async with asyncio.timeout(5):
-            while len(found) < 2:
+            while len(line.plain) < 2:
                 await asyncio.sleep(0.01)
-        assert [one.data for one in found] == [b"ok", b"yes"]
-        await connection.close()
+        assert [one.data for one in line.plain] == [b"ok", b"yes"]
 
 
 async def test_a_stream_that_is_no_protocol_ends_the_connection() -> None:
-    server = ScriptedServer()
-    async with server.running():
-        connection = Connection()
-        await connection.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
-        found: list[Msg] = []
-        await connection.subscribe_now("test.1", found.append)
-        await server.send([b"MSG test.1 1 2\r\nok\r\nMSG test.1 one two\r\nno\r\n"])
+    async with connected() as line:
+        await line.server.send([b"MSG test.1 1 2\r\nok\r\nMSG test.1 one two\r\nno\r\n"])
         async with asyncio.timeout(5):
-            while not connection.is_closed:
+            while not line.connection.is_closed:
                 await asyncio.sleep(0.01)
-        assert [one.data for one in found] == [b"ok"]
+        assert [one.data for one in line.plain] == [b"ok"]
 
 
 NAMES = st.text("abcABC-", min_size=1, max_size=8)

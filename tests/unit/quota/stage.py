@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hypothesis import strategies as st
 
-from callboard_contracts.quota import Hold, Rates
+from callboard_contracts.quota import Hold, Rates, UsageEvent, Work
 from callboard_quota.domain.attempt import Ask
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import LedgerStore, StoreUnavailable
@@ -27,6 +27,16 @@ class HandClock:
     def now(self) -> float:
         """The time that was set."""
         return self.at
+
+
+WORK = Work(prompt_tokens=5)
+
+
+def unheld(name: str, tenant: str = "i_0123456789abcdef", *, at: float = NOON, work: Work = WORK) -> UsageEvent:
+    """A usage event of work that was admitted without a hold."""
+    return UsageEvent(
+        request_id=name, tenant=tenant, kind="chat", model="owl", pool="stage", work=work, outcome="stop", at=at
+    )
 
 
 class Turn:

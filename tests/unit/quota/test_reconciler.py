@@ -20,7 +20,7 @@ from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.truth import Bookkeeper
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, SETTLE_GRACE_S, hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, run
+from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, run, unheld
 
 pytestmark = pytest.mark.unit
 
@@ -226,19 +226,6 @@ def test_unreadable_and_forged_events_are_listed(stage: Stage) -> None:
     assert {ignored.reason for ignored in reply.ignored} == {"unreadable", "unknown_hold", "absurd_amount"}
 
 
-def unheld(name: str, tenant: str = "i_0123456789abcdef", at: float = NOON) -> UsageEvent:
-    return UsageEvent(
-        request_id=name,
-        tenant=tenant,
-        kind="chat",
-        model="owl",
-        pool="main",
-        work=Work(prompt_tokens=5),
-        outcome="stop",
-        at=at,
-    )
-
-
 @pytest.mark.parametrize(
     ("event", "rule"),
     [
@@ -273,7 +260,7 @@ class Lenient(EventRules):
 def test_settled_work_is_not_charged_again_without_its_hold(stage: Stage) -> None:
     hold = stage.hold("once")
     stage.report(hold, 2)
-    again = unheld("once", "k_a").model_copy(update={"work": Work(prompt_tokens=900)})
+    again = unheld("once", "k_a", work=Work(prompt_tokens=900))
     stage.log.store(again, stage.clock.at)
     stage.settler._rules = Lenient(Secret(b"x" * 32), MemoryAccounts())  # pyright: ignore[reportPrivateUsage]
     assert run(stage.settler.settle(again)) == "settled_before"
