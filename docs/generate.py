@@ -75,7 +75,7 @@ def errors_page() -> str:
 
 
 METRIC_MODULES = {
-    "Every process": "callboard_kit.health",
+    "Every process": "callboard_kit.ops_server",
     "Edge": "callboard_edge.metrics",
     "Chat": "callboard_chat.metrics",
     "Speech": "callboard_tts.metrics",

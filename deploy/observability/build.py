@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 from deploy.observability import objectives
-from deploy.observability.boards.bus import BUS
-from deploy.observability.boards.chat import CHAT
-from deploy.observability.boards.edge import EDGE
-from deploy.observability.boards.quota import QUOTA
-from deploy.observability.boards.service_level import SERVICE_LEVEL
-from deploy.observability.boards.speech import SPEECH
+from deploy.observability.definitions.bus import BUS
+from deploy.observability.definitions.chat import CHAT
+from deploy.observability.definitions.edge import EDGE
+from deploy.observability.definitions.quota import QUOTA
+from deploy.observability.definitions.service_level import SERVICE_LEVEL
+from deploy.observability.definitions.speech import SPEECH
 from deploy.observability.panels import to_json
 
 HERE = Path(__file__).parent

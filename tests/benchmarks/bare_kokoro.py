@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from kokoro_onnx import Kokoro
 
-WARM_UP = ("Hello there.", "The owl is on the roof, and the play begins at eight.", "word " * 40)
+WARM_UP = ("Hello there.", "The owl is on the roof, and the send_load begins at eight.", "word " * 40)
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from tests.benchmarks.load import Plan, Target, Timing, plan_text
 from tests.benchmarks.mock_engine import MODEL
 from tests.benchmarks.round_trip import round_trips_us
 from tests.benchmarks.stages import Taps, stage_rows
-from tests.support.board import Board
 from tests.support.children import Child, wait_until
+from tests.support.deployment import Deployment
 from tests.support.ports import free_port
 from tests.support.processes import Table
 
@@ -69,31 +69,31 @@ def measure(folder: Path, effort: Effort, *, sync_always: bool) -> ChatCost:
     """Starts a set of one edge, one chat worker and one quota process, measures it, and stops it."""
     port = free_port()
     engine = Child([sys.executable, "-m", "tests.benchmarks.mock_engine", str(port)], folder / "engine.log")
-    board = Board(folder / "board", bench_config(port), sync_always=sync_always, log_level="info")
+    deployment = Deployment(folder / "deployment", bench_config(port), sync_always=sync_always, log_level="info")
     try:
         wait_until(lambda: _arrivals(port) is not None, 10, "the mock engine listens")
-        board.start(speakers=0)
-        key = board.create_key("standard")
-        through = Target(int(board.edges[0].config["edge"]["port"]), MODEL, key)
-        cost = _measure(board, Target(port, MODEL, "none"), through, effort)
-        board.stop()
+        deployment.start(speakers=0)
+        key = deployment.create_key("standard")
+        through = Target(int(deployment.edges[0].config["edge"]["port"]), MODEL, key)
+        cost = _measure(deployment, Target(port, MODEL, "none"), through, effort)
+        deployment.stop()
     finally:
-        board.abandon()
+        deployment.abandon()
         engine.kill()
     return cost
 
 
-def _measure(board: Board, direct: Target, through: Target, effort: Effort) -> ChatCost:
+def _measure(deployment: Deployment, direct: Target, through: Target, effort: Effort) -> ChatCost:
     alone: list[Timing] = []
     added: list[Timing] = []
     bus_us: list[float] = []
     figures: list[Figure] = []
     for concurrency in (1, 4, 16):
         processes = {
-            "edge": board.edges[0].running,
-            "chat": board.chats[0].running,
-            "quota": board.quotas[0].running,
-            "nats-server": board.nats.child,
+            "edge": deployment.edges[0].running,
+            "chat": deployment.chats[0].running,
+            "quota": deployment.quotas[0].running,
+            "nats-server": deployment.nats.child,
         }
         # A shared machine is faster or slower for half a minute at a time, so the pairs are spread over the run.
         for kept, timed in zip(
@@ -102,7 +102,7 @@ def _measure(board: Board, direct: Target, through: Target, effort: Effort) -> C
             strict=True,
         ):
             kept += timed
-        bus_us += round_trips_us(board.nats.url)
+        bus_us += round_trips_us(deployment.nats.url)
         before = {name: child.cpu_s for name, child in processes.items() if child}
         (timings,) = run(Plan("flood", (through,), warm_up=3, concurrency=concurrency, duration_s=effort.flood_s))
         elapsed_s = (max(t.end_ns for t in timings) - min(t.sent_ns for t in timings)) / 1e9
@@ -113,15 +113,15 @@ def _measure(board: Board, direct: Target, through: Target, effort: Effort) -> C
     (alone_flood,) = run(Plan("flood", (direct,), warm_up=3, concurrency=16, duration_s=2))
     figures.append(Figure("the mock engine alone, 16 at once", len(alone_flood) / 2, "/s"))
     figures += [
-        Figure("resident memory of the edge", board.edges[0].running.resident_mb, "MB", EDGE_MIB),
-        Figure("resident memory of the chat worker", board.chats[0].running.resident_mb, "MB", CHAT_MIB),
-        Figure("resident memory of quota", board.quotas[0].running.resident_mb, "MB", QUOTA_MIB),
+        Figure("resident memory of the edge", deployment.edges[0].running.resident_mb, "MB", EDGE_MIB),
+        Figure("resident memory of the chat worker", deployment.chats[0].running.resident_mb, "MB", CHAT_MIB),
+        Figure("resident memory of quota", deployment.quotas[0].running.resident_mb, "MB", QUOTA_MIB),
     ]
     figures[:0] = [
         Figure("request and answer over the bus alone, p50", percentile(bus_us, 0.5), "us"),
         *_first_token_figures(alone, added),
     ]
-    return ChatCost(figures, asyncio.run(_stages(board, direct, through, effort)), _share_rows(used, len(timings)))
+    return ChatCost(figures, asyncio.run(_stages(deployment, direct, through, effort)), _share_rows(used, len(timings)))
 
 
 def run(plan: Plan) -> list[list[Timing]]:
@@ -160,8 +160,8 @@ def _first_token_figures(alone: Sequence[Timing], through: Sequence[Timing]) -> 
     ]
 
 
-async def _stages(board: Board, direct: Target, through: Target, effort: Effort) -> list[str]:
-    async with Taps(board.nats.url) as taps:
+async def _stages(deployment: Deployment, direct: Target, through: Target, effort: Effort) -> list[str]:
+    async with Taps(deployment.nats.url) as taps:
         (timings,) = await asyncio.to_thread(
             run, Plan("pairs", (through,), samples=effort.staged, warm_up=effort.warm_up)
         )

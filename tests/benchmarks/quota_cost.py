@@ -16,12 +16,12 @@ from callboard_kit.bus import Bus
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger
-from callboard_quota.domain.attempt import Ask, Granted
+from callboard_quota.domain.decision import Granted, HoldRequest
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.tenants import Secret
 from tests.benchmarks.figures import Figure, percentile
-from tests.integration.quota.house import House, event_of, report, request, reserve, settled
+from tests.integration.quota.deployment import QuotaDeployment, event_of, report, request, reserve, settled
 from tests.support.nats_server import NatsServer
 
 DECISION_P50_MS = 0.5
@@ -81,19 +81,19 @@ def strict(effort: Effort) -> Effort:
 
 def measure(folder: Path, effort: Effort, *, sync_always: bool) -> QuotaCost:
     """Starts a bus and one quota process, measures them, and stops them."""
-    house = House(folder, AMPLE, nats=NatsServer(folder / "nats", sync_always=sync_always))
+    deployment = QuotaDeployment(folder, AMPLE, nats=NatsServer(folder / "nats", sync_always=sync_always))
     try:
-        house.start(1)
-        figures = uvloop.run(_measure(house, effort))
-        house.stop()
+        deployment.start(1)
+        figures = uvloop.run(_measure(deployment, effort))
+        deployment.stop()
     finally:
-        house.abandon()
+        deployment.abandon()
     return QuotaCost(figures)
 
 
-async def _measure(house: House, effort: Effort) -> list[Figure]:
-    process = house.quotas[0]
-    async with house.bus() as bus:
+async def _measure(deployment: QuotaDeployment, effort: Effort) -> list[Figure]:
+    process = deployment.quotas[0]
+    async with deployment.bus() as bus:
         numbers = itertools.count()
 
         async def decide(callers: int = 50) -> Hold:
@@ -121,7 +121,7 @@ async def _measure(house: House, effort: Effort) -> list[Figure]:
             Figure(f"through the bus: pairs, {IN_FLIGHT} in flight", end_to_end, "/s"),
         ]
         if effort.lag_s:
-            lag_s = await _lag(house, bus, effort.lag_s, pair)
+            lag_s = await _lag(deployment, bus, effort.lag_s, pair)
             name = f"through the bus: settlement lag at {EVENTS_A_SECOND} events a second, p99 at most"
             figures.append(Figure(name, lag_s, "s", LAG_P99_S))
         if effort.tenants:
@@ -168,14 +168,14 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
     await publisher.start()
     repeating = asyncio.ensure_future(publisher.run())
     clock = SteadyClock()
-    ledger = Ledger(JetStreamLedger(bus, publisher), clock, Secret(b"bench").sealed)
+    ledger = Ledger(JetStreamLedger(bus, publisher), clock, Secret(b"bench").signed)
     numbers = itertools.count()
 
     async def pair() -> None:
         n = next(numbers)
         tenant = f"i_{n % 50:016d}"
         limit = Limit("address", tenant, "tokens_per_day", 10**15)
-        ask = Ask(
+        ask = HoldRequest(
             request_id=f"ledger-{n}",
             tenant=tenant,
             kind="chat",
@@ -199,9 +199,11 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
         await asyncio.gather(repeating, return_exceptions=True)
 
 
-async def _lag(house: House, bus: Bus, seconds: float, act: Callable[[], Coroutine[Any, Any, None]]) -> float:
+async def _lag(
+    deployment: QuotaDeployment, bus: Bus, seconds: float, act: Callable[[], Coroutine[Any, Any, None]]
+) -> float:
     """The bound of the process's own histogram under which 99 of 100 settlements lie, at a steady rate of events."""
-    before = await asyncio.to_thread(house.quotas[0].metrics)
+    before = await asyncio.to_thread(deployment.quotas[0].metrics)
     until = time.perf_counter() + seconds
     tick_s = 0.02
     due = time.perf_counter()
@@ -212,7 +214,7 @@ async def _lag(house: House, bus: Bus, seconds: float, act: Callable[[], Corouti
             due += tick_s
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
     await settled(bus)
-    after = await asyncio.to_thread(house.quotas[0].metrics)
+    after = await asyncio.to_thread(deployment.quotas[0].metrics)
     name = "callboard_quota_settlement_lag_seconds"
     total = after[f"{name}_count"] - before[f"{name}_count"]
     for key in sorted((key for key in after if key.startswith(f"{name}_bucket")), key=_bound):

@@ -21,7 +21,7 @@ from callboard_tts.domain.pieces import Piece, split_text
 from callboard_tts.domain.splitting import Pause
 from tests.benchmarks.figures import Figure
 from tests.support.audio import Samples, pcm_samples
-from tests.support.board import Board
+from tests.support.deployment import Deployment
 from tests.support.models import SPEECH_MODEL, VOICE, built_in_config, missing_model_files, model_file
 
 FIRST_BYTE_MS = 60.0
@@ -39,8 +39,8 @@ WINDOW = 60
 """Two and a half milliseconds: the grain in which a seam's silence is measured."""
 
 PARAGRAPH = (
-    "Good evening, and welcome to the old theatre by the river. The curtain rises in a moment, so please find your "
-    "seats. Tonight the company gives a play about a storm, two brothers and an owl that can count. "
+    "Good evening, and banner to the old theatre by the river. The curtain rises in a moment, so please find your "
+    "seats. Tonight the company gives a send_load about a storm, two brothers and an owl that can count. "
     "Nobody has ever left before the end, although the roof leaks a little when it rains. "
     "If you hear knocking below the stage, do not be afraid; it is only the pump. "
 )
@@ -117,28 +117,28 @@ def measure(folder: Path, *, quick: bool) -> SpeechCost | str:
     missing = missing_model_files()
     if missing:
         return f"model files missing: {', '.join(missing)}"
-    board = Board(folder, built_in_config(), sync_always=True, log_level="info")
+    deployment = Deployment(folder, built_in_config(), sync_always=True, log_level="info")
     try:
-        board.start(chats=0)
-        key = board.create_key("standard")
+        deployment.start(chats=0)
+        key = deployment.create_key("standard")
         with BareEngine() as bare:
-            cost = _measure(board, key, bare, rounds=3 if quick else 7)
-        board.stop()
+            cost = _measure(deployment, key, bare, rounds=3 if quick else 7)
+        deployment.stop()
     finally:
-        board.abandon()
+        deployment.abandon()
     return cost
 
 
-def _measure(board: Board, key: str, bare: BareEngine, rounds: int) -> SpeechCost:
+def _measure(deployment: Deployment, key: str, bare: BareEngine, rounds: int) -> SpeechCost:
     pieces = split_text(PARAGRAPH, "en-us")
-    hear(board, key, PARAGRAPH)
-    first_alone, first_through = _first_sounds(board, key, bare, pieces[0].text, rounds)
+    hear(deployment, key, PARAGRAPH)
+    first_alone, first_through = _first_sounds(deployment, key, bare, pieces[0].text, rounds)
     whole_alone: list[float] = []
     whole_through: list[float] = []
     heard: list[Heard] = []
     for _ in range(rounds):
         time.sleep(REST_S)
-        one = hear(board, key, PARAGRAPH)
+        one = hear(deployment, key, PARAGRAPH)
         heard.append(one)
         whole_through.append(one.whole_s)
         time.sleep(REST_S)
@@ -146,9 +146,9 @@ def _measure(board: Board, key: str, bare: BareEngine, rounds: int) -> SpeechCos
     long_text = _long_text()
     long_pieces = split_text(long_text, "en-us")
     long_alone_s, long_audio_s = bare.speak(long_text)
-    long_heard = hear(board, key, long_text)
-    seams = _seams(board, heard[-1], pieces) + _seams(board, long_heard, long_pieces)
-    spoken = _spoken_pieces(board, long_heard)
+    long_heard = hear(deployment, key, long_text)
+    seams = _seams(deployment, heard[-1], pieces) + _seams(deployment, long_heard, long_pieces)
+    spoken = _spoken_pieces(deployment, long_heard)
     figures = [
         Figure(f"first piece alone ({len(pieces[0].text)} characters), p50", median(first_alone) * 1000, "ms"),
         Figure("first PCM byte through Callboard, p50", median(first_through) * 1000, "ms"),
@@ -166,13 +166,13 @@ def _measure(board: Board, key: str, bare: BareEngine, rounds: int) -> SpeechCos
         Figure(f"text of {len(long_text)} characters, times the bare time", long_heard.whole_s / long_alone_s, "x"),
         Figure(f"its pieces spoken, of {len(long_pieces)}", spoken, "pieces", float(len(long_pieces)), "higher"),
         Figure("its sound, times that of kokoro-onnx alone", _audio_s(long_heard) / long_audio_s, "x"),
-        Figure("resident memory of the speech worker", board.speakers[0].running.resident_mb, "MB"),
+        Figure("resident memory of the speech worker", deployment.speakers[0].running.resident_mb, "MB"),
     ]
     return SpeechCost(figures)
 
 
 def _first_sounds(
-    board: Board, key: str, bare: BareEngine, first_piece: str, rounds: int
+    deployment: Deployment, key: str, bare: BareEngine, first_piece: str, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Seconds to the first sound, alone and through Callboard, in pairs.
 
@@ -185,7 +185,7 @@ def _first_sounds(
         for turn in (number % 2, 1 - number % 2):
             time.sleep(REST_S)
             if turn:
-                start, connection, reply = _ask(board, key, PARAGRAPH)
+                start, connection, reply = _ask(deployment, key, PARAGRAPH)
                 reply.read1(2)
                 through.append(time.monotonic() - start)
                 connection.close()
@@ -194,10 +194,12 @@ def _first_sounds(
     return alone, through
 
 
-def _ask(board: Board, key: str, text: str) -> tuple[float, http.client.HTTPConnection, http.client.HTTPResponse]:
+def _ask(
+    deployment: Deployment, key: str, text: str
+) -> tuple[float, http.client.HTTPConnection, http.client.HTTPResponse]:
     """Asks for PCM; returns also when, by the monotonic clock."""
     body = json.dumps({"model": SPEECH_MODEL, "voice": VOICE, "input": text, "response_format": "pcm"})
-    port = int(board.edges[0].config["edge"]["port"])
+    port = int(deployment.edges[0].config["edge"]["port"])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT_S)
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     start = time.monotonic()
@@ -208,10 +210,10 @@ def _ask(board: Board, key: str, text: str) -> tuple[float, http.client.HTTPConn
     return start, connection, reply
 
 
-def hear(board: Board, key: str, text: str) -> Heard:
+def hear(deployment: Deployment, key: str, text: str) -> Heard:
     """Asks for PCM and takes it as it comes."""
-    since = len(asyncio.run(board.usage()))
-    start, connection, reply = _ask(board, key, text)
+    since = len(asyncio.run(deployment.usage()))
+    start, connection, reply = _ask(deployment, key, text)
     pcm = bytearray()
     first_s = 0.0
     gap_s = 0.0
@@ -222,25 +224,25 @@ def hear(board: Board, key: str, text: str) -> Heard:
         pcm += part
     whole_s = time.monotonic() - start
     connection.close()
-    return Heard(bytes(pcm), first_s, whole_s, gap_s, _utterance(board, since))
+    return Heard(bytes(pcm), first_s, whole_s, gap_s, _utterance(deployment, since))
 
 
-def _utterance(board: Board, since: int) -> str:
+def _utterance(deployment: Deployment, since: int) -> str:
     """The id of the newest speech, as its usage event tells it; the event follows the last byte by a moment."""
-    (event,) = asyncio.run(board.usage_of(1, since))
+    (event,) = asyncio.run(deployment.usage_of(1, since))
     return event.request_id
 
 
-def _segments(board: Board, heard: Heard) -> list[tuple[SegmentInfo, int]]:
-    messages = asyncio.run(board.read("AUDIO", f"audio.*.{heard.request_id}.*"))
+def _segments(deployment: Deployment, heard: Heard) -> list[tuple[SegmentInfo, int]]:
+    messages = asyncio.run(deployment.read("AUDIO", f"audio.*.{heard.request_id}.*"))
     return [(SegmentInfo.model_validate_json(message.headers[SEGMENT]), len(message.data)) for message in messages]
 
 
-def _spoken_pieces(board: Board, heard: Heard) -> int:
-    return len({info.piece for info, length in _segments(board, heard) if length > BYTES_PER_SECOND // 10})
+def _spoken_pieces(deployment: Deployment, heard: Heard) -> int:
+    return len({info.piece for info, length in _segments(deployment, heard) if length > BYTES_PER_SECOND // 10})
 
 
-def _seams(board: Board, heard: Heard, pieces: Sequence[Piece]) -> list[float]:
+def _seams(deployment: Deployment, heard: Heard, pieces: Sequence[Piece]) -> list[float]:
     """The silence around each place between two pieces, less the pause that belongs there, in milliseconds."""
     config: dict[str, Any] = built_in_config()["tts"]
     pauses = {
@@ -251,7 +253,7 @@ def _seams(board: Board, heard: Heard, pieces: Sequence[Piece]) -> list[float]:
     samples = pcm_samples(heard.pcm)
     at = 0
     found: list[float] = []
-    for info, length in _segments(board, heard):
+    for info, length in _segments(deployment, heard):
         at += length
         if info.piece_done and info.piece + 1 < len(pieces):
             wanted = pauses[pieces[info.piece + 1].pause_before]

@@ -1,7 +1,7 @@
 """The messages whose form is a promise, by the name of their frozen sample and schema."""
 
 from callboard_contracts.accounts import Account
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
@@ -27,8 +27,8 @@ MESSAGES: dict[str, type[Message]] = {
     "chat_frame": ChatFrame,
     "chat_job": ChatJob,
     "chat_result": ChatResult,
-    "credit_reply": CreditReply,
-    "credit_request": CreditRequest,
+    "interest_reply": InterestReply,
+    "interest_request": InterestRequest,
     "error_info": ErrorInfo,
     "identify_reply": IdentifyReply,
     "identify_request": IdentifyRequest,

@@ -15,6 +15,15 @@ from tests.contracts.messages import MESSAGES
 pytestmark = pytest.mark.contract
 
 HERE = Path(__file__).parent
+RENAMED = {"seal": "signature", "top_up": "extends", "top_ups": "extensions"}
+"""Fields that version 1 called otherwise; its senders are still understood."""
+
+
+def in_todays_words(value: Any) -> Any:
+    """A sample of version 1 with its fields under their present names."""
+    if isinstance(value, dict):
+        return {RENAMED.get(name, name): in_todays_words(part) for name, part in value.items()}
+    return [in_todays_words(part) for part in value] if isinstance(value, list) else value
 
 
 def schema_on_file(name: str) -> dict[str, Any]:
@@ -27,7 +36,7 @@ def test_frozen_sample_still_parses_to_itself(name: str) -> None:
     sample = json.loads((HERE / "samples" / f"{name}.v1.json").read_text(encoding="utf-8"))
     parsed = MESSAGES[name].model_validate(sample)
     written = json.loads(parsed.model_dump_json())
-    lost = {field: value for field, value in sample.items() if written.get(field) != value}
+    lost = {field: value for field, value in in_todays_words(sample).items() if written.get(field) != value}
     assert not lost, f"{name}: these fields lost their value: {sorted(lost)}"
 
 

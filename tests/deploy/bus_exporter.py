@@ -1,7 +1,7 @@
-"""The figures of prometheus-nats-exporter, as far as our boards ask for them, from a real server's monitoring pages.
+"""The metrics of prometheus-nats-exporter that our dashboards query, from a real server's monitoring pages.
 
-The exporter itself comes in no package that tests may install. This stand-in has its names, so a board over it shows
-that queries fit the numbers; that the names are right was read from the exporter's source.
+The exporter itself comes in no package that tests may install. This stand-in has its names, so a dashboard over it
+shows that queries fit the numbers; that the names are right was read from the exporter's source.
 """
 
 import asyncio

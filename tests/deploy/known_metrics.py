@@ -107,7 +107,7 @@ def recorded() -> dict[str, str]:
 
 
 def filled(expr: str) -> str:
-    """A query with the values that Grafana would put in for its own variables and a board's."""
+    """A query with the values that Grafana would put in for its own variables and a deployment's."""
     for name, value in GRAFANA_VALUES.items():
         expr = re.sub(rf"{re.escape(name)}\b", value, expr)
     return re.sub(r"\$\w+", ".*", expr)

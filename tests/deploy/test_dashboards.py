@@ -1,4 +1,4 @@
-"""The boards: complete, well-formed, and about figures that exist."""
+"""The dashboards: complete, well-formed, and about figures that exist."""
 
 import json
 import re
@@ -50,8 +50,8 @@ OPENTELEMETRY_LABELS = {"gen_ai_request_model", "gen_ai_token_type", "gen_ai_ope
 
 
 def board_json(path: Path) -> dict[str, Any]:
-    board: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return board
+    dashboard: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return dashboard
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,7 +61,7 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield path.stem, panel
 
 
-PANELS = [pytest.param(board, panel, id=f"{board}: {panel['title']}") for board, panel in panels()]
+PANELS = [pytest.param(dashboard, panel, id=f"{dashboard}: {panel['title']}") for dashboard, panel in panels()]
 
 
 def series_of_rules() -> dict[str, set[str]]:
@@ -130,8 +130,8 @@ def test_every_metric_is_on_a_panel() -> None:
     assert missing == set()
 
 
-@pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_a_panel_says_what_it_shows_and_in_which_unit(board: str, panel: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("dashboard", "panel"), PANELS)
+def test_a_panel_says_what_it_shows_and_in_which_unit(dashboard: str, panel: dict[str, Any]) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     assert unit in UNITS or re.fullmatch(r"suffix: \S+", unit)
     assert re.fullmatch(r"[A-Z*].{15,}\.", panel["description"]), panel["description"]
@@ -144,8 +144,8 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(board: str, panel: dict[st
         assert (ROOT / "docs" / "runbooks" / f"{found[1]}.md").exists()
 
 
-@pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_a_panel_asks_for_series_and_labels_that_exist(board: str, panel: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("dashboard", "panel"), PANELS)
+def test_a_panel_asks_for_series_and_labels_that_exist(dashboard: str, panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         for selector in selectors(target["expr"]):
             known = matching(selector.name, KNOWN)
@@ -158,8 +158,10 @@ def test_a_panel_asks_for_series_and_labels_that_exist(board: str, panel: dict[s
             assert any(label in KNOWN[selector.name] for selector in selectors(target["expr"])), label
 
 
-@pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_a_panel_counts_over_the_rate_interval_and_never_averages_quantiles(board: str, panel: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("dashboard", "panel"), PANELS)
+def test_a_panel_counts_over_the_rate_interval_and_never_averages_quantiles(
+    dashboard: str, panel: dict[str, Any]
+) -> None:
     for target in panel["targets"]:
         expr = target["expr"]
         assert set(re.findall(r"\[([^]]*)\]", expr)) <= {"$__rate_interval", "$__range"}
@@ -174,19 +176,19 @@ def test_a_panel_counts_over_the_rate_interval_and_never_averages_quantiles(boar
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_a_board_has_the_variables_that_it_uses(path: Path) -> None:
-    board = board_json(path)
-    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    dashboard = board_json(path)
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert {"datasource", "namespace", "docs"} <= set(variables)
-    used = set(re.findall(r"\$\{?(\w+)", json.dumps(board)))
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard)))
     assert used - BUILT_IN == set(variables)
     for variable in variables.values():
         if variable["type"] == "query":
             found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
             assert found is not None
             assert found[2] in KNOWN[found[1]]
-    for annotation in board["annotations"]["list"]:
+    for annotation in dashboard["annotations"]["list"]:
         assert selectors(annotation["expr"])
-    ids = [panel["id"] for panel in board["panels"]]
+    ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
 
 
@@ -202,19 +204,19 @@ def test_panels_of_a_board_do_not_overlap(path: Path) -> None:
 
 
 def test_boards_are_told_apart_by_their_ids_and_titles() -> None:
-    boards = [board_json(path) for path in BOARDS]
-    assert len({board["uid"] for board in boards}) == len(boards) == 6
-    assert len({board["title"] for board in boards}) == len(boards)
+    dashboards = [board_json(path) for path in BOARDS]
+    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 6
+    assert len({dashboard["title"] for dashboard in dashboards}) == len(dashboards)
 
 
 def test_promised_times_are_bounds_of_buckets_and_promised_routes_exist() -> None:
-    from callboard_edge.handlers import openai_chat, openai_completions, openai_speech
     from callboard_edge.metrics import FIRST_BYTE_BUCKETS
+    from callboard_edge.protocols.openai import chat, completions, speech
 
     assert FIRST_TOKEN.in_time_s in FIRST_BYTE_BUCKETS
     assert FIRST_AUDIO.in_time_s in FIRST_BYTE_BUCKETS
-    assert set(FIRST_TOKEN.routes.split("|")) == {openai_chat.NAME, openai_completions.NAME}
-    assert FIRST_AUDIO.routes == openai_speech.NAME
+    assert set(FIRST_TOKEN.routes.split("|")) == {chat.NAME, completions.NAME}
+    assert FIRST_AUDIO.routes == speech.NAME
 
 
 def test_filling_in_leaves_no_variable() -> None:

@@ -1,4 +1,4 @@
-"""No board is empty: a real Prometheus watches real services under a small load, and every panel's query is run."""
+"""No dashboard is empty: a real Prometheus watches real services under load, and every panel's query is run."""
 
 import contextlib
 import http.client
@@ -14,7 +14,7 @@ from callboard_contracts.errors import ErrorCode
 from tests.deploy.bus_exporter import BusExporter
 from tests.deploy.known_metrics import OBSERVABILITY, TARGET_LABELS, filled, own_metrics
 from tests.deploy.prometheus_server import Prometheus, program
-from tests.support.board import CHAT_MODEL, SPEECH_MODEL, VOICES, Board, stub_config
+from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, VOICES, Deployment, stub_config
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import SpeechScript, StubSpeech
@@ -36,8 +36,8 @@ SECRET = "a word that only the prompt holds"
 class Caller:
     """A client that asks over plain HTTP, one request at a time."""
 
-    def __init__(self, board: Board, key: str) -> None:
-        self._address = board.root_url().removeprefix("http://")
+    def __init__(self, deployment: Deployment, key: str) -> None:
+        self._address = deployment.root_url().removeprefix("http://")
         self._key = key
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, leave_after: int | None = None) -> int:
@@ -63,7 +63,7 @@ class Caller:
 
 
 def one_round(caller: Caller, poor: Caller, chat: StubChat, speech: StubSpeech) -> None:
-    """A little of everything that the boards show."""
+    """A little of everything that the deployments show."""
     assert [caller.chat() for _ in range(5)] == [200] * 5
     assert caller.chat(stream=False) == 200
     assert caller.ask("POST", "/v1/completions", {"model": CHAT_MODEL, "prompt": SECRET, "max_tokens": 8}) == 200
@@ -91,7 +91,7 @@ def one_round(caller: Caller, poor: Caller, chat: StubChat, speech: StubSpeech) 
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometheus, Board]]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometheus, Deployment]]:
     """A set of processes after a few rounds of load, and the Prometheus that watched them."""
     installed = program()
     if installed is None:
@@ -100,35 +100,38 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
     chat, speech = StubChat(), StubSpeech()
     chat.start()
     speech.start()
-    board = Board(folder / "board", stub_config(chat.url, speech.url))
-    exporter = BusExporter(board.nats)
+    deployment = Deployment(folder / "deployment", stub_config(chat.url, speech.url))
+    exporter = BusExporter(deployment.nats)
     prometheus: Prometheus | None = None
     try:
-        board.start()
+        deployment.start()
         targets = {
             f"callboard-{kind}": f"127.0.0.1:{service.health_port}"
             for kind, service in zip(
                 ("edge", "chat", "tts", "quota"),
-                (board.edges[0], board.chats[0], board.speakers[0], board.quotas[0]),
+                (deployment.edges[0], deployment.chats[0], deployment.speakers[0], deployment.quotas[0]),
                 strict=True,
             )
         }
         prometheus = Prometheus(installed, folder, {**targets, "callboard-nats": exporter.start()})
         prometheus.wait_ready()
-        caller, poor = Caller(board, board.create_key("standard")), Caller(board, board.create_key("tiny"))
+        caller, poor = (
+            Caller(deployment, deployment.create_key("standard")),
+            Caller(deployment, deployment.create_key("tiny")),
+        )
         for _ in range(LOAD_ROUNDS):
             one_round(caller, poor, chat, speech)
             prometheus.wait_scraped()
-        board.wait_idle()
+        deployment.wait_idle()
         prometheus.wait_scraped()
         prometheus.wait_ruled()
-        yield prometheus, board
-        board.stop()
+        yield prometheus, deployment
+        deployment.stop()
     finally:
         if prometheus:
             prometheus.stop()
         exporter.close()
-        board.abandon()
+        deployment.abandon()
         chat.close()
         speech.close()
 
@@ -152,7 +155,7 @@ def has_numbers(samples: list[dict[str, Any]]) -> bool:
     return any(math.isfinite(float(sample["value"][1])) for sample in samples)
 
 
-def test_every_panel_shows_something(watched: tuple[Prometheus, Board]) -> None:
+def test_every_panel_shows_something(watched: tuple[Prometheus, Deployment]) -> None:
     prometheus, _ = watched
     assert {target["health"] for target in prometheus.api("targets", state="active")["activeTargets"]} == {"up"}
     empty: dict[str, list[str]] = {}
@@ -164,13 +167,13 @@ def test_every_panel_shows_something(watched: tuple[Prometheus, Board]) -> None:
     assert set(HAPPENED_NOT) <= set(panels())
 
 
-def test_every_annotation_and_variable_finds_something(watched: tuple[Prometheus, Board]) -> None:
+def test_every_annotation_and_variable_finds_something(watched: tuple[Prometheus, Deployment]) -> None:
     prometheus, _ = watched
     for path in BOARDS:
-        board = json.loads(path.read_text("utf-8"))
-        for annotation in board["annotations"]["list"]:
+        deployment = json.loads(path.read_text("utf-8"))
+        for annotation in deployment["annotations"]["list"]:
             assert has_numbers(prometheus.query(live(annotation["expr"])))
-        for variable in board["templating"]["list"]:
+        for variable in deployment["templating"]["list"]:
             if variable["type"] == "query" and variable["name"] != "namespace":
                 found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
                 assert found is not None
@@ -178,7 +181,7 @@ def test_every_annotation_and_variable_finds_something(watched: tuple[Prometheus
                 assert prometheus.api(f"label/{label}/values", **{"match[]": metric})
 
 
-def test_every_rule_can_be_computed_and_recorded_series_are_there(watched: tuple[Prometheus, Board]) -> None:
+def test_every_rule_can_be_computed_and_recorded_series_are_there(watched: tuple[Prometheus, Deployment]) -> None:
     prometheus, _ = watched
     rules = [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
@@ -186,13 +189,15 @@ def test_every_rule_can_be_computed_and_recorded_series_are_there(watched: tuple
     assert {name for name in recorded if not prometheus.query(name)} == set()
 
 
-def test_a_well_installation_warns_of_nothing_but_the_errors_that_were_made(watched: tuple[Prometheus, Board]) -> None:
+def test_a_well_installation_warns_of_nothing_but_the_errors_that_were_made(
+    watched: tuple[Prometheus, Deployment],
+) -> None:
     prometheus, _ = watched
     warned = {alert["labels"]["alertname"] for alert in prometheus.api("alerts")["alerts"]}
     assert warned <= {"CallboardErrorBudgetBurn"}
 
 
-def test_labels_hold_closed_sets_and_nothing_of_a_client(watched: tuple[Prometheus, Board]) -> None:
+def test_labels_hold_closed_sets_and_nothing_of_a_client(watched: tuple[Prometheus, Deployment]) -> None:
     prometheus, _ = watched
     names = "|".join(metric.name for metric in own_metrics())
     ours = f'{{__name__=~"({names})(_bucket|_sum|_count)?"}}'
@@ -207,9 +212,9 @@ def test_labels_hold_closed_sets_and_nothing_of_a_client(watched: tuple[Promethe
     assert {"invalid_request", "quota_exceeded"} <= set(codes)
 
 
-def test_what_a_page_says_is_what_was_asked(watched: tuple[Prometheus, Board]) -> None:
-    prometheus, board = watched
+def test_what_a_page_says_is_what_was_asked(watched: tuple[Prometheus, Deployment]) -> None:
+    prometheus, deployment = watched
     (answered,) = prometheus.query('sum(callboard_edge_requests_total{route="speech"})')
     assert float(answered["value"][1]) == 3 * LOAD_ROUNDS
-    text = json.dumps([service.metrics() for service in board.services])
+    text = json.dumps([service.metrics() for service in deployment.services])
     assert SECRET not in text

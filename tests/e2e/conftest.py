@@ -7,12 +7,12 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.board import Board, stub_config
+from tests.support.deployment import Deployment, stub_config
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat
 from tests.support.stub_speech import StubSpeech
 
-MakeBoard = Callable[..., Board]
+MakeBoard = Callable[..., Deployment]
 
 SHARED_LIMITS = {
     "edge": {"max_body_bytes": 256 * 1024, "body_timeout_s": 3, "request_timeout_s": 60},
@@ -37,18 +37,18 @@ def shared_speech_engine() -> Generator[StubSpeech]:
 
 
 @pytest.fixture(scope="session")
-def shared_board(
+def shared_deployment(
     tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat, shared_speech_engine: StubSpeech
-) -> Generator[Board]:
+) -> Generator[Deployment]:
     """One of each service; tests that use it must leave it as they found it."""
     config = merged(stub_config(shared_chat_engine.url, shared_speech_engine.url), SHARED_LIMITS)
-    board = Board(tmp_path_factory.mktemp("board"), config)
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"), config)
     try:
-        board.start()
-        yield board
-        board.stop()
+        deployment.start()
+        yield deployment
+        deployment.stop()
     finally:
-        board.abandon()
+        deployment.abandon()
 
 
 @pytest.fixture
@@ -64,35 +64,37 @@ def speech_engine(shared_speech_engine: StubSpeech) -> StubSpeech:
 
 
 @pytest.fixture
-def board(shared_board: Board, chat_engine: StubChat, speech_engine: StubSpeech) -> Generator[Board]:
+def deployment(
+    shared_deployment: Deployment, chat_engine: StubChat, speech_engine: StubSpeech
+) -> Generator[Deployment]:
     """The shared set; whatever a test did, no job and no hold may be left afterwards."""
-    yield shared_board
-    shared_board.wait_idle()
+    yield shared_deployment
+    shared_deployment.wait_idle()
 
 
 @pytest.fixture(scope="session")
-def api_key(shared_board: Board) -> str:
-    return shared_board.create_key("standard")
+def api_key(shared_deployment: Deployment) -> str:
+    return shared_deployment.create_key("standard")
 
 
 @pytest.fixture
-async def client(board: Board, api_key: str) -> AsyncGenerator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=board.base_url, api_key=api_key, max_retries=0, timeout=30) as one:
+async def client(deployment: Deployment, api_key: str) -> AsyncGenerator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=deployment.base_url, api_key=api_key, max_retries=0, timeout=30) as one:
         yield one
 
 
 @pytest.fixture
-def make_board(tmp_path: Path, chat_engine: StubChat, speech_engine: StubSpeech) -> Generator[MakeBoard]:
+def make_deployment(tmp_path: Path, chat_engine: StubChat, speech_engine: StubSpeech) -> Generator[MakeBoard]:
     """Starts sets that a test may break; each is killed afterwards if the test did not stop it."""
-    boards: list[Board] = []
+    deployments: list[Deployment] = []
 
-    def make(over: dict[str, Any] | None = None, **counts: int) -> Board:
+    def make(over: dict[str, Any] | None = None, **counts: int) -> Deployment:
         config = merged(stub_config(chat_engine.url, speech_engine.url), over or {})
-        board = Board(tmp_path / f"board-{len(boards)}", config)
-        boards.append(board)
-        board.start(**counts)
-        return board
+        deployment = Deployment(tmp_path / f"deployment-{len(deployments)}", config)
+        deployments.append(deployment)
+        deployment.start(**counts)
+        return deployment
 
     yield make
-    for board in boards:
-        board.abandon()
+    for deployment in deployments:
+        deployment.abandon()

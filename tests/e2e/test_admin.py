@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.conftest import MakeBoard
-from tests.support.board import Board
+from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.e2e
 
@@ -21,10 +21,10 @@ ASKING = {"model": "owl", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 class Operator:
-    """Asks the admin API of a board, and chats with the keys that it gives out."""
+    """Asks the admin API of a deployment, and chats with the keys that it gives out."""
 
-    def __init__(self, board: Board, session: aiohttp.ClientSession) -> None:
-        self._board = board
+    def __init__(self, deployment: Deployment, session: aiohttp.ClientSession) -> None:
+        self._board = deployment
         self._session = session
 
     async def ask(
@@ -50,17 +50,17 @@ def session() -> aiohttp.ClientSession:
 
 
 @pytest.mark.timeout(120)
-async def test_key_is_made_used_rotated_and_revoked_over_http(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, OVER, quotas=2, edges=2)
+async def test_key_is_made_used_rotated_and_revoked_over_http(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, OVER, quotas=2, edges=2)
     async with session() as one:
-        operator = Operator(board, one)
+        operator = Operator(deployment, one)
         status, made = await operator.ask("POST", "/accounts", {"name": "ann", "tier": "standard"})
         assert status == 201
         account, key = made["account"]["id"], made["key"]
         status, reply, headers = await operator.chat(key, edge=1)
         assert status == 200, reply
         assert headers["x-ratelimit-limit-tokens"] == "10000000"
-        await asyncio.to_thread(board.wait_idle)
+        await asyncio.to_thread(deployment.wait_idle)
 
         status, usage = await operator.ask("GET", "/usage?who=ann", edge=1)
         assert (status, [one["tokens"] for one in usage["usage"]]) == (200, [reply["usage"]["total_tokens"]])
@@ -71,12 +71,12 @@ async def test_key_is_made_used_rotated_and_revoked_over_http(make_board: MakeBo
         ]
         status, report = await operator.ask("POST", "/usage/verify", {"since": "2h"})
         assert (status, report["drift_count"], report["events"] >= 1, report["open_holds"]) == (200, 0, True, 0)
-        status, story = await operator.ask("GET", f"/audit/{headers['x-request-id']}")
-        assert story["events"] == (await operator.ask("GET", f"/audit/{rows[0]['request_id']}"))[1]["events"]
-        assert [event["what"] for event in story["events"]] == ["admitted", "settled"]
+        status, audit_trail = await operator.ask("GET", f"/audit/{headers['x-request-id']}")
+        assert audit_trail["events"] == (await operator.ask("GET", f"/audit/{rows[0]['request_id']}"))[1]["events"]
+        assert [event["what"] for event in audit_trail["events"]] == ["admitted", "settled"]
 
         # The command line sees and does the same.
-        shown = await asyncio.to_thread(board.command, "usage", "show", "ann")
+        shown = await asyncio.to_thread(deployment.command, "usage", "show", "ann")
         assert f"{reply['usage']['total_tokens']}" in shown.splitlines()[1].split()
 
         ends = datetime.now(UTC) + timedelta(seconds=4)
@@ -97,16 +97,18 @@ async def test_key_is_made_used_rotated_and_revoked_over_http(make_board: MakeBo
         for _ in range(4):
             assert [(await operator.chat(last, edge))[0] for edge in (0, 1)] == [401, 401]
         assert (await operator.ask("GET", "/accounts", token=last))[0] == 401
-        text = "".join(service.running.output() for service in board.services)
+        text = "".join(service.running.output() for service in deployment.services)
         assert not [secret for secret in (TOKEN, key, rotated["key"], last) if secret in text]
-    await asyncio.to_thread(board.stop)
+    await asyncio.to_thread(deployment.stop)
 
 
 @pytest.mark.timeout(120)
-async def test_limit_changed_over_http_counts_at_once_and_its_refusal_says_what_and_when(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, OVER, quotas=2)
+async def test_limit_changed_over_http_counts_at_once_and_its_refusal_says_what_and_when(
+    make_deployment: MakeBoard,
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment, OVER, quotas=2)
     async with session() as one:
-        operator = Operator(board, one)
+        operator = Operator(deployment, one)
         key = (await operator.ask("POST", "/accounts", {"name": "ben"}))[1]["key"]
         assert (await operator.chat(key))[0] == 200
         limits = {"requests_per_minute": 0, "tokens_per_day": 5000}
@@ -134,14 +136,16 @@ async def test_limit_changed_over_http_counts_at_once_and_its_refusal_says_what_
         assert (status, headers["x-ratelimit-limit-tokens"]) == (200, "5000")
         assert 0 < int(headers["x-ratelimit-remaining-tokens"]) < 5000
         assert headers["x-ratelimit-reset-tokens"]
-    await asyncio.to_thread(board.stop)
+    await asyncio.to_thread(deployment.stop)
 
 
 @pytest.mark.timeout(120)
-async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process_dies(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, OVER, quotas=2)
+async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process_dies(
+    make_deployment: MakeBoard,
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment, OVER, quotas=2)
     async with session() as one:
-        operator = Operator(board, one)
+        operator = Operator(deployment, one)
         for name in ("ann", "bob"):
             assert (await operator.ask("POST", "/accounts", {"name": name}))[0] == 201
 
@@ -157,9 +161,9 @@ async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process
         assert (await insist("/accounts/ann/kudos", {"amount": 10.5, "id": "first"}))["kudos"] == 10.5
         giving = [asyncio.ensure_future(insist("/accounts/ann/kudos/transfer", gift)) for gift in gifts]
         await asyncio.wait(giving, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(board.quotas[0].running.kill)
+        await asyncio.to_thread(deployment.quotas[0].running.kill)
         made = await asyncio.gather(*giving)
-        assert sorted(deal["id"] for deal in made) == sorted(gift["id"] for gift in gifts)
+        assert sorted(transaction["id"] for transaction in made) == sorted(gift["id"] for gift in gifts)
         assert (await insist("/accounts/ann/kudos", {"amount": 10.5, "id": "first"}))["repeated"]
         assert (await insist("/accounts/ann/kudos/transfer", gifts[0]))["repeated"]
 
@@ -177,17 +181,17 @@ async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process
         # What was refused was taken and given back, and all of it adds up.
         assert changes[0] == 10.5
         assert (changes.count(-0.25), round(sum(changes), 3)) == (40, 0.5)
-        assert (await asyncio.to_thread(board.command, "kudos", "show", "bob")).split()[1] == "10"
-        assert "balances 10.5" in await asyncio.to_thread(board.command, "kudos", "verify")
-    await asyncio.to_thread(board.stop)
+        assert (await asyncio.to_thread(deployment.command, "kudos", "show", "bob")).split()[1] == "10"
+        assert "balances 10.5" in await asyncio.to_thread(deployment.command, "kudos", "verify")
+    await asyncio.to_thread(deployment.stop)
 
 
 @pytest.mark.timeout(120)
-async def test_verification_whose_quota_process_is_killed_ends_in_a_clear_error(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, OVER)
+async def test_verification_whose_quota_process_is_killed_ends_in_a_clear_error(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, OVER)
     async with session() as one:
-        operator = Operator(board, one)
-        quota = board.quotas[0].running
+        operator = Operator(deployment, one)
+        quota = deployment.quotas[0].running
         # Stopped, the process takes the question and never works on it; killed, it can no longer answer at all.
         quota.signal(signal.SIGSTOP)
         asking = asyncio.ensure_future(operator.ask("POST", "/usage/verify"))
@@ -203,7 +207,7 @@ async def test_verification_whose_quota_process_is_killed_ends_in_a_clear_error(
             return answer["error"]["message"]
 
         assert await gone() == "No quota process answers."
-        board.quotas[0].start()
-        await asyncio.to_thread(board.quotas[0].wait_ready)
+        deployment.quotas[0].start()
+        await asyncio.to_thread(deployment.quotas[0].wait_ready)
         assert (await operator.ask("POST", "/usage/verify"))[0] == 200
-    await asyncio.to_thread(board.stop)
+    await asyncio.to_thread(deployment.stop)

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.board import Board
+from tests.support.deployment import Deployment
 from tests.support.stub_chat import StubChat
 from tests.support.stub_speech import StubSpeech
 
@@ -124,13 +124,13 @@ async def refused(reply: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", FIELDS)
 async def test_field_that_cannot_be_served_is_named_and_costs_nothing(
-    case: str, board: Board, api_key: str, chat_engine: StubChat, speech_engine: StubSpeech
+    case: str, deployment: Deployment, api_key: str, chat_engine: StubChat, speech_engine: StubSpeech
 ) -> None:
     path, body, status, param = FIELDS[case]
-    before = await board.counters()
+    before = await deployment.counters()
     async with (
         aiohttp.ClientSession() as session,
-        session.post(board.base_url + path, json=body, headers=auth(api_key)) as reply,
+        session.post(deployment.base_url + path, json=body, headers=auth(api_key)) as reply,
     ):
         error = await refused(reply, status)
     assert error["param"] is not None
@@ -138,26 +138,26 @@ async def test_field_that_cannot_be_served_is_named_and_costs_nothing(
     if "unknown" in case and param in {"model", "voice"}:
         offered = {"model": "parrot" if path == SPEECH else "owl", "voice": "alto"}[param]
         assert offered in error["message"]
-    await asyncio.to_thread(board.wait_idle)
-    assert {key: value for key, value in (await board.counters()).items() if value != before.get(key, 0)} == {}
+    await asyncio.to_thread(deployment.wait_idle)
+    assert {key: value for key, value in (await deployment.counters()).items() if value != before.get(key, 0)} == {}
     assert chat_engine.calls == []
     assert speech_engine.calls == []
 
 
 @pytest.mark.parametrize("case", BODIES)
-async def test_body_that_is_no_request_is_refused(case: str, board: Board, api_key: str) -> None:
-    before = await board.counters()
+async def test_body_that_is_no_request_is_refused(case: str, deployment: Deployment, api_key: str) -> None:
+    before = await deployment.counters()
     async with (
         aiohttp.ClientSession() as session,
-        session.post(board.base_url + CHAT, data=BODIES[case], headers=auth(api_key)) as reply,
+        session.post(deployment.base_url + CHAT, data=BODIES[case], headers=auth(api_key)) as reply,
     ):
         await refused(reply, 400)
-    await asyncio.to_thread(board.wait_idle)
-    assert await board.counters() == before
+    await asyncio.to_thread(deployment.wait_idle)
+    assert await deployment.counters() == before
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
-async def test_body_over_the_limit_is_413(chunked: bool, board: Board, api_key: str) -> None:
+async def test_body_over_the_limit_is_413(chunked: bool, deployment: Deployment, api_key: str) -> None:
     body = json.dumps(chat(messages=[{"role": "user", "content": "x" * 400_000}])).encode()
 
     async def pieces() -> Any:
@@ -167,17 +167,17 @@ async def test_body_over_the_limit_is_413(chunked: bool, board: Board, api_key: 
     async with aiohttp.ClientSession() as session:
         try:
             async with session.post(
-                board.base_url + CHAT, data=pieces() if chunked else body, headers=auth(api_key)
+                deployment.base_url + CHAT, data=pieces() if chunked else body, headers=auth(api_key)
             ) as reply:
                 await refused(reply, 413)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
             # A server may hang up on a sender that does not stop; then the answer cannot be read by every client.
-            assert await refused_after_expect(board, api_key, len(body)) == 413
+            assert await refused_after_expect(deployment, api_key, len(body)) == 413
 
 
-async def refused_after_expect(board: Board, key: str, length: int) -> int:
+async def refused_after_expect(deployment: Deployment, key: str, length: int) -> int:
     """Sends only the head of a request that announces too much, and returns the status that comes back."""
-    host = board.root_url().removeprefix("http://")
+    host = deployment.root_url().removeprefix("http://")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.rpartition(":")[2]))
     writer.write(
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
@@ -189,50 +189,50 @@ async def refused_after_expect(board: Board, key: str, length: int) -> int:
     return int(line.split()[1])
 
 
-async def test_key_that_is_unknown_is_401(board: Board) -> None:
+async def test_key_that_is_unknown_is_401(deployment: Deployment) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.post(board.base_url + CHAT, json=chat(), headers=auth("cb_no-such-key-of-ours")) as reply,
+        session.post(deployment.base_url + CHAT, json=chat(), headers=auth("cb_no-such-key-of-ours")) as reply,
     ):
         error = await refused(reply, 401)
     assert "cb_no-such-key-of-ours" not in error["message"]
 
 
-async def test_key_that_was_revoked_is_401_at_once(board: Board) -> None:
-    key = await asyncio.to_thread(board.create_key, "standard")
+async def test_key_that_was_revoked_is_401_at_once(deployment: Deployment) -> None:
+    key = await asyncio.to_thread(deployment.create_key, "standard")
     async with aiohttp.ClientSession() as session:
-        async with session.post(board.base_url + CHAT, json=chat(), headers=auth(key)) as reply:
+        async with session.post(deployment.base_url + CHAT, json=chat(), headers=auth(key)) as reply:
             assert reply.status == 200
-        await asyncio.to_thread(board.revoke_key, key)
+        await asyncio.to_thread(deployment.revoke_key, key)
         for path, body in ((CHAT, chat()), (SPEECH, speech())):
-            async with session.post(board.base_url + path, json=body, headers=auth(key)) as reply:
+            async with session.post(deployment.base_url + path, json=body, headers=auth(key)) as reply:
                 await refused(reply, 401)
 
 
-async def test_key_over_its_limit_is_429_with_a_time_to_return(board: Board) -> None:
+async def test_key_over_its_limit_is_429_with_a_time_to_return(deployment: Deployment) -> None:
     """A day of 120 tokens has room for two replies of 7 + 32 tokens, and not for a third."""
-    key = await asyncio.to_thread(board.create_key, "tiny")
+    key = await asyncio.to_thread(deployment.create_key, "tiny")
     body = {"model": "owl", "prompt": "Once", "max_tokens": 32}
     async with aiohttp.ClientSession() as session:
         for _ in range(2):
-            async with session.post(board.base_url + COMPLETION, json=body, headers=auth(key)) as reply:
+            async with session.post(deployment.base_url + COMPLETION, json=body, headers=auth(key)) as reply:
                 assert reply.status == 200
-            await asyncio.to_thread(board.wait_idle)
-        before = await board.counters()
+            await asyncio.to_thread(deployment.wait_idle)
+        before = await deployment.counters()
         async with session.post(
-            board.base_url + COMPLETION, json=body | {"max_tokens": 60}, headers=auth(key)
+            deployment.base_url + COMPLETION, json=body | {"max_tokens": 60}, headers=auth(key)
         ) as reply:
             error = await refused(reply, 429)
             assert int(reply.headers["Retry-After"]) >= 1
     assert error["code"]
-    assert await board.counters() == before
+    assert await deployment.counters() == before
 
 
-async def test_request_larger_than_the_whole_limit_is_429_without_a_time_to_return(board: Board) -> None:
-    key = await asyncio.to_thread(board.create_key, "tiny")
+async def test_request_larger_than_the_whole_limit_is_429_without_a_time_to_return(deployment: Deployment) -> None:
+    key = await asyncio.to_thread(deployment.create_key, "tiny")
     async with (
         aiohttp.ClientSession() as session,
-        session.post(board.base_url + CHAT, json=chat(max_tokens=200), headers=auth(key)) as reply,
+        session.post(deployment.base_url + CHAT, json=chat(max_tokens=200), headers=auth(key)) as reply,
     ):
         await refused(reply, 429)
         assert "Retry-After" not in reply.headers
@@ -248,11 +248,11 @@ async def test_request_larger_than_the_whole_limit_is_429_without_a_time_to_retu
     ],
 )
 async def test_path_that_is_not_served_answers_in_openai_form(
-    path: str, status: int, code: str, allowed: str | None, board: Board, api_key: str
+    path: str, status: int, code: str, allowed: str | None, deployment: Deployment, api_key: str
 ) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.get(board.base_url + path, headers=auth(api_key)) as reply,
+        session.get(deployment.base_url + path, headers=auth(api_key)) as reply,
     ):
         error = await refused(reply, status)
         assert error["code"] == code
@@ -260,9 +260,9 @@ async def test_path_that_is_not_served_answers_in_openai_form(
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
-async def test_client_that_sends_a_byte_a_second_is_cut_off(part: str, board: Board, api_key: str) -> None:
+async def test_client_that_sends_a_byte_a_second_is_cut_off(part: str, deployment: Deployment, api_key: str) -> None:
     """The set allows 3 s for each part; a client that needs minutes must not hold a connection that long."""
-    host = board.root_url().removeprefix("http://")
+    host = deployment.root_url().removeprefix("http://")
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {api_key}\r\n"
         "Content-Type: application/json\r\nContent-Length: 300\r\n\r\n"
@@ -296,7 +296,7 @@ async def test_client_that_sends_a_byte_a_second_is_cut_off(part: str, board: Bo
         assert b'"error"' in answer
 
 
-async def test_error_texts_and_logs_hold_no_prompt(board: Board, api_key: str) -> None:
+async def test_error_texts_and_logs_hold_no_prompt(deployment: Deployment, api_key: str) -> None:
     secret = "the-understudy-is-asleep"
     async with aiohttp.ClientSession() as session:
         for body in (
@@ -304,12 +304,12 @@ async def test_error_texts_and_logs_hold_no_prompt(board: Board, api_key: str) -
             chat(messages=secret),
             chat(model=7, n=secret),
         ):
-            async with session.post(board.base_url + CHAT, json=body, headers=auth(api_key)) as reply:
+            async with session.post(deployment.base_url + CHAT, json=body, headers=auth(api_key)) as reply:
                 assert secret not in await reply.text()
         async with session.post(
-            board.base_url + CHAT, json=chat(messages=[{"role": "user", "content": secret}]), headers=auth(api_key)
+            deployment.base_url + CHAT, json=chat(messages=[{"role": "user", "content": secret}]), headers=auth(api_key)
         ) as reply:
             assert reply.status == 200
-    for service in board.services:
+    for service in deployment.services:
         assert secret not in service.running.output(), service.name
         assert api_key not in service.running.output(), service.name

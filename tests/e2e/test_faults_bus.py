@@ -1,4 +1,4 @@
-"""The bus and the quota go away and come back while the board is busy."""
+"""The bus and the quota go away and come back while the deployment is busy."""
 
 import asyncio
 import signal
@@ -9,93 +9,99 @@ import pytest
 from callboard_contracts.quota import UNITS_PER_TOKEN
 from tests.e2e.conftest import MakeBoard
 from tests.e2e.test_faults_speech import Listener, undisturbed
-from tests.support.board import CHAT_POOL, Board, eventually
 from tests.support.clients import HELLO, Reply, connected, script_text
+from tests.support.deployment import CHAT_POOL, Deployment, eventually
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_speech import StubSpeech
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-async def new_key(board: Board) -> str:
-    return await asyncio.to_thread(board.create_key, "standard")
+async def new_key(deployment: Deployment) -> str:
+    return await asyncio.to_thread(deployment.create_key, "standard")
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
-async def test_bus_restarted_under_load_loses_no_job(end: str, make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board, {"chat": {"pools": {CHAT_POOL: {"slots": 2}}}}, chats=2)
+async def test_bus_restarted_under_load_loses_no_job(
+    end: str, make_deployment: MakeBoard, chat_engine: StubChat
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment, {"chat": {"pools": {CHAT_POOL: {"slots": 2}}}}, chats=2)
     chat_engine.plays(numbered(60, delay_s=0.05))
     replies = [Reply() for _ in range(12)]
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         for reply in replies:
             group.create_task(reply.follow(client))
-        await eventually(lambda: chat_engine.active == 4 and board.messages_in("CHAT") == 12, 20, "all are accepted")
-        await asyncio.to_thread(board.nats.kill if end == "kill" else board.nats.stop)
+        await eventually(
+            lambda: chat_engine.active == 4 and deployment.messages_in("CHAT") == 12, 20, "all are accepted"
+        )
+        await asyncio.to_thread(deployment.nats.kill if end == "kill" else deployment.nats.stop)
         await asyncio.sleep(1)
-        await asyncio.to_thread(board.nats.start)
+        await asyncio.to_thread(deployment.nats.start)
     assert [reply.error for reply in replies] == [None] * 12
     assert {reply.text for reply in replies} == {script_text(60)}
-    events = await board.usage_of(12)
+    events = await deployment.usage_of(12)
     assert {event.work.completion_tokens for event in events} == {60}
-    await asyncio.to_thread(board.wait_idle, 30)
-    assert len(await board.usage()) == 12
-    assert set((await board.charged_units()).values()) == {12 * (7 + 60) * UNITS_PER_TOKEN}
-    for service in board.services:
+    await asyncio.to_thread(deployment.wait_idle, 30)
+    assert len(await deployment.usage()) == 12
+    assert set((await deployment.charged_units()).values()) == {12 * (7 + 60) * UNITS_PER_TOKEN}
+    for service in deployment.services:
         assert service.alive
         assert await asyncio.to_thread(service.ready_reason) is None, service.name
-    await asyncio.to_thread(board.command, "usage", "verify")
-    await asyncio.to_thread(board.stop)
+    await asyncio.to_thread(deployment.command, "usage", "verify")
+    await asyncio.to_thread(deployment.stop)
 
 
-async def test_bus_restarted_in_mid_speech_is_not_heard(make_board: MakeBoard, speech_engine: StubSpeech) -> None:
+async def test_bus_restarted_in_mid_speech_is_not_heard(make_deployment: MakeBoard, speech_engine: StubSpeech) -> None:
     # A server that is killed brings back leases that were ended before: their removal is not on its disk. The reaper
     # finds how they ended and removes them again, when they run out.
     soon = {"edge": {"request_timeout_s": 25}, "quota": {"lease_margin_s": 1.0, "reap_interval_s": 0.5}}
-    board = await asyncio.to_thread(make_board, soon)
-    key = await new_key(board)
-    whole = await undisturbed(board, key)
+    deployment = await asyncio.to_thread(make_deployment, soon)
+    key = await new_key(deployment)
+    whole = await undisturbed(deployment, key)
     speech_engine.script.chunk_delay_s = 0.08
     listener = Listener()
     async with asyncio.TaskGroup() as group:
-        group.create_task(listener.listen(board, key))
+        group.create_task(listener.listen(deployment, key))
         await listener.hears(1)
-        await asyncio.to_thread(board.nats.kill)
+        await asyncio.to_thread(deployment.nats.kill)
         await asyncio.sleep(0.5)
-        await asyncio.to_thread(board.nats.start)
+        await asyncio.to_thread(deployment.nats.start)
     assert listener.error is None
     assert len(listener.heard) == len(whole)
     assert listener.heard == whole
-    await board.usage_of(2)
-    await asyncio.to_thread(board.wait_idle, 60)
+    await deployment.usage_of(2)
+    await asyncio.to_thread(deployment.wait_idle, 60)
 
 
-async def test_bus_that_is_away_is_told_as_an_error_in_time(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, {"edge": {"request_timeout_s": 20}})
-    async with connected(board, await new_key(board)) as client:
-        await asyncio.to_thread(board.nats.kill)
+async def test_bus_that_is_away_is_told_as_an_error_in_time(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, {"edge": {"request_timeout_s": 20}})
+    async with connected(deployment, await new_key(deployment)) as client:
+        await asyncio.to_thread(deployment.nats.kill)
         async with asyncio.timeout(40):
             with pytest.raises(openai.InternalServerError) as caught:
                 await client.chat.completions.create(model="owl", messages=HELLO)
         assert caught.value.status_code == 503
-        await eventually(lambda: board.edges[0].ready_reason() is not None, 10, "the edge says that it is not ready")
-        await asyncio.to_thread(board.nats.start)
-        for service in board.services:
+        await eventually(
+            lambda: deployment.edges[0].ready_reason() is not None, 10, "the edge says that it is not ready"
+        )
+        await asyncio.to_thread(deployment.nats.start)
+        for service in deployment.services:
             await asyncio.to_thread(service.wait_ready, 20)
         async with asyncio.timeout(40):
             reply = await client.chat.completions.create(model="owl", messages=HELLO)
         assert reply.choices[0].finish_reason == "stop"
-    await asyncio.to_thread(board.wait_idle, 30)
+    await asyncio.to_thread(deployment.wait_idle, 30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told to stop", "killed"])
 async def test_one_of_two_quota_processes_ends_without_a_refusal(
-    number: signal.Signals, make_board: MakeBoard, chat_engine: StubChat
+    number: signal.Signals, make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board, quotas=2)
+    deployment = await asyncio.to_thread(make_deployment, quotas=2)
     chat_engine.plays(numbered(3))
     outcomes: list[str] = []
 
-    async with connected(board, await new_key(board)) as client:
+    async with connected(deployment, await new_key(deployment)) as client:
 
         async def keep_asking() -> None:
             for _ in range(60):
@@ -106,43 +112,43 @@ async def test_one_of_two_quota_processes_ends_without_a_refusal(
 
         asking = asyncio.gather(*(keep_asking() for _ in range(4)))
         await eventually(lambda: len(outcomes) > 40, 20, "requests flow")
-        board.quotas[0].running.signal(number)
+        deployment.quotas[0].running.signal(number)
         await asking
     failed = [outcome for outcome in outcomes if outcome != "done"]
     # A killed process takes the decisions in its hands with it: each is an error in time, none is a hang or a charge.
     assert len(failed) <= (0 if number is signal.SIGTERM else 4), failed
     if number is signal.SIGTERM:
-        assert await asyncio.to_thread(board.quotas[0].running.wait) == 0
-    await board.usage_of(240 - len(failed))
+        assert await asyncio.to_thread(deployment.quotas[0].running.wait) == 0
+    await deployment.usage_of(240 - len(failed))
 
 
-async def test_quota_that_is_away_refuses_and_says_so(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board)
-    async with connected(board, await new_key(board)) as client:
-        await asyncio.to_thread(board.quotas[0].running.kill)
+async def test_quota_that_is_away_refuses_and_says_so(make_deployment: MakeBoard, chat_engine: StubChat) -> None:
+    deployment = await asyncio.to_thread(make_deployment)
+    async with connected(deployment, await new_key(deployment)) as client:
+        await asyncio.to_thread(deployment.quotas[0].running.kill)
         async with asyncio.timeout(20):
             with pytest.raises(openai.InternalServerError) as caught:
                 await client.chat.completions.create(model="owl", messages=HELLO)
         assert caught.value.status_code == 503
         assert chat_engine.calls == []
-        again = await asyncio.to_thread(board.add_quota)
+        again = await asyncio.to_thread(deployment.add_quota)
         await asyncio.to_thread(again.wait_ready)
         assert (await client.chat.completions.create(model="owl", messages=HELLO)).choices[0].finish_reason == "stop"
 
 
 async def test_usage_that_was_told_while_quota_was_away_is_settled_later(
-    make_board: MakeBoard, chat_engine: StubChat
+    make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board)
+    deployment = await asyncio.to_thread(make_deployment)
     chat_engine.plays(numbered(40, delay_s=0.05))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(reply.follow(client))
         await reply.reaches(3)
-        await asyncio.to_thread(board.quotas[0].running.kill)
+        await asyncio.to_thread(deployment.quotas[0].running.kill)
     assert reply.text == script_text(40)
-    assert await asyncio.to_thread(board.messages_in, "LEASE") > 0
-    again = await asyncio.to_thread(board.add_quota)
+    assert await asyncio.to_thread(deployment.messages_in, "LEASE") > 0
+    again = await asyncio.to_thread(deployment.add_quota)
     await asyncio.to_thread(again.wait_ready)
-    await asyncio.to_thread(board.wait_idle, 30)
-    await asyncio.to_thread(board.command, "usage", "verify")
+    await asyncio.to_thread(deployment.wait_idle, 30)
+    await asyncio.to_thread(deployment.command, "usage", "verify")

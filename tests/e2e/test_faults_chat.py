@@ -10,8 +10,8 @@ import pytest
 
 from callboard_contracts.quota import UNITS_PER_TOKEN
 from tests.e2e.conftest import MakeBoard
-from tests.support.board import CHAT_POOL, Board, eventually
 from tests.support.clients import HELLO, Reply, connected, script_text
+from tests.support.deployment import CHAT_POOL, Deployment, eventually
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 
@@ -26,92 +26,92 @@ def stage(**over: object) -> dict[str, object]:
     return {"chat": {"pools": {CHAT_POOL: over}}}
 
 
-async def new_key(board: Board) -> str:
-    return await asyncio.to_thread(board.create_key, "standard")
+async def new_key(deployment: Deployment) -> str:
+    return await asyncio.to_thread(deployment.create_key, "standard")
 
 
-async def no_job_left(board: Board) -> None:
-    await asyncio.to_thread(board.wait_idle)
+async def no_job_left(deployment: Deployment) -> None:
+    await asyncio.to_thread(deployment.wait_idle)
 
 
 async def test_worker_killed_in_mid_stream_is_not_noticed_by_the_client(
-    make_board: MakeBoard, chat_engine: StubChat
+    make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board)
+    deployment = await asyncio.to_thread(make_deployment)
     chat_engine.plays(numbered(200, delay_s=0.05))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(reply.follow(client))
         await reply.reaches(10)
-        second = await asyncio.to_thread(board.add_chat)
+        second = await asyncio.to_thread(deployment.add_chat)
         await asyncio.to_thread(second.wait_ready)
         assert reply.words < 190
-        await asyncio.to_thread(board.chats[0].running.kill)
+        await asyncio.to_thread(deployment.chats[0].running.kill)
     assert reply.error is None
     assert reply.text == script_text(200)
     assert reply.finish_reason == "stop"
-    (event,) = await board.usage_of(1)
+    (event,) = await deployment.usage_of(1)
     assert event.outcome == "stop"
     assert (event.work.prompt_tokens, event.work.completion_tokens) == (7, 200)
-    await no_job_left(board)
-    assert len(await board.usage()) == 1
-    assert set((await board.charged_units()).values()) == {207 * UNITS_PER_TOKEN}
-    await asyncio.to_thread(board.command, "usage", "verify")
-    await asyncio.to_thread(board.stop)
+    await no_job_left(deployment)
+    assert len(await deployment.usage()) == 1
+    assert set((await deployment.charged_units()).values()) == {207 * UNITS_PER_TOKEN}
+    await asyncio.to_thread(deployment.command, "usage", "verify")
+    await asyncio.to_thread(deployment.stop)
 
 
-async def test_worker_killed_loses_no_waiting_job(make_board: MakeBoard, chat_engine: StubChat) -> None:
+async def test_worker_killed_loses_no_waiting_job(make_deployment: MakeBoard, chat_engine: StubChat) -> None:
     """Whole replies, not streams, and more of them than the two workers have slots."""
-    board = await asyncio.to_thread(make_board, stage(slots=3), chats=2)
+    deployment = await asyncio.to_thread(make_deployment, stage(slots=3), chats=2)
     chat_engine.plays(numbered(60, delay_s=0.05))
 
     async def one(client: openai.AsyncOpenAI) -> str | None:
         reply = await client.chat.completions.create(model="owl", messages=HELLO)
         return reply.choices[0].message.content
 
-    async with connected(board, await new_key(board)) as client:
+    async with connected(deployment, await new_key(deployment)) as client:
         waiting = asyncio.gather(*(one(client) for _ in range(12)))
         await eventually(lambda: chat_engine.active >= 6, 20, "both workers are busy")
-        await asyncio.to_thread(board.chats[0].running.kill)
+        await asyncio.to_thread(deployment.chats[0].running.kill)
         assert set(await waiting) == {script_text(60)}
-    events = await board.usage_of(12)
+    events = await deployment.usage_of(12)
     assert {event.work.completion_tokens for event in events} == {60}
-    await no_job_left(board)
-    assert len(await board.usage()) == 12
-    assert set((await board.charged_units()).values()) == {12 * (7 + 60) * UNITS_PER_TOKEN}
+    await no_job_left(deployment)
+    assert len(await deployment.usage()) == 12
+    assert set((await deployment.charged_units()).values()) == {12 * (7 + 60) * UNITS_PER_TOKEN}
 
 
 async def test_worker_killed_before_an_engine_that_cannot_continue_ends_in_an_error(
-    make_board: MakeBoard, chat_engine: StubChat
+    make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board, stage(resume="restart"), chats=1)
+    deployment = await asyncio.to_thread(make_deployment, stage(resume="restart"), chats=1)
     chat_engine.plays(numbered(200, delay_s=0.05))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(reply.follow(client))
         await reply.reaches(10)
-        second = await asyncio.to_thread(board.add_chat)
+        second = await asyncio.to_thread(deployment.add_chat)
         await asyncio.to_thread(second.wait_ready)
-        await asyncio.to_thread(board.chats[0].running.kill)
+        await asyncio.to_thread(deployment.chats[0].running.kill)
     assert reply.error is not None
     assert script_text(200).startswith(reply.text)
-    (event,) = await board.usage_of(1)
+    (event,) = await deployment.usage_of(1)
     assert event.outcome == "error"
     assert reply.words <= event.work.completion_tokens < 200
-    await no_job_left(board)
+    await no_job_left(deployment)
 
 
 async def test_client_that_leaves_stops_the_engine_and_pays_for_what_was_made(
-    make_board: MakeBoard, chat_engine: StubChat
+    make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board, stage(slots=1))
+    deployment = await asyncio.to_thread(make_deployment, stage(slots=1))
     chat_engine.plays(numbered(250, delay_s=0.02))
     took_s: list[float] = []
-    key = await new_key(board)
+    key = await new_key(deployment)
     for _ in range(5):
         chat_engine.stub.last_left_at = 0.0
         reply = Reply()
-        async with connected(board, key) as client:
+        async with connected(deployment, key) as client:
             following = asyncio.ensure_future(reply.follow(client))
             await reply.reaches(10)
             following.cancel()
@@ -121,36 +121,38 @@ async def test_client_that_leaves_stops_the_engine_and_pays_for_what_was_made(
         took_s.append(chat_engine.left_at - left)
     # The one slot was free again each time. The middle of five keeps a neighbour's burst of load out of the figure.
     assert statistics.median(took_s) <= STOP_BOUND_S, took_s
-    events = await board.usage_of(5)
+    events = await deployment.usage_of(5)
     assert {event.outcome for event in events} == {"cancelled"}
     assert all(10 <= event.work.completion_tokens < 100 for event in events), events
-    await no_job_left(board)
+    await no_job_left(deployment)
 
 
-async def test_client_that_leaves_the_queue_is_never_served(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board, stage(slots=1))
+async def test_client_that_leaves_the_queue_is_never_served(make_deployment: MakeBoard, chat_engine: StubChat) -> None:
+    deployment = await asyncio.to_thread(make_deployment, stage(slots=1))
     chat_engine.plays(numbered(100, delay_s=0.05))
     first, second = Reply(), Reply()
-    async with connected(board, await new_key(board)) as client:
+    async with connected(deployment, await new_key(deployment)) as client:
         running = asyncio.ensure_future(first.follow(client))
         await first.reaches(3)
         queued = asyncio.ensure_future(second.follow(client))
-        await eventually(lambda: board.messages_in("CHAT") == 2, 10, "the second job is queued")
+        await eventually(lambda: deployment.messages_in("CHAT") == 2, 10, "the second job is queued")
         queued.cancel()
         await asyncio.gather(queued, return_exceptions=True)
-        await eventually(lambda: board.messages_in("CHAT") == 1, 3, "the second job is deleted")
+        await eventually(lambda: deployment.messages_in("CHAT") == 1, 3, "the second job is deleted")
         await running
     assert first.text == script_text(100)
     assert len(chat_engine.calls) == 1
-    await no_job_left(board)
-    assert [event.outcome for event in await board.usage() if event.work.completion_tokens] == ["stop"]
+    await no_job_left(deployment)
+    assert [event.outcome for event in await deployment.usage() if event.work.completion_tokens] == ["stop"]
 
 
-async def test_engine_that_is_down_for_a_moment_is_tried_again(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board)
+async def test_engine_that_is_down_for_a_moment_is_tried_again(
+    make_deployment: MakeBoard, chat_engine: StubChat
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment)
     await asyncio.to_thread(chat_engine.pause)
     try:
-        async with connected(board, await new_key(board)) as client:
+        async with connected(deployment, await new_key(deployment)) as client:
             waiting = asyncio.ensure_future(client.chat.completions.create(model="owl", messages=HELLO))
             await asyncio.sleep(2)
             assert not waiting.done()
@@ -161,12 +163,12 @@ async def test_engine_that_is_down_for_a_moment_is_tried_again(make_board: MakeB
 
 
 async def test_engine_that_stays_down_is_an_error_and_costs_nothing(
-    make_board: MakeBoard, chat_engine: StubChat
+    make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board, {"edge": {"request_timeout_s": 4}})
+    deployment = await asyncio.to_thread(make_deployment, {"edge": {"request_timeout_s": 4}})
     await asyncio.to_thread(chat_engine.pause)
     try:
-        async with connected(board, await new_key(board)) as client:
+        async with connected(deployment, await new_key(deployment)) as client:
             with pytest.raises(openai.InternalServerError) as caught:
                 await client.chat.completions.create(model="owl", messages=HELLO)
             assert caught.value.status_code in {503, 504}
@@ -176,74 +178,74 @@ async def test_engine_that_stays_down_is_an_error_and_costs_nothing(
             assert stream.text == ""
     finally:
         await asyncio.to_thread(chat_engine.start)
-    events = await board.usage_of(2)
+    events = await deployment.usage_of(2)
     assert {(event.outcome, event.work.prompt_tokens, event.work.completion_tokens) for event in events} == {
         ("error", 0, 0)
     }
-    await no_job_left(board)
-    assert set((await board.charged_units()).values()) == {0}
+    await no_job_left(deployment)
+    assert set((await deployment.charged_units()).values()) == {0}
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 async def test_engine_that_fails_once_is_tried_again(
-    status: int, client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+    status: int, client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(Script(fail_status=status, fail_times=1))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     reply = await client.chat.completions.create(model="owl", messages=HELLO)
     assert reply.choices[0].finish_reason == "stop"
     assert len(chat_engine.calls) == 2
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert event.work.completion_tokens == 32
 
 
 async def test_engine_that_refuses_is_an_error_without_its_words(
-    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(Script(fail_status=400, fail_times=100))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     with pytest.raises(openai.APIStatusError) as caught:
         await client.chat.completions.create(model="owl", messages=HELLO)
     assert caught.value.status_code >= 400
     assert "secret raw text" not in str(caught.value)
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert (event.outcome, event.work.completion_tokens) == ("error", 0)
 
 
 async def test_engine_that_reports_an_error_in_mid_stream_ends_the_stream_with_one(
-    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(Script(reply=[f"w{n} " for n in range(40)], error_at=10, token_delay_s=0.01))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     reply = Reply()
     await reply.follow(client)
     assert reply.error is not None
     assert "secret raw text" not in str(reply.error)
     assert reply.text == script_text(10)
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert (event.outcome, event.work.completion_tokens) == ("error", 10)
 
 
 async def test_engine_that_hangs_up_in_mid_stream_loses_and_repeats_nothing(
-    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(Script(reply=[f"w{n} " for n in range(40)], break_at=10, break_times=1, token_delay_s=0.01))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     reply = Reply()
     await reply.follow(client)
     if reply.error is None:
         assert reply.text == script_text(40)
     else:
         assert reply.text == script_text(10)
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert event.work.completion_tokens == reply.words
 
 
-async def test_engine_that_falls_silent_is_given_up(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board, stage(stall_timeout_s=2, slots=1))
+async def test_engine_that_falls_silent_is_given_up(make_deployment: MakeBoard, chat_engine: StubChat) -> None:
+    deployment = await asyncio.to_thread(make_deployment, stage(stall_timeout_s=2, slots=1))
     chat_engine.plays(Script(reply=[f"w{n} " for n in range(40)], hang_at=5))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client:
+    async with connected(deployment, await new_key(deployment)) as client:
         await reply.follow(client)
         assert reply.error is not None
         assert reply.text == script_text(5)
@@ -252,63 +254,65 @@ async def test_engine_that_falls_silent_is_given_up(make_board: MakeBoard, chat_
         again = Reply()
         await again.follow(client)
         assert again.text == script_text(5)
-    await no_job_left(board)
+    await no_job_left(deployment)
 
 
 async def test_queue_that_is_full_answers_429_with_a_time_to_return(
-    make_board: MakeBoard, chat_engine: StubChat
+    make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
-    board = await asyncio.to_thread(make_board, stage(slots=1, max_queued_per_tenant=2))
+    deployment = await asyncio.to_thread(make_deployment, stage(slots=1, max_queued_per_tenant=2))
     chat_engine.plays(numbered(60, delay_s=0.05))
     first, second, third = Reply(), Reply(), Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(first.follow(client))
         await first.reaches(1)
         group.create_task(second.follow(client))
-        await eventually(lambda: board.messages_in("CHAT") == 2, 10, "the queue is full")
+        await eventually(lambda: deployment.messages_in("CHAT") == 2, 10, "the queue is full")
         await third.follow(client)
         assert isinstance(third.error, openai.RateLimitError)
         assert int(third.error.response.headers["retry-after"]) >= 1
         # Another tenant still has room.
         other = Reply()
-        async with connected(board, await new_key(board)) as stranger:
+        async with connected(deployment, await new_key(deployment)) as stranger:
             await other.follow(stranger, max_tokens=1)
         assert other.error is None
     assert first.text == second.text == script_text(60)
-    await no_job_left(board)
-    assert len(await board.usage()) == 3
+    await no_job_left(deployment)
+    assert len(await deployment.usage()) == 3
 
 
-async def test_edge_that_is_killed_stops_its_engine(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board, stage(slots=2), edges=2)
+async def test_edge_that_is_killed_stops_its_engine(make_deployment: MakeBoard, chat_engine: StubChat) -> None:
+    deployment = await asyncio.to_thread(make_deployment, stage(slots=2), edges=2)
     chat_engine.plays(numbered(250, delay_s=0.05))
-    key = await new_key(board)
+    key = await new_key(deployment)
     reply, other = Reply(), Reply()
     async with (
-        connected(board, key) as client,
-        connected(board, key, edge=1) as neighbour,
+        connected(deployment, key) as client,
+        connected(deployment, key, edge=1) as neighbour,
         asyncio.TaskGroup() as group,
     ):
         group.create_task(reply.follow(client))
         group.create_task(other.follow(neighbour, max_tokens=80))
         await asyncio.gather(reply.reaches(10), other.reaches(1))
-        await asyncio.to_thread(board.edges[0].running.kill)
+        await asyncio.to_thread(deployment.edges[0].running.kill)
         await eventually(lambda: chat_engine.left_at > 0, 6, "the worker asks, hears nothing, and stops")
     assert other.text == script_text(80)
-    events = {event.outcome: event for event in await board.usage_of(2)}
+    events = {event.outcome: event for event in await deployment.usage_of(2)}
     assert 10 <= events["cancelled"].work.completion_tokens < 250
-    await no_job_left(board)
+    await no_job_left(deployment)
 
 
-async def test_worker_that_is_told_to_stop_finishes_what_it_has(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board, chats=1)
+async def test_worker_that_is_told_to_stop_finishes_what_it_has(
+    make_deployment: MakeBoard, chat_engine: StubChat
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment, chats=1)
     chat_engine.plays(numbered(120, delay_s=0.05))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(reply.follow(client))
         await reply.reaches(5)
-        board.chats[0].running.signal(signal.SIGTERM)
-        second = await asyncio.to_thread(board.add_chat)
+        deployment.chats[0].running.signal(signal.SIGTERM)
+        second = await asyncio.to_thread(deployment.add_chat)
         await asyncio.to_thread(second.wait_ready)
         chat_engine.plays(numbered(3))
         late = Reply()
@@ -316,49 +320,53 @@ async def test_worker_that_is_told_to_stop_finishes_what_it_has(make_board: Make
         assert late.text == script_text(3)
     assert reply.text == script_text(120)
     assert len(chat_engine.calls) == 2
-    assert await asyncio.to_thread(board.chats[0].running.wait) == 0
-    await no_job_left(board)
+    assert await asyncio.to_thread(deployment.chats[0].running.wait) == 0
+    await no_job_left(deployment)
 
 
-async def test_worker_that_cannot_finish_in_time_hands_its_job_on(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board, {"chat": {"drain_timeout_s": 1}})
+async def test_worker_that_cannot_finish_in_time_hands_its_job_on(
+    make_deployment: MakeBoard, chat_engine: StubChat
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment, {"chat": {"drain_timeout_s": 1}})
     chat_engine.plays(numbered(200, delay_s=0.05))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(reply.follow(client))
         await reply.reaches(5)
-        second = await asyncio.to_thread(board.add_chat)
+        second = await asyncio.to_thread(deployment.add_chat)
         await asyncio.to_thread(second.wait_ready)
         assert reply.words < 170
-        board.chats[0].running.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(board.chats[0].running.wait) == 0
+        deployment.chats[0].running.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(deployment.chats[0].running.wait) == 0
     assert reply.error is None
     assert reply.text == script_text(200)
-    (event,) = await board.usage_of(1)
+    (event,) = await deployment.usage_of(1)
     assert event.work.completion_tokens == 200
-    await no_job_left(board)
+    await no_job_left(deployment)
 
 
-async def test_edge_that_is_told_to_stop_finishes_its_streams(make_board: MakeBoard, chat_engine: StubChat) -> None:
-    board = await asyncio.to_thread(make_board)
+async def test_edge_that_is_told_to_stop_finishes_its_streams(
+    make_deployment: MakeBoard, chat_engine: StubChat
+) -> None:
+    deployment = await asyncio.to_thread(make_deployment)
     chat_engine.plays(numbered(80, delay_s=0.05))
     reply = Reply()
-    async with connected(board, await new_key(board)) as client, asyncio.TaskGroup() as group:
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
         group.create_task(reply.follow(client))
         await reply.reaches(5)
-        board.edges[0].running.signal(signal.SIGTERM)
-        await eventually(lambda: board.edges[0].ready_reason() is not None, 5, "the edge is no longer ready")
+        deployment.edges[0].running.signal(signal.SIGTERM)
+        await eventually(lambda: deployment.edges[0].ready_reason() is not None, 5, "the edge is no longer ready")
     assert reply.text == script_text(80)
     assert reply.finish_reason == "stop"
-    assert await asyncio.to_thread(board.edges[0].running.wait) == 0
-    await no_job_left(board)
+    assert await asyncio.to_thread(deployment.edges[0].running.wait) == 0
+    await no_job_left(deployment)
 
 
 async def test_reader_that_takes_a_byte_now_and_then_disturbs_nobody(
-    board: Board, api_key: str, client: openai.AsyncOpenAI, chat_engine: StubChat
+    deployment: Deployment, api_key: str, client: openai.AsyncOpenAI, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(Script(reply=["x" * 2000 + " " for _ in range(200)], at_once=True))
-    host, _, port = board.root_url().removeprefix("http://").partition(":")
+    host, _, port = deployment.root_url().removeprefix("http://").partition(":")
     body = b'{"model":"owl","messages":[{"role":"user","content":"x"}],"stream":true,"max_tokens":250}'
     reader, writer = await asyncio.open_connection(host, int(port), limit=64)
     writer.write(

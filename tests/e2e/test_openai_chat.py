@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.board import Board
+from tests.support.deployment import Deployment
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 
@@ -40,9 +40,11 @@ def events(payload: bytes) -> list[Any]:
     return [json.loads(block.removeprefix("data: ")) for block in blocks]
 
 
-async def test_chat_answers_in_one_piece(client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat) -> None:
+async def test_chat_answers_in_one_piece(
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
+) -> None:
     chat_engine.plays(numbered(20))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     reply = await client.chat.completions.create(model="owl", messages=HELLO)
     choice = reply.choices[0]
     assert choice.message.content == "".join(f"w{n} " for n in range(20))
@@ -52,7 +54,7 @@ async def test_chat_answers_in_one_piece(client: openai.AsyncOpenAI, board: Boar
     assert reply.model == "owl"
     assert reply.usage is not None
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (7, 20, 27)
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert (event.kind, event.outcome) == ("chat", "stop")
     assert (event.work.prompt_tokens, event.work.completion_tokens) == (7, 20)
 
@@ -74,9 +76,9 @@ async def test_chat_streams_in_the_official_client(client: openai.AsyncOpenAI, c
     assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) > 5
 
 
-async def test_chat_stream_has_the_bytes_that_strict_clients_want(board: Board, api_key: str) -> None:
+async def test_chat_stream_has_the_bytes_that_strict_clients_want(deployment: Deployment, api_key: str) -> None:
     head, payload = await curl(
-        f"{board.base_url}/chat/completions", api_key, {"model": "owl", "messages": HELLO, "stream": True}
+        f"{deployment.base_url}/chat/completions", api_key, {"model": "owl", "messages": HELLO, "stream": True}
     )
     assert head.startswith("http/1.1 200")
     assert "content-type: text/event-stream" in head
@@ -99,14 +101,14 @@ async def test_chat_stops_at_the_limit(client: openai.AsyncOpenAI, chat_engine: 
 
 
 async def test_chat_never_passes_the_limit_of_an_engine_that_ignores_it(
-    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(Script(reply=[f"w{n} " for n in range(200)], ignore_limit=True))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     reply = await client.chat.completions.create(model="owl", messages=HELLO, max_tokens=10)
     assert reply.choices[0].finish_reason == "length"
     assert reply.choices[0].message.content == "".join(f"w{n} " for n in range(10))
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert event.work.completion_tokens == 10
 
 
@@ -173,10 +175,10 @@ async def test_request_id_comes_back(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_many_streams_at_once_keep_their_texts_apart(
-    client: openai.AsyncOpenAI, board: Board, chat_engine: StubChat
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
 ) -> None:
     chat_engine.plays(numbered(30, delay_s=0.005))
-    since = len(await board.usage())
+    since = len(await deployment.usage())
 
     async def one() -> str:
         stream = await client.chat.completions.create(model="owl", messages=HELLO, stream=True)
@@ -184,5 +186,5 @@ async def test_many_streams_at_once_keep_their_texts_apart(
 
     texts = await asyncio.gather(*(one() for _ in range(40)))
     assert set(texts) == {"".join(f"w{n} " for n in range(30))}
-    events_seen = await board.usage_of(40, since)
+    events_seen = await deployment.usage_of(40, since)
     assert len({event.request_id for event in events_seen}) == 40

@@ -12,13 +12,13 @@ import openai
 import pytest
 
 from tests.support.audio import decoded, duration_s, pcm_samples, rms
-from tests.support.board import VOICES, Board
+from tests.support.deployment import VOICES, Deployment
 from tests.support.stub_speech import StubSpeech
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
 TEXT = (
-    "Good evening, and welcome to the old theatre by the river. The curtain rises in a moment. "
+    "Good evening, and banner to the old theatre by the river. The curtain rises in a moment. "
     "Please find your seats, and do not feed the owl."
 )
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -34,16 +34,16 @@ MEDIA_TYPES: dict[Format, str] = {
 
 @pytest.mark.parametrize("form", MEDIA_TYPES)
 async def test_speech_arrives_whole_in_every_format(
-    form: Format, client: openai.AsyncOpenAI, board: Board, speech_engine: StubSpeech
+    form: Format, client: openai.AsyncOpenAI, deployment: Deployment, speech_engine: StubSpeech
 ) -> None:
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     async with client.audio.speech.with_streaming_response.create(
         model="parrot", voice="tenor", input=TEXT, response_format=form
     ) as reply:
         assert reply.headers["content-type"].partition(";")[0] == MEDIA_TYPES[form]
         data = await reply.read()
     samples = pcm_samples(data) if form == "pcm" else decoded(data)
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert event.outcome == "stop"
     # An encoder pads its ends; nothing may be missing.
     assert event.work.audio_ms / 1000 - 0.02 <= duration_s(samples) <= event.work.audio_ms / 1000 + 0.25
@@ -75,12 +75,12 @@ async def test_speech_leaves_before_the_engine_has_finished(
     assert first_s < max(ended)
 
 
-async def test_speech_as_events(board: Board, api_key: str) -> None:
+async def test_speech_as_events(deployment: Deployment, api_key: str) -> None:
     body = {"model": "parrot", "voice": "tenor", "input": TEXT, "response_format": "pcm", "stream_format": "sse"}
     async with (
         aiohttp.ClientSession() as session,
         session.post(
-            f"{board.base_url}/audio/speech", json=body, headers={"Authorization": f"Bearer {api_key}"}
+            f"{deployment.base_url}/audio/speech", json=body, headers={"Authorization": f"Bearer {api_key}"}
         ) as reply,
     ):
         assert reply.content_type == "text/event-stream"
@@ -92,12 +92,12 @@ async def test_speech_as_events(board: Board, api_key: str) -> None:
     assert duration_s(pcm_samples(audio)) > 1
 
 
-async def test_voice_may_be_an_object(board: Board, api_key: str, speech_engine: StubSpeech) -> None:
+async def test_voice_may_be_an_object(deployment: Deployment, api_key: str, speech_engine: StubSpeech) -> None:
     body = {"model": "parrot", "voice": {"id": "alto"}, "input": "Hello there.", "response_format": "pcm"}
     async with (
         aiohttp.ClientSession() as session,
         session.post(
-            f"{board.base_url}/audio/speech", json=body, headers={"Authorization": f"Bearer {api_key}"}
+            f"{deployment.base_url}/audio/speech", json=body, headers={"Authorization": f"Bearer {api_key}"}
         ) as reply,
     ):
         assert reply.status == 200
@@ -105,35 +105,35 @@ async def test_voice_may_be_an_object(board: Board, api_key: str, speech_engine:
     assert {call.voice for call in speech_engine.calls} == {"alto"}
 
 
-async def test_voices_are_listed(board: Board, api_key: str) -> None:
+async def test_voices_are_listed(deployment: Deployment, api_key: str) -> None:
     async with (
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {api_key}"}) as session,
-        session.get(f"{board.base_url}/audio/voices") as reply,
+        session.get(f"{deployment.base_url}/audio/voices") as reply,
     ):
         assert (await reply.json())["voices"] == list(VOICES)
 
 
 async def test_longest_text_is_spoken_to_its_end(
-    client: openai.AsyncOpenAI, board: Board, speech_engine: StubSpeech
+    client: openai.AsyncOpenAI, deployment: Deployment, speech_engine: StubSpeech
 ) -> None:
     text = " ".join(f"This is line {n} of a very long evening." for n in range(200))[:4090].rpartition(" ")[0] + " end."
     assert len(text) <= 4096
     reply = await client.audio.speech.create(model="parrot", voice="tenor", input=text, response_format="pcm")
     assert "".join("".join(call.text.split()) for call in speech_engine.calls) == "".join(text.split())
     assert duration_s(pcm_samples(reply.content)) > 4_000 * 0.02 * 0.9
-    await board.usage_of(1)
+    await deployment.usage_of(1)
 
 
 async def test_engine_that_fails_on_one_piece_fails_that_request_only(
-    client: openai.AsyncOpenAI, board: Board, speech_engine: StubSpeech
+    client: openai.AsyncOpenAI, deployment: Deployment, speech_engine: StubSpeech
 ) -> None:
     speech_engine.script.fail_text = "Good evening"
     speech_engine.script.fail_status = 400
-    since = len(await board.usage())
+    since = len(await deployment.usage())
     with pytest.raises(openai.APIError) as caught:
         await client.audio.speech.create(model="parrot", voice="tenor", input=TEXT, response_format="pcm")
     assert "the engine's own words" not in str(caught.value)
-    (event,) = await board.usage_of(1, since)
+    (event,) = await deployment.usage_of(1, since)
     assert (event.outcome, event.work.audio_ms) == ("error", 0)
     reply = await client.audio.speech.create(
         model="parrot", voice="tenor", input="The show goes on.", response_format="pcm"

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.support.audio import decoded, duration_s, pcm_samples, rms
-from tests.support.board import Board
+from tests.support.deployment import Deployment
 from tests.support.models import CHAT_MODEL, SPEECH_MODEL, VOICE, built_in_config, missing_model_files
 
 pytestmark = [
@@ -35,25 +35,25 @@ LINE = "Good evening. The owl is on the roof, and the play begins at eight."
 
 
 @pytest.fixture(scope="module")
-def real_board(tmp_path_factory: pytest.TempPathFactory) -> Generator[Board]:
-    board = Board(tmp_path_factory.mktemp("real"), built_in_config(), sync_always=True)
+def real_board(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
+    deployment = Deployment(tmp_path_factory.mktemp("real"), built_in_config(), sync_always=True)
     try:
-        board.start()
-        yield board
-        board.wait_idle()
-        board.stop()
+        deployment.start()
+        yield deployment
+        deployment.wait_idle()
+        deployment.stop()
     finally:
-        board.abandon()
+        deployment.abandon()
 
 
 @pytest.fixture
-async def real_client(real_board: Board) -> AsyncGenerator[openai.AsyncOpenAI]:
+async def real_client(real_board: Deployment) -> AsyncGenerator[openai.AsyncOpenAI]:
     key = await asyncio.to_thread(real_board.create_key, "standard")
     async with openai.AsyncOpenAI(base_url=real_board.base_url, api_key=key, max_retries=0, timeout=120) as client:
         yield client
 
 
-async def test_chat_answers_and_counts_its_tokens(real_client: openai.AsyncOpenAI, real_board: Board) -> None:
+async def test_chat_answers_and_counts_its_tokens(real_client: openai.AsyncOpenAI, real_board: Deployment) -> None:
     since = len(await real_board.usage())
     reply = await real_client.chat.completions.create(model=CHAT_MODEL, messages=QUESTION, max_tokens=40, temperature=0)
     assert reply.choices[0].message.content
@@ -121,7 +121,7 @@ async def test_json_object_is_json(real_client: openai.AsyncOpenAI) -> None:
         assert (reply.choices[0].message.content or "").lstrip().startswith("{")
 
 
-async def test_prompt_over_the_context_is_refused(real_client: openai.AsyncOpenAI, real_board: Board) -> None:
+async def test_prompt_over_the_context_is_refused(real_client: openai.AsyncOpenAI, real_board: Deployment) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await real_client.chat.completions.create(
             model=CHAT_MODEL, messages=[{"role": "user", "content": "owl " * 3000}], max_tokens=5

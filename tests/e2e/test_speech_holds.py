@@ -12,7 +12,7 @@ from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold, UsageEvent
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo
 from tests.e2e.conftest import MakeBoard
-from tests.support.board import Board, eventually
+from tests.support.deployment import Deployment, eventually
 from tests.support.stub_speech import StubSpeech
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -46,12 +46,12 @@ class Listener:
         self.headers: dict[str, str] = {}
         self._grown = asyncio.Event()
 
-    async def listen(self, board: Board, key: str) -> "Listener":
+    async def listen(self, deployment: Deployment, key: str) -> "Listener":
         """Keeps every byte; an answer that breaks off raises."""
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as session,
             session.post(
-                f"{board.base_url}/audio/speech", json=self.body, headers={"Authorization": f"Bearer {key}"}
+                f"{deployment.base_url}/audio/speech", json=self.body, headers={"Authorization": f"Bearer {key}"}
             ) as reply,
         ):
             self.status = reply.status
@@ -69,13 +69,13 @@ class Listener:
                 await self._grown.wait()
 
 
-async def new_key(board: Board, tier: str) -> str:
-    return await asyncio.to_thread(board.create_key, tier)
+async def new_key(deployment: Deployment, tier: str) -> str:
+    return await asyncio.to_thread(deployment.create_key, tier)
 
 
-async def segments(board: Board, request_id: str) -> list[SegmentInfo]:
+async def segments(deployment: Deployment, request_id: str) -> list[SegmentInfo]:
     """What was noted beside each segment of a request's sound."""
-    messages = await board.read("AUDIO", f"audio.*.{request_id}.*")
+    messages = await deployment.read("AUDIO", f"audio.*.{request_id}.*")
     return [SegmentInfo.model_validate_json(message.headers[SEGMENT]) for message in messages]
 
 
@@ -83,106 +83,106 @@ def units(*holds: Hold | None) -> int:
     return sum(hold.units or 0 for hold in holds if hold)
 
 
-async def is_charged(board: Board, *events: UsageEvent) -> None:
+async def is_charged(deployment: Deployment, *events: UsageEvent) -> None:
     """Checks that the callers were charged for exactly the work of these events, and that nothing stays held."""
-    await asyncio.to_thread(board.wait_idle)
+    await asyncio.to_thread(deployment.wait_idle)
     wanted: dict[str, int] = {}
     for event in events:
         name = f"{event.tenant} h"
         wanted[name] = wanted.get(name, 0) + event.work.audio_ms * UNITS_PER_MS
-    assert {name: count for name, count in (await board.charged_units()).items() if name in wanted} == wanted
+    assert {name: count for name, count in (await deployment.charged_units()).items() if name in wanted} == wanted
 
 
-async def test_limit_ends_speech_after_a_piece_and_is_never_passed(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, CONFIG)
-    key, other = await new_key(board, "short"), await new_key(board, "long")
-    whole = await Listener().listen(board, other)
+async def test_limit_ends_speech_after_a_piece_and_is_never_passed(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, CONFIG)
+    key, other = await new_key(deployment, "short"), await new_key(deployment, "long")
+    whole = await Listener().listen(deployment, other)
     assert len(whole.heard) > 2 * LIMIT_MS * BYTES_PER_MS
-    cut = await Listener().listen(board, key)
+    cut = await Listener().listen(deployment, key)
     assert cut.status == 200
     assert whole.heard.startswith(cut.heard)
-    _, event = await board.usage_of(2)
+    _, event = await deployment.usage_of(2)
     assert event.outcome == "length"
     assert event.work.audio_ms == len(cut.heard) // BYTES_PER_MS
-    *sound, end = await segments(board, event.request_id)
+    *sound, end = await segments(deployment, event.request_id)
     assert sound[-1].piece_done
     assert end.end is not None
     assert end.end.reason == "limit"
     # Nothing was settled on the way, so what was held in all is the most that ever stood in the books.
-    assert event.work.audio_ms * UNITS_PER_MS <= units(event.hold, *event.top_ups) <= LIMIT_MS * UNITS_PER_MS
-    await is_charged(board, event)
-    refused = await Listener().listen(board, key)
+    assert event.work.audio_ms * UNITS_PER_MS <= units(event.hold, *event.extensions) <= LIMIT_MS * UNITS_PER_MS
+    await is_charged(deployment, event)
+    refused = await Listener().listen(deployment, key)
     assert refused.status == 429
     assert int(refused.headers["Retry-After"]) > 0
     error = json.loads(refused.heard)["error"]
     assert error["code"] == "rate_limit_exceeded"
-    await is_charged(board, event)
-    assert "drift: 0 tokens" in await asyncio.to_thread(board.command, "usage", "verify")
-    await asyncio.to_thread(board.stop)
+    await is_charged(deployment, event)
+    assert "drift: 0 tokens" in await asyncio.to_thread(deployment.command, "usage", "verify")
+    await asyncio.to_thread(deployment.stop)
 
 
-async def test_events_that_a_limit_ends_say_which(make_board: MakeBoard) -> None:
-    board = await asyncio.to_thread(make_board, CONFIG)
-    cut = await Listener(stream_format="sse").listen(board, await new_key(board, "short"))
+async def test_events_that_a_limit_ends_say_which(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, CONFIG)
+    cut = await Listener(stream_format="sse").listen(deployment, await new_key(deployment, "short"))
     assert cut.status == 200
     *deltas, last = [json.loads(line[6:]) for line in cut.heard.decode().splitlines() if line]
     sound = b"".join(base64.b64decode(event["audio"]) for event in deltas)
-    (event,) = await board.usage_of(1)
+    (event,) = await deployment.usage_of(1)
     assert len(sound) // BYTES_PER_MS == event.work.audio_ms > 0
     assert last["error"]["limit"] == "key.tokens_per_day"
     assert last["error"]["code"] == "rate_limit_exceeded"
     assert last["error"]["retry_after"] > 0
     assert last["error"]["message"] == "The limit of this API key for the tokens of 24 hours (2000) is reached."
-    await asyncio.to_thread(board.stop)
+    await asyncio.to_thread(deployment.stop)
 
 
-async def test_listener_that_leaves_frees_what_was_held(make_board: MakeBoard, speech_engine: StubSpeech) -> None:
-    board = await asyncio.to_thread(make_board, CONFIG)
-    key = await new_key(board, "short")
+async def test_listener_that_leaves_frees_what_was_held(make_deployment: MakeBoard, speech_engine: StubSpeech) -> None:
+    deployment = await asyncio.to_thread(make_deployment, CONFIG)
+    key = await new_key(deployment, "short")
     speech_engine.script.chunk_delay_s = SLOW_S
     left = Listener()
-    listening = asyncio.ensure_future(left.listen(board, key))
+    listening = asyncio.ensure_future(left.listen(deployment, key))
     await left.hears(1_000)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
-    (event,) = await board.usage_of(1)
+    (event,) = await deployment.usage_of(1)
     assert event.outcome == "cancelled"
     assert 1_000 <= event.work.audio_ms < 10_000
-    await eventually(lambda: board.messages_in("LEASE") == 0, 5, "every hold is given back")
-    await is_charged(board, event)
+    await eventually(lambda: deployment.messages_in("LEASE") == 0, 5, "every hold is given back")
+    await is_charged(deployment, event)
     speech_engine.script.chunk_delay_s = 0
-    again = await Listener().listen(board, key)
+    again = await Listener().listen(deployment, key)
     assert again.status == 200
-    _, second = await board.usage_of(2)
+    _, second = await deployment.usage_of(2)
     assert 0 < second.work.audio_ms <= LIMIT_MS - event.work.audio_ms
-    assert event.work.audio_ms * UNITS_PER_MS + units(second.hold, *second.top_ups) <= LIMIT_MS * UNITS_PER_MS
-    await is_charged(board, event, second)
-    await asyncio.to_thread(board.stop)
+    assert event.work.audio_ms * UNITS_PER_MS + units(second.hold, *second.extensions) <= LIMIT_MS * UNITS_PER_MS
+    await is_charged(deployment, event, second)
+    await asyncio.to_thread(deployment.stop)
 
 
 async def test_worker_killed_after_a_top_up_leaves_nothing_behind(
-    make_board: MakeBoard, speech_engine: StubSpeech
+    make_deployment: MakeBoard, speech_engine: StubSpeech
 ) -> None:
-    board = await asyncio.to_thread(make_board, CONFIG)
-    key = await new_key(board, "long")
-    whole = await Listener().listen(board, key)
+    deployment = await asyncio.to_thread(make_deployment, CONFIG)
+    key = await new_key(deployment, "long")
+    whole = await Listener().listen(deployment, key)
     speech_engine.script.chunk_delay_s = SLOW_S / 2
     listener = Listener()
-    listening = asyncio.ensure_future(listener.listen(board, key))
+    listening = asyncio.ensure_future(listener.listen(deployment, key))
     await listener.hears(18_000)
-    second = await asyncio.to_thread(board.add_speaker)
+    second = await asyncio.to_thread(deployment.add_speaker)
     await asyncio.to_thread(second.wait_ready)
     assert len(listener.heard) < len(whole.heard) * 0.9
-    await asyncio.to_thread(board.speakers[0].running.kill)
+    await asyncio.to_thread(deployment.speakers[0].running.kill)
     await listening
     assert listener.heard == whole.heard
-    first, event = await board.usage_of(2)
+    first, event = await deployment.usage_of(2)
     assert event.work == first.work
-    assert event.top_ups
-    noted = [hold for info in await segments(board, event.request_id) for hold in info.top_ups]
-    assert list(event.top_ups) == noted
-    # A top-up that the killed worker had not noted yet ends with its lease, soon after the request's deadline.
-    await asyncio.to_thread(board.wait_idle, 60)
-    await is_charged(board, first, event)
-    assert len(await board.usage()) == 2
-    assert "drift: 0 tokens" in await asyncio.to_thread(board.command, "usage", "verify")
+    assert event.extensions
+    noted = [hold for info in await segments(deployment, event.request_id) for hold in info.extensions]
+    assert list(event.extensions) == noted
+    # A extension that the killed worker had not noted yet ends with its lease, soon after the request's deadline.
+    await asyncio.to_thread(deployment.wait_idle, 60)
+    await is_charged(deployment, first, event)
+    assert len(await deployment.usage()) == 2
+    assert "drift: 0 tokens" in await asyncio.to_thread(deployment.command, "usage", "verify")

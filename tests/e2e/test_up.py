@@ -58,7 +58,7 @@ class Up:
         self._seen: dict[int, psutil.Process] = {}
 
     def wait_ready(self) -> str:
-        """Waits for the welcome and returns it."""
+        """Waits for the banner and returns it."""
         wait_until(self._settled, READY_S, "up is ready")
         assert self.child.alive, self.output()
         for process in psutil.Process(self.child.pid).children(recursive=True):
@@ -198,8 +198,8 @@ def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path, ups: list
 @pytest.mark.skipif(bool(missing_model_files()), reason=f"model files missing: {', '.join(missing_model_files())}")
 def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) -> None:
     up = start(ups, tmp_path, None)
-    welcome = up.wait_ready()
-    commands = [shlex.split(line) for line in welcome.splitlines() if line.startswith("    curl ")]
+    banner = up.wait_ready()
+    commands = [shlex.split(line) for line in banner.splitlines() if line.startswith("    curl ")]
     assert len(commands) == 2
     chat, speech = (
         subprocess.run([*command, "-sS", "-m", "60"], cwd=tmp_path, capture_output=True, timeout=90, check=True)
@@ -211,7 +211,7 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
     voice = (tmp_path / "places.mp3").read_bytes()
     assert len(voice) > 10_000
     assert voice[:2] in {b"\xff\xf3", b"\xff\xfb", b"ID"}
-    docs = next(line.strip() for line in welcome.splitlines() if line.endswith("/docs"))
+    docs = next(line.strip() for line in banner.splitlines() if line.endswith("/docs"))
     page = subprocess.run(["curl", "-sSf", "-m", "10", docs], capture_output=True, timeout=20, check=True)
     assert page.stdout.lower().startswith(b"<!doctype html")
     for key in ("none", up.command("keys", "create", "--name", "me").strip()):

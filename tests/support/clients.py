@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 
-from tests.support.board import Board
+from tests.support.deployment import Deployment
 
 HELLO: Any = [{"role": "user", "content": "Hello."}]
 ANSWER_TIMEOUT_S = 60.0
@@ -51,10 +51,10 @@ class Reply:
 
 
 @asynccontextmanager
-async def connected(board: Board, key: str, edge: int = 0) -> AsyncGenerator[openai.AsyncOpenAI]:
+async def connected(deployment: Deployment, key: str, edge: int = 0) -> AsyncGenerator[openai.AsyncOpenAI]:
     """The official client, without retries of its own, so that a test sees what the edge did."""
     async with openai.AsyncOpenAI(
-        base_url=f"{board.root_url(edge)}/v1", api_key=key, max_retries=0, timeout=ANSWER_TIMEOUT_S
+        base_url=f"{deployment.root_url(edge)}/v1", api_key=key, max_retries=0, timeout=ANSWER_TIMEOUT_S
     ) as client:
         yield client
 

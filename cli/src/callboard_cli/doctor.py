@@ -11,9 +11,9 @@ from pathlib import Path
 
 from callboard_cli.configuration import read_config
 from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.models.cache import ModelCache
 from callboard_cli.models.catalogue import catalogue, needed_by
 from callboard_cli.models.progress import MEGABYTE
-from callboard_cli.models.shelf import Shelf
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.up.bus_server import binary
 from callboard_cli.up.ports import trouble_with, wanted_ports
@@ -113,15 +113,15 @@ def _ports(config: Config) -> Iterable[Finding]:
 
 
 def _models(config: Config) -> Iterable[Finding]:
-    shelf = Shelf(model_folder(config.site))
+    cache = ModelCache(model_folder(config.site))
     needed = needed_by(config)
-    absent = [file for file in needed if shelf.state(file) == "missing"]
+    absent = [file for file in needed if cache.state(file) == "missing"]
     if absent:
         size = sum(file.size_bytes for file in absent) / MEGABYTE
-        found = f"{len(absent)} of {len(needed)} files not in {shelf.folder} ({size:.0f} MB)"
+        found = f"{len(absent)} of {len(needed)} files not in {cache.folder} ({size:.0f} MB)"
         yield Finding("models", found, "run `callboard models fetch`; `up` does it too")
     else:
-        yield Finding("models", f"{len(needed)} files in {shelf.folder}")
+        yield Finding("models", f"{len(needed)} files in {cache.folder}")
     known = {file.name for file in catalogue()}
     for name, pool in config.chat.pools.items():
         if pool.backend == "llamacpp" and pool.model_file and pool.model_file not in known:

@@ -14,7 +14,7 @@ from callboard_cli.tables import print_table
 from callboard_contracts.accounts import DIGEST_SHOWN, AccountKey
 from callboard_contracts.config import Config, TierSection
 from callboard_contracts.errors import CallboardError
-from callboard_kit.account_book import AccountBook, check_tier
+from callboard_kit.accounts import Accounts, check_tier
 from callboard_kit.bus import Bus
 from callboard_kit.periods import parse_end
 
@@ -66,7 +66,7 @@ def _create(arguments: argparse.Namespace) -> int:
     limits = dict(_limit(text) for text in arguments.limit)
 
     async def act(bus: Bus, config: Config) -> int:
-        book = AccountBook.on(bus)
+        book = Accounts.on(bus)
         tier = check_tier(arguments.tier or config.quota.default_tier, config.quota.tiers)
         account, key = await book.create(arguments.name, tier, expires_at, limits)
         print(key)
@@ -78,7 +78,7 @@ def _create(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
-        book = AccountBook.on(bus)
+        book = Accounts.on(bus)
         accounts = await book.all()
         if arguments.json:
             print(json.dumps([account.model_dump(mode="json") for account in accounts], indent=2))
@@ -100,7 +100,7 @@ def _change(arguments: argparse.Namespace) -> int:
     limits = dict(_limit(text) for text in arguments.limit)
 
     async def act(bus: Bus, config: Config) -> int:
-        book = AccountBook.on(bus)
+        book = Accounts.on(bus)
         tier = check_tier(arguments.tier, config.quota.tiers) if arguments.tier else None
         account, _key = await book.find(arguments.who)
         changed = await book.change(account.id, tier, limits)
@@ -117,7 +117,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
     old_until = _end(arguments.keep, "keep", now)
 
     async def act(bus: Bus, _config: Config) -> int:
-        book = AccountBook.on(bus)
+        book = Accounts.on(bus)
         account, _key = await book.find(arguments.who)
         _account, key = await book.rotate(account.id, expires_at, old_until or now)
         print(key)
@@ -129,7 +129,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
 
 def _revoke(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
-        book = AccountBook.on(bus)
+        book = Accounts.on(bus)
         account, key = await book.find(arguments.who)
         await book.revoke(account.id, key.digest if key else None)
         _say(

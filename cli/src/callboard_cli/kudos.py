@@ -1,4 +1,4 @@
-"""`callboard kudos`: shows what accounts have, credits and moves it, tells its history, and verifies the books."""
+"""`callboard kudos`: shows what accounts have, credits and moves it, tells its history, and verifies the counters."""
 
 import argparse
 import re
@@ -9,8 +9,8 @@ from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.tables import print_table
 from callboard_contracts.config import Config
-from callboard_contracts.kudos import KUDOS_SCALE, KudosDeal
-from callboard_kit.account_book import AccountBook
+from callboard_contracts.kudos import KUDOS_SCALE, KudosTransaction
+from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
 from callboard_kit.kudos_records import KudosRecords
 from callboard_kit.periods import show_time
@@ -29,13 +29,13 @@ def register(subparsers: Subparsers) -> None:
     earn = actions.add_parser("earn", help="credit an account")
     earn.add_argument("who", help=WHO_HELP)
     earn.add_argument("amount", help="kudos, with at most three decimals")
-    earn.add_argument("--id", help="names the deal, so that a repeat counts once; default: a new one")
+    earn.add_argument("--id", help="names the transaction, so that a repeat counts once; default: a new one")
     earn.set_defaults(run=_earn)
     transfer = actions.add_parser("transfer", help="move kudos from one account to another")
     transfer.add_argument("source", help=WHO_HELP)
     transfer.add_argument("target", help=WHO_HELP)
     transfer.add_argument("amount", help="kudos, with at most three decimals")
-    transfer.add_argument("--id", help="names the deal, so that a repeat counts once; default: a new one")
+    transfer.add_argument("--id", help="names the transaction, so that a repeat counts once; default: a new one")
     transfer.set_defaults(run=_transfer)
     history = actions.add_parser("history", help="every change of an account's kudos")
     history.add_argument("who", help=WHO_HELP)
@@ -54,7 +54,7 @@ def parse_amount(text: str) -> int:
 
 
 async def _account(bus: Bus, who: str) -> str:
-    return (await AccountBook.on(bus).find(who))[0].id
+    return (await Accounts.on(bus).find(who))[0].id
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -110,8 +110,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     return run_on_bus("kudos", arguments, act)
 
 
-def _print(deal: KudosDeal) -> None:
-    print(f"{deal.account}  {_text(deal.balance)}  {deal.id}{'  made before' if deal.repeated else ''}")
+def _print(transaction: KudosTransaction) -> None:
+    print(
+        f"{transaction.account}  {_text(transaction.balance)}  {transaction.id}"
+        f"{'  made before' if transaction.repeated else ''}"
+    )
 
 
 def _text(amount: int) -> str:

@@ -10,9 +10,9 @@ from callboard_cli.configuration import read_config
 from callboard_cli.failures import CommandError
 from callboard_cli.subcommands import Subparsers
 from callboard_contracts.config import Config
-from callboard_kit.boards import apply_streams
 from callboard_kit.bus import ApiError, Bus, BusError, BusUnavailable
 from callboard_kit.logs import setup_logs
+from callboard_kit.provisioning import apply_streams
 
 RETRY_S = 1.0
 

@@ -1,4 +1,4 @@
-"""`callboard usage`: shows what was used, exports usage events, verifies the books, and tells a request's story."""
+"""`callboard usage`: shows use, exports usage events, verifies the counters, and shows a request's audit trail."""
 
 import argparse
 import math
@@ -16,11 +16,11 @@ from callboard_cli.tables import print_table
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
-from callboard_kit.account_book import AccountBook
+from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
 from callboard_kit.periods import parse_start, show_time
+from callboard_kit.usage_exports import ExportFormat, open_export
 from callboard_kit.usage_records import TENANT, UsageRecords
-from callboard_kit.usage_sheets import SheetForm, open_sheet
 
 
 def register(subparsers: Subparsers) -> None:
@@ -63,11 +63,11 @@ def _show(arguments: argparse.Namespace) -> int:
     since, until = _span(arguments)
 
     async def act(bus: Bus, _config: Config) -> int:
-        accounts = {account.id: account for account in await AccountBook.on(bus).all()}
+        accounts = {account.id: account for account in await Accounts.on(bus).all()}
         only: str | None = None
         if arguments.who:
             known = TENANT.fullmatch(arguments.who)
-            only = arguments.who if known else (await AccountBook.on(bus).find(arguments.who))[0].id
+            only = arguments.who if known else (await Accounts.on(bus).find(arguments.who))[0].id
         used = await UsageRecords(bus).used(since, until or time.time(), only)
         rows = [("TENANT", "NAME", "TIER", "TOKENS")]
         for tenant, units in sorted(used.items(), key=lambda item: -item[1]):
@@ -85,10 +85,10 @@ def _export(arguments: argparse.Namespace) -> int:
     target: Path = arguments.file
     if str(target) != "-" and target.suffix not in {".csv", ".parquet"}:
         raise CommandError(f"export: found {target.name!r}, allowed are .csv, .parquet or -", ExitCode.USAGE)
-    form: SheetForm = "parquet" if target.suffix == ".parquet" else "csv"
+    form: ExportFormat = "parquet" if target.suffix == ".parquet" else "csv"
 
     async def act(bus: Bus, _config: Config) -> int:
-        sheet = open_sheet(form)
+        sheet = open_export(form)
         count = 0
         with _opened(target) as file:
             async for rows in UsageRecords(bus).events(since, until or math.inf):
@@ -138,7 +138,7 @@ def _print_report(reply: VerifyReply) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
         rows = [("AT", "WHAT", "TENANT", "TOKENS", "REASON", "HOLD")]
-        for event in await UsageRecords(bus).story(arguments.request_id):
+        for event in await UsageRecords(bus).audit_trail(arguments.request_id):
             tokens = f"{event.units / UNITS_PER_TOKEN:g}"
             rows.append((show_time(event.at), event.kind, event.tenant, tokens, event.reason, event.hold_id))
         print_table(rows)

@@ -8,10 +8,18 @@ from uuid import uuid4
 
 import pytest
 
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import (
+    ChatEnd,
+    ChatFrame,
+    ChatJob,
+    ChatRequest,
+    ChatResult,
+    InterestReply,
+    InterestRequest,
+)
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
-from callboard_edge.domain.ports import Board, Frames, Inbox
+from callboard_edge.domain.ports import Inbox, JobQueue, ReplyRouter
 
 T = TypeVar("T")
 
@@ -22,8 +30,8 @@ QUEUE_BOUND = 4
 class Rig:
     """A board and its frames under test, and the worker's side of both."""
 
-    board: Board
-    frames: Frames
+    jobs: JobQueue
+    frames: ReplyRouter
 
     @abstractmethod
     async def send(self, request_id: str, frame: ChatFrame) -> None:
@@ -34,7 +42,7 @@ class Rig:
         """Publishes a segment as a worker does."""
 
     @abstractmethod
-    async def ask(self, request_id: str, question: CreditRequest) -> CreditReply:
+    async def ask(self, request_id: str, question: InterestRequest) -> InterestReply:
         """Asks whether a request is still wanted."""
 
     @abstractmethod
@@ -76,9 +84,9 @@ def speech_job() -> SpeechJob:
     )
 
 
-def wanted(_question: CreditRequest) -> CreditReply:
+def wanted(_question: InterestRequest) -> InterestReply:
     """The answer for a request that somebody waits for."""
-    return CreditReply(open=True, attempt=1, next_seq=5)
+    return InterestReply(open=True, attempt=1, next_seq=5)
 
 
 async def received(inbox: Inbox[T], count: int) -> list[T]:
@@ -149,14 +157,14 @@ class BoardSuite:
 
     async def test_worker_that_asks_is_answered_for_its_request(self, rig: Rig) -> None:
         request_id = uuid4().hex
-        questions: list[CreditRequest] = []
+        questions: list[InterestRequest] = []
 
-        def answer(question: CreditRequest) -> CreditReply:
+        def answer(question: InterestRequest) -> InterestReply:
             questions.append(question)
             return wanted(question)
 
         rig.frames.open_chat(request_id, answer)
-        question = CreditRequest(attempt=2, resume=True)
+        question = InterestRequest(attempt=2, resume=True)
         reply = await rig.ask(request_id, question)
         assert (reply, questions) == (wanted(question), [question])
         rig.frames.close_request(request_id)
@@ -165,25 +173,25 @@ class BoardSuite:
 
     async def test_job_posted_twice_lies_there_once(self, rig: Rig) -> None:
         job = chat_job()
-        first = await rig.board.post_chat(job, POOL)
-        assert await rig.board.post_chat(job, POOL) == first
-        assert await rig.board.withdraw(first)
-        assert not await rig.board.withdraw(first)
+        first = await rig.jobs.enqueue_chat(job, POOL)
+        assert await rig.jobs.enqueue_chat(job, POOL) == first
+        assert await rig.jobs.remove(first)
+        assert not await rig.jobs.remove(first)
 
     async def test_queue_of_one_tenant_that_is_full_refuses_only_that_one(self, rig: Rig) -> None:
-        posted = [await rig.board.post_chat(chat_job("one"), POOL) for _ in range(QUEUE_BOUND)]
+        job_ref = [await rig.jobs.enqueue_chat(chat_job("one"), POOL) for _ in range(QUEUE_BOUND)]
         with pytest.raises(CallboardError) as caught:
-            await rig.board.post_chat(chat_job("one"), POOL)
+            await rig.jobs.enqueue_chat(chat_job("one"), POOL)
         assert caught.value.info.code is ErrorCode.QUEUE_FULL
         assert (caught.value.info.retry_after_s or 0) > 0
-        await rig.board.post_chat(chat_job("two"), POOL)
-        await rig.board.withdraw(posted[0])
-        await rig.board.post_chat(chat_job("one"), POOL)
+        await rig.jobs.enqueue_chat(chat_job("two"), POOL)
+        await rig.jobs.remove(job_ref[0])
+        await rig.jobs.enqueue_chat(chat_job("one"), POOL)
 
     async def test_speech_is_posted_and_withdrawn(self, rig: Rig) -> None:
-        posted = await rig.board.post_speech(speech_job(), "booth")
-        assert posted.stream == "TTS"
-        assert await rig.board.withdraw(posted)
+        job_ref = await rig.jobs.enqueue_speech(speech_job(), "booth")
+        assert job_ref.stream == "TTS"
+        assert await rig.jobs.remove(job_ref)
 
     async def test_cancellation_reaches_the_worker(self, rig: Rig) -> None:
         request_id = uuid4().hex

@@ -1,4 +1,4 @@
-"""The board, the frames and the quota desk over a real nats-server."""
+"""The jobs, the frames and the quota desk over a real nats-server."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
@@ -10,7 +10,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from callboard_contracts import headers, subjects
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, InterestReply, InterestRequest
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import (
@@ -24,12 +24,12 @@ from callboard_contracts.quota import (
     Work,
 )
 from callboard_contracts.speech import SegmentInfo
-from callboard_edge.backends.board import BusBoard
-from callboard_edge.backends.frames import BusFrames
-from callboard_edge.backends.quota_desk import BusQuotaDesk
-from callboard_edge.domain.chores import Chores
-from callboard_kit.boards import apply_streams
+from callboard_edge.backends.job_queue import BusJobQueue
+from callboard_edge.backends.quota_client import BusQuotaClient
+from callboard_edge.backends.reply_router import BusReplyRouter
+from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
+from callboard_kit.provisioning import apply_streams
 from tests.backends.edge.suite import POOL, QUEUE_BOUND, BoardSuite, Rig, chat_job, received, wanted
 from tests.support.nats_server import NatsServer
 
@@ -68,9 +68,9 @@ class BusRig(Rig):
     def __init__(self, edge: Bus, worker: Bus) -> None:
         self.worker = worker
         self.dropped = 0
-        self.bus_frames = BusFrames(edge, uuid4().hex[:12], self._drop, lambda: None)
+        self.bus_frames = BusReplyRouter(edge, uuid4().hex[:12], self._drop, lambda: None)
         self.frames = self.bus_frames
-        self.board = BusBoard(edge, post_timeout_s=5)
+        self.jobs = BusJobQueue(edge, enqueue_timeout_s=5)
 
     def _drop(self) -> None:
         self.dropped += 1
@@ -86,10 +86,10 @@ class BusRig(Rig):
         await self.worker.publish(subject, pcm, {headers.SEGMENT: info.model_dump_json()})
         await self.worker.connection.flush()
 
-    async def ask(self, request_id: str, question: CreditRequest) -> CreditReply:
+    async def ask(self, request_id: str, question: InterestRequest) -> InterestReply:
         """Asks whether a request is still wanted."""
-        subject = subjects.credit(self.frames.edge, request_id)
-        return CreditReply.model_validate_json(
+        subject = subjects.interest(self.frames.edge, request_id)
+        return InterestReply.model_validate_json(
             await self.worker.request(subject, question.model_dump_json().encode(), 2)
         )
 
@@ -108,7 +108,7 @@ class BusRig(Rig):
 
         subscription = await self.worker.subscribe(subjects.cancel("*"), hear)
         await self.worker.connection.flush()
-        await self.board.cancel(request_id)
+        await self.jobs.cancel(request_id)
         async with asyncio.timeout(5):
             await heard.wait()
         await self.worker.unsubscribe(subscription)
@@ -175,9 +175,9 @@ async def test_job_larger_than_the_bus_takes_is_refused_at_once(bus_rig: BusRig)
         request = job.request.model_copy(update={"prompt": "x" * prompt_bytes})
         async with asyncio.timeout(3):
             with pytest.raises(CallboardError) as caught:
-                await bus_rig.board.post_chat(job.model_copy(update={"request": request}), POOL)
+                await bus_rig.jobs.enqueue_chat(job.model_copy(update={"request": request}), POOL)
         assert caught.value.info.code is ErrorCode.BODY_TOO_LARGE
-    await bus_rig.board.post_chat(job, POOL)
+    await bus_rig.jobs.enqueue_chat(job, POOL)
 
 
 async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
     edge = await connected(server, "edge")
     try:
         await apply_streams(edge, configuration(server))
-        frames = BusFrames(edge, "edge0", lambda: None, lambda: None)
+        frames = BusReplyRouter(edge, "edge0", lambda: None, lambda: None)
         await frames.start()
         inbox = frames.open_chat("r1", wanted)
         await asyncio.to_thread(server.kill)
         with pytest.raises(CallboardError) as caught:
-            await BusBoard(edge, post_timeout_s=0.5).post_chat(chat_job(), POOL)
+            await BusJobQueue(edge, enqueue_timeout_s=0.5).enqueue_chat(chat_job(), POOL)
         assert caught.value.info.code is ErrorCode.BUS_UNAVAILABLE
         assert await frames.replay_audio("r1", 0) == []
         await asyncio.to_thread(server.start)
@@ -207,11 +207,11 @@ async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def chores() -> AsyncGenerator[Chores]:
+async def background() -> AsyncGenerator[BackgroundTasks]:
     """The owner of what the desk leaves behind."""
-    chores = Chores()
-    yield chores
-    await chores.close(0)
+    background = BackgroundTasks()
+    yield background
+    await background.close(0)
 
 
 @asynccontextmanager
@@ -230,8 +230,8 @@ async def answering(bus_rig: BusRig, *answers: bytes | None) -> AsyncGenerator[N
     await bus_rig.worker.unsubscribe(subscription)
 
 
-async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig, chores: Chores) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, chores, 2.0, "refuse")
+async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig, background: BackgroundTasks) -> None:
+    desk = BusQuotaClient(bus_rig.worker, background, 2.0, "refuse")
     granted = ReserveReply(tenant="t1", hold=HOLD)
     released, known = ReleaseReply(settled=True), IdentifyReply(tenant="t1", tier="x")
     async with answering(bus_rig, *(reply.model_dump_json().encode() for reply in (granted, released, known))):
@@ -240,33 +240,35 @@ async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig, chores: Chores
         assert await desk.identify(IdentifyRequest(key_digest="d")) == known
 
 
-async def test_desk_passes_a_refusal_on(bus_rig: BusRig, chores: Chores) -> None:
+async def test_desk_passes_a_refusal_on(bus_rig: BusRig, background: BackgroundTasks) -> None:
     refused = ReserveReply(error=ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=5))
     async with answering(bus_rig, refused.model_dump_json().encode()):
-        assert await BusQuotaDesk(bus_rig.worker, chores, 2.0, "admit_and_settle").reserve(RESERVE) == refused
+        assert await BusQuotaClient(bus_rig.worker, background, 2.0, "admit_and_settle").reserve(RESERVE) == refused
 
 
 @pytest.mark.parametrize("fault", ["nobody", "silence", "nonsense"])
-async def test_desk_without_quota_decides_as_the_site_wants(fault: str, bus_rig: BusRig, chores: Chores) -> None:
+async def test_desk_without_quota_decides_as_the_site_wants(
+    fault: str, bus_rig: BusRig, background: BackgroundTasks
+) -> None:
     async with AsyncExitStack() as stack:
         if fault != "nobody":
             await stack.enter_async_context(answering(bus_rig, None if fault == "silence" else b"{}x"))
-        refusing = BusQuotaDesk(bus_rig.worker, chores, 0.3, "refuse")
+        refusing = BusQuotaClient(bus_rig.worker, background, 0.3, "refuse")
         refused = await refusing.reserve(RESERVE)
         assert refused.hold is None
         assert refused.error is not None
         assert refused.error.code is ErrorCode.QUOTA_UNAVAILABLE
         assert (await refusing.identify(IdentifyRequest())).error is not None
-        admitting = BusQuotaDesk(bus_rig.worker, chores, 0.3, "admit_and_settle")
+        admitting = BusQuotaClient(bus_rig.worker, background, 0.3, "admit_and_settle")
         admitted = await admitting.reserve(RESERVE)
         assert (admitted.tenant, admitted.hold, admitted.error) == ("anonymous", None, None)
         assert (await admitting.identify(IdentifyRequest())).error is None
         await refusing.release(HOLD)
-    await chores.close(0)
+    await background.close(0)
 
 
-async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig, chores: Chores) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, chores, 5.0, "refuse")
+async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig, background: BackgroundTasks) -> None:
+    desk = BusQuotaClient(bus_rig.worker, background, 5.0, "refuse")
     asking = asyncio.ensure_future(desk.reserve(RESERVE))
     await asyncio.sleep(0.3)
     assert not asking.done()
@@ -275,8 +277,10 @@ async def test_desk_asks_again_while_nobody_listens(bus_rig: BusRig, chores: Cho
         assert await asking == granted
 
 
-async def test_desk_remembers_the_tenant_for_the_time_without_quota(bus_rig: BusRig, chores: Chores) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, chores, 0.3, "admit_and_settle")
+async def test_desk_remembers_the_tenant_for_the_time_without_quota(
+    bus_rig: BusRig, background: BackgroundTasks
+) -> None:
+    desk = BusQuotaClient(bus_rig.worker, background, 0.3, "admit_and_settle")
     granted = ReserveReply(tenant="t1", hold=HOLD)
     async with answering(bus_rig, granted.model_dump_json().encode(), b"broken"):
         assert (await desk.reserve(RESERVE)).hold == HOLD
@@ -284,9 +288,9 @@ async def test_desk_remembers_the_tenant_for_the_time_without_quota(bus_rig: Bus
 
 
 async def test_desk_without_quota_lets_in_only_keys_that_it_knows_where_keys_are_required(
-    bus_rig: BusRig, chores: Chores
+    bus_rig: BusRig, background: BackgroundTasks
 ) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, chores, 0.3, "admit_and_settle", require_key=True)
+    desk = BusQuotaClient(bus_rig.worker, background, 0.3, "admit_and_settle", require_key=True)
     known, other = ("a" * 64, "b" * 64)
     keyed = RESERVE.model_copy(update={"key_digest": known})
     revoked = ReserveReply(error=ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="The API key was revoked."))
@@ -306,8 +310,8 @@ async def test_desk_without_quota_lets_in_only_keys_that_it_knows_where_keys_are
         assert refused.code is ErrorCode.QUOTA_UNAVAILABLE
 
 
-async def test_desk_gives_a_hold_back_that_is_granted_too_late(bus_rig: BusRig, chores: Chores) -> None:
-    desk = BusQuotaDesk(bus_rig.worker, chores, 0.1, "refuse")
+async def test_desk_gives_a_hold_back_that_is_granted_too_late(bus_rig: BusRig, background: BackgroundTasks) -> None:
+    desk = BusQuotaClient(bus_rig.worker, background, 0.1, "refuse")
     released: list[bytes] = []
 
     async def reserve(message: Msg) -> None:
@@ -329,6 +333,6 @@ async def test_desk_gives_a_hold_back_that_is_granted_too_late(bus_rig: BusRig, 
         while not released:
             await asyncio.sleep(0.01)
     assert ReleaseRequest.model_validate_json(released[0]).hold == HOLD
-    await chores.close(5)
+    await background.close(5)
     for subscription in subscriptions:
         await bus_rig.worker.unsubscribe(subscription)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from callboard_contracts.chat import ChatFrame, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatFrame, ChatResult, InterestReply, InterestRequest
 from callboard_contracts.speech import SegmentInfo
-from callboard_edge.backends.fake import FakeBoard, FakeFrames
+from callboard_edge.backends.fake import FakeJobQueue, FakeReplyRouter
 from tests.backends.edge.suite import QUEUE_BOUND, BoardSuite, Rig
 
 pytestmark = pytest.mark.backend
@@ -14,9 +14,9 @@ class FakeRig(Rig):
     """Everything in this process."""
 
     def __init__(self) -> None:
-        self.fake_board = FakeBoard(QUEUE_BOUND)
-        self.fake_frames = FakeFrames()
-        self.board = self.fake_board
+        self.fake_board = FakeJobQueue(QUEUE_BOUND)
+        self.fake_frames = FakeReplyRouter()
+        self.jobs = self.fake_board
         self.frames = self.fake_frames
 
     async def send(self, request_id: str, frame: ChatFrame) -> None:
@@ -27,7 +27,7 @@ class FakeRig(Rig):
         """Publishes a segment."""
         self.fake_frames.say(request_id, n, info, pcm)
 
-    async def ask(self, request_id: str, question: CreditRequest) -> CreditReply:
+    async def ask(self, request_id: str, question: InterestRequest) -> InterestReply:
         """Asks whether a request is still wanted."""
         return self.fake_frames.ask(request_id, question)
 
@@ -37,7 +37,7 @@ class FakeRig(Rig):
 
     async def cancelled(self, request_id: str) -> bool:
         """Whether the cancellation was noted."""
-        await self.board.cancel(request_id)
+        await self.jobs.cancel(request_id)
         return request_id in self.fake_board.cancelled
 
 
@@ -46,5 +46,5 @@ class TestFake(BoardSuite):
 
     @pytest.fixture
     def rig(self) -> Rig:
-        """A fresh board."""
+        """A fresh jobs."""
         return FakeRig()

@@ -6,14 +6,14 @@ import pytest
 
 from callboard_contracts.accounts import key_digest, key_entry
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_kit.account_book import AccountBook, Entries
+from callboard_kit.accounts import Accounts, Entries
 from callboard_kit.bucket import Conflict
 
 
 class AccountSuite:
     """A subclass supplies the fixture `entries`, an empty bucket, and `book`, which is kept in it."""
 
-    async def test_account_is_found_by_its_id_its_name_and_its_key(self, entries: Entries, book: AccountBook) -> None:
+    async def test_account_is_found_by_its_id_its_name_and_its_key(self, entries: Entries, book: Accounts) -> None:
         account, key = await book.create("ann", "standard", None, {"jobs_at_once": 3})
         digest = key_digest(key)
         for text in (account.id, "ann"):
@@ -25,7 +25,7 @@ class AccountSuite:
         assert named.value == account.id.encode()
         assert account.limits.jobs_at_once == 3
 
-    async def test_accounts_come_in_the_order_of_their_making(self, book: AccountBook) -> None:
+    async def test_accounts_come_in_the_order_of_their_making(self, book: Accounts) -> None:
         made = [(await book.create(f"n{n}", "standard", None))[0] for n in range(5)]
         assert await book.all() == made
 
@@ -48,7 +48,7 @@ class AccountSuite:
         await entries.put("key.x", b"3", 0)
         assert [entry.value for entry in await entries.list("account.*", 10)] == [b"2"]
 
-    async def test_rotated_and_revoked_keys_end(self, book: AccountBook) -> None:
+    async def test_rotated_and_revoked_keys_end(self, book: Accounts) -> None:
         account, old = await book.create("ann", "standard", None)
         now = time.time()
         _account, new = await book.rotate(account.id, None, now + 60)
@@ -62,7 +62,7 @@ class AccountSuite:
         assert not any(one.valid_at(now) for one in stands.keys)
         assert (await book.find(old))[0] == stands
 
-    async def test_account_that_is_not_there_cannot_be_changed(self, book: AccountBook) -> None:
+    async def test_account_that_is_not_there_cannot_be_changed(self, book: Accounts) -> None:
         with pytest.raises(CallboardError) as caught:
             await book.change("k_0123456789abcdef", "standard")
         assert caught.value.info.code is ErrorCode.UNKNOWN_ACCOUNT

@@ -8,10 +8,10 @@ import pytest
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.streams import BUCKET_ACCOUNTS
 from callboard_contracts.subjects import CTL_ACCOUNTS
-from callboard_kit.account_book import AccountBook
-from callboard_kit.boards import apply_streams
+from callboard_kit.accounts import Accounts
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
+from callboard_kit.provisioning import apply_streams
 from tests.backends.kit.suite import AccountSuite
 from tests.support.nats_server import NatsServer
 
@@ -43,14 +43,14 @@ class TestBusBucket(AccountSuite):
         return Bucket(bus, BUCKET_ACCOUNTS)
 
     @pytest.fixture
-    def book(self, bus: Bus) -> AccountBook:
-        return AccountBook.on(bus)
+    def book(self, bus: Bus) -> Accounts:
+        return Accounts.on(bus)
 
 
 async def test_every_change_is_announced(bus: Bus) -> None:
     heard: list[str] = []
     await bus.subscribe_now(CTL_ACCOUNTS, lambda message: heard.append(message.data.decode()))
-    book = AccountBook.on(bus)
+    book = Accounts.on(bus)
     account, _key = await book.create("ann", "standard", None)
     await book.change(account.id, "anonymous")
     await book.rotate(account.id, None, 0.0)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from callboard_kit.account_book import AccountBook
+from callboard_kit.accounts import Accounts
 from callboard_kit.fake_bucket import FakeBucket
 from tests.backends.kit.suite import AccountSuite
 
@@ -17,8 +17,8 @@ class TestFakeBucket(AccountSuite):
         return FakeBucket()
 
     @pytest.fixture
-    def book(self, entries: FakeBucket) -> AccountBook:
+    def book(self, entries: FakeBucket) -> Accounts:
         async def announce(_account_id: str) -> None:
             await asyncio.sleep(0)
 
-        return AccountBook(entries, announce)
+        return Accounts(entries, announce)

@@ -12,10 +12,10 @@ from callboard_chat.app import run_worker
 from callboard_chat.backends.fake import FakeEngine
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config, NatsSection
-from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Stopper
-from tests.integration.chat.desk import MODEL, POOL, Desk
+from callboard_kit.lifecycle import Shutdown
+from callboard_kit.provisioning import apply_streams
+from tests.integration.chat.edge_stub import MODEL, POOL, EdgeStub
 from tests.support.nats_server import NatsServer
 
 READY_TIMEOUT_S = 10.0
@@ -40,12 +40,12 @@ class Worker:
 
     def __init__(self, settings: Config, pool: PoolSettings, engine: FakeEngine) -> None:
         self.engine = engine
-        self.stopper = Stopper()
-        self.task = asyncio.ensure_future(run_worker(settings, pool, engine, self.stopper))
+        self.shutdown = Shutdown()
+        self.task = asyncio.ensure_future(run_worker(settings, pool, engine, self.shutdown))
 
     async def stop(self) -> None:
         """Drains the worker and waits for its end."""
-        self.stopper.request_stop("test")
+        self.shutdown.request_stop("test")
         async with asyncio.timeout(READY_TIMEOUT_S):
             await self.task
 
@@ -75,20 +75,20 @@ def server(tmp_path: Path) -> Generator[NatsServer]:
 
 
 @asynccontextmanager
-async def opened_desk(server: NatsServer) -> AsyncGenerator[Desk]:
+async def opened_edge_stub(server: NatsServer) -> AsyncGenerator[EdgeStub]:
     """An edge's side of the bus inside the context, for tests in which the bus restarts."""
-    bus = await Bus.connect(NatsSection(url=server.url), "desk", lambda: None)
+    bus = await Bus.connect(NatsSection(url=server.url), "edge_stub", lambda: None)
     await apply_streams(bus, config(server))
-    desk = Desk(bus)
-    await desk.open()
+    edge_stub = EdgeStub(bus)
+    await edge_stub.open()
     try:
-        yield desk
+        yield edge_stub
     finally:
         await bus.close()
 
 
 @pytest.fixture
-async def desk(server: NatsServer) -> AsyncGenerator[Desk]:
+async def edge_stub(server: NatsServer) -> AsyncGenerator[EdgeStub]:
     """An edge's side of the bus."""
-    async with opened_desk(server) as desk:
-        yield desk
+    async with opened_edge_stub(server) as edge_stub:
+        yield edge_stub

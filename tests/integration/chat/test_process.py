@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.chat.desk import MODEL, POOL, Desk
+from tests.integration.chat.edge_stub import MODEL, POOL, EdgeStub
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service
@@ -54,40 +54,42 @@ class Crew:
 
 
 @pytest.fixture
-def crew(server: NatsServer, stub: StubChat, tmp_path: Path) -> Generator[Crew]:
-    crew = Crew(server, stub, tmp_path)
-    yield crew
-    for service in crew.services:
+def workers(server: NatsServer, stub: StubChat, tmp_path: Path) -> Generator[Crew]:
+    workers = Crew(server, stub, tmp_path)
+    yield workers
+    for service in workers.services:
         if service.alive:
             service.running.kill()
 
 
-async def test_a_worker_that_is_killed_is_replaced_in_mid_reply(desk: Desk, crew: Crew, stub: StubChat) -> None:
+async def test_a_worker_that_is_killed_is_replaced_in_mid_reply(
+    edge_stub: EdgeStub, workers: Crew, stub: StubChat
+) -> None:
     stub.plays(numbered(WORDS, 0.02))
-    first = await crew.add()
-    job = await desk.post(limit=500)
-    await desk.until(lambda: len(desk.of(job)) >= 10)
-    second = await crew.add()
+    first = await workers.add()
+    job = await edge_stub.post(limit=500)
+    await edge_stub.until(lambda: len(edge_stub.of(job)) >= 10)
+    second = await workers.add()
     await asyncio.to_thread(first.running.kill)
-    last = await desk.end(job, timeout_s=30)
-    assert desk.text(job) == TEXT
+    last = await edge_stub.end(job, timeout_s=30)
+    assert edge_stub.text(job) == TEXT
     assert last.attempt == 2
-    usage = await desk.usage(job)
+    usage = await edge_stub.usage(job)
     assert (usage.work.prompt_tokens, usage.work.completion_tokens) == (7, WORDS)
-    await desk.queue_is_empty()
+    await edge_stub.queue_is_empty()
     assert (await asyncio.to_thread(second.metrics))['callboard_chat_resumed_total{source="frames"}'] == 1
 
 
 async def test_a_cancelled_reply_leaves_the_engine_within_a_quarter_second(
-    desk: Desk, crew: Crew, stub: StubChat
+    edge_stub: EdgeStub, workers: Crew, stub: StubChat
 ) -> None:
     stub.plays(numbered(WORDS, 0.05))
-    worker = await crew.add()
-    job = await desk.post(limit=500)
-    await desk.until(lambda: len(desk.of(job)) >= 3)
+    worker = await workers.add()
+    job = await edge_stub.post(limit=500)
+    await edge_stub.until(lambda: len(edge_stub.of(job)) >= 3)
     asked_at = time.time()
-    await desk.cancel(job)
-    last = await desk.end(job)
+    await edge_stub.cancel(job)
+    last = await edge_stub.end(job)
     assert last.end is not None
     assert last.end.reason == "cancelled"
     async with asyncio.timeout(5):
@@ -97,33 +99,33 @@ async def test_a_cancelled_reply_leaves_the_engine_within_a_quarter_second(
     async with asyncio.timeout(5):
         while (await asyncio.to_thread(worker.metrics))["callboard_chat_slots_used"]:
             await asyncio.sleep(0.01)
-    assert (await desk.usage(job)).work.completion_tokens == last.end.usage.completion_tokens
+    assert (await edge_stub.usage(job)).work.completion_tokens == last.end.usage.completion_tokens
 
 
 async def test_a_worker_told_to_stop_finishes_short_replies_and_hands_on_long_ones(
-    desk: Desk, crew: Crew, stub: StubChat
+    edge_stub: EdgeStub, workers: Crew, stub: StubChat
 ) -> None:
-    first = await crew.add()
+    first = await workers.add()
     stub.plays(numbered(20, 0.02))
-    short = await desk.post(limit=500)
-    await desk.until(lambda: bool(desk.of(short)))
+    short = await edge_stub.post(limit=500)
+    await edge_stub.until(lambda: bool(edge_stub.of(short)))
     stub.plays(numbered(WORDS, 0.03))
-    long = await desk.post(limit=500)
-    await desk.until(lambda: bool(desk.of(long)))
+    long = await edge_stub.post(limit=500)
+    await edge_stub.until(lambda: bool(edge_stub.of(long)))
     first.running.signal(signal.SIGTERM)
-    await crew.add()
-    assert (await desk.end(short)).attempt == 1
-    assert (await desk.end(long)).attempt == 2
-    assert desk.text(long) == TEXT
+    await workers.add()
+    assert (await edge_stub.end(short)).attempt == 1
+    assert (await edge_stub.end(long)).attempt == 2
+    assert edge_stub.text(long) == TEXT
     assert await asyncio.to_thread(first.running.wait) == 0
 
 
-async def test_a_worker_keeps_words_out_of_its_logs(desk: Desk, crew: Crew, stub: StubChat) -> None:
-    worker = await crew.add()
+async def test_a_worker_keeps_words_out_of_its_logs(edge_stub: EdgeStub, workers: Crew, stub: StubChat) -> None:
+    worker = await workers.add()
     stub.plays(numbered(5))
-    await desk.end(await desk.post(messages=({"role": "user", "content": "secret question"},)))
+    await edge_stub.end(await edge_stub.post(messages=({"role": "user", "content": "secret question"},)))
     stub.stub.script.fail_status, stub.stub.script.fail_times = 400, 1
-    await desk.end(await desk.post())
+    await edge_stub.end(await edge_stub.post())
     logs = worker.logs()
     assert {"job_ended", "started"} <= {line["event"] for line in logs}
     assert not any(line["event"] == "not_json" for line in logs)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
-from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
+from callboard_kit.provisioning import apply_streams
 from tests.support.nats_server import NatsServer
 
 

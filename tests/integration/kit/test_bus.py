@@ -3,9 +3,9 @@ import asyncio
 import pytest
 
 from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
-from callboard_kit.boards import apply_streams
 from callboard_kit.bus import ApiError, Bus, BusUnavailable, NoResponders, PublishRefused
-from callboard_kit.direct import read_last, read_last_of_each, read_subject
+from callboard_kit.provisioning import apply_streams
+from callboard_kit.stream_reads import read_last, read_last_of_each, read_subject
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -66,7 +66,7 @@ async def test_publish_stored_gives_up_at_its_timeout(bus: Bus, server: NatsServ
 
 async def test_request_without_a_listener_says_so(bus: Bus) -> None:
     with pytest.raises(NoResponders):
-        await bus.request("ctl.credit.edge.none", b"", 1.0)
+        await bus.request("ctl.interest.edge.none", b"", 1.0)
 
 
 async def test_api_error_carries_the_servers_code(bus: Bus) -> None:

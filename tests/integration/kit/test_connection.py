@@ -132,7 +132,7 @@ async def test_what_is_published_goes_out_in_order_together_or_at_once(bus: Bus)
     waiting = bus.connection.pending_data_size
     await bus.publish("test.mixed", b"later")
     assert bus.connection.pending_data_size > waiting
-    await bus.publish("test.mixed", b"now", at_once=True)
+    await bus.publish("test.mixed", b"now", flush=True)
     assert bus.connection.pending_data_size == 0
 
 

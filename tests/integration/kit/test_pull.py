@@ -7,9 +7,9 @@ import pytest
 from callboard_kit import dead_letters, pull
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.dead_letters import DeadLetters
-from callboard_kit.direct import read_last
-from callboard_kit.lifecycle import Stopper
-from callboard_kit.pull import Delivery, GiveBack, PullLoop, Superseded
+from callboard_kit.lifecycle import Shutdown
+from callboard_kit.pull import Delivery, Nak, PullLoop, Superseded
+from callboard_kit.stream_reads import read_last
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -23,12 +23,12 @@ async def pulling(
     bus: Bus, handle: Callable[[Delivery], Awaitable[None]], slots: int = 1, drain_s: float = 5.0
 ) -> AsyncGenerator[PullLoop]:
     loop = PullLoop(bus, "CHAT", "chat-main-live", "chat-main-batch", slots, handle)
-    stopper = Stopper()
-    running = asyncio.ensure_future(loop.run(stopper.wait))
+    shutdown = Shutdown()
+    running = asyncio.ensure_future(loop.run(shutdown.wait))
     try:
         yield loop
     finally:
-        stopper.request_stop("end of test")
+        shutdown.request_stop("end of test")
         await running
         await loop.drain(drain_s)
 
@@ -170,7 +170,7 @@ async def test_job_given_back_comes_to_another_worker(bus: Bus) -> None:
     async def handle(delivery: Delivery) -> None:
         attempts.append(delivery.attempt)
         if delivery.attempt < 3:
-            raise GiveBack(0.02)
+            raise Nak(0.02)
 
     async with pulling(bus, handle):
         await bus.publish_stored(LIVE, b"one", "one")
@@ -270,7 +270,7 @@ async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
     buried: list[bytes] = []
 
     async def handle(_delivery: Delivery) -> None:
-        raise GiveBack(0.01)
+        raise Nak(0.01)
 
     async def on_dead(data: bytes) -> None:
         tries.append(data)
@@ -280,21 +280,21 @@ async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
             raise ValueError
         buried.append(data)
 
-    letters = DeadLetters(bus, "CHAT", on_dead)
-    await letters.start()
+    queue_dead_letters = DeadLetters(bus, "CHAT", on_dead)
+    await queue_dead_letters.start()
     async with pulling(bus, handle):
         for number, job in enumerate((b"late", b"never")):
             await bus.publish_stored(f"{LIVE}{number}", job, job.decode())
         await eventually(lambda: (tries.count(b"late"), tries.count(b"never")) == (3, 3))
         await eventually(lambda: buried == [b"late"])
-    await letters.close()
+    await queue_dead_letters.close()
     assert await left_in_queue(bus) == 1
 
     async def succeed(data: bytes) -> None:
         buried.append(data)
 
     following = DeadLetters(bus, "CHAT", succeed)
-    await following.sweep()
+    await following.recover()
     assert buried == [b"late", b"never"]
     assert await left_in_queue(bus) == 0
 
@@ -303,20 +303,20 @@ async def test_job_that_used_up_its_deliveries_is_told_buried_and_removed(bus: B
     buried: list[bytes] = []
 
     async def handle(_delivery: Delivery) -> None:
-        raise GiveBack(0.01)
+        raise Nak(0.01)
 
     async def on_dead(data: bytes) -> None:
         buried.append(data)
 
-    letters = DeadLetters(bus, "CHAT", on_dead)
-    await letters.start()
+    queue_dead_letters = DeadLetters(bus, "CHAT", on_dead)
+    await queue_dead_letters.start()
     async with pulling(bus, handle):
         await bus.publish_stored(LIVE, b"poison", "poison")
         await eventually(lambda: buried == [b"poison"])
         async with asyncio.timeout(5):
             while await left_in_queue(bus):
                 await asyncio.sleep(0.02)
-    await letters.close()
+    await queue_dead_letters.close()
     letter = await read_last(bus, "DLQ", "dlq.chat")
     assert letter is not None
     assert letter.data == b"poison"

@@ -105,5 +105,5 @@ async def test_verification_is_waited_for_while_the_process_is_heard_of(
 )
 async def test_story_of_what_is_no_known_request_is_refused(bus: Bus, request_id: str, code: ErrorCode) -> None:
     with pytest.raises(CallboardError) as caught:
-        await UsageRecords(bus).story(request_id)
+        await UsageRecords(bus).audit_trail(request_id)
     assert caught.value.info.code is code

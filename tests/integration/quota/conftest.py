@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from callboard_kit.bus import Bus
-from tests.integration.quota.house import House
+from tests.integration.quota.deployment import QuotaDeployment
 
 TIERS = {
     "quota": {
@@ -22,9 +22,9 @@ TIERS = {
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[QuotaDeployment]:
     """A bus and two quota processes that the tests of a module share; each uses callers of its own."""
-    shared = House(tmp_path_factory.mktemp("house"), TIERS)
+    shared = QuotaDeployment(tmp_path_factory.mktemp("deployment"), TIERS)
     try:
         shared.start(quotas=2)
         yield shared
@@ -34,16 +34,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
 
 
 @pytest.fixture
-async def bus(house: House) -> AsyncGenerator[Bus]:
+async def bus(deployment: QuotaDeployment) -> AsyncGenerator[Bus]:
     """A connection to the shared bus."""
-    async with house.bus() as connected:
+    async with deployment.bus() as connected:
         yield connected
 
 
 @pytest.fixture
-async def own_house(tmp_path: Path) -> AsyncGenerator[House]:
+async def own_deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
     """A set that one test may break; it starts the processes itself."""
-    own = House(tmp_path / "own", TIERS)
+    own = QuotaDeployment(tmp_path / "own", TIERS)
     try:
         yield own
         await asyncio.to_thread(own.stop)

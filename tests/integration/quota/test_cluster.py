@@ -12,8 +12,8 @@ from callboard_contracts.quota import Hold
 from callboard_contracts.streams import QUOTA
 from callboard_kit.bus import Bus, BusError
 from tests.integration.quota.cluster import Cluster
-from tests.integration.quota.house import (
-    House,
+from tests.integration.quota.deployment import (
+    QuotaDeployment,
     counters,
     event_of,
     eventually,
@@ -32,23 +32,23 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture
-async def cluster_house(tmp_path: Path) -> AsyncGenerator[House]:
+async def cluster_house(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
     """Two quota processes on a cluster of three."""
     tiers = {"anonymous": {"jobs_at_once": ROOM, "tokens_per_day": 100_000}, "standard": {}}
-    house = House(
-        tmp_path / "house",
+    deployment = QuotaDeployment(
+        tmp_path / "deployment",
         {"nats": {"replicas": 3}, "quota": {"tiers": tiers}},
         nats=Cluster(tmp_path / "cluster"),
     )
     try:
-        await asyncio.to_thread(house.start, 2)
-        yield house
-        await asyncio.to_thread(house.stop)
+        await asyncio.to_thread(deployment.start, 2)
+        yield deployment
+        await asyncio.to_thread(deployment.stop)
     finally:
-        await asyncio.to_thread(house.abandon)
+        await asyncio.to_thread(deployment.abandon)
 
 
-async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_house: House) -> None:
+async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_house: QuotaDeployment) -> None:
     async with cluster_house.bus() as bus:
         holds: list[Hold] = []
         asked = [asyncio.ensure_future(_ask(bus, f"burst-{n}", holds)) for n in range(BURST)]

@@ -13,9 +13,9 @@ import pytest
 
 from callboard_contracts.streams import QUOTA, USAGE
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.direct import read_subject
-from tests.integration.quota.house import (
-    House,
+from callboard_kit.stream_reads import read_subject
+from tests.integration.quota.deployment import (
+    QuotaDeployment,
     audit,
     counters,
     event_of,
@@ -38,36 +38,36 @@ CRASH_S = float(os.environ.get("CALLBOARD_CRASH_S", "15"))
 CRASH_SEED = int(os.environ.get("CALLBOARD_CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 
 
-async def test_holds_of_a_killed_quota_process_end_with_their_leases(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 2)
-    async with own_house.bus() as bus:
+async def test_holds_of_a_killed_quota_process_end_with_their_leases(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 2)
+    async with own_deployment.bus() as bus:
         wishes = [request(f"job-{n}", 100, life_s=1.0) for n in range(300)]
         asked = [asyncio.ensure_future(_try(bus, wish.request_id, 100, 1.0)) for wish in wishes]
         await asyncio.sleep(0.05)
-        await asyncio.to_thread(own_house.quotas[0].running.kill)
+        await asyncio.to_thread(own_deployment.quotas[0].running.kill)
         await asyncio.gather(*asked)
-        replacement = await asyncio.to_thread(own_house.add)
+        replacement = await asyncio.to_thread(own_deployment.add)
         await asyncio.to_thread(replacement.wait_ready)
         await no_leases(bus)
         assert all(value == 0 for value in (await counters(bus)).values())
 
 
-async def test_usage_that_arrives_while_no_quota_runs_is_settled_later(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 1)
-    async with own_house.bus() as bus:
+async def test_usage_that_arrives_while_no_quota_runs_is_settled_later(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 1)
+    async with own_deployment.bus() as bus:
         holds = [await hold_of(bus, request(f"job-{n}", 100)) for n in range(20)]
-        await asyncio.to_thread(own_house.quotas[0].running.kill)
+        await asyncio.to_thread(own_deployment.quotas[0].running.kill)
         for n, hold in enumerate(holds):
             await report(bus, event_of(hold, n))
-        replacement = await asyncio.to_thread(own_house.add)
+        replacement = await asyncio.to_thread(own_deployment.add)
         await asyncio.to_thread(replacement.wait_ready)
         await settled(bus)
         assert (await counters(bus))[holds[0].tenant, "units"] == sum(range(20)) * 1000
 
 
-async def test_work_reported_after_its_hold_expired_is_charged_once(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 1)
-    async with own_house.bus() as bus:
+async def test_work_reported_after_its_hold_expired_is_charged_once(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 1)
+    async with own_deployment.bus() as bus:
         hold = await hold_of(bus, request("slow", 100, life_s=0.2))
         await no_leases(bus)
         assert (await counters(bus))[hold.tenant, "units"] == 0
@@ -78,36 +78,36 @@ async def test_work_reported_after_its_hold_expired_is_charged_once(own_house: H
         assert [event.kind for event in await audit(bus, "slow")].count("expired") == 1
 
 
-async def test_killed_bus_loses_no_settlement(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 1)
-    async with own_house.bus() as bus:
+async def test_killed_bus_loses_no_settlement(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 1)
+    async with own_deployment.bus() as bus:
         holds = [await hold_of(bus, request(f"job-{n}", 100)) for n in range(200)]
         reports = [asyncio.ensure_future(report(bus, event_of(hold, 1), timeout_s=30)) for hold in holds]
         await asyncio.sleep(0.02)
-        await asyncio.to_thread(own_house.nats.kill)
+        await asyncio.to_thread(own_deployment.nats.kill)
         await asyncio.sleep(0.5)
-        await asyncio.to_thread(own_house.nats.start)
+        await asyncio.to_thread(own_deployment.nats.start)
         await asyncio.gather(*reports)
         await settled(bus)
         await no_leases(bus)
         assert (await counters(bus))[holds[0].tenant, "units"] == 200_000
 
 
-async def test_stopping_process_answers_what_it_took(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 2)
-    async with own_house.bus() as bus:
+async def test_stopping_process_answers_what_it_took(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 2)
+    async with own_deployment.bus() as bus:
         asked = [asyncio.ensure_future(reserve(bus, request(f"job-{n}", 1))) for n in range(400)]
         await asyncio.sleep(0.02)
-        assert await asyncio.to_thread(own_house.quotas[0].running.stop) == 0
+        assert await asyncio.to_thread(own_deployment.quotas[0].running.stop) == 0
         replies = await asyncio.gather(*asked)
         assert all(reply.hold for reply in replies)
 
 
-async def test_changed_tier_counts_without_a_restart(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 1)
-    async with own_house.bus() as bus:
+async def test_changed_tier_counts_without_a_restart(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 1)
+    async with own_deployment.bus() as bus:
         await hold_of(bus, request("before", 5000))
-        service = own_house.quotas[0]
+        service = own_deployment.quotas[0]
         service.config["quota"]["tiers"]["anonymous"]["tokens_per_day"] = 6000
         await asyncio.to_thread(service.write_config)
 
@@ -120,16 +120,16 @@ async def test_changed_tier_counts_without_a_restart(own_house: House) -> None:
         assert (await reserve(bus, request("fits", 6000, address="198.51.100.77"))).hold is not None
 
 
-async def test_stream_that_forgets_ids_too_soon_stops_the_process(own_house: House) -> None:
-    await asyncio.to_thread(own_house.start, 1)
-    async with own_house.bus() as bus:
+async def test_stream_that_forgets_ids_too_soon_stops_the_process(own_deployment: QuotaDeployment) -> None:
+    await asyncio.to_thread(own_deployment.start, 1)
+    async with own_deployment.bus() as bus:
         config = (await bus.api(f"STREAM.INFO.{QUOTA}", {}))["config"]
         await bus.api(f"STREAM.UPDATE.{QUOTA}", {**config, "duplicate_window": 60 * 10**9})
-        await asyncio.to_thread(own_house.quotas[0].running.stop)
-        wrong = await asyncio.to_thread(own_house.add)
+        await asyncio.to_thread(own_deployment.quotas[0].running.stop)
+        wrong = await asyncio.to_thread(own_deployment.add)
         assert await asyncio.to_thread(wrong.running.wait, 60) == 1
         assert "remembers ids for 60 s" in wrong.running.output()
-        own_house.quotas.remove(wrong)
+        own_deployment.quotas.remove(wrong)
 
 
 async def _try(bus: Bus, name: str, tokens: int, life_s: float) -> None:
@@ -140,25 +140,25 @@ async def _try(bus: Bus, name: str, tokens: int, life_s: float) -> None:
 
 
 @pytest.fixture
-async def crash_house(tmp_path: Path) -> AsyncGenerator[House]:
+async def crash_house(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
     """A set whose limits are tight and whose leases are short."""
     tiers = {"anonymous": {"tokens_per_day": DAY_LIMIT, "jobs_at_once": JOBS_LIMIT}, "standard": {}}
-    house = House(tmp_path / "crash", {"quota": {"tiers": tiers, "lease_margin_s": 1.0}})
+    deployment = QuotaDeployment(tmp_path / "crash", {"quota": {"tiers": tiers, "lease_margin_s": 1.0}})
     try:
-        yield house
-        await asyncio.to_thread(house.stop)
+        yield deployment
+        await asyncio.to_thread(deployment.stop)
     finally:
-        await asyncio.to_thread(house.abandon)
+        await asyncio.to_thread(deployment.abandon)
 
 
-async def test_random_kills_of_everything_leave_the_books_right(crash_house: House) -> None:
+async def test_random_kills_of_everything_leave_the_books_right(crash_house: QuotaDeployment) -> None:
     """`CALLBOARD_CRASH_S=60 CALLBOARD_CRASH_SEED=<seed>` runs it longer, and the same way again."""
-    house = crash_house
+    deployment = crash_house
     sys.stdout.write(f"seed {CRASH_SEED}, {CRASH_S} s\n")
     chance = random.Random(CRASH_SEED)
-    await asyncio.to_thread(house.start, 3)
-    grants = house.folder / "grants"
-    players = [_player(house, n, chance, grants) for n in range(3)]
+    await asyncio.to_thread(deployment.start, 3)
+    grants = deployment.folder / "grants"
+    players = [_player(deployment, n, chance, grants) for n in range(3)]
     kills = {"quota": 0, "player": 0, "nats": 0}
     try:
         until = time.monotonic() + CRASH_S
@@ -167,28 +167,28 @@ async def test_random_kills_of_everything_leave_the_books_right(crash_house: Hou
             what = chance.choices(["quota", "player", "nats"], [5, 5, 1])[0]
             kills[what] += 1
             if what == "quota":
-                victim = chance.choice([service for service in house.quotas if service.alive])
+                victim = chance.choice([service for service in deployment.quotas if service.alive])
                 await asyncio.to_thread(victim.running.kill)
-                await asyncio.to_thread(house.add)
+                await asyncio.to_thread(deployment.add)
             elif what == "player":
                 place = chance.randrange(len(players))
                 await asyncio.to_thread(players[place].kill)
-                players[place] = _player(house, len(grants.read_text().splitlines()), chance, grants)
+                players[place] = _player(deployment, len(grants.read_text().splitlines()), chance, grants)
             else:
-                await asyncio.to_thread(house.nats.kill)
+                await asyncio.to_thread(deployment.nats.kill)
                 await asyncio.sleep(chance.uniform(0.0, 0.5))
-                await asyncio.to_thread(house.nats.start)
+                await asyncio.to_thread(deployment.nats.start)
     finally:
         for player in players:
             await asyncio.to_thread(player.kill)
-    for service in house.quotas:
+    for service in deployment.quotas:
         if service.alive:
             await asyncio.to_thread(service.wait_ready)
-    async with house.bus() as bus:
+    async with deployment.bus() as bus:
         await settled(bus)
         await no_leases(bus)
         events = (await bus.api(f"STREAM.INFO.{USAGE}", {}))["state"]["messages"]
-        verdict = await asyncio.to_thread(house.command, "usage", "verify", "--since", "3h", "--json")
+        verdict = await asyncio.to_thread(deployment.command, "usage", "verify", "--since", "3h", "--json")
         report = json.loads(verdict)
         sys.stdout.write(f"kills {kills}, {events} usage events, {report['counters']} counters\n")
         assert report["drift_count"] == 0, verdict
@@ -196,12 +196,12 @@ async def test_random_kills_of_everything_leave_the_books_right(crash_house: Hou
         await _assert_never_over(bus, {line for line in grants.read_text().splitlines() if line})
 
 
-def _player(house: House, number: int, chance: random.Random, grants: Path) -> Child:
+def _player(deployment: QuotaDeployment, number: int, chance: random.Random, grants: Path) -> Child:
     name = f"player{number}-{chance.randrange(10**6)}"
-    arguments = [house.nats.url, name, str(chance.randrange(10**9)), "200", str(grants)]
-    argv = [sys.executable, "-m", "tests.integration.quota.player", *arguments]
+    arguments = [deployment.nats.url, name, str(chance.randrange(10**9)), "200", str(grants)]
+    argv = [sys.executable, "-m", "tests.integration.quota.load_process", *arguments]
     grants.touch()
-    return Child(argv, house.folder / f"{name}.log")
+    return Child(argv, deployment.folder / f"{name}.log")
 
 
 async def _assert_never_over(bus: Bus, granted: set[str]) -> None:

@@ -14,8 +14,8 @@ from callboard_contracts.errors import ErrorCode
 from callboard_contracts.quota import IdentifyReply, IdentifyRequest, ReserveReply, Work
 from callboard_kit.bus import Bus
 from callboard_quota.domain.ledger import HELD_RETRY_S
-from tests.integration.quota.house import (
-    House,
+from tests.integration.quota.deployment import (
+    QuotaDeployment,
     audit,
     counters,
     event_of,
@@ -27,14 +27,14 @@ from tests.integration.quota.house import (
     reserve,
     settled,
 )
-from tests.unit.quota.stage import unheld
+from tests.unit.quota.interleaving import unheld
 
 pytestmark = pytest.mark.integration
 
 
-async def key_of(house: House, name: str, tier: str = "standard", *more: str) -> str:
+async def key_of(deployment: QuotaDeployment, name: str, tier: str = "standard", *more: str) -> str:
     """A fresh key's digest."""
-    output = await asyncio.to_thread(house.command, "keys", "create", "--name", name, "--tier", tier, *more)
+    output = await asyncio.to_thread(deployment.command, "keys", "create", "--name", name, "--tier", tier, *more)
     return key_digest(next(line for line in output.splitlines() if line.startswith("cb_")))
 
 
@@ -62,8 +62,8 @@ async def test_every_step_can_be_read_back_by_request(bus: Bus) -> None:
     assert steps["settled"].hold_id == hold.id
 
 
-async def test_burst_admits_exactly_what_there_is_room_for(house: House, bus: Bus) -> None:
-    digest = await key_of(house, "burst")
+async def test_burst_admits_exactly_what_there_is_room_for(deployment: QuotaDeployment, bus: Bus) -> None:
+    digest = await key_of(deployment, "burst")
 
     async def burst(prefix: str, size: int) -> list[ReserveReply]:
         wishes = [request(f"{prefix}-{n}", 10, key_digest=digest) for n in range(size)]
@@ -84,16 +84,18 @@ async def test_burst_admits_exactly_what_there_is_room_for(house: House, bus: Bu
     assert (await counters(bus))[tenant, "jobs"] == 20
 
 
-async def test_caller_with_one_place_may_ask_again_right_after_each_answer(house: House, bus: Bus) -> None:
-    digest = await key_of(house, "sequential", "single")
+async def test_caller_with_one_place_may_ask_again_right_after_each_answer(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    digest = await key_of(deployment, "sequential", "single")
     for n in range(50):
         reply = await reserve(bus, request(f"sequential-{n}", 10, key_digest=digest))
         assert reply.hold, (n, reply.error)
         await report(bus, event_of(reply.hold, 10))
 
 
-async def test_caller_with_one_place_is_refused_while_a_job_runs(house: House, bus: Bus) -> None:
-    digest = await key_of(house, "parallel", "single")
+async def test_caller_with_one_place_is_refused_while_a_job_runs(deployment: QuotaDeployment, bus: Bus) -> None:
+    digest = await key_of(deployment, "parallel", "single")
     wishes = [request(f"parallel-{n}", 10, key_digest=digest) for n in range(2)]
     replies = await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
     assert [reply.hold is None for reply in replies].count(True) == 1
@@ -101,8 +103,8 @@ async def test_caller_with_one_place_is_refused_while_a_job_runs(house: House, b
     assert error.limit == "key.jobs_at_once"
 
 
-async def test_burst_of_mixed_sizes_never_passes_the_limit(house: House, bus: Bus) -> None:
-    digest = await key_of(house, "mixed", "tiny")
+async def test_burst_of_mixed_sizes_never_passes_the_limit(deployment: QuotaDeployment, bus: Bus) -> None:
+    digest = await key_of(deployment, "mixed", "tiny")
     wishes = [request(f"mixed-{n}", 7 + n % 5, key_digest=digest) for n in range(100)]
     replies = await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
     held = sum(reply.hold.entries[0].amount for reply in replies if reply.hold)
@@ -111,8 +113,8 @@ async def test_burst_of_mixed_sizes_never_passes_the_limit(house: House, bus: Bu
     assert (await counters(bus))[tenant, "units"] == held
 
 
-async def test_reply_says_how_much_is_left(house: House, bus: Bus) -> None:
-    digest = await key_of(house, "left", "tiny")
+async def test_reply_says_how_much_is_left(deployment: QuotaDeployment, bus: Bus) -> None:
+    digest = await key_of(deployment, "left", "tiny")
     reply = await reserve(bus, request("left-1", 30, key_digest=digest))
     assert [(state.limit, state.allowed, state.remaining) for state in reply.states] == [
         ("key.tokens_per_day", 100, 70)
@@ -133,46 +135,46 @@ async def test_reply_says_how_much_is_left(house: House, bus: Bus) -> None:
     assert never.error.retry_after_s is None
 
 
-async def test_revoked_key_is_refused_at_once_by_every_process(house: House, bus: Bus) -> None:
-    output = await asyncio.to_thread(house.command, "keys", "create", "--name", "revoked")
+async def test_revoked_key_is_refused_at_once_by_every_process(deployment: QuotaDeployment, bus: Bus) -> None:
+    output = await asyncio.to_thread(deployment.command, "keys", "create", "--name", "revoked")
     key = next(line for line in output.splitlines() if line.startswith("cb_"))
     for n in range(10):
         assert (await reserve(bus, request(f"before-{n}", 1, key_digest=key_digest(key)))).hold
-    await asyncio.to_thread(house.command, "keys", "revoke", key)
+    await asyncio.to_thread(deployment.command, "keys", "revoke", key)
     for n in range(20):
         error = (await reserve(bus, request(f"after-{n}", 1, key_digest=key_digest(key)))).error
         assert error is not None
         assert error.code == ErrorCode.INVALID_API_KEY
-    assert key not in await asyncio.to_thread(house.command, "keys", "list", "--json")
+    assert key not in await asyncio.to_thread(deployment.command, "keys", "list", "--json")
 
 
-async def test_rotated_key_keeps_the_account_and_ends_the_old_key(house: House, bus: Bus) -> None:
-    output = await asyncio.to_thread(house.command, "keys", "create", "--name", "rotated")
+async def test_rotated_key_keeps_the_account_and_ends_the_old_key(deployment: QuotaDeployment, bus: Bus) -> None:
+    output = await asyncio.to_thread(deployment.command, "keys", "create", "--name", "rotated")
     old = next(line for line in output.splitlines() if line.startswith("cb_"))
     before = await hold_of(bus, request("rotate-1", 1, key_digest=key_digest(old)))
-    output = await asyncio.to_thread(house.command, "keys", "rotate", old)
+    output = await asyncio.to_thread(deployment.command, "keys", "rotate", old)
     new = next(line for line in output.splitlines() if line.startswith("cb_"))
     after = await hold_of(bus, request("rotate-2", 1, key_digest=key_digest(new)))
     assert after.tenant == before.tenant
     assert (await reserve(bus, request("rotate-3", 1, key_digest=key_digest(old)))).error
 
 
-async def test_own_limit_of_a_key_replaces_the_tiers(house: House, bus: Bus) -> None:
-    output = await asyncio.to_thread(house.command, "keys", "create", "--name", "own limit")
+async def test_own_limit_of_a_key_replaces_the_tiers(deployment: QuotaDeployment, bus: Bus) -> None:
+    output = await asyncio.to_thread(deployment.command, "keys", "create", "--name", "own limit")
     key = next(line for line in output.splitlines() if line.startswith("cb_"))
-    await asyncio.to_thread(house.command, "keys", "change", key, "--limit", "tokens_per_day=50")
+    await asyncio.to_thread(deployment.command, "keys", "change", key, "--limit", "tokens_per_day=50")
     refusal = await reserve(bus, request("own-1", 51, key_digest=key_digest(key)))
     assert refusal.error is not None
     assert refusal.error.limit == "key.tokens_per_day"
-    await asyncio.to_thread(house.command, "keys", "change", key, "--limit", "tokens_per_day=none")
+    await asyncio.to_thread(deployment.command, "keys", "change", key, "--limit", "tokens_per_day=none")
     assert (await reserve(bus, request("own-2", 51, key_digest=key_digest(key)))).hold
 
 
-async def test_unknown_and_expired_keys_are_refused(house: House, bus: Bus) -> None:
+async def test_unknown_and_expired_keys_are_refused(deployment: QuotaDeployment, bus: Bus) -> None:
     error = (await reserve(bus, request("unknown", 1, key_digest=key_digest("cb_never")))).error
     assert error is not None
     assert error.code == ErrorCode.INVALID_API_KEY
-    digest = await key_of(house, "ends", "standard", "--expires", "0m")
+    digest = await key_of(deployment, "ends", "standard", "--expires", "0m")
     error = (await reserve(bus, request("expired", 1, key_digest=digest))).error
     assert error is not None
     assert "expired" in error.message
@@ -264,7 +266,9 @@ async def test_work_admitted_without_a_hold_is_charged_once(bus: Bus) -> None:
     assert (await counters(bus))["i_0123456789abcdef", "units"] == 70_000
 
 
-async def test_event_that_no_reader_could_bear_is_listed_and_stops_nothing(house: House, bus: Bus) -> None:
+async def test_event_that_no_reader_could_bear_is_listed_and_stops_nothing(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
     sound = unheld("unbearable", "i_00000000000000ff", at=time.time()).model_dump(mode="json")
     broken = [
         {**sound, "at": 1e18},
@@ -279,11 +283,11 @@ async def test_event_that_no_reader_could_bear_is_listed_and_stops_nothing(house
         await bus.publish_stored(subjects.usage(tenant), json.dumps(event).encode(), f"unbearable-{n}")
     await settled(bus)
     assert not [who for who, _ in await counters(bus) if who in {"i_00000000000000ff", "k_ffffffffffffffff"}]
-    report = json.loads(await asyncio.to_thread(house.command, "usage", "verify", "--json", "--since", "1h"))
+    report = json.loads(await asyncio.to_thread(deployment.command, "usage", "verify", "--json", "--since", "1h"))
     assert report["drift_count"] == 0
     reasons = [one["reason"] for one in report["ignored"]]
     assert (reasons.count("unreadable") >= 5, "unknown_tenant" in reasons) == (True, True)
-    exported = await asyncio.to_thread(house.command, "usage", "export", "-", "--since", "1h")
+    exported = await asyncio.to_thread(deployment.command, "usage", "export", "-", "--since", "1h")
     assert "i_00000000000000fe" not in exported
 
 
@@ -298,36 +302,36 @@ async def test_speech_is_charged_by_the_millisecond(bus: Bus) -> None:
     assert (await counters(bus))[hold.tenant, "units"] == 123_400
 
 
-async def test_top_up_is_held_beside_the_first_hold_and_settled_with_it(house: House, bus: Bus) -> None:
-    digest = await key_of(house, "top up", "tiny")
+async def test_top_up_is_held_beside_the_first_hold_and_settled_with_it(deployment: QuotaDeployment, bus: Bus) -> None:
+    digest = await key_of(deployment, "top up", "tiny")
     first = await hold_of(bus, request("top-1", 40, key_digest=digest))
-    second = await hold_of(bus, request("top-1", 40, key_digest=None, address=None, top_up=first))
+    second = await hold_of(bus, request("top-1", 40, key_digest=None, address=None, extends=first))
     assert [entry.metric for entry in second.entries] == ["units"]
-    refusal = await reserve(bus, request("top-1", 40, key_digest=None, address=None, top_up=first))
+    refusal = await reserve(bus, request("top-1", 40, key_digest=None, address=None, extends=first))
     assert refusal.error is not None
     assert refusal.error.limit == "key.tokens_per_day"
     forged = first.model_copy(update={"expires_at": first.expires_at + 1})
-    assert (await reserve(bus, request("top-1", 1, key_digest=None, address=None, top_up=forged))).error
-    await report(bus, event_of(first, 55, top_ups=(second,)))
+    assert (await reserve(bus, request("top-1", 1, key_digest=None, address=None, extends=forged))).error
+    await report(bus, event_of(first, 55, extensions=(second,)))
     await settled(bus)
     assert (await counters(bus))[first.tenant, "units"] == 55_000
 
 
 @pytest.mark.timeout(90)
-async def test_usage_commands_show_export_and_verify(house: House, bus: Bus) -> None:
+async def test_usage_commands_show_export_and_verify(deployment: QuotaDeployment, bus: Bus) -> None:
     hold = await hold_of(bus, request("shown-1", 500, address="198.51.100.8"))
     await report(bus, event_of(hold, 123))
     await settled(bus)
-    shown = await asyncio.to_thread(house.command, "usage", "show", hold.tenant)
+    shown = await asyncio.to_thread(deployment.command, "usage", "show", hold.tenant)
     assert [line.split()[-1] for line in shown.splitlines()] == ["TOKENS", "123"]
-    story = await asyncio.to_thread(house.command, "usage", "audit", "shown-1")
-    assert "admitted" in story
-    assert "settled" in story
-    csv_file, parquet_file = house.folder / "usage.csv", house.folder / "usage.parquet"
-    await asyncio.to_thread(house.command, "usage", "export", str(csv_file))
+    audit_trail = await asyncio.to_thread(deployment.command, "usage", "audit", "shown-1")
+    assert "admitted" in audit_trail
+    assert "settled" in audit_trail
+    csv_file, parquet_file = deployment.folder / "usage.csv", deployment.folder / "usage.parquet"
+    await asyncio.to_thread(deployment.command, "usage", "export", str(csv_file))
     rows = list(csv.DictReader(csv_file.read_text(encoding="utf-8").splitlines()))
     assert next(row for row in rows if row["request_id"] == "shown-1")["prompt_tokens"] == "123"
     parquet = importlib.import_module("pyarrow.parquet")
-    await asyncio.to_thread(house.command, "usage", "export", str(parquet_file))
+    await asyncio.to_thread(deployment.command, "usage", "export", str(parquet_file))
     assert parquet.read_table(parquet_file).num_rows == len(rows)
-    assert "drift: 0 tokens in 0 counters" in await asyncio.to_thread(house.command, "usage", "verify")
+    assert "drift: 0 tokens in 0 counters" in await asyncio.to_thread(deployment.command, "usage", "verify")

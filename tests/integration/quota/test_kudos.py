@@ -11,8 +11,8 @@ from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.kudos import KudosReply
 from callboard_kit.bus import Bus, BusError
-from tests.integration.quota.house import (
-    House,
+from tests.integration.quota.deployment import (
+    QuotaDeployment,
     audit,
     event_of,
     eventually,
@@ -26,11 +26,11 @@ from tests.integration.quota.house import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
-async def account_of(house: House, name: str) -> tuple[str, str]:
+async def account_of(deployment: QuotaDeployment, name: str) -> tuple[str, str]:
     """A fresh account's id and its key's digest."""
-    output = await asyncio.to_thread(house.command, "keys", "create", "--name", name)
+    output = await asyncio.to_thread(deployment.command, "keys", "create", "--name", name)
     digest = key_digest(next(line for line in output.splitlines() if line.startswith("cb_")))
-    accounts = json.loads(await asyncio.to_thread(house.command, "keys", "list", "--json"))
+    accounts = json.loads(await asyncio.to_thread(deployment.command, "keys", "list", "--json"))
     return next(one["id"] for one in accounts if one["name"] == name), digest
 
 
@@ -39,53 +39,53 @@ async def kudos(bus: Bus, subject: str, **fields: object) -> KudosReply:
     return KudosReply.model_validate_json(await bus.request(subject, json.dumps(fields).encode(), 10.0))
 
 
-async def earn(bus: Bus, deal: str, account: str, amount: object) -> KudosReply:
-    return await kudos(bus, subjects.QUOTA_KUDOS_EARN, id=deal, account=account, amount=amount)
+async def earn(bus: Bus, transaction: str, account: str, amount: object) -> KudosReply:
+    return await kudos(bus, subjects.QUOTA_KUDOS_EARN, id=transaction, account=account, amount=amount)
 
 
-async def give(bus: Bus, deal: str, source: str, target: str, amount: object) -> KudosReply:
-    return await kudos(bus, subjects.QUOTA_KUDOS_TRANSFER, id=deal, source=source, target=target, amount=amount)
+async def give(bus: Bus, transaction: str, source: str, target: str, amount: object) -> KudosReply:
+    return await kudos(bus, subjects.QUOTA_KUDOS_TRANSFER, id=transaction, source=source, target=target, amount=amount)
 
 
 async def balance(bus: Bus, account: str) -> int:
     return (await kudos(bus, subjects.QUOTA_KUDOS_SHOW, account=account)).balance
 
 
-async def test_deals_count_once_and_never_take_what_is_not_there(house: House, bus: Bus) -> None:
-    ada, _ = await account_of(house, "deals-ada")
-    bob, _ = await account_of(house, "deals-bob")
-    assert (await earn(bus, "deals-1", ada, 5_000)).balance == 5_000
-    again = await earn(bus, "deals-1", ada, 5_000)
+async def test_deals_count_once_and_never_take_what_is_not_there(deployment: QuotaDeployment, bus: Bus) -> None:
+    ada, _ = await account_of(deployment, "transactions-ada")
+    bob, _ = await account_of(deployment, "transactions-bob")
+    assert (await earn(bus, "transactions-1", ada, 5_000)).balance == 5_000
+    again = await earn(bus, "transactions-1", ada, 5_000)
     assert (again.balance, again.repeated, again.error) == (5_000, True, None)
-    gifts = await asyncio.gather(*(give(bus, f"deals-gift-{n}", ada, bob, 1_000) for n in range(20)))
+    gifts = await asyncio.gather(*(give(bus, f"transactions-gift-{n}", ada, bob, 1_000) for n in range(20)))
     assert sum(gift.error is None for gift in gifts) == 5
     refused = next(gift for gift in gifts if gift.error)
     assert refused.error is not None
     assert (refused.error.code, refused.error.limit) == (ErrorCode.QUOTA_EXCEEDED, "key.kudos")
     assert (await balance(bus, ada), await balance(bus, bob)) == (0, 5_000)
-    back = await asyncio.gather(*(give(bus, "deals-back", bob, ada, 3_000) for _ in range(10)))
+    back = await asyncio.gather(*(give(bus, "transactions-back", bob, ada, 3_000) for _ in range(10)))
     assert sum(not one.repeated for one in back) == 1
     assert (await balance(bus, ada), await balance(bus, bob)) == (3_000, 2_000)
 
     async def noted() -> bool:
-        return [event.kind for event in await audit(bus, "deals-back")] == ["settled"]
+        return [event.kind for event in await audit(bus, "transactions-back")] == ["settled"]
 
-    await eventually(noted, "the deal is noted once")
+    await eventually(noted, "the transaction is noted once")
 
 
 @pytest.mark.parametrize("amount", [0, -1, 10**15 + 1, 10**40, 1.5, 2.0, "7", True, None, float("nan")])
-async def test_amount_that_is_none_is_refused(house: House, bus: Bus, amount: object) -> None:
+async def test_amount_that_is_none_is_refused(deployment: QuotaDeployment, bus: Bus, amount: object) -> None:
     name = f"amount-{amount!r:.20}"
-    account, _ = await account_of(house, name)
+    account, _ = await account_of(deployment, name)
     reply = await earn(bus, f"amount-{abs(hash(name))}", account, amount)
     assert reply.error is not None
     assert reply.error.code == ErrorCode.INVALID_REQUEST
     assert await balance(bus, account) == 0
 
 
-async def test_deal_with_oneself_a_stranger_or_a_used_id_is_refused(house: House, bus: Bus) -> None:
-    ada, _ = await account_of(house, "rules-ada")
-    bob, _ = await account_of(house, "rules-bob")
+async def test_deal_with_oneself_a_stranger_or_a_used_id_is_refused(deployment: QuotaDeployment, bus: Bus) -> None:
+    ada, _ = await account_of(deployment, "rules-ada")
+    bob, _ = await account_of(deployment, "rules-bob")
     await earn(bus, "rules-1", ada, 1_000)
     for reply in (
         await give(bus, "rules-2", ada, ada, 1),
@@ -98,13 +98,13 @@ async def test_deal_with_oneself_a_stranger_or_a_used_id_is_refused(house: House
         assert reply.error is not None
         assert reply.error.code == ErrorCode.INVALID_REQUEST
     assert (await balance(bus, ada), await balance(bus, bob)) == (1_000, 0)
-    refusals = [await asyncio.to_thread(service.metrics) for service in house.quotas]
+    refusals = [await asyncio.to_thread(service.metrics) for service in deployment.quotas]
     for rule in ("same_account", "unknown_account", "not_a_token", "other_contents"):
         assert sum(one[f'callboard_quota_kudos_refusals_total{{reason="{rule}"}}'] for one in refusals) > 0
 
 
-async def test_hold_takes_kudos_and_settles_to_what_was_spent(house: House, bus: Bus) -> None:
-    account, digest = await account_of(house, "spends")
+async def test_hold_takes_kudos_and_settles_to_what_was_spent(deployment: QuotaDeployment, bus: Bus) -> None:
+    account, digest = await account_of(deployment, "spends")
     await earn(bus, "spends-1", account, 10_000)
     reply = await reserve(bus, request("spends-a", 10, key_digest=digest, kudos=8_000))
     assert reply.hold
@@ -120,8 +120,10 @@ async def test_hold_takes_kudos_and_settles_to_what_was_spent(house: House, bus:
     assert nobody.error.code == ErrorCode.INVALID_REQUEST
 
 
-async def test_hold_that_expires_gives_kudos_back_and_later_work_takes_none(house: House, bus: Bus) -> None:
-    account, digest = await account_of(house, "expires")
+async def test_hold_that_expires_gives_kudos_back_and_later_work_takes_none(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    account, digest = await account_of(deployment, "expires")
     await earn(bus, "expires-1", account, 1_000)
     reply = await reserve(bus, request("expires-a", 10, key_digest=digest, kudos=1_000, life_s=0.2))
     assert reply.hold
@@ -135,24 +137,24 @@ async def test_hold_that_expires_gives_kudos_back_and_later_work_takes_none(hous
     assert await balance(bus, account) == 1_000
 
 
-async def test_command_line_shows_credits_moves_and_verifies(house: House) -> None:
-    ada, _ = await account_of(house, "cli-ada")
-    await account_of(house, "cli-bob")
-    assert "12.5" in await asyncio.to_thread(house.command, "kudos", "earn", "cli-ada", "12.5", "--id", "cli-1")
-    repeated = await asyncio.to_thread(house.command, "kudos", "earn", "cli-ada", "12.5", "--id", "cli-1")
+async def test_command_line_shows_credits_moves_and_verifies(deployment: QuotaDeployment) -> None:
+    ada, _ = await account_of(deployment, "cli-ada")
+    await account_of(deployment, "cli-bob")
+    assert "12.5" in await asyncio.to_thread(deployment.command, "kudos", "earn", "cli-ada", "12.5", "--id", "cli-1")
+    repeated = await asyncio.to_thread(deployment.command, "kudos", "earn", "cli-ada", "12.5", "--id", "cli-1")
     assert "made before" in repeated
-    await asyncio.to_thread(house.command, "kudos", "transfer", "cli-ada", "cli-bob", "2.5")
-    assert await asyncio.to_thread(house.command, "kudos", "show", "cli-ada") == f"{ada}  10\n"
-    history = await asyncio.to_thread(house.command, "kudos", "history", "cli-ada")
+    await asyncio.to_thread(deployment.command, "kudos", "transfer", "cli-ada", "cli-bob", "2.5")
+    assert await asyncio.to_thread(deployment.command, "kudos", "show", "cli-ada") == f"{ada}  10\n"
+    history = await asyncio.to_thread(deployment.command, "kudos", "history", "cli-ada")
     assert len(history.splitlines()) == 3
-    assert "balances" in await asyncio.to_thread(house.command, "kudos", "verify")
+    assert "balances" in await asyncio.to_thread(deployment.command, "kudos", "verify")
 
 
-async def test_killed_processes_neither_make_nor_lose_kudos(own_house: House) -> None:
-    house, chance = own_house, random.Random(7)
-    await asyncio.to_thread(house.start, 2)
-    names = [(await account_of(house, f"kill-{n}"))[0] for n in range(5)]
-    async with house.bus() as bus:
+async def test_killed_processes_neither_make_nor_lose_kudos(own_deployment: QuotaDeployment) -> None:
+    deployment, chance = own_deployment, random.Random(7)
+    await asyncio.to_thread(deployment.start, 2)
+    names = [(await account_of(deployment, f"kill-{n}"))[0] for n in range(5)]
+    async with deployment.bus() as bus:
         for n, name in enumerate(names):
             await earn(bus, f"kill-earn-{n}", name, 1_000)
 
@@ -179,9 +181,9 @@ async def test_killed_processes_neither_make_nor_lose_kudos(own_house: House) ->
         async def kills() -> None:
             for _ in range(4):
                 await asyncio.sleep(0.4)
-                victim = chance.choice([service for service in house.quotas if service.alive])
+                victim = chance.choice([service for service in deployment.quotas if service.alive])
                 await asyncio.to_thread(victim.running.kill)
-                replacement = await asyncio.to_thread(house.add)
+                replacement = await asyncio.to_thread(deployment.add)
                 await asyncio.to_thread(replacement.wait_ready)
 
         async def gifts(first: int) -> None:
@@ -196,4 +198,4 @@ async def test_killed_processes_neither_make_nor_lose_kudos(own_house: House) ->
         balances = [await balance(bus, name) for name in names]
         assert sum(balances) == 5_000
         assert min(balances) >= 0
-    assert "earned 5, spent 0, held 0\nbalances 5\n" in await asyncio.to_thread(house.command, "kudos", "verify")
+    assert "earned 5, spent 0, held 0\nbalances 5\n" in await asyncio.to_thread(deployment.command, "kudos", "verify")

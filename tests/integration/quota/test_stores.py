@@ -1,4 +1,4 @@
-"""One suite for the ledger's store, run over the twin in memory and over a real bus; and the books on a real bus."""
+"""One suite for the ledger's store, run over the twin in memory and over a real bus; and the counters on a real bus."""
 
 import asyncio
 import time
@@ -15,19 +15,19 @@ from callboard_contracts.config import Config, NatsSection, QuotaSection
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosTransferRequest
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent, VerifyRequest, Work
 from callboard_contracts.streams import QUOTA, SETTLEMENT, USAGE
-from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus
+from callboard_kit.provisioning import apply_streams
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.audit import AuditJournal
-from callboard_quota.backends.books import StreamBooks, StreamUsageLog
+from callboard_quota.backends.cache_invalidation import CacheInvalidation
 from callboard_quota.backends.clock import SteadyClock
-from callboard_quota.backends.jetstream_ledger import LEASES_AT_ONCE, JetStreamLedger, LedgerMisdeclared, read_fates
-from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger
-from callboard_quota.backends.raises import RaiseNews
-from callboard_quota.domain.attempt import Granted
+from callboard_quota.backends.jetstream_ledger import LEASES_PER_READ, JetStreamLedger, LedgerMisdeclared, read_outcomes
+from callboard_quota.backends.memory import MemoryAccounts, MemoryCounterStore, MemoryJournal, MemoryLedger
+from callboard_quota.backends.usage_streams import StreamCounterStore, StreamUsageLog
 from callboard_quota.domain.changes import increments, reversal
+from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.event_rules import EventRules
-from callboard_quota.domain.kudos import Treasury
+from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter, LedgerStore, StoreUnavailable
@@ -35,13 +35,13 @@ from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
-from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, hour_bucket
 from callboard_quota.handlers.usage import UsageFeed
-from tests.integration.quota.house import report
+from tests.integration.quota.deployment import report
 from tests.support.nats_server import NatsServer
-from tests.unit.quota.stage import HandClock, ask, unheld
+from tests.unit.quota.interleaving import ManualClock, ask, unheld
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -86,7 +86,7 @@ async def connected(server: NatsServer) -> AsyncGenerator[tuple[Bus, Acknowledge
 @pytest.fixture(params=["memory", "jetstream"])
 async def store(request: pytest.FixtureRequest, server: NatsServer) -> AsyncGenerator[LedgerStore]:
     """Each implementation in turn."""
-    clock = HandClock(time.time())
+    clock = ManualClock(time.time())
     if request.param == "memory":
         yield MemoryLedger(clock)
         return
@@ -110,7 +110,7 @@ def hold(name: str) -> Hold:
     )
 
 
-def fate(of: Hold, kind: str, units: int) -> AuditEvent:
+def outcome(of: Hold, kind: str, units: int) -> AuditEvent:
     return AuditEvent.model_validate(
         {"kind": kind, "request_id": of.request_id, "hold_id": of.id, "units": units, "at": 1.0}
     )
@@ -133,7 +133,7 @@ async def test_opening_raises_every_counter_and_leaves_a_lease(store: LedgerStor
 
 async def test_more_leases_than_are_read_at_once_are_all_read_oldest_first(store: LedgerStore) -> None:
     before = await open_ids(store)
-    opened = [hold(f"many-{n}") for n in range(2 * LEASES_AT_ONCE + 1)]
+    opened = [hold(f"many-{n}") for n in range(2 * LEASES_PER_READ + 1)]
     for start in range(0, len(opened), 200):
         await asyncio.gather(*[store.open(one, []) for one in opened[start : start + 200]])
     assert [one.id async for one in store.leases() if one.id not in before] == [one.id for one in opened]
@@ -160,11 +160,11 @@ async def test_counters_fall_below_zero_and_come_back(store: LedgerStore) -> Non
 
 
 async def test_first_fate_stands(store: LedgerStore) -> None:
-    taken = hold("fate")
-    settled = fate(taken, "settled", 3)
-    assert await store.decide(settled) is settled
-    assert await store.decide(fate(taken, "expired", 0)) == settled
-    assert await store.decide(fate(taken, "released", 0)) == settled
+    taken = hold("outcome")
+    settled = outcome(taken, "settled", 3)
+    assert await store.record_outcome(settled) is settled
+    assert await store.record_outcome(outcome(taken, "expired", 0)) == settled
+    assert await store.record_outcome(outcome(taken, "released", 0)) == settled
 
 
 async def test_many_counters_are_read_at_once(store: LedgerStore) -> None:
@@ -181,32 +181,32 @@ async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore)
     assert taken.id not in await open_ids(store)
 
 
-def bank(store: LedgerStore) -> Treasury:
+def bank(store: LedgerStore) -> KudosService:
     accounts = MemoryAccounts([Account(id=one, name=one, tier="t", keys=(), created_at=0) for one in (ADA, BOB)])
     clock = SteadyClock()
-    return Treasury(store, Ledger(store, clock), accounts, clock, MemoryJournal(), lambda _rule: None)
+    return KudosService(store, Ledger(store, clock), accounts, clock, MemoryJournal(), lambda _rule: None)
 
 
 async def test_first_fate_of_a_deal_stands_whichever_hold_it_is_tried_with(store: LedgerStore) -> None:
-    made = fate(hold("deal"), "settled", 0).model_copy(update={"work": "kudos"})
-    assert await store.fate_of_deal("deal") is None
-    assert await store.decide(made) == made
-    assert await store.decide(made.model_copy(update={"hold_id": "deal-2", "kind": "expired"})) == made
-    assert await store.fate_of_deal("deal") == made
+    made = outcome(hold("transaction"), "settled", 0).model_copy(update={"work": "kudos"})
+    assert await store.fate_of_deal("transaction") is None
+    assert await store.record_outcome(made) == made
+    assert await store.record_outcome(made.model_copy(update={"hold_id": "transaction-2", "kind": "expired"})) == made
+    assert await store.fate_of_deal("transaction") == made
 
 
 async def test_kudos_are_earned_and_given_once(store: LedgerStore) -> None:
-    treasury = bank(store)
+    kudos = bank(store)
     for repeated in (False, True):
-        reply = await treasury.earn(KudosEarnRequest(id="store-earn", account=ADA, amount=700))
+        reply = await kudos.earn(KudosEarnRequest(id="store-earn", account=ADA, amount=700))
         assert (reply.balance, reply.repeated, reply.error) == (700, repeated, None)
     gift = KudosTransferRequest(id="store-gift", source=ADA, target=BOB, amount=500)
-    replies = await asyncio.gather(*(treasury.transfer(gift) for _ in range(5)))
+    replies = await asyncio.gather(*(kudos.transfer(gift) for _ in range(5)))
     assert sorted(reply.repeated for reply in replies) == [False, True, True, True, True]
-    refused = await treasury.transfer(gift.model_copy(update={"id": "store-more"}))
+    refused = await kudos.transfer(gift.model_copy(update={"id": "store-more"}))
     assert refused.error is not None
     assert (refused.error.limit, refused.balance) == ("key.kudos", 200)
-    assert (await treasury.balance(KudosBalanceRequest(account=BOB))).balance == 500
+    assert (await kudos.balance(KudosBalanceRequest(account=BOB))).balance == 500
 
 
 @pytest.mark.parametrize("decided", [True, False])
@@ -216,16 +216,16 @@ async def test_deal_that_was_left_long_ago_is_completed_or_undone(
     name = f"left-{decided}"
     entries = (
         HoldEntry(tenant=f"k_{name}", metric="kudos", bucket="ever", amount=30),
-        HoldEntry(tenant=f"k_{name}-to", metric="kudos_gift", bucket="ever", amount=30),
+        HoldEntry(tenant=f"k_{name}-to", metric="kudos_credit", bucket="ever", amount=30),
     )
     left = hold(name).model_copy(update={"entries": entries, "expires_at": time.time() - 7200, "model": "transfer"})
     await store.open(left, increments(left))
     if decided:
-        await store.decide(fate(left, "settled", 0).model_copy(update={"work": "kudos", "kudos": 30}))
-    clock = HandClock(time.time())
+        await store.record_outcome(outcome(left, "settled", 0).model_copy(update={"work": "kudos", "kudos": 30}))
+    clock = ManualClock(time.time())
     async with connected(server) as (bus, _publisher):
-        books = MemoryBooks(store) if isinstance(store, MemoryLedger) else StreamBooks(bus)
-        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), books.stands).pass_once()
+        counters = MemoryCounterStore(store) if isinstance(store, MemoryLedger) else StreamCounterStore(bus)
+        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), counters.stands).pass_once()
     assert left.id not in await open_ids(store)
     counters = [Counter(entry.tenant, "kudos", "ever") for entry in entries]
     found = await store.read(counters)
@@ -247,29 +247,29 @@ async def test_journal_publishes_what_was_noted_just_before_it_is_drained(server
     async with connected(server) as (bus, publisher):
         counted: list[AuditEvent] = []
         journal = AuditJournal(publisher, counted.append, pytest.fail)
-        noted = fate(hold("noted-last"), "settled", 7)
+        noted = outcome(hold("noted-last"), "settled", 7)
         journal.note(noted)
         assert counted == []
         running = asyncio.ensure_future(journal.run())
         await journal.drain(PATIENCE)
         running.cancel()
-        assert await read_fates(bus, noted.request_id) == counted == [noted]
+        assert await read_outcomes(bus, noted.request_id) == counted == [noted]
 
 
 async def test_raise_is_told_to_all_processes(server: NatsServer) -> None:
     async with connected(server) as (one, _), connected(server) as (other, _):
         told: list[tuple[str, str]] = []
-        news = {name: RaiseNews(bus) for name, bus in (("one", one), ("other", other))}
-        for name, each in news.items():
+        invalidation = {name: CacheInvalidation(bus) for name, bus in (("one", one), ("other", other))}
+        for name, each in invalidation.items():
             await each.listen(lambda tenant, name=name: told.append((name, tenant)))
         await other.connection.flush()
-        await news["one"].tell("k_ada")
+        await invalidation["one"].tell("k_ada")
         async with asyncio.timeout(PATIENCE):
             while len(told) < 2:
                 await asyncio.sleep(0.01)
         assert sorted(told) == [("one", "k_ada"), ("other", "k_ada")]
         await one.connection.close()
-        await news["one"].tell("k_ada")
+        await invalidation["one"].tell("k_ada")
 
 
 class Unhurried(Settler):
@@ -355,31 +355,31 @@ async def insist(asking: Callable[[], Awaitable[T]]) -> T:
 
 @dataclass
 class Office:
-    """A bookkeeper's view of a real bus, by a clock that can be set."""
+    """A aggregator's view of a real bus, by a clock that can be set."""
 
-    clock: HandClock
+    clock: ManualClock
     ledger: Ledger
     settler: Settler
     reaper: Reaper
     reconciler: Reconciler
     verifier: Verifier
-    books: StreamBooks
+    counters: StreamCounterStore
 
 
 def office(bus: Bus, publisher: AcknowledgedPublisher) -> Office:
-    clock, journal, secret = HandClock(time.time()), MemoryJournal(), Secret(b"x" * 32)
-    store, books, log = JetStreamLedger(bus, publisher), StreamBooks(bus), StreamUsageLog(bus)
-    ledger = Ledger(store, clock, secret.sealed)
+    clock, journal, secret = ManualClock(time.time()), MemoryJournal(), Secret(b"x" * 32)
+    store, counters, log = JetStreamLedger(bus, publisher), StreamCounterStore(bus), StreamUsageLog(bus)
+    ledger = Ledger(store, clock, secret.signed)
     rules = EventRules(secret, MemoryAccounts())
-    keeper = Bookkeeper(log, books, rules, QuotaSection)
+    keeper = UsageAggregator(log, counters, rules, QuotaSection)
     return Office(
         clock,
         ledger,
-        Settler(QuotaSection(), rules, ledger, books, clock, journal),
-        Reaper(store, ledger, clock, journal, books.stands),
-        Reconciler("w", store, books, log, keeper, clock, journal, ledger.raised),
-        Verifier(store, books, log, keeper, clock, asyncio.sleep),
-        books,
+        Settler(QuotaSection(), rules, ledger, counters, clock, journal),
+        Reaper(store, ledger, clock, journal, counters.stands),
+        Reconciler("w", store, counters, log, keeper, clock, journal, ledger.raised),
+        Verifier(store, counters, log, keeper, clock, asyncio.sleep),
+        counters,
     )
 
 
@@ -399,7 +399,7 @@ async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) ->
                 tenant="k_close",
                 kind="chat",
                 model="owl",
-                pool="stage",
+                pool="main",
                 work=Work(prompt_tokens=1),
                 outcome="stop",
                 hold=outcome.hold,
@@ -411,14 +411,15 @@ async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) ->
                 await rooms.settler.settle(event)
         units = Counter("k_close", "units", hour_bucket(begin))
         rooms.clock.at = begin + 3600 + CLOSING_S
-        # Nothing was settled or expired for the even ones, and now nothing may be: the books alone must get it right.
+        # Nothing was settled or expired for the even ones, and now nothing may be: the counters alone must get it
+        # right.
         await rooms.reaper.pass_once()
         assert await rooms.reconciler.pass_once()
-        assert (await rooms.books.counters(units.bucket))[units] == 150_000
+        assert (await rooms.counters.counters(units.bucket))[units] == 150_000
         reply = await rooms.verifier.verify(VerifyRequest(since=begin - 60))
         assert [one for one in reply.drift if one.tenant == "k_close"] == []
         await report(bus, events[0], msg_id="replayed")
         assert await rooms.reconciler.pass_once()
-        assert (await rooms.books.counters(units.bucket))[units] == 150_000
-        found = await rooms.books.counters(units.bucket)
+        assert (await rooms.counters.counters(units.bucket))[units] == 150_000
+        found = await rooms.counters.counters(units.bucket)
         assert {counter.metric for counter in found if counter.tenant == "k_close"} == {"units"}

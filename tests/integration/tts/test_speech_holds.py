@@ -17,12 +17,21 @@ from callboard_contracts.quota import Hold, UsageEvent, Work
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_contracts.streams import AUDIO, USAGE
 from callboard_kit.bus import Bus
-from callboard_kit.direct import read_subject
-from callboard_kit.lifecycle import Stopper
+from callboard_kit.lifecycle import Shutdown
+from callboard_kit.stream_reads import read_subject
 from callboard_tts.app import run_worker
 from callboard_tts.backends.fake import FakeEngine, Script
 from callboard_tts.settings import pool_settings
-from tests.integration.quota.house import House, audit, counters, eventually, hold_of, no_leases, request, settled
+from tests.integration.quota.deployment import (
+    QuotaDeployment,
+    audit,
+    counters,
+    eventually,
+    hold_of,
+    no_leases,
+    request,
+    settled,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -48,9 +57,9 @@ RETURN_BOUND_S = 5.0
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncGenerator[House]:
+async def deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
     """A bus and one quota process of the test's own."""
-    own = House(tmp_path / "house", CONFIG)
+    own = QuotaDeployment(tmp_path / "deployment", CONFIG)
     try:
         await asyncio.to_thread(own.start)
         yield own
@@ -60,22 +69,22 @@ async def house(tmp_path: Path) -> AsyncGenerator[House]:
 
 
 @pytest.fixture
-async def bus(house: House) -> AsyncGenerator[Bus]:
+async def bus(deployment: QuotaDeployment) -> AsyncGenerator[Bus]:
     """A connection to it."""
-    async with house.bus() as connected:
+    async with deployment.bus() as connected:
         yield connected
 
 
 @asynccontextmanager
-async def worker(house: House, script: Script | None = None, **over: Any) -> AsyncGenerator[None]:
+async def worker(deployment: QuotaDeployment, script: Script | None = None, **over: Any) -> AsyncGenerator[None]:
     """A speech worker in this process."""
-    config = Config.model_validate({**house.table, "quota": {**house.table["quota"], **over}})
-    stopper = Stopper()
-    running = asyncio.ensure_future(run_worker(config, pool_settings(config, POOL, {}), FakeEngine(script), stopper))
+    config = Config.model_validate({**deployment.table, "quota": {**deployment.table["quota"], **over}})
+    shutdown = Shutdown()
+    running = asyncio.ensure_future(run_worker(config, pool_settings(config, POOL, {}), FakeEngine(script), shutdown))
     try:
         yield
     finally:
-        stopper.request_stop("test")
+        shutdown.request_stop("test")
         async with asyncio.timeout(20):
             await running
 
@@ -99,7 +108,7 @@ async def held(bus: Bus, name: str, text: str, held_ms: int = SLICE_MS) -> Speec
 
 
 async def post(bus: Bus, job: SpeechJob) -> SpeechJob:
-    """Posts a job; nobody answers for credit, so it is one that is polled for."""
+    """Posts a job; nobody answers for credit, so it is one that is is_batch for."""
     subject = subjects.tts_job(POOL, "batch", job.tenant)
     await bus.publish_stored(subject, job.model_dump_json().encode(), job.request_id)
     return job
@@ -111,14 +120,14 @@ async def ask(bus: Bus, name: str, text: str, held_ms: int = SLICE_MS) -> Speech
 
 
 async def heard(bus: Bus, job: SpeechJob) -> tuple[int, SpeechEnd | None, list[Hold], bool]:
-    """The sound so far in milliseconds, the end, the top-ups on the way, and whether the last piece is whole."""
+    """The sound so far in milliseconds, the end, the extensions on the way, and whether the last piece is whole."""
     messages = await read_subject(bus, AUDIO, subjects.audio("e1", job.request_id, "*"))
     infos = [SegmentInfo.model_validate_json(message.headers[SEGMENT]) for message in messages]
     sound = [info for info in infos if info.end is None]
     return (
         sum(len(message.data) for message in messages) // BYTES_PER_MS,
         infos[-1].end if infos else None,
-        [hold for info in infos for hold in info.top_ups],
+        [hold for info in infos for hold in info.extensions],
         not sound or sound[-1].piece_done,
     )
 
@@ -128,9 +137,9 @@ async def ended(bus: Bus, job: SpeechJob) -> tuple[int, SpeechEnd, list[Hold], b
         return (await heard(bus, job))[1] is not None
 
     await eventually(over, "the speech ends", 40)
-    audio_ms, end, top_ups, is_whole = await heard(bus, job)
+    audio_ms, end, extensions, is_whole = await heard(bus, job)
     assert end is not None
-    return audio_ms, end, top_ups, is_whole
+    return audio_ms, end, extensions, is_whole
 
 
 async def usage_of(bus: Bus, job: SpeechJob) -> UsageEvent:
@@ -150,29 +159,31 @@ async def is_settled(bus: Bus, charged_ms: int, tenant: str) -> None:
     assert (await counters(bus))[tenant, "units"] == charged_ms * UNITS_PER_MS
 
 
-async def test_long_speech_is_topped_up_and_charged_exactly(house: House, bus: Bus) -> None:
-    async with worker(house):
+async def test_long_speech_is_topped_up_and_charged_exactly(deployment: QuotaDeployment, bus: Bus) -> None:
+    async with worker(deployment):
         job = await ask(bus, "long-1", SHORT)
-        audio_ms, end, top_ups, _ = await ended(bus, job)
+        audio_ms, end, extensions, _ = await ended(bus, job)
         event = await usage_of(bus, job)
     assert (end.reason, end.audio_ms) == ("stop", audio_ms)
-    assert len(top_ups) > 1
-    assert list(event.top_ups) == top_ups
+    assert len(extensions) > 1
+    assert list(event.extensions) == extensions
     await is_settled(bus, audio_ms, job.tenant)
     assert audio_ms > SLICE_MS
 
     async def noted() -> bool:
-        return len([note for note in await audit(bus, "long-1") if note.kind == "settled"]) == 1 + len(top_ups)
+        return len([note for note in await audit(bus, "long-1") if note.kind == "settled"]) == 1 + len(extensions)
 
     await eventually(noted, "every hold is noted as settled")
     charged = [note.units for note in await audit(bus, "long-1") if note.kind == "settled"]
     assert sum(charged) == audio_ms * UNITS_PER_MS
 
 
-async def test_limit_ends_speech_after_a_piece_and_the_rest_of_the_holds_comes_back(house: House, bus: Bus) -> None:
-    async with worker(house):
+async def test_limit_ends_speech_after_a_piece_and_the_rest_of_the_holds_comes_back(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    async with worker(deployment):
         job = await ask(bus, "limited-1", TEXT)
-        audio_ms, end, top_ups, is_whole = await ended(bus, job)
+        audio_ms, end, extensions, is_whole = await ended(bus, job)
         over_at = time.monotonic()
         assert is_whole
         assert end.reason == "limit"
@@ -180,12 +191,12 @@ async def test_limit_ends_speech_after_a_piece_and_the_rest_of_the_holds_comes_b
         assert (end.error.code, end.error.limit) == (ErrorCode.QUOTA_EXCEEDED, "address.tokens_per_day")
         assert end.error.retry_after_s is not None
         assert job.hold is not None
-        held_units = sum(hold.units or 0 for hold in (job.hold, *top_ups))
+        held_units = sum(hold.units or 0 for hold in (job.hold, *extensions))
         assert audio_ms * UNITS_PER_MS <= held_units <= LIMIT_UNITS
         await is_settled(bus, audio_ms, job.tenant)
         assert time.monotonic() - over_at < RETURN_BOUND_S
         event = await usage_of(bus, job)
-        assert (event.outcome, list(event.top_ups)) == ("length", top_ups)
+        assert (event.outcome, list(event.extensions)) == ("length", extensions)
         # What the limit still leaves is there for the next one, which takes it to the last piece that fits.
         left_ms = LIMIT_UNITS // UNITS_PER_MS - audio_ms
         again = await ask(bus, "limited-2", TEXT, held_ms=min(left_ms, SLICE_MS))
@@ -196,8 +207,10 @@ async def test_limit_ends_speech_after_a_piece_and_the_rest_of_the_holds_comes_b
         await is_settled(bus, audio_ms + more_ms, job.tenant)
 
 
-async def test_cancelled_speech_pays_for_what_was_sent_and_gives_back_the_rest(house: House, bus: Bus) -> None:
-    async with worker(house, SLOW):
+async def test_cancelled_speech_pays_for_what_was_sent_and_gives_back_the_rest(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    async with worker(deployment, SLOW):
         job = await ask(bus, "left-1", SHORT)
 
         async def speaks() -> bool:
@@ -212,49 +225,53 @@ async def test_cancelled_speech_pays_for_what_was_sent_and_gives_back_the_rest(h
         assert time.monotonic() - over_at < RETURN_BOUND_S
 
 
-async def test_quota_that_is_killed_on_the_way_and_comes_back_is_not_heard(house: House, bus: Bus) -> None:
-    async with worker(house, SLOW):
+async def test_quota_that_is_killed_on_the_way_and_comes_back_is_not_heard(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    async with worker(deployment, SLOW):
         job = await ask(bus, "killed-1", SHORT)
-        await asyncio.to_thread(house.quotas[0].running.kill)
-        service = await asyncio.to_thread(house.add)
+        await asyncio.to_thread(deployment.quotas[0].running.kill)
+        service = await asyncio.to_thread(deployment.add)
         await asyncio.to_thread(service.wait_ready)
-        audio_ms, end, top_ups, _ = await ended(bus, job)
+        audio_ms, end, extensions, _ = await ended(bus, job)
         assert end.reason == "stop"
-        assert top_ups
+        assert extensions
         await is_settled(bus, audio_ms, job.tenant)
 
 
 async def test_quota_that_is_gone_ends_speech_after_a_piece_where_the_site_refuses(
-    house: House, bus: Bus, monkeypatch: pytest.MonkeyPatch
+    deployment: QuotaDeployment, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("callboard_tts.handlers.sound_holds.PATIENCE_S", 1.0)
-    async with worker(house):
-        job = await ask_without_quota(house, bus, "gone-1")
-        audio_ms, end, top_ups, is_whole = await ended(bus, job)
+    monkeypatch.setattr("callboard_tts.handlers.audio_quota.PATIENCE_S", 1.0)
+    async with worker(deployment):
+        job = await ask_without_quota(deployment, bus, "gone-1")
+        audio_ms, end, extensions, is_whole = await ended(bus, job)
         assert end.error is not None
         assert (end.reason, end.error.code) == ("error", ErrorCode.QUOTA_UNAVAILABLE)
         assert is_whole
-        assert not top_ups
+        assert not extensions
         assert audio_ms <= SLICE_MS
-    service = await asyncio.to_thread(house.add)
+    service = await asyncio.to_thread(deployment.add)
     await asyncio.to_thread(service.wait_ready)
     await is_settled(bus, audio_ms, job.tenant)
 
 
-async def test_quota_that_is_gone_lets_speech_go_on_where_the_site_admits(house: House, bus: Bus) -> None:
-    async with worker(house, on_unreachable="admit_and_settle"):
-        job = await ask_without_quota(house, bus, "gone-2")
-        audio_ms, end, top_ups, _ = await ended(bus, job)
+async def test_quota_that_is_gone_lets_speech_go_on_where_the_site_admits(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    async with worker(deployment, on_unreachable="admit_and_settle"):
+        job = await ask_without_quota(deployment, bus, "gone-2")
+        audio_ms, end, extensions, _ = await ended(bus, job)
         assert end.reason == "stop"
-        assert not top_ups
+        assert not extensions
         assert audio_ms > SLICE_MS
-    service = await asyncio.to_thread(house.add)
+    service = await asyncio.to_thread(deployment.add)
     await asyncio.to_thread(service.wait_ready)
     await is_settled(bus, audio_ms, job.tenant)
 
 
-async def ask_without_quota(house: House, bus: Bus, name: str) -> SpeechJob:
+async def ask_without_quota(deployment: QuotaDeployment, bus: Bus, name: str) -> SpeechJob:
     """Takes the first hold, ends quota, and then posts the job."""
     job = await held(bus, name, SHORT)
-    await asyncio.to_thread(house.quotas[0].running.stop)
+    await asyncio.to_thread(deployment.quotas[0].running.stop)
     return await post(bus, job)

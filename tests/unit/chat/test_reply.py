@@ -2,8 +2,8 @@
 
 import pytest
 
-from callboard_chat.domain.history import History, history
 from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
 from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, Sampling, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -14,7 +14,7 @@ FAILED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="It failed.")
 
 
 def request(limit: int = 100, **fields: object) -> ChatRequest:
-    messages = (ChatMessage(role="user", content="Tell me a story of some length."),)
+    messages = (ChatMessage(role="user", content="Tell me a audit_trail of some length."),)
     return ChatRequest.model_validate({"model": "owl", "messages": messages, "max_output_tokens": limit, **fields})
 
 
@@ -123,8 +123,8 @@ def test_tool_calls_go_out_once_with_the_last_text() -> None:
 
 
 def test_a_reply_goes_on_after_its_past() -> None:
-    past = History(next_seq=4, said=Continuation("a b ", "", 2))
-    reply = Reply(request(limit=4), attempt=2, past=past)
+    prior = History(next_seq=4, said=Continuation("a b ", "", 2))
+    reply = Reply(request(limit=4), attempt=2, prior=prior)
     frames = feed(reply, *words("c ", "d ", "e "))
     assert [(frame.seq, frame.attempt) for frame in frames] == [(4, 2), (5, 2)]
     assert reply.finish == "length"
@@ -136,7 +136,7 @@ def test_a_reply_goes_on_after_its_past() -> None:
 
 
 def test_an_engines_count_after_a_continuation_adds_to_the_past() -> None:
-    reply = Reply(request(), attempt=2, past=History(next_seq=2, said=Continuation("a b ", "", 2)))
+    reply = Reply(request(), attempt=2, prior=History(next_seq=2, said=Continuation("a b ", "", 2)))
     feed(reply, *words("c "), Chunk(finish="stop", prompt_tokens=9, completion_tokens=3))
     end = reply.end("stop").end
     assert end is not None

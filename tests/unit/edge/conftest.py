@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.unit.edge.stage import Stage, running
+from tests.unit.edge.harness import EdgeHarness, running
 
 
 @pytest.fixture
-async def stage() -> AsyncGenerator[Stage]:
+async def harness() -> AsyncGenerator[EdgeHarness]:
     async with running() as started:
         yield started

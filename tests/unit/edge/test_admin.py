@@ -19,12 +19,12 @@ from callboard_contracts.config import Config, QuotaSection, TierSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_edge.app import administration
-from callboard_edge.handlers.admin_bodies import LimitsBody
+from callboard_edge.protocols.admin.bodies import LimitsBody
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 from callboard_kit.connection import Connection
 from callboard_kit.lifecycle import StartError
-from tests.unit.edge.office import TOKEN, Office, Operator, event_row
-from tests.unit.edge.stage import running
+from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator, event_row
+from tests.unit.edge.harness import running
 
 pytestmark = pytest.mark.unit
 
@@ -47,16 +47,16 @@ ROUTES = [
 
 
 @pytest.fixture
-def office() -> Office:
-    return Office(
+def admin_harness() -> AdminHarness:
+    return AdminHarness(
         quota=QuotaSection(tiers={"anonymous": TierSection(), "standard": TierSection(), "big": TierSection()})
     )
 
 
 @pytest.fixture
-async def operator(office: Office) -> AsyncGenerator[Operator]:
-    async with running(admin=office.administration()) as stage:
-        yield Operator(stage, office)
+async def operator(admin_harness: AdminHarness) -> AsyncGenerator[Operator]:
+    async with running(admin=admin_harness.administration()) as harness:
+        yield Operator(harness, admin_harness)
 
 
 async def created(operator: Operator, **body: Any) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def error_of(answer: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
 async def test_admin_api_without_a_token_in_the_configuration_does_not_exist(method: str, path: str, body: Any) -> None:
-    async with running() as stage:
-        status, _headers, answer = await Operator(stage, Office()).ask(method, path, body)
+    async with running() as harness:
+        status, _headers, answer = await Operator(harness, AdminHarness()).ask(method, path, body)
         assert (status, error_of(answer)["code"]) == (404, "not_found")
-        async with stage.session.get(f"{stage.url}/openapi.json") as reply:
+        async with harness.session.get(f"{harness.url}/openapi.json") as reply:
             assert "/admin" not in await reply.text()
 
 
@@ -87,9 +87,9 @@ async def test_missing_or_wrong_token_is_401_and_nothing_is_done(
     status, headers, answer = await operator.ask(method, path, body, token=token)
     assert (status, error_of(answer)["code"]) == (401, "invalid_admin_token")
     assert headers["WWW-Authenticate"] == "Bearer"
-    assert await operator.office.book.all() == []
+    assert await operator.admin_harness.book.all() == []
     reason = "wrong" if token else "missing"
-    assert operator.stage.figure("callboard_edge_admin_refusals_total", reason=reason) == 1
+    assert operator.harness.figure("callboard_edge_admin_refusals_total", reason=reason) == 1
     if token:
         assert token not in caplog.text
 
@@ -102,9 +102,9 @@ async def test_keys_of_clients_never_open_it(operator: Operator) -> None:
     assert (await operator.ask("GET", "/accounts", token=key))[0] == 401
 
 
-async def test_refusal_is_held_back_and_a_right_token_is_not(office: Office) -> None:
-    async with running(admin=office.administration(pause_s=0.3)) as stage:
-        operator = Operator(stage, office)
+async def test_refusal_is_held_back_and_a_right_token_is_not(admin_harness: AdminHarness) -> None:
+    async with running(admin=admin_harness.administration(pause_s=0.3)) as harness:
+        operator = Operator(harness, admin_harness)
         started = time.monotonic()
         assert (await operator.ask("GET", "/accounts", token="x"))[0] == 401
         assert time.monotonic() - started >= 0.25
@@ -125,7 +125,7 @@ async def test_web_pages_cannot_call_it(operator: Operator) -> None:
 
 
 async def test_document_shows_it_under_a_tag_and_a_scheme_of_its_own(operator: Operator) -> None:
-    async with operator.stage.session.get(f"{operator.stage.url}/openapi.json") as reply:
+    async with operator.harness.session.get(f"{operator.harness.url}/openapi.json") as reply:
         text = await reply.text()
     document = json.loads(text)
     admin = [
@@ -153,7 +153,7 @@ async def test_account_is_created_shown_listed_and_its_key_told_once(operator: O
     assert (account["tier"], account["limits"]) == ("big", {"tokens_per_day": 500})
     assert account["keys"][0]["digest"] == key_digest(made["key"])[:12]
     assert account["keys"][0]["state"] == "active"
-    assert operator.office.announced == [account["id"]]
+    assert operator.admin_harness.announced == [account["id"]]
     for who in (account["id"], "ann", account["keys"][0]["digest"]):
         status, headers, answer = await operator.ask("GET", f"/accounts/{who}")
         assert (status, json.loads(answer)) == (200, account)
@@ -194,7 +194,7 @@ async def test_creation_with_a_wrong_field_is_refused_by_its_name(body: Any, par
     status, _headers, answer = await operator.ask("POST", "/accounts", body)
     error = error_of(answer)
     assert (status, error["code"], error["param"]) == (400, "invalid_request", param)
-    assert await operator.office.book.all() == []
+    assert await operator.admin_harness.book.all() == []
     if param == "tier":
         assert "anonymous, big, standard" in error["message"]
 
@@ -218,7 +218,7 @@ async def test_rotation_lets_the_old_key_end_after_its_time(operator: Operator) 
     new = json.loads(answer)
     assert status == 201
     assert [key["state"] for key in new["account"]["keys"]] == ["active", "active"]
-    account, _key = await operator.office.book.find("ann")
+    account, _key = await operator.admin_harness.book.find("ann")
     ends = [key.expires_at or 0 for key in account.keys]
     assert ends[0] == pytest.approx(time.time() + 86_400, abs=30)
     assert ends[1] == pytest.approx(time.time() + 90 * 86_400, abs=30)
@@ -237,7 +237,7 @@ async def test_one_key_or_all_are_revoked(operator: Operator) -> None:
     assert [key["state"] for key in json.loads(answer)["keys"]] == ["revoked", "active"]
     status, _headers, answer = await operator.ask("POST", "/keys/revoke", {"who": "ann"})
     assert [key["state"] for key in json.loads(answer)["keys"]] == ["revoked", "revoked"]
-    assert len(operator.office.announced) == 4
+    assert len(operator.admin_harness.announced) == 4
 
 
 async def test_account_that_nobody_or_more_than_one_has_is_404(operator: Operator) -> None:
@@ -262,17 +262,17 @@ async def test_key_in_a_path_is_refused(operator: Operator) -> None:
 async def test_change_beside_a_change_of_others_keeps_both(operator: Operator) -> None:
     made = await created(operator)
     entry = f"account.{made['account']['id']}"
-    stored = await operator.office.bucket.get(entry)
+    stored = await operator.admin_harness.bucket.get(entry)
     assert stored is not None
     others = stored.value.replace(b'"name":"ann"', b'"name":"anna"')
     times = [1]
 
     def interfere(key: str) -> None:
         if key == entry and times.pop() == 1:
-            operator.office.bucket.set(key, others)
+            operator.admin_harness.bucket.set(key, others)
             times.append(0)
 
-    operator.office.bucket.before_put = interfere
+    operator.admin_harness.bucket.before_put = interfere
     status, _headers, answer = await operator.ask("PATCH", "/accounts/ann", {"tier": "big"})
     changed = json.loads(answer)
     assert (status, changed["name"], changed["tier"]) == (200, "anna", "big")
@@ -280,9 +280,9 @@ async def test_change_beside_a_change_of_others_keeps_both(operator: Operator) -
 
 async def test_change_that_others_always_forestall_is_409(operator: Operator) -> None:
     made = await created(operator)
-    stored = await operator.office.bucket.get(f"account.{made['account']['id']}")
+    stored = await operator.admin_harness.bucket.get(f"account.{made['account']['id']}")
     assert stored is not None
-    operator.office.bucket.before_put = lambda key: operator.office.bucket.set(key, stored.value)
+    operator.admin_harness.bucket.before_put = lambda key: operator.admin_harness.bucket.set(key, stored.value)
     status, headers, answer = await operator.ask("PATCH", "/accounts/ann", {"tier": "big"})
     assert (status, error_of(answer)["code"]) == (409, "conflict")
     assert headers["x-should-retry"] == "true"
@@ -290,7 +290,7 @@ async def test_change_that_others_always_forestall_is_409(operator: Operator) ->
 
 async def test_usage_is_shown_with_names_the_greatest_first(operator: Operator) -> None:
     account = (await created(operator))["account"]
-    operator.office.usage.units = {account["id"]: 12_345, "site": 99_000, "i_0123456789abcdef": 5}
+    operator.admin_harness.usage.units = {account["id"]: 12_345, "site": 99_000, "i_0123456789abcdef": 5}
     status, _headers, answer = await operator.ask("GET", "/usage?since=7d&limit=2")
     shown = json.loads(answer)
     assert (status, shown["tenants"]) == (200, 3)
@@ -300,7 +300,7 @@ async def test_usage_is_shown_with_names_the_greatest_first(operator: Operator) 
     ]
     status, _headers, answer = await operator.ask("GET", "/usage?who=ann&until=1h")
     assert [one["tenant"] for one in json.loads(answer)["usage"]] == [account["id"]]
-    since, until, tenant = operator.office.usage.asked[-1]
+    since, until, tenant = operator.admin_harness.usage.asked[-1]
     assert tenant == account["id"]
     assert until - since == pytest.approx(23 * 3600, abs=30)
 
@@ -323,7 +323,7 @@ async def test_usage_with_a_wrong_query_is_refused_by_its_name(query: str, param
 
 
 async def test_export_as_csv_has_every_row(operator: Operator) -> None:
-    operator.office.usage.rows = [event_row(n) for n in range(1, 1001)]
+    operator.admin_harness.usage.rows = [event_row(n) for n in range(1, 1001)]
     status, headers, answer = await operator.ask("GET", "/usage/export")
     assert (status, headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
     assert headers["Content-Disposition"] == 'attachment; filename="usage.csv"'
@@ -336,12 +336,12 @@ async def test_export_of_nothing_is_a_header(operator: Operator) -> None:
     _status, _headers, answer = await operator.ask("GET", "/usage/export?who=site&since=1h")
     assert answer.startswith(b"seq,at,request_id,")
     assert answer.count(b"\n") == 1
-    assert operator.office.usage.asked[0][2] == "site"
+    assert operator.admin_harness.usage.asked[0][2] == "site"
 
 
 async def test_export_as_parquet_has_every_row(operator: Operator) -> None:
     arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    operator.office.usage.rows = [event_row(n) for n in range(1, 20_001)]
+    operator.admin_harness.usage.rows = [event_row(n) for n in range(1, 20_001)]
     status, headers, answer = await operator.ask("GET", "/usage/export?format=parquet")
     assert (status, headers["Content-Type"]) == (200, "application/vnd.apache.parquet")
     file = parquet.ParquetFile(arrow.BufferReader(answer))
@@ -361,22 +361,22 @@ async def test_export_as_parquet_without_its_package_is_refused(
 
 
 async def test_export_that_fails_early_has_a_status_and_late_is_cut_off(operator: Operator) -> None:
-    operator.office.usage.trouble = BusUnavailable("no answer in time")
+    operator.admin_harness.usage.trouble = BusUnavailable("no answer in time")
     status, headers, answer = await operator.ask("GET", "/usage/export")
     assert (status, error_of(answer)["code"], headers["Retry-After"]) == (503, "bus_unavailable", "2")
-    operator.office.usage.trouble = None
-    operator.office.usage.rows = [event_row(n) for n in range(1, 300)]
-    operator.office.usage.late_trouble = BusUnavailable("no answer in time")
+    operator.admin_harness.usage.trouble = None
+    operator.admin_harness.usage.rows = [event_row(n) for n in range(1, 300)]
+    operator.admin_harness.usage.late_trouble = BusUnavailable("no answer in time")
     with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionError)):
         await operator.ask("GET", "/usage/export")
 
 
 async def test_verification_is_told_as_quota_reports_it(operator: Operator) -> None:
-    operator.office.usage.report = VerifyReply(events=7, counters=3, drift_count=1, drift_units=5)
+    operator.admin_harness.usage.report = VerifyReply(events=7, counters=3, drift_count=1, drift_units=5)
     status, _headers, answer = await operator.ask("POST", "/usage/verify", {"since": "2h"})
     report = json.loads(answer)
     assert (status, report["events"], report["drift_count"], report["drift_units"]) == (200, 7, 1, 5)
-    assert operator.office.usage.asked[0][0] == pytest.approx(time.time() - 7200, abs=30)
+    assert operator.admin_harness.usage.asked[0][0] == pytest.approx(time.time() - 7200, abs=30)
     assert (await operator.ask("POST", "/usage/verify"))[0] == 200
     status, _headers, answer = await operator.ask("POST", "/usage/verify", {"since": "-1h"})
     assert (status, error_of(answer)["param"]) == (400, "since")
@@ -394,59 +394,59 @@ async def test_verification_is_told_as_quota_reports_it(operator: Operator) -> N
     ],
 )
 async def test_verification_that_nobody_finishes_is_503(trouble: Exception, words: str, operator: Operator) -> None:
-    operator.office.usage.trouble = trouble
+    operator.admin_harness.usage.trouble = trouble
     status, _headers, answer = await operator.ask("POST", "/usage/verify")
     assert (status, error_of(answer)["code"]) == (503, "quota_unavailable")
     assert words in error_of(answer)["message"]
 
 
 async def test_story_of_a_request_is_told(operator: Operator) -> None:
-    operator.office.usage.stories["r1"] = [
+    operator.admin_harness.usage.audit_trails["r1"] = [
         AuditEvent(kind="admitted", request_id="r1", hold_id="h", tenant="site", units=5000, at=0.0),
         AuditEvent(kind="settled", request_id="r1", hold_id="h", tenant="site", units=1500, at=1.5),
     ]
     status, _headers, answer = await operator.ask("GET", "/audit/r1")
-    story = json.loads(answer)
-    assert (status, story["request_id"]) == (200, "r1")
-    assert [(one["what"], one["tokens"]) for one in story["events"]] == [("admitted", 5.0), ("settled", 1.5)]
-    assert story["events"][1]["at"] == "1970-01-01T00:00:01.500+00:00"
+    audit_trail = json.loads(answer)
+    assert (status, audit_trail["request_id"]) == (200, "r1")
+    assert [(one["what"], one["tokens"]) for one in audit_trail["events"]] == [("admitted", 5.0), ("settled", 1.5)]
+    assert audit_trail["events"][1]["at"] == "1970-01-01T00:00:01.500+00:00"
     status, _headers, answer = await operator.ask("GET", "/audit/r2")
     assert (status, error_of(answer)["code"]) == (404, "not_found")
 
 
 async def leave(operator: Operator, method: str, path: str, *, read: int) -> None:
     """Asks, reads so many bytes of the answer, and leaves."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", operator.stage.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", operator.harness.port)
     head = f"{method} /admin/v1{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n"
     writer.write(head.encode())
     async with asyncio.timeout(5):
         if read:
             await reader.readexactly(read)
         else:
-            while not operator.office.usage.asked:
+            while not operator.admin_harness.usage.asked:
                 await asyncio.sleep(0.01)
     writer.transport.abort()
 
 
 async def test_client_that_leaves_an_export_ends_it(operator: Operator) -> None:
-    operator.office.usage.rows = [event_row(n) for n in range(100_000)]
+    operator.admin_harness.usage.rows = [event_row(n) for n in range(100_000)]
     await leave(operator, "GET", "/usage/export", read=1000)
-    await asyncio.wait_for(operator.office.usage.left.wait(), 10)
-    assert operator.office.usage.left.is_set()
+    await asyncio.wait_for(operator.admin_harness.usage.left.wait(), 10)
+    assert operator.admin_harness.usage.left.is_set()
     async with asyncio.timeout(5):
-        while not operator.stage.figure("callboard_edge_clients_gone_total", route="admin_export"):
+        while not operator.harness.figure("callboard_edge_clients_gone_total", route="admin_export"):
             await asyncio.sleep(0.01)
 
 
 async def test_client_that_leaves_a_verification_ends_its_waiting(operator: Operator) -> None:
-    operator.office.usage.verifying.clear()
+    operator.admin_harness.usage.verifying.clear()
     await leave(operator, "POST", "/usage/verify", read=0)
-    await asyncio.wait_for(operator.office.usage.left.wait(), 10)
-    assert operator.office.usage.left.is_set()
+    await asyncio.wait_for(operator.admin_harness.usage.left.wait(), 10)
+    assert operator.admin_harness.usage.left.is_set()
 
 
 async def test_head_of_an_export_has_no_body(operator: Operator) -> None:
-    operator.office.usage.rows = [event_row(1)]
+    operator.admin_harness.usage.rows = [event_row(1)]
     status, headers, answer = await operator.ask("HEAD", "/usage/export")
     assert (status, headers["Content-Type"], answer) == (200, "text/csv; charset=utf-8", b"")
     assert (await operator.ask("GET", "/accounts"))[0] == 200

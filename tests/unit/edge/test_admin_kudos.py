@@ -9,17 +9,17 @@ import pytest
 
 from callboard_contracts.kudos import KudosChange
 from callboard_kit.bus import BusUnavailable, NoResponders
-from tests.unit.edge.office import Office, Operator
-from tests.unit.edge.stage import running
+from tests.unit.edge.admin_harness import AdminHarness, Operator
+from tests.unit.edge.harness import running
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
 async def operator() -> AsyncGenerator[Operator]:
-    office = Office()
-    async with running(admin=office.administration()) as stage:
-        operator = Operator(stage, office)
+    admin_harness = AdminHarness()
+    async with running(admin=admin_harness.administration()) as harness:
+        operator = Operator(harness, admin_harness)
         for name in ("ann", "bob"):
             assert (await operator.ask("POST", "/accounts", {"name": name}))[0] == 201
         yield operator
@@ -66,7 +66,7 @@ async def test_history_is_told_in_parts(operator: Operator) -> None:
 async def test_what_follows_an_old_change_is_told_however_old_it_is(operator: Operator) -> None:
     account = (await asked(operator, "POST", "/accounts/ann/kudos", {"amount": 1}))[1]["account"]
     old = [KudosChange(n, float(n), 1000, n * 1000, "old") for n in range(1, 4)]
-    operator.office.kudos.changes[account] = old
+    operator.admin_harness.kudos.changes[account] = old
     path = "/accounts/ann/kudos/history"
     assert (await asked(operator, "GET", path))[1]["changes"] == []
     _, told = await asked(operator, "GET", f"{path}?since=1970-01-01&limit=1")
@@ -80,7 +80,7 @@ async def test_amount_that_is_none_is_refused_by_its_name(operator: Operator, am
     for path, more in (("kudos", {}), ("kudos/transfer", {"to": "bob"})):
         status, answer = await asked(operator, "POST", f"/accounts/ann/{path}", {"amount": amount, **more})
         assert (status, answer["error"]["param"]) == (400, "amount")
-    assert operator.office.kudos.balances == {}
+    assert operator.admin_harness.kudos.balances == {}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ async def test_wrong_request_is_refused_and_nothing_moves(
 ) -> None:
     found, answer = await asked(operator, "POST", path, body)
     assert (found, answer["error"]["param"]) == (status, param)
-    assert operator.office.kudos.balances == {}
+    assert operator.admin_harness.kudos.balances == {}
 
 
 async def test_refusal_by_quota_is_told_as_it_is(operator: Operator) -> None:
@@ -118,7 +118,7 @@ async def test_refusal_by_quota_is_told_as_it_is(operator: Operator) -> None:
     ("trouble", "code"), [(NoResponders("q"), "quota_unavailable"), (BusUnavailable("no answer"), "bus_unavailable")]
 )
 async def test_trouble_of_the_bus_is_503(operator: Operator, trouble: Exception, code: str) -> None:
-    operator.office.kudos.trouble = trouble
+    operator.admin_harness.kudos.trouble = trouble
     for method, path, body in (
         ("GET", "/accounts/ann/kudos", None),
         ("POST", "/accounts/ann/kudos", {"amount": 1}),

@@ -8,9 +8,10 @@ import pytest
 
 from callboard_contracts.chat import ChatFrame
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_edge.domain import errand
-from callboard_edge.handlers import call, openai_text
-from tests.unit.edge.stage import Stage, asking, frames, read_events, said
+from callboard_edge.domain import job_stream
+from callboard_edge.http import call
+from callboard_edge.protocols.openai import text
+from tests.unit.edge.harness import EdgeHarness, asking, frames, read_events, said
 
 pytestmark = pytest.mark.unit
 
@@ -21,56 +22,58 @@ STOPPED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="Stopping.", retry_after
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the waiting for a sign of the worker short."""
-    monkeypatch.setattr(errand, "CANCEL_GRACE_S", 0.1)
+    monkeypatch.setattr(job_stream, "CANCEL_GRACE_S", 0.1)
 
 
-async def hang_up(stage: Stage, *, stream: bool, until: bytes = b"") -> None:
+async def hang_up(harness: EdgeHarness, *, stream: bool, until: bytes = b"") -> None:
     """Sends a request over a plain connection and closes it once some bytes have come."""
     body = json.dumps(asking(stream=stream)).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
     async with asyncio.timeout(5):
         if until:
             await reader.readuntil(until)
         else:
-            while not stage.board.queued:
+            while not harness.jobs.queued:
                 await asyncio.sleep(0.01)
     writer.close()
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("stream", [True, False])
-async def test_client_that_leaves_while_it_waits_takes_its_job_along(stream: bool, stage: Stage) -> None:
-    await hang_up(stage, stream=stream)
-    await stage.all_closed()
-    assert len(stage.board.cancelled) == 1
-    assert stage.board.withdrawn == stage.desk.released == stage.board.cancelled
-    assert stage.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
-    assert stage.figure("callboard_edge_open_streams", route="chat_completions") == 0
+async def test_client_that_leaves_while_it_waits_takes_its_job_along(stream: bool, harness: EdgeHarness) -> None:
+    await hang_up(harness, stream=stream)
+    await harness.all_closed()
+    assert len(harness.jobs.cancelled) == 1
+    assert harness.jobs.removed == harness.quota.released == harness.jobs.cancelled
+    assert harness.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
+    assert harness.figure("callboard_edge_open_streams", route="chat_completions") == 0
 
 
-async def test_client_that_leaves_in_mid_stream_stops_the_worker(stage: Stage) -> None:
-    stage.plays(frames("one ", "two ", end=None))
-    await hang_up(stage, stream=True, until=b"two ")
-    await stage.all_closed()
-    assert len(stage.board.cancelled) == 1
-    assert stage.desk.released == []
-    assert stage.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
+async def test_client_that_leaves_in_mid_stream_stops_the_worker(harness: EdgeHarness) -> None:
+    harness.plays(frames("one ", "two ", end=None))
+    await hang_up(harness, stream=True, until=b"two ")
+    await harness.all_closed()
+    assert len(harness.jobs.cancelled) == 1
+    assert harness.quota.released == []
+    assert harness.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
 
 
-async def test_stream_whose_frames_say_nothing_is_kept_alive_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_text, "KEEP_ALIVE_S", 0.1)
+async def test_stream_whose_frames_say_nothing_is_kept_alive_too(
+    harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "KEEP_ALIVE_S", 0.1)
     thinking = [ChatFrame(seq=n, attempt=1, thinking="hm ", tokens=1) for n in range(30)]
     end = frames("done")[-1].model_copy(update={"seq": 30})
-    stage.plays([*thinking, end], pause_s=0.02)
-    _, _, body = await stage.post("/v1/completions", {"model": "owl", "prompt": "Hi", "stream": True})
+    harness.plays([*thinking, end], pause_s=0.02)
+    _, _, body = await harness.post("/v1/completions", {"model": "owl", "prompt": "Hi", "stream": True})
     assert 2 <= body.count(b": keep-alive") <= 12
 
 
-async def test_waiting_stream_is_kept_alive_by_comments(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_text, "KEEP_ALIVE_S", 0.05)
-    stage.plays(frames("late"), pause_s=0.2)
-    status, _, body = await stage.post(CHAT, asking(stream=True))
+async def test_waiting_stream_is_kept_alive_by_comments(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "KEEP_ALIVE_S", 0.05)
+    harness.plays(frames("late"), pause_s=0.2)
+    status, _, body = await harness.post(CHAT, asking(stream=True))
     assert status == 200
     assert body.startswith(b": keep-alive\n\n: keep-alive\n\n")
     events = read_events(body.replace(b": keep-alive\n\n", b""))
@@ -78,50 +81,50 @@ async def test_waiting_stream_is_kept_alive_by_comments(stage: Stage, monkeypatc
     assert said(events) == "late"
 
 
-async def test_reader_that_reads_nothing_is_let_go(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reader_that_reads_nothing_is_let_go(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "WRITE_TIMEOUT_S", 0.3)
-    stage.plays(frames(*["x" * 200_000] * 60, end=None), pause_s=0.005)
+    harness.plays(frames(*["x" * 200_000] * 60, end=None), pause_s=0.005)
     body = json.dumps(asking(stream=True)).encode()
-    _, writer = await asyncio.open_connection("127.0.0.1", stage.port, limit=1024)
+    _, writer = await asyncio.open_connection("127.0.0.1", harness.port, limit=1024)
     writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
     async with asyncio.timeout(10):
-        while not stage.board.cancelled:
+        while not harness.jobs.cancelled:
             await asyncio.sleep(0.02)
-    await stage.all_closed()
-    assert stage.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
+    await harness.all_closed()
+    assert harness.figure("callboard_edge_clients_gone_total", route="chat_completions") == 1
     writer.close()
 
 
-async def test_edge_that_stops_ends_its_streams_in_their_own_form(stage: Stage) -> None:
-    stage.plays(frames("one ", end=None))
-    async with stage.session.post(stage.url + CHAT, json=asking(stream=True)) as reply:
+async def test_edge_that_stops_ends_its_streams_in_their_own_form(harness: EdgeHarness) -> None:
+    harness.plays(frames("one ", end=None))
+    async with harness.session.post(harness.url + CHAT, json=asking(stream=True)) as reply:
         await reply.content.readuntil(b"one ")
-        stage.frames.fail_all(STOPPED)
+        harness.replies.fail_all(STOPPED)
         rest = await reply.content.read()
     *_, last = read_events(b"data: {}" + rest[rest.index(b"\n\n") :])
     assert last["error"]["code"] == "interrupted"
-    await stage.all_closed()
+    await harness.all_closed()
 
 
-async def test_edge_that_stops_answers_what_waits_with_503(stage: Stage) -> None:
-    waiting = asyncio.ensure_future(stage.post(CHAT, asking()))
+async def test_edge_that_stops_answers_what_waits_with_503(harness: EdgeHarness) -> None:
+    waiting = asyncio.ensure_future(harness.post(CHAT, asking()))
     async with asyncio.timeout(5):
-        while not stage.board.queued:
+        while not harness.jobs.queued:
             await asyncio.sleep(0.01)
-    stage.frames.fail_all(STOPPED)
+    harness.replies.fail_all(STOPPED)
     status, headers, body = await waiting
     assert (status, json.loads(body)["error"]["code"]) == (503, "interrupted")
     assert headers["x-should-retry"] == "true"
-    await stage.all_closed()
+    await harness.all_closed()
 
 
-async def test_edge_that_stops_takes_no_connection_and_keeps_none(stage: Stage) -> None:
-    stage.plays(frames("one ", "two"), pause_s=0.2)
-    async with stage.session.post(stage.url + CHAT, json=asking(stream=True)) as reply:
+async def test_edge_that_stops_takes_no_connection_and_keeps_none(harness: EdgeHarness) -> None:
+    harness.plays(frames("one ", "two"), pause_s=0.2)
+    async with harness.session.post(harness.url + CHAT, json=asking(stream=True)) as reply:
         await reply.content.readuntil(b"one ")
-        await stage.server.stop_listening()
+        await harness.server.stop_listening()
         async with aiohttp.ClientSession() as other:
             with pytest.raises(aiohttp.ClientConnectorError):
-                await other.get(stage.url + "/healthz")
+                await other.get(harness.url + "/healthz")
         assert b"[DONE]" in await reply.content.read()
-    await stage.all_closed()
+    await harness.all_closed()

@@ -10,8 +10,8 @@ import pytest
 from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
-from callboard_edge.handlers import json_schemas
-from tests.unit.edge.stage import USAGE, Stage, asking, frames, read_events, said
+from callboard_edge.domain import schema_validator
+from tests.unit.edge.harness import USAGE, EdgeHarness, asking, frames, read_events, said
 
 pytestmark = pytest.mark.unit
 
@@ -19,9 +19,9 @@ CHAT = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "dim", "parameters": {"type": "object"}}}
 
 
-async def test_reply_is_whole(stage: Stage) -> None:
-    worker = stage.plays(frames("Hoo", "."))
-    status, headers, body = await stage.post(CHAT, asking())
+async def test_reply_is_whole(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("Hoo", "."))
+    status, headers, body = await harness.post(CHAT, asking())
     answer = json.loads(body)
     job = await worker
     assert status == 200
@@ -42,14 +42,14 @@ async def test_reply_is_whole(stage: Stage) -> None:
         "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
     }
     assert job.hold is not None
-    assert stage.desk.released == []
-    assert stage.board.cancelled == []
-    await stage.all_closed()
+    assert harness.quota.released == []
+    assert harness.jobs.cancelled == []
+    await harness.all_closed()
 
 
-async def test_stream_has_the_exact_framing(stage: Stage) -> None:
-    stage.plays(frames("Hoo."))
-    status, headers, body = await stage.post(CHAT, asking(stream=True))
+async def test_stream_has_the_exact_framing(harness: EdgeHarness) -> None:
+    harness.plays(frames("Hoo."))
+    status, headers, body = await harness.post(CHAT, asking(stream=True))
     assert status == 200
     assert headers["Content-Type"] == "text/event-stream"
     events = read_events(body)
@@ -63,26 +63,26 @@ async def test_stream_has_the_exact_framing(stage: Stage) -> None:
     assert all("usage" not in event for event in events)
 
 
-async def test_stream_with_usage_ends_in_a_chunk_of_its_own(stage: Stage) -> None:
-    stage.plays(frames("Hoo."))
-    _, _, body = await stage.post(CHAT, asking(stream=True, stream_options={"include_usage": True}))
+async def test_stream_with_usage_ends_in_a_chunk_of_its_own(harness: EdgeHarness) -> None:
+    harness.plays(frames("Hoo."))
+    _, _, body = await harness.post(CHAT, asking(stream=True, stream_options={"include_usage": True}))
     *events, last = read_events(body)
     assert all(event["usage"] is None for event in events)
     assert last["choices"] == []
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 
 
-async def test_stream_escapes_what_readers_take_for_line_ends(stage: Stage) -> None:
+async def test_stream_escapes_what_readers_take_for_line_ends(harness: EdgeHarness) -> None:
     text = 'a\u2028b\u0085c\r\nd"e\\f\x0bg\U0001f989'
-    stage.plays(frames(text))
-    _, _, body = await stage.post(CHAT, asking(stream=True))
+    harness.plays(frames(text))
+    _, _, body = await harness.post(CHAT, asking(stream=True))
     assert said(read_events(body)) == text
     assert body.isascii()
 
 
-async def test_stream_sends_each_frame_as_it_comes(stage: Stage) -> None:
-    stage.plays(frames("one ", "two ", "three", end=None))
-    async with stage.session.post(stage.url + CHAT, json=asking(stream=True)) as reply:
+async def test_stream_sends_each_frame_as_it_comes(harness: EdgeHarness) -> None:
+    harness.plays(frames("one ", "two ", "three", end=None))
+    async with harness.session.post(harness.url + CHAT, json=asking(stream=True)) as reply:
         seen = b""
         async with asyncio.timeout(5):
             while b"three" not in seen:
@@ -90,33 +90,33 @@ async def test_stream_sends_each_frame_as_it_comes(stage: Stage) -> None:
     assert b"[DONE]" not in seen
 
 
-async def test_thinking_is_kept_apart(stage: Stage) -> None:
+async def test_thinking_is_kept_apart(harness: EdgeHarness) -> None:
     sent = [
         ChatFrame(seq=0, attempt=1, thinking="Let me ", tokens=1),
         ChatFrame(seq=1, attempt=1, thinking="see.", tokens=1),
         ChatFrame(seq=2, attempt=1, text="Yes.", tokens=1),
         ChatFrame(seq=3, attempt=1, end=ChatEnd(reason="stop", usage=USAGE)),
     ]
-    stage.plays(sent)
-    _, _, body = await stage.post(CHAT, asking())
+    harness.plays(sent)
+    _, _, body = await harness.post(CHAT, asking())
     message = json.loads(body)["choices"][0]["message"]
     assert (message["content"], message["reasoning_content"]) == ("Yes.", "Let me see.")
-    stage.plays(sent)
-    _, _, body = await stage.post(CHAT, asking(stream=True))
+    harness.plays(sent)
+    _, _, body = await harness.post(CHAT, asking(stream=True))
     events = read_events(body)
     assert said(events) == "Yes."
     thoughts = [event["choices"][0]["delta"].get("reasoning_content", "") for event in events]
     assert "".join(thoughts) == "Let me see."
 
 
-async def test_tool_calls_are_passed_through(stage: Stage) -> None:
+async def test_tool_calls_are_passed_through(harness: EdgeHarness) -> None:
     call = ToolCall(id="call_1", name="dim", arguments='{"level":3}')
     sent = [
         ChatFrame(seq=0, attempt=1, tool_calls=(call, call), tokens=4),
         ChatFrame(seq=1, attempt=1, end=ChatEnd(reason="tool_calls", usage=USAGE)),
     ]
-    worker = stage.plays(sent)
-    _, _, body = await stage.post(
+    worker = harness.plays(sent)
+    _, _, body = await harness.post(
         CHAT, asking(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "dim"}})
     )
     choice = json.loads(body)["choices"][0]
@@ -128,18 +128,18 @@ async def test_tool_calls_are_passed_through(stage: Stage) -> None:
         "function": {"name": "dim", "arguments": '{"level":3}'},
     }
     assert (await worker).request.tool_choice == "dim"
-    stage.plays(sent)
-    _, _, body = await stage.post(CHAT, asking(stream=True, tools=[TOOL]))
+    harness.plays(sent)
+    _, _, body = await harness.post(CHAT, asking(stream=True, tools=[TOOL]))
     deltas = [event["choices"][0]["delta"] for event in read_events(body)]
     found = [call for delta in deltas for call in delta.get("tool_calls", ())]
     assert [call["index"] for call in found] == [0, 1]
     assert found[0]["function"] == {"name": "dim", "arguments": '{"level":3}'}
 
 
-async def test_fields_reach_the_job(stage: Stage) -> None:
-    worker = stage.plays(frames("x"))
+async def test_fields_reach_the_job(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("x"))
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    await stage.post(
+    await harness.post(
         CHAT,
         asking(
             model="owl:latest",
@@ -178,21 +178,21 @@ async def test_fields_reach_the_job(stage: Stage) -> None:
     assert request.output_format.json_schema == schema
     assert request.output_format.kind == "json_schema"
     assert request.tools[0].name == "dim"
-    asked = stage.desk.asked[0]
+    asked = harness.quota.asked[0]
     assert asked.model == "owl"
     assert asked.work.completion_tokens == 100
     assert asked.work.prompt_tokens >= len("Hello.")
 
 
-async def test_newer_limit_wins_over_the_older(stage: Stage) -> None:
-    worker = stage.plays(frames("x"))
-    await stage.post(CHAT, asking(max_tokens=50, max_completion_tokens=20))
+async def test_newer_limit_wins_over_the_older(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("x"))
+    await harness.post(CHAT, asking(max_tokens=50, max_completion_tokens=20))
     assert (await worker).request.max_output_tokens == 20
 
 
-async def test_every_kind_of_message_is_read(stage: Stage) -> None:
-    worker = stage.plays(frames("x"))
-    await stage.post(
+async def test_every_kind_of_message_is_read(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("x"))
+    await harness.post(
         CHAT,
         asking(
             messages=[
@@ -316,14 +316,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_request_that_cannot_be_served_names_its_field(case: str, stage: Stage) -> None:
+async def test_request_that_cannot_be_served_names_its_field(case: str, harness: EdgeHarness) -> None:
     over, param, code = REFUSED[case]
-    status, headers, body = await stage.post(CHAT, asking(**over))
+    status, headers, body = await harness.post(CHAT, asking(**over))
     error = json.loads(body)["error"]
     assert (status, error["param"], error["code"], error["type"]) == (400, param, code, "invalid_request_error"), error
     assert headers["x-should-retry"] == "false"
-    assert stage.desk.asked == []
-    assert stage.board.queued == 0
+    assert harness.quota.asked == []
+    assert harness.jobs.queued == 0
 
 
 def schema_of(objects: int) -> dict[str, Any]:
@@ -334,59 +334,61 @@ def tools_of(*schemas: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": f"f{n}", "parameters": one}} for n, one in enumerate(schemas)]
 
 
-async def test_schemas_are_bounded_over_the_whole_request(stage: Stage) -> None:
-    status, _, body = await stage.post(CHAT, asking(tools=tools_of(schema_of(2_600), schema_of(2_601))))
+async def test_schemas_are_bounded_over_the_whole_request(harness: EdgeHarness) -> None:
+    status, _, body = await harness.post(CHAT, asking(tools=tools_of(schema_of(2_600), schema_of(2_601))))
     error = json.loads(body)["error"]
     assert (status, error["param"]) == (400, "tools[1].function.parameters")
     assert "together" in error["message"]
-    assert stage.desk.asked == []
+    assert harness.quota.asked == []
 
 
-async def test_schema_that_was_found_good_is_not_checked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_schema_that_was_found_good_is_not_checked_again(
+    harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checked: list[Any] = []
-    check = json_schemas._problem  # pyright: ignore[reportPrivateUsage] - what takes the time
+    check = schema_validator._problem  # pyright: ignore[reportPrivateUsage] - what takes the time
 
     def counted(schema: dict[str, Any]) -> str | None:
         checked.append(schema)
         return check(schema)
 
-    monkeypatch.setattr(json_schemas, "_problem", counted)
+    monkeypatch.setattr(schema_validator, "_problem", counted)
     for _ in range(3):
-        stage.plays(frames("one "))
-        assert (await stage.post(CHAT, asking(tools=tools_of(schema_of(3), schema_of(4)))))[0] == 200
+        harness.plays(frames("one "))
+        assert (await harness.post(CHAT, asking(tools=tools_of(schema_of(3), schema_of(4)))))[0] == 200
     assert len(checked) == 2
     for _ in range(2):
-        assert (await stage.post(CHAT, asking(tools=tools_of({"type": "objekt"}))))[0] == 400
+        assert (await harness.post(CHAT, asking(tools=tools_of({"type": "objekt"}))))[0] == 400
     assert len(checked) == 4
 
 
-async def test_refusal_speaks_of_what_was_sent_and_not_of_how_it_was_checked(stage: Stage) -> None:
-    _, _, body = await stage.post(CHAT, asking(messages=[]))
+async def test_refusal_speaks_of_what_was_sent_and_not_of_how_it_was_checked(harness: EdgeHarness) -> None:
+    _, _, body = await harness.post(CHAT, asking(messages=[]))
     message = json.loads(body)["error"]["message"]
     assert message == "Invalid value for 'messages': List should have at least 1 item, not 0."
 
 
-async def test_unknown_model_is_told_what_is_offered(stage: Stage) -> None:
-    status, _, body = await stage.post(CHAT, asking(model="nobody"))
+async def test_unknown_model_is_told_what_is_offered(harness: EdgeHarness) -> None:
+    status, _, body = await harness.post(CHAT, asking(model="nobody"))
     error = json.loads(body)["error"]
     assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")
     assert "owl" in error["message"]
 
 
-async def test_tools_are_left_out_when_none_may_be_called(stage: Stage) -> None:
-    worker = stage.plays(frames("x"))
-    status, _, _ = await stage.post(CHAT, asking(model="wren/tiny", tools=[TOOL], tool_choice="none"))
+async def test_tools_are_left_out_when_none_may_be_called(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("x"))
+    status, _, _ = await harness.post(CHAT, asking(model="wren/tiny", tools=[TOOL], tool_choice="none"))
     assert status == 200
     assert (await worker).request.tools == ()
 
 
-async def test_limits_are_told_in_headers(stage: Stage) -> None:
-    stage.desk.states = (
+async def test_limits_are_told_in_headers(harness: EdgeHarness) -> None:
+    harness.quota.states = (
         LimitState(limit="key.tokens_per_day", allowed=1000, remaining=900, resets_in_s=3723),
         LimitState(limit="address.requests_per_minute", allowed=60, remaining=41, resets_in_s=12),
     )
-    stage.plays(frames("x"))
-    _, headers, _ = await stage.post(CHAT, asking())
+    harness.plays(frames("x"))
+    _, headers, _ = await harness.post(CHAT, asking())
     assert {name: value for name, value in headers.items() if name.startswith("x-ratelimit")} == {
         "x-ratelimit-limit-tokens": "1000",
         "x-ratelimit-remaining-tokens": "900",
@@ -397,90 +399,90 @@ async def test_limits_are_told_in_headers(stage: Stage) -> None:
     }
 
 
-async def test_refusal_by_quota_says_when_to_return(stage: Stage) -> None:
-    stage.desk.states = (LimitState(limit="requests_per_minute", allowed=5, remaining=0, resets_in_s=12),)
-    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=11.2)
-    status, headers, body = await stage.post(CHAT, asking(stream=True))
+async def test_refusal_by_quota_says_when_to_return(harness: EdgeHarness) -> None:
+    harness.quota.states = (LimitState(limit="requests_per_minute", allowed=5, remaining=0, resets_in_s=12),)
+    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=11.2)
+    status, headers, body = await harness.post(CHAT, asking(stream=True))
     assert (status, json.loads(body)["error"]["type"]) == (429, "rate_limit_error")
     assert headers["Retry-After"] == "12"
     assert headers["retry-after-ms"] == "11200"
     assert headers["x-should-retry"] == "true"
     assert headers["x-ratelimit-remaining-requests"] == "0"
-    assert stage.board.queued == 0
-    assert stage.figure("callboard_edge_too_many_requests_total", reason="quota_exceeded") == 1
-    await stage.all_closed()
+    assert harness.jobs.queued == 0
+    assert harness.figure("callboard_edge_too_many_requests_total", reason="quota_exceeded") == 1
+    await harness.all_closed()
 
 
-async def test_refusal_for_a_day_tells_the_client_not_to_retry(stage: Stage) -> None:
-    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=40_000)
-    _, headers, _ = await stage.post(CHAT, asking())
+async def test_refusal_for_a_day_tells_the_client_not_to_retry(harness: EdgeHarness) -> None:
+    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=40_000)
+    _, headers, _ = await harness.post(CHAT, asking())
     assert headers["x-should-retry"] == "false"
     assert headers["Retry-After"] == "40000"
 
 
-async def test_refusal_of_what_no_limit_has_room_for_names_no_time(stage: Stage) -> None:
-    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too large.")
-    _, headers, _ = await stage.post(CHAT, asking())
+async def test_refusal_of_what_no_limit_has_room_for_names_no_time(harness: EdgeHarness) -> None:
+    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too large.")
+    _, headers, _ = await harness.post(CHAT, asking())
     assert headers["x-should-retry"] == "false"
     assert "Retry-After" not in headers
 
 
-async def test_quota_that_is_away_is_503(stage: Stage) -> None:
-    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="Away.", retry_after_s=2)
-    status, _, body = await stage.post(CHAT, asking())
+async def test_quota_that_is_away_is_503(harness: EdgeHarness) -> None:
+    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="Away.", retry_after_s=2)
+    status, _, body = await harness.post(CHAT, asking())
     assert (status, json.loads(body)["error"]["code"]) == (503, "quota_unavailable")
 
 
-async def test_engine_error_before_the_first_word_is_a_status(stage: Stage) -> None:
+async def test_engine_error_before_the_first_word_is_a_status(harness: EdgeHarness) -> None:
     error = ErrorInfo(code=ErrorCode.ENGINE_UNAVAILABLE, message="The engine is away.", retry_after_s=5)
     failed = [ChatFrame(seq=0, attempt=1, end=ChatEnd(reason="error", error=error))]
     for stream in (True, False):
-        stage.plays(failed)
-        status, headers, body = await stage.post(CHAT, asking(stream=stream))
+        harness.plays(failed)
+        status, headers, body = await harness.post(CHAT, asking(stream=stream))
         assert (status, headers["x-should-retry"]) == (503, "true")
         assert json.loads(body)["error"]["code"] == "engine_unavailable"
 
 
-async def test_engine_error_after_the_first_word_ends_the_stream_with_it(stage: Stage) -> None:
+async def test_engine_error_after_the_first_word_ends_the_stream_with_it(harness: EdgeHarness) -> None:
     error = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine failed.")
     broken = [*frames("Once ", end=None), ChatFrame(seq=1, attempt=1, end=ChatEnd(reason="error", error=error))]
-    stage.plays(broken, pause_s=0.05)
-    status, _, body = await stage.post(CHAT, asking(stream=True))
+    harness.plays(broken, pause_s=0.05)
+    status, _, body = await harness.post(CHAT, asking(stream=True))
     *events, last = read_events(body)
     assert status == 200
     assert said(events) == "Once "
     assert last == {
         "error": {"message": "The engine failed.", "type": "server_error", "param": None, "code": "engine_failed"}
     }
-    stage.plays(broken)
-    status, headers, _ = await stage.post(CHAT, asking())
+    harness.plays(broken)
+    status, headers, _ = await harness.post(CHAT, asking())
     assert (status, headers["x-should-retry"]) == (502, "false")
-    assert stage.figure("callboard_edge_errors_total", route="chat_completions", code="engine_failed") == 2
+    assert harness.figure("callboard_edge_errors_total", route="chat_completions", code="engine_failed") == 2
 
 
-async def test_key_and_address_go_to_quota_as_a_digest(stage: Stage) -> None:
+async def test_key_and_address_go_to_quota_as_a_digest(harness: EdgeHarness) -> None:
     for header in (
         {"Authorization": "Bearer cb_k1"},
         {"x-api-key": "cb_k1"},
         {"apikey": "cb_k1"},
         {"Authorization": "bearer  cb_k1"},
     ):
-        stage.plays(frames("x"))
-        await stage.post(CHAT, asking(), **header)
-    assert {asked.key_digest for asked in stage.desk.asked} == {hashlib.sha256(b"cb_k1").hexdigest()}
-    assert {asked.address for asked in stage.desk.asked} == {"127.0.0.1"}
+        harness.plays(frames("x"))
+        await harness.post(CHAT, asking(), **header)
+    assert {asked.key_digest for asked in harness.quota.asked} == {hashlib.sha256(b"cb_k1").hexdigest()}
+    assert {asked.address for asked in harness.quota.asked} == {"127.0.0.1"}
 
 
-async def test_request_ids_are_fresh_and_the_clients_own_comes_back(stage: Stage) -> None:
-    workers = [stage.plays(frames("x")) for _ in range(2)]
+async def test_request_ids_are_fresh_and_the_clients_own_comes_back(harness: EdgeHarness) -> None:
+    workers = [harness.plays(frames("x")) for _ in range(2)]
     for _ in range(2):
-        _, headers, _ = await stage.post(CHAT, asking(), **{"x-request-id": "mine-7"})
+        _, headers, _ = await harness.post(CHAT, asking(), **{"x-request-id": "mine-7"})
         assert headers["x-request-id"] == "mine-7"
     ids = {(await worker).request_id for worker in workers}
     assert len(ids) == 2
     assert "mine-7" not in ids
-    _, headers, _ = await stage.post(CHAT, {}, **{"x-request-id": "not a > safe id"})
+    _, headers, _ = await harness.post(CHAT, {}, **{"x-request-id": "not a > safe id"})
     assert headers["x-request-id"].startswith("req_")
-    worker = stage.plays(frames("x"))
-    _, headers, _ = await stage.post(CHAT, asking())
+    worker = harness.plays(frames("x"))
+    _, headers, _ = await harness.post(CHAT, asking())
     assert headers["x-request-id"] == f"req_{(await worker).request_id}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.edge.stage import Stage, frames, read_events, said
+from tests.unit.edge.harness import EdgeHarness, frames, read_events, said
 
 pytestmark = pytest.mark.unit
 
@@ -16,9 +16,9 @@ def asking(**over: Any) -> dict[str, Any]:
     return {"model": "owl", "prompt": "Once", **over}
 
 
-async def test_continuation_is_whole(stage: Stage) -> None:
-    worker = stage.plays(frames(" upon", " a"))
-    status, _, body = await stage.post(PATH, asking())
+async def test_continuation_is_whole(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames(" upon", " a"))
+    status, _, body = await harness.post(PATH, asking())
     answer = json.loads(body)
     request = (await worker).request
     assert status == 200
@@ -29,9 +29,9 @@ async def test_continuation_is_whole(stage: Stage) -> None:
     assert (request.mode, request.prompt, request.max_output_tokens) == ("completion", "Once", 16)
 
 
-async def test_continuation_streams(stage: Stage) -> None:
-    stage.plays(frames(" upon", end="length"))
-    _, headers, body = await stage.post(PATH, asking(stream=True, stream_options={"include_usage": True}))
+async def test_continuation_streams(harness: EdgeHarness) -> None:
+    harness.plays(frames(" upon", end="length"))
+    _, headers, body = await harness.post(PATH, asking(stream=True, stream_options={"include_usage": True}))
     assert headers["Content-Type"] == "text/event-stream"
     *events, last = read_events(body)
     assert [event["choices"][0] for event in events] == [
@@ -42,18 +42,18 @@ async def test_continuation_streams(stage: Stage) -> None:
     assert last["usage"]["completion_tokens"] == 2
 
 
-async def test_echo_begins_with_the_prompt(stage: Stage) -> None:
-    stage.plays(frames(" upon"))
-    _, _, body = await stage.post(PATH, asking(echo=True))
+async def test_echo_begins_with_the_prompt(harness: EdgeHarness) -> None:
+    harness.plays(frames(" upon"))
+    _, _, body = await harness.post(PATH, asking(echo=True))
     assert json.loads(body)["choices"][0]["text"] == "Once upon"
-    stage.plays(frames(" upon"))
-    _, _, body = await stage.post(PATH, asking(echo=True, stream=True))
+    harness.plays(frames(" upon"))
+    _, _, body = await harness.post(PATH, asking(echo=True, stream=True))
     assert said(read_events(body)) == "Once upon"
 
 
-async def test_prompt_may_be_a_list_of_one(stage: Stage) -> None:
-    worker = stage.plays(frames("x"))
-    await stage.post(PATH, asking(prompt=["Once"], max_tokens=5, best_of=1, suffix="", top_k=-1))
+async def test_prompt_may_be_a_list_of_one(harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("x"))
+    await harness.post(PATH, asking(prompt=["Once"], max_tokens=5, best_of=1, suffix="", top_k=-1))
     request = (await worker).request
     assert (request.prompt, request.max_output_tokens, request.sampling.top_k) == ("Once", 5, -1)
 
@@ -74,9 +74,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_request_that_cannot_be_served_names_its_field(case: str, stage: Stage) -> None:
+async def test_request_that_cannot_be_served_names_its_field(case: str, harness: EdgeHarness) -> None:
     over, param, code = REFUSED[case]
-    status, _, body = await stage.post(PATH, asking(**over))
+    status, _, body = await harness.post(PATH, asking(**over))
     error = json.loads(body)["error"]
     assert (status, error["param"], error["code"]) == (400, param, code)
-    assert stage.desk.asked == []
+    assert harness.quota.asked == []

@@ -11,13 +11,13 @@ from callboard_contracts.chat import ChatMessage, ChatRequest, Tool
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import LimitState
 from callboard_edge.backends.inbox import RequestInbox
+from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.catalogue import ChatModel
-from callboard_edge.domain.chores import Chores
 from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
-from callboard_edge.handlers.addresses import client_address
-from callboard_edge.handlers.rate_limits import rate_limit_headers
-from callboard_edge.handlers.route import Route
-from callboard_edge.handlers.router import Router
+from callboard_edge.http.addresses import client_address
+from callboard_edge.http.rate_limits import rate_limit_headers
+from callboard_edge.http.route import Route
+from callboard_edge.http.router import Router
 
 pytestmark = pytest.mark.unit
 
@@ -146,7 +146,7 @@ async def test_inbox_wakes_its_reader() -> None:
 
 
 async def test_chores_are_seen_through_and_then_ended() -> None:
-    chores = Chores()
+    background = BackgroundTasks()
     done: list[str] = []
 
     async def work(name: str, seconds: float) -> None:
@@ -158,10 +158,10 @@ async def test_chores_are_seen_through_and_then_ended() -> None:
             raise
 
     async def broken() -> None:
-        raise ValueError("a chore")
+        raise ValueError("a task")
 
-    chores.start(work("short", 0.01), "short")
-    chores.start(work("long", 60), "long")
-    chores.start(broken(), "broken")
-    await chores.close(0.1)
+    background.start(work("short", 0.01), "short")
+    background.start(work("long", 60), "long")
+    background.start(broken(), "broken")
+    await background.close(0.1)
     assert done == ["short", "long ended"]

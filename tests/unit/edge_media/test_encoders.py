@@ -141,7 +141,7 @@ def test_names_and_types_agree_with_the_bytes(name: AudioFormat) -> None:
 
 def test_codec_libraries_load_only_with_the_first_clip() -> None:
     program = (
-        "import sys, callboard_edge.media.room\n"
+        "import sys, callboard_edge.media.encoder_pool\n"
         "loaded = {'av', 'lameenc', 'numpy'} & set(sys.modules)\n"
         "from callboard_edge.media.formats import FORMATS\n"
         "[FORMATS[name].build().finish() for name in FORMATS]\n"

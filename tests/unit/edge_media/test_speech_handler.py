@@ -9,10 +9,10 @@ import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.domain.speech_text import audio_ms_bound
+from callboard_edge.media.encoder_pool import EncodingSession
 from callboard_edge.media.formats import AUDIO_FORMATS, FORMATS, AudioFormat
-from callboard_edge.media.room import EncodedClip
 from tests.unit.edge_media.clips import decode, tone
-from tests.unit.edge_media.stage import Script, Stage, Worker, running
+from tests.unit.edge_media.harness import EdgeHarness, Script, Worker, running
 
 pytestmark = pytest.mark.unit
 
@@ -24,9 +24,9 @@ LIMIT = ErrorInfo(
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with running() as stage:
-        yield stage
+async def harness() -> AsyncIterator[EdgeHarness]:
+    async with running() as harness:
+        yield harness
 
 
 async def two_pieces(worker: Worker) -> None:
@@ -84,9 +84,9 @@ def events(raw: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", AUDIO_FORMATS)
-async def test_clip_arrives_whole_in_every_format(stage: Stage, name: AudioFormat) -> None:
-    stage.board.script = two_pieces
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": name}) as response:
+async def test_clip_arrives_whole_in_every_format(harness: EdgeHarness, name: AudioFormat) -> None:
+    harness.jobs.script = two_pieces
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": name}) as response:
         clip = await response.read()
         assert response.status == 200
         assert response.headers["Content-Type"] == FORMATS[name].content_type
@@ -97,17 +97,17 @@ async def test_clip_arrives_whole_in_every_format(stage: Stage, name: AudioForma
     assert heard.longest_gap_s() < 0.01
 
 
-async def test_mp3_is_what_a_plain_request_gets(stage: Stage) -> None:
-    stage.board.script = two_pieces
+async def test_mp3_is_what_a_plain_request_gets(harness: EdgeHarness) -> None:
+    harness.jobs.script = two_pieces
     headers = {"x-request-id": "mine-1"}
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": None}, headers=headers) as response:
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": None}, headers=headers) as response:
         assert response.headers["Content-Type"] == "audio/mpeg"
         assert response.headers["x-request-id"] == "mine-1"
         assert decode("mp3", await response.read()).codec.startswith("mp3")
 
 
 @pytest.mark.parametrize("name", AUDIO_FORMATS)
-async def test_bytes_leave_before_the_rest_is_spoken(stage: Stage, name: AudioFormat) -> None:
+async def test_bytes_leave_before_the_rest_is_spoken(harness: EdgeHarness, name: AudioFormat) -> None:
     heard = asyncio.Event()
 
     async def waits_for_the_listener(worker: Worker) -> None:
@@ -116,8 +116,8 @@ async def test_bytes_leave_before_the_rest_is_spoken(stage: Stage, name: AudioFo
         worker.say(tone(1.0))
         worker.end()
 
-    stage.board.script = waits_for_the_listener
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": name}) as response:
+    harness.jobs.script = waits_for_the_listener
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": name}) as response:
         clip = b""
         while len(clip) < 3000:
             clip += await response.content.readany()
@@ -127,9 +127,9 @@ async def test_bytes_leave_before_the_rest_is_spoken(stage: Stage, name: AudioFo
 
 
 @pytest.mark.parametrize("name", ["wav", "pcm"])
-async def test_length_is_given_where_it_is_known(stage: Stage, name: AudioFormat) -> None:
-    stage.board.script = whole_at_once
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": name}) as response:
+async def test_length_is_given_where_it_is_known(harness: EdgeHarness, name: AudioFormat) -> None:
+    harness.jobs.script = whole_at_once
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": name}) as response:
         clip = await response.read()
         assert response.headers["Content-Length"] == str(len(clip))
     assert clip.endswith(tone(0.5))
@@ -137,9 +137,9 @@ async def test_length_is_given_where_it_is_known(stage: Stage, name: AudioFormat
         assert int.from_bytes(clip[40:44], "little") == len(tone(0.5))
 
 
-async def test_events_carry_the_clip_and_its_usage(stage: Stage) -> None:
-    stage.board.script = two_pieces
-    async with stage.client.post(stage.url(), json={**BODY, "stream_format": "sse"}) as response:
+async def test_events_carry_the_clip_and_its_usage(harness: EdgeHarness) -> None:
+    harness.jobs.script = two_pieces
+    async with harness.client.post(harness.url(), json={**BODY, "stream_format": "sse"}) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         *deltas, done = events(await response.read())
     assert {event["type"] for event in deltas} == {"speech.audio.delta"}
@@ -149,27 +149,27 @@ async def test_events_carry_the_clip_and_its_usage(stage: Stage) -> None:
     assert done["usage"] == {"input_tokens": 0, "output_tokens": 300, "total_tokens": 300, "audio_ms": 3000}
 
 
-async def test_job_and_hold_say_what_was_asked(stage: Stage) -> None:
-    stage.board.script = whole_at_once
+async def test_job_and_hold_say_what_was_asked(harness: EdgeHarness) -> None:
+    harness.jobs.script = whole_at_once
     body = {"model": "tts-1", "input": "Hi, Ann.", "voice": {"id": "both"}, "speed": 2, "instructions": "softly"}
-    async with stage.client.post(stage.url(), json=body) as response:
+    async with harness.client.post(harness.url(), json=body) as response:
         assert response.status == 200
         await response.read()
-    (job,) = stage.board.jobs
+    (job,) = harness.jobs.jobs
     request = job.request
     assert (request.model, request.text, request.voice) == ("voicebox", "Hi, Ann.", "ann(2)+bob(1)")
     assert (request.speed, request.instructions) == (2.0, "softly")
-    assert stage.board.pools == ["booth"]
-    assert (job.room, job.utterance) == ("stage", job.request_id)
-    assert stage.desk.reserved[0].work.audio_ms == audio_ms_bound("Hi, Ann.", 2.0, 300, 600)
+    assert harness.jobs.pools == ["booth"]
+    assert (job.room, job.utterance) == ("main", job.request_id)
+    assert harness.quota.reserved[0].work.audio_ms == audio_ms_bound("Hi, Ann.", 2.0, 300, 600)
 
 
-async def test_voice_left_out_is_the_default_one(stage: Stage) -> None:
-    stage.board.script = whole_at_once
-    async with stage.client.post(stage.url(), json={"model": "kokoro", "input": "Hi"}) as response:
+async def test_voice_left_out_is_the_default_one(harness: EdgeHarness) -> None:
+    harness.jobs.script = whole_at_once
+    async with harness.client.post(harness.url(), json={"model": "kokoro", "input": "Hi"}) as response:
         assert response.status == 200
         await response.read()
-    assert stage.board.jobs[0].request.voice == "af_heart"
+    assert harness.jobs.jobs[0].request.voice == "af_heart"
 
 
 @pytest.mark.parametrize(
@@ -196,14 +196,14 @@ async def test_voice_left_out_is_the_default_one(stage: Stage) -> None:
     ],
 )
 async def test_wrong_field_is_named_and_nothing_is_held(
-    stage: Stage, change: dict[str, Any], status: int, param: str, code: str
+    harness: EdgeHarness, change: dict[str, Any], status: int, param: str, code: str
 ) -> None:
-    async with stage.client.post(stage.url(), json={**BODY, **change}) as response:
+    async with harness.client.post(harness.url(), json={**BODY, **change}) as response:
         error = (await response.json())["error"]
         assert response.status == status
     assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
-    assert stage.desk.reserved == []
-    assert stage.board.jobs == []
+    assert harness.quota.reserved == []
+    assert harness.jobs.jobs == []
     if code == "unknown_voice":
         assert "On offer: ann, bob, alloy, both." in error["message"]
     if code == "model_not_found":
@@ -217,66 +217,66 @@ async def test_wrong_field_is_named_and_nothing_is_held(
         b'{"model": "voicebox", "input": "half a pair \\ud800"}',
     ],
 )
-async def test_body_that_is_no_json_object_is_refused(stage: Stage, body: bytes) -> None:
-    async with stage.client.post(stage.url(), data=body) as response:
+async def test_body_that_is_no_json_object_is_refused(harness: EdgeHarness, body: bytes) -> None:
+    async with harness.client.post(harness.url(), data=body) as response:
         assert response.status == 400
         assert "message" in (await response.json())["error"]
-    assert stage.desk.reserved == []
+    assert harness.quota.reserved == []
 
 
-async def test_quota_refusal_is_a_429_with_its_limits(stage: Stage) -> None:
-    stage.desk.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Enough.", retry_after_s=7)
-    async with stage.client.post(stage.url(), json=BODY) as response:
+async def test_quota_refusal_is_a_429_with_its_limits(harness: EdgeHarness) -> None:
+    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Enough.", retry_after_s=7)
+    async with harness.client.post(harness.url(), json=BODY) as response:
         assert response.status == 429
         assert response.headers["Retry-After"] == "7"
         assert response.headers["x-ratelimit-remaining-tokens"] == "900"
-    assert stage.board.jobs == []
+    assert harness.jobs.jobs == []
 
 
-async def test_full_queue_is_a_429_and_the_hold_goes_back(stage: Stage) -> None:
-    stage.board.refusal = CallboardError(ErrorCode.QUEUE_FULL, "Too many wait.", retry_after_s=1)
-    async with stage.client.post(stage.url(), json=BODY) as response:
+async def test_full_queue_is_a_429_and_the_hold_goes_back(harness: EdgeHarness) -> None:
+    harness.jobs.refusal = CallboardError(ErrorCode.QUEUE_FULL, "Too many wait.", retry_after_s=1)
+    async with harness.client.post(harness.url(), json=BODY) as response:
         assert response.status == 429
         assert response.headers["Retry-After"] == "1"
-    assert len(stage.desk.released) == 1
+    assert len(harness.quota.released) == 1
 
 
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])
-async def test_failure_before_the_first_byte_is_a_status(stage: Stage, stream_format: str) -> None:
-    stage.board.script = fails_at_once
-    async with stage.client.post(stage.url(), json={**BODY, "stream_format": stream_format}) as response:
+async def test_failure_before_the_first_byte_is_a_status(harness: EdgeHarness, stream_format: str) -> None:
+    harness.jobs.script = fails_at_once
+    async with harness.client.post(harness.url(), json={**BODY, "stream_format": stream_format}) as response:
         assert response.status == 502
         assert response.headers["x-should-retry"] == "true"
         assert (await response.json())["error"]["code"] == "engine_failed"
 
 
-async def test_failure_known_before_the_first_byte_is_a_status_without_a_retry(stage: Stage) -> None:
-    stage.board.script = fails_together_with_a_piece
-    async with stage.client.post(stage.url(), json=BODY) as response:
+async def test_failure_known_before_the_first_byte_is_a_status_without_a_retry(harness: EdgeHarness) -> None:
+    harness.jobs.script = fails_together_with_a_piece
+    async with harness.client.post(harness.url(), json=BODY) as response:
         assert response.status == 502
         assert response.headers["x-should-retry"] == "false"
 
 
-async def test_text_that_made_no_sound_is_refused(stage: Stage) -> None:
-    stage.board.script = makes_no_sound
-    async with stage.client.post(stage.url(), json=BODY) as response:
+async def test_text_that_made_no_sound_is_refused(harness: EdgeHarness) -> None:
+    harness.jobs.script = makes_no_sound
+    async with harness.client.post(harness.url(), json=BODY) as response:
         assert response.status == 400
         assert (await response.json())["error"]["param"] == "input"
 
 
 @pytest.mark.parametrize("name", AUDIO_FORMATS)
-async def test_failure_in_the_middle_breaks_the_connection(stage: Stage, name: AudioFormat) -> None:
-    stage.board.script = fails_after_a_piece
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": name}) as response:
+async def test_failure_in_the_middle_breaks_the_connection(harness: EdgeHarness, name: AudioFormat) -> None:
+    harness.jobs.script = fails_after_a_piece
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": name}) as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
 
 
-async def test_failure_in_the_middle_resets_an_old_clients_connection(stage: Stage) -> None:
-    stage.board.script = fails_after_a_piece
+async def test_failure_in_the_middle_resets_an_old_clients_connection(harness: EdgeHarness) -> None:
+    harness.jobs.script = fails_after_a_piece
     body = json.dumps(BODY).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     head = f"POST /v1/audio/speech HTTP/1.0\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     with pytest.raises(ConnectionResetError):
@@ -284,9 +284,9 @@ async def test_failure_in_the_middle_resets_an_old_clients_connection(stage: Sta
     writer.close()
 
 
-async def test_failure_in_the_middle_of_events_is_an_event(stage: Stage) -> None:
-    stage.board.script = fails_after_a_piece
-    async with stage.client.post(stage.url(), json={**BODY, "stream_format": "sse"}) as response:
+async def test_failure_in_the_middle_of_events_is_an_event(harness: EdgeHarness) -> None:
+    harness.jobs.script = fails_after_a_piece
+    async with harness.client.post(harness.url(), json={**BODY, "stream_format": "sse"}) as response:
         *deltas, last = events(await response.read())
     assert deltas
     assert last["error"]["code"] == "engine_failed"
@@ -296,20 +296,20 @@ async def test_failure_in_the_middle_of_events_is_an_event(stage: Stage) -> None
 @pytest.mark.parametrize("script", [is_limited_after_a_piece, is_limited_together_with_a_piece])
 @pytest.mark.parametrize("name", AUDIO_FORMATS)
 async def test_clip_that_a_limit_ends_is_whole_as_far_as_it_goes(
-    stage: Stage, name: AudioFormat, script: Script
+    harness: EdgeHarness, name: AudioFormat, script: Script
 ) -> None:
-    stage.board.script = script
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": name}) as response:
+    harness.jobs.script = script
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": name}) as response:
         assert response.status == 200
         clip = await response.read()
     assert 1.0 <= decode(name, clip).seconds < 1.13
-    assert not stage.board.workers[stage.board.jobs[0].request_id].cancelled.is_set()
+    assert not harness.jobs.workers[harness.jobs.jobs[0].request_id].cancelled.is_set()
 
 
 @pytest.mark.parametrize("script", [is_limited_after_a_piece, is_limited_together_with_a_piece])
-async def test_events_that_a_limit_ends_name_it_last(stage: Stage, script: Script) -> None:
-    stage.board.script = script
-    async with stage.client.post(stage.url(), json={**BODY, "stream_format": "sse"}) as response:
+async def test_events_that_a_limit_ends_name_it_last(harness: EdgeHarness, script: Script) -> None:
+    harness.jobs.script = script
+    async with harness.client.post(harness.url(), json={**BODY, "stream_format": "sse"}) as response:
         assert response.status == 200
         *deltas, last = events(await response.read())
     clip = b"".join(base64.b64decode(event["audio"]) for event in deltas)
@@ -327,9 +327,9 @@ async def test_events_that_a_limit_ends_name_it_last(stage: Stage, script: Scrip
 
 
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])
-async def test_limit_before_the_first_sound_is_a_429(stage: Stage, stream_format: str) -> None:
-    stage.board.script = is_limited_at_once
-    async with stage.client.post(stage.url(), json={**BODY, "stream_format": stream_format}) as response:
+async def test_limit_before_the_first_sound_is_a_429(harness: EdgeHarness, stream_format: str) -> None:
+    harness.jobs.script = is_limited_at_once
+    async with harness.client.post(harness.url(), json={**BODY, "stream_format": stream_format}) as response:
         assert response.status == 429
         assert response.headers["Retry-After"] == "8"
         assert response.headers["x-should-retry"] == "true"
@@ -337,46 +337,46 @@ async def test_limit_before_the_first_sound_is_a_429(stage: Stage, stream_format
     assert (error["message"], error["code"]) == ("Enough for today.", "rate_limit_exceeded")
 
 
-async def test_only_the_first_slice_of_a_long_text_is_held(stage: Stage) -> None:
-    stage.board.script = whole_at_once
+async def test_only_the_first_slice_of_a_long_text_is_held(harness: EdgeHarness) -> None:
+    harness.jobs.script = whole_at_once
     text = "This is a long text with many words in it. " * 20
-    async with stage.client.post(stage.url(), json={**BODY, "input": text}) as response:
+    async with harness.client.post(harness.url(), json={**BODY, "input": text}) as response:
         assert response.status == 200
         await response.read()
     assert audio_ms_bound(text, 1.0, 300, 600) > 15_000
-    assert stage.desk.reserved[0].work.audio_ms == 15_000
+    assert harness.quota.reserved[0].work.audio_ms == 15_000
 
 
-async def test_encoder_that_breaks_ends_the_connection(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.board.script = two_pieces
+async def test_encoder_that_breaks_ends_the_connection(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.jobs.script = two_pieces
     calls = 0
-    feed = EncodedClip.feed
+    feed = EncodingSession.feed
 
-    async def breaks(clip: EncodedClip, pcm: bytes) -> bytes:
+    async def breaks(clip: EncodingSession, pcm: bytes) -> bytes:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise TimeoutError
         return await feed(clip, pcm)
 
-    monkeypatch.setattr(EncodedClip, "feed", breaks)
-    async with stage.client.post(stage.url(), json=BODY) as response:
+    monkeypatch.setattr(EncodingSession, "feed", breaks)
+    async with harness.client.post(harness.url(), json=BODY) as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
 
 
 @pytest.mark.parametrize("before_the_first_byte", [True, False])
-async def test_client_that_leaves_stops_the_worker(stage: Stage, before_the_first_byte: bool) -> None:
+async def test_client_that_leaves_stops_the_worker(harness: EdgeHarness, before_the_first_byte: bool) -> None:
     async def speaks_on(worker: Worker) -> None:
         while not before_the_first_byte and not worker.cancelled.is_set():
             worker.say(tone(0.2))
             await asyncio.sleep(0.01)
         await worker.cancelled.wait()
 
-    stage.board.script = speaks_on
-    request = asyncio.ensure_future(stage.client.post(stage.url(), json=BODY))
-    await asyncio.wait_for(stage.board.posted.wait(), 5)
+    harness.jobs.script = speaks_on
+    request = asyncio.ensure_future(harness.client.post(harness.url(), json=BODY))
+    await asyncio.wait_for(harness.jobs.job_ref.wait(), 5)
     if before_the_first_byte:
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
@@ -384,12 +384,12 @@ async def test_client_that_leaves_stops_the_worker(stage: Stage, before_the_firs
         response = await request
         await response.content.readany()
         response.close()
-    worker = stage.board.workers[stage.board.jobs[0].request_id]
+    worker = harness.jobs.workers[harness.jobs.jobs[0].request_id]
     await asyncio.wait_for(worker.cancelled.wait(), 5)
     assert not worker.credit().open
 
 
-async def test_slow_client_holds_the_edge_back_and_loses_nothing(stage: Stage) -> None:
+async def test_slow_client_holds_the_edge_back_and_loses_nothing(harness: EdgeHarness) -> None:
     piece = tone(2.0)
     count = 150
 
@@ -399,27 +399,27 @@ async def test_slow_client_holds_the_edge_back_and_loses_nothing(stage: Stage) -
             await asyncio.sleep(0)
         worker.end()
 
-    stage.board.script = speaks_fast
-    async with stage.client.post(stage.url(), json={**BODY, "response_format": "pcm"}) as response:
+    harness.jobs.script = speaks_fast
+    async with harness.client.post(harness.url(), json={**BODY, "response_format": "pcm"}) as response:
         clip = bytearray(await response.content.readany())
-        await asyncio.wait_for(stage.frames.full.wait(), 5)
+        await asyncio.wait_for(harness.replies.full.wait(), 5)
         async for chunk in response.content.iter_any():
             clip += chunk
     assert len(clip) == count * len(piece)
     assert bytes(clip) == piece * count
 
 
-async def test_voices_are_listed_with_aliases(stage: Stage) -> None:
-    async with stage.client.get(stage.url("/v1/audio/voices")) as response:
+async def test_voices_are_listed_with_aliases(harness: EdgeHarness) -> None:
+    async with harness.client.get(harness.url("/v1/audio/voices")) as response:
         voices = (await response.json())["voices"]
     assert voices[:4] == ["ann", "bob", "alloy", "both"]
     assert len(voices) == 4 + 54
-    async with stage.client.get(stage.url("/v1/audio/voices?model=tts-1&details=true")) as response:
+    async with harness.client.get(harness.url("/v1/audio/voices?model=tts-1&details=true")) as response:
         found = await response.json()
     assert found["voices"] == ["ann", "bob", "alloy", "both"]
     assert found["details"][2] == {"id": "alloy", "models": ["voicebox"], "alias_of": "ann"}
-    async with stage.client.get(stage.url("/v1/audio/voices?model=kokoro&details=1")) as response:
+    async with harness.client.get(harness.url("/v1/audio/voices?model=kokoro&details=1")) as response:
         detail = (await response.json())["details"][3]
     assert detail == {"id": "af_heart", "models": ["kokoro"], "language": "en-us"}
-    async with stage.client.get(stage.url("/v1/audio/voices?model=nobody")) as response:
+    async with harness.client.get(harness.url("/v1/audio/voices?model=nobody")) as response:
         assert response.status == 404

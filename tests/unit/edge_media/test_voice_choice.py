@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 
 
 @dataclass
-class Cast:
+class VoiceCatalog:
     """A model with a few voices."""
 
     voices: tuple[str, ...] = ("af_bella", "af_sky", "odd name(1)")
@@ -37,17 +37,17 @@ class Cast:
     ],
 )
 def test_wish_becomes_the_engines_voice(asked: str | None, meant: str) -> None:
-    assert resolve_voice(Cast(), asked) == meant
+    assert resolve_voice(VoiceCatalog(), asked) == meant
 
 
 @pytest.mark.parametrize("asked", ["", "nobody", "AF_SKY", "af_sky+nobody", "af_sky(0)", "af_sky(1", "+", "\ud800"])
 def test_unknown_voice_lists_what_is_offered(asked: str) -> None:
     with pytest.raises(CallboardError) as caught:
-        resolve_voice(Cast(), asked)
+        resolve_voice(VoiceCatalog(), asked)
     info = caught.value.info
     assert info.code is ErrorCode.UNKNOWN_VOICE
     assert info.param == "voice"
-    assert info.offered == listed_voices(Cast())
+    assert info.offered == listed_voices(VoiceCatalog())
     assert "af_bella, af_sky" in info.message
     info.message.encode()
 

@@ -6,36 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from callboard_kit.lifecycle import Duties, Stopper
+from callboard_kit.lifecycle import Shutdown, TaskSupervisor
 
 pytestmark = pytest.mark.unit
 
 
 async def test_stop_is_requested_once_and_keeps_its_first_reason() -> None:
-    stopper = Stopper()
-    assert not stopper.stopping
-    stopper.request_stop("SIGTERM")
-    stopper.request_stop("something later", failed=True)
+    shutdown = Shutdown()
+    assert not shutdown.stopping
+    shutdown.request_stop("SIGTERM")
+    shutdown.request_stop("something later", failed=True)
     async with asyncio.timeout(1):
-        await stopper.wait()
-    assert (stopper.reason, stopper.failed) == ("SIGTERM", False)
+        await shutdown.wait()
+    assert (shutdown.reason, shutdown.failed) == ("SIGTERM", False)
 
 
 async def test_duty_that_fails_stops_the_process_as_failed() -> None:
-    stopper = Stopper()
+    shutdown = Shutdown()
 
     async def fails() -> None:
         raise RuntimeError
 
-    async with Duties(stopper) as duties:
-        duties.start(fails(), "reaper")
+    async with TaskSupervisor(shutdown) as supervisor:
+        supervisor.start(fails(), "reaper")
         async with asyncio.timeout(1):
-            await stopper.wait()
-    assert (stopper.reason, stopper.failed) == ("reaper failed", True)
+            await shutdown.wait()
+    assert (shutdown.reason, shutdown.failed) == ("reaper failed", True)
 
 
 async def test_leaving_the_context_ends_every_duty() -> None:
-    stopper = Stopper()
+    shutdown = Shutdown()
     ended: list[str] = []
 
     async def lasts() -> None:
@@ -44,21 +44,21 @@ async def test_leaving_the_context_ends_every_duty() -> None:
         finally:
             ended.append("ended")
 
-    async with Duties(stopper) as duties:
-        duties.start(lasts(), "one")
-        duties.start(lasts(), "two")
+    async with TaskSupervisor(shutdown) as supervisor:
+        supervisor.start(lasts(), "one")
+        supervisor.start(lasts(), "two")
         await asyncio.sleep(0)
     assert ended == ["ended", "ended"]
-    assert not stopper.stopping
+    assert not shutdown.stopping
 
 
 STUBBORN = """
 import asyncio, sys
 from callboard_kit.lifecycle import run_service
 
-async def main(config, stopper, arguments):
+async def main(config, shutdown, arguments):
     print("up", flush=True)
-    await stopper.wait()
+    await shutdown.wait()
     try:
         await asyncio.sleep(60)
     finally:
@@ -90,7 +90,7 @@ STUCK = """
 import sys, threading, time
 from callboard_kit.lifecycle import run_service
 
-async def main(config, stopper, arguments):
+async def main(config, shutdown, arguments):
     threading.Thread(target=time.sleep, args=(60,), name="engine-0").start()
 
 sys.exit(run_service("stuck", main))

@@ -7,14 +7,14 @@ import pytest
 
 from callboard_contracts.quota import Hold
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
-from callboard_quota.backends.memory import MemoryBooks, MemoryJournal, MemoryLedger
-from callboard_quota.domain.attempt import Granted, Refused
+from callboard_quota.backends.memory import MemoryCounterStore, MemoryJournal, MemoryLedger
+from callboard_quota.domain.decision import Granted, Refused
 from callboard_quota.domain.ledger import HELD_RETRY_S, Ledger
 from callboard_quota.domain.limits import Limit, kudos_limit
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, leases_in, run
+from tests.unit.quota.interleaving import NOON, ManualClock, Stepper, ask, leases_in, run, yield_once
 
 pytestmark = pytest.mark.unit
 
@@ -25,9 +25,9 @@ JOBS = Limit("key", "k_a", "jobs_at_once", 2)
 ADDRESS = Limit("address", "i_b", "tokens_per_day", 3_000)
 
 
-def stage(at: float = NOON) -> tuple[HandClock, MemoryLedger, Ledger]:
-    clock = HandClock(at)
-    store = MemoryLedger(clock, give_way)
+def stage(at: float = NOON) -> tuple[ManualClock, MemoryLedger, Ledger]:
+    clock = ManualClock(at)
+    store = MemoryLedger(clock, yield_once)
     return clock, store, Ledger(store, clock)
 
 
@@ -50,7 +50,7 @@ def test_hold_is_granted_up_to_the_limit_and_refused_beyond() -> None:
     assert granted(run(ledger.reserve(ask("a", DAY, units=6_000)))).hold
     assert granted(run(ledger.reserve(ask("b", DAY, units=4_000))))
     refusal = refused(run(ledger.reserve(ask("c", DAY, units=1))))
-    assert refusal.standing.limit is DAY
+    assert refusal.limit_usage.limit is DAY
     assert units(store) == 10_000
     assert len(run(leases_in(store))) == 2
 
@@ -58,7 +58,7 @@ def test_hold_is_granted_up_to_the_limit_and_refused_beyond() -> None:
 def test_grant_tells_the_fullest_limit_of_each_metric() -> None:
     _clock, _store, ledger = stage()
     outcome = granted(run(ledger.reserve(ask("a", DAY, ADDRESS, MONTH, MINUTE, JOBS, units=2_000))))
-    assert [(standing.limit, standing.used) for standing in outcome.standings] == [
+    assert [(limit_usage.limit, limit_usage.used) for limit_usage in outcome.limit_usages] == [
         (ADDRESS, 2_000),
         (MINUTE, 1),
         (JOBS, 1),
@@ -68,7 +68,7 @@ def test_grant_tells_the_fullest_limit_of_each_metric() -> None:
 def test_refusal_of_one_limit_takes_nothing_from_the_others() -> None:
     _clock, store, ledger = stage()
     refusal = refused(run(ledger.reserve(ask("a", DAY, ADDRESS, JOBS, units=5_000))))
-    assert refusal.standing.limit is ADDRESS
+    assert refusal.limit_usage.limit is ADDRESS
     assert all(value == 0 for value in store.values.values())
     assert run(leases_in(store)) == []
 
@@ -185,17 +185,17 @@ def test_daylight_saving_changes_nothing(day: datetime) -> None:
 
 def test_two_clocks_at_the_turn_of_the_hour_never_admit_too_much() -> None:
     turn = NOON + 1800
-    early, late = HandClock(turn - 0.5), HandClock(turn + 0.5)
-    store = MemoryLedger(early, give_way)
-    acts = [
-        Act("early", Ledger(store, early).reserve(ask("a", DAY, units=6_000))),
-        Act("late", Ledger(store, late).reserve(ask("b", DAY, units=6_000))),
+    early, late = ManualClock(turn - 0.5), ManualClock(turn + 0.5)
+    store = MemoryLedger(early, yield_once)
+    steppers = [
+        Stepper("early", Ledger(store, early).reserve(ask("a", DAY, units=6_000))),
+        Stepper("late", Ledger(store, late).reserve(ask("b", DAY, units=6_000))),
     ]
-    while not all(act.done for act in acts):
-        for act in acts:
-            if not act.done:
-                act.step()
-    assert sum(isinstance(act.result, Granted) for act in acts) <= 1
+    while not all(stepper.done for stepper in steppers):
+        for stepper in steppers:
+            if not stepper.done:
+                stepper.step()
+    assert sum(isinstance(stepper.result, Granted) for stepper in steppers) <= 1
 
 
 def test_failing_store_grants_nothing_and_the_reaper_ends_the_rest() -> None:
@@ -204,8 +204,8 @@ def test_failing_store_grants_nothing_and_the_reaper_ends_the_rest() -> None:
     with pytest.raises(StoreUnavailable):
         run(ledger.reserve(ask("a", DAY, JOBS)))
     store.failing = False
-    assert len(ledger.loose_ends) == 1
-    run(ledger.expire(ledger.loose_ends[0], "unknown_outcome"))
+    assert len(ledger.unconfirmed_holds) == 1
+    run(ledger.expire(ledger.unconfirmed_holds[0], "unknown_outcome"))
     assert all(value == 0 for value in store.values.values())
     assert run(leases_in(store)) == []
     assert clock.at == NOON
@@ -213,11 +213,11 @@ def test_failing_store_grants_nothing_and_the_reaper_ends_the_rest() -> None:
 
 def test_confirmation_that_comes_too_late_grants_nothing() -> None:
     clock, store, ledger = stage()
-    act = Act("slow", ledger.reserve(ask("a", DAY)))
-    act.step()
+    stepper = Stepper("slow", ledger.reserve(ask("a", DAY)))
+    stepper.step()
     clock.at += 2.5
     with pytest.raises(StoreUnavailable):
-        act.run()
+        stepper.run()
     assert units(store) == 0
 
 
@@ -236,16 +236,16 @@ def test_loose_end_whose_ids_may_be_forgotten_is_left_to_its_lease() -> None:
         run(ledger.reserve(ask("a", kudos_limit("k_a"))))
     assert store.values[Counter("k_a", "kudos", "ever")] == -999
     clock.at += DEDUPLICATION_WINDOW_S + 1
-    books = MemoryBooks(store)
-    run(Reaper(store, ledger, clock, MemoryJournal(), books.stands).pass_once())
-    assert ledger.loose_ends == []
+    counters = MemoryCounterStore(store)
+    run(Reaper(store, ledger, clock, MemoryJournal(), counters.stands).pass_once())
+    assert ledger.unconfirmed_holds == []
     assert store.values[Counter("k_a", "kudos", "ever")] == -1_000
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["late", "over the hold"])
 def test_past_that_grew_is_forgotten_by_every_process(late: bool) -> None:
-    clock = HandClock()
-    store = MemoryLedger(clock, give_way)
+    clock = ManualClock()
+    store = MemoryLedger(clock, yield_once)
     ledgers: list[Ledger] = []
 
     async def tell(tenant: str) -> None:
@@ -266,10 +266,10 @@ def test_past_that_grew_is_forgotten_by_every_process(late: bool) -> None:
 
 def test_past_that_grows_while_it_is_read_is_read_again() -> None:
     _clock, store, ledger = stage()
-    act = Act("reading", ledger.reserve(ask("a", DAY, units=1)))
-    act.step()
+    stepper = Stepper("reading", ledger.reserve(ask("a", DAY, units=1)))
+    stepper.step()
     run(ledger.raised("k_a"))
-    assert granted(act.run())
+    assert granted(stepper.run())
     reads: list[int] = []
     read = store.read
 
@@ -299,18 +299,18 @@ def test_day_frees_when_its_earliest_use_leaves_it() -> None:
     for hours in (0, 1, 5):
         clock.at = NOON + hours * 3600
         outcome = granted(run(ledger.reserve(ask(f"r{hours}", DAY, units=1, at=clock.at))))
-        resets.append(outcome.standings[0].resets_in_s)
-        assert run(ledger.standings([DAY]))[0].resets_in_s == resets[-1]
+        resets.append(outcome.limit_usages[0].resets_in_s)
+        assert run(ledger.limit_usages([DAY]))[0].resets_in_s == resets[-1]
     first = NOON // 3600 * 3600 + 25 * 3600
     assert resets == [first - NOON - hours * 3600 for hours in (0, 1, 5)]
     clock.at = first
-    assert granted(run(ledger.reserve(ask("later", DAY, units=1, at=clock.at)))).standings[0].resets_in_s == 3600
+    assert granted(run(ledger.reserve(ask("later", DAY, units=1, at=clock.at)))).limit_usages[0].resets_in_s == 3600
 
 
 def test_use_of_the_hour_just_over_frees_when_that_hour_leaves_the_day() -> None:
     turn = NOON + 1800
-    clock = HandClock(turn - 60)
-    store = MemoryLedger(clock, give_way)
+    clock = ManualClock(turn - 60)
+    store = MemoryLedger(clock, yield_once)
     ledger = Ledger(store, clock)
     run(ledger.settle(granted(run(ledger.reserve(ask("a", DAY, units=10_000, at=clock.at)))).hold, 10_000))
     clock.at = turn + 3
@@ -320,12 +320,12 @@ def test_use_of_the_hour_just_over_frees_when_that_hour_leaves_the_day() -> None
 
 def test_hold_that_was_over_before_it_was_taken_is_not_granted() -> None:
     clock, store, ledger = stage()
-    act = Act("late", ledger.reserve(ask("a", kudos_limit("k_a"), at=clock.at - 400)))
+    stepper = Stepper("late", ledger.reserve(ask("a", kudos_limit("k_a"), at=clock.at - 400)))
     while not run(leases_in(store)):
-        act.step()
-    run(Reaper(store, Ledger(store, clock), clock, MemoryJournal(), MemoryBooks(store).stands).pass_once())
+        stepper.step()
+    run(Reaper(store, Ledger(store, clock), clock, MemoryJournal(), MemoryCounterStore(store).stands).pass_once())
     with pytest.raises(StoreUnavailable):
-        act.run()
+        stepper.run()
     assert set(store.values.values()) == {0}
 
 

@@ -1,4 +1,4 @@
-"""Any interleaving of reservations, top-ups, settlements, expiries, releases, repeats and deaths against a model."""
+"""Any interleaving of reservations, extensions, settlements, expiries, releases, repeats and deaths against a model."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from callboard_contracts.quota import Hold
 from callboard_quota.backends.memory import MemoryLedger
-from callboard_quota.domain.attempt import Granted, Refused
+from callboard_quota.domain.decision import Granted, Refused
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change
 from callboard_quota.domain.windows import earlier_buckets, hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, Play, ask, give_way, leases_in, run
+from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, ask, leases_in, run, yield_once
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +39,7 @@ class Granting:
 class Model:
     """Follows every change of a counter, and judges at each grant."""
 
-    clock: HandClock
+    clock: ManualClock
     changes: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])
     granted: dict[str, Granting] = field(default_factory=dict[str, Granting])
 
@@ -84,17 +84,17 @@ def _kinds() -> st.SearchStrategy[str]:
     return st.sampled_from(["reserve", "settle", "repeat", "expire", "release", "step", "step", "step", "kill", "wait"])
 
 
-class Table(Play):
+class Table(Interleaving):
     """Everything that plays on two ledgers over one store."""
 
     def __init__(self, data: st.DataObject) -> None:
-        super().__init__(data, HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0, 1803.0]), label="start")))
-        self.store = MemoryLedger(self.clock, give_way)
+        super().__init__(data, ManualClock(NOON + data.draw(st.sampled_from([0.0, 1797.0, 1803.0]), label="start")))
+        self.store = MemoryLedger(self.clock, yield_once)
         self.model = Model(self.clock)
         self.store.on_change = self.model.saw
         self.ledgers = [Ledger(self.store, self.clock) for _ in range(2)]
 
-    def play(self, n: int) -> None:
+    def interleaving(self, n: int) -> None:
         """One step of anybody."""
         draw, ledger = self.data.draw, self.ledgers[n % 2]
         open_holds = list(self.model.granted.values())
@@ -103,29 +103,31 @@ class Table(Play):
                 tenant = draw(st.sampled_from(["k_a", "k_b"]))
                 units = draw(st.sampled_from([1, 700, 1500, 3_000]))
                 wish = ask(f"r{n}", *LIMITS[tenant], *SITE, units=units, tenant=tenant, at=self.clock.now())
-                self.acts.append(Act("reserve", ledger.reserve(wish)))
+                self.steppers.append(Stepper("reserve", ledger.reserve(wish)))
             case "wait":
                 self.clock.at += draw(st.sampled_from([0.2, 1.0, 45.0]))
             case "settle" | "repeat" if open_holds:
                 granting = draw(st.sampled_from(open_holds))
                 if granting.reported is None:
                     granting.reported = draw(st.integers(0, granting.hold.entries[0].amount))
-                self.acts.append(Act("settle", ledger.settle(granting.hold, granting.reported)))
+                self.steppers.append(Stepper("settle", ledger.settle(granting.hold, granting.reported)))
             case "expire" if open_holds:
-                self.acts.append(Act("expire", ledger.expire(draw(st.sampled_from(open_holds)).hold, "lease_over")))
+                self.steppers.append(
+                    Stepper("expire", ledger.expire(draw(st.sampled_from(open_holds)).hold, "lease_over"))
+                )
             case "release" if open_holds:
                 unreported = [granting for granting in open_holds if granting.reported is None]
                 if unreported:
-                    self.acts.append(Act("release", ledger.release(draw(st.sampled_from(unreported)).hold)))
+                    self.steppers.append(Stepper("release", ledger.release(draw(st.sampled_from(unreported)).hold)))
             case kind:
                 self.step_or_kill(kind, most_steps=6)
 
-    def judge(self, act: Act[object]) -> None:
+    def judge(self, stepper: Stepper[object]) -> None:
         """Takes in what was granted, and looks whether it was allowed."""
-        if isinstance(act.result, Granted) and act.result.hold.id not in self.model.granted:
-            self.model.grant(act.result.hold)
-        elif isinstance(act.result, Refused):
-            assert act.result.standing.limit in ALL_LIMITS
+        if isinstance(stepper.result, Granted) and stepper.result.hold.id not in self.model.granted:
+            self.model.grant(stepper.result.hold)
+        elif isinstance(stepper.result, Refused):
+            assert stepper.result.limit_usage.limit in ALL_LIMITS
 
     def finish(self) -> None:
         """Lets everything end: reports are delivered until they count, and what nobody reported ends with its lease."""
@@ -148,7 +150,7 @@ def test_nothing_is_admitted_over_a_limit_and_every_event_counts_once(data: st.D
     table = Table(data)
     try:
         for n in range(data.draw(st.integers(5, 60), label="steps")):
-            table.play(n)
+            table.interleaving(n)
         table.finish()
     finally:
         table.drop_all()

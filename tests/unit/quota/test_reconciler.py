@@ -7,8 +7,14 @@ import pytest
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import Hold, UsageEvent, VerifyReply, VerifyRequest, Work
-from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
-from callboard_quota.domain.attempt import Granted
+from callboard_quota.backends.memory import (
+    MemoryAccounts,
+    MemoryCounterStore,
+    MemoryJournal,
+    MemoryLedger,
+    MemoryUsageLog,
+)
+from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import Limit
@@ -17,10 +23,10 @@ from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
-from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, SETTLE_GRACE_S, hour_bucket
-from tests.unit.quota.stage import NOON, Act, HandClock, ask, give_way, run, unheld
+from tests.unit.quota.interleaving import NOON, ManualClock, Stepper, ask, run, unheld, yield_once
 
 pytestmark = pytest.mark.unit
 
@@ -33,7 +39,7 @@ UNITS = Counter("k_a", "units", HOUR)
 class Stage:
     """Everything that a quota process wires, over memory."""
 
-    clock: HandClock
+    clock: ManualClock
     store: MemoryLedger
     log: MemoryUsageLog
     journal: MemoryJournal
@@ -56,7 +62,7 @@ class Stage:
             tenant=hold.tenant,
             kind="chat",
             model="owl",
-            pool="stage",
+            pool="main",
             work=Work(prompt_tokens=tokens),
             outcome="stop",
             hold=hold,
@@ -74,24 +80,24 @@ class Stage:
 @pytest.fixture
 def stage() -> Stage:
     """A ledger at noon whose reconciler has made its first pass, so that its note stands."""
-    clock = HandClock()
-    store = MemoryLedger(clock, give_way)
-    log, books, journal = MemoryUsageLog(), MemoryBooks(store), MemoryJournal()
+    clock = ManualClock()
+    store = MemoryLedger(clock, yield_once)
+    log, counters, journal = MemoryUsageLog(), MemoryCounterStore(store), MemoryJournal()
     secret = Secret(b"x" * 32)
-    ledger = Ledger(store, clock, secret.sealed)
+    ledger = Ledger(store, clock, secret.signed)
     settings = QuotaSection()
     rules = EventRules(secret, MemoryAccounts())
-    bookkeeper = Bookkeeper(log, books, rules, lambda: settings)
+    aggregator = UsageAggregator(log, counters, rules, lambda: settings)
 
     def make(name: str) -> Reconciler:
-        return Reconciler(name, store, books, log, bookkeeper, clock, journal, ledger.raised)
+        return Reconciler(name, store, counters, log, aggregator, clock, journal, ledger.raised)
 
     async def pause(_seconds: float) -> None:
-        await give_way()
+        await yield_once()
 
-    settler = Settler(settings, rules, ledger, books, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal, MemoryBooks(store).stands)
-    verifier = Verifier(store, books, log, bookkeeper, clock, pause)
+    settler = Settler(settings, rules, ledger, counters, clock, journal)
+    reaper = Reaper(store, ledger, clock, journal, MemoryCounterStore(store).stands)
+    verifier = Verifier(store, counters, log, aggregator, clock, pause)
     run(make("first").pass_once())
     return Stage(clock, store, log, journal, ledger, settler, reaper, verifier, make)
 
@@ -181,7 +187,7 @@ def test_two_reconcilers_at_once_correct_once(stage: Stage) -> None:
     run(stage.store.close(leaked))
     stage.clock.at = NOON + 3600 + CLOSING_S
     one, other = stage.make("one"), stage.make("other")
-    first = Act("first", one.pass_once())
+    first = Stepper("first", one.pass_once())
     for _ in range(3):
         first.step()
     run(other.pass_once())
@@ -209,9 +215,9 @@ def test_note_that_was_lost_does_not_touch_old_hours(stage: Stage) -> None:
     close_hour(stage)
     stage.clock.at += 10 * 3600
     run(stage.store.apply([Change(UNITS, 7, None)]))
-    books = MemoryBooks(stage.store)
-    keeper = Bookkeeper(stage.log, books, EventRules(Secret(b"x" * 32), MemoryAccounts()), QuotaSection)
-    fresh = Reconciler("n", stage.store, books, stage.log, keeper, stage.clock, stage.journal, stage.ledger.raised)
+    counters = MemoryCounterStore(stage.store)
+    keeper = UsageAggregator(stage.log, counters, EventRules(Secret(b"x" * 32), MemoryAccounts()), QuotaSection)
+    fresh = Reconciler("n", stage.store, counters, stage.log, keeper, stage.clock, stage.journal, stage.ledger.raised)
     assert run(fresh.pass_once())
     assert stage.store.values[UNITS] == 1007
 
@@ -252,7 +258,7 @@ def test_work_without_a_hold_must_be_of_its_time_and_of_somebody_known(
 class Lenient(EventRules):
     """Knows everybody."""
 
-    async def why_ignored(self, event: UsageEvent, stored_at: float) -> str:
+    async def rejection_reason(self, event: UsageEvent, stored_at: float) -> str:
         assert min(event.at, stored_at) > 0
         return ""
 

@@ -1,6 +1,7 @@
-"""Any interleaving of requests, top-ups, reports, repeats, contradictions and deaths over a whole service.
+"""Any interleaving of requests, extensions, reports, repeats, contradictions and deaths over a whole service.
 
-Two processes of desk, settler and reaper share one store. Edges retry, workers top up and report, reports are delivered
+Two processes of reservations, settler and reaper share one store. Edges retry, workers top up and report, reports are
+delivered
 any number of times and at once, also with another amount. Whatever happens, no limit is passed, and once all is
 delivered and every lease is over the counters are what the log of usage events says.
 """
@@ -23,18 +24,24 @@ from callboard_contracts.quota import (
     VerifyRequest,
     Work,
 )
-from callboard_quota.backends.memory import MemoryAccounts, MemoryBooks, MemoryJournal, MemoryLedger, MemoryUsageLog
-from callboard_quota.domain.desk import Desk
+from callboard_quota.backends.memory import (
+    MemoryAccounts,
+    MemoryCounterStore,
+    MemoryJournal,
+    MemoryLedger,
+    MemoryUsageLog,
+)
+from callboard_quota.domain.concurrency import ConcurrencyWait
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import Change
 from callboard_quota.domain.reaper import Reaper
+from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
-from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
-from tests.unit.quota.stage import NOON, Act, HandClock, Play, give_way, no_pause, run
+from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, no_pause, run, yield_once
 
 pytestmark = pytest.mark.unit
 
@@ -61,7 +68,7 @@ class Job:
 
     request: ReserveRequest
     hold: Hold | None = None
-    top_ups: list[Hold] = field(default_factory=list[Hold])
+    extensions: list[Hold] = field(default_factory=list[Hold])
     events: list[UsageEvent] = field(default_factory=list[UsageEvent])
     given_back: bool = False
 
@@ -69,22 +76,22 @@ class Job:
 class Process:
     """One quota process over the shared store."""
 
-    def __init__(self, store: MemoryLedger, clock: HandClock) -> None:
+    def __init__(self, store: MemoryLedger, clock: ManualClock) -> None:
         journal = MemoryJournal()
-        self.ledger = Ledger(store, clock, SECRET.sealed)
-        places = WaitingRoom(self.ledger, no_pause)
-        self.desk = Desk(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, places)
-        self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryBooks(store), clock, journal)
-        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryBooks(store).stands)
-        self.reaping: Act[object] | None = None
+        self.ledger = Ledger(store, clock, SECRET.signed)
+        places = ConcurrencyWait(self.ledger, no_pause)
+        self.reservations = ReservationService(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, places)
+        self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryCounterStore(store), clock, journal)
+        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).stands)
+        self.reaping: Stepper[object] | None = None
 
 
-class Board(Play):
+class Board(Interleaving):
     """Everything that plays, and what is known of it."""
 
     def __init__(self, data: st.DataObject) -> None:
-        super().__init__(data, HandClock(NOON + data.draw(st.sampled_from([0.0, 1797.0]), label="start")))
-        self.store = MemoryLedger(self.clock, give_way)
+        super().__init__(data, ManualClock(NOON + data.draw(st.sampled_from([0.0, 1797.0]), label="start")))
+        self.store = MemoryLedger(self.clock, yield_once)
         self.store.on_change = self._saw
         self.log = MemoryUsageLog()
         self.processes = [Process(self.store, self.clock) for _ in range(2)]
@@ -101,17 +108,17 @@ class Board(Play):
             taken = self.taken.setdefault(hold_id, {})
             taken[int(step[1:])] = taken.get(int(step[1:]), 0) + change.amount
 
-    def play(self, n: int) -> None:
+    def interleaving(self, n: int) -> None:
         """One step of anybody."""
         process = self.processes[n % 2]
-        moves = ["ask", "retry", "top_up", "report", "contradict", "deliver", "deliver", "release", "reap"]
+        moves = ["ask", "retry", "extends", "report", "contradict", "deliver", "deliver", "release", "reap"]
         match self.data.draw(st.sampled_from([*moves, "step", "step", "step", "step", "kill", "wait"])):
             case "ask":
-                self._ask(process, self._new_job(n), top_up=False)
+                self._ask(process, self._new_job(n), extends=False)
             case "retry":
-                self._with_job(lambda job: self._ask(process, job, top_up=False))
-            case "top_up":
-                self._with_job(lambda job: self._ask(process, job, top_up=True) if self._runs(job) else None)
+                self._with_job(lambda job: self._ask(process, job, extends=False))
+            case "extends":
+                self._with_job(lambda job: self._ask(process, job, extends=True) if self._runs(job) else None)
             case "report":
                 self._with_job(lambda job: self._report(job) if self._runs(job) else None)
             case "contradict":
@@ -119,7 +126,9 @@ class Board(Play):
             case "deliver":
                 events = [event for job in self.jobs for event in job.events]
                 if events:
-                    self.acts.append(Act("settle", process.settler.settle(self.data.draw(st.sampled_from(events)))))
+                    self.steppers.append(
+                        Stepper("settle", process.settler.settle(self.data.draw(st.sampled_from(events))))
+                    )
             case "release":
                 self._with_job(lambda job: self._release(process, job))
             case "reap":
@@ -139,28 +148,32 @@ class Board(Play):
         self.jobs.append(job)
         return job
 
-    def _with_job(self, act: Callable[[Job], None]) -> None:
+    def _with_job(self, stepper: Callable[[Job], None]) -> None:
         if self.jobs:
-            act(self.jobs[self.data.draw(st.integers(0, len(self.jobs) - 1))])
+            stepper(self.jobs[self.data.draw(st.integers(0, len(self.jobs) - 1))])
 
     @staticmethod
     def _runs(job: Job) -> bool:
         return job.hold is not None and not job.given_back
 
-    def _ask(self, process: Process, job: Job, *, top_up: bool) -> None:
+    def _ask(self, process: Process, job: Job, *, extends: bool) -> None:
         wish = job.request
-        if top_up:
+        if extends:
             tokens = self.data.draw(st.sampled_from([1, 400, 900]))
             work = Work(prompt_tokens=tokens)
-            wish = wish.model_copy(update={"top_up": job.hold, "address": None, "work": work})
-        act = Act[object]("top_up" if top_up else "reserve", process.desk.reserve(wish))
-        self.owners[id(act)] = job, top_up
-        self.start(act)
+            wish = wish.model_copy(update={"extends": job.hold, "address": None, "work": work})
+        stepper = Stepper[object]("extends" if extends else "reserve", process.reservations.reserve(wish))
+        self.owners[id(stepper)] = job, extends
+        self.start(stepper)
 
     def _report(self, job: Job) -> None:
         assert job.hold is not None
-        top_ups = tuple(job.top_ups[: self.data.draw(st.integers(0, len(job.top_ups)))]) if job.events else job.top_ups
-        held = sum(hold.entries[0].amount for hold in (job.hold, *top_ups)) // 1000
+        extensions = (
+            tuple(job.extensions[: self.data.draw(st.integers(0, len(job.extensions)))])
+            if job.events
+            else job.extensions
+        )
+        held = sum(hold.entries[0].amount for hold in (job.hold, *extensions)) // 1000
         event = UsageEvent(
             request_id=job.request.request_id,
             tenant=job.hold.tenant,
@@ -170,7 +183,7 @@ class Board(Play):
             work=Work(prompt_tokens=self.data.draw(st.integers(0, held))),
             outcome="stop",
             hold=job.hold,
-            top_ups=tuple(top_ups),
+            extensions=tuple(extensions),
             at=self.clock.now(),
         )
         job.events.append(event)
@@ -179,16 +192,20 @@ class Board(Play):
     def _release(self, process: Process, job: Job) -> None:
         if job.hold is not None and not job.events:
             job.given_back = True
-            self.acts.append(Act("release", process.desk.release(ReleaseRequest(hold=job.hold))))
+            self.steppers.append(Stepper("release", process.reservations.release(ReleaseRequest(hold=job.hold))))
 
-    def judge(self, act: Act[object]) -> None:
+    def judge(self, stepper: Stepper[object]) -> None:
         """Takes in what was granted, and looks whether it was allowed."""
-        if isinstance(act.result, ReserveReply) and act.result.hold and act.result.hold.id not in self.granted:
-            hold = act.result.hold
+        if (
+            isinstance(stepper.result, ReserveReply)
+            and stepper.result.hold
+            and stepper.result.hold.id not in self.granted
+        ):
+            hold = stepper.result.hold
             self.granted[hold.id] = hold
-            job, top_up = self.owners[id(act)]
-            if top_up:
-                job.top_ups.append(hold)
+            job, extends = self.owners[id(stepper)]
+            if extends:
+                job.extensions.append(hold)
             else:
                 job.hold = job.hold or hold
             self._judge_limits()
@@ -205,7 +222,7 @@ class Board(Play):
             assert used <= allowed, (tenant, metric)
 
     def finish(self) -> VerifyReply:
-        """Lets everything end, delivers every event again, and has the books compared."""
+        """Lets everything end, delivers every event again, and has the counters compared."""
         self.let_all_end()
         for event in [logged.event for logged in self.log.logged]:
             assert event is not None
@@ -213,9 +230,9 @@ class Board(Play):
         self.clock.at += 60.0
         for process in self.processes:
             assert run(process.reaper.pass_once()).count == 0
-        books = MemoryBooks(self.store)
-        keeper = Bookkeeper(self.log, books, RULES, lambda: SETTINGS)
-        verifier = Verifier(self.store, books, self.log, keeper, self.clock, no_pause)
+        counters = MemoryCounterStore(self.store)
+        keeper = UsageAggregator(self.log, counters, RULES, lambda: SETTINGS)
+        verifier = Verifier(self.store, counters, self.log, keeper, self.clock, no_pause)
         return run(verifier.verify(VerifyRequest(since=NOON)))
 
 
@@ -225,7 +242,7 @@ def test_books_balance_and_no_limit_is_passed_whatever_is_repeated_or_killed(dat
     board = Board(data)
     try:
         for n in range(data.draw(st.integers(5, 70), label="steps")):
-            board.play(n)
+            board.interleaving(n)
         reply = board.finish()
     finally:
         board.drop_all()

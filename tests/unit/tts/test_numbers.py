@@ -2,7 +2,7 @@
 
 import pytest
 
-from callboard_tts.domain.numbers import ordinal, read_out, year
+from callboard_tts.domain.numbers import normalize_text, ordinal, year
 
 pytestmark = pytest.mark.unit
 
@@ -36,13 +36,13 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_english_is_read_out(written: str, spoken: str) -> None:
-    assert read_out(written, "en-us") == spoken
+    assert normalize_text(written, "en-us") == spoken
 
 
 def test_other_languages_keep_their_numbers_in_one_breath() -> None:
-    assert read_out("1.234,56 euros", "es") == "1234 coma 5 6 euros"
-    assert read_out("价格是3.5元", "zh") == "价格是3.5元"
-    assert read_out("anything 3.5", "") == "anything 3.5"
+    assert normalize_text("1.234,56 euros", "es") == "1234 coma 5 6 euros"
+    assert normalize_text("价格是3.5元", "zh") == "价格是3.5元"
+    assert normalize_text("anything 3.5", "") == "anything 3.5"
 
 
 def test_ordinals_and_years() -> None:

@@ -8,7 +8,7 @@ from callboard_contracts.speech import SpeechEnd
 from callboard_kit.bus import Stored
 from callboard_tts.domain.segments import Progress, Segment
 from callboard_tts.handlers.segment_writer import SegmentWriter
-from tests.unit.tts.board import FakeBus, make_job
+from tests.unit.tts.fake_bus import FakeBus, make_job
 
 pytestmark = pytest.mark.unit
 

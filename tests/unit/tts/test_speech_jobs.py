@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from callboard_contracts.chat import CreditReply
+from callboard_contracts.chat import InterestReply
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES
 from callboard_kit.bus import BusUnavailable
-from callboard_kit.pull import GiveBack, Superseded
+from callboard_kit.pull import Nak, Superseded
 from callboard_tts.backends.fake import FakeEngine, Script
-from callboard_tts.backends.top_ups import BusTopUps
+from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import running as running_module
 from callboard_tts.handlers import speech_jobs as speech_jobs_module
 from callboard_tts.handlers.running import RunningJobs
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, ServedModel
-from tests.unit.tts.board import TEXT, FakeBus, deliver, make_job, nobody_listens
+from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, make_job, nobody_listens
 
 pytestmark = pytest.mark.unit
 
@@ -50,7 +50,7 @@ POOL = PoolSettings(
 
 @pytest.fixture(autouse=True)
 def fast_credit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_module, "CREDIT_INTERVAL_S", 0.02)
+    monkeypatch.setattr(running_module, "INTEREST_INTERVAL_S", 0.02)
     monkeypatch.setattr(speech_jobs_module, "RETRY_DELAYS_S", (0.01,))
     monkeypatch.setattr(speech_jobs_module, "ASK_PAUSE_S", 0.05)
 
@@ -68,7 +68,9 @@ async def handler(
     engine = FakeEngine(script)
     running = RunningJobs(bus.as_bus())
     await running.listen()
-    return SpeechJobs(bus.as_bus(), engine, BusTopUps(bus.as_bus(), pool.decision_timeout_s), pool, running), engine
+    return SpeechJobs(
+        bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool, running
+    ), engine
 
 
 async def spoken(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
@@ -142,8 +144,8 @@ async def test_job_cancelled_before_it_arrived_is_not_begun(bus: FakeBus) -> Non
     assert bus.usage[0].work.audio_ms == 0
 
 
-@pytest.mark.parametrize("reply", [CreditReply(open=False), nobody_listens()])
-async def test_job_that_nobody_waits_for_is_cancelled(bus: FakeBus, reply: CreditReply | Exception) -> None:
+@pytest.mark.parametrize("reply", [InterestReply(open=False), nobody_listens()])
+async def test_job_that_nobody_waits_for_is_cancelled(bus: FakeBus, reply: InterestReply | Exception) -> None:
     jobs, engine = await handler(bus, Script(hang_piece=1))
     bus.reply = reply
     await jobs.handle(deliver(make_job()))
@@ -176,7 +178,7 @@ async def test_credit_without_an_answer_changes_nothing(bus: FakeBus) -> None:
 
 async def test_superseded_worker_falls_silent(bus: FakeBus) -> None:
     jobs, engine = await handler(bus, Script(hang_piece=1))
-    bus.reply = CreditReply(open=True, attempt=2)
+    bus.reply = InterestReply(open=True, attempt=2)
     with pytest.raises(Superseded):
         await jobs.handle(deliver(make_job()))
     assert not bus.usage
@@ -310,7 +312,7 @@ async def test_worker_that_finds_the_end_only_settles(bus: FakeBus, monkeypatch:
 
 
 async def test_worker_without_a_history_asks_the_edge_for_the_next_number(bus: FakeBus) -> None:
-    bus.reply = CreditReply(open=True, attempt=2, next_seq=4)
+    bus.reply = InterestReply(open=True, attempt=2, next_seq=4)
     jobs, _ = await handler(bus)
     await jobs.handle(deliver(make_job(), attempt=2))
     assert bus.questions[0].resume
@@ -326,7 +328,7 @@ async def test_worker_that_takes_over_asks_again_for_an_edge_that_is_coming_back
     async with asyncio.timeout(5):
         while not bus.questions:
             await asyncio.sleep(0.005)
-    bus.reply = CreditReply(open=True, attempt=2, next_seq=0)
+    bus.reply = InterestReply(open=True, attempt=2, next_seq=0)
     await handling
     assert bus.usage[0].outcome == "stop"
 
@@ -342,7 +344,7 @@ async def test_worker_that_takes_over_for_nobody_ends_the_job(bus: FakeBus) -> N
 async def test_worker_that_cannot_learn_the_past_gives_the_job_back(bus: FakeBus) -> None:
     bus.reply = BusUnavailable("no answer")
     jobs, _ = await handler(bus)
-    with pytest.raises(GiveBack):
+    with pytest.raises(Nak):
         await jobs.handle(deliver(make_job(), attempt=2))
     assert not bus.order
 

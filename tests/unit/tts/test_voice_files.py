@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callboard_tts.backends.voice_files import STYLE_ROWS, STYLE_WIDTH, VoiceBook, style_row
+from callboard_tts.backends.voice_files import STYLE_ROWS, STYLE_WIDTH, VoiceStore, style_row
 from callboard_tts.domain.ports import EngineUnavailable
 from callboard_tts.domain.voices import VoiceChoice
 
@@ -17,11 +17,11 @@ def table(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 @pytest.fixture(params=["bin", "npy", "npz"])
-def book(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceBook:
+def book(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceStore:
     voices = {"af_one": table(1.0), "zm_two": table(4.0), "unlike": table(0.0)}
     if request.param == "npz":
         np.savez(tmp_path / "voices.npz", allow_pickle=False, **voices)
-        book = VoiceBook(tmp_path / "voices.npz")
+        book = VoiceStore(tmp_path / "voices.npz")
     else:
         for name, style in voices.items():
             if request.param == "bin":
@@ -29,17 +29,17 @@ def book(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceBook:
             else:
                 np.save(tmp_path / f"{name}.npy", style)
         (tmp_path / "readme.txt").write_text("no voice", encoding="utf-8")
-        book = VoiceBook(tmp_path)
+        book = VoiceStore(tmp_path)
     book.open()
     return book
 
 
-def test_voices_have_their_languages(book: VoiceBook) -> None:
+def test_voices_have_their_languages(book: VoiceStore) -> None:
     assert [(voice.name, voice.language) for voice in book.voices()] == [("af_one", "en-us"), ("zm_two", "zh")]
     book.close()
 
 
-def test_blend_is_the_weighted_mean(book: VoiceBook) -> None:
+def test_blend_is_the_weighted_mean(book: VoiceStore) -> None:
     style = book.style(VoiceChoice("", (("af_one", 2 / 3), ("zm_two", 1 / 3))))
     assert np.allclose(style, table(2.0), rtol=1e-5, atol=0.0)
     book.close()
@@ -52,21 +52,21 @@ def test_row_follows_the_length_in_phonemes() -> None:
 
 def test_nothing_there_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="callboard models fetch"):
-        VoiceBook(tmp_path / "none").open()
+        VoiceStore(tmp_path / "none").open()
 
 
 def test_archive_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "voices.npz").write_bytes(b"no archive")
     with pytest.raises(EngineUnavailable, match="cannot be read"):
-        VoiceBook(tmp_path / "voices.npz").open()
+        VoiceStore(tmp_path / "voices.npz").open()
     np.save(tmp_path / "voices.npy", table(1.0))
     with pytest.raises(EngineUnavailable, match=r"not an \.npz"):
-        VoiceBook(tmp_path / "voices.npy").open()
+        VoiceStore(tmp_path / "voices.npy").open()
 
 
 def test_damaged_voice_is_named(tmp_path: Path) -> None:
     (tmp_path / "af_bad.bin").write_bytes(b"short")
-    book = VoiceBook(tmp_path)
+    book = VoiceStore(tmp_path)
     book.open()
     with pytest.raises(EngineUnavailable, match="af_bad"):
         book.style(VoiceChoice("", (("af_bad", 1.0),)))

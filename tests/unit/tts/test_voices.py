@@ -5,7 +5,7 @@ import pytest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
 from callboard_tts.domain.splitting import Pause
-from callboard_tts.domain.utterance import Manner, plan_utterance
+from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice, choose_voice
 
 pytestmark = pytest.mark.unit
@@ -78,7 +78,7 @@ def request(text: str, speed: float = 1.0) -> SpeechRequest:
 
 def test_utterance_has_pieces_and_pauses_that_follow_the_speed() -> None:
     text = "The first sentence is this one here. The second sentence comes right after it, as they do."
-    utterance = plan_utterance(request(text, 2.0), Manner(), KNOWN)
+    utterance = plan_utterance(request(text, 2.0), SpeechDefaults(), KNOWN)
     assert [piece.pause_before for piece in utterance.pieces] == [Pause.NONE, Pause.SENTENCE]
     assert utterance.pause_ms(utterance.pieces[1]) == 300
     assert utterance.pause_ms(utterance.pieces[0]) == 0
@@ -89,6 +89,6 @@ def test_utterance_has_pieces_and_pauses_that_follow_the_speed() -> None:
 )
 def test_text_that_cannot_be_spoken_is_refused(text: str, code: ErrorCode) -> None:
     with pytest.raises(CallboardError) as error:
-        plan_utterance(request(text), Manner(), KNOWN)
+        plan_utterance(request(text), SpeechDefaults(), KNOWN)
     assert code_of(error) is code
     assert error.value.info.param == "input"

@@ -3,10 +3,10 @@
 import argparse
 
 from callboard_cli.configuration import read_config
+from callboard_cli.models.cache import ModelCache
 from callboard_cli.models.catalogue import catalogue, needed_by, select
 from callboard_cli.models.fetching import batches, ensure
 from callboard_cli.models.progress import MEGABYTE, Progress
-from callboard_cli.models.shelf import Shelf
 from callboard_cli.subcommands import Subparsers
 from callboard_kit.model_files import model_folder
 
@@ -24,12 +24,12 @@ def register(subparsers: Subparsers) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config).config
-    shelf = Shelf(model_folder(config.site))
+    cache = ModelCache(model_folder(config.site))
     needed = {file.name for file in needed_by(config)}
-    print(f"{shelf.folder}")
+    print(f"{cache.folder}")
     for label, files in batches(catalogue()).items():
         size = sum(file.size_bytes for file in files) / MEGABYTE
-        states = {shelf.state(file) for file in files}
+        states = {cache.state(file) for file in files}
         state = next(state for state in ("missing", "unchecked", "ready") if state in states)
         mark = "used" if any(file.name in needed for file in files) else ""
         print(f"  {label:36} {size:7.1f} MB  {state:9}  {mark:4}  {files[0].about}")
@@ -39,7 +39,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config).config
     files = select(arguments.names) if arguments.names else needed_by(config)
-    shelf = Shelf(model_folder(config.site))
-    fetched = ensure(files, shelf, Progress())
-    print(f"{len(files)} files ready in {shelf.folder}, {fetched} fetched now")
+    cache = ModelCache(model_folder(config.site))
+    fetched = ensure(files, cache, Progress())
+    print(f"{len(files)} files ready in {cache.folder}, {fetched} fetched now")
     return 0

@@ -50,8 +50,8 @@ def name_of(source: Source) -> str:
 class Sources:
     """Fetches from any source into a file; what a source has delivered in part is kept and continued."""
 
-    def __init__(self, workbench: Path, progress: Progress, environ: Mapping[str, str] = os.environ) -> None:
-        self._workbench = workbench
+    def __init__(self, download_dir: Path, progress: Progress, environ: Mapping[str, str] = os.environ) -> None:
+        self._workbench = download_dir
         self._progress = progress
         self._environ = environ
         self._hub = environ.get(HUB_VARIABLE) or HUB
@@ -77,7 +77,7 @@ class Sources:
     def _from_hub(self, file: ModelFile, source: HuggingFaceFile) -> Path:
         if self._hub_silent:
             raise SourceError(self._hub_silent)
-        self._knock()
+        self._probe()
         url = f"{self._hub}/{source.repository}/resolve/main/{urllib.parse.quote(source.path)}"
         partial = self._workbench / f"{file.name.replace('/', '__')}.part"
         have = partial.stat().st_size if partial.exists() else 0
@@ -98,7 +98,7 @@ class Sources:
             raise SourceError(f"broke off: {type(error).__name__}") from None
         return partial
 
-    def _knock(self) -> None:
+    def _probe(self) -> None:
         """Finds out quickly whether the hub is there at all; asked once, since a wrong answer costs seconds a file."""
         parts = urllib.parse.urlsplit(self._hub)
         if urllib.request.getproxies().get(parts.scheme):

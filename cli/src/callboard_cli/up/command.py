@@ -7,16 +7,16 @@ import time
 
 from callboard_cli.configuration import read_config
 from callboard_cli.failures import ExitCode, Interrupted
+from callboard_cli.models.cache import ModelCache
 from callboard_cli.models.catalogue import needed_by
 from callboard_cli.models.fetching import ensure
 from callboard_cli.models.progress import Progress
-from callboard_cli.models.shelf import Shelf
 from callboard_cli.subcommands import Subparsers
+from callboard_cli.up.banner import banner
 from callboard_cli.up.ports import check_ports
 from callboard_cli.up.services import plan
 from callboard_cli.up.store import StoreLock
 from callboard_cli.up.supervision import Supervision
-from callboard_cli.up.welcome import welcome
 from callboard_kit.model_files import model_folder
 
 
@@ -42,13 +42,13 @@ def _up(arguments: argparse.Namespace) -> None:
     lock.acquire()
     try:
         check_ports(config)
-        ensure(needed_by(config), Shelf(model_folder(config.site)), Progress())
+        ensure(needed_by(config), ModelCache(model_folder(config.site)), Progress())
         laid_out = plan(config, configuration.path)
         supervision = Supervision(config, laid_out, config.site.data_dir, say)
 
         def ready() -> None:
             took_s = time.monotonic() - began
-            print(welcome(config, laid_out.edge_port, took_s, str(config.site.data_dir)), flush=True)
+            print(banner(config, laid_out.edge_port, took_s, str(config.site.data_dir)), flush=True)
 
         asyncio.run(supervision.run(ready))
         say("stopped")

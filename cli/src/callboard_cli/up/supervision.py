@@ -16,8 +16,8 @@ from callboard_cli.up import bus_server
 from callboard_cli.up.child import KILL_TIMEOUT_S, Child
 from callboard_cli.up.services import Plan, Service, ready_address
 from callboard_contracts.config import Config
-from callboard_kit.boards import apply_streams
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.provisioning import apply_streams
 
 BUS_NAME = "nats"
 BUS_START_TIMEOUT_S = 60.0

@@ -137,14 +137,14 @@ class ChatResult(Message):
     end: ChatEnd
 
 
-class CreditRequest(Message):
+class InterestRequest(Message):
     """A worker asks an edge whether anybody still waits for a request; `resume` asks for what arrived so far too."""
 
     attempt: int
     resume: bool = False
 
 
-class CreditReply(Message):
+class InterestReply(Message):
     """The edge's answer to a worker.
 
     `open` is false when nobody waits any more; `attempt` is the highest attempt seen, so a worker that was given up

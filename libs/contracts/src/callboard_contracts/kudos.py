@@ -14,17 +14,18 @@ from callboard_contracts.model import Message
 KUDOS_SCALE = 1000
 """How many of the wire's amounts make one kudos."""
 MAX_KUDOS = 10**15
-"""The largest amount of one deal; sums of many of them stay far below what a counter holds."""
+"""The largest amount of one transaction; sums of many of them stay far below what a counter holds."""
 KUDOS_METRIC = "kudos"
 """The metric of a hold's entry that takes kudos from an account."""
-KUDOS_GIFT_METRIC = "kudos_gift"
+KUDOS_CREDIT_METRIC = "kudos_credit"
 """The metric of a hold's entry that gives kudos to an account when the hold is settled."""
 
 
 class KudosEarnRequest(Message):
     """Somebody who may do so credits an account; of several requests with one id only the first counts.
 
-    `id` names the deal for ever: a repeat gets the answer of the first, and the same id with other contents is refused.
+    `id` names the transaction for ever: a repeat gets the answer of the first, and the same id with other contents is
+    refused.
     """
 
     id: str
@@ -33,7 +34,7 @@ class KudosEarnRequest(Message):
 
 
 class KudosTransferRequest(Message):
-    """An account gives kudos to another; `id` is one for all deals, as for earning."""
+    """An account gives kudos to another; `id` is one for all transactions, as for earning."""
 
     id: str
     source: str
@@ -50,7 +51,7 @@ class KudosBalanceRequest(Message):
 class KudosReply(Message):
     """What an account has; after a transfer it is the giver's balance.
 
-    `repeated` says that the deal had been made before. What is held for requests that run is not in the balance.
+    `repeated` says that the transaction had been made before. What is held for requests that run is not in the balance.
     """
 
     account: str = ""
@@ -60,8 +61,8 @@ class KudosReply(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class KudosDeal:
-    """A deal that was made; `balance` is what the account has after it that earned or gave.
+class KudosTransaction:
+    """A transaction that was made; `balance` is what the account has after it that earned or gave.
 
     `repeated` says that it had been made before under the same id, and counts once.
     """
@@ -74,7 +75,7 @@ class KudosDeal:
 
 @dataclass(frozen=True, slots=True)
 class KudosChange:
-    """One change of an account's kudos; `reason` is the id of what made it: a deal's or a hold's, and a step of it.
+    """One change of an account's kudos; `reason` is the id of the transaction or hold that made it, and the step.
 
     `seq` is higher with each change of any account, and `at` a Unix time.
     """

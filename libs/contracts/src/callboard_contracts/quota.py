@@ -6,7 +6,7 @@ of a second, so a second at a cost of 100 tokens is 100,000 units.
 
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.kudos import MAX_KUDOS
@@ -52,7 +52,7 @@ class Rates(Message):
 class Hold(Message):
     """A granted hold; it travels inside the job and the usage event, so that settling needs no look-up.
 
-    `id` is unique among all holds, also among several of one request. `seal` lets quota recognise its own holds:
+    `id` is unique among all holds, also among several of one request. `signature` lets quota recognise its own holds:
     whoever passes a hold on must leave it as it is.
     """
 
@@ -64,7 +64,7 @@ class Hold(Message):
     entries: tuple[HoldEntry, ...]
     rates: Rates = Rates()
     expires_at: float
-    seal: str = ""
+    signature: str = Field(default="", validation_alias=AliasChoices("signature", "seal"))
 
     @property
     def units(self) -> int | None:
@@ -76,7 +76,7 @@ class ReserveRequest(Message):
     """The edge asks for a hold.
 
     `key_digest` is the hex SHA-256 of the API key, `address` the client's IP address; quota turns both into opaque
-    tenants, and neither is stored or logged in this form. With `top_up` a worker asks for a further hold on the same
+    tenants, and neither is stored or logged in this form. With `extends` a worker asks for a further hold on the same
     accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
     `kudos` are held from the key's account, in thousandths, beside what the work costs.
     """
@@ -88,7 +88,7 @@ class ReserveRequest(Message):
     key_digest: str | None = None
     address: str | None = None
     life_s: float = Field(gt=0)
-    top_up: Hold | None = None
+    extends: Hold | None = Field(default=None, validation_alias=AliasChoices("extends", "top_up"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
 
 
@@ -161,7 +161,7 @@ class ReleaseReply(Message):
 class UsageEvent(Message):
     """What a request really used; published to USAGE under the id `<request>.<kind>`, so it counts once.
 
-    `top_ups` are the further holds that a worker took for the same work, in the order in which it got them.
+    `extensions` are the further holds that a worker took for the same work, in the order in which it got them.
     `kudos` are what the work really cost in thousandths of kudos; more than was held is never taken.
     """
 
@@ -174,7 +174,7 @@ class UsageEvent(Message):
     work: Work
     outcome: Literal["stop", "length", "tool_calls", "cancelled", "error"]
     hold: Hold | None = None
-    top_ups: tuple[Hold, ...] = ()
+    extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
     at: float = Field(ge=0, le=LATEST)
 

@@ -6,7 +6,7 @@ know about it stands in the subject (its number) and in the headers named here.
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.model import Message
@@ -66,12 +66,12 @@ class SegmentInfo(Message):
 
     `piece` counts the spoken pieces of the text and `offset_bytes` is where the segment starts inside its piece, so
     that a worker that takes over continues exactly after the last segment. The last segment has `end`, and no PCM.
-    `top_ups` are the holds that the worker got since the segment before, so that whoever takes over settles them too.
+    `extensions` are the holds granted since the segment before, so that a worker that takes over settles them too.
     """
 
     attempt: int = Field(ge=1)
     piece: int = Field(ge=0)
     offset_bytes: int = Field(ge=0)
     piece_done: bool = False
-    top_ups: tuple[Hold, ...] = ()
+    extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     end: SpeechEnd | None = None

@@ -38,7 +38,7 @@ AUDIO = "AUDIO"
 USAGE = "USAGE"
 QUOTA = "QUOTA"
 KUDOS = "KUDOS"
-DEALS = "DEALS"
+TRANSFERS = "TRANSFERS"
 LEASE = "LEASE"
 AUDIT = "AUDIT"
 DLQ = "DLQ"
@@ -160,7 +160,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         ),
         # Balances and deals are kept for ever: a counter that nobody touches for a year still says what somebody has.
         StreamSpec(KUDOS, ("q.kudos.*",), options={"allow_msg_counter": True, "duplicate_window": window}),
-        StreamSpec(DEALS, ("q.deal.*",), options={"duplicate_window": window}),
+        StreamSpec(TRANSFERS, ("q.transfer.*",), options={"duplicate_window": window}),
         StreamSpec(
             LEASE,
             ("lease.*.*",),

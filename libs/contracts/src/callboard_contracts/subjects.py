@@ -50,9 +50,9 @@ def cancel(request_id: str) -> str:
     return f"ctl.cancel.{request_id}"
 
 
-def credit(edge: str, request_id: str) -> str:
+def interest(edge: str, request_id: str) -> str:
     """Where a worker asks an edge whether a request is still wanted; `*` as the request is the edge's side."""
-    return f"ctl.credit.{edge}.{request_id}"
+    return f"ctl.interest.{edge}.{request_id}"
 
 
 def used(tenant: str, metric: str, bucket: str) -> str:
@@ -70,9 +70,9 @@ def kudos(account: str) -> str:
     return f"q.kudos.{account if account == '*' else token(account)}"
 
 
-def deal(deal_id: str) -> str:
+def transfer(transaction_id: str) -> str:
     """Where it is recorded for ever how a deal in kudos ended; `*` stands for every deal."""
-    return f"q.deal.{deal_id if deal_id == '*' else token(deal_id)}"
+    return f"q.transfer.{transaction_id if transaction_id == '*' else token(transaction_id)}"
 
 
 def lease(tenant: str, request_id: str) -> str:
@@ -91,7 +91,7 @@ def audit(request_id: str) -> str:
 
 
 CTL_ACCOUNTS = "ctl.accounts"
-CTL_RAISED = "ctl.raised"
+CTL_INVALIDATE = "ctl.invalidate"
 """Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
 QUOTA_RESERVE = "quota.reserve"
 QUOTA_RELEASE = "quota.release"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from callboard_kit.bus import Bus, PublishRefused
-from callboard_kit.direct import StoredMessage, read_last, read_subject
+from callboard_kit.stream_reads import StoredMessage, read_last, read_subject
 
 EXPECTED_REVISION = "Nats-Expected-Last-Subject-Sequence"
 OPERATION = "KV-Operation"

@@ -141,18 +141,18 @@ class Bus:
         headers: dict[str, str] | None = None,
         reply: str = "",
         *,
-        at_once: bool = False,
+        flush: bool = False,
     ) -> None:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
-        It goes out with all others of this turn of the event loop, or else `at_once`.
+        It goes out with all others of this turn of the event loop, or else `flush`.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
             await self.connection.publish(subject, payload, reply, headers)
-            if at_once:
+            if flush:
                 self.connection.write()
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
@@ -170,11 +170,11 @@ class Bus:
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
         *,
-        at_once: bool = False,
+        flush: bool = False,
     ) -> Stored:
         """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
 
-        It goes out with all others of this turn of the event loop, or else `at_once`.
+        It goes out with all others of this turn of the event loop, or else `flush`.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -190,7 +190,7 @@ class Bus:
                 raise BusUnavailable("no acknowledgement in time")
             try:
                 reply = await self.connection.ask(
-                    subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None, at_once=at_once
+                    subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None, flush=flush
                 )
                 return _stored(json.loads(reply.data))
             except nats.errors.MaxPayloadError:

@@ -126,7 +126,7 @@ class Connection(Client):
         headers: dict[str, str] | None = None,
         on_late: OnMessage | None = None,
         late_s: float = 0.0,
-        at_once: bool = True,
+        flush: bool = True,
     ) -> Msg:
         """Sends a request and returns the answer; one that comes up to `late_s` after the timeout goes to `on_late`.
 
@@ -147,7 +147,7 @@ class Connection(Client):
         timer = loop.call_later(timeout_s, _time_out, answer)
         try:
             await self.publish(subject, payload, reply=self._resp_sub_prefix.decode() + token, headers=headers)
-            if at_once:
+            if flush:
                 self.write()
             message = await answer
         except nats.errors.TimeoutError:

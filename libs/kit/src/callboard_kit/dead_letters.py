@@ -15,11 +15,11 @@ from nats.aio.subscription import Subscription
 
 from callboard_contracts.streams import DLQ
 from callboard_kit.bus import ApiError, Bus, BusError
-from callboard_kit.direct import first_seq, read_batches
+from callboard_kit.stream_reads import first_seq, read_batches
 
 log = logging.getLogger(__name__)
 
-QUEUE_GROUP = "dead-letters"
+QUEUE_GROUP = "dead-dead_letters"
 RETRY_PAUSES_S = (1.0, 2.0, 5.0, 10.0)
 MISSED_S = 86_400.0
 """How far back a process that starts looks for jobs that nobody buried."""
@@ -39,7 +39,7 @@ class DeadLetters:
         """Begins to listen."""
         self._subscription = await self._bus.subscribe(self._advisories, self._advised, queue=QUEUE_GROUP)
 
-    async def sweep(self) -> None:
+    async def recover(self) -> None:
         """Takes up what was advised while nobody listened, or was cut off."""
         try:
             seq = await first_seq(self._bus, DLQ, self._advisories, time.time() - MISSED_S)
@@ -68,7 +68,7 @@ class DeadLetters:
             return
         for pause_s in (*RETRY_PAUSES_S, None):
             try:
-                await self._bury(seq)
+                await self._dead_letter(seq)
             except Exception:
                 log.exception("dead_letter_failed", extra={"stream": self._stream, "stream_seq": seq})
             else:
@@ -76,7 +76,7 @@ class DeadLetters:
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
 
-    async def _bury(self, seq: int) -> None:
+    async def _dead_letter(self, seq: int) -> None:
         try:
             found = (await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"seq": seq}))["message"]
         except ApiError:

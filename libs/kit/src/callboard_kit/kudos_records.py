@@ -1,4 +1,4 @@
-"""What accounts have in kudos: deals asked of quota, and the history and proof of them, read from the bus."""
+"""What accounts have in kudos: transactions asked of quota, and the history and proof of them, read from the bus."""
 
 import asyncio
 import json
@@ -13,27 +13,27 @@ from callboard_contracts.headers import INCREMENT, MSG_ID
 from callboard_contracts.kudos import (
     KudosBalanceRequest,
     KudosChange,
-    KudosDeal,
     KudosEarnRequest,
     KudosReply,
+    KudosTransaction,
     KudosTransferRequest,
 )
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent
-from callboard_contracts.streams import DEALS, KUDOS
+from callboard_contracts.streams import KUDOS, TRANSFERS
 from callboard_kit.bus import Bus
-from callboard_kit.direct import StoredMessage, first_seq, read_batches
+from callboard_kit.stream_reads import StoredMessage, first_seq, read_batches
 
 ASK_TIMEOUT_S = 15.0
 READ_TIMEOUT_S = 5.0
 LOOKS = 5
 PAUSE_S = 0.5
-"""Deals go on while the books are read, so only what stays wrong over several looks is wrong."""
+"""Deals go on while the counters are read, so only what stays wrong over several looks is wrong."""
 ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     """What verification found; `problems` names what does not agree."""
 
     earned: int
@@ -56,15 +56,17 @@ class KudosRecords:
         """What an account has, without what is held for requests that run."""
         return (await self._ask(subjects.QUOTA_KUDOS_SHOW, KudosBalanceRequest(account=account))).balance
 
-    async def earn(self, account: str, amount: int, deal_id: str | None = None) -> KudosDeal:
-        """Credits an account, once for each id; without one the deal gets a new id."""
-        request = KudosEarnRequest(id=deal_id or _new_id(), account=account, amount=amount)
-        return _deal(request.id, await self._ask(subjects.QUOTA_KUDOS_EARN, request))
+    async def earn(self, account: str, amount: int, transaction_id: str | None = None) -> KudosTransaction:
+        """Credits an account, once for each id; without one the transaction gets a new id."""
+        request = KudosEarnRequest(id=transaction_id or _new_id(), account=account, amount=amount)
+        return _transaction(request.id, await self._ask(subjects.QUOTA_KUDOS_EARN, request))
 
-    async def transfer(self, source: str, target: str, amount: int, deal_id: str | None = None) -> KudosDeal:
-        """Moves kudos from one account to another, once for each id; without one the deal gets a new id."""
-        request = KudosTransferRequest(id=deal_id or _new_id(), source=source, target=target, amount=amount)
-        return _deal(request.id, await self._ask(subjects.QUOTA_KUDOS_TRANSFER, request))
+    async def transfer(
+        self, source: str, target: str, amount: int, transaction_id: str | None = None
+    ) -> KudosTransaction:
+        """Moves kudos from one account to another, once for each id; without one the transaction gets a new id."""
+        request = KudosTransferRequest(id=transaction_id or _new_id(), source=source, target=target, amount=amount)
+        return _transaction(request.id, await self._ask(subjects.QUOTA_KUDOS_TRANSFER, request))
 
     async def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
         """Every change of an account's kudos since a Unix time and after another, the oldest first.
@@ -81,28 +83,30 @@ class KudosRecords:
                 if change.change:
                     yield change
 
-    async def verify(self) -> Verdict:
-        """Compares all balances with what was earned, given, spent and held; reads every deal ever made."""
+    async def verify(self) -> VerifyResult:
+        """Compares all balances with what was earned, given, spent and held; reads every transaction ever made."""
         verdict = await self._look()
         for _ in range(LOOKS - 1):
             if not verdict.problems:
                 break
             await asyncio.sleep(PAUSE_S)
             again = await self._look()
-            verdict = Verdict(again.earned, again.spent, again.held, again.total, again.problems & verdict.problems)
+            verdict = VerifyResult(
+                again.earned, again.spent, again.held, again.total, again.problems & verdict.problems
+            )
         return verdict
 
-    async def _look(self) -> Verdict:
+    async def _look(self) -> VerifyResult:
         sums = Sums()
         async for batch in read_batches(self._bus, KUDOS, subjects.kudos("*")):
             for message in batch:
                 change = _change(message)
                 sums.add(message.subject.rpartition(".")[2], change.change, change.reason)
-        fates: dict[str, AuditEvent] = {}
-        async for batch in read_batches(self._bus, DEALS, subjects.deal("*")):
-            for fate in (AuditEvent.model_validate_json(message.data) for message in batch):
-                fates[fate.hold_id] = fate
-        return judge(sums, fates)
+        outcomes: dict[str, AuditEvent] = {}
+        async for batch in read_batches(self._bus, TRANSFERS, subjects.transfer("*")):
+            for outcome in (AuditEvent.model_validate_json(message.data) for message in batch):
+                outcomes[outcome.hold_id] = outcome
+        return judge(sums, outcomes)
 
     async def _ask(self, subject: str, request: Message) -> KudosReply:
         body = request.model_dump_json().encode()
@@ -114,7 +118,7 @@ class KudosRecords:
 
 @dataclass(slots=True)
 class Sums:
-    """What the stream of kudos says, told apart by deals and by holds for requests."""
+    """What the stream of kudos says, told apart by transactions and by holds for requests."""
 
     balances: dict[str, int] = field(default_factory=dict[str, int])
     holds: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
@@ -131,20 +135,20 @@ class Sums:
             self.ended.add(hold_id)
 
 
-def judge(sums: Sums, fates: dict[str, AuditEvent]) -> Verdict:
-    """Compares the changes with how each deal ended; `fates` is by the id of the deal's hold."""
+def judge(sums: Sums, outcomes: dict[str, AuditEvent]) -> VerifyResult:
+    """Compares the changes with how each transaction ended; `outcomes` is by the id of the transaction's hold."""
     problems = {f"{account} is below zero" for account, balance in sums.balances.items() if balance < 0}
     earned = spent = held = 0
-    for hold_id, fate in fates.items():
+    for hold_id, outcome in outcomes.items():
         changes = sums.holds.get(hold_id, {})
-        wanted = fate.kudos if fate.kind == "settled" and fate.reason == "earn" else 0
+        wanted = outcome.kudos if outcome.kind == "settled" and outcome.reason == "earn" else 0
         earned += wanted
         moved = sum(change for change in changes.values() if change > 0)
-        halves = fate.kudos if fate.kind == "settled" else 0
+        halves = outcome.kudos if outcome.kind == "settled" else 0
         if sum(changes.values()) != wanted or moved != halves:
-            problems.add(f"deal {fate.request_id} is not whole")
+            problems.add(f"transaction {outcome.request_id} is not whole")
     for hold_id, changes in sums.holds.items():
-        if hold_id in fates:
+        if hold_id in outcomes:
             continue
         net = -sum(changes.values())
         if net < 0:
@@ -156,7 +160,7 @@ def judge(sums: Sums, fates: dict[str, AuditEvent]) -> Verdict:
     total = sum(sums.balances.values())
     if total != earned - spent - held:
         problems.add(f"balances differ by {total - earned + spent + held} thousandths")
-    return Verdict(earned, spent, held, total, frozenset(problems))
+    return VerifyResult(earned, spent, held, total, frozenset(problems))
 
 
 def _change(message: StoredMessage) -> KudosChange:
@@ -169,8 +173,8 @@ def _change(message: StoredMessage) -> KudosChange:
     )
 
 
-def _deal(deal_id: str, reply: KudosReply) -> KudosDeal:
-    return KudosDeal(deal_id, reply.account, reply.balance, reply.repeated)
+def _transaction(transaction_id: str, reply: KudosReply) -> KudosTransaction:
+    return KudosTransaction(transaction_id, reply.account, reply.balance, reply.repeated)
 
 
 def _new_id() -> str:

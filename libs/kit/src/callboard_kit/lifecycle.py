@@ -42,7 +42,7 @@ async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
     return True
 
 
-class Stopper:
+class Shutdown:
     """Tells every part of a process that it is time to stop, once."""
 
     def __init__(self) -> None:
@@ -67,19 +67,19 @@ class Stopper:
         await self._event.wait()
 
 
-class Duties:
+class TaskSupervisor:
     """Owns background tasks: a task that fails requests the stop, and leaving the context ends them all."""
 
-    def __init__(self, stopper: Stopper) -> None:
-        self._stopper = stopper
+    def __init__(self, shutdown: Shutdown) -> None:
+        self._shutdown = shutdown
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
-    def start(self, duty: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Runs a coroutine until it ends or the context does."""
-        task = asyncio.get_running_loop().create_task(duty, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -90,8 +90,8 @@ class Duties:
             return
         error = task.exception()
         if error is not None:
-            log.error("duty_failed", extra={"duty": task.get_name()}, exc_info=error)
-            self._stopper.request_stop(f"{task.get_name()} failed", failed=True)
+            log.error("task_failed", extra={"task": task.get_name()}, exc_info=error)
+            self._shutdown.request_stop(f"{task.get_name()} failed", failed=True)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -102,19 +102,19 @@ class Duties:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def settle_heap() -> None:
+def freeze_gc() -> None:
     """Tells the garbage collector that what is here by now stays until the end, so that it never looks at it again."""
     gc.collect()
     gc.freeze()
 
 
-Main = Callable[[Config, Stopper, argparse.Namespace], Awaitable[None]]
+Main = Callable[[Config, Shutdown, argparse.Namespace], Awaitable[None]]
 
 
 def run_service(name: str, main: Main, add_arguments: Callable[[argparse.ArgumentParser], None] | None = None) -> int:
     """Runs one service from its command line and returns its exit code.
 
-    `main` gets the configuration, the stopper and the parsed arguments; it returns when everything is drained. SIGTERM
+    `main` gets the configuration, the shutdown and the parsed arguments; it returns when everything is drained. SIGTERM
     and SIGINT request the stop; a second one ends the process at once.
     """
     parser = argparse.ArgumentParser(prog=f"callboard_{name}")
@@ -152,24 +152,24 @@ def _leave_stuck_threads(code: int) -> None:
 
 
 async def _supervise(main: Main, config: Config, arguments: argparse.Namespace) -> int:
-    stopper = Stopper()
+    shutdown = Shutdown()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
-        if stopper.stopping:
+        if shutdown.stopping:
             log.warning("killed", extra={"signal": number.name})
             os._exit(EXIT_FAILED)
-        stopper.request_stop(number.name)
+        shutdown.request_stop(number.name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     log.info("started")
     try:
-        await main(config, stopper, arguments)
+        await main(config, shutdown, arguments)
     except StartError:
         raise
     except Exception:
         log.exception("failed")
         return EXIT_FAILED
-    log.info("stopped", extra={"reason": stopper.reason})
-    return EXIT_FAILED if stopper.failed else EXIT_OK
+    log.info("stopped", extra={"reason": shutdown.reason})
+    return EXIT_FAILED if shutdown.failed else EXIT_OK

@@ -23,9 +23,9 @@ from callboard_kit.lifecycle import is_set_within
 log = logging.getLogger(__name__)
 
 PULL_LIFE_S = 20.0
-SCOUT_LIFE_S = 0.25
+BATCH_PROBE_LIFE_S = 0.25
 LOST_PULL_S = PULL_LIFE_S + 5.0
-LOST_SCOUT_S = 5.0
+LOST_BATCH_PROBE_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 HEARTBEAT_S = ACK_WAIT_S / 3
 CANCEL_TIMEOUT_S = 5.0
@@ -47,7 +47,7 @@ def turned_away(status: str) -> bool:
     return status not in _UNFILLED
 
 
-class GiveBack(Exception):  # noqa: N818 - an instruction, not a failure
+class Nak(Exception):  # noqa: N818 - an instruction, not a failure
     """Raised by a handler to hand its job to another worker after a delay in seconds."""
 
     def __init__(self, delay_s: float = RETURN_DELAY_S) -> None:
@@ -116,7 +116,7 @@ def _nak(delay_s: float) -> bytes:
 
 
 _PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
-_PULL_SOON = _pull(SCOUT_LIFE_S)
+_PULL_SOON = _pull(BATCH_PROBE_LIFE_S)
 _PULL_LONG = _pull(PULL_LIFE_S)
 
 
@@ -137,14 +137,14 @@ class PullLoop:
         self._live_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{live}"
         self._batch_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{batch}"
         self._waiting = _Inbox()
-        self._scout = _Inbox()
+        self._batch_probe = _Inbox()
         self._step = _Step.LIVE_NOW
         self._slots = slots
         self._handle = handle
         self._on_change = on_change
         self._running: dict[asyncio.Task[None], Msg] = {}
         self._reports: list[tuple[Msg, bytes]] = []
-        self._scout_empty = False
+        self._batch_probe_empty = False
         self._wake = asyncio.Event()
         self._lost = False
         self._stopping = False
@@ -198,7 +198,7 @@ class PullLoop:
             await asyncio.gather(heart, return_exceptions=True)
 
     async def _open_inboxes(self) -> None:
-        for inbox in (self._waiting, self._scout):
+        for inbox in (self._waiting, self._batch_probe):
             await self._open(inbox)
         self._lost = False
 
@@ -217,13 +217,13 @@ class PullLoop:
             await self._bus.drain(old)
 
     async def _close_inboxes(self) -> None:
-        for inbox in (self._waiting, self._scout):
+        for inbox in (self._waiting, self._batch_probe):
             if inbox.subscription:
                 await self._bus.unsubscribe(inbox.subscription)
 
     def _forget_pulls(self) -> None:
         self._lost = True
-        self._waiting.not_before = self._scout.not_before = 0.0
+        self._waiting.not_before = self._batch_probe.not_before = 0.0
         self._wake.set()
 
     async def _ask(self) -> None:
@@ -233,34 +233,34 @@ class PullLoop:
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
-        if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._scout, now, LOST_SCOUT_S):
+        if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
             await self._close_inboxes()
             await self._open_inboxes()
         if len(self._running) + self._waiting.open > self._slots:
             # A batch job took a slot that an open pull stands for: a live job on that pull would find no place here.
             await self._withdraw(self._waiting)
-        if now >= self._scout.not_before:
-            await self._look_around()
-        free = self._slots - len(self._running) - self._waiting.open - self._scout.open
+        if now >= self._batch_probe.not_before:
+            await self._probe_batch()
+        free = self._slots - len(self._running) - self._waiting.open - self._batch_probe.open
         for _ in range(free if now >= self._waiting.not_before else 0):
             await self._send(self._waiting, self._live_subject, _PULL_LONG)
 
-    async def _look_around(self) -> None:
+    async def _probe_batch(self) -> None:
         """Sends the scout where it is to look next."""
-        if self._scout_empty:
-            self._scout_empty = False
+        if self._batch_probe_empty:
+            self._batch_probe_empty = False
             self._step = _NEXT_STEP[self._step]
             if self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
-                await self._send_scout()
-        elif not self._scout.open and len(self._running) < self._slots:
+                await self._send_batch_probe()
+        elif not self._batch_probe.open and len(self._running) < self._slots:
             # Where waiting pulls hold every free slot, no live job is queued, so only a batch job is looked for.
             covered = len(self._running) + self._waiting.open >= self._slots
             self._step = _Step.BATCH_NOW if covered else _Step.LIVE_NOW
-            await self._send_scout()
+            await self._send_batch_probe()
 
-    async def _send_scout(self) -> None:
+    async def _send_batch_probe(self) -> None:
         subject = self._batch_subject if self._step is _Step.BATCH_NOW else self._live_subject
-        await self._send(self._scout, subject, _PULL_SOON if self._step is _Step.LIVE_SOON else _PULL_NOW)
+        await self._send(self._batch_probe, subject, _PULL_SOON if self._step is _Step.LIVE_SOON else _PULL_NOW)
 
     async def _send(self, inbox: _Inbox, subject: str, body: bytes) -> None:
         inbox.open += 1
@@ -276,7 +276,7 @@ class PullLoop:
             inbox.open = max(0, inbox.open - 1)
         status = status_of(message)
         if status is not None:
-            self._scout_empty = self._scout_empty or (current and inbox is self._scout)
+            self._batch_probe_empty = self._batch_probe_empty or (current and inbox is self._batch_probe)
             if turned_away(status):
                 loop = asyncio.get_running_loop()
                 inbox.not_before = loop.time() + TROUBLE_PAUSE_S
@@ -316,7 +316,7 @@ class PullLoop:
         delivery = Delivery(message.data, message.subject, metadata.num_delivered or 1, metadata.sequence.stream)
         try:
             await self._handle(delivery)
-        except GiveBack as back:
+        except Nak as back:
             return _nak(back.delay_s)
         except Superseded:
             log.info("job_superseded", extra={"subject": delivery.subject, "attempt": delivery.attempt})

@@ -1,4 +1,4 @@
-"""What was used, read from the bus for an operator: sums, single events, drift, and one request's story."""
+"""What was used, read from the bus for an operator: sums, single events, drift, and one request's audit_trail."""
 
 import asyncio
 import json
@@ -13,8 +13,15 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest, usage_event_of
 from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, QUOTA, USAGE
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.direct import StoredMessage, first_seq, read_batches, read_last_of_each, read_subject, subject_names
 from callboard_kit.periods import show_time
+from callboard_kit.stream_reads import (
+    StoredMessage,
+    first_seq,
+    read_batches,
+    read_last_of_each,
+    read_subject,
+    subject_names,
+)
 
 VERIFY_TIMEOUT_S = 600.0
 HEARTBEAT_S = 1.0
@@ -123,7 +130,7 @@ class UsageRecords:
             raise CallboardError.of(reply.error)
         return reply
 
-    async def story(self, request_id: str) -> list[AuditEvent]:
+    async def audit_trail(self, request_id: str) -> list[AuditEvent]:
         """Everything that quota did about a request, in order; its id may be as the header `x-request-id` had it.
 
         Raises:

@@ -15,9 +15,9 @@ from callboard_contracts.errors import CallboardError
 from callboard_contracts.streams import CHAT, consumer_name
 from callboard_kit.bus import Bus
 from callboard_kit.dead_letters import DeadLetters
-from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
-from callboard_kit.opening import opened_bus, opened_observatory
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.pull import PullLoop
+from callboard_kit.resources import bus_connection, ops_server
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +66,13 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
             return FakeEngine()
 
 
-async def run(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
+async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
     """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
     pool = pool_settings(config, arguments.pool)
-    await run_worker(config, pool, build_engine(pool), stopper)
+    await run_worker(config, pool, build_engine(pool), shutdown)
 
 
-async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, stopper: Stopper) -> None:
+async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown) -> None:
     """Runs one worker on a given engine.
 
     Raises:
@@ -80,20 +80,20 @@ async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, sto
     """
     readiness = Readiness()
     setting = f"chat.pools.{pool.name}.metrics_port"
-    async with opened_observatory(setting, pool.metrics_port, readiness.reason, config.site.metrics_host):
+    async with ops_server(setting, pool.metrics_port, readiness.reason, config.site.metrics_host):
         try:
             try:
                 await engine.load()
             except CallboardError as error:
                 raise StartError(error.info.message) from None
-            async with opened_bus(config.nats, f"chat-{pool.name}", stopper) as bus:
+            async with bus_connection(config.nats, f"chat-{pool.name}", shutdown) as bus:
                 readiness.bus = bus
-                await _serve(bus, pool, engine, stopper, readiness)
+                await _serve(bus, pool, engine, shutdown, readiness)
         finally:
             await engine.close()
 
 
-async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stopper, readiness: Readiness) -> None:
+async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown, readiness: Readiness) -> None:
     running = RunningJobs(bus, pool.stall_timeout_s)
     jobs = ChatJobs(bus, engine, pool, running)
     loop = PullLoop(
@@ -108,14 +108,14 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, stopper: Stop
     metrics.SLOTS_LIMIT.set(pool.slots)
     metrics.begin(pool.backend)
     await running.listen()
-    letters = DeadLetters(bus, CHAT, jobs.on_dead)
-    await letters.start()
-    settle_heap()
-    async with Duties(stopper) as duties:
-        duties.start(running.watch(), "watch")
-        duties.start(letters.sweep(), "dead-letters")
-        duties.start(_watch_engine(engine, pool.backend, readiness), "engine-watch")
-        await loop.run(stopper.wait)
+    dead_letters = DeadLetters(bus, CHAT, jobs.on_dead)
+    await dead_letters.start()
+    freeze_gc()
+    async with TaskSupervisor(shutdown) as supervisor:
+        supervisor.start(running.watch(), "watch")
+        supervisor.start(dead_letters.recover(), "dead-dead_letters")
+        supervisor.start(_watch_engine(engine, pool.backend, readiness), "engine-watch")
+        await loop.run(shutdown.wait)
         log.info("draining", extra={"running": loop.running})
         await loop.drain(pool.drain_timeout_s)
 

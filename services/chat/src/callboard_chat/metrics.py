@@ -45,7 +45,7 @@ ENGINE_ERRORS = Counter("callboard_chat_engine_errors_total", "Failures of the e
 ENGINE_RETRIES = Counter("callboard_chat_engine_retries_total", "Repeated calls of the engine.", ["backend"])
 ENGINE_READY = Gauge("callboard_chat_engine_ready", "1 while the engine answers, else 0.", ["backend"])
 RESUMED = Counter(
-    "callboard_chat_resumed_total", "Jobs taken over from another attempt, by where the past was found.", ["source"]
+    "callboard_chat_resumed_total", "Jobs taken over from another attempt, by where its past was found.", ["source"]
 )
 OVER_HOLD = Counter(
     "callboard_chat_over_hold_total",

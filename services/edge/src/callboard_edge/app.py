@@ -12,47 +12,39 @@ from aiohttp import web
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_edge.backends.board import BusBoard
-from callboard_edge.backends.frames import BusFrames
-from callboard_edge.backends.quota_desk import BusQuotaDesk
+from callboard_edge.backends.job_queue import BusJobQueue
+from callboard_edge.backends.quota_client import BusQuotaClient
+from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
-from callboard_edge.domain.chores import Chores
-from callboard_edge.domain.errand import Surroundings
-from callboard_edge.handlers import (
-    admin,
-    docs,
-    health,
-    openai_chat,
-    openai_completions,
-    openai_models,
-    openai_speech,
-    openai_voices,
-    usage,
-)
-from callboard_edge.handlers.admin_guard import token_digest
-from callboard_edge.handlers.connections import GuardedServer
-from callboard_edge.handlers.context import EdgeContext
-from callboard_edge.handlers.gate import Gate
-from callboard_edge.handlers.route import Route
-from callboard_edge.media.room import MediaRoom
+from callboard_edge.domain.job_stream import Dependencies
+from callboard_edge.http import docs, health
+from callboard_edge.http.connections import GuardedServer
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.dispatcher import Dispatcher
+from callboard_edge.http.route import Route
+from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.protocols.admin import routes as admin
+from callboard_edge.protocols.admin.auth import token_digest
+from callboard_edge.protocols.openai import chat, completions, models, speech, usage, voices
 from callboard_edge.settings import edge_settings
-from callboard_kit.account_book import AccountBook
+from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
 from callboard_kit.kudos_records import KudosRecords
-from callboard_kit.lifecycle import StartError, Stopper, settle_heap
-from callboard_kit.opening import opened_bus, opened_observatory
+from callboard_kit.lifecycle import Shutdown, StartError, freeze_gc
+from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
 from callboard_kit.usage_records import UsageRecords
 
 log = logging.getLogger(__name__)
 
-HANDLERS = (openai_chat, openai_completions, openai_models, openai_speech, openai_voices, usage, admin, health)
+HANDLERS = (chat, completions, models, speech, voices, usage, admin, health)
 """The modules whose `routes(context)` the edge serves; the API document is made from all of them."""
 
-CHORES_TIMEOUT_S = 3.0
+BACKGROUND_TIMEOUT_S = 3.0
 LAST_EVENT_S = 2.0
 """How long streams have to write their last error event once the drain is over."""
 STOPPED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The server is shutting down; try again.", retry_after_s=1.0)
@@ -69,7 +61,7 @@ class EdgeServer:
 
     def __init__(self, context: EdgeContext, routes: Sequence[Route]) -> None:
         self._settings = context.settings
-        self._gate = Gate(routes, context.settings, context.metrics)
+        self._gate = Dispatcher(routes, context.settings, context.metrics)
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
 
@@ -126,41 +118,41 @@ def administration(config: Config, bus: Bus, file: Path | None) -> Administratio
             log.warning("settings_unreadable")
             return config.quota
 
-    return Administration(token_digest(token), AccountBook.on(bus), UsageRecords(bus), KudosRecords(bus), quota)
+    return Administration(token_digest(token), Accounts.on(bus), UsageRecords(bus), KudosRecords(bus), quota)
 
 
-async def serve(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
-    """Runs the edge until the stopper says so, then drains it.
+async def serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
+    """Runs the edge until the shutdown says so, then drains it.
 
     Raises:
         StartError: the bus cannot be reached, or a port is taken.
     """
     edge_id = uuid4().hex[:12]
-    async with opened_bus(config.nats, f"edge-{edge_id}", stopper) as bus:
-        await _serve(config, stopper, bus, edge_id, administration(config, bus, arguments.config))
+    async with bus_connection(config.nats, f"edge-{edge_id}", shutdown) as bus:
+        await _serve(config, shutdown, bus, edge_id, administration(config, bus, arguments.config))
 
 
-async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin: Administration | None) -> None:
+async def _serve(config: Config, shutdown: Shutdown, bus: Bus, edge_id: str, admin: Administration | None) -> None:
     metrics = EdgeMetrics()
-    frames = BusFrames(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
-    chores = Chores()
-    media = MediaRoom()
-    around = Surroundings(
-        desk=BusQuotaDesk(
+    frames = BusReplyRouter(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
+    background = BackgroundTasks()
+    media = EncoderPool()
+    deps = Dependencies(
+        quota=BusQuotaClient(
             bus,
-            chores,
+            background,
             config.quota.decision_timeout_s,
             config.quota.on_unreachable,
             metrics.admitted_without_quota.inc,
             require_key=config.quota.require_key,
         ),
-        board=BusBoard(bus),
-        frames=frames,
-        chores=chores,
+        jobs=BusJobQueue(bus),
+        replies=frames,
+        background=background,
     )
 
     def ready() -> str | None:
-        if stopper.stopping:
+        if shutdown.stopping:
             return "stopping"
         return None if bus.connected else "the bus is not connected"
 
@@ -168,7 +160,7 @@ async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin
         settings=edge_settings(config),
         chat_models=chat_catalogue(config.chat),
         speech_models=speech_catalogue(config.tts),
-        admission=Admission(around, config.edge.request_timeout_s),
+        admission=Admission(deps, config.edge.request_timeout_s),
         media=media,
         metrics=metrics,
         ready=ready,
@@ -182,20 +174,20 @@ async def _serve(config: Config, stopper: Stopper, bus: Bus, edge_id: str, admin
         except OSError as error:
             raise StartError(f"edge.port: {config.edge.port}: {error.strerror}") from None
         metrics_port, host = config.edge.metrics_port, config.site.metrics_host
-        async with opened_observatory("edge.metrics_port", metrics_port, ready, host) as observatory:
-            settle_heap()
-            log.info("listening", extra={"port": port, "metrics_port": observatory.port, "edge": edge_id})
-            await stopper.wait()
+        async with ops_server("edge.metrics_port", metrics_port, ready, host) as ops:
+            freeze_gc()
+            log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
+            await shutdown.wait()
             await server.stop_listening()
             await _drain(server, frames, config.edge.drain_timeout_s)
     finally:
         await server.close()
         media.close()
-        await chores.close(CHORES_TIMEOUT_S)
+        await background.close(BACKGROUND_TIMEOUT_S)
         await frames.close()
 
 
-async def _drain(server: EdgeServer, frames: BusFrames, timeout_s: float) -> None:
+async def _drain(server: EdgeServer, frames: BusReplyRouter, timeout_s: float) -> None:
     """Waits for the open requests, then ends those that are left with an error that they can still send."""
     if not await server.wait_idle(timeout_s):
         log.warning("drain_over", extra={"open": frames.open_requests})

@@ -1,1 +1,1 @@
-"""The quota service: holds before work, settlement after, and the books that prove both."""
+"""The quota service: holds before work, settlement after, and the counters that prove both."""

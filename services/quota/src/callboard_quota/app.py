@@ -13,30 +13,30 @@ from nats import errors
 
 from callboard_contracts.config import Config, QuotaSection
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
-from callboard_kit.opening import opened_bus, opened_observatory
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
+from callboard_kit.resources import bus_connection, ops_server
 from callboard_quota import settings
 from callboard_quota.backends.accounts import BucketAccounts
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.audit import AuditJournal
-from callboard_quota.backends.books import StreamBooks, StreamUsageLog
+from callboard_quota.backends.cache_invalidation import CacheInvalidation
 from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger, LedgerMisdeclared
-from callboard_quota.backends.raises import RaiseNews
-from callboard_quota.domain.desk import Desk
+from callboard_quota.backends.usage_streams import StreamCounterStore, StreamUsageLog
+from callboard_quota.domain.concurrency import ConcurrencyWait
 from callboard_quota.domain.event_rules import EventRules
-from callboard_quota.domain.kudos import Treasury
+from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.places import WaitingRoom
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
+from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.settlement import Settler
-from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOCK_SKEW_S
 from callboard_quota.handlers.broker import BusBroker
-from callboard_quota.handlers.requests import RequestDesk
+from callboard_quota.handlers.rpc import RpcHandler
 from callboard_quota.handlers.usage import UsageFeed
 from callboard_quota.metrics import (
     AUDIT_LOSSES,
@@ -81,47 +81,47 @@ class Readiness:
         return None if self.serving else "starting or stopping"
 
 
-async def main(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
+async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
     """Runs the quota service until it is told to stop."""
     settings.check(config)
-    async with opened_bus(config.nats, "quota", stopper) as bus:
+    async with bus_connection(config.nats, "quota", shutdown) as bus:
         ready = Readiness(bus)
         port, host = config.quota.metrics_port, config.site.metrics_host
-        async with opened_observatory("quota.metrics_port", port, ready, host):
-            await _serve(config, stopper, arguments, bus, ready)
+        async with ops_server("quota.metrics_port", port, ready, host):
+            await _serve(config, shutdown, arguments, bus, ready)
 
 
-async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace, bus: Bus, ready: Readiness) -> None:
+async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespace, bus: Bus, ready: Readiness) -> None:
     clock = SteadyClock()
     publisher = AcknowledgedPublisher(bus)
     await publisher.start()
     store = JetStreamLedger(bus, publisher)
     accounts = BucketAccounts(bus)
     await accounts.start()
-    ready.clock_differs_s = await _first(stopper, store.check) - clock.now()
-    secret = await _first(stopper, accounts.secret)
+    ready.clock_differs_s = await _first(shutdown, store.check) - clock.now()
+    secret = await _first(shutdown, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
-    news = RaiseNews(bus)
-    ledger = Ledger(store, clock, secret.sealed, news.tell)
-    await news.listen(ledger.forget)
-    places = WaitingRoom(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
-    desk = Desk(config.quota, secret, accounts, ledger, clock, journal, places)
-    books = StreamBooks(bus)
+    invalidation = CacheInvalidation(bus)
+    ledger = Ledger(store, clock, secret.signed, invalidation.tell)
+    await invalidation.listen(ledger.forget)
+    places = ConcurrencyWait(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
+    reservations = ReservationService(config.quota, secret, accounts, ledger, clock, journal, places)
+    counters = StreamCounterStore(bus)
     rules = EventRules(secret, accounts)
-    settler = Settler(config.quota, rules, ledger, books, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal, books.stands)
-    treasury = Treasury(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
+    settler = Settler(config.quota, rules, ledger, counters, clock, journal)
+    reaper = Reaper(store, ledger, clock, journal, counters.stands)
+    kudos = KudosService(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
-    bookkeeper = Bookkeeper(usage_log, books, rules, lambda: desk.settings)
-    reconciler = Reconciler(secrets.token_hex(4), store, books, usage_log, bookkeeper, clock, journal, ledger.raised)
-    verifier = Verifier(store, books, usage_log, bookkeeper, clock, asyncio.sleep)
-    requests = RequestDesk(bus, desk, treasury, verifier)
+    aggregator = UsageAggregator(usage_log, counters, rules, lambda: reservations.settings)
+    reconciler = Reconciler(secrets.token_hex(4), store, counters, usage_log, aggregator, clock, journal, ledger.raised)
+    verifier = Verifier(store, counters, usage_log, aggregator, clock, asyncio.sleep)
+    requests = RpcHandler(bus, reservations, kudos, verifier)
     feed = UsageFeed(bus, settler)
     broker = BusBroker(bus)
     requests.attach(broker)
 
     def adopt(quota: QuotaSection) -> None:
-        desk.settings = quota
+        reservations.settings = quota
         settler.settings = quota
 
     live = settings.LiveSettings(arguments.config, config.quota, adopt)
@@ -156,19 +156,19 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
     async def compare_clocks() -> None:
         ready.clock_differs_s = await store.check() - clock.now()
 
-    async with Duties(stopper) as duties:
-        duties.start(publisher.run(), "acknowledgements")
-        duties.start(journal.run(), "audit")
-        duties.start(feed.run(), "usage")
-        duties.start(_every(config.quota.reap_interval_s, reap), "reaper")
-        duties.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")
-        duties.start(_every(SETTINGS_INTERVAL_S, read_settings), "settings")
-        duties.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
+    async with TaskSupervisor(shutdown) as supervisor:
+        supervisor.start(publisher.run(), "acknowledgements")
+        supervisor.start(journal.run(), "audit")
+        supervisor.start(feed.run(), "usage")
+        supervisor.start(_every(config.quota.reap_interval_s, reap), "reaper")
+        supervisor.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")
+        supervisor.start(_every(SETTINGS_INTERVAL_S, read_settings), "settings")
+        supervisor.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
         await broker.start()
-        settle_heap()
+        freeze_gc()
         await requests.open()
         ready.serving = True
-        await stopper.wait()
+        await shutdown.wait()
         ready.serving = False
         await _stop_taking(broker, requests)
         await requests.drain(DRAIN_TIMEOUT_S)
@@ -176,14 +176,14 @@ async def _serve(config: Config, stopper: Stopper, arguments: argparse.Namespace
         await journal.drain(DRAIN_TIMEOUT_S)
 
 
-async def _first(stopper: Stopper, ask: Callable[[], Awaitable[T]]) -> T:
+async def _first(shutdown: Shutdown, ask: Callable[[], Awaitable[T]]) -> T:
     """Asks the store until it answers, since it may still be starting."""
     until = time.monotonic() + FIRST_STORE_WAIT_S
     while True:
         try:
             return await ask()
         except (StoreUnavailable, LedgerMisdeclared) as error:
-            if time.monotonic() > until or stopper.stopping:
+            if time.monotonic() > until or shutdown.stopping:
                 raise StartError(str(error)) from error
         await asyncio.sleep(FIRST_STORE_PAUSE_S)
 
@@ -193,11 +193,11 @@ async def _every(interval_s: float, act: Callable[[], Awaitable[None]]) -> None:
         try:
             await act()
         except (StoreUnavailable, LedgerMisdeclared) as error:
-            log.warning("duty_postponed", extra={"reason": str(error)})
+            log.warning("task_postponed", extra={"reason": str(error)})
         await asyncio.sleep(interval_s)
 
 
-async def _stop_taking(broker: BusBroker, requests: RequestDesk) -> None:
+async def _stop_taking(broker: BusBroker, requests: RpcHandler) -> None:
     """Takes no more requests; a connection that is just being restored has none to take."""
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT_S):

@@ -10,11 +10,11 @@ from callboard_contracts.config import Config
 from callboard_contracts.streams import TTS, consumer_name
 from callboard_kit.bus import Bus
 from callboard_kit.dead_letters import DeadLetters
-from callboard_kit.lifecycle import Duties, StartError, Stopper, settle_heap
-from callboard_kit.opening import opened_bus, opened_observatory
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.pull import PullLoop
+from callboard_kit.resources import bus_connection, ops_server
 from callboard_tts import metrics
-from callboard_tts.backends.top_ups import BusTopUps
+from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.ports import EngineUnavailable, SpeechEngine
 from callboard_tts.handlers.running import RunningJobs
 from callboard_tts.handlers.speech_jobs import SpeechJobs
@@ -66,13 +66,13 @@ def build_engine(pool: PoolSettings) -> SpeechEngine:
         raise StartError(f"the backend {pool.backend} needs the package {error.name}") from None
 
 
-async def run(config: Config, stopper: Stopper, arguments: argparse.Namespace) -> None:
+async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
     """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
     pool = pool_settings(config, arguments.pool)
-    await run_worker(config, pool, build_engine(pool), stopper)
+    await run_worker(config, pool, build_engine(pool), shutdown)
 
 
-async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, stopper: Stopper) -> None:
+async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, shutdown: Shutdown) -> None:
     """Runs one worker on a given engine.
 
     Raises:
@@ -80,12 +80,12 @@ async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, s
     """
     readiness = Readiness()
     setting = f"tts.pools.{pool.name}.metrics_port"
-    async with opened_observatory(setting, pool.metrics_port, readiness.reason, config.site.metrics_host):
+    async with ops_server(setting, pool.metrics_port, readiness.reason, config.site.metrics_host):
         try:
             await _load(engine, pool, readiness)
-            async with opened_bus(config.nats, f"tts-{pool.name}", stopper) as bus:
+            async with bus_connection(config.nats, f"tts-{pool.name}", shutdown) as bus:
                 readiness.bus = bus
-                await _serve(bus, pool, engine, stopper, readiness)
+                await _serve(bus, pool, engine, shutdown, readiness)
         finally:
             await engine.close()
 
@@ -101,10 +101,10 @@ async def _load(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness) 
     metrics.ENGINE_READY.labels(pool.backend).set(1)
 
 
-async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: Stopper, readiness: Readiness) -> None:
+async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, shutdown: Shutdown, readiness: Readiness) -> None:
     running = RunningJobs(bus)
-    top_ups = BusTopUps(bus, pool.decision_timeout_s)
-    jobs = SpeechJobs(bus, engine, top_ups, pool, running)
+    extensions = BusHoldExtensions(bus, pool.decision_timeout_s)
+    jobs = SpeechJobs(bus, engine, extensions, pool, running)
     loop = PullLoop(
         bus,
         TTS,
@@ -117,25 +117,25 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, stopper: St
     metrics.SLOTS_LIMIT.set(pool.slots)
     metrics.begin(pool.backend)
     await running.listen()
-    letters = DeadLetters(bus, TTS, jobs.on_dead)
-    await letters.start()
-    settle_heap()
-    async with Duties(stopper) as duties:
-        duties.start(letters.sweep(), "dead-letters")
-        duties.start(_watch_engine(engine, pool, readiness, stopper), "engine-watch")
-        await loop.run(stopper.wait)
+    dead_letters = DeadLetters(bus, TTS, jobs.on_dead)
+    await dead_letters.start()
+    freeze_gc()
+    async with TaskSupervisor(shutdown) as supervisor:
+        supervisor.start(dead_letters.recover(), "dead-dead_letters")
+        supervisor.start(_watch_engine(engine, pool, readiness, shutdown), "engine-watch")
+        await loop.run(shutdown.wait)
         log.info("draining", extra={"running": loop.running})
         await loop.drain(pool.drain_timeout_s)
-        await top_ups.close(RETURN_TIMEOUT_S)
+        await extensions.close(RETURN_TIMEOUT_S)
 
 
-async def _watch_engine(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness, stopper: Stopper) -> None:
+async def _watch_engine(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness, shutdown: Shutdown) -> None:
     """Ends the process when its engine is stuck for good: only a fresh process gets the thread back."""
     while True:
         reason = engine.broken()
         if reason is not None:
             readiness.engine = f"engine: {reason}"
             metrics.ENGINE_READY.labels(pool.backend).set(0)
-            stopper.request_stop(reason, failed=True)
+            shutdown.request_stop(reason, failed=True)
             return
         await asyncio.sleep(CHECK_INTERVAL_S)

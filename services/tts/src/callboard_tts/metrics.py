@@ -45,8 +45,8 @@ ENGINE_LOAD = Gauge("callboard_tts_engine_load_seconds", "How long the engine to
 RESUMED = Counter(
     "callboard_tts_resumed_total", "Jobs taken over from another attempt, by where the past was found.", ["source"]
 )
-TOP_UPS = Counter(
-    "callboard_tts_top_ups_total",
+HOLD_EXTENSIONS = Counter(
+    "callboard_tts_hold_extensions_total",
     "Further holds asked for while speaking, by what came of it: *granted*, *refused* by a limit, *unheld* where the "
     "site lets sound go on without an answer, or *failed*.",
     ["outcome"],
@@ -64,5 +64,5 @@ def begin(backend: str) -> None:
     for source in ("stream", "edge", "nowhere"):
         RESUMED.labels(source)
     for outcome in ("granted", "refused", "unheld", "failed"):
-        TOP_UPS.labels(outcome)
+        HOLD_EXTENSIONS.labels(outcome)
     ENGINE_RETRIES.labels(backend)

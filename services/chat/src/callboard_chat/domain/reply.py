@@ -1,9 +1,9 @@
 """One reply on its way out: numbered frames, limits kept, tokens counted."""
 
-from callboard_chat.domain.allowance import output_allowed, prompt_not_held
-from callboard_chat.domain.history import History
+from callboard_chat.domain.hold_limits import output_allowed, prompt_not_held
 from callboard_chat.domain.models import estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.stopping import StopCutter
 from callboard_chat.domain.thinking import ThinkingSplitter
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult, EndReason, TokenUsage, ToolCall
@@ -20,27 +20,27 @@ class Reply:
     """
 
     def __init__(
-        self, request: ChatRequest, attempt: int, past: History | None = None, hold: Hold | None = None
+        self, request: ChatRequest, attempt: int, prior: History | None = None, hold: Hold | None = None
     ) -> None:
-        past = past or History()
+        prior = prior or History()
         self._request = request
         self._hold = hold
         self._limit = request.max_output_tokens
         self._attempt = attempt
-        self._next_seq = past.next_seq
-        self._text = [past.said.text]
-        self._thinking = [past.said.thinking]
-        self._tokens = past.said.tokens
-        self._tool_calls: tuple[ToolCall, ...] = past.tool_calls
+        self._next_seq = prior.next_seq
+        self._text = [prior.said.text]
+        self._thinking = [prior.said.thinking]
+        self._tokens = prior.said.tokens
+        self._tool_calls: tuple[ToolCall, ...] = prior.tool_calls
         self._sent: list[ChatFrame] = []
         self._pending_tokens = 0
         self._prompt_tokens: int | None = None
         self._prompt_known = False
         self._engine_tokens: int | None = None
-        self._base_tokens = past.said.tokens
+        self._base_tokens = prior.said.tokens
         self._cutter = StopCutter(request.sampling.stop)
         self._splitter: ThinkingSplitter | None = None
-        self.finish: Finish | None = "tool_calls" if past.tool_calls else None
+        self.finish: Finish | None = "tool_calls" if prior.tool_calls else None
         if self._tokens >= self._limit:
             self.finish = self.finish or "length"
         self.begin_run()
@@ -95,7 +95,7 @@ class Reply:
             self._engine_tokens = chunk.completion_tokens
         room = self._limit - self._tokens
         if self._pending_tokens + chunk.tokens > room:
-            # The engine went past the limit that it was told, or past what is held.
+            # The engine went prior the limit that it was told, or prior what is held.
             self.finish = "length"
             return self._last(*self._flush())
         self._pending_tokens += chunk.tokens

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from callboard_chat import metrics
-from callboard_chat.domain.allowance import within
+from callboard_chat.domain.hold_limits import within
 from callboard_chat.domain.models import refusal
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.retries import Retries, final_error
 from callboard_chat.handlers.running import RunningJob, RunningJobs, send_frame
-from callboard_chat.handlers.takeover import Past, find_past
+from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason
@@ -23,8 +23,8 @@ from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import UsageEvent, Work
 from callboard_contracts.streams import OUT
 from callboard_kit.bus import Bus, BusError, PublishRefused
-from callboard_kit.direct import read_subject
 from callboard_kit.pull import Delivery, Superseded
+from callboard_kit.stream_reads import read_subject
 
 log = logging.getLogger(__name__)
 
@@ -58,29 +58,29 @@ class ChatJobs:
         """Runs one job to its end; when it returns, the job may be acknowledged.
 
         Raises:
-            GiveBack: another worker, or this one later, is to take the job.
+            Nak: another worker, or this one later, is to take the job.
             Superseded: another worker, or an earlier call, has it.
             ValidationError: it is not a job; the bus hands it out again until it is a dead letter.
         """
         job = _read(delivery.data)
-        polled = delivery.subject.split(".")[3:4] == ["batch"]
-        with self._running.entered(job, delivery.attempt, polled=polled) as running:
-            past = None
+        is_batch = delivery.subject.split(".")[3:4] == ["batch"]
+        with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
+            prior = None
             if delivery.attempt > 1:
-                past = await find_past(self._bus, job, delivery.attempt, polled=polled)
-                metrics.RESUMED.labels(past.source).inc()
+                prior = await find_prior_attempt(self._bus, job, delivery.attempt, is_batch=is_batch)
+                metrics.RESUMED.labels(prior.source).inc()
                 log.info(
                     "job_taken_over",
-                    extra={"request_id": job.request_id, "attempt": delivery.attempt, "source": past.source},
+                    extra={"request_id": job.request_id, "attempt": delivery.attempt, "source": prior.source},
                 )
-                if past.result is not None or past.history.end is not None:
-                    await self._close_again(running, past)
+                if prior.result is not None or prior.history.end is not None:
+                    await self._close_again(running, prior)
                     return
             else:
                 metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
-            reply = Reply(job.request, delivery.attempt, past.history if past else None, job.hold)
+            reply = Reply(job.request, delivery.attempt, prior.history if prior else None, job.hold)
             running.reply = reply
-            wanted = past is None or past.wanted
+            wanted = prior is None or prior.wanted
             outcome = await self._outcome(running, reply) if wanted else Outcome("cancelled")
             frame = reply.end(outcome.reason, outcome.error)
             await send_frame(self._bus, job, frame)
@@ -111,10 +111,10 @@ class ChatJobs:
             return Outcome("error", refused)
         if running.left_s <= 0:
             return Outcome("error", DEADLINE)
-        if running.interruption.reason is not None:
+        if running.cancel_scope.reason is not None:
             return self._interrupted(running)
         try:
-            with running.interruption:
+            with running.cancel_scope:
                 return await self._generate(running, reply)
         except BusError:
             raise
@@ -125,10 +125,10 @@ class ChatJobs:
         return self._interrupted(running)
 
     def _interrupted(self, running: RunningJob) -> Outcome:
-        interruption = running.interruption
-        if interruption.at_s is not None:
-            metrics.CANCEL_LATENCY.observe(asyncio.get_running_loop().time() - interruption.at_s)
-        match interruption.reason:
+        cancel_scope = running.cancel_scope
+        if cancel_scope.at_s is not None:
+            metrics.CANCEL_LATENCY.observe(asyncio.get_running_loop().time() - cancel_scope.at_s)
+        match cancel_scope.reason:
             case "superseded":
                 raise Superseded
             case "deadline":
@@ -175,7 +175,7 @@ class ChatJobs:
                     running.heard_at = clock()
                     frame = reply.take(chunk)
                     if frame is not None:
-                        await send_frame(self._bus, job, frame, at_once=first)
+                        await send_frame(self._bus, job, frame, flush=first)
                         if first:
                             first = False
                             running.first_at = running.heard_at
@@ -186,16 +186,16 @@ class ChatJobs:
             return error.info
         return None if reply.finish is not None else BROKEN
 
-    async def _close_again(self, running: RunningJob, past: Past) -> None:
+    async def _close_again(self, running: RunningJob, prior: PriorAttempt) -> None:
         """Repeats the acknowledged steps of a job that had come to its end before its worker was lost."""
         job = running.job
-        if past.result is not None:
-            received = past.history
-            end = past.result.end
-            said, result = received.said, past.result
+        if prior.result is not None:
+            received = prior.history
+            end = prior.result.end
+            said, result = received.said, prior.result
             known = result.text.startswith(said.text) and result.thinking.startswith(said.thinking)
             # Which tool calls the edge has is not known here; it reads the kept result itself.
-            if past.wanted and received.next_seq and known and not result.tool_calls:
+            if prior.wanted and received.next_seq and known and not result.tool_calls:
                 frame = ChatFrame(
                     seq=received.next_seq,
                     attempt=running.attempt,
@@ -204,19 +204,19 @@ class ChatJobs:
                     end=end,
                 )
                 await send_frame(self._bus, job, frame)
-            await self._keep(job, past.result)
+            await self._keep(job, prior.result)
             return
-        assert past.history.end is not None
-        said = past.history.said
+        assert prior.history.end is not None
+        said = prior.history.said
         result = ChatResult(
             request_id=job.request_id,
             model=job.request.model,
             text=said.text,
             thinking=said.thinking,
-            tool_calls=past.history.tool_calls,
-            end=past.history.end,
+            tool_calls=prior.history.tool_calls,
+            end=prior.history.end,
         )
-        await self._keep(job, result, whole=past.history.whole)
+        await self._keep(job, result, whole=prior.history.whole)
 
     async def _keep(self, job: ChatJob, result: ChatResult, *, whole: bool = True) -> None:
         """Stores the result and the usage event; both repeat under the same id without effect."""

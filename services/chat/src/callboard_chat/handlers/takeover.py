@@ -4,14 +4,14 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from callboard_chat.domain.history import History, history
 from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.prior_attempt import History, history
 from callboard_contracts import subjects
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
 from callboard_contracts.streams import OUT, RESULT
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.direct import read_last, read_subject
-from callboard_kit.pull import GiveBack
+from callboard_kit.pull import Nak
+from callboard_kit.stream_reads import read_last, read_subject
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ MAX_FRAMES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PriorAttempt:
     """What is known of a job that was handed out before.
 
     `result` is set when the reply was finished and kept; `wanted` is false when nobody waits for it any more.
@@ -36,52 +36,52 @@ class Past:
     wanted: bool = True
 
 
-async def find_past(bus: Bus, job: ChatJob, attempt: int, *, polled: bool) -> Past:
+async def find_prior_attempt(bus: Bus, job: ChatJob, attempt: int, *, is_batch: bool) -> PriorAttempt:
     """Looks for the frames that were sent, then for a kept result, then asks the edge what it received.
 
     Raises:
-        GiveBack: the bus does not answer at this moment.
+        Nak: the bus does not answer at this moment.
     """
     try:
         stored = await read_subject(bus, OUT, subjects.out("*", job.request_id), limit=MAX_FRAMES)
         frames = history(ChatFrame.model_validate_json(message.data) for message in stored)
         if stored and (frames.whole or frames.end):
-            return Past("frames", frames)
+            return PriorAttempt("frames", frames)
         # The memory stream keeps two minutes, and nothing over a restart of the bus.
         kept = await read_last(bus, RESULT, subjects.result(job.request_id))
         if kept is not None:
-            return Past("result", await _received(bus, job, attempt), ChatResult.model_validate_json(kept.data))
-        return await _ask_edge(bus, job, attempt, polled=polled)
+            return PriorAttempt("result", await _received(bus, job, attempt), ChatResult.model_validate_json(kept.data))
+        return await _ask_edge(bus, job, attempt, is_batch=is_batch)
     except BusUnavailable:
-        log.warning("past_unknown", extra={"request_id": job.request_id, "attempt": attempt})
-        raise GiveBack(TRY_AGAIN_S) from None
+        log.warning("prior_attempt_unknown", extra={"request_id": job.request_id, "attempt": attempt})
+        raise Nak(TRY_AGAIN_S) from None
 
 
 async def _received(bus: Bus, job: ChatJob, attempt: int) -> History:
     try:
-        reply = await _credit(bus, job, attempt)
+        reply = await _ask_interest(bus, job, attempt)
     except NoResponders:
         return History()
     return _history(reply)
 
 
-async def _ask_edge(bus: Bus, job: ChatJob, attempt: int, *, polled: bool) -> Past:
+async def _ask_edge(bus: Bus, job: ChatJob, attempt: int, *, is_batch: bool) -> PriorAttempt:
     for attempt_left in reversed(range(ASK_TRIES)):
         try:
-            reply = await _credit(bus, job, attempt)
+            reply = await _ask_interest(bus, job, attempt)
         except NoResponders:
             if attempt_left:
                 await asyncio.sleep(ASK_PAUSE_S)
             continue
-        return Past("edge", _history(reply), wanted=reply.open)
-    return Past("none", wanted=polled)
+        return PriorAttempt("edge", _history(reply), wanted=reply.open)
+    return PriorAttempt("none", wanted=is_batch)
 
 
-async def _credit(bus: Bus, job: ChatJob, attempt: int) -> CreditReply:
-    question = CreditRequest(attempt=attempt, resume=True).model_dump_json().encode()
-    subject = subjects.credit(job.edge, job.request_id)
-    return CreditReply.model_validate_json(await bus.request(subject, question, ASK_TIMEOUT_S))
+async def _ask_interest(bus: Bus, job: ChatJob, attempt: int) -> InterestReply:
+    question = InterestRequest(attempt=attempt, resume=True).model_dump_json().encode()
+    subject = subjects.interest(job.edge, job.request_id)
+    return InterestReply.model_validate_json(await bus.request(subject, question, ASK_TIMEOUT_S))
 
 
-def _history(reply: CreditReply) -> History:
+def _history(reply: InterestReply) -> History:
     return History(reply.next_seq, Continuation(reply.text, reply.thinking, reply.tokens))

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import (
     Hold,
@@ -18,13 +18,13 @@ from callboard_contracts.quota import (
 from callboard_contracts.speech import SegmentInfo, SpeechJob
 from callboard_contracts.streams import CHAT, TTS
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.ports import OnCredit, Posted, Segment
+from callboard_edge.domain.ports import JobRef, OnInterest, Segment
 
 TENANT = "anonymous"
 LEASE_MARGIN_S = 30.0
 
 
-class FakeQuotaDesk:
+class FakeQuotaClient:
     """Grants every hold, unless told to refuse or to be away; keeps count of what is held."""
 
     def __init__(self) -> None:
@@ -78,17 +78,17 @@ class FakeQuotaDesk:
         return IdentifyReply(tenant=TENANT, tier="standard", error=self.refusal)
 
 
-class FakeBoard:
+class FakeJobQueue:
     """A board in memory; `next_chat` and `next_speech` are the worker's side."""
 
     def __init__(self, max_queued_per_tenant: int = 64) -> None:
         self.failure: CallboardError | None = None
         self.delay_s = 0.0
         self.cancelled: list[str] = []
-        self.withdrawn: list[str] = []
+        self.removed: list[str] = []
         self._most = max_queued_per_tenant
         self._seq = 0
-        self._posted: dict[str, Posted] = {}
+        self._posted: dict[str, JobRef] = {}
         self._queued: dict[int, ChatJob | SpeechJob] = {}
         self._chats: asyncio.Queue[ChatJob] = asyncio.Queue()
         self._speeches: asyncio.Queue[SpeechJob] = asyncio.Queue()
@@ -98,30 +98,30 @@ class FakeBoard:
         """How many jobs lie on the board, taken by a worker or not."""
         return len(self._queued)
 
-    async def post_chat(self, job: ChatJob, pool: str) -> Posted:
+    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
         """Posts a chat job."""
-        posted, new = await self._post(job, CHAT, pool)
+        job_ref, new = await self._post(job, CHAT, pool)
         if new:
             self._chats.put_nowait(job)
-        return posted
+        return job_ref
 
-    async def post_speech(self, job: SpeechJob, pool: str) -> Posted:
+    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
         """Posts a speech job."""
-        posted, new = await self._post(job, TTS, pool)
+        job_ref, new = await self._post(job, TTS, pool)
         if new:
             self._speeches.put_nowait(job)
-        return posted
+        return job_ref
 
     async def cancel(self, request_id: str) -> None:
         """Notes the cancellation."""
         self.cancelled.append(request_id)
 
-    async def withdraw(self, posted: Posted) -> bool:
+    async def remove(self, job_ref: JobRef) -> bool:
         """Takes a job off the board; a worker that has it already is not told."""
-        job = self._queued.pop(posted.seq, None)
+        job = self._queued.pop(job_ref.seq, None)
         if job is None:
             return False
-        self.withdrawn.append(job.request_id)
+        self.removed.append(job.request_id)
         return True
 
     async def next_chat(self) -> ChatJob:
@@ -136,7 +136,7 @@ class FakeBoard:
         """Acknowledges a job, as a worker does at its end."""
         self._queued = {seq: job for seq, job in self._queued.items() if job.request_id != request_id}
 
-    async def _post(self, job: ChatJob | SpeechJob, stream: str, _pool: str) -> tuple[Posted, bool]:
+    async def _post(self, job: ChatJob | SpeechJob, stream: str, _pool: str) -> tuple[JobRef, bool]:
         await asyncio.sleep(self.delay_s)
         if self.failure is not None:
             raise self.failure
@@ -146,11 +146,11 @@ class FakeBoard:
             raise CallboardError(ErrorCode.QUEUE_FULL, "Too many requests wait.", retry_after_s=2.0)
         self._seq += 1
         self._queued[self._seq] = job
-        posted = self._posted[job.request_id] = Posted(stream, self._seq)
-        return posted, True
+        job_ref = self._posted[job.request_id] = JobRef(stream, self._seq)
+        return job_ref, True
 
 
-class FakeFrames:
+class FakeReplyRouter:
     """Frames and segments in memory; `send`, `say` and `ask` are the worker's side."""
 
     edge = "edge0"
@@ -165,23 +165,23 @@ class FakeFrames:
         self._limits = (max_messages, max_bytes)
         self._chats: dict[str, RequestInbox[ChatFrame, ChatFrame]] = {}
         self._audio: dict[str, RequestInbox[Segment, Segment]] = {}
-        self._credits: dict[str, OnCredit] = {}
+        self._credits: dict[str, OnInterest] = {}
 
     @property
     def open_requests(self) -> int:
         """How many requests are open."""
         return len(self._credits)
 
-    def open_chat(self, request_id: str, on_credit: OnCredit) -> RequestInbox[ChatFrame, ChatFrame]:
+    def open_chat(self, request_id: str, on_interest: OnInterest) -> RequestInbox[ChatFrame, ChatFrame]:
         """Starts to collect the frames of a chat request."""
         inbox = self._chats[request_id] = RequestInbox[ChatFrame, ChatFrame](lambda frame: frame, *self._limits)
-        self._credits[request_id] = on_credit
+        self._credits[request_id] = on_interest
         return inbox
 
-    def open_audio(self, request_id: str, on_credit: OnCredit) -> RequestInbox[Segment, Segment]:
+    def open_audio(self, request_id: str, on_interest: OnInterest) -> RequestInbox[Segment, Segment]:
         """Starts to collect the segments of a speech request."""
         inbox = self._audio[request_id] = RequestInbox[Segment, Segment](lambda segment: segment, *self._limits)
-        self._credits[request_id] = on_credit
+        self._credits[request_id] = on_interest
         return inbox
 
     def close_request(self, request_id: str) -> None:
@@ -221,10 +221,10 @@ class FakeFrames:
         elif request_id in self._audio:
             self._audio[request_id].put_nowait(segment, len(pcm))
 
-    def ask(self, request_id: str, request: CreditRequest) -> CreditReply:
+    def ask(self, request_id: str, request: InterestRequest) -> InterestReply:
         """Asks whether a request is still wanted."""
-        on_credit = self._credits.get(request_id)
-        return on_credit(request) if on_credit else CreditReply(open=False, attempt=request.attempt)
+        on_interest = self._credits.get(request_id)
+        return on_interest(request) if on_interest else InterestReply(open=False, attempt=request.attempt)
 
     def forget(self) -> None:
         """Loses everything that was stored, as a memory stream does when the server restarts."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from callboard_contracts.accounts import Account, AccountKey
 from callboard_contracts.config import QuotaSection
-from callboard_contracts.kudos import KudosChange, KudosDeal
+from callboard_contracts.kudos import KudosChange, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
 
 
@@ -59,7 +59,7 @@ class UsageBooks(Protocol):
         """Has quota compare its counters with the usage events."""
         ...
 
-    async def story(self, request_id: str) -> list[AuditEvent]:
+    async def audit_trail(self, request_id: str) -> list[AuditEvent]:
         """Everything that quota did about a request."""
         ...
 
@@ -71,11 +71,13 @@ class KudosBooks(Protocol):
         """What an account has."""
         ...
 
-    async def earn(self, account: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+    async def earn(self, account: str, amount: int, transaction_id: str | None = None) -> KudosTransaction:
         """Credits an account, once for each id."""
         ...
 
-    async def transfer(self, source: str, target: str, amount: int, deal_id: str | None = None) -> KudosDeal:
+    async def transfer(
+        self, source: str, target: str, amount: int, transaction_id: str | None = None
+    ) -> KudosTransaction:
         """Moves kudos from one account to another, once for each id."""
         ...
 

@@ -16,17 +16,17 @@ from callboard_contracts.quota import (
 from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
-from callboard_edge.domain.errand import Surroundings
+from callboard_edge.domain.job_stream import Dependencies
 from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
-from callboard_edge.domain.reply import Reply
-from callboard_edge.domain.utterance import Utterance
+from callboard_edge.domain.speech_stream import Utterance
+from callboard_edge.domain.text_stream import Reply
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Turns a neutral request into a job that runs, whatever protocol it came in."""
 
-    around: Surroundings
+    deps: Dependencies
     request_timeout_s: float
 
     async def chat(
@@ -47,7 +47,7 @@ class Admission:
             completion_tokens=request.max_output_tokens,
         )
         request_id = request_id or uuid4().hex
-        reply = Reply(self.around, request_id, self.request_timeout_s, request, model.pool)
+        reply = Reply(self.deps, request_id, self.request_timeout_s, request, model.pool)
         await reply.begin(
             ReserveRequest(
                 request_id=request_id,
@@ -81,7 +81,7 @@ class Admission:
             CallboardError: the board did not take the job.
         """
         request_id = request_id or uuid4().hex
-        utterance = Utterance(self.around, request_id, self.request_timeout_s, request, model.pool)
+        utterance = Utterance(self.deps, request_id, self.request_timeout_s, request, model.pool)
         await utterance.begin(
             ReserveRequest(
                 request_id=request_id,
@@ -101,7 +101,7 @@ class Admission:
         Raises:
             CallboardError: the key is unknown, expired or revoked, or quota is away.
         """
-        reply = await self.around.desk.usage(UsageRequest(key_digest=caller.key_digest, address=caller.address))
+        reply = await self.deps.quota.usage(UsageRequest(key_digest=caller.key_digest, address=caller.address))
         if reply.error is not None:
             raise CallboardError.of(reply.error)
         return reply
@@ -113,7 +113,7 @@ class Admission:
             CallboardError: the key is unknown, expired or revoked, or quota is away and the site refuses then.
         """
         request = IdentifyRequest(key_digest=caller.key_digest, address=caller.address)
-        reply = await self.around.desk.identify(request)
+        reply = await self.deps.quota.identify(request)
         if reply.error is not None:
             raise CallboardError.of(reply.error)
         return reply

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, CreditReply, CreditRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.quota import (
     Hold,
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class JobRef:
     """Where a job lies on the board, so that it can be taken back."""
 
     stream: str
@@ -37,11 +37,11 @@ class Segment:
     pcm: bytes
 
 
-OnCredit = Callable[[CreditRequest], CreditReply]
+OnInterest = Callable[[InterestRequest], InterestReply]
 """Answers a worker that asks whether a request is still wanted."""
 
 
-class QuotaDesk(Protocol):
+class QuotaClient(Protocol):
     """Holds what a request may cost before it runs."""
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
@@ -61,10 +61,10 @@ class QuotaDesk(Protocol):
         ...
 
 
-class Board(Protocol):
-    """Where jobs are posted for the workers."""
+class JobQueue(Protocol):
+    """Where jobs are job_ref for the workers."""
 
-    async def post_chat(self, job: ChatJob, pool: str) -> Posted:
+    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
         """Posts a chat job that somebody waits for.
 
         Raises:
@@ -72,15 +72,15 @@ class Board(Protocol):
         """
         ...
 
-    async def post_speech(self, job: SpeechJob, pool: str) -> Posted:
-        """Posts a speech job that somebody waits for; raises as `post_chat` does."""
+    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
+        """Posts a speech job that somebody waits for; raises as `enqueue_chat` does."""
         ...
 
     async def cancel(self, request_id: str) -> None:
         """Tells the worker of a request, if there is one, that nobody waits any more."""
         ...
 
-    async def withdraw(self, posted: Posted) -> bool:
+    async def remove(self, job_ref: JobRef) -> bool:
         """Deletes a job that may still be queued; false when it is already gone."""
         ...
 
@@ -111,7 +111,7 @@ class Inbox(Protocol[T]):
         ...
 
 
-class Frames(Protocol):
+class ReplyRouter(Protocol):
     """What workers send back for the requests of this edge."""
 
     @property
@@ -119,11 +119,11 @@ class Frames(Protocol):
         """This edge's token in subjects."""
         ...
 
-    def open_chat(self, request_id: str, on_credit: OnCredit) -> "Inbox[ChatFrame]":
-        """Starts to collect the frames of a chat request; call before the job is posted."""
+    def open_chat(self, request_id: str, on_interest: OnInterest) -> "Inbox[ChatFrame]":
+        """Starts to collect the frames of a chat request; call before the job is job_ref."""
         ...
 
-    def open_audio(self, request_id: str, on_credit: OnCredit) -> "Inbox[Segment]":
+    def open_audio(self, request_id: str, on_interest: OnInterest) -> "Inbox[Segment]":
         """Starts to collect the segments of a speech request, whose room is this edge."""
         ...
 

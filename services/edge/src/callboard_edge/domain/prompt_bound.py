@@ -2,7 +2,7 @@
 
 The edge has no tokenizer, since every engine has its own, so what it holds is a bound: never under the true count.
 A token stands for at least one byte of UTF-8 in every vocabulary in use (byte-level ones, and byte fallback in the
-others), so the bytes of the text bound its tokens. What a chat template writes around the text is bounded by fixed
+others), so the bytes of the text bound its tokens. What a chat template writes deps the text is bounded by fixed
 allowances, and no prompt is longer than the model's context, because the engine refuses it. The worker settles with
 the engine's exact count.
 """
@@ -18,7 +18,7 @@ START_TOKENS = 8
 TEMPLATE_TOKENS = 256
 """What a template may write once: the start token, a system prompt of its own, the opening of the answer."""
 MESSAGE_TOKENS = 16
-"""What a template writes around each message: role marks and line ends."""
+"""What a template writes deps each message: role marks and line ends."""
 TOOLS_TOKENS = 512
 """What a template writes once to explain the use of tools."""
 TOOL_SPREAD = 4

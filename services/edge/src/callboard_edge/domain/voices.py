@@ -10,7 +10,7 @@ from callboard_contracts.voices import KOKORO_VOICES, parse_blend
 KOKORO_BACKENDS = frozenset({"kokoro", "kokoro_onnx"})
 
 
-class Cast(Protocol):
+class VoiceCatalog(Protocol):
     """The part of a speech model that decides about voices."""
 
     @property
@@ -36,12 +36,12 @@ def offered_voices(model: SpeechModelSection, pool: SpeechPoolSection) -> tuple[
     return KOKORO_VOICES if pool.backend in KOKORO_BACKENDS else (model.default_voice,)
 
 
-def listed_voices(cast: Cast) -> tuple[str, ...]:
+def listed_voices(cast: VoiceCatalog) -> tuple[str, ...]:
     """Every name that a client may use alone: voices first, then aliases."""
     return tuple(dict.fromkeys((*cast.voices, *cast.voice_aliases)))
 
 
-def resolve_voice(cast: Cast, asked: str | None) -> str:
+def resolve_voice(cast: VoiceCatalog, asked: str | None) -> str:
     """The engine's name or blend for what a client asked for.
 
     Raises:

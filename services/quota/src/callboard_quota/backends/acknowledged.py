@@ -85,11 +85,11 @@ class AcknowledgedPublisher:
                         log.debug("repeat_failed")
 
     async def publish(
-        self, messages: Sequence[Outgoing], timeout_s: float, *, at_once: bool = False
+        self, messages: Sequence[Outgoing], timeout_s: float, *, flush: bool = False
     ) -> list[Acknowledged]:
         """Sends the messages in order and returns their acknowledgements.
 
-        They go out with all others of this turn of the event loop, or else `at_once`.
+        They go out with all others of this turn of the event loop, or else `flush`.
 
         Raises:
             StoreUnavailable: not all were confirmed in time; those that were sent may still take effect.
@@ -102,7 +102,7 @@ class AcknowledgedPublisher:
             self._waiting[number] = group
         self._groups.add(group)
         try:
-            await self._send(group, at_once=at_once)
+            await self._send(group, flush=flush)
             await group.done
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
@@ -112,13 +112,13 @@ class AcknowledgedPublisher:
                 self._waiting.pop(number, None)
         return [answer for answer in group.answers if answer is not None]
 
-    async def _send(self, group: _Group, *, at_once: bool = False) -> None:
+    async def _send(self, group: _Group, *, flush: bool = False) -> None:
         last = len(group.messages) - 1
         for n, message in enumerate(group.messages):
             if group.answers[n] is None:
                 reply = f"{self._inbox}.{group.first + n}"
-                now = at_once and n == last
-                await self._bus.publish(message.subject, message.payload, message.headers, reply, at_once=now)
+                now = flush and n == last
+                await self._bus.publish(message.subject, message.payload, message.headers, reply, flush=now)
 
     def _arrived(self, message: Msg) -> None:
         number = int(message.subject[self._prefix :])

@@ -1,4 +1,4 @@
-"""The ledger on JetStream: a counter stream, a stream of leases, and the fates of holds in the audit stream."""
+"""The ledger on JetStream: a counter stream, a stream of leases, and the outcomes of holds in the audit stream."""
 
 import json
 import logging
@@ -15,15 +15,15 @@ from callboard_contracts.quota import AuditEvent, Hold
 from callboard_contracts.streams import (
     AUDIT,
     COUNTER_LIFE_S,
-    DEALS,
     DEDUPLICATION_WINDOW_S,
     KUDOS,
     LEASE,
     NANOSECONDS_PER_S,
     QUOTA,
+    TRANSFERS,
 )
 from callboard_kit.bus import ApiError, Bus, BusError
-from callboard_kit.direct import StoredMessage, read_batches, read_last, read_last_of_each, read_subject
+from callboard_kit.stream_reads import StoredMessage, read_batches, read_last, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
@@ -35,7 +35,7 @@ READ_TIMEOUT_S = 2.0
 FATES = frozenset({"settled", "released", "expired"})
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
-LEASES_AT_ONCE = 250
+LEASES_PER_READ = 250
 """Decisions wait while a batch is made out, about a millisecond."""
 TTL = "Nats-TTL"
 TOMBSTONE_TTL = "1s"
@@ -61,23 +61,23 @@ class JetStreamLedger:
         """
         info = await self._stream(QUOTA)
         balances = (await self._stream(KUDOS))["config"]
-        deals = (await self._stream(DEALS))["config"]
+        transactions = (await self._stream(TRANSFERS))["config"]
         _check_counts(QUOTA, info["config"])
         _check_counts(KUDOS, balances)
         if 0 < info["config"].get("max_age", 0) < COUNTER_LIFE_S * NANOSECONDS_PER_S:
             raise LedgerMisdeclared(f"stream {QUOTA} drops counters after less than {COUNTER_LIFE_S} s")
-        for name, found in ((KUDOS, balances), (DEALS, deals)):
+        for name, found in ((KUDOS, balances), (TRANSFERS, transactions)):
             if found.get("max_age", 0) > 0:
                 raise LedgerMisdeclared(f"stream {name} drops what must be kept for ever")
         await self._stream(LEASE)
         _check_window(AUDIT, (await self._stream(AUDIT))["config"])
-        _check_window(DEALS, deals)
+        _check_window(TRANSFERS, transactions)
         return _server_time(info)
 
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all on the way at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
-        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S, at_once=True)
+        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S, flush=True)
         return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
@@ -90,40 +90,44 @@ class JetStreamLedger:
         answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
         return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
 
-    async def decide(self, fate: AuditEvent) -> AuditEvent:
+    async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id stands."""
-        if fate.work == "kudos":
-            return await self._decide_deal(fate)
-        subject = subjects.audit(fate.request_id)
-        message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{fate.hold_id}.fate"})
+        if outcome.work == "kudos":
+            return await self._decide_deal(outcome)
+        subject = subjects.audit(outcome.request_id)
+        message = Outgoing(subject, outcome.model_dump_json().encode(), {MSG_ID: f"{outcome.hold_id}.outcome"})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
         if not answer.duplicate:
-            return fate
-        for event in await read_fates(self._bus, fate.request_id):
-            if event.hold_id == fate.hold_id:
-                return fate if event == fate else event
-        raise StoreUnavailable("the fate of a hold is recorded but cannot be read")
+            return outcome
+        for event in await read_outcomes(self._bus, outcome.request_id):
+            if event.hold_id == outcome.hold_id:
+                return outcome if event == outcome else event
+        raise StoreUnavailable("the outcome of a hold is recorded but cannot be read")
 
-    async def fate_of_deal(self, deal_id: str) -> AuditEvent | None:
-        """How a deal in kudos ended, however long ago, or None."""
+    async def fate_of_deal(self, transaction_id: str) -> AuditEvent | None:
+        """How a transaction in kudos ended, however long ago, or None."""
         try:
-            message = await read_last(self._bus, DEALS, subjects.deal(deal_id), READ_TIMEOUT_S, stream_may_miss=False)
+            message = await read_last(
+                self._bus, TRANSFERS, subjects.transfer(transaction_id), READ_TIMEOUT_S, stream_may_miss=False
+            )
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
         return AuditEvent.model_validate_json(message.data) if message else None
 
-    async def _decide_deal(self, fate: AuditEvent) -> AuditEvent:
-        # Ids are remembered for two hours; what is older can be read, so that no deal is ever made twice.
-        known = await self.fate_of_deal(fate.request_id)
+    async def _decide_deal(self, outcome: AuditEvent) -> AuditEvent:
+        # Ids are remembered for two hours; what is older can be read, so that no transaction is ever made twice.
+        known = await self.fate_of_deal(outcome.request_id)
         if known is None:
-            subject = subjects.deal(fate.request_id)
-            message = Outgoing(subject, fate.model_dump_json().encode(), {MSG_ID: f"{fate.request_id}.deal"})
+            subject = subjects.transfer(outcome.request_id)
+            message = Outgoing(
+                subject, outcome.model_dump_json().encode(), {MSG_ID: f"{outcome.request_id}.transaction"}
+            )
             if not (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0].duplicate:
-                return fate
-            known = await self.fate_of_deal(fate.request_id)
+                return outcome
+            known = await self.fate_of_deal(outcome.request_id)
         if known is None:
-            raise StoreUnavailable("the fate of a deal is recorded but cannot be read")
-        return fate if known == fate else known
+            raise StoreUnavailable("the outcome of a transaction is recorded but cannot be read")
+        return outcome if known == outcome else known
 
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
@@ -152,7 +156,7 @@ class JetStreamLedger:
     async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
         """Reads the holds of all open leases, or of one tenant's."""
         batches = read_batches(
-            self._bus, LEASE, subjects.lease_filter(tenant or "*"), at_once=LEASES_AT_ONCE, timeout_s=READ_TIMEOUT_S
+            self._bus, LEASE, subjects.lease_filter(tenant or "*"), batch_size=LEASES_PER_READ, timeout_s=READ_TIMEOUT_S
         )
         try:
             async for batch in batches:
@@ -171,7 +175,7 @@ class JetStreamLedger:
             raise StoreUnavailable(str(error)) from error
 
 
-async def read_fates(bus: Bus, request_id: str) -> list[AuditEvent]:
+async def read_outcomes(bus: Bus, request_id: str) -> list[AuditEvent]:
     """How the holds of a request ended, as recorded; raises StoreUnavailable."""
     try:
         messages = await read_subject(

@@ -29,7 +29,7 @@ class MemoryLedger:
         self._ids: OrderedDict[str, float] = OrderedDict()
         self.every_id: set[str] = set()
         self._leases: dict[str, tuple[int, Hold]] = {}
-        self.fates: dict[str, AuditEvent] = {}
+        self.outcomes: dict[str, AuditEvent] = {}
         self._opened = 0
         self.values: dict[Counter, int] = {}
         self.failing = False
@@ -57,19 +57,19 @@ class MemoryLedger:
         await self._give_way()
         return applied
 
-    async def decide(self, fate: AuditEvent) -> AuditEvent:
+    async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already."""
         await self._give_way()
         if self.failing:
             raise StoreUnavailable("told to fail")
-        decided = self.fates.setdefault(fate_key(fate), fate)
+        decided = self.outcomes.setdefault(outcome_key(outcome), outcome)
         await self._give_way()
         return decided
 
-    async def fate_of_deal(self, deal_id: str) -> AuditEvent | None:
-        """How a deal ended, or None."""
+    async def fate_of_deal(self, transaction_id: str) -> AuditEvent | None:
+        """How a transaction ended, or None."""
         await self._give_way()
-        return self.fates.get(f"deal {deal_id}")
+        return self.outcomes.get(f"transaction {transaction_id}")
 
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
@@ -111,13 +111,13 @@ class MemoryLedger:
         return Applied(value, duplicate=False)
 
 
-def fate_key(fate: AuditEvent) -> str:
-    """What a fate is decided for: a hold, or a deal in kudos, whichever hold it is tried with."""
-    return f"deal {fate.request_id}" if fate.work == "kudos" else fate.hold_id
+def outcome_key(outcome: AuditEvent) -> str:
+    """What a outcome is decided for: a hold, or a transaction in kudos, whichever hold it is tried with."""
+    return f"transaction {outcome.request_id}" if outcome.work == "kudos" else outcome.hold_id
 
 
-class MemoryBooks:
-    """The bookkeeper's view of a ledger in memory; ids are never forgotten here."""
+class MemoryCounterStore:
+    """The aggregator's view of a ledger in memory; ids are never forgotten here."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
@@ -137,12 +137,12 @@ class MemoryBooks:
         """Whether a change took effect already."""
         return change.id in self._ledger.every_id
 
-    async def fates(self, request_id: str) -> list[AuditEvent]:
+    async def outcomes(self, request_id: str) -> list[AuditEvent]:
         """How the holds of a request ended."""
-        return [fate for fate in self._ledger.fates.values() if fate.request_id == request_id]
+        return [outcome for outcome in self._ledger.outcomes.values() if outcome.request_id == request_id]
 
     async def load(self) -> tuple[bytes, int]:
-        """The bookkeeper's note and its revision."""
+        """The aggregator's note and its revision."""
         return self._note, self._revision
 
     async def save(self, note: bytes, revision: int) -> int | None:
@@ -161,7 +161,7 @@ class MemoryUsageLog:
         self.logged: list[Logged] = []
 
     def store(self, event: UsageEvent | None, at: float) -> None:
-        """Appends an event, None standing for a message that is none."""
+        """Appends an event, None limit_usage for a message that is none."""
         self.logged.append(Logged(len(self.logged) + 1, at, event))
 
     async def seq_at(self, at: float) -> int | None:

@@ -1,6 +1,6 @@
 """The increments by which a hold is taken, given back and settled, each under an id of the hold."""
 
-from callboard_contracts.kudos import KUDOS_GIFT_METRIC, KUDOS_METRIC
+from callboard_contracts.kudos import KUDOS_CREDIT_METRIC, KUDOS_METRIC
 from callboard_contracts.quota import Hold, HoldEntry
 from callboard_quota.domain.ports import Change, Counter
 
@@ -10,9 +10,9 @@ def late_id(hold: Hold) -> str:
     return f"{hold.id}.late"
 
 
-def is_deal(hold: Hold) -> bool:
-    """Whether the hold is a deal in kudos, which gives them to an account when it is settled."""
-    return any(entry.metric == KUDOS_GIFT_METRIC for entry in hold.entries)
+def is_transaction(hold: Hold) -> bool:
+    """Whether the hold is a transaction in kudos, which gives them to an account when it is settled."""
+    return any(entry.metric == KUDOS_CREDIT_METRIC for entry in hold.entries)
 
 
 def held_kudos(hold: Hold) -> int:
@@ -21,8 +21,8 @@ def held_kudos(hold: Hold) -> int:
 
 
 def given_kudos(hold: Hold) -> int:
-    """The kudos that a deal gives to an account."""
-    return sum(entry.amount for entry in hold.entries if entry.metric == KUDOS_GIFT_METRIC)
+    """The kudos that a transaction gives to an account."""
+    return sum(entry.amount for entry in hold.entries if entry.metric == KUDOS_CREDIT_METRIC)
 
 
 def increments(hold: Hold) -> list[Change]:
@@ -30,7 +30,7 @@ def increments(hold: Hold) -> list[Change]:
     return [
         Change(_counter(entry), entry.amount, f"{hold.id}.r{n}")
         for n, entry in enumerate(hold.entries)
-        if entry.metric != KUDOS_GIFT_METRIC
+        if entry.metric != KUDOS_CREDIT_METRIC
     ]
 
 
@@ -39,7 +39,7 @@ def reversal(hold: Hold) -> list[Change]:
     return [
         Change(_counter(entry), -entry.amount, f"{hold.id}.s{n}")
         for n, entry in enumerate(hold.entries)
-        if entry.metric != KUDOS_GIFT_METRIC
+        if entry.metric != KUDOS_CREDIT_METRIC
     ]
 
 
@@ -63,5 +63,5 @@ def late_charge(hold: Hold, units: int) -> list[Change]:
 
 
 def _counter(entry: HoldEntry) -> Counter:
-    metric = KUDOS_METRIC if entry.metric == KUDOS_GIFT_METRIC else entry.metric
+    metric = KUDOS_METRIC if entry.metric == KUDOS_CREDIT_METRIC else entry.metric
     return Counter(entry.tenant, metric, entry.bucket)

@@ -13,7 +13,7 @@ UNHELD_BEHIND_S = 2 * 86_400.0
 
 def holds_of(event: UsageEvent) -> list[Hold]:
     """All holds that were taken for an event's work."""
-    return [event.hold, *event.top_ups] if event.hold else list(event.top_ups)
+    return [event.hold, *event.extensions] if event.hold else list(event.extensions)
 
 
 class EventRules:
@@ -23,7 +23,7 @@ class EventRules:
         self._secret = secret
         self._accounts = accounts
 
-    async def why_ignored(self, event: UsageEvent, stored_at: float) -> str:
+    async def rejection_reason(self, event: UsageEvent, stored_at: float) -> str:
         """The rule by which an event counts for nothing, or an empty text; raises StoreUnavailable."""
         try:
             token(event.request_id)

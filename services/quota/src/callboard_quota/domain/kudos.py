@@ -1,8 +1,10 @@
-"""Deals in kudos: an account earns them, or gives them to another, exactly once by the deal's id.
+"""Deals in kudos: an account earns them, or gives them to another, exactly once by the transaction's id.
 
-A deal is a hold that gives: it takes the kudos from the giver as any hold takes what it counts, its fate is recorded
-once and for ever under the deal's id, and only when that fate is "settled" the receiver gets them. A process that dies
-anywhere in between leaves the hold's lease behind, and the reaper completes or undoes it by the same fate.
+A transaction is a hold that gives: it takes the kudos from the giver as any hold takes what it counts, its outcome is
+recorded
+once and for ever under the transaction's id, and only when that outcome is "settled" the receiver gets them. A
+process that dies
+anywhere in between leaves the hold's lease behind, and the reaper completes or undoes it by the same outcome.
 
 The counter of an account is what it has spent less what it has earned, so its balance is the counter's negative.
 """
@@ -12,7 +14,7 @@ from collections.abc import Callable
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.kudos import (
-    KUDOS_GIFT_METRIC,
+    KUDOS_CREDIT_METRIC,
     KUDOS_METRIC,
     KUDOS_SCALE,
     MAX_KUDOS,
@@ -23,14 +25,14 @@ from callboard_contracts.kudos import (
 )
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry
 from callboard_contracts.subjects import token
-from callboard_quota.domain.attempt import REQUEST_ID_IN_HOLD
+from callboard_quota.domain.decision import REQUEST_ID_IN_HOLD
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import kudos_limit
 from callboard_quota.domain.ports import AccountStore, Clock, Counter, Journal, LedgerStore
 from callboard_quota.domain.windows import EVER
 
 DEAL_LIFE_S = 10.0
-"""A deal that has not ended after this long may be undone by the reaper, and whoever waits for it is told so."""
+"""A transaction that has not ended after this long may be undone by the reaper, and whoever waits for it is told so."""
 DIGEST_LENGTH = 12
 RULES = (
     "not_a_token",
@@ -43,11 +45,11 @@ RULES = (
     "undone",
     "malformed",
 )
-"""Why a deal is refused; the last is the handler's."""
+"""Why a transaction is refused; the last is the handler's."""
 
 
-class Treasury:
-    """Makes deals and tells balances; `on_refusal` learns by which rule a deal was refused."""
+class KudosService:
+    """Makes transactions and tells balances; `on_refusal` learns by which rule a transaction was refused."""
 
     def __init__(
         self,
@@ -70,8 +72,8 @@ class Treasury:
         refused = self._check(request.id, request.amount) or await self._unknown(account=request.account)
         if refused:
             return refused
-        entries = (_entry(request.account, KUDOS_GIFT_METRIC, request.amount),)
-        return await self._deal(request.id, "earn", request.account, entries)
+        entries = (_entry(request.account, KUDOS_CREDIT_METRIC, request.amount),)
+        return await self._transaction(request.id, "earn", request.account, entries)
 
     async def transfer(self, request: KudosTransferRequest) -> KudosReply:
         """Moves kudos from one account to another once; raises StoreUnavailable, after which it may be repeated."""
@@ -83,41 +85,45 @@ class Treasury:
             return refused
         entries = (
             _entry(request.source, KUDOS_METRIC, request.amount),
-            _entry(request.target, KUDOS_GIFT_METRIC, request.amount),
+            _entry(request.target, KUDOS_CREDIT_METRIC, request.amount),
         )
-        return await self._deal(request.id, "transfer", request.source, entries)
+        return await self._transaction(request.id, "transfer", request.source, entries)
 
     async def balance(self, request: KudosBalanceRequest) -> KudosReply:
         """What an account has, without what is held for requests that run; raises StoreUnavailable."""
         refused = await self._unknown(account=request.account)
         return refused or KudosReply(account=request.account, balance=await self._balance(request.account))
 
-    async def _deal(self, deal_id: str, kind: str, account: str, entries: tuple[HoldEntry, ...]) -> KudosReply:
+    async def _transaction(
+        self, transaction_id: str, kind: str, account: str, entries: tuple[HoldEntry, ...]
+    ) -> KudosReply:
         hold = Hold(
-            id=f"{deal_id[:REQUEST_ID_IN_HOLD]}-{_digest(deal_id, kind, entries)}",
-            request_id=deal_id,
+            id=f"{transaction_id[:REQUEST_ID_IN_HOLD]}-{_digest(transaction_id, kind, entries)}",
+            request_id=transaction_id,
             tenant=account,
             kind="chat",
             model=kind,
             entries=entries,
             expires_at=self._clock.now() + DEAL_LIFE_S,
         )
-        fate = await self._store.fate_of_deal(deal_id)
-        repeated = fate is not None
-        if fate is None:
-            ended = await self._ledger.deal(hold, kudos_limit(account) if kind == "transfer" else None)
-            fate, repeated = ended.fate, not ended.first
+        outcome = await self._store.fate_of_deal(transaction_id)
+        repeated = outcome is not None
+        if outcome is None:
+            ended = await self._ledger.transaction(hold, kudos_limit(account) if kind == "transfer" else None)
+            outcome, repeated = ended.outcome, not ended.first
             if ended.first:
-                self._journal.note(fate)
-        if fate.hold_id != hold.id:
-            return self._refuse("other_contents", "id", "that id was used for another deal")
-        return await self._reply(fate, account, repeated=repeated)
+                self._journal.note(outcome)
+        if outcome.hold_id != hold.id:
+            return self._refuse("other_contents", "id", "that id was used for another transaction")
+        return await self._reply(outcome, account, repeated=repeated)
 
-    async def _reply(self, fate: AuditEvent, account: str, *, repeated: bool) -> KudosReply:
-        if fate.kind == "expired":
-            return self._refuse("undone", "id", "that deal was cut off and undone; make it again under another id")
+    async def _reply(self, outcome: AuditEvent, account: str, *, repeated: bool) -> KudosReply:
+        if outcome.kind == "expired":
+            return self._refuse(
+                "undone", "id", "that transaction was cut off and undone; make it again under another id"
+            )
         balance = await self._balance(account)
-        if fate.kind == "settled":
+        if outcome.kind == "settled":
             return KudosReply(account=account, balance=balance, repeated=repeated)
         self._on_refusal("insufficient")
         message = f"The account has {balance / KUDOS_SCALE:g} kudos, fewer than it is to give."
@@ -128,9 +134,9 @@ class Treasury:
         counter = Counter(account, KUDOS_METRIC, EVER)
         return -(await self._store.read([counter])).get(counter, 0)
 
-    def _check(self, deal_id: str, amount: int) -> KudosReply | None:
+    def _check(self, transaction_id: str, amount: int) -> KudosReply | None:
         try:
-            token(deal_id)
+            token(transaction_id)
         except ValueError:
             return self._refuse("not_a_token", "id", "not an id: up to 64 letters, digits, - and _")
         if amount <= 0:
@@ -158,7 +164,7 @@ def _entry(account: str, metric: str, amount: int) -> HoldEntry:
     return HoldEntry(tenant=account, metric=metric, bucket=EVER, amount=amount)
 
 
-def _digest(deal_id: str, kind: str, entries: tuple[HoldEntry, ...]) -> str:
-    """What tells two deals under one id apart."""
-    text = repr((deal_id, kind, [(entry.tenant, entry.metric, entry.amount) for entry in entries]))
+def _digest(transaction_id: str, kind: str, entries: tuple[HoldEntry, ...]) -> str:
+    """What tells two transactions under one id apart."""
+    text = repr((transaction_id, kind, [(entry.tenant, entry.metric, entry.amount) for entry in entries]))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

@@ -4,8 +4,8 @@ A reservation writes its lease and raises all its counters at once, then looks a
 store orders all increments, so of several that race for the last room exactly those that fit see a value within the
 limit; the others take theirs back.
 
-A hold ends once: settled, released or expired. The first to record its fate decides, and whoever comes later repeats
-the increments that follow from that fate, under the same ids, so that an end that was interrupted is completed.
+A hold ends once: settled, released or expired. The first to record its outcome decides, and whoever comes later repeats
+the increments that follow from that outcome, under the same ids, so that an end that was interrupted is completed.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.quota import AuditEvent, Hold
-from callboard_quota.domain.attempt import Ask, Attempt, Granted, Refused, Standing, judge
 from callboard_quota.domain.changes import (
     given_kudos,
     held_kudos,
     increments,
-    is_deal,
+    is_transaction,
     late_charge,
     late_id,
     reversal,
     settlement,
 )
+from callboard_quota.domain.decision import Attempt, Granted, HoldRequest, LimitUsage, Refused, judge
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.past import BY_THE_HOUR, Past, PastReader
 from callboard_quota.domain.ports import Change, Clock, Counter, LedgerStore, StoreUnavailable
+from callboard_quota.domain.usage_windows import BY_THE_HOUR, UsageWindow, WindowCache
 from callboard_quota.domain.windows import (
     DECISION_LIFE_S,
     SETTLE_GRACE_S,
@@ -39,7 +39,7 @@ from callboard_quota.domain.windows import (
 )
 
 MAX_ATTEMPTS = 3
-MAX_LOOSE_ENDS = 10_000
+MAX_UNCONFIRMED_HOLDS = 10_000
 AFTER_EXPIRY = "after_expiry"
 HELD_RETRY_S = 5.0
 """When to try again where open holds are in the way, since nobody knows when their work ends."""
@@ -54,7 +54,7 @@ class Ended:
     `first` when this call decided it, `late` when it was charged after it had ended without a charge.
     """
 
-    fate: AuditEvent
+    outcome: AuditEvent
     first: bool
     late: bool = False
 
@@ -66,18 +66,18 @@ class Ledger:
         self,
         store: LedgerStore,
         clock: Clock,
-        seal: Callable[[Hold], Hold] = lambda hold: hold,
+        sign: Callable[[Hold], Hold] = lambda hold: hold,
         on_raise: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._seal = seal
+        self._sign = sign
         self._on_raise = on_raise
-        self._past = PastReader(store)
-        self.loose_ends: list[Hold] = []
+        self._window_cache = WindowCache(store)
+        self.unconfirmed_holds: list[Hold] = []
         """Holds whose reservation ended with an unknown outcome, to be ended soon; the rest end with their lease."""
 
-    async def reserve(self, ask: Ask) -> Granted | Refused:
+    async def reserve(self, ask: HoldRequest) -> Granted | Refused:
         """Takes a hold if every limit allows it, else leaves everything as it was.
 
         A refusal that may have been caused by another attempt that was refused as well is tried again.
@@ -88,12 +88,12 @@ class Ledger:
         outcome = await self._reserve(ask)
         return outcome if isinstance(outcome, Granted) else await self._less_open_holds(ask, outcome)
 
-    async def _less_open_holds(self, ask: Ask, refused: Refused) -> Refused:
+    async def _less_open_holds(self, ask: HoldRequest, refused: Refused) -> Refused:
         """The refusal with a short time to wait where it is only what others hold that leaves no room.
 
         A hold gives back what its work does not use, and most work uses little of it.
         """
-        limit, used = refused.standing.limit, refused.standing.used
+        limit, used = refused.limit_usage.limit, refused.limit_usage.used
         if limit.metric != "units" or limit.tenant != ask.tenant or refused.retry_after_s is None:
             return refused
         amount = next(amount for tenant, metric, amount in ask.amounts if (tenant, metric) == (limit.tenant, "units"))
@@ -103,10 +103,10 @@ class Ledger:
                 entry.amount for entry in hold.entries if entry.tenant == limit.tenant and entry.metric == "units"
             )
             if used - held + amount <= limit.maximum:
-                return Refused(refused.standing, min(refused.retry_after_s, HELD_RETRY_S))
+                return Refused(refused.limit_usage, min(refused.retry_after_s, HELD_RETRY_S))
         return refused
 
-    async def _reserve(self, ask: Ask) -> Granted | Refused:
+    async def _reserve(self, ask: HoldRequest) -> Granted | Refused:
         last: Refused | None = None
         for n in range(MAX_ATTEMPTS):
             attempt = await self._attempt(ask)
@@ -131,7 +131,7 @@ class Ledger:
         """Charges a hold's work and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
 
         Work whose hold was expired or released meanwhile is charged all the same, once. `total_units` is what the work
-        cost on all of its holds, this one by default; it is kept with the fate. Of
+        cost on all of its holds, this one by default; it is kept with the outcome. Of
         `kudos` no more is taken than was held, and nothing once the hold had ended.
         """
         total_units = units if total_units is None else total_units
@@ -139,12 +139,12 @@ class Ledger:
         if kudos:
             wanted = wanted.model_copy(update={"kudos": min(kudos, held_kudos(hold))})
         ended = await self._end(wanted, hold)
-        if ended.first or ended.fate.kind == "settled":
+        if ended.first or ended.outcome.kind == "settled":
             return ended
         wanted = self._event("settled", hold, units, AFTER_EXPIRY, late_id(hold), total_units)
-        fate = await self._store.decide(wanted)
-        await self._apply(late_charge(hold, fate.units))
-        return Ended(fate, first=fate is wanted, late=True)
+        outcome = await self._store.record_outcome(wanted)
+        await self._apply(late_charge(hold, outcome.units))
+        return Ended(outcome, first=outcome is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
         """Gives a hold back whole, its request count too. Raises StoreUnavailable."""
@@ -159,11 +159,12 @@ class Ledger:
         await self._store.apply(increments(hold))
         return await self._end(self._event("expired", hold, 0, reason, hold.id), hold)
 
-    async def deal(self, hold: Hold, limit: Limit | None) -> Ended:
-        """Makes a deal in kudos: takes what it costs if the limit allows, gives it to whom it is meant, or undoes it.
+    async def transaction(self, hold: Hold, limit: Limit | None) -> Ended:
+        """Books a kudos transaction: debits the payer if the limit allows and credits the receiver, or undoes it.
 
-        However often a deal is repeated, and wherever a repeat was cut off, it ends one way and counts once. The fate
-        that stands may be that of another hold under the same deal's id, in which case this one is undone.
+        However often a transaction is repeated, and wherever a repeat was cut off, it ends one way and counts once.
+        The outcome
+        that stands may be that of another hold under the same transaction's id, in which case this one is undone.
 
         Raises:
             StoreUnavailable: the outcome is unknown; a repeat or the reaper completes it.
@@ -180,8 +181,8 @@ class Ledger:
             wanted = self._event("settled" if allowed else "released", hold, 0, hold.model, hold.id)
             return await self._end(wanted.model_copy(update={"kudos": given_kudos(hold) if allowed else 0}), hold)
         except BaseException:
-            if len(self.loose_ends) < MAX_LOOSE_ENDS:
-                self.loose_ends.append(hold)
+            if len(self.unconfirmed_holds) < MAX_UNCONFIRMED_HOLDS:
+                self.unconfirmed_holds.append(hold)
             raise
 
     async def end_old(self, hold: Hold, stands: Callable[[Change], Awaitable[bool]]) -> None:
@@ -190,23 +191,23 @@ class Ledger:
         `stands` tells from the counter's own messages whether a change took effect. Raises StoreUnavailable.
         """
         taken = [change for change in increments(hold) if change.counter.metric == "kudos"]
-        if not is_deal(hold) and not taken:
+        if not is_transaction(hold) and not taken:
             return
-        fate = self._event("expired", hold, 0, "lease_too_old", hold.id)
-        if is_deal(hold):
-            fate = await self._store.decide(fate)
-        settled = fate.kind == "settled" and fate.hold_id == hold.id
+        outcome = self._event("expired", hold, 0, "lease_too_old", hold.id)
+        if is_transaction(hold):
+            outcome = await self._store.record_outcome(outcome)
+        settled = outcome.kind == "settled" and outcome.hold_id == hold.id
         if not settled and not all([await stands(change) for change in taken]):
             return
-        for change in settlement(hold, 0, fate.kudos) if settled else reversal(hold):
+        for change in settlement(hold, 0, outcome.kudos) if settled else reversal(hold):
             if change.counter.metric == "kudos" and change.amount and not await stands(change):
                 await self._store.apply([change])
 
     async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:
-        fate = await self._store.decide(wanted)
-        if fate.kind == "settled" and fate.hold_id == hold.id:
-            changes = settlement(hold, fate.units, fate.kudos)
-            if is_deal(hold):
+        outcome = await self._store.record_outcome(wanted)
+        if outcome.kind == "settled" and outcome.hold_id == hold.id:
+            changes = settlement(hold, outcome.units, outcome.kudos)
+            if is_transaction(hold):
                 await self._store.apply(changes)
                 await self._store.close(hold)
             else:
@@ -215,7 +216,7 @@ class Ledger:
         else:
             await self._store.apply(reversal(hold))
             await self._store.close(hold)
-        return Ended(fate, first=fate is wanted)
+        return Ended(outcome, first=outcome is wanted)
 
     async def _apply(self, changes: Sequence[Change], closing: Hold | None = None) -> None:
         """Applies what work cost; a tenant whose use of an earlier hour grows is forgotten by every process."""
@@ -228,7 +229,7 @@ class Ledger:
 
     async def raised(self, tenant: str) -> None:
         """Forgets what a tenant used in earlier hours, because it grew, and has all other processes do so."""
-        self._past.forget(tenant)
+        self._window_cache.forget(tenant)
         if self._on_raise is not None:
             await self._on_raise(tenant)
 
@@ -240,28 +241,28 @@ class Ledger:
             request_id=hold.request_id,
             hold_id=hold_id,
             tenant=hold.tenant,
-            work="kudos" if is_deal(hold) else hold.kind,
-            model="" if is_deal(hold) else hold.model,
+            work="kudos" if is_transaction(hold) else hold.kind,
+            model="" if is_transaction(hold) else hold.model,
             units=units,
             total_units=total_units,
             reason=reason,
             at=self._clock.now(),
         )
 
-    async def standings(self, limits: Sequence[Limit]) -> list[Standing]:
+    async def limit_usages(self, limits: Sequence[Limit]) -> list[LimitUsage]:
         """How full limits are at this moment, without taking anything. Raises StoreUnavailable."""
         now = self._clock.now()
         buckets = {limit: (bucket_of(limit.metric, now), *earlier_buckets(limit.name, now)) for limit in limits}
         counters = {Counter(limit.tenant, limit.metric, name) for limit in limits for name in buckets[limit]}
         found = await self._store.read(sorted(counters)) if counters else {}
-        standings: list[Standing] = []
+        limit_usages: list[LimitUsage] = []
         for limit in limits:
             used = {name: found.get(Counter(limit.tenant, limit.metric, name), 0) for name in buckets[limit]}
             oldest_at: float | None = None
             if limit.name == "tokens_per_day":
                 oldest_at = min((hour_start(name) for name, value in used.items() if value), default=None)
-            standings.append(Standing(limit, sum(used.values()), resets_in_s(limit.name, now, oldest_at)))
-        return standings
+            limit_usages.append(LimitUsage(limit, sum(used.values()), resets_in_s(limit.name, now, oldest_at)))
+        return limit_usages
 
     def can_settle(self, hold: Hold) -> bool:
         """Whether the hold's ids are still remembered by the store, so that settling it is safe."""
@@ -270,21 +271,23 @@ class Ledger:
     def forget(self, tenant: str | None = None) -> None:
         """Drops what is remembered of earlier hours, of a tenant or of all."""
         if tenant is None:
-            self._past.forget_all()
+            self._window_cache.forget_all()
         else:
-            self._past.forget(tenant)
+            self._window_cache.forget(tenant)
 
-    async def _attempt(self, ask: Ask) -> Attempt:
+    async def _attempt(self, ask: HoldRequest) -> Attempt:
         now = self._clock.now()
         wanted: dict[tuple[str, Metric], list[Limit]] = {}
         for limit in ask.limits:
             wanted.setdefault((limit.tenant, limit.metric), []).append(limit)
-        pasts: dict[tuple[str, Metric], Past] = {}
+        windows: dict[tuple[str, Metric], UsageWindow] = {}
         for (tenant, metric), limits in wanted.items():
             if metric in BY_THE_HOUR:
-                pasts[tenant, metric] = await self._past.of(tenant, metric, [limit.name for limit in limits], now)
-        attempt = Attempt(ask, now, pasts)
-        attempt.hold = self._seal(attempt.hold)
+                windows[tenant, metric] = await self._window_cache.of(
+                    tenant, metric, [limit.name for limit in limits], now
+                )
+        attempt = Attempt(ask, now, windows)
+        attempt.hold = self._sign(attempt.hold)
         return attempt
 
     async def _refused_early(self, attempt: Attempt) -> Refused | None:
@@ -301,8 +304,8 @@ class Ledger:
                 return attempt.refused(limit, used, amount)
         return None
 
-    def _forget(self, ask: Ask, now: float) -> bool:
-        forgotten = [self._past.refresh(limit.tenant, limit.metric, now) for limit in ask.limits]
+    def _forget(self, ask: HoldRequest, now: float) -> bool:
+        forgotten = [self._window_cache.refresh(limit.tenant, limit.metric, now) for limit in ask.limits]
         return any(forgotten)
 
     async def _write(self, attempt: Attempt) -> tuple[Granted | Refused, bool]:
@@ -313,16 +316,16 @@ class Ledger:
             unknown = attempt.learn(changes, await self._store.open(hold, changes))
             if unknown:
                 attempt.learn(unknown, await self._store.apply(unknown))
-            over, standings = judge(attempt)
+            over, limit_usages = judge(attempt)
             now = self._clock.now()
             # A reaper may have ended a hold that is over by now, and its increments hidden what they led to.
             if over is None and now - attempt.now <= DECISION_LIFE_S and now < hold.expires_at:
-                return Granted(hold, standings), False
+                return Granted(hold, limit_usages), False
             undone = await self._store.apply(reversal(hold))
             await self._store.close(hold)
         except BaseException:
-            if len(self.loose_ends) < MAX_LOOSE_ENDS:
-                self.loose_ends.append(hold)
+            if len(self.unconfirmed_holds) < MAX_UNCONFIRMED_HOLDS:
+                self.unconfirmed_holds.append(hold)
             raise
         if over is None:
             raise StoreUnavailable("the store confirmed too late")

@@ -15,7 +15,7 @@ LIMIT_NAMES: tuple[LimitName, ...] = tuple(name for name in get_args(LimitName) 
 """The limits that a tier may set; that of kudos is the balance itself."""
 LOWEST_BALANCE = 0
 MAX_REMEMBERED = 1_000
-"""The terms of so many callers are remembered; those of one that is not are made anew, which takes microseconds."""
+"""The limit_set of so many callers are remembered; those of one that is not are made anew, which takes microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def kudos_limit(account: str) -> Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class Principal:
     """Somebody who answers for a request, and the tiers whose limits apply to them."""
 
     scope: Scope
@@ -58,7 +58,7 @@ class Party:
     tiers: tuple[TierSection, ...]
 
     def limits(self) -> Iterable[Limit]:
-        """Every limit that applies to this party."""
+        """Every limit that applies to this principal."""
         for tier in self.tiers:
             for name in LIMIT_NAMES:
                 maximum: int | None = getattr(tier, name)
@@ -68,7 +68,7 @@ class Party:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LimitSet:
     """What a request is decided by.
 
     `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several on the
@@ -82,15 +82,15 @@ class Terms:
     counted: tuple[tuple[str, Metric], ...]
 
 
-class Rulebook:
-    """Says by which terms a request is decided, as the site's settings have it; it remembers what it said lately."""
+class LimitPolicy:
+    """Finds the limits that apply to a request under the site's settings, and caches them."""
 
     def __init__(self, settings: QuotaSection) -> None:
         self._settings = settings
-        self._remembered: dict[tuple[str | None, str | None, str | None], tuple[Account | None, Terms]] = {}
+        self._remembered: dict[tuple[str | None, str | None, str | None], tuple[Account | None, LimitSet]] = {}
 
-    def terms(self, account: Account | None, address: str | None, model: str | None = None) -> Terms:
-        """The terms for a caller: an account, or else the tenant of an address; one with neither is anonymous.
+    def limit_set(self, account: Account | None, address: str | None, model: str | None = None) -> LimitSet:
+        """The limit_set for a caller: an account, or else the tenant of an address; one with neither is anonymous.
 
         The limits of the model and of the site are among them only if a model is given.
         """
@@ -103,64 +103,64 @@ class Rulebook:
             known = self._remembered[caller] = (account, self._agree(account, address, limited))
         return known[1]
 
-    def top_up(self, tenant: str, account: Account | None, address: str | None, model: str) -> Terms:
-        """The terms for more of a hold, which is charged to `tenant` and counts as neither a request nor a job."""
-        parties: list[Party] = []
+    def extends(self, tenant: str, account: Account | None, address: str | None, model: str) -> LimitSet:
+        """The limit_set for more of a hold, which is charged to `tenant` and counts as neither a request nor a job."""
+        principals: list[Principal] = []
         if account is not None:
-            parties.append(account_party(self._settings, account))
+            principals.append(account_principal(self._settings, account))
         if address is not None:
-            parties.append(address_party(self._settings, address, anonymous=address == tenant))
-        parties = parties or [Party("address", tenant, ())]
-        limits = _strictest([*parties, *shared_parties(self._settings, model)])
+            principals.append(address_principal(self._settings, address, anonymous=address == tenant))
+        principals = principals or [Principal("address", tenant, ())]
+        limits = _strictest([*principals, *shared_principals(self._settings, model)])
         limits = tuple([limit for limit in limits if limit.metric == "units"])
-        return Terms(tenant, "", parties[0].scope, limits, _counted(parties[0].tenant, limits))
+        return LimitSet(tenant, "", principals[0].scope, limits, _counted(principals[0].tenant, limits))
 
-    def _agree(self, account: Account | None, address: str | None, model: str | None) -> Terms:
-        parties: list[Party] = []
+    def _agree(self, account: Account | None, address: str | None, model: str | None) -> LimitSet:
+        principals: list[Principal] = []
         tier = self._settings.anonymous_tier
         if account is not None:
-            parties.append(account_party(self._settings, account))
+            principals.append(account_principal(self._settings, account))
             tier = account.tier
         if address is not None and (account is None or self._settings.address_tier):
-            parties.append(address_party(self._settings, address, anonymous=account is None))
-        if not parties:
-            parties.append(address_party(self._settings, ANONYMOUS, anonymous=True))
-        shared = [] if model is None else shared_parties(self._settings, model)
-        limits = _strictest([*parties, *shared])
-        payer = parties[0]
-        return Terms(payer.tenant, tier, payer.scope, limits, _counted(payer.tenant, limits))
+            principals.append(address_principal(self._settings, address, anonymous=account is None))
+        if not principals:
+            principals.append(address_principal(self._settings, ANONYMOUS, anonymous=True))
+        shared = [] if model is None else shared_principals(self._settings, model)
+        limits = _strictest([*principals, *shared])
+        payer = principals[0]
+        return LimitSet(payer.tenant, tier, payer.scope, limits, _counted(payer.tenant, limits))
 
 
-def account_party(settings: QuotaSection, account: Account) -> Party:
+def account_principal(settings: QuotaSection, account: Account) -> Principal:
     """The holder of a key; a tier that no longer exists counts as the default one."""
     tier = settings.tiers.get(account.tier) or settings.tiers[settings.default_tier]
     overrides = {name: value for name, value in account.limits if value is not None}
-    return Party("key", account.id, (tier.model_copy(update=overrides) if overrides else tier,))
+    return Principal("key", account.id, (tier.model_copy(update=overrides) if overrides else tier,))
 
 
-def address_party(settings: QuotaSection, tenant: str, *, anonymous: bool) -> Party:
+def address_principal(settings: QuotaSection, tenant: str, *, anonymous: bool) -> Principal:
     """The address that a request came from; without a key it carries the anonymous tier as well."""
     names = ([settings.anonymous_tier] if anonymous else []) + (
         [settings.address_tier] if settings.address_tier else []
     )
-    return Party("address", tenant, tuple(settings.tiers[name] for name in dict.fromkeys(names)))
+    return Principal("address", tenant, tuple(settings.tiers[name] for name in dict.fromkeys(names)))
 
 
-def shared_parties(settings: QuotaSection, model: str) -> list[Party]:
+def shared_principals(settings: QuotaSection, model: str) -> list[Principal]:
     """The model and the site, where they have limits."""
-    parties: list[Party] = []
+    principals: list[Principal] = []
     if model in settings.model_tiers:
-        parties.append(Party("model", model_tenant(model), (settings.tiers[settings.model_tiers[model]],)))
+        principals.append(Principal("model", model_tenant(model), (settings.tiers[settings.model_tiers[model]],)))
     if settings.site_tier:
-        parties.append(Party("site", SITE, (settings.tiers[settings.site_tier],)))
-    return parties
+        principals.append(Principal("site", SITE, (settings.tiers[settings.site_tier],)))
+    return principals
 
 
-def _strictest(parties: Iterable[Party]) -> tuple[Limit, ...]:
+def _strictest(principals: Iterable[Principal]) -> tuple[Limit, ...]:
     """Where two tiers limit the same counter in the same way, the lower maximum is enough to look at."""
     chosen: dict[tuple[str, str], Limit] = {}
-    for party in parties:
-        for limit in party.limits():
+    for principal in principals:
+        for limit in principal.limits():
             known = chosen.get((limit.tenant, limit.name))
             if known is None or limit.maximum < known.maximum:
                 chosen[limit.tenant, limit.name] = limit

@@ -50,15 +50,16 @@ class LedgerStore(Protocol):
         """Applies the changes; with `closing` that hold's lease is removed at the same time."""
         ...
 
-    async def decide(self, fate: AuditEvent) -> AuditEvent:
-        """Records how the hold `fate.hold_id` ends, unless that is decided; returns what stands: `fate` if it won.
+    async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
+        """Records how the hold `outcome.hold_id` ended; the first record wins and is returned.
 
-        Of a deal in kudos only one hold can be settled, so there it is the deal `fate.request_id` that is decided on.
+        For a kudos transaction the record is kept under the transaction `outcome.request_id`, since only one of its
+        holds can be settled.
         """
         ...
 
-    async def fate_of_deal(self, deal_id: str) -> AuditEvent | None:
-        """How a deal in kudos ended, however long ago, or None."""
+    async def fate_of_deal(self, transaction_id: str) -> AuditEvent | None:
+        """How a transaction in kudos ended, however long ago, or None."""
         ...
 
     async def close(self, hold: Hold) -> None:
@@ -99,8 +100,8 @@ class UsageLog(Protocol):
         ...
 
 
-class Books(Protocol):
-    """The ledger's counters as a bookkeeper sees them; every method raises StoreUnavailable."""
+class CounterStore(Protocol):
+    """The ledger's counters as a aggregator sees them; every method raises StoreUnavailable."""
 
     async def counters(self, bucket: str) -> dict[Counter, int]:
         """Every counter of a bucket."""
@@ -114,12 +115,12 @@ class Books(Protocol):
         """Whether a change took effect already, however long ago."""
         ...
 
-    async def fates(self, request_id: str) -> list[AuditEvent]:
+    async def outcomes(self, request_id: str) -> list[AuditEvent]:
         """How the holds of a request ended."""
         ...
 
     async def load(self) -> tuple[bytes, int]:
-        """The bookkeeper's note and its revision; empty and 0 when there is none."""
+        """The aggregator's note and its revision; empty and 0 when there is none."""
         ...
 
     async def save(self, note: bytes, revision: int) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from callboard_contracts.quota import AuditEvent, Hold
-from callboard_quota.domain.changes import is_deal
+from callboard_quota.domain.changes import is_transaction
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.ports import Change, Clock, Journal, LedgerStore
 
@@ -40,11 +40,11 @@ class Reaper:
 
     async def pass_once(self) -> OpenHolds:
         """Ends what is over and says what stays open; raises StoreUnavailable."""
-        for hold in self._ledger.loose_ends[:]:
+        for hold in self._ledger.unconfirmed_holds[:]:
             # One whose ids may be forgotten still has its lease, if anything was written.
             if self._ledger.can_settle(hold):
                 await self._expire(hold, "unknown_outcome")
-            self._ledger.loose_ends.remove(hold)
+            self._ledger.unconfirmed_holds.remove(hold)
         count, earliest_end = 0, math.inf
         async for hold in self._store.leases():
             if hold.expires_at > self._clock.now():
@@ -61,10 +61,10 @@ class Reaper:
 
     async def _expire(self, hold: Hold, reason: str) -> None:
         ended = await self._ledger.expire(hold, reason)
-        if ended.first and is_deal(hold):
-            self._journal.note(ended.fate)
+        if ended.first and is_transaction(hold):
+            self._journal.note(ended.outcome)
         elif ended.first:
-            self._journal.count(ended.fate)
+            self._journal.count(ended.outcome)
 
     def _left(self, hold: Hold) -> AuditEvent:
         return AuditEvent(

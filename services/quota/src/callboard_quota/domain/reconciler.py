@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_contracts.streams import COUNTER_LIFE_S
-from callboard_quota.domain.ports import Books, Change, Clock, Counter, Journal, LedgerStore, Logged, UsageLog
-from callboard_quota.domain.truth import Bookkeeper
+from callboard_quota.domain.ports import Change, Clock, Counter, CounterStore, Journal, LedgerStore, Logged, UsageLog
+from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.windows import CLOSING_S, HOUR_S, hour_bucket, hour_start, minutes_of
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ OLDEST_S = COUNTER_LIFE_S - 10 * 86_400
 """Events of hours older than this are left alone, since the hour's counters may be gone."""
 
 
-class Note(Message):
+class Checkpoint(Message):
     """How far reconciliation has come, and who works on it.
 
     Every event up to `last_seq` is accounted for in the hours up to `closed_through`; one that comes after it for such
@@ -51,18 +51,18 @@ class Reconciler:
         self,
         worker: str,
         store: LedgerStore,
-        books: Books,
+        counters: CounterStore,
         log: UsageLog,
-        bookkeeper: Bookkeeper,
+        aggregator: UsageAggregator,
         clock: Clock,
         journal: Journal,
         on_raise: Callable[[str], Awaitable[None]],
     ) -> None:
         self._worker = worker
         self._store = store
-        self._books = books
+        self._counter_store = counters
         self._log = log
-        self._bookkeeper = bookkeeper
+        self._aggregator = aggregator
         self._clock = clock
         self._journal = journal
         self._on_raise = on_raise
@@ -95,31 +95,31 @@ class Reconciler:
             revision = await self._save(note, revision)
         return revision is not None
 
-    async def _save(self, note: Note, revision: int) -> int | None:
-        return await self._books.save(note.model_dump_json().encode(), revision)
+    async def _save(self, note: Checkpoint, revision: int) -> int | None:
+        return await self._counter_store.save(note.model_dump_json().encode(), revision)
 
-    async def _note(self) -> tuple[Note, int]:
-        text, revision = await self._books.load()
+    async def _note(self) -> tuple[Checkpoint, int]:
+        text, revision = await self._counter_store.load()
         try:
             if text:
-                return Note.model_validate_json(text), revision
+                return Checkpoint.model_validate_json(text), revision
         except ValidationError:
             log.exception("note_unreadable")
         begin = self._clock.now() - FIRST_LOOK_S
-        return Note(closed_through=hour_bucket(begin), last_seq=await self._log.last_seq()), revision
+        return Checkpoint(closed_through=hour_bucket(begin), last_seq=await self._log.last_seq()), revision
 
     async def _close(self, bucket: str, last_seq: int) -> None:
         """Makes an hour's counters agree with its events up to a number."""
         start_seq = await self._log.seq_at(hour_start(bucket))
         sums: dict[Counter, int] = {}
         if start_seq is not None:
-            sums = (await self._bookkeeper.sums(start_seq, {bucket}, until_seq=last_seq, exact=False)).sums
-        suspects = set(_differences(await self._books.counters(bucket), sums))
+            sums = (await self._aggregator.sums(start_seq, {bucket}, until_seq=last_seq, exact=False)).sums
+        suspects = set(_differences(await self._counter_store.counters(bucket), sums))
         self.drift_units = 0
         if suspects and start_seq is not None:
-            sums = (await self._bookkeeper.sums(start_seq, {bucket}, only=suspects, until_seq=last_seq)).sums
+            sums = (await self._aggregator.sums(start_seq, {bucket}, only=suspects, until_seq=last_seq)).sums
         for look in range(MAX_LOOKS):
-            counted = await self._books.counters(bucket)
+            counted = await self._counter_store.counters(bucket)
             differences = {counter: n for counter, n in _differences(counted, sums).items() if counter in suspects}
             if not differences:
                 return
@@ -132,19 +132,19 @@ class Reconciler:
 
     async def _tidy(self, bucket: str) -> None:
         """Drops what only limits of the moment looked at; counters by minute and caller would soon be millions."""
-        await self._books.drop("jobs", bucket)
+        await self._counter_store.drop("jobs", bucket)
         for minute in minutes_of(bucket):
-            await self._books.drop("requests", minute)
+            await self._counter_store.drop("requests", minute)
 
-    async def _charge_late(self, note: Note) -> int:
+    async def _charge_late(self, note: Checkpoint) -> int:
         """Charges events that came after their hour was closed; returns the number of the last event there is."""
         last_seq = note.last_seq
-        async for logged in self._bookkeeper.follow(note.last_seq + 1):
+        async for logged in self._aggregator.follow(note.last_seq + 1):
             last_seq = logged.seq
             event = logged.event
-            if event is None or await self._bookkeeper.judge(logged):
+            if event is None or await self._aggregator.judge(logged):
                 continue
-            for counter, units in self._bookkeeper.charged(event):
+            for counter, units in self._aggregator.charged(event):
                 if counter.bucket <= note.closed_through and await self._is_first(logged, event, counter):
                     await self._correct(counter, units, f"late.{logged.seq}", "late_event", event.request_id)
         return last_seq
@@ -157,12 +157,12 @@ class Reconciler:
         start_seq = await self._log.seq_at(began)
         if start_seq is None:
             return True
-        async for earlier in self._bookkeeper.follow(start_seq, event.tenant):
+        async for earlier in self._aggregator.follow(start_seq, event.tenant):
             if earlier.seq >= logged.seq:
                 break
             known = earlier.event
             same = known and (known.request_id, known.kind) == (event.request_id, event.kind)
-            if same and not await self._bookkeeper.judge(earlier):
+            if same and not await self._aggregator.judge(earlier):
                 return False
         return True
 
@@ -170,7 +170,7 @@ class Reconciler:
         if not amount:
             return
         change = Change(counter, amount, f"{name}.{counter.tenant}.{counter.metric}")
-        if await self._books.stands(change):
+        if await self._counter_store.stands(change):
             return
         applied = await self._store.apply([change])
         if applied[0].duplicate:

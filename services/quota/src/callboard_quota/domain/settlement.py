@@ -6,8 +6,8 @@ from callboard_quota.domain.amounts import cost, rates_of, shares
 from callboard_quota.domain.changes import late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
 from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
-from callboard_quota.domain.limits import shared_parties
-from callboard_quota.domain.ports import Books, Clock, Journal
+from callboard_quota.domain.limits import shared_principals
+from callboard_quota.domain.ports import Clock, CounterStore, Journal
 from callboard_quota.domain.windows import hour_bucket
 
 
@@ -25,15 +25,15 @@ def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]
     return list(zip(holds, shares(cost(event.work, holds[0].rates), holds), strict=True))
 
 
-def charged_as(fate: AuditEvent | None, units: int, total_units: int) -> bool:
+def charged_as(outcome: AuditEvent | None, units: int, total_units: int) -> bool:
     """Whether a hold was settled by an event that charges so much to it and so much in all."""
     # Fates without a total were recorded before there was one.
-    return fate is not None and fate.units == units and fate.total_units in {0, total_units}
+    return outcome is not None and outcome.units == units and outcome.total_units in {0, total_units}
 
 
 def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
     """A hold of nothing to settle against, its id the same whenever the event is seen."""
-    tenants = [event.tenant, *(party.tenant for party in shared_parties(settings, event.model))]
+    tenants = [event.tenant, *(principal.tenant for principal in shared_principals(settings, event.model))]
     bucket = hour_bucket(event.at)
     return Hold(
         id=f"{event.request_id}-{event.kind}",
@@ -54,14 +54,14 @@ class Settler:
         settings: QuotaSection,
         rules: EventRules,
         ledger: Ledger,
-        books: Books,
+        counters: CounterStore,
         clock: Clock,
         journal: Journal,
     ) -> None:
         self.settings = settings
         self._rules = rules
         self._ledger = ledger
-        self._books = books
+        self._counter_store = counters
         self._clock = clock
         self._journal = journal
 
@@ -73,7 +73,7 @@ class Settler:
         Raises:
             StoreUnavailable: it may or may not have been counted; a repeat is safe.
         """
-        reason = await self._rules.why_ignored(event, self._clock.now() if stored_at is None else stored_at)
+        reason = await self._rules.rejection_reason(event, self._clock.now() if stored_at is None else stored_at)
         if not reason and not holds_of(event) and await self._was_held(event):
             reason = "settled_before"
         if reason:
@@ -89,12 +89,12 @@ class Settler:
             else:
                 ended = await self._ledger.settle(hold, units, event.outcome, total, event.kudos)
                 if ended.first:
-                    self._journal.count(ended.fate)
+                    self._journal.count(ended.outcome)
                     word = AFTER_EXPIRY if ended.late else word
                 else:
                     word = "settled_before"
                     self._note("ignored", event, hold, units, word)
-                if charged_as(ended.fate, units, total):
+                if charged_as(ended.outcome, units, total):
                     continue
             if n == 0:
                 # The first hold decides for all: of two events about the same work one counts, never a part of each.
@@ -104,10 +104,10 @@ class Settler:
     async def _was_held(self, event: UsageEvent) -> bool:
         """Whether an event that has no hold is about work that was settled on one."""
         own = unheld(event, self.settings)
-        fates = await self._books.fates(event.request_id)
+        outcomes = await self._counter_store.outcomes(event.request_id)
         return any(
-            fate.kind == "settled" and fate.work == event.kind and fate.hold_id not in {own.id, late_id(own)}
-            for fate in fates
+            outcome.kind == "settled" and outcome.work == event.kind and outcome.hold_id not in {own.id, late_id(own)}
+            for outcome in outcomes
         )
 
     def _note(self, kind: AuditKind, event: UsageEvent, hold: Hold | None, units: int, reason: str) -> None:

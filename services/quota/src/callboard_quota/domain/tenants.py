@@ -18,12 +18,13 @@ IPV6_NETWORK_BITS = 64
 
 
 class Secret:
-    """The site's secret, from which tenants of addresses and the seals of holds are derived."""
+    """The site's secret, from which tenants of addresses and the signatures of holds are derived."""
 
     def __init__(self, secret: bytes) -> None:
         self._address_key = hmac.digest(secret, b"address", "sha256")
-        # Copied for each seal, since every decision waits for one and most of an HMAC's time goes into its beginning.
-        self._sealer = hmac.new(hmac.digest(secret, b"seal", "sha256"), digestmod="sha256")
+        # Copied for each signature, since most of the time of an HMAC goes into its key schedule. The label is part of every
+        # open hold, so it stays as it is.
+        self._signer = hmac.new(hmac.digest(secret, b"seal", "sha256"), digestmod="sha256")
         self.address_tenant = lru_cache(MAX_REMEMBERED)(self._address_tenant)
         """The tenant of a client's address; an IPv6 address counts as its /64. Raises ValueError for no address."""
 
@@ -34,21 +35,21 @@ class Secret:
         digest = hmac.digest(self._address_key, parsed.packed, "sha256").hex()
         return f"{ADDRESS_MARK}{digest[:TOKEN_LENGTH]}"
 
-    def sealed(self, hold: Hold) -> Hold:
-        """The hold with the seal by which quota knows it again."""
-        return hold.model_copy(update={"seal": self._seal(hold)})
+    def signed(self, hold: Hold) -> Hold:
+        """The hold with the signature by which quota recognises it."""
+        return hold.model_copy(update={"signature": self._sign(hold)})
 
     def is_ours(self, hold: Hold) -> bool:
         """Whether quota granted this hold exactly as it stands."""
-        return hmac.compare_digest(self._seal(hold).encode(), hold.seal.encode())
+        return hmac.compare_digest(self._sign(hold).encode(), hold.signature.encode())
 
-    def _seal(self, hold: Hold) -> str:
+    def _sign(self, hold: Hold) -> str:
         entries = [(entry.tenant, entry.metric, entry.bucket, entry.amount) for entry in hold.entries]
         rates = (hold.rates.prompt_units, hold.rates.completion_units, hold.rates.audio_units_per_s)
         text = repr((hold.id, hold.request_id, hold.tenant, hold.kind, hold.model, entries, rates, hold.expires_at))
-        sealer = self._sealer.copy()
-        sealer.update(text.encode())
-        return sealer.hexdigest()[: 2 * TOKEN_LENGTH]
+        signer = self._signer.copy()
+        signer.update(text.encode())
+        return signer.hexdigest()[: 2 * TOKEN_LENGTH]
 
 
 def model_tenant(model: str) -> str:

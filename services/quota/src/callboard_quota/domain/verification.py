@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 
 from callboard_contracts.quota import Drift, Hold, IgnoredEvent, VerifyReply, VerifyRequest
-from callboard_quota.domain.ports import Books, Clock, Counter, LedgerStore, UsageLog
-from callboard_quota.domain.truth import MAX_LISTED, Bookkeeper, Truth
+from callboard_quota.domain.ports import Clock, Counter, CounterStore, LedgerStore, UsageLog
+from callboard_quota.domain.usage_totals import MAX_LISTED, UsageAggregator, UsageTotals
 from callboard_quota.domain.windows import HOUR_S, hour_bucket
 
 ROUNDS = 5
@@ -19,16 +19,16 @@ class Verifier:
     def __init__(
         self,
         store: LedgerStore,
-        books: Books,
+        counters: CounterStore,
         log: UsageLog,
-        bookkeeper: Bookkeeper,
+        aggregator: UsageAggregator,
         clock: Clock,
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
         self._store = store
-        self._books = books
+        self._counter_store = counters
         self._log = log
-        self._bookkeeper = bookkeeper
+        self._aggregator = aggregator
         self._clock = clock
         self._pause = pause
 
@@ -61,25 +61,26 @@ class Verifier:
         async for hold in self._store.leases():
             open_holds += 1
             _add(opened, hold)
-        truth = Truth()
+        totals = UsageTotals()
         if start_seq is not None:
-            truth = await self._bookkeeper.sums(start_seq, frozenset(buckets))
+            totals = await self._aggregator.sums(start_seq, frozenset(buckets))
         counted: dict[Counter, int] = {}
         for bucket in buckets:
-            counted.update(await self._books.counters(bucket))
+            counted.update(await self._counter_store.counters(bucket))
         drift: dict[Counter, Drift] = {}
-        for counter in {*counted, *truth.sums}:
+        for counter in {*counted, *totals.sums}:
             if counter.metric == "requests":
                 continue
-            sums = counted.get(counter, 0), truth.sums.get(counter, 0), opened.get(counter, 0)
+            sums = counted.get(counter, 0), totals.sums.get(counter, 0), opened.get(counter, 0)
             if sums[0] != sums[1] + sums[2]:
                 drift[counter] = Drift(**counter._asdict(), counted=sums[0], events=sums[1], open=sums[2])
         reply = VerifyReply(
-            events=truth.events,
+            events=totals.events,
             counters=len(counted),
-            ignored_count=truth.ignored_count,
+            ignored_count=totals.ignored_count,
             ignored=tuple(
-                IgnoredEvent(seq=seq, request_id=request_id, reason=reason) for seq, request_id, reason in truth.ignored
+                IgnoredEvent(seq=seq, request_id=request_id, reason=reason)
+                for seq, request_id, reason in totals.ignored
             ),
             open_holds=open_holds,
         )

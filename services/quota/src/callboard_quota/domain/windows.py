@@ -15,7 +15,7 @@ from typing import Literal
 
 from callboard_contracts.streams import LEASE_LIFE_S
 
-Metric = Literal["units", "jobs", "requests", "kudos", "kudos_gift"]
+Metric = Literal["units", "jobs", "requests", "kudos", "kudos_credit"]
 LimitName = Literal["tokens_per_day", "tokens_per_month", "requests_per_minute", "jobs_at_once", "kudos"]
 
 EVER = "ever"
@@ -75,7 +75,7 @@ def month_end(at: float) -> float:
 
 def bucket_of(metric: Metric, at: float) -> str:
     """The bucket in which a metric is counted at a time."""
-    if metric in {"kudos", "kudos_gift"}:
+    if metric in {"kudos", "kudos_credit"}:
         return EVER
     return minute_bucket(at) if metric == "requests" else hour_bucket(at)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
 from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
-from callboard_tts.backends.voice_files import VoiceBook, style_row
+from callboard_tts.backends.voice_files import VoiceStore, style_row
 from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
 from callboard_tts.domain.voices import Voice, VoiceChoice
 
@@ -34,7 +34,7 @@ class KokoroEngine:
         self, model: Path, voices: Path, slots: int = 1, threads: int | None = None, device: str = "auto"
     ) -> None:
         self._path = model
-        self._book = VoiceBook(voices, {".pt": _read_tensor})
+        self._book = VoiceStore(voices, {".pt": _read_tensor})
         self._local = threading.local()
         self._cpu_threads = threads
         self._device = device

@@ -17,7 +17,7 @@ from kokoro_onnx.config import DEFAULT_VOCAB
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
 from callboard_tts.backends.threads import EngineThreads, StopSignal
-from callboard_tts.backends.voice_files import VoiceBook, style_row
+from callboard_tts.backends.voice_files import VoiceStore, style_row
 from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
 from callboard_tts.domain.voices import Voice, VoiceChoice
 
@@ -34,7 +34,7 @@ class KokoroOnnxEngine:
         self, model_file: Path, voices: Path, slots: int = 1, threads: int | None = None, device: str = "auto"
     ) -> None:
         self._model_file = model_file
-        self._book = VoiceBook(voices)
+        self._book = VoiceStore(voices)
         self._threads_each = threads or max(1, len(os.sched_getaffinity(0)) // slots)
         self._device = device
         self._threads = EngineThreads("kokoro-onnx", slots)

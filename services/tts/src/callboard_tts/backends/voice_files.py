@@ -27,7 +27,7 @@ def _array(path: Path) -> Any:
     return np.load(path, allow_pickle=False)
 
 
-class VoiceBook:
+class VoiceStore:
     """The voices of a folder of `<name>.bin` or `<name>.npy` files, or of one `.npz` archive; read when first used.
 
     `readers` adds further kinds of files by their suffix.

@@ -94,13 +94,13 @@ _BEFORE_NAMES = frozenset("mr mrs ms dr prof rev gen col sgt capt lt gov st mt f
 Rewrite = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 
-def read_out(text: str, language: str) -> str:
+def normalize_text(text: str, language: str) -> str:
     """Rewrites what a voice of the language would stumble over; languages without rules come back as they are."""
-    tongue = language.partition("-")[0]
-    if tongue == "en":
+    language = language.partition("-")[0]
+    if language == "en":
         for pattern, rewrite in _ENGLISH:
             text = pattern.sub(rewrite, text)
-    return _plain_numbers(text, tongue)
+    return _plain_numbers(text, language)
 
 
 def cardinal(number: int) -> str:
@@ -129,10 +129,10 @@ def year(number: int) -> str:
     return f"{cardinal(century)} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
 
 
-def _plain_numbers(text: str, tongue: str) -> str:
-    if tongue not in _DECIMAL_WORDS:
+def _plain_numbers(text: str, language: str) -> str:
+    if language not in _DECIMAL_WORDS:
         return text
-    word, mark = _DECIMAL_WORDS[tongue]
+    word, mark = _DECIMAL_WORDS[language]
     text = _GROUPED[mark].sub(lambda match: re.sub(r"\D", "", match[0]), text)
     decimal = re.compile(rf"(?<![\d.,])(\d+){re.escape(mark)}(\d+)(?![\d.,]?\d)")
     text = decimal.sub(lambda match: f"{match[1]} {word} {' '.join(match[2])}", text)

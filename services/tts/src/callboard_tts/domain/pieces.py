@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
-from callboard_tts.domain.numbers import read_out
+from callboard_tts.domain.numbers import normalize_text
 from callboard_tts.domain.splitting import Fragment, Limits, Pause, Splitter
 
 
@@ -41,7 +41,7 @@ class PieceStream:
         for fragment in fragments:
             text = without_speaker(fragment.text) if self._first else fragment.text
             self._first = False
-            spoken = read_out(without_markup(text), self._language)
+            spoken = normalize_text(without_markup(text), self._language)
             if is_speakable(spoken):
                 pause = self._pause if self._count else Pause.NONE
                 pieces.append(Piece(self._count, spoken, pause))

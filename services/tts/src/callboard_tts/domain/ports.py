@@ -71,7 +71,7 @@ class SpeechEngine(Protocol):
         ...
 
 
-class TopUps(Protocol):
+class HoldExtensions(Protocol):
     """Where further sound is held while it is spoken."""
 
     async def ask(self, hold: Hold, audio_ms: int, life_s: float) -> Hold | ErrorInfo:

@@ -12,14 +12,14 @@ class Progress:
     """How far an utterance has come, over all attempts.
 
     `next_n` is the number of the next segment; `piece` and `offset_bytes` say where in the text's sound it starts.
-    `top_ups` are the holds beside the job's own, in the order in which they were taken.
+    `extensions` are the holds beside the job's own, in the order in which they were taken.
     """
 
     next_n: int = 0
     piece: int = 0
     offset_bytes: int = 0
     sent_bytes: int = 0
-    top_ups: tuple[Hold, ...] = ()
+    extensions: tuple[Hold, ...] = ()
     end: SpeechEnd | None = None
 
     @property
@@ -35,8 +35,8 @@ def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
     receiver. The holds of all count, since they were taken.
     """
     segments = sorted(history, key=lambda segment: (segment[0], -segment[1].attempt))
-    top_ups = tuple({hold.id: hold for _, info, _ in segments for hold in info.top_ups}.values())
-    progress = Progress(top_ups=top_ups)
+    extensions = tuple({hold.id: hold for _, info, _ in segments for hold in info.extensions}.values())
+    progress = Progress(extensions=extensions)
     newest = 0
     for n, info, length in segments:
         if n != progress.next_n or info.attempt < newest:
@@ -47,7 +47,7 @@ def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
             piece=info.piece + 1 if info.piece_done else info.piece,
             offset_bytes=0 if info.piece_done else info.offset_bytes + length,
             sent_bytes=progress.sent_bytes + length,
-            top_ups=top_ups,
+            extensions=extensions,
             end=info.end,
         )
         if info.end is not None:

@@ -240,8 +240,8 @@ def _period(text: str, mark_end: int, after: int, *, final: bool) -> "Pause | _U
 
 def _is_initials(word: str) -> bool:
     """Whether a word is one capital, or single letters between full stops, as in `U.S.`; `I` is a word of its own."""
-    letters = word.split(".")
-    return word != "I" and all(len(letter) == 1 and letter.isupper() for letter in letters)
+    dead_letters = word.split(".")
+    return word != "I" and all(len(letter) == 1 and letter.isupper() for letter in dead_letters)
 
 
 def _line_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown":

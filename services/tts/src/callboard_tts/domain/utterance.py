@@ -24,7 +24,7 @@ class Utterance:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class SpeechDefaults:
     """How this installation speaks; the pauses hold for normal speed and shrink and grow with it."""
 
     max_characters: int = 4096
@@ -34,7 +34,7 @@ class Manner:
 
 def plan_utterance(
     request: SpeechRequest,
-    manner: Manner,
+    manner: SpeechDefaults,
     known: Sequence[Voice],
     aliases: Mapping[str, str] | None = None,
 ) -> Utterance:

@@ -10,35 +10,35 @@ from typing import Literal
 from nats.aio.msg import Msg
 
 from callboard_contracts import subjects
-from callboard_contracts.chat import CreditReply, CreditRequest
+from callboard_contracts.chat import InterestReply, InterestRequest
 from callboard_contracts.speech import SpeechJob
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 from callboard_kit.pull import Superseded
 
 log = logging.getLogger(__name__)
 
-CREDIT_INTERVAL_S = 1.0
-CREDIT_TIMEOUT_S = 2.0
+INTEREST_INTERVAL_S = 1.0
+INTEREST_TIMEOUT_S = 2.0
 UNHEARD_LIMIT = 2
 """After this many askings in a row that nobody hears, the edge counts as gone."""
 RECONNECT_GRACE_S = 3.0
 """After the bus comes back, an edge may need this long until it listens again."""
 REMEMBERED_CANCELS = 4096
 
-Interruption = Literal["cancelled", "superseded"]
+CancelScope = Literal["cancelled", "superseded"]
 
 
 class RunningJob:
     """One job while this process works on it."""
 
-    def __init__(self, job: SpeechJob, attempt: int, *, polled: bool) -> None:
+    def __init__(self, job: SpeechJob, attempt: int, *, is_batch: bool) -> None:
         self.job = job
         self.attempt = attempt
-        self.polled = polled
-        self.interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
+        self.is_batch = is_batch
+        self.interrupted: asyncio.Future[CancelScope] = asyncio.get_running_loop().create_future()
         self.interrupted_at = 0.0
 
-    def interrupt(self, reason: Interruption) -> None:
+    def interrupt(self, reason: CancelScope) -> None:
         """Asks for the job's end; the first reason counts."""
         if not self.interrupted.done():
             self.interrupted_at = asyncio.get_running_loop().time()
@@ -60,7 +60,7 @@ class RunningJobs:
         await self._bus.subscribe(subjects.cancel("*"), self._on_cancel)
 
     @contextmanager
-    def entered(self, job: SpeechJob, attempt: int, *, polled: bool) -> Generator[RunningJob]:
+    def entered(self, job: SpeechJob, attempt: int, *, is_batch: bool) -> Generator[RunningJob]:
         """Counts a job as running inside the context.
 
         Raises:
@@ -68,7 +68,7 @@ class RunningJobs:
         """
         if job.request_id in self._jobs:
             raise Superseded
-        running = RunningJob(job, attempt, polled=polled)
+        running = RunningJob(job, attempt, is_batch=is_batch)
         if job.request_id in self._cancelled:
             running.interrupt("cancelled")
         self._jobs[job.request_id] = running
@@ -81,21 +81,21 @@ class RunningJobs:
         """Asks the job's edge once a second whether anybody still listens, until cancelled."""
         unheard = 0
         while True:
-            await asyncio.sleep(CREDIT_INTERVAL_S)
+            await asyncio.sleep(INTEREST_INTERVAL_S)
             if not self._bus.connected:
                 continue
             try:
                 reply = await self.ask(running.job, running.attempt)
             except NoResponders:
-                # A polled job goes on without its edge: any other edge can hand out what it made.
-                if running.polled or asyncio.get_running_loop().time() < self._settled_at:
+                # A is_batch job goes on without its edge: any other edge can hand out what it made.
+                if running.is_batch or asyncio.get_running_loop().time() < self._settled_at:
                     continue
                 unheard += 1
                 if unheard >= UNHEARD_LIMIT:
                     log.info("edge_gone", extra={"request_id": running.job.request_id})
                     running.interrupt("cancelled")
             except (BusUnavailable, ValueError):
-                log.warning("credit_unanswered", extra={"request_id": running.job.request_id})
+                log.warning("interest_unanswered", extra={"request_id": running.job.request_id})
             else:
                 unheard = 0
                 if reply.attempt > running.attempt:
@@ -103,7 +103,7 @@ class RunningJobs:
                 elif not reply.open:
                     running.interrupt("cancelled")
 
-    async def ask(self, job: SpeechJob, attempt: int, *, resume: bool = False) -> CreditReply:
+    async def ask(self, job: SpeechJob, attempt: int, *, resume: bool = False) -> InterestReply:
         """Asks an edge once.
 
         Raises:
@@ -111,9 +111,9 @@ class RunningJobs:
             BusUnavailable: no answer in time.
             ValueError: the answer is none.
         """
-        question = CreditRequest(attempt=attempt, resume=resume).model_dump_json().encode()
-        answer = await self._bus.request(subjects.credit(job.edge, job.request_id), question, CREDIT_TIMEOUT_S)
-        return CreditReply.model_validate_json(answer)
+        question = InterestRequest(attempt=attempt, resume=resume).model_dump_json().encode()
+        answer = await self._bus.request(subjects.interest(job.edge, job.request_id), question, INTEREST_TIMEOUT_S)
+        return InterestReply.model_validate_json(answer)
 
     async def _on_cancel(self, message: Msg) -> None:
         request_id = message.subject.rsplit(".", 1)[-1]

@@ -38,7 +38,7 @@ class SegmentWriter:
         """The length of all sound sent, by all attempts."""
         return self._sent_bytes // BYTES_PER_MS
 
-    async def send(self, segment: Segment, top_ups: tuple[Hold, ...] = ()) -> None:
+    async def send(self, segment: Segment, extensions: tuple[Hold, ...] = ()) -> None:
         """Publishes one segment, and with it the holds that were taken since the one before.
 
         Raises:
@@ -56,15 +56,15 @@ class SegmentWriter:
             piece=segment.piece,
             offset_bytes=segment.offset_bytes,
             piece_done=segment.piece_done,
-            top_ups=top_ups,
+            extensions=extensions,
         )
         await self._publish(info, segment.pcm)
         metrics.AUDIO.inc(len(segment.pcm) / BYTES_PER_S)
         metrics.SEGMENTS.inc()
 
-    async def end(self, end: SpeechEnd, piece: int, top_ups: tuple[Hold, ...] = ()) -> None:
+    async def end(self, end: SpeechEnd, piece: int, extensions: tuple[Hold, ...] = ()) -> None:
         """Publishes the last segment, which has no sound."""
-        info = SegmentInfo(attempt=self._attempt, piece=piece, offset_bytes=0, top_ups=top_ups, end=end)
+        info = SegmentInfo(attempt=self._attempt, piece=piece, offset_bytes=0, extensions=extensions, end=end)
         await self._publish(info, b"")
 
     async def _publish(self, info: SegmentInfo, pcm: bytes) -> None:

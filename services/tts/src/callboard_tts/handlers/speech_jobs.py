@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
-from callboard_contracts.chat import CreditReply
+from callboard_contracts.chat import InterestReply
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold, UsageEvent, Work
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_contracts.streams import AUDIO
 from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
-from callboard_kit.direct import read_subject
-from callboard_kit.pull import Delivery, GiveBack, Superseded
+from callboard_kit.pull import Delivery, Nak, Superseded
+from callboard_kit.stream_reads import read_subject
 from callboard_tts import metrics
 from callboard_tts.domain.pieces import Piece
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, SpeechEngine, TopUps
+from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, HoldExtensions, PieceRequest, SpeechEngine
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment, progress_of
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
-from callboard_tts.domain.utterance import Manner, Utterance, plan_utterance
+from callboard_tts.domain.utterance import SpeechDefaults, Utterance, plan_utterance
 from callboard_tts.domain.voices import Voice
+from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
 from callboard_tts.handlers.running import RunningJob, RunningJobs
 from callboard_tts.handlers.segment_writer import BYTES_PER_S, SegmentWriter
-from callboard_tts.handlers.sound_holds import CoveredWriter, OutOfHolds, SoundHolds
 from callboard_tts.settings import PoolSettings, ServedModel
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Outcome:
 class _Attempt:
     """What is known of a job's work in this process: where its sound goes and whether the engine was ever there."""
 
-    def __init__(self, running: RunningJob, writer: SegmentWriter, holds: SoundHolds, progress: Progress) -> None:
+    def __init__(self, running: RunningJob, writer: SegmentWriter, holds: AudioQuota, progress: Progress) -> None:
         self.running = running
         self.writer = writer
         self.holds = holds
@@ -77,48 +77,48 @@ class SpeechJobs:
     """The handler of a pool's job queue."""
 
     def __init__(
-        self, bus: Bus, engine: SpeechEngine, top_ups: TopUps, pool: PoolSettings, running: RunningJobs
+        self, bus: Bus, engine: SpeechEngine, extensions: HoldExtensions, pool: PoolSettings, running: RunningJobs
     ) -> None:
         self._bus = bus
         self._engine = engine
-        self._top_ups = top_ups
+        self._top_ups = extensions
         self._pool = pool
         self._running = running
-        self._manner = Manner(pool.max_input_characters, pool.comma_pause_ms, pool.sentence_pause_ms)
+        self._manner = SpeechDefaults(pool.max_input_characters, pool.comma_pause_ms, pool.sentence_pause_ms)
 
     async def handle(self, delivery: Delivery) -> None:
         """Runs one job to its end; when it returns, the job may be acknowledged.
 
         Raises:
-            GiveBack: another worker, or this one later, is to take the job.
+            Nak: another worker, or this one later, is to take the job.
             Superseded: another worker, or an earlier call, has it.
             ValueError: it is not a job; the bus hands it out again until it is a dead letter.
         """
         job = _read(delivery.data)
-        polled = delivery.subject.split(".")[3:4] == [BATCH_CLASS]
+        is_batch = delivery.subject.split(".")[3:4] == [BATCH_CLASS]
         started = asyncio.get_running_loop().time()
-        with self._running.entered(job, delivery.attempt, polled=polled) as running:
+        with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
             progress, wanted = Progress(), True
             if delivery.attempt > 1:
                 progress, wanted = await self._past(running)
             else:
                 metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
             if progress.end is not None:
-                await self._settle(job, progress.end, progress.top_ups)
+                await self._settle(job, progress.end, progress.extensions)
                 return
             writer = SegmentWriter(self._bus, job, delivery.attempt, progress)
             pool = self._pool
-            holds = SoundHolds(
-                self._top_ups, job, progress.top_ups, pool.hold_slice_ms, admits_unheld=pool.admits_unheld
+            holds = AudioQuota(
+                self._top_ups, job, progress.extensions, pool.hold_slice_ms, admits_unheld=pool.admits_unheld
             )
             try:
                 attempt = _Attempt(running, writer, holds, progress)
                 outcome = await self._outcome(attempt) if wanted else Outcome("cancelled")
                 end = SpeechEnd(reason=outcome.reason, audio_ms=writer.audio_ms, error=outcome.error)
                 await holds.stop()
-                await writer.end(end, progress.piece, holds.take_unwritten())
+                await writer.end(end, progress.piece, holds.drain_pending())
                 _observe(job, end, asyncio.get_running_loop().time() - started)
-                await self._settle(job, end, holds.top_ups)
+                await self._settle(job, end, holds.extensions)
             finally:
                 await holds.close()
 
@@ -134,7 +134,7 @@ class SpeechJobs:
             end = SpeechEnd(reason="error", audio_ms=progress.audio_ms, error=DEAD)
             await SegmentWriter(self._bus, job, attempt, progress).end(end, progress.piece)
         metrics.JOBS.labels("dead").inc()
-        await self._settle(job, end, progress.top_ups)
+        await self._settle(job, end, progress.extensions)
 
     async def _past(self, running: RunningJob) -> tuple[Progress, bool]:
         """What earlier attempts sent, and whether anybody still waits for the rest."""
@@ -142,7 +142,7 @@ class SpeechJobs:
         try:
             progress, _ = await self._history(job)
         except BusUnavailable:
-            raise GiveBack(HISTORY_DELAY_S) from None
+            raise Nak(HISTORY_DELAY_S) from None
         source, wanted = "stream", True
         if progress.next_n == 0:
             # Nothing was sent, or the stream lost it with the server's memory: the edge knows what it received.
@@ -152,11 +152,11 @@ class SpeechJobs:
                 if reply.attempt > running.attempt:
                     raise Superseded
                 # Where that was in the text is not known. All is sent again; the edge cuts away what it has.
-                progress, wanted = Progress(next_n=reply.next_seq, top_ups=progress.top_ups), reply.open
+                progress, wanted = Progress(next_n=reply.next_seq, extensions=progress.extensions), reply.open
             except NoResponders:
-                source, wanted = "nowhere", running.polled
+                source, wanted = "nowhere", running.is_batch
             except (BusUnavailable, ValueError):
-                raise GiveBack(HISTORY_DELAY_S) from None
+                raise Nak(HISTORY_DELAY_S) from None
         metrics.RESUMED.labels(source).inc()
         log.info(
             "job_taken_over",
@@ -169,7 +169,7 @@ class SpeechJobs:
         )
         return progress, wanted
 
-    async def _ask_edge(self, running: RunningJob) -> CreditReply:
+    async def _ask_edge(self, running: RunningJob) -> InterestReply:
         """What the edge received; raises NoResponders where it does not come back for a few seconds."""
         for _ in range(ASK_TRIES - 1):
             try:
@@ -232,7 +232,7 @@ class SpeechJobs:
         match error:
             case None:
                 return Outcome("stop")
-            case OutOfHolds():
+            case QuotaExhausted():
                 limited = error.info.code is ErrorCode.QUOTA_EXCEEDED
                 return Outcome("limit" if limited else "error", error.info)
             case CallboardError():
@@ -254,7 +254,7 @@ class SpeechJobs:
 
     async def _speak(self, attempt: _Attempt, utterance: Utterance) -> None:
         """Has the pieces made one after another and sends each part once it is held, while the next is being made."""
-        covered = CoveredWriter(attempt.writer, attempt.holds, utterance, attempt.job.request.speed)
+        covered = QuotaGatedWriter(attempt.writer, attempt.holds, utterance, attempt.job.request.speed)
         covered.begin(attempt.progress.piece)
         made: asyncio.Queue[Segment | Exception | None] = asyncio.Queue(QUEUED_SEGMENTS)
         making = asyncio.ensure_future(self._make_all(attempt, utterance, made))
@@ -340,7 +340,7 @@ class SpeechJobs:
     def _count_error(self, kind: str) -> None:
         metrics.ENGINE_ERRORS.labels(self._pool.backend, kind).inc()
 
-    async def _settle(self, job: SpeechJob, end: SpeechEnd, top_ups: tuple[Hold, ...]) -> None:
+    async def _settle(self, job: SpeechJob, end: SpeechEnd, extensions: tuple[Hold, ...]) -> None:
         """Keeps the usage event; a repeat under the same id counts once."""
         event = UsageEvent(
             request_id=job.request_id,
@@ -351,7 +351,7 @@ class SpeechJobs:
             work=Work(audio_ms=end.audio_ms),
             outcome="length" if end.reason == "limit" else end.reason,
             hold=job.hold,
-            top_ups=top_ups,
+            extensions=extensions,
             at=time.time(),
         )
         await self._bus.publish_stored(

@@ -1,0 +1,82 @@
+"""Every process's small window: is it alive, is it ready, what are its figures."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, Histogram, generate_latest
+
+log = logging.getLogger(__name__)
+
+Ready = Callable[[], str | None]
+"""Returns None when the process can take work, else the reason why it cannot."""
+
+EVENT_LOOP_LAG = Histogram(
+    "callboard_event_loop_lag_seconds",
+    "How late the event loop wakes a task that sleeps.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+LAG_INTERVAL_S = 0.5
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """Answers as long as the event loop turns; it depends on nothing else."""
+    return web.json_response({"status": "ok"})
+
+
+async def metrics(_request: web.Request) -> web.Response:
+    """The process's figures in Prometheus's text form."""
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def readyz(ready: Ready) -> Callable[[web.Request], "asyncio.Future[web.Response] | object"]:
+    """Makes the handler that says whether the process can take work."""
+
+    async def handler(_request: web.Request) -> web.Response:
+        reason = ready()
+        if reason is None:
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "not ready", "reason": reason}, status=503)
+
+    return handler
+
+
+class OpsServer:
+    """Serves `/healthz`, `/readyz` and `/metrics` on a port of their own; port 0 takes a free one."""
+
+    def __init__(self, port: int, ready: Ready, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self._wanted_port = port
+        self._runner: web.AppRunner | None = None
+        self._ready = ready
+        self._lag: asyncio.Task[None] | None = None
+        self.port = port
+
+    async def start(self) -> None:
+        """Begins to listen; raises OSError when the port is taken."""
+        app = web.Application()
+        app.router.add_get("/healthz", healthz)
+        app.router.add_get("/readyz", readyz(self._ready))  # pyright: ignore[reportArgumentType]
+        app.router.add_get("/metrics", metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._wanted_port).start()
+        self.port = int(self._runner.addresses[0][1])
+        self._lag = asyncio.get_running_loop().create_task(_measure_lag(), name="event-loop-lag")
+
+    async def close(self) -> None:
+        """Stops listening."""
+        if self._lag:
+            self._lag.cancel()
+            await asyncio.gather(self._lag, return_exceptions=True)
+        if self._runner:
+            await self._runner.cleanup()
+
+
+async def _measure_lag() -> None:
+    while True:
+        due = time.monotonic() + LAG_INTERVAL_S
+        await asyncio.sleep(LAG_INTERVAL_S)
+        EVENT_LOOP_LAG.observe(max(0.0, time.monotonic() - due))

@@ -1,0 +1,48 @@
+"""What every process opens at its start and closes at its end: the bus, and the window for those who watch it."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from callboard_contracts.config import NatsSection
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.lifecycle import Shutdown, StartError
+from callboard_kit.ops_server import OpsServer, Ready
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -> AsyncGenerator[Bus]:
+    """Connects the process to the bus; a connection that ends for good ends the process.
+
+    Raises:
+        StartError: nothing answers there.
+    """
+    try:
+        bus = await Bus.connect(settings, name, lambda: shutdown.request_stop("bus closed", failed=True))
+    except BusUnavailable as error:
+        raise StartError(str(error)) from None
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@asynccontextmanager
+async def ops_server(setting: str, port: int, ready: Ready, host: str) -> AsyncGenerator[OpsServer]:
+    """Serves the process's health and figures; `setting` names where the port comes from.
+
+    Raises:
+        StartError: the port cannot be used.
+    """
+    ops = OpsServer(port, ready, host)
+    try:
+        await ops.start()
+    except OSError as error:
+        raise StartError(f"{setting}: {port}: {error.strerror}") from None
+    log.info("ops_server_started", extra={"port": ops.port})
+    try:
+        yield ops
+    finally:
+        await ops.close()

@@ -1,0 +1,98 @@
+"""Quota, asked over the bus."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal
+
+from callboard_contracts import subjects
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    ReserveReply,
+    ReserveRequest,
+    UsageReply,
+    UsageRequest,
+)
+from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_kit.bus import Bus
+from callboard_kit.quota_rpc import UNAVAILABLE, QuotaRpc
+
+log = logging.getLogger(__name__)
+
+MAX_REMEMBERED_TENANTS = 10_000
+ANONYMOUS = "anonymous"
+
+
+class BusQuotaClient:
+    """Asks whichever quota process answers; where none does, decides as the site is configured."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        background: BackgroundTasks,
+        timeout_s: float,
+        on_unreachable: Literal["refuse", "admit_and_settle"],
+        on_admitted: Callable[[], None] = lambda: None,
+        *,
+        require_key: bool = False,
+    ) -> None:
+        self._line = QuotaRpc(bus, timeout_s, background.start)
+        self._admits = on_unreachable == "admit_and_settle"
+        self._require_key = require_key
+        self._on_admitted = on_admitted
+        self._tenants: OrderedDict[str, str] = OrderedDict()
+        """The tenants of the keys and addresses that quota lately let in."""
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        """Takes a hold, or says why not."""
+        caller = request.key_digest or request.address or ANONYMOUS
+        reply = await self._line.reserve(request)
+        if reply is not None:
+            if reply.error is None:
+                self._remember(caller, reply.tenant)
+            elif reply.error.code is ErrorCode.INVALID_API_KEY:
+                self._tenants.pop(caller, None)
+            return reply
+        error = self._why_not(request.key_digest)
+        if error is not None:
+            return ReserveReply(error=error)
+        log.warning("admitted_without_quota", extra={"request_id": request.request_id})
+        self._on_admitted()
+        return ReserveReply(tenant=self._tenants.get(caller, ANONYMOUS))
+
+    async def release(self, hold: Hold) -> None:
+        """Gives a hold back; one that cannot be given back expires."""
+        await self._line.release(hold)
+
+    async def identify(self, request: IdentifyRequest) -> IdentifyReply:
+        """Says who a caller is."""
+        reply = await self._line.ask(subjects.QUOTA_IDENTIFY, request, IdentifyReply)
+        if reply is not None:
+            return reply
+        error = self._why_not(request.key_digest)
+        if error is not None:
+            return IdentifyReply(error=error)
+        return IdentifyReply(tenant=self._tenants.get(request.key_digest or request.address or ANONYMOUS, ANONYMOUS))
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says what a caller has used."""
+        return await self._line.ask(subjects.QUOTA_USAGE, request, UsageReply) or UsageReply(error=UNAVAILABLE)
+
+    def _why_not(self, digest: str | None) -> ErrorInfo | None:
+        """Why a caller is not let in while quota is away; where keys are required, only those that it let in are."""
+        if not self._admits:
+            return UNAVAILABLE
+        if self._require_key and digest is None:
+            return ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="An API key is required.")
+        if self._require_key and digest not in self._tenants:
+            return UNAVAILABLE
+        return None
+
+    def _remember(self, caller: str, tenant: str) -> None:
+        self._tenants[caller] = tenant
+        self._tenants.move_to_end(caller)
+        if len(self._tenants) > MAX_REMEMBERED_TENANTS:
+            self._tenants.popitem(last=False)

@@ -1,0 +1,180 @@
+"""What workers send back, over one subscription for all requests of this edge."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from pydantic import ValidationError
+
+from callboard_contracts import headers, subjects
+from callboard_contracts.chat import ChatFrame, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.speech import SegmentInfo
+from callboard_contracts.streams import AUDIO, OUT, RESULT
+from callboard_edge.backends.inbox import RequestInbox
+from callboard_edge.domain.ports import OnInterest, Segment
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.lifecycle import is_set_within
+from callboard_kit.stream_reads import read_last, read_last_of_each, read_subject
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_FRAMES = 1024
+MAX_WAITING_FRAME_BYTES = 1024 * 1024
+MAX_WAITING_SEGMENTS = 64
+MAX_WAITING_AUDIO_BYTES = 2 * 1024 * 1024
+REPLAY_SEGMENTS = 32
+"""How many segments one read brings back, 3 MB at most, so that a slow reader does not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    inbox: RequestInbox[Any, Any]
+    on_interest: OnInterest
+
+
+class BusReplyRouter:
+    """The frames, segments and questions of workers, sorted into the inboxes of the requests they belong to."""
+
+    def __init__(self, bus: Bus, edge: str, on_dropped: Callable[[], None], on_replay: Callable[[], None]) -> None:
+        self.edge = subjects.token(edge)
+        self._bus = bus
+        self._on_dropped = on_dropped
+        self._on_replay = on_replay
+        self._open: dict[str, _Open] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._subscriptions: list[Subscription] = []
+
+    async def start(self) -> None:
+        """Subscribes; messages for requests that are not open are dropped."""
+        edge = self.edge
+        self._subscriptions = [
+            await self._bus.subscribe_now(subjects.out(edge, "*"), self._take_frame),
+            await self._bus.subscribe(subjects.audio(edge, "*", "*"), self._take_segment),
+            await self._bus.subscribe(subjects.interest(edge, "*"), self._answer_interest),
+        ]
+        self._bus.on_reconnect(self._reconnected)
+
+    async def close(self) -> None:
+        """Ends the subscriptions."""
+        for subscription in self._subscriptions:
+            await self._bus.unsubscribe(subscription)
+        self._subscriptions.clear()
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests are open."""
+        return len(self._open)
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Returns true when no request is open, or false after the timeout."""
+        return await is_set_within(self._idle, timeout_s)
+
+    def fail_all(self, error: ErrorInfo) -> None:
+        """Ends every open request's waiting with an error."""
+        for entry in self._open.values():
+            entry.inbox.fail(error)
+
+    def open_chat(self, request_id: str, on_interest: OnInterest) -> RequestInbox[bytes, ChatFrame]:
+        """Starts to collect the frames of a chat request."""
+        inbox = RequestInbox(_chat_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES)
+        self._open[request_id] = _Open(inbox, on_interest)
+        self._idle.clear()
+        return inbox
+
+    def open_audio(self, request_id: str, on_interest: OnInterest) -> RequestInbox[Segment, Segment]:
+        """Starts to collect the segments of a speech request."""
+        inbox = RequestInbox[Segment, Segment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
+        self._open[request_id] = _Open(inbox, on_interest)
+        self._idle.clear()
+        return inbox
+
+    def close_request(self, request_id: str) -> None:
+        """Forgets a request."""
+        self._open.pop(request_id, None)
+        if not self._open:
+            self._idle.set()
+
+    async def replay_chat(self, request_id: str) -> list[ChatFrame]:
+        """Reads all frames of a request back from the board."""
+        self._on_replay()
+        try:
+            messages = await read_subject(self._bus, OUT, subjects.out(self.edge, request_id), limit=65_536)
+        except BusUnavailable:
+            return []
+        return [frame for frame in (_chat_frame(message.data) for message in messages) if frame is not None]
+
+    async def replay_audio(self, request_id: str, from_n: int) -> list[Segment]:
+        """Reads the next few segments from number `from_n` on back from the board."""
+        self._on_replay()
+        wanted = [subjects.audio(self.edge, request_id, n) for n in range(from_n, from_n + REPLAY_SEGMENTS)]
+        try:
+            messages = await read_last_of_each(self._bus, AUDIO, wanted)
+        except BusUnavailable:
+            return []
+        segments = [_segment(message.subject, message.headers, message.data) for message in messages]
+        return [segment for segment in segments if segment is not None]
+
+    async def result(self, request_id: str) -> ChatResult | None:
+        """The finished reply, if the board has it."""
+        try:
+            message = await read_last(self._bus, RESULT, subjects.result(request_id))
+            return ChatResult.model_validate_json(message.data) if message else None
+        except (BusUnavailable, ValidationError):
+            return None
+
+    def _take_frame(self, message: Msg) -> None:
+        # The next message of every request waits for this callback, so it must never wait itself.
+        entry = self._open.get(message.subject.rpartition(".")[2])
+        if entry is not None and not entry.inbox.put_nowait(message.data, len(message.data)):
+            self._on_dropped()
+
+    async def _take_segment(self, message: Msg) -> None:
+        entry = self._open.get(message.subject.split(".")[2])
+        if entry is None:
+            return
+        segment = _segment(message.subject, message.headers, message.data)
+        if segment is not None and not entry.inbox.put_nowait(segment, len(message.data)):
+            self._on_dropped()
+
+    async def _answer_interest(self, message: Msg) -> None:
+        entry = self._open.get(message.subject.rpartition(".")[2])
+        try:
+            request = InterestRequest.model_validate_json(message.data)
+        except ValidationError:
+            return
+        reply = entry.on_interest(request) if entry else InterestReply(open=False, attempt=request.attempt)
+        try:
+            await self._bus.publish(message.reply, reply.model_dump_json().encode())
+        except BusUnavailable:
+            log.warning("interest_unanswered")
+
+    def _reconnected(self) -> None:
+        for entry in self._open.values():
+            entry.inbox.mark_lost()
+
+
+def _itself(segment: Segment) -> Segment:
+    return segment
+
+
+def _chat_frame(data: bytes) -> ChatFrame | None:
+    try:
+        return ChatFrame.model_validate_json(data)
+    except ValidationError:
+        log.warning("frame_malformed")
+        return None
+
+
+def _segment(subject: str, found: dict[str, str] | None, pcm: bytes) -> Segment | None:
+    try:
+        info = SegmentInfo.model_validate_json((found or {}).get(headers.SEGMENT, ""))
+        return Segment(int(subject.rpartition(".")[2]), info, pcm)
+    except ValueError:
+        log.warning("segment_malformed")
+        return None

@@ -1,0 +1,197 @@
+"""One HTTP request as a handler sees it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from aiohttp import web
+from multidict import CIMultiDict
+from pydantic import BaseModel
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.caller import Caller
+from callboard_edge.http.bodies import parse
+
+WRITE_TIMEOUT_S = 30.0
+"""How long a client may leave what is sent to it unread before it counts as gone."""
+ROOMY_BYTES = 16 * 1024
+"""Far less than a connection buffers before a write has to wait."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def bearer(headers: Mapping[str, str]) -> str:
+    """The credentials that a request carries as `Authorization: Bearer`, or nothing."""
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else ""
+
+
+class _Stream(web.StreamResponse):
+    """An answer whose headers go out together with its first content, which saves the client a wake-up."""
+
+    _send_headers_immediately = False
+
+
+class Call:
+    """A request, who sent it, and what its answer has in common with all others.
+
+    `request_id` is the name under which the client knows the request: its own, or else one made of the fresh id
+    that the request has on the bus. `headers` go out with the answer, whatever it is.
+    """
+
+    __slots__ = (
+        "body_timeout_s",
+        "caller",
+        "first_byte_s",
+        "fresh_id",
+        "headers",
+        "max_body_bytes",
+        "mode",
+        "params",
+        "request",
+        "request_id",
+        "response",
+        "sent_bytes",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        request_id: str | None,
+        caller: Caller,
+        params: Mapping[str, str],
+        headers: CIMultiDict[str],
+        *,
+        max_body_bytes: int,
+        body_timeout_s: float,
+    ) -> None:
+        self.request = request
+        self.fresh_id = uuid4().hex
+        self.request_id = request_id or f"req_{self.fresh_id}"
+        self.caller = caller
+        self.params = params
+        self.headers = headers
+        self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
+        self.mode = "whole"
+        self.started_s = time.perf_counter()
+        self.first_byte_s: float | None = None
+        self.sent_bytes = 0
+        self.response: web.StreamResponse | None = None
+
+    async def read(self) -> bytes:
+        """The request's body.
+
+        Raises:
+            CallboardError: the body is too large, or did not arrive in time.
+        """
+        announced = self.request.content_length
+        if announced is not None and announced > self.max_body_bytes:
+            raise self._too_large()
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # What was written is no part of the answer's own size.
+            self.request.writer.output_size = 0
+        try:
+            if self.request.content.is_eof():
+                return await self.request.read()
+            async with asyncio.timeout(self.body_timeout_s):
+                return await self.request.read()
+        except TimeoutError:
+            raise CallboardError(
+                ErrorCode.REQUEST_TIMEOUT, f"The body did not arrive within {self.body_timeout_s:g} s."
+            ) from None
+        except web.HTTPRequestEntityTooLarge:
+            raise self._too_large() from None
+        except web.RequestPayloadError:
+            raise CallboardError(ErrorCode.INVALID_REQUEST, "The body cannot be read as it was sent.") from None
+
+    async def json(self, model: type[M]) -> M:
+        """The request's body, checked.
+
+        Raises:
+            CallboardError: as `read` does, or `invalid_request` with the field at fault.
+        """
+        return parse(model, await self.read())
+
+    def _too_large(self) -> CallboardError:
+        return CallboardError(
+            ErrorCode.BODY_TOO_LARGE, f"The body is larger than the limit of {self.max_body_bytes} bytes."
+        )
+
+    def answer(self, content: BaseModel | Mapping[str, Any] | list[Any], status: int = 200) -> web.Response:
+        """A JSON answer."""
+        body = (
+            content.model_dump_json(exclude_unset=True).encode()
+            if isinstance(content, BaseModel)
+            else json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        )
+        return web.Response(body=body, status=status, content_type="application/json")
+
+    async def stream(self, content_type: str, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+        """Begins an answer whose content follows with `write`; its status and headers are now decided.
+
+        Nothing goes out before the first `write`.
+        """
+        self.mode = "stream"
+        response = _Stream(headers=self.headers)
+        response.headers["Content-Type"] = content_type
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        if headers:
+            response.headers.update(headers)
+        self.response = response
+        await response.prepare(self.request)
+        return response
+
+    async def write(self, content: bytes) -> None:
+        """Sends a part of a streamed answer; waits while the client does not read.
+
+        Raises:
+            ConnectionError: the client is gone, or has read nothing for 30 s.
+        """
+        response = self._sending(content)
+        if self._has_room(content):
+            await response.write(content)
+            return
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await response.write(content)
+        except TimeoutError:
+            raise ConnectionResetError("the client does not read") from None
+
+    async def finish(self, content: bytes = b"") -> web.StreamResponse:
+        """Sends the last part of a streamed answer; raises as `write` does."""
+        response = self._sending(content)
+        if self._has_room(content):
+            await response.write_eof(content)
+            return response
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await response.write_eof(content)
+        except TimeoutError:
+            raise ConnectionResetError("the client does not read") from None
+        return response
+
+    def _has_room(self, content: bytes) -> bool:
+        """Whether content can be written without waiting for the client, so that no time limit is needed."""
+        transport = self.request.transport
+        return transport is not None and transport.get_write_buffer_size() + len(content) < ROOMY_BYTES
+
+    def _sending(self, content: bytes) -> web.StreamResponse:
+        if self.response is None:
+            raise RuntimeError("an answer is written before its stream has begun")
+        if self.first_byte_s is None:
+            self.first_byte_s = time.perf_counter()
+        self.sent_bytes += len(content)
+        return self.response
+
+    def abort(self) -> None:
+        """Cuts the connection, so that the client sees that the answer is not whole."""
+        transport = self.request.transport
+        if transport is not None:
+            transport.abort()

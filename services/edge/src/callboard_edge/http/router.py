@@ -1,0 +1,61 @@
+"""Finds the route of a path."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from callboard_edge.http.route import Route
+
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a path leads to: the route of the method, or the methods that the path does take."""
+
+    route: Route | None
+    params: dict[str, str]
+    methods: tuple[str, ...]
+
+
+class Router:
+    """Exact paths first, then patterns in the order in which they were given."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Route]]] = {}
+        for route in routes:
+            if "{" in route.path:
+                methods = self._patterns.setdefault(route.path, (_pattern(route.path), {}))[1]
+            else:
+                methods = self._exact.setdefault(route.path, {})
+            if route.method in methods:
+                raise ValueError(f"two routes for {route.method} {route.path}")
+            methods[route.method] = route
+
+    def find(self, method: str, path: str) -> Match:
+        """The route of a method and path; HEAD is taken where GET is, and a slash at the end is ignored."""
+        wanted = "GET" if method == "HEAD" else method
+        path = path.rstrip("/") or "/"
+        methods = self._exact.get(path)
+        if methods is not None:
+            return Match(methods.get(wanted), {}, _names(methods))
+        for pattern, by_method in self._patterns.values():
+            if match := pattern.fullmatch(path):
+                return Match(by_method.get(wanted), match.groupdict(), _names(by_method))
+        return Match(None, {}, ())
+
+
+def _names(methods: Iterable[str]) -> tuple[str, ...]:
+    names = sorted(methods)
+    return tuple([*names, "HEAD"] if "GET" in names else names)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    expression = ""
+    position = 0
+    for match in _PARAMETER.finditer(path):
+        expression += re.escape(path[position : match.start()])
+        expression += f"(?P<{match[1]}>{'.+' if match[2] else '[^/]+'})"
+        position = match.end()
+    return re.compile(expression + re.escape(path[position:]))

@@ -1,0 +1,1 @@
+"""The admin API: accounts, usage and kudos for operators."""

@@ -1,0 +1,117 @@
+"""Who may use the admin API: whoever has its token, and nobody else."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Mapping
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.administration import Administration
+from callboard_edge.http.call import Call, bearer
+from callboard_edge.http.route import Answer, Handler, Method, Route
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.protocols.openai.bodies import ErrorAnswer
+from callboard_kit.bucket import Conflict
+from callboard_kit.bus import BusError, NoResponders
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/admin/v1"
+TAG = "Admin"
+REFUSED = {
+    400: Answer("A field is wrong.", ErrorAnswer),
+    401: Answer("The admin token is missing or wrong.", ErrorAnswer),
+    503: Answer("The bus did not answer.", ErrorAnswer),
+}
+MAX_PAUSED = 64
+"""So many refusals are held back at once; what comes on top is refused without a pause."""
+
+
+def token_digest(token: str) -> bytes:
+    """What a token is compared by: all digests are of one length, so a comparison tells nothing about it."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def is_admin_path(path: str) -> bool:
+    """Whether a path belongs to the admin API, which web pages may not call."""
+    return path == "/admin" or path.startswith("/admin/")
+
+
+class AdminAuth:
+    """Lets a request through to its handler, and turns the bus's troubles into answers."""
+
+    def __init__(self, admin: Administration, metrics: EdgeMetrics) -> None:
+        self._admin = admin
+        self._metrics = metrics
+        self._paused = 0
+
+    def route(
+        self,
+        method: Method,
+        path: str,
+        handler: Handler,
+        name: str,
+        summary: str,
+        answers: Mapping[int, Answer],
+        body: type[BaseModel] | None = None,
+        query: type[BaseModel] | None = None,
+    ) -> Route:
+        """A route behind the guard; `path` follows the prefix that all share."""
+        return Route(
+            method,
+            PREFIX + path,
+            self._guarded(handler),
+            name=name,
+            summary=summary,
+            protocol="admin",
+            tag=TAG,
+            body=body,
+            query=query,
+            security="admin",
+            answers={**REFUSED, **answers},
+        )
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(call: Call) -> web.StreamResponse:
+            await self._check(call)
+            call.headers["Cache-Control"] = "no-store"
+            try:
+                return await handler(call)
+            except NoResponders:
+                raise _unavailable("No quota process answers.") from None
+            except Conflict:
+                raise CallboardError(ErrorCode.CONFLICT, "Somebody else made the same change; try again.") from None
+            except BusError as error:
+                log.warning("admin_failed", extra={"request_id": call.request_id, "reason": str(error)})
+                raise CallboardError(
+                    ErrorCode.BUS_UNAVAILABLE, f"The message bus did not do its part: {error}.", retry_after_s=2.0
+                ) from None
+
+        return guarded
+
+    async def _check(self, call: Call) -> None:
+        given = bearer(call.request.headers)
+        if hmac.compare_digest(token_digest(given), self._admin.token_digest):
+            return
+        self._metrics.admin_refusals.labels("wrong" if given else "missing").inc()
+        log.warning("admin_refused", extra={"request_id": call.request_id})
+        if self._paused < MAX_PAUSED:
+            self._paused += 1
+            try:
+                await asyncio.sleep(self._admin.failure_pause_s)
+            finally:
+                self._paused -= 1
+        raise CallboardError(ErrorCode.INVALID_ADMIN_TOKEN, "The admin token is missing or wrong.")
+
+
+def quota_silent(error: BusError) -> CallboardError:
+    """The error for a quota process that stopped in the middle of its work."""
+    return _unavailable(f"The work was not finished: {error}.")
+
+
+def _unavailable(message: str) -> CallboardError:
+    return CallboardError(ErrorCode.QUOTA_UNAVAILABLE, message, retry_after_s=2.0)

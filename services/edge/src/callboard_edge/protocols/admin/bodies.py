@@ -1,0 +1,232 @@
+"""The JSON of the admin API.
+
+Unlike elsewhere a field that is not known is refused, since it may be a misspelt limit.
+"""
+
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from callboard_contracts.kudos import KUDOS_SCALE, MAX_KUDOS
+from callboard_edge.http.bodies import AnswerBody, Whole
+from callboard_kit.accounts import MAX_LIMIT
+from callboard_kit.usage_exports import ExportFormat
+
+MAX_WORD = 200
+Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
+Period = Annotated[str, Field(min_length=1, max_length=40)]
+DealId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Kudos = Annotated[Decimal, Field(gt=0, le=MAX_KUDOS // KUDOS_SCALE, decimal_places=3)]
+Limit = Annotated[Whole, Field(ge=0, le=MAX_LIMIT)]
+
+
+class AdminBody(BaseModel):
+    """The base of requests."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class AdminQuery(BaseModel):
+    """The base of what stands behind the question mark of a path."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class LimitsBody(AdminBody):
+    """Limits in place of the tier's; null gives one back to the tier."""
+
+    tokens_per_day: Limit | None = None
+    tokens_per_month: Limit | None = None
+    requests_per_minute: Limit | None = None
+    jobs_at_once: Limit | None = None
+
+
+class CreateBody(AdminBody):
+    """A new account; `expires` is a period such as `90d` or a date."""
+
+    name: Word
+    tier: Word | None = None
+    expires: Period | None = None
+    limits: LimitsBody | None = None
+
+
+class ChangeBody(AdminBody):
+    """What is to change; what is left out stays."""
+
+    tier: Word | None = None
+    limits: LimitsBody | None = None
+
+
+class RotateBody(AdminBody):
+    """`keep` is how long the other keys still work, such as `24h`; left out, not at all."""
+
+    keep: Period = "0m"
+    expires: Period | None = None
+
+
+class RevokeBody(AdminBody):
+    """Whom: a key, the start of its digest, or the id or name of an account, which means all its keys."""
+
+    who: Word
+
+
+class VerifyBody(AdminBody):
+    """Since when: a period such as `24h` or a date."""
+
+    since: Period = "24h"
+
+
+class EarnBody(AdminBody):
+    """Kudos for an account; `id` names the transaction, so that a repeat counts once."""
+
+    amount: Kudos
+    id: DealId | None = None
+
+
+class TransferBody(AdminBody):
+    """Kudos for another account, which `to` names by its id or name."""
+
+    to: Word
+    amount: Kudos
+    id: DealId | None = None
+
+
+class ListQuery(AdminQuery):
+    """Which part of the list."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    after: Word | None = None
+
+
+class UsageQuery(AdminQuery):
+    """Whose use, and of which time; of all tenants those that used the most."""
+
+    who: Word | None = None
+    since: Period = "24h"
+    until: Period | None = None
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+
+class ExportQuery(AdminQuery):
+    """Whose events, of which time, and in which form."""
+
+    who: Word | None = None
+    since: Period = "30d"
+    until: Period | None = None
+    format: ExportFormat = "csv"
+
+
+class HistoryQuery(AdminQuery):
+    """Which changes: those since a time, by default `30d`, or all after the one that the last answer ended with."""
+
+    since: Period | None = None
+    after: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+
+class KeyObject(AnswerBody):
+    """A key, by the start of its SHA-256; times are in UTC."""
+
+    digest: str
+    state: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class AccountObject(AnswerBody):
+    """An account; `limits` are those of its own."""
+
+    id: str
+    name: str
+    tier: str
+    limits: dict[str, int]
+    created_at: str
+    keys: list[KeyObject]
+
+
+class NewKeyObject(AnswerBody):
+    """An account and its new key, which is not stored and never shown again."""
+
+    key: str
+    account: AccountObject
+
+
+class AccountListObject(AnswerBody):
+    """Some accounts, the oldest first; `next` is the `after` of the next part."""
+
+    accounts: list[AccountObject]
+    next: str | None
+
+
+class BalanceObject(AnswerBody):
+    """What an account has; what is held for requests that run is not in it."""
+
+    account: str
+    kudos: float
+
+
+class DealObject(AnswerBody):
+    """A transaction in kudos that stands, and what the account that earned or gave has after it.
+
+    `repeated` says that it had been made before under this id.
+    """
+
+    id: str
+    account: str
+    kudos: float
+    repeated: bool
+
+
+class ChangeObject(AnswerBody):
+    """One change of an account's kudos; `by` is the id of the transaction or hold that made it, and the step."""
+
+    at: str
+    change: float
+    kudos: float
+    by: str
+
+
+class HistoryObject(AnswerBody):
+    """Changes, the oldest first; `next` is the `after` of the next part, null at the end."""
+
+    account: str
+    changes: list[ChangeObject]
+    next: int | None
+
+
+class TenantUseObject(AnswerBody):
+    """What one tenant used, holds of running requests included."""
+
+    tenant: str
+    name: str | None
+    tier: str | None
+    tokens: float
+
+
+class UseObject(AnswerBody):
+    """The use of a time, which is counted by the hour; `tenants` is how many used anything."""
+
+    since: str
+    until: str
+    tenants: int
+    usage: list[TenantUseObject]
+
+
+class EventObject(AnswerBody):
+    """One thing that quota did about a request."""
+
+    at: str
+    what: str
+    tenant: str
+    tokens: float
+    reason: str
+    hold: str
+
+
+class StoryObject(AnswerBody):
+    """Everything that quota did about a request, in order."""
+
+    request_id: str
+    events: list[EventObject]

@@ -1,0 +1,135 @@
+"""The admin API's view of kudos, with the operations of `callboard kudos`.
+
+Verification reads every transaction that was ever made, so it is left to the command line.
+"""
+
+import time
+from contextlib import aclosing
+from decimal import Decimal
+from typing import Any
+
+from aiohttp import web
+
+from callboard_contracts.kudos import KUDOS_SCALE, KudosChange, KudosTransaction
+from callboard_edge.domain.administration import Administration
+from callboard_edge.http.bodies import parse_query
+from callboard_edge.http.call import Call
+from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.admin.accounts import UNKNOWN, named, note_change
+from callboard_edge.protocols.admin.auth import AdminAuth
+from callboard_edge.protocols.admin.bodies import (
+    BalanceObject,
+    DealObject,
+    EarnBody,
+    HistoryObject,
+    HistoryQuery,
+    TransferBody,
+)
+from callboard_edge.protocols.openai.bodies import ErrorAnswer
+from callboard_kit.periods import parse_start, show_time
+
+
+def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
+    """The routes of this module."""
+
+    async def account_id(who: str) -> str:
+        return (await admin.accounts.find(who))[0].id
+
+    async def show(call: Call) -> web.StreamResponse:
+        account = await account_id(named(call))
+        return call.answer({"account": account, "kudos": await admin.kudos.balance(account) / KUDOS_SCALE})
+
+    async def earn(call: Call) -> web.StreamResponse:
+        body = await call.json(EarnBody)
+        account = await account_id(named(call))
+        transaction = await admin.kudos.earn(account, _thousandths(body.amount), body.id)
+        note_change(call, "kudos_earn", account)
+        return _answer(call, transaction)
+
+    async def transfer(call: Call) -> web.StreamResponse:
+        body = await call.json(TransferBody)
+        source, target = await account_id(named(call)), await account_id(body.to)
+        transaction = await admin.kudos.transfer(source, target, _thousandths(body.amount), body.id)
+        note_change(call, "kudos_transfer", source)
+        return _answer(call, transaction)
+
+    async def history(call: Call) -> web.StreamResponse:
+        query = parse_query(HistoryQuery, call.request.query)
+        since = 0.0
+        if query.since is not None or not query.after:
+            since = parse_start(query.since or "30d", time.time(), "since")
+        account = await account_id(named(call))
+        changes: list[KudosChange] = []
+        more = False
+        async with aclosing(admin.kudos.history(account, since, query.after)) as found:
+            async for change in found:
+                more = len(changes) == query.limit
+                if more:
+                    break
+                changes.append(change)
+        shown = [_shown(change) for change in changes]
+        return call.answer({"account": account, "changes": shown, "next": changes[-1].seq if more else None})
+
+    one = "/accounts/{account}/kudos"
+    made = Answer("The transaction, made now or before under the same id.", DealObject)
+    return [
+        guard.route(
+            "GET",
+            one,
+            show,
+            "admin_kudos",
+            "Show what an account has in kudos",
+            answers={200: Answer("Its balance.", BalanceObject), 404: UNKNOWN},
+        ),
+        guard.route(
+            "POST",
+            one,
+            earn,
+            "admin_kudos_earn",
+            "Credit an account with kudos, once for each id",
+            body=EarnBody,
+            answers={200: made, 404: UNKNOWN},
+        ),
+        guard.route(
+            "POST",
+            f"{one}/transfer",
+            transfer,
+            "admin_kudos_transfer",
+            "Move kudos to another account, once for each id",
+            body=TransferBody,
+            answers={200: made, 404: UNKNOWN, 429: Answer("The account has fewer.", ErrorAnswer)},
+        ),
+        guard.route(
+            "GET",
+            f"{one}/history",
+            history,
+            "admin_kudos_history",
+            "Tell every change of an account's kudos",
+            query=HistoryQuery,
+            answers={200: Answer("The changes, the oldest first.", HistoryObject), 404: UNKNOWN},
+        ),
+    ]
+
+
+def _thousandths(amount: Decimal) -> int:
+    return int(amount * KUDOS_SCALE)
+
+
+def _answer(call: Call, transaction: KudosTransaction) -> web.StreamResponse:
+    return call.answer(
+        {
+            "id": transaction.id,
+            "account": transaction.account,
+            "kudos": transaction.balance / KUDOS_SCALE,
+            "repeated": transaction.repeated,
+        }
+    )
+
+
+def _shown(change: KudosChange) -> dict[str, Any]:
+    return {
+        "at": show_time(change.at),
+        "change": change.change / KUDOS_SCALE,
+        "kudos": change.balance / KUDOS_SCALE,
+        "by": change.reason,
+    }

@@ -1,0 +1,253 @@
+"""What OpenAI's text paths take and give, as the API document shows it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
+
+MAX_STOPS = 4
+LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
+
+
+def _kind(value: Any) -> str | None:
+    """Tells the forms of a field apart by their JSON type, so that an error names the field and not the form."""
+    if isinstance(value, str):
+        return f"{TAG}text"
+    return f"{TAG}list" if isinstance(value, (list, tuple)) else None
+
+
+def _choice_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return f"{TAG}word"
+    return f"{TAG}object" if isinstance(value, dict) else None
+
+
+class ContentPart(Body):
+    """One part of a message's content; only the type `text` can be served."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(Body):
+    """The function that an assistant's message called."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCallPart(Body):
+    """A call of a tool in an assistant's message."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+Content = Annotated[
+    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ContentPart], Tag(f"{TAG}list")],
+    Discriminator(
+        _kind, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
+    ),
+]
+
+
+class ChatTurn(Body):
+    """One message of a conversation."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: list[ToolCallPart] | None = None
+    tool_call_id: str | None = None
+
+
+class FunctionSpec(Body):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ToolSpec(Body):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class ChosenFunction(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class ChosenTool(Body):
+    """The one tool that the model must call."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}word")] | Annotated[ChosenTool, Tag(f"{TAG}object")],
+    Discriminator(
+        _choice_kind,
+        custom_error_type="tool_choice",
+        custom_error_message="Input should be 'none', 'auto', 'required' or an object",
+    ),
+]
+
+
+class JsonSchema(Body):
+    """A named JSON schema that the reply must satisfy."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The shape of the reply."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(Body):
+    """What a streamed reply brings beside the text."""
+
+    include_usage: bool | None = None
+
+
+Stop = Annotated[
+    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[str], Field(max_length=MAX_STOPS), Tag(f"{TAG}list")],
+    Discriminator(
+        _kind, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"
+    ),
+]
+
+
+class SamplingBody(Body):
+    """The sampling fields of both text paths; those beyond OpenAI's own are what other servers take too."""
+
+    model: str
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: Whole | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    seed: Whole | None = Field(default=None, ge=LEAST_SEED, le=GREATEST_SEED)
+    stop: Stop | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    n: Whole | None = Field(default=None, ge=1, le=128)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Whole | None = Field(default=None, ge=1)
+
+
+class ChatCompletionBody(SamplingBody):
+    """A request for a reply to a conversation."""
+
+    messages: list[ChatTurn] = Field(min_length=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: ToolChoice | None = None
+    functions: list[Any] | None = None
+
+
+Prompt = Annotated[
+    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[Any], Tag(f"{TAG}list")],
+    Discriminator(_kind, custom_error_type="prompt", custom_error_message="Input should be a string or a list"),
+]
+
+
+class CompletionBody(SamplingBody):
+    """A request for the continuation of a text."""
+
+    prompt: Prompt
+    logprobs: Whole | None = Field(default=None, ge=0, le=5)
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: Whole | None = Field(default=None, ge=1, le=20)
+
+
+class Usage(AnswerBody):
+    """Exact token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AssistantMessage(AnswerBody):
+    """The reply's message."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallPart] | None = None
+
+
+class ChatChoice(AnswerBody):
+    """The one choice of a reply."""
+
+    index: int
+    message: AssistantMessage
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(AnswerBody):
+    """A whole reply."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionChoice(AnswerBody):
+    """The one choice of a continuation."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(AnswerBody):
+    """A whole continuation."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class ErrorObject(AnswerBody):
+    """What went wrong; `limit` names the limit that was hit, and is there only then."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    limit: str | None = None
+
+
+class ErrorAnswer(AnswerBody):
+    """An error in OpenAI's form."""
+
+    error: ErrorObject

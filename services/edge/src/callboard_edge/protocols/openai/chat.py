@@ -1,0 +1,184 @@
+"""OpenAI's `/v1/chat/completions`."""
+
+from typing import Any
+
+from aiohttp import web
+
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Role, Tool, ToolCall
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.schema_validator import SchemaValidator
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.openai.bodies import ChatCompletion, ChatCompletionBody, ChatTurn, ContentPart
+from callboard_edge.protocols.openai.text import ERRORS, TextCall, answer, sampling, unsupported
+
+NAME = "chat_completions"
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+def routes(context: EdgeContext) -> list[Route]:
+    """The routes of this module."""
+    schemas = SchemaValidator()
+
+    async def create(call: Call) -> web.StreamResponse:
+        body = await call.json(ChatCompletionBody)
+        model = context.chat_models.resolve(body.model)
+        request = chat_request(body, model)
+        await schemas.check(_schemas(request))
+        return await answer(
+            context,
+            TextCall(
+                call=call,
+                model=model,
+                asked_model=body.model,
+                request=request,
+                route=NAME,
+                chat=True,
+                stream=bool(body.stream),
+                include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            ),
+        )
+
+    return [
+        Route(
+            "POST",
+            "/v1/chat/completions",
+            create,
+            name=NAME,
+            summary="Reply to a conversation, whole or streamed",
+            tag="Chat",
+            body=ChatCompletionBody,
+            answers={
+                200: Answer("The reply.", ChatCompletion, ("application/json", "text/event-stream")),
+                **ERRORS,
+            },
+        )
+    ]
+
+
+def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
+    """The neutral form of a request.
+
+    Raises:
+        CallboardError: it asks for what cannot be served, or a message is malformed.
+    """
+    if body.logprobs or body.top_logprobs:
+        raise unsupported("Log probabilities are not offered.", "logprobs" if body.logprobs else "top_logprobs")
+    if body.functions:
+        raise unsupported("'functions' is not offered; use 'tools'.", "functions")
+    asked = body.max_completion_tokens or body.max_tokens or model.max_output_tokens
+    tools, tool_choice = _tools(body, model)
+    return ChatRequest(
+        mode="chat",
+        model=model.name,
+        messages=tuple(_message(turn, index) for index, turn in enumerate(body.messages)),
+        prompt="",
+        sampling=sampling(body),
+        max_output_tokens=min(asked, model.max_output_tokens),
+        output_format=_output_format(body, model),
+        tools=tools,
+        tool_choice=tool_choice,
+    )
+
+
+def _message(turn: ChatTurn, index: int) -> ChatMessage:
+    place = f"messages[{index}]"
+    calls = tuple(
+        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+        for call in turn.tool_calls or ()
+    )
+    if calls and turn.role != "assistant":
+        raise _invalid("Only an assistant's message may have tool calls.", f"{place}.tool_calls")
+    if turn.content is None:
+        if turn.role != "assistant":
+            raise _invalid("This message needs content.", f"{place}.content")
+        content = ""
+    elif isinstance(turn.content, str):
+        content = turn.content
+    else:
+        content = "\n".join(_part(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content))
+    if turn.role == "tool" and turn.tool_call_id is None:
+        raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
+    return ChatMessage(
+        role=_ROLES[turn.role],
+        content=content,
+        name=turn.name,
+        tool_calls=calls,
+        tool_call_id=turn.tool_call_id,
+    )
+
+
+def _part(part: ContentPart, place: str) -> str:
+    if part.type == "text":
+        if part.text is None:
+            raise _invalid("A text part needs 'text'.", f"{place}.text")
+        return part.text
+    if part.type == "refusal" and part.refusal is not None:
+        return part.refusal
+    kind = {"image_url": "Images", "input_audio": "Audio parts", "file": "Files"}.get(part.type)
+    if kind is None:
+        raise _invalid("Content parts must be of the type 'text'.", f"{place}.type")
+    raise unsupported(f"{kind} cannot be read by the models here; send text only.", place)
+
+
+def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
+    choice = body.tool_choice or "auto"
+    if not body.tools:
+        if choice not in ("auto", "none"):
+            raise _invalid("'tool_choice' needs 'tools'.", "tool_choice")
+        return (), "auto"
+    if choice == "none":
+        return (), "none"
+    if not model.tools:
+        raise unsupported("This model cannot call tools.", "tools")
+    names = {spec.function.name for spec in body.tools}
+    if not isinstance(choice, str):
+        choice = choice.function.name
+        if choice not in names:
+            raise _invalid("There is no tool of that name in 'tools'.", "tool_choice")
+    functions = [spec.function for spec in body.tools]
+    tools = [
+        Tool(name=one.name, description=one.description or "", parameters=one.parameters or {}) for one in functions
+    ]
+    return tuple(tools), choice
+
+
+def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFormat:
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return OutputFormat()
+    if not model.json_schema:
+        raise unsupported("This model cannot be held to a JSON form.", "response_format")
+    if wanted.type == "json_object":
+        return OutputFormat(kind="json_object")
+    spec = wanted.json_schema
+    if spec is None:
+        raise _invalid("Missing required field: 'response_format.json_schema'.", "response_format.json_schema")
+    if spec.schema_ is None:
+        raise _invalid("The format needs a 'schema'.", "response_format.json_schema.schema")
+    return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name)
+
+
+def _schemas(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
+    """Every schema of a request with the name of its field."""
+    found = [
+        (f"tools[{index}].function.parameters", tool.parameters)
+        for index, tool in enumerate(request.tools)
+        if tool.parameters
+    ]
+    if request.output_format.kind == "json_schema" and request.output_format.json_schema is not None:
+        found.append(("response_format.json_schema.schema", request.output_format.json_schema))
+    return found
+
+
+def _invalid(message: str, param: str) -> CallboardError:
+    return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)

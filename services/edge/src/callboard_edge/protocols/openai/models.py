@@ -1,0 +1,78 @@
+"""OpenAI's list of models: `/v1/models` and `/v1/models/{id}`."""
+
+from typing import Any, Literal
+
+from aiohttp import web
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.http.bodies import AnswerBody
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.route import Answer, Route
+
+CREATED = 1_767_225_600
+"""A fixed date, 2026-01-01, because a configured model has no date of its own."""
+OWNER = "callboard"
+
+
+class ModelObject(AnswerBody):
+    """A model on offer."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(AnswerBody):
+    """All models on offer."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+def routes(context: EdgeContext) -> list[Route]:
+    """The routes of this module."""
+    names = [*context.chat_models.names, *context.speech_models.names]
+
+    async def list_models(call: Call) -> web.StreamResponse:
+        await context.admission.identify(call.caller)
+        return call.answer({"object": "list", "data": [_model(name) for name in names]})
+
+    async def get_model(call: Call) -> web.StreamResponse:
+        await context.admission.identify(call.caller)
+        name = call.params["model"]
+        if not (context.chat_models.find(name) or context.speech_models.find(name)):
+            offered = ", ".join(names) or "none"
+            raise CallboardError(
+                ErrorCode.UNKNOWN_MODEL,
+                f"There is no model of that name here. On offer: {offered}.",
+                param="model",
+                offered=tuple(names),
+            )
+        return call.answer(_model(name))
+
+    return [
+        Route(
+            "GET",
+            "/v1/models",
+            list_models,
+            name="models",
+            summary="List the models on offer",
+            tag="Models",
+            answers={200: Answer("The models.", ModelList)},
+        ),
+        Route(
+            "GET",
+            "/v1/models/{model:path}",
+            get_model,
+            name="model",
+            summary="Describe one model",
+            tag="Models",
+            answers={200: Answer("The model.", ModelObject), 404: Answer("No model of that name is on offer.")},
+        ),
+    ]
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": OWNER}

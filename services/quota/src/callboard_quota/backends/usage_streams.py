@@ -1,0 +1,124 @@
+"""The aggregator's view of the bus: the log of usage events, all counters of an hour, and the aggregator's note."""
+
+import asyncio
+
+from callboard_contracts import subjects
+from callboard_contracts.headers import MSG_ID
+from callboard_contracts.quota import AuditEvent, usage_event_of
+from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
+from callboard_kit.bucket import Bucket, Conflict
+from callboard_kit.bus import Bus, BusError
+from callboard_kit.stream_reads import first_seq, read_batches, read_last_of_each, read_subject, subject_names
+from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_outcomes
+from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
+
+NOTE_KEY = "reconcile.note"
+READ_EVENTS = 64
+"""So few at a time that reading the log never holds up a decision for more than a millisecond or two."""
+READ_PAUSE_S = 0.002
+READ_TIMEOUT_S = 5.0
+READ_COUNTERS = 1000
+READ_HISTORY = 4096
+
+
+class StreamUsageLog:
+    """The stream USAGE, read directly."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def seq_at(self, at: float) -> int | None:
+        """The number of the first event stored at that time or later, or None."""
+        try:
+            return await first_seq(self._bus, USAGE, "usage.*", at, READ_TIMEOUT_S)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def last_seq(self) -> int:
+        """The number of the newest event, 0 when there is none."""
+        try:
+            info = await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return int(info["state"]["last_seq"])
+
+    async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
+        """Reads some events from a number on, after a short pause that leaves room for decisions."""
+        await asyncio.sleep(READ_PAUSE_S)
+        subject = subjects.usage(tenant) if tenant else "usage.*"
+        try:
+            messages = await read_subject(
+                self._bus, USAGE, subject, start_seq, READ_EVENTS, READ_TIMEOUT_S, stream_may_miss=False
+            )
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return [
+            Logged(message.seq, message.stored_at, usage_event_of(message.subject, message.data))
+            for message in messages
+        ]
+
+
+class StreamCounterStore:
+    """All counters of an hour, and the note in the bucket ACCOUNTS."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._bucket = Bucket(bus, BUCKET_ACCOUNTS)
+
+    async def counters(self, bucket: str) -> dict[Counter, int]:
+        """Every counter of a bucket."""
+        values: dict[Counter, int] = {}
+        try:
+            names = await subject_names(self._bus, QUOTA, subjects.used_in("*", "*", bucket), READ_TIMEOUT_S)
+            for start in range(0, len(names), READ_COUNTERS):
+                batch = names[start : start + READ_COUNTERS]
+                for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
+                    values[_counter(message.subject)] = counter_value(message)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return values
+
+    async def drop(self, metric: str, bucket: str) -> None:
+        """Forgets a bucket's counters of one metric."""
+        try:
+            await self._bus.api(f"STREAM.PURGE.{QUOTA}", {"filter": subjects.used_in("*", metric, bucket)})
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def stands(self, change: Change) -> bool:
+        """Whether a change took effect already: the counter's messages keep the ids that made them."""
+        subject, stream = counter_subject(change.counter), counter_stream(change.counter)
+        batches = read_batches(self._bus, stream, subject, batch_size=READ_HISTORY, timeout_s=READ_TIMEOUT_S)
+        try:
+            async for batch in batches:
+                if any(message.headers.get(MSG_ID) == change.id for message in batch):
+                    return True
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return False
+
+    async def outcomes(self, request_id: str) -> list[AuditEvent]:
+        """How the holds of a request ended."""
+        return await read_outcomes(self._bus, request_id)
+
+    async def load(self) -> tuple[bytes, int]:
+        """The aggregator's note and its revision."""
+        try:
+            entry = await self._bucket.get(NOTE_KEY)
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+        return (entry.value, entry.revision) if entry else (b"", 0)
+
+    async def save(self, note: bytes, revision: int) -> int | None:
+        """Replaces the note if it still stands at that revision."""
+        try:
+            return await self._bucket.put(NOTE_KEY, note, revision)
+        except Conflict:
+            return None
+        except BusError as error:
+            raise StoreUnavailable(str(error)) from error
+
+
+def _counter(subject: str) -> Counter:
+    _, _, tenant, metric, bucket = subject.split(".")
+    return Counter(tenant, metric, bucket)

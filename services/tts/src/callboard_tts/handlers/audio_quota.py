@@ -1,0 +1,196 @@
+"""The holds of one utterance while it is spoken: what they allow, and the asking for more."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.quota import Hold
+from callboard_contracts.speech import BYTES_PER_MS, SpeechJob
+from callboard_tts import metrics
+from callboard_tts.domain.hold_limits import Allowance, most_ms, usual_ms
+from callboard_tts.domain.ports import HoldExtensions
+from callboard_tts.domain.segments import Segment
+from callboard_tts.domain.utterance import Utterance
+from callboard_tts.handlers.segment_writer import SegmentWriter
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""How long quota may be away when sound must be held; most of it passes while what is held is still played."""
+PAUSE_S = 0.25
+INTERNAL = ErrorInfo(
+    code=ErrorCode.INTERNAL, message="The worker could not hold more sound; its log has the request id."
+)
+
+
+class QuotaExhausted(Exception):  # noqa: N818 - what happened, not a fault
+    """No more sound may be sent; `info` is what the client is told."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message)
+        self.info = info
+
+
+class AudioQuota:
+    """Holds the sound of one attempt, slice by slice; `known` are the extensions of earlier attempts."""
+
+    def __init__(
+        self,
+        extensions: HoldExtensions,
+        job: SpeechJob,
+        known: Sequence[Hold],
+        slice_ms: int,
+        *,
+        admits_unheld: bool = False,
+    ) -> None:
+        self._desk = extensions
+        self._job = job
+        self._top_ups = list(known)
+        self._unwritten: list[Hold] = []
+        self._allowance = Allowance([job.hold, *known] if job.hold else known, slice_ms)
+        self._admits_unheld = admits_unheld
+        self._asking: asyncio.Task[ErrorInfo | None] | None = None
+
+    @property
+    def extensions(self) -> tuple[Hold, ...]:
+        """All holds beside the job's own, in the order in which they were taken."""
+        return tuple(self._top_ups)
+
+    def drain_pending(self) -> tuple[Hold, ...]:
+        """The holds that no segment tells of yet; whoever calls this writes them down with the next."""
+        unwritten, self._unwritten = tuple(self._unwritten), []
+        return unwritten
+
+    def covers(self, total_ms: int) -> bool:
+        """Whether so much sound may be sent in all."""
+        return self._allowance.lacks_ms(total_ms) == 0
+
+    def look_ahead(self, total_ms: int, next_ms: int, rest_ms: int) -> None:
+        """Begins to ask for more, without waiting, if what follows `total_ms` may need it; see `Allowance`."""
+        self._take_answer()
+        if self._asking is None and (audio_ms := self._allowance.ahead_ms(total_ms, next_ms, rest_ms)):
+            # Owned by this object: `cover` or `close` awaits it.
+            self._asking = asyncio.ensure_future(self._ask(audio_ms))
+
+    async def cover(self, total_ms: int, rest_ms: int) -> None:
+        """Returns once so much sound may be sent in all.
+
+        Raises:
+            QuotaExhausted: it may not.
+        """
+        while True:
+            self._take_answer()
+            if self._asking is not None and not self.covers(total_ms):
+                # What is refused here may be more than is needed now.
+                await asyncio.wait({self._asking}, timeout=PATIENCE_S)
+                continue
+            audio_ms = self._allowance.needed_ms(total_ms, rest_ms)
+            if audio_ms == 0:
+                return
+            exact = audio_ms == self._allowance.lacks_ms(total_ms)
+            refusal = await self._ask(audio_ms)
+            if refusal is not None and (exact or refusal.code is not ErrorCode.QUOTA_EXCEEDED):
+                raise QuotaExhausted(refusal)
+
+    async def stop(self) -> None:
+        """Asks no more; from now on `extensions` stays as it is."""
+        if self._asking is not None:
+            asking, self._asking = self._asking, None
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Ends the asking, and gives back what nobody else knows of."""
+        await self.stop()
+        for hold in self.drain_pending():
+            self._desk.give_back(hold)
+
+    def _take_answer(self) -> None:
+        """Lets go of a question that was answered; what came of it is noted already."""
+        if self._asking is not None and self._asking.done():
+            asked, self._asking = self._asking, None
+            asked.result()
+
+    async def _ask(self, audio_ms: int) -> ErrorInfo | None:
+        """Asks until there is an answer, or patience ends; returns the refusal."""
+        hold = self._job.hold
+        assert hold is not None
+        until = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            answer = await self._desk.ask(hold, audio_ms, max(1.0, self._job.deadline_at - time.time()))
+            if isinstance(answer, Hold):
+                self._top_ups.append(answer)
+                self._unwritten.append(answer)
+                self._allowance.add(answer)
+                metrics.HOLD_EXTENSIONS.labels("granted").inc()
+                return None
+            if answer.code is ErrorCode.QUOTA_EXCEEDED:
+                self._allowance.refuse()
+                metrics.HOLD_EXTENSIONS.labels("refused").inc()
+                return answer
+            away = answer.code is ErrorCode.QUOTA_UNAVAILABLE
+            if away and self._admits_unheld:
+                log.warning("spoken_without_hold", extra={"request_id": hold.request_id, "audio_ms": audio_ms})
+                self._allowance.add_unheld(audio_ms)
+                metrics.HOLD_EXTENSIONS.labels("unheld").inc()
+                return None
+            if not away or asyncio.get_running_loop().time() + PAUSE_S > until:
+                log.warning("hold_extension_failed", extra={"request_id": hold.request_id, "code": answer.code.value})
+                metrics.HOLD_EXTENSIONS.labels("failed").inc()
+                return answer if away else INTERNAL
+            await asyncio.sleep(PAUSE_S)
+
+
+class QuotaGatedWriter:
+    """Passes segments on to the writer once they are held, and a piece only once all of it is.
+
+    A piece whose length is not known yet is begun when its longest is held; else it waits until it is made.
+    """
+
+    def __init__(self, writer: SegmentWriter, holds: AudioQuota, utterance: Utterance, speed: float) -> None:
+        self._writer = writer
+        self._holds = holds
+        self._usual_ms = [usual_ms(piece.text, speed) for piece in utterance.pieces]
+        self._most_ms = [most_ms(piece.text, speed) + utterance.pause_ms(piece) for piece in utterance.pieces]
+        self._waiting: list[Segment] = []
+        self._waiting_bytes = 0
+        self._begun = False
+
+    def begin(self, piece: int) -> None:
+        """Looks ahead to the piece that comes first."""
+        self._look_ahead(piece)
+
+    async def send(self, segment: Segment) -> None:
+        """Takes the next segment.
+
+        Raises:
+            QuotaExhausted: it may not be sent, and nothing of its piece was.
+            BusUnavailable: as the writer does.
+        """
+        self._waiting.append(segment)
+        self._waiting_bytes += len(segment.pcm)
+        if segment.piece_done:
+            self._look_ahead(segment.piece + 1)
+        elif not self._begun and not self._may_begin(segment.piece):
+            return
+        self._begun = not segment.piece_done
+        await self._holds.cover(self._total_ms, sum(self._most_ms[segment.piece + 1 :]))
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for one in waiting:
+            await self._writer.send(one, self._holds.drain_pending())
+
+    @property
+    def _total_ms(self) -> int:
+        return -(-(self._writer.sent_bytes + self._waiting_bytes) // BYTES_PER_MS)
+
+    def _may_begin(self, piece: int) -> bool:
+        """Whether the longest that the piece can be is held, or it is longer than that already."""
+        sent_ms = self._writer.sent_bytes // BYTES_PER_MS + 1
+        longest_ms = self._most_ms[piece]
+        return self._holds.covers(sent_ms + longest_ms) or self._waiting_bytes > longest_ms * BYTES_PER_MS
+
+    def _look_ahead(self, piece: int) -> None:
+        if piece < len(self._most_ms):
+            self._holds.look_ahead(self._total_ms, self._usual_ms[piece], sum(self._most_ms[piece:]))

@@ -1,0 +1,180 @@
+"""Plays an edge for the chat worker: posts jobs, receives frames, answers for interest, and reads what is kept."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from itertools import count, takewhile
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from callboard_contracts import subjects
+from callboard_contracts.chat import (
+    ChatFrame,
+    ChatJob,
+    ChatMessage,
+    ChatRequest,
+    ChatResult,
+    InterestReply,
+    InterestRequest,
+)
+from callboard_contracts.quota import Hold, HoldEntry, UsageEvent
+from callboard_kit.bus import Bus
+from callboard_kit.stream_reads import read_last, read_subject
+
+EDGE = "e1"
+POOL = "main"
+MODEL = "owl"
+WAIT_S = 15.0
+
+
+class EdgeStub:
+    """One edge's side of the bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.frames: dict[str, list[ChatFrame]] = {}
+        self.closed: set[str] = set()
+        self.interest_checks: list[InterestRequest] = []
+        self._news = asyncio.Event()
+        self._subscriptions: list[Any] = []
+
+    async def open(self) -> None:
+        """Begins to receive frames and to answer for interest."""
+        self._subscriptions = [
+            await self.bus.subscribe(subjects.out(EDGE, "*"), self._on_frame),
+            await self.bus.subscribe(subjects.interest(EDGE, "*"), self._on_interest),
+        ]
+        await self.bus.connection.flush()
+
+    async def vanish(self) -> None:
+        """Goes away as an edge that was killed."""
+        for subscription in self._subscriptions:
+            await self.bus.unsubscribe(subscription)
+        await self.bus.connection.flush()
+
+    async def post(
+        self,
+        *,
+        limit: int = 100,
+        life_s: float = 30.0,
+        job_class: subjects.JobClass = "live",
+        held_tokens: int | None = None,
+        **fields: Any,
+    ) -> ChatJob:
+        """Posts a job as an edge does; left out, `held_tokens` bound nothing."""
+        request_id = uuid.uuid4().hex
+        request = ChatRequest.model_validate(
+            {
+                "model": MODEL,
+                "messages": (ChatMessage(role="user", content="Tell me a audit_trail."),),
+                "max_output_tokens": limit,
+                **fields,
+            }
+        )
+        now = time.time()
+        entries: tuple[HoldEntry, ...] = ()
+        if held_tokens is not None:
+            entries = (HoldEntry(tenant="t1", metric="units", bucket="h2026112103", amount=held_tokens * 1000),)
+        hold = Hold(request_id=request_id, tenant="t1", kind="chat", model=MODEL, entries=entries, expires_at=now + 60)
+        job = ChatJob(
+            request_id=request_id,
+            edge=EDGE,
+            tenant="t1",
+            request=request,
+            hold=hold,
+            created_at=now,
+            deadline_at=now + life_s,
+        )
+        await self.post_raw(job.model_dump_json().encode(), request_id, job_class)
+        return job
+
+    async def post_raw(self, data: bytes, msg_id: str, job_class: subjects.JobClass = "live") -> int:
+        """Posts any bytes to the pool's queue and returns their place in the stream."""
+        return (await self.bus.publish_stored(subjects.chat_job(POOL, job_class, "t1"), data, msg_id)).seq
+
+    async def cancel(self, job: ChatJob) -> None:
+        """Says that nobody waits for a job any more."""
+        self.closed.add(job.request_id)
+        await self.bus.publish(subjects.cancel(job.request_id))
+
+    def of(self, job: ChatJob) -> list[ChatFrame]:
+        """The frames of a job so far, each number once, as a client would get them."""
+        seen: dict[int, ChatFrame] = {}
+        for frame in self.frames.get(job.request_id, []):
+            seen.setdefault(frame.seq, frame)
+        return [seen[seq] for seq in sorted(seen)]
+
+    def got(self, request_id: str) -> list[ChatFrame]:
+        """The frames of a job up to the first that is missing."""
+        seen = {frame.seq: frame for frame in self.frames.get(request_id, [])}
+        return [seen[seq] for seq in takewhile(seen.__contains__, count())]
+
+    def text(self, job: ChatJob) -> str:
+        """What a client has read so far."""
+        return "".join(frame.text for frame in self.of(job))
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+        """Waits until a condition on the frames holds."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def end(self, job: ChatJob, timeout_s: float = WAIT_S) -> ChatFrame:
+        """Waits for a job's last frame, checks that no number is missing or repeated, and returns it."""
+        await self.until(lambda: any(frame.end for frame in self.of(job)), timeout_s)
+        frames = self.of(job)
+        assert [frame.seq for frame in frames] == list(range(len(frames)))
+        assert [frame for frame in frames if frame.end] == frames[-1:]
+        return frames[-1]
+
+    async def usage(self, job: ChatJob) -> UsageEvent:
+        """The job's usage event; fails when there is none in time, or more than one."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                stored = await read_subject(self.bus, "USAGE", subjects.usage("t1"))
+                events = [UsageEvent.model_validate_json(message.data) for message in stored]
+                found = [event for event in events if event.request_id == job.request_id]
+                if found:
+                    assert len(found) == 1
+                    assert found[0].hold == job.hold
+                    return found[0]
+                await asyncio.sleep(0.02)
+
+    async def result(self, job: ChatJob) -> ChatResult | None:
+        """The job's kept result, if there is one."""
+        kept = await read_last(self.bus, "RESULT", subjects.result(job.request_id))
+        return ChatResult.model_validate_json(kept.data) if kept else None
+
+    async def queue_is_empty(self) -> None:
+        """Waits until no job is left in the queue."""
+        async with asyncio.timeout(WAIT_S):
+            while (await self.bus.api("STREAM.INFO.CHAT", {}))["state"]["messages"]:
+                await asyncio.sleep(0.02)
+
+    async def _on_frame(self, message: Msg) -> None:
+        request_id = message.subject.rsplit(".", 1)[-1]
+        self.frames.setdefault(request_id, []).append(ChatFrame.model_validate_json(message.data))
+        self._news.set()
+
+    async def _on_interest(self, message: Msg) -> None:
+        request_id = message.subject.rsplit(".", 1)[-1]
+        question = InterestRequest.model_validate_json(message.data)
+        self.interest_checks.append(question)
+        got = self.got(request_id)
+        reply = InterestReply(
+            open=request_id not in self.closed,
+            attempt=max((frame.attempt for frame in got), default=0),
+        )
+        if question.resume:
+            reply = reply.model_copy(
+                update={
+                    "next_seq": len(got),
+                    "text": "".join(frame.text for frame in got),
+                    "thinking": "".join(frame.thinking for frame in got),
+                    "tokens": sum(frame.tokens for frame in got),
+                }
+            )
+        await message.respond(reply.model_dump_json().encode())

@@ -1,0 +1,246 @@
+"""A whole Callboard on loopback: a bus, its streams, and any number of each service, as real processes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from callboard_contracts.config import NatsSection
+from callboard_contracts.quota import UsageEvent
+from callboard_kit.bus import Bus
+from callboard_kit.stream_reads import StoredMessage, read_subject
+from tests.support.children import wait_until
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.processes import Service, Table, merged
+
+CHAT_POOL = "main"
+TTS_POOL = "booth"
+CHAT_MODEL = "owl"
+SPEECH_MODEL = "parrot"
+VOICES = ("tenor", "alto")
+QUEUE_STREAMS = ("CHAT", "TTS", "LEASE")
+COMMAND_TIMEOUT_S = 60.0
+
+
+def stub_config(chat_url: str, speech_url: str) -> Table:
+    """The configuration of a set whose engines are stubs that speak OpenAI's protocol."""
+    return {
+        "chat": {
+            "pools": {CHAT_POOL: {"backend": "openai", "url": chat_url, "slots": 8, "resume": "prefill"}},
+            "models": {CHAT_MODEL: {"pool": CHAT_POOL, "aliases": ["owl:latest"], "tools": True}},
+            "default_model": CHAT_MODEL,
+            "drain_timeout_s": 20,
+        },
+        "tts": {
+            "pools": {TTS_POOL: {"backend": "openai", "url": speech_url, "slots": 2}},
+            "models": {SPEECH_MODEL: {"pool": TTS_POOL, "voices": list(VOICES), "default_voice": VOICES[0]}},
+            "drain_timeout_s": 20,
+        },
+        "quota": {
+            "tiers": {
+                "anonymous": {"tokens_per_day": 10_000_000},
+                "standard": {"tokens_per_day": 10_000_000, "tokens_per_month": 100_000_000},
+                "tiny": {"tokens_per_day": 120},
+            },
+            "reap_interval_s": 1,
+        },
+    }
+
+
+class Deployment:
+    """A set of processes that belong together; everything is stopped, and checked to be gone, by `stop`."""
+
+    def __init__(self, folder: Path, config: Table, *, sync_always: bool = False, log_level: str = "debug") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.nats = NatsServer(folder / "nats", sync_always=sync_always)
+        self._config = config
+        self._log_level = log_level
+        self.streams: Service | None = None
+        self.quotas: list[Service] = []
+        self.chats: list[Service] = []
+        self.speakers: list[Service] = []
+        self.edges: list[Service] = []
+
+    @property
+    def base_url(self) -> str:
+        """What the `openai` client takes as its base URL."""
+        return f"{self.root_url()}/v1"
+
+    @property
+    def services(self) -> list[Service]:
+        """Every service that was started, workers before the quota, the edge first."""
+        return [*self.edges, *self.chats, *self.speakers, *self.quotas]
+
+    def root_url(self, edge: int = 0) -> str:
+        """The root of an edge's HTTP paths."""
+        return f"http://127.0.0.1:{self.edges[edge].config['edge']['port']}"
+
+    def start(self, *, chats: int = 1, speakers: int = 1, quotas: int = 1, edges: int = 1) -> None:
+        """Starts the bus and the given number of each service, and waits until all are ready."""
+        self.nats.start()
+        common = {
+            "site": {"data_dir": str(self.folder / "data"), "log_level": self._log_level},
+            "nats": {"url": self.nats.url},
+        }
+        self._config = merged(self._config, common)
+        self.command("streams", "apply")
+        self.streams = self._service("streams", "callboard_cli", {}, None, "streams", "apply", "--watch")
+        self.streams.start()
+        started = [self.add_quota() for _ in range(quotas)]
+        started += [self.add_chat() for _ in range(chats)]
+        started += [self.add_speaker() for _ in range(speakers)]
+        started += [self.add_edge() for _ in range(edges)]
+        for service in started:
+            service.wait_ready()
+
+    def stop(self) -> None:
+        """Stops everything in order; raises AssertionError when a process had to be killed or ended badly."""
+        bad: list[str] = []
+        for service in [*self.services, *([self.streams] if self.streams else [])]:
+            if service.alive:
+                code = service.running.stop(timeout_s=40)
+                if code != 0:
+                    bad.append(f"{service.name} ended with {code}: {service.running.output()[-1500:]}")
+        self.nats.stop()
+        assert not bad, "\n".join(bad)
+
+    def abandon(self) -> None:
+        """Kills whatever still runs."""
+        for service in [*self.services, *([self.streams] if self.streams else [])]:
+            if service.child:
+                service.child.kill()
+        self.nats.kill()
+
+    def add_quota(self, **over: Any) -> Service:
+        """Starts another quota process."""
+        port = free_port()
+        service = self._service(
+            f"quota-{len(self.quotas)}", "callboard_quota", merged({"quota": {"metrics_port": port}}, over), port
+        )
+        self.quotas.append(service)
+        service.start()
+        return service
+
+    def add_chat(self, pool: str | None = None, **over: Any) -> Service:
+        """Starts another chat worker."""
+        name = pool or next(iter(self._config["chat"]["pools"]))
+        port = free_port()
+        own = {"chat": {"pools": {name: {"metrics_port": port}}}}
+        service = self._service(f"chat-{len(self.chats)}", "callboard_chat", merged(own, over), port, "--pool", name)
+        self.chats.append(service)
+        service.start()
+        return service
+
+    def add_speaker(self, pool: str | None = None, **over: Any) -> Service:
+        """Starts another speech worker."""
+        name = pool or next(iter(self._config["tts"]["pools"]))
+        port = free_port()
+        own = {"tts": {"pools": {name: {"metrics_port": port}}}}
+        service = self._service(f"tts-{len(self.speakers)}", "callboard_tts", merged(own, over), port, "--pool", name)
+        self.speakers.append(service)
+        service.start()
+        return service
+
+    def add_edge(self, **over: Any) -> Service:
+        """Starts another edge."""
+        port = free_port()
+        own = {"edge": {"port": free_port(), "metrics_port": port}}
+        service = self._service(f"edge-{len(self.edges)}", "callboard_edge", merged(own, over), port)
+        self.edges.append(service)
+        service.start()
+        return service
+
+    def command(self, *words: str) -> str:
+        """Runs `callboard <words>` with this set's configuration and returns what it prints."""
+        own = self._service("command", "callboard_cli", {}, None)
+        own.write_config()
+        done = subprocess.run(
+            [sys.executable, "-m", "callboard_cli", "--config", str(own.config_file), *words],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"callboard {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def create_key(self, tier: str) -> str:
+        """Makes an API key of a tier and returns it."""
+        return self.command("keys", "create", "--name", f"{tier} {uuid4().hex[:8]}", "--tier", tier).strip()
+
+    def revoke_key(self, key: str) -> None:
+        """Revokes an API key."""
+        self.command("keys", "revoke", key)
+
+    def messages_in(self, stream: str) -> int:
+        """How many messages a stream holds, as the server's own monitoring says."""
+        page: Any = self.nats.monitor("jsz?streams=true")
+        details = [detail for account in page["account_details"] for detail in account.get("stream_detail", [])]
+        return next(int(detail["state"]["messages"]) for detail in details if detail["name"] == stream)
+
+    def left_over(self) -> dict[str, int]:
+        """The queues and leases that are not empty."""
+        counts = {stream: self.messages_in(stream) for stream in QUEUE_STREAMS}
+        return {stream: count for stream, count in counts.items() if count}
+
+    def wait_idle(self, timeout_s: float = 15.0) -> None:
+        """Waits until no job is queued or running and no hold is open; raises with what is left."""
+        try:
+            wait_until(lambda: not self.left_over(), timeout_s, "queues and leases are empty", interval_s=0.05)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.left_over()}") from None
+
+    async def read(self, stream: str, subject: str = ">") -> list[StoredMessage]:
+        """Every message of a stream that matches a subject, in order."""
+        bus = await Bus.connect(NatsSection(url=self.nats.url), "test", lambda: None)
+        try:
+            return await read_subject(bus, stream, subject)
+        finally:
+            await bus.close()
+
+    async def usage(self) -> list[UsageEvent]:
+        """Every usage event so far, in order."""
+        return [UsageEvent.model_validate_json(message.data) for message in await self.read("USAGE")]
+
+    async def counters(self) -> dict[str, int]:
+        """The newest value of every counter in the ledger, by subject."""
+        return {message.subject: int(json.loads(message.data)["val"]) for message in await self.read("QUOTA")}
+
+    async def charged_units(self) -> dict[str, int]:
+        """What the ledger has charged, by tenant and by the length of the buckets of time (hours, months)."""
+        totals: dict[str, int] = {}
+        for subject, value in (await self.counters()).items():
+            _, _, tenant, metric, bucket = subject.split(".")
+            if metric == "units":
+                name = f"{tenant} {bucket[:1]}"
+                totals[name] = totals.get(name, 0) + value
+        return totals
+
+    async def usage_of(self, count: int, since: int = 0, timeout_s: float = 20.0) -> list[UsageEvent]:
+        """Waits until there are `count` usage events after the first `since`, and returns exactly those."""
+        until = asyncio.get_running_loop().time() + timeout_s
+        while len(events := (await self.usage())[since:]) < count:
+            assert asyncio.get_running_loop().time() < until, f"{len(events)} of {count} usage events came"
+            await asyncio.sleep(0.05)
+        return events
+
+    def _service(
+        self, name: str, module: str, over: Mapping[str, Any], health_port: int | None, *arguments: str
+    ) -> Service:
+        return Service(
+            name, module, merged(self._config, over), self.folder, health_port=health_port, arguments=arguments
+        )
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Waits until a condition holds, which is looked at in a thread; raises AssertionError otherwise."""
+    until = asyncio.get_running_loop().time() + timeout_s
+    while not await asyncio.to_thread(condition):
+        assert asyncio.get_running_loop().time() < until, f"not within {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.01)

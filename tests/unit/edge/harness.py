@@ -1,0 +1,156 @@
+"""An edge without a bus: its real HTTP side over the fakes, and workers that a test scripts."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
+from callboard_contracts.config import Config
+from callboard_edge.app import EdgeServer, all_routes
+from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter
+from callboard_edge.domain.administration import Administration
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
+from callboard_edge.domain.job_stream import Dependencies
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.settings import edge_settings
+
+CONFIG: dict[str, Any] = {
+    "chat": {
+        "pools": {"main": {"backend": "fake"}},
+        "models": {
+            "owl": {"pool": "main", "aliases": ["owl:latest"], "max_output_tokens": 100, "tools": True},
+            "wren/tiny": {"pool": "main", "context_tokens": 128, "json_schema": False},
+        },
+    },
+    "tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth", "voices": ["ann"]}}},
+    "edge": {"request_timeout_s": 10.0, "body_timeout_s": 1.0, "max_body_bytes": 100_000},
+}
+USAGE = TokenUsage(prompt_tokens=7, completion_tokens=2)
+
+
+def asking(**over: Any) -> dict[str, Any]:
+    """A chat request."""
+    return {"model": "owl", "messages": [{"role": "user", "content": "Hello."}], **over}
+
+
+def frames(*texts: str, end: str | None = "stop", attempt: int = 1, first: int = 0) -> list[ChatFrame]:
+    """Frames of one token each, and an end frame unless `end` is None."""
+    found = [ChatFrame(seq=first + n, attempt=attempt, text=text, tokens=1) for n, text in enumerate(texts)]
+    if end is not None:
+        last = ChatEnd.model_validate({"reason": end, "usage": USAGE})
+        found.append(ChatFrame(seq=first + len(texts), attempt=attempt, end=last))
+    return found
+
+
+def read_events(body: bytes) -> list[Any]:
+    """The events of a stream; checks the framing and takes the closing mark off."""
+    assert b"\r" not in body
+    blocks = body.decode().split("\n\n")
+    assert blocks.pop() == ""
+    assert blocks.pop() == "data: [DONE]"
+    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
+    return [json.loads(block.removeprefix("data: ")) for block in blocks]
+
+
+def said(events: Sequence[Any]) -> str:
+    """The text of a stream's events."""
+    return "".join(
+        choice.get("text", "") + (choice.get("delta", {}).get("content") or "")
+        for event in events
+        for choice in event.get("choices", ())
+    )
+
+
+@dataclass
+class EdgeHarness:
+    """A running edge and everything deps it."""
+
+    url: str
+    session: aiohttp.ClientSession
+    server: EdgeServer
+    quota: FakeQuotaClient
+    jobs: FakeJobQueue
+    replies: FakeReplyRouter
+    registry: CollectorRegistry
+    workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
+
+    @property
+    def port(self) -> int:
+        """The port that the edge listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    async def worker(self, sent: Sequence[ChatFrame], pause_s: float = 0.0) -> ChatJob:
+        """Takes the next job, sends frames for it and acknowledges it at its end."""
+        job = await self.jobs.next_chat()
+        for frame in sent:
+            await asyncio.sleep(pause_s)
+            self.replies.send(job.request_id, frame)
+        if sent and sent[-1].end is not None:
+            self.jobs.finish(job.request_id)
+        return job
+
+    def plays(self, sent: Sequence[ChatFrame], pause_s: float = 0.0) -> "asyncio.Task[ChatJob]":
+        """Runs a worker beside the test."""
+        task = asyncio.ensure_future(self.worker(sent, pause_s))
+        self.workers.append(task)
+        return task
+
+    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any, bytes]:
+        """Posts JSON and returns the status, the headers and the body."""
+        async with self.session.post(self.url + path, json=body, headers=headers) as reply:
+            return reply.status, reply.headers, await reply.read()
+
+    def figure(self, name: str, **labels: str) -> float:
+        """One figure of the edge's metrics, 0 when it was never counted."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    async def all_closed(self) -> None:
+        """Waits until no request is open."""
+        async with asyncio.timeout(5):
+            while self.replies.open_requests:
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(
+    over: dict[str, Any] | None = None, *, most_queued: int = 64, admin: Administration | None = None
+) -> AsyncGenerator[EdgeHarness]:
+    """Starts an edge on a free loopback port."""
+    table = {key: {**value, **(over or {}).get(key, {})} for key, value in CONFIG.items()}
+    config = Config.model_validate({**(over or {}), **table})
+    quota, jobs, inboxes = FakeQuotaClient(), FakeJobQueue(most_queued), FakeReplyRouter()
+    background, media, registry = BackgroundTasks(), EncoderPool(), CollectorRegistry()
+    deps = Dependencies(quota=quota, jobs=jobs, replies=inboxes, background=background)
+    context = EdgeContext(
+        settings=edge_settings(config),
+        chat_models=chat_catalogue(config.chat),
+        speech_models=speech_catalogue(config.tts),
+        admission=Admission(deps, config.edge.request_timeout_s),
+        media=media,
+        metrics=EdgeMetrics(registry),
+        ready=lambda: None,
+        admin=admin,
+    )
+    server = EdgeServer(context, all_routes(context))
+    port = await server.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        harness = EdgeHarness(f"http://127.0.0.1:{port}", session, server, quota, jobs, inboxes, registry)
+        try:
+            yield harness
+        finally:
+            for task in harness.workers:
+                task.cancel()
+            await asyncio.gather(*harness.workers, return_exceptions=True)
+            await server.close()
+            await background.close(5)
+            media.close()

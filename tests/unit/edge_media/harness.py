@@ -1,0 +1,277 @@
+"""An edge without a jobs: its real HTTP side, with a quota desk and a speech worker that a test scripts."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.config import Config
+from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    LimitState,
+    Rates,
+    ReserveReply,
+    ReserveRequest,
+    UsageReply,
+    UsageRequest,
+)
+from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
+from callboard_edge.app import EdgeServer
+from callboard_edge.backends.inbox import RequestInbox
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
+from callboard_edge.domain.job_stream import Dependencies
+from callboard_edge.domain.ports import JobRef, OnInterest, Segment
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.protocols.openai import speech, voices
+from callboard_edge.settings import edge_settings
+
+CONFIG = {
+    "tts": {
+        "pools": {"booth": {"backend": "fake"}, "hall": {"backend": "kokoro_onnx"}},
+        "models": {
+            "voicebox": {
+                "pool": "booth",
+                "aliases": ["tts-1"],
+                "voices": ["ann", "bob"],
+                "voice_aliases": {"alloy": "ann", "both": "ann(2)+bob"},
+                "default_voice": "ann",
+            },
+            "kokoro": {"pool": "hall"},
+        },
+    },
+    "edge": {"request_timeout_s": 10.0, "body_timeout_s": 2.0, "max_body_bytes": 100_000},
+}
+STATE = LimitState(limit="tokens_per_day", allowed=1000, remaining=900, resets_in_s=60.0)
+
+
+@dataclass
+class HarnessQuota:
+    """Grants every hold, unless it is given an error to answer with."""
+
+    refusal: ErrorInfo | None = None
+    reserved: list[ReserveRequest] = field(default_factory=list[ReserveRequest])
+    released: list[Hold] = field(default_factory=list[Hold])
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        """Notes the request."""
+        self.reserved.append(request)
+        if self.refusal is not None:
+            return ReserveReply(error=self.refusal, states=(STATE,))
+        hold = Hold(
+            request_id=request.request_id,
+            tenant="t",
+            kind="speech",
+            model=request.model,
+            entries=(),
+            rates=Rates(audio_units_per_s=100_000),
+            expires_at=0,
+        )
+        return ReserveReply(tenant="t", hold=hold, states=(STATE,))
+
+    async def release(self, hold: Hold) -> None:
+        """Notes the hold."""
+        self.released.append(hold)
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says that nothing was used."""
+        del request
+        return UsageReply()
+
+    async def identify(self, request: IdentifyRequest) -> IdentifyReply:
+        """Knows everybody."""
+        del request
+        return IdentifyReply(tenant="t")
+
+
+class Worker:
+    """What a script uses to speak: segments like a real worker's, through the same bounded inbox."""
+
+    def __init__(self, job: SpeechJob, frames: "HarnessReplies") -> None:
+        self.job = job
+        self.cancelled = asyncio.Event()
+        self._frames = frames
+        self._n = 0
+        self._piece = 0
+        self._spoken_bytes = 0
+
+    def say(self, pcm: bytes) -> None:
+        """Sends one piece as one segment."""
+        self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, piece_done=True), pcm)
+        self._piece += 1
+        self._spoken_bytes += len(pcm)
+
+    def end(self, reason: str = "stop", error: ErrorInfo | None = None) -> None:
+        """Sends the end."""
+        end = SpeechEnd.model_validate(
+            {"reason": reason, "audio_ms": self._spoken_bytes // BYTES_PER_MS, "error": error}
+        )
+        self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, end=end), b"")
+
+    def credit(self) -> InterestReply:
+        """Asks the edge whether anybody still listens."""
+        return self._frames.interest_checks[self.job.request_id](InterestRequest(attempt=1))
+
+    def _put(self, info: SegmentInfo, pcm: bytes) -> None:
+        self._frames.put(self.job.request_id, Segment(self._n, info, pcm))
+        self._n += 1
+
+
+Script = Callable[[Worker], Awaitable[None]]
+
+
+class HarnessReplies:
+    """The way back from the worker, which keeps everything for a reader that was too slow."""
+
+    edge = "main"
+
+    def __init__(self) -> None:
+        self.inboxes: dict[str, RequestInbox[Segment, Segment]] = {}
+        self.interest_checks: dict[str, OnInterest] = {}
+        self.kept: dict[str, list[Segment]] = {}
+        self.full = asyncio.Event()
+
+    def put(self, request_id: str, segment: Segment) -> None:
+        """Delivers a segment as the bus would."""
+        self.kept.setdefault(request_id, []).append(segment)
+        inbox = self.inboxes.get(request_id)
+        if inbox is not None and not inbox.put_nowait(segment, len(segment.pcm)):
+            self.full.set()
+
+    def open_audio(self, request_id: str, on_interest: OnInterest) -> RequestInbox[Segment, Segment]:
+        """Opens an inbox of the real size."""
+        inbox = RequestInbox[Segment, Segment](lambda segment: segment, 64, 2 * 1024 * 1024)
+        self.inboxes[request_id] = inbox
+        self.interest_checks[request_id] = on_interest
+        return inbox
+
+    def open_chat(self, request_id: str, on_interest: OnInterest) -> RequestInbox[ChatFrame, ChatFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id, on_interest)
+
+    def close_request(self, request_id: str) -> None:
+        """Forgets a request."""
+        self.inboxes.pop(request_id, None)
+
+    async def replay_chat(self, request_id: str) -> list[ChatFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def replay_audio(self, request_id: str, from_n: int) -> list[Segment]:
+        """Reads back a few segments."""
+        return self.kept.get(request_id, [])[from_n : from_n + 32]
+
+    async def result(self, request_id: str) -> ChatResult | None:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+
+class HarnessJobs:
+    """Gives each job to the script at once."""
+
+    def __init__(self, frames: HarnessReplies) -> None:
+        self.script: Script = silent
+        self.refusal: CallboardError | None = None
+        self.jobs: list[SpeechJob] = []
+        self.job_ref = asyncio.Event()
+        self.pools: list[str] = []
+        self.workers: dict[str, Worker] = {}
+        self._frames = frames
+        self._tasks: list[asyncio.Future[None]] = []
+
+    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
+        """Starts the script."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.jobs.append(job)
+        self.job_ref.set()
+        self.pools.append(pool)
+        worker = self.workers[job.request_id] = Worker(job, self._frames)
+        self._tasks.append(asyncio.ensure_future(self.script(worker)))
+        return JobRef("TTS", len(self.jobs))
+
+    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
+        """Is no part of speech."""
+        raise AssertionError(job.request_id, pool)
+
+    async def cancel(self, request_id: str) -> None:
+        """Tells the worker."""
+        self.workers[request_id].cancelled.set()
+
+    async def remove(self, job_ref: JobRef) -> bool:
+        """Comes too late: the script has begun."""
+        del job_ref
+        return False
+
+    async def close(self) -> None:
+        """Ends the scripts, and shows what went wrong in one."""
+        for task in self._tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+async def silent(worker: Worker) -> None:
+    """A worker that never says anything."""
+    await worker.cancelled.wait()
+
+
+@dataclass
+class EdgeHarness:
+    """A running edge and the fakes deps it."""
+
+    quota: HarnessQuota
+    jobs: HarnessJobs
+    replies: HarnessReplies
+    media: EncoderPool
+    port: int
+    client: aiohttp.ClientSession
+
+    def url(self, path: str = "/v1/audio/speech") -> str:
+        """The address of a path."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+@asynccontextmanager
+async def running() -> AsyncGenerator[EdgeHarness]:
+    """Runs an edge on a free port of the loopback."""
+    config = Config.model_validate(CONFIG)
+    frames = HarnessReplies()
+    jobs = HarnessJobs(frames)
+    quota = HarnessQuota()
+    background = BackgroundTasks()
+    media = EncoderPool()
+    context = EdgeContext(
+        settings=edge_settings(config),
+        chat_models=chat_catalogue(config.chat),
+        speech_models=speech_catalogue(config.tts),
+        admission=Admission(Dependencies(quota, jobs, frames, background), config.edge.request_timeout_s),
+        media=media,
+        metrics=EdgeMetrics(CollectorRegistry()),
+        ready=lambda: None,
+    )
+    server = EdgeServer(context, [*speech.routes(context), *voices.routes(context)])
+    port = await server.start("127.0.0.1", 0)
+    timeout = aiohttp.ClientTimeout(total=10)
+    # A connection that is kept open keeps a task on the server's side, which would count as left behind.
+    connector = aiohttp.TCPConnector(force_close=True)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
+            yield EdgeHarness(quota, jobs, frames, media, port, client)
+    finally:
+        await server.stop_listening()
+        await server.close()
+        await background.close(2.0)
+        await jobs.close()
+        media.close()

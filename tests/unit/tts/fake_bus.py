@@ -1,0 +1,247 @@
+"""A bus that only remembers, for a handler that is to be watched alone."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from callboard_contracts import subjects
+from callboard_contracts.chat import InterestReply, InterestRequest
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.headers import SEGMENT
+from callboard_contracts.quota import (
+    Hold,
+    HoldEntry,
+    Rates,
+    ReleaseReply,
+    ReleaseRequest,
+    ReserveReply,
+    ReserveRequest,
+    UsageEvent,
+)
+from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
+from callboard_kit.bus import Bus, BusUnavailable, NoResponders, Stored
+from callboard_kit.pull import Delivery
+from callboard_kit.stream_reads import StoredMessage
+
+TEXT = (
+    "The first sentence of it is this one here. The second one comes right after the first, as second ones do. "
+    "Then the third sentence follows, longer than the ones before it, because nothing else is left to be said now."
+)
+
+
+UNITS_PER_S = 100_000
+LIMIT = ErrorInfo(
+    code=ErrorCode.QUOTA_EXCEEDED, message="Enough for today.", limit="key.tokens_per_day", retry_after_s=600
+)
+
+
+def hold_for(audio_ms: int, name: str = "h0", rate: int = UNITS_PER_S) -> Hold:
+    """A hold of so much sound, as quota would grant it."""
+    units = -(-audio_ms * rate // 1000)
+    return Hold(
+        id=name,
+        request_id="r1",
+        tenant="t1",
+        kind="speech",
+        model="kokoro",
+        entries=(HoldEntry(tenant="t1", metric="units", bucket="h2026112103", amount=units),),
+        rates=Rates(audio_units_per_s=rate),
+        expires_at=time.time() + 60,
+    )
+
+
+@dataclass
+class FakeQuota:
+    """Grants further holds as long as there is room for their sound."""
+
+    room_ms: int = 10**9
+    asked_ms: list[int] = field(default_factory=list)
+    granted: list[Hold] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    away: int = 0
+    """So many of the next questions meet nobody."""
+    silent: bool = False
+    """Questions are heard and answered only when `answer` is set."""
+    answer: asyncio.Event = field(default_factory=asyncio.Event)
+    error: ErrorInfo | None = None
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        """Decides on a extension."""
+        assert request.extends is not None
+        assert (request.key_digest, request.address, request.request_id) == (None, None, "r1")
+        if self.away:
+            self.away -= 1
+            raise NoResponders("quota.reserve")
+        self.asked_ms.append(request.work.audio_ms)
+        if self.silent:
+            await self.answer.wait()
+        if self.error is not None:
+            return ReserveReply(error=self.error)
+        if request.work.audio_ms > self.room_ms:
+            return ReserveReply(error=LIMIT)
+        self.room_ms -= request.work.audio_ms
+        hold = hold_for(request.work.audio_ms, f"h{len(self.granted) + 1}")
+        self.granted.append(hold)
+        return ReserveReply(tenant="t1", hold=hold)
+
+    def release(self, request: ReleaseRequest) -> ReleaseReply:
+        """Notes what comes back."""
+        self.released.append(request.hold.id)
+        return ReleaseReply(settled=True)
+
+
+@dataclass
+class Message:
+    """What a subscriber gets."""
+
+    subject: str
+
+
+@dataclass
+class FakeBus:
+    """Keeps what is published; `replies` answers credit questions, an exception is raised."""
+
+    connected: bool = True
+    segments: list[StoredMessage] = field(default_factory=list)
+    usage: list[UsageEvent] = field(default_factory=list)
+    usage_ids: list[str | None] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    questions: list[InterestRequest] = field(default_factory=list)
+    reply: InterestReply | Exception = field(default_factory=lambda: InterestReply(open=True, attempt=1))
+    quota: FakeQuota = field(default_factory=FakeQuota)
+    refuse_publish: bool = False
+    cancel: Callable[[Any], Awaitable[None]] | None = None
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Remembers whom to tell when the connection is restored."""
+        self.reconnected = callback
+
+    async def subscribe(self, subject: str, callback: Callable[[Any], Awaitable[None]], queue: str = "") -> None:
+        """Takes the one subscription that a worker makes."""
+        assert (subject, queue) == ("ctl.cancel.*", "")
+        self.cancel = callback
+
+    async def cancel_request(self, request_id: str) -> None:
+        """Tells the worker that a request is cancelled."""
+        assert self.cancel is not None
+        await self.cancel(Message(subjects.cancel(request_id)))
+
+    async def publish_stored(
+        self,
+        subject: str,
+        payload: bytes,
+        msg_id: str | None,
+        timeout_s: float = 10.0,
+        headers: dict[str, str] | None = None,
+    ) -> Stored:
+        """Keeps a segment or a usage event."""
+        assert timeout_s > 0
+        if subject.startswith("audio."):
+            return self._keep_segment(subject, payload, headers or {})
+        event = UsageEvent.model_validate_json(payload)
+        assert subject == subjects.usage(event.tenant)
+        self.order.append("usage")
+        self.usage.append(event)
+        self.usage_ids.append(msg_id)
+        return Stored("USAGE", 1, False, None)
+
+    def _keep_segment(self, subject: str, pcm: bytes, headers: dict[str, str]) -> Stored:
+        if self.refuse_publish:
+            raise BusUnavailable("gone")
+        self.order.append("end" if '"end"' in headers[SEGMENT] else "segment")
+        self.segments.append(StoredMessage(subject, len(self.segments) + 1, pcm, headers))
+        return Stored("AUDIO", len(self.segments), False, None)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_s: float,
+        on_late: Callable[[bytes], None] | None = None,
+        late_s: float = 0.0,
+    ) -> bytes:
+        """Answers a question about credit, or one to quota."""
+        if subject == subjects.QUOTA_RESERVE:
+            assert on_late is not None
+            assert late_s > 0
+            asking = asyncio.ensure_future(self.quota.reserve(ReserveRequest.model_validate_json(payload)))
+            done, _ = await asyncio.wait({asking}, timeout=timeout_s)
+            if not done:
+                asking.add_done_callback(lambda late: on_late(late.result().model_dump_json().encode()))
+                raise BusUnavailable("no answer in time")
+            return asking.result().model_dump_json().encode()
+        if subject == subjects.QUOTA_RELEASE:
+            return self.quota.release(ReleaseRequest.model_validate_json(payload)).model_dump_json().encode()
+        assert subject == subjects.interest("edge1", "r1")
+        assert timeout_s > 0
+        self.questions.append(InterestRequest.model_validate_json(payload))
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply.model_dump_json().encode()
+
+    async def read_subject(self, _bus: Bus, stream: str, subject: str) -> list[StoredMessage]:
+        """Returns the segments kept so far."""
+        assert stream == "AUDIO"
+        assert subject == "audio.edge1.r1.*"
+        return list(self.segments)
+
+    def as_bus(self) -> Bus:
+        """The same object where a bus is asked for."""
+        return cast("Bus", self)
+
+    @property
+    def infos(self) -> list[SegmentInfo]:
+        """What each segment says of itself."""
+        return [SegmentInfo.model_validate_json(message.headers[SEGMENT]) for message in self.segments]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each segment."""
+        return [int(message.subject.rsplit(".", 1)[1]) for message in self.segments]
+
+    @property
+    def pcm(self) -> bytes:
+        """All sound sent."""
+        return b"".join(message.data for message in self.segments)
+
+    @property
+    def end(self) -> SpeechEnd | None:
+        """The end, once it was sent."""
+        return self.infos[-1].end if self.segments else None
+
+    async def hears(self, count: int) -> None:
+        """Waits until that many segments were published."""
+        async with asyncio.timeout(5):
+            while len(self.segments) < count:
+                await asyncio.sleep(0.005)
+
+
+def nobody_listens() -> Exception:
+    return NoResponders("ctl.interest")
+
+
+def make_job(
+    text: str = TEXT,
+    *,
+    voice: str = "af_sky",
+    model: str = "kokoro",
+    deadline_s: float = 60,
+    hold: Hold | None = None,
+) -> SpeechJob:
+    return SpeechJob(
+        request_id="r1",
+        edge="edge1",
+        tenant="t1",
+        room="edge1",
+        utterance="r1",
+        request=SpeechRequest(model=model, text=text, voice=voice),
+        hold=hold,
+        created_at=time.time(),
+        deadline_at=time.time() + deadline_s,
+    )
+
+
+def deliver(job: SpeechJob, attempt: int = 1, job_class: str = "live") -> Delivery:
+    return Delivery(job.model_dump_json().encode(), f"job.tts.main.{job_class}.t1", attempt, 1)
