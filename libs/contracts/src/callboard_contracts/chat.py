@@ -5,8 +5,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
-from callboard_contracts.quota import Hold
+from callboard_contracts.ordering import AttemptOrder
 
 Role = Literal["system", "user", "assistant", "tool"]
 EndReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -21,37 +22,100 @@ class ToolCall(Message):
     arguments: str
 
 
+class Image(Message):
+    """A picture in a message, as base64 of its file."""
+
+    media_type: str
+    data: str
+
+
 class ChatMessage(Message):
     """One turn of a conversation."""
 
     role: Role
     content: str = ""
+    thinking: str = ""
+    images: tuple[Image, ...] = ()
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
 
 
+SamplerName = Literal["repetition_penalty", "top_k", "top_a", "top_p", "tfs", "typical_p", "temperature"]
+
+
 class Sampling(Message):
-    """How the next token is chosen; a field left out means the engine's own default."""
+    """How the next token is chosen; a field left out means the engine's own default.
+
+    No engine honours every field: each backend declares those that it does, and the reference lists them. Ranges that
+    count tokens are looked back over; 0 is off and -1 is the whole context.
+    """
 
     temperature: float | None = Field(default=None, ge=0, le=100)
-    top_p: float | None = Field(default=None, ge=0, le=1)
+    dynatemp_range: float | None = Field(default=None, ge=0, le=100)
+    dynatemp_exponent: float | None = Field(default=None, ge=0, le=100)
+    smoothing_factor: float | None = Field(default=None, ge=0, le=100)
+    smoothing_curve: float | None = Field(default=None, ge=0, le=100)
     top_k: int | None = Field(default=None, ge=-1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     min_p: float | None = Field(default=None, ge=0, le=1)
+    top_a: float | None = Field(default=None, ge=0, le=1)
+    typical_p: float | None = Field(default=None, ge=0, le=1)
+    tfs: float | None = Field(default=None, ge=0, le=1)
+    top_n_sigma: float | None = Field(default=None, ge=-1, le=100)
+    epsilon_cutoff: float | None = Field(default=None, ge=0, le=1000)
+    eta_cutoff: float | None = Field(default=None, ge=0, le=1000)
+    xtc_threshold: float | None = Field(default=None, ge=0, le=1)
+    xtc_probability: float | None = Field(default=None, ge=0, le=1)
+    adaptive_target: float | None = Field(default=None, ge=-1, le=1)
+    adaptive_decay: float | None = Field(default=None, ge=0, le=1)
+    mirostat: Literal[0, 1, 2] | None = None
+    mirostat_tau: float | None = Field(default=None, ge=0, le=100)
+    mirostat_eta: float | None = Field(default=None, ge=0, le=100)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    repetition_range: int | None = Field(default=None, ge=-1)
+    repetition_slope: float | None = Field(default=None, ge=0, le=100)
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0, le=1000)
+    dry_multiplier: float | None = Field(default=None, ge=0, le=100)
+    dry_base: float | None = Field(default=None, ge=0, le=100)
+    dry_allowed_length: int | None = Field(default=None, ge=0)
+    dry_range: int | None = Field(default=None, ge=-1)
+    dry_sequence_breakers: tuple[str, ...] | None = Field(default=None, max_length=128)
+    sampler_order: tuple[SamplerName, ...] | None = Field(default=None, max_length=7)
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logit_bias: dict[str, float] | None = None
+    """By token id."""
+    banned_token_ids: tuple[int, ...] = Field(default=(), max_length=1024)
+    banned_texts: tuple[str, ...] = Field(default=(), max_length=1024)
+    min_output_tokens: int | None = Field(default=None, ge=0)
+    ban_end_token: bool = False
+    """Whether the model may not end its reply by itself."""
 
 
 class OutputFormat(Message):
-    """What shape the reply must have; `json_schema` is set only for the kind of that name."""
+    """What shape the reply must have; `json_schema` and `grammar` are set only for the kinds of those names.
 
-    kind: Literal["text", "json_object", "json_schema"] = "text"
+    A grammar is written in GBNF.
+    """
+
+    kind: Literal["text", "json_object", "json_schema", "grammar"] = "text"
     json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
     name: str | None = None
+
+
+class Thinking(Message):
+    """Whether a model that can reason first does so; a field left out means the model's own way.
+
+    `budget_tokens` bounds the reasoning, `effort` leaves the bound to the engine.
+    """
+
+    enabled: bool | None = None
+    budget_tokens: int | None = Field(default=None, ge=0)
+    effort: Literal["minimal", "low", "medium", "high"] | None = None
 
 
 class Tool(Message):
@@ -60,6 +124,13 @@ class Tool(Message):
     name: str
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class RoomTurn(Message):
+    """A turn of a conversation that a room keeps."""
+
+    room: str
+    turn: str
 
 
 class ChatRequest(Message):
@@ -79,33 +150,55 @@ class ChatRequest(Message):
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """`auto`, `none`, `required`, or the name of the one function to call."""
+    thinking: Thinking = Thinking()
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    """How many alternatives come with each token's log probability; left out, no log probabilities are wanted."""
+    turn: RoomTurn | None = None
+    """The turn of a room that the reply belongs to."""
 
 
-class ChatJob(Message):
-    """A chat request on the board; times are Unix seconds."""
+class ChatJob(Job):
+    """A chat request in a work queue."""
 
-    version: Literal[1] = 1
-    request_id: str
-    edge: str
-    tenant: str
     request: ChatRequest
-    hold: Hold | None
-    created_at: float
-    deadline_at: float
 
 
 class TokenUsage(Message):
-    """Token counts as the engine's tokenizer counts them."""
+    """Token counts as the engine's tokenizer counts them; cached tokens are part of the prompt's."""
 
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)
+    cached_prompt_tokens: int = Field(default=0, ge=0)
+
+
+class PhaseDurations(Message):
+    """How long the phases of a reply took, in seconds; None where nobody measured it."""
+
+    queue_s: float | None = Field(default=None, ge=0)
+    load_s: float | None = Field(default=None, ge=0)
+    prompt_s: float | None = Field(default=None, ge=0)
+    generate_s: float | None = Field(default=None, ge=0)
+
+
+class TokenLogprob(Message):
+    """One token and its log probability; `top` are the likeliest tokens in its place."""
+
+    token: str
+    token_id: int | None = None
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
 
 
 class ChatEnd(Message):
-    """Why a reply ended and what it used; `error` is set exactly when the reason is `error`."""
+    """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
+
+    `stop_sequence` is the one that ended the reply, where one did.
+    """
 
     reason: EndReason
     usage: TokenUsage = TokenUsage()
+    durations: PhaseDurations = PhaseDurations()
+    stop_sequence: str | None = None
     error: ErrorInfo | None = None
 
 
@@ -123,6 +216,7 @@ class ChatFrame(Message):
     thinking: str = ""
     tokens: int = Field(default=0, ge=0)
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     end: ChatEnd | None = None
 
 
@@ -134,26 +228,10 @@ class ChatResult(Message):
     text: str
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     end: ChatEnd
 
 
-class InterestRequest(Message):
-    """A worker asks an edge whether anybody still waits for a request; `resume` asks for what arrived so far too."""
-
-    attempt: int
-    resume: bool = False
-
-
-class InterestReply(Message):
-    """The edge's answer to a worker.
-
-    `open` is false when nobody waits any more; `attempt` is the highest attempt seen, so a worker that was given up
-    for dead learns that another one took over. The rest is filled in only for a resuming worker.
-    """
-
-    open: bool
-    attempt: int = 0
-    next_seq: int = 0
-    text: str = ""
-    thinking: str = ""
-    tokens: int = 0
+def order_of_frames(first: int = 0) -> AttemptOrder[ChatFrame]:
+    """Puts the frames of one reply in order, beginning with the number `first`."""
+    return AttemptOrder(lambda frame: frame.seq, lambda frame: frame.attempt, first)

@@ -90,6 +90,8 @@ class ChatModelSection(Section):
     """Whether the engine can call tools."""
     json_schema: bool = True
     """Whether the engine can hold a reply to a JSON schema."""
+    images: bool = False
+    """Whether the engine can read images."""
 
 
 class ChatPoolSection(Section):
@@ -99,6 +101,9 @@ class ChatPoolSection(Section):
     """What kind of engine it is."""
     slots: int = Field(default=4, ge=1, le=1024)
     """How many replies one worker writes at once."""
+    may_sleep: bool = False
+    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
+    one. Left out, requests are refused until a first worker has announced itself."""
     url: str | None = None
     """The engine's address, for `ollama` and `openai` (there with its version segment)."""
     api_key: SecretStr | None = None
@@ -155,6 +160,9 @@ class SpeechPoolSection(Section):
     """What kind of engine it is."""
     slots: int = Field(default=1, ge=1, le=256)
     """How many utterances one worker speaks at once."""
+    may_sleep: bool = False
+    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
+    one. Left out, requests are refused until a first worker has announced itself."""
     url: str | None = None
     """For `openai`: the engine's address with its version segment."""
     api_key: SecretStr | None = None
@@ -180,6 +188,8 @@ class TtsSection(Section):
 
     pools: dict[Name, SpeechPoolSection] = Field(default_factory=dict)
     models: dict[str, SpeechModelSection] = Field(default_factory=dict)
+    default_model: str | None = None
+    """The model of requests that name none."""
     max_input_characters: int = Field(default=4096, ge=1)
     """The longest text of one request."""
     comma_pause_ms: int = Field(default=300, ge=0, le=5000)
@@ -269,6 +279,8 @@ class Config(Section):
                 raise ValueError(_unknown(f"tts.models.{name}.pool", model.pool, self.tts.pools))
         if self.chat.default_model is not None and self.chat.default_model not in self.chat.models:
             raise ValueError(_unknown("chat.default_model", self.chat.default_model, self.chat.models))
+        if self.tts.default_model is not None and self.tts.default_model not in self.tts.models:
+            raise ValueError(_unknown("tts.default_model", self.tts.default_model, self.tts.models))
         for key, tier in (
             ("quota.anonymous_tier", self.quota.anonymous_tier),
             ("quota.address_tier", self.quota.address_tier),

@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded"
     QUEUE_FULL = "queue_full"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    NO_WORKER = "no_worker"
     ENGINE_UNAVAILABLE = "engine_unavailable"
     ENGINE_FAILED = "engine_failed"
     INTERRUPTED = "interrupted"
@@ -68,6 +69,7 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.QUOTA_EXCEEDED: ErrorKind(429, True, "A limit of the API key, the address or the site is reached."),
     ErrorCode.QUEUE_FULL: ErrorKind(429, True, "Too many requests of this client are already waiting."),
     ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, True, "The request was not finished before its deadline."),
+    ErrorCode.NO_WORKER: ErrorKind(503, True, "No worker of the model's pool has ever announced itself."),
     ErrorCode.ENGINE_UNAVAILABLE: ErrorKind(503, True, "The engine behind the model could not be reached."),
     ErrorCode.ENGINE_FAILED: ErrorKind(502, True, "The engine behind the model reported an error."),
     ErrorCode.INTERRUPTED: ErrorKind(503, True, "The work was stopped before its end because a process shut down."),

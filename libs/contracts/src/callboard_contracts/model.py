@@ -7,3 +7,7 @@ class Message(BaseModel):
     """A frozen message whose unknown fields are ignored, so that a newer sender can talk to an older receiver."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    def encoded(self) -> bytes:
+        """The message as it is published: JSON without the fields that are None."""
+        return self.model_dump_json(exclude_none=True).encode()

@@ -13,7 +13,7 @@ from callboard_contracts.kudos import MAX_KUDOS
 from callboard_contracts.model import Message
 
 UNITS_PER_TOKEN = 1000
-WorkKind = Literal["chat", "speech"]
+WorkKind = Literal["chat", "speech", "transcription", "embedding"]
 
 
 MAX_AMOUNT = 10**15

@@ -4,12 +4,15 @@ A segment travels as raw PCM in the message body (24 kHz, mono, signed 16-bit li
 know about it stands in the subject (its number) and in the headers named here.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import AliasChoices, Field
 
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
+from callboard_contracts.ordering import AttemptOrder
 from callboard_contracts.quota import Hold
 
 SAMPLE_RATE_HZ = 24_000
@@ -34,23 +37,16 @@ class SpeechRequest(Message):
     instructions: str = ""
 
 
-class SpeechJob(Message):
-    """A speech request on the board; times are Unix seconds.
+class SpeechJob(Job):
+    """A speech request in a work queue.
 
     The audio goes to `audio.<room>.<utterance>.<n>`; for a plain request the room is the edge and the utterance is
     the request id.
     """
 
-    version: Literal[1] = 1
-    request_id: str
-    edge: str
-    tenant: str
     room: str
     utterance: str
     request: SpeechRequest
-    hold: Hold | None
-    created_at: float
-    deadline_at: float
 
 
 class SpeechEnd(Message):
@@ -75,3 +71,17 @@ class SegmentInfo(Message):
     piece_done: bool = False
     extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     end: SpeechEnd | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSegment:
+    """Segment `n` of an utterance: what is known of it, and its PCM."""
+
+    n: int
+    info: SegmentInfo
+    pcm: bytes
+
+
+def order_of_segments(first: int = 0) -> AttemptOrder[AudioSegment]:
+    """Puts the segments of one utterance in order, beginning with the number `first`."""
+    return AttemptOrder(lambda segment: segment.n, lambda segment: segment.info.attempt, first)

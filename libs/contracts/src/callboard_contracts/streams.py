@@ -18,6 +18,8 @@ ACK_WAIT_S = 6.0
 MAX_DELIVERIES = 5
 RESULT_LIFE_S = 20 * 60
 OUT_LIFE_S = 120
+"""The least time for which frames can be read back."""
+OUT_MARGIN_S = 30
 AUDIO_LIFE_S = 600
 USAGE_LIFE_S = 400 * 86_400
 """Longer than a billing year, so that usage can always be recomputed."""
@@ -32,6 +34,8 @@ DEDUPLICATION_WINDOW_S = 2 * LEASE_LIFE_S
 
 CHAT = "CHAT"
 TTS = "TTS"
+JOB_STREAMS: dict[str, str] = {"chat": CHAT, "tts": TTS}
+"""The work queue of each service."""
 OUT = "OUT"
 RESULT = "RESULT"
 AUDIO = "AUDIO"
@@ -143,10 +147,12 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
     return (
         StreamSpec(CHAT, ("job.chat.>",), options=_work_queue(chat_bound)),
         StreamSpec(TTS, ("job.tts.>",), options=_work_queue(tts_bound)),
-        StreamSpec(OUT, ("out.*.*",), memory=True, max_age_s=OUT_LIFE_S, options={"max_bytes": 256 * 1024 * 1024}),
+        StreamSpec(
+            OUT, ("out.*.*",), memory=True, max_age_s=frames_life_s(config), options={"max_bytes": 256 * 1024 * 1024}
+        ),
         StreamSpec(
             RESULT,
-            ("result.*",),
+            ("result.*", "ticket.*"),
             max_age_s=RESULT_LIFE_S,
             options={"max_msgs_per_subject": 1, "max_bytes": 1024 * 1024 * 1024},
         ),
@@ -186,6 +192,11 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
     )
 
 
+def frames_life_s(config: Config) -> float:
+    """How long frames can be read back: at least as long as a request may take, so that its text is whole."""
+    return max(OUT_LIFE_S, config.edge.request_timeout_s + OUT_MARGIN_S)
+
+
 def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
     """The durable consumers: one for each pool and class of job, and the one that settles usage."""
     return (
@@ -201,10 +212,10 @@ def consumer_name(service: str, pool: str, job_class: subjects.JobClass) -> str:
 
 
 def _pool_consumers(stream: str, service: str, pools: Iterable[str]) -> Iterable[ConsumerSpec]:
-    job = subjects.chat_job if service == "chat" else subjects.tts_job
     for pool in pools:
         for job_class in ("live", "batch"):
-            yield ConsumerSpec(stream, consumer_name(service, pool, job_class), job(pool, job_class, "*"), 10_000)
+            name, jobs = consumer_name(service, pool, job_class), subjects.job(service, pool, job_class, "*")
+            yield ConsumerSpec(stream, name, jobs, 10_000)
 
 
 def buckets() -> tuple[BucketSpec, ...]:

@@ -15,14 +15,14 @@ def token(value: str) -> str:
     return value
 
 
-def chat_job(pool: str, job_class: JobClass, tenant: str) -> str:
-    """Where a chat job is posted; `*` is allowed as the tenant of a filter."""
-    return f"job.chat.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
+def job(service: str, pool: str, job_class: JobClass, tenant: str) -> str:
+    """Where a job is queued: `live` where somebody listens, `batch` where the result is polled; `*` filters tenants."""
+    return f"job.{token(service)}.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
 
 
-def tts_job(pool: str, job_class: JobClass, tenant: str) -> str:
-    """Where a speech job is posted; `*` is allowed as the tenant of a filter."""
-    return f"job.tts.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
+def job_class_of(subject: str) -> JobClass:
+    """The class of a job by the subject that it was queued under."""
+    return "batch" if subject.split(".")[3:4] == ["batch"] else "live"
 
 
 def out(edge: str, request_id: str) -> str:
@@ -40,6 +40,11 @@ def result(request_id: str) -> str:
     return f"result.{token(request_id)}"
 
 
+def ticket(request_id: str) -> str:
+    """Where it is kept in which queue a polled job lies."""
+    return f"ticket.{token(request_id)}"
+
+
 def usage(tenant: str) -> str:
     """Where a usage event of a tenant is appended."""
     return f"usage.{token(tenant)}"
@@ -50,9 +55,14 @@ def cancel(request_id: str) -> str:
     return f"ctl.cancel.{request_id}"
 
 
-def interest(edge: str, request_id: str) -> str:
-    """Where a worker asks an edge whether a request is still wanted; `*` as the request is the edge's side."""
-    return f"ctl.interest.{edge}.{request_id}"
+def interest(edge: str) -> str:
+    """Where an edge says which of its requests are still open; `*` listens to all edges."""
+    return f"ctl.interest.{edge}"
+
+
+def resume(edge: str, request_id: str) -> str:
+    """Where a worker asks an edge how far a reply has come; `*` as the request is the edge's side."""
+    return f"ctl.resume.{edge}.{request_id}"
 
 
 def used(tenant: str, metric: str, bucket: str) -> str:

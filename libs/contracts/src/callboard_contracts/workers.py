@@ -1,0 +1,71 @@
+"""What workers announce of themselves in the bucket WORKERS.
+
+An announcement has a life of its own, so a worker that dies is forgotten. `pool.<service>.<pool>` stays: it tells a
+pool that is asleep from one that never had a worker.
+"""
+
+from typing import Literal
+
+from callboard_contracts.jobs import Service
+from callboard_contracts.model import Message
+from callboard_contracts.subjects import token
+
+ANNOUNCE_INTERVAL_S = 5.0
+ANNOUNCE_LIFE_S = 16
+"""Whole seconds, as the bus counts them; three announcements may be lost before a worker counts as gone."""
+
+Ability = Literal[
+    "completion", "chat", "tools", "json_schema", "grammar", "images", "thinking", "logprobs", "prefill", "embedding"
+]
+
+
+class OfferedVoice(Message):
+    """A voice that a worker speaks with; `language` is a tag such as `en-us`, None where the engine alone knows."""
+
+    name: str
+    language: str | None = None
+
+
+class OfferedModel(Message):
+    """A model that a worker serves, by its public name.
+
+    `sampling` names the fields of a request's sampling that the engine honours.
+    """
+
+    name: str
+    context_tokens: int | None = None
+    abilities: tuple[Ability, ...] = ()
+    sampling: tuple[str, ...] = ()
+    voices: tuple[OfferedVoice, ...] = ()
+
+
+class WorkerInfo(Message):
+    """One worker as it stands at the Unix time `at`."""
+
+    version: Literal[1] = 1
+    id: str
+    service: Service
+    pool: str
+    backend: str
+    models: tuple[OfferedModel, ...] = ()
+    slots: int
+    slots_used: int = 0
+    ready: bool = True
+    draining: bool = False
+    at: float
+
+
+class PoolRecord(Message):
+    """That a pool has had a worker, and when one last announced itself first, in Unix time."""
+
+    last_started_at: float
+
+
+def worker_entry(service: Service, pool: str, worker_id: str) -> str:
+    """The bucket's entry of one worker."""
+    return f"worker.{service}.{token(pool)}.{token(worker_id)}"
+
+
+def pool_entry(service: Service, pool: str) -> str:
+    """The bucket's entry that says that a pool has had a worker."""
+    return f"pool.{service}.{token(pool)}"
