@@ -195,6 +195,7 @@ async def _serve(
         encoders.close()
         await background.close(BACKGROUND_TIMEOUT_S)
         await replies.close()
+        await watch.close()
 
 
 def edge_context(

@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from callboard_contracts.jobs import Service
 from callboard_contracts.streams import BUCKET_WORKERS
@@ -33,12 +34,19 @@ class WorkerWatch:
         self._bucket = Bucket(bus, BUCKET_WORKERS)
         self._workers = workers
         self._due = asyncio.Event()
+        self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Subscribes to announcements and reads those that stand; raises BusUnavailable."""
-        await self._bus.subscribe(f"{_PREFIX}>", self._announced)
+        self._subscription = await self._bus.subscribe(f"{_PREFIX}>", self._announced)
         self._bus.on_reconnect(self._due.set)
         await self._read()
+
+    async def close(self) -> None:
+        """Ends the subscription."""
+        if self._subscription is not None:
+            await self._bus.unsubscribe(self._subscription)
+            self._subscription = None
 
     async def run(self) -> None:
         """Reads the bucket again from time to time, for as long as the process runs."""
