@@ -41,11 +41,16 @@ async def server(tmp_path: Path) -> AsyncGenerator[NatsServer]:
 
 @pytest.fixture
 async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
+    bus = await connected(server)
+    yield bus
+    await bus.close()
+
+
+async def connected(server: NatsServer) -> Bus:
     config = Config.model_validate({"nats": {"url": server.url}})
     bus = await Bus.connect(config.nats, "test", lambda: None)
     await apply_streams(bus, config)
-    yield bus
-    await bus.close()
+    return bus
 
 
 async def put(bus: Bus, key: str, value: bytes) -> None:
@@ -72,9 +77,11 @@ async def test_workers_are_seen_at_the_start_and_as_they_announce_themselves(bus
 
 
 async def test_announcement_that_was_missed_is_read_after_a_reconnection(
-    bus: Bus, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_watch, "READ_INTERVAL_S", 60.0)
+    # The client begins new tasks when it reconnects, so this connection is the test's own.
+    bus = await connected(server)
     workers = Workers()
     watch = WorkerWatch(bus, workers)
     await watch.start()
@@ -90,3 +97,4 @@ async def test_announcement_that_was_missed_is_read_after_a_reconnection(
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+        await bus.close()
