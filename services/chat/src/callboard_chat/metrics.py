@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from callboard_worker.metrics import WorkerMetrics
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _PER_TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.4, 1, 2.5)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
@@ -44,8 +46,11 @@ FRAMES = Counter("callboard_chat_frames_total", "Frames sent to edges.")
 ENGINE_ERRORS = Counter("callboard_chat_engine_errors_total", "Failures of the engine by code.", ["backend", "code"])
 ENGINE_RETRIES = Counter("callboard_chat_engine_retries_total", "Repeated calls of the engine.", ["backend"])
 ENGINE_READY = Gauge("callboard_chat_engine_ready", "1 while the engine answers, else 0.", ["backend"])
+ENGINE_LOAD = Gauge("callboard_chat_engine_load_seconds", "How long the engine took to load.", ["backend"])
 RESUMED = Counter(
-    "callboard_chat_resumed_total", "Jobs taken over from another attempt, by where its past was found.", ["source"]
+    "callboard_chat_resumed_total",
+    "Jobs taken over from another attempt, by what told how far it had come.",
+    ["source"],
 )
 OVER_HOLD = Counter(
     "callboard_chat_over_hold_total",
@@ -56,6 +61,18 @@ CANCEL_LATENCY = Histogram(
     "callboard_chat_cancel_seconds",
     "From the order to stop a reply to the closing of the engine's stream.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+
+
+WORKER = WorkerMetrics(
+    queue_wait=QUEUE_WAIT,
+    jobs=JOBS,
+    slots_used=SLOTS_USED,
+    slots_limit=SLOTS_LIMIT,
+    engine_ready=ENGINE_READY,
+    engine_load=ENGINE_LOAD,
+    resumed=RESUMED,
+    cancel_latency=CANCEL_LATENCY,
 )
 
 

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from callboard_worker.metrics import WorkerMetrics
+
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120, 300)
 
 TIME_TO_FIRST_AUDIO = Histogram(
@@ -43,7 +45,9 @@ ENGINE_RETRIES = Counter("callboard_tts_engine_retries_total", "Repeated calls o
 ENGINE_READY = Gauge("callboard_tts_engine_ready", "1 while the engine can work, else 0.", ["backend"])
 ENGINE_LOAD = Gauge("callboard_tts_engine_load_seconds", "How long the engine took to load and warm up.", ["backend"])
 RESUMED = Counter(
-    "callboard_tts_resumed_total", "Jobs taken over from another attempt, by where the past was found.", ["source"]
+    "callboard_tts_resumed_total",
+    "Jobs taken over from another attempt, by what told how far it had come.",
+    ["source"],
 )
 HOLD_EXTENSIONS = Counter(
     "callboard_tts_hold_extensions_total",
@@ -55,6 +59,17 @@ CANCEL_LATENCY = Histogram(
     "callboard_tts_cancel_seconds",
     "From the order to stop an utterance to the engine's standing still.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+
+WORKER = WorkerMetrics(
+    queue_wait=QUEUE_WAIT,
+    jobs=JOBS,
+    slots_used=SLOTS_USED,
+    slots_limit=SLOTS_LIMIT,
+    engine_ready=ENGINE_READY,
+    engine_load=ENGINE_LOAD,
+    resumed=RESUMED,
+    cancel_latency=CANCEL_LATENCY,
 )
 
 

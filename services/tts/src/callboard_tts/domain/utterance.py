@@ -34,7 +34,7 @@ class SpeechDefaults:
 
 def plan_utterance(
     request: SpeechRequest,
-    manner: SpeechDefaults,
+    defaults: SpeechDefaults,
     known: Sequence[Voice],
     aliases: Mapping[str, str] | None = None,
 ) -> Utterance:
@@ -43,10 +43,10 @@ def plan_utterance(
     Raises:
         CallboardError: the text is too long or has nothing that can be spoken, or the voice or language is not offered.
     """
-    if len(request.text) > manner.max_characters:
+    if len(request.text) > defaults.max_characters:
         raise CallboardError(
             ErrorCode.TEXT_TOO_LONG,
-            f"The text has {len(request.text)} characters; at most {manner.max_characters} are allowed.",
+            f"The text has {len(request.text)} characters; at most {defaults.max_characters} are allowed.",
             param="text",
         )
     voice = choose_voice(request.voice, request.language, known, aliases)
@@ -55,7 +55,7 @@ def plan_utterance(
         raise CallboardError(ErrorCode.INVALID_REQUEST, "The text has nothing in it that can be spoken.", param="text")
     pauses_ms = {
         Pause.NONE: 0,
-        Pause.CLAUSE: round(manner.comma_pause_ms / request.speed),
-        Pause.SENTENCE: round(manner.sentence_pause_ms / request.speed),
+        Pause.CLAUSE: round(defaults.comma_pause_ms / request.speed),
+        Pause.SENTENCE: round(defaults.sentence_pause_ms / request.speed),
     }
     return Utterance(tuple(pieces), voice, pauses_ms)
