@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from callboard_tts.backends.fake import FakeEngine, Script
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest
-from callboard_worker.engine import EngineError
+from callboard_tts.domain.ports import PieceRequest
+from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
 
 pytestmark = pytest.mark.backend

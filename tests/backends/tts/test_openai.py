@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestServer
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.openai import OpenAISpeechEngine
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest
-from callboard_worker.engine import EngineError
+from callboard_tts.domain.ports import PieceRequest
+from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 from tests.backends.tts.suite import TEXT, Rig, SpeechEngineSuite, speak
 from tests.support.stub_speech import StubSpeech, tone
 

@@ -11,8 +11,6 @@ from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.quota import Hold
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import Engine
-from callboard_worker.engine import EngineFailed as EngineFailed
-from callboard_worker.engine import EngineUnavailable as EngineUnavailable
 
 Samples = NDArray[np.float32]
 """Mono sound at 24 kHz, between -1 and 1."""
