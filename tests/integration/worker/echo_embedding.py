@@ -4,19 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
-from callboard_contracts import subjects
 from callboard_contracts.chat import TokenUsage
 from callboard_contracts.config import Config
-from callboard_contracts.embedding import EmbeddingJob, EmbeddingRequest, EmbeddingResult
+from callboard_contracts.embedding import EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Work
-from callboard_contracts.streams import RESULT
 from callboard_contracts.workers import OfferedModel
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown
-from callboard_kit.stream_reads import read_last
 from callboard_worker.engine import EngineFailed, EngineUnavailable, backoff_s
 from callboard_worker.handler import read_job
 from callboard_worker.metrics import WorkerMetrics
@@ -24,7 +21,7 @@ from callboard_worker.outcomes import DEAD, Outcome, keep_outcome, outcome_of
 from callboard_worker.pool import WorkerPool
 from callboard_worker.running import RunningJob
 from callboard_worker.runtime import Worker
-from callboard_worker.takeover import take_over
+from callboard_worker.takeover import kept_result, take_over
 
 Vector = tuple[float, ...]
 
@@ -86,7 +83,7 @@ class EmbeddingJobs:
     async def run(self, running: RunningJob[EmbeddingJob]) -> None:
         job, vectors = running.job, list[Vector]()
         if running.attempt > 1:
-            prior = await take_over(job, running.attempt, self._kept(job), self._metrics.resumed)
+            prior = await take_over(job, running.attempt, self._kept(job), self._metrics)
             if prior.result is not None:
                 await self._keep(job, prior.result)
                 return
@@ -96,9 +93,7 @@ class EmbeddingJobs:
                 vectors.append(await self._embed(running, text))
             return Outcome("stop")
 
-        outcome = await outcome_of(
-            running, work, {"deadline": LATE, "stalled": STALLED}.__getitem__, self._metrics.cancel_latency
-        )
+        outcome = await outcome_of(running, work, {"deadline": LATE, "stalled": STALLED}.__getitem__, self._metrics)
         self._metrics.jobs.labels(outcome.reason).inc()
         usage = TokenUsage(prompt_tokens=sum(map(len, job.request.inputs[: len(vectors)])))
         whole = () if outcome.reason != "stop" else tuple(vectors)
@@ -121,8 +116,7 @@ class EmbeddingJobs:
                 tries += 1
 
     async def _kept(self, job: EmbeddingJob) -> PriorAttempt:
-        found = await read_last(self._bus, RESULT, subjects.result(job.request_id))
-        return PriorAttempt("result", EmbeddingResult.model_validate_json(found.data) if found else None)
+        return PriorAttempt("result", await kept_result(self._bus, job, EmbeddingResult))
 
     def _result(self, job: EmbeddingJob, **fields: object) -> EmbeddingResult:
         return EmbeddingResult.model_validate({"request_id": job.request_id, "model": job.request.model, **fields})
@@ -144,7 +138,7 @@ class EmbeddingJobs:
 
 async def run_echo_worker(config: Config, pool: WorkerPool, engine: EchoEngine, shutdown: Shutdown) -> None:
     """Runs a worker of this kind."""
-    metrics = echo_metrics()
+    metrics = WorkerMetrics("echo", ("result",), CollectorRegistry())
 
     def offers() -> Sequence[OfferedModel]:
         return [OfferedModel(name="echo", abilities=("embedding",))]
@@ -152,21 +146,3 @@ async def run_echo_worker(config: Config, pool: WorkerPool, engine: EchoEngine, 
     await Worker(pool, engine, metrics, offers, lambda bus: EmbeddingJobs(bus, engine, pool, metrics), shutdown).run(
         config
     )
-
-
-def echo_metrics() -> WorkerMetrics:
-    registry, name = CollectorRegistry(), "echo_"
-    return WorkerMetrics(
-        queue_wait=Histogram(f"{name}queue_wait_seconds", "x", registry=registry),
-        jobs=Counter(f"{name}jobs", "x", ["outcome"], registry=registry),
-        slots_used=Gauge(f"{name}slots_used", "x", registry=registry),
-        slots_limit=Gauge(f"{name}slots_limit", "x", registry=registry),
-        engine_ready=Gauge(f"{name}engine_ready", "x", ["backend"], registry=registry),
-        engine_load=Gauge(f"{name}engine_load_seconds", "x", ["backend"], registry=registry),
-        resumed=Counter(f"{name}resumed", "x", ["source"], registry=registry),
-        cancel_latency=Histogram(f"{name}cancel_seconds", "x", registry=registry),
-    )
-
-
-def embedding_request(*texts: str) -> EmbeddingRequest:
-    return EmbeddingRequest(model="echo", inputs=texts)

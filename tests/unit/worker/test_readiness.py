@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown
@@ -63,22 +63,10 @@ class Part:
         self.served = False
 
 
-def worker_metrics() -> WorkerMetrics:
-    registry = CollectorRegistry()
-    return WorkerMetrics(
-        queue_wait=Histogram("queue_wait", "x", registry=registry),
-        jobs=Counter("jobs", "x", ["outcome"], registry=registry),
-        slots_used=Gauge("slots_used", "x", registry=registry),
-        slots_limit=Gauge("slots_limit", "x", registry=registry),
-        engine_ready=Gauge("engine_ready", "x", ["backend"], registry=registry),
-        engine_load=Gauge("engine_load", "x", ["backend"], registry=registry),
-        resumed=Counter("resumed", "x", ["source"], registry=registry),
-        cancel_latency=Histogram("cancel", "x", registry=registry),
-    )
-
-
 def worker_on(engine: FickleEngine, shutdown: Shutdown) -> Worker[Any]:
-    return Worker(POOL, engine, worker_metrics(), list, lambda _bus: cast("Any", None), shutdown)
+    return Worker(
+        POOL, engine, WorkerMetrics("test", (), CollectorRegistry()), list, lambda _bus: cast("Any", None), shutdown
+    )
 
 
 @asynccontextmanager

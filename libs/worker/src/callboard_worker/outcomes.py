@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from prometheus_client import Histogram
-
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.jobs import Job
@@ -16,6 +14,7 @@ from callboard_contracts.model import Message
 from callboard_contracts.quota import Hold, UsageEvent, Work, WorkKind, WorkOutcome
 from callboard_kit.bus import Bus, BusError, PublishRefused
 from callboard_worker.engine import EngineError
+from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import Superseded
 from callboard_worker.running import RunningJob
 
@@ -40,7 +39,7 @@ async def outcome_of(
     running: RunningJob[Any],
     work: Callable[[], Awaitable[Outcome[R]]],
     explain: Callable[[Literal["deadline", "stalled"]], ErrorInfo],
-    cancel_latency: Histogram,
+    metrics: WorkerMetrics,
 ) -> Outcome[R | Cut]:
     """Does the work on a job, as long as the job is wanted and in time; every other end becomes an outcome too.
 
@@ -66,7 +65,7 @@ async def outcome_of(
             log.exception("work_failed", extra={"request_id": running.job.request_id})
             return Outcome("error", INTERNAL)
         if scope.at_s is not None:
-            cancel_latency.observe(asyncio.get_running_loop().time() - scope.at_s)
+            metrics.cancel_latency.observe(asyncio.get_running_loop().time() - scope.at_s)
     match scope.reason:
         case "superseded":
             raise Superseded

@@ -80,7 +80,7 @@ class Worker(Generic[J]):
         self._make_kind = make_kind
         self._shutdown = shutdown
         self._readiness = Readiness(shutdown)
-        self._was_ready = False
+        self._reason = self._readiness.reason()
         self._renew: Callable[[], None] = lambda: None
 
     async def run(self, config: Config) -> None:
@@ -90,7 +90,7 @@ class Worker(Generic[J]):
             StartError: the engine cannot load, the bus is not there, or a port is taken.
         """
         pool = self._pool
-        self._metrics.slots_limit.set(pool.slots)
+        self._metrics.begin(pool.backend, pool.slots)
         setting = f"{pool.setting}.metrics_port"
         async with ops_server(setting, pool.metrics_port, self._readiness.reason, config.site.metrics_host):
             try:
@@ -131,7 +131,7 @@ class Worker(Generic[J]):
             announcing = supervisor.start(announcer.run(), "announcing")
             await loop.run(shutdown.wait)
             log.info("draining", extra={"running": loop.running})
-            announcer.renew()
+            self._changed()
             await loop.drain(pool.drain_timeout_s)
             await kind.close()
             announcing.cancel()
@@ -156,11 +156,11 @@ class Worker(Generic[J]):
         return self._readiness.loop.running if self._readiness.loop else 0
 
     def _changed(self) -> None:
-        """Takes note that the slots or the readiness may have changed."""
+        """Takes note that the slots or the readiness may have changed; only the latter is announced at once."""
         self._metrics.slots_used.set(self._slots_used())
-        is_ready = self._readiness.reason() is None
-        if is_ready != self._was_ready:
-            self._was_ready = is_ready
+        reason = self._readiness.reason()
+        if reason != self._reason:
+            self._reason = reason
             self._renew()
 
     async def _watch_engine(self) -> None:

@@ -5,13 +5,16 @@ import logging
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
-from prometheus_client import Counter
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.interest import ResumeReply, ResumeRequest
 from callboard_contracts.jobs import Job
+from callboard_contracts.model import Message
+from callboard_contracts.streams import RESULT
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.stream_reads import read_last
+from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import Nak, Superseded
 
 log = logging.getLogger(__name__)
@@ -33,9 +36,10 @@ class PriorAttempt(Protocol):
 
 
 P = TypeVar("P", bound=PriorAttempt)
+M = TypeVar("M", bound=Message)
 
 
-async def take_over(job: Job, attempt: int, search: Awaitable[P], resumed: Counter) -> P:
+async def take_over(job: Job, attempt: int, search: Awaitable[P], metrics: WorkerMetrics) -> P:
     """Returns what a search for earlier attempts found, and notes it.
 
     Raises:
@@ -47,9 +51,15 @@ async def take_over(job: Job, attempt: int, search: Awaitable[P], resumed: Count
     except BusUnavailable:
         log.warning("prior_attempt_unknown", extra=ids)
         raise Nak(NAK_DELAY_S) from None
-    resumed.labels(prior.source).inc()
+    metrics.resumed.labels(prior.source).inc()
     log.info("job_taken_over", extra={**ids, "source": prior.source})
     return prior
+
+
+async def kept_result(bus: Bus, job: Job, model: type[M]) -> M | None:
+    """The result of a job that had come to its end before its worker was lost; raises BusUnavailable."""
+    kept = await read_last(bus, RESULT, subjects.result(job.request_id))
+    return model.model_validate_json(kept.data) if kept else None
 
 
 async def ask_edge(bus: Bus, job: Job, attempt: int, tries: int = ASK_TRIES) -> ResumeReply | None:

@@ -46,7 +46,6 @@ async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace)
 
 async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown) -> None:
     """Runs one worker on a given engine; raises as `Worker.run` does."""
-    metrics.begin(pool.backend)
     worker = Worker(
         pool,
         engine,

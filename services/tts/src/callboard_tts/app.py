@@ -47,7 +47,6 @@ async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace)
 
 async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, shutdown: Shutdown) -> None:
     """Runs one worker on a given engine; raises as `Worker.run` does."""
-    metrics.begin(pool.backend)
 
     def make_jobs(bus: Bus) -> SpeechJobs:
         return SpeechJobs(bus, engine, BusHoldExtensions(bus, pool.decision_timeout_s), pool)

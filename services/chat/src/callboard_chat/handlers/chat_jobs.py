@@ -53,7 +53,7 @@ class ChatJobs:
         prior = PriorAttempt("none")
         if running.attempt > 1:
             search = find_prior_attempt(self._bus, running)
-            prior = await take_over(job, running.attempt, search, metrics.RESUMED)
+            prior = await take_over(job, running.attempt, search, metrics.WORKER)
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
@@ -71,7 +71,7 @@ class ChatJobs:
         running.resend = resend
         outcome: Outcome[EndReason] = Outcome("cancelled")
         if prior.wanted:
-            outcome = await outcome_of(running, work, self._explain, metrics.CANCEL_LATENCY)
+            outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         await self._send(job, frame)
         assert frame.end is not None
@@ -114,7 +114,7 @@ class ChatJobs:
             if delay_s is None:
                 return Outcome("error", final_error(error, said=reply.started))
             log.info("engine_retry", extra={"request_id": running.job.request_id, "code": error.code.value})
-            metrics.ENGINE_RETRIES.labels(self._pool.backend).inc()
+            metrics.WORKER.engine_retries.labels(self._pool.backend).inc()
             running.heard_at = None
             await asyncio.sleep(delay_s)
             reply.begin_run()
@@ -200,7 +200,7 @@ class ChatJobs:
         if reply.first_at is not None and end.usage.completion_tokens > 1:
             figures.per_token.observe((now - reply.first_at) / (end.usage.completion_tokens - 1))
         code = end.error.code.value if end.error else None
-        metrics.JOBS.labels(code or end.reason).inc()
+        metrics.WORKER.jobs.labels(code or end.reason).inc()
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info("job_ended", extra={**ids, "reason": end.reason, "code": code})
 

@@ -7,11 +7,11 @@ from callboard_chat.domain.prior_attempt import History, history
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
 from callboard_contracts.interest import ResumeReply
-from callboard_contracts.streams import OUT, RESULT
+from callboard_contracts.streams import OUT
 from callboard_kit.bus import Bus
-from callboard_kit.stream_reads import read_last, read_subject
+from callboard_kit.stream_reads import read_subject
 from callboard_worker.running import RunningJob
-from callboard_worker.takeover import ask_edge
+from callboard_worker.takeover import ask_edge, kept_result
 
 MAX_FRAMES = 200_000
 
@@ -48,10 +48,10 @@ async def find_prior_attempt(bus: Bus, running: RunningJob[ChatJob]) -> PriorAtt
     if frames and (known.whole or known.end):
         return PriorAttempt("frames", known)
     # The memory stream keeps frames for some minutes, and nothing over a restart of the bus.
-    kept = await read_last(bus, RESULT, subjects.result(job.request_id))
+    kept = await kept_result(bus, job, ChatResult)
     if kept is not None:
         reply = await ask_edge(bus, job, running.attempt, tries=1)
-        return PriorAttempt("result", _received(reply), ChatResult.model_validate_json(kept.data))
+        return PriorAttempt("result", _received(reply), kept)
     reply = await ask_edge(bus, job, running.attempt)
     if reply is None:
         return PriorAttempt("none", wanted=not running.watched)

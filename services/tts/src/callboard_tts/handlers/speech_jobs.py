@@ -55,7 +55,7 @@ class SpeechJobs:
         prior = PriorAttempt("nowhere", Progress())
         if running.attempt > 1:
             search = find_prior_attempt(self._bus, running)
-            prior = await take_over(job, running.attempt, search, metrics.RESUMED)
+            prior = await take_over(job, running.attempt, search, metrics.WORKER)
         progress = prior.progress
         if progress.end is not None:
             await self._keep(job, progress.end, progress.extensions)
@@ -116,7 +116,7 @@ class SpeechJobs:
                 return STALLED
             return UNAVAILABLE if synthesis.engine_away else DEADLINE
 
-        return await outcome_of(running, work, explain, metrics.CANCEL_LATENCY)
+        return await outcome_of(running, work, explain, metrics.WORKER)
 
     def _voices(self, job: SpeechJob) -> tuple[list[Voice], dict[str, str]]:
         """The voices that the request may name, and other names for them."""
@@ -156,7 +156,7 @@ class SpeechJobs:
 
 def _observe(job: SpeechJob, end: SpeechEnd, duration_s: float) -> None:
     outcome = end.error.code.value if end.error else end.reason
-    metrics.JOBS.labels(outcome).inc()
+    metrics.WORKER.jobs.labels(outcome).inc()
     metrics.JOB_DURATION.observe(duration_s)
     log.info(
         "speech_ended",

@@ -86,7 +86,7 @@ class Synthesis:
                 log.info("engine_away", extra={"request_id": self._running.job.request_id, "reason": str(error)})
                 await asyncio.sleep(backoff_s(tries))
                 tries += 1
-                metrics.ENGINE_RETRIES.labels(self._backend).inc()
+                metrics.WORKER.engine_retries.labels(self._backend).inc()
             else:
                 self.engine_away = False
                 return
