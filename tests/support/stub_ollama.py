@@ -84,6 +84,7 @@ class StubOllama:
                 await asyncio.sleep(script.token_delay_s)
             else:
                 counts = {"prompt_eval_count": script.prompt_tokens + spoken, "eval_count": min(limit, len(pieces))}
+                counts |= {"load_duration": 1_000_000, "prompt_eval_duration": 20_000_000, "eval_duration": 60_000_000}
                 end = {"model": body["model"], "done": True, "done_reason": finish, **_answer(chat, "", ""), **counts}
                 await response.write(_line(end))
             await response.write_eof()

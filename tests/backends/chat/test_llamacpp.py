@@ -5,14 +5,15 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from callboard_chat.backends.llamacpp import LlamaCppEngine
+from callboard_chat.backends.llamacpp import SAMPLING, LlamaCppEngine, llama
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.reply import Reply
 from callboard_chat.settings import DEFAULT_MODEL_FILE
-from callboard_contracts.chat import ChatMessage, OutputFormat, Sampling, Tool
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Sampling, Thinking, Tool
 from callboard_contracts.config import SiteSection
 from callboard_contracts.errors import ErrorCode
 from callboard_kit.model_files import model_path
@@ -160,6 +161,153 @@ async def test_odd_conversations_are_answered_or_refused(rig: LlamaRig) -> None:
             assert error.code is ErrorCode.INVALID_REQUEST
         else:
             assert (await collect(rig.engine, request(limit=3, messages=messages)))[-1].finish is not None
+
+
+def sampled(*, text: str = "Once upon a time", **fields: object) -> ChatRequest:
+    """A completion of some chance, the same each time."""
+    base = {"temperature": 1.5, "seed": 3, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    return request(text, limit=8, mode="completion", sampling=Sampling.model_validate({**base, **fields}))
+
+
+REPEATING = "the owl saw the cat, the owl saw the cat, the owl saw the cat, the owl saw"
+EFFECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "temperature": ({}, {"temperature": 0.01}),
+    "dynatemp_range": ({}, {"dynatemp_range": 1.4}),
+    "dynatemp_exponent": ({"dynatemp_range": 1.4}, {"dynatemp_exponent": 9.0}),
+    "top_k": ({}, {"top_k": 1}),
+    "top_p": ({}, {"top_p": 0.01}),
+    "min_p": ({}, {"min_p": 0.99}),
+    "typical_p": ({}, {"typical_p": 0.05}),
+    "top_n_sigma": ({}, {"top_n_sigma": 0.1}),
+    "xtc_probability": ({"xtc_threshold": 0.01}, {"xtc_probability": 1.0}),
+    "xtc_threshold": ({"xtc_probability": 1.0, "xtc_threshold": 0.5}, {"xtc_threshold": 0.005}),
+    "adaptive_target": ({}, {"adaptive_target": 0.9}),
+    "adaptive_decay": ({"adaptive_target": 0.5, "adaptive_decay": 0.01}, {"adaptive_decay": 0.99}),
+    "mirostat": ({"mirostat_tau": 0.1}, {"mirostat": 2}),
+    "mirostat_tau": ({"mirostat": 2}, {"mirostat_tau": 0.1}),
+    "mirostat_eta": ({"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.01}, {"mirostat_eta": 20.0}),
+    "presence_penalty": ({"text": REPEATING, "temperature": 0}, {"presence_penalty": 2.0}),
+    "frequency_penalty": ({"text": REPEATING, "temperature": 0}, {"frequency_penalty": 2.0}),
+    "repetition_penalty": ({"text": REPEATING, "temperature": 0}, {"repetition_penalty": 10.0}),
+    "repetition_range": ({"text": REPEATING, "temperature": 0, "repetition_penalty": 10.0}, {"repetition_range": 0}),
+    "dry_multiplier": ({"text": REPEATING, "temperature": 0}, {"dry_multiplier": 5.0}),
+    "dry_base": ({"text": REPEATING, "temperature": 0, "dry_multiplier": 0.02, "dry_base": 1.01}, {"dry_base": 4.0}),
+    "dry_allowed_length": (
+        {"text": REPEATING, "temperature": 0, "dry_multiplier": 5.0},
+        {"dry_allowed_length": 500},
+    ),
+    "dry_range": ({"text": REPEATING, "temperature": 0, "dry_multiplier": 5.0}, {"dry_range": 1}),
+    "dry_sequence_breakers": (
+        {"text": REPEATING, "temperature": 0, "dry_multiplier": 5.0, "dry_sequence_breakers": ("\n",)},
+        {"dry_sequence_breakers": (" the", " saw", " owl", " cat")},
+    ),
+    "seed": ({}, {"seed": 4}),
+    "logit_bias": ({}, {"logit_bias": {"28": -100.0}}),
+    "banned_token_ids": ({}, {"banned_token_ids": (28,)}),
+    "sampler_order": ({"top_p": 0.6}, {"sampler_order": ("temperature", "top_p")}),
+}
+"""For each field: what else is set, and a value that must change the reply."""
+
+
+@pytest.mark.timeout(240)
+async def test_every_sampling_field_that_is_declared_is_heeded(rig: LlamaRig) -> None:
+    assert set(EFFECTS) | {"stop", "ban_end_token"} == SAMPLING
+    unheeded: list[str] = []
+    for field, (base, change) in EFFECTS.items():
+        without, with_it = [
+            text_of(await collect(rig.engine, sampled(**fields))) for fields in (base, {**base, **change})
+        ]
+        if without == with_it:
+            unheeded.append(field)
+    assert unheeded == []
+
+
+async def test_a_model_that_may_not_end_by_itself_goes_on(rig: LlamaRig) -> None:
+    brief = request("Say only: hi", limit=60)
+    assert (await collect(rig.engine, brief))[-1].finish == "stop"
+    banned = brief.model_copy(update={"sampling": Sampling(temperature=0, seed=1, ban_end_token=True)})
+    assert (await collect(rig.engine, banned))[-1].finish == "length"
+
+
+async def test_a_grammar_is_enforced_in_both_modes(rig: LlamaRig) -> None:
+    shape = OutputFormat(kind="grammar", grammar='root ::= "yes" | "no"')
+    for mode in ("chat", "completion"):
+        chunks = await collect(rig.engine, request("Is it raining?", mode=mode, output_format=shape))
+        assert text_of(chunks) in {"yes", "no"}
+    with pytest.raises(EngineError) as refused:
+        await collect(rig.engine, request(output_format=OutputFormat(kind="grammar", grammar="root ::= (((")))
+    assert refused.value.info.code is ErrorCode.INVALID_REQUEST
+    assert refused.value.info.param == "output_format"
+
+
+@pytest.mark.parametrize("top", [0, 2])
+async def test_log_probabilities_come_for_each_token(rig: LlamaRig, top: int) -> None:
+    for mode in ("chat", "completion"):
+        chunks = await collect(rig.engine, request("Count to five.", limit=5, mode=mode, top_logprobs=top))
+        logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
+        assert "".join(logprob.token for logprob in logprobs) == text_of(chunks)
+        assert len(logprobs) == 5
+        assert all(logprob.logprob <= 0 and logprob.token_id is not None for logprob in logprobs)
+        assert {len(logprob.top) for logprob in logprobs} == {top}
+
+
+async def test_cached_tokens_and_phases_are_reported(rig: LlamaRig) -> None:
+    first = (await collect(rig.engine, request("Tell me of the long winter of the owls. " * 10, limit=3)))[-1]
+    again = (await collect(rig.engine, request("Tell me of the long winter of the owls. " * 10, limit=3)))[-1]
+    assert again.prompt_tokens == first.prompt_tokens
+    assert again.cached_prompt_tokens is not None
+    assert again.cached_prompt_tokens > (first.cached_prompt_tokens or 0)
+    assert again.durations is not None
+    assert again.durations.prompt_s is not None
+    assert again.durations.generate_s is not None
+    assert again.durations.prompt_s > 0 < again.durations.generate_s
+
+
+THINKING_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\n' }}"
+    "{%- if message.role == 'assistant' and message.reasoning_content is defined and message.reasoning_content %}"
+    "{{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{%- endif %}"
+    "{{- message['content'] + '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
+    "{%- else %}{{- '<think>\n' }}{%- endif %}{%- endif %}"
+)
+"""As models have it that reason unless they are told not to."""
+
+
+@pytest.fixture
+async def thinker(model: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[LlamaCppEngine]:
+    start = llama.Server
+
+    def server(params: Any) -> Any:
+        params.chat_template = THINKING_TEMPLATE
+        return start(params)
+
+    monkeypatch.setattr(llama, "Server", server)
+    engine = LlamaCppEngine(model, slots=1, context_tokens=CONTEXT_TOKENS, threads=2)
+    await engine.load()
+    yield engine
+    await engine.close()
+
+
+async def test_thinking_is_switched_off_and_bounded(thinker: LlamaCppEngine) -> None:
+    assert "thinking" in thinker.abilities
+
+    async def thought(thinking: Thinking) -> int:
+        chunks = await collect(thinker, request("What is 2+2?", limit=24, thinking=thinking))
+        return sum(chunk.tokens for chunk in chunks if chunk.thinking)
+
+    free, off, bounded = [
+        await thought(each) for each in (Thinking(enabled=True), Thinking(enabled=False), Thinking(budget_tokens=5))
+    ]
+    assert off == 0
+    assert 0 < bounded < free
+    assert await thought(Thinking(budget_tokens=0)) == 0
+
+
+async def test_abilities_follow_from_the_model(rig: LlamaRig) -> None:
+    expected = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
+    assert rig.engine.abilities == expected
 
 
 async def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:

@@ -1,12 +1,22 @@
 """The Ollama backend against a server that speaks the protocol over a real socket."""
 
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
 
 from callboard_chat.backends.ollama import OllamaEngine
 from callboard_chat.domain.ports import Continuation
-from callboard_contracts.chat import ChatMessage, OutputFormat, Sampling, Tool, ToolCall
+from callboard_contracts.chat import (
+    ChatMessage,
+    Image,
+    OutputFormat,
+    PhaseDurations,
+    Sampling,
+    Thinking,
+    Tool,
+    ToolCall,
+)
 from callboard_contracts.errors import ErrorCode
 from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, text_of
@@ -87,6 +97,34 @@ async def test_thinking_stays_apart(rig: StubRig) -> None:
     chunks = await collect(rig.engine, request())
     assert text_of(chunks) == "yes"
     assert "".join(chunk.thinking for chunk in chunks) == "hm so "
+
+
+@pytest.mark.parametrize(
+    ("thinking", "think"),
+    [
+        (Thinking(), None),
+        (Thinking(enabled=True), True),
+        (Thinking(enabled=False, effort="high"), False),
+        (Thinking(effort="minimal"), "low"),
+        (Thinking(effort="high"), "high"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+async def test_thinking_is_switched(rig: StubRig, mode: str, thinking: Thinking, think: object) -> None:
+    await collect(rig.engine, request("Hi.", mode=mode, thinking=thinking))
+    assert rig.stub.requests[0].get("think") == think
+
+
+async def test_images_go_as_base64(rig: StubRig) -> None:
+    data = b64encode(bytes(range(256)) * 40).decode()
+    picture = Image(media_type="image/png", data=data)
+    await collect(rig.engine, request(messages=(ChatMessage(role="user", content="Look.", images=(picture,)),)))
+    assert rig.stub.requests[0]["messages"][0]["images"] == [data]
+
+
+async def test_phases_are_timed(rig: StubRig) -> None:
+    *_, last = await collect(rig.engine, request())
+    assert last.durations == PhaseDurations(load_s=0.001, prompt_s=0.02, generate_s=0.06)
 
 
 async def test_tools_go_there_and_calls_come_back(rig: StubRig) -> None:

@@ -8,7 +8,16 @@ import pytest
 from callboard_chat.backends.openai import OpenAIEngine
 from callboard_chat.backends.openai_wire import EventReader, ReplyReader
 from callboard_chat.domain.ports import Continuation
-from callboard_contracts.chat import OutputFormat, Sampling, Tool
+from callboard_contracts.chat import (
+    ChatMessage,
+    Image,
+    OutputFormat,
+    PhaseDurations,
+    Sampling,
+    Thinking,
+    TokenLogprob,
+    Tool,
+)
 from callboard_contracts.errors import ErrorCode
 from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, settled, text_of
@@ -184,6 +193,82 @@ def test_an_event_of_another_form_is_a_failure(data: bytes) -> None:
     with pytest.raises(EngineError) as failed:
         reader.last()
     assert failed.value.info.code is ErrorCode.ENGINE_FAILED
+
+
+CHAT_LOGPROBS = (
+    b'{"choices": [{"delta": {"content": "Hi"}, "logprobs": {"content": [{"token": "Hi", "id": 9, "logprob": -0.5,'
+    b' "top_logprobs": [{"token": "Hi", "id": 9, "logprob": -0.5}, {"token": "Yo", "logprob": null}]}]}}]}'
+)
+TEXT_LOGPROBS = (
+    b'{"choices": [{"text": "Hi", "logprobs": {"tokens": ["Hi"], "token_logprobs": [-0.5],'
+    b' "top_logprobs": [{"Hi": -0.5, "Yo": -1e9}]}}]}'
+)
+
+
+@pytest.mark.parametrize(("event", "token_id"), [(CHAT_LOGPROBS, 9), (TEXT_LOGPROBS, None)], ids=["chat", "text"])
+def test_log_probabilities_come_with_their_text(event: bytes, token_id: int | None) -> None:
+    chunk = ReplyReader(10, top_logprobs=2).read([event])
+    assert chunk is not None
+    likeliest = TokenLogprob(token="Hi", token_id=token_id, logprob=-0.5)
+    assert chunk.logprobs == (
+        likeliest.model_copy(update={"top": (likeliest, TokenLogprob(token="Yo", logprob=-9999.0))}),
+    )
+    only = ReplyReader(10, top_logprobs=0).read([event])
+    assert only is not None
+    assert only.logprobs == (likeliest,)
+    none = ReplyReader(10).read([event])
+    assert none is not None
+    assert none.logprobs == ()
+
+
+def test_end_says_what_the_engine_reports() -> None:
+    reader = ReplyReader(10)
+    usage = b'"usage": {"prompt_tokens": 7, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 5}}'
+    reader.read([b'{"choices": [{"delta": {"content": "a"}}]}'])
+    reader.read([b'{"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "END"}], ' + usage + b"}"])
+    last = reader.last()
+    assert (last.stop_sequence, last.prompt_tokens, last.cached_prompt_tokens) == ("END", 7, 5)
+    assert last.durations is None
+
+
+def test_timings_become_durations() -> None:
+    reader = ReplyReader(10)
+    timings = b'"timings": {"cache_n": 4, "prompt_n": 3, "prompt_ms": 250, "predicted_n": 1, "predicted_ms": 40}'
+    reader.read([b'{"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], ' + timings + b"}"])
+    last = reader.last()
+    assert (last.prompt_tokens, last.cached_prompt_tokens) == (7, 4)
+    assert last.durations == PhaseDurations(prompt_s=0.25, generate_s=0.04)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "effort"),
+    [
+        (Thinking(), None),
+        (Thinking(enabled=False, effort="high"), "none"),
+        (Thinking(enabled=True), None),
+        (Thinking(effort="minimal"), "minimal"),
+        (Thinking(budget_tokens=100), None),
+    ],
+)
+async def test_thinking_is_an_effort(rig: StubRig, thinking: Thinking, effort: str | None) -> None:
+    await collect(rig.engine, request(thinking=thinking))
+    assert rig.stub.requests[0].get("reasoning_effort") == effort
+
+
+async def test_log_probabilities_are_asked_for_in_each_modes_own_way(rig: StubRig) -> None:
+    await collect(rig.engine, request(top_logprobs=3))
+    await collect(rig.engine, request("Once", mode="completion", top_logprobs=3))
+    chat, text = rig.stub.requests
+    assert (chat["logprobs"], chat["top_logprobs"], text["logprobs"]) == (True, 3, 3)
+
+
+async def test_images_are_sent_as_data_urls(rig: StubRig) -> None:
+    picture = Image(media_type="image/png", data="aGk=")
+    await collect(rig.engine, request(messages=(ChatMessage(role="user", content="Look.", images=(picture,)),)))
+    assert rig.stub.requests[0]["messages"][0]["content"] == [
+        {"type": "text", "text": "Look."},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+    ]
 
 
 def test_events_are_read_whatever_the_cuts_and_line_ends() -> None:
