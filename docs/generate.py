@@ -1,4 +1,4 @@
-"""Writes the reference pages that follow from the code: settings, errors and metrics.
+"""Writes the reference pages that follow from the code: settings, errors, metrics and sampling.
 
 `python docs/generate.py` writes them, `python docs/generate.py --check` only says which differ. A test runs the same
 check, so a page never says something else than the code.
@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from callboard_contracts import config as config_module
+from callboard_contracts.chat import Sampling
 from callboard_contracts.config import Config, Section
 from callboard_contracts.errors import CATALOGUE
 from callboard_worker.metrics import WorkerMetrics
@@ -236,7 +237,43 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(value) if isinstance(value, bool | int | float | list) else value}`"
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page}
+BACKENDS = {
+    "llamacpp": "callboard_chat.backends.llamacpp",
+    "ollama": "callboard_chat.backends.ollama",
+    "openai": "callboard_chat.backends.openai",
+}
+"""The chat backends with a real engine behind them, each of which declares what it honours."""
+
+
+def sampling_page() -> str:
+    """Which sampling fields each chat backend honours."""
+    declared: dict[str, frozenset[str]] = {
+        name: importlib.import_module(module).SAMPLING for name, module in BACKENDS.items()
+    }
+    lines = [
+        NOTE,
+        "# Sampling",
+        "",
+        "A request may ask for any of these settings, under the names that its client's protocol gives them. No engine",
+        "knows all: a chat worker hands its engine exactly those that the backend declares here, and announces them, so",
+        "that each protocol can refuse or leave out the others by its own rule. Stop sequences are kept with every",
+        "engine.",
+        "",
+        f"| field | allowed | {' | '.join(f'`{name}`' for name in BACKENDS)} |",
+        f"|---|---|{'---|' * len(BACKENDS)}",
+    ]
+    for name, field in Sampling.model_fields.items():
+        honours = " | ".join("yes" if name in fields else "" for fields in declared.values())
+        lines.append(f"| `{name}` | {_allowed(field)} | {honours} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+    "sampling.md": sampling_page,
+}
 
 
 def differing() -> list[str]:
