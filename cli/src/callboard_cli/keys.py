@@ -7,6 +7,8 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from callboard_admin.accounts import Accounts, check_tier
+from callboard_admin.periods import parse_end
 from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode, command_error
 from callboard_cli.subcommands import Subparsers
@@ -14,9 +16,7 @@ from callboard_cli.tables import print_table
 from callboard_contracts.accounts import DIGEST_SHOWN, AccountKey
 from callboard_contracts.config import Config, TierSection
 from callboard_contracts.errors import CallboardError
-from callboard_kit.accounts import Accounts, check_tier
 from callboard_kit.bus import Bus
-from callboard_kit.periods import parse_end
 
 LIMIT_HELP = f"none as the number gives it back; {', '.join(TierSection.model_fields)}"
 

@@ -4,16 +4,16 @@ import argparse
 import re
 from decimal import Decimal
 
+from callboard_admin.accounts import Accounts
+from callboard_admin.kudos_records import KudosRecords
+from callboard_admin.periods import show_time
 from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.tables import print_table
 from callboard_contracts.config import Config
 from callboard_contracts.kudos import KUDOS_SCALE, KudosTransaction
-from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
-from callboard_kit.kudos_records import KudosRecords
-from callboard_kit.periods import show_time
 
 WHO_HELP = "an account's id or name, or a key"
 _AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,3})?")

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from callboard_admin.accounts import Accounts
+from callboard_admin.periods import parse_start, show_time
+from callboard_admin.usage_exports import ExportFormat, open_export
+from callboard_admin.usage_records import TENANT, UsageRecords
 from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode, command_error
 from callboard_cli.subcommands import Subparsers
@@ -16,11 +20,7 @@ from callboard_cli.tables import print_table
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
-from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
-from callboard_kit.periods import parse_start, show_time
-from callboard_kit.usage_exports import ExportFormat, open_export
-from callboard_kit.usage_records import TENANT, UsageRecords
 
 
 def register(subparsers: Subparsers) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
+from callboard_admin.accounts import check_tier
+from callboard_admin.periods import parse_end, show_time
 from callboard_contracts.accounts import DIGEST_SHOWN, KEY_PREFIX, Account, AccountKey
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
@@ -25,8 +27,6 @@ from callboard_edge.protocols.admin.bodies import (
     RevokeBody,
     RotateBody,
 )
-from callboard_kit.accounts import check_tier
-from callboard_kit.periods import parse_end, show_time
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from callboard_admin.accounts import MAX_LIMIT
+from callboard_admin.usage_exports import ExportFormat
 from callboard_contracts.kudos import KUDOS_SCALE, MAX_KUDOS
 from callboard_edge.http.bodies import AnswerBody, Whole
-from callboard_kit.accounts import MAX_LIMIT
-from callboard_kit.usage_exports import ExportFormat
 
 MAX_WORD = 200
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from callboard_admin.periods import parse_start, show_time
 from callboard_contracts.kudos import KUDOS_SCALE, KudosChange, KudosTransaction
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse_query
@@ -26,7 +27,6 @@ from callboard_edge.protocols.admin.bodies import (
     HistoryQuery,
     TransferBody,
 )
-from callboard_kit.periods import parse_start, show_time
 
 
 def routes(admin: Administration, guard: AdminAuth) -> list[Route]:

@@ -7,6 +7,9 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from callboard_admin.periods import parse_start, show_time
+from callboard_admin.usage_exports import CONTENT_TYPES, open_export
+from callboard_admin.usage_records import TENANT
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
 from callboard_edge.domain.administration import Administration
@@ -24,9 +27,6 @@ from callboard_edge.protocols.admin.bodies import (
     VerifyBody,
 )
 from callboard_kit.bus import BusUnavailable
-from callboard_kit.periods import parse_start, show_time
-from callboard_kit.usage_exports import CONTENT_TYPES, open_export
-from callboard_kit.usage_records import TENANT
 
 
 def routes(admin: Administration, guard: AdminAuth) -> list[Route]:

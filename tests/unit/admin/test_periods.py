@@ -2,8 +2,8 @@
 
 import pytest
 
+from callboard_admin.periods import parse_end, parse_start, show_time
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_kit.periods import parse_end, parse_start, show_time
 
 pytestmark = pytest.mark.unit
 

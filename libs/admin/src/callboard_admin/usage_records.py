@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from nats.aio.msg import Msg
 
+from callboard_admin.periods import show_time
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import AuditEvent, UsageEvent, VerifyReply, VerifyRequest, usage_event_of
 from callboard_contracts.streams import AUDIT, COUNTER_LIFE_S, QUOTA, USAGE
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.periods import show_time
 from callboard_kit.stream_reads import (
     StoredMessage,
     first_seq,

@@ -2,8 +2,8 @@
 
 import pytest
 
+from callboard_admin.kudos_records import Sums, judge
 from callboard_contracts.quota import AuditEvent
-from callboard_kit.kudos_records import Sums, judge
 
 pytestmark = pytest.mark.unit
 

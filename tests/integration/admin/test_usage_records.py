@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from callboard_admin.usage_records import EVENTS_AT_ONCE, UsageRecords
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import UsageEvent, VerifyReply, VerifyRequest, Work
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.usage_records import EVENTS_AT_ONCE, UsageRecords
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +77,7 @@ async def test_sums_are_those_of_the_hours_that_the_time_touches(bus: Bus) -> No
 async def test_verification_is_waited_for_while_the_process_is_heard_of(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("callboard_kit.usage_records.SILENCE_S", 0.5)
+    monkeypatch.setattr("callboard_admin.usage_records.SILENCE_S", 0.5)
     records = UsageRecords(bus)
     with pytest.raises(NoResponders):
         await records.verify(0.0)

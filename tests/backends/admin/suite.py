@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from callboard_admin.accounts import Accounts, Entries
 from callboard_contracts.accounts import key_digest, key_entry
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_kit.accounts import Accounts, Entries
 from callboard_kit.bucket import Conflict
 
 

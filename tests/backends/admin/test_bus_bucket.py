@@ -5,14 +5,14 @@ from collections.abc import AsyncGenerator, Generator
 
 import pytest
 
+from callboard_admin.accounts import Accounts
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.streams import BUCKET_ACCOUNTS
 from callboard_contracts.subjects import CTL_ACCOUNTS
-from callboard_kit.accounts import Accounts
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
-from tests.backends.kit.suite import AccountSuite
+from tests.backends.admin.suite import AccountSuite
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.backend

@@ -5,8 +5,8 @@ import io
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
+from callboard_admin.usage_records import COLUMNS, NUMBERS, Row
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_kit.usage_records import COLUMNS, NUMBERS, Row
 
 ExportFormat = Literal["csv", "parquet"]
 CONTENT_TYPES: dict[ExportFormat, str] = {

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from callboard_kit.accounts import Accounts
+from callboard_admin.accounts import Accounts
 from callboard_kit.fake_bucket import FakeBucket
-from tests.backends.kit.suite import AccountSuite
+from tests.backends.admin.suite import AccountSuite
 
 pytestmark = pytest.mark.backend
 

@@ -1,0 +1,1 @@
+"""What the tools of operators share: accounts, usage, exports, kudos and the audit trail of requests."""
