@@ -1,4 +1,4 @@
-"""`callboard streams apply`: makes the bus have every stream, consumer and bucket that Callboard declares."""
+"""`callboard streams apply`: declares every stream, consumer and bucket of Callboard on the bus."""
 
 import argparse
 import asyncio
@@ -21,11 +21,11 @@ def register(subparsers: Subparsers) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("streams", help="declare streams, consumers and buckets on the bus")
     actions = parser.add_subparsers(dest="action", required=True, metavar="apply")
-    applying = actions.add_parser("apply", help="make the bus agree with the configuration; safe to repeat")
+    applying = actions.add_parser("apply", help="declare what the configuration needs; safe to repeat")
     applying.add_argument(
         "--watch",
         action="store_true",
-        help="stay, and apply again after each reconnect: memory streams end with a server",
+        help="keep running and apply again after each reconnect, since memory streams end with their server",
     )
     applying.set_defaults(run=_apply)
 
@@ -60,19 +60,19 @@ async def _run(config: Config, *, watch: bool) -> int:
 
 
 async def _keep_applied(bus: Bus, config: Config, due: asyncio.Event, stop: asyncio.Event) -> None:
-    """Applies the declarations again whenever that is due, until told to stop; trouble is retried every second."""
+    """Applies the declarations again whenever that is due, until `stop` is set; retries failures every second."""
     while not stop.is_set():
-        await _first(due.wait(), stop.wait())
+        await _first_of(due.wait(), stop.wait())
         while due.is_set() and not stop.is_set():
             due.clear()
             try:
                 await apply_streams(bus, config)
             except BusError:
                 due.set()
-                await _first(asyncio.sleep(RETRY_S), stop.wait())
+                await _first_of(asyncio.sleep(RETRY_S), stop.wait())
 
 
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.backend
 
 class TestFakeBucket(AccountSuite):
     @pytest.fixture
-    def entries(self) -> FakeBucket:
+    def bucket(self) -> FakeBucket:
         return FakeBucket()
 
     @pytest.fixture
-    def book(self, entries: FakeBucket) -> Accounts:
+    def accounts(self, bucket: FakeBucket) -> Accounts:
         async def announce(_account_id: str) -> None:
             await asyncio.sleep(0)
 
-        return Accounts(entries, announce)
+        return Accounts(bucket, announce)

@@ -1,1 +1,1 @@
-"""What the tools of operators share: accounts, usage, exports, kudos and the audit trail of requests."""
+"""What the operators' tools share: accounts, usage records, exports, kudos records and audit trails."""
