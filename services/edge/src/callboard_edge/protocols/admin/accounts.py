@@ -140,7 +140,7 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
 
 
 def named(call: Call) -> str:
-    """Whom the path names; a key itself has no place there, since paths stand in the logs of proxies."""
+    """Returns the account that the path names; a key is refused there, since proxies log paths."""
     text = call.params["account"]
     if text.startswith(KEY_PREFIX):
         raise CallboardError(
@@ -181,5 +181,5 @@ def _key_shown(key: AccountKey, now: float) -> dict[str, Any]:
 
 
 def note_change(call: Call, action: str, account_id: str) -> None:
-    """Leaves a line in the log of what an operator changed."""
+    """Logs what an operator changed."""
     log.info("admin_change", extra={"request_id": call.request_id, "action": action, "account": account_id})
