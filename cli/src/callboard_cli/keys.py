@@ -17,7 +17,8 @@ from callboard_contracts.accounts import DIGEST_SHOWN, AccountKey
 from callboard_contracts.config import Config, TierSection
 from callboard_kit.bus import Bus
 
-LIMIT_HELP = f"NUMBER may be none, for the tier's own; {', '.join(TierSection.model_fields)}"
+WHO_HELP = "the account's id or name, a key, or the start of a key's digest"
+LIMIT_HELP = f"a limit in place of the tier's, or none for the tier's; {', '.join(TierSection.model_fields)}"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -30,34 +31,30 @@ def register(subparsers: Subparsers) -> None:
     create.add_argument(
         "--expires", help="when it ends: 90d, 12h, 30m, 2w or a date such as 2027-01-31; default: never"
     )
-    create.add_argument(
-        "--limit", action="append", default=[], metavar="NAME=NUMBER", help="a limit in place of the tier's"
-    )
+    _add_limit(create)
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="show every key, by the start of its digest")
     listing.add_argument("--json", action="store_true", help="as JSON, with all fields")
     listing.set_defaults(run=_list)
     change = actions.add_parser("change", help="change an account's tier or its own limits")
-    change.add_argument("who", help="the account's id or name, a key, or the start of a key's digest")
+    change.add_argument("who", help=WHO_HELP)
     change.add_argument("--tier", help="the new tier")
-    change.add_argument(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="NAME=NUMBER",
-        help=f"a limit in place of the tier's; {LIMIT_HELP}",
-    )
+    _add_limit(change)
     change.set_defaults(run=_change)
     rotate = actions.add_parser("rotate", help="create a new key for an account and expire the old ones")
-    rotate.add_argument("who", help="the account's id or name, a key, or the start of a key's digest")
+    rotate.add_argument("who", help=WHO_HELP)
     rotate.add_argument(
         "--keep", default="0m", help="how long the old keys still work, such as 24h; default: not at all"
     )
     rotate.add_argument("--expires", help="when the new key ends; default: never")
     rotate.set_defaults(run=_rotate)
     revoke = actions.add_parser("revoke", help="refuse a key from now on; an account's id or name means all its keys")
-    revoke.add_argument("who", help="a key, the start of its digest, or the account's id or name")
+    revoke.add_argument("who", help=WHO_HELP)
     revoke.set_defaults(run=_revoke)
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=LIMIT_HELP)
 
 
 def _create(arguments: argparse.Namespace) -> int:

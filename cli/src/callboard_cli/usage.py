@@ -4,10 +4,8 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from callboard_admin.accounts import Accounts
 from callboard_admin.periods import parse_start, show_time
@@ -86,7 +84,7 @@ def _export(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
         export = open_export(file_format)
         count = 0
-        with _opened(target) as file:
+        with nullcontext(sys.stdout.buffer) if str(target) == "-" else target.open("wb") as file:
             async for rows in UsageRecords(bus).events(since, until or math.inf):
                 file.write(export.add(rows))
                 count += len(rows)
@@ -95,15 +93,6 @@ def _export(arguments: argparse.Namespace) -> int:
         return ExitCode.OK
 
     return run_on_bus(arguments, act)
-
-
-@contextmanager
-def _opened(target: Path) -> Generator[BinaryIO]:
-    if str(target) == "-":
-        yield cast("BinaryIO", sys.stdout.buffer)
-    else:
-        with target.open("wb") as file:
-            yield file
 
 
 def _verify(arguments: argparse.Namespace) -> int:
