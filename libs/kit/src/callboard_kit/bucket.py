@@ -50,8 +50,8 @@ class Bucket:
     ) -> int:
         """Writes an entry and returns its new revision.
 
-        `revision` is the one that was read, 0 for an entry that must not exist yet, or None to overwrite. With `life_s`, in
-        a bucket that allows it, the entry expires after that time; each put starts it again.
+        `revision` is the one that was read, 0 for an entry that must not exist yet, or None to overwrite. With
+        `life_s`, in a bucket that allows it, the entry expires after that time; each put starts it again.
 
         Raises:
             Conflict: the entry is at another revision.
