@@ -49,7 +49,7 @@ def test_an_image_carries_only_its_own(lock: str) -> None:
 def test_an_image_has_every_direct_dependency(lock: str) -> None:
     folder, extras = MEMBERS[lock]
     wanted: list[str] = []
-    for member in (folder, "libs/kit", "libs/contracts"):
+    for member in (folder, "libs/admin", "libs/kit", "libs/contracts"):
         project = tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"]
         wanted += project["dependencies"]
         if member == folder:

@@ -1,4 +1,4 @@
-"""Who may use the admin API: whoever has its token, and nobody else."""
+"""Authentication of the admin API by its token."""
 
 import asyncio
 import hashlib
@@ -29,16 +29,16 @@ REFUSED = {
     503: Answer("The bus did not answer.", ErrorAnswer),
 }
 MAX_PAUSED = 64
-"""So many refusals are held back at once; what comes on top is refused without a pause."""
+"""How many refusals may be delayed at the same time; further ones are sent at once."""
 
 
 def token_digest(token: str) -> bytes:
-    """What a token is compared by: all digests are of one length, so a comparison tells nothing about it."""
+    """Returns the digest by which tokens are compared; all are of one length, so the time reveals nothing."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 class AdminAuth:
-    """Lets a request through to its handler, and turns the bus's troubles into answers."""
+    """Checks the token before each handler, and turns bus errors into errors of the API."""
 
     def __init__(self, admin: Administration, metrics: EdgeMetrics) -> None:
         self._admin = admin
@@ -56,7 +56,7 @@ class AdminAuth:
         body: type[BaseModel] | None = None,
         query: type[BaseModel] | None = None,
     ) -> Route:
-        """A route behind the guard; `path` follows the prefix that all share."""
+        """Returns a route that requires the token; `path` follows the common prefix."""
         return Route(
             method,
             PREFIX + path,
@@ -104,7 +104,7 @@ class AdminAuth:
 
 
 def quota_silent(error: BusError) -> CallboardError:
-    """The error for a quota process that stopped in the middle of its work."""
+    """The error for a quota process that stopped during its work."""
     return _unavailable(f"The work was not finished: {error}.")
 
 

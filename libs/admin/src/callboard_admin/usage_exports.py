@@ -1,45 +1,45 @@
-"""Usage events as a file that is written piece by piece: CSV or Parquet."""
+"""Usage events as a file that is written in pieces: CSV or Parquet."""
 
 import csv
 import io
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
+from callboard_admin.usage_records import COLUMNS, NUMBER_COLUMNS, Row
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_kit.usage_records import COLUMNS, NUMBERS, Row
 
 ExportFormat = Literal["csv", "parquet"]
 CONTENT_TYPES: dict[ExportFormat, str] = {
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
-ROWS_IN_A_GROUP = 8192
-"""So many rows of a Parquet file are kept in memory before they are written."""
+ROWS_PER_GROUP = 8192
+"""How many rows of a Parquet file are kept in memory before they are written."""
 
 
 class Export(Protocol):
-    """A file in the making; both methods compute, so call them off the event loop."""
+    """A file that is being written; both methods are CPU-bound, so call them off the event loop."""
 
     def add(self, rows: list[Row]) -> bytes:
-        """Takes rows and returns what of the file is ready, which may be nothing."""
+        """Adds rows and returns the next bytes of the file, which may be none."""
         ...
 
     def finish(self) -> bytes:
-        """The rest of the file."""
+        """Returns the rest of the file."""
         ...
 
 
 def open_export(form: ExportFormat) -> Export:
-    """Begins a file; importing what Parquet needs takes a moment.
+    """Starts a file; for Parquet it imports pyarrow, which blocks for a moment.
 
     Raises:
-        CallboardError: `unsupported`: the package for Parquet is not installed.
+        CallboardError: `unsupported`: pyarrow is not installed.
     """
     return ParquetExport() if form == "parquet" else CsvExport()
 
 
 class CsvExport:
-    """Comma-separated values with a header line, as RFC 4180 has them."""
+    """Comma-separated values with a header line (RFC 4180)."""
 
     def __init__(self) -> None:
         self._text = io.StringIO(newline="")
@@ -47,20 +47,20 @@ class CsvExport:
         self._writer.writeheader()
 
     def add(self, rows: list[Row]) -> bytes:
-        """Takes rows and returns them as lines."""
+        """Adds rows and returns them as lines."""
         self._writer.writerows(rows)
         return self.finish()
 
     def finish(self) -> bytes:
-        """What is left: the header where no row came."""
+        """Returns the rest: the header if there were no rows."""
         text = self._text.getvalue()
         self._text.seek(0)
         self._text.truncate()
         return text.encode()
 
 
-class _Pipe(io.RawIOBase):
-    """What a writer of files writes into, taken out again piece by piece."""
+class _Buffer(io.RawIOBase):
+    """An append-only file whose content is taken out in pieces."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -84,7 +84,7 @@ class _Pipe(io.RawIOBase):
 
 
 class ParquetExport:
-    """Apache Parquet, one group of rows after the other."""
+    """Apache Parquet, written by row groups."""
 
     def __init__(self) -> None:
         try:
@@ -96,25 +96,25 @@ class ParquetExport:
                 param="format",
             ) from None
         self._schema = self._arrow.schema(
-            [(name, self._arrow.int64() if name in NUMBERS else self._arrow.string()) for name in COLUMNS]
+            [(name, self._arrow.int64() if name in NUMBER_COLUMNS else self._arrow.string()) for name in COLUMNS]
         )
-        self._pipe = _Pipe()
-        self._writer = parquet.ParquetWriter(self._arrow.PythonFile(self._pipe, mode="w"), self._schema)
+        self._buffer = _Buffer()
+        self._writer = parquet.ParquetWriter(self._arrow.PythonFile(self._buffer, mode="w"), self._schema)
         self._rows: list[Row] = []
 
     def add(self, rows: list[Row]) -> bytes:
-        """Takes rows and returns a group of them when it is full."""
+        """Adds rows and returns a row group whenever one is full."""
         self._rows += rows
-        if len(self._rows) >= ROWS_IN_A_GROUP:
+        if len(self._rows) >= ROWS_PER_GROUP:
             self._write_group()
-        return self._pipe.take()
+        return self._buffer.take()
 
     def finish(self) -> bytes:
-        """The last group and the file's footer."""
+        """Returns the last row group and the footer."""
         if self._rows:
             self._write_group()
         self._writer.close()
-        return self._pipe.take()
+        return self._buffer.take()
 
     def _write_group(self) -> None:
         self._writer.write_table(self._arrow.Table.from_pylist(self._rows, schema=self._schema))

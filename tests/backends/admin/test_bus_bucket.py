@@ -5,14 +5,14 @@ from collections.abc import AsyncGenerator, Generator
 
 import pytest
 
+from callboard_admin.accounts import Accounts
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.streams import BUCKET_ACCOUNTS
 from callboard_contracts.subjects import CTL_ACCOUNTS
-from callboard_kit.accounts import Accounts
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
-from tests.backends.kit.suite import AccountSuite
+from tests.backends.admin.suite import AccountSuite
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.backend
@@ -39,22 +39,22 @@ async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
 
 class TestBusBucket(AccountSuite):
     @pytest.fixture
-    def entries(self, bus: Bus) -> Bucket:
+    def bucket(self, bus: Bus) -> Bucket:
         return Bucket(bus, BUCKET_ACCOUNTS)
 
     @pytest.fixture
-    def book(self, bus: Bus) -> Accounts:
+    def accounts(self, bus: Bus) -> Accounts:
         return Accounts.on(bus)
 
 
 async def test_every_change_is_announced(bus: Bus) -> None:
     heard: list[str] = []
     await bus.subscribe_now(CTL_ACCOUNTS, lambda message: heard.append(message.data.decode()))
-    book = Accounts.on(bus)
-    account, _key = await book.create("ann", "standard", None)
-    await book.change(account.id, "anonymous")
-    await book.rotate(account.id, None, 0.0)
-    await book.revoke(account.id, None)
+    accounts = Accounts.on(bus)
+    account, _key = await accounts.create("ann", "standard", None)
+    await accounts.change(account.id, "anonymous")
+    await accounts.rotate(account.id, None, 0.0)
+    await accounts.revoke(account.id, None)
     async with asyncio.timeout(5):
         while len(heard) < 4:
             await asyncio.sleep(0.01)

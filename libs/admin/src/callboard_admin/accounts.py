@@ -1,7 +1,7 @@
-"""The accounts and their API keys: what the command line and the admin API do with them.
+"""Accounts and their API keys, as the command line and the admin API manage them.
 
-A key is told once, when it is made; only its SHA-256 is stored. Every change is written by compare-and-set and then
-announced, so a revoked key is refused at once by every quota process.
+A key is returned once, when it is created; only its SHA-256 is stored. Every change is written by compare-and-set and
+then announced, so every quota process refuses a revoked key at once.
 """
 
 import asyncio
@@ -30,48 +30,48 @@ from callboard_contracts.subjects import CTL_ACCOUNTS
 from callboard_kit.bucket import Bucket, Conflict, Entry
 from callboard_kit.bus import TRANSPORT_ERRORS, Bus, BusUnavailable
 
-MAX_TRIES = 10
+MAX_ATTEMPTS = 10
 MAX_ACCOUNTS = 1_000_000
 ANNOUNCE_TIMEOUT_S = 2
 MAX_LIMIT = 10**15 - 1
-"""The largest limit of its own that an account can have."""
+"""The largest value of an account's own limit."""
 _ACCOUNT_ID = re.compile(r"k_[0-9a-f]{16}")
 _DIGEST_START = re.compile(r"[0-9a-f]{8,64}")
 
 Change = Callable[[Account], Account]
 Limits = Mapping[str, int | None]
-"""Limits of an account's own by name; None gives one back to the tier."""
+"""An account's own limits by name; None restores the limit of the tier."""
 
 
-class Entries(Protocol):
-    """The bucket that holds the accounts."""
+class AccountBucket(Protocol):
+    """The bucket that stores the accounts."""
 
     async def get(self, key: str) -> Entry | None:
         """Reads one entry, or None."""
         ...
 
     async def list(self, pattern: str, limit: int) -> list[Entry]:
-        """Reads every entry that matches."""
+        """Reads the newest value of every entry that matches."""
         ...
 
     async def put(self, key: str, value: bytes, revision: int | None) -> int:
-        """Writes an entry that stands at a revision, 0 for one that must not exist yet; raises Conflict."""
+        """Writes an entry that is at a revision, 0 for one that must not exist yet; raises Conflict."""
         ...
 
 
 class Accounts:
     """Reads and changes accounts.
 
-    Every method raises BusError when the bus does not do its part, and CallboardError for what cannot be done.
+    Every method raises BusError when the bus fails, and CallboardError for what cannot be done.
     """
 
-    def __init__(self, entries: Entries, announce: Callable[[str], Awaitable[None]]) -> None:
-        self._entries = entries
+    def __init__(self, bucket: AccountBucket, announce: Callable[[str], Awaitable[None]]) -> None:
+        self._bucket = bucket
         self._announce = announce
 
     @classmethod
     def on(cls, bus: Bus) -> "Accounts":
-        """The book that all services of an installation share."""
+        """The accounts of an installation; changes are announced on its bus."""
 
         async def announce(account_id: str) -> None:
             await bus.publish(CTL_ACCOUNTS, account_id.encode())
@@ -85,7 +85,7 @@ class Accounts:
     async def create(
         self, name: str, tier: str, expires_at: float | None, limits: Limits | None = None
     ) -> tuple[Account, str]:
-        """Makes an account with one key, and returns both; the key cannot be read again."""
+        """Creates an account with one key and returns both; the key cannot be read again."""
         if not 1 <= len(name) <= 200 or not name.isprintable():
             raise CallboardError(ErrorCode.INVALID_REQUEST, "1 to 200 printable characters are allowed", param="name")
         key, now = new_key(), time.time()
@@ -98,25 +98,25 @@ class Accounts:
             limits=TierSection().model_copy(update=dict(limits or {})),
             created_at=now,
         )
-        # The key's entry comes last: until it stands the key opens nothing, and a failure leaves nothing half open.
-        await self._entries.put(account_entry(account.id), account.model_dump_json().encode(), revision=0)
-        await self._entries.put(key_entry(first.digest), account.id.encode(), revision=0)
+        # The key's entry is written last: until then the key is unknown, so a failure in between leaves no usable key.
+        await self._bucket.put(account_entry(account.id), account.model_dump_json().encode(), revision=0)
+        await self._bucket.put(key_entry(first.digest), account.id.encode(), revision=0)
         await self._announce(account.id)
         return account, key
 
     async def all(self) -> list[Account]:
-        """Every account, the oldest first."""
-        entries = await self._entries.list(f"{ACCOUNT_PREFIX}*", MAX_ACCOUNTS)
-        return await asyncio.to_thread(_in_order, entries)
+        """Returns every account, the oldest first."""
+        entries = await self._bucket.list(f"{ACCOUNT_PREFIX}*", MAX_ACCOUNTS)
+        return await asyncio.to_thread(_parse_sorted, entries)
 
     async def find(self, text: str) -> tuple[Account, AccountKey | None]:
-        """The account that a text names: its id or name, a key, or the start of a key's digest.
+        """Finds the account by its id or name, by a key, or by the start of a key's digest.
 
         Raises:
-            CallboardError: none or more than one is meant.
+            CallboardError: none matches, or more than one.
         """
         if _ACCOUNT_ID.fullmatch(text):
-            entry = await self._entries.get(account_entry(text))
+            entry = await self._bucket.get(account_entry(text))
             if entry is not None:
                 return Account.model_validate_json(entry.value), None
         is_key = text.startswith(KEY_PREFIX)
@@ -138,7 +138,7 @@ class Accounts:
         return found[0]
 
     async def change(self, account_id: str, tier: str | None = None, limits: Limits | None = None) -> Account:
-        """Gives an account another tier, or limits of its own."""
+        """Changes an account's tier or its own limits."""
 
         def change(account: Account) -> Account:
             return account.model_copy(
@@ -151,18 +151,18 @@ class Accounts:
         return await self._change(account_id, change)
 
     async def rotate(self, account_id: str, expires_at: float | None, old_until: float) -> tuple[Account, str]:
-        """Gives an account a new key, and lets its other keys end at the given time if not before."""
+        """Adds a new key to an account; its other keys expire at `old_until` at the latest."""
         key = new_key()
         added = AccountKey(digest=key_digest(key), created_at=time.time(), expires_at=expires_at)
 
         def change(account: Account) -> Account:
             kept = tuple(
-                one.model_copy(update={"expires_at": min(one.expires_at or old_until, old_until)})
-                for one in account.keys
+                old.model_copy(update={"expires_at": min(old.expires_at or old_until, old_until)})
+                for old in account.keys
             )
             return account.model_copy(update={"keys": (*kept, added)})
 
-        await self._entries.put(key_entry(added.digest), account_id.encode(), revision=0)
+        await self._bucket.put(key_entry(added.digest), account_id.encode(), revision=0)
         return await self._change(account_id, change), key
 
     async def revoke(self, account_id: str, digest: str | None) -> Account:
@@ -181,14 +181,14 @@ class Accounts:
         return await self._change(account_id, change)
 
     async def _change(self, account_id: str, change: Change) -> Account:
-        """Changes an account as it stands now, whatever others change meanwhile."""
-        for _ in range(MAX_TRIES):
-            entry = await self._entries.get(account_entry(account_id))
+        """Applies a change to the newest version of an account, again if somebody else changed it meanwhile."""
+        for _ in range(MAX_ATTEMPTS):
+            entry = await self._bucket.get(account_entry(account_id))
             if entry is None:
                 raise CallboardError(ErrorCode.UNKNOWN_ACCOUNT, f"account {account_id} is gone", param="who")
             account = change(Account.model_validate_json(entry.value))
             try:
-                await self._entries.put(entry.key, account.model_dump_json().encode(), entry.revision)
+                await self._bucket.put(entry.key, account.model_dump_json().encode(), entry.revision)
             except Conflict:
                 continue
             await self._announce(account_id)
@@ -197,10 +197,10 @@ class Accounts:
 
 
 def check_tier(name: str, tiers: Iterable[str]) -> str:
-    """The name of a tier that exists.
+    """Returns the name if such a tier exists.
 
     Raises:
-        CallboardError: `invalid_request` with the tiers on offer.
+        CallboardError: `invalid_request` with the available tiers.
     """
     offered = tuple(sorted(tiers))
     if name not in offered:
@@ -213,6 +213,6 @@ def check_tier(name: str, tiers: Iterable[str]) -> str:
     return name
 
 
-def _in_order(entries: Iterable[Entry]) -> list[Account]:
+def _parse_sorted(entries: Iterable[Entry]) -> list[Account]:
     accounts = [Account.model_validate_json(entry.value) for entry in entries]
     return sorted(accounts, key=lambda account: (account.created_at, account.id))

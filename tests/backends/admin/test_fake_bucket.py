@@ -4,21 +4,21 @@ import asyncio
 
 import pytest
 
-from callboard_kit.accounts import Accounts
+from callboard_admin.accounts import Accounts
 from callboard_kit.fake_bucket import FakeBucket
-from tests.backends.kit.suite import AccountSuite
+from tests.backends.admin.suite import AccountSuite
 
 pytestmark = pytest.mark.backend
 
 
 class TestFakeBucket(AccountSuite):
     @pytest.fixture
-    def entries(self) -> FakeBucket:
+    def bucket(self) -> FakeBucket:
         return FakeBucket()
 
     @pytest.fixture
-    def book(self, entries: FakeBucket) -> Accounts:
+    def accounts(self, bucket: FakeBucket) -> Accounts:
         async def announce(_account_id: str) -> None:
             await asyncio.sleep(0)
 
-        return Accounts(entries, announce)
+        return Accounts(bucket, announce)

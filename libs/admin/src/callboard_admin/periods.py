@@ -7,14 +7,14 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-"""Later times cannot be written as a date."""
+"""The latest time that can be written as a date."""
 
 
 def parse_end(text: str, now: float, param: str) -> float:
-    """The Unix time that a period from now, or a date (its start, UTC), means.
+    """Parses a period from now, or a date (its start, UTC), into a Unix time.
 
     Raises:
-        CallboardError: `invalid_request` for `param`: it is neither, or it is over already.
+        CallboardError: `invalid_request` for `param`: it is neither, or lies in the past.
     """
     seconds = _period_s(text)
     at = _date(text, param) if seconds is None else now + seconds
@@ -26,7 +26,7 @@ def parse_end(text: str, now: float, param: str) -> float:
 
 
 def parse_start(text: str, now: float, param: str) -> float:
-    """The Unix time that a period until now, or a date (its start, UTC), means; not before 1970.
+    """Parses a period before now, or a date (its start, UTC), into a Unix time; not before 1970.
 
     Raises:
         CallboardError: `invalid_request` for `param`: it is neither.
@@ -36,7 +36,7 @@ def parse_start(text: str, now: float, param: str) -> float:
 
 
 def show_time(at: float) -> str:
-    """A Unix time as a date and time in UTC, to the millisecond."""
+    """Formats a Unix time as a date and time in UTC, to the millisecond."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 

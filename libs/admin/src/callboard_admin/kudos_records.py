@@ -1,10 +1,10 @@
-"""What accounts have in kudos: transactions asked of quota, and the history and proof of them, read from the bus."""
+"""Kudos of accounts: transactions through quota, and their history and verification, read from the bus."""
 
 import asyncio
 import json
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from callboard_contracts import subjects
@@ -24,17 +24,17 @@ from callboard_contracts.streams import KUDOS, TRANSFERS
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, first_seq, read_batches
 
-ASK_TIMEOUT_S = 15.0
+REQUEST_TIMEOUT_S = 15.0
 READ_TIMEOUT_S = 5.0
-LOOKS = 5
-PAUSE_S = 0.5
-"""Deals go on while the counters are read, so only what stays wrong over several looks is wrong."""
+VERIFY_ATTEMPTS = 5
+VERIFY_PAUSE_S = 0.5
+"""Transactions go on while the streams are read, so only a problem that every attempt finds is reported."""
 ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What verification found; `problems` names what does not agree."""
+    """What verification found, in thousandths of kudos; `problems` names what does not balance."""
 
     earned: int
     spent: int
@@ -44,34 +44,34 @@ class VerifyResult:
 
 
 class KudosRecords:
-    """Deals and balances of an installation, in thousandths of kudos.
+    """Transactions and balances of an installation, in thousandths of kudos.
 
-    Every method raises BusError when the bus or quota does not do its part, and CallboardError for what quota refuses.
+    Every method raises BusError when the bus or quota fails, and CallboardError for what quota refuses.
     """
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     async def balance(self, account: str) -> int:
-        """What an account has, without what is held for requests that run."""
-        return (await self._ask(subjects.QUOTA_KUDOS_SHOW, KudosBalanceRequest(account=account))).balance
+        """Returns the balance of an account, without what is held for running requests."""
+        return (await self._request(subjects.QUOTA_KUDOS_SHOW, KudosBalanceRequest(account=account))).balance
 
     async def earn(self, account: str, amount: int, transaction_id: str | None = None) -> KudosTransaction:
         """Credits an account, once for each id; without one the transaction gets a new id."""
         request = KudosEarnRequest(id=transaction_id or _new_id(), account=account, amount=amount)
-        return _transaction(request.id, await self._ask(subjects.QUOTA_KUDOS_EARN, request))
+        return _transaction(request.id, await self._request(subjects.QUOTA_KUDOS_EARN, request))
 
     async def transfer(
         self, source: str, target: str, amount: int, transaction_id: str | None = None
     ) -> KudosTransaction:
         """Moves kudos from one account to another, once for each id; without one the transaction gets a new id."""
         request = KudosTransferRequest(id=transaction_id or _new_id(), source=source, target=target, amount=amount)
-        return _transaction(request.id, await self._ask(subjects.QUOTA_KUDOS_TRANSFER, request))
+        return _transaction(request.id, await self._request(subjects.QUOTA_KUDOS_TRANSFER, request))
 
     async def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
-        """Every change of an account's kudos since a Unix time and after another, the oldest first.
+        """Yields the changes of an account's kudos since a Unix time and after a `seq`, the oldest first.
 
-        Those that change nothing are left out.
+        Changes of zero are left out.
         """
         subject = subjects.kudos(account)
         seq = await first_seq(self._bus, KUDOS, subject, since, READ_TIMEOUT_S)
@@ -84,46 +84,44 @@ class KudosRecords:
                     yield change
 
     async def verify(self) -> VerifyResult:
-        """Compares all balances with what was earned, given, spent and held; reads every transaction ever made."""
-        verdict = await self._look()
-        for _ in range(LOOKS - 1):
-            if not verdict.problems:
+        """Compares all balances with what was earned, transferred, spent and held; reads all transactions ever made."""
+        result = await self._verify_once()
+        for _ in range(VERIFY_ATTEMPTS - 1):
+            if not result.problems:
                 break
-            await asyncio.sleep(PAUSE_S)
-            again = await self._look()
-            verdict = VerifyResult(
-                again.earned, again.spent, again.held, again.total, again.problems & verdict.problems
-            )
-        return verdict
+            await asyncio.sleep(VERIFY_PAUSE_S)
+            again = await self._verify_once()
+            result = replace(again, problems=again.problems & result.problems)
+        return result
 
-    async def _look(self) -> VerifyResult:
-        sums = Sums()
+    async def _verify_once(self) -> VerifyResult:
+        totals = KudosTotals()
         async for batch in read_batches(self._bus, KUDOS, subjects.kudos("*")):
             for message in batch:
                 change = _change(message)
-                sums.add(message.subject.rpartition(".")[2], change.change, change.reason)
+                totals.add(message.subject.rpartition(".")[2], change.change, change.reason)
         outcomes: dict[str, AuditEvent] = {}
         async for batch in read_batches(self._bus, TRANSFERS, subjects.transfer("*")):
             for outcome in (AuditEvent.model_validate_json(message.data) for message in batch):
                 outcomes[outcome.hold_id] = outcome
-        return judge(sums, outcomes)
+        return check_totals(totals, outcomes)
 
-    async def _ask(self, subject: str, request: Message) -> KudosReply:
+    async def _request(self, subject: str, request: Message) -> KudosReply:
         body = request.model_dump_json().encode()
-        reply = KudosReply.model_validate_json(await self._bus.request(subject, body, ASK_TIMEOUT_S))
+        reply = KudosReply.model_validate_json(await self._bus.request(subject, body, REQUEST_TIMEOUT_S))
         if reply.error is not None:
             raise CallboardError.of(reply.error)
         return reply
 
 
 @dataclass(slots=True)
-class Sums:
-    """What the stream of kudos says, told apart by transactions and by holds for requests."""
+class KudosTotals:
+    """The changes in the stream KUDOS, added up by account and by the hold that made them."""
 
     balances: dict[str, int] = field(default_factory=dict[str, int])
     holds: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
-    """By hold and account: what was given less what was taken."""
-    ended: set[str] = field(default_factory=set[str])
+    """By hold and account: credits less debits."""
+    settled: set[str] = field(default_factory=set[str])
 
     def add(self, account: str, change: int, msg_id: str) -> None:
         """Adds one change of an account."""
@@ -132,32 +130,33 @@ class Sums:
         changes = self.holds.setdefault(hold_id, {})
         changes[account] = changes.get(account, 0) + change
         if step.startswith("s"):
-            self.ended.add(hold_id)
+            self.settled.add(hold_id)
 
 
-def judge(sums: Sums, outcomes: dict[str, AuditEvent]) -> VerifyResult:
-    """Compares the changes with how each transaction ended; `outcomes` is by the id of the transaction's hold."""
-    problems = {f"{account} is below zero" for account, balance in sums.balances.items() if balance < 0}
+def check_totals(totals: KudosTotals, outcomes: dict[str, AuditEvent]) -> VerifyResult:
+    """Compares the changes with the outcome of each transaction; `outcomes` is by the id of the transaction's hold."""
+    problems = {f"{account} is below zero" for account, balance in totals.balances.items() if balance < 0}
     earned = spent = held = 0
     for hold_id, outcome in outcomes.items():
-        changes = sums.holds.get(hold_id, {})
-        wanted = outcome.kudos if outcome.kind == "settled" and outcome.reason == "earn" else 0
-        earned += wanted
-        moved = sum(change for change in changes.values() if change > 0)
-        halves = outcome.kudos if outcome.kind == "settled" else 0
-        if sum(changes.values()) != wanted or moved != halves:
-            problems.add(f"transaction {outcome.request_id} is not whole")
-    for hold_id, changes in sums.holds.items():
+        changes = totals.holds.get(hold_id, {})
+        amount = outcome.kudos if outcome.kind == "settled" else 0
+        # An earning creates kudos; a transfer takes from one account what it gives to another.
+        created = amount if outcome.reason == "earn" else 0
+        earned += created
+        credited = sum(change for change in changes.values() if change > 0)
+        if sum(changes.values()) != created or credited != amount:
+            problems.add(f"transaction {outcome.request_id} does not balance")
+    for hold_id, changes in totals.holds.items():
         if hold_id in outcomes:
             continue
         net = -sum(changes.values())
         if net < 0:
-            problems.add(f"hold {hold_id} gave more than it took")
-        if hold_id in sums.ended:
+            problems.add(f"hold {hold_id} credited more than it debited")
+        if hold_id in totals.settled:
             spent += net
         else:
             held += net
-    total = sum(sums.balances.values())
+    total = sum(totals.balances.values())
     if total != earned - spent - held:
         problems.add(f"balances differ by {total - earned + spent + held} thousandths")
     return VerifyResult(earned, spent, held, total, frozenset(problems))
