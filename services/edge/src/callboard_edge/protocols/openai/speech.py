@@ -13,10 +13,11 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import UNITS_PER_TOKEN
 from callboard_contracts.speech import SpeechEnd, SpeechRequest
+from callboard_contracts.speech_duration import max_audio_ms
 from callboard_edge.domain.job_stream import FailedAfterOutput
 from callboard_edge.domain.ports import Segment
 from callboard_edge.domain.speech_stream import Utterance
-from callboard_edge.domain.speech_text import audio_ms_bound, check_text, nothing_to_speak
+from callboard_edge.domain.speech_text import check_text, nothing_to_speak
 from callboard_edge.domain.voices import resolve_voice
 from callboard_edge.http.bodies import Body
 from callboard_edge.http.call import Call
@@ -132,7 +133,7 @@ def routes(context: EdgeContext) -> list[Route]:
             speed=1.0 if body.speed is None else body.speed,
             instructions=body.instructions or "",
         )
-        most_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
+        most_ms = max_audio_ms(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
         # The worker holds the rest while it speaks, as far as the text turns out to need it.
         audio_ms = min(most_ms, speech.hold_slice_ms)
         name = body.response_format or "mp3"
