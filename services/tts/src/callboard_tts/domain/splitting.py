@@ -1,8 +1,8 @@
-"""Cuts text into pieces that are worth speaking on their own, while the text still arrives.
+"""Splits text into fragments that sound well on their own, while the text still arrives.
 
-Every decision depends only on the characters before a place and on a little of what follows it, never on how the
-text was cut into tokens on its way here: the same text always gives the same pieces. Text that cannot be judged yet
-waits; `finish` judges the rest.
+A decision depends only on the characters before a place and a few that follow it, never on the tokens in which the
+text arrived: the same text always gives the same fragments. Text that cannot be decided yet waits; `finish` decides
+the rest.
 """
 
 import unicodedata
@@ -32,7 +32,7 @@ _BULLETS = "-*•·#>"
 
 
 class Pause(IntEnum):
-    """The silence that belongs after a fragment, shortest first."""
+    """The silence after a fragment, shortest first."""
 
     NONE = 0
     CLAUSE = 1
@@ -41,7 +41,7 @@ class Pause(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A stretch of the text as it was written, and the pause that its end calls for."""
+    """A part of the text as it was written, and the pause after it."""
 
     text: str
     pause: Pause
@@ -51,8 +51,8 @@ class Fragment:
 class Limits:
     """How long pieces become, in sound units (about one Latin letter each) and in words.
 
-    The first piece ends as early as sounds well. `targets` and `bounds` grow from piece to piece, because each piece
-    plays while the next is made; ordinary text of the last bound's length stays under 510 phonemes.
+    The first piece ends as early as it still sounds well. `targets` and `bounds` grow from piece to piece, because
+    each piece plays while the next is made. Ordinary text of the last bound's length has less than 510 phonemes.
     """
 
     clause_words: float = 8
@@ -62,23 +62,23 @@ class Limits:
     bounds: tuple[float, ...] = (200, 160, 260, 380)
 
     def target(self, count: int) -> float:
-        """From which length on a sentence's end closes the piece of this number."""
+        """The length from which on the end of a sentence ends the piece of this number."""
         return self.targets[min(count, len(self.targets) - 1)]
 
     def bound(self, count: int) -> float:
-        """At which length the piece of this number ends wherever it best can."""
+        """The length at which the piece of this number is cut at the best place so far."""
         return self.bounds[min(count, len(self.bounds) - 1)]
 
 
 class _Unknown(Enum):
-    """The answer of a question that needs more text."""
+    """The result of a decision that needs more text."""
 
     YET = auto()
 
 
 @dataclass(slots=True)
 class _Places:
-    """The best place to cut so far, for each kind of boundary; 0 means none."""
+    """The last place to cut for each kind of boundary; 0 means none."""
 
     sentence: int = 0
     clause: int = 0
@@ -86,7 +86,7 @@ class _Places:
 
 
 class Splitter:
-    """Takes text as it comes and gives back the fragments that are complete."""
+    """Splits text as it arrives and returns each fragment once it is complete."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -100,7 +100,7 @@ class Splitter:
         return self._scan(final=False)
 
     def finish(self) -> list[Fragment]:
-        """Returns what is left; the text ends here."""
+        """Ends the text and returns the remaining fragments."""
         fragments = self._scan(final=True)
         if self._text.strip():
             fragments.append(Fragment(self._text, Pause.SENTENCE))
@@ -139,31 +139,31 @@ class Splitter:
         return self._units + sound_units(character), self._words + word_share(character, follows_word)
 
     def _decide(self, kind: Pause | None, units: float, words: float, *, final: bool) -> "int | _Unknown":
-        """Where to cut now that the character at hand is known: a position, or 0 for not yet."""
+        """Where to cut at the current character: a position, or 0 for nowhere."""
         end = self._at + 1
         limits = self._limits
         bound = limits.bound(self._count)
         first = self._count == 0
-        ripe = False
+        is_due = False
         if kind is not None and words >= limits.fragment_words:
             if kind is Pause.SENTENCE:
                 self._places.sentence = end
-                ripe = units >= limits.target(self._count)
+                is_due = units >= limits.target(self._count)
             elif kind is Pause.CLAUSE:
                 self._places.clause = end
-                ripe = first and words >= limits.clause_words
+                is_due = first and words >= limits.clause_words
         if kind is Pause.NONE and words > 0:
             self._places.gap = end
         if units >= bound:
             places = self._places
             return places.sentence or places.clause or places.gap or _inside_word(self._text, end)
-        if not ripe:
+        if not is_due:
             return 0
         if _words_follow(self._text, end, limits.following_words):
             return end
         if not final:
             return _Unknown.YET
-        # A few last words sound better at the end of the piece before than on their own.
+        # The last few words sound better with the piece before than alone.
         rest = sum(map(sound_units, self._text[end:]))
         return end if units + rest > bound else 0
 
@@ -183,7 +183,7 @@ class Splitter:
 
 
 def boundary(text: str, at: int, *, final: bool) -> "Pause | _Unknown | None":
-    """What the place after `text[at]` is: the end of a sentence, of a clause, a gap between words, or nothing."""
+    """Which boundary follows `text[at]`: the pause there, `NONE` for a gap between words, or None inside a word."""
     character = text[at]
     if character.isspace():
         return _line_end(text, at, final=final) if character == "\n" else Pause.NONE
@@ -214,7 +214,7 @@ def _mark_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown | None":
 
 
 def _period(text: str, mark_end: int, after: int, *, final: bool) -> "Pause | _Unknown | None":
-    """Judges full stops: an abbreviation's, an initial's or a list number's ends nothing."""
+    """Classifies full stops; those of abbreviations, initials and list numbers end no sentence."""
     begin = mark_end
     while begin > 0 and text[begin - 1] in ".…":
         begin -= 1
@@ -239,9 +239,8 @@ def _period(text: str, mark_end: int, after: int, *, final: bool) -> "Pause | _U
 
 
 def _is_initials(word: str) -> bool:
-    """Whether a word is one capital, or single letters between full stops, as in `U.S.`; `I` is a word of its own."""
-    dead_letters = word.split(".")
-    return word != "I" and all(len(letter) == 1 and letter.isupper() for letter in dead_letters)
+    """Whether a word is an initial or several, as in `U.S.`; `I` is a word."""
+    return word != "I" and all(len(letter) == 1 and letter.isupper() for letter in word.split("."))
 
 
 def _line_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown":
@@ -265,7 +264,7 @@ def _next_visible(text: str, start: int) -> str | None:
 
 
 def _inside_word(text: str, end: int) -> int:
-    """A cut in the middle of an endless word, never between a letter and the marks that are drawn over it."""
+    """A place inside a word that is too long, never between a letter and its combining marks."""
     place = end - 1
     while place > 0 and (_joins(text[place]) or text[place - 1] == "\u200d"):
         place -= 1
@@ -277,7 +276,7 @@ def _joins(character: str) -> bool:
 
 
 def _words_follow(text: str, start: int, wanted: float) -> bool:
-    """Whether enough whole words follow; a word counts once something stands after it."""
+    """Whether enough complete words follow; a word is complete once another character follows it."""
     words = 0.0
     for position in range(start, len(text)):
         character = text[position]
