@@ -352,12 +352,12 @@ async def test_encoder_that_breaks_ends_the_connection(harness: EdgeHarness, mon
     calls = 0
     feed = EncodingSession.feed
 
-    async def breaks(clip: EncodingSession, pcm: bytes) -> bytes:
+    async def breaks(session: EncodingSession, pcm: bytes) -> bytes:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise TimeoutError
-        return await feed(clip, pcm)
+        return await feed(session, pcm)
 
     monkeypatch.setattr(EncodingSession, "feed", breaks)
     async with harness.client.post(harness.url(), json=BODY) as response:

@@ -1,4 +1,4 @@
-"""Which voices a speech model offers, and what a client's wish for a voice means."""
+"""The voices of a speech model, and how a requested voice is resolved."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,11 +11,11 @@ KOKORO_BACKENDS = frozenset({"kokoro", "kokoro_onnx"})
 
 
 class VoiceCatalog(Protocol):
-    """The part of a speech model that decides about voices."""
+    """The voices of a speech model."""
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """The voices on offer."""
+        """The offered voices."""
         ...
 
     @property
@@ -25,41 +25,41 @@ class VoiceCatalog(Protocol):
 
     @property
     def default_voice(self) -> str:
-        """The voice of a request that names none."""
+        """The voice of a request without one."""
         ...
 
 
 def offered_voices(model: SpeechModelSection, pool: SpeechPoolSection) -> tuple[str, ...]:
-    """The voices of a model: those configured, else Kokoro's behind its backends, else the default voice alone."""
+    """The voices of a model: those configured, else Kokoro's for its backends, else the default voice alone."""
     if model.voices:
         return model.voices
     return KOKORO_VOICES if pool.backend in KOKORO_BACKENDS else (model.default_voice,)
 
 
-def listed_voices(cast: VoiceCatalog) -> tuple[str, ...]:
-    """Every name that a client may use alone: voices first, then aliases."""
-    return tuple(dict.fromkeys((*cast.voices, *cast.voice_aliases)))
+def listed_voices(catalog: VoiceCatalog) -> tuple[str, ...]:
+    """Every name that a client may use: voices first, then aliases."""
+    return tuple(dict.fromkeys((*catalog.voices, *catalog.voice_aliases)))
 
 
-def resolve_voice(cast: VoiceCatalog, asked: str | None) -> str:
-    """The engine's name or blend for what a client asked for.
+def resolve_voice(catalog: VoiceCatalog, requested: str | None) -> str:
+    """Resolves a requested voice to the engine's name or blend.
 
     Raises:
-        CallboardError: `unknown_voice`, with the voices on offer.
+        CallboardError: `unknown_voice`, with the offered voices.
     """
-    wish = (asked if asked is not None else cast.default_voice).strip()
-    if wish in cast.voices:
-        return wish
-    wish = cast.voice_aliases.get(wish, wish)
-    if wish in cast.voices:
-        return wish
-    offered = listed_voices(cast)
+    voice = (requested if requested is not None else catalog.default_voice).strip()
+    if voice in catalog.voices:
+        return voice
+    voice = catalog.voice_aliases.get(voice, voice)
+    if voice in catalog.voices:
+        return voice
+    offered = listed_voices(catalog)
     try:
-        parts = parse_blend(wish)
+        parts = parse_blend(voice)
     except CallboardError as error:
         raise _unknown(error.info.message, offered) from None
-    names = [cast.voice_aliases.get(part.voice, part.voice) for part in parts]
-    if any(name not in cast.voices for name in names):
+    names = [catalog.voice_aliases.get(part.voice, part.voice) for part in parts]
+    if any(name not in catalog.voices for name in names):
         missing = "There is no voice of that name here." if len(names) == 1 else "The blend names a voice not on offer."
         raise _unknown(missing, offered)
     if len(names) == 1:

@@ -178,17 +178,17 @@ async def _send(context: EdgeContext, utterance: Utterance, name: AudioFormat, o
     Raises:
         CallboardError: the utterance failed; nothing has been sent if the outlet is not open.
     """
-    async with context.media.clip(name) as clip:
+    async with context.media.session(name) as session:
         segments: Sequence[Segment] = await _opening(utterance)
         if segments[-1].info.end is not None:
-            outlet.content_length = clip.expect(sum(len(segment.pcm) for segment in segments))
+            outlet.content_length = session.set_length(sum(len(segment.pcm) for segment in segments))
         while True:
             for segment in segments:
                 if segment.info.end is not None:
-                    await outlet.send(await clip.finish())
+                    await outlet.send(await session.finish())
                     return segment.info.end
-                for part in clip.slices(segment.pcm) if segment.pcm else ():
-                    await outlet.send(await clip.feed(part))
+                for chunk in session.chunks(segment.pcm) if segment.pcm else ():
+                    await outlet.send(await session.feed(chunk))
             segments = await _next(utterance)
 
 
