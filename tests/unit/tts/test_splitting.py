@@ -1,4 +1,4 @@
-"""Where a text is cut, and that the cuts never depend on how it arrived."""
+"""Where a text is split, and that the places do not depend on the chunks."""
 
 import random
 
@@ -92,7 +92,7 @@ def test_first_piece_ends_at_a_sentence_before_a_long_clause_ends() -> None:
     assert first == Fragment("The morning came at last.", Pause.SENTENCE)
 
 
-def test_first_piece_is_given_out_while_the_text_still_arrives() -> None:
+def test_first_piece_is_returned_while_the_text_still_arrives() -> None:
     splitter = Splitter()
     assert not splitter.feed("The morning came at last. She put")
     assert splitter.feed(" out the") == [Fragment("The morning came at last.", Pause.SENTENCE)]
