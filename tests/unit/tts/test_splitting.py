@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import PieceStream, split_text
 from callboard_tts.domain.script import sound_units
-from callboard_tts.domain.splitting import Fragment, Limits, Pause, Splitter
+from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
 pytestmark = pytest.mark.unit
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
 from callboard_tts.domain.numbers import normalize_text
-from callboard_tts.domain.splitting import Fragment, Limits, Pause, Splitter
+from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
 
 @dataclass(frozen=True, slots=True)

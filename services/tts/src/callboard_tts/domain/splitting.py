@@ -7,36 +7,9 @@ the rest.
 
 import unicodedata
 from dataclasses import dataclass
-from enum import Enum, IntEnum, auto
 
-from callboard_tts.domain.script import (
-    CLAUSE_MARKS,
-    CLOSERS,
-    SENTENCE_MARKS,
-    WIDE_CLAUSE_MARKS,
-    WIDE_SENTENCE_MARKS,
-    is_cjk,
-    sound_units,
-    word_share,
-)
-
-_ABBREVIATION_WORDS = (
-    "mr mrs ms dr prof st sr jr rev gen col sgt capt lt hon mt ft no nr vs etc eg ie cf al approx dept est fig inc ltd "
-    "co corp vol ed pp ca bzw usw sra dña ud uds mme mlle m"
-)
-_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
-_SENTENCE_END = SENTENCE_MARKS + WIDE_SENTENCE_MARKS
-_CLAUSE_END = CLAUSE_MARKS + WIDE_CLAUSE_MARKS
-_WIDE = WIDE_SENTENCE_MARKS + WIDE_CLAUSE_MARKS
-_BULLETS = "-*•·#>"
-
-
-class Pause(IntEnum):
-    """The silence after a fragment, shortest first."""
-
-    NONE = 0
-    CLAUSE = 1
-    SENTENCE = 2
+from callboard_tts.domain.boundaries import Pause, Undecided, boundary
+from callboard_tts.domain.script import is_cjk, sound_units, word_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +41,6 @@ class Limits:
     def bound(self, count: int) -> float:
         """The length at which the piece of this number is cut at the best place so far."""
         return self.bounds[min(count, len(self.bounds) - 1)]
-
-
-class _Unknown(Enum):
-    """The result of a decision that needs more text."""
-
-    YET = auto()
 
 
 @dataclass(slots=True)
@@ -119,11 +86,11 @@ class Splitter:
         fragments: list[Fragment] = []
         while self._at < len(self._text):
             kind = boundary(self._text, self._at, final=final)
-            if isinstance(kind, _Unknown):
+            if isinstance(kind, Undecided):
                 break
             units, words = self._measured()
             place = self._decide(kind, units, words, final=final)
-            if isinstance(place, _Unknown):
+            if isinstance(place, Undecided):
                 break
             self._units, self._words = units, words
             self._at += 1
@@ -138,7 +105,7 @@ class Splitter:
             return self._units, self._words
         return self._units + sound_units(character), self._words + word_share(character, follows_word)
 
-    def _decide(self, kind: Pause | None, units: float, words: float, *, final: bool) -> "int | _Unknown":
+    def _decide(self, kind: Pause | None, units: float, words: float, *, final: bool) -> int | Undecided:
         """Where to cut at the current character: a position, or 0 for nowhere."""
         end = self._at + 1
         limits = self._limits
@@ -162,7 +129,7 @@ class Splitter:
         if _words_follow(self._text, end, limits.following_words):
             return end
         if not final:
-            return _Unknown.YET
+            return Undecided.YET
         # The last few words sound better with the piece before than alone.
         rest = sum(map(sound_units, self._text[end:]))
         return end if units + rest > bound else 0
@@ -180,87 +147,6 @@ class Splitter:
         self._count += 1
         self._begin()
         return fragment
-
-
-def boundary(text: str, at: int, *, final: bool) -> "Pause | _Unknown | None":
-    """Which boundary follows `text[at]`: the pause there, `NONE` for a gap between words, or None inside a word."""
-    character = text[at]
-    if character.isspace():
-        return _line_end(text, at, final=final) if character == "\n" else Pause.NONE
-    if character in _SENTENCE_END or character in _CLAUSE_END or character in CLOSERS:
-        return _mark_end(text, at, final=final)
-    return Pause.NONE if is_cjk(character) else None
-
-
-def _mark_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown | None":
-    start = at
-    while start > 0 and text[start - 1] in CLOSERS:
-        start -= 1
-    mark = text[at] if text[at] not in CLOSERS else text[start - 1] if start > 0 else ""
-    if not mark or (mark not in _SENTENCE_END and mark not in _CLAUSE_END):
-        return None
-    if at + 1 >= len(text):
-        return (Pause.SENTENCE if mark in _SENTENCE_END else Pause.CLAUSE) if final else _Unknown.YET
-    following = text[at + 1]
-    if following in _SENTENCE_END or following in CLOSERS or following in _CLAUSE_END:
-        return None
-    if not (following.isspace() or mark in _WIDE or is_cjk(following)):
-        return None
-    if mark in _CLAUSE_END:
-        return Pause.CLAUSE
-    if mark not in ".…":
-        return Pause.SENTENCE
-    return _period(text, start if text[at] in CLOSERS else at, at + 1, final=final)
-
-
-def _period(text: str, mark_end: int, after: int, *, final: bool) -> "Pause | _Unknown | None":
-    """Classifies full stops; those of abbreviations, initials and list numbers end no sentence."""
-    begin = mark_end
-    while begin > 0 and text[begin - 1] in ".…":
-        begin -= 1
-    run = text[begin : mark_end + 1].rstrip(CLOSERS)
-    word_begin = begin
-    while word_begin > 0 and (text[word_begin - 1].isalnum() or text[word_begin - 1] == "."):
-        word_begin -= 1
-    word = text[word_begin:begin]
-    if run == ".":
-        if word.replace(".", "").lower() in _ABBREVIATIONS:
-            return Pause.NONE
-        if _is_initials(word):
-            return Pause.NONE
-        if word.isdigit() and not text[:word_begin].rsplit("\n", 1)[-1].strip(" \t*-#>"):
-            return Pause.NONE
-    following = _next_visible(text, after)
-    if following is None:
-        return Pause.SENTENCE if final else _Unknown.YET
-    if following.islower():
-        return Pause.NONE if run == "." else Pause.CLAUSE
-    return Pause.SENTENCE
-
-
-def _is_initials(word: str) -> bool:
-    """Whether a word is an initial or several, as in `U.S.`; `I` is a word."""
-    return word != "I" and all(len(letter) == 1 and letter.isupper() for letter in word.split("."))
-
-
-def _line_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown":
-    """An empty line ends a sentence; a line break before a capital or a list mark ends a clause."""
-    following = _next_visible(text, at + 1)
-    if following is None:
-        return Pause.SENTENCE if final else _Unknown.YET
-    gap = text[at + 1 : len(text) - len(text[at + 1 :].lstrip())]
-    if "\n" in gap or text[:at].rstrip(" \t\r").endswith("\n"):
-        return Pause.SENTENCE
-    if following.isupper() or following.isdigit() or following in _BULLETS or is_cjk(following):
-        return Pause.CLAUSE
-    return Pause.NONE
-
-
-def _next_visible(text: str, start: int) -> str | None:
-    for position in range(start, len(text)):
-        if not text[position].isspace():
-            return text[position]
-    return None
 
 
 def _inside_word(text: str, end: int) -> int:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
-from callboard_tts.domain.splitting import Pause
 from callboard_tts.domain.voices import Voice, VoiceChoice, choose_voice
 
 
