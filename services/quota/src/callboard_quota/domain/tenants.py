@@ -22,8 +22,8 @@ class Secret:
 
     def __init__(self, secret: bytes) -> None:
         self._address_key = hmac.digest(secret, b"address", "sha256")
-        # Copied for each signature, since most of the time of an HMAC goes into its key schedule. Open holds were signed
-        # under this label, so it stays as it is.
+        # Copied for each signature, since most of the time of an HMAC goes into its key schedule. Open holds were
+        # signed under this label, so it stays as it is.
         self._signer = hmac.new(hmac.digest(secret, b"seal", "sha256"), digestmod="sha256")
         self.address_tenant = lru_cache(MAX_REMEMBERED)(self._address_tenant)
         """The tenant of a client's address; an IPv6 address counts as its /64. Raises ValueError for no address."""

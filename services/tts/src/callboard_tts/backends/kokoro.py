@@ -1,78 +1,40 @@
 """Kokoro through the `kokoro` package on torch: the engine for GPUs.
 
-Everything is read from local files: the model folder holds `config.json` and one `.pth` of weights, and the voices lie
-in a folder as for ONNX, or as the package's own `.pt` files. The package's code takes one piece at a time.
+Everything is read from local files. The model folder holds `config.json` and one `.pth` of weights; the voices lie in
+a folder as for ONNX, or as the package's own `.pt` files. The package's code takes one piece at a time.
 """
 
 import json
-import logging
 import threading
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
-from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
-from callboard_tts.backends.voice_files import VoiceStore, style_row
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
-from callboard_tts.domain.voices import Voice, VoiceChoice
+from callboard_tts.backends.kokoro_base import KokoroBase
+from callboard_tts.backends.threads import StopSignal
+from callboard_tts.backends.voice_files import Style, VoiceStore
+from callboard_tts.domain.ports import EngineUnavailable, Samples
 
-log = logging.getLogger(__name__)
-
-WARM_UP_PHONEMES = (8, 30, 60, 120, 240, 480)
-"""On a GPU the first run of each length tunes its kernels and is many times slower than the next."""
 CONFIG_NAME = "config.json"
 
 
-class KokoroEngine:
+class KokoroEngine(KokoroBase[Any]):
     """Kokoro on torch, on the GPU where there is one."""
+
+    # On a GPU the first run of each length tunes its kernels and is many times slower than the next.
+    warm_up_lengths = (8, 30, 60, 120, 240, 480)
 
     def __init__(
         self, model: Path, voices: Path, slots: int = 1, threads: int | None = None, device: str = "auto"
     ) -> None:
+        super().__init__("kokoro", VoiceStore(voices, {".pt": _read_tensor}), slots, device)
         self._path = model
-        self._book = VoiceStore(voices, {".pt": _read_tensor})
-        self._local = threading.local()
         self._cpu_threads = threads
-        self._device = device
-        self._threads = EngineThreads("kokoro", slots)
-        self._model: Any = None
-        self._phonemizer = Phonemizer({})
+        self._local = threading.local()
 
-    async def load(self) -> None:
-        """Reads the weights and runs the model once for each of several lengths."""
-        started = time.monotonic()
-        await self._threads.run(self._open)
-        log.info("engine_loaded", extra={"seconds": round(time.monotonic() - started, 2), "device": self._device})
-
-    async def close(self) -> None:
-        """Lets go of the model."""
-        self._threads.close()
-        self._model = None
-        self._book.close()
-
-    def voices(self) -> Sequence[Voice]:
-        """The voices of the folder."""
-        return self._book.voices()
-
-    def broken(self) -> str | None:
-        """Why the engine can do no more, or None."""
-        return self._threads.broken
-
-    @property
-    def active(self) -> int:
-        """How many pieces are being worked on."""
-        return self._threads.active
-
-    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
-        """Yields the sound of a piece; one that is too long for the model comes in several parts."""
-        for phonemes in await self._threads.run(lambda _stop: self._read(piece)):
-            yield await self._threads.run(lambda stop, phonemes=phonemes: self._speak(phonemes, piece, stop))
-
-    def _open(self, stop: StopSignal) -> None:
+    def _open(self) -> tuple[Any, Mapping[str, int]]:
         config_file, weights_file = _model_files(self._path)
         try:
             import torch  # pyright: ignore[reportMissingImports] - not in the development environment
@@ -90,36 +52,20 @@ class KokoroEngine:
             model = KModel(repo_id="local", config=config, model=str(weights_file))
         except Exception as error:
             raise EngineUnavailable(f"the model at {self._path} cannot be loaded") from error
-        # Torch has no switch that ends a run, so every layer looks at the signal before it begins.
+        # Torch cannot end a run, so every layer checks the signal before it begins.
         for layer in model.modules():
             layer.register_forward_pre_hook(self._check)
-        self._model = model.to(self._device).eval()
-        self._phonemizer = Phonemizer(self._model.vocab)
-        self._book.open()
-        self._phonemizer.prepare({"en-us"})
-        first = self._book.voices()[0]
-        choice = VoiceChoice(first.name, ((first.name, 1.0),), first.language)
-        for length in WARM_UP_PHONEMES:
-            self._speak(("hˈɛlO " * length)[:length], PieceRequest(0, "", choice, 1.0, ""), stop)
+        model = model.to(self._device).eval()
+        return model, model.vocab
 
-    def _read(self, piece: PieceRequest) -> list[str]:
-        return split_phonemes(self._phonemizer.phonemes(piece.text, piece.voice.language))
-
-    def _speak(self, phonemes: str, piece: PieceRequest, stop: StopSignal) -> Samples:
+    def _run(self, model: Any, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Samples:
         import torch  # pyright: ignore[reportMissingImports] - not in the development environment
 
-        if self._model is None:
-            raise EngineUnavailable("the engine is not loaded")
-        style = torch.from_numpy(np.array(style_row(self._book.style(piece.voice), len(phonemes))))
         self._local.stop = stop
         try:
             with torch.inference_mode():
-                audio = self._model(phonemes, style, piece.speed)
+                audio = model(phonemes, torch.from_numpy(np.array(style)), speed)
             return np.asarray(audio.float().cpu().numpy(), dtype=np.float32).ravel()
-        except Cancelled:
-            raise
-        except Exception as error:
-            raise EngineFailed("the model failed on a piece") from error
         finally:
             self._local.stop = None
 

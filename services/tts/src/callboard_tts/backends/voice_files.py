@@ -1,7 +1,7 @@
-"""Kokoro's voice styles: float32 tables of 510 rows, one for each length of a piece in phonemes."""
+"""Kokoro's voices: float32 tables of 510 rows, one row for each length of a piece in phonemes."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ def _array(path: Path) -> Any:
 
 
 class VoiceStore:
-    """The voices of a folder of `<name>.bin` or `<name>.npy` files, or of one `.npz` archive; read when first used.
+    """The voices of a folder of `<name>.bin` or `<name>.npy` files, or of one `.npz` archive.
 
-    `readers` adds further kinds of files by their suffix.
+    A table is read at its first use. `readers` adds further kinds of files by their suffix.
     """
 
     def __init__(self, path: Path, readers: Mapping[str, Callable[[Path], Any]] | None = None) -> None:
@@ -38,13 +38,13 @@ class VoiceStore:
         self._readers = {".bin": _raw, ".npy": _array, **(readers or {})}
         self._archive: np.lib.npyio.NpzFile | None = None
         self._files: dict[str, Path] = {}
-        self._styles: OrderedDict[tuple[tuple[str, float], ...], Style] = OrderedDict()
+        self._cached_blend = lru_cache(MAX_BLENDS)(self._blend)
 
     def open(self) -> None:
         """Finds the voices.
 
         Raises:
-            EngineUnavailable: there is nothing of the kind at the path.
+            EngineUnavailable: the path holds no voices.
         """
         if self._path.is_dir():
             self._files = {file.stem: file for file in sorted(self._path.iterdir()) if file.suffix in self._readers}
@@ -60,17 +60,18 @@ class VoiceStore:
             raise EngineUnavailable(f"no voices at {self._path}; fetch them with: callboard models fetch")
 
     def close(self) -> None:
-        """Closes the archive, if there is one."""
+        """Closes the archive and frees the tables."""
         if self._archive is not None:
             self._archive.close()
             self._archive = None
+        self._cached_blend.cache_clear()
 
     def names(self) -> Sequence[str]:
         """The names of all voices, sorted."""
         return sorted(self._archive.files) if self._archive is not None else sorted(self._files)
 
     def voices(self) -> Sequence[Voice]:
-        """All voices with their languages; one whose name does not say its language is left out."""
+        """All voices with their languages; a voice whose name does not say its language is left out."""
         found = ((name, kokoro_language(name)) for name in self.names())
         return [Voice(name, language) for name, language in found if language]
 
@@ -80,15 +81,13 @@ class VoiceStore:
         Raises:
             EngineUnavailable: a voice's file is damaged.
         """
-        found = self._styles.get(choice.parts)
-        if found is None:
-            found = np.zeros((STYLE_ROWS, 1, STYLE_WIDTH), dtype=np.float32)
-            for name, share in choice.parts:
-                found += self._read(name) * np.float32(share)
-            self._styles[choice.parts] = found
-            while len(self._styles) > MAX_BLENDS:
-                self._styles.popitem(last=False)
-        return found
+        return self._cached_blend(choice.parts)
+
+    def _blend(self, parts: tuple[tuple[str, float], ...]) -> Style:
+        table = np.zeros((STYLE_ROWS, 1, STYLE_WIDTH), dtype=np.float32)
+        for name, share in parts:
+            table += self._read(name) * np.float32(share)
+        return table
 
     def _read(self, name: str) -> Style:
         try:
@@ -102,5 +101,5 @@ class VoiceStore:
 
 
 def style_row(style: Style, phonemes: int) -> Style:
-    """The row of a style table for a piece of that many phonemes: the first row is for one phoneme."""
+    """Selects the row for a piece of that many phonemes; the first row is for one phoneme."""
     return style[min(max(phonemes, 1), len(style)) - 1]

@@ -1,0 +1,105 @@
+"""What both Kokoro engines share: voices, phonemes, warm-up, threads and errors."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from callboard_contracts.errors import CallboardError
+from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
+from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
+from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
+from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
+from callboard_tts.domain.voices import Voice, VoiceChoice
+
+log = logging.getLogger(__name__)
+
+ModelT = TypeVar("ModelT")
+
+
+class KokoroBase(ABC, Generic[ModelT]):
+    """Kokoro on some runtime; a subclass opens the model and runs it for one sequence of phonemes."""
+
+    warm_up_lengths: ClassVar[Sequence[int]]
+    """The lengths in phonemes that the model runs once for before the engine is ready."""
+
+    def __init__(self, name: str, voices: VoiceStore, slots: int, device: str) -> None:
+        self._name = name
+        self._voices = voices
+        self._device = device
+        self._threads = EngineThreads(name, slots)
+        self._phonemizer = Phonemizer({})
+        self._model: ModelT | None = None
+
+    async def load(self) -> None:
+        """Opens the model and its voices, and warms the model up."""
+        started = time.monotonic()
+        await self._threads.run(self._load)
+        seconds = round(time.monotonic() - started, 2)
+        log.info("engine_loaded", extra={"engine": self._name, "device": self._device, "seconds": seconds})
+
+    async def close(self) -> None:
+        """Frees the model and ends the threads."""
+        self._threads.close()
+        self._model = None
+        self._voices.close()
+
+    def voices(self) -> Sequence[Voice]:
+        """The voices that were found."""
+        return self._voices.voices()
+
+    def broken(self) -> str | None:
+        """Why the engine can do no more work, or None."""
+        return self._threads.broken
+
+    @property
+    def active(self) -> int:
+        """How many pieces are being worked on."""
+        return self._threads.active
+
+    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
+        """Yields the sound of a piece; one that is too long for the model comes in several parts."""
+        model = self._model
+        if model is None:
+            raise EngineUnavailable("the engine is not loaded")
+        for phonemes in await self._threads.run(lambda _stop: self._phonemes(piece)):
+            yield await self._threads.run(
+                lambda stop, phonemes=phonemes: self._speak(model, phonemes, piece.voice, piece.speed, stop)
+            )
+
+    @abstractmethod
+    def _open(self) -> tuple[ModelT, Mapping[str, int]]:
+        """Opens the model; gives it and its vocabulary.
+
+        Raises:
+            EngineUnavailable: the model is missing or unusable.
+        """
+
+    @abstractmethod
+    def _run(self, model: ModelT, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Samples:
+        """Runs the model once; a set signal ends the run with any error."""
+
+    def _load(self, stop: StopSignal) -> None:
+        model, vocabulary = self._open()
+        self._phonemizer = Phonemizer(vocabulary)
+        self._voices.open()
+        self._phonemizer.prepare({"en-us"})
+        first = self._voices.voices()[0]
+        choice = VoiceChoice(first.name, ((first.name, 1.0),), first.language)
+        for length in self.warm_up_lengths:
+            self._speak(model, ("hˈɛlO " * length)[:length], choice, 1.0, stop)
+        self._model = model
+
+    def _phonemes(self, piece: PieceRequest) -> list[str]:
+        return split_phonemes(self._phonemizer.phonemes(piece.text, piece.voice.language))
+
+    def _speak(self, model: ModelT, phonemes: str, voice: VoiceChoice, speed: float, stop: StopSignal) -> Samples:
+        style = style_row(self._voices.style(voice), len(phonemes))
+        try:
+            return self._run(model, phonemes, style, speed, stop)
+        except (Cancelled, CallboardError):
+            raise
+        except Exception as error:
+            stop.check()
+            raise EngineFailed("the model failed on a piece") from error
