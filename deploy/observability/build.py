@@ -15,7 +15,7 @@ from deploy.observability.definitions.edge import EDGE
 from deploy.observability.definitions.quota import QUOTA
 from deploy.observability.definitions.service_level import SERVICE_LEVEL
 from deploy.observability.definitions.speech import SPEECH
-from deploy.observability.panels import to_json
+from deploy.observability.grafana import to_json
 
 HERE = Path(__file__).parent
 BOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, QUOTA, BUS)
