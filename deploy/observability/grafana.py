@@ -1,9 +1,9 @@
-"""The form in which Grafana stores a board."""
+"""The form in which Grafana stores a dashboard."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
-from deploy.observability.panels import Board, Choice, Panel, of
+from deploy.observability.panels import Dashboard, Panel, Variable, of
 
 Json = dict[str, "JsonValue"]
 JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
@@ -14,12 +14,12 @@ TAG = "callboard"
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
 
-def to_json(board: Board) -> Json:
-    """The board as Grafana stores it."""
+def to_json(dashboard: Dashboard) -> Json:
+    """The dashboard as Grafana stores it."""
     return {
-        "uid": f"callboard-{board.key}",
-        "title": f"Callboard: {board.title}",
-        "description": board.question,
+        "uid": f"callboard-{dashboard.key}",
+        "title": f"Callboard: {dashboard.title}",
+        "description": dashboard.question,
         "tags": [TAG],
         "schemaVersion": SCHEMA_VERSION,
         "version": 1,
@@ -29,11 +29,11 @@ def to_json(board: Board) -> Json:
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
         "annotations": {"list": [_starts()]},
-        "templating": {"list": [*_common_variables(), *(_choice(choice) for choice in board.choices)]},
+        "templating": {"list": [*_common_variables(), *(_variable(variable) for variable in dashboard.variables)]},
         "links": [
             {
                 "type": "dashboards",
-                "title": "Boards",
+                "title": "Dashboards",
                 "tags": [TAG],
                 "asDropdown": True,
                 "includeVars": True,
@@ -41,14 +41,14 @@ def to_json(board: Board) -> Json:
             },
             {"type": "link", "title": "Runbooks", "url": "${docs}/runbooks/", "targetBlank": True, "icon": "doc"},
         ],
-        "panels": list(_laid_out(board)),
+        "panels": list(_laid_out(dashboard)),
     }
 
 
-def _laid_out(board: Board) -> Iterator[Json]:
+def _laid_out(dashboard: Dashboard) -> Iterator[Json]:
     ids = count(1)
     top = 0
-    for row in board.rows:
+    for row in dashboard.rows:
         yield {
             "id": next(ids),
             "type": "row",
@@ -177,7 +177,7 @@ def _common_variables() -> list[Json]:
             "hide": 0,
             "current": {},
         },
-        _choice(Choice("namespace", "callboard_event_loop_lag_seconds_count")),
+        _variable(Variable("namespace", "callboard_event_loop_lag_seconds_count")),
         {
             "name": "docs",
             "label": "Documentation",
@@ -190,11 +190,11 @@ def _common_variables() -> list[Json]:
     ]
 
 
-def _choice(choice: Choice) -> Json:
-    query = f"label_values({choice.metric}, {choice.label})"
+def _variable(variable: Variable) -> Json:
+    query = f"label_values({variable.metric}, {variable.label})"
     return {
-        "name": choice.name or choice.label,
-        "label": (choice.name or choice.label).capitalize(),
+        "name": variable.name or variable.label,
+        "label": (variable.name or variable.label).capitalize(),
         "type": "query",
         "datasource": SOURCE,
         "definition": query,

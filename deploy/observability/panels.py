@@ -1,4 +1,4 @@
-"""What boards are made of: panels, and the queries that fill them."""
+"""What dashboards are made of: panels, and the queries that fill them."""
 
 import re
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A variable of a board that narrows it to some values of a label."""
+class Variable:
+    """A variable of a dashboard that narrows it to some values of a label."""
 
     label: str
     metric: str
@@ -70,14 +70,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class Dashboard:
     """One dashboard; `question` is what it answers."""
 
     key: str
     title: str
     question: str
     rows: tuple[Row, ...]
-    choices: tuple[Choice, ...] = ()
+    variables: tuple[Variable, ...] = ()
 
 
 def of(metric: str, *matchers: str) -> str:
@@ -133,7 +133,7 @@ def gauge(
 def spread(
     metric: str, title: str, description: str, *matchers: str, unit: str = "s", **look: Unpack[Look]
 ) -> tuple[Panel, Panel]:
-    """A histogram as its median, p95 and p99, and beside it whole, as a heatmap."""
+    """A histogram as its median, p95 and p99, and beside them a heatmap of the whole."""
     buckets = f"{of(f'{metric}_bucket', *matchers)}{RATE}"
     rates, increases = (summed(f"{function}({buckets})", "le") for function in ("rate", "increase"))
     return _spread(title, description, unit, rates, increases, look)
@@ -176,15 +176,15 @@ def processes(job: str) -> Row:
                 width=7,
             ),
             panel(
-                "Processor",
-                "Processor time of each process; 1 is one core.",
+                "CPU",
+                "CPU time of each process; 1 is one core.",
                 "suffix: cores",
                 Query(rate("process_cpu_seconds_total", own), name),
                 width=7,
             ),
             panel(
                 "Event loop lag, p99",
-                "How late the event loop wakes a task. Above 0.1 s something blocks it, and every stream stutters.",
+                "How late the event loop wakes a task. Above 0.1 s something blocks it and every stream stutters.",
                 "s",
                 Query(quantile(0.99, "callboard_event_loop_lag_seconds", own, by="instance"), name),
                 width=7,

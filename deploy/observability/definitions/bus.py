@@ -1,14 +1,14 @@
-"""The bus, as the NATS project's exporter tells of it: does work wait, and for whom?"""
+"""The bus, from the metrics of the NATS project's exporter: does work wait, and for whom?"""
 
 from typing import Unpack
 
 from deploy.observability.panels import (
-    Board,
-    Choice,
+    Dashboard,
     Look,
     Panel,
     Query,
     Row,
+    Variable,
     counter,
     gauge,
     of,
@@ -17,7 +17,7 @@ from deploy.observability.panels import (
     total,
 )
 
-# Only leaders know a stream's and a consumer's numbers; what followers say is stale.
+# Only the leader of a stream or consumer has current numbers; those of followers are stale.
 STREAM = ('stream_name=~"$stream"', 'is_stream_leader="true"')
 CONSUMER = ('stream_name=~"$stream"', 'is_consumer_leader="true"')
 NAME = "{{consumer_name}}"
@@ -27,12 +27,12 @@ STORED = f"max ({of('jetstream_server_total_message_bytes')} / {of('jetstream_se
 
 
 def of_consumer(title: str, description: str, metric: str, **look: Unpack[Look]) -> Panel:
-    """A figure of each consumer."""
+    """A gauge of each consumer."""
     return gauge(title, description, f"jetstream_consumer_{metric}", *CONSUMER, by="consumer_name", **look)
 
 
 def of_server(title: str, description: str, metric: str, unit: str = "short", **look: Unpack[Look]) -> Panel:
-    """A figure of each server."""
+    """A gauge of each server."""
     return panel(title, description, unit, Query(of(f"gnatsd_varz_{metric}"), "{{server_id}}"), **look)
 
 
@@ -41,43 +41,43 @@ CONSUMERS = Row(
     (
         panel(
             "Waiting",
-            "Messages that no worker has been given yet.",
+            "Messages that no worker has received yet.",
             "short",
             Query(PENDING, NAME),
             stacked=True,
             runbook="jobs-wait-unserved",
         ),
         of_consumer(
-            "In work",
-            "Messages that were handed out and are not yet acknowledged: running jobs.",
+            "In progress",
+            "Messages that were delivered and are not yet acknowledged: running jobs.",
             "num_ack_pending",
             stacked=True,
         ),
-        panel("Handed out", "Messages handed out a second.", "ops", Query(DELIVERED, NAME), stacked=True),
+        panel("Delivered", "Messages delivered a second.", "ops", Query(DELIVERED, NAME), stacked=True),
         panel(
-            "Wait of a new job",
-            "Messages waiting divided by messages handed out a second: how long a new job will wait.",
+            "Estimated wait",
+            "Waiting messages divided by messages delivered a second: how long a new job will wait.",
             "s",
             Query(f"{PENDING} / ({DELIVERED} > 0)", NAME),
             runbook="queue-wait-long",
         ),
         of_consumer(
-            "Idle asks",
-            "Requests of workers for a message that wait for one; none while a queue is not empty means that "
+            "Waiting pulls",
+            "Pull requests of workers that wait for a message; none while a queue is not empty means that "
             "no worker is free.",
             "num_waiting",
             runbook="jobs-wait-unserved",
         ),
         of_consumer(
-            "Handed out again",
-            "Messages in work that were handed out more than once.",
+            "Redelivered",
+            "Messages in progress that were delivered more than once.",
             "num_redelivered",
             runbook="jobs-redelivered",
         ),
         panel(
-            "Behind the newest acknowledged",
-            "How many messages lie between a consumer's newest delivery and the point up to which "
-            "all are acknowledged; a number that only grows is a message that nobody acknowledges.",
+            "Ack floor lag",
+            "Messages between a consumer's newest delivery and its ack floor, up to which all are acknowledged; "
+            "a number that only grows is a message that is never acknowledged.",
             "short",
             Query(
                 f"sum by (consumer_name) ({of('jetstream_consumer_delivered_stream_seq', *CONSUMER)}"
@@ -102,7 +102,7 @@ STREAMS = Row(
             unit="bytes",
         ),
         panel(
-            "Full to",
+            "Fill level",
             "The size of each stream that has a limit, as a share of it. A full one drops its oldest messages.",
             "percentunit",
             Query(
@@ -121,7 +121,7 @@ STREAMS = Row(
         ),
         gauge(
             "Dead letters",
-            "Messages in DLQ: jobs that failed too often, and the server's notices of them.",
+            "Messages in DLQ: jobs that failed too often, and the server's advisories about them.",
             "jetstream_stream_total_messages",
             'stream_name="DLQ"',
             'is_stream_leader="true"',
@@ -149,7 +149,7 @@ SERVER = Row(
         *(
             panel(
                 f"{what} in and out",
-                f"{what} that the servers took and gave a second.",
+                f"{what} that the servers received and sent a second.",
                 unit,
                 *(Query(per_second(f"gnatsd_varz_{way}_{metric}"), way) for way in ("in", "out")),
             )
@@ -157,20 +157,20 @@ SERVER = Row(
         ),
         of_server(
             "Slow consumers",
-            "Clients that each server cut off, since its start, because they did not read what they were sent.",
+            "Clients that each server has disconnected since its start because they read too slowly.",
             "slow_consumers",
             limits=((1, "red"),),
             runbook="messages-dropped",
         ),
         of_server("Memory", "Resident memory of each server; the streams OUT and AUDIO live in it.", "mem", "bytes"),
-        of_server("Processor", "Processor time of each server; 100 % is one core.", "cpu", "percent"),
+        of_server("CPU", "CPU time of each server; 100 % is one core.", "cpu", "percent"),
     ),
 )
 
-BUS = Board(
+BUS = Dashboard(
     "bus",
     "Bus",
     "Does work wait, and for whom?",
     (CONSUMERS, STREAMS, SERVER),
-    (Choice("stream_name", "jetstream_stream_total_messages", "stream"),),
+    (Variable("stream_name", "jetstream_stream_total_messages", "stream"),),
 )

@@ -1,18 +1,18 @@
 """Chat: where does a reply's time go?"""
 
 from deploy.observability.definitions import workers
-from deploy.observability.panels import Board, Choice, Query, Row, counter, of, panel, processes, quantile, spread
+from deploy.observability.panels import Dashboard, Query, Row, Variable, counter, of, panel, processes, quantile, spread
 
 MODEL = 'gen_ai_request_model=~"$model"'
 USAGE = "gen_ai_client_token_usage"
 DURATION = "gen_ai_server_request_duration_seconds"
-WHOLE_REPLY = "From a job's arrival at the worker to the end of its reply."
+REPLY_DURATION = "From a job's delivery to the worker to the end of its reply."
 
 JOBS = Row(
     "Jobs",
     (
         *workers.jobs("callboard_chat"),
-        counter("Frames", "Messages with pieces of replies sent to edges a second.", "callboard_chat_frames_total"),
+        counter("Frames", "Frames of replies sent to edges a second.", "callboard_chat_frames_total"),
     ),
 )
 REPLIES = Row(
@@ -21,8 +21,8 @@ REPLIES = Row(
         *spread(
             "gen_ai_server_time_to_first_token_seconds",
             "First token",
-            "From a job's arrival at the worker to the first piece of its reply: the engine's queue, loading "
-            "and reading of the prompt. The wait before that is *Queue wait*.",
+            "From a job's delivery to the worker to the first token of its reply: the engine's queue, model loading "
+            "and prompt processing. The wait before that is *Queue wait*.",
             MODEL,
             runbook="first-token-slow",
         ),
@@ -32,17 +32,17 @@ REPLIES = Row(
             "Mean time between the tokens of a reply after its first.",
             MODEL,
         ),
-        *spread(DURATION, "Whole reply", WHOLE_REPLY, MODEL),
+        *spread(DURATION, "Reply duration", REPLY_DURATION, MODEL),
         panel(
-            "Whole reply by model, p95",
-            WHOLE_REPLY,
+            "Reply duration by model, p95",
+            REPLY_DURATION,
             "s",
             Query(quantile(0.95, DURATION, MODEL, by="gen_ai_request_model"), "{{gen_ai_request_model}}"),
             width=12,
         ),
         counter(
             "Tokens",
-            "Tokens read (input) and written (output) a second, by model, as charged.",
+            "Prompt (input) and completion (output) tokens a second, by model, as charged.",
             f"{USAGE}_sum",
             MODEL,
             by="gen_ai_request_model, gen_ai_token_type",
@@ -50,23 +50,24 @@ REPLIES = Row(
             width=12,
         ),
         counter(
-            "More used than held",
-            "Replies whose prompt was counted longer than was held, too late to cut them; what is over is not charged.",
+            "Over the hold",
+            "Replies that used more than was held because their prompt was counted only at the end; the excess is "
+            "not charged.",
             "callboard_chat_over_hold_total",
             width=12,
         ),
         *spread(
             USAGE,
-            "Tokens of a prompt",
-            "How long prompts are, as charged.",
+            "Prompt length",
+            "Tokens of a prompt, as charged.",
             MODEL,
             'gen_ai_token_type="input"',
             unit="suffix: tokens",
         ),
         *spread(
             USAGE,
-            "Tokens of a reply",
-            "How long replies are, as charged.",
+            "Reply length",
+            "Tokens of a reply, as charged.",
             MODEL,
             'gen_ai_token_type="output"',
             unit="suffix: tokens",
@@ -88,10 +89,10 @@ ENGINES = Row(
     ),
 )
 
-CHAT = Board(
+CHAT = Dashboard(
     "chat",
     "Chat",
     "Where does a reply's time go?",
     (JOBS, REPLIES, ENGINES, processes("callboard-chat")),
-    (Choice("gen_ai_request_model", f"{DURATION}_count", "model"),),
+    (Variable("gen_ai_request_model", f"{DURATION}_count", "model"),),
 )

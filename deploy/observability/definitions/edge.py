@@ -3,10 +3,10 @@
 from functools import partial
 
 from deploy.observability.panels import (
-    Board,
-    Choice,
+    Dashboard,
     Query,
     Row,
+    Variable,
     counter,
     gauge,
     panel,
@@ -20,8 +20,8 @@ ROUTE = 'route=~"$route"'
 REQUESTS = "callboard_edge_requests_total"
 FIRST_BYTE = "callboard_edge_time_to_first_byte_seconds"
 DURATION = "callboard_edge_request_duration_seconds"
-TO_FIRST_BYTE = "From a request's headers to a streamed answer's first byte."
-TO_LAST_BYTE = "From a request's headers to its answer's last byte."
+TO_FIRST_BYTE = "From a request's headers to a streamed response's first byte."
+TO_LAST_BYTE = "From a request's headers to its response's last byte."
 
 requests = partial(counter, unit="reqps", stacked=True)
 
@@ -30,7 +30,7 @@ TRAFFIC = Row(
     (
         requests(
             "Requests by route",
-            "Requests answered a second, also those whose client went away.",
+            "Requests completed a second, including those whose client went away.",
             REQUESTS,
             ROUTE,
             by="route",
@@ -44,14 +44,14 @@ TRAFFIC = Row(
         ),
         requests(
             "Requests by protocol and mode",
-            "Whether answers are streamed or sent whole, for each protocol.",
+            "Whether responses are streamed or sent whole, for each protocol.",
             REQUESTS,
             ROUTE,
             by="protocol, mode",
         ),
         requests(
             "Errors",
-            "Requests that ended in an error, by its code, before or in the middle of the answer.",
+            "Requests that ended in an error, by its code, before or in the middle of the response.",
             "callboard_edge_errors_total",
             ROUTE,
             by="code",
@@ -59,13 +59,13 @@ TRAFFIC = Row(
         ),
         requests(
             "Too many requests",
-            "Answers of status 429: over a limit of the quota, or too many waiting already.",
+            "Responses of status 429: over a limit of the quota, or too many waiting already.",
             "callboard_edge_too_many_requests_total",
             by="reason",
         ),
         requests(
             "Admitted without quota",
-            "Requests let in without a hold while no quota process answered; they are settled from their use.",
+            "Requests let in without a hold while no quota process answered; they are settled from their usage events.",
             "callboard_edge_admitted_without_quota_total",
             stacked=False,
             runbook="admitted-without-quota",
@@ -79,18 +79,18 @@ TRAFFIC = Row(
         ),
         requests(
             "Clients gone",
-            "Clients that left, or read too slowly, before the end of their answer.",
+            "Clients that left, or read too slowly, before the end of their response.",
             "callboard_edge_clients_gone_total",
             ROUTE,
             by="route",
         ),
     ),
 )
-TIME = Row(
-    "Time",
+LATENCY = Row(
+    "Latency",
     (
         *spread(FIRST_BYTE, "First byte", TO_FIRST_BYTE, ROUTE),
-        *spread(DURATION, "Whole answer", TO_LAST_BYTE, ROUTE),
+        *spread(DURATION, "Request duration", TO_LAST_BYTE, ROUTE),
         panel(
             "First byte by route, p95",
             TO_FIRST_BYTE,
@@ -100,7 +100,7 @@ TIME = Row(
             runbook="first-token-slow",
         ),
         panel(
-            "Whole answer by route and mode, p95",
+            "Request duration by route and mode, p95",
             TO_LAST_BYTE,
             "s",
             Query(quantile(0.95, DURATION, ROUTE, by="route, mode"), "{{route}} {{mode}}"),
@@ -113,15 +113,15 @@ STREAMS = Row(
     (
         gauge(
             "Open streams",
-            "Streamed answers that are being sent.",
+            "Streamed responses that are being sent.",
             "callboard_edge_open_streams",
             ROUTE,
             by="route",
             stacked=True,
         ),
         counter(
-            "Sent",
-            "Bytes of answers' bodies a second.",
+            "Bytes sent",
+            "Bytes of response bodies a second.",
             "callboard_edge_sent_bytes_total",
             ROUTE,
             by="route",
@@ -129,10 +129,10 @@ STREAMS = Row(
             stacked=True,
         ),
         panel(
-            "Read back from the board",
+            "Dropped and replayed",
             "*dropped*: workers' messages that a full inbox dropped because a client read too slowly. "
-            "*replays*: reads from the board because of a gap, a lost connection or a long silence. "
-            "Nothing is lost by either; many of them cost time.",
+            "*replays*: reads from a stream because of a gap, a lost connection or a long silence. "
+            "Neither loses text, but many of them cost time.",
             "ops",
             Query(per_second("callboard_edge_dropped_messages_total"), "dropped"),
             Query(per_second("callboard_edge_replays_total"), "replays"),
@@ -141,10 +141,10 @@ STREAMS = Row(
     ),
 )
 
-EDGE = Board(
+EDGE = Dashboard(
     "edge",
     "Edge",
     "Who asks what, and what do they get?",
-    (TRAFFIC, TIME, STREAMS, processes("callboard-edge")),
-    (Choice("route", REQUESTS),),
+    (TRAFFIC, LATENCY, STREAMS, processes("callboard-edge")),
+    (Variable("route", REQUESTS),),
 )

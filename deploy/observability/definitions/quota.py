@@ -1,7 +1,7 @@
 """Quota: is every hold taken and settled?"""
 
 from deploy.observability.panels import (
-    Board,
+    Dashboard,
     Query,
     Row,
     counter,
@@ -19,14 +19,14 @@ ADMITTED = 'decision="admitted"'
 DECISION_TIME = "callboard_quota_decision_seconds"
 RECONCILED = of("callboard_quota_reconcile_age_seconds")
 RECENT = f"{RECONCILED} < 600"
-"""The processes whose last pass is not long ago; what another found before is history."""
+"""The processes that reconciled lately; what another process found before no longer counts."""
 
 REQUESTS = Row(
     "Decisions",
     (
         counter(
             "Decisions",
-            "Reservations decided a second, by kind of work and what came of them.",
+            "Reservations decided a second, by kind of work and result.",
             DECISIONS,
             by="work, decision",
             unit="reqps",
@@ -34,20 +34,20 @@ REQUESTS = Row(
         ),
         *spread(
             DECISION_TIME,
-            "Time of a reservation",
-            "From the arrival of a reservation to its answer; every request waits for one.",
+            "Reservation latency",
+            "From the arrival of a reservation to its reply; every request waits for one.",
             'request="reserve"',
         ),
         gauge(
             "In flight",
-            "Requests being decided at this moment.",
+            "Requests being decided now.",
             "callboard_quota_requests_in_flight",
             kind="stat",
             width=4,
         ),
         panel(
-            "Time by kind of request, p95",
-            "From a request's arrival to its answer.",
+            "Latency by request, p95",
+            "From a request's arrival to its reply.",
             "s",
             Query(quantile(0.95, DECISION_TIME, by="request"), "{{request}}"),
         ),
@@ -58,14 +58,14 @@ REQUESTS = Row(
             f"1 - {per_second(DECISIONS, ADMITTED)} / {per_second(DECISIONS)}",
         ),
         counter(
-            "Waits for a place",
-            "Requests over jobs_at_once that waited a moment for the settlement of an earlier one.",
+            "Concurrency waits",
+            "Requests over jobs_at_once that waited for the settlement of an earlier one.",
             "callboard_quota_place_waits_total",
             by="result",
         ),
         counter(
             "Store failures",
-            "Requests that the store left without a confirmed answer.",
+            "Requests that the store did not confirm.",
             "callboard_quota_store_failures_total",
             by="request",
             runbook="quota-store-failing",
@@ -83,8 +83,8 @@ KUDOS = Row(
             unit="short",
         ),
         counter(
-            "Deals refused",
-            "Deals in kudos that were refused, by the rule that says so.",
+            "Transactions refused",
+            "Kudos transactions refused, by the rule that refused them.",
             "callboard_quota_kudos_refusals_total",
             by="reason",
         ),
@@ -95,21 +95,21 @@ HOLDS = Row(
     (
         panel(
             "Open holds",
-            "Holds that are neither settled nor ended; each process counts all, so the most is shown.",
+            "Holds that are neither settled nor ended; each process counts all of them, so the maximum is shown.",
             "short",
             f"max ({of('callboard_quota_open_leases')})",
         ),
         panel(
             "Oldest hold",
-            "How far the oldest hold is past its end, by the newest look; negative while none is.",
+            "How far the oldest hold is past its end, as of the last scan; negative while none is.",
             "s",
             f"min ({of('callboard_quota_oldest_lease_overdue_seconds')})",
             limits=((60, "red"),),
             runbook="lease-overdue",
         ),
         counter(
-            "Expired",
-            "Holds ended because nothing was heard of their job.",
+            "Expired holds",
+            "Holds ended because neither usage nor a release of their job arrived.",
             "callboard_quota_expired_leases_total",
             runbook="leases-expire",
         ),
@@ -120,7 +120,7 @@ SETTLEMENT = Row(
     (
         counter(
             "Settlements",
-            "Usage events and releases handled a second, by what came of them.",
+            "Usage events and releases handled a second, by result.",
             "callboard_quota_settlements_total",
             by="result",
             stacked=True,
@@ -133,7 +133,7 @@ SETTLEMENT = Row(
         ),
         panel(
             "Audit events lost",
-            "Audit events dropped because too many waited for the bus, in the chosen time.",
+            "Audit events dropped in the chosen time range because too many waited for the bus.",
             "short",
             f"sum (increase({of('callboard_quota_audit_losses_total')}[$__range]))",
             kind="stat",
@@ -142,8 +142,8 @@ SETTLEMENT = Row(
             runbook="audit-lost",
         ),
         panel(
-            "FailedAfterOutput",
-            "Tokens finally charged a second, by kind of work.",
+            "Charged",
+            "Tokens charged a second, by kind of work.",
             "suffix: tokens/s",
             Query(f"{per_second('callboard_quota_units_total', by='work')} / 1000", "{{work}}"),
             width=24,
@@ -151,12 +151,12 @@ SETTLEMENT = Row(
     ),
 )
 RECONCILIATION = Row(
-    "CounterStore",
+    "Reconciliation",
     (
         panel(
             "Drift",
-            "The differences that the reconciler last found between counters and usage events, in tokens, "
-            "regardless of sign. What it finds it corrects.",
+            "The absolute differences that the reconciler last found between counters and usage events, in tokens. "
+            "It corrects what it finds.",
             "suffix: tokens",
             f"max ({of('callboard_quota_drift_units')} and on (namespace, job, instance) ({RECENT})) / 1000",
             runbook="quota-drift",
@@ -168,8 +168,8 @@ RECONCILIATION = Row(
             runbook="quota-drift",
         ),
         panel(
-            "Age of the last pass",
-            "Time since a reconciler last finished a pass.",
+            "Last reconciliation",
+            "Time since a reconciler last finished.",
             "s",
             f"min ({RECONCILED})",
             limits=((300, "orange"), (600, "red")),
@@ -178,7 +178,7 @@ RECONCILIATION = Row(
     ),
 )
 
-QUOTA = Board(
+QUOTA = Dashboard(
     "quota",
     "Quota",
     "Is every hold taken and settled?",

@@ -1,7 +1,7 @@
-"""The first board: are promises kept, and how much of the error budget is left?"""
+"""Service level: are the objectives met, and how much of the error budget is left?"""
 
 from deploy.observability.objectives import AUDIO, AVAILABILITY, BUDGET_WINDOW, OBJECTIVES, TOKEN, Objective
-from deploy.observability.panels import Board, Panel, Query, Row, gauge, of, panel, recorded_spread, total
+from deploy.observability.panels import Dashboard, Panel, Query, Row, gauge, of, panel, recorded_spread, total
 
 FIRING = ('alertname=~"Callboard.*"', 'alertstate="firing"')
 DECISIONS = "callboard:decisions:rate5m"
@@ -10,7 +10,7 @@ DECISIONS = "callboard:decisions:rate5m"
 def _budget(objective: Objective, title: str, promise: str) -> Panel:
     return panel(
         f"Budget left: {title}",
-        f"How much of the bad requests that 30 days allow is still unused. Promised: {promise}.",
+        f"The unused share of the bad requests that 30 days allow. Objective: {promise}.",
         "percentunit",
         Query(f"1 - max ({of(objective.record(BUDGET_WINDOW))}) / {objective.budget:g}", title),
         kind="stat",
@@ -22,12 +22,12 @@ def _budget(objective: Objective, title: str, promise: str) -> Panel:
     )
 
 
-PROMISES = Row(
-    "Promises",
+OBJECTIVES_MET = Row(
+    "Objectives",
     (
         panel(
             "Availability, 30 days",
-            "The share of requests for work that did not end in an error of ours.",
+            "The share of requests for work that did not end in a server error.",
             "percentunit",
             f"1 - max ({of(AVAILABILITY.record(BUDGET_WINDOW))})",
             kind="stat",
@@ -37,12 +37,12 @@ PROMISES = Row(
             good_above=True,
             runbook=AVAILABILITY.runbook,
         ),
-        _budget(AVAILABILITY, "availability", f"{AVAILABILITY.share:.1%} end without an error of ours"),
-        _budget(TOKEN, "first token", f"{TOKEN.share:.0%} of chat answers begin in time"),
-        _budget(AUDIO, "first audio", f"{AUDIO.share:.0%} of speech answers begin in time"),
+        _budget(AVAILABILITY, "availability", f"{AVAILABILITY.share:.1%} end without a server error"),
+        _budget(TOKEN, "first token", f"{TOKEN.share:.0%} of chat responses begin in time"),
+        _budget(AUDIO, "first audio", f"{AUDIO.share:.0%} of speech responses begin in time"),
         panel(
             "Burn rate",
-            "How many times faster than a budget of 30 days allows it was spent in the last hour.",
+            "How many times faster than 30 days allow the budget was spent in the last hour.",
             "suffix: ×",
             *(
                 Query(f"max ({of(each.record('1h'))}) / {each.budget:g}", each.key.replace("_", " "))
@@ -66,8 +66,8 @@ TRAFFIC = Row(
             stacked=True,
         ),
         gauge(
-            "Errors of ours",
-            "Requests a second that ended in an error that no client can avoid, by code.",
+            "Server errors",
+            "Requests a second that ended in a server error, by code.",
             "callboard:failures:rate5m",
             by="code",
             unit="reqps",
@@ -76,7 +76,7 @@ TRAFFIC = Row(
         ),
         panel(
             "Admitted and refused",
-            "What quota decided, as a share of all decisions.",
+            "The decisions of quota as shares of all.",
             "percentunit",
             Query(
                 f"{total(DECISIONS, by='decision')} / ignoring (decision) group_left {total(DECISIONS)}", "{{decision}}"
@@ -86,33 +86,33 @@ TRAFFIC = Row(
     ),
 )
 LATENCY = Row(
-    "How soon",
+    "Latency",
     (
         *recorded_spread(
             "callboard:first_token_bucket:rate5m",
             "First token",
-            "From a streamed chat request to its answer's first byte, at the edge.",
+            "From a streamed chat request to its response's first byte, at the edge.",
             limits=((2.5, "red"),),
             runbook="first-token-slow",
         ),
         *recorded_spread(
             "callboard:first_audio_bucket:rate5m",
             "First audio",
-            "From a speech request to its answer's first byte, at the edge.",
+            "From a speech request to its response's first byte, at the edge.",
             limits=((2.5, "red"),),
             runbook="first-audio-slow",
         ),
         *recorded_spread(
             "callboard:real_time_factor_bucket:rate5m",
             "Real-time factor",
-            "The engine's time for a piece of speech divided by the length of its sound.",
+            "The engine's time for a piece of speech divided by the duration of its audio.",
             "suffix: ×",
             limits=((1, "red"),),
             runbook="speech-slower-than-real-time",
         ),
         panel(
             "Queue wait, p95",
-            "From the posting of a job to its arrival at a worker.",
+            "From the enqueueing of a job to its delivery to a worker.",
             "s",
             Query(
                 f"histogram_quantile(0.95, {total('callboard:queue_wait_bucket:rate5m', by='service, le')})",
@@ -138,8 +138,8 @@ STATE = Row(
             runbook="process-down",
         ),
         gauge(
-            "Jobs that wait",
-            "Jobs that no worker has been given yet, from the bus's exporter.",
+            "Waiting jobs",
+            "Jobs that no worker has received yet, from the bus's exporter.",
             "callboard:jobs_waiting:sum",
             by="stream_name",
             stacked=True,
@@ -147,7 +147,7 @@ STATE = Row(
         ),
         panel(
             "Alerts",
-            "What warns at this moment.",
+            "Alerts that fire now.",
             "short",
             Query(total("ALERTS", *FIRING, by="alertname, severity")),
             kind="table",
@@ -155,9 +155,9 @@ STATE = Row(
     ),
 )
 
-SERVICE_LEVEL = Board(
+SERVICE_LEVEL = Dashboard(
     "service-level",
     "Service level",
-    "Are promises kept, and how much of the error budget is left?",
-    (PROMISES, TRAFFIC, LATENCY, STATE),
+    "Are the objectives met, and how much of the error budget is left?",
+    (OBJECTIVES_MET, TRAFFIC, LATENCY, STATE),
 )

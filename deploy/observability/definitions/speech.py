@@ -1,40 +1,40 @@
-"""Speech: is sound made faster than it is played?"""
+"""Speech: is audio generated faster than it is played?"""
 
 from deploy.observability.definitions import workers
-from deploy.observability.panels import Board, Query, Row, counter, of, panel, per_second, processes, spread
+from deploy.observability.panels import Dashboard, Query, Row, counter, of, panel, per_second, processes, spread
 
-LISTENERS = Row(
-    "Listeners",
+AUDIO = Row(
+    "Audio",
     (
         *spread(
             "callboard_tts_time_to_first_audio_seconds",
             "First audio",
-            "From a job's arrival at the worker to its first segment of sound.",
+            "From a job's delivery to the worker to its first audio segment.",
             runbook="first-audio-slow",
         ),
         *spread(
             "callboard_tts_real_time_factor_ratio",
             "Real-time factor",
-            "The engine's time for a piece divided by the length of its sound; above 1 a listener has to wait.",
+            "The engine's time for a piece divided by the duration of its audio; above 1, a listener has to wait.",
             unit="suffix: ×",
             limits=((1, "red"),),
             runbook="speech-slower-than-real-time",
         ),
         counter(
             "Underruns",
-            "Pieces that were ready only after all sound before them had been played: unwritten pauses.",
+            "Pieces that were ready only after all audio before them had been played: the listener hears a gap.",
             "callboard_tts_underruns_total",
             runbook="speech-slower-than-real-time",
         ),
         counter(
-            "Sound",
-            "Seconds of sound sent a second; as many listeners can hear at once.",
+            "Audio rate",
+            "Seconds of audio sent a second: how many listeners it serves in real time.",
             "callboard_tts_audio_seconds_total",
             unit="suffix: s/s",
         ),
         panel(
             "Text and segments",
-            "Characters spoken, and segments of sound sent, a second.",
+            "Characters spoken and audio segments sent a second.",
             "ops",
             Query(per_second("callboard_tts_characters_total"), "characters"),
             Query(per_second("callboard_tts_segments_total"), "segments"),
@@ -46,22 +46,22 @@ JOBS = Row(
     (
         *workers.jobs("callboard_tts"),
         counter(
-            "Extensions",
-            "Further holds asked for while speaking: *refused* by a limit, *unheld* where the site lets sound "
-            "go on without quota, *failed* where quota stayed away.",
+            "Hold extensions",
+            "Extensions of a hold requested while speaking: *refused* by a limit, *unheld* where the site lets audio "
+            "continue without quota, *failed* where quota did not answer.",
             "callboard_tts_hold_extensions_total",
             by="outcome",
             runbook="quota-unreachable",
         ),
         *spread(
             "callboard_tts_job_duration_seconds",
-            "Whole utterance",
-            "From a job's arrival at the worker to the end of its utterance.",
+            "Utterance duration",
+            "From a job's delivery to the worker to the end of its utterance.",
         ),
         *spread(
             "callboard_tts_piece_audio_seconds",
-            "Length of a piece",
-            "How long the sound of one piece of text is; long pieces make the first one late.",
+            "Piece length",
+            "The duration of one piece's audio; long pieces delay the first one.",
         ),
     ),
 )
@@ -70,8 +70,8 @@ ENGINES = Row(
     (
         *workers.engines("callboard_tts", "kind"),
         panel(
-            "Loading",
-            "How long each worker's engine took to load and warm up.",
+            "Load time",
+            "The time that each worker's engine took to load and warm up.",
             "s",
             Query(of("callboard_tts_engine_load_seconds"), "{{instance}} {{backend}}"),
             kind="stat",
@@ -80,9 +80,9 @@ ENGINES = Row(
     ),
 )
 
-SPEECH = Board(
+SPEECH = Dashboard(
     "speech",
     "Speech",
-    "Is sound made faster than it is played?",
-    (LISTENERS, JOBS, ENGINES, processes("callboard-tts")),
+    "Is audio generated faster than it is played?",
+    (AUDIO, JOBS, ENGINES, processes("callboard-tts")),
 )

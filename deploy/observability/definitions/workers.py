@@ -9,7 +9,7 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
     return (
         counter(
             "Jobs by outcome",
-            "Jobs ended a second, by the reason to stop or the error's code; *dead* was handed out too often.",
+            "Jobs ended a second, by the stop reason or the error's code; *dead* was delivered too often.",
             f"{metrics}_jobs_total",
             by="outcome",
             stacked=True,
@@ -18,13 +18,13 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
         *spread(
             f"{metrics}_queue_wait_seconds",
             "Queue wait",
-            "From the posting of a job to its arrival at a worker.",
+            "From the enqueueing of a job to its delivery to a worker.",
             limits=((30, "red"),),
             runbook="queue-wait-long",
         ),
         panel(
             "Slots in use",
-            "The share of all workers' slots that run a job; near 1 new jobs wait.",
+            "The share of all workers' slots that run a job; near 1, new jobs wait.",
             "percentunit",
             f"{used} / {limit}",
             kind="stat",
@@ -34,14 +34,14 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
         ),
         panel(
             "Slots",
-            "Jobs that run, and how many may, over all workers.",
+            "Running jobs and the most that may run, over all workers.",
             "short",
             Query(used, "used"),
             Query(limit, "limit"),
         ),
         counter(
-            "Taken over",
-            "Jobs taken over from a lost worker, by where their past was found; *nowhere* began anew.",
+            "Resumed jobs",
+            "Jobs taken over from a lost worker, by where the prior attempt's output was found; *nowhere*: none was.",
             f"{metrics}_resumed_total",
             by="source",
             runbook="jobs-redelivered",
@@ -50,7 +50,7 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
 
 
 def engines(metrics: str, errors_by: str) -> tuple[Panel, ...]:
-    """Whether engines answer, how they fail, and how soon they stop."""
+    """Whether engines answer, how they fail, and how fast they stop."""
     return (
         gauge(
             "Engines ready",
@@ -65,19 +65,19 @@ def engines(metrics: str, errors_by: str) -> tuple[Panel, ...]:
         ),
         counter(
             "Engine errors",
-            f"Failures of the engine, by backend and {errors_by}, also those that a repeat put right.",
+            f"Failures of the engine, by backend and {errors_by}, including those that a retry fixed.",
             f"{metrics}_engine_errors_total",
             by=f"backend, {errors_by}",
             width=10,
             runbook="engine-down",
         ),
         counter(
-            "Engine retries", "Repeated calls of the engine.", f"{metrics}_engine_retries_total", by="backend", width=10
+            "Engine retries", "Retried calls of the engine.", f"{metrics}_engine_retries_total", by="backend", width=10
         ),
         *spread(
             f"{metrics}_cancel_seconds",
-            "Time to stop",
-            "From the order to stop a job to the engine's standing still; 0.25 s is promised.",
+            "Cancel latency",
+            "From the cancellation of a job until its engine has stopped; 0.25 s is promised.",
             limits=((0.25, "red"),),
         ),
     )
