@@ -1,4 +1,4 @@
-"""What the board and the frames must do, over the bus and in memory alike."""
+"""What job queues, reply routers and result stores must do, over the bus and in memory alike."""
 
 import asyncio
 import time
@@ -8,18 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from callboard_contracts.chat import (
-    ChatEnd,
-    ChatFrame,
-    ChatJob,
-    ChatRequest,
-    ChatResult,
-    InterestReply,
-    InterestRequest,
-)
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
+from callboard_contracts.kept import JobTicket
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
-from callboard_edge.domain.ports import Inbox, JobQueue, ReplyRouter
+from callboard_edge.domain.ports import Inbox, JobQueue, ReplyRouter, RequestState, ResultStore
 
 T = TypeVar("T")
 
@@ -28,10 +22,11 @@ QUEUE_BOUND = 4
 
 
 class Rig:
-    """A board and its frames under test, and the worker's side of both."""
+    """What is under test, and the worker's side of it."""
 
     jobs: JobQueue
-    frames: ReplyRouter
+    replies: ReplyRouter
+    results: ResultStore
 
     @abstractmethod
     async def send(self, request_id: str, frame: ChatFrame) -> None:
@@ -42,8 +37,12 @@ class Rig:
         """Publishes a segment as a worker does."""
 
     @abstractmethod
-    async def ask(self, request_id: str, question: InterestRequest) -> InterestReply:
-        """Asks whether a request is still wanted."""
+    async def resume(self, request_id: str, attempt: int) -> ResumeReply:
+        """Asks how far a reply has come, as a worker that takes it over does."""
+
+    @abstractmethod
+    async def heartbeat(self) -> EdgeHeartbeat:
+        """The edge's next heartbeat."""
 
     @abstractmethod
     async def keep(self, result: ChatResult) -> None:
@@ -84,9 +83,13 @@ def speech_job() -> SpeechJob:
     )
 
 
-def wanted(_question: InterestRequest) -> InterestReply:
-    """The answer for a request that somebody waits for."""
-    return InterestReply(open=True, attempt=1, next_seq=5)
+def resumed(attempt: int) -> ResumeReply:
+    """The answer to a worker whose request is still open."""
+    return ResumeReply(open=True, attempt=attempt, next_seq=5)
+
+
+OPEN = RequestState(lambda: 1, resumed)
+"""A request that somebody waits for."""
 
 
 async def received(inbox: Inbox[T], count: int) -> list[T]:
@@ -99,13 +102,13 @@ async def received(inbox: Inbox[T], count: int) -> list[T]:
     return found
 
 
-class BoardSuite:
-    """The promises of `Board` and `Frames`."""
+class EdgeBackendSuite:
+    """The promises of `JobQueue`, `ReplyRouter` and `ResultStore`."""
 
     async def test_frames_arrive_in_the_order_in_which_they_were_sent(self, rig: Rig) -> None:
         mine, other = uuid4().hex, uuid4().hex
-        inbox = rig.frames.open_chat(mine, wanted)
-        rig.frames.open_chat(other, wanted)
+        inbox = rig.replies.open_text(mine, OPEN)
+        rig.replies.open_text(other, OPEN)
         sent = [ChatFrame(seq=n, attempt=1, text=f"w{n}", tokens=1) for n in range(20)]
         for frame in sent:
             await rig.send(other, frame.model_copy(update={"text": "other"}))
@@ -115,26 +118,26 @@ class BoardSuite:
 
     async def test_frames_of_a_closed_request_are_kept_but_not_delivered(self, rig: Rig) -> None:
         request_id = uuid4().hex
-        inbox = rig.frames.open_chat(request_id, wanted)
-        rig.frames.close_request(request_id)
+        inbox = rig.replies.open_text(request_id, OPEN)
+        rig.replies.close_request(request_id)
         frame = ChatFrame(seq=0, attempt=1, end=ChatEnd(reason="stop"))
         await rig.send(request_id, frame)
         await inbox.wait(0.1)
         assert inbox.drain() == []
-        assert await rig.frames.replay_chat(request_id) == [frame]
+        assert await rig.replies.replay_text(request_id) == [frame]
 
     async def test_replay_brings_all_frames_of_one_request(self, rig: Rig) -> None:
         request_id = uuid4().hex
-        assert await rig.frames.replay_chat(request_id) == []
+        assert await rig.replies.replay_text(request_id) == []
         sent = [ChatFrame(seq=n, attempt=1, text="x", tokens=1) for n in range(300)]
         for frame in sent:
             await rig.send(uuid4().hex, frame)
             await rig.send(request_id, frame)
-        assert await rig.frames.replay_chat(request_id) == sent
+        assert await rig.replies.replay_text(request_id) == sent
 
     async def test_segments_arrive_with_what_is_known_of_them(self, rig: Rig) -> None:
         request_id = uuid4().hex
-        inbox = rig.frames.open_audio(request_id, wanted)
+        inbox = rig.replies.open_audio(request_id, OPEN)
         infos = [SegmentInfo(attempt=1, piece=n, offset_bytes=0, piece_done=True) for n in range(3)]
         infos.append(SegmentInfo(attempt=1, piece=3, offset_bytes=0, end=SpeechEnd(reason="stop", audio_ms=5)))
         for n, info in enumerate(infos):
@@ -143,53 +146,86 @@ class BoardSuite:
         assert [segment.n for segment in found] == [0, 1, 2, 3]
         assert [segment.info for segment in found] == infos
         assert found[1].pcm == bytes([1, 255]) * 50
-        assert await rig.frames.replay_audio(request_id, 2) == found[2:]
-        assert await rig.frames.replay_audio(request_id, 4) == []
+        assert await rig.replies.replay_audio(request_id, 2) == found[2:]
+        assert await rig.replies.replay_audio(request_id, 4) == []
 
     async def test_replay_of_audio_is_bounded(self, rig: Rig) -> None:
         request_id = uuid4().hex
         for n in range(40):
             await rig.say(request_id, n, SegmentInfo(attempt=1, piece=n, offset_bytes=0), b"xx")
-        first = await rig.frames.replay_audio(request_id, 0)
+        first = await rig.replies.replay_audio(request_id, 0)
         assert 1 <= len(first) < 40
-        rest = await rig.frames.replay_audio(request_id, first[-1].n + 1)
+        rest = await rig.replies.replay_audio(request_id, first[-1].n + 1)
         assert [segment.n for segment in first + rest] == list(range(40))
 
-    async def test_worker_that_asks_is_answered_for_its_request(self, rig: Rig) -> None:
+    async def test_worker_that_takes_over_is_answered_for_its_request(self, rig: Rig) -> None:
         request_id = uuid4().hex
-        questions: list[InterestRequest] = []
+        attempts: list[int] = []
 
-        def answer(question: InterestRequest) -> InterestReply:
-            questions.append(question)
-            return wanted(question)
+        def answer(attempt: int) -> ResumeReply:
+            attempts.append(attempt)
+            return resumed(attempt)
 
-        rig.frames.open_chat(request_id, answer)
-        question = InterestRequest(attempt=2, resume=True)
-        reply = await rig.ask(request_id, question)
-        assert (reply, questions) == (wanted(question), [question])
-        rig.frames.close_request(request_id)
-        assert not (await rig.ask(request_id, question)).open
-        assert not (await rig.ask(uuid4().hex, question)).open
+        rig.replies.open_text(request_id, RequestState(lambda: 1, answer))
+        assert (await rig.resume(request_id, 2), attempts) == (resumed(2), [2])
+        rig.replies.close_request(request_id)
+        assert not (await rig.resume(request_id, 2)).open
+        assert not (await rig.resume(uuid4().hex, 2)).open
+
+    async def test_heartbeat_names_the_open_requests_and_the_attempts_of_those_taken_over(self, rig: Rig) -> None:
+        first, second, closed = uuid4().hex, uuid4().hex, uuid4().hex
+        rig.replies.open_text(first, OPEN)
+        rig.replies.open_audio(second, RequestState(lambda: 3, resumed))
+        rig.replies.open_text(closed, OPEN)
+        rig.replies.close_request(closed)
+        beat = await rig.heartbeat()
+        assert (beat.edge, set(beat.open), beat.attempts) == (rig.replies.edge, {first, second}, {second: 3})
+
+    async def test_ticket_and_result_of_a_polled_job_are_kept(self, rig: Rig) -> None:
+        job = chat_job()
+        assert await rig.results.ticket(job.request_id) is None
+        assert await rig.results.ticket("no subject.could hold*this") is None
+        ref = await rig.jobs.enqueue(job, "chat", POOL, "batch")
+        ticket = JobTicket(
+            request_id=job.request_id,
+            service="chat",
+            pool=POOL,
+            tenant=job.tenant,
+            model="owl",
+            stream=ref.stream,
+            seq=ref.seq,
+            created_at=job.created_at,
+            deadline_at=job.deadline_at,
+        )
+        await rig.results.put_ticket(ticket)
+        assert await rig.results.ticket(job.request_id) == ticket
+        frame = ChatFrame(seq=0, attempt=1, text="so far", tokens=2)
+        await rig.send(job.request_id, frame)
+        assert await rig.results.frames(job.request_id) == [frame]
+        assert await rig.results.result(job.request_id) is None
+        result = ChatResult(request_id=job.request_id, model="owl", text="", end=ChatEnd(reason="cancelled"))
+        await rig.results.put_result(result)
+        assert await rig.results.result(job.request_id) == result
 
     async def test_job_posted_twice_lies_there_once(self, rig: Rig) -> None:
         job = chat_job()
-        first = await rig.jobs.enqueue_chat(job, POOL)
-        assert await rig.jobs.enqueue_chat(job, POOL) == first
+        first = await rig.jobs.enqueue(job, "chat", POOL, "live")
+        assert await rig.jobs.enqueue(job, "chat", POOL, "live") == first
         assert await rig.jobs.remove(first)
         assert not await rig.jobs.remove(first)
 
     async def test_queue_of_one_tenant_that_is_full_refuses_only_that_one(self, rig: Rig) -> None:
-        job_ref = [await rig.jobs.enqueue_chat(chat_job("one"), POOL) for _ in range(QUEUE_BOUND)]
+        job_ref = [await rig.jobs.enqueue(chat_job("one"), "chat", POOL, "live") for _ in range(QUEUE_BOUND)]
         with pytest.raises(CallboardError) as caught:
-            await rig.jobs.enqueue_chat(chat_job("one"), POOL)
+            await rig.jobs.enqueue(chat_job("one"), "chat", POOL, "live")
         assert caught.value.info.code is ErrorCode.QUEUE_FULL
         assert (caught.value.info.retry_after_s or 0) > 0
-        await rig.jobs.enqueue_chat(chat_job("two"), POOL)
+        await rig.jobs.enqueue(chat_job("two"), "chat", POOL, "live")
         await rig.jobs.remove(job_ref[0])
-        await rig.jobs.enqueue_chat(chat_job("one"), POOL)
+        await rig.jobs.enqueue(chat_job("one"), "chat", POOL, "live")
 
     async def test_speech_is_posted_and_withdrawn(self, rig: Rig) -> None:
-        job_ref = await rig.jobs.enqueue_speech(speech_job(), "booth")
+        job_ref = await rig.jobs.enqueue(speech_job(), "tts", "booth", "live")
         assert job_ref.stream == "TTS"
         assert await rig.jobs.remove(job_ref)
 
@@ -199,13 +235,13 @@ class BoardSuite:
 
     async def test_result_is_found_once_it_is_there(self, rig: Rig) -> None:
         request_id = uuid4().hex
-        assert await rig.frames.result(request_id) is None
+        assert await rig.replies.result(request_id) is None
         result = ChatResult(request_id=request_id, model="owl", text="Hoo.", end=ChatEnd(reason="stop"))
         await rig.keep(result)
-        assert await rig.frames.result(request_id) == result
+        assert await rig.replies.result(request_id) == result
 
     async def test_failed_inbox_wakes_its_reader(self, rig: Rig) -> None:
-        inbox = rig.frames.open_chat(uuid4().hex, wanted)
+        inbox = rig.replies.open_text(uuid4().hex, OPEN)
         error = ErrorInfo(code=ErrorCode.INTERRUPTED, message="Stopping.")
         asyncio.get_running_loop().call_later(0.01, inbox.fail, error)
         async with asyncio.timeout(5):

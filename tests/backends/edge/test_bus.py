@@ -10,9 +10,10 @@ import pytest
 from nats.aio.msg import Msg
 
 from callboard_contracts import headers, subjects
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -27,10 +28,11 @@ from callboard_contracts.speech import SegmentInfo
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
+from callboard_edge.backends.result_store import BusResultStore
 from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
-from tests.backends.edge.suite import POOL, QUEUE_BOUND, BoardSuite, Rig, chat_job, received, wanted
+from tests.backends.edge.suite import OPEN, POOL, QUEUE_BOUND, EdgeBackendSuite, Rig, chat_job, received
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.backend
@@ -68,30 +70,48 @@ class BusRig(Rig):
     def __init__(self, edge: Bus, worker: Bus) -> None:
         self.worker = worker
         self.dropped = 0
-        self.bus_frames = BusReplyRouter(edge, uuid4().hex[:12], self._drop, lambda: None)
-        self.frames = self.bus_frames
+        self.bus_replies = BusReplyRouter(edge, uuid4().hex[:12], self._drop, lambda: None)
+        self.replies = self.bus_replies
         self.jobs = BusJobQueue(edge, enqueue_timeout_s=5)
+        self.results = BusResultStore(edge)
 
     def _drop(self) -> None:
         self.dropped += 1
 
     async def send(self, request_id: str, frame: ChatFrame) -> None:
         """Publishes a frame."""
-        await self.worker.publish(subjects.out(self.frames.edge, request_id), frame.model_dump_json().encode())
+        await self.worker.publish(subjects.out(self.replies.edge, request_id), frame.model_dump_json().encode())
         await self.worker.connection.flush()
 
     async def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
         """Publishes a segment."""
-        subject = subjects.audio(self.frames.edge, request_id, n)
+        subject = subjects.audio(self.replies.edge, request_id, n)
         await self.worker.publish(subject, pcm, {headers.SEGMENT: info.model_dump_json()})
         await self.worker.connection.flush()
 
-    async def ask(self, request_id: str, question: InterestRequest) -> InterestReply:
-        """Asks whether a request is still wanted."""
-        subject = subjects.interest(self.frames.edge, request_id)
-        return InterestReply.model_validate_json(
-            await self.worker.request(subject, question.model_dump_json().encode(), 2)
+    async def resume(self, request_id: str, attempt: int) -> ResumeReply:
+        """Asks how far a reply has come."""
+        subject = subjects.resume(self.replies.edge, request_id)
+        return ResumeReply.model_validate_json(
+            await self.worker.request(subject, ResumeRequest(attempt=attempt).encoded(), 2)
         )
+
+    async def heartbeat(self) -> EdgeHeartbeat:
+        """Waits for the edge's next heartbeat."""
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def hear(message: Msg) -> None:
+            heard.put_nowait(message.data)
+
+        subscription = await self.worker.subscribe(subjects.interest("*"), hear)
+        await self.worker.connection.flush()
+        beating = asyncio.ensure_future(self.bus_replies.send_heartbeats())
+        try:
+            return EdgeHeartbeat.model_validate_json(await asyncio.wait_for(heard.get(), 5))
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            await self.worker.unsubscribe(subscription)
 
     async def keep(self, result: ChatResult) -> None:
         """Stores a finished reply."""
@@ -123,16 +143,16 @@ async def bus_rig(server: NatsServer) -> AsyncGenerator[BusRig]:
     for stream in ("CHAT", "TTS"):
         await worker.api(f"STREAM.PURGE.{stream}", {})
     rig = BusRig(edge, worker)
-    await rig.bus_frames.start()
+    await rig.bus_replies.start()
     # The first request of a connection starts the task that takes all its answers.
     await edge.api("INFO", {})
     yield rig
-    await rig.bus_frames.close()
+    await rig.bus_replies.close()
     await edge.close()
     await worker.close()
 
 
-class TestBus(BoardSuite):
+class TestBus(EdgeBackendSuite):
     """The suite over the bus."""
 
     @pytest.fixture
@@ -143,24 +163,24 @@ class TestBus(BoardSuite):
 
 async def test_inbox_that_is_full_is_counted_and_says_so(bus_rig: BusRig) -> None:
     request_id = uuid4().hex
-    inbox = bus_rig.frames.open_chat(request_id, wanted)
+    inbox = bus_rig.replies.open_text(request_id, OPEN)
     for n in range(1100):
         frame = ChatFrame(seq=n, attempt=1, text="x")
-        await bus_rig.worker.publish(subjects.out(bus_rig.frames.edge, request_id), frame.model_dump_json().encode())
+        await bus_rig.worker.publish(subjects.out(bus_rig.replies.edge, request_id), frame.model_dump_json().encode())
     await bus_rig.worker.connection.flush()
     async with asyncio.timeout(5):
         while not inbox.lost:
             await asyncio.sleep(0.01)
     assert bus_rig.dropped > 0
     assert len(inbox.drain()) == 1024
-    assert len(await bus_rig.frames.replay_chat(request_id)) == 1100
+    assert len(await bus_rig.replies.replay_text(request_id)) == 1100
 
 
 async def test_message_that_is_no_frame_is_left_out(bus_rig: BusRig) -> None:
     request_id = uuid4().hex
-    inbox = bus_rig.frames.open_chat(request_id, wanted)
-    await bus_rig.worker.publish(subjects.out(bus_rig.frames.edge, request_id), b"not a frame")
-    await bus_rig.worker.publish(subjects.audio(bus_rig.frames.edge, request_id, "x"), b"not a segment")
+    inbox = bus_rig.replies.open_text(request_id, OPEN)
+    await bus_rig.worker.publish(subjects.out(bus_rig.replies.edge, request_id), b"not a frame")
+    await bus_rig.worker.publish(subjects.audio(bus_rig.replies.edge, request_id, "x"), b"not a segment")
     frame = ChatFrame(seq=0, attempt=1, end=ChatEnd(reason="stop"))
     await bus_rig.send(request_id, frame)
     assert await received(inbox, 1) == [frame]
@@ -169,15 +189,15 @@ async def test_message_that_is_no_frame_is_left_out(bus_rig: BusRig) -> None:
 async def test_job_larger_than_the_bus_takes_is_refused_at_once(bus_rig: BusRig) -> None:
     job = chat_job()
     most = bus_rig.worker.connection.max_payload
-    bare = len(job.model_copy(update={"request": job.request.model_copy(update={"prompt": ""})}).model_dump_json())
+    bare = len(job.model_copy(update={"request": job.request.model_copy(update={"prompt": ""})}).encoded())
     # The id of the message counts too, which the server is told in its headers.
     for prompt_bytes in (most - bare - 58, most - bare - 1, most - bare, 9_000_000):
         request = job.request.model_copy(update={"prompt": "x" * prompt_bytes})
         async with asyncio.timeout(3):
             with pytest.raises(CallboardError) as caught:
-                await bus_rig.jobs.enqueue_chat(job.model_copy(update={"request": request}), POOL)
+                await bus_rig.jobs.enqueue(job.model_copy(update={"request": request}), "chat", POOL, "live")
         assert caught.value.info.code is ErrorCode.BODY_TOO_LARGE
-    await bus_rig.jobs.enqueue_chat(job, POOL)
+    await bus_rig.jobs.enqueue(job, "chat", POOL, "live")
 
 
 async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
@@ -188,10 +208,10 @@ async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
         await apply_streams(edge, configuration(server))
         frames = BusReplyRouter(edge, "edge0", lambda: None, lambda: None)
         await frames.start()
-        inbox = frames.open_chat("r1", wanted)
+        inbox = frames.open_text("r1", OPEN)
         await asyncio.to_thread(server.kill)
         with pytest.raises(CallboardError) as caught:
-            await BusJobQueue(edge, enqueue_timeout_s=0.5).enqueue_chat(chat_job(), POOL)
+            await BusJobQueue(edge, enqueue_timeout_s=0.5).enqueue(chat_job(), "chat", POOL, "live")
         assert caught.value.info.code is ErrorCode.BUS_UNAVAILABLE
         assert await frames.replay_audio("r1", 0) == []
         await asyncio.to_thread(server.start)
@@ -199,7 +219,7 @@ async def test_board_that_is_gone_is_told_in_time(tmp_path: Path) -> None:
             while not inbox.lost:
                 await inbox.wait(1)
                 await asyncio.sleep(0.01)
-        assert await frames.replay_chat("r1") == []
+        assert await frames.replay_text("r1") == []
         await frames.close()
     finally:
         await edge.close()

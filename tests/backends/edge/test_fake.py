@@ -1,11 +1,12 @@
-"""The board in memory keeps the promises of the real one."""
+"""The backends in memory keep the promises of the real ones."""
 
 import pytest
 
-from callboard_contracts.chat import ChatFrame, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatResult
+from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.speech import SegmentInfo
-from callboard_edge.backends.fake import FakeJobQueue, FakeReplyRouter
-from tests.backends.edge.suite import QUEUE_BOUND, BoardSuite, Rig
+from callboard_edge.backends.fake import FakeJobQueue, FakeReplyRouter, FakeResultStore
+from tests.backends.edge.suite import QUEUE_BOUND, EdgeBackendSuite, Rig
 
 pytestmark = pytest.mark.backend
 
@@ -14,37 +15,42 @@ class FakeRig(Rig):
     """Everything in this process."""
 
     def __init__(self) -> None:
-        self.fake_board = FakeJobQueue(QUEUE_BOUND)
-        self.fake_frames = FakeReplyRouter()
-        self.jobs = self.fake_board
-        self.frames = self.fake_frames
+        self.fake_jobs = FakeJobQueue(QUEUE_BOUND)
+        self.fake_replies = FakeReplyRouter()
+        self.jobs = self.fake_jobs
+        self.replies = self.fake_replies
+        self.results = FakeResultStore(self.fake_replies)
 
     async def send(self, request_id: str, frame: ChatFrame) -> None:
         """Publishes a frame."""
-        self.fake_frames.send(request_id, frame)
+        self.fake_replies.send(request_id, frame)
 
     async def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
         """Publishes a segment."""
-        self.fake_frames.say(request_id, n, info, pcm)
+        self.fake_replies.say(request_id, n, info, pcm)
 
-    async def ask(self, request_id: str, question: InterestRequest) -> InterestReply:
-        """Asks whether a request is still wanted."""
-        return self.fake_frames.ask(request_id, question)
+    async def resume(self, request_id: str, attempt: int) -> ResumeReply:
+        """Asks how far a reply has come."""
+        return self.fake_replies.resume(request_id, attempt)
+
+    async def heartbeat(self) -> EdgeHeartbeat:
+        """What a heartbeat would say."""
+        return self.fake_replies.heartbeat()
 
     async def keep(self, result: ChatResult) -> None:
         """Stores a finished reply."""
-        self.fake_frames.results[result.request_id] = result
+        self.fake_replies.results[result.request_id] = result
 
     async def cancelled(self, request_id: str) -> bool:
         """Whether the cancellation was noted."""
         await self.jobs.cancel(request_id)
-        return request_id in self.fake_board.cancelled
+        return request_id in self.fake_jobs.cancelled
 
 
-class TestFake(BoardSuite):
+class TestFake(EdgeBackendSuite):
     """The suite over the fakes."""
 
     @pytest.fixture
     def rig(self) -> Rig:
-        """A fresh jobs."""
+        """Fresh ones."""
         return FakeRig()

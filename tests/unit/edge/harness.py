@@ -12,17 +12,15 @@ from prometheus_client import CollectorRegistry
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
-from callboard_edge.app import EdgeServer, all_routes
-from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter
+from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
+from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
 from callboard_edge.domain.administration import Administration
-from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.background_tasks import BackgroundTasks
-from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
-from callboard_edge.domain.job_stream import Dependencies
-from callboard_edge.http.context import EdgeContext
+from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.workers import Workers
+from callboard_edge.http.protocol import Protocol
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.metrics import EdgeMetrics
-from callboard_edge.settings import edge_settings
 
 CONFIG: dict[str, Any] = {
     "chat": {
@@ -82,6 +80,7 @@ class EdgeHarness:
     jobs: FakeJobQueue
     replies: FakeReplyRouter
     registry: CollectorRegistry
+    known: Workers
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -123,7 +122,11 @@ class EdgeHarness:
 
 @asynccontextmanager
 async def running(
-    over: dict[str, Any] | None = None, *, most_queued: int = 64, admin: Administration | None = None
+    over: dict[str, Any] | None = None,
+    *,
+    most_queued: int = 64,
+    admin: Administration | None = None,
+    protocols: Sequence[Protocol] = (),
 ) -> AsyncGenerator[EdgeHarness]:
     """Starts an edge on a free loopback port."""
     table = {key: {**value, **(over or {}).get(key, {})} for key, value in CONFIG.items()}
@@ -131,20 +134,14 @@ async def running(
     quota, jobs, inboxes = FakeQuotaClient(), FakeJobQueue(most_queued), FakeReplyRouter()
     background, media, registry = BackgroundTasks(), EncoderPool(), CollectorRegistry()
     deps = Dependencies(quota=quota, jobs=jobs, replies=inboxes, background=background)
-    context = EdgeContext(
-        settings=edge_settings(config),
-        chat_models=chat_catalogue(config.chat),
-        speech_models=speech_catalogue(config.tts),
-        admission=Admission(deps, config.edge.request_timeout_s),
-        media=media,
-        metrics=EdgeMetrics(registry),
-        ready=lambda: None,
-        admin=admin,
+    workers = Workers()
+    context = edge_context(
+        config, deps, FakeResultStore(inboxes), workers, media, EdgeMetrics(registry), lambda: None, admin
     )
-    server = EdgeServer(context, all_routes(context))
+    server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-        harness = EdgeHarness(f"http://127.0.0.1:{port}", session, server, quota, jobs, inboxes, registry)
+        harness = EdgeHarness(f"http://127.0.0.1:{port}", session, server, quota, jobs, inboxes, registry, workers)
         try:
             yield harness
         finally:

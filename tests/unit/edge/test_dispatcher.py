@@ -142,7 +142,7 @@ async def test_head_is_answered_like_get_without_a_body(harness: EdgeHarness) ->
         assert reply.status == 200
         assert await reply.read() == b""
     async with harness.session.get(harness.url + "/readyz") as reply:
-        assert await reply.json() == {"status": "ready"}
+        assert await reply.json() == {"status": "ready", "pools": {"chat/main": "awake", "tts/booth": "awake"}}
 
 
 async def test_document_names_every_path_and_resolves_every_reference(harness: EdgeHarness) -> None:
@@ -153,7 +153,7 @@ async def test_document_names_every_path_and_resolves_every_reference(harness: E
     assert {CHAT, "/v1/completions", "/v1/models", "/v1/models/{model}", "/v1/audio/speech"} <= set(document["paths"])
     schemas = document["components"]["schemas"]
     body = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert schemas[body["$ref"].rpartition("/")[2]]["required"] == ["model", "messages"]
+    assert schemas[body["$ref"].rpartition("/")[2]]["required"] == ["messages"]
     references = {part.partition('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}
     assert references <= set(schemas)
 

@@ -9,8 +9,7 @@ import pytest
 from callboard_contracts.chat import ChatFrame
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_edge.domain import job_stream
-from callboard_edge.http import call
-from callboard_edge.protocols.openai import text
+from callboard_edge.http import call, text_responder
 from tests.unit.edge.harness import EdgeHarness, asking, frames, read_events, said
 
 pytestmark = pytest.mark.unit
@@ -62,7 +61,7 @@ async def test_client_that_leaves_in_mid_stream_stops_the_worker(harness: EdgeHa
 async def test_stream_whose_frames_say_nothing_is_kept_alive_too(
     harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(text_responder, "KEEP_ALIVE_S", 0.1)
     thinking = [ChatFrame(seq=n, attempt=1, thinking="hm ", tokens=1) for n in range(30)]
     end = frames("done")[-1].model_copy(update={"seq": 30})
     harness.plays([*thinking, end], pause_s=0.02)
@@ -71,7 +70,7 @@ async def test_stream_whose_frames_say_nothing_is_kept_alive_too(
 
 
 async def test_waiting_stream_is_kept_alive_by_comments(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(text_responder, "KEEP_ALIVE_S", 0.05)
     harness.plays(frames("late"), pause_s=0.2)
     status, _, body = await harness.post(CHAT, asking(stream=True))
     assert status == 200

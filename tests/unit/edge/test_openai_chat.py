@@ -163,7 +163,7 @@ async def test_fields_reach_the_job(harness: EdgeHarness) -> None:
     request = (await worker).request
     assert request.model == "owl"
     assert request.max_output_tokens == 100
-    assert request.sampling.model_dump(exclude_none=True) == {
+    assert request.sampling.model_dump(exclude_none=True, exclude_defaults=True) == {
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 40,

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard_contracts.chat import ChatMessage, ChatRequest, Tool
+from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import LimitState
 from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.background_tasks import BackgroundTasks
-from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
 from callboard_edge.http.addresses import client_address
 from callboard_edge.http.rate_limits import rate_limit_headers
@@ -22,7 +23,14 @@ from callboard_edge.http.router import Router
 pytestmark = pytest.mark.unit
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
-OWL = ChatModel("owl", (), "main", context_tokens=128, max_output_tokens=16, tools=False, json_schema=True)
+OWL = chat_catalogue(
+    ChatSection.model_validate(
+        {
+            "pools": {"main": {"backend": "fake"}},
+            "models": {"owl": {"pool": "main", "context_tokens": 128, "max_output_tokens": 16}},
+        }
+    )
+).resolve("owl")
 
 
 @pytest.mark.parametrize(

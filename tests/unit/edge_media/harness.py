@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.interest import ResumeReply
+from callboard_contracts.jobs import Job, Service
+from callboard_contracts.kept import JobTicket
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -22,19 +25,19 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
-from callboard_edge.app import EdgeServer
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, SpeechJob
+from callboard_contracts.subjects import JobClass
+from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
+from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
+from callboard_edge.app import EdgeServer, edge_context
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.background_tasks import BackgroundTasks
-from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
-from callboard_edge.domain.job_stream import Dependencies
-from callboard_edge.domain.ports import JobRef, OnInterest, Segment
-from callboard_edge.http.context import EdgeContext
+from callboard_edge.domain.ports import JobRef, RequestState
+from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.workers import Workers
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.metrics import EdgeMetrics
-from callboard_edge.protocols.openai import speech, voices
-from callboard_edge.settings import edge_settings
+from callboard_edge.protocols.openai.protocol import OpenAI
 
 CONFIG = {
     "tts": {
@@ -52,6 +55,20 @@ CONFIG = {
     },
     "edge": {"request_timeout_s": 10.0, "body_timeout_s": 2.0, "max_body_bytes": 100_000},
 }
+KOKORO = WorkerInfo(
+    id="w1",
+    service="tts",
+    pool="hall",
+    backend="kokoro_onnx",
+    models=(
+        OfferedModel(
+            name="kokoro",
+            voices=tuple(OfferedVoice(name=name, language=kokoro_language(name)) for name in KOKORO_VOICES),
+        ),
+    ),
+    slots=1,
+    at=0,
+)
 STATE = LimitState(limit="tokens_per_day", allowed=1000, remaining=900, resets_in_s=60.0)
 
 
@@ -118,12 +135,12 @@ class Worker:
         )
         self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, end=end), b"")
 
-    def credit(self) -> InterestReply:
-        """Asks the edge whether anybody still listens."""
-        return self._frames.interest_checks[self.job.request_id](InterestRequest(attempt=1))
+    def resume(self) -> ResumeReply:
+        """Asks the edge how far the utterance has come."""
+        return self._frames.states[self.job.request_id].resume(1)
 
     def _put(self, info: SegmentInfo, pcm: bytes) -> None:
-        self._frames.put(self.job.request_id, Segment(self._n, info, pcm))
+        self._frames.put(self.job.request_id, AudioSegment(self._n, info, pcm))
         self._n += 1
 
 
@@ -136,38 +153,38 @@ class HarnessReplies:
     edge = "main"
 
     def __init__(self) -> None:
-        self.inboxes: dict[str, RequestInbox[Segment, Segment]] = {}
-        self.interest_checks: dict[str, OnInterest] = {}
-        self.kept: dict[str, list[Segment]] = {}
+        self.inboxes: dict[str, RequestInbox[AudioSegment, AudioSegment]] = {}
+        self.states: dict[str, RequestState] = {}
+        self.kept: dict[str, list[AudioSegment]] = {}
         self.full = asyncio.Event()
 
-    def put(self, request_id: str, segment: Segment) -> None:
+    def put(self, request_id: str, segment: AudioSegment) -> None:
         """Delivers a segment as the bus would."""
         self.kept.setdefault(request_id, []).append(segment)
         inbox = self.inboxes.get(request_id)
         if inbox is not None and not inbox.put_nowait(segment, len(segment.pcm)):
             self.full.set()
 
-    def open_audio(self, request_id: str, on_interest: OnInterest) -> RequestInbox[Segment, Segment]:
+    def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Opens an inbox of the real size."""
-        inbox = RequestInbox[Segment, Segment](lambda segment: segment, 64, 2 * 1024 * 1024)
+        inbox = RequestInbox[AudioSegment, AudioSegment](lambda segment: segment, 64, 2 * 1024 * 1024)
         self.inboxes[request_id] = inbox
-        self.interest_checks[request_id] = on_interest
+        self.states[request_id] = state
         return inbox
 
-    def open_chat(self, request_id: str, on_interest: OnInterest) -> RequestInbox[ChatFrame, ChatFrame]:
+    def open_text(self, request_id: str, state: RequestState) -> RequestInbox[ChatFrame, ChatFrame]:
         """Is no part of speech."""
-        raise AssertionError(request_id, on_interest)
+        raise AssertionError(request_id, state)
 
     def close_request(self, request_id: str) -> None:
         """Forgets a request."""
         self.inboxes.pop(request_id, None)
 
-    async def replay_chat(self, request_id: str) -> list[ChatFrame]:
+    async def replay_text(self, request_id: str) -> list[ChatFrame]:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
-    async def replay_audio(self, request_id: str, from_n: int) -> list[Segment]:
+    async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
         """Reads back a few segments."""
         return self.kept.get(request_id, [])[from_n : from_n + 32]
 
@@ -183,26 +200,24 @@ class HarnessJobs:
         self.script: Script = silent
         self.refusal: CallboardError | None = None
         self.jobs: list[SpeechJob] = []
-        self.job_ref = asyncio.Event()
+        self.enqueued = asyncio.Event()
         self.pools: list[str] = []
         self.workers: dict[str, Worker] = {}
         self._frames = frames
         self._tasks: list[asyncio.Future[None]] = []
 
-    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
+    async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
         """Starts the script."""
+        assert isinstance(job, SpeechJob)
+        assert (service, job_class) == ("tts", "live")
         if self.refusal is not None:
             raise self.refusal
         self.jobs.append(job)
-        self.job_ref.set()
+        self.enqueued.set()
         self.pools.append(pool)
         worker = self.workers[job.request_id] = Worker(job, self._frames)
         self._tasks.append(asyncio.ensure_future(self.script(worker)))
         return JobRef("TTS", len(self.jobs))
-
-    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
-        """Is no part of speech."""
-        raise AssertionError(job.request_id, pool)
 
     async def cancel(self, request_id: str) -> None:
         """Tells the worker."""
@@ -220,6 +235,30 @@ class HarnessJobs:
         for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome
+
+
+class NoResults:
+    """Nothing is polled here."""
+
+    async def put_ticket(self, ticket: JobTicket) -> None:
+        """Is no part of speech."""
+        raise AssertionError(ticket)
+
+    async def ticket(self, request_id: str) -> JobTicket | None:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def put_result(self, result: ChatResult) -> None:
+        """Is no part of speech."""
+        raise AssertionError(result)
+
+    async def result(self, request_id: str) -> ChatResult | None:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def frames(self, request_id: str) -> list[ChatFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
 
 
 async def silent(worker: Worker) -> None:
@@ -252,16 +291,11 @@ async def running() -> AsyncGenerator[EdgeHarness]:
     quota = HarnessQuota()
     background = BackgroundTasks()
     media = EncoderPool()
-    context = EdgeContext(
-        settings=edge_settings(config),
-        chat_models=chat_catalogue(config.chat),
-        speech_models=speech_catalogue(config.tts),
-        admission=Admission(Dependencies(quota, jobs, frames, background), config.edge.request_timeout_s),
-        media=media,
-        metrics=EdgeMetrics(CollectorRegistry()),
-        ready=lambda: None,
-    )
-    server = EdgeServer(context, [*speech.routes(context), *voices.routes(context)])
+    workers = Workers()
+    workers.announce(KOKORO)
+    deps = Dependencies(quota, jobs, frames, background)
+    context = edge_context(config, deps, NoResults(), workers, media, EdgeMetrics(CollectorRegistry()), lambda: None)
+    server = EdgeServer(context, (OpenAI(),))
     port = await server.start("127.0.0.1", 0)
     timeout = aiohttp.ClientTimeout(total=10)
     # A connection that is kept open keeps a task on the server's side, which would count as left behind.

@@ -376,7 +376,7 @@ async def test_client_that_leaves_stops_the_worker(harness: EdgeHarness, before_
 
     harness.jobs.script = speaks_on
     request = asyncio.ensure_future(harness.client.post(harness.url(), json=BODY))
-    await asyncio.wait_for(harness.jobs.job_ref.wait(), 5)
+    await asyncio.wait_for(harness.jobs.enqueued.wait(), 5)
     if before_the_first_byte:
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
@@ -386,7 +386,7 @@ async def test_client_that_leaves_stops_the_worker(harness: EdgeHarness, before_
         response.close()
     worker = harness.jobs.workers[harness.jobs.jobs[0].request_id]
     await asyncio.wait_for(worker.cancelled.wait(), 5)
-    assert not worker.credit().open
+    assert not worker.resume().open
 
 
 async def test_slow_client_holds_the_edge_back_and_loses_nothing(harness: EdgeHarness) -> None:

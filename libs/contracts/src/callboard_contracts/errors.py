@@ -6,7 +6,7 @@ code is also the metric label, so the set is closed.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from callboard_contracts.model import Message
 
@@ -107,8 +107,8 @@ class CallboardError(Exception):
         self.info = ErrorInfo(code=code, message=message, **details)
 
     @classmethod
-    def of(cls, info: ErrorInfo) -> "CallboardError":
-        """Wraps an error that arrived over the wire."""
+    def of(cls, info: ErrorInfo) -> Self:
+        """Makes an error of this class that carries `info`."""
         error = cls(info.code, info.message)
         error.info = info
         return error

@@ -56,9 +56,10 @@ class WorkerInfo(Message):
 
 
 class PoolRecord(Message):
-    """That a pool has had a worker, and when one last announced itself first, in Unix time."""
+    """That a pool has had a worker: when one last started, in Unix time, and what it offered."""
 
     last_started_at: float
+    models: tuple[OfferedModel, ...] = ()
 
 
 def worker_entry(service: Service, pool: str, worker_id: str) -> str:

@@ -1,4 +1,4 @@
-"""One connection to the message bus, with the few calls that Callboard makes of it."""
+"""One connection to the message bus, with the operations that Callboard uses."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ MESSAGE_TOO_LARGE = 10054
 """The server's error code for a message that is larger than a stream takes."""
 
 TRANSPORT_ERRORS = (OSError, RuntimeError)
-"""What a write raises between the loss of a connection and the client's noticing it."""
+"""What a write raises after a connection is lost and before the client notices."""
 
 Callback = Callable[[Msg], Awaitable[None]]
 
@@ -41,7 +41,7 @@ class BusError(Exception):
 
 
 class BusUnavailable(BusError):  # noqa: N818 - a state, as the field names it
-    """The bus did not answer in time; what was asked may or may not have happened."""
+    """The bus did not answer in time; the operation may or may not have happened."""
 
 
 class NoResponders(BusError):  # noqa: N818 - the protocol's own term
@@ -76,7 +76,7 @@ class Stored:
 
 
 class Bus:
-    """A connection that comes back by itself and says so."""
+    """A connection that reconnects by itself and calls back when it has."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -145,7 +145,7 @@ class Bus:
     ) -> None:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
-        It goes out with all others of this turn of the event loop, or else `flush`.
+        It goes out at the end of this turn of the event loop, or at once with `flush`.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
@@ -174,7 +174,7 @@ class Bus:
     ) -> Stored:
         """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
 
-        It goes out with all others of this turn of the event loop, or else `flush`.
+        It goes out at the end of this turn of the event loop, or at once with `flush`.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -211,7 +211,7 @@ class Bus:
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
     ) -> bytes:
-        """Asks whoever listens and returns the answer; one up to `late_s` after the timeout is given to `on_late`.
+        """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
         Raises:
             NoResponders: nobody listens.
@@ -253,7 +253,7 @@ class Bus:
             raise BusUnavailable(f"cannot subscribe: {type(error).__name__}") from error
 
     async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
-        """Calls back for every message, where it is read; for short work only, since all other messages wait for it.
+        """Calls back for every message where the socket is read; for short work only, since all other messages wait.
 
         Raises:
             BusUnavailable: the connection has ended.
@@ -264,14 +264,14 @@ class Bus:
             raise BusUnavailable(f"cannot subscribe: {type(error).__name__}") from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """Ends a subscription; one whose connection is lost is forgotten without an error."""
+        """Ends a subscription; a lost connection is no error."""
         try:
             await subscription.unsubscribe()
         except (nats.errors.Error, *TRANSPORT_ERRORS):
             log.debug("unsubscribe_failed")
 
     async def drain(self, subscription: Subscription) -> None:
-        """Ends a subscription once everything that was sent to it is here; a lost connection ends it at once."""
+        """Ends a subscription once every message sent to it has arrived; a lost connection ends it at once."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await subscription.drain()
@@ -287,7 +287,7 @@ class Bus:
         return bool(answer.get("success"))
 
     async def close(self) -> None:
-        """Sends what is waiting and ends the connection, within 5 s for each."""
+        """Flushes and closes the connection, within 5 s for each."""
         self._closing = True
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -1,10 +1,13 @@
-"""nats-py's client with short ways for small messages that many steps wait for, one after another.
+"""nats-py's client with three short cuts for small messages on the hot path.
 
-A message for a plain function is handed over where the socket is read, instead of through the client's reading task
-and a queue and a task of its subscription; what is published within one turn of the event loop is written together at
-the end of that turn, or before where somebody waits for it, instead of by a flusher task; and a request waits on one
-future and one timer. Whatever is not whole, not for a plain function or cannot go out now takes the client's own way,
-and what comes after it waits its turn there.
+- A callback registered with `subscribe_now` runs where the socket is read. The client's own way is a reader task, a
+  queue and a task for each subscription.
+- Publishes of one turn of the event loop are written together at its end, or at once with `flush`. The client's own way
+  is a flusher task.
+- A request waits on one future and one timer.
+
+A message that is incomplete, has no such callback, or cannot be written now takes the client's own way, and the
+messages after it queue up behind it. ADR 0008 has the measurements.
 """
 
 import asyncio
@@ -34,14 +37,14 @@ _PLAIN_SCHEMES = ("nats", "tls")
 
 
 class _Reader(asyncio.StreamReader):
-    """A stream of bytes that are shown to `take` before they are queued for whoever reads."""
+    """A stream reader that offers arriving bytes to `take` before it buffers them."""
 
     take: Take | None = None
     _buffer: bytearray
 
     def feed_data(self, data: Any) -> None:
-        """Queues what `take` leaves of the data."""
-        # What is queued is read in order, so nothing may overtake it.
+        """Buffers what `take` leaves of the data."""
+        # Buffered bytes are read in order, so new bytes must not overtake them.
         if self.take is not None and not self._buffer:
             data = data[self.take(data) :]
         if data:
@@ -49,7 +52,7 @@ class _Reader(asyncio.StreamReader):
 
 
 class _Transport(TcpTransport):
-    """The client's transport with a reader that can be looked into; one that was raised to TLS cannot."""
+    """The client's transport with a `_Reader`; a TLS transport keeps the client's own reader."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +84,7 @@ class Connection(Client):
         self._write_due = False
 
     async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
-        """Subscribes with a plain function, which is called where the message is read; raises as `subscribe` does."""
+        """Subscribes with a plain function that runs where the socket is read; raises as `subscribe` does."""
         subscription = await self.subscribe(subject, queue=queue)
         self._on_message[subscription._id] = on_message  # pyright: ignore[reportPrivateUsage] - it tells no other way
         return subscription
@@ -89,7 +92,7 @@ class Connection(Client):
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Sends a message with all others of this turn of the loop; raises as the client's own `publish` does."""
+        """Queues a message for the write at the end of this loop turn; raises as the client's own `publish` does."""
         command = _command(subject, payload, reply, headers)
         # The server counts the headers too, and ends the connection for good over a message that is too large.
         if (command is None or len(command) > self._max_payload) and self._is_too_large(payload, headers):
@@ -106,7 +109,7 @@ class Connection(Client):
             asyncio.get_running_loop().call_soon(self.write)
 
     def write(self) -> None:
-        """Hands what was published to the socket now, unless that has too much to send already."""
+        """Writes queued messages to the socket, unless its send buffer is full."""
         self._write_due = False
         if not self._pending or self._transport is None or not self._has_room(0):
             return
@@ -128,9 +131,9 @@ class Connection(Client):
         late_s: float = 0.0,
         flush: bool = True,
     ) -> Msg:
-        """Sends a request and returns the answer; one that comes up to `late_s` after the timeout goes to `on_late`.
+        """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
-        It goes out now, or else with all others of this turn of the loop.
+        With `flush` it is written at once, else at the end of this loop turn.
 
         Raises:
             nats.errors.Error: as `request` does.
@@ -204,9 +207,9 @@ class Connection(Client):
         await super()._read_loop()
 
     def _take(self, data: bytes) -> int:
-        """Hands over the whole messages for plain functions at the beginning of the data; returns their bytes."""
+        """Dispatches the complete messages at the start of the data that have a callback; returns how many bytes."""
         taken = 0
-        # What the client has begun to read, be it only the first line of a message, it must read to the end.
+        # The client must finish a message whose first bytes it has already parsed.
         if self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE or not self.is_connected:
             return taken
         while (line_end := data.find(b"\r\n", taken)) >= 0:
@@ -254,7 +257,7 @@ class Connection(Client):
         return block_bytes + len(payload) > self._max_payload
 
     def _has_room(self, payload_bytes: int) -> bool:
-        """Whether a message can go to the socket in this turn: it is connected, and the server reads."""
+        """Whether a message can be written in this turn: connected, small enough, and the send buffer not full."""
         return (
             self.is_connected
             and payload_bytes <= self._max_payload
@@ -268,7 +271,7 @@ class Connection(Client):
 
 
 def _command(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> bytes | None:
-    """The bytes that publish a message, or None where the client has to look at it more closely."""
+    """The protocol line of a publish, or None for a subject or header that the client must validate."""
     words = f"{subject} {reply}" if reply else subject
     if not words.isprintable() or words.count(" ") != (1 if reply else 0) or not subject:
         return None
@@ -287,7 +290,7 @@ def _block(headers: dict[str, str]) -> bytes:
 
 
 def _parse(block: bytes) -> dict[str, str] | None:
-    """A message's headers by name, with the server's status among them; None without any."""
+    """A message's headers by name, including the server's status; None when there are none."""
     first, *lines = block.decode(errors="replace").split("\r\n")
     headers: dict[str, str] = {}
     status, _, description = first.removeprefix(_HEADERS_BEGIN).strip().partition(" ")

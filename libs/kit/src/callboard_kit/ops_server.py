@@ -1,4 +1,4 @@
-"""Every process's small window: is it alive, is it ready, what are its figures."""
+"""The operations server of every process: liveness, readiness and metrics."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def metrics(_request: web.Request) -> web.Response:
-    """The process's figures in Prometheus's text form."""
+    """The process's metrics in Prometheus's text format."""
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

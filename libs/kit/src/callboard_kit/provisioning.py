@@ -1,4 +1,4 @@
-"""Makes the server's streams, consumers and buckets agree with what the contracts declare."""
+"""Declares the streams, consumers and buckets of the contracts on the server."""
 
 import logging
 from typing import Any
@@ -13,7 +13,7 @@ NOT_FOUND = 404
 
 
 async def apply_streams(bus: Bus, config: Config) -> list[str]:
-    """Creates what is missing, changes what differs, and returns the names of what it touched; safe to repeat.
+    """Creates what is missing, updates what differs, and returns the names of what changed; safe to repeat.
 
     Raises:
         ApiError: the server refuses a declaration.

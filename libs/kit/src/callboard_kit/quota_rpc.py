@@ -1,4 +1,4 @@
-"""Quota, asked over the bus by whoever is about to cost something."""
+"""The quota service's requests over the bus, for edges and workers."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.1
 LATE_S = 15.0
-"""How much longer than a decision may take its answer is waited for, so that a late hold can be given back."""
+"""How long after the timeout an answer is still taken, so that a late hold can be released."""
 UNAVAILABLE = ErrorInfo(
     code=ErrorCode.QUOTA_UNAVAILABLE,
     message="The quota service did not answer; try again shortly.",
@@ -28,9 +28,9 @@ R = TypeVar("R", bound=Message)
 
 
 class QuotaRpc:
-    """Asks whichever quota process answers, within `timeout_s`.
+    """Sends requests to the quota service's queue group, each within `timeout_s`.
 
-    `start` runs and owns the giving back of holds that were granted after that time.
+    `start` runs and owns the release of holds that were granted after that time.
     """
 
     def __init__(self, bus: Bus, timeout_s: float, start: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
@@ -43,14 +43,14 @@ class QuotaRpc:
         return await self.ask(subjects.QUOTA_RESERVE, request, ReserveReply, self._came_late)
 
     async def release(self, hold: Hold) -> None:
-        """Gives a hold back; one that cannot be given back expires."""
+        """Releases a hold; a hold that cannot be released expires."""
         if await self.ask(subjects.QUOTA_RELEASE, ReleaseRequest(hold=hold), ReleaseReply) is None:
             log.warning("release_unsent", extra={"request_id": hold.request_id})
 
     async def ask(
         self, subject: str, request: Message, reply: type[R], on_late: Callable[[bytes], None] | None = None
     ) -> R | None:
-        """The answer to any question to quota, or None; `on_late` gets one that comes after the time for it."""
+        """The answer to any request to quota, or None; `on_late` gets an answer that comes after the timeout."""
         answer = await self._answer(subject, request.model_dump_json().encode(), on_late)
         if answer is None:
             return None
@@ -72,7 +72,7 @@ class QuotaRpc:
             except BusUnavailable:
                 log.warning("quota_unreachable", extra={"reason": "no answer"})
                 return None
-            # Nobody has the question, so asking again is safe; quota or the bus may be about to come back.
+            # No responder has the request, so a retry is safe; quota or the bus may be about to come back.
             if loop.time() + ASK_AGAIN_S >= until:
                 log.warning("quota_unreachable", extra={"reason": "nobody listens"})
                 return None

@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,34 +15,41 @@ from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
+from callboard_edge.backends.result_store import BusResultStore
+from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
-from callboard_edge.domain.job_stream import Dependencies
+from callboard_edge.domain.kept_jobs import KeptJobs
+from callboard_edge.domain.ports import ResultStore
+from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
-from callboard_edge.http.dispatcher import Dispatcher
-from callboard_edge.http.route import Route
+from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
+from callboard_edge.http.protocol import Protocol, SitePages
+from callboard_edge.http.speech_responder import SpeechResponder
+from callboard_edge.http.text_responder import TextResponder
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.metrics import EdgeMetrics
-from callboard_edge.protocols.admin import routes as admin
 from callboard_edge.protocols.admin.auth import token_digest
-from callboard_edge.protocols.openai import chat, completions, models, speech, usage, voices
+from callboard_edge.protocols.admin.protocol import Admin
+from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.settings import edge_settings
 from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
 from callboard_kit.kudos_records import KudosRecords
-from callboard_kit.lifecycle import Shutdown, StartError, freeze_gc
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
 from callboard_kit.usage_records import UsageRecords
 
 log = logging.getLogger(__name__)
 
-HANDLERS = (chat, completions, models, speech, voices, usage, admin, health)
-"""The modules whose `routes(context)` the edge serves; the API document is made from all of them."""
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Admin())
+"""Every protocol that the edge speaks."""
 
 BACKGROUND_TIMEOUT_S = 3.0
 LAST_EVENT_S = 2.0
@@ -50,18 +57,16 @@ LAST_EVENT_S = 2.0
 STOPPED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The server is shutting down; try again.", retry_after_s=1.0)
 
 
-def all_routes(context: EdgeContext) -> list[Route]:
-    """Every route that the edge serves."""
-    routes = [route for module in HANDLERS for route in module.routes(context)]
-    return routes + docs.routes(routes)
-
-
 class EdgeServer:
     """The HTTP side of the edge: from listening to the last answer."""
 
-    def __init__(self, context: EdgeContext, routes: Sequence[Route]) -> None:
+    def __init__(self, context: EdgeContext, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
         self._settings = context.settings
-        self._gate = Dispatcher(routes, context.settings, context.metrics)
+        site = SitePages(health.routes)
+        served = [ServedRoute(route, protocol) for protocol in (*protocols, site) for route in protocol.routes(context)]
+        pages = docs.routes([one.route for one in served])
+        served += [ServedRoute(route, site) for route in pages]
+        self._dispatcher = Dispatcher(context, served, (*protocols, site))
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
 
@@ -72,7 +77,7 @@ class EdgeServer:
             OSError: the port is taken.
         """
         server = GuardedServer(
-            self._gate,
+            self._dispatcher,
             headers_timeout_s=self._settings.body_timeout_s,
             max_body_bytes=self._settings.max_body_bytes,
         )
@@ -84,13 +89,13 @@ class EdgeServer:
 
     async def stop_listening(self) -> None:
         """Takes no new connections; open ones are served to their end."""
-        self._gate.closing = True
+        self._dispatcher.closing = True
         if self._site is not None:
             await self._site.stop()
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Returns true when no request is being answered, or false after the timeout."""
-        return await self._gate.wait_idle(timeout_s)
+        return await self._dispatcher.wait_idle(timeout_s)
 
     async def close(self) -> None:
         """Ends what is still open."""
@@ -121,77 +126,110 @@ def administration(config: Config, bus: Bus, file: Path | None) -> Administratio
     return Administration(token_digest(token), Accounts.on(bus), UsageRecords(bus), KudosRecords(bus), quota)
 
 
-async def serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
-    """Runs the edge until the shutdown says so, then drains it.
+async def serve(
+    config: Config, shutdown: Shutdown, arguments: argparse.Namespace, protocols: Sequence[Protocol] = PROTOCOLS
+) -> None:
+    """Runs the edge until it is told to stop, then drains it.
 
     Raises:
         StartError: the bus cannot be reached, or a port is taken.
     """
     edge_id = uuid4().hex[:12]
     async with bus_connection(config.nats, f"edge-{edge_id}", shutdown) as bus:
-        await _serve(config, shutdown, bus, edge_id, administration(config, bus, arguments.config))
+        admin = administration(config, bus, arguments.config)
+        await _serve(config, shutdown, bus, edge_id, admin, protocols)
 
 
-async def _serve(config: Config, shutdown: Shutdown, bus: Bus, edge_id: str, admin: Administration | None) -> None:
+async def _serve(
+    config: Config,
+    shutdown: Shutdown,
+    bus: Bus,
+    edge_id: str,
+    admin: Administration | None,
+    protocols: Sequence[Protocol],
+) -> None:
     metrics = EdgeMetrics()
-    frames = BusReplyRouter(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
+    replies = BusReplyRouter(bus, edge_id, metrics.dropped_messages.inc, metrics.replays.inc)
     background = BackgroundTasks()
-    media = EncoderPool()
-    deps = Dependencies(
-        quota=BusQuotaClient(
-            bus,
-            background,
-            config.quota.decision_timeout_s,
-            config.quota.on_unreachable,
-            metrics.admitted_without_quota.inc,
-            require_key=config.quota.require_key,
-        ),
-        jobs=BusJobQueue(bus),
-        replies=frames,
-        background=background,
+    encoders = EncoderPool()
+    workers = Workers()
+    watch = WorkerWatch(bus, workers)
+    quota = BusQuotaClient(
+        bus,
+        background,
+        config.quota.decision_timeout_s,
+        config.quota.on_unreachable,
+        metrics.admitted_without_quota.inc,
+        require_key=config.quota.require_key,
     )
+    deps = Dependencies(quota=quota, jobs=BusJobQueue(bus), replies=replies, background=background)
 
     def ready() -> str | None:
         if shutdown.stopping:
             return "stopping"
         return None if bus.connected else "the bus is not connected"
 
-    context = EdgeContext(
-        settings=edge_settings(config),
-        chat_models=chat_catalogue(config.chat),
-        speech_models=speech_catalogue(config.tts),
-        admission=Admission(deps, config.edge.request_timeout_s),
-        media=media,
-        metrics=metrics,
-        ready=ready,
-        admin=admin,
-    )
-    server = EdgeServer(context, all_routes(context))
+    context = edge_context(config, deps, BusResultStore(bus), workers, encoders, metrics, ready, admin)
+    server = EdgeServer(context, protocols)
     try:
-        await frames.start()
+        await replies.start()
+        await watch.start()
         try:
             port = await server.start(config.edge.host, config.edge.port)
         except OSError as error:
             raise StartError(f"edge.port: {config.edge.port}: {error.strerror}") from None
         metrics_port, host = config.edge.metrics_port, config.site.metrics_host
-        async with ops_server("edge.metrics_port", metrics_port, ready, host) as ops:
+        async with (
+            ops_server("edge.metrics_port", metrics_port, ready, host) as ops,
+            TaskSupervisor(shutdown) as supervisor,
+        ):
+            supervisor.start(replies.send_heartbeats(), "heartbeats")
+            supervisor.start(watch.run(), "worker-watch")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
             await shutdown.wait()
             await server.stop_listening()
-            await _drain(server, frames, config.edge.drain_timeout_s)
+            await _drain(server, replies, config.edge.drain_timeout_s)
     finally:
         await server.close()
-        media.close()
+        encoders.close()
         await background.close(BACKGROUND_TIMEOUT_S)
-        await frames.close()
+        await replies.close()
+        await watch.close()
 
 
-async def _drain(server: EdgeServer, frames: BusReplyRouter, timeout_s: float) -> None:
+def edge_context(
+    config: Config,
+    deps: Dependencies,
+    results: ResultStore,
+    workers: Workers,
+    encoders: EncoderPool,
+    metrics: EdgeMetrics,
+    ready: Callable[[], str | None],
+    admin: Administration | None = None,
+) -> EdgeContext:
+    """Puts together what the protocols are given."""
+    settings = edge_settings(config)
+    admission = Admission(deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s)
+    return EdgeContext(
+        settings=settings,
+        chat_models=chat_catalogue(config.chat),
+        speech_models=speech_catalogue(config.tts),
+        workers=workers,
+        admission=admission,
+        text=TextResponder(admission, workers, metrics),
+        speech=SpeechResponder(admission, encoders, metrics, settings),
+        metrics=metrics,
+        ready=ready,
+        admin=admin,
+    )
+
+
+async def _drain(server: EdgeServer, replies: BusReplyRouter, timeout_s: float) -> None:
     """Waits for the open requests, then ends those that are left with an error that they can still send."""
     if not await server.wait_idle(timeout_s):
-        log.warning("drain_over", extra={"open": frames.open_requests})
-        frames.fail_all(STOPPED)
+        log.warning("drain_over", extra={"open": replies.open_requests})
+        replies.fail_all(STOPPED)
         await server.wait_idle(LAST_EVENT_S)
     # What is left of requests whose clients went away takes back their jobs and holds.
-    await frames.wait_idle(LAST_EVENT_S)
+    await replies.wait_idle(LAST_EVENT_S)

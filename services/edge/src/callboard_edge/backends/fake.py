@@ -3,8 +3,11 @@
 import asyncio
 from collections import Counter
 
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
+from callboard_contracts.jobs import Job, Service
+from callboard_contracts.kept import JobTicket
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -15,10 +18,11 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_contracts.speech import SegmentInfo, SpeechJob
-from callboard_contracts.streams import CHAT, TTS
+from callboard_contracts.speech import AudioSegment, SegmentInfo, SpeechJob
+from callboard_contracts.streams import JOB_STREAMS
+from callboard_contracts.subjects import JobClass
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.ports import JobRef, OnInterest, Segment
+from callboard_edge.domain.ports import JobRef, RequestState
 
 TENANT = "anonymous"
 LEASE_MARGIN_S = 30.0
@@ -79,45 +83,52 @@ class FakeQuotaClient:
 
 
 class FakeJobQueue:
-    """A board in memory; `next_chat` and `next_speech` are the worker's side."""
+    """Work queues in memory; `next_chat` and `next_speech` are the worker's side."""
 
     def __init__(self, max_queued_per_tenant: int = 64) -> None:
         self.failure: CallboardError | None = None
         self.delay_s = 0.0
         self.cancelled: list[str] = []
         self.removed: list[str] = []
+        self.classes: list[JobClass] = []
         self._most = max_queued_per_tenant
         self._seq = 0
-        self._posted: dict[str, JobRef] = {}
-        self._queued: dict[int, ChatJob | SpeechJob] = {}
+        self._refs: dict[str, JobRef] = {}
+        self._queued: dict[int, Job] = {}
         self._chats: asyncio.Queue[ChatJob] = asyncio.Queue()
         self._speeches: asyncio.Queue[SpeechJob] = asyncio.Queue()
 
     @property
     def queued(self) -> int:
-        """How many jobs lie on the board, taken by a worker or not."""
+        """How many jobs lie in the queues, taken by a worker or not."""
         return len(self._queued)
 
-    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
-        """Posts a chat job."""
-        job_ref, new = await self._post(job, CHAT, pool)
-        if new:
+    async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
+        """Stores a job."""
+        del pool
+        await asyncio.sleep(self.delay_s)
+        if self.failure is not None:
+            raise self.failure
+        if job.request_id in self._refs:
+            return self._refs[job.request_id]
+        if Counter(queued.tenant for queued in self._queued.values())[job.tenant] >= self._most:
+            raise CallboardError(ErrorCode.QUEUE_FULL, "Too many requests wait.", retry_after_s=2.0)
+        self._seq += 1
+        self._queued[self._seq] = job
+        self.classes.append(job_class)
+        if isinstance(job, ChatJob):
             self._chats.put_nowait(job)
-        return job_ref
-
-    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
-        """Posts a speech job."""
-        job_ref, new = await self._post(job, TTS, pool)
-        if new:
+        elif isinstance(job, SpeechJob):
             self._speeches.put_nowait(job)
-        return job_ref
+        ref = self._refs[job.request_id] = JobRef(JOB_STREAMS[service], self._seq)
+        return ref
 
     async def cancel(self, request_id: str) -> None:
         """Notes the cancellation."""
         self.cancelled.append(request_id)
 
     async def remove(self, job_ref: JobRef) -> bool:
-        """Takes a job off the board; a worker that has it already is not told."""
+        """Takes a job out of its queue; a worker that has it already is not told."""
         job = self._queued.pop(job_ref.seq, None)
         if job is None:
             return False
@@ -136,22 +147,9 @@ class FakeJobQueue:
         """Acknowledges a job, as a worker does at its end."""
         self._queued = {seq: job for seq, job in self._queued.items() if job.request_id != request_id}
 
-    async def _post(self, job: ChatJob | SpeechJob, stream: str, _pool: str) -> tuple[JobRef, bool]:
-        await asyncio.sleep(self.delay_s)
-        if self.failure is not None:
-            raise self.failure
-        if job.request_id in self._posted:
-            return self._posted[job.request_id], False
-        if Counter(queued.tenant for queued in self._queued.values())[job.tenant] >= self._most:
-            raise CallboardError(ErrorCode.QUEUE_FULL, "Too many requests wait.", retry_after_s=2.0)
-        self._seq += 1
-        self._queued[self._seq] = job
-        job_ref = self._posted[job.request_id] = JobRef(stream, self._seq)
-        return job_ref, True
-
 
 class FakeReplyRouter:
-    """Frames and segments in memory; `send`, `say` and `ask` are the worker's side."""
+    """Frames and segments in memory; `send`, `say` and `resume` are the worker's side."""
 
     edge = "edge0"
 
@@ -160,42 +158,44 @@ class FakeReplyRouter:
         """How many of the next messages are stored but never delivered."""
         self.results: dict[str, ChatResult] = {}
         self.stored: dict[str, list[ChatFrame]] = {}
-        self.stored_audio: dict[str, list[Segment]] = {}
+        self.stored_audio: dict[str, list[AudioSegment]] = {}
         self.replays = 0
         self._limits = (max_messages, max_bytes)
         self._chats: dict[str, RequestInbox[ChatFrame, ChatFrame]] = {}
-        self._audio: dict[str, RequestInbox[Segment, Segment]] = {}
-        self._credits: dict[str, OnInterest] = {}
+        self._audio: dict[str, RequestInbox[AudioSegment, AudioSegment]] = {}
+        self._states: dict[str, RequestState] = {}
 
     @property
     def open_requests(self) -> int:
         """How many requests are open."""
-        return len(self._credits)
+        return len(self._states)
 
-    def open_chat(self, request_id: str, on_interest: OnInterest) -> RequestInbox[ChatFrame, ChatFrame]:
+    def open_text(self, request_id: str, state: RequestState) -> RequestInbox[ChatFrame, ChatFrame]:
         """Starts to collect the frames of a chat request."""
         inbox = self._chats[request_id] = RequestInbox[ChatFrame, ChatFrame](lambda frame: frame, *self._limits)
-        self._credits[request_id] = on_interest
+        self._states[request_id] = state
         return inbox
 
-    def open_audio(self, request_id: str, on_interest: OnInterest) -> RequestInbox[Segment, Segment]:
+    def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
-        inbox = self._audio[request_id] = RequestInbox[Segment, Segment](lambda segment: segment, *self._limits)
-        self._credits[request_id] = on_interest
+        inbox = self._audio[request_id] = RequestInbox[AudioSegment, AudioSegment](
+            lambda segment: segment, *self._limits
+        )
+        self._states[request_id] = state
         return inbox
 
     def close_request(self, request_id: str) -> None:
         """Forgets a request."""
         self._chats.pop(request_id, None)
         self._audio.pop(request_id, None)
-        self._credits.pop(request_id, None)
+        self._states.pop(request_id, None)
 
-    async def replay_chat(self, request_id: str) -> list[ChatFrame]:
+    async def replay_text(self, request_id: str) -> list[ChatFrame]:
         """Reads all frames of a request back."""
         self.replays += 1
         return list(self.stored.get(request_id, ()))
 
-    async def replay_audio(self, request_id: str, from_n: int) -> list[Segment]:
+    async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
         """Reads the next few segments back."""
         self.replays += 1
         return [segment for segment in self.stored_audio.get(request_id, ()) if segment.n >= from_n][:32]
@@ -214,17 +214,23 @@ class FakeReplyRouter:
 
     def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
         """Publishes a segment."""
-        segment = Segment(n, info, pcm)
+        segment = AudioSegment(n, info, pcm)
         self.stored_audio.setdefault(request_id, []).append(segment)
         if self.lose_next:
             self.lose_next -= 1
         elif request_id in self._audio:
             self._audio[request_id].put_nowait(segment, len(pcm))
 
-    def ask(self, request_id: str, request: InterestRequest) -> InterestReply:
-        """Asks whether a request is still wanted."""
-        on_interest = self._credits.get(request_id)
-        return on_interest(request) if on_interest else InterestReply(open=False, attempt=request.attempt)
+    def heartbeat(self) -> EdgeHeartbeat:
+        """What a heartbeat would say now."""
+        attempts = {request_id: state.attempt() for request_id, state in self._states.items()}
+        repeated = {request_id: attempt for request_id, attempt in attempts.items() if attempt > 1}
+        return EdgeHeartbeat(edge=self.edge, open=tuple(attempts), attempts=repeated)
+
+    def resume(self, request_id: str, attempt: int) -> ResumeReply:
+        """Asks how far a reply has come, as a worker that takes it over does."""
+        state = self._states.get(request_id)
+        return state.resume(attempt) if state else ResumeReply(open=False, attempt=attempt)
 
     def forget(self) -> None:
         """Loses everything that was stored, as a memory stream does when the server restarts."""
@@ -240,3 +246,41 @@ class FakeReplyRouter:
         """Ends every open request's waiting with an error."""
         for inbox in (*self._chats.values(), *self._audio.values()):
             inbox.fail(error)
+
+
+class FakeResultStore:
+    """Kept results in memory; the frames are those of a router."""
+
+    def __init__(self, replies: FakeReplyRouter) -> None:
+        self.failure: CallboardError | None = None
+        self.tickets: dict[str, JobTicket] = {}
+        self._replies = replies
+
+    async def put_ticket(self, ticket: JobTicket) -> None:
+        """Keeps a ticket."""
+        self._fail()
+        self.tickets[ticket.request_id] = ticket
+
+    async def ticket(self, request_id: str) -> JobTicket | None:
+        """The ticket of a polled job."""
+        self._fail()
+        return self.tickets.get(request_id)
+
+    async def put_result(self, result: ChatResult) -> None:
+        """Keeps a result."""
+        self._fail()
+        self._replies.results[result.request_id] = result
+
+    async def result(self, request_id: str) -> ChatResult | None:
+        """The kept result."""
+        self._fail()
+        return self._replies.results.get(request_id)
+
+    async def frames(self, request_id: str) -> list[ChatFrame]:
+        """All frames sent so far."""
+        self._fail()
+        return list(self._replies.stored.get(request_id, ()))
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure

@@ -15,7 +15,7 @@ class RequestInbox(Generic[R, T]):
     """Takes raw messages without waiting and hands them out decoded.
 
     A reader that is slower than its worker makes the box overflow: what does not fit is dropped, and the reader learns
-    that it must read it back from the board.
+    that it must read them back from the bus.
     """
 
     def __init__(self, decode: Callable[[R], T | None], max_messages: int, max_bytes: int) -> None:

@@ -1,12 +1,12 @@
-"""The board itself: JetStream work queues."""
+"""The services' work queues on JetStream."""
 
 import logging
 
 from callboard_contracts import subjects
-from callboard_contracts.chat import ChatJob
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.speech import SpeechJob
-from callboard_contracts.streams import CHAT, TTS
+from callboard_contracts.jobs import Job, Service
+from callboard_contracts.streams import JOB_STREAMS
+from callboard_contracts.subjects import JobClass
 from callboard_edge.domain.ports import JobRef
 from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusError, BusUnavailable, PublishRefused
 
@@ -19,25 +19,19 @@ STREAM_STORE_FAILED = 10077
 
 
 class BusJobQueue:
-    """Posts jobs that somebody waits for, and takes them back."""
+    """Enqueues jobs, and removes them again."""
 
     def __init__(self, bus: Bus, enqueue_timeout_s: float = ENQUEUE_TIMEOUT_S) -> None:
         self._bus = bus
         self._enqueue_timeout_s = enqueue_timeout_s
 
-    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
-        """Posts a chat job; a repeat of the same request id is stored once."""
-        subject = subjects.chat_job(pool, "live", job.tenant)
-        return await self._post(CHAT, subject, job.model_dump_json().encode(), job.request_id)
-
-    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
-        """Posts a speech job; a repeat of the same request id is stored once."""
-        subject = subjects.tts_job(pool, "live", job.tenant)
-        return await self._post(TTS, subject, job.model_dump_json().encode(), job.request_id)
-
-    async def _post(self, stream: str, subject: str, payload: bytes, request_id: str) -> JobRef:
+    async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
+        """Stores a job; see `JobQueue`."""
+        subject = subjects.job(service, pool, job_class, job.tenant)
         try:
-            stored = await self._bus.publish_stored(subject, payload, request_id, self._enqueue_timeout_s, flush=True)
+            stored = await self._bus.publish_stored(
+                subject, job.encoded(), job.request_id, self._enqueue_timeout_s, flush=True
+            )
         except PublishRefused as refused:
             if refused.err_code == STREAM_STORE_FAILED:
                 raise CallboardError(
@@ -50,14 +44,14 @@ class BusJobQueue:
                 raise CallboardError(
                     ErrorCode.BODY_TOO_LARGE, f"The request is larger than the {most} bytes that a job may have."
                 ) from refused
-            log.warning("job_refused", extra={"request_id": request_id, "err_code": refused.err_code})
-            raise _unavailable() from refused
+            log.warning("job_refused", extra={"request_id": job.request_id, "err_code": refused.err_code})
+            raise bus_unavailable() from refused
         except BusUnavailable as error:
-            raise _unavailable() from error
-        return JobRef(stream, stored.seq)
+            raise bus_unavailable() from error
+        return JobRef(JOB_STREAMS[service], stored.seq)
 
     async def cancel(self, request_id: str) -> None:
-        """Tells the worker of a request that nobody waits any more."""
+        """Tells the worker of a request to stop."""
         try:
             await self._bus.publish(subjects.cancel(request_id))
         except BusUnavailable:
@@ -71,7 +65,8 @@ class BusJobQueue:
             return False
 
 
-def _unavailable() -> CallboardError:
+def bus_unavailable() -> CallboardError:
+    """The error for a bus that does not do its part."""
     return CallboardError(
         ErrorCode.BUS_UNAVAILABLE, "The message bus did not accept the work; try again shortly.", retry_after_s=2.0
     )

@@ -4,24 +4,28 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from callboard_contracts import headers, subjects
-from callboard_contracts.chat import ChatFrame, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.errors import ErrorInfo
-from callboard_contracts.speech import SegmentInfo
+from callboard_contracts.interest import HEARTBEAT_INTERVAL_S, EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.speech import AudioSegment, SegmentInfo
 from callboard_contracts.streams import AUDIO, OUT, RESULT
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.ports import OnInterest, Segment
+from callboard_edge.domain.ports import RequestState
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.lifecycle import is_set_within
 from callboard_kit.stream_reads import read_last, read_last_of_each, read_subject
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 MAX_WAITING_FRAMES = 1024
 MAX_WAITING_FRAME_BYTES = 1024 * 1024
@@ -34,11 +38,11 @@ REPLAY_SEGMENTS = 32
 @dataclass(frozen=True, slots=True)
 class _Open:
     inbox: RequestInbox[Any, Any]
-    on_interest: OnInterest
+    state: RequestState
 
 
 class BusReplyRouter:
-    """The frames, segments and questions of workers, sorted into the inboxes of the requests they belong to."""
+    """Sorts frames and segments into the inboxes of open requests, and tells workers which requests are open."""
 
     def __init__(self, bus: Bus, edge: str, on_dropped: Callable[[], None], on_replay: Callable[[], None]) -> None:
         self.edge = subjects.token(edge)
@@ -56,7 +60,7 @@ class BusReplyRouter:
         self._subscriptions = [
             await self._bus.subscribe_now(subjects.out(edge, "*"), self._take_frame),
             await self._bus.subscribe(subjects.audio(edge, "*", "*"), self._take_segment),
-            await self._bus.subscribe(subjects.interest(edge, "*"), self._answer_interest),
+            await self._bus.subscribe(subjects.resume(edge, "*"), self._answer_resume),
         ]
         self._bus.on_reconnect(self._reconnected)
 
@@ -65,6 +69,20 @@ class BusReplyRouter:
         for subscription in self._subscriptions:
             await self._bus.unsubscribe(subscription)
         self._subscriptions.clear()
+
+    async def send_heartbeats(self) -> None:
+        """Tells workers once a second which requests are open, for as long as the process runs."""
+        while True:
+            try:
+                await self._bus.publish(subjects.interest(self.edge), self._heartbeat().encoded())
+            except BusUnavailable:
+                log.warning("heartbeat_unsent")
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+
+    def _heartbeat(self) -> EdgeHeartbeat:
+        attempts = {request_id: entry.state.attempt() for request_id, entry in self._open.items()}
+        repeated = {request_id: attempt for request_id, attempt in attempts.items() if attempt > 1}
+        return EdgeHeartbeat(edge=self.edge, open=tuple(attempts), attempts=repeated)
 
     @property
     def open_requests(self) -> int:
@@ -80,17 +98,17 @@ class BusReplyRouter:
         for entry in self._open.values():
             entry.inbox.fail(error)
 
-    def open_chat(self, request_id: str, on_interest: OnInterest) -> RequestInbox[bytes, ChatFrame]:
+    def open_text(self, request_id: str, state: RequestState) -> RequestInbox[bytes, ChatFrame]:
         """Starts to collect the frames of a chat request."""
-        inbox = RequestInbox(_chat_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES)
-        self._open[request_id] = _Open(inbox, on_interest)
-        self._idle.clear()
-        return inbox
+        return self._opened(request_id, state, RequestInbox(_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES))
 
-    def open_audio(self, request_id: str, on_interest: OnInterest) -> RequestInbox[Segment, Segment]:
+    def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
-        inbox = RequestInbox[Segment, Segment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
-        self._open[request_id] = _Open(inbox, on_interest)
+        inbox = RequestInbox[AudioSegment, AudioSegment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
+        return self._opened(request_id, state, inbox)
+
+    def _opened(self, request_id: str, state: RequestState, inbox: "RequestInbox[R, T]") -> "RequestInbox[R, T]":
+        self._open[request_id] = _Open(inbox, state)
         self._idle.clear()
         return inbox
 
@@ -100,17 +118,17 @@ class BusReplyRouter:
         if not self._open:
             self._idle.set()
 
-    async def replay_chat(self, request_id: str) -> list[ChatFrame]:
-        """Reads all frames of a request back from the board."""
+    async def replay_text(self, request_id: str) -> list[ChatFrame]:
+        """Reads all frames of a request back from the bus."""
         self._on_replay()
         try:
             messages = await read_subject(self._bus, OUT, subjects.out(self.edge, request_id), limit=65_536)
         except BusUnavailable:
             return []
-        return [frame for frame in (_chat_frame(message.data) for message in messages) if frame is not None]
+        return [frame for frame in (_frame(message.data) for message in messages) if frame is not None]
 
-    async def replay_audio(self, request_id: str, from_n: int) -> list[Segment]:
-        """Reads the next few segments from number `from_n` on back from the board."""
+    async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
+        """Reads the next few segments from number `from_n` on back from the bus."""
         self._on_replay()
         wanted = [subjects.audio(self.edge, request_id, n) for n in range(from_n, from_n + REPLAY_SEGMENTS)]
         try:
@@ -121,7 +139,7 @@ class BusReplyRouter:
         return [segment for segment in segments if segment is not None]
 
     async def result(self, request_id: str) -> ChatResult | None:
-        """The finished reply, if the board has it."""
+        """The finished reply, if the bus has it."""
         try:
             message = await read_last(self._bus, RESULT, subjects.result(request_id))
             return ChatResult.model_validate_json(message.data) if message else None
@@ -142,28 +160,28 @@ class BusReplyRouter:
         if segment is not None and not entry.inbox.put_nowait(segment, len(message.data)):
             self._on_dropped()
 
-    async def _answer_interest(self, message: Msg) -> None:
+    async def _answer_resume(self, message: Msg) -> None:
         entry = self._open.get(message.subject.rpartition(".")[2])
         try:
-            request = InterestRequest.model_validate_json(message.data)
+            attempt = ResumeRequest.model_validate_json(message.data).attempt
         except ValidationError:
             return
-        reply = entry.on_interest(request) if entry else InterestReply(open=False, attempt=request.attempt)
+        reply = entry.state.resume(attempt) if entry else ResumeReply(open=False, attempt=attempt)
         try:
-            await self._bus.publish(message.reply, reply.model_dump_json().encode())
+            await self._bus.publish(message.reply, reply.encoded())
         except BusUnavailable:
-            log.warning("interest_unanswered")
+            log.warning("resume_unanswered")
 
     def _reconnected(self) -> None:
         for entry in self._open.values():
             entry.inbox.mark_lost()
 
 
-def _itself(segment: Segment) -> Segment:
+def _itself(segment: AudioSegment) -> AudioSegment:
     return segment
 
 
-def _chat_frame(data: bytes) -> ChatFrame | None:
+def _frame(data: bytes) -> ChatFrame | None:
     try:
         return ChatFrame.model_validate_json(data)
     except ValidationError:
@@ -171,10 +189,10 @@ def _chat_frame(data: bytes) -> ChatFrame | None:
         return None
 
 
-def _segment(subject: str, found: dict[str, str] | None, pcm: bytes) -> Segment | None:
+def _segment(subject: str, found: dict[str, str] | None, pcm: bytes) -> AudioSegment | None:
     try:
         info = SegmentInfo.model_validate_json((found or {}).get(headers.SEGMENT, ""))
-        return Segment(int(subject.rpartition(".")[2]), info, pcm)
+        return AudioSegment(int(subject.rpartition(".")[2]), info, pcm)
     except ValueError:
         log.warning("segment_malformed")
         return None

@@ -1,65 +1,70 @@
-"""The way in for every protocol: who asks, what it may cost, and then the job on the board."""
+"""The way in for every protocol: who asks, what it may cost, and then the job in its queue."""
 
+import time
 from dataclasses import dataclass
 from uuid import uuid4
 
-from callboard_contracts.chat import ChatRequest
+from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
+    ReserveReply,
     ReserveRequest,
     UsageReply,
     UsageRequest,
     Work,
+    WorkKind,
 )
-from callboard_contracts.speech import SpeechRequest
+from callboard_contracts.speech import SpeechJob, SpeechRequest
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
-from callboard_edge.domain.job_stream import Dependencies
+from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
-from callboard_edge.domain.speech_stream import Utterance
-from callboard_edge.domain.text_stream import Reply
+from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
+from callboard_edge.domain.submission import Dependencies, Route
+from callboard_edge.domain.text_stream import TextSource, TextStream
+from callboard_edge.domain.workers import Workers, check_pool
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Turns a neutral request into a job that runs, whatever protocol it came in."""
+    """Turns a neutral request into a job, whatever protocol it came in.
+
+    A job is either streamed to a listener, or kept: then its text so far and its result are read by its id, from any
+    edge. `request_id` must be fresh and unguessable, since it names the request on the bus; left out, one is made.
+    """
 
     deps: Dependencies
+    workers: Workers
+    kept: KeptJobs
     request_timeout_s: float
 
     async def chat(
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
-    ) -> Reply:
-        """Holds the most a chat request can cost and posts it.
-
-        Use the reply as a context manager and take its frames until one has the end. `request_id` must be fresh and
-        unguessable, since it names the request on the bus; left out, one is made.
+    ) -> TextStream:
+        """Holds the most a chat request can cost and enqueues it; use the stream as an async context manager.
 
         Raises:
-            Refused: quota said no.
-            CallboardError: the prompt cannot fit, or the board did not take the job.
+            QuotaRefused: quota refused the hold.
+            CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
-        check_context(request, model)
-        work = Work(
-            prompt_tokens=prompt_tokens_bound(request, model.context_tokens),
-            completion_tokens=request.max_output_tokens,
+        reserve = self._chat_reserve(caller, request, model, request_id)
+        source = TextSource(self.deps.replies, reserve.request_id)
+        stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source)
+        return await stream.submit(
+            reserve, lambda reply: self._chat_job(reserve, reply, request), Route("chat", model.pool)
         )
-        request_id = request_id or uuid4().hex
-        reply = Reply(self.deps, request_id, self.request_timeout_s, request, model.pool)
-        await reply.begin(
-            ReserveRequest(
-                request_id=request_id,
-                kind="chat",
-                model=model.name,
-                work=work,
-                key_digest=caller.key_digest,
-                address=caller.address,
-                life_s=self.request_timeout_s,
-            )
+
+    async def chat_kept(
+        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
+    ) -> str:
+        """Holds the most a chat request can cost, enqueues it as a batch job and returns its id; raises as `chat`."""
+        reserve = self._chat_reserve(caller, request, model, request_id)
+        await self.kept.submit(
+            reserve, lambda reply: self._chat_job(reserve, reply, request), Route("chat", model.pool, "batch")
         )
-        return reply
+        return reserve.request_id
 
     async def speech(
         self,
@@ -68,32 +73,35 @@ class Admission:
         model: SpeechModel,
         audio_ms: int,
         request_id: str | None = None,
-    ) -> Utterance:
-        """Holds the beginning of an utterance, `audio_ms` long, and posts a speech request.
+    ) -> SpeechStream:
+        """Holds the beginning of an utterance, `audio_ms` long, and enqueues the request.
 
-        The worker holds what follows while it speaks.
-
-        Use the utterance as a context manager and take its segments until one has the end. `request_id` is as for
-        `chat`.
+        The worker extends the hold while it speaks. Use the stream as an async context manager.
 
         Raises:
-            Refused: quota said no.
-            CallboardError: the board did not take the job.
+            QuotaRefused: quota refused the hold.
+            CallboardError: no worker is expected, or the queue did not take the job.
         """
-        request_id = request_id or uuid4().hex
-        utterance = Utterance(self.deps, request_id, self.request_timeout_s, request, model.pool)
-        await utterance.begin(
-            ReserveRequest(
-                request_id=request_id,
-                kind="speech",
-                model=model.name,
-                work=Work(audio_ms=audio_ms),
-                key_digest=caller.key_digest,
-                address=caller.address,
-                life_s=self.request_timeout_s,
+        check_pool(self.workers, "tts", model.pool, may_sleep=model.may_sleep)
+        reserve = self._reserve(caller, "speech", model.name, Work(audio_ms=audio_ms), request_id)
+        source = SpeechSource(self.deps.replies, reserve.request_id)
+        stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source)
+
+        def job(reply: ReserveReply) -> SpeechJob:
+            now, edge = time.time(), self.deps.replies.edge
+            return SpeechJob(
+                request_id=reserve.request_id,
+                edge=edge,
+                tenant=reply.tenant,
+                hold=reply.hold,
+                created_at=now,
+                deadline_at=now + self.request_timeout_s,
+                room=edge,
+                utterance=reserve.request_id,
+                request=request,
             )
-        )
-        return utterance
+
+        return await stream.submit(reserve, job, Route("tts", model.pool))
 
     async def usage(self, caller: Caller) -> UsageReply:
         """Says what a caller has used and where each of the caller's limits stands.
@@ -117,3 +125,39 @@ class Admission:
         if reply.error is not None:
             raise CallboardError.of(reply.error)
         return reply
+
+    def _chat_reserve(
+        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None
+    ) -> ReserveRequest:
+        check_context(request, model)
+        check_pool(self.workers, "chat", model.pool, may_sleep=model.may_sleep)
+        work = Work(
+            prompt_tokens=prompt_tokens_bound(request, model.context_tokens),
+            completion_tokens=request.max_output_tokens,
+        )
+        return self._reserve(caller, "chat", model.name, work, request_id)
+
+    def _reserve(
+        self, caller: Caller, kind: WorkKind, model: str, work: Work, request_id: str | None
+    ) -> ReserveRequest:
+        return ReserveRequest(
+            request_id=request_id or uuid4().hex,
+            kind=kind,
+            model=model,
+            work=work,
+            key_digest=caller.key_digest,
+            address=caller.address,
+            life_s=self.request_timeout_s,
+        )
+
+    def _chat_job(self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest) -> ChatJob:
+        now = time.time()
+        return ChatJob(
+            request_id=reserve.request_id,
+            edge=self.deps.replies.edge,
+            tenant=reply.tenant,
+            hold=reply.hold,
+            created_at=now,
+            deadline_at=now + self.request_timeout_s,
+            request=request,
+        )

@@ -1,4 +1,4 @@
-"""The models that clients may ask for."""
+"""The models that clients may ask for: those configured, as far as their workers have been seen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from typing import Generic, Protocol, TypeVar
 
 from callboard_contracts.config import ChatSection, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.domain.voices import offered_voices
+from callboard_edge.domain.voices import VoiceCatalog
+from callboard_edge.domain.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +17,41 @@ class ChatModel:
     name: str
     aliases: tuple[str, ...]
     pool: str
+    may_sleep: bool
     context_tokens: int
     max_output_tokens: int
     tools: bool
     json_schema: bool
+    images: bool
+
+    def output_limit(self, asked: int | None, default: int | None = None) -> int:
+        """How long a reply may become, in tokens: what was asked for, within the model's own limit."""
+        return min(asked or default or self.max_output_tokens, self.max_output_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechModel:
-    """A speech model on offer; `voices` are all that may be asked for, aliases apart."""
+    """A speech model on offer; `voices` are those configured, none where the workers' own voices are offered."""
 
     name: str
     aliases: tuple[str, ...]
     pool: str
+    may_sleep: bool
     voices: tuple[str, ...]
     voice_aliases: Mapping[str, str]
     default_voice: str
+
+    def catalog(self, workers: Workers) -> VoiceCatalog:
+        """The voices of the model: those configured, else those that its workers announced."""
+        voices: tuple[str, ...] | None = self.voices or None
+        if voices is None and (offered := workers.model("tts", self.pool, self.name)) is not None:
+            voices = tuple(voice.name for voice in offered.voices) or None
+        return VoiceCatalog(voices, self.voice_aliases, self.default_voice)
+
+    def language(self, workers: Workers, voice: str) -> str | None:
+        """The language tag of a voice, as the workers announced it."""
+        offered = workers.model("tts", self.pool, self.name)
+        return next((one.language for one in offered.voices if one.name == voice), None) if offered else None
 
 
 class _Named(Protocol):
@@ -47,8 +67,9 @@ M = TypeVar("M", bound=_Named)
 class Catalogue(Generic[M]):
     """Models by their public names and aliases, in the order of the configuration."""
 
-    def __init__(self, models: tuple[M, ...]) -> None:
+    def __init__(self, models: tuple[M, ...], default: str | None = None) -> None:
         self.models = models
+        self._default = default
         self._by_name: dict[str, M] = {alias: model for model in models for alias in model.aliases}
         self._by_name.update({model.name: model for model in models})
 
@@ -61,54 +82,64 @@ class Catalogue(Generic[M]):
         """The model of a name or alias, or None."""
         return self._by_name.get(name)
 
-    def resolve(self, name: str) -> M:
-        """The model of a name or alias.
+    def resolve(self, name: str | None) -> M:
+        """The model of a name or alias; left out, the default model.
 
         Raises:
-            CallboardError: `unknown_model`, with the names on offer.
+            CallboardError: `unknown_model`, with the names on offer; `invalid_request` where no name was given and
+                the site has no default model.
         """
+        name = name or self._default
+        if name is None:
+            raise CallboardError(ErrorCode.INVALID_REQUEST, "Missing required field: 'model'.", param="model")
         model = self._by_name.get(name)
         if model is None:
-            offered = ", ".join(self.names) or "none"
-            raise CallboardError(
-                ErrorCode.UNKNOWN_MODEL,
-                f"There is no model of that name here. On offer: {offered}.",
-                param="model",
-                offered=self.names,
-            )
+            raise unknown_model(self.names)
         return model
+
+
+def unknown_model(names: tuple[str, ...]) -> CallboardError:
+    """The error for a model that is not offered."""
+    offered = ", ".join(names) or "none"
+    return CallboardError(
+        ErrorCode.UNKNOWN_MODEL,
+        f"There is no model of that name here. On offer: {offered}.",
+        param="model",
+        offered=names,
+    )
 
 
 def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
     """The chat models of the configuration."""
-    return Catalogue(
-        tuple(
-            ChatModel(
-                name=name,
-                aliases=model.aliases,
-                pool=model.pool,
-                context_tokens=model.context_tokens,
-                max_output_tokens=model.max_output_tokens,
-                tools=model.tools,
-                json_schema=model.json_schema,
-            )
-            for name, model in section.models.items()
+    models = tuple(
+        ChatModel(
+            name=name,
+            aliases=model.aliases,
+            pool=model.pool,
+            may_sleep=section.pools[model.pool].may_sleep,
+            context_tokens=model.context_tokens,
+            max_output_tokens=model.max_output_tokens,
+            tools=model.tools,
+            json_schema=model.json_schema,
+            images=model.images,
         )
+        for name, model in section.models.items()
     )
+    return Catalogue(models, section.default_model)
 
 
 def speech_catalogue(section: TtsSection) -> Catalogue[SpeechModel]:
     """The speech models of the configuration."""
-    return Catalogue(
-        tuple(
-            SpeechModel(
-                name=name,
-                aliases=model.aliases,
-                pool=model.pool,
-                voices=offered_voices(model, section.pools[model.pool]),
-                voice_aliases=model.voice_aliases,
-                default_voice=model.default_voice,
-            )
-            for name, model in section.models.items()
+    models = tuple(
+        SpeechModel(
+            name=name,
+            aliases=model.aliases,
+            pool=model.pool,
+            may_sleep=section.pools[model.pool].may_sleep,
+            voices=model.voices,
+            voice_aliases=model.voice_aliases,
+            default_voice=model.default_voice,
         )
+        for name, model in section.models.items()
     )
+    return Catalogue(models, section.default_model)

@@ -1,199 +1,196 @@
-"""One request on its way over the board: from the hold to the end, and what is cleaned up when it ends early."""
+"""A job that somebody listens to: from the hold to the end of its stream, and the clean-up when it ends early."""
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from callboard_contracts.chat import InterestReply, InterestRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.quota import Hold, LimitState, ReserveReply, ReserveRequest
-from callboard_edge.domain.background_tasks import BackgroundTasks
-from callboard_edge.domain.ports import Inbox, JobQueue, JobRef, QuotaClient, ReplyRouter
+from callboard_contracts.interest import ResumeReply
+from callboard_contracts.quota import Hold, LimitState, ReserveRequest
+from callboard_edge.domain.ports import Inbox, RequestState
+from callboard_edge.domain.submission import Dependencies, MakeJob, Route, Submission, submit
 
 log = logging.getLogger(__name__)
 
+KEEP_ALIVE_S = 15.0
+"""How long a stream may be silent before its reader is told that it still lives."""
 CANCEL_GRACE_S = 1.0
-"""How long a cancelled job's worker has to show itself before the job counts as one that nobody had begun."""
+"""How long a cancelled job's worker has to show itself before the job counts as one that nobody began."""
 DEADLINE_GRACE_S = 1.0
 """How much longer than the worker the edge waits, so that the worker's own answer comes first."""
 FIRST_CHECK_S = 2.0
 LAST_CHECK_S = 8.0
-"""How long nothing must arrive before the board is asked whether something was missed: at first, and at most."""
+"""How long nothing must arrive before the bus is asked whether a message was missed: at first, and at most."""
 REFILL_PAUSE_S = 0.25
-"""The pause between two attempts to fill a gap that the first one left."""
+"""The pause between two attempts to fill a gap."""
 
 T = TypeVar("T")
 
 
-class Refused(CallboardError):  # noqa: N818 - quota's decision, as the caller is told it
-    """Quota refused a request; `states` says where the limit stands."""
-
-    states: tuple[LimitState, ...] = ()
-
-
 class FailedAfterOutput(CallboardError):  # noqa: N818 - what it means for the caller
-    """A request failed after a part of it had been emitted, which is charged: a repeat would be charged again."""
+    """A request failed after a part of it had been sent, which is charged: a retry would be charged again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
-    """What every job_stream works with."""
-
-    quota: QuotaClient
-    jobs: JobQueue
-    replies: ReplyRouter
-    background: BackgroundTasks
-
-
-class JobStream(ABC, Generic[T]):
-    """A request that somebody waits for.
-
-    Use it as a context manager: leaving before the end, for whatever reason, tells the worker to stop, takes a queued
-    job back and releases the hold of a job that nobody had begun.
-    """
-
-    def __init__(self, deps: Dependencies, request_id: str, life_s: float) -> None:
-        self.request_id = request_id
-        self.tenant = ""
-        self.states: tuple[LimitState, ...] = ()
-        self.begun = False
-        """Whether a worker has shown itself: by something it sent, or by asking whether it should go on."""
-        self._deps = deps
-        self.hold: Hold | None = None
-        self._deadline = asyncio.get_running_loop().time() + life_s + DEADLINE_GRACE_S
-        self._entry: asyncio.Task[JobRef] | None = None
-        self._closed = False
-        self._check_pause_s = FIRST_CHECK_S
-        self._catching_up = False
-        self._next_check = asyncio.get_running_loop().time() + FIRST_CHECK_S
-        self._inbox: Inbox[T] = self._open()
-
-    @abstractmethod
-    def _open(self) -> Inbox[T]:
-        """Begins to collect what workers send."""
-
-    @abstractmethod
-    async def _post(self, reply: ReserveReply) -> JobRef:
-        """Posts the job with its hold."""
-
-    @abstractmethod
-    def _take_ready(self) -> Sequence[T]:
-        """Takes what has arrived into the stream and returns what can go out."""
-
-    @abstractmethod
-    async def _refill(self) -> bool:
-        """Reads from the board what may have been missed; true when that brought something."""
+class StreamSource(Protocol[T]):
+    """Puts the messages of one kind of job in order and reads back what was missed."""
 
     @property
-    @abstractmethod
     def ended(self) -> bool:
         """Whether the end has been taken."""
+        ...
 
     @property
-    @abstractmethod
-    def _missing(self) -> bool:
-        """Whether there is a gap that only the board can fill."""
+    def missing(self) -> bool:
+        """Whether there is a gap that only a read from the bus can fill."""
+        ...
 
-    @abstractmethod
-    def _progress(self, request: InterestRequest) -> InterestReply:
-        """The answer to a worker that asks about a request that is still wanted."""
+    @property
+    def attempt(self) -> int:
+        """The newest attempt seen."""
+        ...
 
-    async def begin(self, reserve: ReserveRequest) -> None:
-        """Takes the hold and posts the job.
+    def open(self, state: RequestState) -> Inbox[T]:
+        """Begins to collect what workers send."""
+        ...
+
+    def take(self, arrived: Sequence[T]) -> Sequence[T]:
+        """Takes what has arrived and returns what can go out, in order."""
+        ...
+
+    async def refill(self, inbox: Inbox[T]) -> Sequence[T]:
+        """Reads from the bus what may have been missed, and returns what can go out."""
+        ...
+
+    def announce(self, attempt: int) -> None:
+        """Notes that an attempt has begun."""
+        ...
+
+    def resume(self) -> ResumeReply:
+        """How far the stream has come, for a worker that takes the job over."""
+        ...
+
+
+class JobStream(Generic[T]):
+    """A job and what its workers send, as one continuous stream.
+
+    Use it as an async context manager, and iterate over the batches that arrive. Leaving before the end, for whatever
+    reason, cancels the job: its worker stops, a queued job is removed, and the hold of a job that nobody began is
+    released.
+    """
+
+    def __init__(self, deps: Dependencies, request_id: str, life_s: float, source: StreamSource[T]) -> None:
+        now = asyncio.get_running_loop().time()
+        self.request_id = request_id
+        self.states: tuple[LimitState, ...] = ()
+        self.hold: Hold | None = None
+        self.worker_seen = False
+        """Whether a worker has shown itself: by what it sent, or by asking how far the stream has come."""
+        self._deps = deps
+        self._source = source
+        self._deadline = now + life_s + DEADLINE_GRACE_S
+        self._submitting: asyncio.Task[Submission] | None = None
+        self._closed = False
+        self._check_pause_s = FIRST_CHECK_S
+        self._next_check = now + FIRST_CHECK_S
+        self._catching_up = False
+        self._inbox = source.open(RequestState(lambda: source.attempt, self._resume))
+
+    async def submit(self, reserve: ReserveRequest, make_job: MakeJob, route: Route) -> Self:
+        """Takes the hold and enqueues the job.
 
         Raises:
-            Refused: quota said no.
-            CallboardError: the board did not take the job.
+            QuotaRefused: quota refused the hold.
+            CallboardError: the queue did not take the job.
         """
-        self._entry = self._deps.background.start(self._enter(reserve), "enter")
+        self._submitting = submit(self._deps, reserve, make_job, route)
         try:
-            await asyncio.shield(self._entry)
+            submission = await asyncio.shield(self._submitting)
         except BaseException:
             self.close()
             raise
+        self.states, self.hold = submission.states, submission.hold
+        return self
 
-    async def _enter(self, reserve: ReserveRequest) -> JobRef:
-        reply = await self._deps.quota.reserve(reserve)
-        self.states = reply.states
-        if reply.error is not None:
-            refused = Refused(reply.error.code, reply.error.message)
-            refused.info = reply.error
-            refused.states = reply.states
-            raise refused
-        self.tenant = reply.tenant
-        self.hold = reply.hold
-        try:
-            return await self._post(reply)
-        except BaseException:
-            if reply.hold is not None:
-                await self._deps.quota.release(reply.hold)
-            raise
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the stream has been taken."""
+        return self._source.ended
 
-    async def take(self, wait_s: float) -> Sequence[T]:
-        """What comes next in the stream, as soon as there is something; nothing when the wait is over first.
+    async def batches(self, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[Sequence[T]]:
+        """Yields what arrives together, up to the end; an empty batch after each silence of `keep_alive_s`.
 
         Raises:
             CallboardError: the deadline has passed, or this edge stops.
         """
+        while not self.ended:
+            yield await self.take(keep_alive_s)
+
+    def __aiter__(self) -> AsyncGenerator[Sequence[T]]:
+        return self.batches()
+
+    async def take(self, wait_s: float) -> Sequence[T]:
+        """What comes next, as soon as there is something; nothing when the wait is over first. Raises as `batches`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         while True:
             if self._inbox.failure is not None:
                 raise CallboardError.of(self._inbox.failure)
-            was_missing, lost = self._missing, self._inbox.lost
-            ready = self._take_ready()
-            if lost or self._catching_up or (self._missing and not was_missing):
+            was_missing, lost = self._source.missing, self._inbox.lost
+            ready = self._source.take(self._inbox.drain())
+            if lost or self._catching_up or (self._source.missing and not was_missing):
                 self._next_check = 0.0
             elif ready:
                 self._check_pause_s = FIRST_CHECK_S
                 self._next_check = loop.time() + FIRST_CHECK_S
             if ready:
-                self.begun = True
+                self.worker_seen = True
                 return ready
             now = loop.time()
             if now >= self._deadline:
                 raise CallboardError(ErrorCode.DEADLINE_EXCEEDED, "The request was not finished before its deadline.")
             if now >= self._next_check:
-                self._catching_up = await self._refill()
-                self._next_check = loop.time() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
+                ready = await self._source.refill(self._inbox)
+                self._catching_up = bool(ready)
+                self._next_check = loop.time() + (REFILL_PAUSE_S if self._source.missing else self._check_pause_s)
                 self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
+                if ready:
+                    self.worker_seen = True
+                    return ready
             elif now >= until:
                 return ()
             else:
                 await self._inbox.wait(min(until, self._deadline, self._next_check) - now)
 
-    def on_interest(self, request: InterestRequest) -> InterestReply:
-        """Answers a worker of this request."""
-        self.begun = True
+    def _resume(self, attempt: int) -> ResumeReply:
+        self.worker_seen = True
         if self._closed or self.ended:
-            return InterestReply(open=False, attempt=request.attempt)
-        return self._progress(request)
+            return ResumeReply(open=False, attempt=attempt)
+        self._source.announce(attempt)
+        return self._source.resume()
 
     def close(self) -> None:
-        """Ends the job_stream; safe to repeat. Before the end it leaves the cleaning up to a task."""
+        """Ends the stream; safe to repeat. Before its end the job is cancelled by a background task."""
         if self._closed:
             return
         self._closed = True
-        if self.ended or self._entry is None:
+        if self.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)
         else:
-            self._deps.background.start(self._abandon(self._entry), "abandon")
+            self._deps.background.start(self._cancel(self._submitting), "cancel")
 
-    async def _abandon(self, entry: asyncio.Task[JobRef]) -> None:
+    async def _cancel(self, submitting: asyncio.Task[Submission]) -> None:
         try:
             try:
-                job_ref = await entry
+                submission = await submitting
             except (Exception, asyncio.CancelledError):
                 return
-            log.info("request_abandoned", extra={"request_id": self.request_id, "begun": self.begun})
+            log.info("request_abandoned", extra={"request_id": self.request_id, "worker_seen": self.worker_seen})
             await self._deps.jobs.cancel(self.request_id)
-            if self.begun or not await self._deps.jobs.remove(job_ref):
+            if self.worker_seen or not await self._deps.jobs.remove(submission.job_ref):
                 return
-            if not await self._worker_shows() and self.hold is not None:
-                await self._deps.quota.release(self.hold)
+            if not await self._worker_shows() and submission.hold is not None:
+                await self._deps.quota.release(submission.hold)
         finally:
             self._deps.replies.close_request(self.request_id)
 
@@ -201,16 +198,16 @@ class JobStream(ABC, Generic[T]):
         """Whether a worker turns out to have had the job; it then settles the hold itself."""
         loop = asyncio.get_running_loop()
         until = loop.time() + CANCEL_GRACE_S
-        while not self.begun and loop.time() < until:
+        while not self.worker_seen and loop.time() < until:
             await self._inbox.wait(until - loop.time())
             if self._inbox.drain():
-                self.begun = True
+                self.worker_seen = True
             if self._inbox.failure is not None:
                 break
-        return self.begun
+        return self.worker_seen
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: Any) -> None:
         self.close()

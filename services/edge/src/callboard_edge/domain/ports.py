@@ -1,11 +1,14 @@
-"""What the edge's decisions need from the outside, as the shapes that its backends fill in."""
+"""What the edge's decisions need from the outside, as the protocols that its backends implement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.interest import ResumeReply
+from callboard_contracts.jobs import Job, Service
+from callboard_contracts.kept import JobTicket
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -15,41 +18,40 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_contracts.speech import SegmentInfo, SpeechJob
+from callboard_contracts.speech import AudioSegment
+from callboard_contracts.subjects import JobClass
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class JobRef:
-    """Where a job lies on the board, so that it can be taken back."""
+    """A job's place in its work queue."""
 
     stream: str
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Segment `n` of an utterance: what is known of it, and its PCM."""
+class RequestState:
+    """What an open request tells workers: the newest attempt seen, and how far the reply has come.
 
-    n: int
-    info: SegmentInfo
-    pcm: bytes
+    `resume` takes the number of the attempt that asks.
+    """
 
-
-OnInterest = Callable[[InterestRequest], InterestReply]
-"""Answers a worker that asks whether a request is still wanted."""
+    attempt: Callable[[], int]
+    resume: Callable[[int], ResumeReply]
 
 
 class QuotaClient(Protocol):
     """Holds what a request may cost before it runs."""
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
-        """Takes a hold, or says why not; never raises because quota is away, but answers `quota_unavailable`."""
+        """Takes a hold or says why not; answers `quota_unavailable` when quota is away, and never raises for it."""
         ...
 
     async def release(self, hold: Hold) -> None:
-        """Gives a hold back whose job never ran; what cannot be given back is left to expire."""
+        """Releases the hold of a job that never ran; a hold that cannot be released expires."""
         ...
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
@@ -62,22 +64,18 @@ class QuotaClient(Protocol):
 
 
 class JobQueue(Protocol):
-    """Where jobs are job_ref for the workers."""
+    """The work queues of all services."""
 
-    async def enqueue_chat(self, job: ChatJob, pool: str) -> JobRef:
-        """Posts a chat job that somebody waits for.
+    async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
+        """Stores a job in a pool's queue; a repeat of the same request id is stored once.
 
         Raises:
-            CallboardError: `queue_full` or `bus_unavailable`.
+            CallboardError: `queue_full`, `body_too_large` or `bus_unavailable`.
         """
         ...
 
-    async def enqueue_speech(self, job: SpeechJob, pool: str) -> JobRef:
-        """Posts a speech job that somebody waits for; raises as `enqueue_chat` does."""
-        ...
-
     async def cancel(self, request_id: str) -> None:
-        """Tells the worker of a request, if there is one, that nobody waits any more."""
+        """Tells the worker of a request, if there is one, to stop."""
         ...
 
     async def remove(self, job_ref: JobRef) -> bool:
@@ -90,7 +88,7 @@ class Inbox(Protocol[T]):
 
     @property
     def lost(self) -> bool:
-        """Whether something may have been missed since the last `drain`: the inbox was full, or the bus was away."""
+        """Whether a message may have been missed since the last `drain`: the inbox was full, or the bus was away."""
         ...
 
     @property
@@ -99,11 +97,11 @@ class Inbox(Protocol[T]):
         ...
 
     def drain(self) -> list[T]:
-        """Takes what has arrived, and forgets that something was lost."""
+        """Takes what has arrived, and clears `lost`."""
         ...
 
     async def wait(self, timeout_s: float) -> None:
-        """Returns when something has arrived or was lost, when the inbox is failed, or after the timeout."""
+        """Returns when a message has arrived or was lost, when the inbox is failed, or after the timeout."""
         ...
 
     def fail(self, error: ErrorInfo) -> None:
@@ -112,33 +110,57 @@ class Inbox(Protocol[T]):
 
 
 class ReplyRouter(Protocol):
-    """What workers send back for the requests of this edge."""
+    """Sorts what workers send to this edge into the inboxes of its requests."""
 
     @property
     def edge(self) -> str:
         """This edge's token in subjects."""
         ...
 
-    def open_chat(self, request_id: str, on_interest: OnInterest) -> "Inbox[ChatFrame]":
-        """Starts to collect the frames of a chat request; call before the job is job_ref."""
+    def open_text(self, request_id: str, state: RequestState) -> Inbox[ChatFrame]:
+        """Starts to collect the frames of a chat request; call before the job is enqueued."""
         ...
 
-    def open_audio(self, request_id: str, on_interest: OnInterest) -> "Inbox[Segment]":
+    def open_audio(self, request_id: str, state: RequestState) -> Inbox[AudioSegment]:
         """Starts to collect the segments of a speech request, whose room is this edge."""
         ...
 
     def close_request(self, request_id: str) -> None:
-        """Stops collecting; a worker that asks from now on learns that nobody waits."""
+        """Stops collecting; workers learn with the next heartbeat that nobody waits."""
         ...
 
-    async def replay_chat(self, request_id: str) -> list[ChatFrame]:
-        """Reads all frames of a request back from the board; empty when the board does not answer."""
+    async def replay_text(self, request_id: str) -> list[ChatFrame]:
+        """Reads all frames of a request back from the bus; empty when the bus does not answer."""
         ...
 
-    async def replay_audio(self, request_id: str, from_n: int) -> list[Segment]:
-        """Reads the next few segments from number `from_n` on back from the board, as `replay_chat` does."""
+    async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
+        """Reads the next few segments from number `from_n` on back, as `replay_text` does."""
         ...
 
     async def result(self, request_id: str) -> ChatResult | None:
-        """The finished reply, if the board has it."""
+        """The kept result, if there is one."""
+        ...
+
+
+class ResultStore(Protocol):
+    """What is kept of polled jobs, readable from every edge."""
+
+    async def put_ticket(self, ticket: JobTicket) -> None:
+        """Keeps where a polled job lies; raises CallboardError (`bus_unavailable`)."""
+        ...
+
+    async def ticket(self, request_id: str) -> JobTicket | None:
+        """The ticket of a polled job, or None when it is unknown or expired; raises CallboardError."""
+        ...
+
+    async def put_result(self, result: ChatResult) -> None:
+        """Keeps the result of a job that never reached a worker; raises CallboardError."""
+        ...
+
+    async def result(self, request_id: str) -> ChatResult | None:
+        """The kept result, or None; raises CallboardError."""
+        ...
+
+    async def frames(self, request_id: str) -> list[ChatFrame]:
+        """All frames sent so far for a request, whichever edge it came from; raises CallboardError."""
         ...

@@ -2,7 +2,7 @@
 
 The edge has no tokenizer, since every engine has its own, so what it holds is a bound: never under the true count.
 A token stands for at least one byte of UTF-8 in every vocabulary in use (byte-level ones, and byte fallback in the
-others), so the bytes of the text bound its tokens. What a chat template writes deps the text is bounded by fixed
+others), so the bytes of the text bound its tokens. What a chat template writes around the text is bounded by fixed
 allowances, and no prompt is longer than the model's context, because the engine refuses it. The worker settles with
 the engine's exact count.
 """

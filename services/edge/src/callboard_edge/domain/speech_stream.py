@@ -1,71 +1,110 @@
 """A spoken text as its reader sees it: one continuous stream of audio segments."""
 
-import time
 from collections.abc import Sequence
 
-from callboard_contracts.chat import InterestReply, InterestRequest
-from callboard_contracts.quota import ReserveReply
-from callboard_contracts.speech import SpeechJob, SpeechRequest
-from callboard_edge.domain.job_stream import Dependencies, JobStream
-from callboard_edge.domain.ports import Inbox, JobRef, Segment
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.interest import ResumeReply
+from callboard_contracts.quota import UNITS_PER_TOKEN
+from callboard_contracts.speech import AudioSegment, SpeechEnd
+from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream
+from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.reorder import SpeechReorderBuffer
+from callboard_edge.domain.speech_text import nothing_to_speak
 
 
-class Utterance(JobStream[Segment]):
-    """A speech request and its audio; the last segment that `take` returns has the end and no PCM."""
+class SpeechSource:
+    """The segments of one speech request."""
 
-    def __init__(self, deps: Dependencies, request_id: str, life_s: float, request: SpeechRequest, pool: str) -> None:
-        self._assembly = SpeechReorderBuffer()
-        self._ready: list[Segment] = []
-        self._request = request
-        self._pool = pool
-        self._life_s = life_s
-        super().__init__(deps, request_id, life_s)
-
-    def _open(self) -> Inbox[Segment]:
-        return self._deps.replies.open_audio(self.request_id, self.on_interest)
-
-    async def _post(self, reply: ReserveReply) -> JobRef:
-        now = time.time()
-        edge = self._deps.replies.edge
-        job = SpeechJob(
-            request_id=self.request_id,
-            edge=edge,
-            tenant=reply.tenant,
-            room=edge,
-            utterance=self.request_id,
-            request=self._request,
-            hold=reply.hold,
-            created_at=now,
-            deadline_at=now + self._life_s,
-        )
-        return await self._deps.jobs.enqueue_speech(job, self._pool)
-
-    def _take_ready(self) -> Sequence[Segment]:
-        self._absorb()
-        ready, self._ready = self._ready, []
-        return ready
-
-    def _absorb(self) -> None:
-        if segments := self._inbox.drain():
-            self._ready += self._assembly.feed(segments)
-
-    async def _refill(self) -> bool:
-        segments = await self._deps.replies.replay_audio(self.request_id, self._assembly.next_n)
-        self._ready += self._assembly.feed(segments)
-        return bool(self._ready)
+    def __init__(self, replies: ReplyRouter, request_id: str) -> None:
+        self._replies = replies
+        self._request_id = request_id
+        self._buffer = SpeechReorderBuffer()
 
     @property
     def ended(self) -> bool:
-        """Whether the utterance's end is here."""
-        return self._assembly.ended
+        """Whether the end has been taken."""
+        return self._buffer.ended
 
     @property
-    def _missing(self) -> bool:
-        return self._assembly.missing
+    def missing(self) -> bool:
+        """Whether there is a gap."""
+        return self._buffer.missing
 
-    def _progress(self, request: InterestRequest) -> InterestReply:
-        if request.resume or request.attempt > self._assembly.attempt:
-            self._absorb()
-            self._assembly.announce(request.attempt)
-        return InterestReply(open=True, attempt=self._assembly.attempt, next_seq=self._assembly.next_n)
+    @property
+    def attempt(self) -> int:
+        """The newest attempt seen."""
+        return self._buffer.attempt
+
+    def open(self, state: RequestState) -> Inbox[AudioSegment]:
+        """Begins to collect segments."""
+        self._inbox = self._replies.open_audio(self._request_id, state)
+        self._waiting: list[AudioSegment] = []
+        return self._inbox
+
+    def take(self, arrived: Sequence[AudioSegment]) -> Sequence[AudioSegment]:
+        """Takes segments and returns those that come next."""
+        ready = self._waiting + (self._buffer.feed(arrived) if arrived else [])
+        self._waiting = []
+        return ready
+
+    async def refill(self, inbox: Inbox[AudioSegment]) -> Sequence[AudioSegment]:
+        """Reads the next few segments back."""
+        segments = await self._replies.replay_audio(self._request_id, self._buffer.next_n)
+        return self.take([*inbox.drain(), *segments])
+
+    def announce(self, attempt: int) -> None:
+        """Notes that an attempt has begun; what arrived before it still counts."""
+        self._waiting += self._buffer.feed(self._inbox.drain())
+        self._buffer.announce(attempt)
+
+    def resume(self) -> ResumeReply:
+        """How far the utterance has come."""
+        return self._buffer.resume()
+
+
+class SpeechStream(JobStream[AudioSegment]):
+    """A speech job; the last segment has the end and no PCM."""
+
+    async def opening(self) -> list[AudioSegment]:
+        """The segments up to the first sound.
+
+        Raises:
+            CallboardError: the utterance failed, or ended without a sound.
+        """
+        segments: list[AudioSegment] = []
+        while not any(segment.pcm for segment in segments):
+            end = segments[-1].info.end if segments else None
+            if end is not None and end.reason == "limit":
+                raise CallboardError.of(end.error or unexplained(end))
+            if end is not None:
+                raise nothing_to_speak()
+            segments += await self.next_segments()
+        return segments
+
+    async def next_segments(self) -> Sequence[AudioSegment]:
+        """The next segments; none after a long silence.
+
+        Raises:
+            FailedAfterOutput: the utterance failed after a sound, which is charged. Its last sounds are left out, so
+                that it never looks whole.
+            CallboardError: it failed before.
+        """
+        segments = await self.take(KEEP_ALIVE_S)
+        end = segments[-1].info.end if segments else None
+        if end is not None and end.reason not in {"stop", "limit"}:
+            raise (FailedAfterOutput if end.audio_ms else CallboardError).of(end.error or unexplained(end))
+        return segments
+
+    def charged_tokens(self, audio_ms: int) -> int:
+        """What quota charges for so much sound, in whole tokens; 0 where no hold was taken."""
+        rate = self.hold.rates.audio_units_per_s if self.hold is not None else 0
+        return -(-audio_ms * rate // (1000 * UNITS_PER_TOKEN))
+
+
+def unexplained(end: SpeechEnd) -> ErrorInfo:
+    """The error of an end that names none."""
+    if end.reason == "limit":
+        return ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="A limit ended the speech.")
+    if end.reason == "cancelled":
+        return ErrorInfo(code=ErrorCode.INTERRUPTED, message="The speech was stopped before its end.")
+    return ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The speech engine failed.")

@@ -1,83 +1,123 @@
 """A chat reply as its reader sees it: one continuous stream of frames."""
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatRequest, InterestReply, InterestRequest
-from callboard_contracts.quota import ReserveReply
-from callboard_edge.domain.job_stream import Dependencies, JobStream
-from callboard_edge.domain.ports import Inbox, JobRef
+from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.interest import ResumeReply
+from callboard_edge.domain.job_stream import FailedAfterOutput, JobStream
+from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.reorder import TextReorderBuffer
 
 
-class Reply(JobStream[ChatFrame]):
-    """A chat request and the reply to it; the last frame that `take` returns has the end."""
+class TextSource:
+    """The frames of one chat request."""
 
-    def __init__(self, deps: Dependencies, request_id: str, life_s: float, request: ChatRequest, pool: str) -> None:
-        self._assembly = TextReorderBuffer()
-        self._ready: list[ChatFrame] = []
-        self._request = request
-        self._pool = pool
-        self._life_s = life_s
-        super().__init__(deps, request_id, life_s)
-
-    def _open(self) -> Inbox[ChatFrame]:
-        return self._deps.replies.open_chat(self.request_id, self.on_interest)
-
-    async def _post(self, reply: ReserveReply) -> JobRef:
-        now = time.time()
-        job = ChatJob(
-            request_id=self.request_id,
-            edge=self._deps.replies.edge,
-            tenant=reply.tenant,
-            request=self._request,
-            hold=reply.hold,
-            created_at=now,
-            deadline_at=now + self._life_s,
-        )
-        return await self._deps.jobs.enqueue_chat(job, self._pool)
-
-    def _take_ready(self) -> Sequence[ChatFrame]:
-        self._absorb()
-        ready, self._ready = self._ready, []
-        return ready
-
-    def _absorb(self) -> None:
-        if frames := self._inbox.drain():
-            self._ready += self._assembly.feed(frames)
-
-    async def _refill(self) -> bool:
-        frames = await self._deps.replies.replay_chat(self.request_id)
-        self._absorb()
-        self._ready += self._assembly.feed(frames)
-        if not self._ready and not self.ended:
-            result = await self._deps.replies.result(self.request_id)
-            self._absorb()
-            if result is not None and not self.ended:
-                self._ready.append(self._assembly.complete(result))
-        return bool(self._ready)
+    def __init__(self, replies: ReplyRouter, request_id: str) -> None:
+        self._replies = replies
+        self._request_id = request_id
+        self._buffer = TextReorderBuffer()
 
     @property
     def ended(self) -> bool:
-        """Whether the reply's end is here."""
-        return self._assembly.end is not None
+        """Whether the end has been taken."""
+        return self._buffer.ended
 
     @property
-    def _missing(self) -> bool:
-        return self._assembly.missing
+    def missing(self) -> bool:
+        """Whether there is a gap."""
+        return self._buffer.missing
 
-    def _progress(self, request: InterestRequest) -> InterestReply:
-        if request.resume or request.attempt > self._assembly.attempt:
-            # What came before a new attempt shows itself still counts, so it is taken in first.
-            self._absorb()
-            self._assembly.announce(request.attempt)
-        if not request.resume:
-            return InterestReply(open=True, attempt=self._assembly.attempt)
-        return InterestReply(
-            open=not self.ended,
-            attempt=self._assembly.attempt,
-            next_seq=self._assembly.next_seq,
-            text=self._assembly.text,
-            thinking=self._assembly.thinking,
-            tokens=self._assembly.tokens,
-        )
+    @property
+    def attempt(self) -> int:
+        """The newest attempt seen."""
+        return self._buffer.attempt
+
+    def open(self, state: RequestState) -> Inbox[ChatFrame]:
+        """Begins to collect frames."""
+        self._inbox = self._replies.open_text(self._request_id, state)
+        self._waiting: list[ChatFrame] = []
+        return self._inbox
+
+    def take(self, arrived: Sequence[ChatFrame]) -> Sequence[ChatFrame]:
+        """Takes frames and returns those that come next."""
+        ready = self._waiting + (self._buffer.feed(arrived) if arrived else [])
+        self._waiting = []
+        return ready
+
+    async def refill(self, inbox: Inbox[ChatFrame]) -> Sequence[ChatFrame]:
+        """Reads the frames back, or the kept result when there are none."""
+        frames = await self._replies.replay_text(self._request_id)
+        ready = list(self.take([*inbox.drain(), *frames]))
+        if not ready and not self.ended:
+            result = await self._replies.result(self._request_id)
+            ready = list(self.take(inbox.drain()))
+            if result is not None and not self.ended:
+                ready.append(self._buffer.complete(result))
+        return ready
+
+    def announce(self, attempt: int) -> None:
+        """Notes that an attempt has begun; what arrived before it still counts."""
+        self._waiting += self._buffer.feed(self._inbox.drain())
+        self._buffer.announce(attempt)
+
+    def resume(self) -> ResumeReply:
+        """How far the reply has come."""
+        return self._buffer.resume()
+
+
+@dataclass(slots=True)
+class TextReply:
+    """A whole reply."""
+
+    end: ChatEnd
+    text: str = ""
+    thinking: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+
+
+class TextStream(JobStream[ChatFrame]):
+    """A chat job; the last frame has the end."""
+
+    async def collect(self) -> TextReply:
+        """Waits for the whole reply.
+
+        Raises:
+            FailedAfterOutput: it failed after a part of it had been written, which is charged.
+            CallboardError: it failed before.
+        """
+        text: list[str] = []
+        thinking: list[str] = []
+        reply = TextReply(ChatEnd(reason="error"))
+        emitted = False
+        try:
+            async for frames in self:
+                for frame in frames:
+                    text.append(frame.text)
+                    thinking.append(frame.thinking)
+                    reply.tool_calls += frame.tool_calls
+                    reply.logprobs += frame.logprobs
+                    emitted = emitted or has_output(frame)
+                    reply.end = frame.end or reply.end
+        except CallboardError as error:
+            raise FailedAfterOutput.of(error.info) if emitted else error from None
+        if (failed := failure(reply.end)) is not None:
+            raise (FailedAfterOutput if emitted else CallboardError).of(failed)
+        reply.text, reply.thinking = "".join(text), "".join(thinking)
+        return reply
+
+
+def has_output(frame: ChatFrame) -> bool:
+    """Whether a frame holds a part of the reply."""
+    return frame.tokens > 0 or bool(frame.text or frame.thinking or frame.tool_calls)
+
+
+def failure(end: ChatEnd) -> ErrorInfo | None:
+    """The error of an end that is no reply's own."""
+    if end.reason == "error":
+        return end.error or ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine failed.")
+    if end.reason == "cancelled":
+        return ErrorInfo(code=ErrorCode.INTERRUPTED, message="The reply was interrupted.")
+    return None

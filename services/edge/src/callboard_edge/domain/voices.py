@@ -1,73 +1,55 @@
-"""Which voices a speech model offers, and what a client's wish for a voice means."""
+"""What a client's wish for a voice means."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from callboard_contracts.config import SpeechModelSection, SpeechPoolSection
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.voices import KOKORO_VOICES, parse_blend
-
-KOKORO_BACKENDS = frozenset({"kokoro", "kokoro_onnx"})
+from callboard_contracts.voices import parse_blend
 
 
-class VoiceCatalog(Protocol):
-    """The part of a speech model that decides about voices."""
+@dataclass(frozen=True, slots=True)
+class VoiceCatalog:
+    """The voices of a speech model; `voices` is None where nobody has said yet which there are."""
 
-    @property
-    def voices(self) -> tuple[str, ...]:
-        """The voices on offer."""
-        ...
+    voices: tuple[str, ...] | None
+    aliases: Mapping[str, str]
+    default_voice: str
 
-    @property
-    def voice_aliases(self) -> Mapping[str, str]:
-        """Other names for voices or blends."""
-        ...
+    def listed(self) -> tuple[str, ...]:
+        """Every name that a client may use alone: voices first, then aliases."""
+        voices: Sequence[str] = (self.default_voice,) if self.voices is None else self.voices
+        return tuple(dict.fromkeys((*voices, *self.aliases)))
 
-    @property
-    def default_voice(self) -> str:
-        """The voice of a request that names none."""
-        ...
+    def resolve(self, asked: str | None) -> str:
+        """The engine's name or blend for what a client asked for.
 
+        Raises:
+            CallboardError: `unknown_voice`, with the voices on offer.
+        """
+        wish = (asked if asked is not None else self.default_voice).strip()
+        if self.offers(wish) and self.voices is not None:
+            return wish
+        wish = self.aliases.get(wish, wish)
+        if self.offers(wish) and self.voices is not None:
+            return wish
+        try:
+            parts = parse_blend(wish)
+        except CallboardError as error:
+            raise self._unknown(error.info.message) from None
+        names = [self.aliases.get(part.voice, part.voice) for part in parts]
+        if not all(map(self.offers, names)):
+            one = "There is no voice of that name here."
+            raise self._unknown(one if len(names) == 1 else "The blend names a voice not on offer.")
+        if len(names) == 1:
+            return names[0]
+        return "+".join(f"{name}({part.weight:g})" for name, part in zip(names, parts, strict=True))
 
-def offered_voices(model: SpeechModelSection, pool: SpeechPoolSection) -> tuple[str, ...]:
-    """The voices of a model: those configured, else Kokoro's behind its backends, else the default voice alone."""
-    if model.voices:
-        return model.voices
-    return KOKORO_VOICES if pool.backend in KOKORO_BACKENDS else (model.default_voice,)
+    def offers(self, name: str) -> bool:
+        """Whether an engine knows a voice by that name, as far as is known here."""
+        return self.voices is None or name in self.voices
 
-
-def listed_voices(cast: VoiceCatalog) -> tuple[str, ...]:
-    """Every name that a client may use alone: voices first, then aliases."""
-    return tuple(dict.fromkeys((*cast.voices, *cast.voice_aliases)))
-
-
-def resolve_voice(cast: VoiceCatalog, asked: str | None) -> str:
-    """The engine's name or blend for what a client asked for.
-
-    Raises:
-        CallboardError: `unknown_voice`, with the voices on offer.
-    """
-    wish = (asked if asked is not None else cast.default_voice).strip()
-    if wish in cast.voices:
-        return wish
-    wish = cast.voice_aliases.get(wish, wish)
-    if wish in cast.voices:
-        return wish
-    offered = listed_voices(cast)
-    try:
-        parts = parse_blend(wish)
-    except CallboardError as error:
-        raise _unknown(error.info.message, offered) from None
-    names = [cast.voice_aliases.get(part.voice, part.voice) for part in parts]
-    if any(name not in cast.voices for name in names):
-        missing = "There is no voice of that name here." if len(names) == 1 else "The blend names a voice not on offer."
-        raise _unknown(missing, offered)
-    if len(names) == 1:
-        return names[0]
-    return "+".join(f"{name}({part.weight:g})" for name, part in zip(names, parts, strict=True))
-
-
-def _unknown(message: str, offered: tuple[str, ...]) -> CallboardError:
-    return CallboardError(
-        ErrorCode.UNKNOWN_VOICE, f"{message} On offer: {', '.join(offered)}.", param="voice", offered=offered
-    )
+    def _unknown(self, message: str) -> CallboardError:
+        offered = self.listed()
+        return CallboardError(
+            ErrorCode.UNKNOWN_VOICE, f"{message} On offer: {', '.join(offered)}.", param="voice", offered=offered
+        )

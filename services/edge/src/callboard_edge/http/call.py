@@ -23,12 +23,6 @@ ROOMY_BYTES = 16 * 1024
 M = TypeVar("M", bound=BaseModel)
 
 
-def bearer(headers: Mapping[str, str]) -> str:
-    """The credentials that a request carries as `Authorization: Bearer`, or nothing."""
-    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else ""
-
-
 class _Stream(web.StreamResponse):
     """An answer whose headers go out together with its first content, which saves the client a wake-up."""
 
@@ -130,6 +124,10 @@ class Call:
             if isinstance(content, BaseModel)
             else json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         )
+        return self.answer_json(body, status)
+
+    def answer_json(self, body: bytes, status: int = 200) -> web.Response:
+        """A JSON answer that is encoded already."""
         return web.Response(body=body, status=status, content_type="application/json")
 
     async def stream(self, content_type: str, headers: Mapping[str, str] | None = None) -> web.StreamResponse:

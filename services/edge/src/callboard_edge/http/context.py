@@ -1,4 +1,4 @@
-"""What every handler module is given."""
+"""What every protocol is given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
-from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.domain.workers import Workers
+from callboard_edge.http.speech_responder import SpeechResponder
+from callboard_edge.http.text_responder import TextResponder
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import EdgeSettings
 
@@ -21,8 +23,10 @@ class EdgeContext:
     settings: EdgeSettings
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
+    workers: Workers
     admission: Admission
-    media: EncoderPool
+    text: TextResponder
+    speech: SpeechResponder
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
     admin: Administration | None = None

@@ -1,10 +1,12 @@
-"""What every request passes, whatever its path: ids, the caller, CORS, errors and figures."""
+"""What every request passes, whatever its path: its protocol, ids, the caller, CORS, errors and metrics."""
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -12,33 +14,46 @@ from multidict import CIMultiDict
 from callboard_contracts.accounts import KEY_PREFIX, key_digest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
+from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
-from callboard_edge.http.call import Call, bearer
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
+from callboard_edge.http.protocol import Protocol
+from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.route import Route
 from callboard_edge.http.router import Router
-from callboard_edge.metrics import EdgeMetrics
-from callboard_edge.protocols.admin.auth import is_admin_path
-from callboard_edge.protocols.openai.errors import openai_style
-from callboard_edge.settings import EdgeSettings
 from callboard_kit.lifecycle import is_set_within
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 SERVER = "callboard"
-_NO_PAGES = Cors(())
+_NO_BROWSERS = Cors(())
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRoute:
+    """A route and the protocol that it belongs to."""
+
+    route: Route
+    protocol: Protocol
 
 
 class Dispatcher:
     """Takes each request to its handler and each error to its client."""
 
-    def __init__(self, routes: Sequence[Route], settings: EdgeSettings, metrics: EdgeMetrics) -> None:
-        self._router = Router(routes)
-        self._settings = settings
-        self._metrics = metrics
-        self._cors = Cors(settings.cors_origins)
+    def __init__(self, context: EdgeContext, served: Sequence[ServedRoute], protocols: Sequence[Protocol]) -> None:
+        self._router = Router(one.route for one in served)
+        self._protocols = {id(one.route): one.protocol for one in served}
+        self._by_prefix = sorted(
+            ((prefix, protocol) for protocol in protocols for prefix in protocol.prefixes),
+            key=lambda entry: -len(entry[0]),
+        )
+        self._settings = context.settings
+        self._metrics = context.metrics
+        self._cors = Cors(context.settings.cors_origins)
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
         self._open = 0
@@ -62,16 +77,17 @@ class Dispatcher:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers
-        cors = _NO_PAGES if is_admin_path(request.path) else self._cors
+        match = self._router.find(request.method, request.path)
+        protocol = self._protocol_of(request.path) if match.route is None else self._protocols[id(match.route)]
+        cors = self._cors if protocol.browsers else _NO_BROWSERS
         if request.method == "OPTIONS":
             return web.Response(headers={**cors.preflight(given), "Server": SERVER})
         own_id = given.get(REQUEST_ID, "")
         headers = CIMultiDict(cors.headers(given.get("Origin")))
-        match = self._router.find(request.method, request.path)
         call = Call(
             request,
             own_id if _SAFE_ID.fullmatch(own_id) else None,
-            self._caller(request),
+            self._caller(request, protocol),
             match.params,
             headers,
             max_body_bytes=self._settings.max_body_bytes,
@@ -82,49 +98,56 @@ class Dispatcher:
         if own_id == call.request_id:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
         if match.route is None:
-            return self._finished(call, None, self._nowhere(request, match.methods))
-        return await self._handled(call, match.route)
+            return self._finished(call, None, protocol, _not_served(protocol, match.methods))
+        return await self._handled(call, match.route, protocol)
 
-    async def _handled(self, call: Call, route: Route) -> web.StreamResponse:
+    async def _handled(self, call: Call, route: Route, protocol: Protocol) -> web.StreamResponse:
         try:
             response = await route.handler(call)
         except CallboardError as error:
             self._count_error(route, error)
-            response = self._refusal(call, error)
+            response = self._refusal(call, protocol, error)
         except asyncio.CancelledError:
-            self._gone(call, route)
+            self._gone(call, route, protocol)
             raise
         except ConnectionError:
-            self._gone(call, route)
+            self._gone(call, route, protocol)
             call.abort()
             raise
         except Exception:
             log.exception("handler_failed", extra={"request_id": call.request_id, "route": route.name})
             error = CallboardError(ErrorCode.INTERNAL, "Something failed inside; the log has the request id.")
             self._count_error(route, error)
-            response = self._refusal(call, error)
-        return self._finished(call, route, response)
+            response = self._refusal(call, protocol, error)
+        return self._finished(call, route, protocol, response)
 
-    def _refusal(self, call: Call, error: CallboardError) -> web.StreamResponse:
+    def _refusal(self, call: Call, protocol: Protocol, error: CallboardError) -> web.StreamResponse:
         if call.response is not None and call.response.prepared:
             # The status is out already, so all that can be shown is that the answer is not whole.
             call.abort()
             return call.response
-        response = openai_style(error)
+        response = protocol.render_error(error)
+        if error.info.retry_after_s is not None:
+            response.headers.setdefault("Retry-After", str(max(1, math.ceil(error.info.retry_after_s))))
+        if isinstance(error, QuotaRefused):
+            response.headers.update(rate_limit_headers(error.states))
         if error.info.code in (ErrorCode.REQUEST_TIMEOUT, ErrorCode.BODY_TOO_LARGE):
             response.force_close()
         return response
 
-    def _finished(self, call: Call, route: Route | None, response: web.StreamResponse) -> web.StreamResponse:
+    def _finished(
+        self, call: Call, route: Route | None, protocol: Protocol, response: web.StreamResponse
+    ) -> web.StreamResponse:
         name = route.name if route else "none"
-        protocol = route.protocol if route else "none"
         if not response.prepared:
             response.headers.update(call.headers)
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
                 call.sent_bytes += len(response.body)
             if self.closing:
                 response.force_close()
-        figures = self._metrics.answered(name, protocol, call.mode, f"{response.status // 100}xx")
+        figures = self._metrics.answered(
+            name, protocol.name if route else "none", call.mode, f"{response.status // 100}xx"
+        )
         figures.requests.inc()
         figures.duration.observe(time.perf_counter() - call.started_s)
         figures.sent_bytes.inc(call.sent_bytes)
@@ -132,9 +155,9 @@ class Dispatcher:
             figures.first_byte.observe(call.first_byte_s - call.started_s)
         return response
 
-    def _gone(self, call: Call, route: Route) -> None:
+    def _gone(self, call: Call, route: Route, protocol: Protocol) -> None:
         self._metrics.clients_gone.labels(route.name).inc()
-        self._metrics.requests.labels(route.name, route.protocol, call.mode, "gone").inc()
+        self._metrics.requests.labels(route.name, protocol.name, call.mode, "gone").inc()
         self._metrics.sent_bytes.labels(route.name).inc(call.sent_bytes)
 
     def _count_error(self, route: Route, error: CallboardError) -> None:
@@ -143,26 +166,29 @@ class Dispatcher:
         if error.info.kind.status == 429:
             self._metrics.too_many.labels(code).inc()
 
-    def _nowhere(self, request: web.BaseRequest, methods: tuple[str, ...]) -> web.Response:
-        if methods:
-            allowed = ", ".join(methods)
-            error = CallboardError(ErrorCode.METHOD_NOT_ALLOWED, f"This path takes {allowed} only.")
-        else:
-            error = CallboardError(ErrorCode.NOT_FOUND, "Nothing is served at this path.")
-        if request.path == "/v1" or request.path.startswith(("/v1/", "/admin/")):
-            response = openai_style(error)
-        else:
-            response = web.Response(text=f"{error}\n", status=error.info.kind.status)
-        if methods:
-            response.headers["Allow"] = ", ".join((*methods, "OPTIONS"))
-        return response
+    def _protocol_of(self, path: str) -> Protocol:
+        """The protocol of a path that is not served."""
+        return next(
+            protocol
+            for prefix, protocol in self._by_prefix
+            if not prefix or path == prefix or path.startswith(f"{prefix}/")
+        )
 
-    def _caller(self, request: web.BaseRequest) -> Caller:
+    def _caller(self, request: web.BaseRequest, protocol: Protocol) -> Caller:
         headers = request.headers
-        key = bearer(headers) or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
+        key = protocol.credentials(headers)
         if not self._settings.require_key and not key.startswith(KEY_PREFIX):
             # Many programs cannot leave the key out and send a word of their own; where none is needed, it is none.
             key = ""
         peer = request.remote
         address = client_address(peer, headers.getall("X-Forwarded-For", ()), self._settings.trusted_proxies)
         return Caller(key_digest(key) if key else None, address)
+
+
+def _not_served(protocol: Protocol, methods: tuple[str, ...]) -> web.Response:
+    if not methods:
+        return protocol.render_error(CallboardError(ErrorCode.NOT_FOUND, "Nothing is served at this path."))
+    allowed = ", ".join(methods)
+    response = protocol.render_error(CallboardError(ErrorCode.METHOD_NOT_ALLOWED, f"This path takes {allowed} only."))
+    response.headers["Allow"] = ", ".join((*methods, "OPTIONS"))
+    return response

@@ -16,7 +16,7 @@ def routes(context: EdgeContext) -> list[Route]:
     async def readyz(call: Call) -> web.StreamResponse:
         reason = context.ready()
         if reason is None:
-            return call.answer({"status": "ready"})
+            return call.answer({"status": "ready", "pools": _pools(context)})
         return call.answer({"status": "not ready", "reason": reason}, status=503)
 
     return [
@@ -26,7 +26,6 @@ def routes(context: EdgeContext) -> list[Route]:
             healthz,
             name="healthz",
             summary="Whether the process is alive",
-            protocol="site",
             tag="Health",
             answers={200: Answer("It is.")},
         ),
@@ -36,8 +35,15 @@ def routes(context: EdgeContext) -> list[Route]:
             readyz,
             name="readyz",
             summary="Whether the process can take work",
-            protocol="site",
             tag="Health",
             answers={200: Answer("It can."), 503: Answer("It cannot, for the reason given.")},
         ),
     ]
+
+
+def _pools(context: EdgeContext) -> dict[str, str]:
+    """Whether each pool is awake, asleep, or was never seen."""
+    chat = {model.pool for model in context.chat_models.models}
+    tts = {model.pool for model in context.speech_models.models}
+    states = {f"chat/{pool}": context.workers.state("chat", pool) for pool in sorted(chat)}
+    return states | {f"tts/{pool}": context.workers.state("tts", pool) for pool in sorted(tts)}

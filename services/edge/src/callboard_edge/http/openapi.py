@@ -53,7 +53,7 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
-        "tags": [route.tag or route.protocol],
+        "tags": [route.tag],
         "responses": {str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
     }
     names = [part.strip("{}").removesuffix(":path") for part in route.path.split("/") if part.startswith("{")]

@@ -35,7 +35,6 @@ class Route:
     handler: Handler
     name: str
     summary: str
-    protocol: str = "openai"
     tag: str = ""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None

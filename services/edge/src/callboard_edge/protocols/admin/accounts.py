@@ -11,6 +11,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse, parse_query
 from callboard_edge.http.call import Call
+from callboard_edge.http.error_objects import ErrorAnswer
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.admin.auth import AdminAuth
 from callboard_edge.protocols.admin.bodies import (
@@ -24,7 +25,6 @@ from callboard_edge.protocols.admin.bodies import (
     RevokeBody,
     RotateBody,
 )
-from callboard_edge.protocols.openai.bodies import ErrorAnswer
 from callboard_kit.accounts import check_tier
 from callboard_kit.periods import parse_end, show_time
 

@@ -11,10 +11,11 @@ from pydantic import BaseModel
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
-from callboard_edge.http.call import Call, bearer
+from callboard_edge.http.call import Call
+from callboard_edge.http.error_objects import ErrorAnswer
+from callboard_edge.http.protocol import bearer
 from callboard_edge.http.route import Answer, Handler, Method, Route
 from callboard_edge.metrics import EdgeMetrics
-from callboard_edge.protocols.openai.bodies import ErrorAnswer
 from callboard_kit.bucket import Conflict
 from callboard_kit.bus import BusError, NoResponders
 
@@ -34,11 +35,6 @@ MAX_PAUSED = 64
 def token_digest(token: str) -> bytes:
     """What a token is compared by: all digests are of one length, so a comparison tells nothing about it."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def is_admin_path(path: str) -> bool:
-    """Whether a path belongs to the admin API, which web pages may not call."""
-    return path == "/admin" or path.startswith("/admin/")
 
 
 class AdminAuth:
@@ -67,7 +63,6 @@ class AdminAuth:
             self._guarded(handler),
             name=name,
             summary=summary,
-            protocol="admin",
             tag=TAG,
             body=body,
             query=query,

@@ -14,6 +14,7 @@ from callboard_contracts.kudos import KUDOS_SCALE, KudosChange, KudosTransaction
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
+from callboard_edge.http.error_objects import ErrorAnswer
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.admin.accounts import UNKNOWN, named, note_change
 from callboard_edge.protocols.admin.auth import AdminAuth
@@ -25,7 +26,6 @@ from callboard_edge.protocols.admin.bodies import (
     HistoryQuery,
     TransferBody,
 )
-from callboard_edge.protocols.openai.bodies import ErrorAnswer
 from callboard_kit.periods import parse_start, show_time
 
 

@@ -12,6 +12,7 @@ from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse, parse_query
 from callboard_edge.http.call import Call
+from callboard_edge.http.error_objects import ErrorAnswer
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.admin.accounts import UNKNOWN
 from callboard_edge.protocols.admin.auth import AdminAuth, quota_silent
@@ -22,7 +23,6 @@ from callboard_edge.protocols.admin.bodies import (
     UseObject,
     VerifyBody,
 )
-from callboard_edge.protocols.openai.bodies import ErrorAnswer
 from callboard_kit.bus import BusUnavailable
 from callboard_kit.periods import parse_start, show_time
 from callboard_kit.usage_exports import CONTENT_TYPES, open_export

@@ -23,11 +23,19 @@ def _choice_kind(value: Any) -> str | None:
     return f"{TAG}object" if isinstance(value, dict) else None
 
 
+class ImageUrl(Body):
+    """Where an image lies; only data URLs are read."""
+
+    url: str
+    detail: str | None = None
+
+
 class ContentPart(Body):
-    """One part of a message's content; only the type `text` can be served."""
+    """One part of a message's content: text, and images where the model reads them."""
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | None = None
     refusal: str | None = None
 
 
@@ -135,7 +143,7 @@ Stop = Annotated[
 class SamplingBody(Body):
     """The sampling fields of both text paths; those beyond OpenAI's own are what other servers take too."""
 
-    model: str
+    model: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: Whole | None = Field(default=None, ge=-1)
@@ -235,19 +243,3 @@ class Completion(AnswerBody):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
-
-
-class ErrorObject(AnswerBody):
-    """What went wrong; `limit` names the limit that was hit, and is there only then."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-    limit: str | None = None
-
-
-class ErrorAnswer(AnswerBody):
-    """An error in OpenAI's form."""
-
-    error: ErrorObject

@@ -1,18 +1,22 @@
 """OpenAI's `/v1/chat/completions`."""
 
-from typing import Any
+import base64
+import binascii
+import re
 
 from aiohttp import web
 
-from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Role, Tool, ToolCall
+from callboard_contracts.chat import ChatMessage, ChatRequest, Image, OutputFormat, Role, Tool, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import ChatModel
-from callboard_edge.domain.schema_validator import SchemaValidator
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.openai.bodies import ChatCompletion, ChatCompletionBody, ChatTurn, ContentPart
-from callboard_edge.protocols.openai.text import ERRORS, TextCall, answer, sampling, unsupported
+from callboard_edge.protocols.openai.errors import ANSWERS
+from callboard_edge.protocols.openai.sampling import REFUSED, sampling
+from callboard_edge.protocols.openai.writer import ChatWriter
 
 NAME = "chat_completions"
 _ROLES: dict[str, Role] = {
@@ -24,28 +28,20 @@ _ROLES: dict[str, Role] = {
     "function": "tool",
 }
 
+_DATA_URL = re.compile(r"data:(?P<type>image/[a-z0-9.+-]{1,32});base64,(?P<data>[A-Za-z0-9+/=]+)")
+
 
 def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
-    schemas = SchemaValidator()
 
     async def create(call: Call) -> web.StreamResponse:
         body = await call.json(ChatCompletionBody)
         model = context.chat_models.resolve(body.model)
         request = chat_request(body, model)
-        await schemas.check(_schemas(request))
-        return await answer(
-            context,
-            TextCall(
-                call=call,
-                model=model,
-                asked_model=body.model,
-                request=request,
-                route=NAME,
-                chat=True,
-                stream=bool(body.stream),
-                include_usage=bool(body.stream_options and body.stream_options.include_usage),
-            ),
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        writer = ChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)
+        return await context.text.respond(
+            call, NAME, request, model, writer, stream=bool(body.stream), refused_sampling=REFUSED
         )
 
     return [
@@ -59,7 +55,7 @@ def routes(context: EdgeContext) -> list[Route]:
             body=ChatCompletionBody,
             answers={
                 200: Answer("The reply.", ChatCompletion, ("application/json", "text/event-stream")),
-                **ERRORS,
+                **ANSWERS,
             },
         )
     ]
@@ -75,22 +71,21 @@ def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
         raise unsupported("Log probabilities are not offered.", "logprobs" if body.logprobs else "top_logprobs")
     if body.functions:
         raise unsupported("'functions' is not offered; use 'tools'.", "functions")
-    asked = body.max_completion_tokens or body.max_tokens or model.max_output_tokens
-    tools, tool_choice = _tools(body, model)
+    tools, tool_choice = _tools(body)
     return ChatRequest(
         mode="chat",
         model=model.name,
-        messages=tuple(_message(turn, index) for index, turn in enumerate(body.messages)),
+        messages=tuple(_message(turn, index, reads_images=model.images) for index, turn in enumerate(body.messages)),
         prompt="",
         sampling=sampling(body),
-        max_output_tokens=min(asked, model.max_output_tokens),
-        output_format=_output_format(body, model),
+        max_output_tokens=model.output_limit(body.max_completion_tokens or body.max_tokens),
+        output_format=_output_format(body),
         tools=tools,
         tool_choice=tool_choice,
     )
 
 
-def _message(turn: ChatTurn, index: int) -> ChatMessage:
+def _message(turn: ChatTurn, index: int, *, reads_images: bool) -> ChatMessage:
     place = f"messages[{index}]"
     calls = tuple(
         ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
@@ -98,6 +93,7 @@ def _message(turn: ChatTurn, index: int) -> ChatMessage:
     )
     if calls and turn.role != "assistant":
         raise _invalid("Only an assistant's message may have tool calls.", f"{place}.tool_calls")
+    images: tuple[Image, ...] = ()
     if turn.content is None:
         if turn.role != "assistant":
             raise _invalid("This message needs content.", f"{place}.content")
@@ -105,19 +101,22 @@ def _message(turn: ChatTurn, index: int) -> ChatMessage:
     elif isinstance(turn.content, str):
         content = turn.content
     else:
-        content = "\n".join(_part(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content))
+        places = [(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content)]
+        images = tuple(_image(part, at) for part, at in places if reads_images and part.type == "image_url")
+        content = "\n".join(_text(part, at) for part, at in places if not (reads_images and part.type == "image_url"))
     if turn.role == "tool" and turn.tool_call_id is None:
         raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
     return ChatMessage(
         role=_ROLES[turn.role],
         content=content,
+        images=images,
         name=turn.name,
         tool_calls=calls,
         tool_call_id=turn.tool_call_id,
     )
 
 
-def _part(part: ContentPart, place: str) -> str:
+def _text(part: ContentPart, place: str) -> str:
     if part.type == "text":
         if part.text is None:
             raise _invalid("A text part needs 'text'.", f"{place}.text")
@@ -130,7 +129,18 @@ def _part(part: ContentPart, place: str) -> str:
     raise unsupported(f"{kind} cannot be read by the models here; send text only.", place)
 
 
-def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
+def _image(part: ContentPart, place: str) -> Image:
+    match = _DATA_URL.fullmatch(part.image_url.url) if part.image_url is not None else None
+    if match is None:
+        raise unsupported("Images are taken as base64 data URLs only.", f"{place}.image_url")
+    try:
+        base64.b64decode(match["data"], validate=True)
+    except binascii.Error:
+        raise _invalid("The image is not valid base64.", f"{place}.image_url") from None
+    return Image(media_type=match["type"], data=match["data"])
+
+
+def _tools(body: ChatCompletionBody) -> tuple[tuple[Tool, ...], str]:
     choice = body.tool_choice or "auto"
     if not body.tools:
         if choice not in ("auto", "none"):
@@ -138,8 +148,6 @@ def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...]
         return (), "auto"
     if choice == "none":
         return (), "none"
-    if not model.tools:
-        raise unsupported("This model cannot call tools.", "tools")
     names = {spec.function.name for spec in body.tools}
     if not isinstance(choice, str):
         choice = choice.function.name
@@ -152,12 +160,10 @@ def _tools(body: ChatCompletionBody, model: ChatModel) -> tuple[tuple[Tool, ...]
     return tuple(tools), choice
 
 
-def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFormat:
+def _output_format(body: ChatCompletionBody) -> OutputFormat:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return OutputFormat()
-    if not model.json_schema:
-        raise unsupported("This model cannot be held to a JSON form.", "response_format")
     if wanted.type == "json_object":
         return OutputFormat(kind="json_object")
     spec = wanted.json_schema
@@ -166,18 +172,6 @@ def _output_format(body: ChatCompletionBody, model: ChatModel) -> OutputFormat:
     if spec.schema_ is None:
         raise _invalid("The format needs a 'schema'.", "response_format.json_schema.schema")
     return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name)
-
-
-def _schemas(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
-    """Every schema of a request with the name of its field."""
-    found = [
-        (f"tools[{index}].function.parameters", tool.parameters)
-        for index, tool in enumerate(request.tools)
-        if tool.parameters
-    ]
-    if request.output_format.kind == "json_schema" and request.output_format.json_schema is not None:
-        found.append(("response_format.json_schema.schema", request.output_format.json_schema))
-    return found
 
 
 def _invalid(message: str, param: str) -> CallboardError:

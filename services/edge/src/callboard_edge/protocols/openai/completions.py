@@ -4,12 +4,15 @@ from aiohttp import web
 
 from callboard_contracts.chat import ChatRequest, OutputFormat
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.openai.bodies import Completion, CompletionBody
-from callboard_edge.protocols.openai.text import ERRORS, TextCall, answer, sampling, unsupported
+from callboard_edge.protocols.openai.errors import ANSWERS
+from callboard_edge.protocols.openai.sampling import REFUSED, sampling
+from callboard_edge.protocols.openai.writer import CompletionWriter
 
 NAME = "completions"
 DEFAULT_MAX_TOKENS = 16
@@ -23,19 +26,14 @@ def routes(context: EdgeContext) -> list[Route]:
         body = await call.json(CompletionBody)
         model = context.chat_models.resolve(body.model)
         request = completion_request(body, model)
-        return await answer(
-            context,
-            TextCall(
-                call=call,
-                model=model,
-                asked_model=body.model,
-                request=request,
-                route=NAME,
-                chat=False,
-                stream=bool(body.stream),
-                include_usage=bool(body.stream_options and body.stream_options.include_usage),
-                echo=request.prompt if body.echo else "",
-            ),
+        writer = CompletionWriter(
+            call.fresh_id,
+            body.model or model.name,
+            include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            echo=request.prompt if body.echo else "",
+        )
+        return await context.text.respond(
+            call, NAME, request, model, writer, stream=bool(body.stream), refused_sampling=REFUSED
         )
 
     return [
@@ -49,7 +47,7 @@ def routes(context: EdgeContext) -> list[Route]:
             body=CompletionBody,
             answers={
                 200: Answer("The continuation.", Completion, ("application/json", "text/event-stream")),
-                **ERRORS,
+                **ANSWERS,
             },
         )
     ]
@@ -73,7 +71,7 @@ def completion_request(body: CompletionBody, model: ChatModel) -> ChatRequest:
         messages=(),
         prompt=_prompt(body),
         sampling=sampling(body),
-        max_output_tokens=min(body.max_tokens or DEFAULT_MAX_TOKENS, model.max_output_tokens),
+        max_output_tokens=model.output_limit(body.max_tokens, DEFAULT_MAX_TOKENS),
         output_format=OutputFormat(),
         tools=(),
         tool_choice="auto",

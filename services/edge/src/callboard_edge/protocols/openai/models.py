@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.jobs import Service
+from callboard_edge.domain.catalogue import ChatModel, SpeechModel, unknown_model
 from callboard_edge.http.bodies import AnswerBody
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
@@ -33,23 +34,20 @@ class ModelList(AnswerBody):
 
 def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
-    names = [*context.chat_models.names, *context.speech_models.names]
+
+    def offered() -> tuple[str, ...]:
+        chat = [model.name for model in context.chat_models.models if _expected(context, "chat", model)]
+        return (*chat, *(model.name for model in context.speech_models.models if _expected(context, "tts", model)))
 
     async def list_models(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
-        return call.answer({"object": "list", "data": [_model(name) for name in names]})
+        return call.answer({"object": "list", "data": [_model(name) for name in offered()]})
 
     async def get_model(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
         name = call.params["model"]
         if not (context.chat_models.find(name) or context.speech_models.find(name)):
-            offered = ", ".join(names) or "none"
-            raise CallboardError(
-                ErrorCode.UNKNOWN_MODEL,
-                f"There is no model of that name here. On offer: {offered}.",
-                param="model",
-                offered=tuple(names),
-            )
+            raise unknown_model(offered())
         return call.answer(_model(name))
 
     return [
@@ -72,6 +70,11 @@ def routes(context: EdgeContext) -> list[Route]:
             answers={200: Answer("The model.", ModelObject), 404: Answer("No model of that name is on offer.")},
         ),
     ]
+
+
+def _expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel) -> bool:
+    """Whether a model's pool has a worker, has had one, or may be asleep."""
+    return model.may_sleep or context.workers.state(service, model.pool) != "unseen"
 
 
 def _model(name: str) -> dict[str, Any]:

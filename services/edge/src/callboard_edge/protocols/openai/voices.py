@@ -1,12 +1,14 @@
 """The voices on offer: `/v1/audio/voices`, an extension that Kokoro servers made common."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from callboard_contracts.voices import kokoro_language
 from callboard_edge.domain.catalogue import SpeechModel
-from callboard_edge.domain.voices import listed_voices
+from callboard_edge.domain.voices import VoiceCatalog
+from callboard_edge.domain.workers import Workers
 from callboard_edge.http.bodies import AnswerBody
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
@@ -37,10 +39,11 @@ def routes(context: EdgeContext) -> list[Route]:
         query = call.request.query
         asked = query.get("model")
         models = context.speech_models.models if asked is None else (context.speech_models.resolve(asked),)
-        names = list(dict.fromkeys(name for model in models for name in listed_voices(model)))
+        catalogs = [(model, model.catalog(context.workers)) for model in models]
+        names = list(dict.fromkeys(name for _model, catalog in catalogs for name in catalog.listed()))
         answer: dict[str, Any] = {"voices": names}
         if query.get("details", "").lower() in ("1", "true", "yes"):
-            answer["details"] = [_detail(name, models) for name in names]
+            answer["details"] = [_detail(name, catalogs, context.workers) for name in names]
         return call.answer(answer)
 
     return [
@@ -56,11 +59,12 @@ def routes(context: EdgeContext) -> list[Route]:
     ]
 
 
-def _detail(name: str, models: tuple[SpeechModel, ...]) -> dict[str, Any]:
-    having = [model for model in models if name in listed_voices(model)]
-    meant = having[0].voice_aliases.get(name) if name not in having[0].voices else None
-    detail: dict[str, Any] = {"id": name, "models": [model.name for model in having]}
-    language = kokoro_language(meant or name)
+def _detail(name: str, catalogs: Sequence[tuple[SpeechModel, VoiceCatalog]], workers: Workers) -> dict[str, Any]:
+    having = [(model, catalog) for model, catalog in catalogs if name in catalog.listed()]
+    model, catalog = having[0]
+    meant = None if catalog.offers(name) else catalog.aliases.get(name)
+    detail: dict[str, Any] = {"id": name, "models": [model.name for model, _catalog in having]}
+    language = model.language(workers, meant or name) or kokoro_language(meant or name)
     if language is not None:
         detail["language"] = language
     if meant is not None:

@@ -1,0 +1,64 @@
+"""What is kept of polled jobs, in the streams RESULT and OUT."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from callboard_contracts import subjects
+from callboard_contracts.chat import ChatFrame, ChatResult
+from callboard_contracts.kept import JobTicket
+from callboard_contracts.model import Message
+from callboard_contracts.streams import OUT, RESULT
+from callboard_edge.backends.job_queue import bus_unavailable
+from callboard_kit.bus import Bus, BusError
+from callboard_kit.stream_reads import read_last, read_subject
+
+MAX_FRAMES = 65_536
+
+M = TypeVar("M", bound=Message)
+
+
+class BusResultStore:
+    """Reads and writes tickets and results; see `ResultStore`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def put_ticket(self, ticket: JobTicket) -> None:
+        """Keeps where a polled job lies."""
+        await self._put(subjects.ticket(ticket.request_id), ticket, f"{ticket.request_id}.ticket")
+
+    async def ticket(self, request_id: str) -> JobTicket | None:
+        """The ticket of a polled job."""
+        return await self._last(subjects.ticket, request_id, JobTicket)
+
+    async def put_result(self, result: ChatResult) -> None:
+        """Keeps the result of a job that never reached a worker."""
+        await self._put(subjects.result(result.request_id), result, f"{result.request_id}.result")
+
+    async def result(self, request_id: str) -> ChatResult | None:
+        """The kept result."""
+        return await self._last(subjects.result, request_id, ChatResult)
+
+    async def frames(self, request_id: str) -> list[ChatFrame]:
+        """All frames sent so far."""
+        try:
+            stored = await read_subject(self._bus, OUT, subjects.out("*", request_id), limit=MAX_FRAMES)
+        except BusError as error:
+            raise bus_unavailable() from error
+        return [ChatFrame.model_validate_json(message.data) for message in stored]
+
+    async def _put(self, subject: str, message: Message, msg_id: str) -> None:
+        try:
+            await self._bus.publish_stored(subject, message.encoded(), msg_id)
+        except BusError as error:
+            raise bus_unavailable() from error
+
+    async def _last(self, subject_of: Callable[[str], str], request_id: str, model: type[M]) -> M | None:
+        try:
+            found = await read_last(self._bus, RESULT, subject_of(request_id))
+            return model.model_validate_json(found.data) if found else None
+        except ValueError:
+            # An id that no subject can hold, or a record of another version, names nothing that is known here.
+            return None
+        except BusError as error:
+            raise bus_unavailable() from error

@@ -1,0 +1,92 @@
+"""Keeps the edge's view of the workers current.
+
+Announcements are puts into the bucket WORKERS, which a plain subscription sees at once; a watch of the bucket would lag
+by seconds after a restart of the server. The bucket is read whole at the start, after each reconnection, and now and
+then, since a plain subscription can miss a message.
+"""
+
+import asyncio
+import logging
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from callboard_contracts.jobs import Service
+from callboard_contracts.streams import BUCKET_WORKERS
+from callboard_contracts.workers import PoolRecord, WorkerInfo
+from callboard_edge.domain.workers import Workers
+from callboard_kit.bucket import OPERATION, Bucket
+from callboard_kit.bus import Bus, BusError
+from callboard_kit.lifecycle import is_set_within
+
+log = logging.getLogger(__name__)
+
+READ_INTERVAL_S = 30.0
+RETRY_INTERVAL_S = 1.0
+_PREFIX = f"$KV.{BUCKET_WORKERS}."
+
+
+class WorkerWatch:
+    """Fills `Workers` from the bus."""
+
+    def __init__(self, bus: Bus, workers: Workers) -> None:
+        self._bus = bus
+        self._bucket = Bucket(bus, BUCKET_WORKERS)
+        self._workers = workers
+        self._due = asyncio.Event()
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        """Subscribes to announcements and reads those that stand; raises BusUnavailable."""
+        self._subscription = await self._bus.subscribe(f"{_PREFIX}>", self._announced)
+        self._bus.on_reconnect(self._due.set)
+        await self._read()
+
+    async def close(self) -> None:
+        """Ends the subscription."""
+        if self._subscription is not None:
+            await self._bus.unsubscribe(self._subscription)
+            self._subscription = None
+
+    async def run(self) -> None:
+        """Reads the bucket again from time to time, for as long as the process runs."""
+        while True:
+            self._due.clear()
+            await is_set_within(self._due, READ_INTERVAL_S if self._workers.loaded else RETRY_INTERVAL_S)
+            await self._read()
+
+    async def _read(self) -> None:
+        try:
+            entries = await self._bucket.list(">")
+        except BusError as error:
+            log.warning("workers_unread", extra={"reason": str(error)})
+            return
+        for entry in entries:
+            self._take(entry.key, entry.value)
+        self._workers.loaded = True
+
+    async def _announced(self, message: Msg) -> None:
+        key = message.subject.removeprefix(_PREFIX)
+        if message.headers and OPERATION in message.headers:
+            self._workers.forget(key.rpartition(".")[2])
+        else:
+            self._take(key, message.data)
+
+    def _take(self, key: str, value: bytes) -> None:
+        kind, _, rest = key.partition(".")
+        try:
+            if kind == "worker":
+                self._workers.announce(WorkerInfo.model_validate_json(value))
+            elif kind == "pool":
+                service, _, pool = rest.partition(".")
+                self._workers.record(_service(service), pool, PoolRecord.model_validate_json(value))
+        except ValueError:
+            log.warning("announcement_malformed", extra={"key": key})
+
+
+def _service(text: str) -> Service:
+    match text:
+        case "chat" | "tts" | "stt":
+            return text
+        case _:
+            raise ValueError(text)

@@ -1,0 +1,60 @@
+"""What a request asks of a model, and whether the model can do it."""
+
+from collections.abc import Set
+from typing import Any
+
+from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.workers import OfferedModel
+from callboard_edge.domain.catalogue import ChatModel
+
+_SAMPLING_DEFAULTS = {name: field.default for name, field in Sampling.model_fields.items()}
+_OURS = frozenset({"stop"})
+"""What workers do themselves, whatever the engine honours."""
+
+
+def check_abilities(request: ChatRequest, model: ChatModel) -> None:
+    """Refuses what the model cannot do.
+
+    Raises:
+        CallboardError: `unsupported`, with the request's field as `param`.
+    """
+    if request.tools and not model.tools:
+        raise unsupported("This model cannot call tools.", "tools")
+    if request.output_format.kind != "text" and not model.json_schema:
+        raise unsupported("This model cannot be held to a JSON form.", "output_format")
+    if not model.images:
+        for index, message in enumerate(request.messages):
+            if message.images:
+                raise unsupported("Images cannot be read by this model; send text only.", f"messages[{index}]")
+
+
+def with_honoured_sampling(request: ChatRequest, offered: OfferedModel | None, refused: Set[str]) -> ChatRequest:
+    """The request without the sampling fields that the model's engine does not honour.
+
+    Raises:
+        CallboardError: `unsupported` for one of `refused`, the fields that the protocol never lets pass unheard.
+    """
+    if offered is None:
+        return request
+    given = {name for name, default in _SAMPLING_DEFAULTS.items() if getattr(request.sampling, name) != default}
+    dropped = given - _OURS - set(offered.sampling)
+    if not dropped:
+        return request
+    if unheard := sorted(dropped & refused):
+        raise unsupported("This model's engine does not take this setting.", unheard[0])
+    kept = request.sampling.model_copy(update={name: _SAMPLING_DEFAULTS[name] for name in dropped})
+    return request.model_copy(update={"sampling": kept})
+
+
+def schemas_of(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
+    """Every JSON schema of a request with the name of its field."""
+    found = [(f"tools[{index}].parameters", tool.parameters) for index, tool in enumerate(request.tools)]
+    if request.output_format.json_schema is not None:
+        found.append(("output_format.json_schema", request.output_format.json_schema))
+    return [(param, schema) for param, schema in found if schema]
+
+
+def unsupported(message: str, param: str) -> CallboardError:
+    """The error for what cannot be served."""
+    return CallboardError(ErrorCode.UNSUPPORTED, message, param=param)

@@ -1,0 +1,128 @@
+"""Jobs whose result is polled: their state, their text so far and their result, read by id from any edge."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from callboard_contracts.chat import ChatEnd, ChatJob, ChatResult
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.kept import JobTicket
+from callboard_contracts.quota import ReserveReply, ReserveRequest
+from callboard_edge.domain.ports import JobRef, ResultStore
+from callboard_edge.domain.reorder import TextReorderBuffer
+from callboard_edge.domain.submission import Dependencies, Route, Submission, submit
+
+CANCEL_WAIT_S = 1.0
+"""How long a worker has to show that it had a job that was cancelled."""
+CANCEL_POLL_S = 0.1
+
+JobState = Literal["queued", "running", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptJob:
+    """A polled job as it stands; `result` is there when it is done, `text` and `thinking` grow until then."""
+
+    state: JobState
+    ticket: JobTicket
+    text: str = ""
+    thinking: str = ""
+    tokens: int = 0
+    result: ChatResult | None = None
+
+
+class KeptJobs:
+    """Submits jobs that nobody listens to, and answers for them until they expire."""
+
+    def __init__(self, deps: Dependencies, store: ResultStore) -> None:
+        self._deps = deps
+        self._store = store
+
+    async def submit(
+        self, reserve: ReserveRequest, make_job: Callable[[ReserveReply], ChatJob], route: Route
+    ) -> Submission:
+        """Takes the hold, enqueues the job and keeps its ticket.
+
+        Raises:
+            QuotaRefused: quota refused the hold.
+            CallboardError: the queue did not take the job, or its ticket could not be kept; then it is cancelled.
+        """
+        jobs: list[ChatJob] = []
+
+        def remembered(reply: ReserveReply) -> ChatJob:
+            jobs.append(make_job(reply))
+            return jobs[-1]
+
+        async def entered() -> Submission:
+            submission = await submit(self._deps, reserve, remembered, route)
+            ticket = _ticket(jobs[-1], submission, route)
+            try:
+                await self._store.put_ticket(ticket)
+            except CallboardError:
+                await self._cancel(ticket)
+                raise
+            return submission
+
+        return await asyncio.shield(self._deps.background.start(entered(), "submit-kept"))
+
+    async def find(self, request_id: str) -> KeptJob:
+        """The job as it stands.
+
+        Raises:
+            CallboardError: `not_found` for an id that is unknown or expired; `bus_unavailable`.
+        """
+        ticket = await self._ticket(request_id)
+        result = await self._store.result(request_id)
+        if result is not None:
+            tokens = result.end.usage.completion_tokens
+            return KeptJob("done", ticket, result.text, result.thinking, tokens, result)
+        buffer = TextReorderBuffer()
+        frames = await self._store.frames(request_id)
+        buffer.feed(frames)
+        return KeptJob("running" if frames else "queued", ticket, buffer.text, buffer.thinking, buffer.tokens)
+
+    async def cancel(self, request_id: str) -> None:
+        """Ends a job, wherever it is; what was written stays readable. Raises as `find`."""
+        ticket = await self._ticket(request_id)
+        if await self._store.result(request_id) is None:
+            await asyncio.shield(self._deps.background.start(self._cancel(ticket), "cancel-kept"))
+
+    async def _ticket(self, request_id: str) -> JobTicket:
+        ticket = await self._store.ticket(request_id)
+        if ticket is None:
+            raise CallboardError(ErrorCode.NOT_FOUND, "No request of that id is known here.", param="request_id")
+        return ticket
+
+    async def _cancel(self, ticket: JobTicket) -> None:
+        await self._deps.jobs.cancel(ticket.request_id)
+        if not await self._deps.jobs.remove(JobRef(ticket.stream, ticket.seq)) or await self._worker_had(ticket):
+            return
+        if ticket.hold is not None:
+            await self._deps.quota.release(ticket.hold)
+        end = ChatEnd(reason="cancelled")
+        await self._store.put_result(ChatResult(request_id=ticket.request_id, model=ticket.model, text="", end=end))
+
+    async def _worker_had(self, ticket: JobTicket) -> bool:
+        """Whether a worker turns out to have had the job; it then settles the hold and keeps the result itself."""
+        until = asyncio.get_running_loop().time() + CANCEL_WAIT_S
+        while asyncio.get_running_loop().time() < until:
+            if await self._store.frames(ticket.request_id) or await self._store.result(ticket.request_id):
+                return True
+            await asyncio.sleep(CANCEL_POLL_S)
+        return False
+
+
+def _ticket(job: ChatJob, submission: Submission, route: Route) -> JobTicket:
+    return JobTicket(
+        request_id=job.request_id,
+        service=route.service,
+        pool=route.pool,
+        tenant=submission.tenant,
+        model=job.request.model,
+        stream=submission.job_ref.stream,
+        seq=submission.job_ref.seq,
+        hold=submission.hold,
+        created_at=job.created_at,
+        deadline_at=job.deadline_at,
+    )

@@ -1,0 +1,79 @@
+"""Which workers there are, as they announced themselves."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.jobs import Service
+from callboard_contracts.workers import ANNOUNCE_LIFE_S, OfferedModel, PoolRecord, WorkerInfo
+
+NO_WORKER_RETRY_S = 5.0
+
+PoolState = Literal["awake", "asleep", "unseen"]
+"""A pool with a worker, one whose workers are gone, and one that never had any."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    info: WorkerInfo
+    until: float
+
+
+class Workers:
+    """The announcements of all workers; one that is not repeated in time is forgotten."""
+
+    def __init__(self) -> None:
+        self.loaded = False
+        """Whether the announcements were read once; until then every pool counts as awake."""
+        self._workers: dict[str, _Known] = {}
+        self._pools: dict[tuple[Service, str], PoolRecord] = {}
+
+    def announce(self, info: WorkerInfo) -> None:
+        """Takes an announcement."""
+        self._workers[info.id] = _Known(info, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
+
+    def forget(self, worker_id: str) -> None:
+        """Takes out a worker that said goodbye."""
+        self._workers.pop(worker_id, None)
+
+    def record(self, service: Service, pool: str, record: PoolRecord) -> None:
+        """Takes in that a pool has had a worker."""
+        self._pools[service, pool] = record
+
+    def of(self, service: Service, pool: str) -> list[WorkerInfo]:
+        """The workers of a pool that are there now."""
+        now = asyncio.get_running_loop().time()
+        gone = [worker_id for worker_id, known in self._workers.items() if known.until < now]
+        for worker_id in gone:
+            del self._workers[worker_id]
+        infos = (known.info for known in self._workers.values())
+        return [info for info in infos if (info.service, info.pool) == (service, pool)]
+
+    def state(self, service: Service, pool: str) -> PoolState:
+        """Whether a pool has a worker, had one, or never had any."""
+        if not self.loaded or self.of(service, pool):
+            return "awake"
+        return "asleep" if (service, pool) in self._pools else "unseen"
+
+    def model(self, service: Service, pool: str, name: str) -> OfferedModel | None:
+        """What the workers of a pool offer under a model's name, or last offered; None when that is unknown."""
+        offers: Sequence[OfferedModel] = [model for info in self.of(service, pool) for model in info.models]
+        if not offers and (record := self._pools.get((service, pool))) is not None:
+            offers = record.models
+        return next((model for model in offers if model.name == name), None)
+
+
+def check_pool(workers: Workers, service: Service, pool: str, *, may_sleep: bool) -> None:
+    """Refuses a request that no worker is expected for.
+
+    Raises:
+        CallboardError: `no_worker`.
+    """
+    if not may_sleep and workers.state(service, pool) == "unseen":
+        raise CallboardError(
+            ErrorCode.NO_WORKER,
+            "No worker has announced itself for this model yet; try again shortly.",
+            retry_after_s=NO_WORKER_RETRY_S,
+        )

@@ -1,0 +1,169 @@
+"""Answers a request for speech, sent while it is being spoken, in whatever form a protocol's writer gives it."""
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import HttpVersion11, web
+
+from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.speech import SpeechEnd, SpeechRequest
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.catalogue import SpeechModel
+from callboard_edge.domain.speech_stream import SpeechStream, unexplained
+from callboard_edge.domain.speech_text import audio_ms_bound
+from callboard_edge.http.call import Call
+from callboard_edge.http.rate_limits import rate_limit_headers
+from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.formats import FORMATS, AudioFormat
+from callboard_edge.metrics import EdgeMetrics
+from callboard_edge.settings import EdgeSettings
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class SpeechWriter(Protocol):
+    """Frames the encoded sound of one utterance."""
+
+    @property
+    def content_type(self) -> str:
+        """The type of the answer."""
+        ...
+
+    @property
+    def length_is_sound(self) -> bool:
+        """Whether the answer is as long as the sound, so that its length can be announced where that is known."""
+        ...
+
+    def audio(self, sound: bytes) -> bytes:
+        """A part of the sound."""
+        ...
+
+    def closing(self, end: SpeechEnd, tokens: int) -> bytes:
+        """The end of an utterance that is complete; `tokens` is what was charged."""
+        ...
+
+    def failure(self, error: ErrorInfo) -> bytes | None:
+        """The end of an utterance that failed or met a limit after its first sound; None where it cannot be told."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RawAudio:
+    """The sound as it is, as a body of its own."""
+
+    content_type: str
+    length_is_sound: bool = True
+
+    def audio(self, sound: bytes) -> bytes:
+        """The sound itself."""
+        return sound
+
+    def closing(self, end: SpeechEnd, tokens: int) -> bytes:
+        """Nothing."""
+        del end, tokens
+        return b""
+
+    def failure(self, error: ErrorInfo) -> bytes | None:
+        """Nothing can be told in the middle of sound."""
+        del error
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechResponder:
+    """What all speech protocols share between their bodies and their writers."""
+
+    admission: Admission
+    encoders: EncoderPool
+    metrics: EdgeMetrics
+    settings: EdgeSettings
+
+    async def respond(
+        self,
+        call: Call,
+        route: str,
+        request: SpeechRequest,
+        model: SpeechModel,
+        audio_format: AudioFormat,
+        writer: SpeechWriter,
+    ) -> web.StreamResponse:
+        """Admits an utterance and sends it while it is spoken; `route` is its name in metrics.
+
+        Raises:
+            CallboardError: it was refused, or failed before any sound; or after, where the writer cannot tell.
+        """
+        speech = self.settings.speech
+        most_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
+        # The worker extends the hold while it speaks, as far as the text turns out to need it.
+        audio_ms = min(most_ms, speech.hold_slice_ms)
+        async with await self.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
+            call.headers.update(rate_limit_headers(utterance.states))
+            with self.metrics.open_streams.labels(route).track_inprogress():
+                try:
+                    end = await self._send(call, utterance, audio_format, writer)
+                except CallboardError as error:
+                    if call.response is None:
+                        raise
+                    return await self._failed(call, route, writer, error)
+                if end.reason == "limit":
+                    info = end.error or unexplained(end)
+                    self.metrics.errors.labels(route, info.code.value).inc()
+                    # Sound that a limit ended is whole as far as it goes.
+                    return await call.finish(writer.failure(info) or b"")
+                return await call.finish(writer.closing(end, utterance.charged_tokens(end.audio_ms)))
+
+    async def _send(
+        self, call: Call, utterance: SpeechStream, audio_format: AudioFormat, writer: SpeechWriter
+    ) -> SpeechEnd:
+        """Sends an utterance through one encoder, as it comes, and returns its end.
+
+        Raises:
+            CallboardError: the utterance failed; nothing has been sent if the answer has not begun.
+        """
+        length: int | None = None
+
+        async def send(sound: bytes) -> None:
+            if not sound:
+                return
+            if call.response is None:
+                known = length is not None and writer.length_is_sound
+                await call.stream(writer.content_type, {"Content-Length": str(length)} if known else None)
+            await call.write(writer.audio(sound))
+
+        async with self.encoders.clip(audio_format) as session:
+            segments = await utterance.opening()
+            if segments[-1].info.end is not None:
+                length = session.expect(sum(len(segment.pcm) for segment in segments))
+            while True:
+                for segment in segments:
+                    if segment.info.end is not None:
+                        await send(await session.finish())
+                        return segment.info.end
+                    for part in session.slices(segment.pcm) if segment.pcm else ():
+                        await send(await session.feed(part))
+                segments = await utterance.next_segments()
+
+    async def _failed(self, call: Call, route: str, writer: SpeechWriter, error: CallboardError) -> web.StreamResponse:
+        """Shows in the middle of an answer that it is not whole; raises where the writer cannot tell the client."""
+        last = writer.failure(error.info)
+        if last is None:
+            if call.request.version < HttpVersion11:
+                _reset_on_close(call)
+            raise error
+        self.metrics.errors.labels(route, error.info.code.value).inc()
+        return await call.finish(last)
+
+
+def content_type_of(audio_format: AudioFormat) -> str:
+    """The content type of a format."""
+    return FORMATS[audio_format].content_type
+
+
+def _reset_on_close(call: Call) -> None:
+    """Has the connection end in a reset: an HTTP/1.0 client takes a plain close for the proper end of the body."""
+    transport = call.request.transport
+    endpoint = transport.get_extra_info("socket") if transport is not None else None
+    if endpoint is not None:
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

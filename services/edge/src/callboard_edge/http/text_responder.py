@@ -1,0 +1,128 @@
+"""Answers a request for text, streamed or whole, in whatever form a protocol's writer gives it."""
+
+import asyncio
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import web
+
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest
+from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_edge.domain.abilities import check_abilities, schemas_of, with_honoured_sampling
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.job_stream import KEEP_ALIVE_S
+from callboard_edge.domain.schema_validator import SchemaValidator
+from callboard_edge.domain.text_stream import TextReply, TextStream, failure
+from callboard_edge.domain.workers import Workers
+from callboard_edge.http.call import Call
+from callboard_edge.http.rate_limits import rate_limit_headers
+from callboard_edge.metrics import EdgeMetrics
+
+
+class TextWriter(Protocol):
+    """Writes one reply in a protocol's form.
+
+    A streamed reply is `opening`, then `deltas` for frames that arrived together, then `closing` or `failure`; an
+    opening goes out with the first frames. `keep_alive` is sent in a silence, and nothing where it is empty.
+    """
+
+    @property
+    def content_type(self) -> str:
+        """The type of a streamed reply."""
+        ...
+
+    @property
+    def keep_alive(self) -> bytes:
+        """What shows a waiting client that the stream still lives."""
+        ...
+
+    def whole(self, reply: TextReply) -> bytes:
+        """A whole reply, as JSON."""
+        ...
+
+    def opening(self) -> bytes:
+        """What comes before the text."""
+        ...
+
+    def deltas(self, frames: Sequence[ChatFrame]) -> bytes:
+        """The text, thinking and tool calls of some frames; nothing where the client needs to see nothing."""
+        ...
+
+    def closing(self, end: ChatEnd) -> bytes:
+        """The end of a reply that is complete."""
+        ...
+
+    def failure(self, error: ErrorInfo) -> bytes:
+        """The end of a reply that failed after the stream had begun."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextResponder:
+    """What all text protocols share between their bodies and their writers."""
+
+    admission: Admission
+    workers: Workers
+    metrics: EdgeMetrics
+    schemas: SchemaValidator = field(default_factory=SchemaValidator)
+
+    async def respond(
+        self,
+        call: Call,
+        route: str,
+        request: ChatRequest,
+        model: ChatModel,
+        writer: TextWriter,
+        *,
+        stream: bool,
+        refused_sampling: Set[str] = frozenset(),
+    ) -> web.StreamResponse:
+        """Checks a request against the model, admits it and answers it; `route` is its name in metrics.
+
+        Sampling fields that the model's engine does not honour are ignored, except for `refused_sampling`.
+
+        Raises:
+            CallboardError: it was refused, or failed before anything was sent.
+        """
+        check_abilities(request, model)
+        offered = self.workers.model("chat", model.pool, model.name)
+        request = with_honoured_sampling(request, offered, refused_sampling)
+        await self.schemas.check(schemas_of(request))
+        async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
+            call.headers.update(rate_limit_headers(reply.states))
+            if not stream:
+                return call.answer_json(writer.whole(await reply.collect()))
+            call.mode = "stream"
+            with self.metrics.open_streams.labels(route).track_inprogress():
+                return await self._streamed(call, route, reply, writer)
+
+    async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:
+        loop = asyncio.get_running_loop()
+        frames = await reply.take(KEEP_ALIVE_S)
+        if frames and (end := frames[0].end) is not None and (error := failure(end)) is not None:
+            raise CallboardError.of(error)
+        await call.stream(writer.content_type)
+        written_at = loop.time()
+        opening = writer.opening()
+        while True:
+            try:
+                content = writer.deltas(frames) if frames else b""
+                if frames:
+                    content, opening = opening + content, b""
+                end = frames[-1].end if frames else None
+                if end is not None:
+                    break
+                # Not every frame has something for the client, which must hear something now and then all the same.
+                if content or loop.time() - written_at >= KEEP_ALIVE_S:
+                    await call.write(content or writer.keep_alive)
+                    written_at = loop.time()
+                frames = await reply.take(KEEP_ALIVE_S)
+            except CallboardError as error:
+                end, content = ChatEnd(reason="error", error=error.info), opening
+                break
+        error = failure(end)
+        if error is not None:
+            self.metrics.errors.labels(route, error.code.value).inc()
+        return await call.finish(content + (writer.failure(error) if error else writer.closing(end)))

@@ -1,0 +1,31 @@
+"""The sampling fields of OpenAI's two text paths, and what other servers added to them."""
+
+from callboard_contracts.chat import Sampling
+from callboard_edge.domain.abilities import unsupported
+from callboard_edge.protocols.openai.bodies import SamplingBody
+
+REFUSED = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logit_bias"})
+"""OpenAI's own fields, which are refused where the engine does not honour them; those of other servers are ignored."""
+
+
+def sampling(body: SamplingBody) -> Sampling:
+    """The sampling fields of a request.
+
+    Raises:
+        CallboardError: more than one choice is asked for.
+    """
+    if body.n is not None and body.n > 1:
+        raise unsupported("Only one choice can be generated for a request; leave 'n' out or set it to 1.", "n")
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    return Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        seed=body.seed,
+        stop=tuple(word for word in stop if word),
+        logit_bias=body.logit_bias or None,
+    )
