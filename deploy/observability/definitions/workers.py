@@ -41,7 +41,7 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
         ),
         counter(
             "Resumed jobs",
-            "Jobs taken over from a lost worker, by where the prior attempt's output was found; *nowhere*: none was.",
+            "Jobs continued after their worker was lost, by where the prior attempt's output was found.",
             f"{metrics}_resumed_total",
             by="source",
             runbook="jobs-redelivered",
