@@ -1,4 +1,4 @@
-"""What each image would install: complete, hashed, without addresses, and without what it must not carry."""
+"""The list of each image: complete, hashed, without addresses, and without what the image must not carry."""
 
 import re
 import subprocess
@@ -89,7 +89,7 @@ def test_one_package_has_one_version_in_every_list() -> None:
 
 
 def test_what_runs_here_is_what_the_list_says() -> None:
-    """The tests prove something about the locked versions only if those are the ones that they run with."""
+    """The tests only prove something about the locked versions if they run with those."""
     tried = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "freeze", "--exclude-editable"],
         capture_output=True,

@@ -112,7 +112,7 @@ def test_the_bus_takes_its_configuration_and_can_be_watched() -> None:
         [server_binary(), "-t", "-c", str(path)], capture_output=True, text=True, timeout=20, check=False
     )
     assert tried.returncode == 0, tried.stderr
-    # Prometheus asks the exporter, which asks the monitor; no port of it leaves the network.
+    # Prometheus scrapes the exporter, which reads the monitor; no port of it is published.
     assert re.search(r'^http: "0\.0\.0\.0:8222"$', path.read_text(), re.MULTILINE)
     assert "ports" not in compose()["services"]["nats"]
 

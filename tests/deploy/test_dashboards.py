@@ -145,7 +145,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(dashboard: str, panel: dic
 
 
 @pytest.mark.parametrize(("dashboard", "panel"), PANELS)
-def test_a_panel_asks_for_series_and_labels_that_exist(dashboard: str, panel: dict[str, Any]) -> None:
+def test_a_panel_selects_series_and_labels_that_exist(dashboard: str, panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         for selector in selectors(target["expr"]):
             known = matching(selector.name, KNOWN)
@@ -159,7 +159,7 @@ def test_a_panel_asks_for_series_and_labels_that_exist(dashboard: str, panel: di
 
 
 @pytest.mark.parametrize(("dashboard", "panel"), PANELS)
-def test_a_panel_counts_over_the_rate_interval_and_never_averages_quantiles(
+def test_a_panel_rates_over_the_rate_interval_and_never_averages_quantiles(
     dashboard: str, panel: dict[str, Any]
 ) -> None:
     for target in panel["targets"]:

@@ -1,4 +1,4 @@
-"""No dashboard is empty: a real Prometheus watches real services under load, and every panel's query is run."""
+"""No dashboard is empty: a real Prometheus scrapes real services under load, and every panel's query is run."""
 
 import contextlib
 import http.client
@@ -126,7 +126,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
             prometheus.wait_scraped()
         deployment.wait_idle()
         prometheus.wait_scraped()
-        prometheus.wait_ruled()
+        prometheus.wait_evaluated()
         yield prometheus, deployment
         deployment.stop()
     finally:

@@ -59,7 +59,7 @@ def runbook_of(alert: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_asks_for_series_and_labels_that_exist(rule: dict[str, Any]) -> None:
+def test_a_rule_selects_series_and_labels_that_exist(rule: dict[str, Any]) -> None:
     for selector in selectors(rule["expr"]):
         known = matching(selector.name, KNOWN)
         assert known, selector.name
