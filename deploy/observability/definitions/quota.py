@@ -38,13 +38,7 @@ REQUESTS = Row(
             "From the arrival of a reservation to its reply; every request waits for one.",
             'request="reserve"',
         ),
-        gauge(
-            "In flight",
-            "Requests being decided now.",
-            "callboard_quota_requests_in_flight",
-            kind="stat",
-            width=4,
-        ),
+        gauge("In flight", "Requests being decided now.", "callboard_quota_requests_in_flight", kind="stat", width=4),
         panel(
             "Latency by request, p95",
             "From a request's arrival to its reply.",
