@@ -18,6 +18,7 @@ from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger
 from callboard_quota.domain.decision import Granted, HoldRequest
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limit_kinds import TOKENS_PER_DAY, UNITS
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.tenants import Secret
 from tests.benchmarks.figures import Figure, percentile
@@ -174,13 +175,13 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
     async def pair() -> None:
         n = next(numbers)
         tenant = f"i_{n % 50:016d}"
-        limit = Limit("address", tenant, "tokens_per_day", 10**15)
+        limit = Limit("address", tenant, TOKENS_PER_DAY, 10**15)
         ask = HoldRequest(
             request_id=f"ledger-{n}",
             tenant=tenant,
             kind="chat",
             model="owl",
-            amounts=((tenant, "units", 300_000),),
+            amounts=((tenant, UNITS, 300_000),),
             limits=(limit,),
             rates=Rates(),
             expires_at=clock.now() + 60,

@@ -41,11 +41,11 @@ def event(name: str) -> AuditEvent:
 async def drained(publisher: SlowPublisher, journal: AuditJournal, timeout_s: float = 5.0) -> None:
     running = asyncio.ensure_future(journal.run())
     try:
-        journal.note(event("first"))
+        journal.record(event("first"))
         async with asyncio.timeout(5):
             while not publisher.batches:
                 await asyncio.sleep(0.01)
-        journal.note(event("second"))
+        journal.record(event("second"))
         draining = asyncio.ensure_future(journal.drain(timeout_s))
         await asyncio.sleep(0.05)
         assert publisher.batches == [["audit.first"]]
@@ -79,7 +79,7 @@ async def test_drain_gives_up_in_time(caplog: pytest.LogCaptureFixture) -> None:
     publisher = SlowPublisher()
     journal = AuditJournal(cast("AcknowledgedPublisher", publisher), lambda _event: None, pytest.fail)
     running = asyncio.ensure_future(journal.run())
-    journal.note(event("stuck"))
+    journal.record(event("stuck"))
     await journal.drain(0.2)
     assert "audit_not_drained" in caplog.text
     running.cancel()

@@ -1,4 +1,4 @@
-"""The aggregator's view of the bus: the log of usage events, all counters of an hour, and the aggregator's note."""
+"""The log of usage events, the counters by bucket and the reconciler's checkpoint on the bus."""
 
 import asyncio
 
@@ -12,9 +12,9 @@ from callboard_kit.stream_reads import first_seq, read_batches, read_last_of_eac
 from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_outcomes
 from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
 
-NOTE_KEY = "reconcile.note"
+CHECKPOINT_KEY = "reconcile.note"
 READ_EVENTS = 64
-"""So few at a time that reading the log never holds up a decision for more than a millisecond or two."""
+"""So few that reading the log never delays a decision by more than a millisecond or two."""
 READ_PAUSE_S = 0.002
 READ_TIMEOUT_S = 5.0
 READ_COUNTERS = 1000
@@ -59,7 +59,7 @@ class StreamUsageLog:
 
 
 class StreamCounterStore:
-    """All counters of an hour, and the note in the bucket ACCOUNTS."""
+    """The counters by bucket, and the checkpoint in the bucket ACCOUNTS."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -79,14 +79,14 @@ class StreamCounterStore:
         return values
 
     async def drop(self, metric: str, bucket: str) -> None:
-        """Forgets a bucket's counters of one metric."""
+        """Drops a bucket's counters of one metric."""
         try:
             await self._bus.api(f"STREAM.PURGE.{QUOTA}", {"filter": subjects.used_in("*", metric, bucket)})
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
 
-    async def stands(self, change: Change) -> bool:
-        """Whether a change took effect already: the counter's messages keep the ids that made them."""
+    async def is_applied(self, change: Change) -> bool:
+        """Whether a change took effect already, by the ids that the counter's messages keep."""
         subject, stream = counter_subject(change.counter), counter_stream(change.counter)
         batches = read_batches(self._bus, stream, subject, batch_size=READ_HISTORY, timeout_s=READ_TIMEOUT_S)
         try:
@@ -102,17 +102,17 @@ class StreamCounterStore:
         return await read_outcomes(self._bus, request_id)
 
     async def load(self) -> tuple[bytes, int]:
-        """The aggregator's note and its revision."""
+        """The checkpoint and its revision."""
         try:
-            entry = await self._bucket.get(NOTE_KEY)
+            entry = await self._bucket.get(CHECKPOINT_KEY)
         except BusError as error:
             raise StoreUnavailable(str(error)) from error
         return (entry.value, entry.revision) if entry else (b"", 0)
 
-    async def save(self, note: bytes, revision: int) -> int | None:
-        """Replaces the note if it still stands at that revision."""
+    async def save(self, checkpoint: bytes, revision: int) -> int | None:
+        """Replaces the checkpoint of that revision."""
         try:
-            return await self._bucket.put(NOTE_KEY, note, revision)
+            return await self._bucket.put(CHECKPOINT_KEY, checkpoint, revision)
         except Conflict:
             return None
         except BusError as error:
