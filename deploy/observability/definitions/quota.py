@@ -17,7 +17,7 @@ QUOTA = Board(
             (
                 Panel(
                     "Decisions",
-                    "Reservations decided a second, by kind of work and what came of them.",
+                    "Reservations decided a second, by kind of work and result.",
                     "reqps",
                     (Query(per_second(DECISIONS, by="work, decision"), "{{work}} {{decision}}"),),
                     stacked=True,
@@ -30,7 +30,7 @@ QUOTA = Board(
                 ),
                 Panel(
                     "In flight",
-                    "Requests being decided at this moment.",
+                    "Requests being answered now.",
                     "short",
                     (Query(total("callboard_quota_requests_in_flight"), "in flight"),),
                     "stat",
@@ -54,10 +54,10 @@ QUOTA = Board(
                     ),
                 ),
                 Panel(
-                    "Waits for a place",
-                    "Requests over jobs_at_once that waited a moment for the settlement of an earlier one.",
+                    "Concurrency waits",
+                    "Requests over jobs_at_once that waited a moment for the settlement of an earlier one, by result.",
                     "ops",
-                    (Query(per_second("callboard_quota_place_waits_total", by="result"), "{{result}}"),),
+                    (Query(per_second("callboard_quota_concurrency_waits_total", by="result"), "{{result}}"),),
                 ),
                 Panel(
                     "Store failures",
@@ -78,8 +78,8 @@ QUOTA = Board(
                     (Query(per_second("callboard_quota_kudos_total", by="kind"), "{{kind}}"),),
                 ),
                 Panel(
-                    "Deals refused",
-                    "Deals in kudos that were refused, by the rule that says so.",
+                    "Transactions refused",
+                    "Kudos transactions that were refused, by rule.",
                     "ops",
                     (Query(per_second("callboard_quota_kudos_refusals_total", by="reason"), "{{reason}}"),),
                 ),
@@ -96,7 +96,7 @@ QUOTA = Board(
                 ),
                 Panel(
                     "Oldest hold",
-                    "How far the oldest hold is past its end, by the newest look; negative while none is.",
+                    "How far the oldest hold is past its end, by the newest pass; negative while none is.",
                     "s",
                     (Query(f"min ({of('callboard_quota_oldest_lease_overdue_seconds')})", "overdue"),),
                     limits=((60, "red"),),
@@ -104,7 +104,7 @@ QUOTA = Board(
                 ),
                 Panel(
                     "Expired",
-                    "Holds ended because nothing was heard of their job.",
+                    "Holds ended because their job never reported.",
                     "ops",
                     (Query(per_second("callboard_quota_expired_leases_total"), "expired"),),
                     runbook="leases-expire",
@@ -116,7 +116,7 @@ QUOTA = Board(
             (
                 Panel(
                     "Settlements",
-                    "Usage events and releases handled a second, by what came of them.",
+                    "Usage events and releases handled a second, by result.",
                     "ops",
                     (Query(per_second("callboard_quota_settlements_total", by="result"), "{{result}}"),),
                     stacked=True,
@@ -138,7 +138,7 @@ QUOTA = Board(
                     runbook="audit-lost",
                 ),
                 Panel(
-                    "FailedAfterOutput",
+                    "Charged",
                     "Tokens finally charged a second, by kind of work.",
                     "suffix: tokens/s",
                     (Query(f"{per_second('callboard_quota_units_total', by='work')} / 1000", "{{work}}"),),
@@ -147,7 +147,7 @@ QUOTA = Board(
             ),
         ),
         Row(
-            "CounterStore",
+            "Counters",
             (
                 Panel(
                     "Drift",
