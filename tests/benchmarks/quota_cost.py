@@ -100,8 +100,8 @@ async def _measure(deployment: QuotaDeployment, effort: Effort) -> list[Figure]:
         async def decide(callers: int = 50) -> Hold:
             n = next(numbers)
             caller = n % callers
-            wish = request(f"bench-{n}", 300, address=f"10.{caller >> 16}.{caller >> 8 & 255}.{caller & 255}")
-            reply = await reserve(bus, wish)
+            wanted = request(f"bench-{n}", 300, address=f"10.{caller >> 16}.{caller >> 8 & 255}.{caller & 255}")
+            reply = await reserve(bus, wanted)
             if reply.hold is None:
                 raise RuntimeError(f"not granted: {reply.error}")
             return reply.hold
@@ -176,7 +176,7 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
         n = next(numbers)
         tenant = f"i_{n % 50:016d}"
         limit = Limit("address", tenant, TOKENS_PER_DAY, 10**15)
-        ask = HoldRequest(
+        hold_request = HoldRequest(
             request_id=f"ledger-{n}",
             tenant=tenant,
             kind="chat",
@@ -186,7 +186,7 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
             rates=Rates(),
             expires_at=clock.now() + 60,
         )
-        outcome = await ledger.reserve(ask)
+        outcome = await ledger.reserve(hold_request)
         assert isinstance(outcome, Granted)
         await ledger.settle(outcome.hold, 100_000)
 

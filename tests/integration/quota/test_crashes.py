@@ -41,8 +41,8 @@ CRASH_SEED = int(os.environ.get("CALLBOARD_CRASH_SEED", "0")) or random.SystemRa
 async def test_holds_of_a_killed_quota_process_end_with_their_leases(own_deployment: QuotaDeployment) -> None:
     await asyncio.to_thread(own_deployment.start, 2)
     async with own_deployment.bus() as bus:
-        wishes = [request(f"job-{n}", 100, life_s=1.0) for n in range(300)]
-        asked = [asyncio.ensure_future(_try(bus, wish.request_id, 100, 1.0)) for wish in wishes]
+        requests = [request(f"job-{n}", 100, life_s=1.0) for n in range(300)]
+        asked = [asyncio.ensure_future(_try(bus, wanted.request_id, 100, 1.0)) for wanted in requests]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(own_deployment.quotas[0].running.kill)
         await asyncio.gather(*asked)
@@ -151,7 +151,7 @@ async def crash_deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
         await asyncio.to_thread(deployment.abandon)
 
 
-async def test_random_kills_of_everything_leave_the_books_right(crash_deployment: QuotaDeployment) -> None:
+async def test_random_kills_of_everything_leave_the_counters_right(crash_deployment: QuotaDeployment) -> None:
     """`CALLBOARD_CRASH_S=60 CALLBOARD_CRASH_SEED=<seed>` runs it longer, and the same way again."""
     deployment = crash_deployment
     sys.stdout.write(f"seed {CRASH_SEED}, {CRASH_S} s\n")

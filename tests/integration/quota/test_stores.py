@@ -1,4 +1,4 @@
-"""One suite for the ledger's store, run over the twin in memory and over a real bus; and the counters on a real bus."""
+"""One suite for the ledger's store, over memory and over a real bus; and the other stores on a real bus."""
 
 import asyncio
 import time
@@ -163,7 +163,7 @@ async def test_counters_fall_below_zero_and_come_back(store: LedgerStore) -> Non
     assert values == [-5, -2, 0]
 
 
-async def test_first_fate_stands(store: LedgerStore) -> None:
+async def test_first_outcome_wins(store: LedgerStore) -> None:
     taken = hold("outcome")
     settled = outcome(taken, "settled", 3)
     assert await store.record_outcome(settled) is settled
@@ -191,7 +191,7 @@ def kudos_service(store: LedgerStore) -> KudosService:
     return KudosService(store, Ledger(store, clock), accounts, clock, MemoryJournal(), lambda _rule: None)
 
 
-async def test_first_fate_of_a_deal_stands_whichever_hold_it_is_tried_with(store: LedgerStore) -> None:
+async def test_first_outcome_of_a_transaction_wins_whichever_hold_it_is_tried_with(store: LedgerStore) -> None:
     made = outcome(hold("transaction"), "settled", 0).model_copy(update={"work": "kudos"})
     assert await store.transaction_outcome("transaction") is None
     assert await store.record_outcome(made) == made
@@ -199,22 +199,22 @@ async def test_first_fate_of_a_deal_stands_whichever_hold_it_is_tried_with(store
     assert await store.transaction_outcome("transaction") == made
 
 
-async def test_kudos_are_earned_and_given_once(store: LedgerStore) -> None:
+async def test_kudos_are_earned_and_transferred_once(store: LedgerStore) -> None:
     kudos = kudos_service(store)
     for repeated in (False, True):
         reply = await kudos.earn(KudosEarnRequest(id="store-earn", account=ADA, amount=700))
         assert (reply.balance, reply.repeated, reply.error) == (700, repeated, None)
-    gift = KudosTransferRequest(id="store-gift", source=ADA, target=BOB, amount=500)
-    replies = await asyncio.gather(*(kudos.transfer(gift) for _ in range(5)))
+    transfer = KudosTransferRequest(id="store-transfer", source=ADA, target=BOB, amount=500)
+    replies = await asyncio.gather(*(kudos.transfer(transfer) for _ in range(5)))
     assert sorted(reply.repeated for reply in replies) == [False, True, True, True, True]
-    refused = await kudos.transfer(gift.model_copy(update={"id": "store-more"}))
+    refused = await kudos.transfer(transfer.model_copy(update={"id": "store-more"}))
     assert refused.error is not None
     assert (refused.error.limit, refused.balance) == ("key.kudos", 200)
     assert (await kudos.balance(KudosBalanceRequest(account=BOB))).balance == 500
 
 
 @pytest.mark.parametrize("decided", [True, False])
-async def test_deal_that_was_left_long_ago_is_completed_or_undone(
+async def test_transaction_that_was_left_long_ago_is_completed_or_undone(
     store: LedgerStore, server: NatsServer, decided: bool
 ) -> None:
     name = f"left-{decided}"
@@ -247,37 +247,37 @@ async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None
         await bus.api(f"STREAM.UPDATE.{QUOTA}", config)
 
 
-async def test_journal_publishes_what_was_noted_just_before_it_is_drained(server: NatsServer) -> None:
+async def test_journal_publishes_what_was_recorded_just_before_it_is_drained(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         counted: list[AuditEvent] = []
         journal = AuditJournal(publisher, counted.append, pytest.fail)
-        noted = outcome(hold("noted-last"), "settled", 7)
-        journal.record(noted)
+        recorded = outcome(hold("recorded-last"), "settled", 7)
+        journal.record(recorded)
         running = asyncio.ensure_future(journal.run())
         await journal.drain(PATIENCE)
         running.cancel()
-        assert await read_outcomes(bus, noted.request_id) == counted == [noted]
+        assert await read_outcomes(bus, recorded.request_id) == counted == [recorded]
 
 
 async def test_invalidation_reaches_all_processes(server: NatsServer) -> None:
     async with connected(server) as (one, _), connected(server) as (other, _):
-        told: list[tuple[str, str]] = []
+        received: list[tuple[str, str]] = []
         for name, bus in (("one", one), ("other", other)):
             broker = BusBroker(bus, InFlight(), {})
-            subscribe_control(broker, pytest.fail, lambda tenant, name=name: told.append((name, tenant)))
+            subscribe_control(broker, pytest.fail, lambda tenant, name=name: received.append((name, tenant)))
             await broker.start()
         await other.connection.flush()
         await CacheInvalidation(one).publish("k_ada")
         async with asyncio.timeout(PATIENCE):
-            while len(told) < 2:
+            while len(received) < 2:
                 await asyncio.sleep(0.01)
-        assert sorted(told) == [("one", "k_ada"), ("other", "k_ada")]
+        assert sorted(received) == [("one", "k_ada"), ("other", "k_ada")]
         await one.connection.close()
         await CacheInvalidation(one).publish("k_ada")
 
 
 class BlockedSettler(Settler):
-    """Takes note of what it is given to settle, and settles it when it is released."""
+    """Records the events that it is given, and settles them once it is released."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -348,7 +348,7 @@ async def test_bus_that_is_gone_is_said_to_be(server: NatsServer) -> None:
 
 
 async def with_retries(asking: Callable[[], Awaitable[T]]) -> T:
-    """Asks again when a busy machine did not answer in time, as any caller would."""
+    """Retries when a busy machine did not answer in time, as any caller would."""
     for _ in range(PATIENCE):
         try:
             return await asking()
@@ -359,7 +359,7 @@ async def with_retries(asking: Callable[[], Awaitable[T]]) -> T:
 
 @dataclass
 class Harness:
-    """A aggregator's view of a real bus, by a clock that can be set."""
+    """The services over a real bus, with a manual clock."""
 
     clock: ManualClock
     ledger: Ledger
@@ -395,8 +395,8 @@ async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) ->
         limit = Limit("key", "k_close", JOBS_AT_ONCE, 200)
         events: list[UsageEvent] = []
         for n in range(150):
-            wish = hold_request(f"close{n}", limit, tenant="k_close", at=begin)
-            outcome = await with_retries(partial(harness.ledger.reserve, wish))
+            wanted = hold_request(f"close{n}", limit, tenant="k_close", at=begin)
+            outcome = await with_retries(partial(harness.ledger.reserve, wanted))
             assert isinstance(outcome, Granted)
             event = UsageEvent(
                 request_id=f"close{n}",

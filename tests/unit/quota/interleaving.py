@@ -19,7 +19,7 @@ NOON = datetime(2026, 11, 20, 12, 30, tzinfo=UTC).timestamp()
 
 
 class ManualClock:
-    """A clock that stands until it is moved."""
+    """A clock that a test sets."""
 
     def __init__(self, at: float = NOON) -> None:
         self.at = at
@@ -40,7 +40,7 @@ def unheld(name: str, tenant: str = "i_0123456789abcdef", *, at: float = NOON, w
 
 
 class YieldOnce:
-    """Awaiting it hands control back to whoever steps the coroutine."""
+    """Awaiting it hands control back to the stepper."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield

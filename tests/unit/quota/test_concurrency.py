@@ -18,7 +18,7 @@ DAY = Limit("key", "k_a", TOKENS_PER_DAY, 1_000)
 
 
 class Harness:
-    """A ledger with a waiting concurrency_wait before it."""
+    """A ledger behind a concurrency wait."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

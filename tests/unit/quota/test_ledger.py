@@ -249,11 +249,11 @@ def test_window_that_grew_is_invalidated_in_every_process(late: bool) -> None:
     store = MemoryLedger(clock, yield_once)
     ledgers: list[Ledger] = []
 
-    async def tell(tenant: str) -> None:
+    async def invalidate(tenant: str) -> None:
         for ledger in ledgers:
             ledger.window_cache.invalidate(tenant)
 
-    ledgers += [Ledger(store, clock, on_invalidate=tell) for _ in range(2)]
+    ledgers += [Ledger(store, clock, on_invalidate=invalidate) for _ in range(2)]
     hold = granted(run(ledgers[0].reserve(hold_request("a", DAY, units=100)))).hold
     if late:
         run(ledgers[0].expire(hold, "lease_over"))

@@ -80,7 +80,7 @@ class Harness:
 
 @pytest.fixture
 def harness() -> Harness:
-    """A ledger at noon whose reconciler has made its first pass, so that its note stands."""
+    """A ledger at noon whose reconciler has made its first pass, so that there is a checkpoint."""
     clock = ManualClock()
     store = MemoryLedger(clock, yield_once)
     log, counters, journal = MemoryUsageLog(), MemoryCounterStore(store), MemoryJournal()
@@ -211,7 +211,7 @@ def test_failed_pass_is_completed_by_the_next(harness: Harness) -> None:
     assert harness.store.values[UNITS] == 0
 
 
-def test_note_that_was_lost_does_not_touch_old_hours(harness: Harness) -> None:
+def test_checkpoint_that_was_lost_does_not_touch_old_hours(harness: Harness) -> None:
     harness.report(harness.hold("a"), 1)
     close_hour(harness)
     harness.clock.at += 10 * 3600
@@ -276,18 +276,18 @@ def test_settled_work_is_not_charged_again_without_its_hold(harness: Harness) ->
     assert harness.store.values[UNITS] == 2000
 
 
-def test_correction_upwards_is_told_to_every_process(harness: Harness) -> None:
-    told: list[str] = []
+def test_correction_upwards_invalidates_every_process(harness: Harness) -> None:
+    invalidated: list[str] = []
 
-    async def tell(tenant: str) -> None:
-        told.append(tenant)
+    async def invalidate(tenant: str) -> None:
+        invalidated.append(tenant)
 
-    harness.ledger._on_invalidate = tell  # pyright: ignore[reportPrivateUsage] - what the service wires to the bus
+    harness.ledger._on_invalidate = invalidate  # pyright: ignore[reportPrivateUsage] - what the service wires to the bus
     harness.report(harness.hold("counted"), 50, settle=False)
     harness.clock.at = NOON + 3600 + CLOSING_S
     assert run(harness.make("w").pass_once())
     assert harness.store.values[UNITS] == 50_000
-    assert told == ["k_a"]
+    assert invalidated == ["k_a"]
 
 
 def test_of_two_amounts_for_one_request_the_settled_one_counts(harness: Harness) -> None:

@@ -110,14 +110,14 @@ class ServiceInterleaving(Interleaving):
     def take_step(self, n: int) -> None:
         """One random step."""
         process = self.processes[n % 2]
-        moves = ["ask", "retry", "extends", "report", "contradict", "deliver", "deliver", "release", "reap"]
+        moves = ["reserve", "retry", "extends", "report", "contradict", "deliver", "deliver", "release", "reap"]
         match self.data.draw(st.sampled_from([*moves, "step", "step", "step", "step", "kill", "wait"])):
-            case "ask":
-                self._ask(process, self._new_job(n), extends=False)
+            case "reserve":
+                self._reserve(process, self._new_job(n), extends=False)
             case "retry":
-                self._with_job(lambda job: self._ask(process, job, extends=False))
+                self._with_job(lambda job: self._reserve(process, job, extends=False))
             case "extends":
-                self._with_job(lambda job: self._ask(process, job, extends=True) if self._runs(job) else None)
+                self._with_job(lambda job: self._reserve(process, job, extends=True) if self._runs(job) else None)
             case "report":
                 self._with_job(lambda job: self._report(job) if self._runs(job) else None)
             case "contradict":
@@ -155,7 +155,7 @@ class ServiceInterleaving(Interleaving):
     def _runs(job: Job) -> bool:
         return job.hold is not None and not job.given_back
 
-    def _ask(self, process: Process, job: Job, *, extends: bool) -> None:
+    def _reserve(self, process: Process, job: Job, *, extends: bool) -> None:
         request = job.request
         if extends:
             tokens = self.data.draw(st.sampled_from([1, 400, 900]))
