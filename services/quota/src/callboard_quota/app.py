@@ -200,6 +200,6 @@ async def _stop_taking(broker: BusBroker) -> None:
     """Takes no more requests; a connection that is just being restored has none."""
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            await broker.stop()
+            await broker.drain()
     except (TimeoutError, errors.Error):
         log.warning("broker_not_drained")

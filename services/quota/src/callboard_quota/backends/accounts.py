@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from callboard_contracts.accounts import SECRET_SITE, Account, account_entry, key_entry
 from callboard_contracts.streams import BUCKET_ACCOUNTS
 from callboard_kit.bucket import Bucket, Conflict
-from callboard_kit.bus import Bus, BusError
+from callboard_kit.bus import Bus
+from callboard_quota.backends.errors import bus_errors_as_unavailable
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.tenants import Secret
 
@@ -70,22 +71,16 @@ class BucketAccounts:
         """The site's secret, made by whichever process comes first; raises StoreUnavailable."""
         found = await self._read(SECRET_SITE)
         if found is None:
-            try:
+            with bus_errors_as_unavailable(), suppress(Conflict):
                 await self._bucket.put(SECRET_SITE, secrets.token_hex(SECRET_BYTES).encode(), revision=0)
-            except Conflict:
-                log.info("secret_made_elsewhere")
-            except BusError as error:
-                raise StoreUnavailable(str(error)) from error
             found = await self._read(SECRET_SITE)
         if found is None:
             raise StoreUnavailable("the site's secret cannot be read")
         return Secret(bytes.fromhex(found.decode()))
 
     async def _read(self, key: str) -> bytes | None:
-        try:
+        with bus_errors_as_unavailable():
             entry = await self._bucket.get(key, READ_TIMEOUT_S)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return entry.value if entry else None
 
     def invalidate(self) -> None:

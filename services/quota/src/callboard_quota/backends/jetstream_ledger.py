@@ -22,9 +22,10 @@ from callboard_contracts.streams import (
     QUOTA,
     TRANSFERS,
 )
-from callboard_kit.bus import ApiError, Bus, BusError
+from callboard_kit.bus import ApiError, Bus
 from callboard_kit.stream_reads import StoredMessage, read_batches, read_last, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
+from callboard_quota.backends.errors import bus_errors_as_unavailable
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
 
@@ -108,12 +109,10 @@ class JetStreamLedger:
 
     async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
         """How a kudos transaction ended, however long ago, or None."""
-        try:
+        with bus_errors_as_unavailable():
             message = await read_last(
                 self._bus, TRANSFERS, subjects.transfer(transaction_id), READ_TIMEOUT_S, stream_may_miss=False
             )
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return AuditEvent.model_validate_json(message.data) if message else None
 
     async def _record_transaction(self, outcome: AuditEvent) -> AuditEvent:
@@ -146,13 +145,11 @@ class JetStreamLedger:
         by_subject = {counter_subject(counter): counter for counter in counters}
         names = list(by_subject)
         found: dict[Counter, int] = {}
-        try:
+        with bus_errors_as_unavailable():
             for start in range(0, len(names), READ_BATCH):
                 batch = names[start : start + READ_BATCH]
                 for message in await read_last_of_each(self._bus, stream, batch, READ_TIMEOUT_S):
                     found[by_subject[message.subject]] = counter_value(message)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return found
 
     async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
@@ -160,31 +157,26 @@ class JetStreamLedger:
         batches = read_batches(
             self._bus, LEASE, subjects.lease_filter(tenant or "*"), batch_size=LEASES_PER_READ, timeout_s=READ_TIMEOUT_S
         )
-        try:
+        with bus_errors_as_unavailable():
             async for batch in batches:
                 for message in batch:
                     if (hold := _hold(message)) is not None:
                         yield hold
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
 
     async def _stream(self, name: str) -> dict[str, Any]:
-        try:
-            return await self._bus.api(f"STREAM.INFO.{name}", {})
-        except ApiError as error:
-            raise LedgerMisdeclared(f"stream {name}: {error}; run `callboard streams apply`") from error
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
+        with bus_errors_as_unavailable():
+            try:
+                return await self._bus.api(f"STREAM.INFO.{name}", {})
+            except ApiError as error:
+                raise LedgerMisdeclared(f"stream {name}: {error}; run `callboard streams apply`") from error
 
 
 async def read_outcomes(bus: Bus, request_id: str) -> list[AuditEvent]:
     """How the holds of a request ended, as recorded; raises StoreUnavailable."""
-    try:
+    with bus_errors_as_unavailable():
         messages = await read_subject(
             bus, AUDIT, subjects.audit(request_id), timeout_s=READ_TIMEOUT_S, stream_may_miss=False
         )
-    except BusError as error:
-        raise StoreUnavailable(str(error)) from error
     events = [AuditEvent.model_validate_json(message.data) for message in messages]
     return [event for event in events if event.kind in ENDINGS]
 

@@ -34,16 +34,11 @@ def cost(work: Work, rates: Rates) -> int:
     )
 
 
-def held_units(hold: Hold) -> int:
-    """The units that a hold has raised each of its counters by."""
-    return hold.units or 0
-
-
 def shares(units: int, holds: Sequence[Hold]) -> list[int]:
     """Divides a cost among the holds taken for it: each is filled in turn, and the last takes the rest."""
     divided: list[int] = []
     for n, hold in enumerate(holds):
-        share = units if n == len(holds) - 1 else min(units, held_units(hold))
+        share = units if n == len(holds) - 1 else min(units, hold.units or 0)
         divided.append(share)
         units -= share
     return divided

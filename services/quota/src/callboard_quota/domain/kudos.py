@@ -47,7 +47,10 @@ RULES = (
 
 
 class KudosService:
-    """Books transactions and reads balances; `on_refusal` learns by which rule a transaction was refused."""
+    """Books transactions and reads balances; `on_refusal` learns by which rule a transaction was refused.
+
+    Every method raises StoreUnavailable, after which the same request may be repeated.
+    """
 
     def __init__(
         self,
@@ -66,11 +69,7 @@ class KudosService:
         self._on_refusal = on_refusal
 
     async def earn(self, request: KudosEarnRequest) -> KudosReply:
-        """Credits an account once.
-
-        Raises:
-            StoreUnavailable: the outcome is unknown; the same request may be repeated.
-        """
+        """Credits an account once."""
         refused = self._check(request.id, request.amount) or await self._unknown(account=request.account)
         if refused:
             return refused
@@ -78,11 +77,7 @@ class KudosService:
         return await self._transaction(request.id, "earn", request.account, entries)
 
     async def transfer(self, request: KudosTransferRequest) -> KudosReply:
-        """Moves kudos from one account to another once.
-
-        Raises:
-            StoreUnavailable: the outcome is unknown; the same request may be repeated.
-        """
+        """Moves kudos from one account to another once."""
         refused = self._check(request.id, request.amount)
         if refused is None and request.source == request.target:
             refused = self._refuse("same_account", "target", "an account cannot give to itself")
@@ -96,11 +91,7 @@ class KudosService:
         return await self._transaction(request.id, "transfer", request.source, entries)
 
     async def balance(self, request: KudosBalanceRequest) -> KudosReply:
-        """Reads what an account has, without what is held for requests that run.
-
-        Raises:
-            StoreUnavailable: it cannot be read.
-        """
+        """Reads what an account has, without what is held for requests that run."""
         refused = await self._unknown(account=request.account)
         return refused or KudosReply(account=request.account, balance=await self._balance(request.account))
 

@@ -14,6 +14,7 @@ from callboard_quota.domain.windows import (
     LIFETIME_BUCKET,
     CalendarMinute,
     CalendarMonth,
+    Lifetime,
     OpenHolds,
     SlidingHours,
     Window,
@@ -97,4 +98,4 @@ TOKENS_PER_DAY = register(LimitKind("tokens_per_day", UNITS, SlidingHours(DAY_HO
 TOKENS_PER_MONTH = register(LimitKind("tokens_per_month", UNITS, CalendarMonth(), "the tokens of the month"))
 REQUESTS_PER_MINUTE = register(LimitKind("requests_per_minute", REQUESTS, CalendarMinute(), "the requests of a minute"))
 JOBS_AT_ONCE = register(LimitKind("jobs_at_once", JOBS, OpenHolds(), "the jobs at one time", waits=True))
-BALANCE = register(LimitKind("kudos", KUDOS, Window(), "kudos", is_balance=True))
+BALANCE = register(LimitKind("kudos", KUDOS, Lifetime(), "kudos", is_balance=True))

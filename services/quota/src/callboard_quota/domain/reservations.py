@@ -21,7 +21,7 @@ from callboard_contracts.quota import (
 )
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_contracts.subjects import token
-from callboard_quota.domain.amounts import cost, held_units, is_plausible, rates_of
+from callboard_quota.domain.amounts import cost, is_plausible, rates_of
 from callboard_quota.domain.changes import audit_event
 from callboard_quota.domain.concurrency import ConcurrencyWait
 from callboard_quota.domain.decision import HoldRequest, LimitUsage, Refused
@@ -41,7 +41,7 @@ class RefusedRequest(Exception):  # noqa: N818 - a decision, not a failure
 
 
 class ReservationService:
-    """Decides; `settings` may be replaced at any time and counts from the next decision on."""
+    """Decides under `settings`, which may be replaced at any time; every method raises StoreUnavailable."""
 
     def __init__(
         self,
@@ -72,11 +72,7 @@ class ReservationService:
         self._policy = LimitPolicy(settings)
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
-        """Grants or refuses a hold.
-
-        Raises:
-            StoreUnavailable: neither can be said.
-        """
+        """Grants or refuses a hold."""
         tenant = ANONYMOUS
         try:
             _check(request, self.settings.lease_margin_s)
@@ -100,11 +96,7 @@ class ReservationService:
         return ReserveReply(tenant=tenant, hold=outcome.hold, states=tuple(map(_state, outcome.limit_usages)))
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
-        """Says who a caller is.
-
-        Raises:
-            StoreUnavailable: it cannot be said.
-        """
+        """Says who a caller is."""
         try:
             limit_set = await self._limits_of_caller(request.key_digest, request.address)
         except RefusedRequest as refused:
@@ -112,11 +104,7 @@ class ReservationService:
         return IdentifyReply(tenant=limit_set.tenant, tier=limit_set.tier)
 
     async def usage(self, request: UsageRequest) -> UsageReply:
-        """Says what a caller has used and where the caller's limits stand.
-
-        Raises:
-            StoreUnavailable: it cannot be said.
-        """
+        """Says what a caller has used and where the caller's limits stand."""
         try:
             limit_set = await self._limits_of_caller(request.key_digest, request.address)
         except RefusedRequest as refused:
@@ -132,11 +120,7 @@ class ReservationService:
         )
 
     async def release(self, request: ReleaseRequest) -> ReleaseReply:
-        """Gives a hold back whole; a hold that quota did not grant, or that ended before, is left alone.
-
-        Raises:
-            StoreUnavailable: the sender may repeat it, or let the hold's lease end.
-        """
+        """Gives a hold back whole; a hold that quota did not grant, or that ended before, is left alone."""
         hold = request.hold
         if not self._secret.is_ours(hold):
             return self._not_released(hold, "unknown_hold")
@@ -230,7 +214,7 @@ class ReservationService:
         )
 
     def _not_released(self, hold: Hold, reason: str) -> ReleaseReply:
-        event = audit_event("ignored", hold, self._clock.now(), reason, units=held_units(hold))
+        event = audit_event("ignored", hold, self._clock.now(), reason, units=hold.units or 0)
         self._journal.record(event)
         return ReleaseReply(settled=False)
 

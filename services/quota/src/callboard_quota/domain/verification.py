@@ -34,11 +34,7 @@ class Verifier:
         self._pause = pause
 
     async def verify(self, request: VerifyRequest) -> VerifyReply:
-        """Compares all counters of all hours since a time.
-
-        Raises:
-            StoreUnavailable: the counters or the log cannot be read.
-        """
+        """Compares all counters of all hours since a time; raises StoreUnavailable."""
         now = self._clock.now()
         since = max(request.since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
         hours = int((now + HOUR_S - since) // HOUR_S) + 1

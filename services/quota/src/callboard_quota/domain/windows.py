@@ -81,7 +81,7 @@ def is_before_turn(at: float) -> bool:
 
 
 class Window:
-    """Which buckets a limit counts and when they free; by default the present bucket alone, which never frees.
+    """Which buckets a limit counts, and when they free; by default the present bucket alone.
 
     A window of several buckets is one of hours.
     """
@@ -103,7 +103,7 @@ class Window:
 
         `used` is the use by hour, of which some may lie before the window; it is empty where hours are not counted.
         """
-        return None
+        return self.resets_in_s(at)
 
     def resets_in_s(self, at: float, oldest_at: float | None = None) -> float:
         """How long until the window next frees something by the passing of time.
@@ -148,10 +148,6 @@ class CalendarMonth(Window):
         """Those since the month began."""
         return int((at - month_start(at)) // HOUR_S)
 
-    def frees_in_s(self, at: float, used: Mapping[str, int], excess: int) -> float | None:
-        """When the month ends."""
-        return month_end(at) - at
-
     def resets_in_s(self, at: float, oldest_at: float | None = None) -> float:
         """When the month ends."""
         return month_end(at) - at
@@ -159,10 +155,6 @@ class CalendarMonth(Window):
 
 class CalendarMinute(Window):
     """The calendar minute."""
-
-    def frees_in_s(self, at: float, used: Mapping[str, int], excess: int) -> float | None:
-        """When the minute ends."""
-        return MINUTE_S - at % MINUTE_S
 
     def resets_in_s(self, at: float, oldest_at: float | None = None) -> float:
         """When the minute ends."""
@@ -179,6 +171,10 @@ class OpenHolds(Window):
         """As many as a lease and its settlement can span."""
         return OPEN_HOLD_HOURS
 
+
+class Lifetime(Window):
+    """The one bucket of all time."""
+
     def frees_in_s(self, at: float, used: Mapping[str, int], excess: int) -> float | None:
-        """Soon, since nobody knows when a job ends."""
-        return RETRY_SOON_S
+        """Never."""
+        return None

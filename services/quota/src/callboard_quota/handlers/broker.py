@@ -7,7 +7,6 @@ the client when it stops.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from faststream.nats import NatsBroker
@@ -55,12 +54,7 @@ class BusBroker(NatsBroker):
         await super().start()
         self._started.set()
 
-    async def stop(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_val: BaseException | None = None,
-        exc_tb: TracebackType | None = None,
-    ) -> None:
+    async def drain(self) -> None:
         """Takes no more messages; those on their way still become tasks, and the connection stays for their replies."""
         for subscriber in self._core_subscribers():
             if subscriber.subscription is not None:

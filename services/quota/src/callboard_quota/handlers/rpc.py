@@ -6,8 +6,7 @@ request of every client waits for, reach their handler directly.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from inspect import cleandoc
 from typing import Any, get_type_hints
@@ -105,13 +104,13 @@ class RpcHandlers:
             log.warning("reply_lost", extra={"request": "reserve"})
 
     async def verify(self, request: VerifyRequest, message: NatsMessage) -> VerifyReply:
-        """Recomputes all counters from USAGE, for the hours since a time.
-
-        Raises:
-            StoreUnavailable: the counters or the log cannot be read.
-        """
-        async with self._heartbeats(message.reply_to, request.heartbeat_s):
+        """Recomputes all counters from USAGE, for the hours since a time; raises StoreUnavailable."""
+        beating = asyncio.ensure_future(self._beat(message.reply_to, request.heartbeat_s))
+        try:
             return await self._verifier.verify(request)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
 
     async def answer(self, subject: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Calls a handler and returns its reply, or the error in its form; raises where the reply has no error."""
@@ -135,15 +134,6 @@ class RpcHandlers:
     def _check_load(self) -> None:
         if len(self._in_flight) > MAX_IN_FLIGHT:
             raise _Overloaded
-
-    @asynccontextmanager
-    async def _heartbeats(self, reply_to: str, interval_s: float | None) -> AsyncGenerator[None]:
-        beating = asyncio.ensure_future(self._beat(reply_to, interval_s))
-        try:
-            yield
-        finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
 
     async def _beat(self, reply_to: str, interval_s: float | None) -> None:
         while interval_s is not None:
