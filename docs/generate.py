@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from runpy import run_path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
@@ -233,7 +234,12 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(value) if isinstance(value, bool | int | float | list) else value}`"
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page}
+PAGES = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+    "asyncapi.json": lambda: str(run_path(str(Path(__file__).with_name("asyncapi.py")))["page"]()),
+}
 
 
 def differing() -> list[str]:

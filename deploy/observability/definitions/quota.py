@@ -54,7 +54,7 @@ REQUESTS = Row(
         counter(
             "Concurrency waits",
             "Requests over jobs_at_once that waited for the settlement of an earlier one.",
-            "callboard_quota_place_waits_total",
+            "callboard_quota_concurrency_waits_total",
             by="result",
         ),
         counter(
