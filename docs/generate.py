@@ -25,6 +25,7 @@ from pydantic_core import PydanticUndefined
 from callboard_contracts import config as config_module
 from callboard_contracts.config import Config, Section
 from callboard_contracts.errors import CATALOGUE
+from callboard_worker.metrics import WorkerMetrics
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; change it there. -->\n"
@@ -145,12 +146,14 @@ def all_metrics() -> dict[str, list[Metric]]:
 
 
 def _metrics_of(module: str) -> Iterator[Metric]:
-    """The metrics of a module, those that it makes when it is imported and those of a class that holds them."""
+    """The metrics of a module: its own, and those of a class or an object that holds some."""
     values: list[Any] = [*vars(importlib.import_module(module)).values()]
     for value in list(values):
         if inspect.isclass(value) and value.__module__ == module and "registry" in inspect.signature(value).parameters:
             holder = cast("Callable[..., object]", value)(registry=CollectorRegistry())
             values += vars(holder).values()
+        elif isinstance(value, WorkerMetrics):
+            values += vars(value).values()
     for value in values:
         if isinstance(value, MetricWrapperBase):
             (family,) = value.describe()

@@ -9,7 +9,8 @@ import pytest
 
 from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation
 from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling
-from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_worker.engine import EngineError
 
 
 def request(text: str = "Tell me a story.", limit: int = 12, mode: str = "chat", **fields: object) -> ChatRequest:
@@ -36,7 +37,7 @@ async def failure(engine: ChatEngine, wanted: ChatRequest) -> tuple[str, ErrorIn
     try:
         async for chunk in engine.stream(wanted):
             said += chunk.text
-    except CallboardError as error:
+    except EngineError as error:
         return said, error.info
     raise AssertionError("the reply did not fail")
 
@@ -132,7 +133,7 @@ class ChatEngineSuite:
 
     async def test_a_prompt_over_the_context_is_refused_before_any_token(self, rig: Rig) -> None:
         stream = rig.engine.stream(request(rig.long_prompt()))
-        with pytest.raises(CallboardError) as refused:
+        with pytest.raises(EngineError) as refused:
             await anext(stream)
         assert refused.value.info.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
 

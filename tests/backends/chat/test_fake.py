@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from callboard_chat.backends.fake import FakeEngine, FakeScript
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode
+from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, request, text_of
 
 pytestmark = pytest.mark.backend
@@ -37,12 +38,12 @@ class TestFake(ChatEngineSuite):
 
 async def test_faults_happen_where_the_script_says() -> None:
     engine = FakeEngine(FakeScript(tokens=("a", "b", "c"), unavailable_times=1, fail_at=2))
-    with pytest.raises(CallboardError) as away:
+    with pytest.raises(EngineError) as away:
         await collect(engine, request())
     assert away.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
     stream = engine.stream(request())
     assert [(await anext(stream)).text, (await anext(stream)).text] == ["a", "b"]
-    with pytest.raises(CallboardError) as failed:
+    with pytest.raises(EngineError) as failed:
         await anext(stream)
     assert failed.value.info.code is ErrorCode.ENGINE_FAILED
     assert engine.state.active == 0

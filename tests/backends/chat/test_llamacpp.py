@@ -3,17 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from callboard_chat.backends.llamacpp import LlamaCppEngine
 from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.reply import Reply
 from callboard_chat.settings import DEFAULT_MODEL_FILE
 from callboard_contracts.chat import ChatMessage, OutputFormat, Sampling, Tool
 from callboard_contracts.config import SiteSection
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode
 from callboard_kit.model_files import model_path
+from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, settled, text_of
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(60)]
@@ -102,7 +105,7 @@ async def test_any_json_object_is_an_object(rig: LlamaRig) -> None:
 
 async def test_a_schema_that_is_none_is_refused(rig: LlamaRig) -> None:
     shape = OutputFormat(kind="json_schema", json_schema={"type": "bogus"}, name="x")
-    with pytest.raises(CallboardError) as refused:
+    with pytest.raises(EngineError) as refused:
         await collect(rig.engine, request(output_format=shape))
     assert refused.value.info.code is ErrorCode.INVALID_REQUEST
     assert refused.value.info.param == "output_format"
@@ -110,16 +113,28 @@ async def test_a_schema_that_is_none_is_refused(rig: LlamaRig) -> None:
 
 
 async def test_a_stop_sequence_ends_the_reply_before_it(rig: LlamaRig) -> None:
+    """The worker cuts it, since the engine would not say which one it was."""
     whole = text_of(await collect(rig.engine, request(limit=30)))
     word = whole.split()[4]
-    sampling = Sampling(temperature=0, seed=1, stop=(word,))
-    chunks = await collect(rig.engine, request(limit=30, sampling=sampling))
-    assert text_of(chunks) == whole[: whole.index(word)]
-    assert chunks[-1].finish == "stop"
+    wanted = request(limit=30, sampling=Sampling(temperature=0, seed=1, stop=("nothing like it", word)))
+    reply = Reply(wanted, attempt=1)
+    said = ""
+    async with aclosing(rig.engine.stream(wanted)) as chunks:
+        async for chunk in chunks:
+            frame = reply.take(chunk)
+            said += frame.text if frame else ""
+            if reply.finish is not None:
+                break
+    assert said == whole[: whole.index(word)]
+    end = reply.end("stop").end
+    assert reply.finish == "stop"
+    assert end is not None
+    assert end.stop_sequence == word
+    await settled(0, rig)
 
 
 async def test_tools_are_refused_by_a_model_that_knows_none(rig: LlamaRig) -> None:
-    with pytest.raises(CallboardError) as refused:
+    with pytest.raises(EngineError) as refused:
         await collect(rig.engine, request(tools=(Tool(name="look"),)))
     assert refused.value.info.code is ErrorCode.UNSUPPORTED
     assert refused.value.info.param == "tools"
@@ -153,6 +168,6 @@ async def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:
         if content is not None:
             path.write_bytes(content)
         engine = LlamaCppEngine(path, slots=1, context_tokens=128, threads=1)
-        with pytest.raises(CallboardError, match=name):
+        with pytest.raises(EngineError, match=name):
             await engine.load()
         await engine.close()

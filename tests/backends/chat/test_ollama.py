@@ -7,7 +7,8 @@ import pytest
 from callboard_chat.backends.ollama import OllamaEngine
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatMessage, OutputFormat, Sampling, Tool, ToolCall
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode
+from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, text_of
 from tests.support.ports import free_port
 from tests.support.stub_ollama import StubOllama
@@ -103,7 +104,7 @@ async def test_tools_go_there_and_calls_come_back(rig: StubRig) -> None:
 
 
 async def test_a_forced_tool_is_refused(rig: StubRig) -> None:
-    with pytest.raises(CallboardError) as refused:
+    with pytest.raises(EngineError) as refused:
         await collect(rig.engine, request(tools=(Tool(name="look"),), tool_choice="required"))
     assert refused.value.info.code is ErrorCode.UNSUPPORTED
     assert refused.value.info.param == "tool_choice"
@@ -122,7 +123,7 @@ async def test_an_error_status_becomes_a_code_without_the_engines_words(
     rig: StubRig, status: int, expected: ErrorCode
 ) -> None:
     rig.stub.script = Script(fail_status=status, fail_times=1)
-    with pytest.raises(CallboardError) as refused:
+    with pytest.raises(EngineError) as refused:
         await collect(rig.engine, request())
     assert refused.value.info.code is expected
     assert "secret" not in refused.value.info.message
@@ -144,7 +145,7 @@ async def test_a_fault_in_mid_stream_keeps_what_was_said(rig: StubRig, script: S
 
 async def test_a_server_that_is_not_there_is_unavailable_and_not_ready() -> None:
     engine = OllamaEngine(f"http://127.0.0.1:{free_port()}", None, connect_timeout_s=1, contexts={})
-    with pytest.raises(CallboardError) as away:
+    with pytest.raises(EngineError) as away:
         await collect(engine, request(), Continuation("a", "", 1))
     assert away.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
     assert await engine.ready() is not None

@@ -9,7 +9,8 @@ from callboard_chat.backends.openai import OpenAIEngine
 from callboard_chat.backends.openai_wire import EventReader, ReplyReader
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import OutputFormat, Sampling, Tool
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode
+from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, settled, text_of
 from tests.support.ports import free_port
 from tests.support.stub_openai import Script, StubOpenAI
@@ -149,7 +150,7 @@ async def test_an_error_status_becomes_a_code_without_the_engines_words(
     rig: StubRig, status: int, code: str, expected: ErrorCode
 ) -> None:
     rig.stub.script = Script(fail_status=status, fail_times=1, fail_code=code, retry_after="7")
-    with pytest.raises(CallboardError) as refused:
+    with pytest.raises(EngineError) as refused:
         await collect(rig.engine, request())
     info = refused.value.info
     assert info.code is expected
@@ -180,7 +181,7 @@ def test_an_event_of_another_form_is_a_failure(data: bytes) -> None:
     said = reader.read([b'{"choices": [{"delta": {"content": "a"}}]}', data])
     assert said is not None
     assert (said.text, reader.done) == ("a", True)
-    with pytest.raises(CallboardError) as failed:
+    with pytest.raises(EngineError) as failed:
         reader.last()
     assert failed.value.info.code is ErrorCode.ENGINE_FAILED
 
@@ -196,7 +197,7 @@ def test_events_are_read_whatever_the_cuts_and_line_ends() -> None:
 async def test_an_engine_that_is_not_there_is_unavailable_and_not_ready() -> None:
     engine = OpenAIEngine(f"http://127.0.0.1:{free_port()}/v1", None, connect_timeout_s=1)
     await engine.load()
-    with pytest.raises(CallboardError) as away:
+    with pytest.raises(EngineError) as away:
         await collect(engine, request())
     assert away.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
     assert await engine.ready() is not None
@@ -205,7 +206,7 @@ async def test_an_engine_that_is_not_there_is_unavailable_and_not_ready() -> Non
 
 async def test_an_engine_without_prefill_interrupts_a_continuation(rig: StubRig) -> None:
     rig.stub.script = Script(prefill=False)
-    with pytest.raises(CallboardError) as refused:
+    with pytest.raises(EngineError) as refused:
         await collect(rig.engine, request(), Continuation("word0 ", "", 1))
     assert refused.value.info.code is ErrorCode.INTERRUPTED
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
-from callboard_tts.domain.ports import EngineFailed, PieceRequest, Samples, SpeechEngine
+from callboard_tts.domain.ports import PieceRequest, Samples, SpeechEngine
 from callboard_tts.domain.voices import VoiceChoice, choose_voice
+from callboard_worker.engine import EngineFailed
 
 TEXT = "The owl is on the roof, and the play begins at eight."
 LONG_TEXT = "The owl is on the roof, and the play begins at eight, but nobody came to see it tonight. " * 4

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from callboard_contracts.errors import CallboardError
 from callboard_tts.backends.fake import FakeEngine, Script
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest
+from callboard_tts.domain.ports import PieceRequest
+from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
 
 pytestmark = pytest.mark.backend
@@ -70,5 +70,5 @@ async def test_hanging_piece_hangs_until_it_is_cancelled() -> None:
 @pytest.mark.parametrize("script", ["nonsense=1", "fail_piece=x", "fail_piece"])
 async def test_wrong_script_is_refused(script: str) -> None:
     rig = FakeRig()
-    with pytest.raises(CallboardError):
+    with pytest.raises(EngineError):
         await speak(rig.engine, replace(rig.piece(), model=f"kokoro?{script}"))

@@ -9,9 +9,10 @@ import pytest
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
-from callboard_tts.domain.ports import EngineUnavailable, PieceRequest
+from callboard_tts.domain.ports import PieceRequest
 from callboard_tts.domain.sound import Trimmer
 from callboard_tts.domain.voices import choose_voice
+from callboard_worker.engine import EngineUnavailable
 from tests.backends.tts.kokoro_files import MODEL, VOICES, real_files_missing, write_voices
 from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
 

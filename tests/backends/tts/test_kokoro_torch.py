@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from callboard_tts.backends.kokoro import KokoroEngine
-from callboard_tts.domain.ports import EngineUnavailable, PieceRequest
+from callboard_tts.domain.ports import PieceRequest
+from callboard_worker.engine import EngineUnavailable
 from tests.backends.tts.kokoro_files import write_voices
 from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
 

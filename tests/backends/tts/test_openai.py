@@ -10,10 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.openai import OpenAISpeechEngine
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest
+from callboard_tts.domain.ports import PieceRequest
+from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 from tests.backends.tts.suite import TEXT, Rig, SpeechEngineSuite, speak
 from tests.support.stub_speech import StubSpeech, tone
 
@@ -96,7 +97,7 @@ async def test_server_that_is_down_may_be_asked_again(unused_tcp_port: int, rig:
 
 async def test_refused_text_is_the_clients_error_without_the_servers_words(rig: OpenAIRig) -> None:
     rig.stub.script.fail_next, rig.stub.script.fail_status = 1, 422
-    with pytest.raises(CallboardError) as error:
+    with pytest.raises(EngineError) as error:
         await speak(rig.engine, rig.piece())
     assert error.value.info.code is ErrorCode.UNSUPPORTED
     assert "own words" not in error.value.info.message

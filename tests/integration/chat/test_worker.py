@@ -24,12 +24,19 @@ def slow() -> FakeScript:
     return FakeScript(tokens=SLOW.tokens, token_delay_s=SLOW.token_delay_s)
 
 
+def ended(last: ChatFrame) -> tuple[str, TokenUsage]:
+    """How a reply ended and what it used; it waited in its queue for some time."""
+    assert last.end is not None
+    assert last.end.durations.queue_s is not None
+    return last.end.reason, last.end.usage
+
+
 async def test_a_reply_is_streamed_kept_and_charged(server: NatsServer, edge_stub: EdgeStub) -> None:
     async with worker(server, FakeEngine()):
         job = await edge_stub.post()
         last = await edge_stub.end(job)
         assert edge_stub.text(job) == TEXT
-        assert last.end == ChatEnd(reason="stop", usage=TokenUsage(prompt_tokens=4, completion_tokens=12))
+        assert ended(last) == ("stop", TokenUsage(prompt_tokens=4, completion_tokens=12))
         usage = await edge_stub.usage(job)
         assert (usage.work.prompt_tokens, usage.work.completion_tokens, usage.outcome) == (4, 12, "stop")
         await edge_stub.queue_is_empty()
@@ -45,7 +52,7 @@ async def test_a_prompt_that_the_engine_counts_longer_cuts_the_reply_at_its_hold
     async with worker(server, engine):
         job = await edge_stub.post(limit=12, held_tokens=4 + 12 + 19)
         last = await edge_stub.end(job)
-        assert last.end == ChatEnd(reason="length", usage=TokenUsage(prompt_tokens=30, completion_tokens=5))
+        assert ended(last) == ("length", TokenUsage(prompt_tokens=30, completion_tokens=5))
         assert edge_stub.text(job) == "".join(WORDS[:5])
         usage = await edge_stub.usage(job)
         assert (usage.work.prompt_tokens, usage.work.completion_tokens, usage.outcome) == (30, 5, "length")
@@ -72,9 +79,18 @@ async def test_a_prompt_that_is_counted_at_the_end_is_charged_as_far_as_it_is_he
     async with worker(server, FakeEngine()):
         job = await edge_stub.post(limit=12, held_tokens=14)
         last = await edge_stub.end(job)
-        assert last.end == ChatEnd(reason="stop", usage=TokenUsage(prompt_tokens=4, completion_tokens=12))
+        assert ended(last) == ("stop", TokenUsage(prompt_tokens=4, completion_tokens=12))
         usage = await edge_stub.usage(job)
         assert (usage.work.prompt_tokens, usage.work.completion_tokens) == (2, 12)
+
+
+async def test_the_stop_sequence_that_was_hit_is_named(server: NatsServer, edge_stub: EdgeStub) -> None:
+    async with worker(server, FakeEngine()):
+        job = await edge_stub.post(sampling={"stop": ["nothing", "engine"]})
+        last = await edge_stub.end(job)
+        assert last.end is not None
+        assert (last.end.reason, last.end.stop_sequence) == ("stop", "engine")
+        assert edge_stub.text(job) == "Once upon a time, a fake "
 
 
 async def test_thinking_travels_apart(server: NatsServer, edge_stub: EdgeStub) -> None:
@@ -127,7 +143,7 @@ async def test_a_job_that_was_cancelled_just_before_it_arrived_never_reaches_the
         await edge_stub.cancel(second)
         last = await edge_stub.end(second)
         assert last.seq == 0
-        assert last.end == ChatEnd(reason="cancelled")
+        assert ended(last) == ("cancelled", TokenUsage())
         assert (await edge_stub.usage(second)).work.completion_tokens == 0
         assert len(engine.state.requests) == 1
 
@@ -208,7 +224,7 @@ async def test_an_engine_that_breaks_off_goes_on_from_what_was_said(server: Nats
         job = await edge_stub.post()
         last = await edge_stub.end(job)
         assert edge_stub.text(job) == TEXT
-        assert last.end == ChatEnd(reason="stop", usage=TokenUsage(prompt_tokens=4, completion_tokens=12))
+        assert ended(last) == ("stop", TokenUsage(prompt_tokens=4, completion_tokens=12))
 
 
 async def test_an_engine_that_keeps_breaking_off_fails_with_what_was_said_charged(

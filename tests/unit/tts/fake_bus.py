@@ -22,8 +22,8 @@ from callboard_contracts.quota import (
 )
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders, Stored
-from callboard_kit.pull import Delivery
 from callboard_kit.stream_reads import StoredMessage
+from callboard_worker.pull import Delivery
 
 TEXT = (
     "The first sentence of it is this one here. The second one comes right after the first, as second ones do. "

@@ -14,12 +14,12 @@ from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS
 from callboard_kit.bus import Stored
-from callboard_kit.pull import Superseded
 from callboard_tts.backends.fake import Script
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import audio_quota as sound_holds_module
-from callboard_tts.handlers import speech_jobs as speech_jobs_module
+from callboard_tts.handlers import takeover as takeover_module
 from callboard_tts.handlers.audio_quota import AudioQuota
+from callboard_worker.pull import Superseded
 from tests.unit.tts.fake_bus import LIMIT, FakeBus, deliver, hold_for, make_job
 from tests.unit.tts.test_speech_jobs import POOL, handler
 
@@ -39,7 +39,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     clock = asyncio.ensure_future(bus.time_passes())
     yield bus
     clock.cancel()
@@ -72,7 +72,7 @@ def is_within_its_holds_at_every_segment(bus: FakeBus, first: Hold) -> bool:
 async def whole(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
     """The same text without any bound."""
     bus = FakeBus()
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     jobs, _ = await handler(bus)
     await jobs.handle(deliver(make_job(LONG)))
     assert not bus.quota.asked_ms
@@ -81,7 +81,7 @@ async def whole(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
 
 async def test_speech_is_topped_up_while_it_goes_on(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
     free = await whole(monkeypatch)
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     jobs, _ = await handler(bus, pool=SLICED)
     first = hold_for(2_000)
     before = counted("granted")
@@ -140,7 +140,7 @@ async def test_refused_top_up_ends_the_speech_after_a_whole_piece(
     lengths = [0] * PIECES
     for info, message in zip(free.infos[:-1], free.segments[:-1], strict=True):
         lengths[info.piece] += len(message.data)
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     bus.quota.room_ms = room_ms
     jobs, engine = await handler(bus, pool=SLICED)
     first = hold_for(6_000)
@@ -238,7 +238,7 @@ async def test_worker_that_takes_over_settles_the_top_ups_of_the_first(
     bus: FakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = await whole(monkeypatch)
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     jobs, _ = await handler(bus, pool=SLICED)
     first = hold_for(2_000)
     await jobs.handle(deliver(make_job(LONG, hold=first)))

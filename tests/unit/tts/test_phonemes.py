@@ -4,7 +4,7 @@ import pytest
 from kokoro_onnx.config import DEFAULT_VOCAB
 
 from callboard_tts.backends.phonemes import MAX_PHONEMES, Phonemizer, split_phonemes
-from callboard_tts.domain.ports import EngineFailed
+from callboard_worker.engine import EngineFailed
 
 pytestmark = [
     pytest.mark.unit,

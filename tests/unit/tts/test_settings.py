@@ -7,7 +7,7 @@ import pytest
 
 from callboard_contracts.config import Config
 from callboard_kit.lifecycle import StartError
-from callboard_tts.app import Readiness, build_engine
+from callboard_tts.app import build_engine
 from callboard_tts.backends.fake import FakeEngine
 from callboard_tts.settings import pool_settings
 
@@ -59,10 +59,3 @@ def test_openai_needs_an_address() -> None:
 
 def test_fake_is_built() -> None:
     assert isinstance(build_engine(pool_settings(config(), "other", {})), FakeEngine)
-
-
-def test_worker_without_an_engine_is_not_ready() -> None:
-    readiness = Readiness()
-    assert readiness.reason() == "engine: loading"
-    readiness.engine = None
-    assert readiness.reason() == "bus: not connected"

@@ -10,16 +10,18 @@ import pytest
 
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.interest import ResumeReply
-from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES
+from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SpeechJob
 from callboard_kit.bus import BusUnavailable
-from callboard_kit.pull import Nak, Superseded
+from callboard_tts import metrics
 from callboard_tts.backends.fake import FakeEngine, Script
 from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.pieces import split_text
-from callboard_tts.handlers import speech_jobs as speech_jobs_module
+from callboard_tts.handlers import takeover as takeover_module
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, ServedModel
 from callboard_worker import takeover
+from callboard_worker.handler import JobHandler
+from callboard_worker.pull import Nak, Superseded
 from callboard_worker.running import RunningJobs
 from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, make_job, nobody_listens
 
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.unit
 
 PIECES = len(split_text(TEXT, "en-us"))
 POOL = PoolSettings(
+    service="tts",
     name="main",
     backend="fake",
     slots=1,
@@ -37,7 +40,7 @@ POOL = PoolSettings(
     threads=None,
     device="auto",
     metrics_port=0,
-    piece_timeout_s=5.0,
+    stall_timeout_s=5.0,
     drain_timeout_s=5.0,
     max_input_characters=4096,
     comma_pause_ms=300,
@@ -51,14 +54,13 @@ POOL = PoolSettings(
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech_jobs_module, "RETRY_DELAYS_S", (0.01,))
     monkeypatch.setattr(takeover, "ASK_PAUSE_S", 0.05)
 
 
 @pytest.fixture
 async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     clock = asyncio.ensure_future(bus.time_passes())
     yield bus
     clock.cancel()
@@ -67,20 +69,19 @@ async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
 
 async def handler(
     bus: FakeBus, script: Script | None = None, pool: PoolSettings = POOL
-) -> tuple[SpeechJobs, FakeEngine]:
+) -> tuple[JobHandler[SpeechJob], FakeEngine]:
     engine = FakeEngine(script)
-    running = RunningJobs(bus.as_bus(), pool.piece_timeout_s)
+    running = RunningJobs(bus.as_bus(), pool.stall_timeout_s)
     await running.listen()
     bus.checks.append(running.check)
-    return SpeechJobs(
-        bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool, running
-    ), engine
+    jobs = SpeechJobs(bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool)
+    return JobHandler(jobs, running, metrics.WORKER), engine
 
 
 async def spoken(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
     """The same job without any trouble."""
     bus = FakeBus()
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     jobs, _ = await handler(bus)
     await jobs.handle(deliver(make_job()))
     return bus
@@ -218,7 +219,7 @@ async def test_engine_that_stays_away_is_an_error_at_the_deadline(bus: FakeBus) 
 
 
 async def test_engine_that_hangs_is_an_error_after_the_pieces_time(bus: FakeBus) -> None:
-    jobs, engine = await handler(bus, Script(hang_piece=1), replace(POOL, piece_timeout_s=0.1))
+    jobs, engine = await handler(bus, Script(hang_piece=1), replace(POOL, stall_timeout_s=0.1))
     await jobs.handle(deliver(make_job()))
     assert bus.end is not None
     assert bus.end.error is not None
@@ -274,7 +275,7 @@ async def test_worker_that_takes_over_goes_on_exactly_after_the_last_segment(
     bus: FakeBus, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     whole = await spoken(monkeypatch)
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     bus.segments = whole.segments[:kept]
     bus.order = ["segment"] * kept
     jobs, _ = await handler(bus)
@@ -287,7 +288,7 @@ async def test_worker_that_takes_over_goes_on_exactly_after_the_last_segment(
 
 async def test_worker_that_finds_the_end_only_settles(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = await spoken(monkeypatch)
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     bus.segments = list(whole.segments)
     jobs, _ = await handler(bus)
     await jobs.handle(deliver(make_job(), attempt=2))
@@ -358,7 +359,7 @@ async def test_dead_job_is_answered_and_settled_with_what_was_sent(
     bus: FakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = await spoken(monkeypatch)
-    monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     bus.segments = whole.segments[:2]
     jobs, _ = await handler(bus)
     await jobs.on_dead(deliver(make_job()).data)
@@ -373,6 +374,6 @@ async def test_dead_job_is_answered_and_settled_with_what_was_sent(
 async def test_message_that_is_no_job_is_refused_without_its_text(bus: FakeBus) -> None:
     jobs, _ = await handler(bus)
     delivery = replace(deliver(make_job()), data=b'{"request_id": "r1", "request": {"text": "secret words"}}')
-    with pytest.raises(ValueError, match="not a speech job") as error:
+    with pytest.raises(ValueError, match="not a SpeechJob") as error:
         await jobs.handle(delivery)
     assert "secret" not in str(error.value)

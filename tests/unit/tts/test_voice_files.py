@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from callboard_tts.backends.voice_files import STYLE_ROWS, STYLE_WIDTH, VoiceStore, style_row
-from callboard_tts.domain.ports import EngineUnavailable
 from callboard_tts.domain.voices import VoiceChoice
+from callboard_worker.engine import EngineUnavailable
 
 pytestmark = pytest.mark.unit
 

@@ -14,6 +14,7 @@ from callboard_contracts.model import Message
 
 UNITS_PER_TOKEN = 1000
 WorkKind = Literal["chat", "speech", "transcription", "embedding"]
+WorkOutcome = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 
 MAX_AMOUNT = 10**15
@@ -172,7 +173,7 @@ class UsageEvent(Message):
     model: str
     pool: str
     work: Work
-    outcome: Literal["stop", "length", "tool_calls", "cancelled", "error"]
+    outcome: WorkOutcome
     hold: Hold | None = None
     extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)

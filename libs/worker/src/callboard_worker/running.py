@@ -14,8 +14,8 @@ from callboard_contracts import subjects
 from callboard_contracts.interest import EDGE_LOST_S, EdgeHeartbeat
 from callboard_contracts.jobs import JOB_VERSION, Job
 from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.pull import Superseded
 from callboard_worker.cancel_scope import CancelScope
+from callboard_worker.pull import Superseded
 from callboard_worker.takeover import ask_edge
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class RunningJob(Generic[J]):
         self.attempt = attempt
         self.is_batch = is_batch
         self.started_at = now
+        self.queue_s = max(0.0, time.time() - job.created_at) if attempt == 1 else None
+        """How long the job waited in its queue; None for one that was handed out before."""
         self.deadline = now + job.deadline_at - time.time()
         self.cancel_scope = CancelScope()
         self.heard_at: float | None = None

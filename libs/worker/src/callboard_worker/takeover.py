@@ -1,19 +1,65 @@
-"""Asks an edge how far the reply of a job has come, for a worker that takes the job over."""
+"""Finds out how far an earlier attempt came with a job that was handed out again."""
 
 import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.interest import ResumeReply, ResumeRequest
 from callboard_contracts.jobs import Job
+from callboard_contracts.model import Message
+from callboard_contracts.streams import RESULT
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.pull import Superseded
+from callboard_kit.stream_reads import read_last
+from callboard_worker.metrics import WorkerMetrics
+from callboard_worker.pull import Nak, Superseded
+
+log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 2.0
 ASK_TRIES = 4
 ASK_PAUSE_S = 0.75
 """Together some three seconds, in which an edge that lost the bus comes back."""
+NAK_DELAY_S = 1.0
+
+
+class PriorAttempt(Protocol):
+    """What is known of earlier attempts."""
+
+    @property
+    def source(self) -> str:
+        """Where it was found, a word of a fixed set."""
+        ...
+
+
+P = TypeVar("P", bound=PriorAttempt)
+M = TypeVar("M", bound=Message)
+
+
+async def take_over(job: Job, attempt: int, search: Awaitable[P], metrics: WorkerMetrics) -> P:
+    """Returns what a search for earlier attempts found, and notes it.
+
+    Raises:
+        Nak: the bus does not answer at this moment.
+    """
+    ids = {"request_id": job.request_id, "attempt": attempt}
+    try:
+        prior = await search
+    except BusUnavailable:
+        log.warning("prior_attempt_unknown", extra=ids)
+        raise Nak(NAK_DELAY_S) from None
+    metrics.resumed.labels(prior.source).inc()
+    log.info("job_taken_over", extra={**ids, "source": prior.source})
+    return prior
+
+
+async def kept_result(bus: Bus, job: Job, model: type[M]) -> M | None:
+    """The result of a job that had come to its end before its worker was lost; raises BusUnavailable."""
+    kept = await read_last(bus, RESULT, subjects.result(job.request_id))
+    return model.model_validate_json(kept.data) if kept else None
 
 
 async def ask_edge(bus: Bus, job: Job, attempt: int, tries: int = ASK_TRIES) -> ResumeReply | None:

@@ -7,28 +7,20 @@ from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
 from callboard_contracts.config import Config
-from callboard_kit.lifecycle import StartError
 from callboard_kit.model_files import model_path
+from callboard_worker.pool import WorkerPool, find_pool, secret
 
 DEFAULT_MODEL_FILE = "smollm2-135m-instruct-q4_1.gguf"
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings(WorkerPool):
     """One pool as one worker sees it; times are in seconds."""
 
-    name: str
-    backend: str
-    slots: int
-    url: str | None
-    api_key: str | None
     model_path: Path
     threads: int | None
     can_continue: bool
-    metrics_port: int
     connect_timeout_s: float
-    stall_timeout_s: float
-    drain_timeout_s: float
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
 
@@ -44,24 +36,22 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
     Raises:
         StartError: there is no such pool, or it lacks what its backend needs.
     """
-    section = config.chat.pools.get(pool)
-    if section is None:
-        allowed = ", ".join(sorted(config.chat.pools)) or "none, because none is defined"
-        raise StartError(f"chat.pools: found {pool!r}, allowed are {allowed}")
-    if section.backend in {"openai", "ollama"} and not section.url:
-        raise StartError(f"chat.pools.{pool}.url: the backend {section.backend} needs the engine's address")
+    section = find_pool("chat", config.chat.pools, pool, with_url={"openai", "ollama"})
     models: dict[str, ServedModel] = {}
     for name, model in config.chat.models.items():
         if model.pool != pool:
             continue
-        served = ServedModel(name, model.engine_model or name, model.context_tokens, model.tools, model.json_schema)
+        served = ServedModel(
+            name, model.engine_model or name, model.context_tokens, model.tools, model.json_schema, model.images
+        )
         models |= dict.fromkeys((name, *model.aliases), served)
     return PoolSettings(
+        service="chat",
         name=pool,
         backend=section.backend,
         slots=section.slots,
         url=section.url,
-        api_key=section.api_key.get_secret_value() if section.api_key else None,
+        api_key=secret(section.api_key),
         model_path=model_path(config.site, section.model_file or DEFAULT_MODEL_FILE, environ),
         threads=section.threads,
         can_continue=section.resume == "prefill",

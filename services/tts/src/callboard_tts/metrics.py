@@ -1,6 +1,8 @@
 """All figures of a speech worker."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
+
+from callboard_worker.metrics import WorkerMetrics
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -13,9 +15,6 @@ JOB_DURATION = Histogram(
     "callboard_tts_job_duration_seconds",
     "From a job's arrival at the worker to the end of its utterance.",
     buckets=_SECONDS,
-)
-QUEUE_WAIT = Histogram(
-    "callboard_tts_queue_wait_seconds", "From the posting of a job to its arrival at a worker.", buckets=_SECONDS
 )
 REAL_TIME_FACTOR = Histogram(
     "callboard_tts_real_time_factor_ratio",
@@ -33,17 +32,8 @@ UNDERRUN = Counter(
 AUDIO = Counter("callboard_tts_audio_seconds_total", "Sound sent to listeners.")
 CHARACTERS = Counter("callboard_tts_characters_total", "Characters of text that were spoken, as they were written.")
 SEGMENTS = Counter("callboard_tts_segments_total", "Segments of sound sent.")
-JOBS = Counter("callboard_tts_jobs_total", "Jobs by how they ended; an error by its code.", ["outcome"])
-SLOTS_USED = Gauge("callboard_tts_slots_used", "Jobs that run at this moment.")
-SLOTS_LIMIT = Gauge("callboard_tts_slots_limit", "Jobs that may run at once.")
 ENGINE_ERRORS = Counter(
     "callboard_tts_engine_errors_total", "Failures of the engine by their kind.", ["backend", "kind"]
-)
-ENGINE_RETRIES = Counter("callboard_tts_engine_retries_total", "Repeated calls of the engine.", ["backend"])
-ENGINE_READY = Gauge("callboard_tts_engine_ready", "1 while the engine can work, else 0.", ["backend"])
-ENGINE_LOAD = Gauge("callboard_tts_engine_load_seconds", "How long the engine took to load and warm up.", ["backend"])
-RESUMED = Counter(
-    "callboard_tts_resumed_total", "Jobs taken over from another attempt, by where the past was found.", ["source"]
 )
 HOLD_EXTENSIONS = Counter(
     "callboard_tts_hold_extensions_total",
@@ -51,18 +41,9 @@ HOLD_EXTENSIONS = Counter(
     "site lets sound go on without an answer, or *failed*.",
     ["outcome"],
 )
-CANCEL_LATENCY = Histogram(
-    "callboard_tts_cancel_seconds",
-    "From the order to stop an utterance to the engine's standing still.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
-)
 
+WORKER = WorkerMetrics("callboard_tts", ("stream", "edge", "nowhere"))
 
-def begin(backend: str) -> None:
-    """Shows the rare counts as 0 from the start, so that the first event is seen as an increase."""
-    JOBS.labels("dead")
-    for source in ("stream", "edge", "nowhere"):
-        RESUMED.labels(source)
-    for outcome in ("granted", "refused", "unheld", "failed"):
-        HOLD_EXTENSIONS.labels(outcome)
-    ENGINE_RETRIES.labels(backend)
+# Rare counts are shown as 0 from the start, so that the first event is seen as an increase.
+for _outcome in ("granted", "refused", "unheld", "failed"):
+    HOLD_EXTENSIONS.labels(_outcome)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callboard_contracts.config import Config
-from callboard_kit.lifecycle import StartError
 from callboard_kit.model_files import model_path
+from callboard_worker.pool import WorkerPool, find_pool, secret
 
 DEFAULT_MODEL_FILES = {"kokoro_onnx": "kokoro-82m-int8.onnx", "kokoro": "kokoro-82m"}
 DEFAULT_VOICES = "kokoro-voices"
@@ -23,22 +23,14 @@ class ServedModel:
     voice_aliases: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings(WorkerPool):
     """One pool as one worker sees it; times are in seconds unless the name says otherwise."""
 
-    name: str
-    backend: str
-    slots: int
-    url: str | None
-    api_key: str | None
     model_path: Path
     voices_path: Path
     threads: int | None
     device: str
-    metrics_port: int
-    piece_timeout_s: float
-    drain_timeout_s: float
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
@@ -56,12 +48,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
     Raises:
         StartError: there is no such pool, or it lacks what its backend needs.
     """
-    section = config.tts.pools.get(pool)
-    if section is None:
-        allowed = ", ".join(sorted(config.tts.pools)) or "none, because none is defined"
-        raise StartError(f"tts.pools: found {pool!r}, allowed are {allowed}")
-    if section.backend == "openai" and not section.url:
-        raise StartError(f"tts.pools.{pool}.url: the backend openai needs the engine's address")
+    section = find_pool("tts", config.tts.pools, pool, with_url={"openai"})
     models: dict[str, ServedModel] = {}
     for name, model in config.tts.models.items():
         if model.pool == pool:
@@ -69,17 +56,18 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
             models |= dict.fromkeys((name, *model.aliases), served)
     model_file = section.model_file or DEFAULT_MODEL_FILES.get(section.backend, "")
     return PoolSettings(
+        service="tts",
         name=pool,
         backend=section.backend,
         slots=section.slots,
         url=section.url,
-        api_key=section.api_key.get_secret_value() if section.api_key else None,
+        api_key=secret(section.api_key),
         model_path=model_path(config.site, model_file, environ),
         voices_path=model_path(config.site, section.voices_file or DEFAULT_VOICES, environ),
         threads=section.threads,
         device=section.device,
         metrics_port=section.metrics_port,
-        piece_timeout_s=section.piece_timeout_s,
+        stall_timeout_s=section.piece_timeout_s,
         drain_timeout_s=config.tts.drain_timeout_s,
         max_input_characters=config.tts.max_input_characters,
         comma_pause_ms=config.tts.comma_pause_ms,

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 
+from callboard_chat.domain.models import context_exceeded
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_contracts.chat import ChatRequest
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_contracts.workers import Ability
+from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 
 WORDS = ("Once ", "upon ", "a ", "time, ", "a ", "fake ", "engine ", "spoke ", "these ", "twelve ", "words. ", "End.")
 
@@ -45,7 +47,12 @@ class FakeState:
 
 
 class FakeEngine:
-    """Says its script's tokens, one at a time; prompts count by their words."""
+    """Says its script's tokens, one at a time; prompts count by their words, and every setting is welcome."""
+
+    abilities: frozenset[Ability] = frozenset(
+        {"completion", "chat", "tools", "json_schema", "grammar", "images", "thinking", "logprobs", "prefill"}
+    )
+    sampling = frozenset(Sampling.model_fields)
 
     def __init__(self, script: FakeScript | None = None) -> None:
         self.script = script or FakeScript()
@@ -62,6 +69,10 @@ class FakeEngine:
             return "engine: not loaded"
         return "engine: unavailable" if self.script.unavailable_times else None
 
+    def broken(self) -> str | None:
+        """Never."""
+        return None
+
     async def stream(
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
@@ -70,14 +81,10 @@ class FakeEngine:
         self.state.requests.append((request, continuation))
         if script.unavailable_times:
             script.unavailable_times -= 1
-            raise CallboardError(
-                ErrorCode.ENGINE_UNAVAILABLE, "The fake engine is away.", retry_after_s=script.retry_after_s
-            )
+            raise EngineUnavailable("scripted", script.retry_after_s)
         words = _words(request)
         if words > script.context_tokens:
-            raise CallboardError(
-                ErrorCode.CONTEXT_LENGTH_EXCEEDED, "The prompt does not fit the model's context.", param="messages"
-            )
+            raise EngineRefused(context_exceeded(request))
         said = continuation or Continuation()
         thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
         chunks = [*(thinking if not said.text else ()), *_spoken(script, said)]
@@ -106,9 +113,9 @@ class FakeEngine:
         script = self.script
         if n == script.break_at and script.break_times > 0:
             script.break_times -= 1
-            raise CallboardError(ErrorCode.ENGINE_UNAVAILABLE, "The fake engine broke off.")
+            raise EngineUnavailable("scripted")
         if n == script.fail_at:
-            raise CallboardError(ErrorCode.ENGINE_FAILED, "The fake engine failed.")
+            raise EngineFailed("scripted")
         if n == script.hang_at:
             await asyncio.Event().wait()
 

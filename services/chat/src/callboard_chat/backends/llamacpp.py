@@ -18,19 +18,13 @@ from typing import Any
 import aiohttp
 import xllamacpp
 
-from callboard_chat.backends.openai_wire import (
-    EventReader,
-    Json,
-    ReplyReader,
-    engine_failed,
-    engine_unavailable,
-    refused,
-    request_body,
-)
+from callboard_chat.backends.openai_wire import EventReader, Json, ReplyReader, refused, request_body
+from callboard_chat.backends.sampling import given
 from callboard_chat.domain.models import unsupported_tools
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_contracts.chat import ChatRequest
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_contracts.workers import Ability
+from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +37,54 @@ GPU_BATCH_TOKENS = 512
 CALL_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
 SEED_MASK = 0xFFFF_FFFF
+WHOLE_CONTEXT = -1
+TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
+"""What of a request's body the chat template sees."""
 
-_ENGINE_NAMES = {"repetition_penalty": "repeat_penalty"}
+NAMES = {
+    **{
+        name: name
+        for name in (
+            "temperature",
+            "dynatemp_range",
+            "dynatemp_exponent",
+            "top_k",
+            "top_p",
+            "min_p",
+            "typical_p",
+            "top_n_sigma",
+            "xtc_threshold",
+            "xtc_probability",
+            "adaptive_target",
+            "adaptive_decay",
+            "mirostat",
+            "mirostat_tau",
+            "mirostat_eta",
+            "presence_penalty",
+            "frequency_penalty",
+            "dry_multiplier",
+            "dry_base",
+            "dry_allowed_length",
+            "dry_sequence_breakers",
+            "seed",
+        )
+    },
+    "repetition_penalty": "repeat_penalty",
+    "repetition_range": "repeat_last_n",
+    "dry_range": "dry_penalty_last_n",
+    "ban_end_token": "ignore_eos",
+}
+SAMPLING = frozenset(NAMES) | {"stop", "logit_bias", "banned_token_ids", "sampler_order"}
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+"""The engine's own order."""
+_SAMPLERS_OF = {
+    "repetition_penalty": ("penalties",),
+    "top_k": ("top_k",),
+    "top_p": ("top_p", "min_p"),
+    "typical_p": ("typ_p",),
+    "temperature": ("temperature",),
+}
+"""What a name in a request's order stands for here; min_p goes with top_p, as KoboldCpp has it."""
 
 
 class LlamaCppEngine:
@@ -59,20 +99,26 @@ class LlamaCppEngine:
         self._server: Any = None
         self._http: aiohttp.ClientSession | None = None
         self._base = ""
-        self._tools = False
+        self._abilities: frozenset[Ability] = frozenset()
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What the engine can do; tools and reasoning depend on the model's chat template."""
+        return self._abilities
+
+    @property
+    def sampling(self) -> frozenset[str]:
+        """The sampling fields that are honoured; stop sequences are cut by the worker, which knows which it was."""
+        return SAMPLING
 
     async def load(self) -> None:
         """Reads the model; the event loop stands still for most of that, since xllamacpp keeps the interpreter."""
         if not await asyncio.to_thread(self._model.is_file):
-            raise CallboardError(
-                ErrorCode.ENGINE_UNAVAILABLE, f"no model file at {self._model}; `callboard models fetch` puts it there"
-            )
+            raise EngineUnavailable(f"no model file at {self._model}; `callboard models fetch` puts it there")
         try:
             self._server = await asyncio.to_thread(self._start)
         except RuntimeError:
-            raise CallboardError(
-                ErrorCode.ENGINE_UNAVAILABLE, f"llama.cpp cannot load {self._model}: not a GGUF model, or no memory"
-            ) from None
+            raise EngineUnavailable(f"llama.cpp cannot load {self._model}: not a GGUF model, or no memory") from None
         self._base = str(self._server.listening_address)
         self._http = aiohttp.ClientSession(
             # The server drops connections that it has finished with, so each request opens its own.
@@ -81,14 +127,14 @@ class LlamaCppEngine:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         properties = await self._call("GET", "/props")
-        self._tools = bool((properties.get("chat_template_caps") or {}).get("supports_tools"))
+        self._abilities = _abilities(properties)
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
         """Asks the server for its health."""
         try:
             await self._call("GET", "/health")
-        except CallboardError:
+        except EngineError:
             return "engine: no answer"
         return None
 
@@ -96,16 +142,19 @@ class LlamaCppEngine:
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
-        if request.tools and request.tool_choice != "none" and not self._tools:
-            raise CallboardError.of(unsupported_tools())
+        if request.tools and request.tool_choice != "none" and "tools" not in self._abilities:
+            raise EngineRefused(unsupported_tools())
         prompt_tokens = await self._prompt_tokens(request) if continuation else None
         said = continuation.tokens if continuation else 0
-        reader = ReplyReader(request.max_output_tokens - said, prompt_tokens=prompt_tokens)
+        reader = ReplyReader(
+            request.max_output_tokens - said, prompt_tokens=prompt_tokens, top_logprobs=request.top_logprobs
+        )
+        body = _body(request, continuation, self._context_tokens)
         path = "/v1/chat/completions" if request.mode == "chat" else "/v1/completions"
         try:
-            async with self._session().post(self._base + path, json=_body(request, continuation)) as response:
+            async with self._session().post(self._base + path, json=body) as response:
                 if response.status >= 400:
-                    raise refused(response.status, await response.content.read(MAX_ERROR_BYTES))
+                    raise refused(request, response.status, await response.content.read(MAX_ERROR_BYTES))
                 events = EventReader()
                 async for data in response.content.iter_any():
                     chunk = reader.read(events.feed(data))
@@ -117,6 +166,10 @@ class LlamaCppEngine:
             # Whether anything is missing, the reader knows.
             log.debug("engine_connection_lost")
         yield reader.last()
+
+    def broken(self) -> str | None:
+        """Never: a server that does not answer is not ready."""
+        return None
 
     async def busy_slots(self) -> int:
         """How many replies the engine itself is working on."""
@@ -160,8 +213,8 @@ class LlamaCppEngine:
         """The exact length of a prompt without the start of its answer."""
         text = request.prompt
         if request.mode == "chat":
-            body = request_body(request, None)
-            wanted = {"messages": body["messages"], **({"tools": body["tools"]} if "tools" in body else {})}
+            body = _body(request, None, self._context_tokens)
+            wanted = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
             text = (await self._call("POST", "/apply-template", wanted))["prompt"]
         counted = await self._call("POST", "/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return len(counted["tokens"])
@@ -174,33 +227,75 @@ class LlamaCppEngine:
             ):
                 data = await response.read()
                 if response.status >= 400:
-                    raise refused(response.status, data)
+                    raise EngineFailed(f"{path} answered {response.status}")
                 return json.loads(data)
         except (aiohttp.ClientError, OSError):
-            raise engine_unavailable() from None
+            raise EngineUnavailable from None
         except ValueError:
-            raise engine_failed() from None
+            raise EngineFailed(f"{path} answered without JSON") from None
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
-            raise engine_unavailable()
+            raise EngineUnavailable
         return self._http
 
 
-def _body(request: ChatRequest, continuation: Continuation | None) -> Json:
-    body = request_body(request, continuation)
-    for ours, theirs in _ENGINE_NAMES.items():
-        if ours in body:
-            body[theirs] = body.pop(ours)
+def _abilities(properties: Json) -> frozenset[Ability]:
+    abilities: set[Ability] = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
+    if (properties.get("chat_template_caps") or {}).get("supports_tools"):
+        abilities.add("tools")
+    if "enable_thinking" in properties.get("chat_template", ""):
+        abilities.add("thinking")
+    if (properties.get("modalities") or {}).get("vision"):
+        abilities.add("images")
+    return frozenset(abilities)
+
+
+def _body(request: ChatRequest, continuation: Continuation | None, context_tokens: int) -> Json:
+    body = request_body(request, continuation, _sampling(request.sampling, context_tokens))
+    output_format, thinking = request.output_format, request.thinking
+    if output_format.kind == "json_object":
+        # Its own json_object takes any JSON value.
+        schema = {"name": "object", "schema": {"type": "object"}}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif output_format.kind == "grammar":
+        body["grammar"] = output_format.grammar or ""
+    if request.top_logprobs == 0:
+        # It takes none for no log probabilities at all.
+        body["logprobs" if request.mode == "completion" else "top_logprobs"] = 1
+    if "tools" in body:
+        # With tools it streams none, and refuses those who ask.
+        body = {name: value for name, value in body.items() if name not in {"logprobs", "top_logprobs"}}
+    enabled = False if thinking.budget_tokens == 0 else thinking.enabled
+    if enabled is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": enabled}
+    if thinking.effort is not None:
+        body["reasoning_effort"] = thinking.effort
+    if thinking.budget_tokens:
+        body["thinking_budget_tokens"] = thinking.budget_tokens
+    return body | {"return_progress": True, "timings_per_token": True}
+
+
+def _sampling(sampling: Sampling, context_tokens: int) -> Json:
+    body = given(sampling, NAMES)
+    for name in ("repeat_last_n", "dry_penalty_last_n"):
+        if body.get(name) == WHOLE_CONTEXT:
+            body[name] = context_tokens
+    if not body.get("dry_sequence_breakers", True):
+        del body["dry_sequence_breakers"]
     if "seed" in body:
         body["seed"] &= SEED_MASK
-    if request.output_format.kind == "json_object":
-        # Its own json_object takes any JSON value.
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "object", "schema": {"type": "object"}},
-        }
-    return body | {"return_progress": True, "timings_per_token": True}
+    biases = [[int(token), bias] for token, bias in (sampling.logit_bias or {}).items() if token.isdecimal()]
+    biases += [[token, False] for token in sampling.banned_token_ids]
+    if biases:
+        body["logit_bias"] = biases
+    samplers = SAMPLERS
+    if sampling.sampler_order is not None:
+        asked = [name for field in sampling.sampler_order for name in _SAMPLERS_OF.get(field, ())]
+        samplers = (*dict.fromkeys(("dry", "top_n_sigma", *asked, "xtc", *SAMPLERS)),)
+    if "adaptive_target" in body:
+        samplers = (*samplers, "adaptive_p")
+    return body if samplers == SAMPLERS else body | {"samplers": samplers}
 
 
 def _has_gpu() -> bool:

@@ -1,30 +1,60 @@
 """An Ollama server, through the `ollama` package."""
 
 import json
+from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import httpx
 from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
 
-from callboard_chat.backends.openai_wire import SAMPLING, cannot_continue, engine_failed, engine_unavailable, refused
+from callboard_chat.backends.openai_wire import cannot_continue, refused
+from callboard_chat.backends.sampling import given
+from callboard_chat.domain.models import context_exceeded
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
-from callboard_contracts.chat import ChatMessage, ChatRequest, ToolCall
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.chat import ChatMessage, ChatRequest, PhaseDurations, Thinking, ToolCall
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.workers import Ability
+from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 
 READY_TIMEOUT_S = 5.0
 MAX_CHARACTERS_PER_TOKEN = 16
 """Hardly any text has longer tokens on average; Ollama itself would cut a longer prompt without a word."""
 
-_OPTIONS = {"repetition_penalty": "repeat_penalty"}
-_NOT_OPTIONS = frozenset({"logit_bias"})
+NANOSECONDS_PER_S = 1e9
+
+NAMES = {
+    **{
+        name: name
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "typical_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "seed",
+            "stop",
+        )
+    },
+    "repetition_penalty": "repeat_penalty",
+    "repetition_range": "repeat_last_n",
+}
+SAMPLING = frozenset(NAMES)
+ABILITIES: frozenset[Ability] = frozenset(
+    {"completion", "chat", "tools", "json_schema", "images", "thinking", "prefill"}
+)
 
 Answer = ChatResponse | GenerateResponse
 
 
 class OllamaEngine:
     """An Ollama server at `url`; `contexts` holds the context length of each of its models that is used."""
+
+    abilities = ABILITIES
+    sampling = SAMPLING
 
     def __init__(self, url: str, api_key: str | None, connect_timeout_s: float, contexts: Mapping[str, int]) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
@@ -45,19 +75,20 @@ class OllamaEngine:
             return f"engine: {type(error).__name__}"
         return None
 
+    def broken(self) -> str | None:
+        """Never: the engine runs elsewhere."""
+        return None
+
     async def stream(
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
         if request.tools and request.tool_choice not in {"auto", "none"}:
-            raise CallboardError(
-                ErrorCode.UNSUPPORTED, "This model's engine cannot be made to call a tool.", param="tool_choice"
-            )
+            message = "This model's engine cannot be made to call a tool."
+            raise EngineRefused(ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message, param="tool_choice"))
         context = self._contexts.get(request.model, 4096)
         if _length(request) > context * MAX_CHARACTERS_PER_TOKEN:
-            raise CallboardError(
-                ErrorCode.CONTEXT_LENGTH_EXCEEDED, "The prompt does not fit the model's context.", param="messages"
-            )
+            raise EngineRefused(context_exceeded(request))
         said = continuation or Continuation()
         spoke = False
         calls: list[ToolCall] = []
@@ -75,16 +106,16 @@ class OllamaEngine:
                         yield Chunk(text, thinking, tokens=1)
         except ResponseError as error:
             if error.status_code < 0:
-                raise engine_failed() from None
-            refusal = refused(error.status_code, str(error.error).encode())
+                raise EngineFailed from None
+            refusal = refused(request, error.status_code, str(error.error).encode())
             if continuation and refusal.info.code is ErrorCode.INVALID_REQUEST:
                 refusal = cannot_continue()
             raise refusal from None
         except json.JSONDecodeError:
-            raise engine_failed() from None
+            raise EngineFailed from None
         except (httpx.HTTPError, OSError):
-            raise engine_unavailable() from None
-        raise engine_unavailable()
+            raise EngineUnavailable from None
+        raise EngineUnavailable("the reply broke off")
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -95,11 +126,12 @@ class OllamaEngine:
     ) -> AsyncIterator[Answer]:
         options = _options(request, continuation, context)
         output = request.output_format
+        think = _think(request.thinking)
         shape: Any = {"json_object": "json", "json_schema": output.json_schema or {}}.get(output.kind)
         if request.mode == "completion":
             prompt = request.prompt + (continuation.text if continuation else "")
             return await self._client.generate(
-                request.model, prompt, stream=True, raw=True, options=options, format=shape
+                request.model, prompt, stream=True, raw=True, options=options, format=shape, think=think
             )
         messages = [_message(message) for message in request.messages]
         if continuation:
@@ -113,18 +145,27 @@ class OllamaEngine:
                 }
                 for tool in request.tools
             ]
-        return await self._client.chat(request.model, messages, tools=tools, stream=True, options=options, format=shape)
+        return await self._client.chat(
+            request.model, messages, tools=tools, stream=True, options=options, format=shape, think=think
+        )
 
 
 def _options(request: ChatRequest, continuation: Continuation | None, context: int) -> dict[str, Any]:
-    fields = request.sampling.model_dump(include=set(SAMPLING), exclude_defaults=True)
-    options = {_OPTIONS.get(name, name): value for name, value in fields.items() if name not in _NOT_OPTIONS}
     said = continuation.tokens if continuation else 0
-    return options | {"num_predict": request.max_output_tokens - said, "num_ctx": context}
+    return given(request.sampling, NAMES) | {"num_predict": request.max_output_tokens - said, "num_ctx": context}
+
+
+def _think(thinking: Thinking) -> bool | Literal["low", "medium", "high"] | None:
+    """Whether the model is to reason; the engine knows no bound in tokens, and no effort below low."""
+    if thinking.enabled is False or thinking.effort is None:
+        return thinking.enabled
+    return "low" if thinking.effort == "minimal" else thinking.effort
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
     written: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        written["images"] = [b64decode(image.data) for image in message.images]
     if message.role == "tool" and message.name:
         written["tool_name"] = message.name
     if message.tool_calls:
@@ -166,7 +207,16 @@ def _last(answer: Answer, text: str, thinking: str, calls: list[ToolCall], said:
         finish="tool_calls" if calls else finish,
         prompt_tokens=prompt_tokens,
         completion_tokens=answer.eval_count,
+        durations=PhaseDurations(
+            load_s=_seconds(answer.load_duration),
+            prompt_s=_seconds(answer.prompt_eval_duration),
+            generate_s=_seconds(answer.eval_duration),
+        ),
     )
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / NANOSECONDS_PER_S
 
 
 def _length(request: ChatRequest) -> int:

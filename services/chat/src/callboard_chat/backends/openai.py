@@ -16,16 +16,18 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
 
 from callboard_chat.backends.openai_wire import (
     EventReader,
+    Json,
     ReplyReader,
     cannot_continue,
-    engine_failed,
-    engine_unavailable,
     refused,
     request_body,
 )
+from callboard_chat.backends.sampling import given
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_contracts.chat import ChatRequest, Mode
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.chat import ChatRequest, Mode, Thinking
+from callboard_contracts.errors import ErrorCode
+from callboard_contracts.workers import Ability
+from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,40 @@ TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
 
+NAMES = {
+    **{
+        name: name
+        for name in (
+            "temperature",
+            "top_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "seed",
+            "stop",
+            "logit_bias",
+            # What other servers than OpenAI's own take beside these, under vLLM's names.
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+        )
+    },
+    "min_output_tokens": "min_tokens",
+    "ban_end_token": "ignore_eos",
+    "banned_texts": "bad_words",
+}
+SAMPLING = frozenset(NAMES) | {"banned_token_ids"}
+BAN = -100.0
+"""The bias that keeps a token out for certain."""
+ABILITIES: frozenset[Ability] = frozenset(
+    {"completion", "chat", "tools", "json_schema", "images", "thinking", "logprobs", "prefill"}
+)
+
+
 class OpenAIEngine:
     """An engine behind `url`, which includes the version segment, as in `http://host:8000/v1`."""
+
+    abilities = ABILITIES
+    sampling = SAMPLING
 
     def __init__(self, url: str, api_key: str | None, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
@@ -86,15 +120,17 @@ class OpenAIEngine:
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
-        body = request_body(request, continuation)
+        body = _body(request, continuation)
         if continuation is not None and request.mode == "chat":
             body |= CONTINUE
         spent = continuation.tokens if continuation else 0
-        reader = ReplyReader(request.max_output_tokens - spent, spent_prompt_tokens=spent)
+        reader = ReplyReader(
+            request.max_output_tokens - spent, spent_prompt_tokens=spent, top_logprobs=request.top_logprobs
+        )
         response = await self._send(request.mode, json.dumps(body).encode())
         try:
             if response.status >= 400:
-                raise await _refusal(response, continued=continuation is not None)
+                raise await _refusal(request, response, continued=continuation is not None)
             if response.headers.get("Content-Type", "").startswith("application/json"):
                 chunks = _whole(response, reader)
             else:
@@ -109,9 +145,13 @@ class OpenAIEngine:
             response.close()
         yield reader.last()
 
+    def broken(self) -> str | None:
+        """Never: the engine runs elsewhere."""
+        return None
+
     async def _send(self, mode: Mode, content: bytes) -> aiohttp.ClientResponse:
         if self._http is None:
-            raise engine_unavailable()
+            raise EngineUnavailable
         try:
             return await self._post(self._http, mode, content)
         except TRANSPORT_ERRORS:
@@ -120,7 +160,7 @@ class OpenAIEngine:
         try:
             return await self._post(self._http, mode, content)
         except TRANSPORT_ERRORS:
-            raise engine_unavailable() from None
+            raise EngineUnavailable from None
 
     async def _post(self, http: aiohttp.ClientSession, mode: Mode, content: bytes) -> aiohttp.ClientResponse:
         return await http.post(self._urls[mode], data=content, headers=self._headers, allow_redirects=False)
@@ -130,6 +170,18 @@ class OpenAIEngine:
         if self._http is not None:
             await self._http.close()
         await self._client.close()
+
+
+def _body(request: ChatRequest, continuation: Continuation | None) -> Json:
+    sampling = given(request.sampling, NAMES)
+    if banned := request.sampling.banned_token_ids:
+        sampling["logit_bias"] = {**sampling.get("logit_bias", {}), **{str(token): BAN for token in banned}}
+    effort = _effort(request.thinking)
+    return request_body(request, continuation, sampling) | ({"reasoning_effort": effort} if effort else {})
+
+
+def _effort(thinking: Thinking) -> str | None:
+    return "none" if thinking.enabled is False else thinking.effort
 
 
 async def _chunks(response: aiohttp.ClientResponse, reader: ReplyReader) -> AsyncIterator[Chunk]:
@@ -159,9 +211,9 @@ async def _chunks(response: aiohttp.ClientResponse, reader: ReplyReader) -> Asyn
                     pass
 
 
-async def _refusal(response: aiohttp.ClientResponse, *, continued: bool) -> CallboardError:
+async def _refusal(request: ChatRequest, response: aiohttp.ClientResponse, *, continued: bool) -> EngineError:
     body = await _bounded(response, MAX_ERROR_BYTES)
-    error = refused(response.status, body, response.headers.get("Retry-After"))
+    error = refused(request, response.status, body, response.headers.get("Retry-After"))
     return cannot_continue() if continued and error.info.code is ErrorCode.INVALID_REQUEST else error
 
 
@@ -173,7 +225,7 @@ async def _whole(response: aiohttp.ClientResponse, reader: ReplyReader) -> Async
         for choice in answer["choices"]:
             choice["delta"] = choice.pop("message", choice)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise engine_failed() from None
+        raise EngineFailed from None
     chunk = reader.read([json.dumps(answer).encode()])
     if chunk is not None:
         yield chunk

@@ -7,28 +7,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from callboard_chat.domain.models import context_exceeded
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
-from callboard_contracts.chat import ChatMessage, ChatRequest, ToolCall
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, PhaseDurations, TokenLogprob, ToolCall
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+MAX_RETRY_AFTER_S = 3600.0
+LEAST_LOGPROB = -9999.0
 
 Json = dict[str, Any]
-
-SAMPLING = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "seed",
-        "stop",
-        "logit_bias",
-    }
-)
 
 _EVENT: TypeAdapter[Any] = TypeAdapter(Any)
 """Reads JSON three times as fast as the standard library."""
@@ -41,7 +30,7 @@ _FINISHES: dict[str, Finish] = {
 }
 
 
-def request_body(request: ChatRequest, continuation: Continuation | None) -> Json:
+def request_body(request: ChatRequest, continuation: Continuation | None, sampling: Json) -> Json:
     """The body of a streamed request; fields that the client left out stay out."""
     said = continuation or Continuation()
     body: Json = {
@@ -49,11 +38,14 @@ def request_body(request: ChatRequest, continuation: Continuation | None) -> Jso
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": request.max_output_tokens - said.tokens,
-        **_sampling(request),
+        **sampling,
     }
     if request.mode == "completion":
-        body["prompt"] = request.prompt + said.text
-        return body
+        if request.top_logprobs is not None:
+            body["logprobs"] = request.top_logprobs
+        return body | {"prompt": request.prompt + said.text}
+    if request.top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     body["messages"] = [_message(message) for message in request.messages]
     if continuation is not None:
         body["messages"].append({"role": "assistant", "content": said.prefill})
@@ -68,26 +60,26 @@ def request_body(request: ChatRequest, continuation: Continuation | None) -> Jso
         choice = request.tool_choice
         named = choice not in {"auto", "required"}
         body["tool_choice"] = {"type": "function", "function": {"name": choice}} if named else choice
-    if request.output_format.kind == "json_object":
-        body["response_format"] = {"type": "json_object"}
-    elif request.output_format.kind == "json_schema":
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {
-                "name": request.output_format.name or "reply",
-                "schema": request.output_format.json_schema or {},
-                "strict": True,
-            },
-        }
+    if request.output_format.kind in {"json_object", "json_schema"}:
+        body["response_format"] = _response_format(request.output_format)
     return body
 
 
-def _sampling(request: ChatRequest) -> Json:
-    return request.sampling.model_dump(include=set(SAMPLING), exclude_defaults=True)
+def _response_format(output_format: OutputFormat) -> Json:
+    if output_format.kind == "json_object":
+        return {"type": "json_object"}
+    schema = {"name": output_format.name or "reply", "schema": output_format.json_schema or {}, "strict": True}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _message(message: ChatMessage) -> Json:
     written: Json = {"role": message.role, "content": message.content}
+    if message.images:
+        pictures = [
+            {"type": "image_url", "image_url": {"url": f"data:{image.media_type};base64,{image.data}"}}
+            for image in message.images
+        ]
+        written["content"] = [{"type": "text", "text": message.content}, *pictures]
     if message.name:
         written["name"] = message.name
     if message.tool_call_id:
@@ -111,7 +103,7 @@ class EventReader:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > MAX_EVENT_BYTES:
-            raise engine_failed()
+            raise EngineFailed
         return [payload for line in lines if line.startswith(b"data:") and (payload := line[5:].strip())]
 
 
@@ -120,18 +112,30 @@ class ReplyReader:
 
     It never hands over more tokens than `limit`, taking one chunk of text for one token unless the engine counts, as
     llama.cpp does. `spent_prompt_tokens` is how much of the prompt is the start of the answer; `prompt_tokens` is the
-    prompt's length where it is known better.
+    prompt's length where it is known better. At most `top_logprobs` alternatives come with a token.
     """
 
-    def __init__(self, limit: int, *, spent_prompt_tokens: int = 0, prompt_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        spent_prompt_tokens: int = 0,
+        prompt_tokens: int | None = None,
+        top_logprobs: int | None = None,
+    ) -> None:
         self._limit = limit
         self._spent_prompt_tokens = spent_prompt_tokens
         self._prompt_tokens = prompt_tokens
         self._prompt_fixed = prompt_tokens is not None
+        self._cached_prompt_tokens: int | None = None
         self._tokens = 0
+        self._top_logprobs = top_logprobs
+        self._logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[str]] = {}
         self._finish: Finish | None = None
+        self._stop_sequence: str | None = None
         self._usage: Json = {}
+        self._timings: Json = {}
         self._failed = False
         self.done = False
         """Whether nothing more is to be read."""
@@ -162,7 +166,15 @@ class ReplyReader:
         tokens = self._tokens - before
         if not (text or thinking or tokens):
             return None
-        return Chunk(text, thinking, tokens, prompt_tokens=self._prompt_tokens)
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Chunk(
+            text,
+            thinking,
+            tokens,
+            logprobs=logprobs,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
+        )
 
     def _read_event(self, event: Json) -> tuple[str, str]:
         """The text and the thinking of one event; raises one of Python's own errors where it has another form."""
@@ -170,10 +182,13 @@ class ReplyReader:
             raise ValueError
         if usage := event.get("usage"):
             self._usage = usage
-            self._count_prompt(usage.get("prompt_tokens"))
+            self._count_prompt(
+                usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            )
         timings = event.get("timings")
         if timings:
-            self._count_prompt(timings["cache_n"] + timings["prompt_n"])
+            self._timings = timings
+            self._count_prompt(timings["cache_n"] + timings["prompt_n"], timings["cache_n"])
         text = ""
         thinking = ""
         for choice in event.get("choices") or ():
@@ -191,35 +206,51 @@ class ReplyReader:
                 thinking += thought
                 for call in calls or ():
                     self._add_call(call)
+            if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
+                self._logprobs += _logprobs(logprobs, self._top_logprobs)
             reason = choice.get("finish_reason")
             # One server writes the word null while it is still running.
             if reason and reason != "null":
                 self._finish = _FINISHES.get(reason, "stop")
+                # vLLM names the sequence, or the number of a token, that ended the reply.
+                stop = choice.get("stop_reason")
+                self._stop_sequence = stop if isinstance(stop, str) else None
         return text, thinking
 
     def last(self) -> Chunk:
         """The final chunk, with the engine's own counts, once nothing more comes.
 
         Raises:
-            CallboardError: the engine reported an error, does not speak the protocol, or broke off before its end.
+            EngineFailed: the engine reported an error, or does not speak the protocol.
+            EngineUnavailable: it broke off before its end.
         """
         if self._failed:
-            raise engine_failed()
+            raise EngineFailed
         if self._finish is None:
-            raise engine_unavailable()
+            raise EngineUnavailable("the reply broke off")
         return Chunk(
             tool_calls=tuple(
                 ToolCall(id=call_id or f"call_{index}", name=name, arguments=arguments)
                 for index, (call_id, name, arguments) in sorted(self._calls.items())
             ),
+            logprobs=tuple(self._logprobs),
             finish="tool_calls" if self._calls else self._finish,
+            stop_sequence=self._stop_sequence,
             prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
             completion_tokens=self._usage.get("completion_tokens"),
+            durations=PhaseDurations(
+                prompt_s=self._timings["prompt_ms"] / 1000, generate_s=self._timings["predicted_ms"] / 1000
+            )
+            if self._timings
+            else None,
         )
 
-    def _count_prompt(self, tokens: int | None) -> None:
+    def _count_prompt(self, tokens: int | None, cached: int | None) -> None:
         if tokens and not self._prompt_fixed:
             self._prompt_tokens = max(0, tokens - self._spent_prompt_tokens)
+        if cached is not None:
+            self._cached_prompt_tokens = cached
 
     def _add_call(self, part: Json) -> None:
         call = self._calls.setdefault(part.get("index", 0), ["", "", ""])
@@ -229,39 +260,65 @@ class ReplyReader:
         call[2] += function.get("arguments") or ""
 
 
-def refused(status: int, body: bytes, retry_after: str | None = None) -> CallboardError:
+def _logprobs(found: Json, top: int) -> list[TokenLogprob]:
+    """The log probabilities of one choice, in the form of chats or in that of completions."""
+    if (content := found.get("content")) is not None:
+        return [
+            TokenLogprob(
+                token=each["token"],
+                token_id=each.get("id"),
+                logprob=_logprob(each["logprob"]),
+                top=tuple(
+                    TokenLogprob(token=other["token"], token_id=other.get("id"), logprob=_logprob(other["logprob"]))
+                    for other in (each.get("top_logprobs") or ())[:top]
+                ),
+            )
+            for each in content
+        ]
+    tokens = found.get("tokens") or ()
+    tops = found.get("top_logprobs") or [None] * len(tokens)
+    return [
+        TokenLogprob(
+            token=token,
+            logprob=_logprob(logprob),
+            top=tuple(
+                TokenLogprob(token=other, logprob=_logprob(value))
+                for other, value in list((others or {}).items())[:top]
+            ),
+        )
+        for token, logprob, others in zip(tokens, found["token_logprobs"], tops, strict=True)
+    ]
+
+
+def _logprob(value: float | None) -> float:
+    """A log probability as a finite number; OpenAI too writes -9999 for a token that cannot come."""
+    return LEAST_LOGPROB if value is None else max(value, LEAST_LOGPROB)
+
+
+def refused(request: ChatRequest, status: int, body: bytes, retry_after: str | None = None) -> EngineError:
     """The error for an answer with an error status; the engine's own words stay here."""
     if status in {408, 425, 429} or status >= 500:
-        return engine_unavailable(retry_after)
+        return EngineUnavailable(f"the engine answered {status}", _seconds(retry_after))
     if status in {401, 403, 404}:
-        return CallboardError(ErrorCode.ENGINE_FAILED, "The engine does not let this site use the model.")
+        message = "The engine does not let this site use the model."
+        return EngineRefused(ErrorInfo(code=ErrorCode.ENGINE_FAILED, message=message))
     about = body[:65_536].decode(errors="replace").lower()
     if any(mark in about for mark in ("context_length", "exceed_context_size", "context length", "context size")):
-        return CallboardError(
-            ErrorCode.CONTEXT_LENGTH_EXCEEDED, "The prompt does not fit the model's context.", param="messages"
-        )
+        return EngineRefused(context_exceeded(request))
     if any(mark in about for mark in ("schema", "response_format", "grammar")):
-        return CallboardError(
-            ErrorCode.INVALID_REQUEST, "The engine cannot follow the JSON schema.", param="output_format"
-        )
-    return CallboardError(ErrorCode.INVALID_REQUEST, "The engine does not accept the request.")
+        is_grammar = request.output_format.kind == "grammar"
+        message = f"The engine cannot follow the {'grammar' if is_grammar else 'JSON schema'}."
+        return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="output_format"))
+    return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="The engine does not accept the request."))
 
 
-def engine_unavailable(retry_after: str | None = None) -> CallboardError:
-    """The error for an engine that cannot be reached or is overloaded."""
-    retry_after_s = None
-    if retry_after is not None and retry_after.isdecimal():
-        retry_after_s = min(float(retry_after), 3600.0)
-    return CallboardError(
-        ErrorCode.ENGINE_UNAVAILABLE, "The engine behind the model could not be reached.", retry_after_s=retry_after_s
-    )
-
-
-def engine_failed() -> CallboardError:
-    """The error for an engine that broke its protocol or said that it failed."""
-    return CallboardError(ErrorCode.ENGINE_FAILED, "The engine behind the model reported an error.")
-
-
-def cannot_continue() -> CallboardError:
+def cannot_continue() -> EngineRefused:
     """The error for an engine that does not go on from the start of an answer."""
-    return CallboardError(ErrorCode.INTERRUPTED, "The reply was interrupted and cannot be continued.")
+    message = "The reply was interrupted and cannot be continued."
+    return EngineRefused(ErrorInfo(code=ErrorCode.INTERRUPTED, message=message))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    if retry_after is None or not retry_after.isdecimal():
+        return None
+    return min(float(retry_after), MAX_RETRY_AFTER_S)

@@ -1,7 +1,5 @@
 """What a hold allows a reply to cost: the worker cuts it there, and never has more charged."""
 
-from callboard_contracts.chat import Mode
-from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import Hold, Work
 
 
@@ -29,12 +27,3 @@ def within(hold: Hold | None, work: Work) -> Work:
     if rates.prompt_units:
         read = min(read, (hold.units - written * rates.completion_units) // rates.prompt_units)
     return work.model_copy(update={"prompt_tokens": read, "completion_tokens": written})
-
-
-def prompt_not_held(prompt_tokens: int, mode: Mode) -> CallboardError:
-    """The error for a prompt that the engine counts longer than all that was held for the request."""
-    return CallboardError(
-        ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-        f"The engine counts {prompt_tokens} tokens in this prompt, which is more than can be held for the request.",
-        param="prompt" if mode == "completion" else "messages",
-    )

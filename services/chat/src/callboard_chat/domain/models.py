@@ -1,10 +1,11 @@
 """The models of a pool and what each can do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.workers import Ability
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +17,20 @@ class ServedModel:
     context_tokens: int = 4096
     tools: bool = False
     json_schema: bool = True
+    images: bool = False
+
+    def abilities(self, engine: Set[Ability]) -> frozenset[Ability]:
+        """What the model can do on an engine with these abilities."""
+        configured: dict[Ability, bool] = {
+            "tools": self.tools,
+            "json_schema": self.json_schema,
+            "images": self.images,
+        }
+        return frozenset(ability for ability in engine if configured.get(ability, True))
 
 
-def refusal(request: ChatRequest, models: Mapping[str, ServedModel]) -> ErrorInfo | None:
-    """Why a request cannot be served by these models, or None when it can."""
+def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set[Ability]) -> ErrorInfo | None:
+    """Why a request cannot be served by these models on an engine with these abilities, or None when it can."""
     model = models.get(request.model)
     if model is None:
         return ErrorInfo(
@@ -30,21 +41,38 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel]) -> ErrorInf
         )
     if request.mode == "chat" and not request.messages:
         return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="There is no message to answer.", param="messages")
-    if request.tools and request.tool_choice != "none" and not model.tools:
+    abilities = model.abilities(engine)
+    if request.tools and request.tool_choice != "none" and "tools" not in abilities:
         return unsupported_tools()
-    if request.output_format.kind == "json_schema" and not model.json_schema:
-        return ErrorInfo(
-            code=ErrorCode.UNSUPPORTED, message="This model cannot follow a JSON schema.", param="output_format"
-        )
+    if request.output_format.kind == "json_schema" and "json_schema" not in abilities:
+        return _unsupported("This model cannot follow a JSON schema.", "output_format")
+    if request.output_format.kind == "grammar" and "grammar" not in abilities:
+        return _unsupported("This model's engine cannot follow a grammar.", "output_format")
+    if "images" not in abilities and any(message.images for message in request.messages):
+        return _unsupported("This model cannot read images.", "messages")
     return None
 
 
 def unsupported_tools() -> ErrorInfo:
     """The error for tools that are offered to a model that cannot call any."""
-    return ErrorInfo(code=ErrorCode.UNSUPPORTED, message="This model cannot call tools.", param="tools")
+    return _unsupported("This model cannot call tools.", "tools")
+
+
+def prompt_field(request: ChatRequest) -> str:
+    """The field of a request that holds its prompt."""
+    return "prompt" if request.mode == "completion" else "messages"
+
+
+def context_exceeded(request: ChatRequest, message: str = "The prompt does not fit the model's context.") -> ErrorInfo:
+    """The error for a prompt that is too long."""
+    return ErrorInfo(code=ErrorCode.CONTEXT_LENGTH_EXCEEDED, message=message, param=prompt_field(request))
 
 
 def estimated_prompt_tokens(request: ChatRequest) -> int:
     """About how long a prompt is, for replies that were stopped before the engine counted it."""
     texts = [request.prompt] if request.mode == "completion" else [message.content for message in request.messages]
     return sum(len(text.encode()) // 4 + 4 for text in texts)
+
+
+def _unsupported(message: str, param: str) -> ErrorInfo:
+    return ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message, param=param)

@@ -1,10 +1,12 @@
 """What the domain needs of an engine."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from callboard_contracts.chat import ChatRequest, ToolCall
+from callboard_contracts.chat import ChatRequest, PhaseDurations, TokenLogprob, ToolCall
+from callboard_contracts.workers import Ability
+from callboard_worker.engine import Engine
 
 Finish = Literal["stop", "length", "tool_calls"]
 
@@ -13,18 +15,22 @@ Finish = Literal["stop", "length", "tool_calls"]
 class Chunk:
     """A piece of a reply as an engine hands it over.
 
-    `tokens` is how many engine tokens the piece stands for. The last chunk has `finish`. `prompt_tokens` and
-    `completion_tokens` are the engine's own counts for this run so far, None where it has not said; the latter counts
-    only what this run made, without what a continuation started from.
+    `tokens` is how many engine tokens the piece stands for. The last chunk has `finish`, and `stop_sequence` where the
+    engine says which one ended the reply. The counts are the engine's own for this run so far, None where it has not
+    said; `completion_tokens` counts only what this run made, without what a continuation started from.
     """
 
     text: str = ""
     thinking: str = ""
     tokens: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
+    stop_sequence: str | None = None
     prompt_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    durations: PhaseDurations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,17 @@ class Continuation:
         return self.text or f"<think>{self.thinking}"
 
 
-class ChatEngine(Protocol):
+class ChatEngine(Engine, Protocol):
     """An engine that writes replies, several at once."""
 
-    async def load(self) -> None:
-        """Gets the engine ready to work; called once, before the first job.
-
-        Raises:
-            CallboardError: it cannot work at all, for instance because its model file is missing.
-        """
+    @property
+    def abilities(self) -> Set[Ability]:
+        """What the engine, once loaded, can do with a model that can."""
         ...
 
-    async def ready(self) -> str | None:
-        """None when the engine can take work at this moment, else the reason why it cannot."""
+    @property
+    def sampling(self) -> Set[str]:
+        """The fields of a request's sampling that the engine honours; all others are left aside."""
         ...
 
     def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> AsyncGenerator[Chunk, None]:
@@ -62,11 +66,8 @@ class ChatEngine(Protocol):
         With a continuation the chunks hold only what follows it, and at most `max_output_tokens` less its tokens.
 
         Raises:
-            CallboardError: `engine_unavailable` when another try can help, `interrupted` when the engine cannot go on
-                from a continuation, else whatever the client is to be told. Never with an engine's own words.
+            EngineUnavailable: another try can help.
+            EngineRefused: with `interrupted` the engine cannot go on from a continuation; else the request is at fault.
+            EngineFailed: the engine reported an error.
         """
-        ...
-
-    async def close(self) -> None:
-        """Ends the engine or the connections to it."""
         ...

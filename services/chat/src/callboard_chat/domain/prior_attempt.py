@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from callboard_chat.domain.ports import Continuation
-from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall, order_of_frames
+from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall, order_of_frames
 from callboard_contracts.ordering import newest
 
 
@@ -18,6 +18,7 @@ class History:
     next_seq: int = 0
     said: Continuation = field(default_factory=Continuation)
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     end: ChatEnd | None = None
     whole: bool = True
 
@@ -36,6 +37,7 @@ def history(frames: Iterable[ChatFrame]) -> History:
         next_seq=first + len(kept),
         said=said,
         tool_calls=tuple(call for frame in kept for call in frame.tool_calls),
+        logprobs=tuple(logprob for frame in kept for logprob in frame.logprobs),
         end=next((frame.end for frame in kept if frame.end), None),
         whole=first == 0,
     )

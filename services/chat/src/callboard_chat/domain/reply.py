@@ -1,13 +1,23 @@
 """One reply on its way out: numbered frames, limits kept, tokens counted."""
 
-from callboard_chat.domain.hold_limits import output_allowed, prompt_not_held
-from callboard_chat.domain.models import estimated_prompt_tokens
+from callboard_chat.domain.hold_limits import output_allowed
+from callboard_chat.domain.models import context_exceeded, estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.stopping import StopCutter
 from callboard_chat.domain.thinking import ThinkingSplitter
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult, EndReason, TokenUsage, ToolCall
-from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.chat import (
+    ChatEnd,
+    ChatFrame,
+    ChatRequest,
+    ChatResult,
+    EndReason,
+    PhaseDurations,
+    TokenLogprob,
+    TokenUsage,
+    ToolCall,
+)
+from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.quota import Hold
 
 
@@ -32,13 +42,18 @@ class Reply:
         self._thinking = [prior.said.thinking]
         self._tokens = prior.said.tokens
         self._tool_calls: tuple[ToolCall, ...] = prior.tool_calls
+        self._logprobs = [prior.logprobs]
         self._sent: list[ChatFrame] = []
         self._pending_tokens = 0
+        self._pending_logprobs: tuple[TokenLogprob, ...] = ()
         self._prompt_tokens: int | None = None
+        self._cached_prompt_tokens = 0
         self._prompt_known = False
         self._engine_tokens: int | None = None
         self._base_tokens = prior.said.tokens
         self._cutter = StopCutter(request.sampling.stop)
+        self._stop_sequence: str | None = None
+        self._durations = PhaseDurations()
         self._splitter: ThinkingSplitter | None = None
         self.first_at: float | None = None
         """When the first frame of this attempt went out, by the event loop's clock."""
@@ -53,6 +68,7 @@ class Reply:
         self._base_tokens = self._tokens
         self._prompt_known = self._prompt_tokens is not None
         self._pending_tokens = 0
+        self._pending_logprobs = ()
         self._engine_tokens = None
         self._cutter = StopCutter(self._request.sampling.stop)
         if self._request.mode == "chat":
@@ -91,30 +107,39 @@ class Reply:
             return None
         if chunk.prompt_tokens is not None and not self._prompt_known:
             self._prompt_tokens = chunk.prompt_tokens
+            self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
             if chunk.finish is None:
                 self._keep_to_hold(chunk.prompt_tokens)
         if chunk.completion_tokens is not None:
             self._engine_tokens = chunk.completion_tokens
+        if chunk.durations is not None:
+            self._durations = chunk.durations
         room = self._limit - self._tokens
         if self._pending_tokens + chunk.tokens > room:
-            # The engine went prior the limit that it was told, or prior what is held.
+            # The engine went past the limit that it was told, or past what is held.
             self.finish = "length"
             return self._last(*self._flush())
         self._pending_tokens += chunk.tokens
+        self._pending_logprobs += chunk.logprobs
         text, thinking = self._split(chunk)
-        if self._cutter.hit:
+        if self._cutter.hit is not None:
             self.finish = "stop"
+            self._stop_sequence = self._cutter.hit
+            self._pending_logprobs = _of_text(self._pending_logprobs, text)
         elif chunk.finish is not None:
             self.finish = chunk.finish
+            self._stop_sequence = chunk.stop_sequence
             self._tool_calls = chunk.tool_calls
             rest, last_thinking = self._flush()
             text += rest
             thinking += last_thinking
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
 
-    def end(self, reason: EndReason, error: ErrorInfo | None = None) -> ChatFrame:
+    def end(self, reason: EndReason, error: ErrorInfo | None = None, queue_s: float | None = None) -> ChatFrame:
         """The last frame. A reply that failed before it said anything used nothing."""
         completed = reason not in {"cancelled", "error"}
+        if not completed:
+            self._pending_logprobs = ()
         usage = TokenUsage()
         tokens = 0
         if completed or self.started:
@@ -127,9 +152,18 @@ class Reply:
             prompt = self._prompt_tokens
             if prompt is None:
                 prompt = estimated_prompt_tokens(self._request)
-            usage = TokenUsage(prompt_tokens=prompt, completion_tokens=total)
+            usage = TokenUsage(
+                prompt_tokens=prompt, completion_tokens=total, cached_prompt_tokens=self._cached_prompt_tokens
+            )
             tokens = max(0, total - self._tokens)
-        return self._frame("", "", tokens, (), ChatEnd(reason=reason, usage=usage, error=error))
+        end = ChatEnd(
+            reason=reason,
+            usage=usage,
+            durations=self._durations.model_copy(update={"queue_s": queue_s}),
+            stop_sequence=self._stop_sequence if reason == "stop" else None,
+            error=error,
+        )
+        return self._frame("", "", tokens, (), end)
 
     def result(self, request_id: str, end: ChatEnd) -> ChatResult:
         """The whole reply, for the result stream."""
@@ -140,6 +174,7 @@ class Reply:
             text=said.text,
             thinking=said.thinking,
             tool_calls=self._tool_calls,
+            logprobs=tuple(logprob for each in self._logprobs for logprob in each),
             end=end,
         )
 
@@ -148,7 +183,12 @@ class Reply:
         if allowed is None:
             return
         if allowed < 0 and not self.started:
-            raise prompt_not_held(prompt_tokens, self._request.mode)
+            info = context_exceeded(
+                self._request,
+                f"The engine counts {prompt_tokens} tokens in this prompt, which is more than can be held for the "
+                "request.",
+            )
+            raise CallboardError.of(info)
         # What was said before the engine counted cannot be taken back.
         self._limit = min(self._limit, max(allowed, self._tokens))
 
@@ -187,6 +227,9 @@ class Reply:
             self._text.append(text)
         if thinking:
             self._thinking.append(thinking)
+        logprobs, self._pending_logprobs = self._pending_logprobs, ()
+        if logprobs:
+            self._logprobs.append(logprobs)
         frame = ChatFrame(
             seq=seq,
             attempt=self._attempt,
@@ -194,7 +237,17 @@ class Reply:
             thinking=thinking,
             tokens=tokens,
             tool_calls=calls,
+            logprobs=logprobs,
             end=end,
         )
         self._sent.append(frame)
         return frame
+
+
+def _of_text(logprobs: tuple[TokenLogprob, ...], text: str) -> tuple[TokenLogprob, ...]:
+    """Those of the first tokens that a text is made of; what follows was cut away."""
+    kept, length = 0, 0
+    while kept < len(logprobs) and length < len(text):
+        length += len(logprobs[kept].token)
+        kept += 1
+    return logprobs[:kept]

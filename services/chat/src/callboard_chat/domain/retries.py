@@ -1,12 +1,10 @@
 """When an engine that failed is asked again."""
 
-import random
 from dataclasses import dataclass
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_worker.engine import backoff_s
 
-FIRST_DELAY_S = 0.05
-LONGEST_DELAY_S = 3.0
 MAX_BREAKS = 3
 """How often a reply that broke off in its middle is taken up again by the same worker."""
 
@@ -31,9 +29,8 @@ class Retries:
             self.breaks += 1
             if not self.can_continue or self.breaks > MAX_BREAKS:
                 return None
-        delay = min(FIRST_DELAY_S * 2**self.count, LONGEST_DELAY_S) * random.uniform(0.8, 1.2)
+        delay = max(backoff_s(self.count), error.retry_after_s or 0.0)
         self.count += 1
-        delay = max(delay, error.retry_after_s or 0.0)
         return delay if delay < left_s else None
 
 

@@ -14,20 +14,21 @@ class StopCutter:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.hit = False
+        self.hit: str | None = None
+        """The sequence that appeared, once one has."""
 
     def feed(self, text: str) -> str:
         """Takes the next text and returns what may go out; after a hit nothing does."""
         if not self._stops:
             return text
-        if self.hit:
+        if self.hit is not None:
             return ""
         text = self._held + text
         self._held = ""
-        hits = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        hits = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if hits:
-            self.hit = True
-            return text[: min(hits)[1]]
+            _, at, self.hit = min(hits)
+            return text[:at]
         kept = max(overlap(text, stop) for stop in self._stops)
         if kept:
             self._held = text[len(text) - kept :]
@@ -37,4 +38,4 @@ class StopCutter:
     def flush(self) -> str:
         """Returns the text that was held, now that no stop sequence can complete it."""
         held, self._held = self._held, ""
-        return "" if self.hit else held
+        return "" if self.hit is not None else held

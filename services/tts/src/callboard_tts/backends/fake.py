@@ -8,11 +8,12 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_contracts.voices import KOKORO_LANGUAGES, KOKORO_VOICES
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
+from callboard_tts.domain.ports import PieceRequest, Samples
 from callboard_tts.domain.voices import Voice
+from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 
 MS_PER_CHARACTER = 60
 EDGE_SILENCE_MS = 300
@@ -68,6 +69,10 @@ class FakeEngine:
     async def close(self) -> None:
         """Has nothing to close."""
 
+    async def ready(self) -> str | None:
+        """Always ready."""
+        return None
+
     def voices(self) -> Sequence[Voice]:
         """The names of Kokoro's voices."""
         return [Voice(name, KOKORO_LANGUAGES[name[0]]) for name in KOKORO_VOICES]
@@ -109,7 +114,8 @@ class FakeEngine:
         try:
             return Script.parse(text)
         except ValueError as error:
-            raise CallboardError(ErrorCode.INVALID_REQUEST, "The fake engine's script is wrong.") from error
+            info = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="The fake engine's script is wrong.")
+            raise EngineRefused(info) from error
 
 
 def tones(piece: PieceRequest) -> Samples:

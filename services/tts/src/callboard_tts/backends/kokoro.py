@@ -15,7 +15,8 @@ import numpy as np
 from callboard_tts.backends.kokoro_base import KokoroBase
 from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
-from callboard_tts.domain.ports import EngineUnavailable, Samples
+from callboard_tts.domain.ports import Samples
+from callboard_worker.engine import EngineUnavailable
 
 CONFIG_NAME = "config.json"
 

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import ClassVar, Generic, TypeVar
 
-from callboard_contracts.errors import CallboardError
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
 from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
+from callboard_tts.domain.ports import PieceRequest, Samples
 from callboard_tts.domain.voices import Voice, VoiceChoice
+from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,10 @@ class KokoroBase(ABC, Generic[ModelT]):
     def voices(self) -> Sequence[Voice]:
         """The voices that were found."""
         return self._voices.voices()
+
+    async def ready(self) -> str | None:
+        """None once the model is loaded."""
+        return None if self._model is not None else "engine: not loaded"
 
     def broken(self) -> str | None:
         """Why the engine can do no more work, or None."""
@@ -98,7 +102,7 @@ class KokoroBase(ABC, Generic[ModelT]):
         style = style_row(self._voices.style(voice), len(phonemes))
         try:
             return self._run(model, phonemes, style, speed, stop)
-        except (Cancelled, CallboardError):
+        except (Cancelled, EngineError):
             raise
         except Exception as error:
             stop.check()

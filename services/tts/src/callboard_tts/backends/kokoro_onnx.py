@@ -12,11 +12,12 @@ import numpy as np
 import onnxruntime as ort
 from kokoro_onnx.config import DEFAULT_VOCAB
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_tts.backends.kokoro_base import KokoroBase
 from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
-from callboard_tts.domain.ports import EngineUnavailable, Samples
+from callboard_tts.domain.ports import Samples
+from callboard_worker.engine import EngineRefused, EngineUnavailable
 
 _ACCELERATORS = ("CUDAExecutionProvider", "ROCMExecutionProvider")
 
@@ -69,5 +70,6 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
             return np.array([speed], np.float32)
         # Some exports take the speed as a whole number; rounding it would speak at another speed than asked for.
         if speed != int(speed):
-            raise CallboardError(ErrorCode.UNSUPPORTED, "This model speaks at whole speeds only.", param="speed")
+            message = "This model speaks at whole speeds only."
+            raise EngineRefused(ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message, param="speed"))
         return np.array([int(speed)], np.int32)

@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, Sequence
 import openai
 from openai import AsyncOpenAI
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
-from callboard_tts.domain.ports import EngineFailed, EngineUnavailable, PieceRequest, Samples
+from callboard_tts.domain.ports import PieceRequest, Samples
 from callboard_tts.domain.sound import from_pcm
 from callboard_tts.domain.voices import Voice
+from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class OpenAISpeechEngine:
         """Closes the connections."""
         await self._client.close()
 
+    async def ready(self) -> str | None:
+        """Always: such servers have no common way to be asked, and every piece shows it."""
+        return None
+
     def voices(self) -> Sequence[Voice]:
         """The voices that the configuration names; without any the server judges."""
         return self._voices
@@ -75,7 +80,7 @@ class OpenAISpeechEngine:
         except openai.APIStatusError as error:
             log.warning("engine_refused", extra={"status": error.status_code})
             raise _refusal(error.status_code) from error
-        except (EngineFailed, CallboardError):
+        except EngineError:
             raise
         except Exception as error:
             # The package wraps what fails before the answer; what fails within it comes as its HTTP library's errors.
@@ -86,13 +91,12 @@ class OpenAISpeechEngine:
             raise EngineFailed("the engine sent no sound")
 
 
-def _refusal(status: int) -> Exception:
+def _refusal(status: int) -> EngineError:
     if status in _BUSY:
         return EngineUnavailable(f"the engine answered {status}")
     if status in _REFUSED:
-        return CallboardError(
-            ErrorCode.UNSUPPORTED, "The engine behind the model does not take this text, voice or speed."
-        )
+        message = "The engine behind the model does not take this text, voice or speed."
+        return EngineRefused(ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message))
     return EngineFailed(f"the engine answered {status}")
 
 

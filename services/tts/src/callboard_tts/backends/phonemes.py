@@ -15,7 +15,7 @@ import espeakng_loader
 from phonemizer.backend import EspeakBackend
 from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
-from callboard_tts.domain.ports import EngineFailed
+from callboard_worker.engine import EngineFailed
 
 MAX_PHONEMES = 510
 

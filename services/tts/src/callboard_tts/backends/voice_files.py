@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callboard_contracts.voices import kokoro_language
-from callboard_tts.domain.ports import EngineUnavailable
 from callboard_tts.domain.voices import Voice, VoiceChoice
+from callboard_worker.engine import EngineUnavailable
 
 STYLE_ROWS = 510
 STYLE_WIDTH = 256

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.quota import Hold
 from callboard_tts.domain.voices import Voice, VoiceChoice
+from callboard_worker.engine import Engine
 
 Samples = NDArray[np.float32]
 """Mono sound at 24 kHz, between -1 and 1."""
@@ -27,35 +28,11 @@ class PieceRequest:
     instructions: str = ""
 
 
-class EngineUnavailable(Exception):  # noqa: N818 - a state: trying again may help
-    """The engine cannot be reached at this moment, and has made no sound of this piece yet."""
-
-
-class EngineFailed(Exception):  # noqa: N818 - what happened to one piece
-    """The engine could not speak this piece; its other work is not affected."""
-
-
-class SpeechEngine(Protocol):
+class SpeechEngine(Engine, Protocol):
     """Turns one piece of text after another into sound, never on the event loop's own thread."""
-
-    async def load(self) -> None:
-        """Makes the engine ready for its first piece, warm included.
-
-        Raises:
-            EngineUnavailable: a model file is missing or unusable; the message says which, for the operator.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Ends the engine and frees what it holds."""
-        ...
 
     def voices(self) -> Sequence[Voice]:
         """The voices that the engine knows; empty when it takes any name and judges itself."""
-        ...
-
-    def broken(self) -> str | None:
-        """Why the engine can do no more work until its process starts anew, or None."""
         ...
 
     def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
@@ -66,7 +43,7 @@ class SpeechEngine(Protocol):
         Raises:
             EngineUnavailable: nothing was made and a later try may succeed.
             EngineFailed: this piece cannot be spoken.
-            CallboardError: the request asks for what the engine does not have, such as an unknown voice.
+            EngineRefused: the request asks for what the engine does not have, such as an unknown voice.
         """
         ...
 
@@ -84,4 +61,8 @@ class HoldExtensions(Protocol):
 
     def give_back(self, hold: Hold) -> None:
         """Has a hold given back that nothing will be charged to; one that cannot be given back expires."""
+        ...
+
+    async def close(self, timeout_s: float) -> None:
+        """Waits for what is under way, then ends the rest."""
         ...

@@ -45,10 +45,10 @@ class AudioQuota:
         *,
         admits_unheld: bool = False,
     ) -> None:
-        self._desk = extensions
+        self._extensions = extensions
         self._job = job
-        self._top_ups = list(known)
-        self._unwritten: list[Hold] = []
+        self._granted = list(known)
+        self._pending: list[Hold] = []
         self._allowance = Allowance([job.hold, *known] if job.hold else known, slice_ms)
         self._admits_unheld = admits_unheld
         self._asking: asyncio.Task[ErrorInfo | None] | None = None
@@ -56,12 +56,12 @@ class AudioQuota:
     @property
     def extensions(self) -> tuple[Hold, ...]:
         """All holds beside the job's own, in the order in which they were taken."""
-        return tuple(self._top_ups)
+        return tuple(self._granted)
 
     def drain_pending(self) -> tuple[Hold, ...]:
         """The holds that no segment tells of yet; whoever calls this writes them down with the next."""
-        unwritten, self._unwritten = tuple(self._unwritten), []
-        return unwritten
+        pending, self._pending = tuple(self._pending), []
+        return pending
 
     def covers(self, total_ms: int) -> bool:
         """Whether so much sound may be sent in all."""
@@ -105,7 +105,7 @@ class AudioQuota:
         """Ends the asking, and gives back what nobody else knows of."""
         await self.stop()
         for hold in self.drain_pending():
-            self._desk.give_back(hold)
+            self._extensions.give_back(hold)
 
     def _take_answer(self) -> None:
         """Lets go of a question that was answered; what came of it is noted already."""
@@ -119,10 +119,10 @@ class AudioQuota:
         assert hold is not None
         until = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
-            answer = await self._desk.ask(hold, audio_ms, max(1.0, self._job.deadline_at - time.time()))
+            answer = await self._extensions.ask(hold, audio_ms, max(1.0, self._job.deadline_at - time.time()))
             if isinstance(answer, Hold):
-                self._top_ups.append(answer)
-                self._unwritten.append(answer)
+                self._granted.append(answer)
+                self._pending.append(answer)
                 self._allowance.add(answer)
                 metrics.HOLD_EXTENSIONS.labels("granted").inc()
                 return None

@@ -4,12 +4,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from callboard_kit import dead_letters, pull
 from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.lifecycle import Shutdown
-from callboard_kit.pull import Delivery, Nak, PullLoop, Superseded
 from callboard_kit.stream_reads import read_last
+from callboard_worker import dead_letters, pull
+from callboard_worker.dead_letters import DeadLetters
+from callboard_worker.pull import Delivery, Nak, PullLoop, Superseded
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -262,12 +262,12 @@ async def test_jobs_are_taken_again_after_the_server_was_killed(bus: Bus, server
     await bus.close()
 
 
-async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
+async def test_dead_job_whose_answer_fails_is_answered_later_or_by_the_next_process(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "RETRY_PAUSES_S", (0.05, 0.05))
     tries: list[bytes] = []
-    buried: list[bytes] = []
+    answered: list[bytes] = []
 
     async def handle(_delivery: Delivery) -> None:
         raise Nak(0.01)
@@ -278,7 +278,7 @@ async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
             raise ExceptionGroup("usage", [BusUnavailable("no acknowledgement")])
         if data == b"never":
             raise ValueError
-        buried.append(data)
+        answered.append(data)
 
     queue_dead_letters = DeadLetters(bus, "CHAT", on_dead)
     await queue_dead_letters.start()
@@ -286,33 +286,33 @@ async def test_job_whose_burial_fails_is_buried_later_or_by_the_next_process(
         for number, job in enumerate((b"late", b"never")):
             await bus.publish_stored(f"{LIVE}{number}", job, job.decode())
         await eventually(lambda: (tries.count(b"late"), tries.count(b"never")) == (3, 3))
-        await eventually(lambda: buried == [b"late"])
+        await eventually(lambda: answered == [b"late"])
     await queue_dead_letters.close()
     assert await left_in_queue(bus) == 1
 
     async def succeed(data: bytes) -> None:
-        buried.append(data)
+        answered.append(data)
 
     following = DeadLetters(bus, "CHAT", succeed)
     await following.recover()
-    assert buried == [b"late", b"never"]
+    assert answered == [b"late", b"never"]
     assert await left_in_queue(bus) == 0
 
 
-async def test_job_that_used_up_its_deliveries_is_told_buried_and_removed(bus: Bus) -> None:
-    buried: list[bytes] = []
+async def test_job_that_used_up_its_deliveries_is_answered_copied_and_removed(bus: Bus) -> None:
+    answered: list[bytes] = []
 
     async def handle(_delivery: Delivery) -> None:
         raise Nak(0.01)
 
     async def on_dead(data: bytes) -> None:
-        buried.append(data)
+        answered.append(data)
 
     queue_dead_letters = DeadLetters(bus, "CHAT", on_dead)
     await queue_dead_letters.start()
     async with pulling(bus, handle):
         await bus.publish_stored(LIVE, b"poison", "poison")
-        await eventually(lambda: buried == [b"poison"])
+        await eventually(lambda: answered == [b"poison"])
         async with asyncio.timeout(5):
             while await left_in_queue(bus):
                 await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Jobs that used up their deliveries: told to the owner, kept in the dead-letter stream, taken out of the queue.
+"""Jobs that used up their deliveries: answered for, copied to the dead-letter stream, deleted from the queue.
 
 Without this such a job would stay in its work queue for ever and count against its tenant's bound.
 """
@@ -19,14 +19,14 @@ from callboard_kit.stream_reads import first_seq, read_batches
 
 log = logging.getLogger(__name__)
 
-QUEUE_GROUP = "dead-dead_letters"
+QUEUE_GROUP = "dead-letters"
 RETRY_PAUSES_S = (1.0, 2.0, 5.0, 10.0)
 MISSED_S = 86_400.0
-"""How far back a process that starts looks for jobs that nobody buried."""
+"""How far back a process that starts looks for dead jobs that were never handled."""
 
 
 class DeadLetters:
-    """Listens for the server's advisory that a job was delivered too often; one process of a group handles each."""
+    """Handles the server's advisories that a job was delivered too often; one process of a queue group takes each."""
 
     def __init__(self, bus: Bus, stream: str, on_dead: Callable[[bytes], Awaitable[None]]) -> None:
         self._bus = bus
@@ -40,7 +40,7 @@ class DeadLetters:
         self._subscription = await self._bus.subscribe(self._advisories, self._advised, queue=QUEUE_GROUP)
 
     async def recover(self) -> None:
-        """Takes up what was advised while nobody listened, or was cut off."""
+        """Handles what was advised while no process listened, or was cut off."""
         try:
             seq = await first_seq(self._bus, DLQ, self._advisories, time.time() - MISSED_S)
             if seq is None:
@@ -60,7 +60,7 @@ class DeadLetters:
         await self._take(message.data)
 
     async def _take(self, advisory: bytes) -> None:
-        """Buries the job of an advisory, trying again for a while; what fails to the end is left for the next start."""
+        """Handles one advisory, with retries; what still fails is left for the next process that starts."""
         try:
             seq = int(json.loads(advisory)["stream_seq"])
         except (KeyError, ValueError):
@@ -83,7 +83,7 @@ class DeadLetters:
             return
         data = base64.b64decode(found.get("data", ""))
         log.error("job_dead", extra={"stream": self._stream, "stream_seq": seq})
-        # Each step may be repeated, and the job goes last, so that one that was cut off is taken up again.
+        # Each step can be repeated, and the job is deleted last, so that a step that was cut off is done again.
         await self._on_dead(data)
         await self._bus.publish_stored(f"dlq.{self._stream.lower()}", data, msg_id=f"{self._stream}.{seq}")
         await self._bus.delete_message(self._stream, seq)

@@ -1,0 +1,62 @@
+"""The metrics that every kind of worker has, under the names of its service."""
+
+from collections.abc import Iterable
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+CANCEL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class WorkerMetrics:
+    """The metrics of one service, whose names begin with `prefix`.
+
+    `resumed_from` is everything that can tell how far an earlier attempt came. Rare counts are shown as 0 from the
+    start, so that the first event is seen as an increase.
+    """
+
+    def __init__(self, prefix: str, resumed_from: Iterable[str], registry: CollectorRegistry = REGISTRY) -> None:
+        self.queue_wait = Histogram(
+            f"{prefix}_queue_wait_seconds",
+            "From the posting of a job to its arrival at a worker.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.jobs = Counter(
+            f"{prefix}_jobs_total", "Jobs by how they ended; an error by its code.", ["outcome"], registry=registry
+        )
+        self.slots_used = Gauge(f"{prefix}_slots_used", "Jobs that run at this moment.", registry=registry)
+        self.slots_limit = Gauge(f"{prefix}_slots_limit", "Jobs that may run at once.", registry=registry)
+        self.engine_ready = Gauge(
+            f"{prefix}_engine_ready", "1 while the engine can take work, else 0.", ["backend"], registry=registry
+        )
+        self.engine_load = Gauge(
+            f"{prefix}_engine_load_seconds",
+            "How long the engine took to load and warm up.",
+            ["backend"],
+            registry=registry,
+        )
+        self.engine_retries = Counter(
+            f"{prefix}_engine_retries_total", "Repeated calls of the engine.", ["backend"], registry=registry
+        )
+        self.resumed = Counter(
+            f"{prefix}_resumed_total",
+            "Jobs taken over from another attempt, by what told how far it had come.",
+            ["source"],
+            registry=registry,
+        )
+        self.cancel_latency = Histogram(
+            f"{prefix}_cancel_seconds",
+            "From the order to stop a job to its engine's standing still.",
+            buckets=CANCEL_SECONDS,
+            registry=registry,
+        )
+
+        self.jobs.labels("dead")
+        for source in resumed_from:
+            self.resumed.labels(source)
+
+    def begin(self, backend: str, slots: int) -> None:
+        """Shows what is known of a worker before its first job."""
+        self.slots_limit.set(slots)
+        self.engine_retries.labels(backend)

@@ -1,0 +1,344 @@
+"""The pull loop: one job for each free slot, live jobs first, a heartbeat while they run.
+
+A pull asks for exactly one job, and open pulls plus running jobs never exceed the slots, so a worker never holds a job
+that it cannot start. All free slots but one wait for live jobs. The last one is the batch probe: it asks for a live
+job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is thus taken
+only at a moment when no live job waits.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from callboard_contracts.streams import ACK_WAIT_S, MAX_DELIVERIES, NANOSECONDS_PER_S
+from callboard_kit.bus import Bus, BusError
+from callboard_kit.lifecycle import is_set_within
+from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
+
+log = logging.getLogger(__name__)
+
+PULL_LIFE_S = 20.0
+BATCH_PROBE_LIFE_S = 0.25
+LOST_PULL_S = PULL_LIFE_S + 5.0
+LOST_BATCH_PROBE_S = 5.0
+"""A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
+HEARTBEAT_S = ACK_WAIT_S / 3
+CANCEL_TIMEOUT_S = 5.0
+ERROR_DELAY_S = 1.0
+NAK_DELAY_S = 0.05
+CHECK_INTERVAL_S = 1.0
+
+
+class Nak(Exception):  # noqa: N818 - an instruction, not a failure
+    """Raised by a handler to have its job handed out again after a delay."""
+
+    def __init__(self, delay_s: float = NAK_DELAY_S) -> None:
+        super().__init__(f"to be handed out again in {delay_s} s")
+        self.delay_s = delay_s
+
+
+class Superseded(Exception):  # noqa: N818 - a state, not a failure
+    """Raised by a handler when another worker owns the job now; it is neither acked nor nak'ed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One job as it was handed out; `attempt` counts from 1."""
+
+    data: bytes
+    subject: str
+    attempt: int
+    stream_seq: int
+
+    @property
+    def last_attempt(self) -> bool:
+        """Whether the bus will not hand the job out again."""
+        return self.attempt >= MAX_DELIVERIES
+
+
+Handler = Callable[[Delivery], Awaitable[None]]
+
+
+class _Inbox:
+    """Where the answers to pulls arrive, how many pulls stand open, and since when."""
+
+    def __init__(self) -> None:
+        self.subject = ""
+        self.subscription: Subscription | None = None
+        self.open = 0
+        self.asked_at = 0.0
+        self.not_before = 0.0
+
+
+def _lost(inbox: _Inbox, now: float, after_s: float) -> bool:
+    return inbox.open > 0 and now - inbox.asked_at > after_s
+
+
+class _Step(Enum):
+    """What the batch probe asked for last."""
+
+    LIVE_NOW = auto()
+    BATCH_NOW = auto()
+    LIVE_SOON = auto()
+
+
+_NEXT_STEP = {
+    _Step.LIVE_NOW: _Step.BATCH_NOW,
+    _Step.BATCH_NOW: _Step.LIVE_SOON,
+    _Step.LIVE_SOON: _Step.BATCH_NOW,
+}
+
+
+def _pull(life_s: float) -> bytes:
+    return json.dumps({"batch": 1, "expires": int(life_s * NANOSECONDS_PER_S)}).encode()
+
+
+def _nak(delay_s: float) -> bytes:
+    return b"-NAK " + json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)}).encode()
+
+
+_PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
+_PULL_SOON = _pull(BATCH_PROBE_LIFE_S)
+_PULL_LONG = _pull(PULL_LIFE_S)
+
+
+class PullLoop:
+    """Takes jobs from a work queue and runs each in a task of its own, at most `slots` at once.
+
+    `on_change` is called when `running` or `served` has changed.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        live: str,
+        batch: str,
+        slots: int,
+        handle: Handler,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._bus = bus
+        self._live_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{live}"
+        self._batch_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{batch}"
+        self._waiting = _Inbox()
+        self._batch_probe = _Inbox()
+        self._step = _Step.LIVE_NOW
+        self._slots = slots
+        self._handle = handle
+        self._on_change = on_change
+        self._running: dict[asyncio.Task[None], Msg] = {}
+        self._reports: list[tuple[Msg, bytes]] = []
+        self._batch_probe_empty = False
+        self._wake = asyncio.Event()
+        self._lost = False
+        self._stopping = False
+        self.served = True
+        """Whether the server takes pulls; it turns them away where the consumer is missing or has no leader."""
+        bus.on_reconnect(self._forget_pulls)
+
+    @property
+    def running(self) -> int:
+        """How many jobs run at this moment."""
+        return len(self._running)
+
+    async def run(self, stopping: Callable[[], Awaitable[None]]) -> None:
+        """Takes jobs until `stopping` returns; jobs that run then are left to `drain`.
+
+        Raises:
+            BusUnavailable: the connection ended for good.
+        """
+        stop = asyncio.ensure_future(stopping())
+        heart = asyncio.ensure_future(self._heartbeats())
+        for task in (stop, heart):
+            task.add_done_callback(lambda _task: self._wake.set())
+        try:
+            await self._open_inboxes()
+            while not stop.done():
+                self._wake.clear()
+                await self._ask()
+                await is_set_within(self._wake, CHECK_INTERVAL_S)
+                if heart.done():
+                    heart.result()
+        finally:
+            self._stopping = True
+            stop.cancel()
+            heart.cancel()
+            await asyncio.gather(stop, heart, return_exceptions=True)
+            await self._close_inboxes()
+            await self._report()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits for the jobs that run; at the timeout they are cancelled and nak'ed."""
+        self._stopping = True
+        heart = asyncio.ensure_future(self._heartbeats())
+        try:
+            if self._running:
+                await asyncio.wait(set(self._running), timeout=timeout_s)
+            for task in list(self._running):
+                task.cancel()
+            if self._running:
+                await asyncio.wait(set(self._running), timeout=CANCEL_TIMEOUT_S)
+            await self._report()
+        finally:
+            heart.cancel()
+            await asyncio.gather(heart, return_exceptions=True)
+
+    async def _open_inboxes(self) -> None:
+        for inbox in (self._waiting, self._batch_probe):
+            await self._open(inbox)
+        self._lost = False
+
+    async def _open(self, inbox: _Inbox) -> None:
+        subject = inbox.subject = self._bus.connection.new_inbox()
+        inbox.open = 0
+        inbox.subscription = await self._bus.subscribe_now(
+            subject, lambda message: self._arrived(inbox, subject, message)
+        )
+
+    async def _withdraw(self, inbox: _Inbox) -> None:
+        """Ends the open pulls, since the server drops those whose inbox is gone; what still arrives is taken."""
+        old = inbox.subscription
+        await self._open(inbox)
+        if old is not None:
+            await self._bus.drain(old)
+
+    async def _close_inboxes(self) -> None:
+        for inbox in (self._waiting, self._batch_probe):
+            if inbox.subscription:
+                await self._bus.unsubscribe(inbox.subscription)
+
+    def _forget_pulls(self) -> None:
+        self._lost = True
+        self._waiting.not_before = self._batch_probe.not_before = 0.0
+        self._wake.set()
+
+    async def _ask(self) -> None:
+        """Opens a pull for every free slot that has none: first the batch probe's, then the waiting ones."""
+        # Together with the pulls that follow, they are one write.
+        await self._report()
+        if not self._bus.connected:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
+            await self._close_inboxes()
+            await self._open_inboxes()
+        if len(self._running) + self._waiting.open > self._slots:
+            # A batch job took a slot that an open pull counts on: a live job on that pull would find no free slot.
+            await self._withdraw(self._waiting)
+        if now >= self._batch_probe.not_before:
+            await self._probe_batch()
+        free = self._slots - len(self._running) - self._waiting.open - self._batch_probe.open
+        for _ in range(free if now >= self._waiting.not_before else 0):
+            await self._send(self._waiting, self._live_subject, _PULL_LONG)
+
+    async def _probe_batch(self) -> None:
+        """Sends the batch probe's next pull, if it is due."""
+        if self._batch_probe_empty:
+            self._batch_probe_empty = False
+            self._step = _NEXT_STEP[self._step]
+            if self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
+                await self._send_batch_probe()
+        elif not self._batch_probe.open and len(self._running) < self._slots:
+            # Where waiting pulls hold every free slot, no live job is queued, so only a batch job is looked for.
+            covered = len(self._running) + self._waiting.open >= self._slots
+            self._step = _Step.BATCH_NOW if covered else _Step.LIVE_NOW
+            await self._send_batch_probe()
+
+    async def _send_batch_probe(self) -> None:
+        subject = self._batch_subject if self._step is _Step.BATCH_NOW else self._live_subject
+        await self._send(self._batch_probe, subject, _PULL_SOON if self._step is _Step.LIVE_SOON else _PULL_NOW)
+
+    async def _send(self, inbox: _Inbox, subject: str, body: bytes) -> None:
+        inbox.open += 1
+        inbox.asked_at = asyncio.get_running_loop().time()
+        try:
+            await self._bus.publish(subject, body, reply=inbox.subject)
+        except BusError:
+            inbox.open -= 1
+
+    def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
+        current = subject == inbox.subject
+        if current:
+            inbox.open = max(0, inbox.open - 1)
+        status = status_of(message)
+        self._note_served(served=status is None or not turned_away(status))
+        if status is not None:
+            self._batch_probe_empty = self._batch_probe_empty or (current and inbox is self._batch_probe)
+            if turned_away(status):
+                loop = asyncio.get_running_loop()
+                inbox.not_before = loop.time() + TROUBLE_PAUSE_S
+                loop.call_later(TROUBLE_PAUSE_S, self._wake.set)
+            else:
+                self._wake.set()
+            return
+        if self._stopping or len(self._running) >= self._slots:
+            # An answer to a pull that was thought lost, or one that crossed with the stop.
+            self._reports.append((message, _nak(NAK_DELAY_S)))
+            self._wake.set()
+            return
+        task = asyncio.get_running_loop().create_task(self._run(message), name="job")
+        self._running[task] = message
+        task.add_done_callback(self._ended)
+        self._on_change()
+        self._wake.set()
+
+    def _note_served(self, *, served: bool) -> None:
+        if self.served != served:
+            self.served = served
+            self._on_change()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        self._on_change()
+        self._wake.set()
+
+    async def _run(self, message: Msg) -> None:
+        report: bytes | None = _nak(NAK_DELAY_S)
+        try:
+            report = await self._outcome(message)
+        finally:
+            if report is not None:
+                self._reports.append((message, report))
+        if self._stopping:
+            await self._report()
+
+    async def _outcome(self, message: Msg) -> bytes | None:
+        """Runs a job and returns what the server is told of it."""
+        metadata = message.metadata
+        delivery = Delivery(message.data, message.subject, metadata.num_delivered or 1, metadata.sequence.stream)
+        try:
+            await self._handle(delivery)
+        except Nak as back:
+            return _nak(back.delay_s)
+        except Superseded:
+            log.info("job_superseded", extra={"subject": delivery.subject, "attempt": delivery.attempt})
+            return None
+        except Exception:
+            log.exception("job_failed", extra={"subject": delivery.subject, "attempt": delivery.attempt})
+            return _nak(ERROR_DELAY_S)
+        # If the ack is lost, the job is delivered again; its handler finds the end and only repeats the stored steps.
+        return b"+ACK"
+
+    async def _report(self) -> None:
+        reports, self._reports = self._reports, []
+        for message, report in reports:
+            await self._tell(message, report)
+
+    async def _tell(self, message: Msg, word: bytes) -> None:
+        try:
+            await self._bus.publish(message.reply, word)
+        except BusError:
+            log.warning("job_report_failed", extra={"subject": message.subject})
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            for message in list(self._running.values()):
+                await self._tell(message, b"+WPI")

@@ -1,0 +1,206 @@
+"""One worker from its start to its end: engine, bus, jobs, announcements, drain."""
+
+import argparse
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from callboard_contracts.config import Config
+from callboard_contracts.jobs import Job
+from callboard_contracts.streams import JOB_STREAMS, consumer_name
+from callboard_contracts.workers import OfferedModel, WorkerInfo
+from callboard_kit.bus import Bus
+from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, run_service
+from callboard_kit.resources import bus_connection, ops_server
+from callboard_worker.announcing import Announcer
+from callboard_worker.dead_letters import DeadLetters
+from callboard_worker.engine import Engine, EngineUnavailable
+from callboard_worker.handler import JobHandler, JobKind
+from callboard_worker.metrics import WorkerMetrics
+from callboard_worker.pool import WorkerPool
+from callboard_worker.pull import PullLoop
+from callboard_worker.running import RunningJobs
+
+log = logging.getLogger(__name__)
+
+READY_INTERVAL_S = 10.0
+UNREADY_INTERVAL_S = 1.0
+READY_TIMEOUT_S = 10.0
+
+J = TypeVar("J", bound=Job)
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether a worker can take jobs; `engine` is what the engine last said."""
+
+    shutdown: Shutdown
+    engine: str | None = "engine: loading"
+    bus: Bus | None = None
+    loop: PullLoop | None = None
+
+    def reason(self) -> str | None:
+        """Why the worker cannot take jobs, or None."""
+        if self.shutdown.stopping:
+            return "stopping"
+        if self.engine is not None:
+            return self.engine
+        if self.bus is None or not self.bus.connected:
+            return "bus: not connected"
+        if self.loop is not None and not self.loop.served:
+            return "queue: not served"
+        return None
+
+
+class Worker(Generic[J]):
+    """Runs the jobs of one pool on one engine.
+
+    `offers` says what the worker announces, once the engine is loaded; `make_kind` makes the kind of job that the
+    service is for.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        engine: Engine,
+        metrics: WorkerMetrics,
+        offers: Callable[[], Sequence[OfferedModel]],
+        make_kind: Callable[[Bus], JobKind[J]],
+        shutdown: Shutdown,
+    ) -> None:
+        self._id = uuid.uuid4().hex
+        self._pool = pool
+        self._engine = engine
+        self._metrics = metrics
+        self._offers = offers
+        self._make_kind = make_kind
+        self._shutdown = shutdown
+        self._readiness = Readiness(shutdown)
+        self._reason = self._readiness.reason()
+        self._renew: Callable[[], None] = lambda: None
+
+    async def run(self, config: Config) -> None:
+        """Runs until told to stop, then drains.
+
+        Raises:
+            StartError: the engine cannot load, the bus is not there, or a port is taken.
+        """
+        pool = self._pool
+        self._metrics.begin(pool.backend, pool.slots)
+        setting = f"{pool.setting}.metrics_port"
+        async with ops_server(setting, pool.metrics_port, self._readiness.reason, config.site.metrics_host):
+            try:
+                await self._load()
+                async with bus_connection(config.nats, f"{pool.service}-{pool.name}", self._shutdown) as bus:
+                    self._readiness.bus = bus
+                    await self._serve(bus)
+            finally:
+                await self._engine.close()
+
+    async def _load(self) -> None:
+        started = time.monotonic()
+        try:
+            await self._engine.load()
+        except EngineUnavailable as error:
+            raise StartError(f"{self._pool.setting}: {error}") from None
+        self._metrics.engine_load.labels(self._pool.backend).set(time.monotonic() - started)
+
+    async def _serve(self, bus: Bus) -> None:
+        pool, shutdown = self._pool, self._shutdown
+        stream = JOB_STREAMS[pool.service]
+        running = RunningJobs(bus, pool.stall_timeout_s)
+        kind = self._make_kind(bus)
+        handler = JobHandler(kind, running, self._metrics)
+        live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")
+        loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, self._changed)
+        self._readiness.loop = loop
+        announcer = Announcer(bus, self._describe)
+        self._renew = announcer.renew
+        await running.listen()
+        dead_letters = DeadLetters(bus, stream, handler.on_dead)
+        await dead_letters.start()
+        freeze_gc()
+        async with TaskSupervisor(shutdown) as supervisor:
+            supervisor.start(running.watch(), "watch")
+            supervisor.start(dead_letters.recover(), "dead-letters")
+            supervisor.start(self._watch_engine(), "engine-watch")
+            announcing = supervisor.start(announcer.run(), "announcing")
+            await loop.run(shutdown.wait)
+            log.info("draining", extra={"running": loop.running})
+            self._changed()
+            await loop.drain(pool.drain_timeout_s)
+            await kind.close()
+            announcing.cancel()
+            await announcer.withdraw()
+
+    def _describe(self) -> WorkerInfo:
+        pool = self._pool
+        return WorkerInfo(
+            id=self._id,
+            service=pool.service,
+            pool=pool.name,
+            backend=pool.backend,
+            models=tuple(self._offers()),
+            slots=pool.slots,
+            slots_used=self._slots_used(),
+            ready=self._readiness.reason() is None,
+            draining=self._shutdown.stopping,
+            at=time.time(),
+        )
+
+    def _slots_used(self) -> int:
+        return self._readiness.loop.running if self._readiness.loop else 0
+
+    def _changed(self) -> None:
+        """Takes note that the slots or the readiness may have changed; only the latter is announced at once."""
+        self._metrics.slots_used.set(self._slots_used())
+        reason = self._readiness.reason()
+        if reason != self._reason:
+            self._reason = reason
+            self._renew()
+
+    async def _watch_engine(self) -> None:
+        """Asks the engine whether it can work; ends the process when only a fresh one can."""
+        ready = self._metrics.engine_ready.labels(self._pool.backend)
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        while True:
+            broken = self._engine.broken()
+            if broken is not None:
+                self._readiness.engine = f"engine: {broken}"
+                ready.set(0)
+                self._shutdown.request_stop(broken, failed=True)
+                return
+            if clock() >= due:
+                reason = await self._engine_state()
+                if reason != self._readiness.engine:
+                    log.info("engine_state", extra={"backend": self._pool.backend, "reason": reason})
+                self._readiness.engine = reason
+                ready.set(reason is None)
+                self._changed()
+                due = clock() + (UNREADY_INTERVAL_S if reason else READY_INTERVAL_S)
+            await asyncio.sleep(UNREADY_INTERVAL_S)
+
+    async def _engine_state(self) -> str | None:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                return await self._engine.ready()
+        except TimeoutError:
+            return "engine: no answer"
+        except Exception as error:
+            # Whatever stands in the engine's place for a while, such as a proxy's page, must not end the worker.
+            log.debug("engine_check_failed", exc_info=True)
+            return f"engine: {type(error).__name__}"
+
+
+def worker_main(service: str, run: Main) -> int:
+    """Runs a worker's process from its command line, whose `--pool` names the worker's pool; returns its exit code."""
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--pool", required=True, help=f"the pool of {service}.pools that this worker belongs to")
+
+    return run_service(service, run, add_arguments)

@@ -1,0 +1,117 @@
+"""Has the pieces of one utterance made and sent, each while the next is being made."""
+
+import asyncio
+import logging
+from contextlib import aclosing
+
+from callboard_contracts.speech import SpeechJob
+from callboard_tts import metrics
+from callboard_tts.domain.pieces import Piece
+from callboard_tts.domain.ports import PieceRequest, SpeechEngine
+from callboard_tts.domain.segments import PieceCutter, Progress, Segment
+from callboard_tts.domain.sound import Trimmer, silence, to_pcm
+from callboard_tts.domain.utterance import Utterance
+from callboard_tts.handlers.audio_quota import QuotaGatedWriter
+from callboard_tts.handlers.segment_writer import BYTES_PER_S
+from callboard_worker.engine import EngineUnavailable, backoff_s
+from callboard_worker.running import RunningJob
+
+log = logging.getLogger(__name__)
+
+QUEUED_SEGMENTS = 16
+"""How far the engine may run ahead of the bus: half a minute of sound."""
+
+Made = asyncio.Queue[Segment | Exception | None]
+"""What the engine has made and nobody has sent yet; None is the end."""
+
+
+class Synthesis:
+    """The work of one attempt on an utterance, from where earlier attempts left off."""
+
+    def __init__(
+        self, engine: SpeechEngine, backend: str, engine_model: str, running: RunningJob[SpeechJob], progress: Progress
+    ) -> None:
+        self._engine = engine
+        self._backend = backend
+        self._engine_model = engine_model
+        self._running = running
+        self._progress = progress
+        self.engine_away = False
+        """Whether the engine could not be reached when it was last asked."""
+
+    async def speak(self, utterance: Utterance, writer: QuotaGatedWriter) -> None:
+        """Speaks all that is left of an utterance.
+
+        Raises:
+            EngineError: a piece cannot be spoken; what came before it was sent.
+            QuotaExhausted: no more sound may be sent.
+            BusUnavailable: the bus did not keep a segment in time.
+        """
+        writer.begin(self._progress.piece)
+        made: Made = asyncio.Queue(QUEUED_SEGMENTS)
+        making = asyncio.ensure_future(self._make_all(utterance, made))
+        try:
+            while (segment := await made.get()) is not None:
+                if isinstance(segment, Exception):
+                    raise segment
+                await writer.send(segment)
+        finally:
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
+
+    async def _make_all(self, utterance: Utterance, made: Made) -> None:
+        try:
+            for piece in utterance.pieces[self._progress.piece :]:
+                await self._make(utterance, piece, made)
+        except Exception as error:
+            await made.put(error)
+        else:
+            metrics.CHARACTERS.inc(len(self._running.job.request.text))
+            await made.put(None)
+
+    async def _make(self, utterance: Utterance, piece: Piece, made: Made) -> None:
+        """Makes one piece, trying again as long as the engine is away and has made nothing of it."""
+        request = self._running.job.request
+        wanted = PieceRequest(
+            piece.index, piece.text, utterance.voice, request.speed, self._engine_model, request.instructions
+        )
+        skip = self._progress.offset_bytes if piece.index == self._progress.piece else 0
+        tries = 0
+        while True:
+            try:
+                await self._make_once(wanted, silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip), made)
+            except EngineUnavailable as error:
+                self.engine_away = True
+                metrics.ENGINE_ERRORS.labels(self._backend, "unavailable").inc()
+                log.info("engine_away", extra={"request_id": self._running.job.request_id, "reason": str(error)})
+                await asyncio.sleep(backoff_s(tries))
+                tries += 1
+                metrics.WORKER.engine_retries.labels(self._backend).inc()
+            else:
+                self.engine_away = False
+                return
+
+    async def _make_once(self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, made: Made) -> None:
+        trimmer = Trimmer()
+        clock = asyncio.get_running_loop().time
+        working_s, length_bytes = 0.0, 0
+        async with aclosing(self._engine.synthesise(wanted)) as parts:
+            is_whole = False
+            while not is_whole:
+                started = self._running.heard_at = clock()
+                try:
+                    samples = await anext(parts, None)
+                finally:
+                    # While a part waits for its place in the queue, nothing is expected of the engine.
+                    self._running.heard_at = None
+                working_s += clock() - started
+                is_whole = samples is None
+                pcm = to_pcm(trimmer.finish() if samples is None else trimmer.feed(samples))
+                length_bytes += len(pcm)
+                if pcm and pause:
+                    pcm, pause = pause + pcm, b""
+                for segment in cutter.finish(pcm) if is_whole else cutter.feed(pcm):
+                    await made.put(segment)
+        if length_bytes:
+            metrics.PIECE_DURATION.observe(length_bytes / BYTES_PER_S)
+            metrics.REAL_TIME_FACTOR.observe(working_s * BYTES_PER_S / length_bytes)
