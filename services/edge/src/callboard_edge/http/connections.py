@@ -41,6 +41,18 @@ class GuardedConnection(web.RequestHandler):
         elif self._headers_timer is None and self._between_requests():
             self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
 
+    def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's contract
+        """Keeps the connection of a client that has only finished sending, as one that asked for its close may have.
+
+        Whether such a client is gone shows when it is written to; the end of any other client's sending counts as its
+        going away.
+        """
+        handling = self._current_request
+        if handling is not None and not handling.keep_alive:
+            return True
+        super().eof_received()
+        return None
+
     def _between_requests(self) -> bool:
         return self._waiter is not None and not self._messages
 
@@ -64,6 +76,8 @@ class GuardedServer(web.Server):
             handler,
             request_factory=self._request,
             handler_cancellation=True,
+            # The body reader decompresses within bounds.
+            auto_decompress=False,
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=LINGER_S,
