@@ -12,7 +12,7 @@ from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 
 
-def request(text: str = "Tell me a audit_trail.", limit: int = 12, mode: str = "chat", **fields: object) -> ChatRequest:
+def request(text: str = "Tell me a story.", limit: int = 12, mode: str = "chat", **fields: object) -> ChatRequest:
     """A request with settings under which a real model repeats itself exactly."""
     body: dict[str, object] = {"model": "stub", "mode": mode, "max_output_tokens": limit}
     body |= {"messages": (ChatMessage(role="user", content=text),)} if mode == "chat" else {"prompt": text}

@@ -105,7 +105,7 @@ async def test_a_schema_that_is_none_is_refused(rig: LlamaRig) -> None:
     with pytest.raises(CallboardError) as refused:
         await collect(rig.engine, request(output_format=shape))
     assert refused.value.info.code is ErrorCode.INVALID_REQUEST
-    assert refused.value.info.param == "response_format"
+    assert refused.value.info.param == "output_format"
     assert "bogus" not in refused.value.info.message
 
 

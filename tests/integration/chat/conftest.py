@@ -84,6 +84,7 @@ async def opened_edge_stub(server: NatsServer) -> AsyncGenerator[EdgeStub]:
     try:
         yield edge_stub
     finally:
+        await edge_stub.close()
         await bus.close()
 
 

@@ -1,10 +1,9 @@
-"""Plays an edge for the chat worker: posts jobs, receives frames, answers for interest, and reads what is kept."""
+"""Plays an edge for the chat worker: posts jobs, receives frames, says what it waits for, and reads what is kept."""
 
 import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from itertools import count, takewhile
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -16,9 +15,10 @@ from callboard_contracts.chat import (
     ChatMessage,
     ChatRequest,
     ChatResult,
-    InterestReply,
-    InterestRequest,
+    order_of_frames,
 )
+from callboard_contracts.interest import HEARTBEAT_INTERVAL_S, EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.ordering import newest
 from callboard_contracts.quota import Hold, HoldEntry, UsageEvent
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_last, read_subject
@@ -36,20 +36,30 @@ class EdgeStub:
         self.bus = bus
         self.frames: dict[str, list[ChatFrame]] = {}
         self.closed: set[str] = set()
-        self.interest_checks: list[InterestRequest] = []
+        self.resumes: list[ResumeRequest] = []
+        self._waits_for: set[str] = set()
+        self._heartbeats: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._subscriptions: list[Any] = []
 
     async def open(self) -> None:
-        """Begins to receive frames and to answer for interest."""
+        """Begins to receive frames, to answer for their number, and to say what it waits for."""
         self._subscriptions = [
             await self.bus.subscribe(subjects.out(EDGE, "*"), self._on_frame),
-            await self.bus.subscribe(subjects.interest(EDGE, "*"), self._on_interest),
+            await self.bus.subscribe(subjects.resume(EDGE, "*"), self._on_resume),
         ]
         await self.bus.connection.flush()
+        self._heartbeats = asyncio.get_running_loop().create_task(self._say_what_is_open(), name="heartbeats")
+
+    async def close(self) -> None:
+        """Ends the heartbeats."""
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
+            await asyncio.gather(self._heartbeats, return_exceptions=True)
 
     async def vanish(self) -> None:
         """Goes away as an edge that was killed."""
+        await self.close()
         for subscription in self._subscriptions:
             await self.bus.unsubscribe(subscription)
         await self.bus.connection.flush()
@@ -68,7 +78,7 @@ class EdgeStub:
         request = ChatRequest.model_validate(
             {
                 "model": MODEL,
-                "messages": (ChatMessage(role="user", content="Tell me a audit_trail."),),
+                "messages": (ChatMessage(role="user", content="Tell me a story."),),
                 "max_output_tokens": limit,
                 **fields,
             }
@@ -87,12 +97,14 @@ class EdgeStub:
             created_at=now,
             deadline_at=now + life_s,
         )
+        if job_class == "live":
+            self._waits_for.add(request_id)
         await self.post_raw(job.model_dump_json().encode(), request_id, job_class)
         return job
 
     async def post_raw(self, data: bytes, msg_id: str, job_class: subjects.JobClass = "live") -> int:
         """Posts any bytes to the pool's queue and returns their place in the stream."""
-        return (await self.bus.publish_stored(subjects.chat_job(POOL, job_class, "t1"), data, msg_id)).seq
+        return (await self.bus.publish_stored(subjects.job("chat", POOL, job_class, "t1"), data, msg_id)).seq
 
     async def cancel(self, job: ChatJob) -> None:
         """Says that nobody waits for a job any more."""
@@ -108,8 +120,7 @@ class EdgeStub:
 
     def got(self, request_id: str) -> list[ChatFrame]:
         """The frames of a job up to the first that is missing."""
-        seen = {frame.seq: frame for frame in self.frames.get(request_id, [])}
-        return [seen[seq] for seq in takewhile(seen.__contains__, count())]
+        return newest(order_of_frames(), self.frames.get(request_id, []))
 
     def text(self, job: ChatJob) -> str:
         """What a client has read so far."""
@@ -159,22 +170,22 @@ class EdgeStub:
         self.frames.setdefault(request_id, []).append(ChatFrame.model_validate_json(message.data))
         self._news.set()
 
-    async def _on_interest(self, message: Msg) -> None:
+    async def _on_resume(self, message: Msg) -> None:
         request_id = message.subject.rsplit(".", 1)[-1]
-        question = InterestRequest.model_validate_json(message.data)
-        self.interest_checks.append(question)
+        self.resumes.append(ResumeRequest.model_validate_json(message.data))
         got = self.got(request_id)
-        reply = InterestReply(
-            open=request_id not in self.closed,
+        reply = ResumeReply(
+            open=request_id in self._waits_for - self.closed,
             attempt=max((frame.attempt for frame in got), default=0),
+            next_seq=len(got),
+            text="".join(frame.text for frame in got),
+            thinking="".join(frame.thinking for frame in got),
+            tokens=sum(frame.tokens for frame in got),
         )
-        if question.resume:
-            reply = reply.model_copy(
-                update={
-                    "next_seq": len(got),
-                    "text": "".join(frame.text for frame in got),
-                    "thinking": "".join(frame.thinking for frame in got),
-                    "tokens": sum(frame.tokens for frame in got),
-                }
-            )
-        await message.respond(reply.model_dump_json().encode())
+        await message.respond(reply.encoded())
+
+    async def _say_what_is_open(self) -> None:
+        while True:
+            heartbeat = EdgeHeartbeat(edge=EDGE, open=tuple(self._waits_for - self.closed))
+            await self.bus.publish(subjects.interest(EDGE), heartbeat.encoded())
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)

@@ -65,7 +65,7 @@ def workers(server: NatsServer, stub: StubChat, tmp_path: Path) -> Generator[Cre
 async def test_a_worker_that_is_killed_is_replaced_in_mid_reply(
     edge_stub: EdgeStub, workers: Crew, stub: StubChat
 ) -> None:
-    stub.plays(numbered(WORDS, 0.02))
+    stub.plays(numbered(WORDS, 0.05))
     first = await workers.add()
     job = await edge_stub.post(limit=500)
     await edge_stub.until(lambda: len(edge_stub.of(job)) >= 10)
@@ -138,4 +138,4 @@ async def test_a_pool_that_does_not_exist_is_one_clear_line(server: NatsServer, 
     await asyncio.to_thread(service.start)
     assert await asyncio.to_thread(service.running.wait) == 1
     lines = [line for line in service.running.output().splitlines() if not line.startswith("{")]
-    assert lines == ["callboard chat: chat.pools: found 'attic', allowed are stage"]
+    assert lines == ["callboard chat: chat.pools: found 'attic', allowed are main"]

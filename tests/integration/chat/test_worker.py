@@ -140,7 +140,6 @@ async def test_an_edge_that_says_nobody_waits_ends_the_reply(server: NatsServer,
         last = await edge_stub.end(job)
         assert last.end is not None
         assert last.end.reason == "cancelled"
-        assert edge_stub.interest_checks
 
 
 async def test_an_edge_that_is_gone_ends_live_replies_but_not_polled_ones(
@@ -328,7 +327,7 @@ async def test_a_job_that_had_ended_is_only_settled_when_it_comes_again(
     """Its worker died between the last frame and the acknowledgement."""
     engine = FakeEngine()
     job = await edge_stub.post()
-    pull = await edge_stub.bus.connection.jetstream().pull_subscribe_bind("chat-stage-live", "CHAT")
+    pull = await edge_stub.bus.connection.jetstream().pull_subscribe_bind("chat-main-live", "CHAT")
     (message,) = await pull.fetch(1, timeout=5)
     end = ChatEnd(reason="stop", usage=TokenUsage(prompt_tokens=4, completion_tokens=2))
     frames = (ChatFrame(seq=0, attempt=1, text="Hi ", tokens=2), ChatFrame(seq=1, attempt=1, end=end))
@@ -353,7 +352,7 @@ async def test_a_kept_end_is_repeated_whole_or_left_to_the_edge_that_reads_it(
     """Its worker died before the acknowledgement, and the bus forgot the frames."""
     engine = FakeEngine()
     job = await edge_stub.post()
-    pull = await edge_stub.bus.connection.jetstream().pull_subscribe_bind("chat-stage-live", "CHAT")
+    pull = await edge_stub.bus.connection.jetstream().pull_subscribe_bind("chat-main-live", "CHAT")
     (message,) = await pull.fetch(1, timeout=5)
     first = ChatFrame(seq=0, attempt=1, text="Hi ", thinking="so ", tokens=2)
     await edge_stub.bus.publish(subjects.out(EDGE, job.request_id), first.model_dump_json().encode())
@@ -378,7 +377,7 @@ async def test_a_job_whose_past_the_bus_forgot_goes_on_from_what_the_edge_has(
 ) -> None:
     engine = FakeEngine(FakeScript())
     job = await edge_stub.post()
-    pull = await edge_stub.bus.connection.jetstream().pull_subscribe_bind("chat-stage-live", "CHAT")
+    pull = await edge_stub.bus.connection.jetstream().pull_subscribe_bind("chat-main-live", "CHAT")
     (message,) = await pull.fetch(1, timeout=5)
     for seq, text in enumerate(WORDS[:3]):
         frame = ChatFrame(seq=seq, attempt=1, text=text, tokens=1)
@@ -390,21 +389,21 @@ async def test_a_job_whose_past_the_bus_forgot_goes_on_from_what_the_edge_has(
         last = await edge_stub.end(job)
     assert edge_stub.text(job) == TEXT
     assert last.attempt == 2
-    assert [interest.resume for interest in edge_stub.interest_checks] == [True]
+    assert [resume.attempt for resume in edge_stub.resumes] == [2]
 
 
 async def test_what_is_no_job_ends_as_a_dead_letter_and_frees_the_queue(
     server: NatsServer, edge_stub: EdgeStub
 ) -> None:
-    await edge_stub.bus.api("CONSUMER.DELETE.CHAT.chat-stage-live", {})
+    await edge_stub.bus.api("CONSUMER.DELETE.CHAT.chat-main-live", {})
     await edge_stub.bus.api(
-        "CONSUMER.CREATE.CHAT.chat-stage-live.job.chat.stage.live.*",
+        "CONSUMER.CREATE.CHAT.chat-main-live.job.chat.main.live.*",
         {
             "stream_name": "CHAT",
             "config": {
-                "durable_name": "chat-stage-live",
-                "name": "chat-stage-live",
-                "filter_subject": "job.chat.stage.live.*",
+                "durable_name": "chat-main-live",
+                "name": "chat-main-live",
+                "filter_subject": "job.chat.main.live.*",
                 "ack_policy": "explicit",
                 "ack_wait": 6_000_000_000,
                 "max_deliver": 2,

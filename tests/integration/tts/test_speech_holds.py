@@ -108,8 +108,8 @@ async def held(bus: Bus, name: str, text: str, held_ms: int = SLICE_MS) -> Speec
 
 
 async def post(bus: Bus, job: SpeechJob) -> SpeechJob:
-    """Posts a job; nobody answers for credit, so it is one that is is_batch for."""
-    subject = subjects.tts_job(POOL, "batch", job.tenant)
+    """Posts a job; no edge waits for it, so it is one that is polled."""
+    subject = subjects.job("tts", POOL, "batch", job.tenant)
     await bus.publish_stored(subject, job.model_dump_json().encode(), job.request_id)
     return job
 

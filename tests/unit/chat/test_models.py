@@ -41,7 +41,7 @@ def test_what_a_model_can_do_is_not_refused(fields: dict[str, Any]) -> None:
         ({"model": "crow"}, ErrorCode.UNKNOWN_MODEL, "model"),
         ({"messages": []}, ErrorCode.INVALID_REQUEST, "messages"),
         ({"model": "wren", "tools": [{"name": "look"}]}, ErrorCode.UNSUPPORTED, "tools"),
-        ({"model": "wren", "output_format": {"kind": "json_schema"}}, ErrorCode.UNSUPPORTED, "response_format"),
+        ({"model": "wren", "output_format": {"kind": "json_schema"}}, ErrorCode.UNSUPPORTED, "output_format"),
     ],
 )
 def test_what_it_cannot_do_is_refused(fields: dict[str, Any], code: ErrorCode, param: str) -> None:

@@ -14,7 +14,7 @@ FAILED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="It failed.")
 
 
 def request(limit: int = 100, **fields: object) -> ChatRequest:
-    messages = (ChatMessage(role="user", content="Tell me a audit_trail of some length."),)
+    messages = (ChatMessage(role="user", content="Tell me a story of some length."),)
     return ChatRequest.model_validate({"model": "owl", "messages": messages, "max_output_tokens": limit, **fields})
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from callboard_contracts import subjects
-from callboard_contracts.chat import InterestReply, InterestRequest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
+from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
 from callboard_contracts.quota import (
     Hold,
     HoldEntry,
@@ -97,36 +97,49 @@ class Message:
     """What a subscriber gets."""
 
     subject: str
+    data: bytes = b""
 
 
 @dataclass
 class FakeBus:
-    """Keeps what is published; `replies` answers credit questions, an exception is raised."""
+    """Keeps what is published; `reply` answers those who take a job over, an exception is raised."""
 
     connected: bool = True
     segments: list[StoredMessage] = field(default_factory=list)
     usage: list[UsageEvent] = field(default_factory=list)
     usage_ids: list[str | None] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
-    questions: list[InterestRequest] = field(default_factory=list)
-    reply: InterestReply | Exception = field(default_factory=lambda: InterestReply(open=True, attempt=1))
+    questions: list[ResumeRequest] = field(default_factory=list)
+    reply: ResumeReply | Exception = field(default_factory=lambda: ResumeReply(open=True, attempt=1))
     quota: FakeQuota = field(default_factory=FakeQuota)
     refuse_publish: bool = False
-    cancel: Callable[[Any], Awaitable[None]] | None = None
+    subscribers: dict[str, Callable[[Any], Awaitable[None]]] = field(default_factory=dict)
+    still_open: tuple[str, ...] = ("r1",)
+    attempts: dict[str, int] = field(default_factory=dict)
+    checks: list[Callable[[], None]] = field(default_factory=list)
+
+    async def time_passes(self) -> None:
+        """Has the worker look at the clock, and its edge say what is open, again and again."""
+        while True:
+            if listener := self.subscribers.get("ctl.interest.*"):
+                heartbeat = EdgeHeartbeat(edge="edge1", open=self.still_open, attempts=self.attempts)
+                await listener(Message(subjects.interest("edge1"), heartbeat.encoded()))
+            for check in self.checks:
+                check()
+            await asyncio.sleep(0.02)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Remembers whom to tell when the connection is restored."""
         self.reconnected = callback
 
     async def subscribe(self, subject: str, callback: Callable[[Any], Awaitable[None]], queue: str = "") -> None:
-        """Takes the one subscription that a worker makes."""
-        assert (subject, queue) == ("ctl.cancel.*", "")
-        self.cancel = callback
+        """Takes the subscriptions that a worker makes."""
+        assert not queue
+        self.subscribers[subject] = callback
 
     async def cancel_request(self, request_id: str) -> None:
         """Tells the worker that a request is cancelled."""
-        assert self.cancel is not None
-        await self.cancel(Message(subjects.cancel(request_id)))
+        await self.subscribers["ctl.cancel.*"](Message(subjects.cancel(request_id)))
 
     async def publish_stored(
         self,
@@ -162,7 +175,7 @@ class FakeBus:
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
     ) -> bytes:
-        """Answers a question about credit, or one to quota."""
+        """Answers a worker that takes a job over, or one that asks quota."""
         if subject == subjects.QUOTA_RESERVE:
             assert on_late is not None
             assert late_s > 0
@@ -174,9 +187,9 @@ class FakeBus:
             return asking.result().model_dump_json().encode()
         if subject == subjects.QUOTA_RELEASE:
             return self.quota.release(ReleaseRequest.model_validate_json(payload)).model_dump_json().encode()
-        assert subject == subjects.interest("edge1", "r1")
+        assert subject == subjects.resume("edge1", "r1")
         assert timeout_s > 0
-        self.questions.append(InterestRequest.model_validate_json(payload))
+        self.questions.append(ResumeRequest.model_validate_json(payload))
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply.model_dump_json().encode()
@@ -219,7 +232,7 @@ class FakeBus:
 
 
 def nobody_listens() -> Exception:
-    return NoResponders("ctl.interest")
+    return NoResponders("ctl.resume")
 
 
 def make_job(

@@ -1,15 +1,16 @@
 """One speech job on its holds: slices, refusals, quota that is away, and what comes back."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
-from callboard_contracts.chat import InterestReply
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
+from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS
 from callboard_kit.bus import Stored
@@ -17,7 +18,6 @@ from callboard_kit.pull import Superseded
 from callboard_tts.backends.fake import Script
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import audio_quota as sound_holds_module
-from callboard_tts.handlers import running as running_module
 from callboard_tts.handlers import speech_jobs as speech_jobs_module
 from callboard_tts.handlers.audio_quota import AudioQuota
 from tests.unit.tts.fake_bus import LIMIT, FakeBus, deliver, hold_for, make_job
@@ -32,16 +32,18 @@ SLICED = replace(POOL, hold_slice_ms=2_000)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_module, "INTEREST_INTERVAL_S", 0.02)
     monkeypatch.setattr(sound_holds_module, "PATIENCE_S", 0.2)
     monkeypatch.setattr(sound_holds_module, "PAUSE_S", 0.01)
 
 
 @pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
+async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
     monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
-    return bus
+    clock = asyncio.ensure_future(bus.time_passes())
+    yield bus
+    clock.cancel()
+    await asyncio.gather(clock, return_exceptions=True)
 
 
 def counted(outcome: str) -> float:
@@ -227,7 +229,7 @@ async def test_top_ups_are_settled_though_the_beginning_of_the_sound_was_lost(bu
     known = [hold for info in bus.infos for hold in info.extensions]
     assert known
     bus.usage.clear()
-    bus.reply = InterestReply(open=True, attempt=2, next_seq=0)
+    bus.reply = ResumeReply(open=True, attempt=2, next_seq=0)
     await jobs.handle(deliver(make_job(LONG, hold=first), attempt=2))
     assert set(known) <= set(bus.usage[0].extensions)
 
@@ -333,7 +335,7 @@ async def test_superseded_worker_gives_back_the_top_up_that_nobody_knows_of(bus:
     async with asyncio.timeout(5):
         while not bus.quota.granted:
             await asyncio.sleep(0.005)
-    bus.reply = InterestReply(open=True, attempt=2)
+    bus.attempts = {"r1": 2}
     with pytest.raises(Superseded):
         await speaking
     await is_given_back(bus)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from callboard_contracts.speech import MAX_SEGMENT_BYTES, SegmentInfo, SpeechEnd
+from callboard_contracts.speech import MAX_SEGMENT_BYTES, AudioSegment, SegmentInfo, SpeechEnd
 from callboard_tts.domain.segments import PieceCutter, Progress, progress_of
 
 pytestmark = pytest.mark.unit
@@ -35,32 +35,38 @@ def info(piece: int, offset: int, *, done: bool = False, attempt: int = 1, end: 
     return SegmentInfo(attempt=attempt, piece=piece, offset_bytes=offset, piece_done=done, end=end)
 
 
+def published(*segments: tuple[int, SegmentInfo, int]) -> list[AudioSegment]:
+    return [AudioSegment(n, info, bytes(length)) for n, info, length in segments]
+
+
 def test_nothing_published_means_the_beginning() -> None:
     assert progress_of([]) == Progress()
 
 
 def test_progress_goes_on_inside_a_piece() -> None:
-    progress = progress_of([(0, info(0, 0, done=True), 1000), (1, info(1, 0), 600), (2, info(1, 600), 200)])
+    progress = progress_of(published((0, info(0, 0, done=True), 1000), (1, info(1, 0), 600), (2, info(1, 600), 200)))
     assert progress == Progress(next_n=3, piece=1, offset_bytes=800, sent_bytes=1800)
     assert progress.audio_ms == 37
 
 
 def test_progress_goes_on_with_the_next_piece() -> None:
-    assert progress_of([(0, info(0, 0, done=True), 96)]) == Progress(next_n=1, piece=1, offset_bytes=0, sent_bytes=96)
+    assert progress_of(published((0, info(0, 0, done=True), 96))) == Progress(
+        next_n=1, piece=1, offset_bytes=0, sent_bytes=96
+    )
 
 
 def test_segment_written_by_two_attempts_counts_once() -> None:
     segments = [(0, info(0, 0), 100), (1, info(0, 100), 100), (1, info(0, 100, attempt=2), 100)]
-    assert progress_of(segments) == Progress(next_n=2, piece=0, offset_bytes=200, sent_bytes=200)
+    assert progress_of(published(*segments)) == Progress(next_n=2, piece=0, offset_bytes=200, sent_bytes=200)
 
 
 def test_newest_attempt_counts_where_two_wrote_on_side_by_side() -> None:
     older = [(n, info(0, 100 * n), 100) for n in range(4)]
     newer = [(n, info(0, 100 + 50 * (n - 1), attempt=2), 50) for n in range(1, 3)]
-    progress = progress_of([*older, *newer])
+    progress = progress_of(published(*older, *newer))
     assert progress == Progress(next_n=3, piece=0, offset_bytes=200, sent_bytes=200)
 
 
 def test_end_is_found() -> None:
     end = SpeechEnd(reason="stop", audio_ms=2)
-    assert progress_of([(0, info(0, 0, done=True), 96), (1, info(0, 0, end=end), 0)]).end == end
+    assert progress_of(published((0, info(0, 0, done=True), 96), (1, info(0, 0, end=end), 0))).end == end

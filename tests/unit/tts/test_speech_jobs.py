@@ -2,24 +2,25 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from callboard_contracts.chat import InterestReply
 from callboard_contracts.errors import ErrorCode
+from callboard_contracts.interest import ResumeReply
 from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES
 from callboard_kit.bus import BusUnavailable
 from callboard_kit.pull import Nak, Superseded
 from callboard_tts.backends.fake import FakeEngine, Script
 from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.pieces import split_text
-from callboard_tts.handlers import running as running_module
 from callboard_tts.handlers import speech_jobs as speech_jobs_module
-from callboard_tts.handlers.running import RunningJobs
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, ServedModel
+from callboard_worker import takeover
+from callboard_worker.running import RunningJobs
 from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, make_job, nobody_listens
 
 pytestmark = pytest.mark.unit
@@ -49,25 +50,28 @@ POOL = PoolSettings(
 
 
 @pytest.fixture(autouse=True)
-def fast_credit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_module, "INTEREST_INTERVAL_S", 0.02)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech_jobs_module, "RETRY_DELAYS_S", (0.01,))
-    monkeypatch.setattr(speech_jobs_module, "ASK_PAUSE_S", 0.05)
+    monkeypatch.setattr(takeover, "ASK_PAUSE_S", 0.05)
 
 
 @pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
+async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
     monkeypatch.setattr(speech_jobs_module, "read_subject", bus.read_subject)
-    return bus
+    clock = asyncio.ensure_future(bus.time_passes())
+    yield bus
+    clock.cancel()
+    await asyncio.gather(clock, return_exceptions=True)
 
 
 async def handler(
     bus: FakeBus, script: Script | None = None, pool: PoolSettings = POOL
 ) -> tuple[SpeechJobs, FakeEngine]:
     engine = FakeEngine(script)
-    running = RunningJobs(bus.as_bus())
+    running = RunningJobs(bus.as_bus(), pool.piece_timeout_s)
     await running.listen()
+    bus.checks.append(running.check)
     return SpeechJobs(
         bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool, running
     ), engine
@@ -144,43 +148,23 @@ async def test_job_cancelled_before_it_arrived_is_not_begun(bus: FakeBus) -> Non
     assert bus.usage[0].work.audio_ms == 0
 
 
-@pytest.mark.parametrize("reply", [InterestReply(open=False), nobody_listens()])
-async def test_job_that_nobody_waits_for_is_cancelled(bus: FakeBus, reply: InterestReply | Exception) -> None:
+async def test_job_that_its_edge_does_not_wait_for_is_cancelled(bus: FakeBus) -> None:
     jobs, engine = await handler(bus, Script(hang_piece=1))
-    bus.reply = reply
-    await jobs.handle(deliver(make_job()))
+    task = asyncio.ensure_future(jobs.handle(deliver(make_job())))
+    await bus.hears(1)
+    bus.still_open = ("another",)
+    await task
     assert bus.usage[0].outcome == "cancelled"
     assert engine.active == 0
 
 
-async def test_edge_that_does_not_hear_after_a_reconnect_gets_a_grace_period(bus: FakeBus) -> None:
-    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01))
-    bus.reply = nobody_listens()
-    bus.reconnected()
-    await jobs.handle(deliver(make_job()))
-    assert bus.usage[0].outcome == "stop"
-    assert bus.questions
-
-
-async def test_polled_job_goes_on_without_its_edge(bus: FakeBus) -> None:
-    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01))
-    bus.reply = nobody_listens()
-    await jobs.handle(deliver(make_job(), job_class="batch"))
-    assert bus.usage[0].outcome == "stop"
-
-
-async def test_credit_without_an_answer_changes_nothing(bus: FakeBus) -> None:
-    jobs, _ = await handler(bus, Script(chunk_latency_s=0.01))
-    bus.reply = BusUnavailable("no answer")
-    await jobs.handle(deliver(make_job()))
-    assert bus.usage[0].outcome == "stop"
-
-
 async def test_superseded_worker_falls_silent(bus: FakeBus) -> None:
     jobs, engine = await handler(bus, Script(hang_piece=1))
-    bus.reply = InterestReply(open=True, attempt=2)
+    task = asyncio.ensure_future(jobs.handle(deliver(make_job())))
+    await bus.hears(1)
+    bus.attempts = {"r1": 2}
     with pytest.raises(Superseded):
-        await jobs.handle(deliver(make_job()))
+        await task
     assert not bus.usage
     assert "end" not in bus.order
     assert engine.active == 0
@@ -312,10 +296,10 @@ async def test_worker_that_finds_the_end_only_settles(bus: FakeBus, monkeypatch:
 
 
 async def test_worker_without_a_history_asks_the_edge_for_the_next_number(bus: FakeBus) -> None:
-    bus.reply = InterestReply(open=True, attempt=2, next_seq=4)
+    bus.reply = ResumeReply(open=True, attempt=2, next_seq=4)
     jobs, _ = await handler(bus)
     await jobs.handle(deliver(make_job(), attempt=2))
-    assert bus.questions[0].resume
+    assert bus.questions[0].attempt == 2
     assert bus.numbers[0] == 4
     assert bus.infos[0].piece == 0
     assert bus.usage[0].outcome == "stop"
@@ -328,7 +312,7 @@ async def test_worker_that_takes_over_asks_again_for_an_edge_that_is_coming_back
     async with asyncio.timeout(5):
         while not bus.questions:
             await asyncio.sleep(0.005)
-    bus.reply = InterestReply(open=True, attempt=2, next_seq=0)
+    bus.reply = ResumeReply(open=True, attempt=2, next_seq=0)
     await handling
     assert bus.usage[0].outcome == "stop"
 

@@ -91,4 +91,4 @@ def test_text_that_cannot_be_spoken_is_refused(text: str, code: ErrorCode) -> No
     with pytest.raises(CallboardError) as error:
         plan_utterance(request(text), SpeechDefaults(), KNOWN)
     assert code_of(error) is code
-    assert error.value.info.param == "input"
+    assert error.value.info.param == "text"

@@ -4,7 +4,7 @@ A worker that was given up for dead may wake and write on. From the first piece 
 that an older attempt wrote under the same or a later number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -82,3 +82,14 @@ class AttemptOrder(Generic[P]):
             self.next_number += 1
             pieces.append(piece)
         return tuple(pieces)
+
+
+def newest(order: AttemptOrder[P], pieces: Iterable[P]) -> list[P]:
+    """The pieces of a reply as they stand once all of these are taken, up to the first that is missing."""
+    first, kept = order.next_number, list[P]()
+    for piece in pieces:
+        ordered = order.take(piece)
+        if ordered.rewound_to is not None:
+            del kept[ordered.rewound_to - first :]
+        kept += ordered.pieces
+    return kept

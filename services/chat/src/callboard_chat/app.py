@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from callboard_chat import metrics
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.handlers.chat_jobs import ChatJobs
-from callboard_chat.handlers.running import RunningJobs
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError
@@ -18,6 +17,7 @@ from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.pull import PullLoop
 from callboard_kit.resources import bus_connection, ops_server
+from callboard_worker.running import RunningJobs
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from callboard_kit.resources import bus_connection, ops_server
 from callboard_tts import metrics
 from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.ports import EngineUnavailable, SpeechEngine
-from callboard_tts.handlers.running import RunningJobs
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, pool_settings
+from callboard_worker.running import RunningJobs
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ async def _load(engine: SpeechEngine, pool: PoolSettings, readiness: Readiness) 
 
 
 async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, shutdown: Shutdown, readiness: Readiness) -> None:
-    running = RunningJobs(bus)
+    running = RunningJobs(bus, pool.piece_timeout_s)
     extensions = BusHoldExtensions(bus, pool.decision_timeout_s)
     jobs = SpeechJobs(bus, engine, extensions, pool, running)
     loop = PullLoop(
@@ -121,6 +121,7 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, shutdown: S
     await dead_letters.start()
     freeze_gc()
     async with TaskSupervisor(shutdown) as supervisor:
+        supervisor.start(running.watch(), "watch")
         supervisor.start(dead_letters.recover(), "dead-dead_letters")
         supervisor.start(_watch_engine(engine, pool, readiness, shutdown), "engine-watch")
         await loop.run(shutdown.wait)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import httpx
 from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
 
-from callboard_chat.backends.openai_wire import cannot_continue, engine_failed, engine_unavailable, refused
+from callboard_chat.backends.openai_wire import SAMPLING, cannot_continue, engine_failed, engine_unavailable, refused
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
 from callboard_contracts.chat import ChatMessage, ChatRequest, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -95,7 +95,7 @@ class OllamaEngine:
     ) -> AsyncIterator[Answer]:
         options = _options(request, continuation, context)
         output = request.output_format
-        shape: Any = {"text": None, "json_object": "json", "json_schema": output.json_schema or {}}[output.kind]
+        shape: Any = {"json_object": "json", "json_schema": output.json_schema or {}}.get(output.kind)
         if request.mode == "completion":
             prompt = request.prompt + (continuation.text if continuation else "")
             return await self._client.generate(
@@ -117,10 +117,8 @@ class OllamaEngine:
 
 
 def _options(request: ChatRequest, continuation: Continuation | None, context: int) -> dict[str, Any]:
-    fields = request.sampling.model_dump(exclude_none=True)
+    fields = request.sampling.model_dump(include=set(SAMPLING), exclude_defaults=True)
     options = {_OPTIONS.get(name, name): value for name, value in fields.items() if name not in _NOT_OPTIONS}
-    if not options["stop"]:
-        del options["stop"]
     said = continuation.tokens if continuation else 0
     return options | {"num_predict": request.max_output_tokens - said, "num_ctx": context}
 

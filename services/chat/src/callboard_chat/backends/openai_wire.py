@@ -15,6 +15,21 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 Json = dict[str, Any]
 
+SAMPLING = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "logit_bias",
+    }
+)
+
 _EVENT: TypeAdapter[Any] = TypeAdapter(Any)
 """Reads JSON three times as fast as the standard library."""
 
@@ -68,10 +83,7 @@ def request_body(request: ChatRequest, continuation: Continuation | None) -> Jso
 
 
 def _sampling(request: ChatRequest) -> Json:
-    fields = request.sampling.model_dump(exclude_none=True)
-    if not fields["stop"]:
-        del fields["stop"]
-    return fields
+    return request.sampling.model_dump(include=set(SAMPLING), exclude_defaults=True)
 
 
 def _message(message: ChatMessage) -> Json:
@@ -230,7 +242,7 @@ def refused(status: int, body: bytes, retry_after: str | None = None) -> Callboa
         )
     if any(mark in about for mark in ("schema", "response_format", "grammar")):
         return CallboardError(
-            ErrorCode.INVALID_REQUEST, "The engine cannot follow the JSON schema.", param="response_format"
+            ErrorCode.INVALID_REQUEST, "The engine cannot follow the JSON schema.", param="output_format"
         )
     return CallboardError(ErrorCode.INVALID_REQUEST, "The engine does not accept the request.")
 

@@ -34,7 +34,7 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel]) -> ErrorInf
         return unsupported_tools()
     if request.output_format.kind == "json_schema" and not model.json_schema:
         return ErrorInfo(
-            code=ErrorCode.UNSUPPORTED, message="This model cannot follow a JSON schema.", param="response_format"
+            code=ErrorCode.UNSUPPORTED, message="This model cannot follow a JSON schema.", param="output_format"
         )
     return None
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from callboard_chat.domain.ports import Continuation
-from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall
+from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall, order_of_frames
+from callboard_contracts.ordering import newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +23,19 @@ class History:
 
 
 def history(frames: Iterable[ChatFrame]) -> History:
-    """Puts frames, in the order in which they were stored, together as a receiver does.
-
-    The newest attempt is right: its first frame takes the place of whatever an older one, which was given up for dead
-    and went on for a moment, wrote from that number on.
-    """
-    kept: list[ChatFrame] = []
-    first: int | None = None
-    attempt = 0
-    floor = 0
-    for frame in frames:
-        if first is None:
-            first = frame.seq
-        if frame.attempt > attempt:
-            attempt, floor = frame.attempt, frame.seq
-            del kept[max(0, frame.seq - first) :]
-        elif frame.attempt < attempt and frame.seq >= floor:
-            continue
-        if frame.seq == first + len(kept):
-            kept.append(frame)
+    """Puts frames, in the order in which they were stored, together as a receiver does."""
+    found = list(frames)
+    first = min((frame.seq for frame in found), default=0)
+    kept = newest(order_of_frames(first), found)
     said = Continuation(
         "".join(frame.text for frame in kept),
         "".join(frame.thinking for frame in kept),
         sum(frame.tokens for frame in kept),
     )
     return History(
-        next_seq=(first or 0) + len(kept),
+        next_seq=first + len(kept),
         said=said,
         tool_calls=tuple(call for frame in kept for call in frame.tool_calls),
         end=next((frame.end for frame in kept if frame.end), None),
-        whole=not first,
+        whole=first == 0,
     )

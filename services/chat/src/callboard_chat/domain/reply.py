@@ -40,6 +40,8 @@ class Reply:
         self._base_tokens = prior.said.tokens
         self._cutter = StopCutter(request.sampling.stop)
         self._splitter: ThinkingSplitter | None = None
+        self.first_at: float | None = None
+        """When the first frame of this attempt went out, by the event loop's clock."""
         self.finish: Finish | None = "tool_calls" if prior.tool_calls else None
         if self._tokens >= self._limit:
             self.finish = self.finish or "length"

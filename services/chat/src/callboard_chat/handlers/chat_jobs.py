@@ -12,9 +12,9 @@ from callboard_chat import metrics
 from callboard_chat.domain.hold_limits import within
 from callboard_chat.domain.models import refusal
 from callboard_chat.domain.ports import ChatEngine
+from callboard_chat.domain.prior_attempt import history
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.retries import Retries, final_error
-from callboard_chat.handlers.running import RunningJob, RunningJobs, send_frame
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
@@ -25,6 +25,7 @@ from callboard_contracts.streams import OUT
 from callboard_kit.bus import Bus, BusError, PublishRefused
 from callboard_kit.pull import Delivery, Superseded
 from callboard_kit.stream_reads import read_subject
+from callboard_worker.running import RunningJob, RunningJobs
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ChatJobs:
             ValidationError: it is not a job; the bus hands it out again until it is a dead letter.
         """
         job = _read(delivery.data)
-        is_batch = delivery.subject.split(".")[3:4] == ["batch"]
+        is_batch = subjects.job_class_of(delivery.subject) == "batch"
         with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
             prior = None
             if delivery.attempt > 1:
@@ -79,12 +80,17 @@ class ChatJobs:
             else:
                 metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.created_at))
             reply = Reply(job.request, delivery.attempt, prior.history if prior else None, job.hold)
-            running.reply = reply
+
+            async def resend(seq: int) -> None:
+                for frame in reply.sent_since(seq):
+                    await send_frame(self._bus, job, frame)
+
+            running.resend = resend
             wanted = prior is None or prior.wanted
             outcome = await self._outcome(running, reply) if wanted else Outcome("cancelled")
             frame = reply.end(outcome.reason, outcome.error)
             await send_frame(self._bus, job, frame)
-            self._observe(running, frame)
+            self._observe(running, reply, frame)
             assert frame.end is not None
             await self._keep(job, reply.result(job.request_id, frame.end))
 
@@ -96,16 +102,16 @@ class ChatJobs:
             return
         frames = await read_subject(self._bus, OUT, subjects.out("*", job.request_id))
         sent = [ChatFrame.model_validate_json(message.data) for message in frames]
-        end = next((frame.end for frame in sent if frame.end), None)
+        known = history(sent)
+        end = known.end
         if end is None:
             end = ChatEnd(reason="error", error=DEAD)
-            last = max((frame.seq for frame in sent), default=-1)
             attempt = max((frame.attempt for frame in sent), default=1)
-            await send_frame(self._bus, job, ChatFrame(seq=last + 1, attempt=attempt, end=end))
+            await send_frame(self._bus, job, ChatFrame(seq=known.next_seq, attempt=attempt, end=end))
         metrics.JOBS.labels("dead").inc()
         await self._keep(job, ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end))
 
-    async def _outcome(self, running: RunningJob, reply: Reply) -> Outcome:
+    async def _outcome(self, running: RunningJob[ChatJob], reply: Reply) -> Outcome:
         job = running.job
         if refused := refusal(job.request, self._pool.models):
             return Outcome("error", refused)
@@ -124,7 +130,7 @@ class ChatJobs:
             return Outcome("error", INTERNAL)
         return self._interrupted(running)
 
-    def _interrupted(self, running: RunningJob) -> Outcome:
+    def _interrupted(self, running: RunningJob[ChatJob]) -> Outcome:
         cancel_scope = running.cancel_scope
         if cancel_scope.at_s is not None:
             metrics.CANCEL_LATENCY.observe(asyncio.get_running_loop().time() - cancel_scope.at_s)
@@ -139,7 +145,7 @@ class ChatJobs:
             case _:
                 return Outcome("cancelled")
 
-    async def _generate(self, running: RunningJob, reply: Reply) -> Outcome:
+    async def _generate(self, running: RunningJob[ChatJob], reply: Reply) -> Outcome:
         """Has the engine write the reply, asking again where that can help."""
         request = running.job.request
         model = self._pool.models[request.model]
@@ -161,7 +167,7 @@ class ChatJobs:
             reply.begin_run()
         return Outcome(reply.finish)
 
-    async def _run_engine(self, running: RunningJob, reply: Reply, request: ChatRequest) -> ErrorInfo | None:
+    async def _run_engine(self, running: RunningJob[ChatJob], reply: Reply, request: ChatRequest) -> ErrorInfo | None:
         """One run of the engine; returns what went wrong, or None when the reply is complete."""
         said = reply.said if reply.started else None
         if said is not None and not self._pool.can_continue:
@@ -178,7 +184,7 @@ class ChatJobs:
                         await send_frame(self._bus, job, frame, flush=first)
                         if first:
                             first = False
-                            running.first_at = running.heard_at
+                            reply.first_at = running.heard_at
                             self._model_figures(job).first_token.observe(running.heard_at - running.started_at)
                     if reply.finish is not None:
                         break
@@ -186,7 +192,7 @@ class ChatJobs:
             return error.info
         return None if reply.finish is not None else BROKEN
 
-    async def _close_again(self, running: RunningJob, prior: PriorAttempt) -> None:
+    async def _close_again(self, running: RunningJob[ChatJob], prior: PriorAttempt) -> None:
         """Repeats the acknowledged steps of a job that had come to its end before its worker was lost."""
         job = running.job
         if prior.result is not None:
@@ -239,9 +245,7 @@ class ChatJobs:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(
-                self._bus.publish_stored(
-                    subjects.usage(job.tenant), event.model_dump_json().encode(), f"{job.request_id}.chat"
-                )
+                self._bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.chat")
             )
             if whole:
                 group.create_task(self._keep_result(job, result))
@@ -249,7 +253,7 @@ class ChatJobs:
     async def _keep_result(self, job: ChatJob, result: ChatResult) -> None:
         subject = subjects.result(job.request_id)
         try:
-            await self._bus.publish_stored(subject, result.model_dump_json().encode(), f"{job.request_id}.result")
+            await self._bus.publish_stored(subject, result.encoded(), f"{job.request_id}.result")
         except PublishRefused:
             # The client has its frames; only polling for this one reply is lost, and the usage must still count.
             log.exception("result_refused", extra={"request_id": job.request_id})
@@ -257,7 +261,7 @@ class ChatJobs:
     def _model_figures(self, job: ChatJob) -> metrics.ModelFigures:
         return self._figures.get(job.request.model, self._other)
 
-    def _observe(self, running: RunningJob, frame: ChatFrame) -> None:
+    def _observe(self, running: RunningJob[ChatJob], reply: Reply, frame: ChatFrame) -> None:
         end = frame.end
         assert end is not None
         figures = self._model_figures(running.job)
@@ -265,14 +269,25 @@ class ChatJobs:
         figures.duration.observe(now - running.started_at)
         figures.input_tokens.observe(end.usage.prompt_tokens)
         figures.output_tokens.observe(end.usage.completion_tokens)
-        if running.first_at is not None and end.usage.completion_tokens > 1:
-            figures.per_token.observe((now - running.first_at) / (end.usage.completion_tokens - 1))
+        if reply.first_at is not None and end.usage.completion_tokens > 1:
+            figures.per_token.observe((now - reply.first_at) / (end.usage.completion_tokens - 1))
         metrics.JOBS.labels(end.error.code.value if end.error else end.reason).inc()
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info(
             "job_ended",
             extra={**ids, "reason": end.reason, "code": end.error.code.value if end.error else None},
         )
+
+
+async def send_frame(bus: Bus, job: ChatJob, frame: ChatFrame, *, flush: bool = False) -> None:
+    """Sends one frame to the job's edge; `flush` is for the first, which somebody waits for.
+
+    Raises:
+        BusUnavailable: too much is waiting for the bus to come back.
+    """
+    subject = subjects.out(job.edge, job.request_id)
+    await bus.publish(subject, frame.model_dump_json(exclude_defaults=True).encode(), flush=flush)
+    metrics.FRAMES.inc()
 
 
 def _read(data: bytes) -> ChatJob:

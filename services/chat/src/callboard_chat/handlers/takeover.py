@@ -1,24 +1,22 @@
 """Finds out how far another worker came with a job."""
 
-import asyncio
 import logging
 from dataclasses import dataclass, field
 
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_contracts import subjects
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
+from callboard_contracts.interest import ResumeReply
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.streams import OUT, RESULT
-from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.pull import Nak
 from callboard_kit.stream_reads import read_last, read_subject
+from callboard_worker.takeover import ask_edge
 
 log = logging.getLogger(__name__)
 
-ASK_TIMEOUT_S = 2.0
-ASK_TRIES = 4
-ASK_PAUSE_S = 0.75
-"""Together three seconds, in which an edge that lost the bus comes back."""
 TRY_AGAIN_S = 1.0
 MAX_FRAMES = 200_000
 
@@ -58,30 +56,16 @@ async def find_prior_attempt(bus: Bus, job: ChatJob, attempt: int, *, is_batch: 
 
 
 async def _received(bus: Bus, job: ChatJob, attempt: int) -> History:
-    try:
-        reply = await _ask_interest(bus, job, attempt)
-    except NoResponders:
-        return History()
-    return _history(reply)
+    reply = await ask_edge(bus, job, attempt, tries=1)
+    return History() if reply is None else _history(reply)
 
 
 async def _ask_edge(bus: Bus, job: ChatJob, attempt: int, *, is_batch: bool) -> PriorAttempt:
-    for attempt_left in reversed(range(ASK_TRIES)):
-        try:
-            reply = await _ask_interest(bus, job, attempt)
-        except NoResponders:
-            if attempt_left:
-                await asyncio.sleep(ASK_PAUSE_S)
-            continue
-        return PriorAttempt("edge", _history(reply), wanted=reply.open)
-    return PriorAttempt("none", wanted=is_batch)
+    reply = await ask_edge(bus, job, attempt)
+    if reply is None:
+        return PriorAttempt("none", wanted=is_batch or job.version != JOB_VERSION)
+    return PriorAttempt("edge", _history(reply), wanted=is_batch or reply.open)
 
 
-async def _ask_interest(bus: Bus, job: ChatJob, attempt: int) -> InterestReply:
-    question = InterestRequest(attempt=attempt, resume=True).model_dump_json().encode()
-    subject = subjects.interest(job.edge, job.request_id)
-    return InterestReply.model_validate_json(await bus.request(subject, question, ASK_TIMEOUT_S))
-
-
-def _history(reply: InterestReply) -> History:
+def _history(reply: ResumeReply) -> History:
     return History(reply.next_seq, Continuation(reply.text, reply.thinking, reply.tokens))

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from callboard_contracts.ordering import newest
 from callboard_contracts.quota import Hold
-from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SegmentInfo, SpeechEnd
+from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, AudioSegment, SpeechEnd, order_of_segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +29,26 @@ class Progress:
         return self.sent_bytes // BYTES_PER_MS
 
 
-def progress_of(history: Iterable[tuple[int, SegmentInfo, int]]) -> Progress:
-    """The state that the published segments leave: their numbers, what is known of each, and the length of its PCM.
+def progress_of(published: Iterable[AudioSegment]) -> Progress:
+    """The state that the published segments leave.
 
-    Two attempts may both have written a number; the newest one counts, and after it no older one, as it does for every
-    receiver. The holds of all count, since they were taken.
+    The holds of all attempts count, since they were taken, also those in segments that a newer attempt replaced.
     """
-    segments = sorted(history, key=lambda segment: (segment[0], -segment[1].attempt))
-    extensions = tuple({hold.id: hold for _, info, _ in segments for hold in info.extensions}.values())
-    progress = Progress(extensions=extensions)
-    newest = 0
-    for n, info, length in segments:
-        if n != progress.next_n or info.attempt < newest:
-            continue
-        newest = info.attempt
-        progress = Progress(
-            next_n=n + 1,
-            piece=info.piece + 1 if info.piece_done else info.piece,
-            offset_bytes=0 if info.piece_done else info.offset_bytes + length,
-            sent_bytes=progress.sent_bytes + length,
-            extensions=extensions,
-            end=info.end,
-        )
-        if info.end is not None:
-            break
-    return progress
+    segments = list(published)
+    kept = newest(order_of_segments(), segments)
+    sent_bytes = sum(len(segment.pcm) for segment in kept)
+    extensions = tuple({hold.id: hold for segment in segments for hold in segment.info.extensions}.values())
+    if not kept:
+        return Progress(extensions=extensions)
+    last, info = kept[-1], kept[-1].info
+    return Progress(
+        next_n=last.n + 1,
+        piece=info.piece + 1 if info.piece_done else info.piece,
+        offset_bytes=0 if info.piece_done else info.offset_bytes + len(last.pcm),
+        sent_bytes=sent_bytes,
+        extensions=extensions,
+        end=info.end,
+    )
 
 
 @dataclass(frozen=True, slots=True)

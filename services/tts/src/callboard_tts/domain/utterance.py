@@ -47,12 +47,12 @@ def plan_utterance(
         raise CallboardError(
             ErrorCode.TEXT_TOO_LONG,
             f"The text has {len(request.text)} characters; at most {manner.max_characters} are allowed.",
-            param="input",
+            param="text",
         )
     voice = choose_voice(request.voice, request.language, known, aliases)
     pieces = split_text(request.text, voice.language)
     if not pieces:
-        raise CallboardError(ErrorCode.INVALID_REQUEST, "The text has nothing in it that can be spoken.", param="input")
+        raise CallboardError(ErrorCode.INVALID_REQUEST, "The text has nothing in it that can be spoken.", param="text")
     pauses_ms = {
         Pause.NONE: 0,
         Pause.CLAUSE: round(manner.comma_pause_ms / request.speed),

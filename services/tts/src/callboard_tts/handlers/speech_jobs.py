@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
-from callboard_contracts.chat import InterestReply
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold, UsageEvent, Work
-from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechEndReason, SpeechJob
+from callboard_contracts.speech import AudioSegment, SegmentInfo, SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_contracts.streams import AUDIO
-from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
+from callboard_kit.bus import Bus, BusError, BusUnavailable
 from callboard_kit.pull import Delivery, Nak, Superseded
 from callboard_kit.stream_reads import read_subject
 from callboard_tts import metrics
@@ -26,9 +25,10 @@ from callboard_tts.domain.sound import Trimmer, silence, to_pcm
 from callboard_tts.domain.utterance import SpeechDefaults, Utterance, plan_utterance
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
-from callboard_tts.handlers.running import RunningJob, RunningJobs
 from callboard_tts.handlers.segment_writer import BYTES_PER_S, SegmentWriter
 from callboard_tts.settings import PoolSettings, ServedModel
+from callboard_worker.running import RunningJob, RunningJobs
+from callboard_worker.takeover import ask_edge
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,6 @@ QUEUED_SEGMENTS = 16
 """How far the engine may run ahead of the bus: half a minute of sound."""
 RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 HISTORY_DELAY_S = 1.0
-ASK_TRIES = 4
-ASK_PAUSE_S = 0.75
-"""Together some three seconds, in which an edge that lost the bus comes back."""
-BATCH_CLASS = "batch"
 
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The speech was not finished before its deadline.")
 UNAVAILABLE = ErrorInfo(code=ErrorCode.ENGINE_UNAVAILABLE, message="The speech engine could not be reached.")
@@ -60,7 +56,9 @@ class Outcome:
 class _Attempt:
     """What is known of a job's work in this process: where its sound goes and whether the engine was ever there."""
 
-    def __init__(self, running: RunningJob, writer: SegmentWriter, holds: AudioQuota, progress: Progress) -> None:
+    def __init__(
+        self, running: RunningJob[SpeechJob], writer: SegmentWriter, holds: AudioQuota, progress: Progress
+    ) -> None:
         self.running = running
         self.writer = writer
         self.holds = holds
@@ -95,7 +93,7 @@ class SpeechJobs:
             ValueError: it is not a job; the bus hands it out again until it is a dead letter.
         """
         job = _read(delivery.data)
-        is_batch = delivery.subject.split(".")[3:4] == [BATCH_CLASS]
+        is_batch = subjects.job_class_of(delivery.subject) == "batch"
         started = asyncio.get_running_loop().time()
         with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
             progress, wanted = Progress(), True
@@ -136,7 +134,7 @@ class SpeechJobs:
         metrics.JOBS.labels("dead").inc()
         await self._settle(job, end, progress.extensions)
 
-    async def _past(self, running: RunningJob) -> tuple[Progress, bool]:
+    async def _past(self, running: RunningJob[SpeechJob]) -> tuple[Progress, bool]:
         """What earlier attempts sent, and whether anybody still waits for the rest."""
         job = running.job
         try:
@@ -146,17 +144,16 @@ class SpeechJobs:
         source, wanted = "stream", True
         if progress.next_n == 0:
             # Nothing was sent, or the stream lost it with the server's memory: the edge knows what it received.
-            source = "edge"
             try:
-                reply = await self._ask_edge(running)
-                if reply.attempt > running.attempt:
-                    raise Superseded
-                # Where that was in the text is not known. All is sent again; the edge cuts away what it has.
-                progress, wanted = Progress(next_n=reply.next_seq, extensions=progress.extensions), reply.open
-            except NoResponders:
-                source, wanted = "nowhere", running.is_batch
-            except (BusUnavailable, ValueError):
+                reply = await ask_edge(self._bus, job, running.attempt)
+            except BusUnavailable:
                 raise Nak(HISTORY_DELAY_S) from None
+            if reply is None:
+                source, wanted = "nowhere", not running.watched
+            else:
+                # Where that was in the text is not known. All is sent again; the edge cuts away what it has.
+                source, wanted = "edge", running.is_batch or reply.open
+                progress = Progress(next_n=reply.next_seq, extensions=progress.extensions)
         metrics.RESUMED.labels(source).inc()
         log.info(
             "job_taken_over",
@@ -169,51 +166,49 @@ class SpeechJobs:
         )
         return progress, wanted
 
-    async def _ask_edge(self, running: RunningJob) -> InterestReply:
-        """What the edge received; raises NoResponders where it does not come back for a few seconds."""
-        for _ in range(ASK_TRIES - 1):
-            try:
-                return await self._running.ask(running.job, running.attempt, resume=True)
-            except NoResponders:
-                await asyncio.sleep(ASK_PAUSE_S)
-        return await self._running.ask(running.job, running.attempt, resume=True)
-
     async def _history(self, job: SpeechJob) -> tuple[Progress, int]:
         """How far the published segments go, and the newest attempt among them."""
         subject = subjects.audio(job.room, job.utterance, "*")
-        segments: list[tuple[int, SegmentInfo, int]] = []
+        segments: list[AudioSegment] = []
         for message in await read_subject(self._bus, AUDIO, subject):
             info = SegmentInfo.model_validate_json(message.headers[SEGMENT])
-            segments.append((int(message.subject.rsplit(".", 1)[-1]), info, len(message.data)))
-        return progress_of(segments), max((info.attempt for _, info, _ in segments), default=1)
+            segments.append(AudioSegment(int(message.subject.rsplit(".", 1)[-1]), info, message.data))
+        return progress_of(segments), max((segment.info.attempt for segment in segments), default=1)
 
     async def _outcome(self, attempt: _Attempt) -> Outcome:
         job, running = attempt.job, attempt.running
-        left_s = job.deadline_at - time.time()
-        if left_s <= 0:
+        if running.left_s <= 0:
             return Outcome("error", DEADLINE)
         try:
             utterance = plan_utterance(job.request, self._manner, *self._voices(job))
         except CallboardError as error:
             return Outcome("error", error.info)
-        if not running.interrupted.done():
-            # Both tasks belong to this call: whatever ends it, they are cancelled and awaited below.
-            speaking = asyncio.ensure_future(self._speak(attempt, utterance))
-            asking = asyncio.ensure_future(self._running.ask_while_running(running))
-            try:
-                await asyncio.wait({speaking, running.interrupted}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                if speaking.done():
-                    return self._spoken(job, speaking)
-            finally:
-                speaking.cancel()
-                asking.cancel()
-                await asyncio.gather(speaking, asking, return_exceptions=True)
-            if not running.interrupted.done():
+        if running.cancel_scope.reason is not None:
+            return self._interrupted(attempt)
+        try:
+            with running.cancel_scope:
+                await self._speak(attempt, utterance)
+                return Outcome("stop")
+        except BusError:
+            raise
+        except Exception as error:
+            return self._failed(job, error)
+        return self._interrupted(attempt)
+
+    def _interrupted(self, attempt: _Attempt) -> Outcome:
+        cancel_scope = attempt.running.cancel_scope
+        if cancel_scope.at_s is not None:
+            metrics.CANCEL_LATENCY.observe(asyncio.get_running_loop().time() - cancel_scope.at_s)
+        match cancel_scope.reason:
+            case "superseded":
+                raise Superseded
+            case "deadline":
                 return Outcome("error", UNAVAILABLE if attempt.engine_away else DEADLINE)
-            metrics.CANCEL_LATENCY.observe(asyncio.get_running_loop().time() - running.interrupted_at)
-        if running.interrupted.result() == "superseded":
-            raise Superseded
-        return Outcome("cancelled")
+            case "stalled":
+                self._count_error("stalled")
+                return Outcome("error", STALLED)
+            case _:
+                return Outcome("cancelled")
 
     def _voices(self, job: SpeechJob) -> tuple[list[Voice], dict[str, str]]:
         """The voices that the request may name, and other names for them."""
@@ -227,26 +222,18 @@ class SpeechJobs:
             known = [Voice(name) for name in model.voices]
         return known, dict(model.voice_aliases)
 
-    def _spoken(self, job: SpeechJob, speaking: "asyncio.Future[None]") -> Outcome:
-        error = speaking.exception()
+    def _failed(self, job: SpeechJob, error: Exception) -> Outcome:
         match error:
-            case None:
-                return Outcome("stop")
             case QuotaExhausted():
                 limited = error.info.code is ErrorCode.QUOTA_EXCEEDED
                 return Outcome("limit" if limited else "error", error.info)
             case CallboardError():
                 self._count_error("refused")
                 return Outcome("error", error.info)
-            case TimeoutError():
-                self._count_error("stalled")
-                return Outcome("error", STALLED)
             case EngineFailed():
                 self._count_error("failed")
                 log.warning("piece_failed", extra={"request_id": job.request_id, "reason": str(error)})
                 return Outcome("error", FAILED)
-            case BusError():
-                raise error
             case _:
                 # A fault in this program is answered, not repeated: it would most likely only happen again.
                 log.error("speech_failed", extra={"request_id": job.request_id}, exc_info=error)
@@ -297,7 +284,7 @@ class SpeechJobs:
         while True:
             cutter = PieceCutter(piece.index, skip)
             try:
-                await self._synthesise(wanted, silence(utterance.pause_ms(piece)), cutter, made)
+                await self._synthesise(attempt.running, wanted, silence(utterance.pause_ms(piece)), cutter, made)
             except EngineUnavailable as error:
                 attempt.engine_away = True
                 self._count_error("unavailable")
@@ -311,6 +298,7 @@ class SpeechJobs:
 
     async def _synthesise(
         self,
+        running: RunningJob[SpeechJob],
         wanted: PieceRequest,
         pause: bytes,
         cutter: PieceCutter,
@@ -321,8 +309,11 @@ class SpeechJobs:
         started, working_s, length_bytes = clock(), 0.0, 0
         async with aclosing(self._engine.synthesise(wanted)) as parts:
             while True:
-                async with asyncio.timeout(self._pool.piece_timeout_s):
+                running.heard_at = clock()
+                try:
                     samples = await anext(parts, None)
+                finally:
+                    running.heard_at = None
                 working_s += clock() - started
                 pcm = to_pcm(trimmer.finish() if samples is None else trimmer.feed(samples))
                 length_bytes += len(pcm)
@@ -354,9 +345,7 @@ class SpeechJobs:
             extensions=extensions,
             at=time.time(),
         )
-        await self._bus.publish_stored(
-            subjects.usage(job.tenant), event.model_dump_json().encode(), f"{job.request_id}.speech"
-        )
+        await self._bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.speech")
 
 
 def _observe(job: SpeechJob, end: SpeechEnd, duration_s: float) -> None:

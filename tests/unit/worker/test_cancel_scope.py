@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from callboard_chat.handlers.cancel_scope import CancelScope
+from callboard_worker.cancel_scope import CancelScope
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,178 @@
+"""The jobs that run in this process, and who may end them: clients, edges, newer attempts, deadlines and silence."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from nats.aio.msg import Msg
+
+from callboard_contracts import subjects
+from callboard_contracts.interest import EDGE_LOST_S, EdgeHeartbeat
+from callboard_contracts.jobs import JOB_VERSION, Job
+from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.pull import Superseded
+from callboard_worker.cancel_scope import CancelScope
+from callboard_worker.takeover import ask_edge
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.2
+MISSED_HEARTBEATS = 2
+"""A job that is missing from so many heartbeats in a row is wanted no more; one may have crossed with the job."""
+RECONNECT_GRACE_S = 3.0
+"""After the bus comes back, an edge may need this long until it speaks again."""
+REMEMBERED_CANCELS = 4096
+
+J = TypeVar("J", bound=Job)
+
+
+class RunningJob(Generic[J]):
+    """One job while this process works on it; clock times are the event loop's."""
+
+    def __init__(self, job: J, attempt: int, *, is_batch: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        self.job = job
+        self.attempt = attempt
+        self.is_batch = is_batch
+        self.started_at = now
+        self.deadline = now + job.deadline_at - time.time()
+        self.cancel_scope = CancelScope()
+        self.heard_at: float | None = None
+        """When the engine last said something or was asked; None while nothing is expected of it."""
+        self.resend: Callable[[int], Awaitable[None]] | None = None
+        """Sends again, from a number on, what may have been lost with the bus; None where nothing can be."""
+        self.unsure = False
+        """Whether something may have been lost with the bus, until the edge has said what it has."""
+        self.edge_heard_at = now
+        self.missed = 0
+
+    @property
+    def left_s(self) -> float:
+        """The time until the job's deadline."""
+        return self.deadline - asyncio.get_running_loop().time()
+
+    @property
+    def watched(self) -> bool:
+        """Whether an edge that waits for the job says so; a batch job is polled, at any edge."""
+        return not self.is_batch and self.job.version == JOB_VERSION
+
+
+class RunningJobs:
+    """Knows every running job and ends those that nobody wants, that are late, or whose engine fell silent."""
+
+    def __init__(self, bus: Bus, stall_timeout_s: float) -> None:
+        self._bus = bus
+        self._stall_timeout_s = stall_timeout_s
+        self._jobs: dict[str, RunningJob[Any]] = {}
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._settled_at = 0.0
+        bus.on_reconnect(self._reconnected)
+
+    async def listen(self) -> None:
+        """Subscribes to the cancellations of all requests and to the heartbeats of all edges."""
+        await self._bus.subscribe(subjects.cancel("*"), self._on_cancel)
+        await self._bus.subscribe(subjects.interest("*"), self._on_heartbeat)
+
+    @contextmanager
+    def entered(self, job: J, attempt: int, *, is_batch: bool) -> Generator[RunningJob[J]]:
+        """Counts a job as running inside the context.
+
+        Raises:
+            Superseded: it runs here already; the bus handed it out again because it was away for a while.
+        """
+        if job.request_id in self._jobs:
+            raise Superseded
+        running = RunningJob(job, attempt, is_batch=is_batch)
+        if job.request_id in self._cancelled:
+            running.cancel_scope.cancel("cancelled")
+        self._jobs[job.request_id] = running
+        try:
+            yield running
+        finally:
+            del self._jobs[job.request_id]
+
+    async def watch(self) -> None:
+        """Looks after all running jobs, for as long as the process runs."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(WATCH_INTERVAL_S)
+                self.check()
+                for running in self._jobs.values():
+                    if running.unsure and self._bus.connected:
+                        running.unsure = False
+                        group.create_task(self._send_again(running))
+
+    def check(self) -> None:
+        """Ends the jobs that are late, whose engine is silent, or whose edge is gone."""
+        now = asyncio.get_running_loop().time()
+        if not self._bus.connected:
+            self._settled_at = now + RECONNECT_GRACE_S
+        for running in self._jobs.values():
+            self._check(running, now)
+
+    def _check(self, running: RunningJob[Any], now: float) -> None:
+        edge_heard_at = max(running.edge_heard_at, self._settled_at)
+        if now >= running.deadline:
+            running.cancel_scope.cancel("deadline")
+        elif running.heard_at is not None and now - running.heard_at > self._stall_timeout_s:
+            running.cancel_scope.cancel("stalled")
+        elif running.watched and now - edge_heard_at > EDGE_LOST_S and running.cancel_scope.reason is None:
+            log.info("edge_gone", extra={"request_id": running.job.request_id})
+            running.cancel_scope.cancel("cancelled")
+
+    async def _send_again(self, running: RunningJob[Any]) -> None:
+        """Repeats what the edge lacks; it drops what it has."""
+        assert running.resend is not None
+        try:
+            reply = await ask_edge(self._bus, running.job, running.attempt, tries=1)
+            if reply is None:
+                running.unsure = True
+            elif reply.open:
+                await running.resend(reply.next_seq)
+            else:
+                running.cancel_scope.cancel("cancelled")
+        except Superseded:
+            running.cancel_scope.cancel("superseded")
+        except BusUnavailable:
+            running.unsure = True
+
+    async def _on_cancel(self, message: Msg) -> None:
+        request_id = message.subject.rsplit(".", 1)[-1]
+        if running := self._jobs.get(request_id):
+            running.cancel_scope.cancel("cancelled")
+            return
+        # The job may be on its way to this process at this very moment.
+        self._cancelled[request_id] = None
+        if len(self._cancelled) > REMEMBERED_CANCELS:
+            self._cancelled.popitem(last=False)
+
+    async def _on_heartbeat(self, message: Msg) -> None:
+        edge = message.subject.rsplit(".", 1)[-1]
+        watched = [running for running in self._jobs.values() if running.job.edge == edge and running.watched]
+        if not watched:
+            return
+        try:
+            heartbeat = EdgeHeartbeat.model_validate_json(message.data)
+        except ValueError:
+            log.warning("heartbeat_malformed", extra={"edge": edge})
+            return
+        now = asyncio.get_running_loop().time()
+        still_open = frozenset(heartbeat.open)
+        for running in watched:
+            request_id = running.job.request_id
+            running.edge_heard_at = now
+            running.missed = 0 if request_id in still_open else running.missed + 1
+            if heartbeat.attempts.get(request_id, 0) > running.attempt:
+                running.cancel_scope.cancel("superseded")
+            elif running.missed >= MISSED_HEARTBEATS:
+                running.cancel_scope.cancel("cancelled")
+
+    def _reconnected(self) -> None:
+        # What was sent while the bus was away went out before the edge was back, and the frame stream began anew.
+        self._settled_at = asyncio.get_running_loop().time() + RECONNECT_GRACE_S
+        for running in self._jobs.values():
+            running.unsure = running.resend is not None
