@@ -1,12 +1,16 @@
 """Connections that cannot be held open by a client that sends its headers slowly, or not at all."""
 
 import asyncio
+import os
+import socket
 from typing import Any
 
 from aiohttp import web
 
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE_S = 75.0
+FIRST_PROBE_S = 0.05
+PROBE_INTERVAL_S = 1.0
 LINGER_S = 2.0
 """How long what is left of a refused body is read, so that the client gets to see the answer."""
 
@@ -21,6 +25,7 @@ class GuardedConnection(web.RequestHandler):
         super().__init__(*arguments, **options)
         self._headers_timeout_s = headers_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to wait for the first request."""
@@ -30,6 +35,8 @@ class GuardedConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stops waiting."""
         self._stop_waiting()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -41,17 +48,26 @@ class GuardedConnection(web.RequestHandler):
         elif self._headers_timer is None and self._between_requests():
             self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
 
-    def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's contract
-        """Keeps the connection of a client that has only finished sending, as one that asked for its close may have.
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's contract
+        """Serves a client that has only finished sending, and notices one that is gone.
 
-        Whether such a client is gone shows when it is written to; the end of any other client's sending counts as its
-        going away.
+        Both look alike until something is sent: the system of a client that is gone answers with a reset.
         """
-        handling = self._current_request
-        if handling is not None and not handling.keep_alive:
-            return True
-        super().eof_received()
-        return None
+        if self._between_requests():
+            return False
+        self.close()
+        self._probe(FIRST_PROBE_S)
+        return True
+
+    def _probe(self, next_s: float) -> None:
+        """Sends a byte out of band, which no reader of the answer sees, and ends the connection after a reset."""
+        self._probe_timer = None
+        if self.transport is None:
+            return
+        if _is_reset(self.transport):
+            self.transport.abort()
+        else:
+            self._probe_timer = self._loop.call_later(next_s, self._probe, PROBE_INTERVAL_S)
 
     def _between_requests(self) -> bool:
         return self._waiter is not None and not self._messages
@@ -66,6 +82,20 @@ class GuardedConnection(web.RequestHandler):
         if self.transport is not None and self._between_requests():
             self.transport.write(_TIMED_OUT)
             self.force_close()
+
+
+def _is_reset(transport: asyncio.BaseTransport) -> bool:
+    # The transport's own socket object cannot send, so a copy of its handle does.
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as endpoint:
+        endpoint.setblocking(False)
+        try:
+            error = endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            endpoint.send(b"\0", socket.MSG_OOB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return error != 0
 
 
 class GuardedServer(web.Server):

@@ -80,8 +80,9 @@ class Dispatcher:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers
-        match = self._router.find(request.method, request.rel_url.raw_path)
-        protocol = self._protocol_of(request.rel_url.raw_path) if match.route is None else self._protocols[id(match.route)]
+        raw_path = request.rel_url.raw_path
+        match = self._router.find(request.method, raw_path)
+        protocol = self._protocol_of(raw_path) if match.route is None else self._protocols[id(match.route)]
         cors = self._cors if protocol.browsers else _NO_BROWSERS
         if request.method == "OPTIONS":
             return web.Response(headers={**cors.preflight(given), "Server": SERVER})

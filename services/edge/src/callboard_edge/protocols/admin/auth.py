@@ -30,7 +30,7 @@ REFUSED = {
     503: Answer("The bus did not answer.", ErrorAnswer),
 }
 MAX_ADDRESSES = 10_000
-FREE_FAILURES = 3
+FREE_FAILURES = 6
 """So many wrong tokens of an address cost no more than the pause of each."""
 FIRST_BLOCK_S = 1.0
 LONGEST_BLOCK_S = 300.0
