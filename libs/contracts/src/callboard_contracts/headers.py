@@ -2,5 +2,6 @@
 
 MSG_ID = "Nats-Msg-Id"
 INCREMENT = "Nats-Incr"
+MESSAGE_TTL = "Nats-TTL"
 SEGMENT = "Callboard-Segment"
 EXPECTED_STREAM = "Nats-Expected-Stream"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from callboard_contracts.headers import MESSAGE_TTL
 from callboard_kit.bus import Bus, PublishRefused
 from callboard_kit.stream_reads import StoredMessage, read_last, read_subject
 
@@ -44,16 +45,21 @@ class Bucket:
         newest = {message.subject: message for message in messages}
         return [entry for message in newest.values() if (entry := self._entry(message))]
 
-    async def put(self, key: str, value: bytes, revision: int | None, timeout_s: float = 5.0) -> int:
+    async def put(
+        self, key: str, value: bytes, revision: int | None, timeout_s: float = 5.0, life_s: int | None = None
+    ) -> int:
         """Writes an entry and returns its new revision.
 
-        `revision` is the one that was read, 0 for an entry that must not exist yet, or None to write regardless.
+        `revision` is the one that was read, 0 for an entry that must not exist yet, or None to write regardless. With
+        `life_s`, in a bucket that allows it, the entry is gone after that time; each put begins it anew.
 
         Raises:
             Conflict: the entry stands at another revision.
             BusUnavailable: no acknowledgement in time; the write may have happened.
         """
-        headers = None if revision is None else {EXPECTED_REVISION: str(revision)}
+        headers = _life(life_s)
+        if revision is not None:
+            headers[EXPECTED_REVISION] = str(revision)
         try:
             stored = await self._bus.publish_stored(
                 self._prefix + key, value, msg_id=None, timeout_s=timeout_s, headers=headers
@@ -64,7 +70,20 @@ class Bucket:
             raise
         return stored.seq
 
+    async def delete(self, key: str, timeout_s: float = 5.0, marker_life_s: int | None = None) -> None:
+        """Deletes an entry; the marker that takes its place is gone after `marker_life_s`, where the bucket allows it.
+
+        Raises:
+            BusUnavailable: no acknowledgement in time.
+        """
+        headers = {OPERATION: "DEL", **_life(marker_life_s)}
+        await self._bus.publish_stored(self._prefix + key, b"", msg_id=None, timeout_s=timeout_s, headers=headers)
+
     def _entry(self, message: StoredMessage) -> Entry | None:
         if OPERATION in message.headers:
             return None
         return Entry(message.subject.removeprefix(self._prefix), message.data, message.seq)
+
+
+def _life(life_s: int | None) -> dict[str, str]:
+    return {} if life_s is None else {MESSAGE_TTL: f"{life_s}s"}

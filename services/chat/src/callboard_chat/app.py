@@ -3,20 +3,26 @@
 import argparse
 import asyncio
 import logging
-from dataclasses import dataclass
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from callboard_chat import metrics
+from callboard_chat.backends.openai_wire import SAMPLING
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.handlers.chat_jobs import ChatJobs
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.streams import CHAT, consumer_name
+from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_kit.bus import Bus
 from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.pull import PullLoop
 from callboard_kit.resources import bus_connection, ops_server
+from callboard_worker.announcing import Announcer
 from callboard_worker.running import RunningJobs
 
 log = logging.getLogger(__name__)
@@ -32,6 +38,7 @@ class Readiness:
 
     engine: str | None = "engine: loading"
     bus: Bus | None = None
+    on_change: Callable[[], None] = field(default=lambda: None)
 
     def reason(self) -> str | None:
         """Why the worker cannot take jobs, or None."""
@@ -64,6 +71,15 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
             from callboard_chat.backends.fake import FakeEngine
 
             return FakeEngine()
+
+
+def offered_models(pool: PoolSettings) -> tuple[OfferedModel, ...]:
+    """What the worker announces: each model by its public name."""
+    served = {model.name: model for model in pool.models.values()}
+    return tuple(
+        OfferedModel(name=model.name, context_tokens=model.context_tokens, sampling=tuple(sorted(SAMPLING)))
+        for model in served.values()
+    )
 
 
 async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
@@ -111,13 +127,35 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: ChatEngine, shutdown: Shu
     dead_letters = DeadLetters(bus, CHAT, jobs.on_dead)
     await dead_letters.start()
     freeze_gc()
+    worker_id = uuid.uuid4().hex
+
+    def describe() -> WorkerInfo:
+        return WorkerInfo(
+            id=worker_id,
+            service="chat",
+            pool=pool.name,
+            backend=pool.backend,
+            models=offered_models(pool),
+            slots=pool.slots,
+            slots_used=loop.running,
+            ready=readiness.reason() is None,
+            draining=shutdown.stopping,
+            at=time.time(),
+        )
+
+    announcer = Announcer(bus, describe)
+    readiness.on_change = announcer.renew
     async with TaskSupervisor(shutdown) as supervisor:
         supervisor.start(running.watch(), "watch")
+        announcing = supervisor.start(announcer.run(), "announcing")
         supervisor.start(dead_letters.recover(), "dead-dead_letters")
         supervisor.start(_watch_engine(engine, pool.backend, readiness), "engine-watch")
         await loop.run(shutdown.wait)
         log.info("draining", extra={"running": loop.running})
+        announcer.renew()
         await loop.drain(pool.drain_timeout_s)
+        announcing.cancel()
+    await announcer.withdraw()
 
 
 async def _watch_engine(engine: ChatEngine, backend: str, readiness: Readiness) -> None:
@@ -133,6 +171,7 @@ async def _watch_engine(engine: ChatEngine, backend: str, readiness: Readiness) 
             reason = f"engine: {type(error).__name__}"
         if reason != readiness.engine:
             log.info("engine_state", extra={"backend": backend, "reason": reason})
-        readiness.engine = reason
+            readiness.engine = reason
+            readiness.on_change()
         metrics.ENGINE_READY.labels(backend).set(reason is None)
         await asyncio.sleep(UNREADY_INTERVAL_S if reason else READY_INTERVAL_S)

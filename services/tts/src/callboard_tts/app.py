@@ -4,10 +4,12 @@ import argparse
 import asyncio
 import logging
 import time
+import uuid
 from dataclasses import dataclass
 
 from callboard_contracts.config import Config
 from callboard_contracts.streams import TTS, consumer_name
+from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_kit.bus import Bus
 from callboard_kit.dead_letters import DeadLetters
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
@@ -18,6 +20,7 @@ from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.ports import EngineUnavailable, SpeechEngine
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, pool_settings
+from callboard_worker.announcing import Announcer
 from callboard_worker.running import RunningJobs
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,19 @@ def build_engine(pool: PoolSettings) -> SpeechEngine:
                 return FakeEngine()
     except ImportError as error:
         raise StartError(f"the backend {pool.backend} needs the package {error.name}") from None
+
+
+def offered_models(pool: PoolSettings, engine: SpeechEngine) -> tuple[OfferedModel, ...]:
+    """What the worker announces: each model by its public name, with its voices."""
+    served = {model.name: model for model in pool.models.values()}
+    known = {voice.name: voice.language or None for voice in engine.voices()}
+    return tuple(
+        OfferedModel(
+            name=model.name,
+            voices=tuple(OfferedVoice(name=name, language=known.get(name)) for name in (model.voices or known)),
+        )
+        for model in served.values()
+    )
 
 
 async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
@@ -120,13 +136,34 @@ async def _serve(bus: Bus, pool: PoolSettings, engine: SpeechEngine, shutdown: S
     dead_letters = DeadLetters(bus, TTS, jobs.on_dead)
     await dead_letters.start()
     freeze_gc()
+    worker_id = uuid.uuid4().hex
+
+    def describe() -> WorkerInfo:
+        return WorkerInfo(
+            id=worker_id,
+            service="tts",
+            pool=pool.name,
+            backend=pool.backend,
+            models=offered_models(pool, engine),
+            slots=pool.slots,
+            slots_used=loop.running,
+            ready=readiness.reason() is None,
+            draining=shutdown.stopping,
+            at=time.time(),
+        )
+
+    announcer = Announcer(bus, describe)
     async with TaskSupervisor(shutdown) as supervisor:
         supervisor.start(running.watch(), "watch")
+        announcing = supervisor.start(announcer.run(), "announcing")
         supervisor.start(dead_letters.recover(), "dead-dead_letters")
         supervisor.start(_watch_engine(engine, pool, readiness, shutdown), "engine-watch")
         await loop.run(shutdown.wait)
         log.info("draining", extra={"running": loop.running})
+        announcer.renew()
         await loop.drain(pool.drain_timeout_s)
+        announcing.cancel()
+        await announcer.withdraw()
         await extensions.close(RETURN_TIMEOUT_S)
 
 
