@@ -38,6 +38,8 @@ class AttemptOrder(Generic[P]):
         self._floor: int | None = None
         self._held: dict[int, P] = {}
         self._attempts: list[int] = []
+        self._again: dict[int, P] = {}
+        """What the newest attempt wrote and was handed out, as long as its first piece may still be missing."""
 
     @property
     def missing(self) -> bool:
@@ -49,6 +51,7 @@ class AttemptOrder(Generic[P]):
         if attempt > self.attempt:
             self.attempt = attempt
             self._floor = None
+            self._again.clear()
 
     def take(self, piece: P) -> Ordered[P]:
         """Takes one piece and returns what follows from it."""
@@ -57,6 +60,8 @@ class AttemptOrder(Generic[P]):
             if self._floor is None or not self.next_number <= number < self._floor:
                 return Ordered()
         elif attempt > self.attempt or self._floor is None or number < self._floor:
+            if attempt > self.attempt:
+                self._again.clear()
             self.attempt, self._floor = attempt, number
             for later in [n for n, held in self._held.items() if n >= number and self._attempt_of(held) < attempt]:
                 del self._held[later]
@@ -64,6 +69,8 @@ class AttemptOrder(Generic[P]):
         if self._first <= number < self.next_number and self._attempts[number - self._first] < attempt:
             rewound_to = self.next_number = number
             del self._attempts[number - self._first :]
+            self._held.update(self._again)
+            self._again.clear()
         if number < self.next_number:
             return Ordered()
         held = self._held.get(number)
@@ -78,7 +85,10 @@ class AttemptOrder(Generic[P]):
     def _next_pieces(self) -> tuple[P, ...]:
         pieces: list[P] = []
         while (piece := self._held.pop(self.next_number, None)) is not None:
-            self._attempts.append(self._attempt_of(piece))
+            attempt = self._attempt_of(piece)
+            self._attempts.append(attempt)
+            if attempt == self.attempt and (self._floor or 0) > self._first:
+                self._again[self.next_number] = piece
             self.next_number += 1
             pieces.append(piece)
         return tuple(pieces)
