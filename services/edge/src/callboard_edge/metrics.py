@@ -65,12 +65,12 @@ class EdgeMetrics:
         )
         self.dropped_messages = Counter(
             "callboard_edge_dropped_messages_total",
-            "Workers' messages that a full inbox dropped; they are read back from the board.",
+            "Workers' messages that a full inbox dropped; they are read back from the bus.",
             registry=registry,
         )
         self.replays = Counter(
             "callboard_edge_replays_total",
-            "Reads from the board because of a gap, a lost connection or a long silence.",
+            "Reads from the bus because of a gap, a lost connection or a long silence.",
             registry=registry,
         )
         self.admin_refusals = Counter(

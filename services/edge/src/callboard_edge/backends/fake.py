@@ -1,4 +1,4 @@
-"""The edge's surroundings in memory: the same behaviour as the bus, and its faults on demand."""
+"""The edge's backends in memory: they behave as the ones on the bus, and fail on demand."""
 
 import asyncio
 from collections import Counter
