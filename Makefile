@@ -5,7 +5,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-MEMBERS := libs/contracts libs/kit libs/worker services/chat services/edge services/quota services/tts cli
+MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) cli/pyproject.toml)
 FAST := unit or contract or backend or deploy or integration
 ARGS ?=
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from runpy import run_path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
@@ -273,6 +274,7 @@ PAGES = {
     "errors.md": errors_page,
     "metrics.md": metrics_page,
     "sampling.md": sampling_page,
+    "asyncapi.json": lambda: str(run_path(str(Path(__file__).with_name("asyncapi.py")))["page"]()),
 }
 
 

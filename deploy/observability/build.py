@@ -1,7 +1,6 @@
-"""Writes what Grafana and Prometheus read from what is described here.
+"""Generates the dashboards of Grafana and the rules of the objectives for Prometheus.
 
-`python -m deploy.observability.build` writes the boards and the rules of the objectives; with `--check` it only names
-the files that differ.
+`python -m deploy.observability.build` writes the files; with `--check` it only names those that differ.
 """
 
 import json
@@ -15,23 +14,24 @@ from deploy.observability.definitions.edge import EDGE
 from deploy.observability.definitions.quota import QUOTA
 from deploy.observability.definitions.service_level import SERVICE_LEVEL
 from deploy.observability.definitions.speech import SPEECH
-from deploy.observability.panels import to_json
+from deploy.observability.grafana import to_json
 
 HERE = Path(__file__).parent
-BOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, QUOTA, BUS)
+DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, QUOTA, BUS)
 
 
 def files() -> dict[Path, str]:
     """Every generated file and its text."""
-    boards = {
-        HERE / "dashboards" / f"{board.key}.json": json.dumps(to_json(board), indent=1, ensure_ascii=False) + "\n"
-        for board in BOARDS
+    dashboards = {
+        HERE / "dashboards" / f"{dashboard.key}.json": json.dumps(to_json(dashboard), indent=1, ensure_ascii=False)
+        + "\n"
+        for dashboard in DASHBOARDS
     }
-    return {**boards, HERE / "rules" / "objectives.yaml": objectives.rules()}
+    return {**dashboards, HERE / "rules" / "objectives.yaml": objectives.rules()}
 
 
 def differing() -> list[Path]:
-    """The generated files that are not as they would be written, and boards that nothing generates any more."""
+    """The generated files that are not as they would be written, and dashboards that nothing generates any more."""
     wanted = files()
     left_over = [path for path in sorted((HERE / "dashboards").glob("*.json")) if path not in wanted]
     return left_over + [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]

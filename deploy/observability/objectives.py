@@ -1,7 +1,7 @@
-"""What an installation promises, and the rules that measure it and warn when too much is broken too fast.
+"""The service level objectives, and the rules that measure them and alert on burn rates.
 
-The windows and factors are those of the usual multi-window burn alerts: a budget of 30 days that is spent 14.4
-times too fast is gone in two days. The long window says that it matters, the short one that it still goes on.
+The windows and factors are those of the usual multi-window burn alerts: a 30-day budget that is spent 14.4 times
+too fast is gone in two days. The long window shows that it matters, the short one that it has not stopped.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from callboard_contracts.errors import CATALOGUE
 
-OUR_FAULT = "|".join(sorted(code.value for code, kind in CATALOGUE.items() if kind.status >= 500))
-"""The codes of the errors that no client can avoid, as a regular expression."""
+SERVER_ERRORS = "|".join(sorted(code.value for code, kind in CATALOGUE.items() if kind.status >= 500))
+"""The codes of server errors, as a regular expression."""
 WORK = 'protocol!~"site|none"'
 """Requests for work: neither for the site's own pages nor for paths that do not exist."""
 BUDGET_WINDOW = "30d"
@@ -19,7 +19,7 @@ BUCKET_RATE = "rate5m"
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """A speed of spending the budget: over both windows, in multiples of the speed that just lasts 30 days."""
+    """A burn rate over two windows, in multiples of the rate at which the budget lasts exactly 30 days."""
 
     long: str
     short: str
@@ -30,12 +30,12 @@ FAST = (Burn("1h", "5m", 14.4), Burn("6h", "30m", 6))
 SLOW = (Burn("1d", "2h", 3), Burn("3d", "6h", 1))
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", BUDGET_WINDOW)
 INTERVALS = {"1d": "1m", "3d": "1m", BUDGET_WINDOW: "5m"}
-"""How often the rules over long windows are evaluated; the others as often as Prometheus does by itself."""
+"""How often the rules over long windows are evaluated; the others use Prometheus's own interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One promise: the share of good requests, and what share was bad, as PromQL over a window `W`."""
+    """One objective: the share of good requests, and the share that was bad as PromQL over a window `W`."""
 
     key: str
     alert: str
@@ -56,14 +56,14 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """A promise of how soon a streamed answer begins, for some routes; `in_time_s` is a bucket's bound."""
+    """A latency objective for the first byte of streamed responses of some routes; `in_time_s` is a bucket's bound."""
 
     routes: str
     in_time_s: float
 
     @property
     def bad(self) -> str:
-        """The share of answers that began too late, as PromQL over a window `W`."""
+        """The share of responses that began too late, as PromQL over a window `W`."""
         series = "callboard_edge_time_to_first_byte_seconds"
         in_time = f'sum by (namespace) (rate({series}_bucket{{route=~"{self.routes}",le="{self.in_time_s}"}}[W]))'
         return f'1 - {in_time} / sum by (namespace) (rate({series}_count{{route=~"{self.routes}"}}[W]))'
@@ -71,15 +71,15 @@ class Latency:
 
 FIRST_TOKEN = Latency("chat_completions|completions", 2.5)
 FIRST_AUDIO = Latency("speech", 2.5)
-_ASKED = f"sum by (namespace) (rate(callboard_edge_requests_total{{{WORK}}}[W]))"
-_FAILED = f'sum by (namespace) (rate(callboard_edge_errors_total{{code=~"{OUR_FAULT}"}}[W]))'
+_REQUESTS = f"sum by (namespace) (rate(callboard_edge_requests_total{{{WORK}}}[W]))"
+_FAILED = f'sum by (namespace) (rate(callboard_edge_errors_total{{code=~"{SERVER_ERRORS}"}}[W]))'
 
 AVAILABILITY = Objective(
     "failures",
     "CallboardErrorBudgetBurn",
     0.999,
-    f"({_FAILED} or 0 * {_ASKED}) / {_ASKED}",
-    "Requests end in errors of ours faster than the promise allows.",
+    f"({_FAILED} or 0 * {_REQUESTS}) / {_REQUESTS}",
+    "Server errors burn the error budget too fast.",
     "error-budget-burn",
 )
 TOKEN = Objective(
@@ -87,7 +87,7 @@ TOKEN = Objective(
     "CallboardFirstTokenSlow",
     0.95,
     FIRST_TOKEN.bad,
-    "Too many chat answers begin too late.",
+    "Too many chat responses begin too late.",
     "first-token-slow",
 )
 AUDIO = Objective(
@@ -95,7 +95,7 @@ AUDIO = Objective(
     "CallboardFirstAudioSlow",
     0.95,
     FIRST_AUDIO.bad,
-    "Too many speech answers begin too late.",
+    "Too many speech responses begin too late.",
     "first-audio-slow",
 )
 OBJECTIVES = (AVAILABILITY, TOKEN, AUDIO)

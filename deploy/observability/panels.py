@@ -1,19 +1,11 @@
-"""The pieces that boards are made of, and the form in which Grafana wants them."""
+"""What dashboards are made of: panels, and the queries that fill them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
 from dataclasses import dataclass
-from itertools import count
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
-Json = dict[str, "JsonValue"]
-JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
-
-SCHEMA_VERSION = 39
-WIDTH = 24
 HEIGHT = 8
-TAG = "callboard"
 RATE = "[$__rate_interval]"
-SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 NAMESPACE = 'namespace=~"$namespace"'
 
 Kind = Literal["timeseries", "stat", "heatmap", "table"]
@@ -28,6 +20,18 @@ class Query:
 
     expr: str
     legend: str = ""
+
+
+class Look(TypedDict, total=False):
+    """How a panel looks; what is left out is as in `Panel`."""
+
+    kind: Kind
+    width: int
+    height: int
+    stacked: bool
+    limits: Limits
+    good_above: bool
+    runbook: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A variable of a board that narrows it to some values of a label."""
+class Variable:
+    """A variable of a dashboard that narrows it to some values of a label."""
 
     label: str
     metric: str
@@ -66,20 +70,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class Dashboard:
     """One dashboard; `question` is what it answers."""
 
     key: str
     title: str
     question: str
     rows: tuple[Row, ...]
-    choices: tuple[Choice, ...] = ()
-
-    @property
-    def panels(self) -> Iterator[Panel]:
-        """Every panel, from top to bottom."""
-        for row in self.rows:
-            yield from row.panels
+    variables: tuple[Variable, ...] = ()
 
 
 def of(metric: str, *matchers: str) -> str:
@@ -87,278 +85,111 @@ def of(metric: str, *matchers: str) -> str:
     return f"{metric}{{{','.join((NAMESPACE, *matchers))}}}"
 
 
+def rate(metric: str, *matchers: str) -> str:
+    """How fast a counter grows, in each process."""
+    return f"rate({of(metric, *matchers)}{RATE})"
+
+
+def summed(expr: str, by: str = "") -> str:
+    """An expression added up over processes, or over all that share the labels `by`."""
+    return f"sum{f' by ({by})' if by else ''} ({expr})"
+
+
 def per_second(metric: str, *matchers: str, by: str = "") -> str:
     """How fast a counter grows, added up over processes."""
-    return f"sum{f' by ({by})' if by else ''} (rate({of(metric, *matchers)}{RATE}))"
+    return summed(rate(metric, *matchers), by)
 
 
 def total(metric: str, *matchers: str, by: str = "") -> str:
     """A gauge, added up over processes."""
-    return f"sum{f' by ({by})' if by else ''} ({of(metric, *matchers)})"
+    return summed(of(metric, *matchers), by)
 
 
 def quantile(share: float, metric: str, *matchers: str, by: str = "") -> str:
     """A quantile over all processes, from a histogram's buckets."""
-    labels = f"{by}, le" if by else "le"
-    return f"histogram_quantile({share:g}, sum by ({labels}) (rate({of(f'{metric}_bucket', *matchers)}{RATE})))"
+    return f"histogram_quantile({share:g}, {per_second(f'{metric}_bucket', *matchers, by=f'{by}, le' if by else 'le')})"
+
+
+def panel(title: str, description: str, unit: str, *queries: Query | str, **look: Unpack[Look]) -> Panel:
+    """A panel of any queries; the title is the legend of an expression without one."""
+    named = tuple(Query(each, title.lower()) if isinstance(each, str) else each for each in queries)
+    return Panel(title, description, unit, named, **look)
+
+
+def counter(
+    title: str, description: str, metric: str, *matchers: str, by: str = "", unit: str = "ops", **look: Unpack[Look]
+) -> Panel:
+    """How fast a counter grows, one line for each value of the labels `by`."""
+    return panel(title, description, unit, _by(per_second(metric, *matchers, by=by), by), **look)
+
+
+def gauge(
+    title: str, description: str, metric: str, *matchers: str, by: str = "", unit: str = "short", **look: Unpack[Look]
+) -> Panel:
+    """A gauge added up over processes, one line for each value of the labels `by`."""
+    return panel(title, description, unit, _by(total(metric, *matchers, by=by), by), **look)
 
 
 def spread(
-    metric: str, title: str, description: str, *matchers: str, unit: str = "s", limits: Limits = (), runbook: str = ""
+    metric: str, title: str, description: str, *matchers: str, unit: str = "s", **look: Unpack[Look]
 ) -> tuple[Panel, Panel]:
-    """A histogram as its median, p95 and p99, and beside it whole, as a heatmap."""
-    lines = tuple(Query(quantile(share, metric, *matchers), name) for name, share in SHARES.items())
-    heat = f"sum by (le) (increase({of(f'{metric}_bucket', *matchers)}{RATE}))"
-    return (
-        Panel(title, description, unit, lines, limits=limits, runbook=runbook),
-        _heatmap(title, description, unit, heat),
-    )
+    """A histogram as its median, p95 and p99, and beside them a heatmap of the whole."""
+    buckets = f"{of(f'{metric}_bucket', *matchers)}{RATE}"
+    rates, increases = (summed(f"{function}({buckets})", "le") for function in ("rate", "increase"))
+    return _spread(title, description, unit, rates, increases, look)
 
 
 def recorded_spread(
-    record: str, title: str, description: str, unit: str = "s", limits: Limits = (), runbook: str = ""
+    record: str, title: str, description: str, unit: str = "s", **look: Unpack[Look]
 ) -> tuple[Panel, Panel]:
     """The same from the recorded rates of a histogram's buckets."""
-    buckets = f"sum by (le) ({of(record)})"
-    lines = tuple(Query(f"histogram_quantile({share:g}, {buckets})", name) for name, share in SHARES.items())
+    buckets = total(record, by="le")
+    return _spread(title, description, unit, buckets, buckets, look)
+
+
+def _spread(title: str, description: str, unit: str, buckets: str, heat: str, look: Look) -> tuple[Panel, Panel]:
+    lines = (Query(f"histogram_quantile({share:g}, {buckets})", name) for name, share in SHARES.items())
+    described = f"{description} Each column shows how the values are spread."
     return (
-        Panel(title, description, unit, lines, limits=limits, runbook=runbook),
-        _heatmap(title, description, unit, buckets),
+        panel(title, description, unit, *lines, **look),
+        panel(f"{title}: spread", described, unit, Query(heat, "{{le}}"), kind="heatmap", width=4),
     )
 
 
-def _heatmap(title: str, description: str, unit: str, expr: str) -> Panel:
-    described = f"{description} Each column shows how the values are spread."
-    return Panel(f"{title}: spread", described, unit, (Query(expr, "{{le}}"),), "heatmap", 4)
+def _by(expr: str, labels: str) -> Query | str:
+    return Query(expr, re.sub(r"(\w+),?", r"{{\1}}", labels)) if labels else expr
 
 
 def processes(job: str) -> Row:
     """What the processes of one service use of their machine."""
     own = f'job="{job}"'
+    name = "{{instance}}"
     return Row(
         "Processes",
         (
-            Panel(
-                "Up", "Processes that Prometheus reaches.", "short", (Query(f"sum ({of('up', own)})", "up"),), "stat", 3
-            ),
-            Panel(
+            gauge("Up", "Processes that Prometheus reaches.", "up", own, kind="stat", width=3),
+            panel(
                 "Memory",
                 "Resident memory of each process.",
                 "bytes",
-                (Query(of("process_resident_memory_bytes", own), "{{instance}}"),),
+                Query(of("process_resident_memory_bytes", own), name),
                 width=7,
             ),
-            Panel(
-                "Processor",
-                "Processor time of each process; 1 is one core.",
+            panel(
+                "CPU",
+                "CPU time of each process; 1 is one core.",
                 "suffix: cores",
-                (Query(f"rate({of('process_cpu_seconds_total', own)}{RATE})", "{{instance}}"),),
+                Query(rate("process_cpu_seconds_total", own), name),
                 width=7,
             ),
-            Panel(
+            panel(
                 "Event loop lag, p99",
-                "How late the event loop wakes a task. Above 0.1 s something blocks it, and every stream stutters.",
+                "How late the event loop wakes a task. Above 0.1 s something blocks it and every stream stutters.",
                 "s",
-                (Query(quantile(0.99, "callboard_event_loop_lag_seconds", own, by="instance"), "{{instance}}"),),
+                Query(quantile(0.99, "callboard_event_loop_lag_seconds", own, by="instance"), name),
                 width=7,
                 limits=((0.1, "orange"), (0.25, "red")),
                 runbook="event-loop-blocked",
             ),
         ),
     )
-
-
-def to_json(board: Board) -> Json:
-    """The board as Grafana stores it."""
-    return {
-        "uid": f"callboard-{board.key}",
-        "title": f"Callboard: {board.title}",
-        "description": board.question,
-        "tags": [TAG],
-        "schemaVersion": SCHEMA_VERSION,
-        "version": 1,
-        "editable": False,
-        "graphTooltip": 1,
-        "refresh": "10s",
-        "time": {"from": "now-1h", "to": "now"},
-        "timezone": "browser",
-        "annotations": {"list": [_starts()]},
-        "templating": {"list": [*_common_variables(), *(_choice(choice) for choice in board.choices)]},
-        "links": [
-            {
-                "type": "dashboards",
-                "title": "Boards",
-                "tags": [TAG],
-                "asDropdown": True,
-                "includeVars": True,
-                "keepTime": True,
-            },
-            {"type": "link", "title": "Runbooks", "url": "${docs}/runbooks/", "targetBlank": True, "icon": "doc"},
-        ],
-        "panels": list(_laid_out(board)),
-    }
-
-
-def _laid_out(board: Board) -> Iterator[Json]:
-    ids = count(1)
-    top = 0
-    for row in board.rows:
-        yield {
-            "id": next(ids),
-            "type": "row",
-            "title": row.title,
-            "collapsed": False,
-            "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1},
-            "panels": [],
-        }
-        top += 1
-        left = lowest = 0
-        for panel in row.panels:
-            if left + panel.width > WIDTH:
-                top, left, lowest = top + lowest, 0, 0
-            at = {"x": left, "y": top, "w": panel.width, "h": panel.height}
-            yield _panel(panel, next(ids), at)
-            left, lowest = left + panel.width, max(lowest, panel.height)
-        top += lowest
-
-
-def _panel(panel: Panel, number: int, at: dict[str, int]) -> Json:
-    links: list[JsonValue] = []
-    if panel.runbook:
-        links.append({"title": "Runbook", "url": f"${{docs}}/runbooks/{panel.runbook}/", "targetBlank": True})
-    formats = {"heatmap": "heatmap", "table": "table"}
-    targets: list[JsonValue] = [
-        {
-            "refId": chr(ord("A") + n),
-            "datasource": SOURCE,
-            "expr": query.expr,
-            "legendFormat": query.legend or "__auto",
-            "format": formats.get(panel.kind, "time_series"),
-            "range": panel.kind in ("timeseries", "heatmap"),
-            "instant": panel.kind in ("stat", "table"),
-        }
-        for n, query in enumerate(panel.queries)
-    ]
-    return {
-        "id": number,
-        "type": panel.kind,
-        "title": panel.title,
-        "description": panel.description,
-        "gridPos": dict(at),
-        "datasource": SOURCE,
-        "links": links,
-        "targets": targets,
-        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
-        "options": _options(panel),
-    }
-
-
-def _defaults(panel: Panel) -> Json:
-    # A colour other than the palette's says that something is wrong, and nothing else.
-    bad = [{"color": colour, "value": value} for value, colour in panel.limits]
-    base = "red" if panel.good_above else "green"
-    defaults: Json = {
-        "unit": panel.unit,
-        "thresholds": {"mode": "absolute", "steps": [{"color": base, "value": None}, *bad]},
-        "color": {"mode": "thresholds" if panel.kind == "stat" and panel.limits else "palette-classic"},
-        "noValue": "none",
-    }
-    if panel.kind == "stat" and not panel.limits:
-        defaults["color"] = {"mode": "fixed", "fixedColor": "text"}
-    if panel.kind == "timeseries":
-        defaults["custom"] = {
-            "drawStyle": "line",
-            "lineWidth": 1,
-            "fillOpacity": 20 if panel.stacked else 0,
-            "showPoints": "never",
-            "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
-            "thresholdsStyle": {"mode": "line" if panel.limits else "off"},
-        }
-    return defaults
-
-
-def _options(panel: Panel) -> Json:
-    match panel.kind:
-        case "stat":
-            return {
-                "colorMode": "value",
-                "graphMode": "none",
-                "textMode": "auto",
-                "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-            }
-        case "heatmap":
-            # The buckets come counted; Grafana must not count again.
-            return {
-                "calculate": False,
-                "cellGap": 1,
-                "color": {"mode": "scheme", "scheme": "Blues", "steps": 32},
-                "yAxis": {"unit": panel.unit},
-                "tooltip": {"mode": "single", "yHistogram": True},
-                "legend": {"show": False},
-            }
-        case "table":
-            return {"showHeader": True, "footer": {"show": False}}
-        case _:
-            return {
-                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-                "tooltip": {"mode": "multi", "sort": "desc"},
-            }
-
-
-def _starts() -> Json:
-    started = of("process_start_time_seconds", 'job=~"callboard-.*"')
-    return {
-        "name": "Starts of processes",
-        "datasource": SOURCE,
-        "enable": True,
-        "iconColor": "blue",
-        "expr": f"{started} * 1000 > time() * 1000 - $__range_ms",
-        "useValueForTime": "on",
-        "titleFormat": "{{job}} started",
-        "textFormat": "{{instance}}",
-        "step": "60s",
-    }
-
-
-def _common_variables() -> list[Json]:
-    return [
-        {
-            "name": "datasource",
-            "label": "Data source",
-            "type": "datasource",
-            "query": "prometheus",
-            "refresh": 1,
-            "hide": 0,
-            "current": {},
-        },
-        _choice(Choice("namespace", "callboard_event_loop_lag_seconds_count")),
-        {
-            "name": "docs",
-            "label": "Documentation",
-            "description": "The root of the built documentation, for links to runbooks.",
-            "type": "textbox",
-            "query": "http://127.0.0.1:8000",
-            "current": {"text": "http://127.0.0.1:8000", "value": "http://127.0.0.1:8000"},
-            "hide": 0,
-        },
-    ]
-
-
-def _choice(choice: Choice) -> Json:
-    query = f"label_values({choice.metric}, {choice.label})"
-    return {
-        "name": choice.name or choice.label,
-        "label": (choice.name or choice.label).capitalize(),
-        "type": "query",
-        "datasource": SOURCE,
-        "definition": query,
-        "query": {"query": query, "refId": "A"},
-        "refresh": 2,
-        "sort": 1,
-        "multi": True,
-        "includeAll": True,
-        # Also series without the label, as on a single machine.
-        "allValue": ".*",
-        "current": {"text": ["All"], "value": ["$__all"]},
-        "hide": 0,
-    }

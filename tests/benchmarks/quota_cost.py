@@ -18,6 +18,7 @@ from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import JetStreamLedger
 from callboard_quota.domain.decision import Granted, HoldRequest
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limit_kinds import TOKENS_PER_DAY, UNITS
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.tenants import Secret
 from tests.benchmarks.figures import Figure, percentile
@@ -99,8 +100,8 @@ async def _measure(deployment: QuotaDeployment, effort: Effort) -> list[Figure]:
         async def decide(callers: int = 50) -> Hold:
             n = next(numbers)
             caller = n % callers
-            wish = request(f"bench-{n}", 300, address=f"10.{caller >> 16}.{caller >> 8 & 255}.{caller & 255}")
-            reply = await reserve(bus, wish)
+            wanted = request(f"bench-{n}", 300, address=f"10.{caller >> 16}.{caller >> 8 & 255}.{caller & 255}")
+            reply = await reserve(bus, wanted)
             if reply.hold is None:
                 raise RuntimeError(f"not granted: {reply.error}")
             return reply.hold
@@ -174,18 +175,18 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
     async def pair() -> None:
         n = next(numbers)
         tenant = f"i_{n % 50:016d}"
-        limit = Limit("address", tenant, "tokens_per_day", 10**15)
-        ask = HoldRequest(
+        limit = Limit("address", tenant, TOKENS_PER_DAY, 10**15)
+        hold_request = HoldRequest(
             request_id=f"ledger-{n}",
             tenant=tenant,
             kind="chat",
             model="owl",
-            amounts=((tenant, "units", 300_000),),
+            amounts=((tenant, UNITS, 300_000),),
             limits=(limit,),
             rates=Rates(),
             expires_at=clock.now() + 60,
         )
-        outcome = await ledger.reserve(ask)
+        outcome = await ledger.reserve(hold_request)
         assert isinstance(outcome, Granted)
         await ledger.settle(outcome.hold, 100_000)
 

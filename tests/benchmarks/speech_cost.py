@@ -17,8 +17,8 @@ import numpy as np
 
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.speech import SegmentInfo
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
-from callboard_tts.domain.splitting import Pause
 from tests.benchmarks.figures import Figure
 from tests.support.audio import Samples, pcm_samples
 from tests.support.deployment import Deployment

@@ -1,8 +1,11 @@
 """The messages whose form is a promise, by the name of their frozen sample and schema."""
 
 from callboard_contracts.accounts import Account
-from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult, InterestReply, InterestRequest
+from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
+from callboard_contracts.embedding import EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.kept import JobTicket
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
 from callboard_contracts.quota import (
@@ -20,6 +23,8 @@ from callboard_contracts.quota import (
     VerifyRequest,
 )
 from callboard_contracts.speech import SegmentInfo, SpeechJob
+from callboard_contracts.transcription import TranscriptionJob, TranscriptionResult
+from callboard_contracts.workers import PoolRecord, WorkerInfo
 
 MESSAGES: dict[str, type[Message]] = {
     "account": Account,
@@ -27,24 +32,32 @@ MESSAGES: dict[str, type[Message]] = {
     "chat_frame": ChatFrame,
     "chat_job": ChatJob,
     "chat_result": ChatResult,
-    "interest_reply": InterestReply,
-    "interest_request": InterestRequest,
+    "edge_heartbeat": EdgeHeartbeat,
+    "embedding_job": EmbeddingJob,
+    "embedding_result": EmbeddingResult,
     "error_info": ErrorInfo,
     "identify_reply": IdentifyReply,
     "identify_request": IdentifyRequest,
+    "job_ticket": JobTicket,
     "kudos_balance_request": KudosBalanceRequest,
     "kudos_earn_request": KudosEarnRequest,
     "kudos_reply": KudosReply,
     "kudos_transfer_request": KudosTransferRequest,
+    "pool_record": PoolRecord,
     "release_reply": ReleaseReply,
     "release_request": ReleaseRequest,
     "reserve_reply": ReserveReply,
     "reserve_request": ReserveRequest,
+    "resume_reply": ResumeReply,
+    "resume_request": ResumeRequest,
     "segment_info": SegmentInfo,
     "speech_job": SpeechJob,
+    "transcription_job": TranscriptionJob,
+    "transcription_result": TranscriptionResult,
     "usage_event": UsageEvent,
     "usage_reply": UsageReply,
     "usage_request": UsageRequest,
     "verify_reply": VerifyReply,
     "verify_request": VerifyRequest,
+    "worker_info": WorkerInfo,
 }

@@ -1,7 +1,7 @@
 """The metrics of prometheus-nats-exporter that our dashboards query, from a real server's monitoring pages.
 
-The exporter itself comes in no package that tests may install. This stand-in has its names, so a dashboard over it
-shows that queries fit the numbers; that the names are right was read from the exporter's source.
+The exporter itself comes in no package that tests may install. This stand-in serves the same names, which were read
+from the exporter's source, so it shows that the queries fit the numbers.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ class BusExporter:
         self._server = ThreadedApp(self._app)
 
     def start(self) -> str:
-        """Begins to serve and returns the address, as Prometheus wants a target."""
+        """Starts serving and returns the address as a target for Prometheus."""
         self._server.start()
         return f"127.0.0.1:{self._server.port}"
 
     def close(self) -> None:
-        """Ends the server."""
+        """Stops the server."""
         self._server.close()
 
     def _app(self) -> web.Application:

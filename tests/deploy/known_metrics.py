@@ -1,4 +1,4 @@
-"""Every series that a query may ask for, with its labels: our own, recorded ones, and those of other programs."""
+"""Every series that a query may select, with its labels: our own, recorded ones, and those of other programs."""
 
 import re
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ STANDARD: dict[str, set[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One series asked for in a query: its name, and each matcher's label with what it is compared with."""
+    """One series that a query selects: its name, and the label, operator and value of each matcher."""
 
     name: str
     matchers: tuple[tuple[str, str, str], ...]
@@ -114,7 +114,7 @@ def filled(expr: str) -> str:
 
 
 def selectors(expr: str) -> list[Selector]:
-    """Every series that a query asks for; raises ValueError where it is not PromQL."""
+    """Every series that a query selects; raises ValueError where it is not PromQL."""
     found: list[Selector] = []
 
     def look(node: promql.Expr) -> bool:

@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback that watches a set of real processes with the product's own rules."""
+"""A real Prometheus on loopback that scrapes real processes and evaluates the product's own rules."""
 
 import json
 import re
@@ -41,12 +41,12 @@ class Prometheus:
         )
 
     def wait_ready(self) -> None:
-        """Waits until the server runs and has looked at every target; raises with its output when it ends instead."""
-        wait_until(self._answers, START_TIMEOUT_S, "prometheus is ready", interval_s=0.1)
+        """Waits until the server runs and has scraped every target; raises with its output when it exits instead."""
+        wait_until(self._ready, START_TIMEOUT_S, "prometheus is ready", interval_s=0.1)
         self.wait_scraped(0)
 
     def wait_scraped(self, since: float | None = None) -> None:
-        """Waits until every target was looked at after a moment in Unix seconds, left out: from now on."""
+        """Waits until every target was scraped after a Unix time, by default from now on."""
         moment = datetime.fromtimestamp(time.time() if since is None else since, UTC)
 
         def all_seen() -> bool:
@@ -54,19 +54,19 @@ class Prometheus:
             seen = [each for each in targets if each["health"] == "up" and _moment(each["lastScrape"]) > moment]
             return len(seen) == self._targets
 
-        wait_until(all_seen, START_TIMEOUT_S, "every target is looked at", interval_s=0.1)
+        wait_until(all_seen, START_TIMEOUT_S, "every target is scraped", interval_s=0.1)
 
-    def wait_ruled(self) -> None:
-        """Waits until every rule was computed from now on, and once more for rules over recorded series."""
+    def wait_evaluated(self) -> None:
+        """Waits until every rule was evaluated from now on, and once more for rules over recorded series."""
         for _ in range(2):
             moment = datetime.now(UTC)
 
-            def all_computed(moment: datetime = moment) -> bool:
+            def all_evaluated(moment: datetime = moment) -> bool:
                 return all(_moment(group["lastEvaluation"]) > moment for group in self.api("rules")["groups"])
 
-            wait_until(all_computed, START_TIMEOUT_S, "every rule is computed", interval_s=0.1)
+            wait_until(all_evaluated, START_TIMEOUT_S, "every rule is evaluated", interval_s=0.1)
 
-    def _answers(self) -> bool:
+    def _ready(self) -> bool:
         assert self.child.alive, self.child.output()[-2000:]
         try:
             with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as reply:
@@ -75,18 +75,18 @@ class Prometheus:
             return False
 
     def stop(self) -> None:
-        """Ends the server."""
+        """Stops the server."""
         self.child.stop()
 
     def query(self, expr: str) -> list[Sample]:
-        """The samples of a query at this moment; raises AssertionError with Prometheus's complaint."""
+        """The samples of a query now; raises AssertionError with Prometheus's error."""
         result = self.api("query", query=expr)
         assert result["resultType"] == "vector", expr
         samples: list[Sample] = result["result"]
         return samples
 
     def api(self, path: str, **values: str) -> Any:
-        """What Prometheus's interface answers under a path."""
+        """The data of a path of Prometheus's HTTP API."""
         address = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(values)}"
         try:
             with urllib.request.urlopen(address, timeout=10) as reply:
@@ -96,7 +96,7 @@ class Prometheus:
                 raise AssertionError(f"{values}: {error.read().decode()}") from None
 
     def _write(self, targets: dict[str, str]) -> None:
-        # Everything is looked at once a second, so that a test need not wait for the intervals of an installation.
+        # Everything is scraped and evaluated once a second, so that tests need not wait for production intervals.
         for path in RULE_FILES:
             rules = yaml.safe_load(path.read_text("utf-8"))
             for group in rules["groups"]:
@@ -113,10 +113,10 @@ class Prometheus:
 
 
 def program() -> str | None:
-    """Where Prometheus is, if it is installed."""
+    """The path of Prometheus, if it is installed."""
     return shutil.which("prometheus")
 
 
 def _moment(written: str) -> datetime:
-    """A time as Go writes it, whose nanoseconds Python does not read."""
+    """A time as Go writes it; Python does not read its nanoseconds."""
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", written))

@@ -1,7 +1,8 @@
-"""Images and the compose set-up: what they name exists, and nobody runs as root."""
+"""The images and the compose file: what they name exists, and no process runs as root."""
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,52 @@ pytestmark = pytest.mark.deploy
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "compose"
-DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), ROOT / "cli" / "Dockerfile"])
+NAME = "deploy/images/Dockerfile"
+DOCKERFILE = ROOT / NAME
+COMMON = {"PYTHON_IMAGE", "MEMBER"}
 
 
 def compose() -> dict[str, Any]:
     return yaml.safe_load((COMPOSE / "compose.yaml").read_text())
 
 
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_an_image_is_built_from_hashes_and_runs_as_nobody(path: Path) -> None:
-    text = path.read_text()
-    member = path.parent.relative_to(ROOT)
-    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
-    assert "PYTHON_IMAGE" in defaults
-    installs = re.findall(r"pip install (.*?)(?: \\$|$)", text, re.MULTILINE)
-    assert installs
+def images() -> dict[str, dict[str, str]]:
+    """The build arguments of each image that compose builds, by the workspace member in it."""
+    builds = [service["build"] for service in compose()["services"].values() if "build" in service]
+    assert {COMPOSE / build["context"] / build["dockerfile"] for build in builds} == {COMPOSE / "../.." / NAME}
+    return {build["args"]["MEMBER"]: build["args"] for build in builds}
+
+
+def test_the_image_is_built_from_hashes_and_runs_as_nobody() -> None:
+    text = DOCKERFILE.read_text()
+    assert "PYTHON_IMAGE" in re.findall(r"^ARG (\w+)=\S+$", text, re.MULTILINE)
+    installs = re.findall(r"\binstall --no-cache-dir (.*?)(?: \\$|$)", text, re.MULTILINE)
+    assert len(installs) == text.count("pip install") + text.count("pip --python /opt/callboard install")
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
-    for lock in re.findall(r"-r locks/(\S+)\.txt", text):
-        lock = defaults["LOCK"] if lock == "${LOCK}" else lock
-        assert (ROOT / "locks" / f"{lock}.txt").exists()
-    assert f"COPY {member} {member}" in text
     last = text[text.rindex("FROM ") :]
     assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
-    assert re.search(r'^ENTRYPOINT \["(python", "-m", "callboard_\w+|callboard)"\]$', last, re.MULTILINE)
+    assert "pip" not in last
 
 
-def test_every_service_of_the_house_is_in_compose() -> None:
-    built = {service["build"]["dockerfile"] for service in compose()["services"].values() if "build" in service}
-    assert built == {str(path.relative_to(ROOT)) for path in DOCKERFILES}
+@pytest.mark.parametrize(("member", "arguments"), images().items(), ids=images())
+def test_an_image_gets_the_arguments_that_the_dockerfile_knows(member: str, arguments: dict[str, str]) -> None:
+    known = set(re.findall(r"^ARG (\w+)", DOCKERFILE.read_text(), re.MULTILINE))
+    assert set(arguments) <= known
+    service = member.rsplit("/", 1)[-1]
+    project = tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"]
+    assert project["name"] == f"callboard-{service}"
+    assert (ROOT / member / "src" / f"callboard_{service}" / "__main__.py").exists()
+    assert (ROOT / "locks" / f"{arguments['LOCK']}.txt").exists()
+    # Only the command line's image has pip, with which it fetches model files.
+    assert ("VENV_OPTIONS" in arguments) == (member == "cli")
+    guide = (ROOT / "docs" / "how-to" / "containers.md").read_text()
+    given = ", ".join(f"`{name}={value}`" for name, value in arguments.items() if name not in COMMON)
+    assert f"| {service} | {given} |" in guide
+
+
+def test_every_service_of_the_workspace_is_in_compose() -> None:
+    members = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("services/*/pyproject.toml")}
+    assert set(images()) == members | {"cli"}
 
 
 def test_compose_names_only_what_exists() -> None:
@@ -93,6 +112,11 @@ def test_the_bus_takes_its_configuration_and_can_be_watched() -> None:
         [server_binary(), "-t", "-c", str(path)], capture_output=True, text=True, timeout=20, check=False
     )
     assert tried.returncode == 0, tried.stderr
-    # Prometheus asks the exporter, which asks the monitor; no port of it leaves the network.
+    # Prometheus scrapes the exporter, which reads the monitor; no port of it is published.
     assert re.search(r'^http: "0\.0\.0\.0:8222"$', path.read_text(), re.MULTILINE)
     assert "ports" not in compose()["services"]["nats"]
+
+
+def test_the_speech_worker_may_load_the_library_that_it_copies_to_its_temporary_folder() -> None:
+    # Docker mounts a tmpfs with noexec unless told otherwise.
+    assert compose()["services"]["tts"]["tmpfs"] == ["/tmp:exec"]

@@ -1,4 +1,4 @@
-"""The dashboards: complete, well-formed, and about figures that exist."""
+"""The dashboards: complete, well-formed, and over metrics that exist."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from tests.deploy.known_metrics import (
 
 pytestmark = pytest.mark.deploy
 
-BOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
+DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 UNITS = {"s", "bytes", "Bps", "reqps", "ops", "short", "percent", "percentunit", "bool_yes_no"}
 BUILT_IN = {"__rate_interval", "__range", "__range_ms", "__interval", "__all"}
 
@@ -49,14 +49,14 @@ OPENTELEMETRY = {
 OPENTELEMETRY_LABELS = {"gen_ai_request_model", "gen_ai_token_type", "gen_ai_operation_name", "gen_ai_provider_name"}
 
 
-def board_json(path: Path) -> dict[str, Any]:
+def dashboard_json(path: Path) -> dict[str, Any]:
     dashboard: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return dashboard
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in BOARDS:
-        for panel in board_json(path)["panels"]:
+    for path in DASHBOARDS:
+        for panel in dashboard_json(path)["panels"]:
             if panel["type"] != "row":
                 yield path.stem, panel
 
@@ -145,7 +145,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(dashboard: str, panel: dic
 
 
 @pytest.mark.parametrize(("dashboard", "panel"), PANELS)
-def test_a_panel_asks_for_series_and_labels_that_exist(dashboard: str, panel: dict[str, Any]) -> None:
+def test_a_panel_selects_series_and_labels_that_exist(dashboard: str, panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         for selector in selectors(target["expr"]):
             known = matching(selector.name, KNOWN)
@@ -159,7 +159,7 @@ def test_a_panel_asks_for_series_and_labels_that_exist(dashboard: str, panel: di
 
 
 @pytest.mark.parametrize(("dashboard", "panel"), PANELS)
-def test_a_panel_counts_over_the_rate_interval_and_never_averages_quantiles(
+def test_a_panel_rates_over_the_rate_interval_and_never_averages_quantiles(
     dashboard: str, panel: dict[str, Any]
 ) -> None:
     for target in panel["targets"]:
@@ -174,9 +174,9 @@ def test_a_panel_counts_over_the_rate_interval_and_never_averages_quantiles(
             assert "jetstream_stream_" not in expr
 
 
-@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
-def test_a_board_has_the_variables_that_it_uses(path: Path) -> None:
-    dashboard = board_json(path)
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_has_the_variables_that_it_uses(path: Path) -> None:
+    dashboard = dashboard_json(path)
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert {"datasource", "namespace", "docs"} <= set(variables)
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard)))
@@ -192,10 +192,10 @@ def test_a_board_has_the_variables_that_it_uses(path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
-def test_panels_of_a_board_do_not_overlap(path: Path) -> None:
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_panels_of_a_dashboard_do_not_overlap(path: Path) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in board_json(path)["panels"]:
+    for panel in dashboard_json(path)["panels"]:
         at = panel["gridPos"]
         cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
         assert not cells & taken, panel["title"]
@@ -203,8 +203,8 @@ def test_panels_of_a_board_do_not_overlap(path: Path) -> None:
         taken |= cells
 
 
-def test_boards_are_told_apart_by_their_ids_and_titles() -> None:
-    dashboards = [board_json(path) for path in BOARDS]
+def test_dashboards_are_told_apart_by_their_ids_and_titles() -> None:
+    dashboards = [dashboard_json(path) for path in DASHBOARDS]
     assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 6
     assert len({dashboard["title"] for dashboard in dashboards}) == len(dashboards)
 

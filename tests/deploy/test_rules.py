@@ -1,5 +1,6 @@
-"""The rules: about figures that exist, explained, and warning when they should and only then."""
+"""The rules: over metrics that exist, explained, and firing when they should and only then."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.observability.objectives import OUR_FAULT
+from deploy.observability.objectives import SERVER_ERRORS
 from tests.deploy.known_metrics import (
     EXPORTER,
     OBSERVABILITY,
@@ -58,7 +59,7 @@ def runbook_of(alert: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_asks_for_series_and_labels_that_exist(rule: dict[str, Any]) -> None:
+def test_a_rule_selects_series_and_labels_that_exist(rule: dict[str, Any]) -> None:
     for selector in selectors(rule["expr"]):
         known = matching(selector.name, KNOWN)
         assert known, selector.name
@@ -94,15 +95,26 @@ def test_every_runbook_belongs_to_an_alert_and_stands_in_the_list() -> None:
     assert pages == {runbook_of(alert) for alert in ALERTS}
     index = (RUNBOOKS / "index.md").read_text("utf-8")
     for alert in ALERTS:
-        assert f"[{alert['alert']}]({runbook_of(alert)}.md)" in index
+        page = (RUNBOOKS / f"{runbook_of(alert)}.md").read_text("utf-8")
+        meaning = re.search(rf"`{alert['alert']}`: (.*?)\n\n", page, re.DOTALL)
+        assert meaning is not None
+        assert f"| [{alert['alert']}]({runbook_of(alert)}.md) | {' '.join(meaning[1].split())} |" in index
+
+
+def test_a_runbook_names_dashboards_and_panels_that_exist() -> None:
+    dashboards = [json.loads(path.read_text("utf-8")) for path in (OBSERVABILITY / "dashboards").glob("*.json")]
+    known = {dashboard["title"].removeprefix("Callboard: ") for dashboard in dashboards}
+    known |= {panel["title"] for dashboard in dashboards for panel in dashboard["panels"]}
+    for path in RUNBOOKS.glob("*.md"):
+        assert set(re.findall(r"\*([^*]+)\*", path.read_text("utf-8"))) <= known, path.name
 
 
 def test_errors_of_ours_are_those_of_the_catalogue() -> None:
     asked = re.findall(r'code=~"([^"]*)"', " ".join(rule["expr"] for rule in rules()))
-    assert set(asked) == {OUR_FAULT}
+    assert set(asked) == {SERVER_ERRORS}
 
 
-def test_every_alert_is_tried_when_it_must_warn_and_when_it_must_not() -> None:
+def test_every_alert_is_tried_when_it_must_fire_and_when_it_must_not() -> None:
     silent: set[str] = set()
     warning: set[tuple[str, str]] = set()
     for path in RULE_TESTS:
@@ -129,7 +141,7 @@ def test_prometheus_accepts_its_configuration(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
-def test_alerts_warn_when_they_should(path: Path) -> None:
+def test_alerts_fire_when_they_should(path: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", path)
 
 

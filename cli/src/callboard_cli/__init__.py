@@ -1,1 +1,1 @@
-"""The `callboard` command: bring the board up, look after it, and ask it questions."""
+"""The `callboard` command: runs an installation on one machine, administers it, and answers questions about it."""

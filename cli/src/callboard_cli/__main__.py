@@ -1,4 +1,4 @@
-"""`callboard`: the one command line."""
+"""`callboard`: the command line."""
 
 import argparse
 import logging
@@ -10,13 +10,15 @@ from pathlib import Path
 from types import FrameType
 
 from callboard_cli import doctor, keys, kudos, streams, usage
-from callboard_cli.failures import CommandError, ExitCode, Interrupted
+from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_error
 from callboard_cli.models import command as models
 from callboard_cli.up import command as up
+from callboard_contracts.errors import CallboardError
+from callboard_kit.settings import SettingsError
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command and its arguments."""
+    """Returns the parser of every command."""
     top = argparse.ArgumentParser(prog="callboard", description="A self-hosted backend for talking characters.")
     top.add_argument("--version", action="version", version=f"callboard {version('callboard-cli')}")
     top.add_argument("--config", type=Path, help="the configuration file; default: callboard.toml, else a built-in one")
@@ -27,16 +29,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; trouble is one line on standard error."""
+    """Runs one command and returns its exit code; an error is one line on standard error."""
     arguments = parser().parse_args(argv)
-    # A command speaks to its user in its own lines; what libraries log is for services.
+    # Commands print their own messages; log lines of libraries are for services.
     logging.getLogger().addHandler(logging.NullHandler())
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return int(arguments.run(arguments))
-    except CommandError as error:
-        sys.stderr.write(f"callboard: {error}\n")
-        return error.code
+    except (CommandError, CallboardError, SettingsError) as error:
+        failure = command_error(arguments.command, error)
+        sys.stderr.write(f"callboard: {failure}\n")
+        return failure.code
     except (Interrupted, KeyboardInterrupt):
         sys.stderr.write("callboard: interrupted\n")
         return ExitCode.INTERRUPTED

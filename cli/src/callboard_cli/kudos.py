@@ -1,21 +1,23 @@
-"""`callboard kudos`: shows what accounts have, credits and moves it, tells its history, and verifies the counters."""
+"""`callboard kudos`: shows, credits, transfers and verifies kudos, and shows their history."""
 
 import argparse
 import re
 from decimal import Decimal
 
+from callboard_admin.accounts import Accounts
+from callboard_admin.kudos_records import KudosRecords
+from callboard_admin.periods import show_time
 from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.tables import print_table
 from callboard_contracts.config import Config
 from callboard_contracts.kudos import KUDOS_SCALE, KudosTransaction
-from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
-from callboard_kit.kudos_records import KudosRecords
-from callboard_kit.periods import show_time
 
 WHO_HELP = "an account's id or name, or a key"
+AMOUNT_HELP = "kudos, with at most three decimals"
+ID_HELP = "the id of the transaction, so that a repeat counts once; default: a new one"
 _AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,3})?")
 
 
@@ -23,21 +25,21 @@ def register(subparsers: Subparsers) -> None:
     """Adds the commands."""
     parser = subparsers.add_parser("kudos", help="show, credit, transfer and verify kudos")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="what an account has")
+    show = actions.add_parser("show", help="show the balance of an account")
     show.add_argument("who", help=WHO_HELP)
     show.set_defaults(run=_show)
     earn = actions.add_parser("earn", help="credit an account")
     earn.add_argument("who", help=WHO_HELP)
-    earn.add_argument("amount", help="kudos, with at most three decimals")
-    earn.add_argument("--id", help="names the transaction, so that a repeat counts once; default: a new one")
+    earn.add_argument("amount", help=AMOUNT_HELP)
+    earn.add_argument("--id", help=ID_HELP)
     earn.set_defaults(run=_earn)
     transfer = actions.add_parser("transfer", help="move kudos from one account to another")
     transfer.add_argument("source", help=WHO_HELP)
     transfer.add_argument("target", help=WHO_HELP)
-    transfer.add_argument("amount", help="kudos, with at most three decimals")
-    transfer.add_argument("--id", help="names the transaction, so that a repeat counts once; default: a new one")
+    transfer.add_argument("amount", help=AMOUNT_HELP)
+    transfer.add_argument("--id", help=ID_HELP)
     transfer.set_defaults(run=_transfer)
-    history = actions.add_parser("history", help="every change of an account's kudos")
+    history = actions.add_parser("history", help="show every change of an account's kudos")
     history.add_argument("who", help=WHO_HELP)
     history.set_defaults(run=_history)
     verify = actions.add_parser("verify", help="compare all balances with what was earned and spent; fails on drift")
@@ -45,7 +47,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def parse_amount(text: str) -> int:
-    """An amount of kudos in thousandths; raises CommandError for anything but a plain decimal number above zero."""
+    """Parses an amount of kudos into thousandths; raises CommandError unless it is a plain decimal number above 0."""
     if not _AMOUNT.fullmatch(text) or not Decimal(text):
         raise CommandError(
             f"amount: found {text!r}, allowed is a number above 0 with at most three decimals", ExitCode.USAGE
@@ -63,7 +65,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(f"{account}  {_text(await KudosRecords(bus).balance(account))}")
         return ExitCode.OK
 
-    return run_on_bus("kudos", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _earn(arguments: argparse.Namespace) -> int:
@@ -74,7 +76,7 @@ def _earn(arguments: argparse.Namespace) -> int:
         _print(await KudosRecords(bus).earn(account, amount, arguments.id))
         return ExitCode.OK
 
-    return run_on_bus("kudos", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _transfer(arguments: argparse.Namespace) -> int:
@@ -85,7 +87,7 @@ def _transfer(arguments: argparse.Namespace) -> int:
         _print(await KudosRecords(bus).transfer(source, target, amount, arguments.id))
         return ExitCode.OK
 
-    return run_on_bus("kudos", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _history(arguments: argparse.Namespace) -> int:
@@ -95,19 +97,19 @@ def _history(arguments: argparse.Namespace) -> int:
         print_table([("AT", "CHANGE", "BALANCE", "BY"), *rows])
         return ExitCode.OK
 
-    return run_on_bus("kudos", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     async def act(bus: Bus, _config: Config) -> int:
-        verdict = await KudosRecords(bus).verify()
-        print(f"earned {_text(verdict.earned)}, spent {_text(verdict.spent)}, held {_text(verdict.held)}")
-        print(f"balances {_text(verdict.total)}")
-        for problem in sorted(verdict.problems):
+        result = await KudosRecords(bus).verify()
+        print(f"earned {_text(result.earned)}, spent {_text(result.spent)}, held {_text(result.held)}")
+        print(f"balances {_text(result.total)}")
+        for problem in sorted(result.problems):
             print(problem)
-        return ExitCode.FAILED if verdict.problems else ExitCode.OK
+        return ExitCode.FAILED if result.problems else ExitCode.OK
 
-    return run_on_bus("kudos", arguments, act)
+    return run_on_bus(arguments, act)
 
 
 def _print(transaction: KudosTransaction) -> None:

@@ -1,10 +1,9 @@
-"""`callboard streams apply`: makes the bus have every stream, consumer and bucket that Callboard declares."""
+"""`callboard streams apply`: declares every stream, consumer and bucket of Callboard on the bus."""
 
 import argparse
 import asyncio
 import signal
-from collections.abc import Coroutine
-from typing import Any
+from contextlib import suppress
 
 from callboard_cli.configuration import read_config
 from callboard_cli.failures import CommandError
@@ -21,11 +20,11 @@ def register(subparsers: Subparsers) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("streams", help="declare streams, consumers and buckets on the bus")
     actions = parser.add_subparsers(dest="action", required=True, metavar="apply")
-    applying = actions.add_parser("apply", help="make the bus agree with the configuration; safe to repeat")
+    applying = actions.add_parser("apply", help="declare what the configuration needs; safe to repeat")
     applying.add_argument(
         "--watch",
         action="store_true",
-        help="stay, and apply again after each reconnect: memory streams end with a server",
+        help="keep running and apply again after each reconnect, since memory streams end with their server",
     )
     applying.set_defaults(run=_apply)
 
@@ -38,15 +37,19 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 
 async def _run(config: Config, *, watch: bool) -> int:
-    stop = asyncio.Event()
+    stop, due = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        stop.set()
+        due.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     try:
-        bus = await Bus.connect(config.nats, "callboard-streams", stop.set)
+        bus = await Bus.connect(config.nats, "callboard-streams", end)
     except BusUnavailable as error:
         raise CommandError(f"streams: {error}") from None
-    due = asyncio.Event()
     bus.on_reconnect(due.set)
     try:
         print(_summary(await apply_streams(bus, config)), flush=True)
@@ -60,26 +63,15 @@ async def _run(config: Config, *, watch: bool) -> int:
 
 
 async def _keep_applied(bus: Bus, config: Config, due: asyncio.Event, stop: asyncio.Event) -> None:
-    """Applies the declarations again whenever that is due, until told to stop; trouble is retried every second."""
-    while not stop.is_set():
-        await _first(due.wait(), stop.wait())
-        while due.is_set() and not stop.is_set():
-            due.clear()
-            try:
-                await apply_streams(bus, config)
-            except BusError:
-                due.set()
-                await _first(asyncio.sleep(RETRY_S), stop.wait())
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    """Applies the declarations again whenever that is due, until `stop` is set; retries failures every second."""
+    while await due.wait() and not stop.is_set():
+        due.clear()
+        try:
+            await apply_streams(bus, config)
+        except BusError:
+            due.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RETRY_S)
 
 
 def _summary(touched: list[str]) -> str:

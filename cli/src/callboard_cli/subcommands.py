@@ -1,4 +1,4 @@
-"""The shape that every command module has: it registers itself with the one parser."""
+"""The type that command modules register their subcommands with."""
 
 import argparse
 from typing import TYPE_CHECKING, TypeAlias

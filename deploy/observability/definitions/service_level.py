@@ -1,170 +1,163 @@
-"""The first board: are promises kept, and how much of the error budget is left?"""
+"""Service level: are the objectives met, and how much of the error budget is left?"""
 
 from deploy.observability.objectives import AUDIO, AVAILABILITY, BUDGET_WINDOW, OBJECTIVES, TOKEN, Objective
-from deploy.observability.panels import Board, Panel, Query, Row, of, recorded_spread
+from deploy.observability.panels import Dashboard, Panel, Query, Row, gauge, of, panel, recorded_spread, total
 
 FIRING = ('alertname=~"Callboard.*"', 'alertstate="firing"')
+DECISIONS = "callboard:decisions:rate5m"
 
 
 def _budget(objective: Objective, title: str, promise: str) -> Panel:
-    return Panel(
+    return panel(
         f"Budget left: {title}",
-        f"How much of the bad requests that 30 days allow is still unused. Promised: {promise}.",
+        f"The unused share of the bad requests that 30 days allow. Objective: {promise}.",
         "percentunit",
-        (Query(f"1 - max ({of(objective.record(BUDGET_WINDOW))}) / {objective.budget:g}", title),),
-        "stat",
-        4,
-        5,
+        Query(f"1 - max ({of(objective.record(BUDGET_WINDOW))}) / {objective.budget:g}", title),
+        kind="stat",
+        width=4,
+        height=5,
         limits=((0, "orange"), (0.25, "green")),
         good_above=True,
         runbook=objective.runbook,
     )
 
 
-SERVICE_LEVEL = Board(
-    "service-level",
-    "Service level",
-    "Are promises kept, and how much of the error budget is left?",
+OBJECTIVES_MET = Row(
+    "Objectives",
     (
-        Row(
-            "Promises",
-            (
-                Panel(
-                    "Availability, 30 days",
-                    "The share of requests for work that did not end in an error of ours.",
-                    "percentunit",
-                    (Query(f"1 - max ({of(AVAILABILITY.record(BUDGET_WINDOW))})", "availability"),),
-                    "stat",
-                    4,
-                    5,
-                    limits=((AVAILABILITY.share, "green"),),
-                    good_above=True,
-                    runbook=AVAILABILITY.runbook,
-                ),
-                _budget(AVAILABILITY, "availability", f"{AVAILABILITY.share:.1%} end without an error of ours"),
-                _budget(TOKEN, "first token", f"{TOKEN.share:.0%} of chat answers begin in time"),
-                _budget(AUDIO, "first audio", f"{AUDIO.share:.0%} of speech answers begin in time"),
-                Panel(
-                    "Burn rate",
-                    "How many times faster than a budget of 30 days allows it was spent in the last hour.",
-                    "suffix: ×",
-                    tuple(
-                        Query(
-                            f"max ({of(objective.record('1h'))}) / {objective.budget:g}",
-                            objective.key.replace("_", " "),
-                        )
-                        for objective in OBJECTIVES
-                    ),
-                    height=5,
-                    limits=((1, "orange"), (14.4, "red")),
-                    runbook="error-budget-burn",
-                ),
-            ),
+        panel(
+            "Availability, 30 days",
+            "The share of requests for work that did not end in a server error.",
+            "percentunit",
+            f"1 - max ({of(AVAILABILITY.record(BUDGET_WINDOW))})",
+            kind="stat",
+            width=4,
+            height=5,
+            limits=((AVAILABILITY.share, "green"),),
+            good_above=True,
+            runbook=AVAILABILITY.runbook,
         ),
-        Row(
-            "Traffic",
-            (
-                Panel(
-                    "Requests",
-                    "Requests for work a second, by protocol.",
-                    "reqps",
-                    (Query(f"sum by (protocol) ({of('callboard:requests:rate5m')})", "{{protocol}}"),),
-                    stacked=True,
-                ),
-                Panel(
-                    "Errors of ours",
-                    "Requests a second that ended in an error that no client can avoid, by code.",
-                    "reqps",
-                    (Query(f"sum by (code) ({of('callboard:failures:rate5m')})", "{{code}}"),),
-                    stacked=True,
-                    runbook="error-budget-burn",
-                ),
-                Panel(
-                    "Admitted and refused",
-                    "What quota decided, as a share of all decisions.",
-                    "percentunit",
-                    (
-                        Query(
-                            f"sum by (decision) ({of('callboard:decisions:rate5m')})"
-                            f" / ignoring (decision) group_left sum ({of('callboard:decisions:rate5m')})",
-                            "{{decision}}",
-                        ),
-                    ),
-                    stacked=True,
-                ),
+        _budget(AVAILABILITY, "availability", f"{AVAILABILITY.share:.1%} end without a server error"),
+        _budget(TOKEN, "first token", f"{TOKEN.share:.0%} of chat responses begin in time"),
+        _budget(AUDIO, "first audio", f"{AUDIO.share:.0%} of speech responses begin in time"),
+        panel(
+            "Burn rate",
+            "How many times faster than 30 days allow the budget was spent in the last hour.",
+            "suffix: ×",
+            *(
+                Query(f"max ({of(each.record('1h'))}) / {each.budget:g}", each.key.replace("_", " "))
+                for each in OBJECTIVES
             ),
-        ),
-        Row(
-            "How soon",
-            (
-                *recorded_spread(
-                    "callboard:first_token_bucket:rate5m",
-                    "First token",
-                    "From a streamed chat request to its answer's first byte, at the edge.",
-                    limits=((2.5, "red"),),
-                    runbook="first-token-slow",
-                ),
-                *recorded_spread(
-                    "callboard:first_audio_bucket:rate5m",
-                    "First audio",
-                    "From a speech request to its answer's first byte, at the edge.",
-                    limits=((2.5, "red"),),
-                    runbook="first-audio-slow",
-                ),
-                *recorded_spread(
-                    "callboard:real_time_factor_bucket:rate5m",
-                    "Real-time factor",
-                    "The engine's time for a piece of speech divided by the length of its sound.",
-                    "suffix: ×",
-                    limits=((1, "red"),),
-                    runbook="speech-slower-than-real-time",
-                ),
-                Panel(
-                    "Queue wait, p95",
-                    "From the posting of a job to its arrival at a worker.",
-                    "s",
-                    (
-                        Query(
-                            "histogram_quantile(0.95, sum by (service, le) "
-                            f"({of('callboard:queue_wait_bucket:rate5m')}))",
-                            "{{service}}",
-                        ),
-                    ),
-                    width=12,
-                    limits=((30, "red"),),
-                    runbook="queue-wait-long",
-                ),
-            ),
-        ),
-        Row(
-            "State",
-            (
-                Panel(
-                    "Processes up",
-                    "Processes that Prometheus reaches, by service.",
-                    "short",
-                    (Query(f"sum by (job) ({of('callboard:up:sum')})", "{{job}}"),),
-                    limits=((1, "green"),),
-                    good_above=True,
-                    kind="stat",
-                    runbook="process-down",
-                ),
-                Panel(
-                    "Jobs that wait",
-                    "Jobs that no worker has been given yet, from the bus's exporter.",
-                    "short",
-                    (Query(f"sum by (stream_name) ({of('callboard:jobs_waiting:sum')})", "{{stream_name}}"),),
-                    stacked=True,
-                    runbook="jobs-wait-unserved",
-                ),
-                Panel(
-                    "Alerts",
-                    "What warns at this moment.",
-                    "short",
-                    (Query(f"sum by (alertname, severity) ({of('ALERTS', *FIRING)})"),),
-                    "table",
-                ),
-            ),
+            height=5,
+            limits=((1, "orange"), (14.4, "red")),
+            runbook="error-budget-burn",
         ),
     ),
+)
+TRAFFIC = Row(
+    "Traffic",
+    (
+        gauge(
+            "Requests",
+            "Requests for work a second, by protocol.",
+            "callboard:requests:rate5m",
+            by="protocol",
+            unit="reqps",
+            stacked=True,
+        ),
+        gauge(
+            "Server errors",
+            "Requests a second that ended in a server error, by code.",
+            "callboard:failures:rate5m",
+            by="code",
+            unit="reqps",
+            stacked=True,
+            runbook="error-budget-burn",
+        ),
+        panel(
+            "Admitted and refused",
+            "The decisions of quota as shares of all.",
+            "percentunit",
+            Query(
+                f"{total(DECISIONS, by='decision')} / ignoring (decision) group_left {total(DECISIONS)}", "{{decision}}"
+            ),
+            stacked=True,
+        ),
+    ),
+)
+LATENCY = Row(
+    "Latency",
+    (
+        *recorded_spread(
+            "callboard:first_token_bucket:rate5m",
+            "First token",
+            "From a streamed chat request to its response's first byte, at the edge.",
+            limits=((2.5, "red"),),
+            runbook="first-token-slow",
+        ),
+        *recorded_spread(
+            "callboard:first_audio_bucket:rate5m",
+            "First audio",
+            "From a speech request to its response's first byte, at the edge.",
+            limits=((2.5, "red"),),
+            runbook="first-audio-slow",
+        ),
+        *recorded_spread(
+            "callboard:real_time_factor_bucket:rate5m",
+            "Real-time factor",
+            "The engine's time for a piece of speech divided by the duration of its audio.",
+            "suffix: ×",
+            limits=((1, "red"),),
+            runbook="speech-slower-than-real-time",
+        ),
+        panel(
+            "Queue wait, p95",
+            "From the enqueueing of a job to its delivery to a worker.",
+            "s",
+            Query(
+                f"histogram_quantile(0.95, {total('callboard:queue_wait_bucket:rate5m', by='service, le')})",
+                "{{service}}",
+            ),
+            width=12,
+            limits=((30, "red"),),
+            runbook="queue-wait-long",
+        ),
+    ),
+)
+STATE = Row(
+    "State",
+    (
+        gauge(
+            "Processes up",
+            "Processes that Prometheus reaches, by service.",
+            "callboard:up:sum",
+            by="job",
+            kind="stat",
+            limits=((1, "green"),),
+            good_above=True,
+            runbook="process-down",
+        ),
+        gauge(
+            "Waiting jobs",
+            "Jobs that no worker has received yet, from the bus's exporter.",
+            "callboard:jobs_waiting:sum",
+            by="stream_name",
+            stacked=True,
+            runbook="jobs-wait-unserved",
+        ),
+        panel(
+            "Alerts",
+            "Alerts that fire now.",
+            "short",
+            Query(total("ALERTS", *FIRING, by="alertname, severity")),
+            kind="table",
+        ),
+    ),
+)
+
+SERVICE_LEVEL = Dashboard(
+    "service-level",
+    "Service level",
+    "Are the objectives met, and how much of the error budget is left?",
+    (OBJECTIVES_MET, TRAFFIC, LATENCY, STATE),
 )

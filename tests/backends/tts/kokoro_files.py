@@ -1,4 +1,4 @@
-"""Where Kokoro's real files lie, and small made-up ones."""
+"""The paths of Kokoro's real files, and voices of random values."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,13 @@ VOICES = model_path(SiteSection(), "kokoro-voices", os.environ)
 
 
 def real_files_missing() -> str | None:
-    """What of the real model is not on this machine, or None."""
+    """Names the missing files of the real model, or gives None."""
     missing = [path.name for path in (MODEL, VOICES / "af_heart.bin") if not path.exists()]
     return f"model files missing: {', '.join(missing)}; fetch them with: callboard models fetch" if missing else None
 
 
 def write_voices(folder: Path, *names: str) -> Path:
-    """Random voices as `.bin` files, small enough in value to be like real ones."""
+    """Writes random voices as `.bin` files, with values as small as those of real ones."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = np.random.default_rng(7)
     for name in names:

@@ -1,4 +1,4 @@
-"""What every speech engine must do; a subclass brings the engine as a `Rig`."""
+"""The suite that every speech engine passes; a subclass supplies the engine as a `Rig`."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ STOP_BOUND_S = 0.25
 
 
 class Rig(ABC):
-    """An engine under test and what the suite must know of it."""
+    """An engine under test, and what the suite needs to know about it."""
 
     engine: SpeechEngine
     voice = "af_heart"
@@ -53,7 +53,7 @@ async def speak(engine: SpeechEngine, piece: PieceRequest) -> Samples:
 
 
 class SpeechEngineSuite:
-    """The promises of the port."""
+    """What the port promises."""
 
     async def test_piece_becomes_sound(self, rig: Rig) -> None:
         sound = await speak(rig.engine, rig.piece())
@@ -84,7 +84,7 @@ class SpeechEngineSuite:
             await speaking
         while await rig.busy():
             await asyncio.sleep(0.005)
-        # Twice the promise: the tests' machine is shared, and the event loop runs in its slow debug mode.
+        # Twice the promise: the machine is shared, and the event loop runs in debug mode.
         assert clock() - asked < 2 * STOP_BOUND_S
         assert rig.engine.broken() is None
         assert (await speak(rig.engine, rig.piece())).size > 0

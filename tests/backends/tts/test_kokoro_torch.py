@@ -1,4 +1,4 @@
-"""The `kokoro` package on torch, with a small model of random weights: real code, made-up voice."""
+"""The `kokoro` package on torch, with a small model of random weights."""
 
 import json
 import string

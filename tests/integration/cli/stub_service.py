@@ -1,4 +1,4 @@
-"""A stand-in for a service: answers readiness on a port, and ends, hangs or stays as it is told.
+"""A stub service: answers readiness on a port, and ends, hangs or stays as its arguments say.
 
 Usage: stub_service.py PORT BEHAVIOUR, with BEHAVIOUR one of serve, fail, late, stubborn, warn.
 """

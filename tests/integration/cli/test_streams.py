@@ -54,7 +54,7 @@ def test_apply_declares_everything_and_a_repeat_changes_nothing(server: NatsServ
     assert apply(server).stdout == "everything is as declared\n"
 
 
-def test_watching_brings_memory_streams_back_after_a_restart_of_the_bus(server: NatsServer, tmp_path: Path) -> None:
+def test_watch_restores_memory_streams_after_a_restart_of_the_bus(server: NatsServer, tmp_path: Path) -> None:
     watcher = Child([*APPLY, "--watch"], tmp_path / "watch.log", environ(server))
     try:
         wait_until(lambda: "applied: " in watcher.output(), 30, "the first apply")
@@ -68,12 +68,12 @@ def test_watching_brings_memory_streams_back_after_a_restart_of_the_bus(server: 
         watcher.kill()
 
 
-def test_a_bus_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_bus_is_one_line(tmp_path: Path) -> None:
     code = (
         "import sys, callboard_kit.bus as bus; bus.CONNECT_TIMEOUT_S = 1.0;"
         "from callboard_cli.__main__ import main; sys.exit(main(['streams', 'apply']))"
     )
-    tried = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "CALLBOARD__NATS__URL": "nats://127.0.0.1:9"},
         cwd=tmp_path,
@@ -82,6 +82,6 @@ def test_a_bus_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         timeout=30,
         check=False,
     )
-    assert tried.returncode == ExitCode.FAILED
-    assert tried.stderr.startswith("callboard: streams: no bus at nats://127.0.0.1:9")
-    assert tried.stderr.count("\n") == 1
+    assert run.returncode == ExitCode.FAILED
+    assert run.stderr.startswith("callboard: streams: no bus at nats://127.0.0.1:9")
+    assert run.stderr.count("\n") == 1

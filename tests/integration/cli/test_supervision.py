@@ -1,4 +1,4 @@
-"""The supervisor of `callboard up`, over a real nats-server and stand-ins for the services."""
+"""The supervisor of `callboard up`, with a real nats-server and stub services."""
 
 import asyncio
 import os
@@ -23,8 +23,8 @@ STUB = Path(__file__).with_name("stub_service.py")
 KINDS = ("edge", "chat-small", "tts-voice", "quota")
 
 
-class Stage:
-    """A supervision of stand-ins, what it said, and what it left."""
+class Harness:
+    """A supervision of stub services, its messages, and the processes that it leaves."""
 
     def __init__(self, folder: Path, behaviours: dict[str, str], stop_timeout_s: float = 5.0) -> None:
         *ports, bus_port = free_ports(len(KINDS) + 1)
@@ -37,15 +37,15 @@ class Stage:
             )
             for name, port in zip(KINDS, ports, strict=True)
         )
-        self.said: list[str] = []
-        self.others = set(_all_children())
+        self.messages: list[str] = []
+        self.processes_before = set(_all_children())
         self.ready = asyncio.Event()
         self.folder = folder
-        laid_out = Plan(services, os.environ, 0, "127.0.0.1", bus_port)
-        self.supervision = Supervision(Config(), laid_out, folder, self.said.append)
+        plan = Plan(services, os.environ, 0, "127.0.0.1", bus_port)
+        self.supervision = Supervision(Config(), plan, folder, self.messages.append)
 
     async def run(self, when_ready: Callable[[], None] = lambda: None) -> None:
-        """Runs it all until it ends."""
+        """Runs the supervision until it ends."""
 
         def ready() -> None:
             self.ready.set()
@@ -54,20 +54,20 @@ class Stage:
         await self.supervision.run(ready)
 
     def children(self) -> list[psutil.Process]:
-        """What it started and has not stopped; processes that other tests keep do not count."""
-        return [child for child in _all_children() if child not in self.others]
+        """Returns the processes that the supervision started and has not stopped."""
+        return [child for child in _all_children() if child not in self.processes_before]
 
     def child_of(self, word: str) -> psutil.Process:
-        """The child with a word in its command line."""
+        """Returns the child with a word in its command line."""
         return next(child for child in self.children() if any(word in part for part in child.cmdline()))
 
     def log(self, name: str) -> str:
-        """What a child wrote."""
+        """Returns the log of a child."""
         return (self.folder / "logs" / f"{name}.log").read_text()
 
 
 def stop() -> None:
-    """Sends SIGTERM to this very process, which must be listening: it would end the test run otherwise."""
+    """Sends SIGTERM to this process, which must handle it: otherwise it would end the test run."""
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -77,82 +77,82 @@ def _all_children() -> list[psutil.Process]:
 
 
 async def test_sigterm_stops_every_child_in_order(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {})
-    await stage.run(stop)
-    assert stage.ready.is_set()
-    assert stage.children() == []
-    assert stage.said == []
+    harness = Harness(tmp_path, {})
+    await harness.run(stop)
+    assert harness.ready.is_set()
+    assert harness.children() == []
+    assert harness.messages == []
     times = [(tmp_path / "logs" / f"{name}.log").stat().st_mtime_ns for name in (*KINDS, "nats")]
     assert times == sorted(times)
-    assert all("said goodbye" in stage.log(name) for name in KINDS)
+    assert all("said goodbye" in harness.log(name) for name in KINDS)
 
 
-async def test_a_child_that_cannot_start_is_reported_with_its_own_words(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"tts-voice": "fail"})
+async def test_a_child_that_cannot_start_is_reported_with_its_last_message(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, {"tts-voice": "fail"})
     with pytest.raises(CommandError) as failure:
-        await stage.run()
+        await harness.run()
     assert failure.value.code == ExitCode.CHILD_ENDED
     assert str(failure.value) == (
         "tts-voice ended with code 3: callboard stub: the engine is missing "
         f"(log: {tmp_path / 'logs' / 'tts-voice.log'})"
     )
-    assert not stage.ready.is_set()
-    assert stage.children() == []
+    assert not harness.ready.is_set()
+    assert harness.children() == []
 
 
 @pytest.mark.parametrize("victim", ["nats-server", str(STUB)])
 async def test_a_child_that_is_killed_later_ends_everything(tmp_path: Path, victim: str) -> None:
-    stage = Stage(tmp_path, {})
+    harness = Harness(tmp_path, {})
     with pytest.raises(CommandError, match="was ended by SIGKILL") as failure:
-        await stage.run(lambda: stage.child_of(victim).kill())
+        await harness.run(lambda: harness.child_of(victim).kill())
     assert failure.value.code == ExitCode.CHILD_ENDED
-    assert stage.ready.is_set()
-    assert stage.children() == []
+    assert harness.ready.is_set()
+    assert harness.children() == []
 
 
 async def test_a_child_that_is_never_ready_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "READY_TIMEOUT_S", 2.0)
-    stage = Stage(tmp_path, {"chat-small": "late"})
+    harness = Harness(tmp_path, {"chat-small": "late"})
     with pytest.raises(CommandError, match=r"not ready within 2 s: chat-small \(logs: ") as failure:
-        await stage.run()
+        await harness.run()
     assert failure.value.code == ExitCode.NOT_READY
-    assert stage.children() == []
+    assert harness.children() == []
 
 
 async def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"chat-small": "late"})
+    harness = Harness(tmp_path, {"chat-small": "late"})
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(stage.run())
-        while len(stage.children()) < len(KINDS) + 1:
+        running = group.create_task(harness.run())
+        while len(harness.children()) < len(KINDS) + 1:
             await asyncio.sleep(0.02)
         stop()
         await running
-    assert not stage.ready.is_set()
-    assert stage.children() == []
+    assert not harness.ready.is_set()
+    assert harness.children() == []
 
 
 async def test_a_child_that_will_not_stop_is_killed_and_named(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"edge": "stubborn"}, stop_timeout_s=0.5)
-    await stage.run(stop)
-    assert stage.said == ["edge did not stop within 0.5 s and was killed"]
-    assert stage.children() == []
+    harness = Harness(tmp_path, {"edge": "stubborn"}, stop_timeout_s=0.5)
+    await harness.run(stop)
+    assert harness.messages == ["edge did not stop within 0.5 s and was killed"]
+    assert harness.children() == []
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"edge": "stubborn"}, stop_timeout_s=60.0)
+    harness = Harness(tmp_path, {"edge": "stubborn"}, stop_timeout_s=60.0)
 
     def twice() -> None:
         stop()
         asyncio.get_running_loop().call_later(0.3, stop)
 
     async with asyncio.timeout(15):
-        await stage.run(twice)
-    assert stage.children() == []
+        await harness.run(twice)
+    assert harness.children() == []
 
 
 async def test_only_warnings_reach_the_terminal_and_the_log_has_all(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {"quota": "warn"})
-    await stage.run(stop)
-    assert stage.said == [f"quota: loud_event (log: {tmp_path / 'logs' / 'quota.log'})"]
-    assert "quiet_event" in stage.log("quota")
-    assert "said goodbye" in stage.log("quota")
+    harness = Harness(tmp_path, {"quota": "warn"})
+    await harness.run(stop)
+    assert harness.messages == [f"quota: loud_event (log: {tmp_path / 'logs' / 'quota.log'})"]
+    assert "quiet_event" in harness.log("quota")
+    assert "said goodbye" in harness.log("quota")

@@ -1,4 +1,4 @@
-"""A real bus with real quota processes, and an edge's and a worker's side of the conversation with them."""
+"""A real bus with real quota processes, and the requests of an edge and a worker to them."""
 
 import asyncio
 import itertools
@@ -127,22 +127,22 @@ class QuotaDeployment:
 
 
 def request(name: str, tokens: int = 100, **fields: Any) -> ReserveRequest:
-    """A wish for a hold, from the usual address unless a key or another address is given."""
+    """A request for a hold, from the usual address unless a key or another address is given."""
     if "key_digest" not in fields:
         fields.setdefault("address", ADDRESS)
     fields = {"kind": "chat", "model": MODEL, "life_s": 60.0, **fields}
     return ReserveRequest(request_id=name, work=Work(prompt_tokens=tokens), **fields)
 
 
-async def reserve(bus: Bus, wish: ReserveRequest, timeout_s: float = 10.0) -> ReserveReply:
+async def reserve(bus: Bus, wanted: ReserveRequest, timeout_s: float = 10.0) -> ReserveReply:
     """Asks for a hold as the edge does."""
-    answer = await bus.request(subjects.QUOTA_RESERVE, wish.model_dump_json().encode(), timeout_s)
+    answer = await bus.request(subjects.QUOTA_RESERVE, wanted.model_dump_json().encode(), timeout_s)
     return ReserveReply.model_validate_json(answer)
 
 
-async def hold_of(bus: Bus, wish: ReserveRequest) -> Hold:
+async def hold_of(bus: Bus, wanted: ReserveRequest) -> Hold:
     """Asks for a hold that must be granted."""
-    reply = await reserve(bus, wish)
+    reply = await reserve(bus, wanted)
     assert reply.hold is not None, reply
     return reply.hold
 
@@ -213,7 +213,7 @@ async def counters(bus: Bus) -> Counters:
 
 
 async def audit(bus: Bus, request_id: str) -> list[AuditEvent]:
-    """What quota noted about a request."""
+    """The audit events of a request."""
     messages = await read_subject(bus, AUDIT, subjects.audit(request_id))
     return [AuditEvent.model_validate_json(message.data) for message in messages]
 

@@ -1,4 +1,4 @@
-"""A process that plays edges and workers: it takes holds, reports usage, and may be killed at any moment.
+"""A process that acts as edges and workers: it takes holds, reports usage, and may be killed at any moment.
 
 Each job asks for a hold, works for a moment and reports, sometimes twice, sometimes with another amount under another
 id; some are given back, some are never heard of again. What was granted is written to a file line by line.
@@ -19,7 +19,7 @@ AT_ONCE = 8
 
 
 async def send_load(bus: Bus, name: str, chance: random.Random, tenants: int, grants: Path) -> None:
-    """Plays jobs until the process ends."""
+    """Runs jobs until the process ends."""
     with grants.open("a", encoding="utf-8") as file:
         number = 0
 
@@ -35,14 +35,14 @@ async def send_load(bus: Bus, name: str, chance: random.Random, tenants: int, gr
 
         async def job(request_id: str) -> None:
             caller = chance.randrange(tenants)
-            wish = request(
+            wanted = request(
                 request_id,
                 chance.randint(1, 60),
                 address=f"10.1.{caller // 250}.{caller % 250}",
                 life_s=2.0,
                 key_digest=None,
             )
-            reply = await reserve(bus, wish, timeout_s=3)
+            reply = await reserve(bus, wanted, timeout_s=3)
             if reply.hold is None:
                 if reply.error and reply.error.code == ErrorCode.QUOTA_EXCEEDED:
                     await asyncio.sleep(0.01)
@@ -67,7 +67,7 @@ async def send_load(bus: Bus, name: str, chance: random.Random, tenants: int, gr
 
 
 async def main() -> None:
-    """Reads the arguments and plays."""
+    """Reads the arguments and runs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("name")

@@ -26,15 +26,15 @@ from tests.integration.quota.deployment import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-ROOM = 20
+MAX_JOBS = 20
 BURST = 200
 PATIENCE_S = 60.0
 
 
 @pytest.fixture
-async def cluster_house(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
+async def cluster_deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
     """Two quota processes on a cluster of three."""
-    tiers = {"anonymous": {"jobs_at_once": ROOM, "tokens_per_day": 100_000}, "standard": {}}
+    tiers = {"anonymous": {"jobs_at_once": MAX_JOBS, "tokens_per_day": 100_000}, "standard": {}}
     deployment = QuotaDeployment(
         tmp_path / "deployment",
         {"nats": {"replicas": 3}, "quota": {"tiers": tiers}},
@@ -48,24 +48,24 @@ async def cluster_house(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
         await asyncio.to_thread(deployment.abandon)
 
 
-async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_house: QuotaDeployment) -> None:
-    async with cluster_house.bus() as bus:
+async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_deployment: QuotaDeployment) -> None:
+    async with cluster_deployment.bus() as bus:
         holds: list[Hold] = []
         asked = [asyncio.ensure_future(_ask(bus, f"burst-{n}", holds)) for n in range(BURST)]
         await asyncio.sleep(0.02)
         leader = (await bus.api(f"STREAM.INFO.{QUOTA}", {}))["cluster"]["leader"]
-        cluster = cluster_house.nats
+        cluster = cluster_deployment.nats
         assert isinstance(cluster, Cluster)
         await asyncio.to_thread(cluster.node(leader).kill)
         await asyncio.gather(*asked)
-        assert len(holds) <= ROOM
+        assert len(holds) <= MAX_JOBS
 
         # Attempts that were cut off hold room until they are taken back; then the rest of the room is given out.
-        await _fill(bus, "more", holds, ROOM)
+        await _fill(bus, "more", holds, MAX_JOBS)
         tenant = holds[0].tenant
 
         async def only_these() -> bool:
-            return (await counters(bus))[tenant, "jobs"] == ROOM
+            return (await counters(bus))[tenant, "jobs"] == MAX_JOBS
 
         # An attempt that was refused counts until it has been taken back.
         await eventually(only_these, "only what was admitted counts", PATIENCE_S)
@@ -81,7 +81,7 @@ async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_hou
             await report(bus, event_of(hold, 1), timeout_s=60)
         await settled(bus)
         await no_leases(bus)
-        assert (await counters(bus))[tenant, "units"] == (ROOM + 5) * 1000
+        assert (await counters(bus))[tenant, "units"] == (MAX_JOBS + 5) * 1000
         assert (await counters(bus))[tenant, "jobs"] == 0
 
 

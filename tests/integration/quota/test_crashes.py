@@ -41,8 +41,8 @@ CRASH_SEED = int(os.environ.get("CALLBOARD_CRASH_SEED", "0")) or random.SystemRa
 async def test_holds_of_a_killed_quota_process_end_with_their_leases(own_deployment: QuotaDeployment) -> None:
     await asyncio.to_thread(own_deployment.start, 2)
     async with own_deployment.bus() as bus:
-        wishes = [request(f"job-{n}", 100, life_s=1.0) for n in range(300)]
-        asked = [asyncio.ensure_future(_try(bus, wish.request_id, 100, 1.0)) for wish in wishes]
+        requests = [request(f"job-{n}", 100, life_s=1.0) for n in range(300)]
+        asked = [asyncio.ensure_future(_try(bus, wanted.request_id, 100, 1.0)) for wanted in requests]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(own_deployment.quotas[0].running.kill)
         await asyncio.gather(*asked)
@@ -140,7 +140,7 @@ async def _try(bus: Bus, name: str, tokens: int, life_s: float) -> None:
 
 
 @pytest.fixture
-async def crash_house(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
+async def crash_deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
     """A set whose limits are tight and whose leases are short."""
     tiers = {"anonymous": {"tokens_per_day": DAY_LIMIT, "jobs_at_once": JOBS_LIMIT}, "standard": {}}
     deployment = QuotaDeployment(tmp_path / "crash", {"quota": {"tiers": tiers, "lease_margin_s": 1.0}})
@@ -151,36 +151,36 @@ async def crash_house(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
         await asyncio.to_thread(deployment.abandon)
 
 
-async def test_random_kills_of_everything_leave_the_books_right(crash_house: QuotaDeployment) -> None:
+async def test_random_kills_of_everything_leave_the_counters_right(crash_deployment: QuotaDeployment) -> None:
     """`CALLBOARD_CRASH_S=60 CALLBOARD_CRASH_SEED=<seed>` runs it longer, and the same way again."""
-    deployment = crash_house
+    deployment = crash_deployment
     sys.stdout.write(f"seed {CRASH_SEED}, {CRASH_S} s\n")
     chance = random.Random(CRASH_SEED)
     await asyncio.to_thread(deployment.start, 3)
     grants = deployment.folder / "grants"
-    players = [_player(deployment, n, chance, grants) for n in range(3)]
-    kills = {"quota": 0, "player": 0, "nats": 0}
+    load_processes = [_load_process(deployment, n, chance, grants) for n in range(3)]
+    kills = {"quota": 0, "load_process": 0, "nats": 0}
     try:
         until = time.monotonic() + CRASH_S
         while time.monotonic() < until:
             await asyncio.sleep(chance.uniform(0.3, 1.2))
-            what = chance.choices(["quota", "player", "nats"], [5, 5, 1])[0]
+            what = chance.choices(["quota", "load_process", "nats"], [5, 5, 1])[0]
             kills[what] += 1
             if what == "quota":
                 victim = chance.choice([service for service in deployment.quotas if service.alive])
                 await asyncio.to_thread(victim.running.kill)
                 await asyncio.to_thread(deployment.add)
-            elif what == "player":
-                place = chance.randrange(len(players))
-                await asyncio.to_thread(players[place].kill)
-                players[place] = _player(deployment, len(grants.read_text().splitlines()), chance, grants)
+            elif what == "load_process":
+                place = chance.randrange(len(load_processes))
+                await asyncio.to_thread(load_processes[place].kill)
+                load_processes[place] = _load_process(deployment, len(grants.read_text().splitlines()), chance, grants)
             else:
                 await asyncio.to_thread(deployment.nats.kill)
                 await asyncio.sleep(chance.uniform(0.0, 0.5))
                 await asyncio.to_thread(deployment.nats.start)
     finally:
-        for player in players:
-            await asyncio.to_thread(player.kill)
+        for load_process in load_processes:
+            await asyncio.to_thread(load_process.kill)
     for service in deployment.quotas:
         if service.alive:
             await asyncio.to_thread(service.wait_ready)
@@ -196,8 +196,8 @@ async def test_random_kills_of_everything_leave_the_books_right(crash_house: Quo
         await _assert_never_over(bus, {line for line in grants.read_text().splitlines() if line})
 
 
-def _player(deployment: QuotaDeployment, number: int, chance: random.Random, grants: Path) -> Child:
-    name = f"player{number}-{chance.randrange(10**6)}"
+def _load_process(deployment: QuotaDeployment, number: int, chance: random.Random, grants: Path) -> Child:
+    name = f"load_process{number}-{chance.randrange(10**6)}"
     arguments = [deployment.nats.url, name, str(chance.randrange(10**9)), "200", str(grants)]
     argv = [sys.executable, "-m", "tests.integration.quota.load_process", *arguments]
     grants.touch()

@@ -66,8 +66,8 @@ async def test_burst_admits_exactly_what_there_is_room_for(deployment: QuotaDepl
     digest = await key_of(deployment, "burst")
 
     async def burst(prefix: str, size: int) -> list[ReserveReply]:
-        wishes = [request(f"{prefix}-{n}", 10, key_digest=digest) for n in range(size)]
-        return await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
+        requests = [request(f"{prefix}-{n}", 10, key_digest=digest) for n in range(size)]
+        return await asyncio.gather(*(reserve(bus, wanted) for wanted in requests))
 
     replies = await burst("first", 200)
     holds = [reply.hold for reply in replies if reply.hold]
@@ -96,8 +96,8 @@ async def test_caller_with_one_place_may_ask_again_right_after_each_answer(
 
 async def test_caller_with_one_place_is_refused_while_a_job_runs(deployment: QuotaDeployment, bus: Bus) -> None:
     digest = await key_of(deployment, "parallel", "single")
-    wishes = [request(f"parallel-{n}", 10, key_digest=digest) for n in range(2)]
-    replies = await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
+    requests = [request(f"parallel-{n}", 10, key_digest=digest) for n in range(2)]
+    replies = await asyncio.gather(*(reserve(bus, wanted) for wanted in requests))
     assert [reply.hold is None for reply in replies].count(True) == 1
     error = next(reply.error for reply in replies if reply.error)
     assert error.limit == "key.jobs_at_once"
@@ -105,8 +105,8 @@ async def test_caller_with_one_place_is_refused_while_a_job_runs(deployment: Quo
 
 async def test_burst_of_mixed_sizes_never_passes_the_limit(deployment: QuotaDeployment, bus: Bus) -> None:
     digest = await key_of(deployment, "mixed", "tiny")
-    wishes = [request(f"mixed-{n}", 7 + n % 5, key_digest=digest) for n in range(100)]
-    replies = await asyncio.gather(*(reserve(bus, wish) for wish in wishes))
+    requests = [request(f"mixed-{n}", 7 + n % 5, key_digest=digest) for n in range(100)]
+    replies = await asyncio.gather(*(reserve(bus, wanted) for wanted in requests))
     held = sum(reply.hold.entries[0].amount for reply in replies if reply.hold)
     assert 90_000 < held <= 100_000
     tenant = replies[0].tenant
@@ -292,10 +292,10 @@ async def test_event_that_no_reader_could_bear_is_listed_and_stops_nothing(
 
 
 async def test_speech_is_charged_by_the_millisecond(bus: Bus) -> None:
-    wish = request("speech-1", 0, kind="speech", address="198.51.100.7").model_copy(
+    wanted = request("speech-1", 0, kind="speech", address="198.51.100.7").model_copy(
         update={"work": Work(audio_ms=9000)}
     )
-    hold = await hold_of(bus, wish)
+    hold = await hold_of(bus, wanted)
     assert hold.entries[0].amount == 900_000
     await report(bus, event_of(hold, 0, work=Work(audio_ms=1234)))
     await settled(bus)

@@ -43,7 +43,7 @@ async def earn(bus: Bus, transaction: str, account: str, amount: object) -> Kudo
     return await kudos(bus, subjects.QUOTA_KUDOS_EARN, id=transaction, account=account, amount=amount)
 
 
-async def give(bus: Bus, transaction: str, source: str, target: str, amount: object) -> KudosReply:
+async def transfer(bus: Bus, transaction: str, source: str, target: str, amount: object) -> KudosReply:
     return await kudos(bus, subjects.QUOTA_KUDOS_TRANSFER, id=transaction, source=source, target=target, amount=amount)
 
 
@@ -51,26 +51,26 @@ async def balance(bus: Bus, account: str) -> int:
     return (await kudos(bus, subjects.QUOTA_KUDOS_SHOW, account=account)).balance
 
 
-async def test_deals_count_once_and_never_take_what_is_not_there(deployment: QuotaDeployment, bus: Bus) -> None:
+async def test_transactions_count_once_and_never_overdraw(deployment: QuotaDeployment, bus: Bus) -> None:
     ada, _ = await account_of(deployment, "transactions-ada")
     bob, _ = await account_of(deployment, "transactions-bob")
     assert (await earn(bus, "transactions-1", ada, 5_000)).balance == 5_000
     again = await earn(bus, "transactions-1", ada, 5_000)
     assert (again.balance, again.repeated, again.error) == (5_000, True, None)
-    gifts = await asyncio.gather(*(give(bus, f"transactions-gift-{n}", ada, bob, 1_000) for n in range(20)))
-    assert sum(gift.error is None for gift in gifts) == 5
-    refused = next(gift for gift in gifts if gift.error)
+    transfers = await asyncio.gather(*(transfer(bus, f"transactions-move-{n}", ada, bob, 1_000) for n in range(20)))
+    assert sum(move.error is None for move in transfers) == 5
+    refused = next(move for move in transfers if move.error)
     assert refused.error is not None
     assert (refused.error.code, refused.error.limit) == (ErrorCode.QUOTA_EXCEEDED, "key.kudos")
     assert (await balance(bus, ada), await balance(bus, bob)) == (0, 5_000)
-    back = await asyncio.gather(*(give(bus, "transactions-back", bob, ada, 3_000) for _ in range(10)))
+    back = await asyncio.gather(*(transfer(bus, "transactions-back", bob, ada, 3_000) for _ in range(10)))
     assert sum(not one.repeated for one in back) == 1
     assert (await balance(bus, ada), await balance(bus, bob)) == (3_000, 2_000)
 
-    async def noted() -> bool:
+    async def recorded() -> bool:
         return [event.kind for event in await audit(bus, "transactions-back")] == ["settled"]
 
-    await eventually(noted, "the transaction is noted once")
+    await eventually(recorded, "the transaction is recorded once")
 
 
 @pytest.mark.parametrize("amount", [0, -1, 10**15 + 1, 10**40, 1.5, 2.0, "7", True, None, float("nan")])
@@ -83,17 +83,19 @@ async def test_amount_that_is_none_is_refused(deployment: QuotaDeployment, bus: 
     assert await balance(bus, account) == 0
 
 
-async def test_deal_with_oneself_a_stranger_or_a_used_id_is_refused(deployment: QuotaDeployment, bus: Bus) -> None:
+async def test_transaction_with_oneself_a_stranger_or_a_used_id_is_refused(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
     ada, _ = await account_of(deployment, "rules-ada")
     bob, _ = await account_of(deployment, "rules-bob")
     await earn(bus, "rules-1", ada, 1_000)
     for reply in (
-        await give(bus, "rules-2", ada, ada, 1),
-        await give(bus, "rules-3", ada, "k_ffffffffffffffff", 1),
-        await give(bus, "rules-4", "no such.account", ada, 1),
-        await give(bus, "not an id", ada, bob, 1),
+        await transfer(bus, "rules-2", ada, ada, 1),
+        await transfer(bus, "rules-3", ada, "k_ffffffffffffffff", 1),
+        await transfer(bus, "rules-4", "no such.account", ada, 1),
+        await transfer(bus, "not an id", ada, bob, 1),
         await earn(bus, "rules-1", ada, 999),
-        await give(bus, "rules-1", ada, bob, 1_000),
+        await transfer(bus, "rules-1", ada, bob, 1_000),
     ):
         assert reply.error is not None
         assert reply.error.code == ErrorCode.INVALID_REQUEST
@@ -158,7 +160,7 @@ async def test_killed_processes_neither_make_nor_lose_kudos(own_deployment: Quot
         for n, name in enumerate(names):
             await earn(bus, f"kill-earn-{n}", name, 1_000)
 
-        async def gift(n: int) -> None:
+        async def move(n: int) -> None:
             source, target = chance.sample(names, 2)
             amount = chance.randint(1, 700)
             for _ in range(20):
@@ -186,14 +188,14 @@ async def test_killed_processes_neither_make_nor_lose_kudos(own_deployment: Quot
                 replacement = await asyncio.to_thread(deployment.add)
                 await asyncio.to_thread(replacement.wait_ready)
 
-        async def gifts(first: int) -> None:
+        async def transfers(first: int) -> None:
             for n in range(first, 1_200, 12):
-                await gift(n)
+                await move(n)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(kills())
             for first in range(12):
-                group.create_task(gifts(first))
+                group.create_task(transfers(first))
         await no_leases(bus)
         balances = [await balance(bus, name) for name in names]
         assert sum(balances) == 5_000

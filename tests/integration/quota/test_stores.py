@@ -1,4 +1,4 @@
-"""One suite for the ledger's store, run over the twin in memory and over a real bus; and the counters on a real bus."""
+"""One suite for the ledger's store, over memory and over a real bus; and the other stores on a real bus."""
 
 import asyncio
 import time
@@ -29,6 +29,7 @@ from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limit_kinds import JOBS_AT_ONCE
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change, Counter, LedgerStore, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
@@ -38,10 +39,13 @@ from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, hour_bucket
+from callboard_quota.handlers.broker import BusBroker
+from callboard_quota.handlers.in_flight import InFlight
+from callboard_quota.handlers.rpc import subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from tests.integration.quota.deployment import report
 from tests.support.nats_server import NatsServer
-from tests.unit.quota.interleaving import ManualClock, ask, unheld
+from tests.unit.quota.interleaving import ManualClock, hold_request, unheld
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -159,7 +163,7 @@ async def test_counters_fall_below_zero_and_come_back(store: LedgerStore) -> Non
     assert values == [-5, -2, 0]
 
 
-async def test_first_fate_stands(store: LedgerStore) -> None:
+async def test_first_outcome_wins(store: LedgerStore) -> None:
     taken = hold("outcome")
     settled = outcome(taken, "settled", 3)
     assert await store.record_outcome(settled) is settled
@@ -170,8 +174,8 @@ async def test_first_fate_stands(store: LedgerStore) -> None:
 async def test_many_counters_are_read_at_once(store: LedgerStore) -> None:
     many = [Counter("k_many", "units", f"h20261120{n:04}") for n in range(1500)]
     changes = [Change(counter, n, f"many{n}") for n, counter in enumerate(many)]
-    await insist(lambda: store.apply(changes))
-    assert await insist(lambda: store.read(many)) == {counter: n for n, counter in enumerate(many)}
+    await with_retries(lambda: store.apply(changes))
+    assert await with_retries(lambda: store.read(many)) == {counter: n for n, counter in enumerate(many)}
 
 
 async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore) -> None:
@@ -181,36 +185,36 @@ async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore)
     assert taken.id not in await open_ids(store)
 
 
-def bank(store: LedgerStore) -> KudosService:
+def kudos_service(store: LedgerStore) -> KudosService:
     accounts = MemoryAccounts([Account(id=one, name=one, tier="t", keys=(), created_at=0) for one in (ADA, BOB)])
     clock = SteadyClock()
     return KudosService(store, Ledger(store, clock), accounts, clock, MemoryJournal(), lambda _rule: None)
 
 
-async def test_first_fate_of_a_deal_stands_whichever_hold_it_is_tried_with(store: LedgerStore) -> None:
+async def test_first_outcome_of_a_transaction_wins_whichever_hold_it_is_tried_with(store: LedgerStore) -> None:
     made = outcome(hold("transaction"), "settled", 0).model_copy(update={"work": "kudos"})
-    assert await store.fate_of_deal("transaction") is None
+    assert await store.transaction_outcome("transaction") is None
     assert await store.record_outcome(made) == made
     assert await store.record_outcome(made.model_copy(update={"hold_id": "transaction-2", "kind": "expired"})) == made
-    assert await store.fate_of_deal("transaction") == made
+    assert await store.transaction_outcome("transaction") == made
 
 
-async def test_kudos_are_earned_and_given_once(store: LedgerStore) -> None:
-    kudos = bank(store)
+async def test_kudos_are_earned_and_transferred_once(store: LedgerStore) -> None:
+    kudos = kudos_service(store)
     for repeated in (False, True):
         reply = await kudos.earn(KudosEarnRequest(id="store-earn", account=ADA, amount=700))
         assert (reply.balance, reply.repeated, reply.error) == (700, repeated, None)
-    gift = KudosTransferRequest(id="store-gift", source=ADA, target=BOB, amount=500)
-    replies = await asyncio.gather(*(kudos.transfer(gift) for _ in range(5)))
+    transfer = KudosTransferRequest(id="store-transfer", source=ADA, target=BOB, amount=500)
+    replies = await asyncio.gather(*(kudos.transfer(transfer) for _ in range(5)))
     assert sorted(reply.repeated for reply in replies) == [False, True, True, True, True]
-    refused = await kudos.transfer(gift.model_copy(update={"id": "store-more"}))
+    refused = await kudos.transfer(transfer.model_copy(update={"id": "store-more"}))
     assert refused.error is not None
     assert (refused.error.limit, refused.balance) == ("key.kudos", 200)
     assert (await kudos.balance(KudosBalanceRequest(account=BOB))).balance == 500
 
 
 @pytest.mark.parametrize("decided", [True, False])
-async def test_deal_that_was_left_long_ago_is_completed_or_undone(
+async def test_transaction_that_was_left_long_ago_is_completed_or_undone(
     store: LedgerStore, server: NatsServer, decided: bool
 ) -> None:
     name = f"left-{decided}"
@@ -225,7 +229,7 @@ async def test_deal_that_was_left_long_ago_is_completed_or_undone(
     clock = ManualClock(time.time())
     async with connected(server) as (bus, _publisher):
         counters = MemoryCounterStore(store) if isinstance(store, MemoryLedger) else StreamCounterStore(bus)
-        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), counters.stands).pass_once()
+        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), counters.is_applied).pass_once()
     assert left.id not in await open_ids(store)
     counters = [Counter(entry.tenant, "kudos", "ever") for entry in entries]
     found = await store.read(counters)
@@ -243,54 +247,54 @@ async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None
         await bus.api(f"STREAM.UPDATE.{QUOTA}", config)
 
 
-async def test_journal_publishes_what_was_noted_just_before_it_is_drained(server: NatsServer) -> None:
+async def test_journal_publishes_what_was_recorded_just_before_it_is_drained(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         counted: list[AuditEvent] = []
         journal = AuditJournal(publisher, counted.append, pytest.fail)
-        noted = outcome(hold("noted-last"), "settled", 7)
-        journal.note(noted)
-        assert counted == []
+        recorded = outcome(hold("recorded-last"), "settled", 7)
+        journal.record(recorded)
         running = asyncio.ensure_future(journal.run())
         await journal.drain(PATIENCE)
         running.cancel()
-        assert await read_outcomes(bus, noted.request_id) == counted == [noted]
+        assert await read_outcomes(bus, recorded.request_id) == counted == [recorded]
 
 
-async def test_raise_is_told_to_all_processes(server: NatsServer) -> None:
+async def test_invalidation_reaches_all_processes(server: NatsServer) -> None:
     async with connected(server) as (one, _), connected(server) as (other, _):
-        told: list[tuple[str, str]] = []
-        invalidation = {name: CacheInvalidation(bus) for name, bus in (("one", one), ("other", other))}
-        for name, each in invalidation.items():
-            await each.listen(lambda tenant, name=name: told.append((name, tenant)))
+        received: list[tuple[str, str]] = []
+        for name, bus in (("one", one), ("other", other)):
+            broker = BusBroker(bus, InFlight(), {})
+            subscribe_control(broker, pytest.fail, lambda tenant, name=name: received.append((name, tenant)))
+            await broker.start()
         await other.connection.flush()
-        await invalidation["one"].tell("k_ada")
+        await CacheInvalidation(one).publish("k_ada")
         async with asyncio.timeout(PATIENCE):
-            while len(told) < 2:
+            while len(received) < 2:
                 await asyncio.sleep(0.01)
-        assert sorted(told) == [("one", "k_ada"), ("other", "k_ada")]
+        assert sorted(received) == [("one", "k_ada"), ("other", "k_ada")]
         await one.connection.close()
-        await invalidation["one"].tell("k_ada")
+        await CacheInvalidation(one).publish("k_ada")
 
 
-class Unhurried(Settler):
-    """Takes note of what it is given to settle, and settles it when it is let."""
+class BlockedSettler(Settler):
+    """Records the events that it is given, and settles them once it is released."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.let = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
         assert stored_at is not None
         self.seen.append(event.request_id)
-        await self.let.wait()
+        await self.released.wait()
         return "settled"
 
 
 async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -> None:
     async with connected(server) as (bus, _):
         await bus.api(f"STREAM.PURGE.{USAGE}", {})
-        first, second = Unhurried(), Unhurried()
-        second.let.set()
+        first, second = BlockedSettler(), BlockedSettler()
+        second.released.set()
         feeds = [UsageFeed(bus, settler) for settler in (first, second)]
         running = [asyncio.ensure_future(feeds[0].run())]
         await report(bus, unheld("feed-0"))
@@ -299,7 +303,7 @@ async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -
                 await asyncio.sleep(0.01)
         draining = asyncio.ensure_future(feeds[0].drain(PATIENCE))
         await asyncio.gather(*[report(bus, unheld(f"feed-{n}")) for n in range(1, 200)])
-        first.let.set()
+        first.released.set()
         await draining
         running.append(asyncio.ensure_future(feeds[1].run()))
         async with asyncio.timeout(PATIENCE):
@@ -316,8 +320,8 @@ async def test_feed_asks_now_and_then_for_a_consumer_that_is_gone(server: NatsSe
     async with connected(server) as (bus, _):
         await bus.api(f"STREAM.PURGE.{USAGE}", {})
         config = (await bus.api(f"CONSUMER.INFO.{USAGE}.{SETTLEMENT}", {}))["config"]
-        settler = Unhurried()
-        settler.let.set()
+        settler = BlockedSettler()
+        settler.released.set()
         running = asyncio.ensure_future(UsageFeed(bus, settler).run())
         await asyncio.sleep(0.2)
         await bus.api(f"CONSUMER.DELETE.{USAGE}.{SETTLEMENT}", {})
@@ -343,8 +347,8 @@ async def test_bus_that_is_gone_is_said_to_be(server: NatsServer) -> None:
             await ledger.apply([Change(Counter("k_x", "units", "h1"), 1, "gone")])
 
 
-async def insist(asking: Callable[[], Awaitable[T]]) -> T:
-    """Asks again when a busy machine did not answer in time, as any caller would."""
+async def with_retries(asking: Callable[[], Awaitable[T]]) -> T:
+    """Retries when a busy machine did not answer in time, as any caller would."""
     for _ in range(PATIENCE):
         try:
             return await asking()
@@ -354,8 +358,8 @@ async def insist(asking: Callable[[], Awaitable[T]]) -> T:
 
 
 @dataclass
-class Office:
-    """A aggregator's view of a real bus, by a clock that can be set."""
+class Harness:
+    """The services over a real bus, with a manual clock."""
 
     clock: ManualClock
     ledger: Ledger
@@ -366,33 +370,33 @@ class Office:
     counters: StreamCounterStore
 
 
-def office(bus: Bus, publisher: AcknowledgedPublisher) -> Office:
+def make_harness(bus: Bus, publisher: AcknowledgedPublisher) -> Harness:
     clock, journal, secret = ManualClock(time.time()), MemoryJournal(), Secret(b"x" * 32)
     store, counters, log = JetStreamLedger(bus, publisher), StreamCounterStore(bus), StreamUsageLog(bus)
     ledger = Ledger(store, clock, secret.signed)
     rules = EventRules(secret, MemoryAccounts())
-    keeper = UsageAggregator(log, counters, rules, QuotaSection)
-    return Office(
+    aggregator = UsageAggregator(log, counters, rules, QuotaSection)
+    return Harness(
         clock,
         ledger,
         Settler(QuotaSection(), rules, ledger, counters, clock, journal),
-        Reaper(store, ledger, clock, journal, counters.stands),
-        Reconciler("w", store, counters, log, keeper, clock, journal, ledger.raised),
-        Verifier(store, counters, log, keeper, clock, asyncio.sleep),
+        Reaper(store, ledger, clock, journal, counters.is_applied),
+        Reconciler("w", store, counters, log, aggregator, clock, journal, ledger.invalidate),
+        Verifier(store, counters, log, aggregator, clock, asyncio.sleep),
         counters,
     )
 
 
 async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
-        rooms = office(bus, publisher)
-        begin = rooms.clock.at
-        assert await rooms.reconciler.pass_once()
-        limit = Limit("key", "k_close", "jobs_at_once", 200)
+        harness = make_harness(bus, publisher)
+        begin = harness.clock.at
+        assert await harness.reconciler.pass_once()
+        limit = Limit("key", "k_close", JOBS_AT_ONCE, 200)
         events: list[UsageEvent] = []
         for n in range(150):
-            wish = ask(f"close{n}", limit, tenant="k_close", at=begin)
-            outcome = await insist(partial(rooms.ledger.reserve, wish))
+            wanted = hold_request(f"close{n}", limit, tenant="k_close", at=begin)
+            outcome = await with_retries(partial(harness.ledger.reserve, wanted))
             assert isinstance(outcome, Granted)
             event = UsageEvent(
                 request_id=f"close{n}",
@@ -408,18 +412,18 @@ async def test_hour_is_closed_by_its_events_on_a_real_bus(server: NatsServer) ->
             events.append(event)
             await report(bus, event)
             if n % 2:
-                await rooms.settler.settle(event)
+                await harness.settler.settle(event)
         units = Counter("k_close", "units", hour_bucket(begin))
-        rooms.clock.at = begin + 3600 + CLOSING_S
+        harness.clock.at = begin + 3600 + CLOSING_S
         # Nothing was settled or expired for the even ones, and now nothing may be: the counters alone must get it
         # right.
-        await rooms.reaper.pass_once()
-        assert await rooms.reconciler.pass_once()
-        assert (await rooms.counters.counters(units.bucket))[units] == 150_000
-        reply = await rooms.verifier.verify(VerifyRequest(since=begin - 60))
+        await harness.reaper.pass_once()
+        assert await harness.reconciler.pass_once()
+        assert (await harness.counters.counters(units.bucket))[units] == 150_000
+        reply = await harness.verifier.verify(VerifyRequest(since=begin - 60))
         assert [one for one in reply.drift if one.tenant == "k_close"] == []
         await report(bus, events[0], msg_id="replayed")
-        assert await rooms.reconciler.pass_once()
-        assert (await rooms.counters.counters(units.bucket))[units] == 150_000
-        found = await rooms.counters.counters(units.bucket)
+        assert await harness.reconciler.pass_once()
+        assert (await harness.counters.counters(units.bucket))[units] == 150_000
+        found = await harness.counters.counters(units.bucket)
         assert {counter.metric for counter in found if counter.tenant == "k_close"} == {"units"}

@@ -1,4 +1,4 @@
-"""A verification as whoever asked for it hears of it."""
+"""A verification as its requester sees it."""
 
 import asyncio
 import time

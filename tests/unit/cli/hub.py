@@ -1,4 +1,4 @@
-"""A stand-in for a model hub: an HTTP server on loopback that serves files, in ranges, and can misbehave."""
+"""A fake model hub: an HTTP server on loopback that serves files and ranges, and can fail."""
 
 import re
 import threading
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves what `contents` holds by path; `cut_after_bytes` breaks a reply off once."""
+class FakeHub(ThreadingHTTPServer):
+    """Serves `contents` by path; `cut_after_bytes` truncates one reply."""
 
     daemon_threads = True
 
@@ -20,21 +20,21 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the hub is."""
+        """The address of the hub."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: FakeHub  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
+        requested = self.headers.get("Range")
+        self.server.ranges.append(requested)
         content = self.server.contents.get(self.path)
         if content is None:
             self.send_error(404)
             return
-        match = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        match = re.fullmatch(r"bytes=(\d+)-", requested or "")
         start = int(match[1]) if match else 0
         self.send_response(206 if match else 200)
         self.send_header("Content-Length", str(len(content) - start))
@@ -50,9 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_hub() -> Generator[Hub]:
-    """A hub that serves in a thread of its own until the context ends."""
-    with Hub() as hub:
+def running_hub() -> Generator[FakeHub]:
+    """Runs a fake hub in its own thread until the context ends."""
+    with FakeHub() as hub:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, name="hub")
         thread.start()
         try:

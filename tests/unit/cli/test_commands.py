@@ -53,7 +53,7 @@ def test_models_list_shows_what_is_missing(home: Path, capsys: pytest.CaptureFix
     assert any("kokoro-82m-int8.onnx" in line and "missing" in line and "used" in line for line in lines)
 
 
-def test_doctor_says_what_to_do_about_each_trouble(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_how_to_fix_each_failure(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = read_config(None).config
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", config.edge.port))
@@ -101,18 +101,31 @@ def test_the_plan_starts_one_process_for_each_pool_and_gives_each_a_port() -> No
             "tts": {"pools": {"voice": {"backend": "fake"}}},
         }
     )
-    laid_out = plan(config, Path("callboard.toml"), {"HOME": "/nowhere"})
-    assert [service.name for service in laid_out.services] == ["edge", "chat-small", "chat-large", "tts-voice", "quota"]
-    ports = [service.ready_port for service in laid_out.services]
+    service_plan = plan(config, Path("callboard.toml"), {"HOME": "/nowhere"})
+    assert [service.name for service in service_plan.services] == [
+        "edge",
+        "chat-small",
+        "chat-large",
+        "tts-voice",
+        "quota",
+    ]
+    ports = [service.ready_port for service in service_plan.services]
     assert len(set(ports)) == 5
     assert ports[2] == 9555
-    assert laid_out.environ["CALLBOARD__CHAT__POOLS__SMALL__METRICS_PORT"] == str(ports[1])
-    assert "CALLBOARD__CHAT__POOLS__LARGE__METRICS_PORT" not in laid_out.environ
-    assert laid_out.environ["HOME"] == "/nowhere"
-    assert laid_out.services[1].argv[1:] == ("-m", "callboard_chat", "--config", "callboard.toml", "--pool", "small")
+    assert service_plan.environ["CALLBOARD__CHAT__POOLS__SMALL__METRICS_PORT"] == str(ports[1])
+    assert "CALLBOARD__CHAT__POOLS__LARGE__METRICS_PORT" not in service_plan.environ
+    assert service_plan.environ["HOME"] == "/nowhere"
+    assert service_plan.services[1].argv[1:] == (
+        "-m",
+        "callboard_chat",
+        "--config",
+        "callboard.toml",
+        "--pool",
+        "small",
+    )
 
 
-def test_the_welcome_holds_examples_that_can_be_pasted(home: Path) -> None:
+def test_the_banner_has_examples_that_can_be_pasted(home: Path) -> None:
     config = read_config(None).config
     text = banner(config, 8080, 3.21, "var")
     assert text.startswith("Callboard is ready at http://127.0.0.1:8080 (3.2 s)\n")
@@ -125,7 +138,7 @@ def test_the_welcome_holds_examples_that_can_be_pasted(home: Path) -> None:
     assert home.exists()
 
 
-def test_the_welcome_of_a_closed_site_reminds_of_the_key() -> None:
+def test_the_banner_of_a_site_that_requires_keys_mentions_the_key() -> None:
     config = Config.model_validate(
         {
             "edge": {"host": "::"},

@@ -1,4 +1,4 @@
-"""What `callboard keys` and `callboard usage` refuse before they speak to the bus."""
+"""Arguments that `callboard keys` and `callboard usage` refuse before they connect to the bus."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["keys", "create", "--name", "x", "--expires", "soon"], "--expires: found 'soon'"),
         (["keys", "create", "--name", "x", "--expires", "2001-01-01"], "--expires: 2001-01-01 is over already"),
@@ -31,9 +31,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_argument_is_one_line_that_names_it(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == ExitCode.USAGE
     error = capsys.readouterr().err
-    assert error.startswith(f"callboard: {told}")
+    assert error.startswith(f"callboard: {message}")
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Amounts of kudos as people write them."""
+"""Amounts of kudos as arguments."""
 
 import pytest
 
@@ -18,6 +18,6 @@ def test_amount_is_read_in_thousandths(text: str, amount: int) -> None:
 @pytest.mark.parametrize(
     "text", ["0", "0.000", "-1", "1.0001", "nan", "inf", "1e3", "", " 1", "1,5", "1" * 13, "\u0663"]
 )
-def test_amount_that_is_none_is_refused(text: str) -> None:
+def test_malformed_amount_is_refused(text: str) -> None:
     with pytest.raises(CommandError):
         parse_amount(text)

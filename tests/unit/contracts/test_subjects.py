@@ -16,9 +16,15 @@ def test_token_refuses_what_would_break_a_subject(bad: str) -> None:
 
 
 def test_filter_is_the_only_wildcard() -> None:
-    assert subjects.chat_job("main", "live", "*") == "job.chat.main.live.*"
+    assert subjects.job("chat", "main", "live", "*") == "job.chat.main.live.*"
     with pytest.raises(ValueError, match="not a subject token"):
-        subjects.chat_job("main", "live", ">")
+        subjects.job("chat", "main", "live", ">")
+
+
+def test_class_of_a_job_is_read_from_its_subject() -> None:
+    for job_class in ("live", "batch"):
+        assert subjects.job_class_of(subjects.job("tts", "main", job_class, "t")) == job_class
+    assert subjects.job_class_of("nonsense") == "live"
 
 
 def test_each_pool_has_a_consumer_for_each_class() -> None:

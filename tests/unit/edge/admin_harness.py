@@ -10,12 +10,12 @@ from typing import Any
 
 import aiohttp
 
+from callboard_admin.accounts import Accounts
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.kudos import KudosChange, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_edge.domain.administration import Administration
-from callboard_kit.accounts import Accounts
 from callboard_kit.fake_bucket import FakeBucket
 from tests.unit.edge.harness import EdgeHarness
 

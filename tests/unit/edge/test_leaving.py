@@ -71,6 +71,7 @@ async def test_stream_whose_frames_say_nothing_is_kept_alive_too(
 
 async def test_waiting_stream_is_kept_alive_by_comments(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_responder, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(text_responder, "FIRST_WAIT_S", 0.05)
     harness.plays(frames("late"), pause_s=0.2)
     status, _, body = await harness.post(CHAT, asking(stream=True))
     assert status == 200

@@ -11,7 +11,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
 from callboard_edge.domain import schema_validator
-from tests.unit.edge.harness import USAGE, EdgeHarness, asking, frames, read_events, said
+from tests.unit.edge.harness import USAGE, EdgeHarness, asking, frames, read_events, running, said
 
 pytestmark = pytest.mark.unit
 
@@ -360,6 +360,47 @@ async def test_schema_that_was_found_good_is_not_checked_again(
     for _ in range(2):
         assert (await harness.post(CHAT, asking(tools=tools_of({"type": "objekt"}))))[0] == 400
     assert len(checked) == 4
+
+
+STRING = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "array", "minItems": 5, "maxItems": 2}, "minItems (5) is greater than maxItems (2)"),
+        ({"type": "integer", "minimum": 10, "maximum": 5}, "minimum (10) is greater than maximum (5)"),
+        ({"type": "string", "minLength": 10, "maxLength": 5}, "minLength (10) is greater than maxLength (5)"),
+        ({"type": "object", "minProperties": 5, "maxProperties": 2}, "minProperties > maxProperties"),
+        ({"type": "object", "properties": {f"p{n}": STRING for n in range(2000)}}, "too complex"),
+        ({"type": "integer", "minimum": 10**400}, "a number that is too large"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+async def test_schema_that_no_reply_can_satisfy_or_no_engine_load_is_refused(
+    schema: dict[str, Any], words: str, inside: bool, harness: EdgeHarness
+) -> None:
+    whole = {"type": "object", "properties": {"x": schema}, "required": ["x"]} if inside else schema
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": whole}}
+    async with running({"edge": {"max_body_bytes": 1_000_000}}) as roomy:
+        status, _, body = await roomy.post(CHAT, asking(response_format=wanted))
+    error = json.loads(body)["error"]
+    assert (status, error["param"]) == (400, "response_format.json_schema.schema")
+    assert words in error["message"] or (inside and "'x' is unsatisfiable" in error["message"])
+    assert harness.quota.asked == []
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^(" + ".?" * 10 + "){190}$", "^" + "a*" * 2000 + "$", "^((.?.?){30}){30}$", "^(((a?){50}){50}){50}$"]
+)
+async def test_pattern_that_freezes_other_converters_is_checked_at_once(pattern: str, harness: EdgeHarness) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    worker = harness.plays(frames("x"))
+    async with asyncio.timeout(5):
+        status, _, _ = await harness.post(CHAT, asking(response_format=wanted))
+    assert status == 200
+    await worker
 
 
 async def test_refusal_speaks_of_what_was_sent_and_not_of_how_it_was_checked(harness: EdgeHarness) -> None:

@@ -1,4 +1,4 @@
-"""Made-up sound, and readers for every format that are not the code under test."""
+"""Test tones, and decoders for every format that are independent of the code under test."""
 
 import io
 import itertools
@@ -27,23 +27,23 @@ def tone(seconds: float, frequency_hz: float = 440.0, level: int = 8000) -> byte
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a player hears: samples at 24 kHz, mono."""
+    """Decoded audio: samples at 24 kHz, mono."""
 
     samples: "array[int]"
     codec: str
 
     @property
     def seconds(self) -> float:
-        """How long the clip plays."""
+        """The length of the audio."""
         return len(self.samples) / RATE_HZ
 
     def level(self, start_s: float, end_s: float) -> float:
-        """The root mean square of a stretch."""
+        """The root mean square between two times."""
         part = self.samples[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)]
         return math.sqrt(sum(sample * sample for sample in part) / len(part))
 
     def silent_before_s(self, threshold: int = 400) -> float:
-        """How long the sound takes to begin."""
+        """The silence before the first sound."""
         return next(n for n, sample in enumerate(self.samples) if abs(sample) > threshold) / RATE_HZ
 
     def longest_gap_s(self, threshold: int = 400) -> float:
@@ -53,7 +53,7 @@ class Decoded:
 
 
 def decode(name: str, data: bytes) -> Decoded:
-    """Decodes a clip with FFmpeg, and WAV with Python's own module beside it."""
+    """Decodes audio with FFmpeg; WAV is also checked with Python's wave module."""
     if name == "pcm":
         return Decoded(array("h", data), "pcm_s16le")
     if name == "wav":

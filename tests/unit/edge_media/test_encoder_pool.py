@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 class GatedEncoder:
-    """Waits inside each call until it is let through, and notes what happens to it."""
+    """Blocks in each call until its gate opens, and records its calls."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -24,11 +24,11 @@ class GatedEncoder:
         self.closed_inside_a_call = False
         self.threads: set[str] = set()
 
-    def expect(self, total_pcm_bytes: int) -> None:
+    def set_length(self, total_pcm_bytes: int) -> None:
         """Ignores the length."""
 
     def feed(self, pcm: bytes) -> bytes:
-        """Gives the PCM back once the gate is open; the empty opening passes."""
+        """Returns the PCM once the gate is open; empty PCM passes at once."""
         if not pcm:
             return b""
         self.calls += 1
@@ -40,67 +40,67 @@ class GatedEncoder:
         return pcm
 
     def finish(self) -> bytes:
-        """Gives a mark."""
+        """Returns a mark."""
         return b"end"
 
     def close(self) -> None:
-        """Notes whether a call was still under way."""
+        """Records whether a call was still running."""
         self.closed_inside_a_call = self.inside > 0
         self.closed.set()
 
 
-async def speak(room: EncoderPool) -> bytes:
-    async with room.clip("mp3") as clip:
-        opening = await clip.feed(b"")
-        return opening + await clip.feed(b"ab")
+async def speak(pool: EncoderPool) -> bytes:
+    async with pool.session("mp3") as session:
+        opening = await session.feed(b"")
+        return opening + await session.feed(b"ab")
 
 
 @pytest.fixture
-async def room() -> AsyncIterator[EncoderPool]:
-    room = EncoderPool()
-    yield room
-    room.close()
+async def pool() -> AsyncIterator[EncoderPool]:
+    pool = EncoderPool()
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
 def gated(monkeypatch: pytest.MonkeyPatch) -> GatedEncoder:
     encoder = GatedEncoder()
-    monkeypatch.setitem(FORMATS, "mp3", FormatInfo("mp3", "audio/mpeg", "mp3", lambda: encoder, costly=True))
+    monkeypatch.setitem(FORMATS, "mp3", FormatInfo("mp3", "audio/mpeg", "mp3", lambda: encoder, cpu_bound=True))
     return encoder
 
 
 @pytest.mark.parametrize("name", AUDIO_FORMATS)
-async def test_clip_through_the_room_is_whole(room: EncoderPool, name: AudioFormat) -> None:
+async def test_session_encodes_a_response_whole(pool: EncoderPool, name: AudioFormat) -> None:
     out = bytearray()
-    async with room.clip(name) as clip:
+    async with pool.session(name) as session:
         for segment in (tone(2.0), b"", tone(1.0)):
-            for part in clip.slices(segment):
-                out += await clip.feed(part)
-        out += await clip.finish()
+            for chunk in session.chunks(segment):
+                out += await session.feed(chunk)
+        out += await session.finish()
     assert 3.0 <= decode(name, bytes(out)).seconds < 3.13
 
 
-async def test_first_slice_is_short_and_the_rest_stays_whole(room: EncoderPool) -> None:
+async def test_first_chunk_is_short_and_the_rest_stays_whole(pool: EncoderPool) -> None:
     segment = tone(2.0)
-    async with room.clip("mp3") as clip:
-        first, rest = clip.slices(segment)
-        assert len(await clip.feed(first)) > 0
-        assert clip.slices(segment) == (segment,)
-    async with room.clip("wav") as clip:
-        assert clip.slices(segment) == (segment,)
+    async with pool.session("mp3") as session:
+        first, rest = session.chunks(segment)
+        assert len(await session.feed(first)) > 0
+        assert session.chunks(segment) == (segment,)
+    async with pool.session("wav") as session:
+        assert session.chunks(segment) == (segment,)
     assert len(first) == 4800
     assert first + rest == segment
 
 
-async def test_codec_work_stays_off_the_event_loop(room: EncoderPool, gated: GatedEncoder) -> None:
+async def test_codec_work_stays_off_the_event_loop(pool: EncoderPool, gated: GatedEncoder) -> None:
     gated.gate.set()
-    assert await speak(room) == b"ab"
+    assert await speak(pool) == b"ab"
     assert gated.calls == 1
     assert all(name.startswith("encoder") for name in gated.threads)
 
 
-async def test_cancelled_reader_closes_the_encoder_after_its_call(room: EncoderPool, gated: GatedEncoder) -> None:
-    reader = asyncio.create_task(speak(room))
+async def test_cancelled_reader_closes_the_encoder_after_its_call(pool: EncoderPool, gated: GatedEncoder) -> None:
+    reader = asyncio.create_task(speak(pool))
     await asyncio.to_thread(gated.entered.wait, 5)
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -111,25 +111,23 @@ async def test_cancelled_reader_closes_the_encoder_after_its_call(room: EncoderP
     assert not gated.closed_inside_a_call
 
 
-async def test_stuck_encoder_is_given_up(
-    room: EncoderPool, gated: GatedEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stuck_encoder_times_out(pool: EncoderPool, gated: GatedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callboard_edge.media.encoder_pool.ENCODE_TIMEOUT_S", 0.05)
     with pytest.raises(TimeoutError):
-        await speak(room)
+        await speak(pool)
     gated.gate.set()
     assert await asyncio.to_thread(gated.closed.wait, 5)
 
 
-async def test_failing_encoder_raises_and_is_closed(room: EncoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_encoder_raises_and_is_closed(pool: EncoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = GatedEncoder()
 
     def broken(_pcm: bytes) -> bytes:
         raise ValueError("codec")
 
     monkeypatch.setattr(encoder, "feed", broken)
-    info = FormatInfo("mp3", "audio/mpeg", "mp3", lambda: encoder, costly=True)
+    info = FormatInfo("mp3", "audio/mpeg", "mp3", lambda: encoder, cpu_bound=True)
     monkeypatch.setitem(formats.FORMATS, "mp3", info)
     with pytest.raises(ValueError, match="codec"):
-        await speak(room)
+        await speak(pool)
     assert encoder.closed.is_set()

@@ -14,20 +14,20 @@ from tests.unit.edge_media.clips import RATE_HZ, decode, tone
 
 pytestmark = pytest.mark.unit
 
-# What a decoder hears beyond the sound itself, in samples: the codec's start delay and the filling of its last frame.
+# The samples that a decoder adds at most: the codec's start delay and the padding of its last frame.
 MOST_PADDING = {"mp3": 1105 + 576 + 2 * 576, "opus": 0, "aac": 1024 + 1024, "flac": 0, "wav": 0, "pcm": 0}
 START_DELAY = {"mp3": 1105 + 576, "opus": 0, "aac": 1024, "flac": 0, "wav": 0, "pcm": 0}
-# The audio that goes in before the first sound comes out: one codec frame and what its container holds back.
+# How much audio an encoder takes before its first output: one codec frame and what its container buffers.
 FIRST_SOUND_MS = {"mp3": 50, "opus": 40, "aac": 90, "flac": 50, "wav": 10, "pcm": 10}
 
 
 def encode(name: AudioFormat, parts: Iterable[bytes], total: int | None = None) -> bytes:
     encoder = FORMATS[name].build()
     if total is not None:
-        encoder.expect(total)
-    clip = b"".join(encoder.feed(part) for part in parts) + encoder.finish()
+        encoder.set_length(total)
+    encoded = b"".join(encoder.feed(part) for part in parts) + encoder.finish()
     encoder.close()
-    return clip
+    return encoded
 
 
 def cut(pcm: bytes, size: int) -> list[bytes]:
@@ -97,8 +97,8 @@ def test_half_a_sample_at_the_end_is_dropped(name: AudioFormat) -> None:
 
 @pytest.mark.parametrize("name", AUDIO_FORMATS)
 def test_empty_sound_ends_without_an_error(name: AudioFormat) -> None:
-    clip = encode(name, [])
-    assert len(clip) <= 400
+    encoded = encode(name, [])
+    assert len(encoded) <= 400
     if name == "wav":
         with wave.open(io.BytesIO(encode("wav", [], total=0))) as reader:
             assert reader.getnframes() == 0
@@ -115,13 +115,13 @@ def test_close_in_the_middle_and_twice_is_harmless(name: AudioFormat) -> None:
 
 def test_wav_with_a_known_length_states_it() -> None:
     pcm = tone(1.25)
-    clip = encode("wav", cut(pcm, 1000), total=len(pcm))
+    encoded = encode("wav", cut(pcm, 1000), total=len(pcm))
     assert FORMATS["wav"].total_bytes is not None
-    assert len(clip) == FORMATS["wav"].total_bytes(len(pcm))
-    with wave.open(io.BytesIO(clip)) as reader:
+    assert len(encoded) == FORMATS["wav"].total_bytes(len(pcm))
+    with wave.open(io.BytesIO(encoded)) as reader:
         assert reader.getnframes() == len(pcm) // 2
         assert reader.readframes(reader.getnframes()) == pcm
-    assert int.from_bytes(clip[4:8], "little") == len(clip) - 8
+    assert int.from_bytes(encoded[4:8], "little") == len(encoded) - 8
 
 
 def test_wav_of_unknown_length_reads_to_its_end() -> None:
@@ -139,7 +139,7 @@ def test_names_and_types_agree_with_the_bytes(name: AudioFormat) -> None:
     assert decode(name, encode(name, [tone(0.2)])).codec == codecs[name]
 
 
-def test_codec_libraries_load_only_with_the_first_clip() -> None:
+def test_codec_libraries_load_only_with_the_first_encoder() -> None:
     program = (
         "import sys, callboard_edge.media.encoder_pool\n"
         "loaded = {'av', 'lameenc', 'numpy'} & set(sys.modules)\n"

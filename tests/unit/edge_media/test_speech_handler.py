@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_edge.domain.speech_text import audio_ms_bound
+from callboard_contracts.speech_duration import max_audio_ms
 from callboard_edge.media.encoder_pool import EncodingSession
 from callboard_edge.media.formats import AUDIO_FORMATS, FORMATS, AudioFormat
 from tests.unit.edge_media.clips import decode, tone
@@ -161,7 +161,7 @@ async def test_job_and_hold_say_what_was_asked(harness: EdgeHarness) -> None:
     assert (request.speed, request.instructions) == (2.0, "softly")
     assert harness.jobs.pools == ["booth"]
     assert (job.room, job.utterance) == ("main", job.request_id)
-    assert harness.quota.reserved[0].work.audio_ms == audio_ms_bound("Hi, Ann.", 2.0, 300, 600)
+    assert harness.quota.reserved[0].work.audio_ms == max_audio_ms("Hi, Ann.", 2.0, 300, 600)
 
 
 async def test_voice_left_out_is_the_default_one(harness: EdgeHarness) -> None:
@@ -343,7 +343,7 @@ async def test_only_the_first_slice_of_a_long_text_is_held(harness: EdgeHarness)
     async with harness.client.post(harness.url(), json={**BODY, "input": text}) as response:
         assert response.status == 200
         await response.read()
-    assert audio_ms_bound(text, 1.0, 300, 600) > 15_000
+    assert max_audio_ms(text, 1.0, 300, 600) > 15_000
     assert harness.quota.reserved[0].work.audio_ms == 15_000
 
 
@@ -352,12 +352,12 @@ async def test_encoder_that_breaks_ends_the_connection(harness: EdgeHarness, mon
     calls = 0
     feed = EncodingSession.feed
 
-    async def breaks(clip: EncodingSession, pcm: bytes) -> bytes:
+    async def breaks(session: EncodingSession, pcm: bytes) -> bytes:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise TimeoutError
-        return await feed(clip, pcm)
+        return await feed(session, pcm)
 
     monkeypatch.setattr(EncodingSession, "feed", breaks)
     async with harness.client.post(harness.url(), json=BODY) as response:

@@ -105,9 +105,9 @@ def test_admin_token_comes_from_a_file_and_is_long_enough(tmp_path: Path) -> Non
     assert read.get_secret_value() == "an-operators-own-long-token"
     assert "an-operators" not in repr(read)
     for short in ("", "too-short-a-token"):
-        told = refusal(write(tmp_path, ""), {"CALLBOARD__EDGE__ADMIN_TOKEN": short})
-        assert told.startswith("edge.admin_token: ")
-        assert not short or short not in told
+        message = refusal(write(tmp_path, ""), {"CALLBOARD__EDGE__ADMIN_TOKEN": short})
+        assert message.startswith("edge.admin_token: ")
+        assert not short or short not in message
 
 
 @pytest.mark.parametrize("text", ["12345678", "1e5", "12#b", "'x'", "true", "[1]"])

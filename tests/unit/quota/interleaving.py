@@ -1,4 +1,4 @@
-"""What the ledger's unit tests share: a clock that is set by hand, callers that are stepped by hand."""
+"""What the ledger's unit tests share: a manual clock, coroutines run step by step, and random interleavings of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Generator
@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from callboard_contracts.quota import Hold, Rates, UsageEvent, Work
 from callboard_quota.domain.decision import HoldRequest
+from callboard_quota.domain.limit_kinds import UNITS, Metric
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import LedgerStore, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
-from callboard_quota.domain.windows import Metric
 
 T = TypeVar("T")
 NOON = datetime(2026, 11, 20, 12, 30, tzinfo=UTC).timestamp()
 
 
 class ManualClock:
-    """A clock that stands until it is moved."""
+    """A clock that a test sets."""
 
     def __init__(self, at: float = NOON) -> None:
         self.at = at
@@ -40,7 +40,7 @@ def unheld(name: str, tenant: str = "i_0123456789abcdef", *, at: float = NOON, w
 
 
 class YieldOnce:
-    """Awaiting it hands control back to whoever steps the coroutine."""
+    """Awaiting it hands control back to the stepper."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
@@ -56,7 +56,7 @@ async def leases_in(store: LedgerStore) -> list[Hold]:
 
 
 async def no_pause(_seconds: float) -> None:
-    """A pause that only lets others go first."""
+    """A pause that only yields control."""
     await YieldOnce()
 
 
@@ -74,7 +74,7 @@ class Stepper(Generic[T]):
         return f"<{self.name}{' done' if self.done else ''}>"
 
     def step(self) -> None:
-        """Runs up to the next turn."""
+        """Runs up to the next await that yields."""
         try:
             self._coroutine.send(None)
         except StopIteration as stop:
@@ -106,7 +106,7 @@ class Reaping(Protocol):
 
 
 class Interleaving(ABC):
-    """Callers of several processes that take turns as the data draws, and are left half-way or dropped anywhere."""
+    """Coroutines of several processes, interleaved as the data draws, and suspended or killed anywhere."""
 
     def __init__(self, data: st.DataObject, clock: ManualClock) -> None:
         self.data = data
@@ -114,33 +114,33 @@ class Interleaving(ABC):
         self.steppers: list[Stepper[object]] = []
 
     @abstractmethod
-    def judge(self, stepper: Stepper[object]) -> None:
-        """Looks at what an stepper that came to its end returned."""
+    def check_result(self, stepper: Stepper[object]) -> None:
+        """Checks the result of a stepper that ended."""
 
     def start(self, stepper: Stepper[object]) -> None:
-        """Lets a caller begin, who may come to the end before anybody else does anything."""
+        """Adds a coroutine, which may run to its end before any other does a step."""
         self.steppers.append(stepper)
         if self.data.draw(st.booleans()):
             self.advance(stepper, 1_000)
 
     def advance(self, stepper: Stepper[object], steps: int) -> None:
-        """Lets a caller go on for some steps; it may fail only as a store that is away makes it fail."""
+        """Runs some steps of a coroutine; the only error allowed is StoreUnavailable."""
         for _ in range(steps):
             if stepper.done:
                 break
             stepper.step()
         if stepper.done:
             assert stepper.error is None or isinstance(stepper.error, StoreUnavailable), stepper.error
-            self.judge(stepper)
+            self.check_result(stepper)
 
     def reap(self, process: Reaping) -> None:
-        """Begins a pass of the reaper, unless it is in the middle of one."""
+        """Starts a pass of the reaper unless one is under way."""
         if process.reaping is None or process.reaping.done:
             process.reaping = Stepper("reap", process.reaper.pass_once())
             self.steppers.append(process.reaping)
 
     def step_or_kill(self, kind: str, most_steps: int = 8) -> None:
-        """Lets somebody who is under way go on, or drops him."""
+        """Runs some steps of one unfinished coroutine, or kills it."""
         running = [stepper for stepper in self.steppers if not stepper.done]
         if running:
             stepper = self.data.draw(st.sampled_from(running))
@@ -149,23 +149,23 @@ class Interleaving(ABC):
             else:
                 self.advance(stepper, self.data.draw(st.integers(1, most_steps)))
 
-    def let_all_end(self) -> None:
-        """Lets everybody who is under way come to the end."""
+    def run_all(self) -> None:
+        """Runs all coroutines to their end."""
         for stepper in self.steppers:
             self.advance(stepper, 10_000)
 
-    def drop_all(self) -> None:
-        """Drops whoever is still under way."""
+    def kill_all(self) -> None:
+        """Kills all unfinished coroutines."""
         for stepper in self.steppers:
             stepper.kill()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that waits for nothing but turns."""
+    """Runs a coroutine that awaits nothing but `yield_once`."""
     return Stepper("run", coroutine).run()
 
 
-def ask(
+def hold_request(
     request_id: str,
     *limits: Limit,
     units: int = 1000,
@@ -173,10 +173,10 @@ def ask(
     at: float = NOON,
     life_s: float = 300.0,
 ) -> HoldRequest:
-    """A wish for a hold on everything that the limits look at."""
-    amounts: dict[tuple[str, Metric], int] = {(tenant, "units"): units}
+    """A request for a hold in every counter of the limits."""
+    amounts: dict[tuple[str, Metric], int] = {(tenant, UNITS): units}
     for limit in limits:
-        amounts[limit.tenant, limit.metric] = units if limit.metric == "units" else 1
+        amounts[limit.tenant, limit.metric] = limit.metric.held(units)
     return HoldRequest(
         request_id=request_id,
         tenant=tenant,

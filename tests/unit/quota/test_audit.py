@@ -1,4 +1,4 @@
-"""The journal of decisions, over a publisher that is as slow as a test wants."""
+"""The journal of decisions, over a publisher that a test delays."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.unit
 
 
 class SlowPublisher:
-    """Takes note of each batch, and confirms it once it is let."""
+    """Records each batch, and confirms it once it is released."""
 
     def __init__(self, *troubles: Exception) -> None:
         self.batches: list[list[str]] = []
         self.sizes_when_done: list[int] = []
-        self.let = asyncio.Event()
+        self.released = asyncio.Event()
         self._troubles = list(troubles)
 
     async def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> list[Acknowledged]:
         assert timeout_s > 0
         self.batches.append([message.subject for message in messages])
-        await self.let.wait()
+        await self.released.wait()
         self.sizes_when_done.append(len(messages))
         if self._troubles:
             raise self._troubles.pop(0)
@@ -41,15 +41,15 @@ def event(name: str) -> AuditEvent:
 async def drained(publisher: SlowPublisher, journal: AuditJournal, timeout_s: float = 5.0) -> None:
     running = asyncio.ensure_future(journal.run())
     try:
-        journal.note(event("first"))
+        journal.record(event("first"))
         async with asyncio.timeout(5):
             while not publisher.batches:
                 await asyncio.sleep(0.01)
-        journal.note(event("second"))
+        journal.record(event("second"))
         draining = asyncio.ensure_future(journal.drain(timeout_s))
         await asyncio.sleep(0.05)
         assert publisher.batches == [["audit.first"]]
-        publisher.let.set()
+        publisher.released.set()
         await draining
     finally:
         running.cancel()
@@ -57,7 +57,7 @@ async def drained(publisher: SlowPublisher, journal: AuditJournal, timeout_s: fl
             await running
 
 
-async def test_what_is_noted_while_a_batch_is_on_its_way_goes_out_after_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_recorded_while_a_batch_is_in_flight_goes_out_after_it(caplog: pytest.LogCaptureFixture) -> None:
     publisher = SlowPublisher()
     losses: list[None] = []
     journal = AuditJournal(cast("AcknowledgedPublisher", publisher), lambda _event: None, lambda: losses.append(None))
@@ -79,7 +79,7 @@ async def test_drain_gives_up_in_time(caplog: pytest.LogCaptureFixture) -> None:
     publisher = SlowPublisher()
     journal = AuditJournal(cast("AcknowledgedPublisher", publisher), lambda _event: None, pytest.fail)
     running = asyncio.ensure_future(journal.run())
-    journal.note(event("stuck"))
+    journal.record(event("stuck"))
     await journal.drain(0.2)
     assert "audit_not_drained" in caplog.text
     running.cancel()

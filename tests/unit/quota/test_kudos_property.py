@@ -1,4 +1,4 @@
-"""Any interleaving of earning, spending, giving, repeats, deaths and expiries against a model of kudos."""
+"""Any interleaving of earning, spending, transfers, repeats, crashes and expiries against a model of kudos."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -15,16 +15,17 @@ from callboard_quota.domain.changes import held_kudos
 from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limit_kinds import KUDOS, UNITS
 from callboard_quota.domain.limits import kudos_limit
 from callboard_quota.domain.ports import Change, Counter
 from callboard_quota.domain.reaper import Reaper
-from callboard_quota.domain.windows import EVER
-from tests.unit.quota.interleaving import Interleaving, ManualClock, Stepper, ask, run, yield_once
+from callboard_quota.domain.windows import LIFETIME_BUCKET
+from tests.unit.quota.interleaving import Interleaving, ManualClock, Stepper, hold_request, run, yield_once
 
 pytestmark = pytest.mark.unit
 
 ACCOUNTS = [f"k_{n:016d}" for n in range(3)]
-Deal = KudosEarnRequest | KudosTransferRequest
+Transaction = KudosEarnRequest | KudosTransferRequest
 
 
 class Process:
@@ -35,7 +36,7 @@ class Process:
         journal = MemoryJournal()
         self.ledger = Ledger(store, clock)
         self.kudos = KudosService(store, self.ledger, accounts, clock, journal, lambda _rule: None)
-        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).stands)
+        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).is_applied)
         self.reaping: Stepper[object] | None = None
 
 
@@ -49,14 +50,14 @@ class Spend:
 
 @dataclass
 class Model:
-    """What every change did to every account, and which of them stand for something that was granted."""
+    """Every change of every account, and which of them belong to a grant."""
 
     changes: list[tuple[str, str, str, int]] = field(default_factory=list[tuple[str, str, str, int]])
     granted: set[str] = field(default_factory=set[str])
     transactions: set[str] = field(default_factory=set[str])
 
     def saw(self, change: Change, _value: int) -> None:
-        """Takes in a change."""
+        """Adds a change."""
         if change.id is not None and change.counter.metric == "kudos":
             hold_id, _, step = change.id.rpartition(".")
             self.changes.append((hold_id, step[0], change.counter.tenant, change.amount))
@@ -64,7 +65,7 @@ class Model:
     def check(self) -> None:
         """Replays all changes of what was granted: at no moment was any account below zero.
 
-        What a transaction takes is looked at when it is made: a repeat may find that it was taken before there was
+        What a transaction takes is checked when it is completed: a repeat may find that it was taken before there was
         enough.
         """
         balances = dict.fromkeys(ACCOUNTS, 0)
@@ -73,16 +74,16 @@ class Model:
             if hold_id in self.transactions and step == "r":
                 waiting[hold_id] = account, amount
             elif hold_id in self.granted or hold_id in self.transactions:
-                giver, taken = waiting.pop(hold_id, (account, 0))
-                balances[giver] -= taken
+                payer, taken = waiting.pop(hold_id, (account, 0))
+                balances[payer] -= taken
                 balances[account] -= amount
-                assert balances[giver] >= 0, (hold_id, giver)
+                assert balances[payer] >= 0, (hold_id, payer)
                 assert balances[account] >= 0, (hold_id, account)
 
 
 @dataclass(frozen=True)
-class CounterStore:
-    """What is left in the end, and what was recorded of it."""
+class FinalState:
+    """The balances at the end and the recorded outcomes."""
 
     balances: list[int]
     earned: int
@@ -90,8 +91,8 @@ class CounterStore:
     transactions: list[str]
 
 
-class Bank(Interleaving):
-    """Everything that plays."""
+class KudosInterleaving(Interleaving):
+    """Two processes over one store."""
 
     def __init__(self, data: st.DataObject) -> None:
         super().__init__(data, ManualClock())
@@ -99,13 +100,13 @@ class Bank(Interleaving):
         self.model = Model()
         self.store.on_change = self.model.saw
         self.processes = [Process(self.store, self.clock) for _ in range(2)]
-        self.transactions: list[Deal] = []
+        self.transactions: list[Transaction] = []
         self.answers: dict[str, set[str]] = {}
-        self.asked: dict[int, Deal] = {}
+        self.asked: dict[int, Transaction] = {}
         self.spends: dict[str, Spend] = {}
 
-    def interleaving(self, n: int) -> None:
-        """One step of anybody."""
+    def take_step(self, n: int) -> None:
+        """One random step."""
         process = self.processes[n % 2]
         moves = ["earn", "transfer", "transfer", "repeat", "contradict", "spend", "settle", "release", "expire", "reap"]
         match self.data.draw(st.sampled_from([*moves, "step", "step", "step", "step", "kill", "wait"])):
@@ -137,11 +138,11 @@ class Bank(Interleaving):
     def _amount(self) -> int:
         return self.data.draw(st.sampled_from([1, 30, 100]))
 
-    def _make(self, process: Process, transaction: Deal) -> None:
+    def _make(self, process: Process, transaction: Transaction) -> None:
         self.transactions.append(transaction)
         self._ask(process, transaction)
 
-    def _ask(self, process: Process, transaction: Deal) -> None:
+    def _ask(self, process: Process, transaction: Transaction) -> None:
         asking = (
             process.kudos.earn(transaction)
             if isinstance(transaction, KudosEarnRequest)
@@ -153,9 +154,9 @@ class Bank(Interleaving):
 
     def _spend(self, process: Process, n: int) -> None:
         account, amount = self._account(), self._amount()
-        wish = ask(f"s{n}", kudos_limit(account), tenant=account, units=1, at=self.clock.now())
-        wish = dataclasses.replace(wish, amounts=((account, "units", 1), (account, "kudos", amount)))
-        self.start(Stepper("spend", process.ledger.reserve(wish)))
+        request = hold_request(f"s{n}", kudos_limit(account), tenant=account, units=1, at=self.clock.now())
+        request = dataclasses.replace(request, amounts=((account, UNITS, 1), (account, KUDOS, amount)))
+        self.start(Stepper("spend", process.ledger.reserve(request)))
 
     def _end(self, process: Process, kind: str, spend: Spend) -> None:
         if kind == "settle":
@@ -167,23 +168,23 @@ class Bank(Interleaving):
         else:
             self.start(Stepper("expire", process.ledger.expire(spend.hold, "lease_over")))
 
-    def judge(self, stepper: Stepper[object]) -> None:
-        """Takes in what was granted, and what was answered to a transaction."""
+    def check_result(self, stepper: Stepper[object]) -> None:
+        """Adds a grant, or the answer to a transaction."""
         if isinstance(stepper.result, Granted):
             self.spends.setdefault(stepper.result.hold.id, Spend(stepper.result.hold))
             self.model.granted.add(stepper.result.hold.id)
         elif isinstance(stepper.result, KudosReply):
             self._answered(self.asked[id(stepper)], stepper.result)
 
-    def _answered(self, transaction: Deal, reply: KudosReply) -> None:
-        """Every answer to one transaction is the same, but that the first is no repeat."""
+    def _answered(self, transaction: Transaction, reply: KudosReply) -> None:
+        """Every answer to one transaction is the same, except that the first is no repeat."""
         words = self.answers.setdefault(transaction.model_dump_json(), set())
         words.add("done" if reply.error is None else reply.error.code.value)
         assert len(words) == 1
 
-    def finish(self) -> CounterStore:
-        """Lets everything end, and says what is left and what was recorded."""
-        self.let_all_end()
+    def finish(self) -> FinalState:
+        """Runs everything to its end and returns the final state."""
+        self.run_all()
         self.clock.at += 400.0
         for process in self.processes:
             assert run(process.reaper.pass_once()).count == 0
@@ -200,11 +201,11 @@ class Bank(Interleaving):
         for spend in self.spends.values():
             outcome = outcomes.get(spend.hold.id)
             if outcome is None:
-                continue  # It stood open until its ids were forgotten, and all that it held went back.
+                continue  # It was open until its ids were forgotten, and all that it held went back.
             assert outcome.kudos == (min(spend.cost or 0, held_kudos(spend.hold)) if outcome.kind == "settled" else 0)
             spent += outcome.kudos
-        balances = [-self.store.values.get(Counter(account, "kudos", EVER), 0) for account in ACCOUNTS]
-        return CounterStore(balances, earned, spent, [outcome.request_id for outcome in transactions.values()])
+        balances = [-self.store.values.get(Counter(account, "kudos", LIFETIME_BUCKET), 0) for account in ACCOUNTS]
+        return FinalState(balances, earned, spent, [outcome.request_id for outcome in transactions.values()])
 
 
 @settings(
@@ -212,13 +213,13 @@ class Bank(Interleaving):
 )
 @given(st.data())
 def test_kudos_are_neither_made_nor_lost_and_no_account_falls_below_zero(data: st.DataObject) -> None:
-    bank = Bank(data)
+    interleaving = KudosInterleaving(data)
     try:
         for n in range(data.draw(st.integers(5, 70), label="steps")):
-            bank.interleaving(n)
-        counters = bank.finish()
+            interleaving.take_step(n)
+        final = interleaving.finish()
     finally:
-        bank.drop_all()
-    assert min(counters.balances) >= 0
-    assert sum(counters.balances) == counters.earned - counters.spent
-    assert len(set(counters.transactions)) == len(counters.transactions)
+        interleaving.kill_all()
+    assert min(final.balances) >= 0
+    assert sum(final.balances) == final.earned - final.spent
+    assert len(set(final.transactions)) == len(final.transactions)

@@ -11,18 +11,34 @@ from callboard_contracts.quota import Hold
 from callboard_quota.backends.memory import MemoryLedger
 from callboard_quota.domain.decision import Granted, Refused
 from callboard_quota.domain.ledger import Ledger
+from callboard_quota.domain.limit_kinds import (
+    JOBS_AT_ONCE,
+    REQUESTS,
+    REQUESTS_PER_MINUTE,
+    TOKENS_PER_DAY,
+    TOKENS_PER_MONTH,
+)
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Change
-from callboard_quota.domain.windows import earlier_buckets, hour_bucket
-from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, ask, leases_in, run, yield_once
+from callboard_quota.domain.windows import hour_bucket
+from tests.unit.quota.interleaving import (
+    NOON,
+    Interleaving,
+    ManualClock,
+    Stepper,
+    hold_request,
+    leases_in,
+    run,
+    yield_once,
+)
 
 pytestmark = pytest.mark.unit
 
 LIMITS = {
-    "k_a": (Limit("key", "k_a", "tokens_per_day", 3_000), Limit("key", "k_a", "jobs_at_once", 3)),
-    "k_b": (Limit("key", "k_b", "tokens_per_month", 4_000), Limit("key", "k_b", "requests_per_minute", 4)),
+    "k_a": (Limit("key", "k_a", TOKENS_PER_DAY, 3_000), Limit("key", "k_a", JOBS_AT_ONCE, 3)),
+    "k_b": (Limit("key", "k_b", TOKENS_PER_MONTH, 4_000), Limit("key", "k_b", REQUESTS_PER_MINUTE, 4)),
 }
-SITE = (Limit("site", "site", "tokens_per_day", 5_000), Limit("site", "site", "jobs_at_once", 4))
+SITE = (Limit("site", "site", TOKENS_PER_DAY, 5_000), Limit("site", "site", JOBS_AT_ONCE, 4))
 ALL_LIMITS = (*LIMITS["k_a"], *LIMITS["k_b"], *SITE)
 
 
@@ -37,14 +53,14 @@ class Granting:
 
 @dataclass
 class Model:
-    """Follows every change of a counter, and judges at each grant."""
+    """Follows every change of a counter, and checks the limits at each grant."""
 
     clock: ManualClock
     changes: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])
     granted: dict[str, Granting] = field(default_factory=dict[str, Granting])
 
     def saw(self, change: Change, _value: int) -> None:
-        """Takes in a change that took effect; late charges are no holds and stay out."""
+        """Applies a change that took effect; late charges belong to no hold and are left out."""
         if change.id is None:
             return
         hold_id, _, step = change.id.rpartition(".")
@@ -53,25 +69,25 @@ class Model:
             taken[int(step[1:])] = taken.get(int(step[1:]), 0) + change.amount
 
     def grant(self, hold: Hold) -> None:
-        """Takes in a grant and judges whether it was allowed."""
+        """Adds a grant and checks that it was allowed."""
         self.granted[hold.id] = Granting(hold, self.changes[hold.id])
         for limit in ALL_LIMITS:
             assert self.used(limit) <= limit.maximum, limit.label
 
     def used(self, limit: Limit) -> int:
-        """What granted holds take of a limit at this moment."""
-        hours = {hour_bucket(self.clock.now()), *earlier_buckets(limit.name, self.clock.now())}
+        """What granted holds take of a limit now."""
+        hours = {hour_bucket(self.clock.now()), *limit.kind.window.earlier_buckets(self.clock.now())}
         by_bucket: dict[str, int] = {}
         for granting in self.granted.values():
             for n, entry in enumerate(granting.hold.entries):
-                if (entry.tenant, entry.metric) == (limit.tenant, limit.metric):
+                if (entry.tenant, entry.metric) == (limit.tenant, limit.metric.name):
                     by_bucket[entry.bucket] = by_bucket.get(entry.bucket, 0) + granting.taken.get(n, 0)
-        if limit.metric == "requests":
+        if limit.metric is REQUESTS:
             return max(by_bucket.values(), default=0)
         return sum(value for bucket, value in by_bucket.items() if bucket in hours)
 
     def reported_units(self) -> dict[tuple[str, str], int]:
-        """What was reported of all grants, by tenant and bucket, where it is not nothing."""
+        """The reported units of all grants by tenant and bucket, without zeros."""
         sums: Counter[tuple[str, str]] = Counter()
         for granting in self.granted.values():
             for entry in granting.hold.entries:
@@ -84,8 +100,8 @@ def _kinds() -> st.SearchStrategy[str]:
     return st.sampled_from(["reserve", "settle", "repeat", "expire", "release", "step", "step", "step", "kill", "wait"])
 
 
-class Table(Interleaving):
-    """Everything that plays on two ledgers over one store."""
+class LedgerInterleaving(Interleaving):
+    """Two ledgers over one store."""
 
     def __init__(self, data: st.DataObject) -> None:
         super().__init__(data, ManualClock(NOON + data.draw(st.sampled_from([0.0, 1797.0, 1803.0]), label="start")))
@@ -94,16 +110,16 @@ class Table(Interleaving):
         self.store.on_change = self.model.saw
         self.ledgers = [Ledger(self.store, self.clock) for _ in range(2)]
 
-    def interleaving(self, n: int) -> None:
-        """One step of anybody."""
+    def take_step(self, n: int) -> None:
+        """One random step."""
         draw, ledger = self.data.draw, self.ledgers[n % 2]
         open_holds = list(self.model.granted.values())
         match draw(_kinds()):
             case "reserve":
                 tenant = draw(st.sampled_from(["k_a", "k_b"]))
                 units = draw(st.sampled_from([1, 700, 1500, 3_000]))
-                wish = ask(f"r{n}", *LIMITS[tenant], *SITE, units=units, tenant=tenant, at=self.clock.now())
-                self.steppers.append(Stepper("reserve", ledger.reserve(wish)))
+                request = hold_request(f"r{n}", *LIMITS[tenant], *SITE, units=units, tenant=tenant, at=self.clock.now())
+                self.steppers.append(Stepper("reserve", ledger.reserve(request)))
             case "wait":
                 self.clock.at += draw(st.sampled_from([0.2, 1.0, 45.0]))
             case "settle" | "repeat" if open_holds:
@@ -122,16 +138,16 @@ class Table(Interleaving):
             case kind:
                 self.step_or_kill(kind, most_steps=6)
 
-    def judge(self, stepper: Stepper[object]) -> None:
-        """Takes in what was granted, and looks whether it was allowed."""
+    def check_result(self, stepper: Stepper[object]) -> None:
+        """Adds a grant to the model, which checks it."""
         if isinstance(stepper.result, Granted) and stepper.result.hold.id not in self.model.granted:
             self.model.grant(stepper.result.hold)
         elif isinstance(stepper.result, Refused):
             assert stepper.result.limit_usage.limit in ALL_LIMITS
 
     def finish(self) -> None:
-        """Lets everything end: reports are delivered until they count, and what nobody reported ends with its lease."""
-        self.let_all_end()
+        """Runs everything to its end: reports are delivered until they count, other holds end with their lease."""
+        self.run_all()
         for granting in self.model.granted.values():
             if granting.reported is not None:
                 run(self.ledgers[0].settle(granting.hold, granting.reported))
@@ -139,7 +155,7 @@ class Table(Interleaving):
             run(self.ledgers[0].expire(hold, "lease_over"))
 
     def counted(self, metric: str) -> dict[tuple[str, str], int]:
-        """What the counters of a metric say, by tenant and bucket, where it is not nothing."""
+        """The counters of a metric by tenant and bucket, without zeros."""
         found = self.store.values.items()
         return {(one.tenant, one.bucket): value for one, value in found if one.metric == metric and value}
 
@@ -147,13 +163,13 @@ class Table(Interleaving):
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_nothing_is_admitted_over_a_limit_and_every_event_counts_once(data: st.DataObject) -> None:
-    table = Table(data)
+    interleaving = LedgerInterleaving(data)
     try:
         for n in range(data.draw(st.integers(5, 60), label="steps")):
-            table.interleaving(n)
-        table.finish()
+            interleaving.take_step(n)
+        interleaving.finish()
     finally:
-        table.drop_all()
-    assert run(leases_in(table.store)) == []
-    assert table.counted("units") == table.model.reported_units()
-    assert table.counted("jobs") == {}
+        interleaving.kill_all()
+    assert run(leases_in(interleaving.store)) == []
+    assert interleaving.counted("units") == interleaving.model.reported_units()
+    assert interleaving.counted("jobs") == {}

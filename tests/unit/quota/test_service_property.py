@@ -1,9 +1,8 @@
-"""Any interleaving of requests, extensions, reports, repeats, contradictions and deaths over a whole service.
+"""Any interleaving of requests, extensions, reports, repeats, contradictions and crashes over a whole service.
 
-Two processes of reservations, settler and reaper share one store. Edges retry, workers top up and report, reports are
-delivered
-any number of times and at once, also with another amount. Whatever happens, no limit is passed, and once all is
-delivered and every lease is over the counters are what the log of usage events says.
+Two processes with reservations, settler and reaper share one store. Edges retry, workers extend holds and report,
+reports are delivered any number of times and at once, also with another amount. Whatever happens, no limit is passed,
+and once all is delivered and every lease is over the counters agree with the log of usage events.
 """
 
 from collections.abc import Callable
@@ -50,10 +49,10 @@ SITE_TOKENS = 5_000
 JOBS = 2
 SETTINGS = QuotaSection.model_validate(
     {
-        "site_tier": "house",
+        "site_tier": "whole",
         "tiers": {
             "anonymous": {"tokens_per_day": DAY_TOKENS, "jobs_at_once": JOBS},
-            "house": {"tokens_per_day": SITE_TOKENS},
+            "whole": {"tokens_per_day": SITE_TOKENS},
             "standard": {},
         },
     }
@@ -79,15 +78,15 @@ class Process:
     def __init__(self, store: MemoryLedger, clock: ManualClock) -> None:
         journal = MemoryJournal()
         self.ledger = Ledger(store, clock, SECRET.signed)
-        places = ConcurrencyWait(self.ledger, no_pause)
-        self.reservations = ReservationService(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, places)
+        waits = ConcurrencyWait(self.ledger, no_pause)
+        self.reservations = ReservationService(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, waits)
         self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryCounterStore(store), clock, journal)
-        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).stands)
+        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).is_applied)
         self.reaping: Stepper[object] | None = None
 
 
-class Board(Interleaving):
-    """Everything that plays, and what is known of it."""
+class ServiceInterleaving(Interleaving):
+    """Two processes over one store, and the jobs of their clients."""
 
     def __init__(self, data: st.DataObject) -> None:
         super().__init__(data, ManualClock(NOON + data.draw(st.sampled_from([0.0, 1797.0]), label="start")))
@@ -108,17 +107,17 @@ class Board(Interleaving):
             taken = self.taken.setdefault(hold_id, {})
             taken[int(step[1:])] = taken.get(int(step[1:]), 0) + change.amount
 
-    def interleaving(self, n: int) -> None:
-        """One step of anybody."""
+    def take_step(self, n: int) -> None:
+        """One random step."""
         process = self.processes[n % 2]
-        moves = ["ask", "retry", "extends", "report", "contradict", "deliver", "deliver", "release", "reap"]
+        moves = ["reserve", "retry", "extends", "report", "contradict", "deliver", "deliver", "release", "reap"]
         match self.data.draw(st.sampled_from([*moves, "step", "step", "step", "step", "kill", "wait"])):
-            case "ask":
-                self._ask(process, self._new_job(n), extends=False)
+            case "reserve":
+                self._reserve(process, self._new_job(n), extends=False)
             case "retry":
-                self._with_job(lambda job: self._ask(process, job, extends=False))
+                self._with_job(lambda job: self._reserve(process, job, extends=False))
             case "extends":
-                self._with_job(lambda job: self._ask(process, job, extends=True) if self._runs(job) else None)
+                self._with_job(lambda job: self._reserve(process, job, extends=True) if self._runs(job) else None)
             case "report":
                 self._with_job(lambda job: self._report(job) if self._runs(job) else None)
             case "contradict":
@@ -156,13 +155,13 @@ class Board(Interleaving):
     def _runs(job: Job) -> bool:
         return job.hold is not None and not job.given_back
 
-    def _ask(self, process: Process, job: Job, *, extends: bool) -> None:
-        wish = job.request
+    def _reserve(self, process: Process, job: Job, *, extends: bool) -> None:
+        request = job.request
         if extends:
             tokens = self.data.draw(st.sampled_from([1, 400, 900]))
             work = Work(prompt_tokens=tokens)
-            wish = wish.model_copy(update={"extends": job.hold, "address": None, "work": work})
-        stepper = Stepper[object]("extends" if extends else "reserve", process.reservations.reserve(wish))
+            request = request.model_copy(update={"extends": job.hold, "address": None, "work": work})
+        stepper = Stepper[object]("extends" if extends else "reserve", process.reservations.reserve(request))
         self.owners[id(stepper)] = job, extends
         self.start(stepper)
 
@@ -194,8 +193,8 @@ class Board(Interleaving):
             job.given_back = True
             self.steppers.append(Stepper("release", process.reservations.release(ReleaseRequest(hold=job.hold))))
 
-    def judge(self, stepper: Stepper[object]) -> None:
-        """Takes in what was granted, and looks whether it was allowed."""
+    def check_result(self, stepper: Stepper[object]) -> None:
+        """Adds a grant and checks that it was allowed."""
         if (
             isinstance(stepper.result, ReserveReply)
             and stepper.result.hold
@@ -208,10 +207,10 @@ class Board(Interleaving):
                 job.extensions.append(hold)
             else:
                 job.hold = job.hold or hold
-            self._judge_limits()
+            self._check_limits()
 
-    def _judge_limits(self) -> None:
-        """At no grant do the holds that were granted take more than a limit allows."""
+    def _check_limits(self) -> None:
+        """The granted holds take no more than each limit allows."""
         sums: dict[tuple[str, str], int] = {}
         for hold in self.granted.values():
             for n, entry in enumerate(hold.entries):
@@ -222,8 +221,8 @@ class Board(Interleaving):
             assert used <= allowed, (tenant, metric)
 
     def finish(self) -> VerifyReply:
-        """Lets everything end, delivers every event again, and has the counters compared."""
-        self.let_all_end()
+        """Runs everything to its end, delivers every event again, and compares the counters."""
+        self.run_all()
         for event in [logged.event for logged in self.log.logged]:
             assert event is not None
             run(self.processes[0].settler.settle(event))
@@ -231,21 +230,21 @@ class Board(Interleaving):
         for process in self.processes:
             assert run(process.reaper.pass_once()).count == 0
         counters = MemoryCounterStore(self.store)
-        keeper = UsageAggregator(self.log, counters, RULES, lambda: SETTINGS)
-        verifier = Verifier(self.store, counters, self.log, keeper, self.clock, no_pause)
+        aggregator = UsageAggregator(self.log, counters, RULES, lambda: SETTINGS)
+        verifier = Verifier(self.store, counters, self.log, aggregator, self.clock, no_pause)
         return run(verifier.verify(VerifyRequest(since=NOON)))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_books_balance_and_no_limit_is_passed_whatever_is_repeated_or_killed(data: st.DataObject) -> None:
-    board = Board(data)
+def test_counters_agree_and_no_limit_is_passed_whatever_is_repeated_or_killed(data: st.DataObject) -> None:
+    interleaving = ServiceInterleaving(data)
     try:
         for n in range(data.draw(st.integers(5, 70), label="steps")):
-            board.interleaving(n)
-        reply = board.finish()
+            interleaving.take_step(n)
+        reply = interleaving.finish()
     finally:
-        board.drop_all()
+        interleaving.kill_all()
     assert reply.drift == ()
-    assert reply.events == len({job.request.request_id for job in board.jobs if job.events})
-    assert all(value == 0 for counter, value in board.store.values.items() if counter.metric == "jobs")
+    assert reply.events == len({job.request.request_id for job in interleaving.jobs if job.events})
+    assert all(value == 0 for counter, value in interleaving.store.values.items() if counter.metric == "jobs")

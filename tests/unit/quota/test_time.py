@@ -10,13 +10,14 @@ from callboard_contracts.streams import DEDUPLICATION_WINDOW_S, LEASE_LIFE_S
 from callboard_kit.lifecycle import StartError
 from callboard_quota import settings
 from callboard_quota.backends.clock import SteadyClock
+from callboard_quota.domain.limit_kinds import REQUESTS_PER_MINUTE, TOKENS_PER_DAY, TOKENS_PER_MONTH
 from callboard_quota.domain.windows import (
     DAY_HOURS,
     SETTLE_GRACE_S,
-    earlier_buckets,
-    edge_at,
     hour_bucket,
     hour_start,
+    is_after_turn,
+    is_before_turn,
     minute_bucket,
     month_end,
     month_start,
@@ -43,11 +44,11 @@ def test_buckets_are_named_in_utc() -> None:
 
 def test_windows_reach_as_far_as_they_should() -> None:
     moment = at(2026, 3, 1, 1, 30)
-    assert earlier_buckets("tokens_per_month", moment) == ("h2026030100",)
-    assert earlier_buckets("requests_per_minute", moment) == ()
-    day = earlier_buckets("tokens_per_day", moment)
+    assert TOKENS_PER_MONTH.window.earlier_buckets(moment) == ("h2026030100",)
+    assert REQUESTS_PER_MINUTE.window.earlier_buckets(moment) == ()
+    day = TOKENS_PER_DAY.window.earlier_buckets(moment)
     assert (len(day), day[0], day[-1]) == (DAY_HOURS, "h2026030100", "h2026022801")
-    assert len(earlier_buckets("tokens_per_month", at(2026, 1, 31, 23, 59))) == 31 * 24 - 1
+    assert len(TOKENS_PER_MONTH.window.earlier_buckets(at(2026, 1, 31, 23, 59))) == 31 * 24 - 1
 
 
 @pytest.mark.parametrize(("month", "days"), [((2026, 2), 28), ((2028, 2), 29), ((2026, 12), 31), ((2026, 4), 30)])
@@ -58,11 +59,10 @@ def test_months_have_their_length(month: tuple[int, int], days: int) -> None:
 
 def test_neighbouring_hours_are_read_only_around_the_turn() -> None:
     turn = at(2026, 11, 20, 13)
-    assert edge_at(turn - 3).following
-    assert edge_at(turn + 3).previous
-    calm = edge_at(turn + 30)
-    assert not calm.following
-    assert not calm.previous
+    assert is_before_turn(turn - 3)
+    assert is_after_turn(turn + 3)
+    assert not is_before_turn(turn + 30)
+    assert not is_after_turn(turn + 30)
 
 
 def test_clock_that_is_set_back_runs_on() -> None:
@@ -100,12 +100,12 @@ def test_changed_file_is_adopted_and_a_wrong_one_ignored(tmp_path: Path) -> None
     file.write_text("[quota]\nrequire_key = false\n", encoding="utf-8")
     adopted: list[QuotaSection] = []
     live = settings.LiveSettings(file, QuotaSection(), adopted.append)
-    live.look()
+    live.reload()
     assert adopted == []
     file.write_text("[quota]\nrequire_key = true\n", encoding="utf-8")
-    live.look()
+    live.reload()
     file.write_text("[quota]\nrequire_key = maybe\n", encoding="utf-8")
-    live.look()
+    live.reload()
     file.unlink()
-    live.look()
+    live.reload()
     assert [quota.require_key for quota in adopted] == [True]

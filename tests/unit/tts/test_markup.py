@@ -1,4 +1,4 @@
-"""What of a written text is heard."""
+"""What of a written text is spoken."""
 
 import pytest
 
@@ -20,6 +20,10 @@ pytestmark = pytest.mark.unit
         ("www.sea.example is a site", "is a site"),
         ("I’m ‘here’ and that’s “it”", "I'm 'here' and that's “it”"),
         ("Hello 😀 there 👨‍👩‍👧 you 👍🏽!", "Hello there you!"),
+        (
+            "Press 1️⃣ in 🇩🇪 or 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f now ✓ ©",
+            "Press 1 in or now ©",
+        ),
         ("Run `make up` now", "Run make up now"),
         ('<b>Bold</b> and <a href="x">link</a>', "Bold and link"),
         ("if a < b and c > d", "if a < b and c > d"),
@@ -56,7 +60,7 @@ def test_only_a_speakers_name_is_dropped(written: str, spoken: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_thoughts_and_code_are_dropped_however_they_arrive(size: int) -> None:
+def test_reasoning_and_code_are_dropped_for_any_chunks(size: int) -> None:
     text = "<think>I must not say this.</think>Hello. ```python\nprint(1)\n``` Bye < now ~~x~~ <THINK>no</THINK>!"
     blocks = BlockFilter()
     out = "".join(blocks.feed(text[at : at + size]) for at in range(0, len(text), size)) + blocks.finish()
@@ -75,13 +79,13 @@ def test_thoughts_and_code_are_dropped_however_they_arrive(size: int) -> None:
         ("The end ```sh", "The end ```sh"),
     ],
 )
-def test_only_what_fences_a_block_begins_one(written: str, spoken: str, size: int) -> None:
+def test_only_a_fence_of_a_block_opens_one(written: str, spoken: str, size: int) -> None:
     blocks = BlockFilter()
     out = "".join(blocks.feed(written[at : at + size]) for at in range(0, len(written), size)) + blocks.finish()
     assert " ".join(out.split()) == spoken
 
 
-def test_thought_that_never_ends_is_never_spoken() -> None:
+def test_reasoning_that_never_ends_is_never_spoken() -> None:
     blocks = BlockFilter()
     assert (blocks.feed("Hello <think>secret") + blocks.finish()).strip() == "Hello"
 
@@ -97,7 +101,7 @@ def test_text_of_code_alone_has_no_pieces() -> None:
     assert split_text("```\nx = 1\n```", "en-us") == []
 
 
-def test_piece_of_pictograms_alone_takes_no_number() -> None:
+def test_piece_of_emoji_alone_takes_no_number() -> None:
     text = (
         "The first sentence stands here for everyone. 😀 😀 😀.\n\nThe second sentence stands there for nobody at all."
     )

@@ -1,4 +1,4 @@
-"""How figures and short forms are read."""
+"""How numbers and abbreviations are written out."""
 
 import pytest
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.unit
         ("3.14%", "3 point 1 4 percent"),
         ("in 1984, since 2005", "in nineteen eighty-four, since two thousand five"),
         ("the 1990s", "the nineteen nineties"),
+        ("the 1910s and the 2000s", "the nineteen tens and the two thousands"),
         ("2024-05-01", "May first, twenty twenty-four"),
         ("Jan. 5, 2021 and May 12th", "January fifth, twenty twenty-one and May twelfth"),
         ("at 10:30 pm.", "at 10 30 P M."),
@@ -35,11 +36,11 @@ pytestmark = pytest.mark.unit
         ("nothing special here", "nothing special here"),
     ],
 )
-def test_english_is_read_out(written: str, spoken: str) -> None:
+def test_english_is_written_out(written: str, spoken: str) -> None:
     assert normalize_text(written, "en-us") == spoken
 
 
-def test_other_languages_keep_their_numbers_in_one_breath() -> None:
+def test_numbers_of_other_languages_hold_no_marks() -> None:
     assert normalize_text("1.234,56 euros", "es") == "1234 coma 5 6 euros"
     assert normalize_text("价格是3.5元", "zh") == "价格是3.5元"
     assert normalize_text("anything 3.5", "") == "anything 3.5"

@@ -1,4 +1,4 @@
-"""How text becomes phonemes, in every language, and how phonemes that are too long are cut."""
+"""Conversion of text to phonemes in every language, and splitting of those over the limit."""
 
 import pytest
 from kokoro_onnx.config import DEFAULT_VOCAB
@@ -9,7 +9,7 @@ from callboard_worker.engine import EngineFailed
 pytestmark = [
     pytest.mark.unit,
     pytest.mark.timeout(60),
-    # The Japanese reader opens its second dictionary, in an older way, when a word first needs it.
+    # misaki opens its second Japanese dictionary with a deprecated call when a word first needs it.
     pytest.mark.filterwarnings("ignore:Dictionary.create:DeprecationWarning"),
 ]
 
@@ -26,7 +26,7 @@ PHONEMIZER = Phonemizer(DEFAULT_VOCAB)
         ("¿Cómo estás?", "es", "kˈomo estˈas?"),
     ],
 )
-def test_alphabets_are_spelled_as_the_model_learned_them(text: str, language: str, phonemes: str) -> None:
+def test_alphabets_use_the_phonemes_of_the_model(text: str, language: str, phonemes: str) -> None:
     assert PHONEMIZER.phonemes(text, language) == phonemes
 
 
@@ -48,11 +48,11 @@ def test_foreign_words_leave_no_language_marks() -> None:
     assert "(" not in PHONEMIZER.phonemes("Le week-end du computer engineer", "fr-fr")
 
 
-def test_tokens_are_the_models_numbers() -> None:
+def test_tokens_are_the_models_ids() -> None:
     assert PHONEMIZER.tokens("həlˈO") == [DEFAULT_VOCAB[sound] for sound in "həlˈO"]
 
 
-def test_language_without_a_reader_fails_the_piece() -> None:
+def test_language_without_phonemes_fails_the_piece() -> None:
     with pytest.raises(EngineFailed):
         PHONEMIZER.phonemes("Hallo", "de")
 

@@ -1,4 +1,4 @@
-"""Where a text is cut, and that the cuts never depend on how it arrived."""
+"""Where a text is split, and that the places do not depend on the chunks."""
 
 import random
 
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import PieceStream, split_text
 from callboard_tts.domain.script import sound_units
-from callboard_tts.domain.splitting import Fragment, Limits, Pause, Splitter
+from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
 pytestmark = pytest.mark.unit
 
@@ -92,7 +93,7 @@ def test_first_piece_ends_at_a_sentence_before_a_long_clause_ends() -> None:
     assert first == Fragment("The morning came at last.", Pause.SENTENCE)
 
 
-def test_first_piece_is_given_out_while_the_text_still_arrives() -> None:
+def test_first_piece_is_returned_while_the_text_still_arrives() -> None:
     splitter = Splitter()
     assert not splitter.feed("The morning came at last. She put")
     assert splitter.feed(" out the") == [Fragment("The morning came at last.", Pause.SENTENCE)]

@@ -1,4 +1,4 @@
-"""Blocking work off the event loop, and how it is stopped."""
+"""Blocking work off the event loop, and its cancellation."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Voices as files: found, read, blended, and the right row for a length."""
+"""Voice files: finding, reading and blending them, and the row for a length."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ def table(value: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 @pytest.fixture(params=["bin", "npy", "npz"])
-def book(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceStore:
     voices = {"af_one": table(1.0), "zm_two": table(4.0), "unlike": table(0.0)}
     if request.param == "npz":
         np.savez(tmp_path / "voices.npz", allow_pickle=False, **voices)
-        book = VoiceStore(tmp_path / "voices.npz")
+        store = VoiceStore(tmp_path / "voices.npz")
     else:
         for name, style in voices.items():
             if request.param == "bin":
@@ -29,20 +29,20 @@ def book(request: pytest.FixtureRequest, tmp_path: Path) -> VoiceStore:
             else:
                 np.save(tmp_path / f"{name}.npy", style)
         (tmp_path / "readme.txt").write_text("no voice", encoding="utf-8")
-        book = VoiceStore(tmp_path)
-    book.open()
-    return book
+        store = VoiceStore(tmp_path)
+    store.open()
+    return store
 
 
-def test_voices_have_their_languages(book: VoiceStore) -> None:
-    assert [(voice.name, voice.language) for voice in book.voices()] == [("af_one", "en-us"), ("zm_two", "zh")]
-    book.close()
+def test_voices_have_their_languages(store: VoiceStore) -> None:
+    assert [(voice.name, voice.language) for voice in store.voices()] == [("af_one", "en-us"), ("zm_two", "zh")]
+    store.close()
 
 
-def test_blend_is_the_weighted_mean(book: VoiceStore) -> None:
-    style = book.style(VoiceChoice("", (("af_one", 2 / 3), ("zm_two", 1 / 3))))
+def test_blend_is_the_weighted_mean(store: VoiceStore) -> None:
+    style = store.style(VoiceChoice("", (("af_one", 2 / 3), ("zm_two", 1 / 3))))
     assert np.allclose(style, table(2.0), rtol=1e-5, atol=0.0)
-    book.close()
+    store.close()
 
 
 def test_row_follows_the_length_in_phonemes() -> None:
@@ -50,7 +50,7 @@ def test_row_follows_the_length_in_phonemes() -> None:
     assert [style_row(style, length).item() for length in (0, 1, 2, 510, 900)] == [0, 0, 1, 509, 509]
 
 
-def test_nothing_there_is_said_with_what_to_do(tmp_path: Path) -> None:
+def test_missing_voices_name_the_command_that_fetches_them(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="callboard models fetch"):
         VoiceStore(tmp_path / "none").open()
 
@@ -66,7 +66,7 @@ def test_archive_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_voice_is_named(tmp_path: Path) -> None:
     (tmp_path / "af_bad.bin").write_bytes(b"short")
-    book = VoiceStore(tmp_path)
-    book.open()
+    store = VoiceStore(tmp_path)
+    store.open()
     with pytest.raises(EngineUnavailable, match="af_bad"):
-        book.style(VoiceChoice("", (("af_bad", 1.0),)))
+        store.style(VoiceChoice("", (("af_bad", 1.0),)))

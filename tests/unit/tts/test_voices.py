@@ -4,7 +4,7 @@ import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
-from callboard_tts.domain.splitting import Pause
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice, choose_voice
 

@@ -150,7 +150,8 @@ async def test_heartbeat_that_makes_no_sense_is_left_aside(jobs: Jobs, bus: Fake
         assert reason(running) is None
 
 
-async def test_edge_that_falls_silent_ends_its_live_jobs(jobs: Jobs, bus: FakeBus) -> None:
+async def test_edge_that_is_gone_ends_its_live_jobs(jobs: Jobs, bus: FakeBus) -> None:
+    bus.answers = [NoResponders("x")]
     with (
         jobs.entered(job("r1"), 1, is_batch=False) as live,
         jobs.entered(job("r2"), 1, is_batch=True) as batch,
@@ -160,8 +161,22 @@ async def test_edge_that_falls_silent_ends_its_live_jobs(jobs: Jobs, bus: FakeBu
             jobs.pass_s(EDGE_LOST_S - 1)
             await bus.beat("r1")
         assert reason(live) is None
+        assert bus.asked == []
         jobs.pass_s(EDGE_LOST_S + 0.5)
+        await watch_until(jobs, lambda: reason(live) is not None)
+        assert bus.asked == [subjects.resume(EDGE, "r1")]
         assert [reason(running) for running in (live, batch, old)] == ["cancelled", None, None]
+
+
+@pytest.mark.parametrize("answer", [BusUnavailable("no answer in time"), ResumeReply(open=True, attempt=1)])
+async def test_edge_that_stands_still_keeps_its_jobs(jobs: Jobs, bus: FakeBus, answer: ResumeReply | Exception) -> None:
+    bus.answers = [answer]
+    with jobs.entered(job(), 1, is_batch=False) as running:
+        for asked in (1, 2):
+            jobs.pass_s(EDGE_LOST_S + 0.5)
+            await watch_until(jobs, lambda: not running.edge_silent)
+            assert len(bus.asked) == asked
+        assert reason(running) is None
 
 
 async def test_edge_gets_a_grace_period_after_the_bus_was_away(jobs: Jobs, bus: FakeBus) -> None:
@@ -171,9 +186,9 @@ async def test_edge_gets_a_grace_period_after_the_bus_was_away(jobs: Jobs, bus: 
         bus.connected = True
         bus.reconnected()
         jobs.pass_s(EDGE_LOST_S + 1)
-        assert reason(running) is None
+        assert not running.edge_silent
         jobs.pass_s(RECONNECT_GRACE_S)
-        assert reason(running) == "cancelled"
+        assert running.edge_silent
 
 
 async def test_newer_attempt_that_the_edge_has_seen_supersedes(jobs: Jobs, bus: FakeBus) -> None:

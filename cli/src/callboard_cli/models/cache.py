@@ -1,4 +1,4 @@
-"""The folder of model files: what lies there, whether it was checked, and who may change it."""
+"""The model cache: a folder of model files, which of them were verified, and the lock for changing it."""
 
 import fcntl
 import hashlib
@@ -13,26 +13,25 @@ from callboard_cli.models.catalogue import ModelFile
 from callboard_cli.models.progress import Progress
 
 State = Literal["ready", "unchecked", "missing"]
-BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCache:
-    """The model files of one folder. A file that was checked once is trusted while its size and time stand."""
+    """The model files of one folder; a file that was verified once is trusted until its size or time changes."""
 
     folder: Path
 
     @property
     def download_dir(self) -> Path:
-        """Where downloads grow until they are whole; what lies there is continued by the next attempt."""
+        """The folder of incomplete downloads, which the next attempt resumes."""
         return self.folder / ".downloads"
 
     def path(self, file: ModelFile) -> Path:
-        """Where the file lies, or will."""
+        """Returns the path of the file, whether it exists or not."""
         return self.folder / file.name
 
     def state(self, file: ModelFile) -> State:
-        """What is known about a file without reading it."""
+        """Returns the state of a file without reading it."""
         try:
             found = self.path(file).stat()
         except OSError:
@@ -40,29 +39,28 @@ class ModelCache:
         if found.st_size != file.size_bytes:
             return "missing"
         try:
-            stamp = json.loads(self._stamp(file).read_text(encoding="utf-8"))
+            record = json.loads(self._record_path(file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return "unchecked"
-        return "ready" if stamp == _stamp_of(file, found.st_mtime_ns) else "unchecked"
+        return "ready" if record == _record_of(file, found.st_mtime_ns) else "unchecked"
 
-    def check(self, file: ModelFile) -> bool:
-        """Reads the whole file; a right one is stamped, so that it need not be read again."""
-        path = self.path(file)
-        if sha256_of(path) != file.sha256:
+    def verify(self, file: ModelFile) -> bool:
+        """Compares the SHA-256 of a file, and records a match, so that the file need not be read again."""
+        if sha256_of(self.path(file)) != file.sha256:
             return False
-        self._remember(file)
+        self._record(file)
         return True
 
-    def accept(self, file: ModelFile, arrived: Path) -> None:
-        """Moves a whole and checked download to its place in one step."""
+    def add(self, file: ModelFile, download: Path) -> None:
+        """Moves a verified download into the cache in one step."""
         path = self.path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrived.replace(path)
-        self._remember(file)
+        download.replace(path)
+        self._record(file)
 
     @contextmanager
-    def changing(self, progress: Progress) -> Generator[None]:
-        """Lets one process at a time change the folder; another one waits here."""
+    def lock(self, progress: Progress) -> Generator[None]:
+        """Holds the lock for changing the folder; waits while another process holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("ab") as lock:
             try:
@@ -72,25 +70,22 @@ class ModelCache:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _stamp(self, file: ModelFile) -> Path:
+    def _record_path(self, file: ModelFile) -> Path:
         return self.folder / ".checked" / f"{file.name.replace('/', '__')}.json"
 
-    def _remember(self, file: ModelFile) -> None:
-        stamp = self._stamp(file)
-        # A folder that cannot be written to (a volume, an image) only costs reading the file again next time.
+    def _record(self, file: ModelFile) -> None:
+        path = self._record_path(file)
+        # In a read-only folder (a volume, an image) the file is read again next time.
         with suppress(OSError):
-            stamp.parent.mkdir(parents=True, exist_ok=True)
-            stamp.write_text(json.dumps(_stamp_of(file, self.path(file).stat().st_mtime_ns)), encoding="utf-8")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(_record_of(file, self.path(file).stat().st_mtime_ns)), encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as source:
-        while block := source.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def _stamp_of(file: ModelFile, mtime_ns: int) -> dict[str, object]:
+def _record_of(file: ModelFile, mtime_ns: int) -> dict[str, object]:
     return {"sha256": file.sha256, "bytes": file.size_bytes, "mtime_ns": mtime_ns}

@@ -1,4 +1,4 @@
-"""The model files that Callboard knows, read from the data file beside this module."""
+"""The catalogue of model files, read from catalogue.toml."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ class WheelPart:
 
 @dataclass(frozen=True, slots=True)
 class WheelParts:
-    """Files of Python packages that make up one file when they are joined in order."""
+    """Files of Python packages that are the parts of one file, in order."""
 
     parts: tuple[WheelPart, ...]
 
@@ -52,7 +52,7 @@ Source = HuggingFaceFile | WheelParts | NpmFile
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file: its name in the folder of model files, what it must be, and where it comes from, best first."""
+    """A file: its name in the model cache, its size and digest, and its sources, the preferred one first."""
 
     name: str
     group: str
@@ -64,7 +64,7 @@ class ModelFile:
 
 @cache
 def catalogue() -> tuple[ModelFile, ...]:
-    """All known files."""
+    """Returns all files of the catalogue."""
     table = tomllib.loads((files("callboard_cli.models") / "catalogue.toml").read_text(encoding="utf-8"))
     return (*(_file(entry) for entry in table["file"]), *_voices(table["voices"]))
 
@@ -100,7 +100,7 @@ def _voices(entry: Mapping[str, Any]) -> Iterable[ModelFile]:
 
 
 def select(names: Iterable[str]) -> tuple[ModelFile, ...]:
-    """The files of the given names, groups or folders; raises CommandError for one that is not known."""
+    """Returns the files of the given names, groups or folders; raises CommandError for an unknown one."""
     chosen: dict[str, ModelFile] = {}
     for name in names:
         found = [file for file in catalogue() if name in {file.name, file.group, file.name.split("/", 1)[0]}]
@@ -112,10 +112,10 @@ def select(names: Iterable[str]) -> tuple[ModelFile, ...]:
 
 
 def needed_by(config: Config) -> tuple[ModelFile, ...]:
-    """The known files that the pools of a configuration load; files of the operator's own are not among them."""
-    wanted = [pool.model_file for pool in config.chat.pools.values() if pool.backend == "llamacpp" and pool.model_file]
+    """Returns the files of the catalogue that the pools of a configuration load."""
+    names = [pool.model_file for pool in config.chat.pools.values() if pool.backend == "llamacpp" and pool.model_file]
     for speech_pool in config.tts.pools.values():
         if speech_pool.backend == "kokoro_onnx":
-            wanted += [speech_pool.model_file or DEFAULT_SPEECH_MODEL, speech_pool.voices_file or VOICES_FOLDER]
+            names += [speech_pool.model_file or DEFAULT_SPEECH_MODEL, speech_pool.voices_file or VOICES_FOLDER]
     known = {file.name for file in catalogue()} | {VOICES_FOLDER}
-    return select(name for name in wanted if name in known)
+    return select(name for name in names if name in known)

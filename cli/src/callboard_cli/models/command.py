@@ -1,4 +1,4 @@
-"""`callboard models`: what files there are, and fetching them."""
+"""`callboard models`: lists and fetches model files."""
 
 import argparse
 
@@ -15,10 +15,10 @@ def register(subparsers: Subparsers) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("models", help="list and fetch model files")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch")
-    listing = actions.add_parser("list", help="show the known model files and whether they are here")
+    listing = actions.add_parser("list", help="show the known model files and their state")
     listing.set_defaults(run=_list)
-    fetching = actions.add_parser("fetch", help="fetch model files that are not here yet")
-    fetching.add_argument("names", nargs="*", help="files or groups; left out, what the configuration uses")
+    fetching = actions.add_parser("fetch", help="fetch missing model files")
+    fetching.add_argument("names", nargs="*", help="files or groups; default: what the configuration uses")
     fetching.set_defaults(run=_fetch)
 
 

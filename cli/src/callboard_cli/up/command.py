@@ -1,4 +1,4 @@
-"""`callboard up`: the whole of Callboard on this machine, in one command."""
+"""`callboard up`: runs all of Callboard on this machine."""
 
 import argparse
 import asyncio
@@ -35,7 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     configuration = read_config(arguments.config)
     config = configuration.config
     lock = StoreLock(config.site.data_dir)
@@ -43,12 +43,12 @@ def _up(arguments: argparse.Namespace) -> None:
     try:
         check_ports(config)
         ensure(needed_by(config), ModelCache(model_folder(config.site)), Progress())
-        laid_out = plan(config, configuration.path)
-        supervision = Supervision(config, laid_out, config.site.data_dir, say)
+        service_plan = plan(config, configuration.path)
+        supervision = Supervision(config, service_plan, config.site.data_dir, say)
 
         def ready() -> None:
-            took_s = time.monotonic() - began
-            print(banner(config, laid_out.edge_port, took_s, str(config.site.data_dir)), flush=True)
+            took_s = time.monotonic() - started_at
+            print(banner(config, service_plan.edge_port, took_s, str(config.site.data_dir)), flush=True)
 
         asyncio.run(supervision.run(ready))
         say("stopped")
@@ -57,6 +57,6 @@ def _up(arguments: argparse.Namespace) -> None:
 
 
 def say(text: str) -> None:
-    """Writes one line to the user, apart from the command's own output."""
+    """Writes a message to standard error, apart from the command's output."""
     sys.stderr.write(f"callboard: {text}\n")
     sys.stderr.flush()

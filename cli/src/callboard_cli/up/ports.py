@@ -1,4 +1,4 @@
-"""Ports on this machine: which are taken, and which are free."""
+"""Ports on this machine: those of the configuration, and free ones."""
 
 import socket
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A port that the configuration asks for; 0 means any."""
+class ConfiguredPort:
+    """A port of the configuration; 0 means any free one."""
 
     setting: str
     host: str
-    port: int
+    number: int
 
 
 def bus_address(config: Config) -> tuple[str, int]:
-    """Where the bus of a single machine listens; raises CommandError when the configuration names one elsewhere."""
+    """Returns the host and port of the bus; raises CommandError if the configuration names one on another machine."""
     url = urlsplit(config.nats.url)
     host = "127.0.0.1" if url.hostname == "localhost" else url.hostname or ""
     try:
@@ -38,32 +38,33 @@ def bus_address(config: Config) -> tuple[str, int]:
     return host, port
 
 
-def wanted_ports(config: Config) -> list[Wanted]:
-    """Every port that the configuration fixes."""
+def configured_ports(config: Config) -> list[ConfiguredPort]:
+    """Returns every port of the configuration."""
     host, port = bus_address(config)
-    wanted = [
-        Wanted("edge.port", config.edge.host, config.edge.port),
-        Wanted("edge.metrics_port", LOOPBACK, config.edge.metrics_port),
-        Wanted("quota.metrics_port", LOOPBACK, config.quota.metrics_port),
-        Wanted("nats.url", host, port),
+    ports = [
+        ConfiguredPort("edge.port", config.edge.host, config.edge.port),
+        ConfiguredPort("edge.metrics_port", LOOPBACK, config.edge.metrics_port),
+        ConfiguredPort("quota.metrics_port", LOOPBACK, config.quota.metrics_port),
+        ConfiguredPort("nats.url", host, port),
     ]
     for service, pools in (("chat", config.chat.pools), ("tts", config.tts.pools)):
-        wanted += [
-            Wanted(f"{service}.pools.{name}.metrics_port", LOOPBACK, pool.metrics_port) for name, pool in pools.items()
+        ports += [
+            ConfiguredPort(f"{service}.pools.{name}.metrics_port", LOOPBACK, pool.metrics_port)
+            for name, pool in pools.items()
         ]
-    return wanted
+    return ports
 
 
-def trouble_with(wanted: Wanted) -> str | None:
-    """Why a process could not listen on a port, or None where it could."""
-    if wanted.port == 0:
+def bind_error(port: ConfiguredPort) -> str | None:
+    """Returns why a process cannot listen on a port, or None if it can."""
+    if port.number == 0:
         return None
-    family = socket.AF_INET6 if ":" in wanted.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in port.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do; without it a port that was just left would count as taken.
+        # As servers do; otherwise a port that was just closed would count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((wanted.host, wanted.port))
+            probe.bind((port.host, port.number))
             probe.listen(1)
         except OSError as error:
             return (error.strerror or str(error)).lower()
@@ -71,24 +72,25 @@ def trouble_with(wanted: Wanted) -> str | None:
 
 
 def check_ports(config: Config) -> None:
-    """Raises CommandError for the first port that is taken, or that the configuration asks for twice."""
+    """Raises CommandError for the first port that is taken or configured twice."""
     seen: dict[int, str] = {}
-    for wanted in wanted_ports(config):
-        if wanted.port and wanted.port in seen:
+    for port in configured_ports(config):
+        if port.number and port.number in seen:
             raise CommandError(
-                f"{wanted.setting}: found {wanted.port}, which {seen[wanted.port]} has too; give each its own port",
+                f"{port.setting}: found {port.number}, which {seen[port.number]} has too; give each its own port",
                 ExitCode.PORT_TAKEN,
             )
-        seen[wanted.port] = wanted.setting
-        trouble = trouble_with(wanted)
-        if trouble:
+        seen[port.number] = port.setting
+        error = bind_error(port)
+        if error:
             raise CommandError(
-                f"{wanted.setting}: port {wanted.port} on {wanted.host} cannot be used: {trouble}", ExitCode.PORT_TAKEN
+                f"{port.setting}: port {port.number} on {port.host} cannot be used: {error}",
+                ExitCode.PORT_TAKEN,
             )
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
+    """Returns different ports that were free a moment ago."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

@@ -1,4 +1,4 @@
-"""Which processes make up a single-machine Callboard, in the order in which they stop."""
+"""The processes of a single-machine Callboard, in the order in which they stop."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ STOP_MARGIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process: how it starts, where it says that it is ready, and how long it may take to stop."""
+    """A process: its command line, the port of its `/readyz`, and how long it may take to stop."""
 
     name: str
     argv: tuple[str, ...]
@@ -24,7 +24,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All services and what they find in their environment."""
+    """All services and their environment."""
 
     services: tuple[Service, ...]
     environ: Mapping[str, str] = field(repr=False)
@@ -34,19 +34,19 @@ class Plan:
 
     @property
     def bus_url(self) -> str:
-        """Where the services reach the bus."""
+        """The address of the bus."""
         host = f"[{self.bus_host}]" if ":" in self.bus_host else self.bus_host
         return f"nats://{host}:{self.bus_port}"
 
 
 def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.environ) -> Plan:
-    """Lays out the processes; every port that the configuration leaves open is chosen here."""
+    """Plans the processes, and chooses every port that the configuration leaves open."""
     overrides: dict[str, str] = {}
     spare = iter(free_ports(3 + len(config.chat.pools) + len(config.tts.pools)))
 
-    def port(setting: str, wanted: int) -> int:
-        if wanted:
-            return wanted
+    def port(setting: str, configured: int) -> int:
+        if configured:
+            return configured
         chosen = next(spare)
         overrides[f"CALLBOARD__{setting.replace('.', '__').upper()}"] = str(chosen)
         return chosen
@@ -71,5 +71,5 @@ def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.envi
 
 
 def ready_address(service: Service) -> tuple[str, int, str]:
-    """Host, port and path of a service's readiness."""
+    """Returns host, port and path of a service's readiness endpoint."""
     return LOOPBACK, service.ready_port, "/readyz"

@@ -1,4 +1,4 @@
-"""The folder that one running Callboard owns: the bus's store, the logs, the lock."""
+"""The lock of `site.data_dir`, which holds the store of the bus and the logs of one running Callboard."""
 
 import fcntl
 import os
@@ -9,14 +9,14 @@ from callboard_cli.failures import CommandError, ExitCode
 
 
 class StoreLock:
-    """Held for as long as the process lives; two nats-servers on one store would both start without a word."""
+    """A lock for the life of the process, since two nats-servers on one store would both start without an error."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lock"
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Takes the lock; raises CommandError when another process holds it or the folder cannot be written."""
+        """Takes the lock; raises CommandError if another process holds it or the folder is not writable."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a+", encoding="ascii")
@@ -38,7 +38,7 @@ class StoreLock:
         self._file = file
 
     def release(self) -> None:
-        """Gives the lock back; the end of the process does the same."""
+        """Releases the lock; the end of the process does the same."""
         if self._file:
             self._file.close()
             self._file = None

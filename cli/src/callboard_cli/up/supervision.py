@@ -1,7 +1,7 @@
 """Runs the bus and all services as children: starts them, watches them, and stops them in order.
 
-A child that ends by itself ends everything: on one machine a restart belongs to the one who started `up`, and a
-half-running Callboard would only hide the fault.
+When a child ends by itself, all others are stopped: on one machine a restart is up to whoever started `up`, and an
+installation that runs in part would only hide the fault.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ BUS_START_TIMEOUT_S = 60.0
 BUS_STOP_TIMEOUT_S = 20.0
 READY_TIMEOUT_S = 180.0
 POLL_S = 0.05
-SAME_WARNING_S = 10.0
+REPEATED_WARNING_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -41,19 +41,19 @@ class Supervision:
         self._bus: Child | None = None
         self._children: dict[str, Child] = {}
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._kill_requested = asyncio.Event()
         self._shown: dict[tuple[str, str], float] = {}
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Starts everything, calls `on_ready`, and returns when it was asked to stop and everything has stopped.
+        """Starts everything, calls `on_ready`, and returns when everything has stopped after a signal.
 
         Raises:
-            CommandError: a child could not start, was not ready in time or ended by itself; everything is stopped.
+            CommandError: a child could not start, was not ready in time or ended by itself; all are stopped by then.
         """
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._logs.mkdir, parents=True, exist_ok=True)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._asked)
+            loop.add_signal_handler(number, self._on_signal)
         try:
             if await self._unless_stopped(self._start()):
                 on_ready()
@@ -61,38 +61,38 @@ class Supervision:
         finally:
             await self._stop_all()
 
-    def _asked(self) -> None:
+    def _on_signal(self) -> None:
         if self._stop.is_set():
-            self._hurry.set()
+            self._kill_requested.set()
         self._stop.set()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Does some work, but lets go of it when a stop is asked for; says whether the work was finished."""
+        """Does some work until a stop is requested; returns whether the work was finished."""
         task = asyncio.ensure_future(work)
-        asked = asyncio.ensure_future(self._stop.wait())
+        stopped = asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
                 return True
             return False
         finally:
-            for each in (task, asked):
+            for each in (task, stopped):
                 each.cancel()
-            await asyncio.gather(task, asked, return_exceptions=True)
+            await asyncio.gather(task, stopped, return_exceptions=True)
 
     async def _start(self) -> None:
         await self._start_bus()
-        await self._declare()
+        await self._apply_streams()
         for service in reversed(self._plan.services):
             self._children[service.name] = await Child.start(
-                service.name, service.argv, self._plan.environ, self._logs, self._show
+                service.name, service.argv, self._plan.environ, self._logs, self._on_warning
             )
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 await self._until_ready()
         except TimeoutError:
-            raise CommandError(await self._late(), ExitCode.NOT_READY) from None
+            raise CommandError(await self._not_ready(), ExitCode.NOT_READY) from None
 
     async def _start_bus(self) -> None:
         server = bus_server.binary()
@@ -100,17 +100,17 @@ class Supervision:
         path = bus_server.write_configuration(self._config.nats, self._plan.bus_host, self._plan.bus_port, folder)
         await asyncio.to_thread(bus_server.check_configuration, server, path)
         environ = bus_server.environment(self._plan.environ)
-        self._bus = await Child.start(BUS_NAME, [str(server), "-c", str(path)], environ, self._logs, self._show)
+        self._bus = await Child.start(BUS_NAME, [str(server), "-c", str(path)], environ, self._logs, self._on_warning)
         until = time.monotonic() + BUS_START_TIMEOUT_S
         while time.monotonic() < until:
-            await self._all_alive()
+            await self._check_alive()
             port = bus_server.monitor_port(folder, self._bus.pid)
             if port and await self._bus.ready("127.0.0.1", port, "/healthz"):
                 return
             await asyncio.sleep(POLL_S)
         raise CommandError(f"nats-server was not ready within {BUS_START_TIMEOUT_S:.0f} s", ExitCode.NOT_READY)
 
-    async def _declare(self) -> None:
+    async def _apply_streams(self) -> None:
         nats = self._config.nats.model_copy(update={"url": self._plan.bus_url})
         try:
             bus = await Bus.connect(nats, "callboard-up", lambda: None)
@@ -124,7 +124,7 @@ class Supervision:
     async def _until_ready(self) -> None:
         waiting = {service.name: service for service in self._plan.services}
         while waiting:
-            await self._all_alive()
+            await self._check_alive()
             for service in list(waiting.values()):
                 if await self._is_ready(service):
                     del waiting[service.name]
@@ -133,34 +133,34 @@ class Supervision:
     async def _is_ready(self, service: Service) -> bool:
         return await self._children[service.name].ready(*ready_address(service))
 
-    async def _late(self) -> str:
+    async def _not_ready(self) -> str:
         names = [service.name for service in self._plan.services if not await self._is_ready(service)]
         return f"not ready within {READY_TIMEOUT_S:.0f} s: {', '.join(names)} (logs: {self._logs})"
 
-    async def _all_alive(self) -> None:
-        for child in self._everyone():
+    async def _check_alive(self) -> None:
+        for child in self._all_children():
             if not child.alive:
                 await child.ended()
-                raise CommandError(child.epitaph(), ExitCode.CHILD_ENDED)
+                raise CommandError(child.exit_report(), ExitCode.CHILD_ENDED)
 
     async def _watch(self) -> None:
-        ends = [asyncio.ensure_future(child.ended()) for child in self._everyone()]
+        ends = [asyncio.ensure_future(child.ended()) for child in self._all_children()]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for end in ends:
                 end.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
-        await self._all_alive()
+        await self._check_alive()
 
-    def _everyone(self) -> list[Child]:
+    def _all_children(self) -> list[Child]:
         return [*([self._bus] if self._bus else []), *self._children.values()]
 
     async def _stop_all(self) -> None:
-        """Edge first, so that no new work comes in; the bus last, because everyone still has something to say."""
+        """Stops the edge first, so that no new work arrives, and the bus last, because all others still publish."""
         self._stop.set()
         kind_of = {service.name: service.name.split("-", 1)[0] for service in self._plan.services}
-        hurry = asyncio.ensure_future(self._on_hurry())
+        kill = asyncio.ensure_future(self._kill_on_request())
         try:
             for kind in dict.fromkeys(kind_of.values()):
                 await asyncio.gather(
@@ -173,24 +173,24 @@ class Supervision:
             if self._bus:
                 await self._stop_one(self._bus, BUS_STOP_TIMEOUT_S)
         finally:
-            hurry.cancel()
-            await asyncio.gather(hurry, return_exceptions=True)
-            for child in self._everyone():
+            kill.cancel()
+            await asyncio.gather(kill, return_exceptions=True)
+            for child in self._all_children():
                 child.kill()
 
     async def _stop_one(self, child: Child, timeout_s: float) -> None:
-        if not await child.stop(KILL_TIMEOUT_S if self._hurry.is_set() else timeout_s):
+        if not await child.stop(KILL_TIMEOUT_S if self._kill_requested.is_set() else timeout_s):
             self._say(f"{child.name} did not stop within {timeout_s:g} s and was killed")
 
-    async def _on_hurry(self) -> None:
-        await self._hurry.wait()
-        for child in self._everyone():
+    async def _kill_on_request(self) -> None:
+        await self._kill_requested.wait()
+        for child in self._all_children():
             child.kill()
 
-    def _show(self, name: str, event: str) -> None:
-        """Passes a child's warning on; the same one again only after a while, and none about the stop itself."""
+    def _on_warning(self, name: str, event: str) -> None:
+        """Shows a child's warning, a repeated one at most every 10 s, and none while stopping."""
         now = time.monotonic()
-        if self._stop.is_set() or now - self._shown.get((name, event), -SAME_WARNING_S) < SAME_WARNING_S:
+        if self._stop.is_set() or now - self._shown.get((name, event), -REPEATED_WARNING_S) < REPEATED_WARNING_S:
             return
         self._shown[name, event] = now
         self._say(f"{name}: {event} (log: {self._logs / f'{name}.log'})")

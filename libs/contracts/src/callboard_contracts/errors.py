@@ -28,6 +28,8 @@ class ErrorCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
     QUOTA_EXCEEDED = "quota_exceeded"
     QUEUE_FULL = "queue_full"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -37,6 +39,7 @@ class ErrorCode(StrEnum):
     INTERRUPTED = "interrupted"
     QUOTA_UNAVAILABLE = "quota_unavailable"
     BUS_UNAVAILABLE = "bus_unavailable"
+    OVERLOADED = "overloaded"
     INTERNAL = "internal"
 
 
@@ -66,6 +69,8 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.METHOD_NOT_ALLOWED: ErrorKind(405, False, "The path does not take this method."),
     ErrorCode.REQUEST_TIMEOUT: ErrorKind(408, True, "The request's body did not arrive in time."),
     ErrorCode.BODY_TOO_LARGE: ErrorKind(413, False, "The request's body is over the size limit."),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, False, "The request's body is encoded in a way not offered."),
+    ErrorCode.TOO_MANY_ATTEMPTS: ErrorKind(429, True, "This address sent too many wrong admin tokens."),
     ErrorCode.QUOTA_EXCEEDED: ErrorKind(429, True, "A limit of the API key, the address or the site is reached."),
     ErrorCode.QUEUE_FULL: ErrorKind(429, True, "Too many requests of this client are already waiting."),
     ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, True, "The request was not finished before its deadline."),
@@ -75,6 +80,7 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.INTERRUPTED: ErrorKind(503, True, "The work was stopped before its end because a process shut down."),
     ErrorCode.QUOTA_UNAVAILABLE: ErrorKind(503, True, "The quota service did not answer."),
     ErrorCode.BUS_UNAVAILABLE: ErrorKind(503, True, "The message bus did not accept the work."),
+    ErrorCode.OVERLOADED: ErrorKind(503, True, "The edge has more work than it can hold at the moment."),
     ErrorCode.INTERNAL: ErrorKind(500, True, "Something failed inside Callboard; the log has the request id."),
 }
 

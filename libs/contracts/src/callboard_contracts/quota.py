@@ -198,7 +198,7 @@ class AuditEvent(Message):
     `units` is what was held (admitted, refused), finally charged (settled, released, expired) or added (corrected);
     `reason` is a short fixed word, such as the limit that refused or the rule that ignored an event. `total_units` is
     what a settled usage event charged to all of its holds together. `kudos` are
-    what was finally taken from an account, or earned by it; a deal in kudos is told as work of the kind kudos.
+    what was finally taken from an account, or earned by it; a kudos transaction is recorded as work of the kind kudos.
     """
 
     kind: AuditKind

@@ -1,4 +1,4 @@
-"""Every stream, consumer and bucket of the board, declared once as data.
+"""Every stream, consumer and bucket of the bus, declared once as data.
 
 `callboard streams apply` makes the server agree with this; services only use what is there. Durations are in the
 server's own unit, nanoseconds, where the field goes to the server, and in seconds in every name here.
@@ -164,7 +164,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             max_age_s=COUNTER_LIFE_S,
             options={"allow_msg_counter": True, "duplicate_window": window},
         ),
-        # Balances and deals are kept for ever: a counter that nobody touches for a year still says what somebody has.
+        # Balances and transactions are kept for ever: a counter that nobody touches for a year still says what somebody has.
         StreamSpec(KUDOS, ("q.kudos.*",), options={"allow_msg_counter": True, "duplicate_window": window}),
         StreamSpec(TRANSFERS, ("q.transfer.*",), options={"duplicate_window": window}),
         StreamSpec(

@@ -81,7 +81,7 @@ def kudos(account: str) -> str:
 
 
 def transfer(transaction_id: str) -> str:
-    """Where it is recorded for ever how a deal in kudos ended; `*` stands for every deal."""
+    """Where it is recorded for ever how a kudos transaction ended; `*` stands for every transaction."""
     return f"q.transfer.{transaction_id if transaction_id == '*' else token(transaction_id)}"
 
 

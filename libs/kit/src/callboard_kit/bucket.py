@@ -1,4 +1,4 @@
-"""A key-value bucket, read at its source and changed by compare-and-set."""
+"""A key-value bucket, read from its stream and changed by compare-and-set."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ WRONG_REVISION = frozenset({10071, 10164})
 
 
 class Conflict(Exception):  # noqa: N818 - a state, not a failure
-    """Somebody else changed the entry since it was read."""
+    """The entry was changed since it was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry as it stands; `revision` is what a change must name."""
+    """An entry at a revision, which a change must name."""
 
     key: str
     value: bytes
@@ -25,7 +25,7 @@ class Entry:
 
 
 class Bucket:
-    """One bucket by its name; watches are left out on purpose, since they lag after a server restart."""
+    """A bucket by its name; without watches on purpose, since they lag after a server restart."""
 
     def __init__(self, bus: Bus, name: str) -> None:
         self._bus = bus
@@ -50,11 +50,11 @@ class Bucket:
     ) -> int:
         """Writes an entry and returns its new revision.
 
-        `revision` is the one that was read, 0 for an entry that must not exist yet, or None to write regardless. With
-        `life_s`, in a bucket that allows it, the entry is gone after that time; each put begins it anew.
+        `revision` is the one that was read, 0 for an entry that must not exist yet, or None to overwrite. With
+        `life_s`, in a bucket that allows it, the entry expires after that time; each put starts it again.
 
         Raises:
-            Conflict: the entry stands at another revision.
+            Conflict: the entry is at another revision.
             BusUnavailable: no acknowledgement in time; the write may have happened.
         """
         headers = _life(life_s)

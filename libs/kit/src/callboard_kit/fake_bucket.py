@@ -1,4 +1,4 @@
-"""A key-value bucket in memory, for whoever needs no other process to see it."""
+"""A key-value bucket in memory."""
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -7,7 +7,7 @@ from callboard_kit.bucket import Conflict, Entry
 
 
 class FakeBucket:
-    """Answers as a bucket on the bus does; `before_put` is called before each write, so that others can come first."""
+    """Behaves like `Bucket`; `before_put` is called before each write, so that a test can write first."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -23,7 +23,7 @@ class FakeBucket:
         return [entry for key, entry in self._entries.items() if fnmatchcase(key, pattern)][:limit]
 
     async def put(self, key: str, value: bytes, revision: int | None) -> int:
-        """Writes an entry that stands at a revision, 0 for one that must not exist yet; raises Conflict."""
+        """Writes an entry that is at a revision, 0 for one that must not exist yet; raises Conflict."""
         self.before_put(key)
         known = self._entries.get(key)
         if revision is not None and revision != (known.revision if known else 0):
@@ -31,7 +31,7 @@ class FakeBucket:
         return self.set(key, value)
 
     def set(self, key: str, value: bytes) -> int:
-        """Writes an entry, whatever stands there, and returns its new revision."""
+        """Overwrites an entry and returns its new revision."""
         self._revision += 1
         self._entries[key] = Entry(key, value, self._revision)
         return self._revision

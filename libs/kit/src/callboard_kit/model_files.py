@@ -1,4 +1,4 @@
-"""Where model files lie on this machine; `callboard models fetch` puts them there."""
+"""Where model files are stored on this machine; `callboard models fetch` downloads them."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ FOLDER_VARIABLE = "CALLBOARD_MODEL_DIR"
 
 
 def model_folder(site: SiteSection, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of model files: `site.model_dir`, else `$CALLBOARD_MODEL_DIR`, else one in the user's cache."""
+    """Returns `site.model_dir`, else `$CALLBOARD_MODEL_DIR`, else a folder in the user's cache."""
     if site.model_dir is not None:
         return site.model_dir.expanduser()
     if environ.get(FOLDER_VARIABLE):
@@ -20,7 +20,7 @@ def model_folder(site: SiteSection, environ: Mapping[str, str] = os.environ) -> 
 
 
 def model_path(site: SiteSection, name: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """The file that a setting means: a bare name lies in the folder of model files, anything with a `/` is a path."""
+    """Returns the file that a setting names: a bare name is in `model_folder`, anything with a `/` is a path."""
     if "/" in name:
         return Path(name).expanduser()
     return model_folder(site, environ) / name

@@ -1,6 +1,6 @@
-"""Reads `callboard.toml`, the environment over it, and secrets from files.
+"""Loads `callboard.toml`, overrides from the environment, and secrets from files.
 
-A wrong setting ends in one line that names the key, what was found and what is allowed.
+A wrong setting is reported in one line that names the key, what was found and what is allowed.
 """
 
 import os
@@ -15,7 +15,9 @@ from callboard_contracts.config import Config
 
 CONFIG_VARIABLE = "CALLBOARD_CONFIG"
 PREFIX = "CALLBOARD__"
-SECRET_SUFFIX = "_FILE"  # noqa: S105 - the name of a suffix, not a secret
+FILE_SUFFIX = "_file"
+PLAIN_SETTINGS = frozenset({"model_file", "voices_file"})
+"""Settings whose own name ends in the suffix."""
 DEFAULT_FILE = Path("callboard.toml")
 
 Table = dict[str, Any]
@@ -26,15 +28,15 @@ class SettingsError(Exception):
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Reads the configuration of this process.
+    """Loads the configuration of this process from `config_file` and the environment.
 
-    The file is the argument, else `$CALLBOARD_CONFIG`, else `callboard.toml` in the working directory, else none.
-    `CALLBOARD__EDGE__PORT=8081` overrides one key, and a name that ends in `_FILE` takes the value from that file.
+    `CALLBOARD__EDGE__PORT=8081` overrides one key; a name that ends in `_FILE` reads the value from that file.
 
     Raises:
         SettingsError: the file cannot be read, is not TOML, or a value is not allowed.
     """
-    table = _read(path, environ)
+    file = config_file(path, environ)
+    table = {} if file is None else _read(file)
     for name, value in sorted(environ.items()):
         if name.startswith(PREFIX):
             _override(table, name, value)
@@ -44,11 +46,15 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
         raise SettingsError(_one_line(error)) from None
 
 
-def _read(path: Path | None, environ: Mapping[str, str]) -> Table:
-    named = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    file = named or DEFAULT_FILE
-    if named is None and not file.exists():
-        return {}
+def config_file(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Returns the argument, else `$CALLBOARD_CONFIG`, else `callboard.toml` in the working directory if it exists."""
+    named = path or environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def _read(file: Path) -> Table:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -58,19 +64,22 @@ def _read(path: Path | None, environ: Mapping[str, str]) -> Table:
 
 
 def _override(table: Table, name: str, value: str) -> None:
-    keys = name.removeprefix(PREFIX).lower().split("__")
-    if keys[-1].endswith(SECRET_SUFFIX.lower()):
-        plain = keys[-1].removesuffix(SECRET_SUFFIX.lower())
-        if plain not in {"model", "voices"}:
-            keys[-1] = plain
-            value = _secret(name, value)
-            _set(table, keys, value, name)
-            return
-    # A password of digits is no number.
-    _set(table, keys, value if _is_secret(keys[-1]) else _typed(value), name)
+    *parents, key = name.removeprefix(PREFIX).lower().split("__")
+    found: Any = value
+    if key.endswith(FILE_SUFFIX) and key not in PLAIN_SETTINGS:
+        key = key.removesuffix(FILE_SUFFIX)
+        found = _read_secret(name, value)
+    elif not _is_secret(key):  # A password of digits is not a number.
+        found = _parse(value)
+    section: Any = table
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise SettingsError(f"{name}: {parent} is a value, not a table")
+    section[key] = found
 
 
-def _secret(name: str, path: str) -> str:
+def _read_secret(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -79,18 +88,8 @@ def _secret(name: str, path: str) -> str:
         raise SettingsError(f"{name}: {path} is not text") from None
 
 
-def _set(table: Table, keys: list[str], value: Any, name: str) -> None:
-    *parents, last = keys
-    for key in parents:
-        child = table.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise SettingsError(f"{name}: {key} is a value, not a table")
-        table = child
-    table[last] = value
-
-
-def _typed(value: str) -> Any:
-    """A list, a number or a truth value where the text is one in TOML, else the text itself."""
+def _parse(value: str) -> Any:
+    """Returns the value that the text is in TOML, else the text itself."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -50,6 +50,9 @@ class RunningJob(Generic[J]):
         self.unsure = False
         """Whether something may have been lost with the bus, until the edge has said what it has."""
         self.edge_heard_at = now
+        self.edge_silent = False
+        """Whether the edge's heartbeats stopped; it may be gone, or stand still for a while."""
+        self.asking_edge = False
         self.missed = 0
 
     @property
@@ -103,13 +106,15 @@ class RunningJobs:
             while True:
                 await asyncio.sleep(WATCH_INTERVAL_S)
                 self.check()
+                if not self._bus.connected:
+                    continue
                 for running in self._jobs.values():
-                    if running.unsure and self._bus.connected:
-                        running.unsure = False
-                        group.create_task(self._send_again(running))
+                    if (running.unsure or running.edge_silent) and not running.asking_edge:
+                        running.asking_edge = True
+                        group.create_task(self._ask_edge(running))
 
     def check(self) -> None:
-        """Ends the jobs that are late, whose engine is silent, or whose edge is gone."""
+        """Ends the jobs that are late or whose engine is silent, and notes those whose edge is."""
         now = asyncio.get_running_loop().time()
         if not self._bus.connected:
             self._settled_at = now + RECONNECT_GRACE_S
@@ -122,25 +127,33 @@ class RunningJobs:
             running.cancel_scope.cancel("deadline")
         elif running.heard_at is not None and now - running.heard_at > self._stall_timeout_s:
             running.cancel_scope.cancel("stalled")
-        elif running.watched and now - edge_heard_at > EDGE_LOST_S and running.cancel_scope.reason is None:
-            log.info("edge_gone", extra={"request_id": running.job.request_id})
-            running.cancel_scope.cancel("cancelled")
+        elif running.watched:
+            running.edge_silent = now - edge_heard_at > EDGE_LOST_S
 
-    async def _send_again(self, running: RunningJob[Any]) -> None:
-        """Repeats what the edge lacks; it drops what it has."""
-        assert running.resend is not None
+    async def _ask_edge(self, running: RunningJob[Any]) -> None:
+        """Ends a job whose edge is gone or waits no longer, and repeats what the edge lacks; it drops what it has.
+
+        An edge whose subscription stands but which does not answer is frozen or slow, so its jobs go on.
+        """
+        unsure, running.unsure = running.unsure, False
         try:
             reply = await ask_edge(self._bus, running.job, running.attempt, tries=1)
-            if reply is None:
-                running.unsure = True
-            elif reply.open:
-                await running.resend(reply.next_seq)
-            else:
+            if reply is None and running.edge_silent:
+                log.info("edge_gone", extra={"request_id": running.job.request_id})
                 running.cancel_scope.cancel("cancelled")
+            elif reply is None:
+                running.unsure = unsure
+            elif not reply.open:
+                running.cancel_scope.cancel("cancelled")
+            elif unsure and running.resend is not None:
+                await running.resend(reply.next_seq)
         except Superseded:
             running.cancel_scope.cancel("superseded")
         except BusUnavailable:
-            running.unsure = True
+            running.unsure = unsure
+        finally:
+            running.edge_heard_at = asyncio.get_running_loop().time()
+            running.edge_silent = running.asking_edge = False
 
     async def _on_cancel(self, message: Msg) -> None:
         request_id = message.subject.rsplit(".", 1)[-1]

@@ -1,1 +1,1 @@
-"""The HTTP edge: client protocols in, jobs out to the board, frames back."""
+"""The HTTP edge: client protocols in, jobs out to the bus, frames back."""

@@ -9,6 +9,9 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from callboard_admin.accounts import Accounts
+from callboard_admin.kudos_records import KudosRecords
+from callboard_admin.usage_records import UsageRecords
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -38,13 +41,10 @@ from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.settings import edge_settings
-from callboard_kit.accounts import Accounts
 from callboard_kit.bus import Bus
-from callboard_kit.kudos_records import KudosRecords
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
-from callboard_kit.usage_records import UsageRecords
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-ADMIN_REFUSALS = ("missing", "wrong")
+ADMIN_REFUSALS = ("missing", "wrong", "blocked")
 
 
 class EdgeMetrics:
@@ -65,17 +65,17 @@ class EdgeMetrics:
         )
         self.dropped_messages = Counter(
             "callboard_edge_dropped_messages_total",
-            "Workers' messages that a full inbox dropped; they are read back from the board.",
+            "Workers' messages that a full inbox dropped; they are read back from the bus.",
             registry=registry,
         )
         self.replays = Counter(
             "callboard_edge_replays_total",
-            "Reads from the board because of a gap, a lost connection or a long silence.",
+            "Reads from the bus because of a gap, a lost connection or a long silence.",
             registry=registry,
         )
         self.admin_refusals = Counter(
             "callboard_edge_admin_refusals_total",
-            "Requests to the admin API without its token, by reason (missing or wrong).",
+            "Requests to the admin API without its token, by reason: missing, wrong, or blocked after wrong ones.",
             ("reason",),
             registry=registry,
         )

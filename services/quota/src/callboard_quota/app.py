@@ -7,11 +7,13 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from nats import errors
 
 from callboard_contracts.config import Config, QuotaSection
+from callboard_contracts.subjects import QUOTA_RESERVE
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
@@ -36,15 +38,16 @@ from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOCK_SKEW_S
 from callboard_quota.handlers.broker import BusBroker
-from callboard_quota.handlers.rpc import RpcHandler
+from callboard_quota.handlers.in_flight import InFlight
+from callboard_quota.handlers.rpc import RpcHandlers, subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from callboard_quota.metrics import (
     AUDIT_LOSSES,
+    CONCURRENCY_WAITS,
     DRIFT_UNITS,
     KUDOS_REFUSALS,
     OLDEST_LEASE_SECONDS,
     OPEN_LEASES,
-    PLACE_WAITS,
     RECONCILE_AGE_SECONDS,
     begin,
     count_event,
@@ -65,19 +68,19 @@ FIRST_STORE_PAUSE_S = 0.25
 
 
 class Readiness:
-    """Why the process cannot decide at this moment, if so."""
+    """Why the process cannot decide now, if so."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self.clock_differs_s = 0.0
+        self.clock_skew_s = 0.0
         self.serving = False
 
     def __call__(self) -> str | None:
         """None, or the reason."""
         if not self._bus.connected:
             return "no connection to the bus"
-        if abs(self.clock_differs_s) > CLOCK_SKEW_S:
-            return f"the clock differs from the bus's by {self.clock_differs_s:.1f} s"
+        if abs(self.clock_skew_s) > CLOCK_SKEW_S:
+            return f"the clock differs from the bus's by {self.clock_skew_s:.1f} s"
         return None if self.serving else "starting or stopping"
 
 
@@ -97,42 +100,39 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     await publisher.start()
     store = JetStreamLedger(bus, publisher)
     accounts = BucketAccounts(bus)
-    await accounts.start()
-    ready.clock_differs_s = await _first(shutdown, store.check) - clock.now()
+    ready.clock_skew_s = await _first(shutdown, store.check) - clock.now()
     secret = await _first(shutdown, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
-    invalidation = CacheInvalidation(bus)
-    ledger = Ledger(store, clock, secret.signed, invalidation.tell)
-    await invalidation.listen(ledger.forget)
-    places = ConcurrencyWait(ledger, asyncio.sleep, lambda waited: PLACE_WAITS.labels(waited).inc())
-    reservations = ReservationService(config.quota, secret, accounts, ledger, clock, journal, places)
+    ledger = Ledger(store, clock, secret.signed, CacheInvalidation(bus).publish)
+    waits = ConcurrencyWait(ledger, asyncio.sleep, lambda result: CONCURRENCY_WAITS.labels(result).inc())
+    reservations = ReservationService(config.quota, secret, accounts, ledger, clock, journal, waits)
     counters = StreamCounterStore(bus)
     rules = EventRules(secret, accounts)
     settler = Settler(config.quota, rules, ledger, counters, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal, counters.stands)
+    reaper = Reaper(store, ledger, clock, journal, counters.is_applied)
     kudos = KudosService(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
     aggregator = UsageAggregator(usage_log, counters, rules, lambda: reservations.settings)
-    reconciler = Reconciler(secrets.token_hex(4), store, counters, usage_log, aggregator, clock, journal, ledger.raised)
+    process = secrets.token_hex(4)
+    reconciler = Reconciler(process, store, counters, usage_log, aggregator, clock, journal, ledger.invalidate)
     verifier = Verifier(store, counters, usage_log, aggregator, clock, asyncio.sleep)
-    requests = RpcHandler(bus, reservations, kudos, verifier)
     feed = UsageFeed(bus, settler)
-    broker = BusBroker(bus)
-    requests.attach(broker)
+    in_flight = InFlight()
+    handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier)
+    broker = BusBroker(bus, in_flight, {QUOTA_RESERVE: handlers.reserve}, [handlers])
+    handlers.subscribe(broker)
+    subscribe_control(broker, accounts.invalidate, ledger.window_cache.invalidate)
 
-    def adopt(quota: QuotaSection) -> None:
+    def apply(quota: QuotaSection) -> None:
         reservations.settings = quota
         settler.settings = quota
 
-    live = settings.LiveSettings(arguments.config, config.quota, adopt)
+    live = settings.LiveSettings(arguments.config, config.quota, apply)
 
     begin()
 
-    async def read_settings() -> None:
-        await asyncio.to_thread(live.look)
-
     earliest_end = math.inf
-    # Reckoned when it is asked for, so that it grows while the reaper stands still.
+    # Computed when it is read, so that it grows while the reaper does not run.
     OLDEST_LEASE_SECONDS.set_function(lambda: 0.0 if earliest_end == math.inf else clock.now() - earliest_end)
 
     async def reap() -> None:
@@ -151,10 +151,10 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         if await reconciler.pass_once():
             reconciled_at = clock.now()
             DRIFT_UNITS.set(reconciler.drift_units)
-        ledger.forget()
+        ledger.window_cache.invalidate_all()
 
     async def compare_clocks() -> None:
-        ready.clock_differs_s = await store.check() - clock.now()
+        ready.clock_skew_s = await store.check() - clock.now()
 
     async with TaskSupervisor(shutdown) as supervisor:
         supervisor.start(publisher.run(), "acknowledgements")
@@ -162,46 +162,44 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         supervisor.start(feed.run(), "usage")
         supervisor.start(_every(config.quota.reap_interval_s, reap), "reaper")
         supervisor.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")
-        supervisor.start(_every(SETTINGS_INTERVAL_S, read_settings), "settings")
+        supervisor.start(_every(SETTINGS_INTERVAL_S, partial(asyncio.to_thread, live.reload)), "settings")
         supervisor.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
-        await broker.start()
         freeze_gc()
-        await requests.open()
+        await broker.start()
         ready.serving = True
         await shutdown.wait()
         ready.serving = False
-        await _stop_taking(broker, requests)
-        await requests.drain(DRAIN_TIMEOUT_S)
+        await _stop_taking(broker)
+        await in_flight.drain(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
         await journal.drain(DRAIN_TIMEOUT_S)
 
 
-async def _first(shutdown: Shutdown, ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks the store until it answers, since it may still be starting."""
+async def _first(shutdown: Shutdown, read: Callable[[], Awaitable[T]]) -> T:
+    """Reads from the store until it answers, since it may still be starting."""
     until = time.monotonic() + FIRST_STORE_WAIT_S
     while True:
         try:
-            return await ask()
+            return await read()
         except (StoreUnavailable, LedgerMisdeclared) as error:
             if time.monotonic() > until or shutdown.stopping:
                 raise StartError(str(error)) from error
         await asyncio.sleep(FIRST_STORE_PAUSE_S)
 
 
-async def _every(interval_s: float, act: Callable[[], Awaitable[None]]) -> None:
+async def _every(interval_s: float, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
-            await act()
+            await run()
         except (StoreUnavailable, LedgerMisdeclared) as error:
             log.warning("task_postponed", extra={"reason": str(error)})
         await asyncio.sleep(interval_s)
 
 
-async def _stop_taking(broker: BusBroker, requests: RpcHandler) -> None:
-    """Takes no more requests; a connection that is just being restored has none to take."""
+async def _stop_taking(broker: BusBroker) -> None:
+    """Takes no more requests; a connection that is just being restored has none."""
     try:
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            await requests.close()
-            await broker.stop()
+            await broker.drain()
     except (TimeoutError, errors.Error):
         log.warning("broker_not_drained")

@@ -1,4 +1,4 @@
-"""The figures of the quota service."""
+"""The metrics of the quota service."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -7,7 +7,7 @@ from callboard_quota.domain.kudos import RULES
 
 DECISIONS = Counter(
     "callboard_quota_decisions",
-    "Reservations decided, by kind of work and what came of them: admitted, or why not.",
+    "Reservations decided, by kind of work and result: admitted, or why not.",
     ("work", "decision"),
 )
 DECISION_SECONDS = Histogram(
@@ -16,14 +16,14 @@ DECISION_SECONDS = Histogram(
     ("request",),
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
-PLACE_WAITS = Counter(
-    "callboard_quota_place_waits",
-    "Requests over jobs_at_once that waited a moment for a place, by what came of it: freed, refused or full.",
+CONCURRENCY_WAITS = Counter(
+    "callboard_quota_concurrency_waits",
+    "Requests over jobs_at_once that waited a moment for a hold to end, by result: admitted, refused or full.",
     ("result",),
 )
 SETTLEMENTS = Counter(
     "callboard_quota_settlements",
-    "Usage events and releases handled, by what came of them.",
+    "Usage events and releases handled, by result.",
     ("result",),
 )
 SETTLEMENT_LAG_SECONDS = Histogram(
@@ -36,37 +36,30 @@ UNITS = Counter(
 )
 OPEN_LEASES = Gauge("callboard_quota_open_leases", "Holds that are neither settled nor ended.")
 OLDEST_LEASE_SECONDS = Gauge(
-    "callboard_quota_oldest_lease_overdue_seconds", "How far the oldest hold is past its end; not above 0 when none is."
+    "callboard_quota_oldest_lease_overdue_seconds", "How far the oldest hold is past its end; at most 0 when none is."
 )
-EXPIRED_LEASES = Counter("callboard_quota_expired_leases", "Holds ended because nothing was heard of their job.")
-IN_FLIGHT = Gauge("callboard_quota_requests_in_flight", "Requests being decided at this moment.")
+EXPIRED_LEASES = Counter("callboard_quota_expired_leases", "Holds ended because their job never reported.")
+IN_FLIGHT = Gauge("callboard_quota_requests_in_flight", "Requests being answered now.")
 STORE_FAILURES = Counter(
     "callboard_quota_store_failures", "Requests that the store left without a confirmed answer.", ("request",)
 )
 AUDIT_LOSSES = Counter("callboard_quota_audit_losses", "Audit events dropped because too many waited for the bus.")
 CORRECTIONS = Counter("callboard_quota_corrections", "Counters corrected by the reconciler.")
-DRIFT_UNITS = Gauge(
-    "callboard_quota_drift_units", "Sum of the differences that the reconciler last found, regardless of sign."
-)
+DRIFT_UNITS = Gauge("callboard_quota_drift_units", "Sum of the absolute differences that the reconciler last found.")
 RECONCILE_AGE_SECONDS = Gauge(
     "callboard_quota_reconcile_age_seconds", "Time since the reconciler last finished a pass."
 )
 
 
 KUDOS = Counter("callboard_quota_kudos", "Kudos that were earned, spent and transferred, in thousandths.", ("kind",))
-KUDOS_REFUSALS = Counter(
-    "callboard_quota_kudos_refusals", "Deals in kudos refused, by the rule that says so.", ("reason",)
-)
+KUDOS_REFUSALS = Counter("callboard_quota_kudos_refusals", "Kudos transactions refused, by rule.", ("reason",))
 
 
 def count_event(event: AuditEvent) -> None:
     """Counts an audit event."""
     work = event.work or "none"
-    if work == "kudos":
-        if event.kind == "settled":
-            KUDOS.labels(event.reason).inc(event.kudos)
-        elif event.kind == "expired":
-            EXPIRED_LEASES.inc()
+    if work == "kudos" and event.kind in {"settled", "released"}:
+        KUDOS.labels(event.reason).inc(event.kudos)
         return
     match event.kind:
         case "admitted":
@@ -88,7 +81,7 @@ def count_event(event: AuditEvent) -> None:
 
 
 def begin() -> None:
-    """Shows the counts of every decision and settlement as 0 from the start, so that the first is an increase."""
+    """Exports the counters of decisions and settlements as 0 from the start, so that the first event is an increase."""
     for work in ("chat", "speech"):
         DECISIONS.labels(work, "admitted")
         UNITS.labels(work)
@@ -97,5 +90,5 @@ def begin() -> None:
         KUDOS.labels(move)
     for rule in RULES:
         KUDOS_REFUSALS.labels(rule)
-    for waited in ("freed", "refused", "full"):
-        PLACE_WAITS.labels(waited)
+    for result in ("admitted", "refused", "full"):
+        CONCURRENCY_WAITS.labels(result)

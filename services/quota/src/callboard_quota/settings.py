@@ -1,4 +1,4 @@
-"""What the quota service takes from the configuration, and follows while it runs."""
+"""The quota service's settings, which it follows while it runs."""
 
 import logging
 from collections.abc import Callable
@@ -30,8 +30,8 @@ class LiveSettings:
         self._apply = apply
         self._complaint = ""
 
-    def look(self) -> None:
-        """Reads the file; a wrong one changes nothing and is reported once. Blocks for the length of a file read."""
+    def reload(self) -> None:
+        """Reads the file; an invalid one changes nothing and is logged once. Blocks while it reads."""
         try:
             config = load_config(self._path)
             check(config)

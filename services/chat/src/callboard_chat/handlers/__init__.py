@@ -1,1 +1,1 @@
-"""What arrives from the board."""
+"""What arrives over the bus."""

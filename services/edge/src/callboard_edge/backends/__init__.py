@@ -1,1 +1,1 @@
-"""The ways out of the edge: the board, the frames that come back, and the quota desk."""
+"""What the edge reaches over the bus: jobs, their frames and results, workers and quota."""

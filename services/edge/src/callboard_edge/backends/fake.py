@@ -1,4 +1,4 @@
-"""The edge's surroundings in memory: the same behaviour as the bus, and its faults on demand."""
+"""The edge's backends in memory: they behave as the ones on the bus, and fail on demand."""
 
 import asyncio
 from collections import Counter
@@ -26,6 +26,7 @@ from callboard_edge.domain.ports import JobRef, RequestState
 
 TENANT = "anonymous"
 LEASE_MARGIN_S = 30.0
+KEY_REQUIRED = ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="An API key is required.")
 
 
 class FakeQuotaClient:
@@ -34,6 +35,7 @@ class FakeQuotaClient:
     def __init__(self) -> None:
         self.refusal: ErrorInfo | None = None
         self.states: tuple[LimitState, ...] = ()
+        self.require_key = False
         self.delay_s = 0.0
         self.asked: list[ReserveRequest] = []
         self.identified: list[IdentifyRequest] = []
@@ -75,6 +77,10 @@ class FakeQuotaClient:
             limits=self.states,
             error=self.refusal,
         )
+
+    async def check_caller(self, key_digest: str | None) -> ErrorInfo | None:
+        """Lets everybody in, unless keys are required."""
+        return KEY_REQUIRED if self.require_key and key_digest is None else None
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_REMEMBERED_TENANTS = 10_000
 ANONYMOUS = "anonymous"
+KEY_REQUIRED = ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="An API key is required.")
 
 
 class BusQuotaClient:
@@ -67,6 +68,19 @@ class BusQuotaClient:
         """Gives a hold back; one that cannot be given back expires."""
         await self._line.release(hold)
 
+    async def check_caller(self, key_digest: str | None) -> ErrorInfo | None:
+        """Why a caller's request is not even read, or None; a key that was lately let in is not asked about again."""
+        if not self._require_key:
+            return None
+        if key_digest is None:
+            return KEY_REQUIRED
+        if key_digest in self._tenants:
+            return None
+        reply = await self.identify(IdentifyRequest(key_digest=key_digest))
+        if reply.error is None:
+            self._remember(key_digest, reply.tenant)
+        return reply.error
+
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
         reply = await self._line.ask(subjects.QUOTA_IDENTIFY, request, IdentifyReply)
@@ -86,7 +100,7 @@ class BusQuotaClient:
         if not self._admits:
             return UNAVAILABLE
         if self._require_key and digest is None:
-            return ErrorInfo(code=ErrorCode.INVALID_API_KEY, message="An API key is required.")
+            return KEY_REQUIRED
         if self._require_key and digest not in self._tenants:
             return UNAVAILABLE
         return None

@@ -1,4 +1,4 @@
-"""What an operator may do over HTTP, as the shapes that the installation's books fill in."""
+"""What the admin API needs, as Protocols that callboard_admin implements."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from callboard_contracts.quota import AuditEvent, VerifyReply
 
 
 class Accounts(Protocol):
-    """The accounts and their API keys; each method raises CallboardError for what cannot be done."""
+    """Accounts and their API keys; each method raises CallboardError for what cannot be done."""
 
     async def create(
         self, name: str, tier: str, expires_at: float | None, limits: Mapping[str, int | None] | None = None
     ) -> tuple[Account, str]:
-        """Makes an account with one key, and returns both."""
+        """Creates an account with one key and returns both."""
         ...
 
     async def all(self) -> list[Account]:
-        """Every account, the oldest first."""
+        """Returns every account, the oldest first."""
         ...
 
     async def find(self, text: str) -> tuple[Account, AccountKey | None]:
-        """The account that an id, a name, a key or the start of a key's digest names."""
+        """Finds the account by its id or name, by a key, or by the start of a key's digest."""
         ...
 
     async def change(
         self, account_id: str, tier: str | None = None, limits: Mapping[str, int | None] | None = None
     ) -> Account:
-        """Gives an account another tier, or limits of its own."""
+        """Changes an account's tier or its own limits."""
         ...
 
     async def rotate(self, account_id: str, expires_at: float | None, old_until: float) -> tuple[Account, str]:
-        """Gives an account a new key, and lets its other keys end."""
+        """Adds a new key to an account; its other keys expire."""
         ...
 
     async def revoke(self, account_id: str, digest: str | None) -> Account:
@@ -42,33 +42,33 @@ class Accounts(Protocol):
         ...
 
 
-class UsageBooks(Protocol):
-    """What was used."""
+class UsageRecords(Protocol):
+    """Usage of accounts and other tenants."""
 
     async def used(self, since: float, until: float, tenant: str | None = None) -> dict[str, int]:
-        """The units of each tenant."""
+        """Sums the units of each tenant."""
         ...
 
     def events(
         self, since: float, until: float, tenant: str | None = None
     ) -> AsyncGenerator[list[dict[str, str | int]]]:
-        """The usage events, some at a time."""
+        """Yields the usage events in batches."""
         ...
 
     async def verify(self, since: float) -> VerifyReply:
-        """Has quota compare its counters with the usage events."""
+        """Asks quota to compare its counters with the usage events."""
         ...
 
     async def audit_trail(self, request_id: str) -> list[AuditEvent]:
-        """Everything that quota did about a request."""
+        """Returns what quota did for a request."""
         ...
 
 
-class KudosBooks(Protocol):
-    """What accounts have in kudos, in thousandths; each method raises CallboardError for what quota refuses."""
+class KudosRecords(Protocol):
+    """Kudos of accounts, in thousandths; each method raises CallboardError for what quota refuses."""
 
     async def balance(self, account: str) -> int:
-        """What an account has."""
+        """Returns the balance of an account."""
         ...
 
     async def earn(self, account: str, amount: int, transaction_id: str | None = None) -> KudosTransaction:
@@ -82,17 +82,17 @@ class KudosBooks(Protocol):
         ...
 
     def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
-        """Every change of an account's kudos since a time and after another, the oldest first."""
+        """Yields the changes of an account's kudos since a time and after a `seq`, the oldest first."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """What the admin API works with; `quota` reads the settings of quota as they stand in the file now."""
+    """The dependencies of the admin API; `quota` reads the present settings of quota from the file."""
 
     token_digest: bytes
     accounts: Accounts
-    usage: UsageBooks
-    kudos: KudosBooks
+    usage: UsageRecords
+    kudos: KudosRecords
     quota: Callable[[], Awaitable[QuotaSection]]
     failure_pause_s: float = 0.5

@@ -103,6 +103,15 @@ class Admission:
 
         return await stream.submit(reserve, job, Route("tts", model.pool))
 
+    async def check_caller(self, caller: Caller) -> None:
+        """Refuses a caller who has to show a key and has none, or one that quota does not know.
+
+        Raises:
+            CallboardError: `invalid_api_key`, or quota is away and the site refuses then.
+        """
+        if (error := await self.deps.quota.check_caller(caller.key_digest)) is not None:
+            raise CallboardError.of(error)
+
     async def usage(self, caller: Caller) -> UsageReply:
         """Says what a caller has used and where each of the caller's limits stands.
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -32,12 +33,12 @@ class FailedAfterOutput(CallboardError):  # noqa: N818 - what it means for the c
     """A request failed after a part of it had been sent, which is charged: a retry would be charged again."""
 
 
-class StreamSource(Protocol[T]):
-    """Puts the messages of one kind of job in order and reads back what was missed."""
+class Buffer(Protocol[T]):
+    """Puts the messages of one kind of job in order."""
 
     @property
     def ended(self) -> bool:
-        """Whether the end has been taken."""
+        """Whether the end is here."""
         ...
 
     @property
@@ -50,25 +51,68 @@ class StreamSource(Protocol[T]):
         """The newest attempt seen."""
         ...
 
-    def open(self, state: RequestState) -> Inbox[T]:
-        """Begins to collect what workers send."""
-        ...
-
-    def take(self, arrived: Sequence[T]) -> Sequence[T]:
-        """Takes what has arrived and returns what can go out, in order."""
-        ...
-
-    async def refill(self, inbox: Inbox[T]) -> Sequence[T]:
-        """Reads from the bus what may have been missed, and returns what can go out."""
+    def feed(self, arrived: Iterable[T], /) -> list[T]:
+        """Takes messages in any order and returns those that can go out now, in order."""
         ...
 
     def announce(self, attempt: int) -> None:
-        """Notes that an attempt has begun."""
+        """Notes that an attempt has begun, so that what older ones still send is left aside."""
         ...
 
     def resume(self) -> ResumeReply:
         """How far the stream has come, for a worker that takes the job over."""
         ...
+
+
+class StreamSource(ABC, Generic[T]):
+    """Where the messages of one job come from: its inbox, and what the bus has kept."""
+
+    def __init__(self, buffer: Buffer[T]) -> None:
+        self.buffer = buffer
+        self.inbox: Inbox[T] = self.open(RequestState(lambda: buffer.attempt, self.resume))
+        self.open_to_workers = True
+        """Whether somebody still waits."""
+        self.worker_seen = False
+        """Whether a worker has shown itself: by what it sent, or by asking how far the stream has come."""
+        self._ready: list[T] = []
+
+    @abstractmethod
+    def open(self, state: RequestState) -> Inbox[T]:
+        """Begins to collect what workers send."""
+
+    @abstractmethod
+    async def replay(self) -> Sequence[T]:
+        """Reads back what may have been missed."""
+
+    async def complete(self) -> Sequence[T]:
+        """What ends the stream when nothing can be read back; nothing, unless the job keeps a result."""
+        return ()
+
+    def take(self) -> Sequence[T]:
+        """Takes what has arrived and returns what can go out, in order."""
+        if arrived := self.inbox.drain():
+            self._ready += self.buffer.feed(arrived)
+        ready, self._ready = self._ready, []
+        self.worker_seen = self.worker_seen or bool(ready)
+        return ready
+
+    async def refill(self) -> Sequence[T]:
+        """Reads from the bus what may have been missed, and returns what can go out."""
+        replayed = await self.replay()
+        self._ready += self.buffer.feed(self.inbox.drain())
+        self._ready += self.buffer.feed(replayed)
+        if not self._ready and not self.buffer.ended:
+            self._ready += await self.complete()
+        return self.take()
+
+    def resume(self, attempt: int) -> ResumeReply:
+        """Answers a worker that takes the job over; what arrived before it asked still counts."""
+        self.worker_seen = True
+        if not self.open_to_workers or self.buffer.ended:
+            return ResumeReply(open=False, attempt=attempt)
+        self._ready += self.buffer.feed(self.inbox.drain())
+        self.buffer.announce(attempt)
+        return self.buffer.resume()
 
 
 class JobStream(Generic[T]):
@@ -84,8 +128,6 @@ class JobStream(Generic[T]):
         self.request_id = request_id
         self.states: tuple[LimitState, ...] = ()
         self.hold: Hold | None = None
-        self.worker_seen = False
-        """Whether a worker has shown itself: by what it sent, or by asking how far the stream has come."""
         self._deps = deps
         self._source = source
         self._deadline = now + life_s + DEADLINE_GRACE_S
@@ -94,7 +136,6 @@ class JobStream(Generic[T]):
         self._check_pause_s = FIRST_CHECK_S
         self._next_check = now + FIRST_CHECK_S
         self._catching_up = False
-        self._inbox = source.open(RequestState(lambda: source.attempt, self._resume))
 
     async def submit(self, reserve: ReserveRequest, make_job: MakeJob, route: Route) -> Self:
         """Takes the hold and enqueues the job.
@@ -115,7 +156,12 @@ class JobStream(Generic[T]):
     @property
     def ended(self) -> bool:
         """Whether the end of the stream has been taken."""
-        return self._source.ended
+        return self._source.buffer.ended
+
+    @property
+    def worker_seen(self) -> bool:
+        """Whether a worker has shown itself."""
+        return self._source.worker_seen
 
     async def batches(self, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[Sequence[T]]:
         """Yields what arrives together, up to the end; an empty batch after each silence of `keep_alive_s`.
@@ -133,47 +179,40 @@ class JobStream(Generic[T]):
         """What comes next, as soon as there is something; nothing when the wait is over first. Raises as `batches`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
+        inbox, buffer = self._source.inbox, self._source.buffer
         while True:
-            if self._inbox.failure is not None:
-                raise CallboardError.of(self._inbox.failure)
-            was_missing, lost = self._source.missing, self._inbox.lost
-            ready = self._source.take(self._inbox.drain())
-            if lost or self._catching_up or (self._source.missing and not was_missing):
+            if inbox.failure is not None:
+                raise CallboardError.of(inbox.failure)
+            was_missing, lost = buffer.missing, inbox.lost
+            ready = self._source.take()
+            if lost or self._catching_up or (buffer.missing and not was_missing):
                 self._next_check = 0.0
             elif ready:
                 self._check_pause_s = FIRST_CHECK_S
                 self._next_check = loop.time() + FIRST_CHECK_S
             if ready:
-                self.worker_seen = True
                 return ready
             now = loop.time()
             if now >= self._deadline:
                 raise CallboardError(ErrorCode.DEADLINE_EXCEEDED, "The request was not finished before its deadline.")
             if now >= self._next_check:
-                ready = await self._source.refill(self._inbox)
+                ready = await self._source.refill()
                 self._catching_up = bool(ready)
-                self._next_check = loop.time() + (REFILL_PAUSE_S if self._source.missing else self._check_pause_s)
+                self._next_check = loop.time() + (REFILL_PAUSE_S if buffer.missing else self._check_pause_s)
                 self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
                 if ready:
-                    self.worker_seen = True
                     return ready
             elif now >= until:
                 return ()
             else:
-                await self._inbox.wait(min(until, self._deadline, self._next_check) - now)
-
-    def _resume(self, attempt: int) -> ResumeReply:
-        self.worker_seen = True
-        if self._closed or self.ended:
-            return ResumeReply(open=False, attempt=attempt)
-        self._source.announce(attempt)
-        return self._source.resume()
+                await inbox.wait(min(until, self._deadline, self._next_check) - now)
 
     def close(self) -> None:
         """Ends the stream; safe to repeat. Before its end the job is cancelled by a background task."""
         if self._closed:
             return
         self._closed = True
+        self._source.open_to_workers = False
         if self.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)
         else:
@@ -198,12 +237,11 @@ class JobStream(Generic[T]):
         """Whether a worker turns out to have had the job; it then settles the hold itself."""
         loop = asyncio.get_running_loop()
         until = loop.time() + CANCEL_GRACE_S
-        while not self.worker_seen and loop.time() < until:
-            await self._inbox.wait(until - loop.time())
-            if self._inbox.drain():
-                self.worker_seen = True
-            if self._inbox.failure is not None:
-                break
+        inbox = self._source.inbox
+        while not self.worker_seen and loop.time() < until and inbox.failure is None:
+            await inbox.wait(until - loop.time())
+            if inbox.drain():
+                return True
         return self.worker_seen
 
     async def __aenter__(self) -> Self:

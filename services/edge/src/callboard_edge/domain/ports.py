@@ -54,6 +54,10 @@ class QuotaClient(Protocol):
         """Releases the hold of a job that never ran; a hold that cannot be released expires."""
         ...
 
+    async def check_caller(self, key_digest: str | None) -> ErrorInfo | None:
+        """Why a caller's request is not even read, or None: where keys are required, a missing or unknown key."""
+        ...
+
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
         ...

@@ -15,7 +15,12 @@ MAX_ALL_BYTES = 256 * 1024
 MAX_ALL_NODES = 5000
 """All schemas of a request have at most so many objects; to check one of them takes some 75 microseconds."""
 MAX_REMEMBERED = 1000
+MAX_GRAMMAR_SYMBOLS = 10_000
+MAX_LEXER_FUEL = 200_000
+MAX_LEXER_STATES = 50_000
 WAIT_S = 10.0
+_UNSATISFIABLE = "Unsatisfiable schema: "
+_TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
 
 
 class SchemaValidator:
@@ -67,6 +72,10 @@ def _invalid(message: str, param: str) -> CallboardError:
 
 
 def _problem(schema: dict[str, Any]) -> str | None:
+    return _malformed(schema) or _impossible(schema)
+
+
+def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
@@ -79,3 +88,23 @@ def _problem(schema: dict[str, Any]) -> str | None:
     except RecursionError:
         return "it is nested too deeply"
     return None
+
+
+def _impossible(schema: dict[str, Any]) -> str | None:
+    """Why no reply can satisfy a schema, or why its grammar is too large for an engine.
+
+    The grammar is built as an engine builds it, which takes milliseconds and no memory to speak of, even for schemas
+    that other converters never finish.
+    """
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(
+        max_grammar_size=MAX_GRAMMAR_SYMBOLS, initial_lexer_fuel=MAX_LEXER_FUEL, max_lexer_states=MAX_LEXER_STATES
+    )
+    try:
+        problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema), limits=limits)
+    except ValueError:
+        return "it holds a number that is too large"
+    if problem.startswith(_UNSATISFIABLE):
+        return f"nothing can satisfy it: {problem.removeprefix(_UNSATISFIABLE)}"
+    return "it is too complex" if any(words in problem for words in _TOO_COMPLEX) else None

@@ -3,63 +3,30 @@
 from collections.abc import Sequence
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import UNITS_PER_TOKEN
 from callboard_contracts.speech import AudioSegment, SpeechEnd
-from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream
+from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.reorder import SpeechReorderBuffer
 from callboard_edge.domain.speech_text import nothing_to_speak
 
 
-class SpeechSource:
+class SpeechSource(StreamSource[AudioSegment]):
     """The segments of one speech request."""
 
     def __init__(self, replies: ReplyRouter, request_id: str) -> None:
         self._replies = replies
         self._request_id = request_id
-        self._buffer = SpeechReorderBuffer()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end has been taken."""
-        return self._buffer.ended
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is a gap."""
-        return self._buffer.missing
-
-    @property
-    def attempt(self) -> int:
-        """The newest attempt seen."""
-        return self._buffer.attempt
+        self._reorder = SpeechReorderBuffer()
+        super().__init__(self._reorder)
 
     def open(self, state: RequestState) -> Inbox[AudioSegment]:
         """Begins to collect segments."""
-        self._inbox = self._replies.open_audio(self._request_id, state)
-        self._waiting: list[AudioSegment] = []
-        return self._inbox
+        return self._replies.open_audio(self._request_id, state)
 
-    def take(self, arrived: Sequence[AudioSegment]) -> Sequence[AudioSegment]:
-        """Takes segments and returns those that come next."""
-        ready = self._waiting + (self._buffer.feed(arrived) if arrived else [])
-        self._waiting = []
-        return ready
-
-    async def refill(self, inbox: Inbox[AudioSegment]) -> Sequence[AudioSegment]:
+    async def replay(self) -> Sequence[AudioSegment]:
         """Reads the next few segments back."""
-        segments = await self._replies.replay_audio(self._request_id, self._buffer.next_n)
-        return self.take([*inbox.drain(), *segments])
-
-    def announce(self, attempt: int) -> None:
-        """Notes that an attempt has begun; what arrived before it still counts."""
-        self._waiting += self._buffer.feed(self._inbox.drain())
-        self._buffer.announce(attempt)
-
-    def resume(self) -> ResumeReply:
-        """How far the utterance has come."""
-        return self._buffer.resume()
+        return await self._replies.replay_audio(self._request_id, self._reorder.next_n)
 
 
 class SpeechStream(JobStream[AudioSegment]):

@@ -5,66 +5,33 @@ from dataclasses import dataclass, field
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.interest import ResumeReply
-from callboard_edge.domain.job_stream import FailedAfterOutput, JobStream
+from callboard_edge.domain.job_stream import FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.reorder import TextReorderBuffer
 
 
-class TextSource:
-    """The frames of one chat request."""
+class TextSource(StreamSource[ChatFrame]):
+    """The frames of one chat request; its kept result ends the stream when the frames are gone."""
 
     def __init__(self, replies: ReplyRouter, request_id: str) -> None:
         self._replies = replies
         self._request_id = request_id
-        self._buffer = TextReorderBuffer()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end has been taken."""
-        return self._buffer.ended
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is a gap."""
-        return self._buffer.missing
-
-    @property
-    def attempt(self) -> int:
-        """The newest attempt seen."""
-        return self._buffer.attempt
+        self._reorder = TextReorderBuffer()
+        super().__init__(self._reorder)
 
     def open(self, state: RequestState) -> Inbox[ChatFrame]:
         """Begins to collect frames."""
-        self._inbox = self._replies.open_text(self._request_id, state)
-        self._waiting: list[ChatFrame] = []
-        return self._inbox
+        return self._replies.open_text(self._request_id, state)
 
-    def take(self, arrived: Sequence[ChatFrame]) -> Sequence[ChatFrame]:
-        """Takes frames and returns those that come next."""
-        ready = self._waiting + (self._buffer.feed(arrived) if arrived else [])
-        self._waiting = []
-        return ready
+    async def replay(self) -> Sequence[ChatFrame]:
+        """Reads all frames back."""
+        return await self._replies.replay_text(self._request_id)
 
-    async def refill(self, inbox: Inbox[ChatFrame]) -> Sequence[ChatFrame]:
-        """Reads the frames back, or the kept result when there are none."""
-        frames = await self._replies.replay_text(self._request_id)
-        ready = list(self.take([*inbox.drain(), *frames]))
-        if not ready and not self.ended:
-            result = await self._replies.result(self._request_id)
-            ready = list(self.take(inbox.drain()))
-            if result is not None and not self.ended:
-                ready.append(self._buffer.complete(result))
-        return ready
-
-    def announce(self, attempt: int) -> None:
-        """Notes that an attempt has begun; what arrived before it still counts."""
-        self._waiting += self._buffer.feed(self._inbox.drain())
-        self._buffer.announce(attempt)
-
-    def resume(self) -> ResumeReply:
-        """How far the reply has come."""
-        return self._buffer.resume()
+    async def complete(self) -> Sequence[ChatFrame]:
+        """The rest of the reply, from its kept result."""
+        result = await self._replies.result(self._request_id)
+        arrived = self._reorder.feed(self.inbox.drain())
+        return [*arrived, self._reorder.complete(result)] if result is not None and not self._reorder.ended else arrived
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What a client's wish for a voice means."""
+"""The voices of a speech model, and how a requested voice is resolved."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ class VoiceCatalog:
         voices: Sequence[str] = (self.default_voice,) if self.voices is None else self.voices
         return tuple(dict.fromkeys((*voices, *self.aliases)))
 
-    def resolve(self, asked: str | None) -> str:
-        """The engine's name or blend for what a client asked for.
+    def resolve(self, requested: str | None) -> str:
+        """The engine's name or blend for what a client requested for.
 
         Raises:
             CallboardError: `unknown_voice`, with the voices on offer.
         """
-        wish = (asked if asked is not None else self.default_voice).strip()
-        if self.offers(wish) and self.voices is not None:
-            return wish
-        wish = self.aliases.get(wish, wish)
-        if self.offers(wish) and self.voices is not None:
-            return wish
+        voice = (requested if requested is not None else self.default_voice).strip()
+        if self.offers(voice) and self.voices is not None:
+            return voice
+        voice = self.aliases.get(voice, voice)
+        if self.offers(voice) and self.voices is not None:
+            return voice
         try:
-            parts = parse_blend(wish)
+            parts = parse_blend(voice)
         except CallboardError as error:
             raise self._unknown(error.info.message) from None
         names = [self.aliases.get(part.voice, part.voice) for part in parts]

@@ -11,9 +11,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 from pydantic import BaseModel
 
-from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.http.bodies import parse
+from callboard_edge.http.body_reader import BodyReader
 
 WRITE_TIMEOUT_S = 30.0
 """How long a client may leave what is sent to it unread before it counts as gone."""
@@ -37,12 +37,11 @@ class Call:
     """
 
     __slots__ = (
-        "body_timeout_s",
+        "_bodies",
         "caller",
         "first_byte_s",
         "fresh_id",
         "headers",
-        "max_body_bytes",
         "mode",
         "params",
         "request",
@@ -59,9 +58,7 @@ class Call:
         caller: Caller,
         params: Mapping[str, str],
         headers: CIMultiDict[str],
-        *,
-        max_body_bytes: int,
-        body_timeout_s: float,
+        bodies: BodyReader,
     ) -> None:
         self.request = request
         self.fresh_id = uuid4().hex
@@ -69,8 +66,7 @@ class Call:
         self.caller = caller
         self.params = params
         self.headers = headers
-        self.max_body_bytes = max_body_bytes
-        self.body_timeout_s = body_timeout_s
+        self._bodies = bodies
         self.mode = "whole"
         self.started_s = time.perf_counter()
         self.first_byte_s: float | None = None
@@ -78,31 +74,8 @@ class Call:
         self.response: web.StreamResponse | None = None
 
     async def read(self) -> bytes:
-        """The request's body.
-
-        Raises:
-            CallboardError: the body is too large, or did not arrive in time.
-        """
-        announced = self.request.content_length
-        if announced is not None and announced > self.max_body_bytes:
-            raise self._too_large()
-        if self.request.headers.get("Expect", "").lower() == "100-continue":
-            await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # What was written is no part of the answer's own size.
-            self.request.writer.output_size = 0
-        try:
-            if self.request.content.is_eof():
-                return await self.request.read()
-            async with asyncio.timeout(self.body_timeout_s):
-                return await self.request.read()
-        except TimeoutError:
-            raise CallboardError(
-                ErrorCode.REQUEST_TIMEOUT, f"The body did not arrive within {self.body_timeout_s:g} s."
-            ) from None
-        except web.HTTPRequestEntityTooLarge:
-            raise self._too_large() from None
-        except web.RequestPayloadError:
-            raise CallboardError(ErrorCode.INVALID_REQUEST, "The body cannot be read as it was sent.") from None
+        """The request's body, decompressed; raises CallboardError as `BodyReader.read` does."""
+        return await self._bodies.read(self.request)
 
     async def json(self, model: type[M]) -> M:
         """The request's body, checked.
@@ -111,11 +84,6 @@ class Call:
             CallboardError: as `read` does, or `invalid_request` with the field at fault.
         """
         return parse(model, await self.read())
-
-    def _too_large(self) -> CallboardError:
-        return CallboardError(
-            ErrorCode.BODY_TOO_LARGE, f"The body is larger than the limit of {self.max_body_bytes} bytes."
-        )
 
     def answer(self, content: BaseModel | Mapping[str, Any] | list[Any], status: int = 200) -> web.Response:
         """A JSON answer."""
@@ -146,19 +114,21 @@ class Call:
         await response.prepare(self.request)
         return response
 
-    async def write(self, content: bytes) -> None:
+    async def write(self, data: bytes, *, content: bool = True) -> None:
         """Sends a part of a streamed answer; waits while the client does not read.
+
+        `content` is false for what only keeps the connection alive, which is no first byte.
 
         Raises:
             ConnectionError: the client is gone, or has read nothing for 30 s.
         """
-        response = self._sending(content)
-        if self._has_room(content):
-            await response.write(content)
+        response = self._sending(data, content=content)
+        if self._has_room(data):
+            await response.write(data)
             return
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await response.write(content)
+                await response.write(data)
         except TimeoutError:
             raise ConnectionResetError("the client does not read") from None
 
@@ -180,12 +150,12 @@ class Call:
         transport = self.request.transport
         return transport is not None and transport.get_write_buffer_size() + len(content) < ROOMY_BYTES
 
-    def _sending(self, content: bytes) -> web.StreamResponse:
+    def _sending(self, data: bytes, *, content: bool = True) -> web.StreamResponse:
         if self.response is None:
             raise RuntimeError("an answer is written before its stream has begun")
-        if self.first_byte_s is None:
+        if content and self.first_byte_s is None:
             self.first_byte_s = time.perf_counter()
-        self.sent_bytes += len(content)
+        self.sent_bytes += len(data)
         return self.response
 
     def abort(self) -> None:

@@ -1,12 +1,16 @@
 """Connections that cannot be held open by a client that sends its headers slowly, or not at all."""
 
 import asyncio
+import os
+import socket
 from typing import Any
 
 from aiohttp import web
 
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE_S = 75.0
+FIRST_PROBE_S = 0.05
+PROBE_INTERVAL_S = 1.0
 LINGER_S = 2.0
 """How long what is left of a refused body is read, so that the client gets to see the answer."""
 
@@ -21,6 +25,7 @@ class GuardedConnection(web.RequestHandler):
         super().__init__(*arguments, **options)
         self._headers_timeout_s = headers_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to wait for the first request."""
@@ -30,6 +35,8 @@ class GuardedConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stops waiting."""
         self._stop_waiting()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -40,6 +47,27 @@ class GuardedConnection(web.RequestHandler):
             self._stop_waiting()
         elif self._headers_timer is None and self._between_requests():
             self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
+
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's contract
+        """Serves a client that has only finished sending, and notices one that is gone.
+
+        Both look alike until something is sent: the system of a client that is gone answers with a reset.
+        """
+        if self._between_requests():
+            return False
+        self.close()
+        self._probe(FIRST_PROBE_S)
+        return True
+
+    def _probe(self, next_s: float) -> None:
+        """Sends a byte out of band, which no reader of the answer sees, and ends the connection after a reset."""
+        self._probe_timer = None
+        if self.transport is None:
+            return
+        if _is_reset(self.transport):
+            self.transport.abort()
+        else:
+            self._probe_timer = self._loop.call_later(next_s, self._probe, PROBE_INTERVAL_S)
 
     def _between_requests(self) -> bool:
         return self._waiter is not None and not self._messages
@@ -56,6 +84,20 @@ class GuardedConnection(web.RequestHandler):
             self.force_close()
 
 
+def _is_reset(transport: asyncio.BaseTransport) -> bool:
+    # The transport's own socket object cannot send, so a copy of its handle does.
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as endpoint:
+        endpoint.setblocking(False)
+        try:
+            error = endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            endpoint.send(b"\0", socket.MSG_OOB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return error != 0
+
+
 class GuardedServer(web.Server):
     """A server of guarded connections; a handler is cancelled when its client goes away."""
 
@@ -64,6 +106,8 @@ class GuardedServer(web.Server):
             handler,
             request_factory=self._request,
             handler_cancellation=True,
+            # The body reader decompresses within bounds.
+            auto_decompress=False,
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=LINGER_S,

@@ -16,6 +16,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
+from callboard_edge.http.body_reader import BodyBudget, BodyReader
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
@@ -54,6 +55,8 @@ class Dispatcher:
         self._settings = context.settings
         self._metrics = context.metrics
         self._cors = Cors(context.settings.cors_origins)
+        self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, BodyBudget())
+        self._check_caller = context.admission.check_caller
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
         self._open = 0
@@ -77,8 +80,9 @@ class Dispatcher:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers
-        match = self._router.find(request.method, request.path)
-        protocol = self._protocol_of(request.path) if match.route is None else self._protocols[id(match.route)]
+        raw_path = request.rel_url.raw_path
+        match = self._router.find(request.method, raw_path)
+        protocol = self._protocol_of(raw_path) if match.route is None else self._protocols[id(match.route)]
         cors = self._cors if protocol.browsers else _NO_BROWSERS
         if request.method == "OPTIONS":
             return web.Response(headers={**cors.preflight(given), "Server": SERVER})
@@ -90,8 +94,7 @@ class Dispatcher:
             self._caller(request, protocol),
             match.params,
             headers,
-            max_body_bytes=self._settings.max_body_bytes,
-            body_timeout_s=self._settings.body_timeout_s,
+            self._bodies,
         )
         headers[REQUEST_ID] = call.request_id
         headers["Server"] = SERVER
@@ -103,6 +106,9 @@ class Dispatcher:
 
     async def _handled(self, call: Call, route: Route, protocol: Protocol) -> web.StreamResponse:
         try:
+            if route.security == "key":
+                # Nothing of a body is read for a caller who has to show a key and has none.
+                await self._check_caller(call.caller)
             response = await route.handler(call)
         except CallboardError as error:
             self._count_error(route, error)
@@ -166,8 +172,9 @@ class Dispatcher:
         if error.info.kind.status == 429:
             self._metrics.too_many.labels(code).inc()
 
-    def _protocol_of(self, path: str) -> Protocol:
+    def _protocol_of(self, raw_path: str) -> Protocol:
         """The protocol of a path that is not served."""
+        path = raw_path.partition("?")[0]
         return next(
             protocol
             for prefix, protocol in self._by_prefix

@@ -61,8 +61,8 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ] + _query(route.query)
-    if route.security == "admin":
-        operation["security"] = [{"admin": []}]
+    if route.security != "key":
+        operation["security"] = [{"admin": []}] if route.security == "admin" else []
     if route.body is not None:
         schema = {"$ref": references[(route.body, "validation")]}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

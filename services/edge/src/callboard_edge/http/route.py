@@ -27,7 +27,7 @@ class Route:
     """One method on one path; `{name}` in a path matches one segment, `{name:path}` at its end all that follow.
 
     `body` is the model of a JSON request, `query` that of what follows the path, `security` what opens it: a caller's
-    key, or the admin token. `name` is the fixed word that stands for the route in metrics.
+    key, the admin token, or nothing. `name` is the fixed word that stands for the route in metrics.
     """
 
     method: Method
@@ -38,6 +38,6 @@ class Route:
     tag: str = ""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
-    security: Literal["key", "admin"] = "key"
+    security: Literal["key", "admin", "none"] = "key"
     answers: Mapping[int, Answer] = field(default_factory=dict)
     documented: bool = True

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from callboard_edge.http.route import Route
 
@@ -34,15 +35,20 @@ class Router:
             methods[route.method] = route
 
     def find(self, method: str, path: str) -> Match:
-        """The route of a method and path; HEAD is taken where GET is, and a slash at the end is ignored."""
+        """The route of a method and raw path; HEAD is taken where GET is, and a slash at the end is ignored.
+
+        The path is matched as it was sent, and parameters are decoded afterwards: what an encoded slash or letter
+        hides from a proxy's rules leads nowhere here.
+        """
         wanted = "GET" if method == "HEAD" else method
-        path = path.rstrip("/") or "/"
+        path = path.partition("?")[0].rstrip("/") or "/"
         methods = self._exact.get(path)
         if methods is not None:
             return Match(methods.get(wanted), {}, _names(methods))
         for pattern, by_method in self._patterns.values():
             if match := pattern.fullmatch(path):
-                return Match(by_method.get(wanted), match.groupdict(), _names(by_method))
+                params = {name: unquote(value) for name, value in match.groupdict().items()}
+                return Match(by_method.get(wanted), params, _names(by_method))
         return Match(None, {}, ())
 
 

@@ -9,10 +9,10 @@ from aiohttp import HttpVersion11, web
 
 from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.speech import SpeechEnd, SpeechRequest
+from callboard_contracts.speech_duration import max_audio_ms
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import SpeechModel
 from callboard_edge.domain.speech_stream import SpeechStream, unexplained
-from callboard_edge.domain.speech_text import audio_ms_bound
 from callboard_edge.http.call import Call
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.media.encoder_pool import EncoderPool
@@ -95,7 +95,7 @@ class SpeechResponder:
             CallboardError: it was refused, or failed before any sound; or after, where the writer cannot tell.
         """
         speech = self.settings.speech
-        most_ms = audio_ms_bound(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
+        most_ms = max_audio_ms(request.text, request.speed, speech.comma_pause_ms, speech.sentence_pause_ms)
         # The worker extends the hold while it speaks, as far as the text turns out to need it.
         audio_ms = min(most_ms, speech.hold_slice_ms)
         async with await self.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
@@ -132,16 +132,16 @@ class SpeechResponder:
                 await call.stream(writer.content_type, {"Content-Length": str(length)} if known else None)
             await call.write(writer.audio(sound))
 
-        async with self.encoders.clip(audio_format) as session:
+        async with self.encoders.session(audio_format) as session:
             segments = await utterance.opening()
             if segments[-1].info.end is not None:
-                length = session.expect(sum(len(segment.pcm) for segment in segments))
+                length = session.set_length(sum(len(segment.pcm) for segment in segments))
             while True:
                 for segment in segments:
                     if segment.info.end is not None:
                         await send(await session.finish())
                         return segment.info.end
-                    for part in session.slices(segment.pcm) if segment.pcm else ():
+                    for part in session.chunks(segment.pcm) if segment.pcm else ():
                         await send(await session.feed(part))
                 segments = await utterance.next_segments()
 

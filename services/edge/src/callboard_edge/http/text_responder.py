@@ -20,6 +20,10 @@ from callboard_edge.http.call import Call
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.metrics import EdgeMetrics
 
+FIRST_WAIT_S = 0.5
+"""How long a stream waits for its first frame before it begins with a keep-alive; until then an error still has its
+own status."""
+
 
 class TextWriter(Protocol):
     """Writes one reply in a protocol's form.
@@ -100,10 +104,12 @@ class TextResponder:
 
     async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
-        frames = await reply.take(KEEP_ALIVE_S)
+        frames = await reply.take(FIRST_WAIT_S)
         if frames and (end := frames[0].end) is not None and (error := failure(end)) is not None:
             raise CallboardError.of(error)
         await call.stream(writer.content_type)
+        if not frames and writer.keep_alive:
+            await call.write(writer.keep_alive, content=False)
         written_at = loop.time()
         opening = writer.opening()
         while True:
@@ -116,7 +122,7 @@ class TextResponder:
                     break
                 # Not every frame has something for the client, which must hear something now and then all the same.
                 if content or loop.time() - written_at >= KEEP_ALIVE_S:
-                    await call.write(content or writer.keep_alive)
+                    await call.write(content or writer.keep_alive, content=bool(content))
                     written_at = loop.time()
                 frames = await reply.take(KEEP_ALIVE_S)
             except CallboardError as error:

@@ -1,1 +1,1 @@
-"""The media room: PCM goes in, a clip in the client's format comes out while it is still being spoken."""
+"""Encodes PCM in the client's format while it is still being spoken."""

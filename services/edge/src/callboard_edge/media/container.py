@@ -18,7 +18,7 @@ _WRITE_BUFFER_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How one format is made: FFmpeg's codec and container with their options."""
+    """FFmpeg's codec and container for a format, with their options."""
 
     codec: str
     container: str
@@ -29,7 +29,7 @@ class Profile:
 
 
 PROFILES: dict[Literal["opus", "aac", "flac"], Profile] = {
-    # An Ogg page of one packet: by default a page fills for a whole second before anything leaves.
+    # One packet a page: by default Ogg collects a second of audio for each page.
     "opus": Profile(
         "libopus",
         "ogg",
@@ -38,9 +38,9 @@ PROFILES: dict[Literal["opus", "aac", "flac"], Profile] = {
         {"application": "audio", "frame_duration": "20"},
         {"page_duration": "20000"},
     ),
-    # The fast coder takes half the time and is nearer to the original at this rate than the default one.
+    # The fast coder takes half the time of the default one and is closer to the original at this bitrate.
     "aac": Profile("aac", "adts", "fltp", 96_000, {"aac_coder": "fast"}),
-    # Blocks of 43 ms instead of 96 ms, and no 8 KiB of padding between the header and the first sound.
+    # Blocks of 43 ms instead of 96 ms, and no 8 KiB of padding between the header and the first frame.
     "flac": Profile(
         "flac",
         "flac",
@@ -53,7 +53,7 @@ PROFILES: dict[Literal["opus", "aac", "flac"], Profile] = {
 
 
 class _Sink:
-    """The file that FFmpeg writes to; it cannot seek, so headers are never rewritten after they have left."""
+    """The file that FFmpeg writes to; it cannot seek, so FFmpeg never rewrites a header."""
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
@@ -69,7 +69,7 @@ class _Sink:
 
 
 class ContainerEncoder:
-    """One stream of one codec in its container, flushed at every packet."""
+    """One stream of one codec in a container, flushed at every packet."""
 
     def __init__(self, profile: Profile) -> None:
         self._sink = _Sink()
@@ -90,19 +90,19 @@ class ContainerEncoder:
             stream.codec_context.bit_rate = profile.bitrate_bps
         self._stream: AudioStream | None = stream
 
-    def expect(self, total_pcm_bytes: int) -> None:
-        """Needs to know nothing: these formats are made for streams."""
+    def set_length(self, total_pcm_bytes: int) -> None:
+        """Does nothing: these formats are made for streams."""
 
     def feed(self, pcm: bytes) -> bytes:
-        """Gives the packets that are complete, with the container's header before the first ones."""
-        samples = self._aligner.whole(pcm)
+        """Returns the complete packets, with the container's header before the first ones."""
+        samples = self._aligner.align(pcm)
         if samples:
             self._encode(_frame(samples, self._position))
             self._position += len(samples) // BYTES_PER_SAMPLE
         return self._sink.take()
 
     def finish(self) -> bytes:
-        """Gives the packets that the codec still held and the container's end."""
+        """Returns the packets that the codec still held and the container's trailer."""
         if self._stream is not None:
             self._encode(None)
             self.close()
@@ -127,6 +127,6 @@ def _frame(samples: bytes, position: int) -> AudioFrame:
     frame.sample_rate = SAMPLE_RATE_HZ
     frame.time_base = _TIME_BASE
     frame.pts = position
-    # The plane is longer than its samples, because FFmpeg pads it for its vector code.
+    # FFmpeg pads the plane for its vector code, so it is longer than its samples.
     memoryview(frame.planes[0])[: len(samples)] = samples
     return frame

@@ -1,7 +1,7 @@
-"""Runs encoders off the event loop, one clip at a time in each."""
+"""Runs encoders in threads, off the event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -10,17 +10,17 @@ from callboard_edge.media.formats import FORMATS, AudioFormat, Encoder, FormatIn
 
 ENCODER_THREADS = 2
 ENCODE_TIMEOUT_S = 10.0
-"""How long one call may wait for a thread and run; a call takes milliseconds, so this is a stuck process."""
-FIRST_SLICE_BYTES = 100 * BYTES_PER_MS
-"""What is encoded at once on the event loop, so that the first bytes leave without waiting for a thread: at most
-0.9 ms of work in each format, where a second of audio takes 1 to 7 ms."""
+"""How long one call may wait for a thread and run. A call takes milliseconds; after this time something is stuck."""
+FIRST_CHUNK_BYTES = 100 * BYTES_PER_MS
+"""What is encoded on the event loop itself, so that the first bytes do not wait for a thread. It takes at most 0.9 ms
+in each format; a second of audio takes 1 to 7 ms."""
 
 
 class EncodingSession:
-    """One clip on its way through its encoder.
+    """The encoding of one response.
 
-    Every call answers with what the encoder has finished; nothing is held back here, so a slow reader slows the
-    caller and never piles up bytes.
+    Each call returns what the encoder has finished. Nothing is buffered here, so a slow client slows the caller down
+    and no bytes pile up.
     """
 
     def __init__(self, info: FormatInfo, encoder: Encoder, pool: ThreadPoolExecutor) -> None:
@@ -28,67 +28,61 @@ class EncodingSession:
         self._encoder = encoder
         self._pool = pool
         self._running: Future[bytes] | None = None
-        self._begun = False
-        self._closed = False
+        self._started = False
 
-    def slices(self, pcm: bytes) -> tuple[bytes, ...]:
-        """Cuts a segment so that each part can be fed, and its bytes sent, before the next one is encoded."""
-        if self._begun or not self.info.costly or len(pcm) <= FIRST_SLICE_BYTES:
+    def chunks(self, pcm: bytes) -> tuple[bytes, ...]:
+        """Splits a segment so that the first bytes can be sent before the rest is encoded."""
+        if self._started or not self.info.cpu_bound or len(pcm) <= FIRST_CHUNK_BYTES:
             return (pcm,)
-        return pcm[:FIRST_SLICE_BYTES], pcm[FIRST_SLICE_BYTES:]
+        return pcm[:FIRST_CHUNK_BYTES], pcm[FIRST_CHUNK_BYTES:]
 
     async def feed(self, pcm: bytes) -> bytes:
-        """Encodes more PCM and gives what is finished by now, possibly nothing."""
-        begun, self._begun = self._begun, True
-        if not self.info.costly or (not begun and len(pcm) <= FIRST_SLICE_BYTES):
+        """Encodes more PCM and returns the bytes that are ready, possibly none."""
+        started, self._started = self._started, True
+        if not self.info.cpu_bound or (not started and len(pcm) <= FIRST_CHUNK_BYTES):
             return self._encoder.feed(pcm)
-        return await self._in_thread(pcm)
+        return await self._in_thread(lambda: self._encoder.feed(pcm))
 
-    def expect(self, total_pcm_bytes: int) -> int | None:
-        """Learns how long all PCM will be, before anything is fed; gives the clip's length where that fixes it."""
-        self._encoder.expect(total_pcm_bytes)
+    def set_length(self, total_pcm_bytes: int) -> int | None:
+        """Sets the length of all PCM before the first of it; returns the encoded length if the format determines it."""
+        self._encoder.set_length(total_pcm_bytes)
         return self.info.total_bytes(total_pcm_bytes) if self.info.total_bytes is not None else None
 
     async def finish(self) -> bytes:
-        """Ends the clip and gives its last bytes."""
-        return await self._in_thread(None) if self.info.costly else self._encoder.finish()
+        """Ends the stream and returns its last bytes."""
+        return await self._in_thread(self._encoder.finish) if self.info.cpu_bound else self._encoder.finish()
 
     def close(self) -> None:
-        """Frees the encoder at once, or as soon as the call that a cancelled caller left behind has returned."""
-        if self._closed:
-            return
-        self._closed = True
-        running = self._running
-        if running is None or running.done():
+        """Frees the encoder, once the call that a cancelled caller may have left running has returned."""
+        if self._running is None:
             self._encoder.close()
         else:
-            running.add_done_callback(lambda _call: self._encoder.close())
+            self._running.add_done_callback(lambda _call: self._encoder.close())
 
-    async def _in_thread(self, pcm: bytes | None) -> bytes:
-        call = self._pool.submit(self._encoder.finish) if pcm is None else self._pool.submit(self._encoder.feed, pcm)
-        self._running = call
+    async def _in_thread(self, call: Callable[[], bytes]) -> bytes:
+        self._running = self._pool.submit(call)
         async with asyncio.timeout(ENCODE_TIMEOUT_S):
-            return await asyncio.wrap_future(call)
+            return await asyncio.wrap_future(self._running)
 
 
 class EncoderPool:
-    """Owns the threads that all clips of a process share.
+    """Owns the encoder threads of a process.
 
-    A clip has at most one call under way, so the work that waits for a thread is bounded by the clips that are open.
+    A session has at most one call in progress, so the queue for threads is bounded by the number of open sessions.
     """
 
     def __init__(self, threads: int = ENCODER_THREADS) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
 
     @asynccontextmanager
-    async def clip(self, name: AudioFormat) -> AsyncGenerator[EncodingSession]:
-        """Opens a clip; its encoder is freed at the end of the context, whichever way that ends.
+    async def session(self, name: AudioFormat) -> AsyncGenerator[EncodingSession]:
+        """Opens a session and frees its encoder at the end of the context.
 
-        The first clip of a format loads its codec's library, which takes some 60 ms; open the clip before its sound is
-        there.
+        The first session of a format loads its codec's library, which takes about 60 ms; open it before the audio
+        arrives.
         """
         info = FORMATS[name]
-        if info.costly:
+        if info.cpu_bound:
             building = self._pool.submit(info.build)
             try:
                 async with asyncio.timeout(ENCODE_TIMEOUT_S):
@@ -98,14 +92,14 @@ class EncoderPool:
                 raise
         else:
             encoder = info.build()
-        clip = EncodingSession(info, encoder, self._pool)
+        session = EncodingSession(info, encoder, self._pool)
         try:
-            yield clip
+            yield session
         finally:
-            clip.close()
+            session.close()
 
     def close(self) -> None:
-        """Stops the threads; calls that still wait for one are dropped."""
+        """Stops the threads and drops the calls that wait for one."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

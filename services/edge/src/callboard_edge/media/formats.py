@@ -1,4 +1,4 @@
-"""The audio formats on offer, and the one place that builds an encoder for a format."""
+"""The offered audio formats, and how to build an encoder for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,45 +11,45 @@ AUDIO_FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 
 
 class Encoder(Protocol):
-    """Turns one clip's PCM (signed 16-bit little-endian, 24 kHz, mono) into bytes for a client.
+    """Encodes the PCM (signed 16-bit little-endian, 24 kHz, mono) of one response.
 
-    One encoder serves a whole response: a new one for each sentence would leave a gap at every seam. Calls are made
-    one after the other, from any thread. PCM may be cut anywhere, also inside a sample.
+    One encoder serves a whole response: a new one for each sentence would leave a gap between sentences. Calls never
+    overlap but may come from any thread. PCM may be cut anywhere, also inside a sample.
     """
 
-    def expect(self, total_pcm_bytes: int) -> None:
-        """Learns, before anything is fed, how long all PCM will be; formats that cannot use it ignore it."""
+    def set_length(self, total_pcm_bytes: int) -> None:
+        """Sets the length of all PCM before the first of it; formats that cannot use it ignore it."""
         ...
 
     def feed(self, pcm: bytes) -> bytes:
-        """Takes more PCM and gives what is finished by now, possibly nothing."""
+        """Encodes more PCM and returns the bytes that are ready, possibly none."""
         ...
 
     def finish(self) -> bytes:
-        """Ends the clip and gives its last bytes; nothing may be fed afterwards."""
+        """Ends the stream and returns its last bytes; nothing may be fed afterwards."""
         ...
 
     def close(self) -> None:
-        """Frees the encoder, finished or not; further calls do nothing."""
+        """Frees the encoder, finished or not; calling it again does nothing."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FormatInfo:
-    """What is known of a format: how it is announced, how it is made, and whether making it costs noticeable time."""
+    """A format's content type, file extension and encoder."""
 
     name: AudioFormat
     content_type: str
     extension: str
     build: Callable[[], Encoder]
-    costly: bool
-    """True for a real codec, which belongs off the event loop; false where bytes pass almost unchanged."""
+    cpu_bound: bool
+    """Whether encoding takes long enough to need a thread; false where bytes pass almost unchanged."""
     total_bytes: Callable[[int], int] | None = None
-    """The clip's length in bytes for a length of PCM, where the format fixes it."""
+    """The encoded length in bytes for a length of PCM, where the format determines it."""
 
 
 def _mp3() -> Encoder:
-    # The codecs' libraries cost 5 to 25 MB of memory each, so a process loads them only for the first such clip.
+    # The codec libraries take 5 to 25 MB of memory each, so a process loads them for the first such response.
     from callboard_edge.media.mp3 import Mp3Encoder
 
     return Mp3Encoder()
@@ -65,10 +65,10 @@ def _container(name: Literal["opus", "aac", "flac"]) -> Callable[[], Encoder]:
 
 
 FORMATS: dict[AudioFormat, FormatInfo] = {
-    "mp3": FormatInfo("mp3", "audio/mpeg", "mp3", _mp3, costly=True),
-    "opus": FormatInfo("opus", "audio/ogg", "opus", _container("opus"), costly=True),
-    "aac": FormatInfo("aac", "audio/aac", "aac", _container("aac"), costly=True),
-    "flac": FormatInfo("flac", "audio/flac", "flac", _container("flac"), costly=True),
-    "wav": FormatInfo("wav", "audio/wav", "wav", WavEncoder, costly=False, total_bytes=WavEncoder.total_bytes),
-    "pcm": FormatInfo("pcm", "audio/pcm", "pcm", PcmEncoder, costly=False, total_bytes=lambda n: n),
+    "mp3": FormatInfo("mp3", "audio/mpeg", "mp3", _mp3, cpu_bound=True),
+    "opus": FormatInfo("opus", "audio/ogg", "opus", _container("opus"), cpu_bound=True),
+    "aac": FormatInfo("aac", "audio/aac", "aac", _container("aac"), cpu_bound=True),
+    "flac": FormatInfo("flac", "audio/flac", "flac", _container("flac"), cpu_bound=True),
+    "wav": FormatInfo("wav", "audio/wav", "wav", WavEncoder, cpu_bound=False, total_bytes=WavEncoder.total_bytes),
+    "pcm": FormatInfo("pcm", "audio/pcm", "pcm", PcmEncoder, cpu_bound=False, total_bytes=lambda n: n),
 }

@@ -6,16 +6,16 @@ from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_edge.media.samples import SampleAligner
 
 BITRATE_KBPS = 160
-"""The most that MP3 allows at 24 kHz; LAME lowers a higher figure without a word. A constant bitrate lets players
-that buffer a number of bytes start soonest."""
+"""The most that MP3 allows at 24 kHz; LAME lowers a higher figure silently. A constant bitrate lets players that
+buffer a number of bytes start soonest."""
 QUALITY = 5
-"""LAME's algorithm choice, 2 (best) to 7 (fastest). 5 costs 1.4 ms of CPU for a second of audio, 2 costs 3.6 ms."""
+"""LAME's quality level, 2 (best) to 7 (fastest). 5 costs 1.4 ms of CPU for a second of audio, 2 costs 3.6 ms."""
 START_PADDING_SAMPLES = 1105 + 576
-"""Silence before the first sample: the encoder's and the decoder's delay and the frame they fill."""
+"""Silence before the first sample: the delays of encoder and decoder."""
 
 
 class Mp3Encoder:
-    """One MP3 stream without an information frame, so that its first bytes are already sound."""
+    """One MP3 stream without an information frame, so that its first bytes are audio."""
 
     def __init__(self) -> None:
         encoder = lameenc.Encoder()
@@ -28,20 +28,20 @@ class Mp3Encoder:
         self._aligner = SampleAligner()
         self._started = False
 
-    def expect(self, total_pcm_bytes: int) -> None:
-        """Needs to know nothing: a constant bitrate tells players enough."""
+    def set_length(self, total_pcm_bytes: int) -> None:
+        """Does nothing: players derive the length from the constant bitrate."""
 
     def feed(self, pcm: bytes) -> bytes:
-        """Gives the frames that are complete."""
-        samples = self._aligner.whole(pcm)
+        """Returns the frames that are complete."""
+        samples = self._aligner.align(pcm)
         if not samples:
             return b""
         self._started = True
         return bytes(self._encoder.encode(samples))
 
     def finish(self) -> bytes:
-        """Gives the last frames; a clip without samples is an empty file, as LAME cannot end what it never began."""
+        """Returns the last frames; without samples there are none, as LAME cannot flush an unused encoder."""
         return bytes(self._encoder.flush()) if self._started else b""
 
     def close(self) -> None:
-        """Leaves the memory to the garbage collector; LAME holds no files or threads."""
+        """Does nothing: LAME holds memory only."""

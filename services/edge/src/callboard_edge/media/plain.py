@@ -1,4 +1,4 @@
-"""The formats without a codec: bare PCM, and WAV whose header is written before the clip's length is known."""
+"""The formats without a codec: bare PCM, and WAV, whose header may precede a known length."""
 
 import struct
 
@@ -6,62 +6,62 @@ from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from callboard_edge.media.samples import SampleAligner
 
 UNKNOWN_LENGTH = 0xFFFF_FFFF
-"""What players, ffmpeg and Python's wave module take for "until the end of the stream"."""
+"""Players, ffmpeg and Python's wave module take it for "until the end of the stream"."""
 WAV_HEADER_BYTES = 44
 
 
 class PcmEncoder:
-    """Hands PCM through in whole samples."""
+    """Passes PCM on in whole samples."""
 
     def __init__(self) -> None:
         self._aligner = SampleAligner()
 
-    def expect(self, total_pcm_bytes: int) -> None:
-        """Needs to know nothing."""
+    def set_length(self, total_pcm_bytes: int) -> None:
+        """Does nothing."""
 
     def feed(self, pcm: bytes) -> bytes:
-        """Gives the whole samples."""
-        return self._aligner.whole(pcm)
+        """Returns the whole samples."""
+        return self._aligner.align(pcm)
 
     def finish(self) -> bytes:
-        """Has nothing to add; half a sample at the end is dropped."""
+        """Returns nothing; half a sample at the end is dropped."""
         return b""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing."""
 
 
 class WavEncoder:
     """Puts a WAV header before the PCM.
 
-    Without a known length both length fields say "unknown"; a wrong guess or a zero would make players stop early.
+    Both length fields say "unknown" unless the length is set; a wrong length or zero would make players stop early.
     """
 
     def __init__(self) -> None:
         self._aligner = SampleAligner()
         self._header = _wav_header(None)
 
-    def expect(self, total_pcm_bytes: int) -> None:
+    def set_length(self, total_pcm_bytes: int) -> None:
         """Writes the length into the header."""
         self._header = _wav_header(total_pcm_bytes)
 
     @staticmethod
     def total_bytes(total_pcm_bytes: int) -> int:
-        """The length of the whole file."""
+        """The length of the whole file in bytes."""
         return WAV_HEADER_BYTES + total_pcm_bytes
 
     def feed(self, pcm: bytes) -> bytes:
-        """Gives the whole samples, with the header before the first ones."""
+        """Returns the whole samples, with the header before the first ones."""
         header, self._header = self._header, b""
-        return header + self._aligner.whole(pcm)
+        return header + self._aligner.align(pcm)
 
     def finish(self) -> bytes:
-        """Gives the header if nothing was fed, so that silence of no length is a file too."""
+        """Returns the header if nothing was fed, so that no sound is a valid file too."""
         header, self._header = self._header, b""
         return header
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing."""
 
 
 def _wav_header(total_pcm_bytes: int | None) -> bytes:

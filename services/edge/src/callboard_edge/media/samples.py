@@ -1,16 +1,16 @@
-"""Keeps samples whole where PCM arrives cut at any byte."""
+"""Aligns PCM that is cut at any byte to whole samples."""
 
 from callboard_contracts.speech import BYTES_PER_SAMPLE
 
 
 class SampleAligner:
-    """Gives back whole samples and keeps the byte that is left over for the next call."""
+    """Returns whole samples and keeps an odd byte for the next call."""
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def whole(self, pcm: bytes) -> bytes:
-        """The samples that are complete with this PCM."""
+    def align(self, pcm: bytes) -> bytes:
+        """Returns the samples that this PCM completes."""
         if self._rest:
             pcm = self._rest + pcm
         odd = len(pcm) % BYTES_PER_SAMPLE

@@ -1,4 +1,4 @@
-"""Publishes many messages into streams at once and waits for all their acknowledgements together."""
+"""Publishes several messages into streams at once and waits for all their acknowledgements together."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ class Acknowledged(NamedTuple):
 
 
 class _Group:
-    """Messages that are waited for together."""
+    """Messages that are published and acknowledged together."""
 
     __slots__ = ("answers", "done", "first", "give_up_at", "messages", "missing", "repeat_at")
 
@@ -52,7 +52,7 @@ class _Group:
 
 
 class AcknowledgedPublisher:
-    """One inbox for all acknowledgements, one future for each group and one clock for all of them."""
+    """One inbox for all acknowledgements, one future for each group and one timer for all of them."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -125,7 +125,7 @@ class AcknowledgedPublisher:
         group = self._waiting.get(number)
         data = message.data
         if group is None or not data:
-            return  # Too late, or no stream answers at this moment and the message is sent again.
+            return  # Too late, or no stream answers now and the message is sent again.
         if b'"error"' in data:
             code = json.loads(data)["error"].get("err_code")
             if code not in RETRYABLE_ERROR_CODES and not group.done.done():
@@ -134,7 +134,7 @@ class AcknowledgedPublisher:
             return
         n = number - group.first
         if group.answers[n] is None:
-            # The server writes these answers in one fixed form; to parse them as JSON costs three times as much.
+            # The server writes these answers in one form, and finding the value costs a third of parsing them as JSON.
             at = data.find(VALUE)
             value = None if at < 0 else int(data[at + len(VALUE) : data.index(b'"', at + len(VALUE))])
             group.answers[n] = Acknowledged(b'"duplicate"' in data, value)

@@ -1,4 +1,4 @@
-"""The journal on the bus: every decision becomes an event under its request's id, and a figure."""
+"""The journal on the bus: every decision becomes an event under its request's id, and a metric."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ MAX_WAITING = 50_000
 BATCH = 256
 TIMEOUT_S = 10.0
 GATHER_S = 0.02
-"""What is noted within this time goes out together: it costs the bus and the decisions of others far less that way."""
+"""Events within this time are published together, which costs the bus and other decisions less."""
 ID_BYTES = 8
 
 
 class AuditJournal:
-    """Hands events to the bus in the background, in order; `on_event` and `on_loss` feed the figures."""
+    """Publishes events in the background, in order; `on_event` and `on_loss` feed the metrics."""
 
     def __init__(
         self, publisher: AcknowledgedPublisher, on_event: Callable[[AuditEvent], None], on_loss: Callable[[], None]
@@ -32,12 +32,8 @@ class AuditJournal:
         self._on_loss = on_loss
         self._waiting: asyncio.Queue[AuditEvent] = asyncio.Queue(MAX_WAITING)
 
-    def note(self, event: AuditEvent) -> None:
-        """Takes note without waiting; an event is lost, and counted as lost, only when 50,000 wait already."""
-        # In the next turn of the loop, so that the answer that the event is about goes out first.
-        asyncio.get_running_loop().call_soon(self._noted, event)
-
-    def _noted(self, event: AuditEvent) -> None:
+    def record(self, event: AuditEvent) -> None:
+        """Records an event without waiting; it is lost, and counted as lost, only when 50,000 wait already."""
         self._on_event(event)
         try:
             self._waiting.put_nowait(event)
@@ -49,7 +45,7 @@ class AuditJournal:
         self._on_event(event)
 
     async def run(self) -> None:
-        """Publishes what is noted until cancelled."""
+        """Publishes recorded events until cancelled."""
         while True:
             events = [await self._waiting.get()]
             await asyncio.sleep(GATHER_S)
@@ -60,10 +56,9 @@ class AuditJournal:
                 self._waiting.task_done()
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until what is noted by now is published, within a time; `run` goes on meanwhile."""
+        """Waits until what is recorded by now is published, within a time; `run` goes on meanwhile."""
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.sleep(0)
                 await self._waiting.join()
         except TimeoutError:
             log.warning("audit_not_drained", extra={"waiting": self._waiting.qsize()})
@@ -82,5 +77,5 @@ def _outgoing(event: AuditEvent) -> Outgoing | None:
     try:
         subject = subjects.audit(event.request_id)
     except ValueError:
-        return None  # The id came from outside and names no request.
+        return None  # The id is a client's and names no request.
     return Outgoing(subject, event.model_dump_json().encode(), {MSG_ID: secrets.token_hex(ID_BYTES)})

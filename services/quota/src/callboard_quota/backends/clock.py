@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 MAX_STEP_S = 1.0
 PACE_AHEAD = 0.5
-"""How fast the clock runs while the wall clock is behind it."""
+"""The clock's speed while the wall clock is behind it."""
 
 
 class SteadyClock:
     """Follows the wall clock but never goes back.
 
-    When the wall clock is set back, this one runs on at half its pace until the other has caught up: an hour that was
-    left is never counted in again. `stepped_at` tells when the wall clock last jumped, in either direction, so that
-    leases need not be ended on the strength of a jump.
+    When the wall clock is set back, this one runs on at half its speed until the other has caught up, so an hour that
+    was left is never counted in again. `stepped_at` is when the wall clock last jumped, in either direction, so that no
+    lease is ended because of a jump.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, pace: Callable[[], float] = time.monotonic) -> None:

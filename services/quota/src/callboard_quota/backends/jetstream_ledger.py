@@ -22,9 +22,10 @@ from callboard_contracts.streams import (
     QUOTA,
     TRANSFERS,
 )
-from callboard_kit.bus import ApiError, Bus, BusError
+from callboard_kit.bus import ApiError, Bus
 from callboard_kit.stream_reads import StoredMessage, read_batches, read_last, read_last_of_each, read_subject
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
+from callboard_quota.backends.errors import bus_errors_as_unavailable
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
 
@@ -32,17 +33,19 @@ log = logging.getLogger(__name__)
 
 SETTLE_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 2.0
-FATES = frozenset({"settled", "released", "expired"})
+OUTCOME_SUFFIX = ".fate"
+"""Ids of outcomes end so in the stream; under another suffix a hold could end twice during an upgrade."""
+ENDINGS = frozenset({"settled", "released", "expired"})
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
 LEASES_PER_READ = 250
-"""Decisions wait while a batch is made out, about a millisecond."""
+"""A batch takes about a millisecond to parse, and decisions wait for it."""
 TTL = "Nats-TTL"
 TOMBSTONE_TTL = "1s"
 
 
 class LedgerMisdeclared(Exception):  # noqa: N818 - a state, not a failure
-    """A stream is not as the ledger's promises need it; the message says which and why."""
+    """A stream is not declared as the ledger's guarantees need it; the message says which and why."""
 
 
 class JetStreamLedger:
@@ -68,20 +71,20 @@ class JetStreamLedger:
             raise LedgerMisdeclared(f"stream {QUOTA} drops counters after less than {COUNTER_LIFE_S} s")
         for name, found in ((KUDOS, balances), (TRANSFERS, transactions)):
             if found.get("max_age", 0) > 0:
-                raise LedgerMisdeclared(f"stream {name} drops what must be kept for ever")
+                raise LedgerMisdeclared(f"stream {name} drops messages that must be kept for ever")
         await self._stream(LEASE)
         _check_window(AUDIT, (await self._stream(AUDIT))["config"])
         _check_window(TRANSFERS, transactions)
         return _server_time(info)
 
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
-        """Records the lease of a hold and applies the changes, all on the way at once, the lease first."""
+        """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
         answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S, flush=True)
         return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
-        """Applies the changes, all on the way at once, and the removal of a lease with them."""
+        """Applies the changes, all in flight at once, and the removal of a lease with them."""
         messages = list(map(_outgoing, changes))
         if closing:
             messages.append(_tombstone(closing))
@@ -91,11 +94,11 @@ class JetStreamLedger:
         return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
-        """Records how a hold ends, unless that is decided already; the first event of that id stands."""
+        """Records how a hold ends, unless that is decided already; the first event of that id wins."""
         if outcome.work == "kudos":
-            return await self._decide_deal(outcome)
+            return await self._record_transaction(outcome)
         subject = subjects.audit(outcome.request_id)
-        message = Outgoing(subject, outcome.model_dump_json().encode(), {MSG_ID: f"{outcome.hold_id}.outcome"})
+        message = Outgoing(subject, outcome.model_dump_json().encode(), {MSG_ID: outcome.hold_id + OUTCOME_SUFFIX})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
         if not answer.duplicate:
             return outcome
@@ -104,19 +107,17 @@ class JetStreamLedger:
                 return outcome if event == outcome else event
         raise StoreUnavailable("the outcome of a hold is recorded but cannot be read")
 
-    async def fate_of_deal(self, transaction_id: str) -> AuditEvent | None:
-        """How a transaction in kudos ended, however long ago, or None."""
-        try:
+    async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
+        """How a kudos transaction ended, however long ago, or None."""
+        with bus_errors_as_unavailable():
             message = await read_last(
                 self._bus, TRANSFERS, subjects.transfer(transaction_id), READ_TIMEOUT_S, stream_may_miss=False
             )
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return AuditEvent.model_validate_json(message.data) if message else None
 
-    async def _decide_deal(self, outcome: AuditEvent) -> AuditEvent:
+    async def _record_transaction(self, outcome: AuditEvent) -> AuditEvent:
         # Ids are remembered for two hours; what is older can be read, so that no transaction is ever made twice.
-        known = await self.fate_of_deal(outcome.request_id)
+        known = await self.transaction_outcome(outcome.request_id)
         if known is None:
             subject = subjects.transfer(outcome.request_id)
             message = Outgoing(
@@ -124,7 +125,7 @@ class JetStreamLedger:
             )
             if not (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0].duplicate:
                 return outcome
-            known = await self.fate_of_deal(outcome.request_id)
+            known = await self.transaction_outcome(outcome.request_id)
         if known is None:
             raise StoreUnavailable("the outcome of a transaction is recorded but cannot be read")
         return outcome if known == outcome else known
@@ -144,13 +145,11 @@ class JetStreamLedger:
         by_subject = {counter_subject(counter): counter for counter in counters}
         names = list(by_subject)
         found: dict[Counter, int] = {}
-        try:
+        with bus_errors_as_unavailable():
             for start in range(0, len(names), READ_BATCH):
                 batch = names[start : start + READ_BATCH]
                 for message in await read_last_of_each(self._bus, stream, batch, READ_TIMEOUT_S):
                     found[by_subject[message.subject]] = counter_value(message)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return found
 
     async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
@@ -158,33 +157,28 @@ class JetStreamLedger:
         batches = read_batches(
             self._bus, LEASE, subjects.lease_filter(tenant or "*"), batch_size=LEASES_PER_READ, timeout_s=READ_TIMEOUT_S
         )
-        try:
+        with bus_errors_as_unavailable():
             async for batch in batches:
                 for message in batch:
                     if (hold := _hold(message)) is not None:
                         yield hold
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
 
     async def _stream(self, name: str) -> dict[str, Any]:
-        try:
-            return await self._bus.api(f"STREAM.INFO.{name}", {})
-        except ApiError as error:
-            raise LedgerMisdeclared(f"stream {name}: {error}; run `callboard streams apply`") from error
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
+        with bus_errors_as_unavailable():
+            try:
+                return await self._bus.api(f"STREAM.INFO.{name}", {})
+            except ApiError as error:
+                raise LedgerMisdeclared(f"stream {name}: {error}; run `callboard streams apply`") from error
 
 
 async def read_outcomes(bus: Bus, request_id: str) -> list[AuditEvent]:
     """How the holds of a request ended, as recorded; raises StoreUnavailable."""
-    try:
+    with bus_errors_as_unavailable():
         messages = await read_subject(
             bus, AUDIT, subjects.audit(request_id), timeout_s=READ_TIMEOUT_S, stream_may_miss=False
         )
-    except BusError as error:
-        raise StoreUnavailable(str(error)) from error
     events = [AuditEvent.model_validate_json(message.data) for message in messages]
-    return [event for event in events if event.kind in FATES]
+    return [event for event in events if event.kind in ENDINGS]
 
 
 def _check_counts(name: str, found: dict[str, Any]) -> None:
@@ -216,7 +210,7 @@ def _outgoing(change: Change) -> Outgoing:
 
 
 def counter_subject(counter: Counter) -> str:
-    """Where a counter is counted."""
+    """The subject of a counter."""
     return subjects.kudos(counter.tenant) if counter.metric == KUDOS_METRIC else subjects.used(*counter)
 
 
@@ -227,7 +221,7 @@ def counter_stream(counter: Counter) -> str:
 
 def _hold(message: StoredMessage) -> Hold | None:
     if not message.data:
-        return None  # It is about to go, and its lease is gone.
+        return None  # A tombstone.
     try:
         return Hold.model_validate_json(message.data)
     except ValidationError:
@@ -236,7 +230,7 @@ def _hold(message: StoredMessage) -> Hold | None:
 
 
 def _tombstone(hold: Hold) -> Outgoing:
-    """A message that lives one second and takes the place of a lease, so that nothing is left of either."""
+    """A message that replaces a lease and lives one second, so that nothing is left of either."""
     return Outgoing(subjects.lease(hold.tenant, hold.id), b"", {TTL: TOMBSTONE_TTL})
 
 

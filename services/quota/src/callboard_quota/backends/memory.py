@@ -1,8 +1,10 @@
-"""The ledger's store and the accounts in memory, with the same promises as the real ones."""
+"""The domain's ports in memory, with the guarantees of the real ones."""
 
 import asyncio
-from collections import OrderedDict
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from cachetools import TTLCache
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
@@ -12,21 +14,20 @@ from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Logged
 LEASES_AT_ONCE = 2
 
 
-async def _give_way() -> None:
+async def _yield_control() -> None:
     await asyncio.sleep(0)
 
 
 class MemoryLedger:
     """Counters that remember ids for the deduplication window.
 
-    `give_way` is awaited before and after each single write, so that a test can interleave several callers; writes
+    `yield_control` is awaited before and after each single write, so that a test can interleave several callers; writes
     fail while `failing` is set, half of them after they took effect.
     """
 
-    def __init__(self, clock: Clock, give_way: Callable[[], Awaitable[None]] = _give_way) -> None:
-        self._clock = clock
-        self._give_way = give_way
-        self._ids: OrderedDict[str, float] = OrderedDict()
+    def __init__(self, clock: Clock, yield_control: Callable[[], Awaitable[None]] = _yield_control) -> None:
+        self._yield_control = yield_control
+        self._ids: TTLCache[str, None] = TTLCache(math.inf, DEDUPLICATION_WINDOW_S, timer=clock.now)
         self.every_id: set[str] = set()
         self._leases: dict[str, tuple[int, Hold]] = {}
         self.outcomes: dict[str, AuditEvent] = {}
@@ -37,57 +38,57 @@ class MemoryLedger:
 
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
         """Records the lease of a hold and applies the changes."""
-        await self._give_way()
+        await self._yield_control()
         self._opened += 1
         self._leases.setdefault(hold.id, (self._opened, hold))
         return await self.apply(changes)
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
-        """Applies the changes in order, giving way in between; a lease goes first, the worst order for a death."""
+        """Applies the changes one by one; a lease goes first, the worst order for a crash."""
         applied: list[Applied] = []
         if closing:
             await self.close(closing)
         for n, change in enumerate(changes):
-            await self._give_way()
+            await self._yield_control()
             if self.failing and n % 2 == 0:
                 raise StoreUnavailable("told to fail")
             applied.append(self._apply(change))
         if self.failing:
             raise StoreUnavailable("told to fail")
-        await self._give_way()
+        await self._yield_control()
         return applied
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already."""
-        await self._give_way()
+        await self._yield_control()
         if self.failing:
             raise StoreUnavailable("told to fail")
         decided = self.outcomes.setdefault(outcome_key(outcome), outcome)
-        await self._give_way()
+        await self._yield_control()
         return decided
 
-    async def fate_of_deal(self, transaction_id: str) -> AuditEvent | None:
+    async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
         """How a transaction ended, or None."""
-        await self._give_way()
+        await self._yield_control()
         return self.outcomes.get(f"transaction {transaction_id}")
 
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
-        await self._give_way()
+        await self._yield_control()
         if self.failing:
             raise StoreUnavailable("told to fail")
         self._leases.pop(hold.id, None)
 
     async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
         """Reads counters; those that were never raised are left out."""
-        await self._give_way()
+        await self._yield_control()
         return {counter: self.values[counter] for counter in counters if counter in self.values}
 
     async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
-        """Reads the holds of all open leases, or of one tenant's, giving way after every few."""
+        """Reads the holds of all open leases, or of one tenant's, a few at a time."""
         known = 0
         while True:
-            await self._give_way()
+            await self._yield_control()
             some = [(n, hold) for n, hold in self._leases.values() if n > known][:LEASES_AT_ONCE]
             for _, hold in some:
                 if tenant in {None, hold.tenant}:
@@ -97,13 +98,10 @@ class MemoryLedger:
             known = some[-1][0]
 
     def _apply(self, change: Change) -> Applied:
-        now = self._clock.now()
-        while self._ids and next(iter(self._ids.values())) <= now - DEDUPLICATION_WINDOW_S:
-            self._ids.popitem(last=False)
         if change.id is not None:
             if change.id in self._ids:
                 return Applied(None, duplicate=True)
-            self._ids[change.id] = now
+            self._ids[change.id] = None
             self.every_id.add(change.id)
         value = self.values.get(change.counter, 0) + change.amount
         self.values[change.counter] = value
@@ -112,16 +110,16 @@ class MemoryLedger:
 
 
 def outcome_key(outcome: AuditEvent) -> str:
-    """What a outcome is decided for: a hold, or a transaction in kudos, whichever hold it is tried with."""
+    """What an outcome is recorded for: a hold, or a kudos transaction, whichever of its holds is tried."""
     return f"transaction {outcome.request_id}" if outcome.work == "kudos" else outcome.hold_id
 
 
 class MemoryCounterStore:
-    """The aggregator's view of a ledger in memory; ids are never forgotten here."""
+    """The counters of a ledger in memory by bucket; ids are never forgotten here."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
-        self._note = b""
+        self._checkpoint = b""
         self._revision = 0
 
     async def counters(self, bucket: str) -> dict[Counter, int]:
@@ -129,11 +127,11 @@ class MemoryCounterStore:
         return {counter: value for counter, value in self._ledger.values.items() if counter.bucket == bucket}
 
     async def drop(self, metric: str, bucket: str) -> None:
-        """Forgets a bucket's counters of one metric."""
+        """Drops a bucket's counters of one metric."""
         for counter in [one for one in self._ledger.values if (one.metric, one.bucket) == (metric, bucket)]:
             del self._ledger.values[counter]
 
-    async def stands(self, change: Change) -> bool:
+    async def is_applied(self, change: Change) -> bool:
         """Whether a change took effect already."""
         return change.id in self._ledger.every_id
 
@@ -142,14 +140,14 @@ class MemoryCounterStore:
         return [outcome for outcome in self._ledger.outcomes.values() if outcome.request_id == request_id]
 
     async def load(self) -> tuple[bytes, int]:
-        """The aggregator's note and its revision."""
-        return self._note, self._revision
+        """The checkpoint and its revision."""
+        return self._checkpoint, self._revision
 
-    async def save(self, note: bytes, revision: int) -> int | None:
-        """Replaces the note if it still stands at that revision."""
+    async def save(self, checkpoint: bytes, revision: int) -> int | None:
+        """Replaces the checkpoint of that revision."""
         if revision != self._revision:
             return None
-        self._note = note
+        self._checkpoint = checkpoint
         self._revision += 1
         return self._revision
 
@@ -161,7 +159,7 @@ class MemoryUsageLog:
         self.logged: list[Logged] = []
 
     def store(self, event: UsageEvent | None, at: float) -> None:
-        """Appends an event, None limit_usage for a message that is none."""
+        """Appends an event, or None for a message that is none."""
         self.logged.append(Logged(len(self.logged) + 1, at, event))
 
     async def seq_at(self, at: float) -> int | None:
@@ -205,15 +203,15 @@ class MemoryAccounts:
 
 
 class MemoryJournal:
-    """Keeps what was noted."""
+    """Events in a list."""
 
     def __init__(self) -> None:
         self.events: list[AuditEvent] = []
 
-    def note(self, event: AuditEvent) -> None:
-        """Takes note."""
+    def record(self, event: AuditEvent) -> None:
+        """Appends an event."""
         self.events.append(event)
 
     def count(self, event: AuditEvent) -> None:
-        """Takes note of what the store has recorded."""
+        """Appends an event that the store has recorded."""
         self.events.append(event)

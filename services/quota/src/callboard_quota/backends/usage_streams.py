@@ -1,20 +1,22 @@
-"""The aggregator's view of the bus: the log of usage events, all counters of an hour, and the aggregator's note."""
+"""The log of usage events, the counters by bucket and the reconciler's checkpoint on the bus."""
 
 import asyncio
+from contextlib import suppress
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.quota import AuditEvent, usage_event_of
 from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
-from callboard_kit.bus import Bus, BusError
+from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import first_seq, read_batches, read_last_of_each, read_subject, subject_names
+from callboard_quota.backends.errors import bus_errors_as_unavailable
 from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_outcomes
-from callboard_quota.domain.ports import Change, Counter, Logged, StoreUnavailable
+from callboard_quota.domain.ports import Change, Counter, Logged
 
-NOTE_KEY = "reconcile.note"
+CHECKPOINT_KEY = "reconcile.note"
 READ_EVENTS = 64
-"""So few at a time that reading the log never holds up a decision for more than a millisecond or two."""
+"""So few that reading the log never delays a decision by more than a millisecond or two."""
 READ_PAUSE_S = 0.002
 READ_TIMEOUT_S = 5.0
 READ_COUNTERS = 1000
@@ -29,29 +31,23 @@ class StreamUsageLog:
 
     async def seq_at(self, at: float) -> int | None:
         """The number of the first event stored at that time or later, or None."""
-        try:
+        with bus_errors_as_unavailable():
             return await first_seq(self._bus, USAGE, "usage.*", at, READ_TIMEOUT_S)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
 
     async def last_seq(self) -> int:
         """The number of the newest event, 0 when there is none."""
-        try:
+        with bus_errors_as_unavailable():
             info = await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return int(info["state"]["last_seq"])
 
     async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
         """Reads some events from a number on, after a short pause that leaves room for decisions."""
         await asyncio.sleep(READ_PAUSE_S)
         subject = subjects.usage(tenant) if tenant else "usage.*"
-        try:
+        with bus_errors_as_unavailable():
             messages = await read_subject(
                 self._bus, USAGE, subject, start_seq, READ_EVENTS, READ_TIMEOUT_S, stream_may_miss=False
             )
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return [
             Logged(message.seq, message.stored_at, usage_event_of(message.subject, message.data))
             for message in messages
@@ -59,7 +55,7 @@ class StreamUsageLog:
 
 
 class StreamCounterStore:
-    """All counters of an hour, and the note in the bucket ACCOUNTS."""
+    """The counters by bucket, and the checkpoint in the bucket ACCOUNTS."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -68,33 +64,27 @@ class StreamCounterStore:
     async def counters(self, bucket: str) -> dict[Counter, int]:
         """Every counter of a bucket."""
         values: dict[Counter, int] = {}
-        try:
+        with bus_errors_as_unavailable():
             names = await subject_names(self._bus, QUOTA, subjects.used_in("*", "*", bucket), READ_TIMEOUT_S)
             for start in range(0, len(names), READ_COUNTERS):
                 batch = names[start : start + READ_COUNTERS]
                 for message in await read_last_of_each(self._bus, QUOTA, batch, READ_TIMEOUT_S):
                     values[_counter(message.subject)] = counter_value(message)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return values
 
     async def drop(self, metric: str, bucket: str) -> None:
-        """Forgets a bucket's counters of one metric."""
-        try:
+        """Drops a bucket's counters of one metric."""
+        with bus_errors_as_unavailable():
             await self._bus.api(f"STREAM.PURGE.{QUOTA}", {"filter": subjects.used_in("*", metric, bucket)})
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
 
-    async def stands(self, change: Change) -> bool:
-        """Whether a change took effect already: the counter's messages keep the ids that made them."""
+    async def is_applied(self, change: Change) -> bool:
+        """Whether a change took effect already, by the ids that the counter's messages keep."""
         subject, stream = counter_subject(change.counter), counter_stream(change.counter)
         batches = read_batches(self._bus, stream, subject, batch_size=READ_HISTORY, timeout_s=READ_TIMEOUT_S)
-        try:
+        with bus_errors_as_unavailable():
             async for batch in batches:
                 if any(message.headers.get(MSG_ID) == change.id for message in batch):
                     return True
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
         return False
 
     async def outcomes(self, request_id: str) -> list[AuditEvent]:
@@ -102,21 +92,16 @@ class StreamCounterStore:
         return await read_outcomes(self._bus, request_id)
 
     async def load(self) -> tuple[bytes, int]:
-        """The aggregator's note and its revision."""
-        try:
-            entry = await self._bucket.get(NOTE_KEY)
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
+        """The checkpoint and its revision."""
+        with bus_errors_as_unavailable():
+            entry = await self._bucket.get(CHECKPOINT_KEY)
         return (entry.value, entry.revision) if entry else (b"", 0)
 
-    async def save(self, note: bytes, revision: int) -> int | None:
-        """Replaces the note if it still stands at that revision."""
-        try:
-            return await self._bucket.put(NOTE_KEY, note, revision)
-        except Conflict:
-            return None
-        except BusError as error:
-            raise StoreUnavailable(str(error)) from error
+    async def save(self, checkpoint: bytes, revision: int) -> int | None:
+        """Replaces the checkpoint of that revision."""
+        with bus_errors_as_unavailable(), suppress(Conflict):
+            return await self._bucket.put(CHECKPOINT_KEY, checkpoint, revision)
+        return None
 
 
 def _counter(subject: str) -> Counter:

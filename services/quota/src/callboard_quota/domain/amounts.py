@@ -6,7 +6,7 @@ from callboard_contracts.config import WeightSection
 from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, Rates, Work
 
 MAX_WORK = 1_000_000_000
-"""The most of one kind of work that a request can be about; far above any, and far below what would overflow."""
+"""The most of one kind of work in a request; far above any real one, and far below what would overflow."""
 MS_PER_S = 1000
 
 
@@ -20,8 +20,8 @@ def rates_of(weights: WeightSection, model: str) -> Rates:
     )
 
 
-def is_sane(work: Work) -> bool:
-    """Whether the amounts can be meant seriously."""
+def is_plausible(work: Work) -> bool:
+    """Whether no amount is beyond what any request can need."""
     return max(work.prompt_tokens, work.completion_tokens, work.audio_ms) <= MAX_WORK
 
 
@@ -34,16 +34,11 @@ def cost(work: Work, rates: Rates) -> int:
     )
 
 
-def held_units(hold: Hold) -> int:
-    """The units that a hold has raised each of its counters by."""
-    return max((entry.amount for entry in hold.entries if entry.metric == "units"), default=0)
-
-
 def shares(units: int, holds: Sequence[Hold]) -> list[int]:
-    """Divides a cost among the holds taken for it: each is filled in turn, and the last takes what is over."""
+    """Divides a cost among the holds taken for it: each is filled in turn, and the last takes the rest."""
     divided: list[int] = []
     for n, hold in enumerate(holds):
-        share = units if n == len(holds) - 1 else min(units, held_units(hold))
+        share = units if n == len(holds) - 1 else min(units, hold.units or 0)
         divided.append(share)
         units -= share
     return divided

@@ -1,17 +1,18 @@
-"""The increments by which a hold is taken, given back and settled, each under an id of the hold."""
+"""The increments that take, give back and settle a hold, each under an id of the hold, and its audit events."""
 
 from callboard_contracts.kudos import KUDOS_CREDIT_METRIC, KUDOS_METRIC
-from callboard_contracts.quota import Hold, HoldEntry
+from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry
+from callboard_quota.domain.limit_kinds import charge_of
 from callboard_quota.domain.ports import Change, Counter
 
 
 def late_id(hold: Hold) -> str:
-    """The id under which a charge after a hold's end is decided."""
+    """The id of the outcome of a charge after a hold's end."""
     return f"{hold.id}.late"
 
 
 def is_transaction(hold: Hold) -> bool:
-    """Whether the hold is a transaction in kudos, which gives them to an account when it is settled."""
+    """Whether the hold is a kudos transaction, which credits an account when it is settled."""
     return any(entry.metric == KUDOS_CREDIT_METRIC for entry in hold.entries)
 
 
@@ -20,8 +21,8 @@ def held_kudos(hold: Hold) -> int:
     return sum(entry.amount for entry in hold.entries if entry.metric == KUDOS_METRIC)
 
 
-def given_kudos(hold: Hold) -> int:
-    """The kudos that a transaction gives to an account."""
+def credited_kudos(hold: Hold) -> int:
+    """The kudos that a transaction credits to an account."""
     return sum(entry.amount for entry in hold.entries if entry.metric == KUDOS_CREDIT_METRIC)
 
 
@@ -44,12 +45,12 @@ def reversal(hold: Hold) -> list[Change]:
 
 
 def settlement(hold: Hold, units: int, kudos: int) -> list[Change]:
-    """The increments that charge a hold's work; jobs that ran are over, requests stay counted, gifts are given."""
-    charged = {"units": units, KUDOS_METRIC: kudos}
+    """The increments that leave of a hold what its work cost."""
+    remains = {"cost": units, "kudos": kudos, "nothing": 0}
     return [
-        Change(_counter(entry), charged.get(entry.metric, 0) - entry.amount, f"{hold.id}.s{n}")
+        Change(_counter(entry), remains[charge] - entry.amount, f"{hold.id}.s{n}")
         for n, entry in enumerate(hold.entries)
-        if entry.metric != "requests"
+        if (charge := charge_of(entry.metric)) != "all"
     ]
 
 
@@ -58,8 +59,33 @@ def late_charge(hold: Hold, units: int) -> list[Change]:
     return [
         Change(_counter(entry), units, f"{hold.id}.l{n}")
         for n, entry in enumerate(hold.entries)
-        if entry.metric == "units"
+        if charge_of(entry.metric) == "cost"
     ]
+
+
+def audit_event(
+    kind: AuditKind,
+    hold: Hold,
+    at: float,
+    reason: str = "",
+    *,
+    hold_id: str | None = None,
+    units: int = 0,
+    total_units: int = 0,
+) -> AuditEvent:
+    """What happened to a hold; `hold_id` is the hold's own unless it is given."""
+    return AuditEvent(
+        kind=kind,
+        request_id=hold.request_id,
+        hold_id=hold.id if hold_id is None else hold_id,
+        tenant=hold.tenant,
+        work="kudos" if is_transaction(hold) else hold.kind,
+        model="" if is_transaction(hold) else hold.model,
+        units=units,
+        total_units=total_units,
+        reason=reason,
+        at=at,
+    )
 
 
 def _counter(entry: HoldEntry) -> Counter:

@@ -1,4 +1,4 @@
-"""One try at a reservation: what must be written, and what the values that come back mean."""
+"""One attempt at a reservation: what must be written, and what the values that come back mean."""
 
 import secrets
 from collections.abc import Sequence
@@ -6,20 +6,11 @@ from dataclasses import dataclass
 
 from callboard_contracts.quota import Hold, HoldEntry, Rates, WorkKind
 from callboard_quota.domain.changes import increments
+from callboard_quota.domain.limit_kinds import UNITS, Metric
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
-from callboard_quota.domain.usage_windows import BY_THE_HOUR, UsageWindow
-from callboard_quota.domain.windows import (
-    HOUR_S,
-    Metric,
-    bucket_of,
-    counts_next_hour,
-    earlier_buckets,
-    edge_at,
-    frees_in_s,
-    hour_bucket,
-    resets_in_s,
-)
+from callboard_quota.domain.usage_windows import UsageWindow
+from callboard_quota.domain.windows import HOUR_S, hour_bucket, is_after_turn, is_before_turn
 
 ID_BYTES = 6
 REQUEST_ID_IN_HOLD = 51
@@ -39,10 +30,19 @@ class HoldRequest:
     rates: Rates
     expires_at: float
 
+    @property
+    def units(self) -> int:
+        """What the work may cost."""
+        return next(amount for _tenant, metric, amount in self.amounts if metric is UNITS)
+
+    def amount(self, tenant: str, metric: Metric) -> int:
+        """What is wanted of one counter."""
+        return next(amount for who, what, amount in self.amounts if (who, what) == (tenant, metric))
+
 
 @dataclass(frozen=True, slots=True)
 class LimitUsage:
-    """How full a limit is after a decision, in the metric's own measure."""
+    """How much of a limit is used after a decision, in the counter's measure."""
 
     limit: Limit
     used: int
@@ -66,39 +66,44 @@ class Refused:
 
 
 class Attempt:
-    """One try at a reservation: what must be written, and how to read what came back."""
+    """One attempt at a reservation; `usage` is the use of earlier hours by tenant and hourly metric."""
 
-    def __init__(self, ask: HoldRequest, now: float, windows: dict[tuple[str, Metric], UsageWindow]) -> None:
-        self.ask = ask
+    def __init__(self, request: HoldRequest, now: float, usage: dict[tuple[str, Metric], UsageWindow]) -> None:
+        self.request = request
         self.now = now
-        self._windows = windows
-        self._edge = edge_at(now)
-        self._neighbours: list[Counter] = []
+        self._usage = usage
+        self._buckets = {metric: metric.bucket(now) for _tenant, metric, _amount in request.amounts}
+        self._previous, self._next = hour_bucket(now - HOUR_S), hour_bucket(now + HOUR_S)
+        self._is_after_turn, self._is_before_turn = is_after_turn(now), is_before_turn(now)
         self._values: dict[Counter, int] = {}
         self.hold = Hold(
-            id=f"{ask.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
-            request_id=ask.request_id,
-            tenant=ask.tenant,
-            kind=ask.kind,
-            model=ask.model,
+            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
+            request_id=request.request_id,
+            tenant=request.tenant,
+            kind=request.kind,
+            model=request.model,
             entries=tuple(
-                HoldEntry(tenant=tenant, metric=metric, bucket=bucket_of(metric, now), amount=amount)
-                for tenant, metric, amount in ask.amounts
+                HoldEntry(tenant=tenant, metric=metric.name, bucket=self._buckets[metric], amount=amount)
+                for tenant, metric, amount in request.amounts
             ),
-            rates=ask.rates,
-            expires_at=ask.expires_at,
+            rates=request.rates,
+            expires_at=request.expires_at,
             signature="",
         )
-        for (tenant, metric), past in windows.items():
-            if metric in BY_THE_HOUR:
-                if past.previous is None or self._edge.previous:
-                    self._neighbours.append(Counter(tenant, metric, hour_bucket(now - HOUR_S)))
-                if self._edge.following:
-                    self._neighbours.append(Counter(tenant, metric, hour_bucket(now + HOUR_S)))
+
+    def present_counter(self, limit: Limit) -> Counter:
+        """The counter of a limit that this attempt raises."""
+        return Counter(limit.tenant, limit.metric.name, self._buckets[limit.metric])
 
     def changes(self) -> list[Change]:
-        """The increments, and after them the neighbouring hours to read."""
-        return increments(self.hold) + [Change(counter, 0, None) for counter in self._neighbours]
+        """The increments, and after them the reads of neighbouring hours."""
+        reads: list[Change] = []
+        for (tenant, metric), usage in self._usage.items():
+            if usage.previous is None or self._is_after_turn:
+                reads.append(Change(Counter(tenant, metric.name, self._previous), 0, None))
+            if self._is_before_turn:
+                reads.append(Change(Counter(tenant, metric.name, self._next), 0, None))
+        return increments(self.hold) + reads
 
     def learn(self, changes: Sequence[Change], applied: Sequence[Applied]) -> list[Change]:
         """Takes in the values; returns what must still be read because a repeat of a write hid its value."""
@@ -108,45 +113,59 @@ class Attempt:
                 unknown.append(Change(change.counter, 0, None))
             else:
                 self._values[change.counter] = result.value
-        if self._neighbours and not self._edge.previous:
-            for (tenant, metric), past in self._windows.items():
-                value = self._values.get(Counter(tenant, metric, hour_bucket(self.now - HOUR_S)))
-                if value is not None:
-                    past.previous = value
+        if not self._is_after_turn:
+            for (tenant, metric), usage in self._usage.items():
+                usage.previous = self._values.get(Counter(tenant, metric.name, self._previous), usage.previous)
         return unknown
 
     def earlier(self, limit: Limit) -> int:
         """What is known to count for a limit beside the present bucket."""
-        if limit.metric not in BY_THE_HOUR:
+        usage = self._usage.get((limit.tenant, limit.metric))
+        if usage is None:
             return 0
-        past = self._windows[limit.tenant, limit.metric]
-        used = past.sums[limit.name]
-        if earlier_buckets(limit.name, self.now):
-            used += self._neighbour(limit, -HOUR_S, past.previous or 0)
-        if self._edge.following and counts_next_hour(limit.name, self.now):
-            used += self._neighbour(limit, HOUR_S, 0)
+        used = usage.sums[limit.kind]
+        if limit.kind.window.earlier_hours(self.now):
+            used += self._previous_hour(limit, usage)
+        if self._is_before_turn and limit.kind.window.counts_next_hour(self.now):
+            used += self._values.get(Counter(limit.tenant, limit.metric.name, self._next), 0)
         return used
 
-    def _neighbour(self, limit: Limit, away_s: float, otherwise: int) -> int:
-        if not self._neighbours:
-            return otherwise
-        return self._values.get(Counter(limit.tenant, limit.metric, hour_bucket(self.now + away_s)), otherwise)
+    def _previous_hour(self, limit: Limit, usage: UsageWindow) -> int:
+        counter = Counter(limit.tenant, limit.metric.name, self._previous)
+        return self._values.get(counter, usage.previous or 0)
 
-    def present(self, limit: Limit) -> int | None:
-        """The value of the bucket that this attempt counts in, once it is known."""
-        return self._values.get(Counter(limit.tenant, limit.metric, bucket_of(limit.metric, self.now)))
+    def check(self) -> tuple[LimitUsage | None, tuple[LimitUsage, ...]]:
+        """The first limit that is exceeded, or None, and the fullest limit of each metric.
+
+        Raises:
+            StoreUnavailable: the value of a counter is not known.
+        """
+        fullest: dict[Metric, tuple[float, Limit, int]] = {}
+        for limit in self.request.limits:
+            present = self._values.get(self.present_counter(limit))
+            if present is None:
+                raise StoreUnavailable("a counter's value stayed unknown")
+            used = present + self.earlier(limit)
+            if used > limit.maximum:
+                return self.limit_usage(limit, used), ()
+            if limit.kind.is_balance:
+                continue
+            fullness = used / limit.maximum if limit.maximum else 1.0
+            if limit.metric not in fullest or fullness > fullest[limit.metric][0]:
+                fullest[limit.metric] = (fullness, limit, used)
+        return None, tuple([self.limit_usage(limit, used) for _fullness, limit, used in fullest.values()])
 
     def limit_usage(self, limit: Limit, used: int) -> LimitUsage:
-        """How full a limit is."""
-        return LimitUsage(limit, used, resets_in_s(limit.name, self.now, self._oldest_at(limit)))
+        """How much of a limit is used."""
+        return LimitUsage(limit, used, limit.kind.window.resets_in_s(self.now, self._oldest_at(limit)))
 
     def _oldest_at(self, limit: Limit) -> float | None:
-        """When the earliest hour began whose use counts, None for the present one."""
-        past = self._windows.get((limit.tenant, limit.metric))
-        if past is None or limit.metric not in BY_THE_HOUR:
+        """When the earliest hour with use began, None for the present one."""
+        usage = self._usage.get((limit.tenant, limit.metric))
+        if usage is None:
             return None
-        oldest_at = past.oldest_at.get(limit.name)
-        if oldest_at is None and self._neighbour(limit, -HOUR_S, past.previous or 0):
+        oldest_at = usage.oldest_at.get(limit.kind)
+        if oldest_at is None and self._previous_hour(limit, usage):
             oldest_at = (self.now // HOUR_S - 1) * HOUR_S
         return oldest_at
 
@@ -154,29 +173,12 @@ class Attempt:
         """The refusal of a limit that already holds `used_without`, with the time when enough of it frees."""
         if amount > limit.maximum:
             return Refused(self.limit_usage(limit, used_without), None)
-        buckets: dict[str, int] = {}
-        if limit.name == "tokens_per_day":
-            past = self._windows[limit.tenant, limit.metric]
-            buckets = {bucket: past.older.get(bucket, 0) for bucket in earlier_buckets(limit.name, self.now)[1:]}
-            buckets[hour_bucket(self.now - HOUR_S)] = self._neighbour(limit, -HOUR_S, past.previous or 0)
-            buckets[hour_bucket(self.now)] = max(0, used_without - sum(buckets.values()))
+        used: dict[str, int] = {}
+        usage = self._usage.get((limit.tenant, limit.metric))
+        if usage is not None:
+            previous = self._previous_hour(limit, usage)
+            present = max(0, used_without - usage.sums[limit.kind] - previous)
+            used = {**usage.older, self._previous: previous, self._buckets[limit.metric]: present}
         excess = used_without + amount - limit.maximum
-        return Refused(self.limit_usage(limit, used_without), frees_in_s(limit.name, self.now, buckets, excess))
-
-
-def judge(attempt: Attempt) -> tuple[LimitUsage | None, tuple[LimitUsage, ...]]:
-    """The first limit that is exceeded, or None, and the limit of each metric that is fullest."""
-    fullest: dict[Metric, tuple[float, Limit, int]] = {}
-    for limit in attempt.ask.limits:
-        present = attempt.present(limit)
-        if present is None:
-            raise StoreUnavailable("a counter's value stayed unknown")
-        used = present + attempt.earlier(limit)
-        if used > limit.maximum:
-            return attempt.limit_usage(limit, used), ()
-        if limit.name == "kudos":
-            continue
-        fullness = used / limit.maximum if limit.maximum else 1.0
-        if limit.metric not in fullest or fullness > fullest[limit.metric][0]:
-            fullest[limit.metric] = (fullness, limit, used)
-    return None, tuple([attempt.limit_usage(limit, used) for _fullness, limit, used in fullest.values()])
+        frees_in_s = limit.kind.window.frees_in_s(self.now, used, excess)
+        return Refused(self.limit_usage(limit, used_without), frees_in_s)

@@ -1,10 +1,8 @@
-"""Deals in kudos: an account earns them, or gives them to another, exactly once by the transaction's id.
+"""Kudos transactions: an account earns kudos, or transfers them to another, exactly once by the transaction's id.
 
-A transaction is a hold that gives: it takes the kudos from the giver as any hold takes what it counts, its outcome is
-recorded
-once and for ever under the transaction's id, and only when that outcome is "settled" the receiver gets them. A
-process that dies
-anywhere in between leaves the hold's lease behind, and the reaper completes or undoes it by the same outcome.
+A transaction is a hold with a credit entry. It takes the kudos from the payer as any hold takes what it counts. Its
+outcome is recorded once and for ever under the transaction's id, and only the outcome "settled" credits the receiver. A
+process that dies in between leaves the hold's lease behind, and the reaper completes or undoes it by the same outcome.
 
 The counter of an account is what it has spent less what it has earned, so its balance is the counter's negative.
 """
@@ -29,10 +27,10 @@ from callboard_quota.domain.decision import REQUEST_ID_IN_HOLD
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limits import kudos_limit
 from callboard_quota.domain.ports import AccountStore, Clock, Counter, Journal, LedgerStore
-from callboard_quota.domain.windows import EVER
+from callboard_quota.domain.windows import LIFETIME_BUCKET
 
-DEAL_LIFE_S = 10.0
-"""A transaction that has not ended after this long may be undone by the reaper, and whoever waits for it is told so."""
+TRANSACTION_LIFE_S = 10.0
+"""A transaction that has not ended after this long may be undone by the reaper; a repeat is then told so."""
 DIGEST_LENGTH = 12
 RULES = (
     "not_a_token",
@@ -45,11 +43,14 @@ RULES = (
     "undone",
     "malformed",
 )
-"""Why a transaction is refused; the last is the handler's."""
+"""Why a transaction is refused; the last is for requests that cannot be parsed."""
 
 
 class KudosService:
-    """Makes transactions and tells balances; `on_refusal` learns by which rule a transaction was refused."""
+    """Books transactions and reads balances; `on_refusal` learns by which rule a transaction was refused.
+
+    Every method raises StoreUnavailable, after which the same request may be repeated.
+    """
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class KudosService:
         self._on_refusal = on_refusal
 
     async def earn(self, request: KudosEarnRequest) -> KudosReply:
-        """Credits an account once; raises StoreUnavailable, after which the same request may be repeated."""
+        """Credits an account once."""
         refused = self._check(request.id, request.amount) or await self._unknown(account=request.account)
         if refused:
             return refused
@@ -76,7 +77,7 @@ class KudosService:
         return await self._transaction(request.id, "earn", request.account, entries)
 
     async def transfer(self, request: KudosTransferRequest) -> KudosReply:
-        """Moves kudos from one account to another once; raises StoreUnavailable, after which it may be repeated."""
+        """Moves kudos from one account to another once."""
         refused = self._check(request.id, request.amount)
         if refused is None and request.source == request.target:
             refused = self._refuse("same_account", "target", "an account cannot give to itself")
@@ -90,7 +91,7 @@ class KudosService:
         return await self._transaction(request.id, "transfer", request.source, entries)
 
     async def balance(self, request: KudosBalanceRequest) -> KudosReply:
-        """What an account has, without what is held for requests that run; raises StoreUnavailable."""
+        """Reads what an account has, without what is held for requests that run."""
         refused = await self._unknown(account=request.account)
         return refused or KudosReply(account=request.account, balance=await self._balance(request.account))
 
@@ -104,24 +105,22 @@ class KudosService:
             kind="chat",
             model=kind,
             entries=entries,
-            expires_at=self._clock.now() + DEAL_LIFE_S,
+            expires_at=self._clock.now() + TRANSACTION_LIFE_S,
         )
-        outcome = await self._store.fate_of_deal(transaction_id)
+        outcome = await self._store.transaction_outcome(transaction_id)
         repeated = outcome is not None
         if outcome is None:
             ended = await self._ledger.transaction(hold, kudos_limit(account) if kind == "transfer" else None)
             outcome, repeated = ended.outcome, not ended.first
             if ended.first:
-                self._journal.note(outcome)
+                self._journal.record(outcome)
         if outcome.hold_id != hold.id:
             return self._refuse("other_contents", "id", "that id was used for another transaction")
         return await self._reply(outcome, account, repeated=repeated)
 
     async def _reply(self, outcome: AuditEvent, account: str, *, repeated: bool) -> KudosReply:
         if outcome.kind == "expired":
-            return self._refuse(
-                "undone", "id", "that transaction was cut off and undone; make it again under another id"
-            )
+            return self._refuse("undone", "id", "that transaction was cut off and undone; repeat it under another id")
         balance = await self._balance(account)
         if outcome.kind == "settled":
             return KudosReply(account=account, balance=balance, repeated=repeated)
@@ -131,7 +130,7 @@ class KudosService:
         return KudosReply(account=account, balance=balance, repeated=repeated, error=error)
 
     async def _balance(self, account: str) -> int:
-        counter = Counter(account, KUDOS_METRIC, EVER)
+        counter = Counter(account, KUDOS_METRIC, LIFETIME_BUCKET)
         return -(await self._store.read([counter])).get(counter, 0)
 
     def _check(self, transaction_id: str, amount: int) -> KudosReply | None:
@@ -161,10 +160,10 @@ class KudosService:
 
 
 def _entry(account: str, metric: str, amount: int) -> HoldEntry:
-    return HoldEntry(tenant=account, metric=metric, bucket=EVER, amount=amount)
+    return HoldEntry(tenant=account, metric=metric, bucket=LIFETIME_BUCKET, amount=amount)
 
 
 def _digest(transaction_id: str, kind: str, entries: tuple[HoldEntry, ...]) -> str:
-    """What tells two transactions under one id apart."""
+    """Tells two transactions under one id apart."""
     text = repr((transaction_id, kind, [(entry.tenant, entry.metric, entry.amount) for entry in entries]))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

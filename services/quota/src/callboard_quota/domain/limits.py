@@ -1,52 +1,59 @@
-"""Which limits apply to a request, from the tiers of everyone who is to answer for it."""
+"""Which limits apply to a request, from the tiers of everyone who answers for it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
+
+from cachetools import LRUCache
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection, TierSection
-from callboard_contracts.quota import UNITS_PER_TOKEN
+from callboard_quota.domain.limit_kinds import BALANCE, LIMIT_KINDS, UNITS, LimitKind, Metric
 from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
-from callboard_quota.domain.windows import LimitName, Metric, limit_metric
 
 Scope = Literal["key", "address", "model", "site"]
-LIMIT_NAMES: tuple[LimitName, ...] = tuple(name for name in get_args(LimitName) if name != "kudos")
-"""The limits that a tier may set; that of kudos is the balance itself."""
 LOWEST_BALANCE = 0
-MAX_REMEMBERED = 1_000
-"""The limit_set of so many callers are remembered; those of one that is not are made anew, which takes microseconds."""
+MAX_CACHED = 1_000
+_OWNERS: dict[Scope, str] = {
+    "key": "this API key",
+    "address": "this address",
+    "model": "this model",
+    "site": "the whole site",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit on one tenant; `maximum` is in the metric's own measure, units for tokens."""
+    """One limit on one tenant; `maximum` is in the counter's measure, units for tokens."""
 
     scope: Scope
     tenant: str
-    name: LimitName
+    kind: LimitKind
     maximum: int
-    metric: Metric = field(init=False, compare=False)
-    """What the limit counts."""
 
-    def __post_init__(self) -> None:
-        # Kept, since a decision asks for it some thirty times.
-        object.__setattr__(self, "metric", limit_metric(self.name))
+    @property
+    def metric(self) -> Metric:
+        """What the limit counts."""
+        return self.kind.metric
 
     @property
     def label(self) -> str:
         """The limit's name for clients and metrics, from a closed set."""
-        return f"{self.scope}.{self.name}"
+        return f"{self.scope}.{self.kind.name}"
 
     @property
-    def client_factor(self) -> int:
-        """How many of the metric's measure make one of the client's."""
-        return UNITS_PER_TOKEN if self.metric == "units" else 1
+    def allowed(self) -> int:
+        """The maximum in the client's measure."""
+        return self.maximum // self.metric.client_factor
+
+    def refusal(self, used: int, *, may_fit_later: bool) -> str:
+        """What a client is told that is over the limit."""
+        return self.kind.refusal(_OWNERS[self.scope], self.allowed, used, may_fit_later=may_fit_later)
 
 
 def kudos_limit(account: str) -> Limit:
     """What an account may have spent more than it has earned."""
-    return Limit("key", account, "kudos", -LOWEST_BALANCE)
+    return Limit("key", account, BALANCE, -LOWEST_BALANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +67,18 @@ class Principal:
     def limits(self) -> Iterable[Limit]:
         """Every limit that applies to this principal."""
         for tier in self.tiers:
-            for name in LIMIT_NAMES:
-                maximum: int | None = getattr(tier, name)
+            for kind in LIMIT_KINDS.values():
+                maximum: int | None = None if kind.is_balance else getattr(tier, kind.name, None)
                 if maximum is not None:
-                    factor = UNITS_PER_TOKEN if limit_metric(name) == "units" else 1
-                    yield Limit(self.scope, self.tenant, name, maximum * factor)
+                    yield Limit(self.scope, self.tenant, kind, maximum * kind.metric.client_factor)
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
     """What a request is decided by.
 
-    `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several on the
-    same counter and of the same kind only the lowest; `counted` are the tenants and metrics that the request counts in.
+    `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several of one
+    kind on one tenant only the lowest; `counted` are the tenants and metrics that the request counts in.
     """
 
     tenant: str
@@ -83,28 +89,30 @@ class LimitSet:
 
 
 class LimitPolicy:
-    """Finds the limits that apply to a request under the site's settings, and caches them."""
+    """Finds the limits that apply to a request under the site's settings.
+
+    Those of a caller are cached, because putting them together costs a sixth of a decision.
+    """
 
     def __init__(self, settings: QuotaSection) -> None:
         self._settings = settings
-        self._remembered: dict[tuple[str | None, str | None, str | None], tuple[Account | None, LimitSet]] = {}
+        self._cached: LRUCache[tuple[str | None, str | None, str | None], tuple[Account | None, LimitSet]]
+        self._cached = LRUCache(MAX_CACHED)
 
-    def limit_set(self, account: Account | None, address: str | None, model: str | None = None) -> LimitSet:
-        """The limit_set for a caller: an account, or else the tenant of an address; one with neither is anonymous.
+    def limits_of_caller(self, account: Account | None, address: str | None, model: str | None = None) -> LimitSet:
+        """The limits of an account, or else of the tenant of an address; a caller with neither is anonymous.
 
         The limits of the model and of the site are among them only if a model is given.
         """
         limited = model if model is None or model in self._settings.model_tiers else ""
         caller = (account.id if account else None, address, limited)
-        known = self._remembered.get(caller)
+        known = self._cached.get(caller)
         if known is None or known[0] is not account:
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            known = self._remembered[caller] = (account, self._agree(account, address, limited))
+            known = self._cached[caller] = (account, self._find(account, address, limited))
         return known[1]
 
-    def extends(self, tenant: str, account: Account | None, address: str | None, model: str) -> LimitSet:
-        """The limit_set for more of a hold, which is charged to `tenant` and counts as neither a request nor a job."""
+    def limits_of_extension(self, tenant: str, account: Account | None, address: str | None, model: str) -> LimitSet:
+        """The limits of an extension of a hold that `tenant` is charged for; it counts as no request and no job."""
         principals: list[Principal] = []
         if account is not None:
             principals.append(account_principal(self._settings, account))
@@ -112,10 +120,10 @@ class LimitPolicy:
             principals.append(address_principal(self._settings, address, anonymous=address == tenant))
         principals = principals or [Principal("address", tenant, ())]
         limits = _strictest([*principals, *shared_principals(self._settings, model)])
-        limits = tuple([limit for limit in limits if limit.metric == "units"])
+        limits = tuple([limit for limit in limits if limit.metric.charge == "cost"])
         return LimitSet(tenant, "", principals[0].scope, limits, _counted(principals[0].tenant, limits))
 
-    def _agree(self, account: Account | None, address: str | None, model: str | None) -> LimitSet:
+    def _find(self, account: Account | None, address: str | None, model: str | None) -> LimitSet:
         principals: list[Principal] = []
         tier = self._settings.anonymous_tier
         if account is not None:
@@ -157,17 +165,17 @@ def shared_principals(settings: QuotaSection, model: str) -> list[Principal]:
 
 
 def _strictest(principals: Iterable[Principal]) -> tuple[Limit, ...]:
-    """Where two tiers limit the same counter in the same way, the lower maximum is enough to look at."""
-    chosen: dict[tuple[str, str], Limit] = {}
+    """Of limits of one kind on one tenant the lowest is enough to check."""
+    chosen: dict[tuple[str, LimitKind], Limit] = {}
     for principal in principals:
         for limit in principal.limits():
-            known = chosen.get((limit.tenant, limit.name))
+            known = chosen.get((limit.tenant, limit.kind))
             if known is None or limit.maximum < known.maximum:
-                chosen[limit.tenant, limit.name] = limit
+                chosen[limit.tenant, limit.kind] = limit
     return tuple(chosen.values())
 
 
 def _counted(payer: str, limits: Iterable[Limit]) -> tuple[tuple[str, Metric], ...]:
-    counters: dict[tuple[str, Metric], None] = {(payer, "units"): None}
+    counters: dict[tuple[str, Metric], None] = {(payer, UNITS): None}
     counters |= {(limit.tenant, limit.metric): None for limit in limits}
     return tuple(counters)

@@ -1,4 +1,4 @@
-"""What the decisions need of the world outside."""
+"""What the domain needs of the store, the log, the accounts, the clock and the journal."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -58,8 +58,8 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def fate_of_deal(self, transaction_id: str) -> AuditEvent | None:
-        """How a transaction in kudos ended, however long ago, or None."""
+    async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
+        """How a kudos transaction ended, however long ago, or None."""
         ...
 
     async def close(self, hold: Hold) -> None:
@@ -67,7 +67,7 @@ class LedgerStore(Protocol):
         ...
 
     async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
-        """Reads counters that nobody raises any more; those that were never raised are left out."""
+        """Reads counters; those that were never raised are left out."""
         ...
 
     def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:
@@ -77,7 +77,7 @@ class LedgerStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A usage event as it stands in the log; `event` is None where the message is no usage event."""
+    """A message of the log; `event` is None where it is no usage event."""
 
     seq: int
     stored_at: float
@@ -101,17 +101,17 @@ class UsageLog(Protocol):
 
 
 class CounterStore(Protocol):
-    """The ledger's counters as a aggregator sees them; every method raises StoreUnavailable."""
+    """The ledger's counters by bucket, and the reconciler's checkpoint; every method raises StoreUnavailable."""
 
     async def counters(self, bucket: str) -> dict[Counter, int]:
         """Every counter of a bucket."""
         ...
 
     async def drop(self, metric: str, bucket: str) -> None:
-        """Forgets a bucket's counters of one metric, which nobody will look at again."""
+        """Drops a bucket's counters of one metric."""
         ...
 
-    async def stands(self, change: Change) -> bool:
+    async def is_applied(self, change: Change) -> bool:
         """Whether a change took effect already, however long ago."""
         ...
 
@@ -120,11 +120,11 @@ class CounterStore(Protocol):
         ...
 
     async def load(self) -> tuple[bytes, int]:
-        """The aggregator's note and its revision; empty and 0 when there is none."""
+        """The checkpoint and its revision; empty and 0 when there is none."""
         ...
 
-    async def save(self, note: bytes, revision: int) -> int | None:
-        """Replaces the note if it still stands at that revision; returns the new revision, or None if it does not."""
+    async def save(self, checkpoint: bytes, revision: int) -> int | None:
+        """Replaces the checkpoint of that revision; returns the new revision, or None if it was changed meanwhile."""
         ...
 
 
@@ -149,12 +149,12 @@ class Clock(Protocol):
 
 
 class Journal(Protocol):
-    """Where every decision is noted."""
+    """The audit of every decision."""
 
-    def note(self, event: AuditEvent) -> None:
-        """Takes note without waiting, to be read back by the request's id."""
+    def record(self, event: AuditEvent) -> None:
+        """Records an event without waiting, to be read back by the request's id."""
         ...
 
     def count(self, event: AuditEvent) -> None:
-        """Counts an event that the ledger's store has recorded already."""
+        """Counts an event that the ledger's store has already recorded."""
         ...

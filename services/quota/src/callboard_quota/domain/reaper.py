@@ -5,8 +5,8 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from callboard_contracts.quota import AuditEvent, Hold
-from callboard_quota.domain.changes import is_transaction
+from callboard_contracts.quota import Hold
+from callboard_quota.domain.changes import audit_event, is_transaction
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.ports import Change, Clock, Journal, LedgerStore
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OpenHolds:
-    """What a pass left open; the first of the holds ends at `earliest_end`, infinity when there is none."""
+    """The holds that a pass left open; the first ends at `earliest_end`, infinity when there is none."""
 
     count: int
     earliest_end: float
 
 
 class Reaper:
-    """Looks through the open leases and ends those that are over."""
+    """Reads the open leases and ends those that are over; `is_applied` says whether a change took effect."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class Reaper:
         ledger: Ledger,
         clock: Clock,
         journal: Journal,
-        stands: Callable[[Change], Awaitable[bool]],
+        is_applied: Callable[[Change], Awaitable[bool]],
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._clock = clock
         self._journal = journal
-        self._stands = stands
+        self._is_applied = is_applied
 
     async def pass_once(self) -> OpenHolds:
         """Ends what is over and says what stays open; raises StoreUnavailable."""
@@ -54,26 +54,14 @@ class Reaper:
                 await self._expire(hold, "lease_over")
             else:
                 # Its ids may be forgotten, so an increment could count twice; the reconciler settles its hour.
-                await self._ledger.end_old(hold, self._stands)
+                await self._ledger.end_stale(hold, self._is_applied)
                 await self._store.close(hold)
-                self._journal.note(self._left(hold))
+                self._journal.record(audit_event("ignored", hold, self._clock.now(), "lease_too_old"))
         return OpenHolds(count, earliest_end)
 
     async def _expire(self, hold: Hold, reason: str) -> None:
         ended = await self._ledger.expire(hold, reason)
         if ended.first and is_transaction(hold):
-            self._journal.note(ended.outcome)
+            self._journal.record(ended.outcome)
         elif ended.first:
             self._journal.count(ended.outcome)
-
-    def _left(self, hold: Hold) -> AuditEvent:
-        return AuditEvent(
-            kind="ignored",
-            request_id=hold.request_id,
-            hold_id=hold.id,
-            tenant=hold.tenant,
-            work=hold.kind,
-            model=hold.model,
-            reason="lease_too_old",
-            at=self._clock.now(),
-        )

@@ -1,11 +1,11 @@
-"""Corrects the counters of hours that are over by what the usage events say.
+"""Corrects the counters of past hours by the usage events.
 
-An hour is closed once nothing can settle in it any more. Then its counters must equal the sums over its usage events;
-where they do not, because a process died at the wrong moment or an event came after its hold's ids were forgotten,
-the difference is posted as an increment whose id names the hour and the last event that was read. Events that arrive
-even later are charged one by one.
+An hour is closed once nothing can settle in it any more. Then its counters must equal the sums over its usage events.
+Where they do not, because a process died at the wrong moment or an event came after its hold's ids were forgotten, the
+difference is posted as an increment whose id names the hour and the counter's value. Events that arrive even later are
+charged one by one.
 
-The only state is a note of how far the work has come, changed by compare-and-set, so any process may do it.
+The only state is a checkpoint, changed by compare-and-set, so any process may do the work.
 """
 
 import logging
@@ -16,23 +16,24 @@ from pydantic import ValidationError
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_contracts.streams import COUNTER_LIFE_S
+from callboard_quota.domain.limit_kinds import METRICS, UNITS, charge_of
 from callboard_quota.domain.ports import Change, Clock, Counter, CounterStore, Journal, LedgerStore, Logged, UsageLog
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.windows import CLOSING_S, HOUR_S, hour_bucket, hour_start, minutes_of
 
 log = logging.getLogger(__name__)
 
-WORK_S = 300.0
-"""How long a process that began a pass is left alone with it."""
-FIRST_LOOK_S = 3 * HOUR_S + CLOSING_S
-"""Without a note, hours that began longer ago than this are taken as they stand."""
-MAX_LOOKS = 3
+CLAIM_S = 300.0
+"""How long a process that began a pass has it for itself."""
+FIRST_CLOSED_S = 3 * HOUR_S + CLOSING_S
+"""Without a checkpoint, hours that began longer ago than this are taken as closed."""
+MAX_ROUNDS = 3
 OLDEST_S = COUNTER_LIFE_S - 10 * 86_400
 """Events of hours older than this are left alone, since the hour's counters may be gone."""
 
 
 class Checkpoint(Message):
-    """How far reconciliation has come, and who works on it.
+    """How far reconciliation has come, and which process works on it.
 
     Every event up to `last_seq` is accounted for in the hours up to `closed_through`; one that comes after it for such
     an hour is late.
@@ -45,7 +46,7 @@ class Checkpoint(Message):
 
 
 class Reconciler:
-    """Closes one hour after another. `worker` names the process; `on_raise` learns whose use of such an hour grew."""
+    """Closes one hour after another. `worker` names the process; `on_increase` learns whose use of a past hour grew."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Reconciler:
         aggregator: UsageAggregator,
         clock: Clock,
         journal: Journal,
-        on_raise: Callable[[str], Awaitable[None]],
+        on_increase: Callable[[str], Awaitable[None]],
     ) -> None:
         self._worker = worker
         self._store = store
@@ -65,48 +66,48 @@ class Reconciler:
         self._aggregator = aggregator
         self._clock = clock
         self._journal = journal
-        self._on_raise = on_raise
+        self._on_increase = on_increase
         self.drift_units = 0
         """The sum of the differences found when the last hour was closed, regardless of sign."""
 
     async def pass_once(self) -> bool:
-        """Charges what came late and closes what can be closed; false when another process is at it.
+        """Charges late events and closes the hours that can be closed; false when another process is at it.
 
         Raises:
             StoreUnavailable: some of it may be done; the next pass completes it.
         """
-        note, revision = await self._note()
+        checkpoint, revision = await self._load()
         now = self._clock.now()
-        if note.worker not in {"", self._worker} and note.worker_until > now:
+        if checkpoint.worker not in {"", self._worker} and checkpoint.worker_until > now:
             return False
         # Two processes at once would do no harm, only the same work twice.
-        note = note.model_copy(update={"worker": self._worker, "worker_until": now + WORK_S})
-        claimed = await self._save(note, revision)
+        checkpoint = checkpoint.model_copy(update={"worker": self._worker, "worker_until": now + CLAIM_S})
+        claimed = await self._save(checkpoint, revision)
         if claimed is None:
             return False
-        note = note.model_copy(update={"last_seq": await self._charge_late(note), "worker": ""})
-        revision = await self._save(note, claimed)
+        checkpoint = checkpoint.model_copy(update={"last_seq": await self._charge_late(checkpoint), "worker": ""})
+        revision = await self._save(checkpoint, claimed)
         # `now` was read before the log was, so every event that was settled in such an hour is among those read.
-        while revision is not None and hour_start(note.closed_through) + 2 * HOUR_S + CLOSING_S <= now:
-            bucket = hour_bucket(hour_start(note.closed_through) + HOUR_S)
-            await self._close(bucket, note.last_seq)
-            await self._tidy(bucket)
-            note = note.model_copy(update={"closed_through": bucket})
-            revision = await self._save(note, revision)
+        while revision is not None and hour_start(checkpoint.closed_through) + 2 * HOUR_S + CLOSING_S <= now:
+            bucket = hour_bucket(hour_start(checkpoint.closed_through) + HOUR_S)
+            await self._close(bucket, checkpoint.last_seq)
+            await self._drop_brief(bucket)
+            checkpoint = checkpoint.model_copy(update={"closed_through": bucket})
+            revision = await self._save(checkpoint, revision)
         return revision is not None
 
-    async def _save(self, note: Checkpoint, revision: int) -> int | None:
-        return await self._counter_store.save(note.model_dump_json().encode(), revision)
+    async def _save(self, checkpoint: Checkpoint, revision: int) -> int | None:
+        return await self._counter_store.save(checkpoint.model_dump_json().encode(), revision)
 
-    async def _note(self) -> tuple[Checkpoint, int]:
+    async def _load(self) -> tuple[Checkpoint, int]:
         text, revision = await self._counter_store.load()
         try:
             if text:
                 return Checkpoint.model_validate_json(text), revision
         except ValidationError:
-            log.exception("note_unreadable")
-        begin = self._clock.now() - FIRST_LOOK_S
-        return Checkpoint(closed_through=hour_bucket(begin), last_seq=await self._log.last_seq()), revision
+            log.exception("checkpoint_unreadable")
+        first = hour_bucket(self._clock.now() - FIRST_CLOSED_S)
+        return Checkpoint(closed_through=first, last_seq=await self._log.last_seq()), revision
 
     async def _close(self, bucket: str, last_seq: int) -> None:
         """Makes an hour's counters agree with its events up to a number."""
@@ -118,34 +119,37 @@ class Reconciler:
         self.drift_units = 0
         if suspects and start_seq is not None:
             sums = (await self._aggregator.sums(start_seq, {bucket}, only=suspects, until_seq=last_seq)).sums
-        for look in range(MAX_LOOKS):
+        for n in range(MAX_ROUNDS):
             counted = await self._counter_store.counters(bucket)
-            differences = {counter: n for counter, n in _differences(counted, sums).items() if counter in suspects}
+            found = _differences(counted, sums).items()
+            differences = {counter: difference for counter, difference in found if counter in suspects}
             if not differences:
                 return
-            if look == 0:
-                self.drift_units = sum(abs(n) for counter, n in differences.items() if counter.metric == "units")
+            if n == 0:
+                self.drift_units = sum(
+                    abs(difference) for counter, difference in differences.items() if counter.metric == UNITS.name
+                )
             for counter, difference in differences.items():
                 # Whoever corrects the same value uses the same id, so the correction counts once.
                 await self._correct(counter, difference, f"recon.{bucket}.{counted.get(counter, 0)}", "hour_closed", "")
         log.error("hour_not_closed", extra={"bucket": bucket})
 
-    async def _tidy(self, bucket: str) -> None:
-        """Drops what only limits of the moment looked at; counters by minute and caller would soon be millions."""
-        await self._counter_store.drop("jobs", bucket)
-        for minute in minutes_of(bucket):
-            await self._counter_store.drop("requests", minute)
+    async def _drop_brief(self, bucket: str) -> None:
+        """Drops the counters that no limit counts any more; those by minute and caller would soon be millions."""
+        for metric in [one for one in METRICS.values() if one.is_brief]:
+            for each in [bucket] if metric.is_hourly else minutes_of(bucket):
+                await self._counter_store.drop(metric.name, each)
 
-    async def _charge_late(self, note: Checkpoint) -> int:
+    async def _charge_late(self, checkpoint: Checkpoint) -> int:
         """Charges events that came after their hour was closed; returns the number of the last event there is."""
-        last_seq = note.last_seq
-        async for logged in self._aggregator.follow(note.last_seq + 1):
+        last_seq = checkpoint.last_seq
+        async for logged in self._aggregator.follow(checkpoint.last_seq + 1):
             last_seq = logged.seq
             event = logged.event
-            if event is None or await self._aggregator.judge(logged):
+            if event is None or await self._aggregator.rejection_reason(logged):
                 continue
             for counter, units in self._aggregator.charged(event):
-                if counter.bucket <= note.closed_through and await self._is_first(logged, event, counter):
+                if counter.bucket <= checkpoint.closed_through and await self._is_first(logged, event, counter):
                     await self._correct(counter, units, f"late.{logged.seq}", "late_event", event.request_id)
         return last_seq
 
@@ -162,7 +166,7 @@ class Reconciler:
                 break
             known = earlier.event
             same = known and (known.request_id, known.kind) == (event.request_id, event.kind)
-            if same and not await self._aggregator.judge(earlier):
+            if same and not await self._aggregator.rejection_reason(earlier):
                 return False
         return True
 
@@ -170,15 +174,15 @@ class Reconciler:
         if not amount:
             return
         change = Change(counter, amount, f"{name}.{counter.tenant}.{counter.metric}")
-        if await self._counter_store.stands(change):
+        if await self._counter_store.is_applied(change):
             return
         applied = await self._store.apply([change])
         if applied[0].duplicate:
             return
         if amount > 0:
-            await self._on_raise(counter.tenant)
+            await self._on_increase(counter.tenant)
         log.warning("counter_corrected", extra={"tenant": counter.tenant, "bucket": counter.bucket, "units": amount})
-        self._journal.note(
+        self._journal.record(
             AuditEvent(
                 kind="corrected",
                 request_id=request_id or name.replace(".", "-"),
@@ -191,9 +195,9 @@ class Reconciler:
 
 
 def _differences(counted: dict[Counter, int], sums: dict[Counter, int]) -> dict[Counter, int]:
-    """What each counter lacks; jobs must have come down to nothing, requests are not kept by events."""
+    """What each counter lacks; what a settled hold leaves all of cannot be recomputed from events."""
     return {
         counter: sums.get(counter, 0) - counted.get(counter, 0)
         for counter in {*counted, *sums}
-        if counter.metric != "requests" and sums.get(counter, 0) != counted.get(counter, 0)
+        if charge_of(counter.metric) != "all" and sums.get(counter, 0) != counted.get(counter, 0)
     }

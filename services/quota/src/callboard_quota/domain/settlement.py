@@ -1,11 +1,12 @@
-"""Turns usage events into settlements, each event counted once."""
+"""Settles holds by usage events, each event counted once."""
 
 from callboard_contracts.config import QuotaSection
-from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
+from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import cost, rates_of, shares
 from callboard_quota.domain.changes import late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
 from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
+from callboard_quota.domain.limit_kinds import UNITS
 from callboard_quota.domain.limits import shared_principals
 from callboard_quota.domain.ports import Clock, CounterStore, Journal
 from callboard_quota.domain.windows import hour_bucket
@@ -14,8 +15,8 @@ from callboard_quota.domain.windows import hour_bucket
 def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]:
     """What an event charges to each hold, in units.
 
-    Work that was admitted without a hold, while quota could not be reached, is charged to a hold of nothing in the
-    hour of the event.
+    Work that was admitted without a hold, while quota could not be reached, is charged to an empty hold in the hour of
+    the event.
     """
     holds = holds_of(event)
     if not holds:
@@ -27,12 +28,12 @@ def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]
 
 def charged_as(outcome: AuditEvent | None, units: int, total_units: int) -> bool:
     """Whether a hold was settled by an event that charges so much to it and so much in all."""
-    # Fates without a total were recorded before there was one.
+    # Outcomes without a total were recorded before there was one.
     return outcome is not None and outcome.units == units and outcome.total_units in {0, total_units}
 
 
 def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
-    """A hold of nothing to settle against, its id the same whenever the event is seen."""
+    """An empty hold to settle an event against that has none; its id is always the same for the event."""
     tenants = [event.tenant, *(principal.tenant for principal in shared_principals(settings, event.model))]
     bucket = hour_bucket(event.at)
     return Hold(
@@ -41,13 +42,13 @@ def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
         tenant=event.tenant,
         kind=event.kind,
         model=event.model,
-        entries=tuple(HoldEntry(tenant=tenant, metric="units", bucket=bucket, amount=0) for tenant in tenants),
+        entries=tuple(HoldEntry(tenant=tenant, metric=UNITS.name, bucket=bucket, amount=0) for tenant in tenants),
         expires_at=event.at,
     )
 
 
 class Settler:
-    """Settles usage events as they come."""
+    """Settles usage events one by one; `settings` may be replaced at any time."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Settler:
         self._journal = journal
 
     async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
-        """Settles the holds of one event and returns what came of it, a word of a closed set.
+        """Settles the holds of one event and returns the result, a word of a closed set.
 
         `stored_at` is when the event was stored, in Unix seconds; just now unless it is given.
 
@@ -77,29 +78,29 @@ class Settler:
         if not reason and not holds_of(event) and await self._was_held(event):
             reason = "settled_before"
         if reason:
-            self._note("ignored", event, None, 0, reason)
+            self._ignore(event, reason)
             return reason
-        word = "settled"
+        result = "settled"
         charged = charges(event, self.settings)
         total = sum(units for _hold, units in charged)
         for n, (hold, units) in enumerate(charged):
             if not self._ledger.can_settle(hold):
-                self._note("ignored", event, hold, units, "too_late")
-                word = "too_late"
+                self._ignore(event, "too_late", hold, units)
+                result = "too_late"
             else:
                 ended = await self._ledger.settle(hold, units, event.outcome, total, event.kudos)
                 if ended.first:
                     self._journal.count(ended.outcome)
-                    word = AFTER_EXPIRY if ended.late else word
+                    result = AFTER_EXPIRY if ended.late else result
                 else:
-                    word = "settled_before"
-                    self._note("ignored", event, hold, units, word)
+                    result = "settled_before"
+                    self._ignore(event, result, hold, units)
                 if charged_as(ended.outcome, units, total):
                     continue
             if n == 0:
                 # The first hold decides for all: of two events about the same work one counts, never a part of each.
                 break
-        return word
+        return result
 
     async def _was_held(self, event: UsageEvent) -> bool:
         """Whether an event that has no hold is about work that was settled on one."""
@@ -110,10 +111,10 @@ class Settler:
             for outcome in outcomes
         )
 
-    def _note(self, kind: AuditKind, event: UsageEvent, hold: Hold | None, units: int, reason: str) -> None:
-        self._journal.note(
+    def _ignore(self, event: UsageEvent, reason: str, hold: Hold | None = None, units: int = 0) -> None:
+        self._journal.record(
             AuditEvent(
-                kind=kind,
+                kind="ignored",
                 request_id=event.request_id,
                 hold_id=hold.id if hold else "",
                 tenant=event.tenant,

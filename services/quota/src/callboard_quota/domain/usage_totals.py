@@ -1,4 +1,4 @@
-"""What the counters must say, computed again from the usage events alone."""
+"""The sums that the counters must have, recomputed from the usage events alone."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import UsageEvent
 from callboard_quota.domain.changes import late_id
 from callboard_quota.domain.event_rules import EventRules
+from callboard_quota.domain.limit_kinds import charge_of
 from callboard_quota.domain.ports import Counter, CounterStore, Logged, UsageLog
 from callboard_quota.domain.settlement import charged_as, charges
 
@@ -30,14 +31,14 @@ class UsageTotals:
             self.sums[counter] = self.sums.get(counter, 0) + units
 
     def ignore(self, logged: Logged, reason: str) -> None:
-        """Takes note of an event that counts for nothing."""
+        """Lists an event that is ignored."""
         self.ignored_count += 1
         if len(self.ignored) < MAX_LISTED:
             self.ignored.append((logged.seq, logged.event.request_id if logged.event else "", reason))
 
 
 class UsageAggregator:
-    """Reads the log and applies the same rules as settlement does."""
+    """Reads the log by the rules of settlement."""
 
     def __init__(
         self, log: UsageLog, counters: CounterStore, rules: EventRules, settings: Callable[[], QuotaSection]
@@ -54,8 +55,8 @@ class UsageAggregator:
                 yield logged
             start_seq = batch[-1].seq + 1
 
-    async def judge(self, logged: Logged) -> str:
-        """The rule by which an event counts for nothing, or an empty text; repetition is not looked at."""
+    async def rejection_reason(self, logged: Logged) -> str:
+        """The rule by which an event is ignored, or an empty text; whether it is a repeat is not checked."""
         if logged.event is None:
             return "unreadable"
         return await self._rules.rejection_reason(logged.event, logged.stored_at)
@@ -66,7 +67,7 @@ class UsageAggregator:
             (Counter(entry.tenant, entry.metric, entry.bucket), units)
             for hold, units in charges(event, self._settings())
             for entry in hold.entries
-            if entry.metric == "units"
+            if charge_of(entry.metric) == "cost"
         ]
 
     async def sums(
@@ -80,8 +81,8 @@ class UsageAggregator:
     ) -> UsageTotals:
         """Sums what the events from one number to another charge to some buckets, or only to some counters.
 
-        Without `exact` repeated events are not sought out, which needs no memory for what was seen. Where two events
-        of one request name different amounts, the one that was settled counts.
+        Without `exact` repeated events are counted too, which needs no memory of what was read. Where two events of one
+        request name different amounts, the one that was settled counts.
         """
         totals = UsageTotals()
         seen: dict[int, int] = {}
@@ -98,7 +99,7 @@ class UsageAggregator:
             if until_seq is not None and logged.seq > until_seq:
                 break
             event = logged.event
-            reason = await self.judge(logged)
+            reason = await self.rejection_reason(logged)
             if reason or event is None:
                 totals.ignore(logged, reason)
                 continue
@@ -116,26 +117,25 @@ class UsageAggregator:
             totals.events += 1
             totals.add(charged)
         for tenant, identities in disputed.items():
-            for events in (await self._claims(start_seq, until_seq, tenant, identities)).values():
-                limit_usage = await self._standing(events)
+            for events in (await self._events_of(start_seq, until_seq, tenant, identities)).values():
                 totals.add([(counter, -units) for counter, units in relevant(events[0])])
-                totals.add(relevant(limit_usage))
+                totals.add(relevant(await self._settled(events)))
         return totals
 
-    async def _claims(
+    async def _events_of(
         self, start_seq: int, until_seq: int | None, tenant: str, identities: Collection[Identity]
     ) -> dict[Identity, list[UsageEvent]]:
         """Every event of some disputed requests, in order."""
-        claims: dict[Identity, list[UsageEvent]] = {}
+        found: dict[Identity, list[UsageEvent]] = {}
         async for logged in self.follow(start_seq, tenant):
             if until_seq is not None and logged.seq > until_seq:
                 break
             event = logged.event
-            if event and _identity(event) in identities and not await self.judge(logged):
-                claims.setdefault(_identity(event), []).append(event)
-        return claims
+            if event and _identity(event) in identities and not await self.rejection_reason(logged):
+                found.setdefault(_identity(event), []).append(event)
+        return found
 
-    async def _standing(self, events: list[UsageEvent]) -> UsageEvent:
+    async def _settled(self, events: list[UsageEvent]) -> UsageEvent:
         """The one of several events that was settled, or the first where none was."""
         outcomes = await self._counter_store.outcomes(events[0].request_id)
         settled = {outcome.hold_id: outcome for outcome in outcomes if outcome.kind == "settled"}

@@ -1,20 +1,21 @@
-"""Compares the counters with the usage events on an operator's request."""
+"""Compares the counters with the usage events at an operator's request."""
 
 from collections.abc import Awaitable, Callable
 
 from callboard_contracts.quota import Drift, Hold, IgnoredEvent, VerifyReply, VerifyRequest
+from callboard_quota.domain.limit_kinds import charge_of
 from callboard_quota.domain.ports import Clock, Counter, CounterStore, LedgerStore, UsageLog
 from callboard_quota.domain.usage_totals import MAX_LISTED, UsageAggregator, UsageTotals
 from callboard_quota.domain.windows import HOUR_S, hour_bucket
 
 ROUNDS = 5
 PAUSE_S = 0.5
-"""Counters move while they are compared, so a difference counts only if it stays the same over several looks."""
+"""Counters change while they are compared, so a difference counts only if it is the same in several rounds."""
 MAX_HOURS = 70 * 24
 
 
 class Verifier:
-    """Computes every hour again since a given time."""
+    """Recomputes every hour since a given time."""
 
     def __init__(
         self,
@@ -33,18 +34,18 @@ class Verifier:
         self._pause = pause
 
     async def verify(self, request: VerifyRequest) -> VerifyReply:
-        """Compares all counters of all hours since then; raises StoreUnavailable."""
+        """Compares all counters of all hours since a time; raises StoreUnavailable."""
         now = self._clock.now()
         since = max(request.since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
         hours = int((now + HOUR_S - since) // HOUR_S) + 1
         buckets = [hour_bucket(since + n * HOUR_S) for n in range(hours)]
         start_seq = await self._log.seq_at(since)
-        suspects, reply = await self._look(start_seq, buckets)
+        suspects, reply = await self._compare(start_seq, buckets)
         for _ in range(ROUNDS - 1):
             if not suspects:
                 break
             await self._pause(PAUSE_S)
-            found, reply = await self._look(start_seq, buckets)
+            found, reply = await self._compare(start_seq, buckets)
             suspects = {key: drift for key, drift in found.items() if suspects.get(key) == drift}
         drift = sorted(suspects.values(), key=lambda one: (one.bucket, one.tenant))
         return reply.model_copy(
@@ -55,7 +56,7 @@ class Verifier:
             }
         )
 
-    async def _look(self, start_seq: int | None, buckets: list[str]) -> tuple[dict[Counter, Drift], VerifyReply]:
+    async def _compare(self, start_seq: int | None, buckets: list[str]) -> tuple[dict[Counter, Drift], VerifyReply]:
         opened: dict[Counter, int] = {}
         open_holds = 0
         async for hold in self._store.leases():
@@ -69,7 +70,7 @@ class Verifier:
             counted.update(await self._counter_store.counters(bucket))
         drift: dict[Counter, Drift] = {}
         for counter in {*counted, *totals.sums}:
-            if counter.metric == "requests":
+            if charge_of(counter.metric) == "all":
                 continue
             sums = counted.get(counter, 0), totals.sums.get(counter, 0), opened.get(counter, 0)
             if sums[0] != sums[1] + sums[2]:

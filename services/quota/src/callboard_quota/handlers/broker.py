@@ -1,35 +1,72 @@
-"""FastStream on the bus's own connection, so that requests and the store share its buffers and its reconnects."""
+"""FastStream on the bus's own connection, with a task for each message.
 
-from types import TracebackType
+By itself FastStream opens a connection, handles the messages of a subject one after another, and drops what waits in
+the client when it stops.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from faststream.nats import NatsBroker
 from faststream.nats.subscriber.usecases.core_subscriber import CoreSubscriber
+from faststream.types import BrokerMiddleware
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from callboard_kit.bus import Bus
+from callboard_quota.handlers.in_flight import InFlight
+
+Handle = Callable[[Msg], Coroutine[Any, Any, None]]
 
 
 class BusBroker(NatsBroker):
-    """A broker that neither opens nor closes a connection; subscriptions come back with the bus's own reconnect."""
+    """A broker over the bus; `direct` are the subjects whose messages do not go through FastStream."""
 
-    def __init__(self, bus: Bus) -> None:
-        super().__init__(apply_types=False, logger=None)
+    def __init__(
+        self,
+        bus: Bus,
+        in_flight: InFlight,
+        direct: Mapping[str, Handle],
+        middlewares: Sequence[BrokerMiddleware[Any, Any]] = (),
+    ) -> None:
+        super().__init__(logger=None, middlewares=middlewares)
         self._bus = bus
+        self._in_flight = in_flight
+        self._direct = direct
+        self._started = asyncio.Event()
 
     async def _connect(self) -> Client:
         self.config.connect(self._bus.connection)
         return self._bus.connection
 
-    async def stop(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_val: BaseException | None = None,
-        exc_tb: TracebackType | None = None,
-    ) -> None:
-        """Takes no more requests; those that have arrived are handed over, and the connection stays for the answers."""
-        for subscriber in self.subscribers:
-            if isinstance(subscriber, CoreSubscriber) and subscriber.subscription is not None:
-                # FastStream itself would throw away what waits in the client.
+    async def start(self) -> None:
+        """Subscribes; raises BusUnavailable."""
+        await self.connect()
+        for subscriber in self._core_subscribers():
+            subject = subscriber.subject.template
+            handle = self._direct.get(subject) or partial(self._consume, subscriber)
+            # FastStream leaves a subscription alone that is there already; the bus restores it with the connection.
+            subscriber.subscription = await self._bus.subscribe_now(
+                subject, partial(self._take, subject, handle), subscriber.queue
+            )
+        await super().start()
+        self._started.set()
+
+    async def drain(self) -> None:
+        """Takes no more messages; those on their way still become tasks, and the connection stays for their replies."""
+        for subscriber in self._core_subscribers():
+            if subscriber.subscription is not None:
                 await subscriber.subscription.drain()
-                subscriber.subscription = None
-            await subscriber.stop()
+
+    def _core_subscribers(self) -> list[CoreSubscriber]:
+        return [one for one in self.subscribers if isinstance(one, CoreSubscriber)]
+
+    def _take(self, subject: str, handle: Handle, message: Msg) -> None:
+        self._in_flight.start(handle(message), subject)
+
+    async def _consume(self, subscriber: CoreSubscriber, message: Msg) -> None:
+        # Until all its subscribers run FastStream drops what comes.
+        await self._started.wait()
+        await subscriber.consume(message)

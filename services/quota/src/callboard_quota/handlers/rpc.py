@@ -1,35 +1,29 @@
-"""The requests of edges, workers and operators to quota.
+"""The requests of edges, workers and operators to quota, and the control messages of other processes.
 
-FastStream carries all but reserve, which every request of every client waits for. A handler only starts a task and
-returns, and the task answers; how many run at once is bounded, and what comes on top is answered at once as
-unavailable.
+Each handler is a FastStream subscriber, from which the AsyncAPI document is made. Only reservations, which every
+request of every client waits for, reach their handler directly.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from inspect import cleandoc
+from typing import Any, get_type_hints
 
-from faststream.nats import NatsBroker, NatsMessage
+from faststream import BaseMiddleware, ContextRepo
+from faststream.message import StreamMessage
+from faststream.nats import NatsBroker
+from faststream.nats.annotations import NatsMessage
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
-from callboard_contracts.quota import (
-    IdentifyReply,
-    IdentifyRequest,
-    ReleaseRequest,
-    ReserveReply,
-    ReserveRequest,
-    UsageReply,
-    UsageRequest,
-    VerifyReply,
-    VerifyRequest,
-)
+from callboard_contracts.quota import ReserveReply, ReserveRequest, VerifyReply, VerifyRequest
 from callboard_contracts.subjects import (
+    CTL_ACCOUNTS,
+    CTL_INVALIDATE,
     QUOTA_IDENTIFY,
     QUOTA_KUDOS_EARN,
     QUOTA_KUDOS_SHOW,
@@ -40,11 +34,11 @@ from callboard_contracts.subjects import (
     QUOTA_VERIFY,
 )
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.lifecycle import is_set_within
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
+from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, KUDOS_REFUSALS, STORE_FAILURES
 
 log = logging.getLogger(__name__)
@@ -52,139 +46,94 @@ log = logging.getLogger(__name__)
 QUEUE = "quota"
 MAX_IN_FLIGHT = 2000
 
-Kind = Literal["reserve", "release", "identify", "usage", "verify", "kudos_show", "kudos_earn", "kudos_transfer"]
-_SUBJECTS: dict[Kind, str] = {
-    "reserve": QUOTA_RESERVE,
-    "release": QUOTA_RELEASE,
-    "identify": QUOTA_IDENTIFY,
-    "usage": QUOTA_USAGE,
-    "verify": QUOTA_VERIFY,
-    "kudos_show": QUOTA_KUDOS_SHOW,
-    "kudos_earn": QUOTA_KUDOS_EARN,
-    "kudos_transfer": QUOTA_KUDOS_TRANSFER,
-}
-_REPLIES: dict[Kind, Callable[..., Message] | None] = {
-    "reserve": ReserveReply,
-    # A release carries no error; without an answer its sender tries again or lets the lease end.
-    "release": None,
-    "identify": IdentifyReply,
-    "usage": UsageReply,
-    "verify": VerifyReply,
-    "kudos_show": KudosReply,
-    "kudos_earn": KudosReply,
-    "kudos_transfer": KudosReply,
-}
-"""How an error is told."""
+Handler = Callable[..., Awaitable[Message]]
 
 
-class RpcHandler:
-    """Takes requests from the broker and answers each in a task of its own."""
+class _Overloaded(Exception):  # noqa: N818 - a state, not a failure
+    """Too many requests are in flight."""
 
-    def __init__(self, bus: Bus, reservations: ReservationService, kudos: KudosService, verifier: Verifier) -> None:
+
+class RpcHandlers:
+    """The handler of each request, and what is common to all: errors in the form of the reply, and metrics.
+
+    It is the broker's middleware. What comes on top of 2,000 requests in flight is answered at once as unavailable.
+    """
+
+    def __init__(
+        self, bus: Bus, in_flight: InFlight, reservations: ReservationService, kudos: KudosService, verifier: Verifier
+    ) -> None:
         self._bus = bus
+        self._in_flight = in_flight
         self._reservations = reservations
-        self._kudos = kudos
         self._verifier = verifier
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._reserve_subscription: Subscription | None = None
-        IN_FLIGHT.set_function(lambda: len(self._tasks))
+        self.handlers: Mapping[str, Handler] = {
+            QUOTA_RESERVE: reservations.reserve,
+            QUOTA_RELEASE: reservations.release,
+            QUOTA_IDENTIFY: reservations.identify,
+            QUOTA_USAGE: reservations.usage,
+            QUOTA_VERIFY: self.verify,
+            QUOTA_KUDOS_SHOW: kudos.balance,
+            QUOTA_KUDOS_EARN: kudos.earn,
+            QUOTA_KUDOS_TRANSFER: kudos.transfer,
+        }
+        self._replies = {subject: reply_of(handler) for subject, handler in self.handlers.items()}
+        IN_FLIGHT.set_function(lambda: len(in_flight))
 
-    async def open(self) -> None:
-        """Begins to take reservations; raises BusUnavailable."""
-        self._reserve_subscription = await self._bus.subscribe_now(
-            QUOTA_RESERVE, lambda message: self._take(message, "reserve"), QUEUE
-        )
+    def __call__(self, msg: Any, /, *, context: ContextRepo) -> "_AnsweringMiddleware":
+        """The middleware of one message."""
+        return _AnsweringMiddleware(self, msg, context)
 
-    async def close(self) -> None:
-        """Takes no more reservations; those that are on their way to this process still count as taken."""
-        if self._reserve_subscription is not None:
-            await self._reserve_subscription.drain()
-            self._reserve_subscription = None
+    def subscribe(self, broker: NatsBroker) -> None:
+        """Has the broker take the requests, in the queue group that all quota processes share."""
+        for subject, handler in self.handlers.items():
+            description = cleandoc(handler.__doc__ or "").partition("\n")[0]
+            broker.subscriber(subject, QUEUE, title=subject, description=description)(handler)
 
-    def attach(self, broker: NatsBroker) -> None:
-        """Has the broker bring the other requests, in the queue group that all quota processes share."""
-        for kind, subject in _SUBJECTS.items():
-            if kind != "reserve":
-                self._listen(broker, kind, subject)
-
-    def _listen(self, broker: NatsBroker, kind: Kind, subject: str) -> None:
-        @broker.subscriber(subject, queue=QUEUE, no_reply=True, decoder=_whole, title=subject)
-        async def take(message: NatsMessage) -> None:
-            self._take(message.raw_message, kind)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Waits for the requests that are being answered; at the timeout they are cancelled."""
-        if not await is_set_within(self._idle, timeout_s):
-            for task in self._tasks:
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _take(self, message: Msg, kind: Kind) -> None:
+    async def reserve(self, message: Msg) -> None:
+        """Answers a reservation without FastStream, which would cost half as much again as the decision."""
         if not message.reply:
             return
-        task = asyncio.get_running_loop().create_task(
-            self._answer(message.data, message.reply, kind), name=f"quota-{kind}"
-        )
-        self._tasks.add(task)
-        self._idle.clear()
-        task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not self._tasks:
-            self._idle.set()
+        async def decide() -> ReserveReply:
+            return await self._reservations.reserve(ReserveRequest.model_validate_json(message.data))
 
-    async def _answer(self, body: bytes, reply_to: str, kind: Kind) -> None:
-        started = asyncio.get_running_loop().time()
+        reply = await self.answer(QUOTA_RESERVE, decide)
         try:
-            reply = _UNAVAILABLE[kind] if len(self._tasks) > MAX_IN_FLIGHT else await self._decide(kind, body, reply_to)
-        except StoreUnavailable as error:
-            STORE_FAILURES.labels(kind).inc()
-            log.warning("store_unavailable", extra={"request": kind, "reason": str(error)})
-            reply = _UNAVAILABLE[kind]
-        except ValidationError as error:
-            if kind.startswith("kudos"):
-                KUDOS_REFUSALS.labels("malformed").inc()
-            reply = _malformed(kind, error)
-        except Exception:
-            log.exception("request_failed", extra={"request": kind})
-            reply = _FAILED[kind]
-        if reply is not None:
-            # Not by the broker's connection, which ends first when the process stops.
-            try:
-                await self._bus.publish(reply_to, reply.model_dump_json(exclude_none=True).encode(), flush=True)
-            except BusError:
-                log.warning("answer_lost", extra={"request": kind})
-        DECISION_SECONDS.labels(kind).observe(asyncio.get_running_loop().time() - started)
+            await self._bus.publish(message.reply, reply.model_dump_json(exclude_none=True).encode(), flush=True)
+        except BusError:
+            log.warning("reply_lost", extra={"request": "reserve"})
 
-    async def _decide(self, kind: Kind, body: bytes, reply_to: str) -> Message:
-        match kind:
-            case "reserve":
-                return await self._reservations.reserve(ReserveRequest.model_validate_json(body))
-            case "release":
-                return await self._reservations.release(ReleaseRequest.model_validate_json(body))
-            case "identify":
-                return await self._reservations.identify(IdentifyRequest.model_validate_json(body))
-            case "usage":
-                return await self._reservations.usage(UsageRequest.model_validate_json(body))
-            case "verify":
-                return await self._verify(VerifyRequest.model_validate_json(body), reply_to)
-            case "kudos_show":
-                return await self._kudos.balance(KudosBalanceRequest.model_validate_json(body))
-            case "kudos_earn":
-                return await self._kudos.earn(KudosEarnRequest.model_validate_json(body))
-            case "kudos_transfer":
-                return await self._kudos.transfer(KudosTransferRequest.model_validate_json(body))
-
-    async def _verify(self, request: VerifyRequest, reply_to: str) -> VerifyReply:
-        beating = asyncio.ensure_future(self._beat(reply_to, request.heartbeat_s))
+    async def verify(self, request: VerifyRequest, message: NatsMessage) -> VerifyReply:
+        """Recomputes all counters from USAGE, for the hours since a time; raises StoreUnavailable."""
+        beating = asyncio.ensure_future(self._beat(message.reply_to, request.heartbeat_s))
         try:
             return await self._verifier.verify(request)
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+
+    async def answer(self, subject: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Calls a handler and returns its reply, or the error in its form; raises where the reply has no error."""
+        reply = self._replies.get(subject)
+        if reply is None:
+            return await call()
+        request = subject.removeprefix("quota.").replace(".", "_")
+        started = asyncio.get_running_loop().time()
+        try:
+            self._check_load()
+            return await call()
+        except Exception as error:
+            info = _error_info(request, error)
+            if "error" not in reply.model_fields:
+                # A release carries no error; without a reply its sender tries again or lets the lease end.
+                raise
+            return reply.model_validate({"error": info})
+        finally:
+            DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started)
+
+    def _check_load(self) -> None:
+        if len(self._in_flight) > MAX_IN_FLIGHT:
+            raise _Overloaded
 
     async def _beat(self, reply_to: str, interval_s: float | None) -> None:
         while interval_s is not None:
@@ -195,24 +144,52 @@ class RpcHandler:
                 return
 
 
-async def _whole(message: NatsMessage) -> NatsMessage:
-    """Hands a handler the message itself, since it needs the reply subject and parses the body on its own."""
-    return message
+class _AnsweringMiddleware(BaseMiddleware[Any, Any]):
+    def __init__(self, handlers: RpcHandlers, msg: Any, context: ContextRepo) -> None:
+        super().__init__(msg, context=context)
+        self._handlers = handlers
+
+    async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
+        return await self._handlers.answer(msg.raw_message.subject, partial(call_next, msg))
 
 
-def _malformed(kind: Kind, error: ValidationError) -> Message | None:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or "request"
-    return _with_error(kind, ErrorCode.INVALID_REQUEST, f"{param}: {first['msg']}", param)
+def subscribe_control(
+    broker: NatsBroker, invalidate_accounts: Callable[[], None], invalidate_usage: Callable[[str], None]
+) -> None:
+    """Has the broker take the control messages, which every process gets."""
+
+    @broker.subscriber(CTL_ACCOUNTS, title=CTL_ACCOUNTS)
+    async def account_changed(account_id: str) -> None:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+        """An account was changed, so that no cache of accounts is up to date."""
+        log.debug("account_changed", extra={"account": account_id})
+        invalidate_accounts()
+
+    @broker.subscriber(CTL_INVALIDATE, title=CTL_INVALIDATE)
+    async def usage_grew(tenant: str) -> None:  # pyright: ignore[reportUnusedFunction] - the broker calls it
+        """A tenant's use of an hour that is over grew, so that no cache of it is up to date."""
+        invalidate_usage(tenant)
 
 
-def _with_error(kind: Kind, code: ErrorCode, message: str, param: str | None = None) -> Message | None:
-    reply = _REPLIES[kind]
-    return reply(error=ErrorInfo(code=code, message=message, param=param)) if reply else None
+def reply_of(handler: Handler) -> type[Message]:
+    """The model of a handler's reply."""
+    reply: type[Message] = get_type_hints(handler)["return"]
+    return reply
 
 
-_UNAVAILABLE = {
-    kind: _with_error(kind, ErrorCode.QUOTA_UNAVAILABLE, "The quota store did not answer in time.")
-    for kind in _SUBJECTS
-}
-_FAILED = {kind: _with_error(kind, ErrorCode.INTERNAL, "The quota decision failed.") for kind in _SUBJECTS}
+def _error_info(request: str, error: Exception) -> ErrorInfo:
+    """What the sender of a request is told of an error, which is also counted or logged."""
+    if isinstance(error, StoreUnavailable | _Overloaded):
+        if isinstance(error, StoreUnavailable):
+            STORE_FAILURES.labels(request).inc()
+            log.warning("store_unavailable", extra={"request": request, "reason": str(error)})
+        return ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="The quota store did not answer in time.")
+    if isinstance(error, ValidationError):
+        if request.startswith("kudos"):
+            KUDOS_REFUSALS.labels("malformed").inc()
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # FastStream puts the name of the handler's parameter before the field.
+        loc = first["loc"][1:] if first["loc"][:1] == ("request",) else first["loc"]
+        param = ".".join(map(str, loc)) or "request"
+        return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"{param}: {first['msg']}", param=param)
+    log.error("request_failed", extra={"request": request}, exc_info=error)
+    return ErrorInfo(code=ErrorCode.INTERNAL, message="The quota decision failed.")

@@ -1,7 +1,7 @@
-"""Writes text as the phonemes that Kokoro was trained on, and cuts them to what fits the model at once.
+"""Converts text to the phonemes that Kokoro was trained on, and splits them to the model's input limit.
 
-English and the other alphabets go through espeak-ng, whose sounds are then spelled as Kokoro expects them; Chinese and
-Japanese go through misaki, because espeak-ng spells their characters out one by one.
+English and other alphabets go through espeak-ng, whose phonemes are then mapped to Kokoro's. Chinese and Japanese go
+through misaki, because espeak-ng names their characters one by one.
 """
 
 import logging
@@ -78,48 +78,48 @@ _CLAUSE = re.compile(r"(?<=[,;:—])\s*")
 _GAP = re.compile(r"\s+")
 
 _lock = threading.Lock()
-"""espeak-ng and the Chinese and Japanese readers keep state in the process; two threads would mix their sounds."""
+"""espeak-ng and the Chinese and Japanese converters keep state in the process and are not thread-safe."""
 
 
 class Phonemizer:
-    """Turns text into phonemes of one vocabulary, in every language that Kokoro has voices for."""
+    """Converts text to phonemes of one vocabulary, in every language that Kokoro has voices for."""
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
         self._vocabulary = vocabulary
-        self._readers: dict[str, Callable[[str], str]] = {}
+        self._converters: dict[str, Callable[[str], str]] = {}
 
     def prepare(self, languages: set[str]) -> None:
-        """Loads the readers of some languages ahead of their first use."""
+        """Loads the converters of some languages before their first use."""
         with _lock:
             for language in languages:
-                self._reader(language)
+                self._converter(language)
 
     def phonemes(self, text: str, language: str) -> str:
-        """The phonemes of a text; sounds and marks that the vocabulary lacks are left out.
+        """Gives the phonemes of a text; those that the vocabulary lacks are left out.
 
         Raises:
-            EngineFailed: the language has no reader, or its reader cannot be loaded.
+            EngineFailed: the language is not supported, or its converter cannot be loaded or failed.
         """
         with _lock:
-            reader = self._reader(language)
+            convert = self._converter(language)
             try:
-                spoken = reader(text)
+                sounds = convert(text)
             except Exception as error:
-                raise EngineFailed(f"the reader for {language} failed") from error
-        return " ".join("".join(sound for sound in spoken if sound in self._vocabulary or sound.isspace()).split())
+                raise EngineFailed(f"the conversion of {language} to phonemes failed") from error
+        return " ".join("".join(sound for sound in sounds if sound in self._vocabulary or sound.isspace()).split())
 
     def tokens(self, phonemes: str) -> list[int]:
-        """The model's numbers for phonemes."""
+        """Gives the model's token ids of phonemes."""
         return [self._vocabulary[sound] for sound in phonemes if sound in self._vocabulary]
 
-    def _reader(self, language: str) -> Callable[[str], str]:
-        if language not in self._readers:
-            self._readers[language] = _load_reader(language)
-        return self._readers[language]
+    def _converter(self, language: str) -> Callable[[str], str]:
+        if language not in self._converters:
+            self._converters[language] = _load_converter(language)
+        return self._converters[language]
 
 
 def split_phonemes(phonemes: str, limit: int = MAX_PHONEMES) -> list[str]:
-    """Cuts phonemes that are too long for the model, at the best place near their middle; nothing is lost."""
+    """Splits phonemes over the model's input limit at the best place near the middle; nothing is lost."""
     if len(phonemes) <= limit:
         return [phonemes] if phonemes else []
     middle = len(phonemes) // 2
@@ -134,39 +134,39 @@ def split_phonemes(phonemes: str, limit: int = MAX_PHONEMES) -> list[str]:
     return split_phonemes(phonemes[:place].strip(), limit) + split_phonemes(phonemes[place:].strip(), limit)
 
 
-def _load_reader(language: str) -> Callable[[str], str]:
+def _load_converter(language: str) -> Callable[[str], str]:
     if language in _ESPEAK_VOICES:
-        return _espeak_reader(language)
+        return _espeak_converter(language)
     try:
-        # Both readers' dependencies hold old spellings that Python warns of when it first compiles them.
+        # The dependencies of both hold invalid escapes, which Python warns of when it first compiles them.
         with warnings.catch_warnings(action="ignore"):
             if language == "zh":
-                return _chinese_reader()
+                return _chinese_converter()
             if language == "ja":
-                return _japanese_reader()
+                return _japanese_converter()
     except ImportError as error:
-        raise EngineFailed(f"reading {language} needs the package {error.name}") from error
-    raise EngineFailed(f"no reader for the language {language}")
+        raise EngineFailed(f"the language {language} needs the package {error.name}") from error
+    raise EngineFailed(f"no phonemes for the language {language}")
 
 
-def _espeak_reader(language: str) -> Callable[[str], str]:
+def _espeak_converter(language: str) -> Callable[[str], str]:
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-    quiet = logging.getLogger("callboard_tts.espeak")
-    quiet.setLevel(logging.CRITICAL)
+    silent = logging.getLogger("callboard_tts.espeak")
+    silent.setLevel(logging.CRITICAL)
     backend = EspeakBackend(
         _ESPEAK_VOICES[language],
         preserve_punctuation=True,
         with_stress=True,
         tie="^",
         language_switch="remove-flags",
-        logger=quiet,
+        logger=silent,
     )
     english = language.startswith("en-")
     table = _sorted(_ENGLISH if english else _OTHERS)
     regional = _sorted(_AMERICAN if language == "en-us" else _BRITISH) if english else []
 
-    def read(text: str) -> str:
+    def convert(text: str) -> str:
         sounds = "".join(backend.phonemize([text.translate(_WIDE_MARKS)]))
         sounds = _replaced(sounds, table)
         if english:
@@ -174,47 +174,47 @@ def _espeak_reader(language: str) -> Callable[[str], str]:
             sounds = _replaced(sounds, regional).replace("o", "ɔ")
         return sounds.replace("^", "").replace("-", "")
 
-    return read
+    return convert
 
 
-def _chinese_reader() -> Callable[[str], str]:
+def _chinese_converter() -> Callable[[str], str]:
     import jieba
     from misaki import zh
 
     jieba.setLogLevel(logging.WARNING)
-    reader = zh.ZHG2P()
-    latin = _espeak_reader("en-us")
+    g2p = zh.ZHG2P()
+    latin = _espeak_converter("en-us")
 
-    def read(text: str) -> str:
-        # The Chinese reader hands Latin words on as they are written; they are read as English.
-        sounds: str = reader(text)[0]
+    def convert(text: str) -> str:
+        # misaki leaves Latin words as they are written; they are converted as English.
+        sounds: str = g2p(text)[0]
         for word in sorted(set(re.findall(r"[A-Za-z][A-Za-z' -]*[A-Za-z]|[A-Za-z]", text)), key=len, reverse=True):
             sounds = sounds.replace(word, latin(word).strip())
         return sounds
 
-    return read
+    return convert
 
 
-def _japanese_reader() -> Callable[[str], str]:
+def _japanese_converter() -> Callable[[str], str]:
     from misaki import ja
 
-    reader = ja.JAG2P(version="pyopenjtalk")
-    reader("今日")  # Opens its dictionaries, which it else does at its first use.
+    g2p = ja.JAG2P(version="pyopenjtalk")
+    g2p("今日")  # Opens the dictionaries now instead of at the first use.
 
-    def read(text: str) -> str:
-        words: list[Any] = reader(text)[1] or []
+    def convert(text: str) -> str:
+        words: list[Any] = g2p(text)[1] or []
         sounds = ""
         for word in words:
-            # A word that does not lean on the one before it begins a new breath group.
+            # A word that is not chained to the one before begins a new breath group.
             gap = " " if sounds and word._.mora_size and not word._.chain_flag and not sounds.endswith(" ") else ""
             sounds += f"{gap}{word.phonemes or ''}{word.whitespace or ''}"
         return _replaced(sounds, list(_PALATALS.items()))
 
-    return read
+    return convert
 
 
 def _sorted(table: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Longest first, so that a sound of two signs is not taken apart."""
+    """Sorts longest first, so that a phoneme of two characters is not taken apart."""
     return sorted(table.items(), key=lambda entry: -len(entry[0]))
 
 

@@ -1,4 +1,4 @@
-"""Runs an engine's blocking work on threads of its own and stops it when nobody waits any more."""
+"""Runs an engine's blocking work on threads of its own, and stops it when its waiter is cancelled."""
 
 import asyncio
 import logging
@@ -11,15 +11,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 STOP_TIMEOUT_S = 5.0
-"""An engine that has not stopped this long after it was told to never will."""
+"""How long work may take to stop before its engine counts as stuck."""
 
 
 class Cancelled(Exception):  # noqa: N818 - a state
-    """Raised by blocking work that noticed that it is no longer wanted."""
+    """Raised by blocking work that was told to stop."""
 
 
 class StopSignal:
-    """Tells blocking work to stop: a flag to look at, and callbacks for engines that have a switch of their own."""
+    """Tells blocking work to stop: a flag to poll, and callbacks for engines that can be interrupted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class StopSignal:
             raise Cancelled
 
     def on_set(self, callback: Callable[[], None]) -> None:
-        """Calls back once when the work is to stop, at once if that has happened already."""
+        """Calls back once when the signal is set, at once if it is set already."""
         with self._lock:
             if not self._set:
                 self._callbacks.append(callback)
@@ -53,7 +53,7 @@ class StopSignal:
 
 
 class EngineThreads:
-    """One thread for each slot of an engine."""
+    """A pool of one thread for each slot of an engine."""
 
     def __init__(self, name: str, slots: int) -> None:
         self._executor = ThreadPoolExecutor(max_workers=slots, thread_name_prefix=name)
@@ -62,7 +62,7 @@ class EngineThreads:
         self.active = 0
 
     async def run(self, work: Callable[[StopSignal], T]) -> T:
-        """Runs blocking work; when the waiting task is cancelled the work is told to stop and waited for.
+        """Runs blocking work; a cancelled caller tells the work to stop and waits for its end.
 
         Work that ignores the signal for 5 s marks the engine as broken.
         """
@@ -76,14 +76,14 @@ class EngineThreads:
             _done, pending = await asyncio.wait({future}, timeout=STOP_TIMEOUT_S)
             if pending:
                 self.broken = "the engine does not stop"
-                log.error("engine_stuck", extra={"engine": self._name})  # noqa: TRY400 - a cancellation tells nothing
+                log.error("engine_stuck", extra={"engine": self._name})  # noqa: TRY400 - no error to show
             elif not future.cancelled():
-                # The outcome of unwanted work is looked at, so that asyncio does not report it as forgotten.
+                # Retrieves the error, so that asyncio does not report it as never retrieved.
                 future.exception()
             raise
         finally:
             self.active -= 1
 
     def close(self) -> None:
-        """Lets the threads end; work that runs is not waited for."""
+        """Ends the threads without waiting for running work."""
         self._executor.shutdown(wait=False, cancel_futures=True)

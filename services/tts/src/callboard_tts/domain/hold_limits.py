@@ -3,19 +3,12 @@
 from collections.abc import Sequence
 
 from callboard_contracts.quota import Hold
-from callboard_tts.domain.script import sound_units
+from callboard_contracts.speech_duration import max_audio_ms, usual_audio_ms
 
-USUAL_MS = 80
-"""A letter at an unhurried pace, spaces counted; Kokoro says 14 to 16 letters a second."""
-MOST_MS = 160
-"""A slow speaker's letter."""
-MOST_WIDE_MS = 120
-"""For each of a wide character's sound units: a syllable or a word in half a second."""
-MOST_CAPITAL_MS = 500
-"""A capital may stand in an abbreviation that is spelled out."""
-MOST_FIXED_MS = 1000
-"""What the pause before a piece and the breath at its end may add to a piece of any length."""
 MS_PER_S = 1000
+
+usual_ms = usual_audio_ms
+most_ms = max_audio_ms
 
 
 def allowed_ms(holds: Sequence[Hold]) -> int | None:
@@ -30,22 +23,6 @@ def allowed_ms(holds: Sequence[Hold]) -> int | None:
     if rate == 0 or None in held:
         return None
     return sum(units or 0 for units in held) * MS_PER_S // rate
-
-
-def usual_ms(text: str, speed: float) -> int:
-    """About how long a piece of text sounds."""
-    return round(sum(map(sound_units, text)) * USUAL_MS / speed)
-
-
-def most_ms(text: str, speed: float) -> int:
-    """The longest that a piece of text sounds, unless its speaker is slower than any that is known."""
-    return round((MOST_FIXED_MS + sum(map(_most_of, text))) / speed)
-
-
-def _most_of(character: str) -> float:
-    if character.isupper():
-        return MOST_CAPITAL_MS
-    return max(MOST_MS, sound_units(character) * MOST_WIDE_MS)
 
 
 class Allowance:

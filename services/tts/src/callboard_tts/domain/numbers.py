@@ -1,11 +1,13 @@
-"""Writes out figures, sums of money, dates and short forms, so that a voice reads them as a person would.
+"""Writes out numbers, sums of money, dates and abbreviations as words.
 
-Grapheme-to-phoneme engines cut a text at every mark, so a point inside a number or after `Dr` would be heard as a
-pause; that is repaired for every language. The rest is done for English.
+Grapheme-to-phoneme engines split a text at every mark, so a point inside a number or after `Dr` would be heard as a
+pause. Numbers are repaired for every language; the other rules are for English.
 """
 
 import re
 from collections.abc import Callable
+
+from num2words import num2words
 
 _DECIMAL_WORDS = {
     "en": ("point", "."),
@@ -22,13 +24,6 @@ _GROUPED = {
 
 _MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905 - words read best as a line of words
 _MONTH = "|".join([*_MONTHS, *(month[:3] for month in _MONTHS)])
-_ONES_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_ONES = _ONES_WORDS.split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905 - words read best as a line of words
-_ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
 _MONEY = {
     "$": ("dollar", "cent"),
     "€": ("euro", "cent"),
@@ -63,7 +58,7 @@ _UNITS = {
     "°": "degrees",
     "%": "percent",
 }
-_SHORT = {
+_ABBREVIATIONS = {
     "mr": "Mister",
     "mrs": "Missus",
     "ms": "Miz",
@@ -91,11 +86,11 @@ _SHORT = {
 }
 _BEFORE_NAMES = frozenset("mr mrs ms dr prof rev gen col sgt capt lt gov st mt ft".split())  # noqa: SIM905 - words read best as a line of words
 
-Rewrite = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
+Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
 
 def normalize_text(text: str, language: str) -> str:
-    """Rewrites what a voice of the language would stumble over; languages without rules come back as they are."""
+    """Rewrites a text as it is spoken; a text in a language without rules stays as it is."""
     language = language.partition("-")[0]
     if language == "en":
         for pattern, rewrite in _ENGLISH:
@@ -103,30 +98,19 @@ def normalize_text(text: str, language: str) -> str:
     return _plain_numbers(text, language)
 
 
-def cardinal(number: int) -> str:
-    """An English cardinal below one hundred in words."""
-    if number < len(_ONES):
-        return _ONES[number]
-    tens, ones = divmod(number, 10)
-    return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
-
-
 def ordinal(number: int) -> str:
-    """An English ordinal below one hundred in words."""
-    head, dash, last = cardinal(number).rpartition("-")
-    last = _ORDINALS.get(last) or (f"{last[:-1]}ieth" if last.endswith("y") else f"{last.removesuffix('t')}th")
-    last = {"twelveth": "twelfth", "eighth": "eighth"}.get(last, last)
-    return head + dash + last
+    """An English ordinal in words."""
+    return str(num2words(number, to="ordinal"))
 
 
 def year(number: int) -> str:
-    """An English year between 1000 and 2099 in words, as it is usually said."""
-    century, rest = divmod(number, 100)
-    if rest == 0:
-        return f"{cardinal(century // 10)} thousand" if century % 10 == 0 else f"{cardinal(century)} hundred"
-    if century % 10 == 0 and rest < 10:
-        return f"{cardinal(century // 10)} thousand {cardinal(rest)}"
-    return f"{cardinal(century)} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
+    """An English year in words, as it is usually spoken."""
+    return str(num2words(number, to="year")).replace("oh-", "oh ").replace(" and ", " ")
+
+
+def _decade(match: re.Match[str]) -> str:
+    words = year(int(match[1]))
+    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"
 
 
 def _plain_numbers(text: str, language: str) -> str:
@@ -134,8 +118,8 @@ def _plain_numbers(text: str, language: str) -> str:
         return text
     word, mark = _DECIMAL_WORDS[language]
     text = _GROUPED[mark].sub(lambda match: re.sub(r"\D", "", match[0]), text)
-    decimal = re.compile(rf"(?<![\d.,])(\d+){re.escape(mark)}(\d+)(?![\d.,]?\d)")
-    text = decimal.sub(lambda match: f"{match[1]} {word} {' '.join(match[2])}", text)
+    decimal = rf"(?<![\d.,])(\d+){re.escape(mark)}(\d+)(?![\d.,]?\d)"
+    text = re.sub(decimal, lambda match: f"{match[1]} {word} {' '.join(match[2])}", text)
     return re.sub(r"(?<=\d)\.(?=\d)", f" {word if mark == '.' else ''} ", text)
 
 
@@ -186,14 +170,14 @@ def _clock(match: re.Match[str]) -> str:
     return f"{said} {half[0].upper()} M{stop}{match[4] or ''}"
 
 
-def _short_form(match: re.Match[str]) -> str:
+def _abbreviation(match: re.Match[str]) -> str:
     word, follows = match[1], match[2]
     key = word.lower()
     if key in _BEFORE_NAMES and not (word[0].isupper() and follows and follows.strip()[:1].isupper()):
         return match[0]
     if key == "etc":
-        return f"{_SHORT[key]}{'.' if not follows or follows.strip()[:1].isupper() else ''}{follows or ''}"
-    return _SHORT[key] + (follows or "" if follows or key in _BEFORE_NAMES else ".")
+        return f"{_ABBREVIATIONS[key]}{'.' if not follows or follows.strip()[:1].isupper() else ''}{follows or ''}"
+    return _ABBREVIATIONS[key] + (follows or "" if follows or key in _BEFORE_NAMES else ".")
 
 
 def _initials(match: re.Match[str]) -> str:
@@ -206,13 +190,13 @@ _YEAR_WORDS = (
     f"summer|winter|spring|autumn|fall|{'|'.join(_MONTHS)}"
 )
 _OPENINGS = "The|Then|There|They|This|That|These|Those|It|He|She|We|You|I|And|But|So|If|In|At|On|A|An|When|What|Why|Now"
-"""Words that begin a sentence, so that the letter and full stop before them are no initial."""
+"""Words that begin a sentence, so that the letter and full stop before one are not an initial."""
 _ENGLISH: tuple[Rewrite, ...] = (
-    (re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), lambda _match: "for example,"),
-    (re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), lambda _match: "that is,"),
-    (re.compile(rf"\b({'|'.join(_SHORT)})\.(\s+\S)?", re.IGNORECASE), _short_form),
-    (re.compile(r"\bNo\.\s?(?=\d)", re.IGNORECASE), lambda _match: "number "),
-    (re.compile(r"#(?=\d)"), lambda _match: "number "),
+    (re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), "for example,"),
+    (re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), "that is,"),
+    (re.compile(rf"\b({'|'.join(_ABBREVIATIONS)})\.(\s+\S)?", re.IGNORECASE), _abbreviation),
+    (re.compile(r"\bNo\.\s?(?=\d)", re.IGNORECASE), "number "),
+    (re.compile(r"#(?=\d)"), "number "),
     (re.compile(r"(?<![\d-])(1\d{3}|20\d{2})-(\d{2})-(\d{2})(?![\d-])"), _iso_date),
     (re.compile(rf"\b({_MONTH})\.? (\d{{1,2}})(?:st|nd|rd|th)?\b(?:,? ((?:1\d|20)\d{{2}})\b(?!,?\d))?"), _month_day),
     (re.compile(r"(?<![\d:])(\d{1,2}):(\d{2})(?![\d:])(?:\s?([ap]\.m\.|[ap]m\b)(\s+\S)?)?", re.IGNORECASE), _clock),
@@ -229,30 +213,19 @@ _ENGLISH: tuple[Rewrite, ...] = (
         ),
         lambda match: f"{match['word']}{match['gap']}{year(int(match['year']))}",
     ),
-    (
-        re.compile(r"\b(1[1-9]|20)(\d)0'?s\b"),
-        lambda match: _decade(int(match[1]), int(match[2])),
-    ),
+    (re.compile(r"\b((?:1[1-9]|20)\d0)'?s\b"), _decade),
     (
         re.compile(
             rf"(?<=\d)\s?({'|'.join(re.escape(unit) for unit in sorted(_UNITS, key=len, reverse=True))})(?![\w/])"
         ),
         lambda match: f" {_UNITS[match[1]]}",
     ),
-    (re.compile(r"(?<![\d-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), lambda match: f"{match[1]} to {match[2]}"),
-    (re.compile(r"(?<=\d)\s?[*×]\s?(?=\d)"), lambda _match: " times "),
-    (re.compile(r"\s?&\s?"), lambda _match: " and "),
-    (re.compile(r"(?<=\w)\s?\+\s?(?=\w)"), lambda _match: " plus "),
-    (re.compile(r"\s=\s"), lambda _match: " equals "),
-    (re.compile(r"(?<!\S)-(?=\d)"), lambda _match: "minus "),
+    (re.compile(r"(?<![\d-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), r"\1 to \2"),
+    (re.compile(r"(?<=\d)\s?[*×]\s?(?=\d)"), " times "),
+    (re.compile(r"\s?&\s?"), " and "),
+    (re.compile(r"(?<=\w)\s?\+\s?(?=\w)"), " plus "),
+    (re.compile(r"\s=\s"), " equals "),
+    (re.compile(r"(?<!\S)-(?=\d)"), "minus "),
     (re.compile(r"\b((?:[A-Za-z]\.){2,})(?=(\s+[^\sA-Z])?)"), _initials),
-    (re.compile(rf"\b([A-HJ-Z])\.(?=\s+(?!(?:{_OPENINGS})\b)[A-Z])"), lambda match: match[1]),
+    (re.compile(rf"\b([A-HJ-Z])\.(?=\s+(?!(?:{_OPENINGS})\b)[A-Z])"), r"\1"),
 )
-
-
-def _decade(century: int, ten: int) -> str:
-    if ten == 0:
-        return f"{year(century * 100)}s"
-    if ten == 1:
-        return f"{cardinal(century)} tens"
-    return f"{cardinal(century)} {_TENS[ten - 2][:-1]}ies"

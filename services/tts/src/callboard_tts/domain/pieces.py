@@ -1,15 +1,16 @@
-"""From text to numbered pieces that an engine can speak."""
+"""Turns text into the numbered pieces that an engine speaks."""
 
 from dataclasses import dataclass
 
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
 from callboard_tts.domain.numbers import normalize_text
-from callboard_tts.domain.splitting import Fragment, Limits, Pause, Splitter
+from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A numbered piece of speakable text, and the silence that goes before it."""
+    """A numbered piece of speakable text, and the pause before it."""
 
     index: int
     text: str
@@ -17,7 +18,7 @@ class Piece:
 
 
 class PieceStream:
-    """Turns text that arrives in parts into pieces; the parts' sizes never change the pieces."""
+    """Turns text that arrives in chunks into pieces; the pieces do not depend on the chunks."""
 
     def __init__(self, language: str, limits: Limits | None = None) -> None:
         self._language = language
@@ -32,7 +33,7 @@ class PieceStream:
         return self._pieces(self._splitter.feed(self._blocks.feed(text)))
 
     def finish(self) -> list[Piece]:
-        """Returns the pieces that are left; the text ends here."""
+        """Ends the text and returns the remaining pieces."""
         fragments = self._splitter.feed(self._blocks.finish())
         return self._pieces(fragments + self._splitter.finish())
 
@@ -53,6 +54,6 @@ class PieceStream:
 
 
 def split_text(text: str, language: str, limits: Limits | None = None) -> list[Piece]:
-    """All pieces of a whole text."""
+    """Splits a whole text into pieces."""
     stream = PieceStream(language, limits)
     return stream.feed(text) + stream.finish()

@@ -1,19 +1,19 @@
-"""What kind of character a letter or a mark is, for every script that the splitter meets."""
+"""Classifies characters of every script for the splitter."""
 
 SENTENCE_MARKS = ".!?…"
 WIDE_SENTENCE_MARKS = "。！？｡．।॥؟۔"
 CLAUSE_MARKS = ",;:"
 WIDE_CLAUSE_MARKS = "，、；：､،؛—"
-"""Marks that end a sentence or a clause even when no space follows."""
+"""Marks that end a sentence or a clause even without a space after them."""
 CLOSERS = "\"'”’»›)]}」』）】》〉*_~`"
-"""Marks that belong to the sentence before them; a closing emphasis of markdown is one of them."""
+"""Marks that belong to the sentence before them; the end of emphasis in Markdown is one."""
 
 CJK_WORD_SHARE = 0.5
 UNSPACED_WORD_SHARE = 0.25
 
 
 def is_cjk(character: str) -> bool:
-    """Whether a character is Chinese, Japanese or Korean writing, where a line may break anywhere."""
+    """Whether a character is Chinese, Japanese or Korean, where a line may break anywhere."""
     code = ord(character)
     return (
         0x3040 <= code <= 0x30FF
@@ -27,13 +27,13 @@ def is_cjk(character: str) -> bool:
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character belongs to a script other than CJK that writes no spaces: Thai, Lao, Khmer, Burmese."""
+    """Whether a character is Thai, Lao, Khmer or Burmese, which put no spaces between words."""
     code = ord(character)
     return 0x0E00 <= code <= 0x0EFF or 0x1780 <= code <= 0x17FF or 0x1000 <= code <= 0x109F
 
 
 def sound_units(character: str) -> float:
-    """About how much sound a character stands for, where a Latin letter is 1; it bounds the phonemes of a piece."""
+    """About how many phonemes a character has, where a Latin letter has one; it bounds the length of a piece."""
     if character.isdigit():
         return 4.0
     if is_cjk(character):
@@ -42,7 +42,7 @@ def sound_units(character: str) -> float:
 
 
 def word_share(character: str, follows_word: bool) -> float:
-    """How much of a word begins with this character; `follows_word` tells that it only continues one."""
+    """How much of a word begins with this character; with `follows_word` it continues one."""
     if is_cjk(character):
         return CJK_WORD_SHARE
     if is_unspaced(character):

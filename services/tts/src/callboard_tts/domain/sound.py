@@ -1,4 +1,4 @@
-"""Works on sound: cuts away an engine's silence, fades the cut ends, and writes 16-bit PCM."""
+"""Trims the silence of an engine's audio, fades its ends, and converts to 16-bit PCM."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from callboard_tts.domain.ports import Samples
 
 SILENCE_RMS = 0.004
-"""About -48 dB: above the noise floor of the engines, below the quietest breath that belongs to a word."""
+"""About -48 dB: above the noise floor of the engines, below the quietest breath in a word."""
 WINDOW_S = 0.0025
 FADE_S = 0.002
 _WINDOW = int(WINDOW_S * SAMPLE_RATE_HZ)
@@ -14,10 +14,10 @@ _FADE = int(FADE_S * SAMPLE_RATE_HZ)
 
 
 class Trimmer:
-    """Takes the silence off both ends of a piece whose sound arrives in parts; silence between words stays.
+    """Trims the silence at both ends of a piece whose audio arrives in chunks; silence between words stays.
 
-    The ends are found by loudness in windows of 2.5 ms, and get fades of 2 ms so that nothing clicks. What comes out
-    does not depend on how the sound was cut into parts.
+    The ends are found by RMS in windows of 2.5 ms and faded over 2 ms, so that nothing clicks. The result does not
+    depend on the chunks.
     """
 
     def __init__(self) -> None:
@@ -25,14 +25,14 @@ class Trimmer:
         self._begun = False
 
     def feed(self, samples: Samples) -> Samples:
-        """Takes sound and returns what of it surely belongs to the piece."""
+        """Takes samples and returns those that certainly belong to the piece."""
         held = np.concatenate([self._held, samples.astype(np.float32, copy=False)])
         loud = _loud_windows(held)
         if loud.size == 0:
-            # Before the first sound whole windows are dropped, so that the windows never depend on the parts.
+            # Before the first sound only whole windows are dropped, so that the windows never depend on the chunks.
             self._held = held if self._begun else held[held.size - held.size % _WINDOW :]
             return held[:0]
-        # The last loud window may turn out to be the end and need its fade, so it always waits.
+        # The last loud window waits: it may be the end and need its fade.
         begin, end = (0 if self._begun else int(loud[0]) * _WINDOW), int(loud[-1]) * _WINDOW
         out = held[begin:end].copy()
         self._held = held[end:]
@@ -42,7 +42,7 @@ class Trimmer:
         return out
 
     def finish(self) -> Samples:
-        """Returns the rest of the sound without the silence at its end."""
+        """Returns the remaining samples without the silence at the end."""
         held, self._held = self._held, self._held[:0]
         begun, self._begun = self._begun, False
         padded = np.concatenate([held, np.zeros(-held.size % _WINDOW, dtype=np.float32)])
@@ -57,18 +57,18 @@ class Trimmer:
 
 
 def to_pcm(samples: Samples) -> bytes:
-    """Signed 16-bit little-endian PCM; louder than full scale is held at full scale."""
+    """Converts samples to signed 16-bit little-endian PCM, clipped at full scale."""
     return (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
 
 
 def from_pcm(pcm: bytes) -> Samples:
-    """Sound from signed 16-bit little-endian PCM; an odd last byte is ignored."""
+    """Converts signed 16-bit little-endian PCM to samples; an odd last byte is ignored."""
     whole = len(pcm) - len(pcm) % BYTES_PER_SAMPLE
     return np.frombuffer(pcm[:whole], dtype="<i2").astype(np.float32) / 32768.0
 
 
 def silence(duration_ms: int) -> bytes:
-    """PCM of the given length without sound."""
+    """Gives PCM of the given length without sound."""
     return bytes(duration_ms * SAMPLE_RATE_HZ // 1000 * BYTES_PER_SAMPLE)
 
 

@@ -1,47 +1,20 @@
-"""Cuts text into pieces that are worth speaking on their own, while the text still arrives.
+"""Splits text into fragments that sound well on their own, while the text still arrives.
 
-Every decision depends only on the characters before a place and on a little of what follows it, never on how the
-text was cut into tokens on its way here: the same text always gives the same pieces. Text that cannot be judged yet
-waits; `finish` judges the rest.
+A decision depends only on the characters before a place and a few that follow it, never on the tokens in which the
+text arrived: the same text always gives the same fragments. Text that cannot be decided yet waits; `finish` decides
+the rest.
 """
 
 import unicodedata
 from dataclasses import dataclass
-from enum import Enum, IntEnum, auto
 
-from callboard_tts.domain.script import (
-    CLAUSE_MARKS,
-    CLOSERS,
-    SENTENCE_MARKS,
-    WIDE_CLAUSE_MARKS,
-    WIDE_SENTENCE_MARKS,
-    is_cjk,
-    sound_units,
-    word_share,
-)
-
-_ABBREVIATION_WORDS = (
-    "mr mrs ms dr prof st sr jr rev gen col sgt capt lt hon mt ft no nr vs etc eg ie cf al approx dept est fig inc ltd "
-    "co corp vol ed pp ca bzw usw sra dña ud uds mme mlle m"
-)
-_ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
-_SENTENCE_END = SENTENCE_MARKS + WIDE_SENTENCE_MARKS
-_CLAUSE_END = CLAUSE_MARKS + WIDE_CLAUSE_MARKS
-_WIDE = WIDE_SENTENCE_MARKS + WIDE_CLAUSE_MARKS
-_BULLETS = "-*•·#>"
-
-
-class Pause(IntEnum):
-    """The silence that belongs after a fragment, shortest first."""
-
-    NONE = 0
-    CLAUSE = 1
-    SENTENCE = 2
+from callboard_tts.domain.boundaries import Pause, Undecided, boundary
+from callboard_tts.domain.script import is_cjk, sound_units, word_share
 
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A stretch of the text as it was written, and the pause that its end calls for."""
+    """A part of the text as it was written, and the pause after it."""
 
     text: str
     pause: Pause
@@ -51,8 +24,8 @@ class Fragment:
 class Limits:
     """How long pieces become, in sound units (about one Latin letter each) and in words.
 
-    The first piece ends as early as sounds well. `targets` and `bounds` grow from piece to piece, because each piece
-    plays while the next is made; ordinary text of the last bound's length stays under 510 phonemes.
+    The first piece ends as early as it still sounds well. `targets` and `bounds` grow from piece to piece, because
+    each piece plays while the next is made. Ordinary text of the last bound's length has less than 510 phonemes.
     """
 
     clause_words: float = 8
@@ -62,23 +35,17 @@ class Limits:
     bounds: tuple[float, ...] = (200, 160, 260, 380)
 
     def target(self, count: int) -> float:
-        """From which length on a sentence's end closes the piece of this number."""
+        """The length from which on the end of a sentence ends the piece of this number."""
         return self.targets[min(count, len(self.targets) - 1)]
 
     def bound(self, count: int) -> float:
-        """At which length the piece of this number ends wherever it best can."""
+        """The length at which the piece of this number is cut at the best place so far."""
         return self.bounds[min(count, len(self.bounds) - 1)]
-
-
-class _Unknown(Enum):
-    """The answer of a question that needs more text."""
-
-    YET = auto()
 
 
 @dataclass(slots=True)
 class _Places:
-    """The best place to cut so far, for each kind of boundary; 0 means none."""
+    """The last place to cut for each kind of boundary; 0 means none."""
 
     sentence: int = 0
     clause: int = 0
@@ -86,7 +53,7 @@ class _Places:
 
 
 class Splitter:
-    """Takes text as it comes and gives back the fragments that are complete."""
+    """Splits text as it arrives and returns each fragment once it is complete."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -100,7 +67,7 @@ class Splitter:
         return self._scan(final=False)
 
     def finish(self) -> list[Fragment]:
-        """Returns what is left; the text ends here."""
+        """Ends the text and returns the remaining fragments."""
         fragments = self._scan(final=True)
         if self._text.strip():
             fragments.append(Fragment(self._text, Pause.SENTENCE))
@@ -119,11 +86,11 @@ class Splitter:
         fragments: list[Fragment] = []
         while self._at < len(self._text):
             kind = boundary(self._text, self._at, final=final)
-            if isinstance(kind, _Unknown):
+            if isinstance(kind, Undecided):
                 break
             units, words = self._measured()
             place = self._decide(kind, units, words, final=final)
-            if isinstance(place, _Unknown):
+            if isinstance(place, Undecided):
                 break
             self._units, self._words = units, words
             self._at += 1
@@ -138,32 +105,32 @@ class Splitter:
             return self._units, self._words
         return self._units + sound_units(character), self._words + word_share(character, follows_word)
 
-    def _decide(self, kind: Pause | None, units: float, words: float, *, final: bool) -> "int | _Unknown":
-        """Where to cut now that the character at hand is known: a position, or 0 for not yet."""
+    def _decide(self, kind: Pause | None, units: float, words: float, *, final: bool) -> int | Undecided:
+        """Where to cut at the current character: a position, or 0 for nowhere."""
         end = self._at + 1
         limits = self._limits
         bound = limits.bound(self._count)
         first = self._count == 0
-        ripe = False
+        is_due = False
         if kind is not None and words >= limits.fragment_words:
             if kind is Pause.SENTENCE:
                 self._places.sentence = end
-                ripe = units >= limits.target(self._count)
+                is_due = units >= limits.target(self._count)
             elif kind is Pause.CLAUSE:
                 self._places.clause = end
-                ripe = first and words >= limits.clause_words
+                is_due = first and words >= limits.clause_words
         if kind is Pause.NONE and words > 0:
             self._places.gap = end
         if units >= bound:
             places = self._places
             return places.sentence or places.clause or places.gap or _inside_word(self._text, end)
-        if not ripe:
+        if not is_due:
             return 0
         if _words_follow(self._text, end, limits.following_words):
             return end
         if not final:
-            return _Unknown.YET
-        # A few last words sound better at the end of the piece before than on their own.
+            return Undecided.YET
+        # The last few words sound better with the piece before than alone.
         rest = sum(map(sound_units, self._text[end:]))
         return end if units + rest > bound else 0
 
@@ -182,90 +149,8 @@ class Splitter:
         return fragment
 
 
-def boundary(text: str, at: int, *, final: bool) -> "Pause | _Unknown | None":
-    """What the place after `text[at]` is: the end of a sentence, of a clause, a gap between words, or nothing."""
-    character = text[at]
-    if character.isspace():
-        return _line_end(text, at, final=final) if character == "\n" else Pause.NONE
-    if character in _SENTENCE_END or character in _CLAUSE_END or character in CLOSERS:
-        return _mark_end(text, at, final=final)
-    return Pause.NONE if is_cjk(character) else None
-
-
-def _mark_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown | None":
-    start = at
-    while start > 0 and text[start - 1] in CLOSERS:
-        start -= 1
-    mark = text[at] if text[at] not in CLOSERS else text[start - 1] if start > 0 else ""
-    if not mark or (mark not in _SENTENCE_END and mark not in _CLAUSE_END):
-        return None
-    if at + 1 >= len(text):
-        return (Pause.SENTENCE if mark in _SENTENCE_END else Pause.CLAUSE) if final else _Unknown.YET
-    following = text[at + 1]
-    if following in _SENTENCE_END or following in CLOSERS or following in _CLAUSE_END:
-        return None
-    if not (following.isspace() or mark in _WIDE or is_cjk(following)):
-        return None
-    if mark in _CLAUSE_END:
-        return Pause.CLAUSE
-    if mark not in ".…":
-        return Pause.SENTENCE
-    return _period(text, start if text[at] in CLOSERS else at, at + 1, final=final)
-
-
-def _period(text: str, mark_end: int, after: int, *, final: bool) -> "Pause | _Unknown | None":
-    """Judges full stops: an abbreviation's, an initial's or a list number's ends nothing."""
-    begin = mark_end
-    while begin > 0 and text[begin - 1] in ".…":
-        begin -= 1
-    run = text[begin : mark_end + 1].rstrip(CLOSERS)
-    word_begin = begin
-    while word_begin > 0 and (text[word_begin - 1].isalnum() or text[word_begin - 1] == "."):
-        word_begin -= 1
-    word = text[word_begin:begin]
-    if run == ".":
-        if word.replace(".", "").lower() in _ABBREVIATIONS:
-            return Pause.NONE
-        if _is_initials(word):
-            return Pause.NONE
-        if word.isdigit() and not text[:word_begin].rsplit("\n", 1)[-1].strip(" \t*-#>"):
-            return Pause.NONE
-    following = _next_visible(text, after)
-    if following is None:
-        return Pause.SENTENCE if final else _Unknown.YET
-    if following.islower():
-        return Pause.NONE if run == "." else Pause.CLAUSE
-    return Pause.SENTENCE
-
-
-def _is_initials(word: str) -> bool:
-    """Whether a word is one capital, or single letters between full stops, as in `U.S.`; `I` is a word of its own."""
-    dead_letters = word.split(".")
-    return word != "I" and all(len(letter) == 1 and letter.isupper() for letter in dead_letters)
-
-
-def _line_end(text: str, at: int, *, final: bool) -> "Pause | _Unknown":
-    """An empty line ends a sentence; a line break before a capital or a list mark ends a clause."""
-    following = _next_visible(text, at + 1)
-    if following is None:
-        return Pause.SENTENCE if final else _Unknown.YET
-    gap = text[at + 1 : len(text) - len(text[at + 1 :].lstrip())]
-    if "\n" in gap or text[:at].rstrip(" \t\r").endswith("\n"):
-        return Pause.SENTENCE
-    if following.isupper() or following.isdigit() or following in _BULLETS or is_cjk(following):
-        return Pause.CLAUSE
-    return Pause.NONE
-
-
-def _next_visible(text: str, start: int) -> str | None:
-    for position in range(start, len(text)):
-        if not text[position].isspace():
-            return text[position]
-    return None
-
-
 def _inside_word(text: str, end: int) -> int:
-    """A cut in the middle of an endless word, never between a letter and the marks that are drawn over it."""
+    """A place inside a word that is too long, never between a letter and its combining marks."""
     place = end - 1
     while place > 0 and (_joins(text[place]) or text[place - 1] == "\u200d"):
         place -= 1
@@ -277,7 +162,7 @@ def _joins(character: str) -> bool:
 
 
 def _words_follow(text: str, start: int, wanted: float) -> bool:
-    """Whether enough whole words follow; a word counts once something stands after it."""
+    """Whether enough complete words follow; a word is complete once another character follows it."""
     words = 0.0
     for position in range(start, len(text)):
         character = text[position]

@@ -1,18 +1,18 @@
-"""From a request to what an engine is asked, and every reason to refuse it before any work is done."""
+"""Plans how a request is spoken, and refuses what cannot be spoken before any work is done."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
-from callboard_tts.domain.splitting import Pause
 from callboard_tts.domain.voices import Voice, VoiceChoice, choose_voice
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """What is to be spoken: pieces in order, one voice, and the silence before each piece in milliseconds."""
+    """The plan of a request: pieces in order, one voice, and the length of each kind of pause."""
 
     pieces: tuple[Piece, ...]
     voice: VoiceChoice
@@ -25,7 +25,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class SpeechDefaults:
-    """How this installation speaks; the pauses hold for normal speed and shrink and grow with it."""
+    """How a site speaks; the pauses are for normal speed and scale with the speed."""
 
     max_characters: int = 4096
     comma_pause_ms: int = 300
@@ -38,7 +38,7 @@ def plan_utterance(
     known: Sequence[Voice],
     aliases: Mapping[str, str] | None = None,
 ) -> Utterance:
-    """Decides how a request is spoken.
+    """Plans how a request is spoken.
 
     Raises:
         CallboardError: the text is too long or has nothing that can be spoken, or the voice or language is not offered.

@@ -1,4 +1,4 @@
-"""Voices: their languages, and blends of several into one."""
+"""Voices, their languages and blends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice on offer and the language it speaks, as a tag; an empty tag when the engine decides."""
+    """An offered voice and its language tag; the tag is empty where the engine decides."""
 
     name: str
     language: str = ""
@@ -29,7 +29,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class VoiceChoice:
-    """A resolved voice: what was asked for, each part's share (they sum to 1), and the language to read in."""
+    """A resolved voice: the requested name, each part's share (they sum to 1), and the language of the text."""
 
     spec: str
     parts: tuple[tuple[str, float], ...]
@@ -39,13 +39,13 @@ class VoiceChoice:
 def choose_voice(
     spec: str, language: str | None, known: Sequence[Voice], aliases: Mapping[str, str] | None = None
 ) -> VoiceChoice:
-    """Finds the voice that a request means and the language it reads in.
+    """Resolves the voice and the language of a request.
 
-    The first voice of a blend gives the language unless the request names one. An engine that lists no voices gets
-    the name as it came.
+    Without a requested language, the first voice of a blend decides. An engine that lists no voices gets the name
+    unchanged.
 
     Raises:
-        CallboardError: the voice is not on offer, or no voice on offer speaks the language.
+        CallboardError: the voice is not offered, or no offered voice speaks the language.
     """
     spec = (aliases or {}).get(spec, spec)
     if not known:
@@ -64,7 +64,7 @@ def choose_voice(
 
 
 def _shares(spec: str) -> tuple[tuple[str, float], ...]:
-    """Each voice of a blend once, with its share of the whole."""
+    """Each voice of a blend once, with its share."""
     weights: dict[str, float] = {}
     for part in parse_blend(spec):
         weights[part.voice] = weights.get(part.voice, 0.0) + part.weight
@@ -72,12 +72,12 @@ def _shares(spec: str) -> tuple[tuple[str, float], ...]:
     return tuple((name, weight / total) for name, weight in weights.items())
 
 
-def _language(wanted: str | None, offered: set[str]) -> str | None:
-    if not wanted:
+def _language(requested: str | None, offered: set[str]) -> str | None:
+    if not requested:
         return None
     if not offered - {""}:
-        return wanted
-    tag = wanted.lower().replace("_", "-")
+        return requested
+    tag = requested.lower().replace("_", "-")
     tag = KOKORO_LANGUAGES.get(tag, _ALIASES.get(tag, tag))
     if tag not in offered:
         raise CallboardError(

@@ -6,6 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
+from callboard_admin.accounts import check_tier
+from callboard_admin.periods import parse_end, show_time
 from callboard_contracts.accounts import DIGEST_SHOWN, KEY_PREFIX, Account, AccountKey
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
@@ -25,8 +27,6 @@ from callboard_edge.protocols.admin.bodies import (
     RevokeBody,
     RotateBody,
 )
-from callboard_kit.accounts import check_tier
-from callboard_kit.periods import parse_end, show_time
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
 
 
 def named(call: Call) -> str:
-    """Whom the path names; a key itself has no place there, since paths stand in the logs of proxies."""
+    """Returns the account that the path names; a key is refused there, since proxies log paths."""
     text = call.params["account"]
     if text.startswith(KEY_PREFIX):
         raise CallboardError(
@@ -181,5 +181,5 @@ def _key_shown(key: AccountKey, now: float) -> dict[str, Any]:
 
 
 def note_change(call: Call, action: str, account_id: str) -> None:
-    """Leaves a line in the log of what an operator changed."""
+    """Logs what an operator changed."""
     log.info("admin_change", extra={"request_id": call.request_id, "action": action, "account": account_id})

@@ -1,4 +1,4 @@
-"""Who may use the admin API: whoever has its token, and nobody else."""
+"""Authentication of the admin API by its token."""
 
 import asyncio
 import hashlib
@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from aiohttp import web
+from cachetools import LRUCache
 from pydantic import BaseModel
 
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -28,22 +29,25 @@ REFUSED = {
     401: Answer("The admin token is missing or wrong.", ErrorAnswer),
     503: Answer("The bus did not answer.", ErrorAnswer),
 }
-MAX_PAUSED = 64
-"""So many refusals are held back at once; what comes on top is refused without a pause."""
+MAX_ADDRESSES = 10_000
+FREE_FAILURES = 6
+"""So many wrong tokens of an address cost no more than the pause of each."""
+FIRST_BLOCK_S = 1.0
+LONGEST_BLOCK_S = 300.0
 
 
 def token_digest(token: str) -> bytes:
-    """What a token is compared by: all digests are of one length, so a comparison tells nothing about it."""
+    """Returns the digest by which tokens are compared; all are of one length, so the time reveals nothing."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 class AdminAuth:
-    """Lets a request through to its handler, and turns the bus's troubles into answers."""
+    """Checks the token before each handler, and turns bus errors into errors of the API."""
 
     def __init__(self, admin: Administration, metrics: EdgeMetrics) -> None:
         self._admin = admin
         self._metrics = metrics
-        self._paused = 0
+        self._attempts = Attempts()
 
     def route(
         self,
@@ -56,7 +60,7 @@ class AdminAuth:
         body: type[BaseModel] | None = None,
         query: type[BaseModel] | None = None,
     ) -> Route:
-        """A route behind the guard; `path` follows the prefix that all share."""
+        """Returns a route that requires the token; `path` follows the common prefix."""
         return Route(
             method,
             PREFIX + path,
@@ -89,22 +93,52 @@ class AdminAuth:
         return guarded
 
     async def _check(self, call: Call) -> None:
+        address = call.caller.address or ""
+        if (wait_s := self._attempts.blocked_s(address)) > 0:
+            self._metrics.admin_refusals.labels("blocked").inc()
+            raise CallboardError(
+                ErrorCode.TOO_MANY_ATTEMPTS, "Too many wrong admin tokens from this address.", retry_after_s=wait_s
+            )
         given = bearer(call.request.headers)
         if hmac.compare_digest(token_digest(given), self._admin.token_digest):
+            self._attempts.clear(address)
             return
+        self._attempts.fail(address)
         self._metrics.admin_refusals.labels("wrong" if given else "missing").inc()
         log.warning("admin_refused", extra={"request_id": call.request_id})
-        if self._paused < MAX_PAUSED:
-            self._paused += 1
-            try:
-                await asyncio.sleep(self._admin.failure_pause_s)
-            finally:
-                self._paused -= 1
+        await asyncio.sleep(self._admin.failure_pause_s)
         raise CallboardError(ErrorCode.INVALID_ADMIN_TOKEN, "The admin token is missing or wrong.")
 
 
+class Attempts:
+    """The wrong tokens of each address, which block it for ever longer; a right one clears it.
+
+    Of very many addresses the least recent are forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._failures: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ADDRESSES)
+
+    def blocked_s(self, address: str) -> float:
+        """How long no token of an address is looked at, in seconds; 0 for now."""
+        _count, until = self._failures.get(address, (0, 0.0))
+        return max(0.0, until - asyncio.get_running_loop().time())
+
+    def fail(self, address: str) -> None:
+        """Counts a wrong token."""
+        count = self._failures.get(address, (0, 0.0))[0] + 1
+        block_s = (
+            min(LONGEST_BLOCK_S, FIRST_BLOCK_S * 2.0 ** (count - FREE_FAILURES)) if count >= FREE_FAILURES else 0.0
+        )
+        self._failures[address] = (count, asyncio.get_running_loop().time() + block_s)
+
+    def clear(self, address: str) -> None:
+        """Forgets an address's wrong tokens."""
+        self._failures.pop(address, None)
+
+
 def quota_silent(error: BusError) -> CallboardError:
-    """The error for a quota process that stopped in the middle of its work."""
+    """The error for a quota process that stopped during its work."""
     return _unavailable(f"The work was not finished: {error}.")
 
 

@@ -8,15 +8,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from callboard_admin.accounts import MAX_LIMIT
+from callboard_admin.usage_exports import ExportFormat
 from callboard_contracts.kudos import KUDOS_SCALE, MAX_KUDOS
 from callboard_edge.http.bodies import AnswerBody, Whole
-from callboard_kit.accounts import MAX_LIMIT
-from callboard_kit.usage_exports import ExportFormat
 
 MAX_WORD = 200
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Period = Annotated[str, Field(min_length=1, max_length=40)]
-DealId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+TransactionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Kudos = Annotated[Decimal, Field(gt=0, le=MAX_KUDOS // KUDOS_SCALE, decimal_places=3)]
 Limit = Annotated[Whole, Field(ge=0, le=MAX_LIMIT)]
 
@@ -28,7 +28,7 @@ class AdminBody(BaseModel):
 
 
 class AdminQuery(BaseModel):
-    """The base of what stands behind the question mark of a path."""
+    """The base of query parameters."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -81,7 +81,7 @@ class EarnBody(AdminBody):
     """Kudos for an account; `id` names the transaction, so that a repeat counts once."""
 
     amount: Kudos
-    id: DealId | None = None
+    id: TransactionId | None = None
 
 
 class TransferBody(AdminBody):
@@ -89,7 +89,7 @@ class TransferBody(AdminBody):
 
     to: Word
     amount: Kudos
-    id: DealId | None = None
+    id: TransactionId | None = None
 
 
 class ListQuery(AdminQuery):
@@ -161,16 +161,16 @@ class AccountListObject(AnswerBody):
 
 
 class BalanceObject(AnswerBody):
-    """What an account has; what is held for requests that run is not in it."""
+    """The balance of an account, without what is held for running requests."""
 
     account: str
     kudos: float
 
 
-class DealObject(AnswerBody):
-    """A transaction in kudos that stands, and what the account that earned or gave has after it.
+class TransactionObject(AnswerBody):
+    """A transaction in kudos, and the balance after it of the account that earned or gave.
 
-    `repeated` says that it had been made before under this id.
+    `repeated` says that it was made before under this id.
     """
 
     id: str
@@ -215,7 +215,7 @@ class UseObject(AnswerBody):
 
 
 class EventObject(AnswerBody):
-    """One thing that quota did about a request."""
+    """One step that quota took for a request."""
 
     at: str
     what: str
@@ -225,8 +225,8 @@ class EventObject(AnswerBody):
     hold: str
 
 
-class StoryObject(AnswerBody):
-    """Everything that quota did about a request, in order."""
+class AuditTrailObject(AnswerBody):
+    """What quota did for a request, in order."""
 
     request_id: str
     events: list[EventObject]

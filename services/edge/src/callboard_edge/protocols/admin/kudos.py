@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from callboard_admin.periods import parse_start, show_time
 from callboard_contracts.kudos import KUDOS_SCALE, KudosChange, KudosTransaction
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse_query
@@ -20,13 +21,12 @@ from callboard_edge.protocols.admin.accounts import UNKNOWN, named, note_change
 from callboard_edge.protocols.admin.auth import AdminAuth
 from callboard_edge.protocols.admin.bodies import (
     BalanceObject,
-    DealObject,
     EarnBody,
     HistoryObject,
     HistoryQuery,
+    TransactionObject,
     TransferBody,
 )
-from callboard_kit.periods import parse_start, show_time
 
 
 def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
@@ -71,7 +71,7 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
         return call.answer({"account": account, "changes": shown, "next": changes[-1].seq if more else None})
 
     one = "/accounts/{account}/kudos"
-    made = Answer("The transaction, made now or before under the same id.", DealObject)
+    made = Answer("The transaction, made now or before under the same id.", TransactionObject)
     return [
         guard.route(
             "GET",
@@ -104,7 +104,7 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
             f"{one}/history",
             history,
             "admin_kudos_history",
-            "Tell every change of an account's kudos",
+            "List every change of an account's kudos",
             query=HistoryQuery,
             answers={200: Answer("The changes, the oldest first.", HistoryObject), 404: UNKNOWN},
         ),

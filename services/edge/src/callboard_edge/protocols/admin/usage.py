@@ -7,6 +7,9 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from callboard_admin.periods import parse_start, show_time
+from callboard_admin.usage_exports import CONTENT_TYPES, open_export
+from callboard_admin.usage_records import TENANT
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import UNITS_PER_TOKEN, VerifyReply
 from callboard_edge.domain.administration import Administration
@@ -17,16 +20,13 @@ from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.admin.accounts import UNKNOWN
 from callboard_edge.protocols.admin.auth import AdminAuth, quota_silent
 from callboard_edge.protocols.admin.bodies import (
+    AuditTrailObject,
     ExportQuery,
-    StoryObject,
     UsageQuery,
     UseObject,
     VerifyBody,
 )
 from callboard_kit.bus import BusUnavailable
-from callboard_kit.periods import parse_start, show_time
-from callboard_kit.usage_exports import CONTENT_TYPES, open_export
-from callboard_kit.usage_records import TENANT
 
 
 def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
@@ -65,20 +65,20 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
         query = parse_query(ExportQuery, call.request.query)
         since, until = _span(query.since, query.until, time.time())
         tenant = await tenant_of(query.who)
-        sheet = await asyncio.to_thread(open_export, query.format)
+        export_file = await asyncio.to_thread(open_export, query.format)
         if call.request.method == "HEAD":
             return web.Response(headers={"Content-Type": CONTENT_TYPES[query.format]})
         async with aclosing(admin.usage.events(since, math.inf if until is None else until, tenant)) as events:
-            # The first events are awaited before the answer begins, so that early trouble still has its own status.
+            # The first events are awaited before the answer begins, so that an early error still has its own status.
             rows = await anext(events, None)
             await call.stream(
                 CONTENT_TYPES[query.format], {"Content-Disposition": f'attachment; filename="usage.{query.format}"'}
             )
             while rows is not None:
-                if piece := await asyncio.to_thread(sheet.add, rows):
+                if piece := await asyncio.to_thread(export_file.add, rows):
                     await call.write(piece)
                 rows = await anext(events, None)
-        return await call.finish(await asyncio.to_thread(sheet.finish))
+        return await call.finish(await asyncio.to_thread(export_file.finish))
 
     async def verify(call: Call) -> web.StreamResponse:
         body = parse(VerifyBody, await call.read() or b"{}")
@@ -145,9 +145,9 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
             "/audit/{request_id}",
             audit_trail,
             "admin_audit",
-            "Tell what quota did about one request",
+            "Show what quota did for one request",
             answers={
-                200: Answer("The events, in order.", StoryObject),
+                200: Answer("The events, in order.", AuditTrailObject),
                 404: Answer("Nothing is known of it.", ErrorAnswer),
             },
         ),

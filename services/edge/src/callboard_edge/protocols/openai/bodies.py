@@ -7,6 +7,10 @@ from pydantic import Discriminator, Field, Tag
 from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
 
 MAX_STOPS = 4
+MAX_MESSAGES = 2048
+MAX_PARTS = 256
+MAX_TOOLS = 128
+MAX_BIASES = 1024
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
 
@@ -55,7 +59,7 @@ class ToolCallPart(Body):
 
 
 Content = Annotated[
-    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ContentPart], Tag(f"{TAG}list")],
+    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), Tag(f"{TAG}list")],
     Discriminator(
         _kind, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
     ),
@@ -68,7 +72,7 @@ class ChatTurn(Body):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[ToolCallPart] | None = None
+    tool_calls: list[ToolCallPart] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_call_id: str | None = None
 
 
@@ -153,7 +157,7 @@ class SamplingBody(Body):
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
     seed: Whole | None = Field(default=None, ge=LEAST_SEED, le=GREATEST_SEED)
     stop: Stop | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=MAX_BIASES)
     n: Whole | None = Field(default=None, ge=1, le=128)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -163,12 +167,12 @@ class SamplingBody(Body):
 class ChatCompletionBody(SamplingBody):
     """A request for a reply to a conversation."""
 
-    messages: list[ChatTurn] = Field(min_length=1)
+    messages: list[ChatTurn] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Whole | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: list[ToolSpec] | None = None
+    tools: list[ToolSpec] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     functions: list[Any] | None = None
 

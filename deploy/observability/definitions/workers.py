@@ -1,0 +1,83 @@
+"""The panels that every kind of worker has; `metrics` is how the names of its metrics begin."""
+
+from deploy.observability.panels import Panel, Query, counter, gauge, panel, spread, total
+
+
+def jobs(metrics: str) -> tuple[Panel, ...]:
+    """How jobs end, how long they wait, and how many run."""
+    used, limit = total(f"{metrics}_slots_used"), total(f"{metrics}_slots_limit")
+    return (
+        counter(
+            "Jobs by outcome",
+            "Jobs ended a second, by the stop reason or the error's code; *dead* was delivered too often.",
+            f"{metrics}_jobs_total",
+            by="outcome",
+            stacked=True,
+            runbook="jobs-dead",
+        ),
+        *spread(
+            f"{metrics}_queue_wait_seconds",
+            "Queue wait",
+            "From the enqueueing of a job to its delivery to a worker.",
+            limits=((30, "red"),),
+            runbook="queue-wait-long",
+        ),
+        panel(
+            "Slots in use",
+            "The share of all workers' slots that run a job; near 1, new jobs wait.",
+            "percentunit",
+            f"{used} / {limit}",
+            kind="stat",
+            width=4,
+            limits=((0.8, "orange"), (1, "red")),
+            runbook="queue-wait-long",
+        ),
+        panel(
+            "Slots",
+            "Running jobs and the most that may run, over all workers.",
+            "short",
+            Query(used, "used"),
+            Query(limit, "limit"),
+        ),
+        counter(
+            "Resumed jobs",
+            "Jobs continued after their worker was lost, by where the prior attempt's output was found.",
+            f"{metrics}_resumed_total",
+            by="source",
+            runbook="jobs-redelivered",
+        ),
+    )
+
+
+def engines(metrics: str, errors_by: str) -> tuple[Panel, ...]:
+    """Whether engines answer, how they fail, and how fast they stop."""
+    return (
+        gauge(
+            "Engines ready",
+            "Workers whose engine answers, by backend.",
+            f"{metrics}_engine_ready",
+            by="backend",
+            kind="stat",
+            width=4,
+            limits=((1, "green"),),
+            good_above=True,
+            runbook="engine-down",
+        ),
+        counter(
+            "Engine errors",
+            f"Failures of the engine, by backend and {errors_by}, including those that a retry fixed.",
+            f"{metrics}_engine_errors_total",
+            by=f"backend, {errors_by}",
+            width=10,
+            runbook="engine-down",
+        ),
+        counter(
+            "Engine retries", "Retried calls of the engine.", f"{metrics}_engine_retries_total", by="backend", width=10
+        ),
+        *spread(
+            f"{metrics}_cancel_seconds",
+            "Cancel latency",
+            "From the cancellation of a job until its engine has stopped; 0.25 s is promised.",
+            limits=((0.25, "red"),),
+        ),
+    )

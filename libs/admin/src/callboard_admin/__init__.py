@@ -1,0 +1,1 @@
+"""What the operators' tools share: accounts, usage records, exports, kudos records and audit trails."""

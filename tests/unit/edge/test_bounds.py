@@ -1,0 +1,210 @@
+"""What a client without a key, or with bad intentions, can make the edge do: nothing without a bound."""
+
+import asyncio
+import gzip
+import json
+import zlib
+
+import aiohttp
+import pytest
+import zstandard
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.http import body_reader
+from callboard_edge.http.body_reader import BodyBudget
+from callboard_edge.protocols.admin.auth import Attempts
+from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator
+from tests.unit.edge.harness import EdgeHarness, asking, frames, running
+
+pytestmark = pytest.mark.unit
+
+CHAT = "/v1/chat/completions"
+
+
+async def send(harness: EdgeHarness, body: bytes, **headers: str) -> tuple[int, dict[str, object]]:
+    url = harness.url + CHAT
+    async with harness.session.post(url, data=body, headers={"Content-Type": "application/json", **headers}) as reply:
+        return reply.status, (await reply.json()).get("error", {})
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "zstd", "identity"])
+async def test_compressed_body_is_read(encoding: str, harness: EdgeHarness) -> None:
+    plain = json.dumps(asking()).encode()
+    body = {"zstd": zstandard.compress(plain), "identity": plain}.get(encoding, gzip.compress(plain))
+    worker = harness.plays(frames("x"))
+    status, _ = await send(harness, body, **{"Content-Encoding": encoding})
+    assert status == 200
+    assert (await worker).request.messages[0].content == "Hello."
+
+
+async def test_gzip_of_several_members_is_read(harness: EdgeHarness) -> None:
+    plain = json.dumps(asking()).encode()
+    worker = harness.plays(frames("x"))
+    status, _ = await send(
+        harness, gzip.compress(plain[:20]) + gzip.compress(plain[20:]), **{"Content-Encoding": "gzip"}
+    )
+    assert status == 200
+    await worker
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "compress", "gzip, gzip", "x"])
+async def test_other_encodings_are_named_in_a_415(encoding: str, harness: EdgeHarness) -> None:
+    status, error = await send(harness, b"x", **{"Content-Encoding": encoding})
+    assert (status, error["code"]) == (415, "unsupported_media_type")
+    assert "gzip or zstd" in str(error["message"])
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+async def test_bomb_is_refused_once_it_is_larger_than_a_body_may_be(encoding: str, harness: EdgeHarness) -> None:
+    plain = b" " * 200_000_000
+    bomb = zstandard.compress(plain) if encoding == "zstd" else zlib.compress(plain, 9, wbits=31)
+    assert len(bomb) < 300_000
+    bomb = bomb[:99_000] if len(bomb) > 99_000 else bomb
+    status, error = await send(harness, bomb, **{"Content-Encoding": encoding})
+    assert (status, error["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@pytest.mark.parametrize("body", [b"nonsense", b"", b"cut"])
+async def test_broken_compression_is_a_400(encoding: str, body: bytes, harness: EdgeHarness) -> None:
+    if body == b"cut":
+        whole = json.dumps(asking()).encode()
+        body = (zstandard.compress(whole) if encoding == "zstd" else gzip.compress(whole))[:-4]
+    status, _ = await send(harness, body, **{"Content-Encoding": encoding})
+    assert status == 400
+    assert harness.quota.asked == []
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"messages": [{"role": "user", "content": ""}] * 2049}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 257}]}, "messages[0].content"),
+        ({"tools": [{"type": "function", "function": {"name": "a"}}] * 129}, "tools"),
+        ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
+    ],
+)
+async def test_too_many_parts_are_refused_with_their_field(
+    body: dict[str, object], words: str, harness: EdgeHarness
+) -> None:
+    async with running({"edge": {"max_body_bytes": 1_000_000}}) as roomy:
+        status, error = await send(roomy, json.dumps(asking(**body)).encode())
+    assert (status, error["param"]) == (400, words)
+
+
+async def test_too_many_objects_and_too_deep_ones_are_refused(harness: EdgeHarness) -> None:
+    async with running({"edge": {"max_body_bytes": 1_000_000}}) as roomy:
+        status, error = await send(roomy, b'{"x":[' + b"{}," * 9000 + b"{}]}")
+        assert (status, error["message"]) == (400, "The body holds more than 8192 JSON objects.")
+        text = json.dumps(asking(messages=[{"role": "user", "content": "{" * 9000}])).encode()
+        worker = roomy.plays(frames("x"))
+        status, _ = await send(roomy, text)
+        assert status == 200
+        await worker
+    status, error = await send(harness, b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}")
+    assert (status, error["message"]) == (400, "The body is nested too deeply.")
+
+
+async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None:
+    async with running({"quota": {"require_key": True}}) as harness:
+        harness.quota.require_key = True
+        reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n{")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+
+async def test_bodies_that_arrive_hold_no_more_than_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_reader, "MAX_OPEN_BODY_BYTES", 0)
+    budget = BodyBudget(100)
+    budget.take(60)
+    with pytest.raises(CallboardError) as caught:
+        budget.take(41)
+    assert caught.value.info.code is ErrorCode.OVERLOADED
+    budget.give_back(60)
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin%2fv1/accounts", "/%61dmin/v1/accounts", "/admin/v1%2Faccounts", "/v1/../admin/v1"]
+)
+async def test_encoded_path_leads_nowhere(path: str) -> None:
+    admin = AdminHarness()
+    async with running(admin=admin.administration()) as harness:
+        reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        writer.close()
+
+
+async def test_wrong_tokens_block_their_address_ever_longer_and_a_right_one_clears_it() -> None:
+    attempts = Attempts()
+    waits: list[float] = []
+    for _ in range(17):
+        attempts.fail("a")
+        waits.append(attempts.blocked_s("a"))
+    assert waits[:5] == [0] * 5
+    assert 0.9 < waits[5] <= 1
+    assert 250 < waits[-1] <= 300
+    assert attempts.blocked_s("b") == 0
+    attempts.clear("a")
+    assert attempts.blocked_s("a") == 0
+
+
+async def test_blocked_address_is_told_when_to_come_back() -> None:
+    admin = AdminHarness()
+    async with running(admin=admin.administration()) as harness:
+        operator = Operator(harness, admin)
+        statuses = [(await operator.ask("GET", "/accounts", token="wrong"))[0] for _ in range(8)]
+        assert statuses == [401] * 6 + [429] * 2
+        status, headers, _ = await operator.ask("GET", "/accounts")
+        assert status == 429
+        assert int(headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("close", ["Connection: close\r\n", ""])
+async def test_client_that_has_only_finished_sending_gets_its_answer(close: str, harness: EdgeHarness) -> None:
+    reader, writer = await half_closed(harness, close)
+    writer.write_eof()
+    await asyncio.sleep(0.3)
+    worker = harness.plays(frames("Hello ", "there."))
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"Hello there." in answer
+    await worker
+    writer.close()
+
+
+@pytest.mark.parametrize("close", ["Connection: close\r\n", ""])
+async def test_client_that_is_gone_is_noticed_while_nothing_is_sent(close: str, harness: EdgeHarness) -> None:
+    _reader, writer = await half_closed(harness, close)
+    job = await harness.jobs.next_chat()
+    writer.close()
+    async with asyncio.timeout(2):
+        while not harness.jobs.cancelled:
+            await asyncio.sleep(0.01)
+    assert harness.jobs.cancelled == [job.request_id]
+    await harness.all_closed()
+
+
+async def half_closed(harness: EdgeHarness, close: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    body = json.dumps(asking()).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{close}Content-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return reader, writer
+
+
+async def test_stream_that_waits_begins_at_once_with_a_comment(harness: EdgeHarness) -> None:
+    timeout = aiohttp.ClientTimeout(10)
+    async with harness.session.post(harness.url + CHAT, json=asking(stream=True), timeout=timeout) as reply:
+        assert reply.status == 200
+        assert await reply.content.readuntil(b"\n\n") == b": keep-alive\n\n"
+        worker = harness.plays(frames("x"))
+        assert b'"content":"x"' in await reply.content.read()
+        await worker
+    assert harness.figure("callboard_edge_time_to_first_byte_seconds_count", route="chat_completions") == 1
