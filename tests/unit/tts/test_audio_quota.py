@@ -32,8 +32,8 @@ SLICED = replace(POOL, hold_slice_ms=2_000)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sound_holds_module, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(sound_holds_module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(sound_holds_module, "QUOTA_WAIT_S", 0.2)
+    monkeypatch.setattr(sound_holds_module, "RETRY_PAUSE_S", 0.01)
 
 
 @pytest.fixture

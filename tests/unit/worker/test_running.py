@@ -258,3 +258,20 @@ async def test_edge_that_is_asked_after_the_bus_was_away_may_end_the_job(
         bus.reconnected()
         await watch_until(jobs, lambda: reason(running) is not None)
         assert reason(running) == expected
+
+
+@pytest.mark.parametrize("answer", [ResumeReply(open=False), NoResponders("x")])
+async def test_batch_job_sends_all_again_whether_an_edge_knows_it_or_not(
+    jobs: Jobs, bus: FakeBus, answer: ResumeReply | Exception
+) -> None:
+    sent: list[int] = []
+
+    async def resend(seq: int) -> None:
+        sent.append(seq)
+
+    bus.answers = [answer]
+    with jobs.entered(job(), 1, is_batch=True) as running:
+        running.resend = resend
+        bus.reconnected()
+        await watch_until(jobs, lambda: bool(sent))
+        assert (sent, reason(running)) == ([0], None)

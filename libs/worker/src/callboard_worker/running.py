@@ -141,12 +141,13 @@ class RunningJobs:
             if reply is None and running.edge_silent:
                 log.info("edge_gone", extra={"request_id": running.job.request_id})
                 running.cancel_scope.cancel("cancelled")
-            elif reply is None:
+            elif reply is None and running.watched:
                 running.unsure = unsure
-            elif not reply.open:
+            elif reply is not None and running.watched and not reply.open:
                 running.cancel_scope.cancel("cancelled")
             elif unsure and running.resend is not None:
-                await running.resend(reply.next_seq)
+                # What nobody follows is read back from the frame stream, so all of it goes there again.
+                await running.resend(reply.next_seq if reply else 0)
         except Superseded:
             running.cancel_scope.cancel("superseded")
         except BusUnavailable:

@@ -1,4 +1,4 @@
-"""Further holds for work that is under way, asked for over the bus."""
+"""Requests further holds for work that is under way, over the bus."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class BusHoldExtensions:
-    """Asks whichever quota process answers; it owns every question until its answer, whoever has stopped waiting."""
+    """Asks whichever quota process answers; it owns each request until its reply, even if the caller was cancelled."""
 
     def __init__(self, bus: Bus, timeout_s: float) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._line = QuotaRpc(bus, timeout_s, self._start)
+        self._rpc = QuotaRpc(bus, timeout_s, self._start)
 
     async def ask(self, hold: Hold, audio_ms: int, life_s: float) -> Hold | ErrorInfo:
         """Asks once; see `HoldExtensions`."""
@@ -37,13 +37,13 @@ class BusHoldExtensions:
             raise
 
     def give_back(self, hold: Hold) -> None:
-        """Gives a hold back without anybody waiting for it."""
-        self._start(self._line.release(hold), "give-back")
+        """Releases a hold in the background."""
+        self._start(self._rpc.release(hold), "give-back")
 
     async def close(self, timeout_s: float) -> None:
         """Waits for what is under way, then ends the rest."""
         until = asyncio.get_running_loop().time() + timeout_s
-        # An answer that comes in this time may call for one more step.
+        # A reply that comes in this time may start a release.
         while self._tasks and (left_s := until - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left_s)
         for task in self._tasks:
@@ -51,7 +51,7 @@ class BusHoldExtensions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _ask(self, request: ReserveRequest) -> Hold | ErrorInfo:
-        reply = await self._line.reserve(request) or ReserveReply()
+        reply = await self._rpc.reserve(request) or ReserveReply()
         return reply.hold or reply.error or UNAVAILABLE
 
     def _give_back_result(self, asking: asyncio.Task[Hold | ErrorInfo]) -> None:

@@ -1,4 +1,4 @@
-"""The holds of one utterance while it is spoken: what they allow, and the asking for more."""
+"""The holds of one utterance while it is spoken: what they allow, and when more is asked for."""
 
 import asyncio
 import logging
@@ -17,9 +17,9 @@ from callboard_tts.handlers.segment_writer import SegmentWriter
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0
-"""How long quota may be away when sound must be held; most of it passes while what is held is still played."""
-PAUSE_S = 0.25
+QUOTA_WAIT_S = 10.0
+"""How long quota may be unreachable when sound must be held; meanwhile the client still plays what is held."""
+RETRY_PAUSE_S = 0.25
 INTERNAL = ErrorInfo(
     code=ErrorCode.INTERNAL, message="The worker could not hold more sound; its log has the request id."
 )
@@ -45,7 +45,7 @@ class AudioQuota:
         *,
         admits_unheld: bool = False,
     ) -> None:
-        self._extensions = extensions
+        self._quota = extensions
         self._job = job
         self._granted = list(known)
         self._pending: list[Hold] = []
@@ -59,7 +59,7 @@ class AudioQuota:
         return tuple(self._granted)
 
     def drain_pending(self) -> tuple[Hold, ...]:
-        """The holds that no segment tells of yet; whoever calls this writes them down with the next."""
+        """Takes the holds that no segment names yet; the caller publishes them with the next segment."""
         pending, self._pending = tuple(self._pending), []
         return pending
 
@@ -68,7 +68,7 @@ class AudioQuota:
         return self._allowance.lacks_ms(total_ms) == 0
 
     def look_ahead(self, total_ms: int, next_ms: int, rest_ms: int) -> None:
-        """Begins to ask for more, without waiting, if what follows `total_ms` may need it; see `Allowance`."""
+        """Starts a request for more, without waiting, if what follows `total_ms` may need it; see `Allowance`."""
         self._take_answer()
         if self._asking is None and (audio_ms := self._allowance.ahead_ms(total_ms, next_ms, rest_ms)):
             # Owned by this object: `cover` or `close` awaits it.
@@ -83,8 +83,8 @@ class AudioQuota:
         while True:
             self._take_answer()
             if self._asking is not None and not self.covers(total_ms):
-                # What is refused here may be more than is needed now.
-                await asyncio.wait({self._asking}, timeout=PATIENCE_S)
+                # The request that is under way may ask for more than is needed now, so a refusal is not the end.
+                await asyncio.wait({self._asking}, timeout=QUOTA_WAIT_S)
                 continue
             audio_ms = self._allowance.needed_ms(total_ms, rest_ms)
             if audio_ms == 0:
@@ -95,31 +95,31 @@ class AudioQuota:
                 raise QuotaExhausted(refusal)
 
     async def stop(self) -> None:
-        """Asks no more; from now on `extensions` stays as it is."""
+        """Ends a request that is under way; from now on `extensions` stays as it is."""
         if self._asking is not None:
             asking, self._asking = self._asking, None
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
     async def close(self) -> None:
-        """Ends the asking, and gives back what nobody else knows of."""
+        """Ends a request that is under way, and releases the holds that no segment names."""
         await self.stop()
         for hold in self.drain_pending():
-            self._extensions.give_back(hold)
+            self._quota.give_back(hold)
 
     def _take_answer(self) -> None:
-        """Lets go of a question that was answered; what came of it is noted already."""
+        """Forgets a request that is done; its result has been noted."""
         if self._asking is not None and self._asking.done():
             asked, self._asking = self._asking, None
             asked.result()
 
     async def _ask(self, audio_ms: int) -> ErrorInfo | None:
-        """Asks until there is an answer, or patience ends; returns the refusal."""
+        """Requests a hold, with retries while quota is unreachable; returns the refusal, or None."""
         hold = self._job.hold
         assert hold is not None
-        until = asyncio.get_running_loop().time() + PATIENCE_S
+        until = asyncio.get_running_loop().time() + QUOTA_WAIT_S
         while True:
-            answer = await self._extensions.ask(hold, audio_ms, max(1.0, self._job.deadline_at - time.time()))
+            answer = await self._quota.ask(hold, audio_ms, max(1.0, self._job.deadline_at - time.time()))
             if isinstance(answer, Hold):
                 self._granted.append(answer)
                 self._pending.append(answer)
@@ -136,11 +136,11 @@ class AudioQuota:
                 self._allowance.add_unheld(audio_ms)
                 metrics.HOLD_EXTENSIONS.labels("unheld").inc()
                 return None
-            if not away or asyncio.get_running_loop().time() + PAUSE_S > until:
+            if not away or asyncio.get_running_loop().time() + RETRY_PAUSE_S > until:
                 log.warning("hold_extension_failed", extra={"request_id": hold.request_id, "code": answer.code.value})
                 metrics.HOLD_EXTENSIONS.labels("failed").inc()
                 return answer if away else INTERNAL
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RETRY_PAUSE_S)
 
 
 class QuotaGatedWriter:
