@@ -38,10 +38,11 @@ class Order:
 
 async def read_order(call: Call) -> Order:
     """The order in a request's body; raises CallboardError."""
-    if call.request.content_type != "text/plain":
+    body = await call.read()
+    if body and call.request.content_type != "text/plain":
         raise CallboardError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must be text/plain.")
     try:
-        found = _ORDER.fullmatch((await call.read()).decode())
+        found = _ORDER.fullmatch(body.decode())
     except UnicodeDecodeError:
         raise CallboardError(ErrorCode.INVALID_REQUEST, "The body is not UTF-8.") from None
     if found is None:
