@@ -13,6 +13,10 @@ import pytest
 TIERS = ("unit", "contract", "backend", "deploy", "integration", "e2e")
 SETTLE_S = 2.0
 
+pytest_plugins = ("tests.support.engines",)
+# Suites are no test modules, and a failed assertion in one must show its values too.
+pytest.register_assert_rewrite("tests.protocols")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the quick tiers first, refuses a module without a tier, and has every coroutine test watched for leaks."""

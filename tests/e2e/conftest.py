@@ -21,22 +21,6 @@ SHARED_LIMITS = {
 
 
 @pytest.fixture(scope="session")
-def shared_chat_engine() -> Generator[StubChat]:
-    engine = StubChat()
-    engine.start()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="session")
-def shared_speech_engine() -> Generator[StubSpeech]:
-    engine = StubSpeech()
-    engine.start()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="session")
 def shared_deployment(
     tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat, shared_speech_engine: StubSpeech
 ) -> Generator[Deployment]:
@@ -49,18 +33,6 @@ def shared_deployment(
         deployment.stop()
     finally:
         deployment.abandon()
-
-
-@pytest.fixture
-def chat_engine(shared_chat_engine: StubChat) -> StubChat:
-    shared_chat_engine.reset()
-    return shared_chat_engine
-
-
-@pytest.fixture
-def speech_engine(shared_speech_engine: StubSpeech) -> StubSpeech:
-    shared_speech_engine.reset()
-    return shared_speech_engine
 
 
 @pytest.fixture

@@ -55,12 +55,21 @@ def stub_config(chat_url: str, speech_url: str) -> Table:
 class Deployment:
     """A set of processes that belong together; everything is stopped, and checked to be gone, by `stop`."""
 
-    def __init__(self, folder: Path, config: Table, *, sync_always: bool = False, log_level: str = "debug") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Table,
+        *,
+        sync_always: bool = False,
+        log_level: str = "debug",
+        edge_module: str = "callboard_edge",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.nats = NatsServer(folder / "nats", sync_always=sync_always)
         self._config = config
         self._log_level = log_level
+        self._edge_module = edge_module
         self.streams: Service | None = None
         self.quotas: list[Service] = []
         self.chats: list[Service] = []
@@ -151,7 +160,7 @@ class Deployment:
         """Starts another edge."""
         port = free_port()
         own = {"edge": {"port": free_port(), "metrics_port": port}}
-        service = self._service(f"edge-{len(self.edges)}", "callboard_edge", merged(own, over), port)
+        service = self._service(f"edge-{len(self.edges)}", self._edge_module, merged(own, over), port)
         self.edges.append(service)
         service.start()
         return service
@@ -180,14 +189,17 @@ class Deployment:
 
     def messages_in(self, stream: str) -> int:
         """How many messages a stream holds, as the server's own monitoring says."""
-        page: Any = self.nats.monitor("jsz?streams=true")
-        details = [detail for account in page["account_details"] for detail in account.get("stream_detail", [])]
-        return next(int(detail["state"]["messages"]) for detail in details if detail["name"] == stream)
+        return self._message_counts()[stream]
 
     def left_over(self) -> dict[str, int]:
         """The queues and leases that are not empty."""
-        counts = {stream: self.messages_in(stream) for stream in QUEUE_STREAMS}
-        return {stream: count for stream, count in counts.items() if count}
+        counts = self._message_counts()
+        return {stream: counts[stream] for stream in QUEUE_STREAMS if counts[stream]}
+
+    def _message_counts(self) -> dict[str, int]:
+        page: Any = self.nats.monitor("jsz?streams=true")
+        details = [detail for account in page["account_details"] for detail in account.get("stream_detail", [])]
+        return {detail["name"]: int(detail["state"]["messages"]) for detail in details}
 
     def wait_idle(self, timeout_s: float = 15.0) -> None:
         """Waits until no job is queued or running and no hold is open; raises with what is left."""
@@ -204,28 +216,31 @@ class Deployment:
         finally:
             await bus.close()
 
-    async def usage(self) -> list[UsageEvent]:
-        """Every usage event so far, in order."""
-        return [UsageEvent.model_validate_json(message.data) for message in await self.read("USAGE")]
+    async def usage(self, tenant: str = "*") -> list[UsageEvent]:
+        """Every usage event so far, in order, of one tenant or of all."""
+        return [UsageEvent.model_validate_json(one.data) for one in await self.read("USAGE", f"usage.{tenant}")]
 
-    async def counters(self) -> dict[str, int]:
-        """The newest value of every counter in the ledger, by subject."""
-        return {message.subject: int(json.loads(message.data)["val"]) for message in await self.read("QUOTA")}
+    async def counters(self, tenant: str = "*") -> dict[str, int]:
+        """The newest value of every counter in the ledger, by subject, of one tenant or of all."""
+        found = await self.read("QUOTA", f"q.used.{tenant}.*.*")
+        return {message.subject: int(json.loads(message.data)["val"]) for message in found}
 
-    async def charged_units(self) -> dict[str, int]:
+    async def charged_units(self, tenant: str = "*") -> dict[str, int]:
         """What the ledger has charged, by tenant and by the length of the buckets of time (hours, months)."""
         totals: dict[str, int] = {}
-        for subject, value in (await self.counters()).items():
+        for subject, value in (await self.counters(tenant)).items():
             _, _, tenant, metric, bucket = subject.split(".")
             if metric == "units":
                 name = f"{tenant} {bucket[:1]}"
                 totals[name] = totals.get(name, 0) + value
         return totals
 
-    async def usage_of(self, count: int, since: int = 0, timeout_s: float = 20.0) -> list[UsageEvent]:
+    async def usage_of(
+        self, count: int, since: int = 0, timeout_s: float = 20.0, tenant: str = "*"
+    ) -> list[UsageEvent]:
         """Waits until there are `count` usage events after the first `since`, and returns exactly those."""
         until = asyncio.get_running_loop().time() + timeout_s
-        while len(events := (await self.usage())[since:]) < count:
+        while len(events := (await self.usage(tenant))[since:]) < count:
             assert asyncio.get_running_loop().time() < until, f"{len(events)} of {count} usage events came"
             await asyncio.sleep(0.05)
         return events

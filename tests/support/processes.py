@@ -14,7 +14,16 @@ from tests.support.children import Child, wait_until
 READY_TIMEOUT_S = 60.0
 Table = dict[str, Any]
 
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "XDG_CACHE_HOME", "COVERAGE_PROCESS_START")
+_KEPT_VARIABLES = (
+    "PATH",
+    "PYTHONPATH",
+    "HOME",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "COVERAGE_PROCESS_START",
+)
 
 
 def toml_text(table: Table) -> str:

@@ -69,6 +69,7 @@ class TestLlamaCpp(ChatEngineSuite):
     """The common suite; its fixture is the module's."""
 
 
+@pytest.mark.slow
 async def test_a_long_prompt_that_nobody_waits_for_is_given_up(rig: LlamaRig) -> None:
     """The engine is stopped while it still reads, before its first token."""
     task = asyncio.ensure_future(collect(rig.engine, request("tell me more " * 300)))
@@ -91,6 +92,7 @@ async def test_a_schema_is_enforced(rig: LlamaRig) -> None:
     assert chunks[-1].completion_tokens is not None
 
 
+@pytest.mark.slow
 async def test_a_reply_in_a_schema_goes_on_inside_it(rig: LlamaRig) -> None:
     shape = OutputFormat(kind="json_schema", json_schema=PERSON, name="person")
     said = Continuation('{"name": "Al', "", 5)
@@ -99,6 +101,7 @@ async def test_a_reply_in_a_schema_goes_on_inside_it(rig: LlamaRig) -> None:
     assert person["name"].startswith("Al")
 
 
+@pytest.mark.slow
 async def test_any_json_object_is_an_object(rig: LlamaRig) -> None:
     chunks = await collect(rig.engine, request("Say hi.", limit=60, output_format=OutputFormat(kind="json_object")))
     assert text_of(chunks).lstrip().startswith("{")
@@ -152,6 +155,7 @@ async def test_a_reply_ends_when_the_context_is_full(rig: LlamaRig) -> None:
     assert last.prompt_tokens + last.completion_tokens <= CONTEXT_TOKENS + 1
 
 
+@pytest.mark.slow
 async def test_odd_conversations_are_answered_or_refused(rig: LlamaRig) -> None:
     roles = (("system",), ("user", "user"), ("assistant",), ("tool",), ("assistant", "assistant"))
     for conversation in roles:
@@ -209,6 +213,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """For each field: what else is set, and a value that must change the reply."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_every_sampling_field_that_is_declared_is_heeded(rig: LlamaRig) -> None:
     assert set(EFFECTS) | {"stop", "ban_end_token"} == SAMPLING
@@ -222,6 +227,7 @@ async def test_every_sampling_field_that_is_declared_is_heeded(rig: LlamaRig) ->
     assert unheeded == []
 
 
+@pytest.mark.slow
 async def test_a_model_that_may_not_end_by_itself_goes_on(rig: LlamaRig) -> None:
     brief = request("Say only: hi", limit=60)
     assert (await collect(rig.engine, brief))[-1].finish == "stop"
@@ -229,6 +235,7 @@ async def test_a_model_that_may_not_end_by_itself_goes_on(rig: LlamaRig) -> None
     assert (await collect(rig.engine, banned))[-1].finish == "length"
 
 
+@pytest.mark.slow
 async def test_a_grammar_is_enforced_in_both_modes(rig: LlamaRig) -> None:
     shape = OutputFormat(kind="grammar", grammar='root ::= "yes" | "no"')
     for mode in ("chat", "completion"):
@@ -290,6 +297,7 @@ async def thinker(model: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerato
     await engine.close()
 
 
+@pytest.mark.slow
 async def test_thinking_is_switched_off_and_bounded(thinker: LlamaCppEngine) -> None:
     assert "thinking" in thinker.abilities
 

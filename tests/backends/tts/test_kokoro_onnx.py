@@ -59,6 +59,7 @@ def seconds(sound: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     return (trimmer.feed(sound).size + trimmer.finish().size) / SAMPLE_RATE_HZ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("voice", "text"),
     [
@@ -77,6 +78,7 @@ async def test_every_language_is_spoken(rig: OnnxRig, voice: str, text: str) -> 
     assert 0.8 < seconds(await speak(rig.engine, replace(rig.piece(text), voice=choice))) < 6
 
 
+@pytest.mark.slow
 async def test_speed_between_whole_numbers_is_honoured(rig: OnnxRig) -> None:
     usual = seconds(await speak(rig.engine, rig.piece()))
     assert seconds(await speak(rig.engine, rig.piece(speed=1.5))) == pytest.approx(usual / 1.5, rel=0.2)
@@ -92,6 +94,7 @@ def spectrum_db(
     return 10 * np.log10(power[: 8000 * 1024 // SAMPLE_RATE_HZ] + 1e-9)
 
 
+@pytest.mark.slow
 async def test_blend_sounds_unlike_its_parts(rig: OnnxRig) -> None:
     spectra: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
     for voice in ("af_bella", "am_adam", "af_bella(2)+am_adam(1)"):
@@ -102,12 +105,14 @@ async def test_blend_sounds_unlike_its_parts(rig: OnnxRig) -> None:
     assert 2 < from_bella < from_adam
 
 
+@pytest.mark.slow
 async def test_piece_over_the_phoneme_limit_is_spoken_whole(rig: OnnxRig) -> None:
     text = "The owl is on the roof tonight and it can count to ten. "
     once = seconds(await speak(rig.engine, rig.piece(text)))
     assert seconds(await speak(rig.engine, rig.piece(text * 12))) > once * 10
 
 
+@pytest.mark.slow
 async def test_two_slots_speak_at_once() -> None:
     engine = KokoroOnnxEngine(MODEL, VOICES, slots=2)
     await engine.load()

@@ -120,6 +120,7 @@ async def test_changed_tier_counts_without_a_restart(own_deployment: QuotaDeploy
         assert (await reserve(bus, request("fits", 6000, address="198.51.100.77"))).hold is not None
 
 
+@pytest.mark.slow
 async def test_stream_that_forgets_ids_too_soon_stops_the_process(own_deployment: QuotaDeployment) -> None:
     await asyncio.to_thread(own_deployment.start, 1)
     async with own_deployment.bus() as bus:
@@ -151,6 +152,7 @@ async def crash_deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
         await asyncio.to_thread(deployment.abandon)
 
 
+@pytest.mark.slow
 async def test_random_kills_of_everything_leave_the_counters_right(crash_deployment: QuotaDeployment) -> None:
     """`CALLBOARD_CRASH_S=60 CALLBOARD_CRASH_SEED=<seed>` runs it longer, and the same way again."""
     deployment = crash_deployment

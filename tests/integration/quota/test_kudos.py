@@ -152,6 +152,7 @@ async def test_command_line_shows_credits_moves_and_verifies(deployment: QuotaDe
     assert "balances" in await asyncio.to_thread(deployment.command, "kudos", "verify")
 
 
+@pytest.mark.slow
 async def test_killed_processes_neither_make_nor_lose_kudos(own_deployment: QuotaDeployment) -> None:
     deployment, chance = own_deployment, random.Random(7)
     await asyncio.to_thread(deployment.start, 2)

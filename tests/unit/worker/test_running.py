@@ -242,6 +242,31 @@ async def test_what_may_be_lost_with_the_bus_is_sent_again_from_where_the_edge_i
         assert reason(running) is None
 
 
+async def test_batch_job_sends_all_of_it_again_once_the_bus_is_settled_and_asks_no_edge(
+    jobs: Jobs, bus: FakeBus
+) -> None:
+    sent: list[int] = []
+
+    async def resend(seq: int) -> None:
+        sent.append(seq)
+
+    with jobs.entered(job(), 1, is_batch=True) as running:
+        running.resend = resend
+        bus.reconnected()
+        watching = asyncio.ensure_future(jobs.watch())
+        await asyncio.sleep(0.1)
+        assert sent == []
+        jobs.pass_s(RECONNECT_GRACE_S)
+        async with asyncio.timeout(10):
+            while not sent:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        assert sent == [0]
+        assert bus.asked == []
+        assert reason(running) is None
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [(ResumeReply(open=False), "cancelled"), (ResumeReply(open=True, attempt=2), "superseded")],

@@ -164,7 +164,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             max_age_s=COUNTER_LIFE_S,
             options={"allow_msg_counter": True, "duplicate_window": window},
         ),
-        # Balances and transactions are kept for ever: a counter that nobody touches for a year still says what somebody has.
+        # Balances and transactions are kept for ever, since a balance is still owed after a year without a change.
         StreamSpec(KUDOS, ("q.kudos.*",), options={"allow_msg_counter": True, "duplicate_window": window}),
         StreamSpec(TRANSFERS, ("q.transfer.*",), options={"duplicate_window": window}),
         StreamSpec(

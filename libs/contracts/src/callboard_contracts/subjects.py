@@ -81,7 +81,7 @@ def kudos(account: str) -> str:
 
 
 def transfer(transaction_id: str) -> str:
-    """Where it is recorded for ever how a kudos transaction ended; `*` stands for every transaction."""
+    """Where the outcome of a kudos transaction is recorded for ever; `*` stands for every transaction."""
     return f"q.transfer.{transaction_id if transaction_id == '*' else token(transaction_id)}"
 
 
@@ -101,8 +101,9 @@ def audit(request_id: str) -> str:
 
 
 CTL_ACCOUNTS = "ctl.accounts"
-CTL_INVALIDATE = "ctl.invalidate"
 """Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
+CTL_INVALIDATE = "ctl.invalidate"
+"""Published, with a tenant as the body, whenever its use of a past hour grew, so that no process trusts its cache."""
 QUOTA_RESERVE = "quota.reserve"
 QUOTA_RELEASE = "quota.release"
 QUOTA_IDENTIFY = "quota.identify"

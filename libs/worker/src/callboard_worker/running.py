@@ -108,8 +108,11 @@ class RunningJobs:
                 self.check()
                 if not self._bus.connected:
                     continue
+                settled = asyncio.get_running_loop().time() >= self._settled_at
                 for running in self._jobs.values():
-                    if (running.unsure or running.edge_silent) and not running.asking_edge:
+                    # A batch job must not send again before the frame stream, which is polled, is back.
+                    due = running.edge_silent or (running.unsure and (settled or not running.is_batch))
+                    if due and not running.asking_edge:
                         running.asking_edge = True
                         group.create_task(self._ask_edge(running))
 
@@ -133,10 +136,15 @@ class RunningJobs:
     async def _ask_edge(self, running: RunningJob[Any]) -> None:
         """Ends a job whose edge is gone or waits no longer, and repeats what the edge lacks; it drops what it has.
 
-        An edge whose subscription stands but which does not answer is frozen or slow, so its jobs go on.
+        An edge whose subscription stands but which does not answer is frozen or slow, so its jobs go on. No edge waits
+        for a batch job, which repeats all that it has sent.
         """
         unsure, running.unsure = running.unsure, False
         try:
+            if running.is_batch:
+                if running.resend is not None:
+                    await running.resend(0)
+                return
             reply = await ask_edge(self._bus, running.job, running.attempt, tries=1)
             if reply is None and running.edge_silent:
                 log.info("edge_gone", extra={"request_id": running.job.request_id})

@@ -90,10 +90,7 @@ class TextResponder:
         Raises:
             CallboardError: it was refused, or failed before anything was sent.
         """
-        check_abilities(request, model)
-        offered = self.workers.model("chat", model.pool, model.name)
-        request = with_honoured_sampling(request, offered, refused_sampling)
-        await self.schemas.check(schemas_of(request))
+        request = await self._checked(request, model, refused_sampling)
         async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
             call.headers.update(rate_limit_headers(reply.states))
             if not stream:
@@ -101,6 +98,20 @@ class TextResponder:
             call.mode = "stream"
             with self.metrics.open_streams.labels(route).track_inprogress():
                 return await self._streamed(call, route, reply, writer)
+
+    async def keep(
+        self, call: Call, request: ChatRequest, model: ChatModel, *, refused_sampling: Set[str] = frozenset()
+    ) -> str:
+        """Checks a request whose result is polled, admits it and returns the id to poll by; raises as `respond`."""
+        request = await self._checked(request, model, refused_sampling)
+        return await self.admission.chat_kept(call.caller, request, model, call.fresh_id)
+
+    async def _checked(self, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]) -> ChatRequest:
+        check_abilities(request, model)
+        offered = self.workers.model("chat", model.pool, model.name)
+        request = with_honoured_sampling(request, offered, refused_sampling)
+        await self.schemas.check(schemas_of(request))
+        return request
 
     async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:
         loop = asyncio.get_running_loop()

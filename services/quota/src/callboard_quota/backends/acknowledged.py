@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from nats.aio.msg import Msg
@@ -34,21 +35,17 @@ class Acknowledged(NamedTuple):
     value: int | None
 
 
+@dataclass(slots=True, eq=False)
 class _Group:
     """Messages that are published and acknowledged together."""
 
-    __slots__ = ("answers", "done", "first", "give_up_at", "messages", "missing", "repeat_at")
-
-    def __init__(
-        self, messages: Sequence[Outgoing], first: int, done: asyncio.Future[None], now: float, timeout_s: float
-    ) -> None:
-        self.messages = messages
-        self.first = first
-        self.answers: list[Acknowledged | None] = [None] * len(messages)
-        self.missing = len(messages)
-        self.done = done
-        self.repeat_at = now + REPEAT_S
-        self.give_up_at = now + timeout_s
+    messages: Sequence[Outgoing]
+    first: int
+    answers: list[Acknowledged | None]
+    missing: int
+    done: asyncio.Future[None]
+    repeat_at: float
+    give_up_at: float
 
 
 class AcknowledgedPublisher:
@@ -95,8 +92,11 @@ class AcknowledgedPublisher:
             StoreUnavailable: not all were confirmed in time; those that were sent may still take effect.
         """
         loop = asyncio.get_running_loop()
-        group = _Group(messages, self._next, loop.create_future(), loop.time(), timeout_s)
-        self._next += len(messages)
+        count, now = len(messages), loop.time()
+        group = _Group(
+            messages, self._next, [None] * count, count, loop.create_future(), now + REPEAT_S, now + timeout_s
+        )
+        self._next += count
         numbers = range(group.first, self._next)
         for number in numbers:
             self._waiting[number] = group

@@ -138,18 +138,15 @@ class JetStreamLedger:
         """Reads counters; those that were never raised are left out."""
         found: dict[Counter, int] = {}
         for stream in (QUOTA, KUDOS):
-            found |= await self._read(stream, [one for one in counters if counter_stream(one) == stream])
-        return found
-
-    async def _read(self, stream: str, counters: Sequence[Counter]) -> dict[Counter, int]:
-        by_subject = {counter_subject(counter): counter for counter in counters}
-        names = list(by_subject)
-        found: dict[Counter, int] = {}
-        with bus_errors_as_unavailable():
-            for start in range(0, len(names), READ_BATCH):
-                batch = names[start : start + READ_BATCH]
-                for message in await read_last_of_each(self._bus, stream, batch, READ_TIMEOUT_S):
-                    found[by_subject[message.subject]] = counter_value(message)
+            by_subject = {
+                counter_subject(counter): counter for counter in counters if counter_stream(counter) == stream
+            }
+            names = list(by_subject)
+            with bus_errors_as_unavailable():
+                for start in range(0, len(names), READ_BATCH):
+                    batch = names[start : start + READ_BATCH]
+                    for message in await read_last_of_each(self._bus, stream, batch, READ_TIMEOUT_S):
+                        found[by_subject[message.subject]] = counter_value(message)
         return found
 
     async def leases(self, tenant: str | None = None) -> AsyncIterator[Hold]:

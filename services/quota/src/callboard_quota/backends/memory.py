@@ -50,19 +50,17 @@ class MemoryLedger:
             await self.close(closing)
         for n, change in enumerate(changes):
             await self._yield_control()
-            if self.failing and n % 2 == 0:
-                raise StoreUnavailable("told to fail")
+            if n % 2 == 0:
+                self._check()
             applied.append(self._apply(change))
-        if self.failing:
-            raise StoreUnavailable("told to fail")
+        self._check()
         await self._yield_control()
         return applied
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already."""
         await self._yield_control()
-        if self.failing:
-            raise StoreUnavailable("told to fail")
+        self._check()
         decided = self.outcomes.setdefault(outcome_key(outcome), outcome)
         await self._yield_control()
         return decided
@@ -75,8 +73,7 @@ class MemoryLedger:
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
         await self._yield_control()
-        if self.failing:
-            raise StoreUnavailable("told to fail")
+        self._check()
         self._leases.pop(hold.id, None)
 
     async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
@@ -96,6 +93,10 @@ class MemoryLedger:
             if not some:
                 return
             known = some[-1][0]
+
+    def _check(self) -> None:
+        if self.failing:
+            raise StoreUnavailable("told to fail")
 
     def _apply(self, change: Change) -> Applied:
         if change.id is not None:
@@ -212,6 +213,4 @@ class MemoryJournal:
         """Appends an event."""
         self.events.append(event)
 
-    def count(self, event: AuditEvent) -> None:
-        """Appends an event that the store has recorded."""
-        self.events.append(event)
+    count = record

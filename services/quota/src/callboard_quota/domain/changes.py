@@ -1,7 +1,7 @@
 """The increments that take, give back and settle a hold, each under an id of the hold, and its audit events."""
 
 from callboard_contracts.kudos import KUDOS_CREDIT_METRIC, KUDOS_METRIC
-from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry
+from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.limit_kinds import charge_of
 from callboard_quota.domain.ports import Change, Counter
 
@@ -65,22 +65,23 @@ def late_charge(hold: Hold, units: int) -> list[Change]:
 
 def audit_event(
     kind: AuditKind,
-    hold: Hold,
+    of: Hold | UsageEvent,
     at: float,
     reason: str = "",
     *,
-    hold_id: str | None = None,
+    hold_id: str = "",
     units: int = 0,
     total_units: int = 0,
 ) -> AuditEvent:
-    """What happened to a hold; `hold_id` is the hold's own unless it is given."""
+    """What happened to a hold, or to a usage event, which may name a hold."""
+    transaction = isinstance(of, Hold) and is_transaction(of)
     return AuditEvent(
         kind=kind,
-        request_id=hold.request_id,
-        hold_id=hold.id if hold_id is None else hold_id,
-        tenant=hold.tenant,
-        work="kudos" if is_transaction(hold) else hold.kind,
-        model="" if is_transaction(hold) else hold.model,
+        request_id=of.request_id,
+        hold_id=of.id if isinstance(of, Hold) else hold_id,
+        tenant=of.tenant,
+        work="kudos" if transaction else of.kind,
+        model="" if transaction else of.model,
         units=units,
         total_units=total_units,
         reason=reason,

@@ -73,8 +73,8 @@ class Attempt:
         self.now = now
         self._usage = usage
         self._buckets = {metric: metric.bucket(now) for _tenant, metric, _amount in request.amounts}
-        self._previous, self._next = hour_bucket(now - HOUR_S), hour_bucket(now + HOUR_S)
         self._is_after_turn, self._is_before_turn = is_after_turn(now), is_before_turn(now)
+        self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
         self.hold = Hold(
             id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
@@ -90,6 +90,11 @@ class Attempt:
             expires_at=request.expires_at,
             signature="",
         )
+        for (tenant, metric), window in usage.items():
+            if window.previous is None or self._is_after_turn:
+                self._neighbours.append(Counter(tenant, metric.name, hour_bucket(now - HOUR_S)))
+            if self._is_before_turn:
+                self._neighbours.append(Counter(tenant, metric.name, hour_bucket(now + HOUR_S)))
 
     def present_counter(self, limit: Limit) -> Counter:
         """The counter of a limit that this attempt raises."""
@@ -97,13 +102,7 @@ class Attempt:
 
     def changes(self) -> list[Change]:
         """The increments, and after them the reads of neighbouring hours."""
-        reads: list[Change] = []
-        for (tenant, metric), usage in self._usage.items():
-            if usage.previous is None or self._is_after_turn:
-                reads.append(Change(Counter(tenant, metric.name, self._previous), 0, None))
-            if self._is_before_turn:
-                reads.append(Change(Counter(tenant, metric.name, self._next), 0, None))
-        return increments(self.hold) + reads
+        return increments(self.hold) + [Change(counter, 0, None) for counter in self._neighbours]
 
     def learn(self, changes: Sequence[Change], applied: Sequence[Applied]) -> list[Change]:
         """Takes in the values; returns what must still be read because a repeat of a write hid its value."""
@@ -113,9 +112,9 @@ class Attempt:
                 unknown.append(Change(change.counter, 0, None))
             else:
                 self._values[change.counter] = result.value
-        if not self._is_after_turn:
+        if self._neighbours and not self._is_after_turn:
             for (tenant, metric), usage in self._usage.items():
-                usage.previous = self._values.get(Counter(tenant, metric.name, self._previous), usage.previous)
+                usage.previous = self._neighbour(tenant, metric, -HOUR_S, usage.previous)
         return unknown
 
     def earlier(self, limit: Limit) -> int:
@@ -125,14 +124,16 @@ class Attempt:
             return 0
         used = usage.sums[limit.kind]
         if limit.kind.window.earlier_hours(self.now):
-            used += self._previous_hour(limit, usage)
+            used += self._neighbour(limit.tenant, limit.metric, -HOUR_S, usage.previous) or 0
         if self._is_before_turn and limit.kind.window.counts_next_hour(self.now):
-            used += self._values.get(Counter(limit.tenant, limit.metric.name, self._next), 0)
+            used += self._neighbour(limit.tenant, limit.metric, HOUR_S, None) or 0
         return used
 
-    def _previous_hour(self, limit: Limit, usage: UsageWindow) -> int:
-        counter = Counter(limit.tenant, limit.metric.name, self._previous)
-        return self._values.get(counter, usage.previous or 0)
+    def _neighbour(self, tenant: str, metric: Metric, away_s: float, otherwise: int | None) -> int | None:
+        """The value of the hour before or after, if it was read."""
+        if not self._neighbours:
+            return otherwise
+        return self._values.get(Counter(tenant, metric.name, hour_bucket(self.now + away_s)), otherwise)
 
     def check(self) -> tuple[LimitUsage | None, tuple[LimitUsage, ...]]:
         """The first limit that is exceeded, or None, and the fullest limit of each metric.
@@ -165,7 +166,7 @@ class Attempt:
         if usage is None:
             return None
         oldest_at = usage.oldest_at.get(limit.kind)
-        if oldest_at is None and self._previous_hour(limit, usage):
+        if oldest_at is None and self._neighbour(limit.tenant, limit.metric, -HOUR_S, usage.previous):
             oldest_at = (self.now // HOUR_S - 1) * HOUR_S
         return oldest_at
 
@@ -176,9 +177,9 @@ class Attempt:
         used: dict[str, int] = {}
         usage = self._usage.get((limit.tenant, limit.metric))
         if usage is not None:
-            previous = self._previous_hour(limit, usage)
+            previous = self._neighbour(limit.tenant, limit.metric, -HOUR_S, usage.previous) or 0
             present = max(0, used_without - usage.sums[limit.kind] - previous)
-            used = {**usage.older, self._previous: previous, self._buckets[limit.metric]: present}
+            used = {**usage.older, hour_bucket(self.now - HOUR_S): previous, self._buckets[limit.metric]: present}
         excess = used_without + amount - limit.maximum
         frees_in_s = limit.kind.window.frees_in_s(self.now, used, excess)
         return Refused(self.limit_usage(limit, used_without), frees_in_s)

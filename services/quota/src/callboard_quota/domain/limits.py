@@ -12,7 +12,6 @@ from callboard_quota.domain.limit_kinds import BALANCE, LIMIT_KINDS, UNITS, Limi
 from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
 
 Scope = Literal["key", "address", "model", "site"]
-LOWEST_BALANCE = 0
 MAX_CACHED = 1_000
 _OWNERS: dict[Scope, str] = {
     "key": "this API key",
@@ -52,8 +51,8 @@ class Limit:
 
 
 def kudos_limit(account: str) -> Limit:
-    """What an account may have spent more than it has earned."""
-    return Limit("key", account, BALANCE, -LOWEST_BALANCE)
+    """An account may not spend more than it has earned."""
+    return Limit("key", account, BALANCE, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +112,7 @@ class LimitPolicy:
 
     def limits_of_extension(self, tenant: str, account: Account | None, address: str | None, model: str) -> LimitSet:
         """The limits of an extension of a hold that `tenant` is charged for; it counts as no request and no job."""
-        principals: list[Principal] = []
-        if account is not None:
-            principals.append(account_principal(self._settings, account))
+        principals = [account_principal(self._settings, account)] if account else []
         if address is not None:
             principals.append(address_principal(self._settings, address, anonymous=address == tenant))
         principals = principals or [Principal("address", tenant, ())]
@@ -124,18 +121,14 @@ class LimitPolicy:
         return LimitSet(tenant, "", principals[0].scope, limits, _counted(principals[0].tenant, limits))
 
     def _find(self, account: Account | None, address: str | None, model: str | None) -> LimitSet:
-        principals: list[Principal] = []
-        tier = self._settings.anonymous_tier
-        if account is not None:
-            principals.append(account_principal(self._settings, account))
-            tier = account.tier
+        principals = [account_principal(self._settings, account)] if account else []
         if address is not None and (account is None or self._settings.address_tier):
             principals.append(address_principal(self._settings, address, anonymous=account is None))
         if not principals:
             principals.append(address_principal(self._settings, ANONYMOUS, anonymous=True))
         shared = [] if model is None else shared_principals(self._settings, model)
         limits = _strictest([*principals, *shared])
-        payer = principals[0]
+        payer, tier = principals[0], account.tier if account else self._settings.anonymous_tier
         return LimitSet(payer.tenant, tier, payer.scope, limits, _counted(payer.tenant, limits))
 
 

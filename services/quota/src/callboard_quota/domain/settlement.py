@@ -3,7 +3,7 @@
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import cost, rates_of, shares
-from callboard_quota.domain.changes import late_id
+from callboard_quota.domain.changes import audit_event, late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
 from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
 from callboard_quota.domain.limit_kinds import UNITS
@@ -112,16 +112,5 @@ class Settler:
         )
 
     def _ignore(self, event: UsageEvent, reason: str, hold: Hold | None = None, units: int = 0) -> None:
-        self._journal.record(
-            AuditEvent(
-                kind="ignored",
-                request_id=event.request_id,
-                hold_id=hold.id if hold else "",
-                tenant=event.tenant,
-                work=event.kind,
-                model=event.model,
-                units=units,
-                reason=reason,
-                at=self._clock.now(),
-            )
-        )
+        hold_id = hold.id if hold else ""
+        self._journal.record(audit_event("ignored", event, self._clock.now(), reason, hold_id=hold_id, units=units))

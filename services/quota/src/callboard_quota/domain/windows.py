@@ -6,6 +6,7 @@ in minute buckets. A window is the present bucket and the earlier ones that stil
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -113,14 +114,14 @@ class Window:
         return RETRY_SOON_S
 
 
+@dataclass(frozen=True, slots=True)
 class SlidingHours(Window):
     """The present hour and so many before it, so that no span of that length at any position holds more.
 
     The price is that use is forgotten up to an hour late.
     """
 
-    def __init__(self, hours: int) -> None:
-        self.hours = hours
+    hours: int
 
     def earlier_hours(self, at: float) -> int:
         """Always the same number."""

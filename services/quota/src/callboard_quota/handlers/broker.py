@@ -48,9 +48,8 @@ class BusBroker(NatsBroker):
             subject = subscriber.subject.template
             handle = self._direct.get(subject) or partial(self._consume, subscriber)
             # FastStream leaves a subscription alone that is there already; the bus restores it with the connection.
-            subscriber.subscription = await self._bus.subscribe_now(
-                subject, partial(self._take, subject, handle), subscriber.queue
-            )
+            take = partial(self._take, subject, handle)
+            subscriber.subscription = await self._bus.subscribe_now(subject, take, subscriber.queue)
         await super().start()
         self._started.set()
 

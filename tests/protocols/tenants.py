@@ -1,0 +1,66 @@
+"""Accounts of a running deployment, and what quota has charged them."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from callboard_contracts.quota import UNITS_PER_TOKEN, UsageEvent, Work
+from tests.support.deployment import Deployment
+
+ADMIN_TOKEN = "the-token-of-these-tests"
+AUDIO_TOKENS_PER_S = 100
+"""What a second of sound costs where nothing else is configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An account with one key."""
+
+    deployment: Deployment
+    id: str
+    key: str
+
+    async def usage(self, count: int) -> list[UsageEvent]:
+        """Waits for `count` usage events and for the last hold to be settled; fails when there are more."""
+        await self.deployment.usage_of(count, tenant=self.id)
+        await asyncio.to_thread(self.deployment.wait_idle)
+        events = await self.deployment.usage(self.id)
+        assert len(events) == count, events
+        assert len({event.request_id for event in events}) == count, events
+        assert await self.charged_units() == sum(units(event.work) for event in events), events
+        return events
+
+    async def charged_units(self) -> int:
+        """What the ledger has charged."""
+        totals = set((await self.deployment.charged_units(self.id)).values()) or {0}
+        assert len(totals) == 1, f"the counters of an hour and of a month differ: {totals}"
+        return totals.pop()
+
+    async def assert_no_usage(self) -> None:
+        """Fails where the ledger knows of any request."""
+        await asyncio.to_thread(self.deployment.wait_idle)
+        assert {key: value for key, value in (await self.deployment.counters(self.id)).items() if value} == {}
+        assert await self.deployment.usage(self.id) == []
+
+
+def units(work: Work) -> int:
+    """What work costs, in the ledger's units."""
+    tokens = (work.prompt_tokens + work.completion_tokens) * UNITS_PER_TOKEN
+    return tokens + work.audio_ms * AUDIO_TOKENS_PER_S * UNITS_PER_TOKEN // 1000
+
+
+async def ask_admin(deployment: Deployment, session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> Any:
+    """Posts to the admin API and returns the answer's JSON."""
+    headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    async with session.post(f"{deployment.root_url()}/admin/v1{path}", json=body, headers=headers) as answer:
+        found = await answer.json()
+        assert answer.status < 300, found
+        return found
+
+
+async def new_tenant(deployment: Deployment, session: aiohttp.ClientSession, tier: str = "standard") -> Tenant:
+    """Makes an account of a tier."""
+    made = await ask_admin(deployment, session, "/accounts", {"name": "tenant", "tier": tier})
+    return Tenant(deployment, made["account"]["id"], made["key"])

@@ -1,0 +1,264 @@
+"""OpenAI's protocol: chat, completions and speech."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from callboard_contracts.errors import ErrorCode
+from callboard_edge.protocols.openai.protocol import OpenAI
+from tests.protocols.dialect import (
+    MalformedRequest,
+    ParsedError,
+    ParsedReply,
+    ParsedSpeech,
+    Request,
+    SpeechDialect,
+    TextDialect,
+)
+from tests.protocols.speech_suite import SpeechSuite
+from tests.protocols.suite import ErrorSuite
+from tests.protocols.text_suite import TextSuite
+from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL
+
+ERRORS = {
+    ErrorCode.INVALID_REQUEST: (400, "invalid_request"),
+    ErrorCode.UNSUPPORTED: (400, "unsupported"),
+    ErrorCode.UNKNOWN_MODEL: (404, "model_not_found"),
+    ErrorCode.UNKNOWN_VOICE: (400, "unknown_voice"),
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: (400, "context_length_exceeded"),
+    ErrorCode.TEXT_TOO_LONG: (400, "text_too_long"),
+    ErrorCode.INVALID_API_KEY: (401, "invalid_api_key"),
+    ErrorCode.INVALID_ADMIN_TOKEN: (401, "invalid_admin_token"),
+    ErrorCode.UNKNOWN_ACCOUNT: (404, "unknown_account"),
+    ErrorCode.CONFLICT: (409, "conflict"),
+    ErrorCode.NOT_FOUND: (404, "not_found"),
+    ErrorCode.METHOD_NOT_ALLOWED: (405, "method_not_allowed"),
+    ErrorCode.REQUEST_TIMEOUT: (408, "request_timeout"),
+    ErrorCode.BODY_TOO_LARGE: (413, "body_too_large"),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "unsupported_media_type"),
+    ErrorCode.TOO_MANY_ATTEMPTS: (429, "too_many_attempts"),
+    ErrorCode.QUOTA_EXCEEDED: (429, "rate_limit_exceeded"),
+    ErrorCode.QUEUE_FULL: (429, "queue_full"),
+    ErrorCode.DEADLINE_EXCEEDED: (504, "deadline_exceeded"),
+    ErrorCode.NO_WORKER: (503, "no_worker"),
+    ErrorCode.ENGINE_UNAVAILABLE: (503, "engine_unavailable"),
+    ErrorCode.ENGINE_FAILED: (502, "engine_failed"),
+    ErrorCode.INTERRUPTED: (503, "interrupted"),
+    ErrorCode.QUOTA_UNAVAILABLE: (503, "quota_unavailable"),
+    ErrorCode.BUS_UNAVAILABLE: (503, "bus_unavailable"),
+    ErrorCode.OVERLOADED: (503, "overloaded"),
+    ErrorCode.INTERNAL: (500, "internal"),
+}
+
+
+def read_error(body: bytes) -> ParsedError:
+    """The error in a JSON object."""
+    found = json.loads(body)
+    assert set(found) == {"error"}
+    assert {"message", "type", "param", "code"} <= set(found["error"])
+    return ParsedError(found["error"]["code"], found["error"]["message"])
+
+
+def read_events(data: bytes) -> tuple[list[Any], bool]:
+    """The events of a stream and whether its last mark has been seen; comments are skipped."""
+    *blocks, _unfinished = data.decode("utf-8", "ignore").split("\n\n")
+    events = [block.removeprefix("data: ") for block in blocks if not block.startswith(":")]
+    assert "[DONE]" not in events[:-1]
+    return [json.loads(event) for event in events if event != "[DONE]"], events[-1:] == ["[DONE]"]
+
+
+class OpenAIText(TextDialect):
+    """What both text paths share."""
+
+    protocol = OpenAI()
+    errors = ERRORS
+    fields: Mapping[str, str] = {
+        "output_format": '"response_format"',
+        "output_format.json_schema": '"response_format.json_schema.schema"',
+        "tools[0].parameters": '"tools[0].function.parameters"',
+    }
+    keep_alive = b": keep-alive\n\n"
+    prompt: Mapping[str, Any]
+    """The field that has the prompt, as far as the text that takes the place of None."""
+
+    def auth_headers(self, key: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"}
+
+    def prompt_of(self, text: str) -> dict[str, Any]:
+        """The field that carries the prompt."""
+        raise NotImplementedError
+
+    def text_of(self, choice: Any) -> str:
+        """The text in a choice."""
+        raise NotImplementedError
+
+    def ask(
+        self,
+        text: str = "Hello.",
+        *,
+        model: str | None = CHAT_MODEL,
+        stream: bool = False,
+        max_tokens: int | None = 250,
+        stops: Sequence[str] = (),
+    ) -> Request:
+        fields = {"model": model, "max_tokens": max_tokens, "stop": list(stops) or None, "stream": stream or None}
+        body = {name: value for name, value in fields.items() if value is not None}
+        return self.request({**self.prompt_of(text), **body})
+
+    def request(self, body: object) -> Request:
+        """A request with any JSON."""
+        return Request(self.path, json.dumps(body).encode())
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        right = {"model": CHAT_MODEL, **self.prompt_of("Hello.")}
+        (field,) = self.prompt_of("")
+        bodies = {
+            "unreadable": b'{"model": "owl", ',
+            "empty": b"",
+            "not UTF-8": json.dumps(right).encode().replace(b"Hello", b"\xff\xfe"),
+            "a lone surrogate": json.dumps(right).encode().replace(b"Hello", b"\\ud800"),
+            "not a number": json.dumps({**right, "temperature": float("nan")}).encode(),
+            "nested too deeply": b'{"model": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        }
+        objects: dict[str, object] = {
+            "missing field": {"model": CHAT_MODEL},
+            "wrong type": {**right, "model": 7},
+            "wrong type of prompt": {**right, field: 7},
+            "wrong type of limit": {**right, "max_tokens": "many"},
+            "no tokens wanted": {**right, "max_tokens": 0},
+            "out of range": {**right, "temperature": 1e9},
+            "a list": [right],
+            "null": None,
+        }
+        requests = {name: Request(self.path, body) for name, body in bodies.items()}
+        requests |= {name: self.request(body) for name, body in objects.items()}
+        found = {name: MalformedRequest(request) for name, request in requests.items()}
+        several = MalformedRequest(self.request({**right, "n": 2}), ErrorCode.UNSUPPORTED)
+        return {**found, "several answers": several}
+
+    def read_error(self, body: bytes) -> ParsedError:
+        return read_error(body)
+
+    def read_whole(self, body: bytes) -> ParsedReply:
+        (choice,) = json.loads(body)["choices"]
+        return ParsedReply(self.text_of(choice), choice["finish_reason"], complete=True)
+
+    def read_stream(self, data: bytes) -> ParsedReply:
+        text, reason, error = "", None, None
+        events, complete = read_events(data)
+        for event in events:
+            assert error is None
+            if "error" in event:
+                error = read_error(json.dumps(event).encode())
+                continue
+            for choice in event["choices"]:
+                assert reason is None
+                text += self.text_of(choice)
+                reason = choice["finish_reason"]
+        return ParsedReply(text, reason, error, complete)
+
+
+class OpenAIChat(OpenAIText):
+    """`/v1/chat/completions`."""
+
+    path = "/v1/chat/completions"
+
+    def prompt_of(self, text: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": text}]}
+
+    def text_of(self, choice: Any) -> str:
+        part = choice["message"] if "message" in choice else choice["delta"]
+        return part.get("content") or ""
+
+
+class OpenAICompletions(OpenAIText):
+    """`/v1/completions`."""
+
+    path = "/v1/completions"
+
+    def prompt_of(self, text: str) -> dict[str, Any]:
+        return {"prompt": text}
+
+    def text_of(self, choice: Any) -> str:
+        return choice["text"]
+
+
+class OpenAISpeech(SpeechDialect):
+    """`/v1/audio/speech`, whose sound is the body."""
+
+    protocol = OpenAI()
+    path = "/v1/audio/speech"
+    errors = ERRORS
+    stream_format = "audio"
+
+    def auth_headers(self, key: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"}
+
+    def ask(self, text: str = "Hello there.", *, model: str = SPEECH_MODEL, voice: str = "tenor") -> Request:
+        return self.request({"model": model, "voice": voice, "input": text})
+
+    def request(self, body: Mapping[str, object]) -> Request:
+        """A request with any fields."""
+        form = {"response_format": "pcm", "stream_format": self.stream_format}
+        return Request(self.path, json.dumps({**form, **body}).encode())
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        right = {"model": SPEECH_MODEL, "voice": "tenor", "input": "Hello there."}
+        return {
+            "unreadable": MalformedRequest(Request(self.path, b'{"model": "parrot", ')),
+            "missing field": MalformedRequest(self.request({"model": SPEECH_MODEL, "voice": "tenor"})),
+            "wrong type": MalformedRequest(self.request({**right, "input": 7})),
+            "wrong type of voice": MalformedRequest(self.request({**right, "voice": 7})),
+            "nothing to speak": MalformedRequest(self.request({**right, "input": " \n"})),
+            "out of range": MalformedRequest(self.request({**right, "speed": 9})),
+            "unknown format": MalformedRequest(self.request({**right, "response_format": "tape"})),
+            "too long": MalformedRequest(self.request({**right, "input": "a" * 5000}), ErrorCode.TEXT_TOO_LONG),
+        }
+
+    def read_error(self, body: bytes) -> ParsedError:
+        return read_error(body)
+
+    def read_speech(self, data: bytes, *, cut: bool) -> ParsedSpeech:
+        return ParsedSpeech(data, complete=not cut)
+
+
+class OpenAISpeechEvents(OpenAISpeech):
+    """The same as server-sent events."""
+
+    stream_format = "sse"
+
+    def read_speech(self, data: bytes, *, cut: bool) -> ParsedSpeech:
+        del cut
+        sound, error, complete = b"", None, False
+        *blocks, _unfinished = data.decode().split("\n\n")
+        for block in blocks:
+            event = json.loads(block.removeprefix("data: "))
+            assert not complete
+            if "error" in event:
+                error, complete = read_error(json.dumps(event).encode()), True
+            elif event["type"] == "speech.audio.done":
+                complete = True
+            else:
+                sound += base64.b64decode(event["audio"])
+        return ParsedSpeech(sound, error, complete)
+
+
+class TestErrors(ErrorSuite[TextDialect]):
+    dialect = OpenAIChat()
+
+
+class TestChat(TextSuite):
+    dialect = OpenAIChat()
+
+
+class TestCompletions(TextSuite):
+    dialect = OpenAICompletions()
+
+
+class TestSpeech(SpeechSuite):
+    dialect = OpenAISpeech()
+
+
+class TestSpeechEvents(SpeechSuite):
+    dialect = OpenAISpeechEvents()
