@@ -239,7 +239,7 @@ def _default(field: FieldInfo) -> str:
 
 
 BACKENDS = {
-    "llamacpp": "callboard_chat.backends.llamacpp",
+    "llamacpp": "callboard_chat.backends.llamacpp_request",
     "ollama": "callboard_chat.backends.ollama",
     "openai": "callboard_chat.backends.openai",
 }

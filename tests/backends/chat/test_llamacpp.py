@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from callboard_chat.backends.llamacpp import SAMPLING, LlamaCppEngine, llama
+from callboard_chat.backends.llamacpp import LlamaCppEngine, llama
+from callboard_chat.backends.llamacpp_request import SAMPLING
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.reply import Reply
 from callboard_chat.settings import DEFAULT_MODEL_FILE

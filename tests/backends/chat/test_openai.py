@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 import pytest
 
 from callboard_chat.backends.openai import OpenAIEngine
-from callboard_chat.backends.openai_wire import EventReader, ReplyReader
+from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import (
     ChatMessage,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from callboard_chat.backends import llamacpp, ollama, openai
+from callboard_chat.backends import llamacpp_request, ollama, openai
 from callboard_contracts.chat import ChatRequest, Sampling
 from tests.backends.chat.suite import request
 
@@ -55,7 +55,7 @@ VALUES: dict[str, Any] = {
 }
 
 BUILDERS: dict[str, tuple[frozenset[str], Callable[[ChatRequest], Any]]] = {
-    "llamacpp": (llamacpp.SAMPLING, lambda wanted: llamacpp._body(wanted, None, 1024)),  # pyright: ignore[reportPrivateUsage]
+    "llamacpp": (llamacpp_request.SAMPLING, lambda wanted: llamacpp_request.request_body(wanted, None, 1024)),
     "openai": (openai.SAMPLING, lambda wanted: openai._body(wanted, None)),  # pyright: ignore[reportPrivateUsage]
     "ollama": (ollama.SAMPLING, lambda wanted: ollama._options(wanted, None, 512)),  # pyright: ignore[reportPrivateUsage]
 }
@@ -112,7 +112,7 @@ def test_fields_have_the_engines_own_names_and_forms() -> None:
     ("fields", "samplers"),
     [
         ({}, None),
-        ({"adaptive_target": 0.4}, (*llamacpp.SAMPLERS, "adaptive_p")),
+        ({"adaptive_target": 0.4}, (*llamacpp_request.SAMPLERS, "adaptive_p")),
         (
             {"sampler_order": ("temperature", "top_a", "top_p", "repetition_penalty")},
             (

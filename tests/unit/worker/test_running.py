@@ -242,15 +242,16 @@ async def test_what_may_be_lost_with_the_bus_is_sent_again_from_where_the_edge_i
         assert reason(running) is None
 
 
-async def test_batch_job_sends_all_of_it_again_once_the_bus_is_settled_and_asks_no_edge(
-    jobs: Jobs, bus: FakeBus
+@pytest.mark.parametrize(("is_batch", "version"), [(True, 2), (False, 1)])
+async def test_job_without_a_watching_edge_sends_all_again_once_the_bus_is_settled(
+    jobs: Jobs, bus: FakeBus, *, is_batch: bool, version: Literal[1, 2]
 ) -> None:
     sent: list[int] = []
 
     async def resend(seq: int) -> None:
         sent.append(seq)
 
-    with jobs.entered(job(), 1, is_batch=True) as running:
+    with jobs.entered(job(version=version), 1, is_batch=is_batch) as running:
         running.resend = resend
         bus.reconnected()
         watching = asyncio.ensure_future(jobs.watch())
@@ -283,20 +284,3 @@ async def test_edge_that_is_asked_after_the_bus_was_away_may_end_the_job(
         bus.reconnected()
         await watch_until(jobs, lambda: reason(running) is not None)
         assert reason(running) == expected
-
-
-@pytest.mark.parametrize("answer", [ResumeReply(open=False), NoResponders("x")])
-async def test_batch_job_sends_all_again_whether_an_edge_knows_it_or_not(
-    jobs: Jobs, bus: FakeBus, answer: ResumeReply | Exception
-) -> None:
-    sent: list[int] = []
-
-    async def resend(seq: int) -> None:
-        sent.append(seq)
-
-    bus.answers = [answer]
-    with jobs.entered(job(), 1, is_batch=True) as running:
-        running.resend = resend
-        bus.reconnected()
-        await watch_until(jobs, lambda: bool(sent))
-        assert (sent, reason(running)) == ([0], None)

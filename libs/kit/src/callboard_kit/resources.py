@@ -1,4 +1,4 @@
-"""What every process opens at its start and closes at its end: the bus, and the window for those who watch it."""
+"""What every process opens at its start and closes at its end: the bus connection and the ops server."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -31,7 +31,7 @@ async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -
 
 @asynccontextmanager
 async def ops_server(setting: str, port: int, ready: Ready, host: str) -> AsyncGenerator[OpsServer]:
-    """Serves the process's health and figures; `setting` names where the port comes from.
+    """Serves health and metrics; `setting` names the key that the port comes from.
 
     Raises:
         StartError: the port cannot be used.

@@ -110,8 +110,8 @@ class RunningJobs:
                     continue
                 settled = asyncio.get_running_loop().time() >= self._settled_at
                 for running in self._jobs.values():
-                    # A batch job must not send again before the frame stream, which is polled, is back.
-                    due = running.edge_silent or (running.unsure and (settled or not running.is_batch))
+                    # What no edge asks for must not be sent again before the frame stream, which is polled, is back.
+                    due = running.edge_silent or (running.unsure and (settled or running.watched))
                     if due and not running.asking_edge:
                         running.asking_edge = True
                         group.create_task(self._ask_edge(running))
@@ -136,12 +136,12 @@ class RunningJobs:
     async def _ask_edge(self, running: RunningJob[Any]) -> None:
         """Ends a job whose edge is gone or waits no longer, and repeats what the edge lacks; it drops what it has.
 
-        An edge whose subscription stands but which does not answer is frozen or slow, so its jobs go on. No edge waits
-        for a batch job, which repeats all that it has sent.
+        An edge whose subscription stands but which does not answer is frozen or slow, so its jobs go on. A job that no
+        edge is known to wait for repeats all that it has sent.
         """
         unsure, running.unsure = running.unsure, False
         try:
-            if running.is_batch:
+            if not running.watched:
                 if running.resend is not None:
                     await running.resend(0)
                 return
@@ -149,13 +149,12 @@ class RunningJobs:
             if reply is None and running.edge_silent:
                 log.info("edge_gone", extra={"request_id": running.job.request_id})
                 running.cancel_scope.cancel("cancelled")
-            elif reply is None and running.watched:
+            elif reply is None:
                 running.unsure = unsure
-            elif reply is not None and running.watched and not reply.open:
+            elif not reply.open:
                 running.cancel_scope.cancel("cancelled")
             elif unsure and running.resend is not None:
-                # What nobody follows is read back from the frame stream, so all of it goes there again.
-                await running.resend(reply.next_seq if reply else 0)
+                await running.resend(reply.next_seq)
         except Superseded:
             running.cancel_scope.cancel("superseded")
         except BusUnavailable:

@@ -18,11 +18,12 @@ from typing import Any
 import aiohttp
 import xllamacpp
 
-from callboard_chat.backends.openai_wire import EventReader, Json, ReplyReader, refused, request_body
-from callboard_chat.backends.sampling import given
+from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of, request_body
+from callboard_chat.backends.openai_replies import EventReader, ReplyReader
+from callboard_chat.backends.openai_wire import Json, refused
 from callboard_chat.domain.models import unsupported_tools
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_contracts.chat import ChatRequest
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
@@ -36,55 +37,6 @@ CPU_BATCH_TOKENS = 64
 GPU_BATCH_TOKENS = 512
 CALL_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536
-SEED_MASK = 0xFFFF_FFFF
-WHOLE_CONTEXT = -1
-TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
-"""What of a request's body the chat template sees."""
-
-NAMES = {
-    **{
-        name: name
-        for name in (
-            "temperature",
-            "dynatemp_range",
-            "dynatemp_exponent",
-            "top_k",
-            "top_p",
-            "min_p",
-            "typical_p",
-            "top_n_sigma",
-            "xtc_threshold",
-            "xtc_probability",
-            "adaptive_target",
-            "adaptive_decay",
-            "mirostat",
-            "mirostat_tau",
-            "mirostat_eta",
-            "presence_penalty",
-            "frequency_penalty",
-            "dry_multiplier",
-            "dry_base",
-            "dry_allowed_length",
-            "dry_sequence_breakers",
-            "seed",
-        )
-    },
-    "repetition_penalty": "repeat_penalty",
-    "repetition_range": "repeat_last_n",
-    "dry_range": "dry_penalty_last_n",
-    "ban_end_token": "ignore_eos",
-}
-SAMPLING = frozenset(NAMES) | {"stop", "logit_bias", "banned_token_ids", "sampler_order"}
-SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
-"""The engine's own order."""
-_SAMPLERS_OF = {
-    "repetition_penalty": ("penalties",),
-    "top_k": ("top_k",),
-    "top_p": ("top_p", "min_p"),
-    "typical_p": ("typ_p",),
-    "temperature": ("temperature",),
-}
-"""What a name in a request's order stands for here; min_p goes with top_p, as KoboldCpp has it."""
 
 
 class LlamaCppEngine:
@@ -127,7 +79,7 @@ class LlamaCppEngine:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         properties = await self._call("GET", "/props")
-        self._abilities = _abilities(properties)
+        self._abilities = abilities_of(properties)
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
@@ -149,7 +101,7 @@ class LlamaCppEngine:
         reader = ReplyReader(
             request.max_output_tokens - said, prompt_tokens=prompt_tokens, top_logprobs=request.top_logprobs
         )
-        body = _body(request, continuation, self._context_tokens)
+        body = request_body(request, continuation, self._context_tokens)
         path = "/v1/chat/completions" if request.mode == "chat" else "/v1/completions"
         try:
             async with self._session().post(self._base + path, json=body) as response:
@@ -213,7 +165,7 @@ class LlamaCppEngine:
         """The exact length of a prompt without the start of its answer."""
         text = request.prompt
         if request.mode == "chat":
-            body = _body(request, None, self._context_tokens)
+            body = request_body(request, None, self._context_tokens)
             wanted = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
             text = (await self._call("POST", "/apply-template", wanted))["prompt"]
         counted = await self._call("POST", "/tokenize", {"content": text, "add_special": True, "parse_special": True})
@@ -238,64 +190,6 @@ class LlamaCppEngine:
         if self._http is None:
             raise EngineUnavailable
         return self._http
-
-
-def _abilities(properties: Json) -> frozenset[Ability]:
-    abilities: set[Ability] = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
-    if (properties.get("chat_template_caps") or {}).get("supports_tools"):
-        abilities.add("tools")
-    if "enable_thinking" in properties.get("chat_template", ""):
-        abilities.add("thinking")
-    if (properties.get("modalities") or {}).get("vision"):
-        abilities.add("images")
-    return frozenset(abilities)
-
-
-def _body(request: ChatRequest, continuation: Continuation | None, context_tokens: int) -> Json:
-    body = request_body(request, continuation, _sampling(request.sampling, context_tokens))
-    output_format, thinking = request.output_format, request.thinking
-    if output_format.kind == "json_object":
-        # Its own json_object takes any JSON value.
-        schema = {"name": "object", "schema": {"type": "object"}}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif output_format.kind == "grammar":
-        body["grammar"] = output_format.grammar or ""
-    if request.top_logprobs == 0:
-        # It takes none for no log probabilities at all.
-        body["logprobs" if request.mode == "completion" else "top_logprobs"] = 1
-    if "tools" in body:
-        # With tools it streams none, and refuses those who ask.
-        body = {name: value for name, value in body.items() if name not in {"logprobs", "top_logprobs"}}
-    enabled = False if thinking.budget_tokens == 0 else thinking.enabled
-    if enabled is not None:
-        body["chat_template_kwargs"] = {"enable_thinking": enabled}
-    if thinking.effort is not None:
-        body["reasoning_effort"] = thinking.effort
-    if thinking.budget_tokens:
-        body["thinking_budget_tokens"] = thinking.budget_tokens
-    return body | {"return_progress": True, "timings_per_token": True}
-
-
-def _sampling(sampling: Sampling, context_tokens: int) -> Json:
-    body = given(sampling, NAMES)
-    for name in ("repeat_last_n", "dry_penalty_last_n"):
-        if body.get(name) == WHOLE_CONTEXT:
-            body[name] = context_tokens
-    if not body.get("dry_sequence_breakers", True):
-        del body["dry_sequence_breakers"]
-    if "seed" in body:
-        body["seed"] &= SEED_MASK
-    biases = [[int(token), bias] for token, bias in (sampling.logit_bias or {}).items() if token.isdecimal()]
-    biases += [[token, False] for token in sampling.banned_token_ids]
-    if biases:
-        body["logit_bias"] = biases
-    samplers = SAMPLERS
-    if sampling.sampler_order is not None:
-        asked = [name for field in sampling.sampler_order for name in _SAMPLERS_OF.get(field, ())]
-        samplers = (*dict.fromkeys(("dry", "top_n_sigma", *asked, "xtc", *SAMPLERS)),)
-    if "adaptive_target" in body:
-        samplers = (*samplers, "adaptive_p")
-    return body if samplers == SAMPLERS else body | {"samplers": samplers}
 
 
 def _has_gpu() -> bool:

@@ -10,7 +10,7 @@ import httpx
 from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
 
 from callboard_chat.backends.openai_wire import cannot_continue, refused
-from callboard_chat.backends.sampling import given
+from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.models import context_exceeded
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
 from callboard_contracts.chat import ChatMessage, ChatRequest, PhaseDurations, Thinking, ToolCall
@@ -24,24 +24,10 @@ MAX_CHARACTERS_PER_TOKEN = 16
 
 NANOSECONDS_PER_S = 1e9
 
-NAMES = {
-    **{
-        name: name
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "typical_p",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-            "stop",
-        )
-    },
-    "repetition_penalty": "repeat_penalty",
-    "repetition_range": "repeat_last_n",
-}
+NAMES = names(
+    "temperature top_k top_p min_p typical_p presence_penalty frequency_penalty seed stop",
+    {"repetition_penalty": "repeat_penalty", "repetition_range": "repeat_last_n"},
+)
 SAMPLING = frozenset(NAMES)
 ABILITIES: frozenset[Ability] = frozenset(
     {"completion", "chat", "tools", "json_schema", "images", "thinking", "prefill"}

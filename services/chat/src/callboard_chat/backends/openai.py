@@ -14,15 +14,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
 
-from callboard_chat.backends.openai_wire import (
-    EventReader,
-    Json,
-    ReplyReader,
-    cannot_continue,
-    refused,
-    request_body,
-)
-from callboard_chat.backends.sampling import given
+from callboard_chat.backends.openai_replies import EventReader, ReplyReader
+from callboard_chat.backends.openai_wire import Json, cannot_continue, refused, request_body
+from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_contracts.chat import ChatRequest, Mode, Thinking
 from callboard_contracts.errors import ErrorCode
@@ -42,27 +36,12 @@ TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
 
-NAMES = {
-    **{
-        name: name
-        for name in (
-            "temperature",
-            "top_p",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-            "stop",
-            "logit_bias",
-            # What other servers than OpenAI's own take beside these, under vLLM's names.
-            "top_k",
-            "min_p",
-            "repetition_penalty",
-        )
-    },
-    "min_output_tokens": "min_tokens",
-    "ban_end_token": "ignore_eos",
-    "banned_texts": "bad_words",
-}
+NAMES = names(
+    "temperature top_p presence_penalty frequency_penalty seed stop logit_bias "
+    # What other servers than OpenAI's own take beside these, under vLLM's names.
+    "top_k min_p repetition_penalty",
+    {"min_output_tokens": "min_tokens", "ban_end_token": "ignore_eos", "banned_texts": "bad_words"},
+)
 SAMPLING = frozenset(NAMES) | {"banned_token_ids"}
 BAN = -100.0
 """The bias that keeps a token out for certain."""

@@ -6,6 +6,11 @@ from typing import Any
 from callboard_contracts.chat import Sampling
 
 
+def names(same: str, other: Mapping[str, str]) -> dict[str, str]:
+    """The engine's names of the fields that it honours: those in the words of `same` are alike, `other` are not."""
+    return {name: name for name in same.split()} | dict(other)
+
+
 def given(sampling: Sampling, names: Mapping[str, str]) -> dict[str, Any]:
     """The fields among `names` that a request sets, under the engine's names for them."""
     values = sampling.model_dump(include=set(names), exclude_defaults=True)

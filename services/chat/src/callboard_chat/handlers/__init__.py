@@ -1,1 +1,1 @@
-"""What arrives over the bus."""
+"""How work arrives from the bus."""

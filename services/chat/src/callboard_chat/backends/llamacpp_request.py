@@ -1,0 +1,96 @@
+"""What the embedded llama.cpp is asked: OpenAI's form, and its own fields beside it."""
+
+from callboard_chat.backends import openai_wire
+from callboard_chat.backends.openai_wire import Json
+from callboard_chat.backends.sampling import given, names
+from callboard_chat.domain.ports import Continuation
+from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_contracts.workers import Ability
+
+SEED_MASK = 0xFFFF_FFFF
+WHOLE_CONTEXT = -1
+TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
+"""What of a request's body the chat template sees."""
+
+NAMES = names(
+    "temperature dynatemp_range dynatemp_exponent top_k top_p min_p typical_p top_n_sigma xtc_threshold "
+    "xtc_probability adaptive_target adaptive_decay mirostat mirostat_tau mirostat_eta presence_penalty "
+    "frequency_penalty dry_multiplier dry_base dry_allowed_length dry_sequence_breakers seed",
+    {
+        "repetition_penalty": "repeat_penalty",
+        "repetition_range": "repeat_last_n",
+        "dry_range": "dry_penalty_last_n",
+        "ban_end_token": "ignore_eos",
+    },
+)
+SAMPLING = frozenset(NAMES) | {"stop", "logit_bias", "banned_token_ids", "sampler_order"}
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+"""The engine's own order."""
+_SAMPLERS_OF = {
+    "repetition_penalty": ("penalties",),
+    "top_k": ("top_k",),
+    "top_p": ("top_p", "min_p"),
+    "typical_p": ("typ_p",),
+    "temperature": ("temperature",),
+}
+"""What a name in a request's order stands for here; min_p goes with top_p, as KoboldCpp has it."""
+
+
+def abilities_of(properties: Json) -> frozenset[Ability]:
+    """What the server's own account of the loaded model says that it can do."""
+    abilities: set[Ability] = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
+    if (properties.get("chat_template_caps") or {}).get("supports_tools"):
+        abilities.add("tools")
+    if "enable_thinking" in properties.get("chat_template", ""):
+        abilities.add("thinking")
+    if (properties.get("modalities") or {}).get("vision"):
+        abilities.add("images")
+    return frozenset(abilities)
+
+
+def request_body(request: ChatRequest, continuation: Continuation | None, context_tokens: int) -> Json:
+    """The body of a streamed request."""
+    body = openai_wire.request_body(request, continuation, _sampling(request.sampling, context_tokens))
+    output_format, thinking = request.output_format, request.thinking
+    if output_format.kind == "json_object":
+        # Its own json_object takes any JSON value.
+        schema = {"name": "object", "schema": {"type": "object"}}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif output_format.kind == "grammar":
+        body["grammar"] = output_format.grammar or ""
+    if request.top_logprobs == 0:
+        # It takes none for no log probabilities at all.
+        body["logprobs" if request.mode == "completion" else "top_logprobs"] = 1
+    if "tools" in body:
+        # With tools it streams none, and refuses those who ask.
+        body = {name: value for name, value in body.items() if name not in {"logprobs", "top_logprobs"}}
+    enabled = False if thinking.budget_tokens == 0 else thinking.enabled
+    if enabled is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": enabled}
+    if thinking.effort is not None:
+        body["reasoning_effort"] = thinking.effort
+    if thinking.budget_tokens:
+        body["thinking_budget_tokens"] = thinking.budget_tokens
+    return body | {"return_progress": True, "timings_per_token": True}
+
+
+def _sampling(sampling: Sampling, context_tokens: int) -> Json:
+    body = given(sampling, NAMES)
+    for name in ("repeat_last_n", "dry_penalty_last_n"):
+        if body.get(name) == WHOLE_CONTEXT:
+            body[name] = context_tokens
+    if not body.get("dry_sequence_breakers", True):
+        del body["dry_sequence_breakers"]
+    if "seed" in body:
+        body["seed"] &= SEED_MASK
+    biases = [[int(token), bias] for token, bias in (sampling.logit_bias or {}).items() if token.isdecimal()]
+    biases += [[token, False] for token in sampling.banned_token_ids]
+    if biases:
+        body["logit_bias"] = biases
+    samplers = SAMPLERS
+    if sampling.sampler_order is not None:
+        asked = [name for field in sampling.sampler_order for name in _SAMPLERS_OF.get(field, ())]
+        samplers = (*dict.fromkeys(("dry", "top_n_sigma", *asked, "xtc", *SAMPLERS)),)
+    if "adaptive_target" in body:
+        samplers = (*samplers, "adaptive_p")
+    return body if samplers == SAMPLERS else body | {"samplers": samplers}

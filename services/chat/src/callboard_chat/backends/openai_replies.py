@@ -1,0 +1,229 @@
+"""OpenAI's streamed replies from the client's side: events in, chunks out.
+
+They are read from plain JSON instead of the `openai` package's typed objects, which cost ten times as much.
+"""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from callboard_chat.backends.openai_wire import Json
+from callboard_chat.domain.ports import Chunk, Finish
+from callboard_contracts.chat import PhaseDurations, TokenLogprob, ToolCall
+from callboard_worker.engine import EngineFailed, EngineUnavailable
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+LEAST_LOGPROB = -9999.0
+
+_EVENT: TypeAdapter[Any] = TypeAdapter(Any)
+"""Reads JSON three times as fast as the standard library."""
+
+_FINISHES: dict[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+
+
+class EventReader:
+    """Cuts a byte stream of server-sent events into the payloads of its `data:` lines."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Takes the next bytes and returns the payloads that are complete."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EngineFailed
+        return [payload for line in lines if line.startswith(b"data:") and (payload := line[5:].strip())]
+
+
+class ReplyReader:
+    """Puts streamed chunks together: text as it comes, tool calls and counts at the end.
+
+    It never hands over more tokens than `limit`, taking one chunk of text for one token unless the engine counts, as
+    llama.cpp does. `spent_prompt_tokens` is how much of the prompt is the start of the answer; `prompt_tokens` is the
+    prompt's length where it is known better. At most `top_logprobs` alternatives come with a token.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        spent_prompt_tokens: int = 0,
+        prompt_tokens: int | None = None,
+        top_logprobs: int | None = None,
+    ) -> None:
+        self._limit = limit
+        self._spent_prompt_tokens = spent_prompt_tokens
+        self._prompt_tokens = prompt_tokens
+        self._prompt_fixed = prompt_tokens is not None
+        self._cached_prompt_tokens: int | None = None
+        self._tokens = 0
+        self._top_logprobs = top_logprobs
+        self._logprobs: list[TokenLogprob] = []
+        self._calls: dict[int, list[str]] = {}
+        self._finish: Finish | None = None
+        self._stop_sequence: str | None = None
+        self._usage: Json = {}
+        self._timings: Json = {}
+        self._failed = False
+        self.done = False
+        """Whether nothing more is to be read."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the engine has said why it ended, though its counts may still follow."""
+        return self._finish is not None
+
+    def read(self, payloads: list[bytes]) -> Chunk | None:
+        """Takes the payloads that arrived together and returns what they say as one chunk."""
+        text = ""
+        thinking = ""
+        before = self._tokens
+        for payload in payloads:
+            if self.done:
+                break
+            if payload == b"[DONE]":
+                self.done = True
+                break
+            try:
+                said, thought = self._read_event(_EVENT.validate_json(payload))
+            except (ValueError, TypeError, AttributeError, KeyError):
+                self._failed = self.done = True
+                break
+            text += said
+            thinking += thought
+        tokens = self._tokens - before
+        if not (text or thinking or tokens):
+            return None
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Chunk(
+            text,
+            thinking,
+            tokens,
+            logprobs=logprobs,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
+        )
+
+    def _read_event(self, event: Json) -> tuple[str, str]:
+        """The text and the thinking of one event; raises one of Python's own errors where it has another form."""
+        if event.get("error"):
+            raise ValueError
+        if usage := event.get("usage"):
+            self._usage = usage
+            self._count_prompt(
+                usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            )
+        timings = event.get("timings")
+        if timings:
+            self._timings = timings
+            self._count_prompt(timings["cache_n"] + timings["prompt_n"], timings["cache_n"])
+        text = ""
+        thinking = ""
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or choice
+            said = delta.get("content") or delta.get("text") or ""
+            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            calls = delta.get("tool_calls")
+            if said or thought or calls:
+                if self._tokens >= self._limit:
+                    self._finish = "length"
+                    self.done = True
+                    break
+                self._tokens = max(self._tokens, timings["predicted_n"]) if timings else self._tokens + 1
+                text += said
+                thinking += thought
+                for call in calls or ():
+                    self._add_call(call)
+            if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
+                self._logprobs += _logprobs(logprobs, self._top_logprobs)
+            reason = choice.get("finish_reason")
+            # One server writes the word null while it is still running.
+            if reason and reason != "null":
+                self._finish = _FINISHES.get(reason, "stop")
+                # vLLM names the sequence, or the number of a token, that ended the reply.
+                stop = choice.get("stop_reason")
+                self._stop_sequence = stop if isinstance(stop, str) else None
+        return text, thinking
+
+    def last(self) -> Chunk:
+        """The final chunk, with the engine's own counts, once nothing more comes.
+
+        Raises:
+            EngineFailed: the engine reported an error, or does not speak the protocol.
+            EngineUnavailable: it broke off before its end.
+        """
+        if self._failed:
+            raise EngineFailed
+        if self._finish is None:
+            raise EngineUnavailable("the reply broke off")
+        return Chunk(
+            tool_calls=tuple(
+                ToolCall(id=call_id or f"call_{index}", name=name, arguments=arguments)
+                for index, (call_id, name, arguments) in sorted(self._calls.items())
+            ),
+            logprobs=tuple(self._logprobs),
+            finish="tool_calls" if self._calls else self._finish,
+            stop_sequence=self._stop_sequence,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
+            completion_tokens=self._usage.get("completion_tokens"),
+            durations=PhaseDurations(
+                prompt_s=self._timings["prompt_ms"] / 1000, generate_s=self._timings["predicted_ms"] / 1000
+            )
+            if self._timings
+            else None,
+        )
+
+    def _count_prompt(self, tokens: int | None, cached: int | None) -> None:
+        if tokens and not self._prompt_fixed:
+            self._prompt_tokens = max(0, tokens - self._spent_prompt_tokens)
+        if cached is not None:
+            self._cached_prompt_tokens = cached
+
+    def _add_call(self, part: Json) -> None:
+        call = self._calls.setdefault(part.get("index", 0), ["", "", ""])
+        function = part.get("function") or {}
+        call[0] = part.get("id") or call[0]
+        call[1] += function.get("name") or ""
+        call[2] += function.get("arguments") or ""
+
+
+def _logprobs(found: Json, top: int) -> list[TokenLogprob]:
+    """The log probabilities of one choice, in the form of chats or in that of completions."""
+    if (content := found.get("content")) is not None:
+        return [
+            TokenLogprob(
+                token=each["token"],
+                token_id=each.get("id"),
+                logprob=_logprob(each["logprob"]),
+                top=tuple(
+                    TokenLogprob(token=other["token"], token_id=other.get("id"), logprob=_logprob(other["logprob"]))
+                    for other in (each.get("top_logprobs") or ())[:top]
+                ),
+            )
+            for each in content
+        ]
+    tokens = found.get("tokens") or ()
+    tops = found.get("top_logprobs") or [None] * len(tokens)
+    return [
+        TokenLogprob(
+            token=token,
+            logprob=_logprob(logprob),
+            top=tuple(
+                TokenLogprob(token=other, logprob=_logprob(value))
+                for other, value in list((others or {}).items())[:top]
+            ),
+        )
+        for token, logprob, others in zip(tokens, found["token_logprobs"], tops, strict=True)
+    ]
+
+
+def _logprob(value: float | None) -> float:
+    """A log probability as a finite number; OpenAI too writes -9999 for a token that cannot come."""
+    return LEAST_LOGPROB if value is None else max(value, LEAST_LOGPROB)
