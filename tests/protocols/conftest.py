@@ -21,6 +21,7 @@ MAX_QUEUED = 3
 """How many requests of one caller may wait or run."""
 SHORT_DEADLINE_S = 2.0
 """The deadline of the second edge's requests."""
+SPEECH_SLOTS = 2
 MAX_OUTPUT_TOKENS = 250
 MAX_BODY_BYTES = 256 * 1024
 
@@ -38,7 +39,7 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
                 UNSERVED: {"pool": "unserved"},
             },
         },
-        "tts": {"pools": {TTS_POOL: {"slots": 1, "max_queued_per_tenant": MAX_QUEUED}}},
+        "tts": {"pools": {TTS_POOL: {"slots": SPEECH_SLOTS, "max_queued_per_tenant": MAX_QUEUED}}},
         "quota": {"tiers": {"small": {"tokens_per_day": 600}, "tiny": {"tokens_per_day": 200}}},
     }
     return merged(stub_config(chat_url, speech_url), over)

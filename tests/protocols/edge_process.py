@@ -9,7 +9,7 @@ from callboard_edge.http import text_responder
 from callboard_kit.lifecycle import run_service
 from tests.protocols.toy import Toy
 
-KEEP_ALIVE_S = 0.4
+KEEP_ALIVE_S = 0.2
 
 
 def main() -> int:

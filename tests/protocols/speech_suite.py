@@ -11,7 +11,7 @@ import pytest
 
 from callboard_contracts.errors import ErrorCode
 from tests.protocols.client import Answer, Client, slow_session
-from tests.protocols.conftest import MAX_QUEUED
+from tests.protocols.conftest import MAX_QUEUED, SPEECH_SLOTS
 from tests.protocols.dialect import ParsedSpeech, SpeechDialect
 from tests.protocols.suite import STOP_BOUND_S, Connect, RequestSuite, check_error
 from tests.protocols.tenants import Tenant, new_tenant
@@ -150,14 +150,16 @@ class SpeechSuite(RequestSuite[SpeechDialect]):
     ) -> None:
         speech_engine.script.chunk_delay_s = SLOW_S
         neighbour = await new_tenant(deployment, session)
-        async with client.open(self.dialect.ask(TEXT)) as running:
-            await running.until(self.sounds(0.5))
-            queued = asyncio.ensure_future(connect(key=neighbour.key).ask(self.dialect.ask("Never spoken.")))
-            await eventually(lambda: deployment.messages_in("TTS") == 2, 10, "the second job is queued")
-            queued.cancel()
-            await asyncio.gather(queued, return_exceptions=True)
-            await eventually(lambda: deployment.messages_in("TTS") == 1, 5, "the second job is removed")
-            running.leave()
+        running = [asyncio.ensure_future(client.ask(self.dialect.ask(TEXT))) for _ in range(SPEECH_SLOTS)]
+        await eventually(lambda: speech_engine.running == SPEECH_SLOTS, 10, "all slots are taken")
+        queued = asyncio.ensure_future(connect(key=neighbour.key).ask(self.dialect.ask("Never spoken.")))
+        await eventually(lambda: deployment.messages_in("TTS") == SPEECH_SLOTS + 1, 10, "one more job is queued")
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+        await eventually(lambda: deployment.messages_in("TTS") == SPEECH_SLOTS, 5, "the queued job is removed")
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await neighbour.assert_no_usage()
         assert all("Never" not in call.text for call in speech_engine.calls)
 
@@ -171,36 +173,25 @@ class SpeechSuite(RequestSuite[SpeechDialect]):
         assert (seen.complete, seen.error) == (True, None)
         assert seen.sound == await self.speech(client, text)
 
-    async def test_edge_that_is_told_to_stop_finishes_its_speech(
-        self, client: Client, connect: Connect, deployment: Deployment, speech_engine: StubSpeech
+    async def test_edge_that_is_told_to_stop_finishes_what_it_can_and_shows_that_the_rest_is_not_whole(
+        self, client: Client, connect: Connect, deployment: Deployment, tenant: Tenant, speech_engine: StubSpeech
     ) -> None:
-        whole = await self.speech(client)
-        edge = await asyncio.to_thread(deployment.add_edge)
+        whole = await self.speech(client, LINE)
+        edge = await asyncio.to_thread(deployment.add_edge, edge={"drain_timeout_s": 1.5})
         await asyncio.to_thread(edge.wait_ready)
-        speech_engine.script.chunk_delay_s = 0.02
-        async with connect(edge).open(self.dialect.ask(TEXT)) as answer:
-            await answer.until(self.sounds(0.5))
-            edge.running.signal(signal.SIGTERM)
-            seen = self.heard(await answer.rest())
-        assert (seen.complete, seen.error) == (True, None)
-        assert seen.sound == whole
-        assert await asyncio.to_thread(edge.running.wait) == 0
-
-    async def test_edge_that_must_stop_shows_that_its_speech_is_not_whole(
-        self, connect: Connect, deployment: Deployment, tenant: Tenant, speech_engine: StubSpeech
-    ) -> None:
-        edge = await asyncio.to_thread(deployment.add_edge, edge={"drain_timeout_s": 0.5})
-        await asyncio.to_thread(edge.wait_ready)
-        speech_engine.script.chunk_delay_s = 0.2
-        async with connect(edge).open(self.dialect.ask(TEXT)) as answer:
+        speech_engine.script.chunk_delay_s = SLOW_S
+        async with asyncio.TaskGroup() as group, connect(edge).open(self.dialect.ask(" ".join([TEXT] * 3))) as answer:
             await answer.until(self.sounds(0.3))
+            finished = group.create_task(self.speech(connect(edge), LINE))
+            await eventually(lambda: any(call.text == LINE for call in speech_engine.calls), 5, "both are spoken")
             edge.running.signal(signal.SIGTERM)
             seen = self.heard(await answer.rest())
+        assert finished.result() == whole
         self.check_failed(seen, ErrorCode.INTERRUPTED)
         assert await asyncio.to_thread(edge.running.wait) == 0
-        (event,) = await tenant.usage(1)
-        assert event.outcome == "cancelled"
-        assert event.work.audio_ms >= sound_ms(seen.sound) >= 300
+        events = await tenant.usage(3)
+        (cancelled,) = [event for event in events if event.outcome == "cancelled"]
+        assert cancelled.work.audio_ms >= sound_ms(seen.sound) >= 300
 
     def check_failed(self, seen: ParsedSpeech, code: ErrorCode) -> None:
         """Checks that speech ended with an error, or, where the protocol has no place for one, not whole."""

@@ -52,7 +52,7 @@ class TextSuite(TextFaultSuite):
     async def test_caller_over_a_limit_is_told_which_and_when_to_return(
         self, deployment: Deployment, session: aiohttp.ClientSession, connect: Connect, chat_engine: StubChat
     ) -> None:
-        chat_engine.plays(numbered(MAX_OUTPUT_TOKENS))
+        chat_engine.plays(Script(reply=["word "] * MAX_OUTPUT_TOKENS, at_once=True))
         tenant = await new_tenant(deployment, session, "small")
         client = connect(key=tenant.key)
         for served in (1, 2):
@@ -119,7 +119,7 @@ class TextSuite(TextFaultSuite):
         assert tokens_charged == [20, 20, MAX_OUTPUT_TOKENS]
 
     async def test_stream_is_kept_alive_while_it_waits(self, client: Client, chat_engine: StubChat) -> None:
-        chat_engine.plays(Script(reply=["At ", "last."], first_delay_s=1.6))
+        chat_engine.plays(Script(reply=["At ", "last."], first_delay_s=1.2))
         async with client.open(self.dialect.ask(stream=True)) as answer:
             await answer.until(bool)
             assert answer.data.startswith(self.dialect.keep_alive)
