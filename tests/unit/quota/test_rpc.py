@@ -85,3 +85,17 @@ async def test_broker_validates_requests_and_answers(handlers: RpcHandlers, kudo
         (ErrorCode.INVALID_REQUEST, "request"),
     ]
     assert kudos.transfers == [KudosTransferRequest.model_validate(body)]
+
+
+async def test_message_that_cannot_be_handled_is_logged(
+    handlers: RpcHandlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = NatsBroker(middlewares=[handlers], logger=None)
+    invalidated: list[str] = []
+    rpc.subscribe_control(broker, lambda: None, invalidated.append)
+    async with TestNatsBroker(broker) as bus:
+        await bus.publish(b"k_ada", subjects.CTL_INVALIDATE)
+        with pytest.raises(ValueError, match="tenant"):
+            await bus.publish(b"\xff", subjects.CTL_INVALIDATE)
+    assert invalidated == ["k_ada"]
+    assert [record.message for record in caplog.records] == ["message_failed"]

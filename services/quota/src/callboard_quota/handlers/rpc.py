@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from inspect import cleandoc
+from types import TracebackType
 from typing import Any, get_type_hints
 
 from faststream import BaseMiddleware, ContextRepo
@@ -151,6 +152,17 @@ class _AnsweringMiddleware(BaseMiddleware[Any, Any]):
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
         return await self._handlers.answer(msg.raw_message.subject, partial(call_next, msg))
+
+    async def after_processed(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> bool | None:
+        # FastStream itself is silent without a logger, and with one it logs every message.
+        if exc_val is not None:
+            log.warning("message_failed", extra={"subject": self.msg.subject, "error": type(exc_val).__name__})
+        return False
 
 
 def subscribe_control(
