@@ -1,7 +1,7 @@
 """Speech: is audio generated faster than it is played?"""
 
 from deploy.observability.definitions import workers
-from deploy.observability.panels import Dashboard, Query, Row, counter, of, panel, per_second, processes, spread
+from deploy.observability.panels import Dashboard, Query, Row, counter, panel, per_second, processes, spread
 
 AUDIO = Row(
     "Audio",
@@ -67,17 +67,7 @@ JOBS = Row(
 )
 ENGINES = Row(
     "Engines",
-    (
-        *workers.engines("callboard_tts", "kind"),
-        panel(
-            "Load time",
-            "The time that each worker's engine took to load and warm up.",
-            "s",
-            Query(of("callboard_tts_engine_load_seconds"), "{{instance}} {{backend}}"),
-            kind="stat",
-            width=4,
-        ),
-    ),
+    workers.engines("callboard_tts", "kind"),
 )
 
 SPEECH = Dashboard(

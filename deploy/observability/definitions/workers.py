@@ -1,6 +1,6 @@
 """The panels that every kind of worker has; `metrics` is how the names of its metrics begin."""
 
-from deploy.observability.panels import Panel, Query, counter, gauge, panel, spread, total
+from deploy.observability.panels import Panel, Query, counter, gauge, of, panel, spread, total
 
 
 def jobs(metrics: str) -> tuple[Panel, ...]:
@@ -79,5 +79,13 @@ def engines(metrics: str, errors_by: str) -> tuple[Panel, ...]:
             "Cancel latency",
             "From the cancellation of a job until its engine has stopped; 0.25 s is promised.",
             limits=((0.25, "red"),),
+        ),
+        panel(
+            "Load time",
+            "The time that each worker's engine took to load and warm up.",
+            "s",
+            Query(of(f"{metrics}_engine_load_seconds"), "{{instance}} {{backend}}"),
+            kind="stat",
+            width=4,
         ),
     )

@@ -22,7 +22,7 @@ from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import LIFETIME_BUCKET
 from tests.unit.quota.interleaving import Interleaving, ManualClock, Stepper, hold_request, run, yield_once
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
 
 ACCOUNTS = [f"k_{n:016d}" for n in range(3)]
 Transaction = KudosEarnRequest | KudosTransferRequest
@@ -209,7 +209,7 @@ class KudosInterleaving(Interleaving):
 
 
 @settings(
-    max_examples=300, deadline=None, phases=(Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow]
+    max_examples=120, deadline=None, phases=(Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow]
 )
 @given(st.data())
 def test_kudos_are_neither_made_nor_lost_and_no_account_falls_below_zero(data: st.DataObject) -> None:

@@ -32,7 +32,7 @@ from tests.unit.quota.interleaving import (
     yield_once,
 )
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
 
 LIMITS = {
     "k_a": (Limit("key", "k_a", TOKENS_PER_DAY, 3_000), Limit("key", "k_a", JOBS_AT_ONCE, 3)),
@@ -160,7 +160,7 @@ class LedgerInterleaving(Interleaving):
         return {(one.tenant, one.bucket): value for one, value in found if one.metric == metric and value}
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_nothing_is_admitted_over_a_limit_and_every_event_counts_once(data: st.DataObject) -> None:
     interleaving = LedgerInterleaving(data)

@@ -42,7 +42,7 @@ from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, no_pause, run, yield_once
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
 
 DAY_TOKENS = 3_000
 SITE_TOKENS = 5_000
@@ -235,7 +235,7 @@ class ServiceInterleaving(Interleaving):
         return run(verifier.verify(VerifyRequest(since=NOON)))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_counters_agree_and_no_limit_is_passed_whatever_is_repeated_or_killed(data: st.DataObject) -> None:
     interleaving = ServiceInterleaving(data)
