@@ -7,7 +7,7 @@ import pytest
 
 from tests.protocols.client import new_session
 from tests.protocols.tenants import ADMIN_TOKEN, Tenant, new_tenant
-from tests.support.deployment import CHAT_POOL, TTS_POOL, Deployment, stub_config
+from tests.support.deployment import CHAT_POOL, JOB_QUEUES, TTS_POOL, Deployment, stub_config
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat
 from tests.support.stub_speech import StubSpeech
@@ -58,6 +58,8 @@ def shared_deployment(
         for service in others:
             service.wait_ready()
         yield deployment
+        deployment.wait_idle()
+        deployment.command("usage", "verify")
         deployment.stop()
     finally:
         deployment.abandon()
@@ -67,9 +69,9 @@ def shared_deployment(
 def deployment(
     shared_deployment: Deployment, chat_engine: StubChat, speech_engine: StubSpeech
 ) -> Generator[Deployment]:
-    """The shared deployment; whatever a test did, no job and no hold may be left afterwards."""
+    """The shared deployment; whatever a test did, no job may be left afterwards."""
     yield shared_deployment
-    shared_deployment.wait_idle()
+    shared_deployment.wait_idle(streams=JOB_QUEUES)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ class TextFaultSuite(RequestSuite[TextDialect]):
         chat_engine.plays(replace(script))
         self.check_errors(await self.both(client), code)
         assert {event.outcome for event in await tenant.usage(2)} == {"error"}
-        assert await tenant.charged_units() == 0
+        assert await tenant.charged_units() == {0}
 
     async def test_engine_that_fails_in_the_middle_is_an_error_and_what_was_sent_is_charged(
         self, client: Client, tenant: Tenant, chat_engine: StubChat
@@ -97,7 +97,7 @@ class TextFaultSuite(RequestSuite[TextDialect]):
         assert answers[1].status == 200
         self.check_errors(answers, ErrorCode.ENGINE_UNAVAILABLE, ErrorCode.DEADLINE_EXCEEDED)
         assert {event.outcome for event in await tenant.usage(2)} == {"error"}
-        assert await tenant.charged_units() == 0
+        assert await tenant.charged_units() == {0}
 
     async def test_engine_that_goes_down_in_the_middle_is_an_error_and_what_was_sent_is_charged(
         self, connect: Connect, tenant: Tenant, chat_engine: StubChat
@@ -175,9 +175,8 @@ class TextFaultSuite(RequestSuite[TextDialect]):
             queued.cancel()
             await asyncio.gather(queued, return_exceptions=True)
             await eventually(lambda: deployment.messages_in("CHAT") == 1, 5, "both jobs are removed")
-            await eventually(lambda: deployment.messages_in("LEASE") == 1, 5, "both holds are released")
+            await neighbour.assert_no_usage()
             running.leave()
-        await neighbour.assert_no_usage()
         assert len(chat_engine.calls) == 1
 
     async def test_edge_that_is_told_to_stop_finishes_what_it_can_and_ends_the_rest_with_an_error(

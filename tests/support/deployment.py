@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,7 +23,8 @@ TTS_POOL = "booth"
 CHAT_MODEL = "owl"
 SPEECH_MODEL = "parrot"
 VOICES = ("tenor", "alto")
-QUEUE_STREAMS = ("CHAT", "TTS", "LEASE")
+JOB_QUEUES = ("CHAT", "TTS")
+QUEUE_STREAMS = (*JOB_QUEUES, "LEASE")
 COMMAND_TIMEOUT_S = 60.0
 
 
@@ -191,22 +192,22 @@ class Deployment:
         """How many messages a stream holds, as the server's own monitoring says."""
         return self._message_counts()[stream]
 
-    def left_over(self) -> dict[str, int]:
+    def left_over(self, streams: Sequence[str] = QUEUE_STREAMS) -> dict[str, int]:
         """The queues and leases that are not empty."""
         counts = self._message_counts()
-        return {stream: counts[stream] for stream in QUEUE_STREAMS if counts[stream]}
+        return {stream: counts[stream] for stream in streams if counts[stream]}
 
     def _message_counts(self) -> dict[str, int]:
         page: Any = self.nats.monitor("jsz?streams=true")
         details = [detail for account in page["account_details"] for detail in account.get("stream_detail", [])]
         return {detail["name"]: int(detail["state"]["messages"]) for detail in details}
 
-    def wait_idle(self, timeout_s: float = 15.0) -> None:
+    def wait_idle(self, timeout_s: float = 15.0, streams: Sequence[str] = QUEUE_STREAMS) -> None:
         """Waits until no job is queued or running and no hold is open; raises with what is left."""
         try:
-            wait_until(lambda: not self.left_over(), timeout_s, "queues and leases are empty", interval_s=0.05)
+            wait_until(lambda: not self.left_over(streams), timeout_s, "queues and leases are empty", interval_s=0.05)
         except TimeoutError as error:
-            raise AssertionError(f"{error}: {self.left_over()}") from None
+            raise AssertionError(f"{error}: {self.left_over(streams)}") from None
 
     async def read(self, stream: str, subject: str = ">") -> list[StoredMessage]:
         """Every message of a stream that matches a subject, in order."""
