@@ -2,6 +2,7 @@
 
 import base64
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,13 +86,13 @@ class OpenAIText(TextDialect):
     def auth_headers(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
 
+    @abstractmethod
     def prompt_of(self, text: str) -> dict[str, Any]:
         """The field that carries the prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text_of(self, choice: Any) -> str:
         """The text in a choice."""
-        raise NotImplementedError
 
     def ask(
         self,

@@ -94,6 +94,7 @@ async def test_announcement_that_was_missed_is_read_after_a_reconnection(
         await asyncio.to_thread(server.start)
         await put(bus, worker_entry("chat", "main", "w1"), info("w1"))
         await until(lambda: bool(workers.of("chat", "main")))
+        assert [one.id for one in workers.of("chat", "main")] == ["w1"]
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -71,6 +71,9 @@ async def test_change_is_announced_at_once(worker: Announced) -> None:
     worker.ready = False
     worker.announcer.renew()
     await worker.until(lambda entry: entry is not None and not entry.ready, timeout_s=3)
+    entry = await worker.entry()
+    assert entry is not None
+    assert not entry.ready
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
