@@ -50,7 +50,7 @@ async def test_gzip_of_several_members_is_read(harness: EdgeHarness) -> None:
 @pytest.mark.parametrize("encoding", ["br", "deflate", "compress", "gzip, gzip", "x"])
 async def test_other_encodings_are_named_in_a_415(encoding: str, harness: EdgeHarness) -> None:
     status, error = await send(harness, b"x", **{"Content-Encoding": encoding})
-    assert (status, error["code"]) == (415, "unsupported_media_type")
+    assert (status, error["type"], error["code"]) == (415, "invalid_request_error", "unsupported_media_type")
     assert "gzip or zstd" in str(error["message"])
 
 
