@@ -27,16 +27,18 @@ class Workers:
     def __init__(self) -> None:
         self.loaded = False
         """Whether the announcements were read once; until then every pool counts as awake."""
-        self._workers: dict[str, _Known] = {}
+        self._workers: dict[tuple[Service, str], dict[str, _Known]] = {}
         self._pools: dict[tuple[Service, str], PoolRecord] = {}
 
     def announce(self, info: WorkerInfo) -> None:
         """Takes an announcement."""
-        self._workers[info.id] = _Known(info, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
+        pool = self._workers.setdefault((info.service, info.pool), {})
+        pool[info.id] = _Known(info, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
 
     def forget(self, worker_id: str) -> None:
         """Takes out a worker that said goodbye."""
-        self._workers.pop(worker_id, None)
+        for pool in self._workers.values():
+            pool.pop(worker_id, None)
 
     def record(self, service: Service, pool: str, record: PoolRecord) -> None:
         """Takes in that a pool has had a worker."""
@@ -44,12 +46,14 @@ class Workers:
 
     def of(self, service: Service, pool: str) -> list[WorkerInfo]:
         """The workers of a pool that are there now."""
+        found = self._workers.get((service, pool))
+        if not found:
+            return []
         now = asyncio.get_running_loop().time()
-        gone = [worker_id for worker_id, known in self._workers.items() if known.until < now]
-        for worker_id in gone:
-            del self._workers[worker_id]
-        infos = (known.info for known in self._workers.values())
-        return [info for info in infos if (info.service, info.pool) == (service, pool)]
+        if any(known.until < now for known in found.values()):
+            found = {worker_id: known for worker_id, known in found.items() if known.until >= now}
+            self._workers[service, pool] = found
+        return [known.info for known in found.values()]
 
     def state(self, service: Service, pool: str) -> PoolState:
         """Whether a pool has a worker, had one, or never had any."""
