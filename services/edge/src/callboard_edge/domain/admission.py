@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.errors import CallboardError
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
@@ -90,6 +91,7 @@ class Admission:
         def job(reply: ReserveReply) -> SpeechJob:
             now, edge = time.time(), self.deps.replies.edge
             return SpeechJob(
+                version=JOB_VERSION,
                 request_id=reserve.request_id,
                 edge=edge,
                 tenant=reply.tenant,
@@ -162,6 +164,7 @@ class Admission:
     def _chat_job(self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest) -> ChatJob:
         now = time.time()
         return ChatJob(
+            version=JOB_VERSION,
             request_id=reserve.request_id,
             edge=self.deps.replies.edge,
             tenant=reply.tenant,
