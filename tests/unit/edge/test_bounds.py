@@ -94,15 +94,52 @@ async def test_too_many_parts_are_refused_with_their_field(
 
 async def test_too_many_objects_and_too_deep_ones_are_refused(harness: EdgeHarness) -> None:
     async with running({"edge": {"max_body_bytes": 1_000_000}}) as roomy:
-        status, error = await send(roomy, b'{"x":[' + b"{}," * 9000 + b"{}]}")
-        assert (status, error["message"]) == (400, "The body holds more than 8192 JSON objects.")
-        text = json.dumps(asking(messages=[{"role": "user", "content": "{" * 9000}])).encode()
+        for inside in (b"{}," * 9000, b"[]," * 9000, b"1," * 70_000):
+            status, error = await send(roomy, b'{"x":[' + inside + b"1]}")
+            assert status == 400
+            assert str(error["message"]).startswith("The body holds more than 8192 objects and lists")
+        text = json.dumps(asking(messages=[{"role": "user", "content": '{"[,' * 70_000}])).encode()
         worker = roomy.plays(frames("x"))
         status, _ = await send(roomy, text)
         assert status == 200
         await worker
     status, error = await send(harness, b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}")
     assert (status, error["message"]) == (400, "The body is nested too deeply.")
+
+
+@pytest.mark.parametrize("tail", [b"", b"\\"])
+async def test_quotes_that_never_close_are_read_once(tail: bytes, harness: EdgeHarness) -> None:
+    """A body that is looked at again from each of its quotes would take hours."""
+    async with running({"edge": {"max_body_bytes": 4_000_000}}) as roomy:
+        status, error = await send(roomy, b"{" * 9000 + b'"' + b'\\"' * 500_000 + tail)
+    assert status == 400
+    assert str(error["message"]).startswith("The body holds more than")
+
+
+async def test_gzip_of_very_many_members_is_refused(harness: EdgeHarness) -> None:
+    status, _ = await send(harness, gzip.compress(b"") * 4000, **{"Content-Encoding": "gzip"})
+    assert status == 400
+    members = gzip.compress(b"") * 63 + gzip.compress(json.dumps(asking()).encode())
+    worker = harness.plays(frames("x"))
+    status, _ = await send(harness, members, **{"Content-Encoding": "gzip"})
+    assert status == 200
+    await worker
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status"), [(r"^\p{Lu}\p{Ll}*$", 200), ("^(?=a)b", 200), ("^(a", 400), ("[b-a]", 400), (r"\p{No}", 200)]
+)
+async def test_patterns_are_judged_by_the_grammar_and_not_by_python(
+    pattern: str, status: int, harness: EdgeHarness
+) -> None:
+    """Python's compiler of patterns takes minutes for some, and refuses classes that JSON schemas may have."""
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": pattern}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    worker = harness.plays(frames("{}"))
+    assert (await send(harness, json.dumps(asking(response_format=form)).encode()))[0] == status
+    if status == 200:
+        await worker
+    worker.cancel()
 
 
 async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None:

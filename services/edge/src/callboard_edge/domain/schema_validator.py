@@ -20,6 +20,9 @@ MAX_LEXER_FUEL = 200_000
 MAX_LEXER_STATES = 50_000
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
+_BAD_PATTERN = "regex parse error"
+_NOT_OFFERED = "not supported"
+"""What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
 _TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
 
 
@@ -77,11 +80,12 @@ def _problem(schema: dict[str, Any]) -> str | None:
 
 def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.exceptions import SchemaError
 
     try:
-        Draft202012Validator.check_schema(schema)
+        # No format is checked: to compile a pattern can take minutes, and the grammar's own compiler judges them all.
+        Draft202012Validator.check_schema(schema, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         place = "/".join(str(part) for part in error.path)
         return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
@@ -107,4 +111,6 @@ def _impossible(schema: dict[str, Any]) -> str | None:
         return "it holds a number that is too large"
     if problem.startswith(_UNSATISFIABLE):
         return f"nothing can satisfy it: {problem.removeprefix(_UNSATISFIABLE)}"
+    if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
+        return "a pattern is not a regular expression"
     return "it is too complex" if any(words in problem for words in _TOO_COMPLEX) else None

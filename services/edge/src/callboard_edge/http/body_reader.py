@@ -14,6 +14,8 @@ OFF_LOOP_BYTES = 64 * 1024
 """A larger compressed body is decompressed in a thread; so much takes under a millisecond."""
 MAX_OPEN_BODY_BYTES = 64 * 1024 * 1024
 """What all bodies that are being read may hold together."""
+MAX_GZIP_MEMBERS = 64
+"""Each member costs a copy of all that follow it."""
 RETRY_AFTER_S = 1.0
 
 
@@ -129,6 +131,8 @@ def _gunzip(raw: bytes, limit_bytes: int) -> bytes | None:
     found: list[bytes] = []
     left = limit_bytes
     while raw:
+        if len(found) == MAX_GZIP_MEMBERS:
+            raise zlib.error("too many members")
         inflate = zlib.decompressobj(wbits=31)
         part = inflate.decompress(raw, left + 1)
         left -= len(part)
