@@ -10,8 +10,8 @@ import pytest
 import zstandard
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.http import body_reader
-from callboard_edge.http.body_reader import BodyBudget
+from callboard_edge.http import dispatcher
+from callboard_edge.http.body_reader import BodyBudget, OpenBody
 from callboard_edge.protocols.admin.auth import Attempts
 from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running
@@ -152,15 +152,43 @@ async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None
         writer.close()
 
 
-async def test_bodies_that_arrive_hold_no_more_than_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_reader, "MAX_OPEN_BODY_BYTES", 0)
+async def test_largest_body_gives_way_when_all_hold_too_much() -> None:
     budget = BodyBudget(100)
-    budget.take(60)
+    small, large = OpenBody(), OpenBody()
+    budget.take(large, 60)
+    budget.take(small, 30)
+    budget.take(small, 20)
+    assert (large.gave_way, small.gave_way, budget.held_bytes) == (True, False, 50)
     with pytest.raises(CallboardError) as caught:
-        budget.take(41)
+        budget.take(small, 51)
     assert caught.value.info.code is ErrorCode.OVERLOADED
-    budget.give_back(60)
+    budget.give_back(large)
+    budget.give_back(small)
     assert budget.held_bytes == 0
+
+
+async def test_unfinished_bodies_leave_room_for_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "BodyBudget", lambda: BodyBudget(150_000))
+    async with running({"edge": {"max_body_bytes": 100_000, "body_timeout_s": 10.0}}) as harness:
+        senders = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(3)]
+        for _, writer in senders:
+            head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" % CHAT.encode()
+            writer.write(head + b" " * 70_000)
+        answers = [asyncio.ensure_future(reader.read()) for reader, _ in senders]
+        done, waiting = await asyncio.wait(answers, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        answer = next(iter(done)).result()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert len(waiting) == 2
+        worker = harness.plays(frames("x"))
+        status, _ = await send(harness, json.dumps(asking()).encode())
+        assert status == 200
+        await worker
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for _, writer in senders:
+            writer.close()
 
 
 @pytest.mark.parametrize(
