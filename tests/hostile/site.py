@@ -22,7 +22,7 @@ from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, Deployment
 from tests.support.models import CHAT_MODEL as BUILT_IN_CHAT
 from tests.support.models import SPEECH_MODEL as BUILT_IN_SPEECH
 from tests.support.models import VOICE, built_in_config
-from tests.support.processes import Table
+from tests.support.processes import Table, merged
 
 MIB = 1024 * 1024
 WORKER_LIMIT_BYTES = 3072 * MIB
@@ -41,7 +41,9 @@ MOST_SHOWN = 300
 
 def config() -> Table:
     """The built-in engines under the names that the dialects ask for, with short replies and a short patience."""
-    built_in = built_in_config()
+    # With one thread an engine does not wait for a thread that a loaded machine keeps from its processor.
+    one_thread = {"pools": {"local": {"threads": 1}}}
+    built_in = merged(built_in_config(), {"chat": one_thread, "tts": one_thread})
     chat, speech = built_in["chat"]["models"][BUILT_IN_CHAT], built_in["tts"]["models"][BUILT_IN_SPEECH]
     return {
         "edge": {"admin_token": ADMIN_TOKEN, "body_timeout_s": 5, "request_timeout_s": 60},

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.http import dispatcher
+from callboard_edge.http import connections, dispatcher
 from callboard_edge.http.body_reader import BodyBudget, OpenBody
 from callboard_edge.protocols.admin.auth import Attempts
 from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator
@@ -189,6 +189,51 @@ async def test_unfinished_bodies_leave_room_for_small_ones(monkeypatch: pytest.M
         await asyncio.gather(*waiting, return_exceptions=True)
         for _, writer in senders:
             writer.close()
+
+
+async def test_connections_that_wait_for_their_clients_give_way_to_new_ones() -> None:
+    async with running({"edge": {"max_connections": 5}}) as harness:
+        kept = await asyncio.open_connection("127.0.0.1", harness.port)
+        body = json.dumps(asking()).encode()
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+        kept[1].write(head + body)
+        job = await harness.jobs.next_chat()
+        unfinished = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(12)]
+        for number, (_, writer) in enumerate(unfinished):
+            writer.write((b"", b"POST ", head + body[:-1])[number % 3])
+        async with asyncio.timeout(5):
+            for reader, _ in unfinished[:8]:
+                assert await reader.read() == b""
+        async with harness.session.get(harness.url + "/v1/models") as reply:
+            assert reply.status == 200
+        for frame in frames("x"):
+            harness.replies.send(job.request_id, frame)
+        harness.jobs.finish(job.request_id)
+        assert (await asyncio.wait_for(kept[0].readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        for _, writer in (kept, *unfinished):
+            writer.close()
+
+
+def test_more_connections_than_the_system_allows_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(connections.resource, "setrlimit", lambda _kind, limits: asked.append(limits))
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _kind: (1024, 2048))
+    assert connections.allowed_connections(1000) == 1000
+    assert connections.allowed_connections(4096) == 2048 - connections.OTHER_FILES
+    assert asked == [(1256, 2048), (2048, 2048)]
+
+
+async def test_client_that_reads_no_whole_answers_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.3)
+    async with running() as harness:
+        _, writer = await asyncio.open_connection("127.0.0.1", harness.port, limit=1024)
+        with pytest.raises(ConnectionError):  # noqa: PT012 - it is not known at which request the edge gives up
+            async with asyncio.timeout(10):
+                while True:
+                    writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+        writer.close()
 
 
 @pytest.mark.parametrize(
