@@ -63,7 +63,7 @@ class Siege:
         """Attacks for a share of the time: first so that everything is warm, then with memory measured."""
         chance = random.Random(self._seed)
         await self._attack(chance, share * TOTAL_S * WARM_UP, attack)
-        before = self.site.memory()
+        before = await asyncio.to_thread(self.site.memory)
         await self._attack(chance, share * TOTAL_S * (1 - WARM_UP), attack)
         await asyncio.to_thread(self.site.check_memory, before)
 
