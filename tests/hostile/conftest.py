@@ -1,26 +1,29 @@
 """The site under attack, its neighbours, and how long each attack goes on."""
 
 import asyncio
+import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator
 
 import pytest
 
-from tests.hostile.neighbours import MachineClock, Neighbours
+from tests.hostile.neighbours import Neighbours
 from tests.hostile.site import Site
 from tests.support.models import missing_model_files, model_file
+
+log = logging.getLogger(__name__)
 
 TOTAL_S = float(os.environ.get("CALLBOARD_HOSTILE_S", "120"))
 """How long all attacks together go on."""
 BASELINE_S = 8.0
+IDLE_TIMEOUT_S = 60.0
 WARM_UP = 0.25
 """The part of an attack that comes before memory is measured."""
 TIMEOUT_S = TOTAL_S + 420
 
-Attack = Callable[[random.Random, float], Awaitable[None]]
-"""What a test does again and again; it is given its own chance and the seconds that are left."""
+Attack = Callable[[random.Random], Awaitable[None]]
+"""What a test does again and again, by its own chance."""
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     try:
         one.start()
         yield one
-        one.settle()
+        one.deployment.wait_idle(IDLE_TIMEOUT_S)
         one.deployment.command("usage", "verify")
         one.deployment.stop()
     finally:
@@ -42,13 +45,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
 @pytest.fixture(scope="session")
 def neighbours(site: Site) -> Generator[Neighbours]:
     """Ordinary clients, with what they wait in quiet times."""
-    clock = MachineClock(site.folder)
-    try:
-        found = Neighbours(site, clock)
-        asyncio.run(found.measure_baseline(BASELINE_S))
-        yield found
-    finally:
-        clock.close()
+    found = Neighbours(site, BASELINE_S)
+    yield found
+    found.close()
 
 
 class Siege:
@@ -70,29 +69,21 @@ class Siege:
     async def _attack(self, chance: random.Random, duration_s: float, attack: Attack) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + duration_s
-        async with self._neighbours.going_on():
-            while (left_s := until - loop.time()) > 0:
-                await attack(chance, left_s)
-                await asyncio.sleep(0)
+        while loop.time() < until:
+            await attack(chance)
+            await asyncio.sleep(0)
         await self.check()
 
     async def check(self) -> None:
         """Fails for what went wrong since the last check."""
         await asyncio.to_thread(self.site.check_processes)
         self.site.check_faults()
-        await asyncio.to_thread(self._neighbours.check_waits)
-        await asyncio.to_thread(self.site.settle)
-
-    @asynccontextmanager
-    async def with_neighbours(self) -> AsyncGenerator[None]:
-        """Has neighbours go on beside a test that attacks by itself, and checks the site afterwards."""
-        async with self._neighbours.going_on():
-            yield
-        await self.check()
+        await asyncio.to_thread(self._neighbours.check)
 
 
 @pytest.fixture
 def siege(site: Site, neighbours: Neighbours, request: pytest.FixtureRequest) -> Siege:
-    """Repeatable with the seed that pytest prints: `-p randomly -p "randomly_seed=..."`."""
+    """What attacks a site; the same seed makes the same attacks."""
     seed = request.config.getoption("randomly_seed", 1)
+    log.warning("repeat this with --randomly-seed=%s", seed)
     return Siege(site, neighbours, f"{seed} {request.node.name}")

@@ -5,10 +5,10 @@ import contextlib
 import random
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 
-from tests.hostile.site import OPEN_FILES, STRANGER
+from tests.hostile.site import MAX_CONNECTIONS, STRANGER
 from tests.protocols.dialect import JSON, Dialect, Request
 
 READ_TIMEOUT_S = 20.0
@@ -135,7 +135,7 @@ async def unfinished_bodies(port: int, path: str, count: int) -> list[bytes]:
 
 
 async def idle_connections(port: int) -> None:
-    """More connections than the edge may open files, on which nothing or half a request is sent."""
+    """More connections than the edge may have, on which nothing or half a request is sent."""
 
     async def one(number: int) -> None:
         with contextlib.suppress(OSError, TimeoutError):
@@ -144,7 +144,7 @@ async def idle_connections(port: int) -> None:
                     await connection.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ")
                 await asyncio.sleep(HOLD_S)
 
-    await asyncio.gather(*(one(number) for number in range(OPEN_FILES + 300)))
+    await asyncio.gather(*(one(number) for number in range(MAX_CONNECTIONS + 200)))
 
 
 async def dribbled_headers(port: int, path: str, count: int) -> None:
@@ -193,6 +193,3 @@ async def not_reading(port: int, raw: bytes, count: int) -> None:
                         pass
 
     await asyncio.gather(*(one() for _ in range(count)))
-
-
-Step = Callable[[], Awaitable[None]]

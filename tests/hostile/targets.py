@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from callboard_edge.app import PROTOCOLS
 from callboard_edge.http.protocol import Protocol
-from callboard_edge.http.route import Method, Route
+from callboard_edge.http.route import Method
 from tests.hostile.schemas import values_of
 from tests.protocols.dialect import Dialect, Request, SpeechDialect, TextDialect
 from tests.protocols.membership import dialects, routes
@@ -88,17 +88,16 @@ def all_targets(protocols: Sequence[Protocol] = PROTOCOLS) -> list[Target]:
     by_protocol: dict[str, Dialect] = {}
     for dialect in (*dialects(ErrorSuite), *dialects(RequestSuite)):
         by_protocol.setdefault(dialect.protocol.name, dialect)
+    by_path = {dialect.path: dialect for dialect in own_dialects()}
     asked = _ordinary_bodies()
     found: list[Target] = []
     for protocol, route in routes(protocols, AdminHarness().administration()):
         if protocol.name not in by_protocol:
             raise LookupError(f"the protocol {protocol.name} has no dialect in tests/protocols")
-        found.append(_target(by_protocol[protocol.name], route, asked.get(route.path, ())))
+        dialect = by_path.get(route.path, by_protocol[protocol.name])
+        bodies = asked.get(route.path, ()) if route.method == "POST" else ()
+        found.append(Target(dialect, route.method, route.path, route.body, bodies))
     return found
-
-
-def _target(dialect: Dialect, route: Route, bodies: tuple[Json, ...]) -> Target:
-    return Target(dialect, route.method, route.path, route.body, bodies if route.method == "POST" else ())
 
 
 def _ordinary_bodies() -> Mapping[str, tuple[Json, ...]]:

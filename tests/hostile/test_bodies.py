@@ -40,7 +40,7 @@ async def test_random_bodies_are_answered_in_the_protocols_form(siege: Siege) ->
     targets = [target for target in all_targets() if site.speech or target.path not in speaking]
     strategies = {(target.method, target.path): raw_bodies(target) for target in targets}
 
-    async def attack(chance: random.Random, _left_s: float) -> None:
+    async def attack(chance: random.Random) -> None:
         target = chance.choice([*targets, *(one for one in targets if one.ordinary)])
         strategy = strategies[target.method, target.path]
         bodies = await asyncio.to_thread(examples, strategy, BATCH, chance.getrandbits(32))
@@ -61,7 +61,7 @@ async def test_compressed_bodies_are_expanded_within_bounds(siege: Siege) -> Non
     site = siege.site
     kinds = await asyncio.to_thread(lambda: list(payloads()))
 
-    async def attack(chance: random.Random, _left_s: float) -> None:
+    async def attack(chance: random.Random) -> None:
         kind = chance.choice(kinds)
         dialect = chance.choice(site.dialects())
 

@@ -22,7 +22,7 @@ BUSY = re.compile(rb"HTTP/1\.1 503 .*?\r\nRetry-After: \d+\r\n", re.DOTALL | re.
 async def test_what_is_no_request_harms_nobody(siege: Siege) -> None:
     site = siege.site
 
-    async def attack(chance: random.Random, _left_s: float) -> None:
+    async def attack(chance: random.Random) -> None:
         for raw in connections.no_requests(chance.choice(site.dialects()), chance):
             async with connections.connected(site.port) as connection:
                 await connection.send(raw)
@@ -80,7 +80,7 @@ async def test_clients_that_flood_dribble_or_vanish_harm_nobody(siege: Siege) ->
     ]  # fmt: skip
     left: list[Callable[[Dialect, random.Random], Awaitable[None]]] = []
 
-    async def attack(chance: random.Random, _left_s: float) -> None:
+    async def attack(chance: random.Random) -> None:
         if not left:
             left.extend(chance.sample(kinds, len(kinds)))
         await left.pop()(chance.choice(site.dialects()), chance)

@@ -46,7 +46,7 @@ async def prompt_tokens(client: Client, dialect: TextDialect, tenant: Tenant, te
 async def test_control_tokens_in_a_message_are_no_tokens_of_their_own(dialect: TextDialect, siege: Siege) -> None:
     """A control token is one token where it is taken for one, and several where it is text."""
     site = siege.site
-    async with siege.with_neighbours(), aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         for text in TEXTS:
             counts: list[int] = []
             for content in ("a b", f"a {text} b"):
@@ -55,13 +55,14 @@ async def test_control_tokens_in_a_message_are_no_tokens_of_their_own(dialect: T
                 counts.append(await prompt_tokens(client, dialect, tenant, content))
             tokens = sum(text.count(token) for token in CONTROL_TOKENS)
             assert counts[1] - counts[0] >= 3 * tokens, (text, counts)
+    await siege.check()
 
 
 async def test_random_texts_of_control_tokens_are_answered(siege: Siege) -> None:
     site = siege.site
     dialects = [one for one in own_dialects() if isinstance(one, TextDialect)]
 
-    async def attack(chance: random.Random, _left_s: float) -> None:
+    async def attack(chance: random.Random) -> None:
         async def send(dialect: TextDialect) -> None:
             pieces = [
                 chance.choice([*CONTROL_TOKENS, "a", "\n", "user", " ", "é", "\u200b", "<|", "|>"]) for _ in range(20)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import resource
 import zlib
 
 import aiohttp
@@ -216,8 +217,8 @@ async def test_connections_that_wait_for_their_clients_give_way_to_new_ones() ->
 
 def test_more_connections_than_the_system_allows_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(connections.resource, "setrlimit", lambda _kind, limits: asked.append(limits))
-    monkeypatch.setattr(connections.resource, "getrlimit", lambda _kind: (1024, 2048))
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, limits: asked.append(limits))
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (1024, 2048))
     assert connections.allowed_connections(1000) == 1000
     assert connections.allowed_connections(4096) == 2048 - connections.OTHER_FILES
     assert asked == [(1256, 2048), (2048, 2048)]
