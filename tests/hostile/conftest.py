@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 
 TOTAL_S = float(os.environ.get("CALLBOARD_HOSTILE_S", "120"))
 """How long all attacks together go on."""
-BASELINE_S = 8.0
 IDLE_TIMEOUT_S = 60.0
 WARM_UP = 0.25
 """The part of an attack that comes before memory is measured."""
@@ -45,9 +44,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
 @pytest.fixture(scope="session")
 def neighbours(site: Site) -> Generator[Neighbours]:
     """Ordinary clients, with what they wait in quiet times."""
-    found = Neighbours(site, BASELINE_S)
-    yield found
-    found.close()
+    found = Neighbours(site)
+    try:
+        found.measure_baseline(site)
+        yield found
+    finally:
+        found.close()
 
 
 class Siege:

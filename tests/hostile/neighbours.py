@@ -2,14 +2,16 @@
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from tests.hostile.ordinary_client import TICK_S, Tick, Wait
 from tests.hostile.site import Site
-from tests.support.children import Child
+from tests.hostile.targets import SCHEMA_CARRIERS, ordinary_dialects
+from tests.support.children import Child, wait_until
 
+BASELINE_REQUESTS = 6
+BASELINE_TIMEOUT_S = 180.0
 MAX_EXTRA_S = 2.0
 """How much longer than in quiet times a neighbour may wait."""
 
@@ -45,22 +47,35 @@ class OrdinaryClients:
 class Neighbours:
     """The ordinary clients of a site; `check` looks at what they have seen since the last time."""
 
-    def __init__(self, site: Site, quiet_s: float) -> None:
+    def __init__(self, site: Site) -> None:
         self._clients = OrdinaryClients(site, "neighbours")
+        self._seen = 0
+        self._baseline_s: dict[str, float] = {}
+        self._tick_s = 0.0
+        self._kinds = len(ordinary_dialects(speech=site.speech)) + len(SCHEMA_CARRIERS)
+
+    def measure_baseline(self, site: Site) -> None:
+        """Measures how long requests take in quiet times, in the company of other ordinary clients."""
         company = OrdinaryClients(site, "company")
         try:
-            time.sleep(quiet_s)
+            wait_until(self._know_enough, BASELINE_TIMEOUT_S, "neighbours have been answered", interval_s=1.0)
         finally:
             company.close()
         waits, ticks = self._clients.rows()
         self._seen = len(waits)
         self._fail_for_problems(waits)
         # What is loaded with the first request makes no rule.
-        kinds = {wait.kind for wait in waits}
-        self._baseline_s = {kind: max([w.took_s for w in waits if w.kind == kind][1:], default=0.0) for kind in kinds}
-        assert all(self._baseline_s.values()), f"too few requests in {quiet_s:g} s: {self._baseline_s}"
+        for kind, durations in self._durations(waits).items():
+            self._baseline_s[kind] = max(durations[1:])
         works = sorted(one.work_s for one in ticks)
         self._tick_s = works[len(works) // 2]
+
+    def _know_enough(self) -> bool:
+        durations = self._durations(self._clients.rows()[0])
+        return len(durations) == self._kinds and all(len(one) >= BASELINE_REQUESTS for one in durations.values())
+
+    def _durations(self, waits: Sequence[Wait]) -> dict[str, list[float]]:
+        return {kind: [wait.took_s for wait in waits if wait.kind == kind] for kind in {wait.kind for wait in waits}}
 
     def close(self) -> None:
         """Ends the clients."""
