@@ -67,6 +67,8 @@ class EdgeSection(Section):
     """The largest body of a request."""
     body_timeout_s: float = Field(default=20.0, gt=0)
     """How long a client may take to send its headers, and its body."""
+    max_connections: int = Field(default=4096, ge=1)
+    """How many connections may be open at once; one more closes the oldest that waits for its client."""
     request_timeout_s: float = Field(default=300.0, gt=0)
     """The deadline of a request that names none."""
     drain_timeout_s: float = Field(default=30.0, gt=0)

@@ -80,6 +80,7 @@ class EdgeServer:
             self._dispatcher,
             headers_timeout_s=self._settings.body_timeout_s,
             max_body_bytes=self._settings.max_body_bytes,
+            max_connections=self._settings.max_connections,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=LAST_EVENT_S)
         await self._runner.setup()
