@@ -10,6 +10,7 @@ from pathlib import Path
 
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_contracts.config import NatsSection
+from callboard_kit.bus_credentials import private_folder, write_private
 
 BINARY = "nats-server"
 GO_THREADS = "GOMAXPROCS"
@@ -36,12 +37,11 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def write_configuration(nats: NatsSection, host: str, port: int, folder: Path) -> Path:
     """Writes the server's configuration into a folder, readable for the owner only, and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     for stale in folder.glob("nats-server_*.ports"):
         stale.unlink()
     path = folder / "nats.conf"
-    path.touch(mode=0o600)
-    path.write_text(configuration(nats, host, port, folder), encoding="utf-8")
+    write_private(path, configuration(nats, host, port, folder))
     return path
 
 

@@ -40,11 +40,18 @@ class NatsSection(Section):
     url: str = "nats://127.0.0.1:4222"
     """The bus; several servers of a cluster are separated by commas."""
     user: str | None = None
-    """The user to connect as; left out, none."""
+    """The user to connect as. Without user and password, those that `callboard up` keeps in `site.data_dir` are used
+    for a bus on this machine, and none for another."""
     password: SecretStr | None = None
     """That user's password; best given as `CALLBOARD__NATS__PASSWORD_FILE`."""
     replicas: int = Field(default=1, ge=1, le=5)
     """How many servers of a cluster keep each stream."""
+
+    @model_validator(mode="after")
+    def _credentials_are_whole(self) -> Self:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together: set both or neither")
+        return self
 
 
 class EdgeSection(Section):
