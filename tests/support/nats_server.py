@@ -39,8 +39,8 @@ class NatsServer:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Starts the server and waits until it is healthy."""
+    def start(self, health: str = "healthz") -> None:
+        """Starts the server and waits until it is healthy, by a page of its monitor."""
         config = self.folder / "nats.conf"
         config.write_text(self._config(), encoding="utf-8")
         child = Child([server_binary(), "--config", str(config)], self.folder / "nats.log", environment(os.environ))
@@ -56,7 +56,7 @@ class NatsServer:
         opened = json.loads(ports.read_text(encoding="utf-8"))
         self.port = _port(opened["nats"][0])
         self.monitor_port = _port(opened["monitoring"][0])
-        wait_until(self._healthy, START_TIMEOUT_S, "nats-server is healthy")
+        wait_until(lambda: self._healthy(health), START_TIMEOUT_S, "nats-server is healthy")
 
     def stop(self) -> None:
         """Stops the server in order; its store stays."""
@@ -74,9 +74,9 @@ class NatsServer:
             page: dict[str, object] = json.load(reply)
         return page
 
-    def _healthy(self) -> bool:
+    def _healthy(self, page: str) -> bool:
         try:
-            return self.monitor("healthz").get("status") == "ok"
+            return self.monitor(page).get("status") == "ok"
         except (urllib.error.URLError, OSError):
             return False
 

@@ -63,10 +63,9 @@ def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
         # Flow control of acknowledgements, version 2, is not reliable yet.
         "feature_flags { js_ack_fc_v2: false }",
     ]
-    if nats.user is not None and nats.password is not None:
-        lines.append(
-            f"authorization {{ user: {_quote(nats.user)}, password: {_quote(nats.password.get_secret_value())} }}"
-        )
+    if nats.credentials is not None:
+        user, password = nats.credentials
+        lines.append(f"authorization {{ user: {_quote(user)}, password: {_quote(password)} }}")
     return "\n".join(lines) + "\n"
 
 

@@ -7,16 +7,24 @@ The server says little about what it could not read, and nothing at all of messa
 import asyncio
 import json
 import logging
+import math
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from callboard_contracts.config import Config
-from callboard_contracts.streams import buckets, streams
+from callboard_contracts.streams import (
+    AUDIT,
+    KUDOS,
+    NANOSECONDS_PER_S,
+    QUOTA,
+    TRANSFERS,
+    USAGE,
+    buckets,
+    streams,
+)
 from callboard_kit.bus import ApiError, Bus, BusError
 from callboard_kit.bus_credentials import write_private
 from callboard_kit.provisioning import NOT_FOUND
@@ -25,6 +33,9 @@ log = logging.getLogger(__name__)
 
 RECORD = "streams.json"
 RECORD_INTERVAL_S = 30.0
+RECORD_TIMEOUT_S = 5.0
+LASTING = frozenset({USAGE, QUOTA, KUDOS, TRANSFERS, AUDIT})
+"""Streams from which only age removes messages."""
 META_FILES = ("meta.inf", "meta.sum")
 DAMAGED_SUFFIX = ".damaged"
 AGE_MARGIN_S = 60.0
@@ -46,9 +57,12 @@ class StoreCheck:
     def __init__(self, bus: Bus, config: Config, folder: Path) -> None:
         self._bus = bus
         specs = [spec.config(1) for spec in (*streams(config), *buckets())]
-        self._declared: dict[str, dict[str, Any]] = {
-            spec["name"]: spec for spec in specs if spec["storage"] == "file"
+        self._life_s: dict[str, float] = {
+            spec["name"]: spec.get("max_age", 0) / NANOSECONDS_PER_S or math.inf
+            for spec in specs
+            if spec["storage"] == "file"
         }
+        """How long the messages of each stream on disk are kept."""
         self._store = folder / "store" / "jetstream" / "$G" / "streams"
         self._record = folder / RECORD
 
@@ -60,14 +74,14 @@ class StoreCheck:
         """
         before = await asyncio.to_thread(self._read)
         losses: list[str] = []
-        for name, declared in self._declared.items():
+        for name, life_s in self._life_s.items():
             state = await self._state(name)
             if state is None:
                 if await asyncio.to_thread(self._set_description_aside, name):
                     losses.append(f"the description of the stream {name} could not be read and is made anew")
                 elif name in before and before[name].messages:
                     losses.append(f"the stream {name} is missing, which had {before[name].messages} messages")
-            elif name in before and (lost := _lost(before[name], state, declared)):
+            elif name in before and (lost := _lost(name, before[name], state, life_s)):
                 losses.append(f"the stream {name} has lost {lost} of its {before[name].messages} messages")
         return losses
 
@@ -81,11 +95,12 @@ class StoreCheck:
         """Writes down the state of the streams."""
         states: dict[str, dict[str, float]] = {}
         try:
-            for name in self._declared:
-                if (state := await self._state(name)) is not None:
-                    states[name] = asdict(state)
+            async with asyncio.timeout(RECORD_TIMEOUT_S):
+                for name in self._life_s:
+                    if (state := await self._state(name)) is not None:
+                        states[name] = asdict(state)
             await asyncio.to_thread(write_private, self._record, json.dumps(states))
-        except (BusError, OSError) as error:
+        except (BusError, OSError, TimeoutError) as error:
             log.warning("stream_states_unrecorded", extra={"reason": type(error).__name__})
 
     async def _state(self, name: str) -> StreamState | None:
@@ -110,18 +125,15 @@ class StoreCheck:
         return bool(found) or (self._store / name).exists()
 
 
-def _lost(before: StreamState, now: StreamState, declared: dict[str, Any]) -> int:
+def _lost(name: str, before: StreamState, now: StreamState, life_s: float) -> int:
     """How many messages are certainly missing.
 
-    A sequence number never goes back. Messages may also expire, in which case only the newest can be missed.
+    A sequence number never goes back, whatever was deleted or expired. Where neither can be, the numbers must add up.
     """
-    tail = before.last_seq - now.last_seq
-    life_s = declared.get("max_age", 0) / 1e9
-    expires = declared.get("allow_msg_ttl") or (life_s and before.first_at + life_s < time.time() + AGE_MARGIN_S)
-    removed = declared["retention"] == "workqueue" or declared.get("max_msgs_per_subject")
-    if expires or removed or now.last_seq > before.last_seq:
-        return max(0, tail)
-    return max(0, tail, before.messages - now.messages)
+    tail = max(0, before.last_seq - now.last_seq)
+    if name not in LASTING or before.messages == 0 or before.first_at + life_s < time.time() + AGE_MARGIN_S:
+        return tail
+    return max(tail, before.messages + now.last_seq - before.last_seq - now.messages)
 
 
 def _unix_time(text: str) -> float:

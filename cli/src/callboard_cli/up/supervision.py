@@ -104,11 +104,11 @@ class Supervision:
             group.create_task(self._bus.run())
             await self._until_ready([self._bus], BUS_START_TIMEOUT_S)
             bus = await self._connect()
+            store = StoreCheck(bus, self._config, self._folder)
             try:
                 due = asyncio.Event()
                 # Memory streams end with their server.
                 bus.on_reconnect(due.set)
-                store = StoreCheck(bus, self._config, self._folder)
                 await self._declare(bus, store)
                 group.create_task(store.keep_record())
                 group.create_task(keep_applied(bus, self._config, due, self._stop))
@@ -120,6 +120,7 @@ class Supervision:
                 # Only the cancellation by a stop ends this; one that came while the bus is closed could be lost.
                 await asyncio.get_running_loop().create_future()
             finally:
+                await store.record()
                 await bus.close()
 
     async def _launch_bus(self) -> Child:

@@ -90,6 +90,7 @@ class Bus:
         """Connects within 30 s or raises BusUnavailable; `on_closed` is called if the connection ends for good."""
         bus = cls(Connection())
         connecting = True
+        user, password = settings.credentials or (None, None)
 
         async def reconnected() -> None:
             log.info("bus_reconnected", extra={"connection": name})
@@ -115,8 +116,8 @@ class Bus:
                 await bus.connection.connect(
                     servers=[server.strip() for server in settings.url.split(",")],
                     name=name,
-                    user=settings.user,
-                    password=settings.password.get_secret_value() if settings.password else None,
+                    user=user,
+                    password=password,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
                     reconnected_cb=reconnected,

@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from callboard_contracts.config import Config, SiteSection
 
 BUS_FOLDER = "nats"
-USER = "callboard"
 PASSWORD_FILE = "password"  # noqa: S105 - the name of a file
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -36,7 +35,7 @@ def with_local_credentials(config: Config) -> Config:
 
     They are used only for a bus on this machine.
     """
-    if config.nats.user is not None or config.nats.password is not None or not is_local(config.nats.url):
+    if config.nats.password is not None or not is_local(config.nats.url):
         return config
     try:
         password = (bus_folder(config.site) / PASSWORD_FILE).read_text(encoding="ascii").strip()
@@ -44,7 +43,7 @@ def with_local_credentials(config: Config) -> Config:
         return config
     if not password:
         return config
-    nats = config.nats.model_copy(update={"user": USER, "password": SecretStr(password)})
+    nats = config.nats.model_copy(update={"password": SecretStr(password)})
     return config.model_copy(update={"nats": nats})
 
 

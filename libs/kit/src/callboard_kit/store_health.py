@@ -56,9 +56,7 @@ class StoreHealth:
         return None
 
     async def _failed(self, stream: str) -> bool:
-        """Whether an earlier write failed: the server says so when it is asked to delete a message, even one that
-        does not exist.
-        """
+        """Whether an earlier write failed, as the server says to a deletion, even of a message that does not exist."""
         try:
             await self._bus.api(f"STREAM.MSG.DELETE.{stream}", NO_SUCH_MESSAGE, CHECK_TIMEOUT_S)
         except ApiError as error:
