@@ -65,7 +65,10 @@ class BusProbes:
 
     async def health(self, child: Child) -> str | None:
         """Whether every stream takes messages; while the disk is full, a restart would not help."""
-        free = (await asyncio.to_thread(shutil.disk_usage, self._folder)).free
+        try:
+            free = (await asyncio.to_thread(shutil.disk_usage, self._folder)).free
+        except OSError:
+            free = 0
         self._warn_of_low_space(free)
         status, page = await self._get(child, "/healthz")
         if status is None:

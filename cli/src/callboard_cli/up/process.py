@@ -74,10 +74,10 @@ class SupervisedProcess:
         """Runs the process to its end, and returns one line about that."""
         try:
             self.child = await self._launch()
-        except CommandError as error:
+        except (CommandError, OSError) as error:
             if not self.ready.is_set():
                 raise
-            return str(error)
+            return f"{self.name} could not be started again: {error}"
         cause = await self._watch(self.child)
         if not self.ready.is_set() and not self.child.killed:
             raise CommandError(cause, ExitCode.CHILD_ENDED)

@@ -140,7 +140,7 @@ class Supervision:
     async def _declare(self, bus: Bus, store: StoreCheck) -> None:
         try:
             for loss in await store.find_losses():
-                self._say(f"nats: {loss}; see the runbook of a damaged store (store: {self._folder})")
+                self._say(f"nats: {loss} (store: {self._folder}; what to do: docs/runbooks/bus-storage-full.md)")
             await apply_streams(bus, self._config)
         except BusError as error:
             raise CommandError(f"the streams could not be declared: {error}") from None
