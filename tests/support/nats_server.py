@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import sys
 import urllib.error
@@ -30,6 +31,8 @@ class NatsServer:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.sync_always = sync_always
+        self.health = "healthz"
+        """The page of the monitor that says whether the server is healthy."""
         self.port = -1
         self.monitor_port = -1
         self.child: Child | None = None
@@ -39,8 +42,8 @@ class NatsServer:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
-    def start(self, health: str = "healthz") -> None:
-        """Starts the server and waits until it is healthy, by a page of its monitor."""
+    def start(self) -> None:
+        """Starts the server and waits until it is healthy."""
         config = self.folder / "nats.conf"
         config.write_text(self._config(), encoding="utf-8")
         child = Child([server_binary(), "--config", str(config)], self.folder / "nats.log", environment(os.environ))
@@ -56,7 +59,7 @@ class NatsServer:
         opened = json.loads(ports.read_text(encoding="utf-8"))
         self.port = _port(opened["nats"][0])
         self.monitor_port = _port(opened["monitoring"][0])
-        wait_until(lambda: self._healthy(health), START_TIMEOUT_S, "nats-server is healthy")
+        wait_until(self._healthy, START_TIMEOUT_S, "nats-server is healthy")
 
     def stop(self) -> None:
         """Stops the server in order; its store stays."""
@@ -68,15 +71,20 @@ class NatsServer:
         if self.child:
             self.child.kill()
 
+    def limit_files(self, size_bytes: int) -> None:
+        """Lets no file of the running server grow over a size, as a full disk would."""
+        if self.child:
+            resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+
     def monitor(self, path: str) -> dict[str, object]:
         """One page of the server's monitoring, such as `jsz` or `connz`."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.monitor_port}/{path}", timeout=5) as reply:
             page: dict[str, object] = json.load(reply)
         return page
 
-    def _healthy(self, page: str) -> bool:
+    def _healthy(self) -> bool:
         try:
-            return self.monitor(page).get("status") == "ok"
+            return self.monitor(self.health).get("status") == "ok"
         except (urllib.error.URLError, OSError):
             return False
 

@@ -16,14 +16,6 @@ from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
 
-UNLIMITED = resource.RLIM_INFINITY
-
-
-def limit_files(server: NatsServer, size_bytes: int) -> None:
-    """Lets no file of the server grow over a size, as a full disk would."""
-    assert server.child is not None
-    resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, (size_bytes, UNLIMITED))
-
 
 @asynccontextmanager
 async def watched(server: NatsServer) -> AsyncGenerator[tuple[Bus, StoreHealth]]:
@@ -63,10 +55,10 @@ async def test_a_stream_that_could_not_be_written_is_named_until_the_server_is_s
     async with watched(server) as (bus, health):
         await asyncio.sleep(0.5)
         assert health.reason is None
-        limit_files(server, 4096)
+        server.limit_files(4096)
         with pytest.raises(BusUnavailable):
             await fill_stream(bus)
-        limit_files(server, UNLIMITED)
+        server.limit_files(resource.RLIM_INFINITY)
         await becomes(health, "the stream CHAT could not be written")
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
@@ -76,5 +68,5 @@ async def test_a_stream_that_could_not_be_written_is_named_until_the_server_is_s
 
 async def test_a_store_that_takes_nothing_is_noticed_without_a_request(server: NatsServer) -> None:
     async with watched(server) as (_, health):
-        limit_files(server, 0)
+        server.limit_files(0)
         await becomes(health, "the bus does not store messages")
