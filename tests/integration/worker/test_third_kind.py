@@ -39,6 +39,7 @@ def pool(**over: float) -> WorkerPool:
         url=None,
         api_key=None,
         metrics_port=0,
+        memory_limit_mib=None,
         stall_timeout_s=over.get("stall_timeout_s", 5),
         drain_timeout_s=over.get("drain_timeout_s", 5),
     )

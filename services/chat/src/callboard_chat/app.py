@@ -9,6 +9,7 @@ from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
 from callboard_kit.lifecycle import Shutdown, StartError
+from callboard_kit.memory_limit import limit_memory
 from callboard_worker.runtime import Worker
 
 
@@ -41,6 +42,7 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
 async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
     """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
     pool = pool_settings(config, arguments.pool)
+    limit_memory(pool.memory_limit_mib)
     await run_worker(config, pool, build_engine(pool), shutdown)
 
 
