@@ -96,7 +96,7 @@ async def test_a_schema_is_enforced(rig: LlamaRig) -> None:
 @pytest.mark.slow
 async def test_a_reply_in_a_schema_goes_on_inside_it(rig: LlamaRig) -> None:
     shape = OutputFormat(kind="json_schema", json_schema=PERSON, name="person")
-    said = Continuation('{"name": "Al', "", 5)
+    said = Continuation('{"name":"Al', "", 5)
     chunks = await collect(rig.engine, request("Invent a person.", limit=100, output_format=shape), said)
     person = json.loads(said.text + text_of(chunks))
     assert person["name"].startswith("Al")
