@@ -52,7 +52,17 @@ class WorkerMetrics:
             registry=registry,
         )
 
+        self.worker_deaths = Counter(
+            f"{prefix}_worker_deaths_total",
+            "Jobs taken over from a worker that died, by what ended it.",
+            ["cause"],
+            registry=registry,
+        )
+
         self.jobs.labels("dead")
+        self.jobs.labels("worker_died")
+        for cause in ("killed", "stuck"):
+            self.worker_deaths.labels(cause)
         for source in resumed_from:
             self.resumed.labels(source)
 

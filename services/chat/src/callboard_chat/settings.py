@@ -58,6 +58,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         metrics_port=section.metrics_port,
         connect_timeout_s=section.connect_timeout_s,
         stall_timeout_s=section.stall_timeout_s,
+        watchdog_timeout_s=section.watchdog_timeout_s,
         drain_timeout_s=config.chat.drain_timeout_s,
         models=models,
     )

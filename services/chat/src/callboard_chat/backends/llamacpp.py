@@ -43,7 +43,9 @@ MAX_ERROR_BYTES = 65_536
 class LlamaCppEngine:
     """One GGUF model with `slots` replies at once, each with a context of `context_tokens`."""
 
-    def __init__(self, model: Path, slots: int, context_tokens: int, threads: int | None) -> None:
+    def __init__(
+        self, model: Path, slots: int, context_tokens: int, threads: int | None, watchdog_timeout_s: float = 30.0
+    ) -> None:
         self._model = model
         self._slots = slots
         self._context_tokens = context_tokens
@@ -54,6 +56,8 @@ class LlamaCppEngine:
         self._base = ""
         self._abilities: frozenset[Ability] = frozenset()
         self._thinks = False
+        self._watchdog_timeout_s = watchdog_timeout_s
+        self._unanswered_since: float | None = None
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -86,11 +90,14 @@ class LlamaCppEngine:
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
-        """Asks the server for its health."""
+        """Asks the server for its slots, which only the thread that does all the work can tell."""
+        if self._unanswered_since is None:
+            self._unanswered_since = asyncio.get_running_loop().time()
         try:
-            await self._call("GET", "/health")
+            await self.busy_slots()
         except EngineError:
             return "engine: no answer"
+        self._unanswered_since = None
         return None
 
     async def stream(
@@ -135,8 +142,11 @@ class LlamaCppEngine:
         yield last
 
     def broken(self) -> str | None:
-        """Never: a server that does not answer is not ready."""
-        return None
+        """Says so where the server has not answered for long: its threads cannot be stopped, only its process."""
+        since = self._unanswered_since
+        if since is None or asyncio.get_running_loop().time() - since <= self._watchdog_timeout_s:
+            return None
+        return "llama.cpp does not answer"
 
     async def busy_slots(self) -> int:
         """How many replies the engine itself is working on."""

@@ -145,7 +145,7 @@ def _depth(gbnf: str) -> int:
 
 
 def _refuse_quotes(schema: object, place: str) -> None:
-    """Refuses patterns with quotes: the engine ends such strings too early, or lets quotes through that are excluded."""
+    """Refuses patterns with quotes: the engine ends such strings too early, or lets excluded quotes through."""
     if isinstance(schema, list):
         for index, part in enumerate(schema):
             _refuse_quotes(part, f"{place}/{index}")

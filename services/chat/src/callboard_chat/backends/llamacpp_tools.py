@@ -39,8 +39,8 @@ def _bounded(schema: object, depth: int) -> Json:
             kept["items"] = _bounded(schema["items"], depth - 1)
     elif schema.get("type") == "object":
         kept = {"type": "object"}
-    left_out = {name: part for name, part in schema.items() if name not in _HARMLESS and (not fits or name not in _KEPT)}
-    left_out.pop("description", None)
+    told = _KEPT | _HARMLESS if fits else _HARMLESS | {"description"}
+    left_out = {name: part for name, part in schema.items() if name not in told}
     described = [str(schema["description"])] if "description" in schema else []
     if left_out and left_out != kept:
         described.append(json.dumps(left_out))
