@@ -15,7 +15,7 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from callboard_contracts.chat import OutputFormat
+from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES, OutputFormat
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_worker.engine import EngineRefused
 
@@ -23,8 +23,13 @@ MAX_GRAMMAR_BYTES = 32 * 1024
 MAX_GRAMMAR_RULES = 500
 MAX_GRAMMAR_DEPTH = 100
 """How deep the brackets of a client's own grammar may be nested."""
-LIMITS = LLParserLimits(verbose_errors=False)
-"""The package's own limits, which are also the engine's: some 20 ms for each token and 250 MB at the very most."""
+LIMITS = LLParserLimits(
+    max_grammar_size=MAX_GRAMMAR_SYMBOLS,
+    initial_lexer_fuel=MAX_LEXER_FUEL,
+    max_lexer_states=MAX_LEXER_STATES,
+    verbose_errors=False,
+)
+"""Its other limits are those of the engine, which cannot be set there: some 20 ms of work for each token."""
 
 _BYTES = LLTokenizer("byte")
 _HEADER = "%llguidance {}\n"
@@ -47,9 +52,13 @@ _OBJECT: dict[str, Any] = {"type": "object"}
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A grammar that llguidance takes; `rule` is set where it stands for one value and can be part of a larger one."""
+    """A grammar that llguidance takes, for one reply, with what follows that reply.
+
+    `rule` is set where it stands for one value and can be part of a larger grammar.
+    """
 
     text: str
+    matcher: LLMatcher
     rule: str | None = None
 
     def after(self, opening: str, *, thoughts: bool) -> str:
@@ -77,7 +86,7 @@ class ReplyChecker:
     """Follows a reply byte by byte and notices where it leaves its grammar."""
 
     def __init__(self, grammar: Grammar, said: str = "") -> None:
-        self._matcher = LLMatcher(_BYTES, grammar.text, log_level=0, limits=LIMITS)
+        self._matcher = grammar.matcher
         self.feed(said)
 
     def feed(self, text: str) -> None:
@@ -99,7 +108,7 @@ def literals(pieces: Iterable[tuple[int, str, bool]]) -> str:
 
 def _checked(output_format: OutputFormat) -> Grammar:
     if output_format.kind == "grammar":
-        return _usable(Grammar(_converted(output_format.grammar or "")), "grammar")
+        return _usable(_converted(output_format.grammar or ""), "grammar")
     schema = _OBJECT if output_format.kind == "json_object" else output_format.json_schema or _OBJECT
     try:
         _refuse_quotes(schema, "")
@@ -107,19 +116,18 @@ def _checked(output_format: OutputFormat) -> Grammar:
         rule = f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_flexible': False}})}"
     except RecursionError:
         raise _invalid("The JSON schema is nested too deeply.") from None
-    return _usable(Grammar(f"{_HEADER}start: {rule}", rule), "JSON schema")
+    return _usable(f"{_HEADER}start: {rule}", "JSON schema", rule)
 
 
-def _usable(grammar: Grammar, name: str) -> Grammar:
-    problem = LLMatcher.validate_grammar(grammar.text, limits=LIMITS)
-    if not problem:
-        matcher = LLMatcher(_BYTES, grammar.text, log_level=0, limits=LIMITS)
+def _usable(text: str, name: str, rule: str | None = None) -> Grammar:
+    matcher = LLMatcher(_BYTES, text, log_level=0, limits=LIMITS)
+    if not matcher.is_error():
         # Some limits are met only with the first token.
         matcher.compute_bitmask()
-        problem = matcher.get_error()
-    if problem:
-        raise _refusal(name, problem)
-    return grammar
+    if matcher.is_error():
+        # Its first lines say what is wrong; then it quotes the grammar.
+        raise _refusal(name, matcher.get_error().partition("\n   1 |")[0])
+    return Grammar(text, matcher, rule)
 
 
 def _converted(gbnf: str) -> str:

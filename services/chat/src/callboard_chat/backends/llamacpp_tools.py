@@ -30,7 +30,7 @@ def _bounded(schema: object, depth: int) -> Json:
     fits = depth > 0 and _fits(schema)
     kept: Json = {}
     if fits:
-        kept = {name: schema[name] for name in ("type", "required", "enum", "const") if name in schema}
+        kept = {name: schema[name] for name in ("type", "title", "required", "enum", "const") if name in schema}
         if schema.get("additionalProperties") is False:
             kept["additionalProperties"] = False
         if "properties" in schema:
@@ -49,7 +49,7 @@ def _bounded(schema: object, depth: int) -> Json:
 
 def _fits(schema: Json) -> bool:
     """Whether an object, array or value of this schema is small enough and begins in one way only."""
-    properties, values = schema.get("properties", {}), schema.get("enum", ())
+    properties, values = schema.get("properties", {}), schema.get("enum", [])
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind] if kind else []
     unambiguous = _TYPES.issuperset(kinds) and len(set(kinds) & {"number", "integer"}) < 2

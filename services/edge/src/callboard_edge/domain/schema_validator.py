@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES
 from callboard_contracts.errors import CallboardError, ErrorCode
 
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -15,9 +16,6 @@ MAX_ALL_BYTES = 256 * 1024
 MAX_ALL_NODES = 5000
 """All schemas of a request have at most so many objects; to check one of them takes some 75 microseconds."""
 MAX_REMEMBERED = 1000
-MAX_GRAMMAR_SYMBOLS = 10_000
-MAX_LEXER_FUEL = 200_000
-MAX_LEXER_STATES = 50_000
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
 _TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
@@ -79,9 +77,10 @@ def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
 
     try:
-        Draft202012Validator.check_schema(schema)
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
         place = "/".join(str(part) for part in error.path)
         return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
