@@ -52,7 +52,7 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
             "Jobs taken over from a worker that died, by what ended it: *killed* from outside or by lack of memory, or "
             "*stuck*, which is its own end because its engine neither worked nor stopped.",
             f"{metrics}_worker_deaths_total",
-            by="cause",
+            by="reason",
             runbook="worker-died",
         ),
     )

@@ -78,7 +78,7 @@ async def test_worker_with_a_frozen_engine_ends_and_its_other_jobs_go_on_elsewhe
     assert (await edge_stub.usage(frozen)).work.completion_tokens == 1
     assert (await read_last(edge_stub.bus, "DLQ", "dlq.chat")) is not None
     await edge_stub.queue_is_empty()
-    assert (await asyncio.to_thread(second.metrics))['callboard_chat_worker_deaths_total{cause="stuck"}'] == 1
+    assert (await asyncio.to_thread(second.metrics))['callboard_chat_worker_deaths_total{reason="stuck"}'] == 1
 
 
 async def test_job_that_killed_two_workers_is_answered_and_its_neighbour_finishes(
@@ -94,7 +94,7 @@ async def test_job_that_killed_two_workers_is_answered_and_its_neighbour_finishe
     third = await workers.add()
     last = await edge_stub.end(killer, timeout_s=40)
     assert error_of(last) is ErrorCode.WORKER_DIED
-    assert (await asyncio.to_thread(third.metrics))['callboard_chat_worker_deaths_total{cause="killed"}'] >= 1
+    assert (await asyncio.to_thread(third.metrics))['callboard_chat_worker_deaths_total{reason="killed"}'] >= 1
     usage = await edge_stub.usage(killer)
     assert usage.work.prompt_tokens > 0
     assert usage.work.completion_tokens == sum(frame.tokens for frame in edge_stub.of(killer))

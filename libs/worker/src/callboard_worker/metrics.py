@@ -55,14 +55,14 @@ class WorkerMetrics:
         self.worker_deaths = Counter(
             f"{prefix}_worker_deaths_total",
             "Jobs taken over from a worker that died, by what ended it.",
-            ["cause"],
+            ["reason"],
             registry=registry,
         )
 
         self.jobs.labels("dead")
         self.jobs.labels("worker_died")
-        for cause in ("killed", "stuck"):
-            self.worker_deaths.labels(cause)
+        for reason in ("killed", "stuck"):
+            self.worker_deaths.labels(reason)
         for source in resumed_from:
             self.resumed.labels(source)
 
