@@ -5,6 +5,7 @@ from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
 from callboard_contracts.embedding import EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.jobs import AttemptRecord
 from callboard_contracts.kept import JobTicket
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
@@ -28,6 +29,7 @@ from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 
 MESSAGES: dict[str, type[Message]] = {
     "account": Account,
+    "attempt_record": AttemptRecord,
     "audit_event": AuditEvent,
     "chat_frame": ChatFrame,
     "chat_job": ChatJob,

@@ -9,7 +9,8 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
     return (
         counter(
             "Jobs by outcome",
-            "Jobs ended a second, by the stop reason or the error's code; *dead* was delivered too often.",
+            "Jobs ended a second, by the stop reason or the error's code; *dead* was delivered too often, "
+            "*worker_died* ended its workers.",
             f"{metrics}_jobs_total",
             by="outcome",
             stacked=True,
@@ -45,6 +46,14 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
             f"{metrics}_resumed_total",
             by="source",
             runbook="jobs-redelivered",
+        ),
+        counter(
+            "Jobs of dead workers",
+            "Jobs taken over from a worker that died, by what ended it: *killed* from outside or by lack of memory, or "
+            "*stuck*, which is its own end because its engine neither worked nor stopped.",
+            f"{metrics}_worker_deaths_total",
+            by="reason",
+            runbook="worker-died",
         ),
     )
 

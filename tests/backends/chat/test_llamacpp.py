@@ -96,7 +96,7 @@ async def test_a_schema_is_enforced(rig: LlamaRig) -> None:
 @pytest.mark.slow
 async def test_a_reply_in_a_schema_goes_on_inside_it(rig: LlamaRig) -> None:
     shape = OutputFormat(kind="json_schema", json_schema=PERSON, name="person")
-    said = Continuation('{"name": "Al', "", 5)
+    said = Continuation('{"name":"Al', "", 5)
     chunks = await collect(rig.engine, request("Invent a person.", limit=100, output_format=shape), said)
     person = json.loads(said.text + text_of(chunks))
     assert person["name"].startswith("Al")
@@ -328,3 +328,41 @@ async def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=name):
             await engine.load()
         await engine.close()
+
+
+async def test_server_that_answers_no_more_is_not_ready_and_then_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LlamaCppEngine(tmp_path, slots=1, context_tokens=128, threads=1, watchdog_timeout_s=0.05)
+    assert await engine.ready() == "engine: no answer"
+    assert engine.broken() is None
+    await asyncio.sleep(0.06)
+    assert engine.broken() == "llama.cpp does not answer"
+
+    async def answers() -> int:
+        return 0
+
+    monkeypatch.setattr(engine, "busy_slots", answers)
+    assert await engine.ready() is None
+    assert engine.broken() is None
+
+
+@pytest.mark.slow
+async def test_schema_follows_the_thoughts_of_a_model(thinker: LlamaCppEngine) -> None:
+    shape = OutputFormat(kind="json_schema", json_schema=PERSON)
+    for enabled in (True, False):
+        asked = request("Invent a person.", limit=200, output_format=shape, thinking=Thinking(enabled=enabled))
+        chunks = await collect(thinker, asked)
+        said, thought = text_of(chunks), "".join(chunk.thinking for chunk in chunks)
+        assert enabled or not thought
+        if chunks[-1].finish == "stop":
+            assert set(json.loads(said)) == {"name", "age"}
+        else:
+            assert said == "" or said.startswith("{")
+
+
+async def test_schema_beside_tools_is_refused(thinker: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thinker, "_abilities", frozenset({"tools"}))
+    with pytest.raises(EngineError) as refused:
+        await collect(thinker, request(tools=(Tool(name="look"),), output_format=OutputFormat(kind="json_object")))
+    assert (refused.value.info.code, refused.value.info.param) == (ErrorCode.UNSUPPORTED, "output_format")

@@ -17,7 +17,7 @@ from callboard_kit.lifecycle import Shutdown
 from callboard_worker.engine import EngineFailed, EngineUnavailable, backoff_s
 from callboard_worker.handler import read_job
 from callboard_worker.metrics import WorkerMetrics
-from callboard_worker.outcomes import DEAD, Outcome, keep_outcome, outcome_of
+from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
 from callboard_worker.pool import WorkerPool
 from callboard_worker.running import RunningJob
 from callboard_worker.runtime import Worker
@@ -99,8 +99,8 @@ class EmbeddingJobs:
         whole = () if outcome.reason != "stop" else tuple(vectors)
         await self._keep(job, self._result(job, vectors=whole, usage=usage, error=outcome.error))
 
-    async def answer_dead(self, job: EmbeddingJob) -> None:
-        await self._keep(job, self._result(job, error=DEAD))
+    async def answer_dead(self, job: EmbeddingJob, error: ErrorInfo) -> None:
+        await self._keep(job, self._result(job, error=error))
 
     async def close(self) -> None:
         """Has nothing under way."""

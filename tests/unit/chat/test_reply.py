@@ -5,7 +5,7 @@ import pytest
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
-from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, Sampling, ToolCall
+from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, EndReason, Sampling, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 
 pytestmark = pytest.mark.unit
@@ -189,3 +189,13 @@ def test_frames_that_a_receiver_missed_can_be_sent_again() -> None:
 
 def test_history_without_its_beginning_is_not_whole() -> None:
     assert not history([ChatFrame(seq=5, attempt=1, text="z", tokens=1)]).whole
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "error"])
+def test_reply_cut_before_its_first_token_used_what_was_read_of_its_prompt(reason: EndReason) -> None:
+    reply = Reply(request(), attempt=1)
+    assert reply.take(Chunk(read_prompt_tokens=64)) is None
+    assert reply.take(Chunk(read_prompt_tokens=128)) is None
+    end = reply.end(reason).end
+    assert end is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (128, 0)

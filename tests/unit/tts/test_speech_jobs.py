@@ -5,6 +5,7 @@ import itertools
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,9 +21,10 @@ from callboard_tts.handlers import takeover as takeover_module
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, ServedModel
 from callboard_worker import takeover
+from callboard_worker.attempts import Attempts
 from callboard_worker.handler import JobHandler
 from callboard_worker.pull import Nak, Superseded
-from callboard_worker.running import RunningJobs
+from callboard_worker.running import RunningJob, RunningJobs
 from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, make_job, nobody_listens
 
 pytestmark = pytest.mark.unit
@@ -68,6 +70,16 @@ async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     await asyncio.gather(clock, return_exceptions=True)
 
 
+class UncountedAttempts:
+    """Takes every attempt for the first."""
+
+    async def begin(self, _running: RunningJob[SpeechJob]) -> int:
+        return 0
+
+    async def end(self, _running: RunningJob[SpeechJob], *, returned: bool) -> None:
+        """Keeps no record."""
+
+
 async def handler(
     bus: FakeBus, script: Script | None = None, pool: PoolSettings = POOL
 ) -> tuple[JobHandler[SpeechJob], FakeEngine]:
@@ -76,7 +88,8 @@ async def handler(
     await running.listen()
     bus.checks.append(running.check)
     jobs = SpeechJobs(bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool)
-    return JobHandler(jobs, running, metrics.WORKER), engine
+    attempts = cast("Attempts", UncountedAttempts())
+    return JobHandler(jobs, running, attempts, bus.as_bus(), "TTS", metrics.WORKER), engine
 
 
 async def spoken(monkeypatch: pytest.MonkeyPatch) -> FakeBus:

@@ -95,6 +95,13 @@ class Sampling(Message):
     """Whether the model may not end its reply by itself."""
 
 
+MAX_GRAMMAR_SYMBOLS = 10_000
+MAX_LEXER_FUEL = 200_000
+MAX_LEXER_STATES = 50_000
+"""How complex the grammar of an output format may be, in llguidance's measures: a few milliseconds to build, and for an
+engine to keep to."""
+
+
 class OutputFormat(Message):
     """What shape the reply must have; `json_schema` and `grammar` are set only for the kinds of those names.
 

@@ -142,6 +142,9 @@ class ChatPoolSection(Section):
     """How long a connection to the engine may take."""
     stall_timeout_s: float = Field(default=60.0, gt=0)
     """The longest silence of an engine in the middle of a reply before it counts as failed."""
+    watchdog_timeout_s: float = Field(default=30.0, ge=6)
+    """How long an engine may neither answer nor obey the order to stop a job before its worker ends, to be restarted.
+    With a large model on few processor cores, one batch of a prompt must fit into it."""
 
 
 class ChatSection(Section):
@@ -203,6 +206,8 @@ class SpeechPoolSection(Section):
     """How many requests of one caller may wait; the largest of all pools counts."""
     piece_timeout_s: float = Field(default=60.0, gt=0)
     """The longest that one piece of text may take the engine."""
+    watchdog_timeout_s: float = Field(default=30.0, ge=6)
+    """How long an engine may ignore the order to stop a job before its worker ends, to be restarted."""
 
 
 class TtsSection(Section):

@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     ENGINE_UNAVAILABLE = "engine_unavailable"
     ENGINE_FAILED = "engine_failed"
     INTERRUPTED = "interrupted"
+    WORKER_DIED = "worker_died"
     QUOTA_UNAVAILABLE = "quota_unavailable"
     BUS_UNAVAILABLE = "bus_unavailable"
     OVERLOADED = "overloaded"
@@ -78,6 +79,9 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.ENGINE_UNAVAILABLE: ErrorKind(503, True, "The engine behind the model could not be reached."),
     ErrorCode.ENGINE_FAILED: ErrorKind(502, True, "The engine behind the model reported an error."),
     ErrorCode.INTERRUPTED: ErrorKind(503, True, "The work was stopped before its end because a process shut down."),
+    ErrorCode.WORKER_DIED: ErrorKind(
+        422, False, "A worker that worked on the request died, twice in a row or at once; it is not tried again."
+    ),
     ErrorCode.QUOTA_UNAVAILABLE: ErrorKind(503, True, "The quota service did not answer."),
     ErrorCode.BUS_UNAVAILABLE: ErrorKind(503, True, "The message bus did not accept the work."),
     ErrorCode.OVERLOADED: ErrorKind(503, True, "The edge has more work than it can hold at the moment."),

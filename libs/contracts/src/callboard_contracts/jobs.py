@@ -24,3 +24,18 @@ class Job(Message):
     hold: Hold | None = None
     created_at: float
     deadline_at: float
+
+
+class AttemptRecord(Message):
+    """The newest attempt at a job, on `attempt.<request_id>`.
+
+    `worker` is the id of the worker that announces itself by it. `deaths` counts the attempts before this one whose
+    worker died. An attempt that is `running` although its worker is gone is such a death too. `returned` says that the
+    worker gave the job back, `stuck` that it did so because another job kept its engine from working, and `died` that
+    it may have been this one.
+    """
+
+    attempt: int
+    worker: str
+    deaths: int = 0
+    state: Literal["running", "returned", "stuck", "died"] = "running"

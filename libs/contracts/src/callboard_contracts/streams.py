@@ -37,6 +37,7 @@ TTS = "TTS"
 JOB_STREAMS: dict[str, str] = {"chat": CHAT, "tts": TTS}
 """The work queue of each service."""
 OUT = "OUT"
+ATTEMPTS = "ATTEMPTS"
 RESULT = "RESULT"
 AUDIO = "AUDIO"
 USAGE = "USAGE"
@@ -149,6 +150,13 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         StreamSpec(TTS, ("job.tts.>",), options=_work_queue(tts_bound)),
         StreamSpec(
             OUT, ("out.*.*",), memory=True, max_age_s=frames_life_s(config), options={"max_bytes": 256 * 1024 * 1024}
+        ),
+        StreamSpec(
+            ATTEMPTS,
+            ("attempt.*",),
+            memory=True,
+            max_age_s=frames_life_s(config),
+            options={"max_msgs_per_subject": 1, "max_bytes": 64 * 1024 * 1024},
         ),
         StreamSpec(
             RESULT,

@@ -65,6 +65,16 @@ def resume(edge: str, request_id: str) -> str:
     return f"ctl.resume.{edge}.{request_id}"
 
 
+def worker(worker_id: str) -> str:
+    """Where a worker answers for as long as it lives."""
+    return f"ctl.worker.{token(worker_id)}"
+
+
+def attempt(request_id: str) -> str:
+    """Where the newest attempt at a job is recorded."""
+    return f"attempt.{token(request_id)}"
+
+
 def used(tenant: str, metric: str, bucket: str) -> str:
     """The counter of one tenant's use of one metric in one bucket of time."""
     return f"q.used.{token(tenant)}.{metric}.{bucket}"

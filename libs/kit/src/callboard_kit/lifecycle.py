@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
+EXIT_STUCK = 3
+"""The exit code of a process that cannot end by itself, since some of its threads are stuck; a fresh one helps."""
 THREADS_TIMEOUT_S = 1.0
 
 
@@ -49,14 +51,19 @@ class Shutdown:
         self._event = asyncio.Event()
         self.reason = ""
         self.failed = False
+        self.stuck = False
 
     @property
     def stopping(self) -> bool:
         """Whether the process has been told to stop."""
         return self._event.is_set()
 
-    def request_stop(self, reason: str, *, failed: bool = False) -> None:
-        """Begins the stop; only the first call counts. `failed` makes the process exit with an error."""
+    def request_stop(self, reason: str, *, failed: bool = False, stuck: bool = False) -> None:
+        """Begins the stop; only the first call counts, but for `stuck`.
+
+        `failed` makes the process exit with an error, `stuck` makes it do so without waiting for its threads.
+        """
+        self.stuck = self.stuck or stuck
         if not self._event.is_set():
             self.reason = reason
             self.failed = failed
@@ -171,5 +178,10 @@ async def _supervise(main: Main, config: Config, arguments: argparse.Namespace) 
     except Exception:
         log.exception("failed")
         return EXIT_FAILED
+    if shutdown.stuck:
+        # Whatever ends the event loop in an orderly way would wait for what is stuck.
+        log.error("stopped", extra={"reason": shutdown.reason, "exit_code": EXIT_STUCK})
+        logging.shutdown()
+        os._exit(EXIT_STUCK)
     log.info("stopped", extra={"reason": shutdown.reason})
     return EXIT_FAILED if shutdown.failed else EXIT_OK

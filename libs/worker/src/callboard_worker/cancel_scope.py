@@ -28,6 +28,10 @@ class CancelScope:
             self.at_s = asyncio.get_running_loop().time()
             self._task.cancel()
 
+    def ignored_since(self, time_s: float) -> bool:
+        """Whether the body was told to end before a time of the event loop's clock, and runs on."""
+        return self._task is not None and self.at_s is not None and self.at_s < time_s
+
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         return self

@@ -1,4 +1,4 @@
-"""Jobs that used up their deliveries: answered for, copied to the dead-letter stream, deleted from the queue.
+"""Jobs that are not handed out again: answered for, copied to the dead-letter stream, deleted from the queue.
 
 Without this such a job would stay in its work queue for ever and count against its tenant's bound.
 """
@@ -68,7 +68,7 @@ class DeadLetters:
             return
         for pause_s in (*RETRY_PAUSES_S, None):
             try:
-                await self._dead_letter(seq)
+                await self.set_aside(seq, self._on_dead)
             except Exception:
                 log.exception("dead_letter_failed", extra={"stream": self._stream, "stream_seq": seq})
             else:
@@ -76,7 +76,8 @@ class DeadLetters:
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
 
-    async def _dead_letter(self, seq: int) -> None:
+    async def set_aside(self, seq: int, answer: Callable[[bytes], Awaitable[None]]) -> None:
+        """Has a job answered for, copies it to the dead letters and deletes it from its queue; raises BusError."""
         try:
             found = (await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"seq": seq}))["message"]
         except ApiError:
@@ -84,6 +85,6 @@ class DeadLetters:
         data = base64.b64decode(found.get("data", ""))
         log.error("job_dead", extra={"stream": self._stream, "stream_seq": seq})
         # Each step can be repeated, and the job is deleted last, so that a step that was cut off is done again.
-        await self._on_dead(data)
+        await answer(data)
         await self._bus.publish_stored(f"dlq.{self._stream.lower()}", data, msg_id=f"{self._stream}.{seq}")
         await self._bus.delete_message(self._stream, seq)

@@ -1,14 +1,22 @@
 """Hands deliveries to a service's kind of job."""
 
+import logging
 from typing import Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from callboard_contracts import subjects
+from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
+from callboard_kit.bus import Bus
+from callboard_worker.attempts import MAX_WORKER_DEATHS, Attempts
+from callboard_worker.dead_letters import DeadLetters
 from callboard_worker.metrics import WorkerMetrics
+from callboard_worker.outcomes import DEAD, WORKER_DIED
 from callboard_worker.pull import Delivery
 from callboard_worker.running import RunningJob, RunningJobs
+
+log = logging.getLogger(__name__)
 
 J = TypeVar("J", bound=Job)
 
@@ -29,8 +37,8 @@ class JobKind(Protocol[J]):
         """
         ...
 
-    async def answer_dead(self, job: J) -> None:
-        """Answers for a job that was handed out too often: an error for the client, and what was used is kept."""
+    async def answer_dead(self, job: J, error: ErrorInfo) -> None:
+        """Answers for a job that is not handed out again: an error for the client, and what was used is kept."""
         ...
 
     async def close(self) -> None:
@@ -41,19 +49,48 @@ class JobKind(Protocol[J]):
 class JobHandler(Generic[J]):
     """Runs each delivery as a job of one kind."""
 
-    def __init__(self, kind: JobKind[J], running: RunningJobs, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        kind: JobKind[J],
+        running: RunningJobs,
+        attempts: Attempts,
+        bus: Bus,
+        stream: str,
+        metrics: WorkerMetrics,
+    ) -> None:
         self._kind = kind
         self._running = running
+        self._attempts = attempts
         self._metrics = metrics
+        self.dead_letters = DeadLetters(bus, stream, self.on_dead)
 
     async def handle(self, delivery: Delivery) -> None:
         """Runs a job; raises what `JobKind.run` does, and ValueError for a message that is not a job."""
         job = self._kind.parse(delivery.data)
         is_batch = subjects.job_class_of(delivery.subject) == "batch"
         with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
+            running.stream_seq = delivery.stream_seq
             if running.queue_s is not None:
                 self._metrics.queue_wait.observe(running.queue_s)
-            await self._kind.run(running)
+            if await self._attempts.begin(running) >= MAX_WORKER_DEATHS:
+                await self.set_aside(running, WORKER_DIED)
+                return
+            returned = True
+            try:
+                await self._kind.run(running)
+                returned = False
+            finally:
+                await self._attempts.end(running, returned=returned)
+
+    async def set_aside(self, running: RunningJob[J], error: ErrorInfo) -> None:
+        """Answers for a job that ends workers, and keeps it among the dead letters; raises BusError."""
+
+        async def answer(_data: bytes) -> None:
+            await self._kind.answer_dead(running.job, error)
+            self._metrics.jobs.labels("worker_died").inc()
+
+        log.error("job_set_aside", extra={"request_id": running.job.request_id, "attempt": running.attempt})
+        await self.dead_letters.set_aside(running.stream_seq, answer)
 
     async def on_dead(self, data: bytes) -> None:
         """Answers for a job that used up its deliveries; what is not a job needs no answer."""
@@ -61,7 +98,7 @@ class JobHandler(Generic[J]):
             job = self._kind.parse(data)
         except ValueError:
             return
-        await self._kind.answer_dead(job)
+        await self._kind.answer_dead(job, DEAD)
         self._metrics.jobs.labels("dead").inc()
 
 

@@ -64,8 +64,17 @@ class WorkerMetrics:
             "What counts against the memory limit: allocated and reserved private memory.",
             registry=registry,
         )
+        self.worker_deaths = Counter(
+            f"{prefix}_worker_deaths_total",
+            "Jobs taken over from a worker that died, by what ended it.",
+            ["reason"],
+            registry=registry,
+        )
 
         self.jobs.labels("dead")
+        self.jobs.labels("worker_died")
+        for reason in ("killed", "stuck"):
+            self.worker_deaths.labels(reason)
         for source in resumed_from:
             self.resumed.labels(source)
 

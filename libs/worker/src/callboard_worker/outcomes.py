@@ -21,6 +21,12 @@ from callboard_worker.running import RunningJob
 log = logging.getLogger(__name__)
 
 DEAD = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The work was started several times and never finished.")
+WORKER_DIED = ErrorInfo(
+    code=ErrorCode.WORKER_DIED, message="Two workers died while they worked on the request; it is not tried again."
+)
+STUCK = ErrorInfo(
+    code=ErrorCode.WORKER_DIED, message="The engine stopped working on the request and could not be stopped."
+)
 INTERNAL = ErrorInfo(code=ErrorCode.INTERNAL, message="The worker failed; its log has the request id.")
 
 R = TypeVar("R", covariant=True)

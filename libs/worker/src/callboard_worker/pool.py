@@ -15,7 +15,8 @@ from callboard_kit.lifecycle import StartError
 class WorkerPool:
     """One pool as one worker sees it; times are in seconds.
 
-    An engine that is silent for `stall_timeout_s` while something is expected of it counts as failed.
+    An engine that is silent for `stall_timeout_s` while something is expected of it counts as failed. One that ignores
+    the order to stop for `watchdog_timeout_s` ends the worker.
     """
 
     service: Service
@@ -28,6 +29,7 @@ class WorkerPool:
     memory_limit_mib: int | None
     stall_timeout_s: float
     drain_timeout_s: float
+    watchdog_timeout_s: float = 30.0
 
     @property
     def setting(self) -> str:

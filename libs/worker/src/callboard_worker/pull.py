@@ -190,6 +190,12 @@ class PullLoop:
             heart.cancel()
             await asyncio.gather(heart, return_exceptions=True)
 
+    async def hand_back(self) -> None:
+        """Cancels the jobs that run and has them handed out again, also those whose work does not end."""
+        await self.drain(0.0)
+        self._reports += [(message, _nak(NAK_DELAY_S)) for message in self._running.values()]
+        await self._report()
+
     async def _open_inboxes(self) -> None:
         for inbox in (self._waiting, self._batch_probe):
             await self._open(inbox)

@@ -42,6 +42,8 @@ class RunningJob(Generic[J]):
         self.queue_s = max(0.0, time.time() - job.created_at) if attempt == 1 else None
         """How long the job waited in its queue; None for one that was handed out before."""
         self.deadline = now + job.deadline_at - time.time()
+        self.stream_seq = 0
+        """The job's place in its queue."""
         self.cancel_scope = CancelScope()
         self.heard_at: float | None = None
         """When the engine last said something or was asked; None while nothing is expected of it."""
@@ -76,6 +78,16 @@ class RunningJobs:
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._settled_at = 0.0
         bus.on_reconnect(self._reconnected)
+
+    @property
+    def all(self) -> tuple[RunningJob[Any], ...]:
+        """The jobs that run at this moment."""
+        return tuple(self._jobs.values())
+
+    def not_stopping(self, timeout_s: float) -> tuple[RunningJob[Any], ...]:
+        """The jobs whose work has ignored the order to stop for so long."""
+        since = asyncio.get_running_loop().time() - timeout_s
+        return tuple(running for running in self.all if running.cancel_scope.ignored_since(since))
 
     async def listen(self) -> None:
         """Subscribes to the cancellations of all requests and to the heartbeats of all edges."""

@@ -13,23 +13,25 @@ from callboard_contracts.config import Config
 from callboard_contracts.jobs import Job
 from callboard_contracts.streams import JOB_STREAMS, consumer_name
 from callboard_contracts.workers import OfferedModel, WorkerInfo
-from callboard_kit.bus import Bus
+from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, run_service
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_worker.announcing import Announcer
-from callboard_worker.dead_letters import DeadLetters
+from callboard_worker.attempts import Attempts
 from callboard_worker.engine import Engine, EngineUnavailable
 from callboard_worker.handler import JobHandler, JobKind
 from callboard_worker.metrics import WorkerMetrics
+from callboard_worker.outcomes import STUCK
 from callboard_worker.pool import WorkerPool
 from callboard_worker.pull import PullLoop
-from callboard_worker.running import RunningJobs
+from callboard_worker.running import RunningJob, RunningJobs
 
 log = logging.getLogger(__name__)
 
-READY_INTERVAL_S = 10.0
+READY_INTERVAL_S = 5.0
 UNREADY_INTERVAL_S = 1.0
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 5.0
+SET_ASIDE_TIMEOUT_S = 10.0
 
 J = TypeVar("J", bound=Job)
 
@@ -82,6 +84,7 @@ class Worker(Generic[J]):
         self._readiness = Readiness(shutdown)
         self._reason = self._readiness.reason()
         self._renew: Callable[[], None] = lambda: None
+        self._running: RunningJobs | None = None
 
     async def run(self, config: Config) -> None:
         """Runs until told to stop, then drains.
@@ -99,7 +102,9 @@ class Worker(Generic[J]):
                     self._readiness.bus = bus
                     await self._serve(bus)
             finally:
-                await self._engine.close()
+                # Closing a stuck engine would wait for it.
+                if not self._shutdown.stuck:
+                    await self._engine.close()
 
     async def _load(self) -> None:
         started = time.monotonic()
@@ -112,9 +117,10 @@ class Worker(Generic[J]):
     async def _serve(self, bus: Bus) -> None:
         pool, shutdown = self._pool, self._shutdown
         stream = JOB_STREAMS[pool.service]
-        running = RunningJobs(bus, pool.stall_timeout_s)
+        running = self._running = RunningJobs(bus, pool.stall_timeout_s)
+        attempts = Attempts(bus, self._id, self._metrics)
         kind = self._make_kind(bus)
-        handler = JobHandler(kind, running, self._metrics)
+        handler = JobHandler(kind, running, attempts, bus, stream, self._metrics)
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")
         loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, self._changed)
         self._readiness.loop = loop
@@ -122,19 +128,23 @@ class Worker(Generic[J]):
         announcer = Announcer(bus, self._describe)
         self._renew = announcer.renew
         await running.listen()
-        dead_letters = DeadLetters(bus, stream, handler.on_dead)
-        await dead_letters.start()
+        await attempts.listen()
+        await handler.dead_letters.start()
         freeze_gc()
         async with TaskSupervisor(shutdown) as supervisor:
             supervisor.start(running.watch(), "watch")
-            supervisor.start(dead_letters.recover(), "dead-letters")
+            supervisor.start(attempts.watch(), "attempts")
+            supervisor.start(handler.dead_letters.recover(), "dead-letters")
             supervisor.start(self._watch_engine(), "engine-watch")
             announcing = supervisor.start(announcer.run(), "announcing")
             await loop.run(shutdown.wait)
             log.info("draining", extra={"running": loop.running})
             self._changed()
-            await loop.drain(pool.drain_timeout_s)
-            await kind.close()
+            if shutdown.stuck:
+                await self._leave_engine(loop, handler, attempts)
+            else:
+                await loop.drain(pool.drain_timeout_s)
+                await kind.close()
             announcing.cancel()
             await announcer.withdraw()
 
@@ -160,6 +170,26 @@ class Worker(Generic[J]):
             self._reason = reason
             self._renew()
 
+    def _not_stopping(self) -> tuple[RunningJob[J], ...]:
+        return self._running.not_stopping(self._pool.watchdog_timeout_s) if self._running else ()
+
+    async def _leave_engine(self, loop: PullLoop, handler: JobHandler[J], attempts: Attempts) -> None:
+        """Gives up a stuck engine: answers for the job that it is stuck on, and hands all others back.
+
+        Where that job is not known, all are handed back as if the worker had died: the job is known the next time.
+        """
+        everything: tuple[RunningJob[J], ...] = self._running.all if self._running else ()
+        jobs: tuple[RunningJob[J], ...] = self._not_stopping() or (everything if len(everything) == 1 else ())
+        known = bool(jobs) or not everything
+        attempts.end_state = "stuck" if known else "died"
+        for job in jobs:
+            try:
+                async with asyncio.timeout(SET_ASIDE_TIMEOUT_S):
+                    await handler.set_aside(job, STUCK)
+            except (BusError, TimeoutError):
+                log.exception("job_not_set_aside", extra={"request_id": job.job.request_id})
+        await loop.hand_back()
+
     async def _watch_engine(self) -> None:
         """Asks the engine whether it can work; ends the process when only a fresh one can."""
         ready = self._metrics.engine_ready.labels(self._pool.backend)
@@ -167,10 +197,13 @@ class Worker(Generic[J]):
         due = clock()
         while True:
             broken = self._engine.broken()
+            if broken is None and self._not_stopping():
+                broken = "the engine does not stop"
             if broken is not None:
                 self._readiness.engine = f"engine: {broken}"
                 ready.set(0)
-                self._shutdown.request_stop(broken, failed=True)
+                log.error("engine_stuck", extra={"backend": self._pool.backend, "reason": broken})
+                self._shutdown.request_stop(broken, failed=True, stuck=True)
                 return
             if clock() >= due:
                 reason = await self._engine_state()

@@ -32,7 +32,9 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
                 from callboard_chat.backends.llamacpp import LlamaCppEngine
             except ImportError:
                 raise StartError("the backend llamacpp needs the package xllamacpp") from None
-            return LlamaCppEngine(pool.model_path, pool.slots, pool.context_tokens, pool.threads)
+            return LlamaCppEngine(
+                pool.model_path, pool.slots, pool.context_tokens, pool.threads, pool.watchdog_timeout_s
+            )
         case _:
             from callboard_chat.backends.fake import FakeEngine
 

@@ -59,6 +59,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         memory_limit_mib=section.memory_limit_mib,
         connect_timeout_s=section.connect_timeout_s,
         stall_timeout_s=section.stall_timeout_s,
+        watchdog_timeout_s=section.watchdog_timeout_s,
         drain_timeout_s=config.chat.drain_timeout_s,
         models=models,
     )

@@ -69,6 +69,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         metrics_port=section.metrics_port,
         memory_limit_mib=section.memory_limit_mib,
         stall_timeout_s=section.piece_timeout_s,
+        watchdog_timeout_s=section.watchdog_timeout_s,
         drain_timeout_s=config.tts.drain_timeout_s,
         max_input_characters=config.tts.max_input_characters,
         comma_pause_ms=config.tts.comma_pause_ms,

@@ -18,10 +18,11 @@ from typing import Any
 import aiohttp
 import xllamacpp
 
+from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals
 from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of, request_body
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
-from callboard_chat.backends.openai_wire import Json, refused
-from callboard_chat.domain.models import unsupported_tools
+from callboard_chat.backends.openai_wire import Json, cannot_continue, refused
+from callboard_chat.domain.models import tools_or_format, unsupported_tools
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.workers import Ability
@@ -42,7 +43,9 @@ MAX_ERROR_BYTES = 65_536
 class LlamaCppEngine:
     """One GGUF model with `slots` replies at once, each with a context of `context_tokens`."""
 
-    def __init__(self, model: Path, slots: int, context_tokens: int, threads: int | None) -> None:
+    def __init__(
+        self, model: Path, slots: int, context_tokens: int, threads: int | None, watchdog_timeout_s: float = 30.0
+    ) -> None:
         self._model = model
         self._slots = slots
         self._context_tokens = context_tokens
@@ -52,6 +55,9 @@ class LlamaCppEngine:
         self._http: aiohttp.ClientSession | None = None
         self._base = ""
         self._abilities: frozenset[Ability] = frozenset()
+        self._thinks = False
+        self._watchdog_timeout_s = watchdog_timeout_s
+        self._unanswered_since: float | None = None
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -80,28 +86,39 @@ class LlamaCppEngine:
         )
         properties = await self._call("GET", "/props")
         self._abilities = abilities_of(properties)
+        self._thinks = "<think>" in properties.get("chat_template", "")
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
-        """Asks the server for its health."""
+        """Asks the server for its slots, which only the thread that does all the work can tell."""
+        if self._unanswered_since is None:
+            self._unanswered_since = asyncio.get_running_loop().time()
         try:
-            await self._call("GET", "/health")
+            await self.busy_slots()
         except EngineError:
             return "engine: no answer"
+        self._unanswered_since = None
         return None
 
     async def stream(
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
-        if request.tools and request.tool_choice != "none" and "tools" not in self._abilities:
+        with_tools = bool(request.tools) and request.tool_choice != "none"
+        if with_tools and "tools" not in self._abilities:
             raise EngineRefused(unsupported_tools())
+        if with_tools and request.output_format.kind != "text":
+            raise EngineRefused(tools_or_format())
+        grammar = await grammar_of(request.output_format)
+        checker = ReplyChecker(grammar, continuation.text if continuation else "") if grammar else None
         prompt_tokens = await self._prompt_tokens(request) if continuation else None
         said = continuation.tokens if continuation else 0
         reader = ReplyReader(
             request.max_output_tokens - said, prompt_tokens=prompt_tokens, top_logprobs=request.top_logprobs
         )
         body = request_body(request, continuation, self._context_tokens)
+        if grammar is not None:
+            body |= await self._grammar_fields(request, grammar, body, continued=continuation is not None)
         path = "/v1/chat/completions" if request.mode == "chat" else "/v1/completions"
         try:
             async with self._session().post(self._base + path, json=body) as response:
@@ -111,17 +128,25 @@ class LlamaCppEngine:
                 async for data in response.content.iter_any():
                     chunk = reader.read(events.feed(data))
                     if chunk is not None:
+                        if checker is not None:
+                            checker.feed(chunk.text)
                         yield chunk
                     if reader.done:
                         break
         except (aiohttp.ClientError, OSError):
             # Whether anything is missing, the reader knows.
             log.debug("engine_connection_lost")
-        yield reader.last()
+        last = reader.last()
+        if checker is not None and last.finish == "stop":
+            checker.end()
+        yield last
 
     def broken(self) -> str | None:
-        """Never: a server that does not answer is not ready."""
-        return None
+        """Says so where the server has not answered for long: its threads cannot be stopped, only its process."""
+        since = self._unanswered_since
+        if since is None or asyncio.get_running_loop().time() - since <= self._watchdog_timeout_s:
+            return None
+        return "llama.cpp does not answer"
 
     async def busy_slots(self) -> int:
         """How many replies the engine itself is working on."""
@@ -160,6 +185,37 @@ class LlamaCppEngine:
         params.n_batch = batch
         params.n_ubatch = batch
         return llama.Server(params)
+
+    async def _grammar_fields(self, request: ChatRequest, grammar: Grammar, body: Json, *, continued: bool) -> Json:
+        """What a request's body says of the grammar.
+
+        The engine follows a grammar from the first token that it writes. To have it begin earlier, with the start of a
+        reply or the thoughts before it, the grammar is marked as one for tool calls, which begins with the template's
+        own opening of a reply.
+        """
+        thinks = self._thinks and request.mode == "chat"
+        if not continued and not thinks:
+            return {"grammar": grammar.text}
+        if grammar.rule is None or request.mode != "chat":
+            if continued:
+                raise cannot_continue()
+            return {"grammar": grammar.text}
+        wanted = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
+        if continued:
+            wanted["messages"] = wanted["messages"][:-1]
+        without, with_opening = [
+            str((await self._call("POST", "/apply-template", {**wanted, "add_generation_prompt": each}))["prompt"])
+            for each in (False, True)
+        ]
+        opening = literals(await self._pieces(with_opening.removeprefix(without)))
+        return {"grammar": grammar.after(opening, thoughts=thinks), "grammar_type": "tool_calls"}
+
+    async def _pieces(self, text: str) -> list[tuple[int, str, bool]]:
+        """The tokens of a template's text: each with its own text, and whether it is a control token."""
+        question = {"content": text, "add_special": False}
+        tokens = (await self._call("POST", "/tokenize", {**question, "with_pieces": True}))["tokens"]
+        plain = set((await self._call("POST", "/tokenize", {**question, "parse_special": False}))["tokens"])
+        return [(token["id"], token["piece"], token["id"] not in plain) for token in tokens]
 
     async def _prompt_tokens(self, request: ChatRequest) -> int:
         """The exact length of a prompt without the start of its answer."""

@@ -1,6 +1,7 @@
 """What the embedded llama.cpp is asked: OpenAI's form, and its own fields beside it."""
 
 from callboard_chat.backends import openai_wire
+from callboard_chat.backends.llamacpp_tools import bounded_parameters
 from callboard_chat.backends.openai_wire import Json
 from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.ports import Continuation
@@ -49,15 +50,12 @@ def abilities_of(properties: Json) -> frozenset[Ability]:
 
 
 def request_body(request: ChatRequest, continuation: Continuation | None, context_tokens: int) -> Json:
-    """The body of a streamed request."""
+    """The body of a streamed request, but for the grammar of its reply."""
     body = openai_wire.request_body(request, continuation, _sampling(request.sampling, context_tokens))
-    output_format, thinking = request.output_format, request.thinking
-    if output_format.kind == "json_object":
-        # Its own json_object takes any JSON value.
-        schema = {"name": "object", "schema": {"type": "object"}}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif output_format.kind == "grammar":
-        body["grammar"] = output_format.grammar or ""
+    body.pop("response_format", None)
+    thinking = request.thinking
+    for tool in body.get("tools", ()):
+        tool["function"]["parameters"] = bounded_parameters(tool["function"]["parameters"])
     if request.top_logprobs == 0:
         # It takes none for no log probabilities at all.
         body["logprobs" if request.mode == "completion" else "top_logprobs"] = 1

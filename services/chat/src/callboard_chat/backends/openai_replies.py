@@ -62,6 +62,7 @@ class ReplyReader:
         self._prompt_tokens = prompt_tokens
         self._prompt_fixed = prompt_tokens is not None
         self._cached_prompt_tokens: int | None = None
+        self._read_prompt_tokens = 0
         self._tokens = 0
         self._top_logprobs = top_logprobs
         self._logprobs: list[TokenLogprob] = []
@@ -83,7 +84,7 @@ class ReplyReader:
         """Takes the payloads that arrived together and returns what they say as one chunk."""
         text = ""
         thinking = ""
-        before = self._tokens
+        before, read_before = self._tokens, self._read_prompt_tokens
         for payload in payloads:
             if self.done:
                 break
@@ -99,7 +100,8 @@ class ReplyReader:
             thinking += thought
         tokens = self._tokens - before
         if not (text or thinking or tokens):
-            return None
+            read = self._read_prompt_tokens
+            return Chunk(read_prompt_tokens=read) if read > read_before else None
         logprobs, self._logprobs = tuple(self._logprobs), []
         return Chunk(
             text,
@@ -119,6 +121,8 @@ class ReplyReader:
             self._count_prompt(
                 usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
             )
+        if progress := event.get("prompt_progress"):
+            self._read_prompt_tokens = max(0, progress["processed"] - self._spent_prompt_tokens)
         timings = event.get("timings")
         if timings:
             self._timings = timings

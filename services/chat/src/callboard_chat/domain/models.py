@@ -60,6 +60,11 @@ def unsupported_tools() -> ErrorInfo:
     return _unsupported("This model cannot call tools.", "tools")
 
 
+def tools_or_format() -> ErrorInfo:
+    """The error for a form of the reply beside tools, where the engine follows only one of them."""
+    return _unsupported("This model's engine cannot keep to an output format while it may call tools.", "output_format")
+
+
 def prompt_field(request: ChatRequest) -> str:
     """The field of a request that holds its prompt."""
     return "prompt" if request.mode == "completion" else "messages"

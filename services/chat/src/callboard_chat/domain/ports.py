@@ -17,7 +17,8 @@ class Chunk:
 
     `tokens` is how many engine tokens the piece stands for. The last chunk has `finish`, and `stop_sequence` where the
     engine says which one ended the reply. The counts are the engine's own for this run so far, None where it has not
-    said; `completion_tokens` counts only what this run made, without what a continuation started from.
+    said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens` counts only what this run
+    made, without what a continuation started from.
     """
 
     text: str = ""
@@ -29,6 +30,7 @@ class Chunk:
     stop_sequence: str | None = None
     prompt_tokens: int | None = None
     cached_prompt_tokens: int | None = None
+    read_prompt_tokens: int | None = None
     completion_tokens: int | None = None
     durations: PhaseDurations | None = None
 

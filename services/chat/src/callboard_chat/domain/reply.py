@@ -49,6 +49,7 @@ class Reply:
         self._prompt_tokens: int | None = None
         self._cached_prompt_tokens = 0
         self._prompt_known = False
+        self._read_prompt_tokens = 0
         self._engine_tokens: int | None = None
         self._base_tokens = prior.said.tokens
         self._cutter = StopCutter(request.sampling.stop)
@@ -110,6 +111,8 @@ class Reply:
             self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
             if chunk.finish is None:
                 self._keep_to_hold(chunk.prompt_tokens)
+        if chunk.read_prompt_tokens is not None:
+            self._read_prompt_tokens = max(self._read_prompt_tokens, chunk.read_prompt_tokens)
         if chunk.completion_tokens is not None:
             self._engine_tokens = chunk.completion_tokens
         if chunk.durations is not None:
@@ -136,11 +139,11 @@ class Reply:
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
 
     def end(self, reason: EndReason, error: ErrorInfo | None = None, queue_s: float | None = None) -> ChatFrame:
-        """The last frame. A reply that failed before it said anything used nothing."""
+        """The last frame. A reply that was cut before it said anything used what the engine had read of its prompt."""
         completed = reason not in {"cancelled", "error"}
         if not completed:
             self._pending_logprobs = ()
-        usage = TokenUsage()
+        usage = TokenUsage(prompt_tokens=self._read_prompt_tokens)
         tokens = 0
         if completed or self.started:
             total = self._tokens

@@ -7,7 +7,7 @@ from typing import Literal
 
 from callboard_chat import metrics
 from callboard_chat.domain.hold_limits import within
-from callboard_chat.domain.models import refusal
+from callboard_chat.domain.models import estimated_prompt_tokens, refusal
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
@@ -15,13 +15,13 @@ from callboard_chat.domain.retries import Retries, final_error
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, read_frames
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
-from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason, TokenUsage
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Work
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
-from callboard_worker.outcomes import DEAD, Outcome, keep_outcome, outcome_of
+from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
@@ -73,13 +73,17 @@ class ChatJobs:
         self._observe(running, reply, frame.end)
         await self._keep(job, frame.end, reply.result(job.request_id, frame.end))
 
-    async def answer_dead(self, job: ChatJob) -> None:
-        """Ends the reply with an error, unless it has an end; the hold is settled with what that says."""
+    async def answer_dead(self, job: ChatJob, error: ErrorInfo) -> None:
+        """Ends the reply with an error, unless it has an end; the hold is settled with what was read and sent."""
         frames = await read_frames(self._bus, job.request_id)
         known = history(frames)
         end = known.end
         if end is None:
-            end = ChatEnd(reason="error", error=DEAD)
+            usage = TokenUsage()
+            if frames or error.code is ErrorCode.WORKER_DIED:
+                prompt_tokens = estimated_prompt_tokens(job.request)
+                usage = TokenUsage(prompt_tokens=prompt_tokens, completion_tokens=known.said.tokens)
+            end = ChatEnd(reason="error", error=error, usage=usage)
             attempt = max((frame.attempt for frame in frames), default=1)
             await self._send(job, ChatFrame(seq=known.next_seq, attempt=attempt, end=end))
         await self._keep(job, end, ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end))
@@ -128,14 +132,15 @@ class ChatJobs:
         try:
             async with aclosing(self._engine.stream(request, said)) as chunks:
                 async for chunk in chunks:
-                    running.heard_at = clock()
+                    if chunk.read_prompt_tokens is None:
+                        running.heard_at = clock()
                     frame = reply.take(chunk)
                     if frame is not None:
                         await self._send(job, frame, flush=first)
                         if first:
                             first = False
-                            reply.first_at = running.heard_at
-                            self._model_figures(job).first_token.observe(running.heard_at - running.started_at)
+                            reply.first_at = clock()
+                            self._model_figures(job).first_token.observe(reply.first_at - running.started_at)
                     if reply.finish is not None:
                         break
         except EngineError as error:

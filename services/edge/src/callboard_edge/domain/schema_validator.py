@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES
 from callboard_contracts.errors import CallboardError, ErrorCode
 
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -20,9 +21,6 @@ SMALL_SCHEMA_BYTES = 2048
 MAX_CASELESS_CHARACTERS = 256
 """All patterns of a schema that ignore case have at most so many; each of their classes can take 20 ms to fold."""
 MAX_REMEMBERED = 1000
-MAX_GRAMMAR_SYMBOLS = 10_000
-MAX_LEXER_FUEL = 200_000
-MAX_LEXER_STATES = 50_000
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
 _BAD_PATTERN = "regex parse error"
@@ -107,18 +105,22 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
-    from jsonschema import Draft202012Validator, FormatChecker
-    from jsonschema.exceptions import SchemaError
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import validator_for
 
     try:
+        kind = validator_for({"$schema": str(schema.get("$schema", ""))}, default=Draft202012Validator)
+    except ValueError:
+        return "the keyword at '$schema' is no address"
+    try:
         # No format is checked: to compile a pattern can take minutes, and the grammar's own compiler judges them all.
-        Draft202012Validator.check_schema(schema, format_checker=FormatChecker(formats=()))
-    except SchemaError as error:
-        place = "/".join(str(part) for part in error.path)
-        return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
+        error = next(iter(kind(kind.META_SCHEMA).iter_errors(schema)), None)
     except RecursionError:
         return "it is nested too deeply"
-    return None
+    if error is None:
+        return None
+    place = "/".join(str(part) for part in error.path)
+    return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
 
 
 def _impossible(schema: dict[str, Any]) -> str | None:

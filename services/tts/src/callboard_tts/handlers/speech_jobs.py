@@ -20,7 +20,7 @@ from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, re
 from callboard_tts.settings import PoolSettings
 from callboard_worker.engine import EngineError, EngineRefused
 from callboard_worker.handler import read_job
-from callboard_worker.outcomes import DEAD, Outcome, keep_outcome, outcome_of
+from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
@@ -76,13 +76,13 @@ class SpeechJobs:
         finally:
             await holds.close()
 
-    async def answer_dead(self, job: SpeechJob) -> None:
+    async def answer_dead(self, job: SpeechJob, error: ErrorInfo) -> None:
         """Ends the utterance with an error, unless it has an end; what was sent is settled."""
         segments = await read_segments(self._bus, job)
         progress = progress_of(segments)
         end = progress.end
         if end is None:
-            end = SpeechEnd(reason="error", audio_ms=progress.audio_ms, error=DEAD)
+            end = SpeechEnd(reason="error", audio_ms=progress.audio_ms, error=error)
             attempt = max((segment.info.attempt for segment in segments), default=1)
             await SegmentWriter(self._bus, job, attempt, progress).end(end, progress.piece)
         await self._keep(job, end, progress.extensions)

@@ -27,6 +27,7 @@ ANSWERS = {
     401: Answer("The API key is unknown, expired or revoked.", ErrorAnswer),
     404: Answer("No model of that name is on offer.", ErrorAnswer),
     413: Answer("The body is over the size limit.", ErrorAnswer),
+    422: Answer("Workers died while they worked on the request; it is not tried again.", ErrorAnswer),
     429: Answer("A limit is reached, or too many requests wait; Retry-After says when to try again.", ErrorAnswer),
     502: Answer("The engine failed.", ErrorAnswer),
     503: Answer("The engine, the bus or quota is not there at the moment.", ErrorAnswer),

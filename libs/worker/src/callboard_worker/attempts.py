@@ -1,0 +1,135 @@
+"""Counts how often a job's worker died, so that a job that kills its workers is set aside."""
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+from nats.aio.msg import Msg
+
+from callboard_contracts import subjects
+from callboard_contracts.jobs import AttemptRecord
+from callboard_contracts.streams import ATTEMPTS
+from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
+from callboard_kit.stream_reads import read_last
+from callboard_worker.metrics import WorkerMetrics
+from callboard_worker.pull import Nak
+from callboard_worker.running import RunningJob
+
+log = logging.getLogger(__name__)
+
+MAX_WORKER_DEATHS = 2
+PING_TIMEOUT_S = 2.0
+NAK_DELAY_S = 1.0
+PROBATION_S = 5.0
+PROBATION_CHECK_S = 0.2
+
+State = Literal["running", "returned", "stuck", "died"]
+
+
+class Attempts:
+    """Records the attempts of one worker, and finds out how those before them ended.
+
+    A job whose worker died begins on probation: one such job at a time, until its engine says something or for some
+    seconds. A death in that time counts against that job alone.
+    """
+
+    def __init__(self, bus: Bus, worker: str, metrics: WorkerMetrics) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._metrics = metrics
+        self._records: dict[str, AttemptRecord] = {}
+        self._probation = asyncio.Lock()
+        self._on_probation: RunningJob[Any] | None = None
+        self._probation_ends_at = 0.0
+        self.end_state: State = "returned"
+        """What is recorded of a job that this worker gives back."""
+
+    async def listen(self) -> None:
+        """Answers for this worker, for as long as its process works."""
+        await self._bus.subscribe(subjects.worker(self._worker), _answer)
+
+    async def watch(self) -> None:
+        """Ends probations, for as long as the process runs."""
+        while True:
+            await asyncio.sleep(PROBATION_CHECK_S)
+            running = self._on_probation
+            now = asyncio.get_running_loop().time()
+            if running is not None and (running.heard_at is not None or now >= self._probation_ends_at):
+                await self._end_probation()
+
+    async def begin(self, running: RunningJob[Any]) -> int:
+        """Records that an attempt begins, and returns how many workers died in those before it.
+
+        One death too many and the attempt does not begin.
+
+        Raises:
+            Nak: the bus does not answer at this moment.
+        """
+        request_id = running.job.request_id
+        deaths = await self._deaths(running) if running.attempt > 1 else 0
+        if deaths >= MAX_WORKER_DEATHS:
+            return deaths
+        if deaths:
+            await self._probation.acquire()
+            self._on_probation = running
+            self._probation_ends_at = asyncio.get_running_loop().time() + PROBATION_S
+            await self._record_all("returned")
+        self._records[request_id] = AttemptRecord(attempt=running.attempt, worker=self._worker, deaths=deaths)
+        await self._record(request_id, "running")
+        return deaths
+
+    async def end(self, running: RunningJob[Any], *, returned: bool) -> None:
+        """Takes note that an attempt ended here; `returned` where the job is to be handed out again."""
+        request_id = running.job.request_id
+        if returned:
+            await self._record(request_id, self.end_state)
+        self._records.pop(request_id, None)
+        if self._on_probation is running:
+            await self._end_probation()
+
+    async def _end_probation(self) -> None:
+        self._on_probation = None
+        self._probation.release()
+        await self._record_all("running")
+
+    async def _record_all(self, state: State) -> None:
+        for request_id in list(self._records):
+            await self._record(request_id, state)
+
+    async def _record(self, request_id: str, state: State) -> None:
+        record = self._records[request_id].model_copy(update={"state": state})
+        try:
+            await self._bus.publish(subjects.attempt(request_id), record.encoded())
+        except BusError:
+            # Without a record, no death is counted.
+            log.warning("attempt_not_recorded", extra={"request_id": request_id})
+
+    async def _deaths(self, running: RunningJob[Any]) -> int:
+        try:
+            stored = await read_last(self._bus, ATTEMPTS, subjects.attempt(running.job.request_id))
+            if stored is None:
+                return 0
+            record = AttemptRecord.model_validate_json(stored.data)
+            if record.state == "returned" or (record.state == "running" and await self._lives(record.worker)):
+                return record.deaths
+        except BusUnavailable:
+            raise Nak(NAK_DELAY_S) from None
+        self._metrics.worker_deaths.labels("killed" if record.state == "running" else "stuck").inc()
+        if record.state == "stuck":
+            return record.deaths
+        ids = {"request_id": running.job.request_id, "worker": record.worker, "attempt": record.attempt}
+        log.warning("worker_died", extra=ids)
+        return record.deaths + 1
+
+    async def _lives(self, worker: str) -> bool:
+        if worker == self._worker:
+            return True
+        try:
+            await self._bus.request(subjects.worker(worker), b"", PING_TIMEOUT_S)
+        except NoResponders:
+            return False
+        return True
+
+
+async def _answer(message: Msg) -> None:
+    await message.respond(b"")
