@@ -22,6 +22,7 @@ from callboard_contracts.quota import (
 )
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders, Stored
+from callboard_kit.bus_clock import BusClock
 from callboard_kit.stream_reads import StoredMessage
 from callboard_worker.pull import Delivery
 
@@ -92,6 +93,10 @@ class FakeQuota:
         return ReleaseReply(settled=True)
 
 
+async def _never() -> float:
+    raise BusUnavailable("no clock")
+
+
 @dataclass
 class Message:
     """What a subscriber gets."""
@@ -104,6 +109,7 @@ class Message:
 class FakeBus:
     """Keeps what is published; `reply` answers those who take a job over, an exception is raised."""
 
+    clock: BusClock = field(default_factory=lambda: BusClock(_never))
     connected: bool = True
     segments: list[StoredMessage] = field(default_factory=list)
     usage: list[UsageEvent] = field(default_factory=list)

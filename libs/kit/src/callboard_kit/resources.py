@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from callboard_contracts.config import NatsSection
 from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.lifecycle import Shutdown, StartError
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor
 from callboard_kit.ops_server import OpsServer, Ready
 
 log = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -> AsyncGenerator[Bus]:
-    """Connects the process to the bus; a connection that ends for good ends the process.
+    """Connects the process to the bus and follows its clock; a connection that ends for good ends the process.
 
     Raises:
         StartError: nothing answers there.
@@ -24,7 +24,9 @@ async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -
     except BusUnavailable as error:
         raise StartError(str(error)) from None
     try:
-        yield bus
+        async with TaskSupervisor(shutdown) as supervisor:
+            supervisor.start(bus.clock.follow(), "bus-clock")
+            yield bus
     finally:
         await bus.close()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -31,17 +30,17 @@ J = TypeVar("J", bound=Job)
 
 
 class RunningJob(Generic[J]):
-    """One job while this process works on it; clock times are the event loop's."""
+    """One job while this process works on it; clock times are the event loop's, but `entered_at` is the bus's."""
 
-    def __init__(self, job: J, attempt: int, *, is_batch: bool) -> None:
+    def __init__(self, job: J, attempt: int, *, is_batch: bool, entered_at: float) -> None:
         now = asyncio.get_running_loop().time()
         self.job = job
         self.attempt = attempt
         self.is_batch = is_batch
         self.started_at = now
-        self.queue_s = max(0.0, time.time() - job.created_at) if attempt == 1 else None
+        self.queue_s = max(0.0, entered_at - job.created_at) if attempt == 1 else None
         """How long the job waited in its queue; None for one that was handed out before."""
-        self.deadline = now + job.deadline_at - time.time()
+        self.deadline = now + job.deadline_at - entered_at
         self.cancel_scope = CancelScope()
         self.heard_at: float | None = None
         """When the engine last said something or was asked; None while nothing is expected of it."""
@@ -91,7 +90,7 @@ class RunningJobs:
         """
         if job.request_id in self._jobs:
             raise Superseded
-        running = RunningJob(job, attempt, is_batch=is_batch)
+        running = RunningJob(job, attempt, is_batch=is_batch, entered_at=self._bus.clock.now())
         if job.request_id in self._cancelled:
             running.cancel_scope.cancel("cancelled")
         self._jobs[job.request_id] = running

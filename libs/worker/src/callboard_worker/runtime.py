@@ -14,7 +14,7 @@ from callboard_contracts.jobs import Job
 from callboard_contracts.streams import JOB_STREAMS, consumer_name
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, run_service
+from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, is_set_within, run_service
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_worker.announcing import Announcer
 from callboard_worker.dead_letters import DeadLetters
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 READY_INTERVAL_S = 10.0
 UNREADY_INTERVAL_S = 1.0
 READY_TIMEOUT_S = 10.0
+CLOCK_WAIT_S = 1.0
 
 J = TypeVar("J", bound=Job)
 
@@ -51,6 +52,8 @@ class Readiness:
             return self.engine
         if self.bus is None or not self.bus.connected:
             return "bus: not connected"
+        if not self.bus.clock.known:
+            return "clock: the bus has not told its time"
         if self.loop is not None and not self.loop.served:
             return "queue: not served"
         return None
@@ -118,7 +121,7 @@ class Worker(Generic[J]):
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")
         loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, self._changed)
         self._readiness.loop = loop
-        announcer = Announcer(bus, self._describe)
+        announcer = Announcer(bus, lambda: self._describe(bus))
         self._renew = announcer.renew
         await running.listen()
         dead_letters = DeadLetters(bus, stream, handler.on_dead)
@@ -129,6 +132,8 @@ class Worker(Generic[J]):
             supervisor.start(dead_letters.recover(), "dead-letters")
             supervisor.start(self._watch_engine(), "engine-watch")
             announcing = supervisor.start(announcer.run(), "announcing")
+            while not shutdown.stopping and not await is_set_within(bus.clock.measured, CLOCK_WAIT_S):
+                log.warning("bus_time_unknown")
             await loop.run(shutdown.wait)
             log.info("draining", extra={"running": loop.running})
             self._changed()
@@ -137,7 +142,7 @@ class Worker(Generic[J]):
             announcing.cancel()
             await announcer.withdraw()
 
-    def _describe(self) -> WorkerInfo:
+    def _describe(self, bus: Bus) -> WorkerInfo:
         pool = self._pool
         return WorkerInfo(
             id=self._id,
@@ -149,7 +154,7 @@ class Worker(Generic[J]):
             slots_used=self._slots_used(),
             ready=self._readiness.reason() is None,
             draining=self._shutdown.stopping,
-            at=time.time(),
+            at=bus.clock.now(),
         )
 
     def _slots_used(self) -> int:

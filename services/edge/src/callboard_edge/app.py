@@ -162,12 +162,14 @@ async def _serve(
         metrics.admitted_without_quota.inc,
         require_key=config.quota.require_key,
     )
-    deps = Dependencies(quota=quota, jobs=BusJobQueue(bus), replies=replies, background=background)
+    deps = Dependencies(quota=quota, jobs=BusJobQueue(bus), replies=replies, background=background, now=bus.clock.now)
 
     def ready() -> str | None:
         if shutdown.stopping:
             return "stopping"
-        return None if bus.connected else "the bus is not connected"
+        if not bus.connected:
+            return "the bus is not connected"
+        return None if bus.clock.known else "the bus has not told its time"
 
     context = edge_context(config, deps, BusResultStore(bus), workers, encoders, metrics, ready, admin)
     server = EdgeServer(context, protocols)

@@ -1,6 +1,5 @@
 """The way in for every protocol: who asks, what it may cost, and then the job in its queue."""
 
-import time
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -88,7 +87,7 @@ class Admission:
         stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source)
 
         def job(reply: ReserveReply) -> SpeechJob:
-            now, edge = time.time(), self.deps.replies.edge
+            now, edge = self.deps.now(), self.deps.replies.edge
             return SpeechJob(
                 request_id=reserve.request_id,
                 edge=edge,
@@ -160,7 +159,7 @@ class Admission:
         )
 
     def _chat_job(self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest) -> ChatJob:
-        now = time.time()
+        now = self.deps.now()
         return ChatJob(
             request_id=reserve.request_id,
             edge=self.deps.replies.edge,
