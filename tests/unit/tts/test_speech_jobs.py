@@ -14,13 +14,13 @@ from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SpeechJo
 from callboard_kit.bus import BusUnavailable
 from callboard_tts import metrics
 from callboard_tts.backends.fake import FakeEngine, Script
-from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import takeover as takeover_module
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, ServedModel
 from callboard_worker import takeover
 from callboard_worker.handler import JobHandler
+from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.pull import Nak, Superseded
 from callboard_worker.running import RunningJobs
 from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, make_job, nobody_listens
@@ -74,7 +74,8 @@ async def handler(
     running = RunningJobs(bus.as_bus(), pool.stall_timeout_s)
     await running.listen()
     bus.checks.append(running.check)
-    jobs = SpeechJobs(bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool)
+    extensions = HoldExtensions(bus.as_bus(), pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
+    jobs = SpeechJobs(bus.as_bus(), engine, extensions, pool)
     return JobHandler(jobs, running, metrics.WORKER), engine
 
 

@@ -45,6 +45,13 @@ class WorkerMetrics:
             ["source"],
             registry=registry,
         )
+        self.hold_extensions = Counter(
+            f"{prefix}_hold_extensions_total",
+            "Further holds asked for during the work, by what came of it: *granted*, *refused* by a limit, *unheld* "
+            "where the site lets work go on without an answer, or *failed*.",
+            ["outcome"],
+            registry=registry,
+        )
         self.cancel_latency = Histogram(
             f"{prefix}_cancel_seconds",
             "From the order to stop a job to its engine's standing still.",
@@ -53,6 +60,8 @@ class WorkerMetrics:
         )
 
         self.jobs.labels("dead")
+        for outcome in ("granted", "refused", "unheld", "failed"):
+            self.hold_extensions.labels(outcome)
         for source in resumed_from:
             self.resumed.labels(source)
 

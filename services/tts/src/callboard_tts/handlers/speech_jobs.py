@@ -9,7 +9,7 @@ from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
-from callboard_tts.domain.ports import HoldExtensions, SpeechEngine
+from callboard_tts.domain.ports import SpeechEngine
 from callboard_tts.domain.segments import Progress, progress_of
 from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice
@@ -20,6 +20,7 @@ from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, re
 from callboard_tts.settings import PoolSettings
 from callboard_worker.engine import EngineError, EngineRefused
 from callboard_worker.handler import read_job
+from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import DEAD, Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
@@ -61,9 +62,8 @@ class SpeechJobs:
             await self._keep(job, progress.end, progress.extensions)
             return
         writer = SegmentWriter(self._bus, job, running.attempt, progress)
-        holds = AudioQuota(
-            self._extensions, job, progress.extensions, pool.hold_slice_ms, admits_unheld=pool.admits_unheld
-        )
+        job_holds = JobHolds(self._extensions, job, progress.extensions, lambda: running.left_s, metrics.WORKER)
+        holds = AudioQuota(job_holds, pool.hold_slice_ms)
         try:
             outcome: Outcome[SpeechEndReason] = Outcome("cancelled")
             if prior.wanted:
