@@ -40,6 +40,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
     monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "recorded_progress", bus.recorded_progress)
+    monkeypatch.setattr(takeover_module, "open_extensions", bus.open_extensions)
     clock = asyncio.ensure_future(bus.time_passes())
     yield bus
     clock.cancel()

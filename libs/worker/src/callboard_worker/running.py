@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from callboard_contracts import subjects
 from callboard_contracts.interest import EDGE_LOST_S, EdgeHeartbeat
 from callboard_contracts.jobs import JOB_VERSION, Job
+from callboard_contracts.quota import Work
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_worker.cancel_scope import CancelScope
 from callboard_worker.pull import Superseded
@@ -48,6 +49,8 @@ class RunningJob(Generic[J]):
         """Sends again, from a number on, what may have been lost with the bus; None where nothing can be."""
         self.unsure = False
         """Whether something may have been lost with the bus, until the edge has said what it has."""
+        self.used: Callable[[], Work] | None = None
+        """Tells what the job has used so far, where its kind can say so."""
         self.edge_heard_at = now
         self.edge_silent = False
         """Whether the edge's heartbeats stopped; it may be gone, or stand still for a while."""
@@ -98,6 +101,11 @@ class RunningJobs:
             yield running
         finally:
             del self._jobs[job.request_id]
+
+    def used(self) -> dict[str, Work]:
+        """What the running jobs have used so far, by request; without those that have used nothing."""
+        found = {name: running.used() for name, running in self._jobs.items() if running.used is not None}
+        return {name: work for name, work in found.items() if work.completion_tokens or work.audio_ms}
 
     async def watch(self) -> None:
         """Looks after all running jobs, for as long as the process runs."""

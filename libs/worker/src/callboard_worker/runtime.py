@@ -22,6 +22,7 @@ from callboard_worker.engine import Engine, EngineUnavailable
 from callboard_worker.handler import JobHandler, JobKind
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pool import WorkerPool
+from callboard_worker.progress import record_progress
 from callboard_worker.pull import PullLoop
 from callboard_worker.running import RunningJobs
 
@@ -131,6 +132,7 @@ class Worker(Generic[J]):
             supervisor.start(running.watch(), "watch")
             supervisor.start(dead_letters.recover(), "dead-letters")
             supervisor.start(self._watch_engine(), "engine-watch")
+            supervisor.start(record_progress(bus, self._id, running.used), "progress")
             announcing = supervisor.start(announcer.run(), "announcing")
             while not shutdown.stopping and not await is_set_within(bus.clock.measured, CLOCK_WAIT_S):
                 log.warning("bus_time_unknown")

@@ -212,7 +212,9 @@ def edge_context(
 ) -> EdgeContext:
     """Puts together what the protocols are given."""
     settings = edge_settings(config)
-    admission = Admission(deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s)
+    admission = Admission(
+        deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
+    )
     return EdgeContext(
         settings=settings,
         chat_models=chat_catalogue(config.chat),

@@ -12,7 +12,7 @@ from callboard_contracts.ordering import newest
 class History:
     """A reply so far: what was said, the number of its next frame, and its end if it has one.
 
-    `whole` is false when its beginning is no longer known.
+    `whole` is false when its beginning is no longer known; `prompt_tokens` is what an engine counted.
     """
 
     next_seq: int = 0
@@ -21,6 +21,7 @@ class History:
     logprobs: tuple[TokenLogprob, ...] = ()
     end: ChatEnd | None = None
     whole: bool = True
+    prompt_tokens: int | None = None
 
 
 def history(frames: Iterable[ChatFrame]) -> History:

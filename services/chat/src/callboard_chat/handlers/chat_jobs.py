@@ -2,30 +2,36 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Literal
 
 from callboard_chat import metrics
-from callboard_chat.domain.hold_limits import within
 from callboard_chat.domain.models import refusal
 from callboard_chat.domain.ports import ChatEngine
-from callboard_chat.domain.prior_attempt import History, history
+from callboard_chat.domain.prior_attempt import History
+from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.retries import Retries, final_error
-from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, read_frames
+from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
+from callboard_chat.handlers.text_quota import TextQuota
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.quota import Work
+from callboard_contracts.quota import Hold, Work
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
+from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import DEAD, Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
 log = logging.getLogger(__name__)
+
+RETURN_TIMEOUT_S = 5.0
+"""How long the last holds may take to be given back before the worker ends."""
 
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The reply was not finished before its deadline.")
 STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silent in the middle of the reply.")
@@ -36,10 +42,19 @@ INTERRUPTED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The reply was inter
 class ChatJobs:
     """The kind of job that makes a reply of a prompt; see `JobKind`."""
 
-    def __init__(self, bus: Bus, engine: ChatEngine, pool: PoolSettings) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        engine: ChatEngine,
+        pool: PoolSettings,
+        extensions: HoldExtensions,
+        statistics: Mapping[str, PromptStatistics],
+    ) -> None:
         self._bus = bus
         self._engine = engine
         self._pool = pool
+        self._extensions = extensions
+        self._statistics = statistics
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
 
@@ -57,7 +72,9 @@ class ChatJobs:
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
-        reply = Reply(job.request, running.attempt, prior.history, job.hold)
+        holds = JobHolds(self._extensions, job, prior.extensions, lambda: running.left_s, metrics.WORKER)
+        quota = TextQuota(job, holds)
+        reply = Reply(job.request, running.attempt, prior.history, None if job.held else job.hold)
 
         async def resend(seq: int) -> None:
             for frame in reply.sent_since(seq):
@@ -66,31 +83,40 @@ class ChatJobs:
         async def work() -> Outcome[EndReason]:
             if refused := refusal(job.request, self._pool.models, self._engine.abilities):
                 return Outcome("error", refused)
-            return await self._generate(running, reply)
+            return await self._generate(running, reply, quota)
 
         running.resend = resend
+        running.used = lambda: reply.used
         outcome: Outcome[EndReason] = Outcome("cancelled")
         if prior.wanted:
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
-        await self._send(job, frame)
         assert frame.end is not None
+        if outcome.reason not in {"cancelled", "error"}:
+            self._learn(job, frame.end)
+        await quota.cover_used(frame.end.usage)
+        await self._send(job, frame)
         self._observe(running, reply, frame.end)
-        await self._keep(job, frame.end, reply.result(job.request_id, frame.end))
+        await self._keep(job, frame.end, reply.result(job.request_id, frame.end), quota)
 
     async def answer_dead(self, job: ChatJob) -> None:
-        """Ends the reply with an error, unless it has an end; the hold is settled with what that says."""
-        frames = await read_frames(self._bus, job.request_id)
-        known = history(frames)
-        end = known.end
-        if end is None:
-            end = ChatEnd(reason="error", error=DEAD)
-            attempt = max((frame.attempt for frame in frames), default=1)
-            await self._send(job, ChatFrame(seq=known.next_seq, attempt=attempt, end=end))
-        await self._keep(job, end, ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end))
+        """Ends the reply with an error, unless it has an end; what was sent of it is settled."""
+        prior, attempt = await find_what_was_sent(self._bus, job)
+        quota = self._quota(job, prior.extensions)
+        if prior.history.end is None:
+            reply = Reply(job.request, attempt, prior.history)
+            frame = reply.end("error", DEAD)
+            assert frame.end is not None
+            await self._send(job, frame)
+            await self._keep(job, frame.end, reply.result(job.request_id, frame.end), quota)
+        else:
+            end = prior.history.end
+            result = ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end)
+            await self._keep(job, end, result, quota)
 
     async def close(self) -> None:
-        """Has nothing under way."""
+        """Waits for the holds that are on their way back."""
+        await self._extensions.close(RETURN_TIMEOUT_S)
 
     def _explain(self, reason: Literal["deadline", "stalled"]) -> ErrorInfo:
         if reason == "deadline":
@@ -98,7 +124,7 @@ class ChatJobs:
         metrics.ENGINE_ERRORS.labels(self._pool.backend, "stalled").inc()
         return STALLED
 
-    async def _generate(self, running: RunningJob[ChatJob], reply: Reply) -> Outcome[EndReason]:
+    async def _generate(self, running: RunningJob[ChatJob], reply: Reply, quota: TextQuota) -> Outcome[EndReason]:
         """Has the engine write the reply, asking again where that can help."""
         request = running.job.request
         model = self._pool.models[request.model]
@@ -106,7 +132,7 @@ class ChatJobs:
             request = request.model_copy(update={"model": model.engine_model})
         retries = Retries(self._pool.can_continue)
         while reply.finish is None:
-            error = await self._run_engine(running, reply, request)
+            error = await self._run_engine(running, reply, request, quota)
             if error is None:
                 continue
             metrics.ENGINE_ERRORS.labels(self._pool.backend, error.code.value).inc()
@@ -120,7 +146,9 @@ class ChatJobs:
             reply.begin_run()
         return Outcome(reply.finish)
 
-    async def _run_engine(self, running: RunningJob[ChatJob], reply: Reply, request: ChatRequest) -> ErrorInfo | None:
+    async def _run_engine(
+        self, running: RunningJob[ChatJob], reply: Reply, request: ChatRequest, quota: TextQuota
+    ) -> ErrorInfo | None:
         """One run of the engine; returns what went wrong, or None when the reply is complete."""
         said = reply.said if reply.started else None
         if said is not None and not self._pool.can_continue:
@@ -132,6 +160,13 @@ class ChatJobs:
             async with aclosing(self._engine.stream(request, said)) as chunks:
                 async for chunk in chunks:
                     running.heard_at = clock()
+                    if chunk.prompt_tokens is not None and chunk.finish is None:
+                        quota.count_prompt(chunk.prompt_tokens)
+                    if (tokens := reply.tokens_with(chunk)) > quota.covered:
+                        # While quota is asked, nothing is expected of the engine.
+                        running.heard_at = None
+                        await quota.cover(reply, tokens)
+                        running.heard_at = clock()
                     frame = reply.take(chunk)
                     if frame is not None:
                         await self._send(job, frame, flush=first)
@@ -148,10 +183,11 @@ class ChatJobs:
     async def _close_again(self, running: RunningJob[ChatJob], prior: PriorAttempt) -> None:
         """Repeats the acknowledged steps of a job that had come to its end before its worker was lost."""
         job, known = running.job, prior.history
+        quota = self._quota(job, prior.extensions)
         if (kept := prior.result) is not None:
             if prior.wanted and (frame := _rest(kept, known, running.attempt)) is not None:
                 await self._send(job, frame)
-            await self._keep(job, kept.end, kept)
+            await self._keep(job, kept.end, kept, quota)
             return
         assert known.end is not None
         result = ChatResult(
@@ -163,7 +199,7 @@ class ChatJobs:
             logprobs=known.logprobs,
             end=known.end,
         )
-        await self._keep(job, known.end, result if known.whole else None)
+        await self._keep(job, known.end, result if known.whole else None, quota)
 
     async def _send(self, job: ChatJob, frame: ChatFrame, *, flush: bool = False) -> None:
         """Sends one frame to the job's edge; `flush` is for the first, which somebody waits for."""
@@ -171,9 +207,18 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None) -> None:
+    def _learn(self, job: ChatJob, end: ChatEnd) -> None:
+        model = self._pool.models.get(job.request.model)
+        if model is not None:
+            self._statistics[model.name].learn(job.request, end.usage.prompt_tokens)
+
+    def _quota(self, job: ChatJob, extensions: tuple[Hold, ...]) -> TextQuota:
+        """The holds of a job that is only ended."""
+        return TextQuota(job, JobHolds(self._extensions, job, extensions, lambda: 0.0, metrics.WORKER))
+
+    async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None, quota: TextQuota) -> None:
         used = Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens)
-        charged = within(job.hold, used)
+        charged = quota.charged(used)
         if charged != used:
             metrics.OVER_HOLD.inc()
             log.warning("used_more_than_held", extra={"request_id": job.request_id, "model": job.request.model})
@@ -185,6 +230,7 @@ class ChatJobs:
             pool=self._pool.name,
             work=charged,
             outcome=end.reason,
+            extensions=quota.extensions,
             result=result,
         )
 

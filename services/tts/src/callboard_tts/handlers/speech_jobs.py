@@ -10,13 +10,13 @@ from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
 from callboard_tts.domain.ports import SpeechEngine
-from callboard_tts.domain.segments import Progress, progress_of
+from callboard_tts.domain.segments import Progress
 from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
 from callboard_tts.handlers.segment_writer import SegmentWriter
 from callboard_tts.handlers.synthesis import Synthesis
-from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, read_segments
+from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
 from callboard_tts.settings import PoolSettings
 from callboard_worker.engine import EngineError, EngineRefused
 from callboard_worker.handler import read_job
@@ -62,6 +62,7 @@ class SpeechJobs:
             await self._keep(job, progress.end, progress.extensions)
             return
         writer = SegmentWriter(self._bus, job, running.attempt, progress)
+        running.used = lambda: Work(audio_ms=writer.audio_ms)
         job_holds = JobHolds(self._extensions, job, progress.extensions, lambda: running.left_s, metrics.WORKER)
         holds = AudioQuota(job_holds, pool.hold_slice_ms)
         try:
@@ -78,12 +79,10 @@ class SpeechJobs:
 
     async def answer_dead(self, job: SpeechJob) -> None:
         """Ends the utterance with an error, unless it has an end; what was sent is settled."""
-        segments = await read_segments(self._bus, job)
-        progress = progress_of(segments)
+        progress, attempt = await find_what_was_sent(self._bus, job)
         end = progress.end
         if end is None:
             end = SpeechEnd(reason="error", audio_ms=progress.audio_ms, error=DEAD)
-            attempt = max((segment.info.attempt for segment in segments), default=1)
             await SegmentWriter(self._bus, job, attempt, progress).end(end, progress.piece)
         await self._keep(job, end, progress.extensions)
 
