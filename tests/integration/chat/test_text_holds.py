@@ -21,6 +21,7 @@ from callboard_contracts.streams import OUT, USAGE
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown
 from callboard_kit.stream_reads import read_subject
+from callboard_worker.hold_extensions import open_extensions
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     audit,
@@ -28,6 +29,7 @@ from tests.integration.quota.deployment import (
     eventually,
     hold_of,
     no_leases,
+    release,
     request,
     settled,
 )
@@ -259,7 +261,10 @@ async def test_reply_ends_with_an_error_when_quota_stays_away(
     assert event.work == Work(prompt_tokens=PROMPT_TOKENS, completion_tokens=SLICE_TOKENS)
 
 
-async def test_dead_job_is_charged_with_what_was_sent(deployment: QuotaDeployment, bus: Bus) -> None:
+@pytest.mark.parametrize("holds_lost", [False, True])
+async def test_dead_job_is_charged_with_what_was_sent(
+    deployment: QuotaDeployment, bus: Bus, *, holds_lost: bool
+) -> None:
     async with worker(deployment, script(400, token_delay_s=0.005)) as first:
         job = await ask(bus, "dead")
 
@@ -270,6 +275,10 @@ async def test_dead_job_is_charged_with_what_was_sent(deployment: QuotaDeploymen
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
     delivered = sum(frame.tokens for frame in await frames_of(bus, job))
+    if holds_lost:
+        # As when their leases ran out before a worker came back.
+        for hold in await open_extensions(bus, job):
+            assert await release(bus, hold)
     async with worker(deployment, script(0)):
         await asyncio.sleep(0.5)
         # As the server says once a job was handed out too often.
@@ -279,6 +288,6 @@ async def test_dead_job_is_charged_with_what_was_sent(deployment: QuotaDeploymen
         event = await usage_of(bus, job)
     assert (event.outcome, event.work.completion_tokens) == ("error", delivered)
     assert event.work.prompt_tokens == PROMPT_TOKENS
-    assert event.extensions
+    assert bool(event.extensions) is not holds_lost
     assert await charged_tokens(bus, job) == PROMPT_TOKENS + delivered
     await no_leases(bus)

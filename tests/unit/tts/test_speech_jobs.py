@@ -337,6 +337,7 @@ async def test_what_a_killed_worker_had_sent_is_charged_though_the_bus_lost_it(b
     bus.open_holds = (hold_for(3000, "h2"),)
     jobs, _ = await handler(bus)
     await jobs.handle(deliver(make_job(hold=hold_for(2000)), attempt=2))
+    bus.segments.clear()
     await jobs.on_dead(deliver(make_job(hold=hold_for(2000))).data)
     for event in bus.usage:
         assert (event.work.audio_ms, event.extensions) == (4200, bus.open_holds)

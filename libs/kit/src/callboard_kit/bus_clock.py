@@ -5,8 +5,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import Gauge
-
 log = logging.getLogger(__name__)
 
 MEASURE_INTERVAL_S = 30.0
@@ -16,10 +14,6 @@ MAX_ROUND_TRIP_S = 1.0
 MAX_STEP_S = 0.5
 """A larger step of the machine's clock against its monotonic clock may mean that the machine slept."""
 NOTICEABLE_SKEW_S = 2.0
-
-CLOCK_SKEW = Gauge(
-    "callboard_clock_skew_seconds", "How far the machine's clock is ahead of the bus's, or below 0 behind it."
-)
 
 
 class BusClock:
@@ -51,6 +45,11 @@ class BusClock:
         """The bus's time in Unix seconds."""
         return self._pace() + self._ahead_of_pace_s
 
+    @property
+    def machine_ahead_s(self) -> float:
+        """How far the machine's clock is ahead of the bus's; below 0, behind it."""
+        return self._wall() - self.now()
+
     async def measure(self) -> None:
         """Asks the bus for its time; raises what `read` does, and TimeoutError for an answer that came too late."""
         asked_at = self._pace()
@@ -59,7 +58,6 @@ class BusClock:
         answered_at = self._pace()
         self._ahead_of_pace_s = told - (asked_at + answered_at) / 2
         self.measured.set()
-        CLOCK_SKEW.set(self._wall() - self.now())
 
     async def follow(self) -> None:
         """Measures for as long as the process runs: every half minute, and at once after a step of a clock."""
@@ -70,9 +68,9 @@ class BusClock:
             except Exception as error:
                 # Whatever the bus answers instead of its time must not end the process; the next try may succeed.
                 log.debug("bus_time_unread", extra={"reason": type(error).__name__})
-            skewed = self.known and abs(self._wall() - self.now()) > NOTICEABLE_SKEW_S
+            skewed = self.known and abs(self.machine_ahead_s) > NOTICEABLE_SKEW_S
             if skewed and not noticed:
-                log.warning("clock_differs", extra={"ahead_s": round(self._wall() - self.now(), 1)})
+                log.warning("clock_differs", extra={"ahead_s": round(self.machine_ahead_s, 1)})
             noticed = skewed
             await self._until_due()
 

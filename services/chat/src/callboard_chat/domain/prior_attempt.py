@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall, order_of_frames
 from callboard_contracts.ordering import newest
+from callboard_contracts.quota import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class History:
     end: ChatEnd | None = None
     whole: bool = True
     prompt_tokens: int | None = None
+
+    @property
+    def sent(self) -> Work:
+        """What the reply has used so far, as far as it was counted."""
+        return Work(prompt_tokens=self.prompt_tokens or 0, completion_tokens=self.said.tokens)
 
 
 def history(frames: Iterable[ChatFrame]) -> History:

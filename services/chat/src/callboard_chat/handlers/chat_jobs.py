@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Literal
 
@@ -19,7 +19,7 @@ from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.quota import Hold, Work
+from callboard_contracts.quota import Work
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
@@ -72,8 +72,7 @@ class ChatJobs:
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
-        holds = JobHolds(self._extensions, job, prior.extensions, lambda: running.left_s, metrics.WORKER)
-        quota = TextQuota(job, holds)
+        quota = self._quota(job, prior, lambda: running.left_s)
         reply = Reply(job.request, running.attempt, prior.history, None if job.held else job.hold)
 
         async def resend(seq: int) -> None:
@@ -102,7 +101,7 @@ class ChatJobs:
     async def answer_dead(self, job: ChatJob) -> None:
         """Ends the reply with an error, unless it has an end; what was sent of it is settled."""
         prior, attempt = await find_what_was_sent(self._bus, job)
-        quota = self._quota(job, prior.extensions)
+        quota = self._quota(job, prior)
         if prior.history.end is None:
             reply = Reply(job.request, attempt, prior.history)
             frame = reply.end("error", DEAD)
@@ -183,7 +182,7 @@ class ChatJobs:
     async def _close_again(self, running: RunningJob[ChatJob], prior: PriorAttempt) -> None:
         """Repeats the acknowledged steps of a job that had come to its end before its worker was lost."""
         job, known = running.job, prior.history
-        quota = self._quota(job, prior.extensions)
+        quota = self._quota(job, prior)
         if (kept := prior.result) is not None:
             if prior.wanted and (frame := _rest(kept, known, running.attempt)) is not None:
                 await self._send(job, frame)
@@ -212,9 +211,9 @@ class ChatJobs:
         if model is not None:
             self._statistics[model.name].learn(job.request, end.usage.prompt_tokens)
 
-    def _quota(self, job: ChatJob, extensions: tuple[Hold, ...]) -> TextQuota:
-        """The holds of a job that is only ended."""
-        return TextQuota(job, JobHolds(self._extensions, job, extensions, lambda: 0.0, metrics.WORKER))
+    def _quota(self, job: ChatJob, prior: PriorAttempt, left_s: Callable[[], float] = lambda: 0.0) -> TextQuota:
+        holds = JobHolds(self._extensions, job, prior.extensions, left_s, metrics.WORKER)
+        return TextQuota(job, holds, prior.history.sent)
 
     async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None, quota: TextQuota) -> None:
         used = Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens)

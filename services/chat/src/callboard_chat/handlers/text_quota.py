@@ -9,11 +9,15 @@ from callboard_worker.hold_extensions import JobHolds
 
 
 class TextQuota:
-    """Has the output of one attempt held, slice by slice; a job that does not say what is held has all it may cost."""
+    """Has the output of one attempt held, slice by slice; a job that does not say what is held has all it may cost.
 
-    def __init__(self, job: ChatJob, holds: JobHolds) -> None:
+    `sent` is what earlier attempts sent, which was held then, whatever has become of those holds.
+    """
+
+    def __init__(self, job: ChatJob, holds: JobHolds, sent: Work) -> None:
         self._most_tokens = job.request.max_output_tokens
         self._holds = holds
+        self._sent = sent
         self._allowance = TextAllowance(holds.all, job.held.prompt_tokens) if job.held and holds.all else None
         self._prompt_counted = False
 
@@ -54,8 +58,15 @@ class TextQuota:
             await self._extend(usage.completion_tokens)
 
     def charged(self, used: Work) -> Work:
-        """What of the work used is charged: no more than was held, or allowed without a hold."""
-        return within(self._holds.all, used, self._allowance.unheld_units if self._allowance else 0)
+        """What of the work used is charged: no more than was held when it was sent, or allowed without a hold."""
+        if self._allowance is None:
+            return within(self._holds.all, used)
+        held = within(self._holds.all, used, self._allowance.unheld_units)
+        sent = self._sent
+        return Work(
+            prompt_tokens=max(held.prompt_tokens, min(used.prompt_tokens, sent.prompt_tokens)),
+            completion_tokens=max(held.completion_tokens, min(used.completion_tokens, sent.completion_tokens)),
+        )
 
     async def _extend(self, tokens: int) -> ErrorInfo | None:
         """Asks for holds until so many tokens are covered; returns why they are not, or None."""

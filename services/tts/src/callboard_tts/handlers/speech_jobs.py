@@ -71,7 +71,8 @@ class SpeechJobs:
                 outcome = await self._outcome(running, progress, writer, holds)
             end = SpeechEnd(reason=outcome.reason, audio_ms=writer.audio_ms, error=outcome.error)
             await holds.stop()
-            await writer.end(end, progress.piece, holds.drain_pending())
+            # Where nobody waits, no segment before this one may be left to name the holds.
+            await writer.end(end, progress.piece, holds.drain_pending() if prior.wanted else holds.extensions)
             _observe(job, end, asyncio.get_running_loop().time() - running.started_at)
             await self._keep(job, end, holds.extensions)
         finally:
