@@ -124,7 +124,7 @@ async def usage_of(bus: Bus, job: ChatJob) -> UsageEvent:
         found[:] = [event for event in events if event.request_id == job.request_id]
         return bool(found)
 
-    await eventually(reported, "a usage event")
+    await eventually(reported, "a usage event", timeout_s=60)
     await settled(bus)
     (event,) = found
     return event

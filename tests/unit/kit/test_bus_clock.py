@@ -63,6 +63,23 @@ async def test_answer_that_fails_leaves_the_last_measurement() -> None:
     assert clocks.clock.now() == pytest.approx(5005.0)
 
 
+async def test_answer_that_took_long_counts_only_where_it_contradicts() -> None:
+    clocks = Clocks()
+    clocks.trip_s = 0.8
+    await clocks.clock.measure()
+    assert clocks.clock.now() == pytest.approx(clocks.bus_s)
+    clocks.trip_s = 0.0
+    clocks.bus_s += 0.1
+    await clocks.clock.measure()
+    assert clocks.clock.now() == pytest.approx(clocks.bus_s)
+    clocks.trip_s, clocks.bus_s = 0.8, clocks.bus_s + 0.1
+    await clocks.clock.measure()
+    assert clocks.clock.now() == pytest.approx(clocks.bus_s - 0.1)
+    clocks.bus_s += 0.5
+    await clocks.clock.measure()
+    assert clocks.clock.now() == pytest.approx(clocks.bus_s)
+
+
 async def test_time_is_measured_again_after_a_step_and_until_the_bus_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus_clock, "CHECK_INTERVAL_S", 0.001)
     clocks = Clocks()

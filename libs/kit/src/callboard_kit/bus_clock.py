@@ -9,8 +9,10 @@ log = logging.getLogger(__name__)
 
 MEASURE_INTERVAL_S = 30.0
 CHECK_INTERVAL_S = 1.0
+RETRY_INTERVAL_S = 0.1
 MAX_ROUND_TRIP_S = 1.0
 """An answer that took longer tells the time too inexactly."""
+GOOD_ROUND_TRIP_S = 0.1
 MAX_STEP_S = 0.5
 """A larger step of the machine's clock against its monotonic clock may mean that the machine slept."""
 NOTICEABLE_SKEW_S = 2.0
@@ -33,6 +35,7 @@ class BusClock:
         self._wall = wall
         self._pace = pace
         self._ahead_of_pace_s = wall() - pace()
+        self._is_good = False
         self.measured = asyncio.Event()
         """Set once the bus has told its time."""
 
@@ -51,12 +54,20 @@ class BusClock:
         return self._wall() - self.now()
 
     async def measure(self) -> None:
-        """Asks the bus for its time; raises what `read` does, and TimeoutError for an answer that came too late."""
+        """Asks the bus for its time; raises what `read` does, and TimeoutError for an answer that came too late.
+
+        The answer is exact to half of its round trip. One that took long only counts where it contradicts what was
+        known before.
+        """
         asked_at = self._pace()
         async with asyncio.timeout(MAX_ROUND_TRIP_S):
             told = await self._read()
         answered_at = self._pace()
-        self._ahead_of_pace_s = told - (asked_at + answered_at) / 2
+        trip_s = answered_at - asked_at
+        ahead_s = told - (asked_at + answered_at) / 2
+        is_good = trip_s <= GOOD_ROUND_TRIP_S
+        if is_good or not self.known or abs(ahead_s - self._ahead_of_pace_s) > trip_s / 2:
+            self._ahead_of_pace_s, self._is_good = ahead_s, is_good
         self.measured.set()
 
     async def follow(self) -> None:
@@ -77,7 +88,7 @@ class BusClock:
     async def _until_due(self) -> None:
         began_at, offset_s = self._pace(), self._wall() - self._pace()
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S if self.known else RETRY_INTERVAL_S)
             stepped = abs(self._wall() - self._pace() - offset_s) > MAX_STEP_S
-            if not self.known or stepped or self._pace() - began_at >= MEASURE_INTERVAL_S:
+            if not self._is_good or stepped or self._pace() - began_at >= MEASURE_INTERVAL_S:
                 return
