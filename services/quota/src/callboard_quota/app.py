@@ -105,13 +105,13 @@ async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace
 
 
 async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespace, bus: Bus, ready: Readiness) -> None:
-    await _first(shutdown, bus.clock.measure)
-    clock = ready.clock = SteadyClock(bus.clock.now)
     publisher = AcknowledgedPublisher(bus)
     await publisher.start()
     store = JetStreamLedger(bus, publisher)
     accounts = BucketAccounts(bus)
     await _first(shutdown, store.check)
+    await _first(shutdown, bus.clock.measure)
+    clock = ready.clock = SteadyClock(bus.clock.now)
     secret = await _first(shutdown, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
     ledger = Ledger(store, clock, secret.signed, CacheInvalidation(bus).publish)
@@ -169,7 +169,10 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         while True:
             reason = ready.clock_reason()
             try:
-                if broker.joined and reason is not None:
+                if not bus.connected:
+                    # No request comes, and what is subscribed or ended now may not last.
+                    pass
+                elif broker.joined and reason is not None:
                     log.error("queue_group_left", extra={"reason": reason})
                     ready.serving = False
                     await broker.leave()
