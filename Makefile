@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models test test-all check fix bench docs locks changelog clean
+.PHONY: help up doctor env models test test-all hostile soak check fix bench docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,12 @@ test: models ## the fast tiers: unit, contract, backend, deploy, integration
 
 test-all: models ## every tier, with real models, processes and faults
 	$(BIN)/python -m pytest -q -m "not benchmark" $(ARGS)
+
+hostile: models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
+	$(BIN)/python -m pytest -q -m hostile $(ARGS)
+
+soak: models ## the same for an hour
+	CALLBOARD_HOSTILE_S=$${CALLBOARD_HOSTILE_S:-3600} $(BIN)/python -m pytest -q -m hostile $(ARGS)
 
 check: $(READY) ## format, lint, types, imports and dependencies; changes nothing
 	$(BIN)/ruff format --check .

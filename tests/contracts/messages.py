@@ -25,7 +25,7 @@ from callboard_contracts.quota import (
 )
 from callboard_contracts.speech import SegmentInfo, SpeechJob
 from callboard_contracts.transcription import TranscriptionJob, TranscriptionResult
-from callboard_contracts.workers import PoolRecord, WorkerInfo
+from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 
 MESSAGES: dict[str, type[Message]] = {
     "account": Account,
@@ -45,6 +45,7 @@ MESSAGES: dict[str, type[Message]] = {
     "kudos_reply": KudosReply,
     "kudos_transfer_request": KudosTransferRequest,
     "pool_record": PoolRecord,
+    "process_record": ProcessRecord,
     "release_reply": ReleaseReply,
     "release_request": ReleaseRequest,
     "reserve_reply": ReserveReply,

@@ -62,7 +62,14 @@ def test_frozen_sample_of_version_1_still_says_what_it_said(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name.endswith(".v2.json")])
 def test_frozen_sample_of_version_2_is_written_as_it_was_read(name: str) -> None:
     model, sample = sample_of(name)
-    assert json.loads(model.model_validate(sample).encoded()) == sample
+    read = model.model_validate(sample)
+    assert json.loads(read.model_dump_json(exclude_none=True)) == sample
+    assert model.model_validate_json(read.encoded()) == read
+
+
+def test_version_of_a_job_is_always_sent() -> None:
+    model, sample = sample_of("chat_job.v2.json")
+    assert json.loads(model.model_validate(sample).encoded())["version"] == 2
 
 
 @pytest.mark.parametrize("name", SAMPLES)

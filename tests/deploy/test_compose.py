@@ -1,6 +1,8 @@
 """The images and the compose file: what they name exists, and no process runs as root."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -97,6 +99,8 @@ def test_compose_serves_what_up_serves() -> None:
     assert ours.chat.models == packaged.chat.models
     assert ours.tts.models == packaged.tts.models
     assert ours.quota == packaged.quota
+    assert (ours.chat.default_model, ours.tts.default_model) == ("smollm2", "kokoro")
+    assert (packaged.chat.default_model, packaged.tts.default_model) == ("smollm2", "kokoro")
     assert needed_by(ours) == needed_by(packaged)
 
 
@@ -106,15 +110,46 @@ def test_containers_get_longer_to_stop_than_services_take() -> None:
     assert grace > max(config.edge.drain_timeout_s, config.chat.drain_timeout_s, config.tts.drain_timeout_s)
 
 
-def test_the_bus_takes_its_configuration_and_can_be_watched() -> None:
-    path = COMPOSE / "nats.conf"
+def test_the_bus_takes_its_configuration_and_can_be_watched(tmp_path: Path) -> None:
+    path = shutil.copy(COMPOSE / "nats.conf", tmp_path)
+    made_secret(tmp_path / "secret")
     tried = subprocess.run(
         [server_binary(), "-t", "-c", str(path)], capture_output=True, text=True, timeout=20, check=False
     )
     assert tried.returncode == 0, tried.stderr
     # Prometheus scrapes the exporter, which reads the monitor; no port of it is published.
-    assert re.search(r'^http: "0\.0\.0\.0:8222"$', path.read_text(), re.MULTILINE)
+    text = (COMPOSE / "nats.conf").read_text()
+    assert re.search(r'^http: "0\.0\.0\.0:8222"$', text, re.MULTILINE)
     assert "ports" not in compose()["services"]["nats"]
+
+
+def made_secret(folder: Path) -> str:
+    """Runs what the service `folders` runs, in a folder, and returns the password that it made."""
+    folder.mkdir(exist_ok=True)
+    [script] = compose()["services"]["folders"]["command"]
+    script = script.replace("/secret", shlex.quote(str(folder))).replace("$$", "$").replace("python ", "python3 ")
+    script = re.sub(r"chown .*", "", script)
+    subprocess.run(["sh", "-ec", script], timeout=20, check=True)
+    return (folder / "password").read_text()
+
+
+def test_the_bus_of_containers_gets_a_password_once_and_every_service_has_it(tmp_path: Path) -> None:
+    password = made_secret(tmp_path / "secret")
+    assert len(password) >= 32
+    assert made_secret(tmp_path / "secret") == password
+    assert (tmp_path / "secret" / "authorization.conf").read_text().count(password) == 1
+    services = compose()["services"]
+    mounted = "secret:/etc/secret:ro"
+    assert mounted in services["nats"]["volumes"]
+    for name in ("streams", "quota", "chat", "tts", "edge", "models"):
+        environment = services[name]["environment"]
+        assert environment == {"CALLBOARD__NATS__PASSWORD_FILE": "/etc/secret/password"}, name
+        assert mounted in services[name]["volumes"], name
+
+
+def test_worker_containers_have_a_memory_limit() -> None:
+    for name in ("chat", "tts"):
+        assert compose()["services"][name]["mem_limit"] == "${CALLBOARD_WORKER_MEMORY:-4g}"
 
 
 def test_the_speech_worker_may_load_the_library_that_it_copies_to_its_temporary_folder() -> None:

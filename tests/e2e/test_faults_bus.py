@@ -1,6 +1,7 @@
 """The bus and the quota go away and come back while the deployment is busy."""
 
 import asyncio
+import resource
 import signal
 
 import openai
@@ -87,6 +88,30 @@ async def test_bus_that_is_away_is_told_as_an_error_in_time(make_deployment: Mak
         await asyncio.to_thread(deployment.nats.start)
         for service in deployment.services:
             await asyncio.to_thread(service.wait_ready, 20)
+        async with asyncio.timeout(40):
+            reply = await client.chat.completions.create(model="owl", messages=HELLO)
+        assert reply.choices[0].finish_reason == "stop"
+    await asyncio.to_thread(deployment.wait_idle, 30)
+
+
+async def test_readiness_follows_a_store_that_fails_until_the_bus_is_started_again(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, {"edge": {"request_timeout_s": 20}})
+    following = (deployment.edges[0], deployment.quotas[0])
+
+    def say_so() -> bool:
+        return all("store" in (service.ready_reason() or "") for service in following)
+
+    async with connected(deployment, await new_key(deployment)) as client:
+        # No file of the server may grow, as on a full disk.
+        deployment.nats.limit_files(0)
+        await eventually(say_so, 30, "edge and quota are not ready")
+        deployment.nats.limit_files(resource.RLIM_INFINITY)
+        await asyncio.sleep(6)
+        assert await asyncio.to_thread(say_so)
+        await asyncio.to_thread(deployment.nats.kill)
+        await asyncio.to_thread(deployment.nats.start)
+        for service in following:
+            await asyncio.to_thread(service.wait_ready, 30)
         async with asyncio.timeout(40):
             reply = await client.chat.completions.create(model="owl", messages=HELLO)
         assert reply.choices[0].finish_reason == "stop"

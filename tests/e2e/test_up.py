@@ -1,20 +1,26 @@
 """`callboard up` as a user runs it: a real process, real signals, and what is left afterwards."""
 
+import asyncio
+import contextlib
 import os
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
 
 from callboard_cli.failures import ExitCode
+from callboard_contracts.config import NatsSection
+from callboard_kit.bus import Bus, BusUnavailable
 from tests.support.children import Child, wait_until
 from tests.support.models import missing_model_files
 from tests.support.ports import free_port
@@ -33,16 +39,17 @@ FAKES: Table = {
 class Up:
     """One `callboard up`: its output, and the processes that belong to it."""
 
-    def __init__(self, folder: Path, settings: Table | None) -> None:
+    def __init__(self, folder: Path, settings: Table | None, prefix: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.edge_port = free_port()
+        self.bus_url = f"nats://127.0.0.1:{free_port()}"
         self._environ = {
             **os.environ,
             "CALLBOARD__EDGE__PORT": str(self.edge_port),
             "CALLBOARD__EDGE__METRICS_PORT": "0",
             "CALLBOARD__QUOTA__METRICS_PORT": "0",
-            "CALLBOARD__NATS__URL": f"nats://127.0.0.1:{free_port()}",
+            "CALLBOARD__NATS__URL": self.bus_url,
             "CALLBOARD__SITE__DATA_DIR": str(folder / "var"),
             "PYTHONUNBUFFERED": "1",
         }
@@ -54,7 +61,7 @@ class Up:
         log = folder / "up.log"
         # A second one in the same folder writes on behind the first.
         self._before = len(log.read_text()) if log.exists() else 0
-        self.child = Child([*CALLBOARD, *arguments, "up"], log, self._environ)
+        self.child = Child([*prefix, *CALLBOARD, *arguments, "up"], log, self._environ)
         self._seen: dict[int, psutil.Process] = {}
 
     def wait_ready(self) -> str:
@@ -81,6 +88,32 @@ class Up:
     def part(self, word: str) -> psutil.Process:
         """The child whose command line holds a word."""
         return next(p for p in self._seen.values() if p.is_running() and any(word in part for part in p.cmdline()))
+
+    def wait_part(self, word: str) -> psutil.Process:
+        """Waits for a child whose command line holds a word, also one that was started later."""
+
+        def found() -> bool:
+            for process in psutil.Process(self.child.pid).children(recursive=True):
+                self._seen.setdefault(process.pid, process)
+            return any(word in part for one in self.left() for part in one.cmdline())
+
+        wait_until(found, READY_S, f"{word} runs")
+        return self.part(word)
+
+    def readyz(self) -> dict[str, Any]:
+        """What the edge says of its readiness; nothing while it does not answer."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.edge_port}/readyz", timeout=5).json()
+        except httpx.HTTPError:
+            return {"status": "no answer"}
+
+    def chat(self) -> httpx.Response:
+        """A short chat."""
+        return self.post("/v1/chat/completions", {"model": "owl", "messages": [{"role": "user", "content": "Hello."}]})
+
+    def post(self, path: str, body: Table) -> httpx.Response:
+        """Sends a request and returns the response."""
+        return httpx.post(f"http://127.0.0.1:{self.edge_port}{path}", json=body, timeout=60)
 
     def left(self) -> list[psutil.Process]:
         """Those of its processes that still run."""
@@ -163,17 +196,125 @@ def test_a_store_in_use_is_one_line(tmp_path: Path, ups: list[Up]) -> None:
     assert first.child.alive
 
 
-@pytest.mark.parametrize("victim", ["callboard_chat", "callboard_edge", "nats-server"])
-def test_a_killed_child_ends_everything_with_its_name(tmp_path: Path, ups: list[Up], victim: str) -> None:
+@pytest.mark.parametrize("victim", ["callboard_chat", "callboard_edge", "callboard_quota", "nats-server"])
+def test_a_killed_child_is_started_again_and_the_site_serves(tmp_path: Path, ups: list[Up], victim: str) -> None:
     up = start(ups, tmp_path)
     up.wait_ready()
+    name = {"nats-server": "nats", "callboard_chat": "chat-stage"}.get(victim, victim.removeprefix("callboard_"))
     up.part(victim).kill()
-    assert up.child.wait(30) == ExitCode.CHILD_ENDED
-    assert up.left() == []
-    last = up.output().splitlines()[-1]
-    name = {"callboard_chat": "chat-stage", "callboard_edge": "edge", "nats-server": "nats"}[victim]
-    assert last.startswith(f"callboard: {name} was ended by SIGKILL")
+    wait_until(lambda: f"callboard: {name} is ready again (restart 1)\n" in up.output(), READY_S, "it is back")
+    assert f"callboard: {name} was ended by SIGKILL" in up.output()
+    wait_until(lambda: up.readyz().get("processes", {}).get(name) == {"state": "running", "restarts": 1}, 20, "told")
+    wait_until(lambda: up.readyz()["status"] == "ready", 20, "the edge is ready")
+    assert up.chat().status_code == 200
+    up.child.signal(signal.SIGTERM)
+    assert up.child.wait(30) == ExitCode.OK
     assert "Traceback" not in up.output()
+
+
+def test_a_child_that_dies_too_often_is_given_up_alone(tmp_path: Path, ups: list[Up]) -> None:
+    up = start(ups, tmp_path)
+    up.wait_ready()
+    for _ in range(5):
+        up.wait_part("callboard_chat").kill()
+    wait_until(lambda: "is not started again; everything else goes on" in up.output(), READY_S, "it is given up")
+    wait_until(lambda: up.readyz()["pools"]["chat/stage"] == "failed", 30, "the edge says so")
+    readiness = up.readyz()
+    assert readiness["status"] == "degraded"
+    assert readiness["processes"] == {"chat-stage": {"state": "failed", "restarts": 4}}
+    refused = up.chat()
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "no_worker"
+    speech = up.post("/v1/audio/speech", {"model": "parrot", "input": "Hello.", "response_format": "wav"})
+    assert speech.status_code == 200
+    assert speech.content.startswith(b"RIFF")
+
+
+def test_a_client_without_credentials_is_refused_and_commands_have_them(tmp_path: Path, ups: list[Up]) -> None:
+    up = start(ups, tmp_path)
+    up.wait_ready()
+    folder = up.folder / "var" / "nats"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((up.folder / "var" / "logs").stat().st_mode) == 0o700
+    secrets = (folder / "password", folder / "nats.conf")
+    assert [stat.S_IMODE(file.stat().st_mode) for file in secrets] == [0o600, 0o600]
+    password = (folder / "password").read_text()
+    assert len(password) >= 32
+    assert all(password not in part for process in up.left() for part in process.cmdline())
+
+    async def connect(**credentials: str) -> None:
+        bus = await Bus.connect(NatsSection.model_validate({"url": up.bus_url, **credentials}), "test", lambda: None)
+        await bus.close()
+
+    for credentials in ({}, {"user": "callboard", "password": "guessed"}):
+        with pytest.raises(BusUnavailable, match="refuses the user or the password"):
+            asyncio.run(connect(**credentials))
+    asyncio.run(connect(user="callboard", password=password))
+    assert up.command("keys", "create", "--name", "me").startswith("cb_")
+    assert "me" in up.command("keys", "list")
+    assert up.command("usage", "show").startswith("TENANT")
+    up.child.signal(signal.SIGTERM)
+    assert up.child.wait(30) == ExitCode.OK
+    folder.chmod(0o755)
+    (folder / "password").chmod(0o644)
+    second = Up(up.folder, FAKES)
+    ups.append(second)
+    second.wait_ready()
+    assert (folder / "password").read_text() == password
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, *secrets)] == [0o700, 0o600, 0o600]
+
+
+def test_a_damaged_store_is_said_at_the_start(tmp_path: Path, ups: list[Up]) -> None:
+    up = start(ups, tmp_path)
+    up.wait_ready()
+    assert up.chat().status_code == 200
+    up.child.signal(signal.SIGTERM)
+    assert up.child.wait(30) == ExitCode.OK
+    streams = up.folder / "var" / "nats" / "store" / "jetstream" / "$G" / "streams"
+    (streams / "QUOTA" / "meta.inf").write_bytes(b"")
+    os.truncate(streams / "USAGE" / "msgs" / "1.blk", 0)
+    second = Up(up.folder, FAKES)
+    ups.append(second)
+    second.wait_ready()
+    assert "callboard: nats: the description of the stream QUOTA could not be read and is made anew" in second.output()
+    assert "callboard: nats: the stream USAGE has lost 1 of its 1 messages" in second.output()
+    assert second.chat().status_code == 200
+    # A chat before the damage and one after it: the counters of QUOTA are still there.
+    assert " 26\n" in second.command("usage", "show")
+
+
+DISK = "unshare -Urm sh -c 'mkdir -p {0} && mount -t tmpfs -o size=300m tmpfs {0} && exec \"$@\"' -"
+"""Runs a command with a small disk of its own at a path."""
+
+
+def fill(path: Path) -> None:
+    """Writes a file until its disk is full."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"0" * 65536)
+
+
+def test_a_full_disk_is_said_and_passes_by_itself(tmp_path: Path, ups: list[Up]) -> None:
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, timeout=10, check=False).returncode:
+        pytest.skip("this system allows no mounts in namespaces")
+    folder = tmp_path / "up"
+    up = Up(folder, FAKES, shlex.split(DISK.format(shlex.quote(str(folder / "var")))))
+    ups.append(up)
+    up.wait_ready()
+    assert up.chat().status_code == 200
+    filler = Path(f"/proc/{up.child.pid}/root") / str(folder / "var" / "filler").lstrip("/")
+    fill(filler)
+    wait_until(lambda: up.readyz()["status"] == "not ready", 60, "the edge says that the store fails", interval_s=0.2)
+    assert "store" in up.readyz()["reason"]
+    wait_until(lambda: "is full, so no request is accepted until there is space" in up.output(), 30, "up says so")
+    assert up.chat().status_code == 503
+    filler.unlink()
+    wait_until(lambda: "callboard: nats is ready again (restart 1)" in up.output(), 60, "the bus is started again")
+    wait_until(lambda: up.readyz()["status"] == "ready", 60, "the edge is ready again", interval_s=0.2)
+    assert up.chat().status_code == 200
+    assert "was stopped, because its store failed" in up.output()
+    up.child.signal(signal.SIGTERM)
+    assert up.child.wait(30) == ExitCode.OK
 
 
 def test_a_child_that_cannot_start_is_named(tmp_path: Path, ups: list[Up]) -> None:
@@ -218,6 +359,8 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
         with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key=key, max_retries=0) as client:
             assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
             question: Any = [{"role": "user", "content": "Say yes."}]
+            spoken = client.post("/audio/speech", body={"input": "Hello.", "voice": "alloy"}, cast_to=httpx.Response)
+            assert spoken.status_code == 200
             reply = client.chat.completions.create(model="smollm2", messages=question, max_tokens=8)
             assert reply.choices[0].message.content
     up.child.signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import sys
 import urllib.error
@@ -30,6 +31,8 @@ class NatsServer:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.sync_always = sync_always
+        self.health = "healthz"
+        """The page of the monitor that says whether the server is healthy."""
         self.port = -1
         self.monitor_port = -1
         self.child: Child | None = None
@@ -68,6 +71,11 @@ class NatsServer:
         if self.child:
             self.child.kill()
 
+    def limit_files(self, size_bytes: int) -> None:
+        """Lets no file of the running server grow over a size, as a full disk would."""
+        if self.child:
+            resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+
     def monitor(self, path: str) -> dict[str, object]:
         """One page of the server's monitoring, such as `jsz` or `connz`."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.monitor_port}/{path}", timeout=5) as reply:
@@ -76,7 +84,7 @@ class NatsServer:
 
     def _healthy(self) -> bool:
         try:
-            return self.monitor("healthz").get("status") == "ok"
+            return self.monitor(self.health).get("status") == "ok"
         except (urllib.error.URLError, OSError):
             return False
 

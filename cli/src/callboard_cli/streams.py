@@ -54,7 +54,7 @@ async def _run(config: Config, *, watch: bool) -> int:
     try:
         print(_summary(await apply_streams(bus, config)), flush=True)
         if watch:
-            await _keep_applied(bus, config, due, stop)
+            await keep_applied(bus, config, due, stop)
     except (ApiError, BusUnavailable) as error:
         raise CommandError(f"streams: the bus refused: {error}") from None
     finally:
@@ -62,7 +62,7 @@ async def _run(config: Config, *, watch: bool) -> int:
     return 0
 
 
-async def _keep_applied(bus: Bus, config: Config, due: asyncio.Event, stop: asyncio.Event) -> None:
+async def keep_applied(bus: Bus, config: Config, due: asyncio.Event, stop: asyncio.Event) -> None:
     """Applies the declarations again whenever that is due, until `stop` is set; retries failures every second."""
     while await due.wait() and not stop.is_set():
         due.clear()

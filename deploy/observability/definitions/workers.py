@@ -96,4 +96,13 @@ def engines(metrics: str, errors_by: str) -> tuple[Panel, ...]:
             kind="stat",
             width=4,
         ),
+        panel(
+            "Memory",
+            "The share of each worker's memory limit that is allocated or reserved; at 1 the worker ends.",
+            "percentunit",
+            Query(f"{of(f'{metrics}_memory_allocated_bytes')} / {of(f'{metrics}_memory_limit_bytes')}", "{{instance}}"),
+            width=12,
+            limits=((0.9, "orange"), (1, "red")),
+            runbook="process-down",
+        ),
     )

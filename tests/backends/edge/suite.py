@@ -11,6 +11,7 @@ import pytest
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.kept import JobTicket
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_edge.domain.ports import Inbox, JobQueue, ReplyRouter, RequestState, ResultStore
@@ -57,6 +58,7 @@ def chat_job(tenant: str = "anonymous") -> ChatJob:
     """A job that has nothing but what it must have."""
     now = time.time()
     return ChatJob(
+        version=JOB_VERSION,
         request_id=uuid4().hex,
         edge="edge0",
         tenant=tenant,
@@ -71,6 +73,7 @@ def speech_job() -> SpeechJob:
     """The same for speech."""
     now, request_id = time.time(), uuid4().hex
     return SpeechJob(
+        version=JOB_VERSION,
         request_id=request_id,
         edge="edge0",
         tenant="anonymous",

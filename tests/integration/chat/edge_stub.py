@@ -18,6 +18,7 @@ from callboard_contracts.chat import (
     order_of_frames,
 )
 from callboard_contracts.interest import HEARTBEAT_INTERVAL_S, EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.ordering import newest
 from callboard_contracts.quota import Hold, HoldEntry, UsageEvent
 from callboard_kit.bus import Bus
@@ -89,6 +90,7 @@ class EdgeStub:
             entries = (HoldEntry(tenant="t1", metric="units", bucket="h2026112103", amount=held_tokens * 1000),)
         hold = Hold(request_id=request_id, tenant="t1", kind="chat", model=MODEL, entries=entries, expires_at=now + 60)
         job = ChatJob(
+            version=JOB_VERSION,
             request_id=request_id,
             edge=EDGE,
             tenant="t1",

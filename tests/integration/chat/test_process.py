@@ -166,3 +166,21 @@ async def test_a_pool_that_does_not_exist_is_one_clear_line(server: NatsServer, 
     assert await asyncio.to_thread(service.running.wait) == 1
     lines = [line for line in service.running.output().splitlines() if not line.startswith("{")]
     assert lines == ["callboard chat: chat.pools: found 'attic', allowed are main"]
+
+
+async def test_a_runaway_engine_ends_its_own_worker_at_the_memory_limit(
+    edge_stub: EdgeStub, server: NatsServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    pool = {"backend": "fake", "metrics_port": port, "memory_limit_mib": 700}
+    table = {"nats": {"url": server.url}, "chat": {"pools": {POOL: pool}, "models": {MODEL: {"pool": POOL}}}}
+    module = "tests.integration.chat.runaway_worker"
+    worker = Service("chat", module, table, tmp_path, health_port=port, arguments=("--pool", POOL))
+    await asyncio.to_thread(worker.start)
+    await asyncio.to_thread(worker.wait_ready)
+    metrics = await asyncio.to_thread(worker.metrics)
+    assert metrics["callboard_chat_memory_limit_bytes"] == 700 * 1024**2
+    assert 0 < metrics["callboard_chat_memory_allocated_bytes"] < 400 * 1024**2
+    job = await edge_stub.post()
+    assert await asyncio.to_thread(worker.running.wait) == -signal.SIGABRT
+    assert edge_stub.of(job) == []

@@ -1,9 +1,10 @@
 """A stub service: answers readiness on a port, and ends, hangs or stays as its arguments say.
 
-Usage: stub_service.py PORT BEHAVIOUR, with BEHAVIOUR one of serve, fail, late, stubborn, warn.
+Usage: stub_service.py PORT BEHAVIOUR, with BEHAVIOUR one of serve, fail, late, stubborn, warn, die, crash.
 """
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,8 @@ def main() -> int:
     if behaviour == "fail":
         print("callboard stub: the engine is missing", file=sys.stderr)
         return 3
+    if behaviour == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
     stop = threading.Event()
     ignore = behaviour == "stubborn"
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore else lambda *_: stop.set())
@@ -34,6 +37,9 @@ def main() -> int:
         print("x" * 200_000, file=sys.stderr)
     server = HTTPServer(("127.0.0.1", int(sys.argv[1])), _Ready)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    if behaviour == "die":
+        stop.wait(1.0)
+        return 5
     stop.wait(60)
     print("said goodbye", flush=True)
     return 0

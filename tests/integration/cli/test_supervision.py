@@ -4,18 +4,22 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from callboard_cli.failures import CommandError, ExitCode
-from callboard_cli.up import supervision
+from callboard_cli.up import probes, process, restarts, supervision
 from callboard_cli.up.ports import free_ports
 from callboard_cli.up.services import Plan, Service
 from callboard_cli.up.supervision import Supervision
-from callboard_contracts.config import Config
+from callboard_contracts.config import Config, NatsSection
+from callboard_edge.backends.worker_watch import WorkerWatch
+from callboard_edge.domain.workers import Workers
+from callboard_kit.bus import Bus
 
 pytestmark = pytest.mark.integration
 
@@ -31,9 +35,10 @@ class Harness:
         services = tuple(
             Service(
                 name,
-                (sys.executable, str(STUB), str(port), behaviours.get(name, "serve")),
+                (sys.executable, str(STUB), str(port), behaviours.get(name, "serve"), name),
                 port,
                 stop_timeout_s,
+                ("tts", "voice") if name == "tts-voice" else None,
             )
             for name, port in zip(KINDS, ports, strict=True)
         )
@@ -41,8 +46,8 @@ class Harness:
         self.processes_before = set(_all_children())
         self.ready = asyncio.Event()
         self.folder = folder
-        plan = Plan(services, os.environ, 0, "127.0.0.1", bus_port)
-        self.supervision = Supervision(Config(), plan, folder, self.messages.append)
+        self.plan = Plan(services, os.environ, 0, "127.0.0.1", bus_port)
+        self.supervision = Supervision(Config(), self.plan, folder, self.messages.append)
 
     async def run(self, when_ready: Callable[[], None] = lambda: None) -> None:
         """Runs the supervision until it ends."""
@@ -52,6 +57,12 @@ class Harness:
             asyncio.get_running_loop().call_soon(when_ready)
 
         await self.supervision.run(ready)
+
+    async def says(self, text: str) -> None:
+        """Waits until the supervision has said something with a text in it."""
+        async with asyncio.timeout(15):
+            while not any(text in message for message in self.messages):
+                await asyncio.sleep(0.02)
 
     def children(self) -> list[psutil.Process]:
         """Returns the processes that the supervision started and has not stopped."""
@@ -64,6 +75,16 @@ class Harness:
     def log(self, name: str) -> str:
         """Returns the log of a child."""
         return (self.folder / "logs" / f"{name}.log").read_text()
+
+
+@asynccontextmanager
+async def connected(harness: Harness) -> AsyncGenerator[Bus]:
+    """A connection to the supervised bus."""
+    bus = await Bus.connect(NatsSection(url=harness.plan.bus_url), "test", lambda: None)
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 def stop() -> None:
@@ -100,13 +121,87 @@ async def test_a_child_that_cannot_start_is_reported_with_its_last_message(tmp_p
     assert harness.children() == []
 
 
-@pytest.mark.parametrize("victim", ["nats-server", str(STUB)])
-async def test_a_child_that_is_killed_later_ends_everything(tmp_path: Path, victim: str) -> None:
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every pause and limit of the supervisor short."""
+    monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(restarts, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(process, "HEALTH_INTERVAL_S", 0.1)
+    monkeypatch.setattr(probes, "PROBE_TIMEOUT_S", 0.2)
+
+
+@pytest.mark.usefixtures("no_patience")
+@pytest.mark.parametrize(("name", "word"), [("nats", "nats-server"), ("quota", "quota"), ("edge", "edge")])
+async def test_a_child_that_is_killed_later_is_started_again(tmp_path: Path, name: str, word: str) -> None:
     harness = Harness(tmp_path, {})
-    with pytest.raises(CommandError, match="was ended by SIGKILL") as failure:
-        await harness.run(lambda: harness.child_of(victim).kill())
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(harness.run(lambda: harness.child_of(word).kill()))
+        await harness.says(f"{name} is ready again (restart 1)")
+        assert len(harness.children()) == len(KINDS) + 1
+        stop()
+        await running
+    log = tmp_path / "logs" / f"{name}.log"
+    assert any(
+        message.startswith(f"{name} was ended by SIGKILL")
+        and message.endswith("starting it again in 0.05 s (restart 1)")
+        for message in harness.messages
+    ), harness.messages
+    assert log.exists()
+    assert harness.children() == []
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_a_child_that_does_not_answer_is_killed_and_started_again(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, {})
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(harness.run(lambda: harness.child_of("chat-small").suspend()))
+        await harness.says("chat-small is ready again (restart 1)")
+        stop()
+        await running
+    killed = "chat-small did not answer its health check and was killed"
+    assert any(message.startswith(killed) for message in harness.messages), harness.messages
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_one_child_that_dies_again_and_again_is_left_alone_and_said_to_the_edge(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, {"tts-voice": "die"})
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(harness.run())
+        await harness.says("it ended 5 times within 5 minutes and is not started again; everything else goes on")
+        assert len(harness.children()) == len(KINDS)
+        workers = Workers()
+        async with connected(harness) as bus:
+            watch = WorkerWatch(bus, workers)
+            await watch.start()
+            async with asyncio.timeout(10):
+                while workers.state("tts", "voice") != "failed":
+                    await asyncio.sleep(0.05)
+            await watch.close()
+        assert [(one.name, one.state, one.restarts) for one in workers.processes()] == [("tts-voice", "failed", 4)]
+        stop()
+        await running
+    assert harness.children() == []
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_a_site_ends_with_its_edge(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, {"edge": "die"})
+    with pytest.raises(CommandError, match=r"edge ended with code 5.*it ended 5 times within 5 minutes") as failure:
+        await harness.run()
     assert failure.value.code == ExitCode.CHILD_ENDED
     assert harness.ready.is_set()
+    assert harness.children() == []
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_a_child_that_a_signal_ends_at_its_first_start_gets_some_more_tries(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, {"chat-small": "crash"})
+    with pytest.raises(CommandError, match=r"chat-small was ended by SIGKILL.*it ended 5 times") as failure:
+        await harness.run()
+    assert failure.value.code == ExitCode.CHILD_ENDED
+    assert sum("starting it again" in message for message in harness.messages) == 4
+    assert not harness.ready.is_set()
     assert harness.children() == []
 
 

@@ -13,6 +13,7 @@ from callboard_contracts import subjects
 from callboard_contracts.config import Config
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.headers import SEGMENT
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import Hold, UsageEvent, Work
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_contracts.streams import AUDIO, USAGE
@@ -95,6 +96,7 @@ async def held(bus: Bus, name: str, text: str, held_ms: int = SLICE_MS) -> Speec
     hold = await hold_of(bus, wish)
     now = time.time()
     return SpeechJob(
+        version=JOB_VERSION,
         request_id=name,
         edge="e1",
         tenant=hold.tenant,

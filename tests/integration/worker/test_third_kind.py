@@ -13,6 +13,7 @@ from callboard_contracts.config import Config
 from callboard_contracts.embedding import EmbeddingJob, EmbeddingRequest, EmbeddingResult
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.interest import EdgeHeartbeat
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import UsageEvent
 from callboard_contracts.streams import BUCKET_WORKERS
 from callboard_contracts.workers import WorkerInfo
@@ -38,6 +39,7 @@ def pool(**over: float) -> WorkerPool:
         url=None,
         api_key=None,
         metrics_port=0,
+        memory_limit_mib=None,
         stall_timeout_s=over.get("stall_timeout_s", 5),
         drain_timeout_s=over.get("drain_timeout_s", 5),
     )
@@ -58,6 +60,7 @@ async def worker(config: Config, engine: EchoEngine, **over: float) -> AsyncGene
 async def post(bus: Bus, *texts: str, life_s: float = 30, job_class: subjects.JobClass = "live") -> EmbeddingJob:
     now = time.time()
     job = EmbeddingJob(
+        version=JOB_VERSION,
         request_id=uuid.uuid4().hex,
         edge=EDGE,
         tenant="t1",

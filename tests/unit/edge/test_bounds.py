@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import resource
 import zlib
 
 import aiohttp
@@ -10,8 +11,8 @@ import pytest
 import zstandard
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.http import body_reader
-from callboard_edge.http.body_reader import BodyBudget
+from callboard_edge.http import connections, dispatcher
+from callboard_edge.http.body_reader import BodyBudget, OpenBody
 from callboard_edge.protocols.admin.auth import Attempts
 from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running
@@ -50,7 +51,7 @@ async def test_gzip_of_several_members_is_read(harness: EdgeHarness) -> None:
 @pytest.mark.parametrize("encoding", ["br", "deflate", "compress", "gzip, gzip", "x"])
 async def test_other_encodings_are_named_in_a_415(encoding: str, harness: EdgeHarness) -> None:
     status, error = await send(harness, b"x", **{"Content-Encoding": encoding})
-    assert (status, error["code"]) == (415, "unsupported_media_type")
+    assert (status, error["type"], error["code"]) == (415, "invalid_request_error", "unsupported_media_type")
     assert "gzip or zstd" in str(error["message"])
 
 
@@ -94,15 +95,52 @@ async def test_too_many_parts_are_refused_with_their_field(
 
 async def test_too_many_objects_and_too_deep_ones_are_refused(harness: EdgeHarness) -> None:
     async with running({"edge": {"max_body_bytes": 1_000_000}}) as roomy:
-        status, error = await send(roomy, b'{"x":[' + b"{}," * 9000 + b"{}]}")
-        assert (status, error["message"]) == (400, "The body holds more than 8192 JSON objects.")
-        text = json.dumps(asking(messages=[{"role": "user", "content": "{" * 9000}])).encode()
+        for inside in (b"{}," * 9000, b"[]," * 9000, b"1," * 70_000):
+            status, error = await send(roomy, b'{"x":[' + inside + b"1]}")
+            assert status == 400
+            assert str(error["message"]).startswith("The body holds more than 8192 objects and lists")
+        text = json.dumps(asking(messages=[{"role": "user", "content": '{"[,' * 70_000}])).encode()
         worker = roomy.plays(frames("x"))
         status, _ = await send(roomy, text)
         assert status == 200
         await worker
     status, error = await send(harness, b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}")
     assert (status, error["message"]) == (400, "The body is nested too deeply.")
+
+
+@pytest.mark.parametrize("tail", [b"", b"\\"])
+async def test_quotes_that_never_close_are_read_once(tail: bytes, harness: EdgeHarness) -> None:
+    """A body that is looked at again from each of its quotes would take hours."""
+    async with running({"edge": {"max_body_bytes": 4_000_000}}) as roomy:
+        status, error = await send(roomy, b"{" * 9000 + b'"' + b'\\"' * 500_000 + tail)
+    assert status == 400
+    assert str(error["message"]).startswith("The body holds more than")
+
+
+async def test_gzip_of_very_many_members_is_refused(harness: EdgeHarness) -> None:
+    status, _ = await send(harness, gzip.compress(b"") * 4000, **{"Content-Encoding": "gzip"})
+    assert status == 400
+    members = gzip.compress(b"") * 63 + gzip.compress(json.dumps(asking()).encode())
+    worker = harness.plays(frames("x"))
+    status, _ = await send(harness, members, **{"Content-Encoding": "gzip"})
+    assert status == 200
+    await worker
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status"), [(r"^\p{Lu}\p{Ll}*$", 200), ("^(?=a)b", 200), ("^(a", 400), ("[b-a]", 400), (r"\p{No}", 200)]
+)
+async def test_patterns_are_judged_by_the_grammar_and_not_by_python(
+    pattern: str, status: int, harness: EdgeHarness
+) -> None:
+    """Python's compiler of patterns takes minutes for some, and refuses classes that JSON schemas may have."""
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": pattern}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    worker = harness.plays(frames("{}"))
+    assert (await send(harness, json.dumps(asking(response_format=form)).encode()))[0] == status
+    if status == 200:
+        await worker
+    worker.cancel()
 
 
 async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None:
@@ -115,15 +153,88 @@ async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None
         writer.close()
 
 
-async def test_bodies_that_arrive_hold_no_more_than_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_reader, "MAX_OPEN_BODY_BYTES", 0)
+async def test_largest_body_gives_way_when_all_hold_too_much() -> None:
     budget = BodyBudget(100)
-    budget.take(60)
+    small, large = OpenBody(), OpenBody()
+    budget.take(large, 60)
+    budget.take(small, 30)
+    budget.take(small, 20)
+    assert (large.gave_way, small.gave_way, budget.held_bytes) == (True, False, 50)
     with pytest.raises(CallboardError) as caught:
-        budget.take(41)
+        budget.take(small, 51)
     assert caught.value.info.code is ErrorCode.OVERLOADED
-    budget.give_back(60)
+    budget.give_back(large)
+    budget.give_back(small)
     assert budget.held_bytes == 0
+
+
+async def test_unfinished_bodies_leave_room_for_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "BodyBudget", lambda: BodyBudget(150_000))
+    async with running({"edge": {"max_body_bytes": 100_000, "body_timeout_s": 10.0}}) as harness:
+        senders = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(3)]
+        for _, writer in senders:
+            head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" % CHAT.encode()
+            writer.write(head + b" " * 70_000)
+        answers = [asyncio.ensure_future(reader.read()) for reader, _ in senders]
+        done, waiting = await asyncio.wait(answers, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        answer = next(iter(done)).result()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert len(waiting) == 2
+        worker = harness.plays(frames("x"))
+        status, _ = await send(harness, json.dumps(asking()).encode())
+        assert status == 200
+        await worker
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for _, writer in senders:
+            writer.close()
+
+
+async def test_connections_that_wait_for_their_clients_give_way_to_new_ones() -> None:
+    async with running({"edge": {"max_connections": 5}}) as harness:
+        kept = await asyncio.open_connection("127.0.0.1", harness.port)
+        body = json.dumps(asking()).encode()
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+        kept[1].write(head + body)
+        job = await harness.jobs.next_chat()
+        unfinished = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(12)]
+        for number, (_, writer) in enumerate(unfinished):
+            writer.write((b"", b"POST ", head + body[:-1])[number % 3])
+        async with asyncio.timeout(5):
+            for reader, _ in unfinished[:8]:
+                assert await reader.read() == b""
+        async with harness.session.get(harness.url + "/v1/models") as reply:
+            assert reply.status == 200
+        for frame in frames("x"):
+            harness.replies.send(job.request_id, frame)
+        harness.jobs.finish(job.request_id)
+        assert (await asyncio.wait_for(kept[0].readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        for _, writer in (kept, *unfinished):
+            writer.close()
+
+
+def test_more_connections_than_the_system_allows_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, limits: asked.append(limits))
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (1024, 2048))
+    assert connections.allowed_connections(1000) == 1000
+    assert connections.allowed_connections(4096) == 2048 - connections.OTHER_FILES
+    assert asked == [(1256, 2048), (2048, 2048)]
+
+
+async def test_client_that_reads_no_whole_answers_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.3)
+    async with running() as harness:
+        _, writer = await asyncio.open_connection("127.0.0.1", harness.port, limit=1024)
+        with pytest.raises(ConnectionError):  # noqa: PT012 - it is not known at which request the edge gives up
+            async with asyncio.timeout(10):
+                while True:
+                    writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -362,6 +363,29 @@ async def test_schema_that_was_found_good_is_not_checked_again(
     assert len(checked) == 4
 
 
+async def test_small_schema_does_not_wait_for_large_ones(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    checking, go_on = threading.Event(), threading.Event()
+
+    def slow(schema: dict[str, Any]) -> None:
+        if "allOf" in schema:
+            checking.set()
+            assert go_on.wait(10)
+
+    monkeypatch.setattr(schema_validator, "_problem", slow)
+    large = [
+        asyncio.ensure_future(harness.post(CHAT, asking(tools=tools_of(schema_of(count))))) for count in (1000, 1001)
+    ]
+    try:
+        assert await asyncio.to_thread(checking.wait, 10)
+        harness.plays(frames("one "))
+        assert (await harness.post(CHAT, asking(tools=tools_of({"type": "object"}))))[0] == 200
+    finally:
+        go_on.set()
+    for _ in large:
+        harness.plays(frames("two "))
+    assert [status for status, _, _ in await asyncio.gather(*large)] == [200, 200]
+
+
 STRING = {"type": "string"}
 
 
@@ -374,6 +398,7 @@ STRING = {"type": "string"}
         ({"type": "object", "minProperties": 5, "maxProperties": 2}, "minProperties > maxProperties"),
         ({"type": "object", "properties": {f"p{n}": STRING for n in range(2000)}}, "too complex"),
         ({"type": "integer", "minimum": 10**400}, "a number that is too large"),
+        ({"anyOf": [{"pattern": "(?si)" + "[\u0001-\uffff]" * 60}]}, "patterns that ignore case"),
     ],
 )
 @pytest.mark.parametrize("inside", [False, True])

@@ -1,10 +1,11 @@
 """What the edge makes of the workers' announcements: pools, models, voices and sampling."""
 
 import json
+from typing import Literal
 
 import pytest
 
-from callboard_contracts.workers import OfferedModel, PoolRecord, WorkerInfo
+from callboard_contracts.workers import OfferedModel, PoolRecord, ProcessRecord, WorkerInfo
 from callboard_edge.domain import workers
 from callboard_edge.domain.workers import Workers
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running
@@ -62,6 +63,38 @@ async def test_models_of_a_pool_that_was_never_seen_are_not_listed(harness: Edge
     harness.known.loaded = True
     harness.known.announce(announcement())
     assert await listed() == ["owl", "wren/tiny"]
+
+
+def failed(state: Literal["running", "failed"] = "failed") -> ProcessRecord:
+    return ProcessRecord(name="chat-main", state=state, restarts=4, service="chat", pool="main")
+
+
+async def test_pool_whose_worker_is_not_started_again_is_refused_and_said(
+    harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.known.loaded = True
+    harness.known.record("chat", "main", PoolRecord(last_started_at=0))
+    harness.known.supervise(failed())
+    status, _, body = await harness.post(CHAT, asking())
+    assert (status, json.loads(body)["error"]["code"]) == (503, "no_worker")
+    assert "not started again" in json.loads(body)["error"]["message"]
+    async with harness.session.get(harness.url + "/readyz") as reply:
+        assert await reply.json() == {
+            "status": "degraded",
+            "pools": {"chat/main": "failed", "tts/booth": "unseen"},
+            "processes": {"chat-main": {"state": "failed", "restarts": 4}},
+        }
+    async with harness.session.get(harness.url + "/v1/models") as reply:
+        assert [model["id"] for model in (await reply.json())["data"]] == []
+    # A worker of the pool that runs elsewhere serves it all the same.
+    harness.known.announce(announcement())
+    assert harness.known.state("chat", "main") == "awake"
+    harness.known.forget("w1")
+    harness.known.supervise(failed("running"))
+    assert harness.known.state("chat", "main") == "asleep"
+    monkeypatch.setattr(workers, "ANNOUNCE_LIFE_S", -1)
+    harness.known.supervise(failed())
+    assert harness.known.processes() == []
 
 
 async def test_pool_that_may_sleep_waits_for_its_first_worker() -> None:

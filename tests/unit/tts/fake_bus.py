@@ -10,6 +10,7 @@ from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import (
     Hold,
     HoldEntry,
@@ -263,6 +264,7 @@ def make_job(
     hold: Hold | None = None,
 ) -> SpeechJob:
     return SpeechJob(
+        version=JOB_VERSION,
         request_id="r1",
         edge="edge1",
         tenant="t1",

@@ -41,6 +41,7 @@ POOL = PoolSettings(
     threads=None,
     device="auto",
     metrics_port=0,
+    memory_limit_mib=None,
     stall_timeout_s=5.0,
     drain_timeout_s=5.0,
     max_input_characters=4096,

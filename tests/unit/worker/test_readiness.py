@@ -27,6 +27,7 @@ POOL = WorkerPool(
     url=None,
     api_key=None,
     metrics_port=0,
+    memory_limit_mib=None,
     stall_timeout_s=5,
     drain_timeout_s=5,
 )

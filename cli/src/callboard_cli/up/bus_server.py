@@ -10,6 +10,7 @@ from pathlib import Path
 
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_contracts.config import NatsSection
+from callboard_kit.bus_credentials import private_folder, write_private
 
 BINARY = "nats-server"
 GO_THREADS = "GOMAXPROCS"
@@ -36,12 +37,11 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def write_configuration(nats: NatsSection, host: str, port: int, folder: Path) -> Path:
     """Writes the server's configuration into a folder, readable for the owner only, and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     for stale in folder.glob("nats-server_*.ports"):
         stale.unlink()
     path = folder / "nats.conf"
-    path.touch(mode=0o600)
-    path.write_text(configuration(nats, host, port, folder), encoding="utf-8")
+    write_private(path, configuration(nats, host, port, folder))
     return path
 
 
@@ -63,10 +63,9 @@ def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
         # Flow control of acknowledgements, version 2, is not reliable yet.
         "feature_flags { js_ack_fc_v2: false }",
     ]
-    if nats.user is not None and nats.password is not None:
-        lines.append(
-            f"authorization {{ user: {_quote(nats.user)}, password: {_quote(nats.password.get_secret_value())} }}"
-        )
+    if nats.credentials is not None:
+        user, password = nats.credentials
+        lines.append(f"authorization {{ user: {_quote(user)}, password: {_quote(password)} }}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A supervised child process: its start, output, readiness and end."""
+"""A child process: its start, output and end."""
 
 import asyncio
 import ctypes
@@ -19,7 +19,6 @@ LOGS_KEPT = 1
 MAX_LINE_BYTES = 64 * 1024
 LAST_LINES = 20
 KILL_TIMEOUT_S = 5.0
-PROBE_TIMEOUT_S = 2.0
 PR_SET_PDEATHSIG = 1
 SHOWN_LEVELS = frozenset({"warning", "error", "critical"})
 
@@ -92,6 +91,11 @@ class Child:
         """Whether the process is running."""
         return self._process.returncode is None
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended the process."""
+        return (self._process.returncode or 0) < 0
+
     async def ended(self) -> int:
         """Waits for the end of the process and of its output, and returns the exit code."""
         code = await self._process.wait()
@@ -107,20 +111,6 @@ class Child:
         )
         message = next((line for line in map(_message, reversed(self._last_lines)) if line), "")
         return f"{self.name} {how}{f': {message}' if message else ''} (log: {self.log})"
-
-    async def ready(self, host: str, port: int, path: str) -> bool:
-        """Returns whether the process answers its readiness endpoint with 200."""
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(host, port)
-                try:
-                    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-                    status = (await reader.readline()).split()
-                    return len(status) > 1 and status[1] == b"200"
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError, ValueError):
-            return False
 
     async def stop(self, timeout_s: float) -> bool:
         """Terminates the process and waits; kills it after the timeout and returns False then."""

@@ -17,6 +17,7 @@ from callboard_cli.up.ports import check_ports
 from callboard_cli.up.services import plan
 from callboard_cli.up.store import StoreLock
 from callboard_cli.up.supervision import Supervision
+from callboard_kit.bus_credentials import create_password, with_local_credentials
 from callboard_kit.model_files import model_folder
 
 
@@ -42,6 +43,8 @@ def _up(arguments: argparse.Namespace) -> None:
     lock.acquire()
     try:
         check_ports(config)
+        create_password(config.site)
+        config = with_local_credentials(config)
         ensure(needed_by(config), ModelCache(model_folder(config.site)), Progress())
         service_plan = plan(config, configuration.path)
         supervision = Supervision(config, service_plan, config.site.data_dir, say)

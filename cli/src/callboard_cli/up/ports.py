@@ -2,11 +2,11 @@
 
 import socket
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_contracts.config import Config
+from callboard_kit.bus_credentials import is_local
 
 LOOPBACK = "127.0.0.1"
 
@@ -25,11 +25,10 @@ def bus_address(config: Config) -> tuple[str, int]:
     url = urlsplit(config.nats.url)
     host = "127.0.0.1" if url.hostname == "localhost" else url.hostname or ""
     try:
-        loopback = ip_address(host).is_loopback and "," not in config.nats.url
         port = url.port or 4222
     except ValueError:
-        loopback, port = False, 0
-    if not loopback:
+        port = 0
+    if not port or not is_local(config.nats.url):
         raise CommandError(
             f"nats.url: found {config.nats.url!r}, but `up` starts a bus of its own on this machine: allowed is "
             "nats://127.0.0.1:<port>",

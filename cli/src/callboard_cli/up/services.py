@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from callboard_cli.up.ports import LOOPBACK, bus_address, free_ports
-from callboard_contracts.config import Config
+from callboard_cli.up.ports import bus_address, free_ports
+from callboard_contracts.config import ChatSection, Config, TtsSection
+from callboard_contracts.jobs import Service as WorkerService
 
 STOP_MARGIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A process: its command line, the port of its `/readyz`, and how long it may take to stop."""
+    """A process: its command line, the port of its `/readyz`, how long it may take to stop, and a worker's pool."""
 
     name: str
     argv: tuple[str, ...]
     ready_port: int
     stop_timeout_s: float
+    pool: tuple[WorkerService, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +53,23 @@ def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.envi
         overrides[f"CALLBOARD__{setting.replace('.', '__').upper()}"] = str(chosen)
         return chosen
 
-    def service(name: str, module: str, ready_port: int, drain_s: float, *arguments: str) -> Service:
+    def service(
+        name: str, module: str, ready_port: int, drain_s: float, pool: tuple[WorkerService, str] | None = None
+    ) -> Service:
+        arguments = () if pool is None else ("--pool", pool[1])
         argv = (sys.executable, "-m", module, "--config", str(config_path), *arguments)
-        return Service(name, argv, ready_port, drain_s + STOP_MARGIN_S)
+        return Service(name, argv, ready_port, drain_s + STOP_MARGIN_S, pool)
 
     bus_host, bus_port = bus_address(config)
     edge_port = port("edge.port", config.edge.port)
     edge_metrics = port("edge.metrics_port", config.edge.metrics_port)
     services = [service("edge", "callboard_edge", edge_metrics, config.edge.drain_timeout_s)]
-    for kind, section in (("chat", config.chat), ("tts", config.tts)):
+    sections: tuple[tuple[WorkerService, ChatSection | TtsSection], ...] = (("chat", config.chat), ("tts", config.tts))
+    for kind, section in sections:
         for name, pool in section.pools.items():
             metrics = port(f"{kind}.pools.{name}.metrics_port", pool.metrics_port)
-            services.append(
-                service(f"{kind}-{name}", f"callboard_{kind}", metrics, section.drain_timeout_s, "--pool", name)
-            )
+            worker = (kind, name)
+            services.append(service(f"{kind}-{name}", f"callboard_{kind}", metrics, section.drain_timeout_s, worker))
     quota_metrics = port("quota.metrics_port", config.quota.metrics_port)
     services.append(service("quota", "callboard_quota", quota_metrics, STOP_MARGIN_S))
     return Plan(tuple(services), {**environ, **overrides}, edge_port, bus_host, bus_port)
-
-
-def ready_address(service: Service) -> tuple[str, int, str]:
-    """Returns host, port and path of a service's readiness endpoint."""
-    return LOOPBACK, service.ready_port, "/readyz"

@@ -1,29 +1,38 @@
-"""Runs the bus and all services as children: starts them, watches them, and stops them in order.
+"""Runs the bus and all services as children: starts them, keeps them running, and stops them in order.
 
-When a child ends by itself, all others are stopped: on one machine a restart is up to whoever started `up`, and an
-installation that runs in part would only hide the fault.
+A process that ends is started again. One that ends too often is left alone and said to the edge, which refuses what
+that process was for; the rest goes on.
 """
 
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
 from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.streams import keep_applied
 from callboard_cli.up import bus_server
 from callboard_cli.up.child import KILL_TIMEOUT_S, Child
-from callboard_cli.up.services import Plan, Service, ready_address
+from callboard_cli.up.probes import BusProbes, ServiceProbes
+from callboard_cli.up.process import SupervisedProcess
+from callboard_cli.up.services import Plan, Service
+from callboard_cli.up.store_check import StoreCheck
 from callboard_contracts.config import Config
+from callboard_contracts.streams import BUCKET_WORKERS
+from callboard_contracts.workers import ANNOUNCE_INTERVAL_S, ANNOUNCE_LIFE_S, ProcessRecord, process_entry
+from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.bus_credentials import BUS_FOLDER, private_folder
+from callboard_kit.lifecycle import is_set_within
 from callboard_kit.provisioning import apply_streams
 
 BUS_NAME = "nats"
+EDGE_NAME = "edge"
 BUS_START_TIMEOUT_S = 60.0
 BUS_STOP_TIMEOUT_S = 20.0
 READY_TIMEOUT_S = 180.0
-POLL_S = 0.05
 REPEATED_WARNING_S = 10.0
 
 Say = Callable[[str], None]
@@ -35,29 +44,40 @@ class Supervision:
     def __init__(self, config: Config, plan: Plan, data_dir: Path, say: Say) -> None:
         self._config = config
         self._plan = plan
-        self._data_dir = data_dir
+        self._folder = data_dir / BUS_FOLDER
         self._logs = data_dir / "logs"
         self._say = say
-        self._bus: Child | None = None
-        self._children: dict[str, Child] = {}
         self._stop = asyncio.Event()
         self._kill_requested = asyncio.Event()
+        self._changed = asyncio.Event()
         self._shown: dict[tuple[str, str], float] = {}
+        probes = BusProbes(self._folder, self._tell)
+        self._bus = SupervisedProcess(BUS_NAME, self._launch_bus, probes, self._tell, self._changed.set, essential=True)
+        self._processes = {service.name: self._supervised(service) for service in plan.services}
+
+    def _supervised(self, service: Service) -> SupervisedProcess:
+        async def launch() -> Child:
+            return await Child.start(service.name, service.argv, self._plan.environ, self._logs, self._on_warning)
+
+        probes = ServiceProbes(service.ready_port)
+        essential = service.name == EDGE_NAME
+        return SupervisedProcess(service.name, launch, probes, self._tell, self._changed.set, essential=essential)
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Starts everything, calls `on_ready`, and returns when everything has stopped after a signal.
 
         Raises:
-            CommandError: a child could not start, was not ready in time or ended by itself; all are stopped by then.
+            CommandError: a child could not start, was not ready in time, or was essential and ended too often; all are
+                stopped by then.
         """
         loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._logs.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(private_folder, self._logs)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            if await self._unless_stopped(self._start()):
-                on_ready()
-                await self._unless_stopped(self._watch())
+            await self._unless_stopped(self._keep_running(on_ready))
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
         finally:
             await self._stop_all()
 
@@ -66,95 +86,99 @@ class Supervision:
             self._kill_requested.set()
         self._stop.set()
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Does some work until a stop is requested; returns whether the work was finished."""
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does some work until a stop is requested."""
         task = asyncio.ensure_future(work)
         stopped = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
-                return True
-            return False
         finally:
             for each in (task, stopped):
                 each.cancel()
             await asyncio.gather(task, stopped, return_exceptions=True)
 
-    async def _start(self) -> None:
-        await self._start_bus()
-        await self._apply_streams()
-        for service in reversed(self._plan.services):
-            self._children[service.name] = await Child.start(
-                service.name, service.argv, self._plan.environ, self._logs, self._on_warning
-            )
-        try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                await self._until_ready()
-        except TimeoutError:
-            raise CommandError(await self._not_ready(), ExitCode.NOT_READY) from None
+    async def _keep_running(self, on_ready: Callable[[], None]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._bus.run())
+            await self._until_ready([self._bus], BUS_START_TIMEOUT_S)
+            bus = await self._connect()
+            store = StoreCheck(bus, self._config, self._folder)
+            try:
+                due = asyncio.Event()
+                # Memory streams end with their server.
+                bus.on_reconnect(due.set)
+                await self._declare(bus, store)
+                group.create_task(store.keep_record())
+                group.create_task(keep_applied(bus, self._config, due, self._stop))
+                group.create_task(self._announce(bus))
+                for service in reversed(self._plan.services):
+                    group.create_task(self._processes[service.name].run())
+                await self._until_ready(self._processes.values(), READY_TIMEOUT_S)
+                on_ready()
+                # Only the cancellation by a stop ends this; one that came while the bus is closed could be lost.
+                await asyncio.get_running_loop().create_future()
+            finally:
+                await store.record()
+                await bus.close()
 
-    async def _start_bus(self) -> None:
+    async def _launch_bus(self) -> Child:
         server = bus_server.binary()
-        folder = self._data_dir / BUS_NAME
-        path = bus_server.write_configuration(self._config.nats, self._plan.bus_host, self._plan.bus_port, folder)
+        path = bus_server.write_configuration(self._config.nats, self._plan.bus_host, self._plan.bus_port, self._folder)
         await asyncio.to_thread(bus_server.check_configuration, server, path)
         environ = bus_server.environment(self._plan.environ)
-        self._bus = await Child.start(BUS_NAME, [str(server), "-c", str(path)], environ, self._logs, self._on_warning)
-        until = time.monotonic() + BUS_START_TIMEOUT_S
-        while time.monotonic() < until:
-            await self._check_alive()
-            port = bus_server.monitor_port(folder, self._bus.pid)
-            if port and await self._bus.ready("127.0.0.1", port, "/healthz"):
-                return
-            await asyncio.sleep(POLL_S)
-        raise CommandError(f"nats-server was not ready within {BUS_START_TIMEOUT_S:.0f} s", ExitCode.NOT_READY)
+        return await Child.start(BUS_NAME, [str(server), "-c", str(path)], environ, self._logs, self._on_warning)
 
-    async def _apply_streams(self) -> None:
+    async def _connect(self) -> Bus:
         nats = self._config.nats.model_copy(update={"url": self._plan.bus_url})
         try:
-            bus = await Bus.connect(nats, "callboard-up", lambda: None)
-            try:
-                await apply_streams(bus, self._config)
-            finally:
-                await bus.close()
+            return await Bus.connect(nats, "callboard-up", lambda: None)
+        except BusError as error:
+            raise CommandError(f"nats-server: {error}") from None
+
+    async def _declare(self, bus: Bus, store: StoreCheck) -> None:
+        try:
+            for loss in await store.find_losses():
+                self._say(f"nats: {loss} (store: {self._folder}; what to do: docs/runbooks/bus-storage-full.md)")
+            await apply_streams(bus, self._config)
         except BusError as error:
             raise CommandError(f"the streams could not be declared: {error}") from None
 
-    async def _until_ready(self) -> None:
-        waiting = {service.name: service for service in self._plan.services}
-        while waiting:
-            await self._check_alive()
-            for service in list(waiting.values()):
-                if await self._is_ready(service):
-                    del waiting[service.name]
-            await asyncio.sleep(POLL_S)
-
-    async def _is_ready(self, service: Service) -> bool:
-        return await self._children[service.name].ready(*ready_address(service))
-
-    async def _not_ready(self) -> str:
-        names = [service.name for service in self._plan.services if not await self._is_ready(service)]
-        return f"not ready within {READY_TIMEOUT_S:.0f} s: {', '.join(names)} (logs: {self._logs})"
-
-    async def _check_alive(self) -> None:
-        for child in self._all_children():
-            if not child.alive:
-                await child.ended()
-                raise CommandError(child.exit_report(), ExitCode.CHILD_ENDED)
-
-    async def _watch(self) -> None:
-        ends = [asyncio.ensure_future(child.ended()) for child in self._all_children()]
+    async def _until_ready(self, processes: Iterable[SupervisedProcess], timeout_s: float) -> None:
+        waiting = list(processes)
         try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in ends:
-                end.cancel()
-            await asyncio.gather(*ends, return_exceptions=True)
-        await self._check_alive()
+            async with asyncio.timeout(timeout_s):
+                for process in waiting:
+                    await process.ready.wait()
+        except TimeoutError:
+            names = ", ".join(process.name for process in waiting if not process.ready.is_set())
+            message = f"not ready within {timeout_s:.0f} s: {names} (logs: {self._logs})"
+            raise CommandError(message, ExitCode.NOT_READY) from None
 
-    def _all_children(self) -> list[Child]:
-        return [*([self._bus] if self._bus else []), *self._children.values()]
+    async def _announce(self, bus: Bus) -> None:
+        """Tells the edge which processes were started again and which no longer are; what is well has no entry."""
+        bucket = Bucket(bus, BUCKET_WORKERS)
+        while True:
+            self._changed.clear()
+            for record in self._records():
+                try:
+                    await bucket.put(process_entry(record.name), record.encoded(), None, life_s=ANNOUNCE_LIFE_S)
+                except BusError:
+                    break
+            await is_set_within(self._changed, ANNOUNCE_INTERVAL_S)
+
+    def _records(self) -> Iterable[ProcessRecord]:
+        pools = {service.name: service.pool or (None, None) for service in self._plan.services}
+        for process in (self._bus, *self._processes.values()):
+            if process.restarts:
+                kind, pool = pools.get(process.name, (None, None))
+                yield ProcessRecord(
+                    name=process.name, state=process.state, restarts=process.restarts, service=kind, pool=pool
+                )
+
+    def _children(self) -> list[Child]:
+        return [process.child for process in (self._bus, *self._processes.values()) if process.child]
 
     async def _stop_all(self) -> None:
         """Stops the edge first, so that no new work arrives, and the bus last, because all others still publish."""
@@ -165,17 +189,17 @@ class Supervision:
             for kind in dict.fromkeys(kind_of.values()):
                 await asyncio.gather(
                     *(
-                        self._stop_one(self._children[service.name], service.stop_timeout_s)
+                        self._stop_one(child, service.stop_timeout_s)
                         for service in self._plan.services
-                        if kind_of[service.name] == kind and service.name in self._children
+                        if kind_of[service.name] == kind and (child := self._processes[service.name].child)
                     )
                 )
-            if self._bus:
-                await self._stop_one(self._bus, BUS_STOP_TIMEOUT_S)
+            if self._bus.child:
+                await self._stop_one(self._bus.child, BUS_STOP_TIMEOUT_S)
         finally:
             kill.cancel()
             await asyncio.gather(kill, return_exceptions=True)
-            for child in self._all_children():
+            for child in self._children():
                 child.kill()
 
     async def _stop_one(self, child: Child, timeout_s: float) -> None:
@@ -184,13 +208,26 @@ class Supervision:
 
     async def _kill_on_request(self) -> None:
         await self._kill_requested.wait()
-        for child in self._all_children():
+        for child in self._children():
             child.kill()
+
+    def _tell(self, text: str) -> None:
+        """Says something of a running site, and nothing while it stops."""
+        if not self._stop.is_set():
+            self._say(text)
 
     def _on_warning(self, name: str, event: str) -> None:
         """Shows a child's warning, a repeated one at most every 10 s, and none while stopping."""
         now = time.monotonic()
-        if self._stop.is_set() or now - self._shown.get((name, event), -REPEATED_WARNING_S) < REPEATED_WARNING_S:
+        if now - self._shown.get((name, event), -REPEATED_WARNING_S) < REPEATED_WARNING_S:
             return
         self._shown[name, event] = now
-        self._say(f"{name}: {event} (log: {self._logs / f'{name}.log'})")
+        self._tell(f"{name}: {event} (log: {self._logs / f'{name}.log'})")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+BUS_USER = "callboard"
+"""The user of the bus where the configuration names only a password."""
 
 
 class Section(BaseModel):
@@ -40,11 +42,23 @@ class NatsSection(Section):
     url: str = "nats://127.0.0.1:4222"
     """The bus; several servers of a cluster are separated by commas."""
     user: str | None = None
-    """The user to connect as; left out, none."""
+    """The user to connect as; left out, `callboard` where there is a password."""
     password: SecretStr | None = None
-    """That user's password; best given as `CALLBOARD__NATS__PASSWORD_FILE`."""
+    """That user's password; best given as `CALLBOARD__NATS__PASSWORD_FILE`. Left out, the one that `callboard up` keeps
+    in `site.data_dir` for a bus on this machine, and none for another."""
     replicas: int = Field(default=1, ge=1, le=5)
     """How many servers of a cluster keep each stream."""
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """The user and the password, or None."""
+        return None if self.password is None else (self.user or BUS_USER, self.password.get_secret_value())
+
+    @model_validator(mode="after")
+    def _credentials_are_whole(self) -> Self:
+        if self.user is not None and self.password is None:
+            raise ValueError("the user has no password; set both or neither")
+        return self
 
 
 class EdgeSection(Section):
@@ -67,6 +81,8 @@ class EdgeSection(Section):
     """The largest body of a request."""
     body_timeout_s: float = Field(default=20.0, gt=0)
     """How long a client may take to send its headers, and its body."""
+    max_connections: int = Field(default=4096, ge=1)
+    """How many connections may be open at once; one more closes the oldest that waits for its client."""
     request_timeout_s: float = Field(default=300.0, gt=0)
     """The deadline of a request that names none."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
@@ -115,6 +131,9 @@ class ChatPoolSection(Section):
     resume: Literal["prefill", "restart"] = "prefill"
     """How a reply goes on after its worker died: `prefill` hands the engine what was already said as the start of
     its answer; `restart` ends the reply with a retryable error instead."""
+    memory_limit_mib: int | None = Field(default=None, ge=256)
+    """The memory that one worker may allocate, beside mapped model files and a GPU's memory; more ends that worker
+    alone. Left out, the memory limit of its container, or three quarters of the machine's memory."""
     metrics_port: Port = 0
     """The port of a worker's `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     max_queued_per_tenant: int = Field(default=64, ge=1)
@@ -177,6 +196,9 @@ class SpeechPoolSection(Section):
     """For `kokoro_onnx`: processor threads; left out, what the engine chooses."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """For `kokoro`: where the model runs."""
+    memory_limit_mib: int | None = Field(default=None, ge=256)
+    """The memory that one worker may allocate, beside mapped model files and a GPU's memory; more ends that worker
+    alone. Left out, the memory limit of its container, or three quarters of the machine's memory."""
     metrics_port: Port = 0
     """The port of a worker's `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     max_queued_per_tenant: int = Field(default=64, ge=1)

@@ -11,3 +11,10 @@ class Message(BaseModel):
     def encoded(self) -> bytes:
         """The message as it is published: JSON without the fields that are None."""
         return self.model_dump_json(exclude_none=True).encode()
+
+    def compact(self) -> bytes:
+        """The message as JSON without the fields at their defaults, for messages with many fields that few set.
+
+        A default of such a message is a part of the wire, and never changes.
+        """
+        return self.model_dump_json(exclude_defaults=True).encode()

@@ -56,6 +56,11 @@ class AttemptOrder(Generic[P]):
     def take(self, piece: P) -> Ordered[P]:
         """Takes one piece and returns what follows from it."""
         number, attempt = self._number(piece), self._attempt_of(piece)
+        if number == self.next_number and attempt == self.attempt and self._floor == self._first and not self._held:
+            # This is nearly every piece: the next one, of the only attempt so far.
+            self._attempts.append(attempt)
+            self.next_number += 1
+            return Ordered((piece,))
         if attempt < self.attempt:
             if self._floor is None or not self.next_number <= number < self._floor:
                 return Ordered()

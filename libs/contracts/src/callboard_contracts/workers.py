@@ -1,7 +1,8 @@
 """What workers announce of themselves in the bucket WORKERS.
 
 An announcement has a life of its own, so a worker that dies is forgotten. `pool.<service>.<pool>` stays: it tells a
-pool that is asleep from one that never had a worker.
+pool that is asleep from one that never had a worker. `process.<name>` is what `callboard up` says of a process that
+ended, and `store.<process>` is what a process writes to see whether the bus stores it; both have a life too.
 """
 
 from typing import Literal
@@ -66,6 +67,19 @@ class PoolRecord(Message):
     models: tuple[OfferedModel, ...] = ()
 
 
+class ProcessRecord(Message):
+    """A process that `callboard up` started again, or no longer starts because it ended too often (`failed`).
+
+    `service` and `pool` say what a worker was for.
+    """
+
+    name: str
+    state: Literal["starting", "running", "restarting", "failed"]
+    restarts: int
+    service: Service | None = None
+    pool: str | None = None
+
+
 def worker_entry(service: Service, pool: str, worker_id: str) -> str:
     """The bucket's entry of one worker."""
     return f"worker.{service}.{token(pool)}.{token(worker_id)}"
@@ -74,3 +88,13 @@ def worker_entry(service: Service, pool: str, worker_id: str) -> str:
 def pool_entry(service: Service, pool: str) -> str:
     """The bucket's entry that says that a pool has had a worker."""
     return f"pool.{service}.{token(pool)}"
+
+
+def process_entry(name: str) -> str:
+    """The bucket's entry of a process that `callboard up` supervises."""
+    return f"process.{token(name)}"
+
+
+def store_check_entry(process: str) -> str:
+    """The bucket's entry that a process writes to see whether the bus stores it."""
+    return f"store.{token(process)}"

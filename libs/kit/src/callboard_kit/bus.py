@@ -30,6 +30,8 @@ PUBLISH_PAUSE_S = 0.1
 MAX_PENDING_BYTES = 32 * 1024 * 1024
 RETRYABLE_ERROR_CODES = frozenset({10008, 10023})
 """Server errors that pass: no leader yet, insufficient resources for the moment."""
+REFUSED = "authorization violation"
+"""What the server answers to credentials that it does not know."""
 MESSAGE_TOO_LARGE = 10054
 """The server's error code for a message that is larger than a stream takes."""
 
@@ -91,6 +93,8 @@ class Bus:
     async def connect(cls, settings: NatsSection, name: str, on_closed: Callable[[], None]) -> Self:
         """Connects within 30 s or raises BusUnavailable; `on_closed` is called if the connection ends for good."""
         bus = cls(Connection())
+        connecting = True
+        user, password = settings.credentials or (None, None)
 
         async def reconnected() -> None:
             log.info("bus_reconnected", extra={"connection": name})
@@ -105,6 +109,9 @@ class Bus:
             on_closed()
 
         async def failed(error: Exception) -> None:
+            if connecting and REFUSED in str(error).lower():
+                # The client would try again and again with the same credentials.
+                raise nats.errors.AuthorizationError from error
             # Permission violations and slow consumers are reported here and nowhere else.
             log.warning("bus_error", extra={"connection": name, "error": type(error).__name__}, exc_info=error)
 
@@ -113,8 +120,8 @@ class Bus:
                 await bus.connection.connect(
                     servers=[server.strip() for server in settings.url.split(",")],
                     name=name,
-                    user=settings.user,
-                    password=settings.password.get_secret_value() if settings.password else None,
+                    user=user,
+                    password=password,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
                     reconnected_cb=reconnected,
@@ -125,8 +132,12 @@ class Bus:
                     ping_interval=10,
                     max_outstanding_pings=2,
                 )
+        except nats.errors.AuthorizationError as error:
+            await bus.close()
+            raise BusUnavailable(f"the bus at {_public(settings.url)} refuses the user or the password") from error
         except (TimeoutError, OSError, nats.errors.Error) as error:
             raise BusUnavailable(f"no bus at {_public(settings.url)}: {type(error).__name__}") from error
+        connecting = False
         return bus
 
     @property

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
+
 PACKAGES = tuple(
     f"callboard{suffix}" for suffix in ("", "_kit", "_admin", "_worker", "_edge", "_chat", "_tts", "_quota", "_cli")
 )
@@ -33,7 +35,11 @@ class JsonFormatter(logging.Formatter):
             # The text of an exception may quote what a client sent, so only its type and traceback are logged.
             line["exception"] = record.exc_info[0].__name__
             line["at"] = _frames(record.exc_info[2])
-        return json.dumps(line, default=str, ensure_ascii=False)
+        try:
+            return to_json(line, fallback=str).decode()
+        except PydanticSerializationError:
+            # Half a surrogate pair, such as a broken client sends, has no form in UTF-8.
+            return json.dumps(line, default=str)
 
 
 def _frames(traceback: Any) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from callboard_contracts.config import Config
+from callboard_kit.bus_credentials import with_local_credentials
 
 CONFIG_VARIABLE = "CALLBOARD_CONFIG"
 PREFIX = "CALLBOARD__"
@@ -30,7 +31,8 @@ class SettingsError(Exception):
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Loads the configuration of this process from `config_file` and the environment.
 
-    `CALLBOARD__EDGE__PORT=8081` overrides one key; a name that ends in `_FILE` reads the value from that file.
+    `CALLBOARD__EDGE__PORT=8081` overrides one key; a name that ends in `_FILE` reads the value from that file. Without
+    credentials for a bus on this machine, those that `callboard up` keeps in `site.data_dir` are taken.
 
     Raises:
         SettingsError: the file cannot be read, is not TOML, or a value is not allowed.
@@ -41,7 +43,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
         if name.startswith(PREFIX):
             _override(table, name, value)
     try:
-        return Config.model_validate(table)
+        return with_local_credentials(Config.model_validate(table))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from callboard_kit.memory_limit import limit_bytes, used_bytes
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 CANCEL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
@@ -59,6 +61,17 @@ class WorkerMetrics:
             registry=registry,
         )
 
+        self.memory_limit = Gauge(
+            f"{prefix}_memory_limit_bytes",
+            "The memory that the process may allocate, beside mapped files and a GPU's memory.",
+            registry=registry,
+        )
+        self.memory_allocated = Gauge(
+            f"{prefix}_memory_allocated_bytes",
+            "What counts against the memory limit: allocated and reserved private memory.",
+            registry=registry,
+        )
+
         self.jobs.labels("dead")
         for outcome in ("granted", "refused", "unheld", "failed"):
             self.hold_extensions.labels(outcome)
@@ -67,5 +80,7 @@ class WorkerMetrics:
 
     def begin(self, backend: str, slots: int) -> None:
         """Shows what is known of a worker before its first job."""
+        self.memory_limit.set(limit_bytes())
+        self.memory_allocated.set_function(used_bytes)
         self.slots_limit.set(slots)
         self.engine_retries.labels(backend)

@@ -25,6 +25,7 @@ class WorkerPool:
     url: str | None
     api_key: str | None
     metrics_port: int
+    memory_limit_mib: int | None
     stall_timeout_s: float
     drain_timeout_s: float
 

@@ -111,7 +111,7 @@ _PULL_LONG = _pull(PULL_LIFE_S)
 class PullLoop:
     """Takes jobs from a work queue and runs each in a task of its own, at most `slots` at once.
 
-    `on_change` is called when `running` or `served` has changed.
+    `on_change` is called when `served` has changed.
     """
 
     def __init__(
@@ -286,7 +286,6 @@ class PullLoop:
         task = asyncio.get_running_loop().create_task(self._run(message), name="job")
         self._running[task] = message
         task.add_done_callback(self._ended)
-        self._on_change()
         self._wake.set()
 
     def _note_served(self, *, served: bool) -> None:
@@ -296,7 +295,6 @@ class PullLoop:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
-        self._on_change()
         self._wake.set()
 
     async def _run(self, message: Msg) -> None:

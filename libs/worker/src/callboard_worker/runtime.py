@@ -122,6 +122,7 @@ class Worker(Generic[J]):
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")
         loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, self._changed)
         self._readiness.loop = loop
+        self._metrics.slots_used.set_function(lambda: loop.running)
         announcer = Announcer(bus, lambda: self._describe(bus))
         self._renew = announcer.renew
         await running.listen()
@@ -153,18 +154,14 @@ class Worker(Generic[J]):
             backend=pool.backend,
             models=tuple(self._offers()),
             slots=pool.slots,
-            slots_used=self._slots_used(),
+            slots_used=self._readiness.loop.running if self._readiness.loop else 0,
             ready=self._readiness.reason() is None,
             draining=self._shutdown.stopping,
             at=bus.clock.now(),
         )
 
-    def _slots_used(self) -> int:
-        return self._readiness.loop.running if self._readiness.loop else 0
-
     def _changed(self) -> None:
-        """Takes note that the slots or the readiness may have changed; only the latter is announced at once."""
-        self._metrics.slots_used.set(self._slots_used())
+        """Announces the worker at once when its readiness has changed."""
         reason = self._readiness.reason()
         if reason != self._reason:
             self._reason = reason

@@ -58,6 +58,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         threads=section.threads,
         can_continue=section.resume == "prefill",
         metrics_port=section.metrics_port,
+        memory_limit_mib=section.memory_limit_mib,
         connect_timeout_s=section.connect_timeout_s,
         stall_timeout_s=section.stall_timeout_s,
         drain_timeout_s=config.chat.drain_timeout_s,

@@ -45,12 +45,15 @@ from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
+from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Admin())
 """Every protocol that the edge speaks."""
 
+QUOTA = "quota"
+"""The name by which `callboard up` knows the quota service."""
 BACKGROUND_TIMEOUT_S = 3.0
 LAST_EVENT_S = 2.0
 """How long streams have to write their last error event once the drain is over."""
@@ -80,6 +83,7 @@ class EdgeServer:
             self._dispatcher,
             headers_timeout_s=self._settings.body_timeout_s,
             max_body_bytes=self._settings.max_body_bytes,
+            max_connections=self._settings.max_connections,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=LAST_EVENT_S)
         await self._runner.setup()
@@ -154,6 +158,7 @@ async def _serve(
     encoders = EncoderPool()
     workers = Workers()
     watch = WorkerWatch(bus, workers)
+    store = StoreHealth(bus, f"edge-{edge_id}")
     quota = BusQuotaClient(
         bus,
         background,
@@ -169,7 +174,11 @@ async def _serve(
             return "stopping"
         if not bus.connected:
             return "the bus is not connected"
-        return None if bus.clock.known else "the bus has not told its time"
+        if not bus.clock.known:
+            return "the bus has not told its time"
+        if store.reason is None and any(one.name == QUOTA and one.state == "failed" for one in workers.processes()):
+            return "quota ended too often and is not started again"
+        return store.reason
 
     context = edge_context(config, deps, BusResultStore(bus), workers, encoders, metrics, ready, admin)
     server = EdgeServer(context, protocols)
@@ -187,6 +196,7 @@ async def _serve(
         ):
             supervisor.start(replies.send_heartbeats(), "heartbeats")
             supervisor.start(watch.run(), "worker-watch")
+            supervisor.start(store.run(), "store-health")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
             await shutdown.wait()

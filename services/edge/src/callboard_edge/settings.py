@@ -14,6 +14,7 @@ class EdgeSettings:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     max_body_bytes: int
     body_timeout_s: float
+    max_connections: int
     request_timeout_s: float
     require_key: bool
     speech: TtsSection
@@ -27,6 +28,7 @@ def edge_settings(config: Config) -> EdgeSettings:
         trusted_proxies=edge.trusted_proxies,
         max_body_bytes=edge.max_body_bytes,
         body_timeout_s=edge.body_timeout_s,
+        max_connections=edge.max_connections,
         request_timeout_s=edge.request_timeout_s,
         require_key=config.quota.require_key,
         speech=config.tts,

@@ -17,6 +17,7 @@ from callboard_contracts.subjects import QUOTA_RESERVE
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
+from callboard_kit.store_health import StoreHealth
 from callboard_quota import settings
 from callboard_quota.backends.accounts import BucketAccounts
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -72,6 +73,7 @@ class Readiness:
     """Why the process cannot decide now, if so."""
 
     def __init__(self, bus: Bus) -> None:
+        self.store = StoreHealth(bus, f"quota-{secrets.token_hex(6)}")
         self._bus = bus
         self.clock: Clock | None = None
         self.serving = False
@@ -80,7 +82,7 @@ class Readiness:
         """None, or the reason."""
         if not self._bus.connected:
             return "no connection to the bus"
-        return self.clock_reason() or (None if self.serving else "starting or stopping")
+        return self.clock_reason() or self.store.reason or (None if self.serving else "starting or stopping")
 
     def clock_reason(self) -> str | None:
         """Why the process must not decide by its clock, or None."""
@@ -186,6 +188,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     async with TaskSupervisor(shutdown) as supervisor:
         supervisor.start(publisher.run(), "acknowledgements")
         supervisor.start(journal.run(), "audit")
+        supervisor.start(ready.store.run(), "store-health")
         supervisor.start(feed.run(), "usage")
         supervisor.start(_every(config.quota.reap_interval_s, reap), "reaper")
         supervisor.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")

@@ -6,6 +6,7 @@ from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel, OfferedVoice
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError
+from callboard_kit.memory_limit import limit_memory
 from callboard_tts import metrics
 from callboard_tts.domain.ports import SpeechEngine
 from callboard_tts.handlers.speech_jobs import SpeechJobs
@@ -42,6 +43,7 @@ def build_engine(pool: PoolSettings) -> SpeechEngine:
 async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
     """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
     pool = pool_settings(config, arguments.pool)
+    limit_memory(pool.memory_limit_mib)
     await run_worker(config, pool, build_engine(pool), shutdown)
 
 

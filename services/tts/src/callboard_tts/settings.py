@@ -67,6 +67,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         threads=section.threads,
         device=section.device,
         metrics_port=section.metrics_port,
+        memory_limit_mib=section.memory_limit_mib,
         stall_timeout_s=section.piece_timeout_s,
         drain_timeout_s=config.tts.drain_timeout_s,
         max_input_characters=config.tts.max_input_characters,

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
+from pydantic_core import to_json
 
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.backends.openai_wire import Json, cannot_continue, refused, request_body
@@ -106,7 +107,7 @@ class OpenAIEngine:
         reader = ReplyReader(
             request.max_output_tokens - spent, spent_prompt_tokens=spent, top_logprobs=request.top_logprobs
         )
-        response = await self._send(request.mode, json.dumps(body).encode())
+        response = await self._send(request.mode, to_json(body))
         try:
             if response.status >= 400:
                 raise await _refusal(request, response, continued=continuation is not None)

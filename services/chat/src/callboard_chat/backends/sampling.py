@@ -13,5 +13,8 @@ def names(same: str, other: Mapping[str, str]) -> dict[str, str]:
 
 def given(sampling: Sampling, names: Mapping[str, str]) -> dict[str, Any]:
     """The fields among `names` that a request sets, under the engine's names for them."""
-    values = sampling.model_dump(include=set(names), exclude_defaults=True)
+    chosen = [field for field in sampling.model_fields_set if field in names]
+    if not chosen:
+        return {}
+    values = sampling.model_dump(include=set(chosen), exclude_defaults=True)
     return {names[field]: value for field, value in values.items()}

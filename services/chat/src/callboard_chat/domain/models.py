@@ -21,12 +21,15 @@ class ServedModel:
 
     def abilities(self, engine: Set[Ability]) -> frozenset[Ability]:
         """What the model can do on an engine with these abilities."""
-        configured: dict[Ability, bool] = {
-            "tools": self.tools,
-            "json_schema": self.json_schema,
-            "images": self.images,
-        }
-        return frozenset(ability for ability in engine if configured.get(ability, True))
+        return frozenset(ability for ability in engine if self.can(ability, engine))
+
+    def can(self, ability: Ability, engine: Set[Ability]) -> bool:
+        """Whether the model can do something on an engine with these abilities."""
+        match ability:
+            case "tools" | "json_schema" | "images":
+                return ability in engine and bool(getattr(self, ability))
+            case _:
+                return ability in engine
 
 
 def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set[Ability]) -> ErrorInfo | None:
@@ -41,14 +44,13 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set
         )
     if request.mode == "chat" and not request.messages:
         return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="There is no message to answer.", param="messages")
-    abilities = model.abilities(engine)
-    if request.tools and request.tool_choice != "none" and "tools" not in abilities:
+    if request.tools and request.tool_choice != "none" and not model.can("tools", engine):
         return unsupported_tools()
-    if request.output_format.kind == "json_schema" and "json_schema" not in abilities:
+    if request.output_format.kind == "json_schema" and not model.can("json_schema", engine):
         return _unsupported("This model cannot follow a JSON schema.", "output_format")
-    if request.output_format.kind == "grammar" and "grammar" not in abilities:
+    if request.output_format.kind == "grammar" and not model.can("grammar", engine):
         return _unsupported("This model's engine cannot follow a grammar.", "output_format")
-    if "images" not in abilities and any(message.images for message in request.messages):
+    if any(message.images for message in request.messages) and not model.can("images", engine):
         return _unsupported("This model cannot read images.", "messages")
     return None
 

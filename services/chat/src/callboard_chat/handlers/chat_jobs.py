@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Literal
 
 from callboard_chat import metrics
@@ -79,15 +80,11 @@ class ChatJobs:
             for frame in reply.sent_since(seq):
                 await self._send(job, frame)
 
-        async def work() -> Outcome[EndReason]:
-            if refused := refusal(job.request, self._pool.models, self._engine.abilities):
-                return Outcome("error", refused)
-            return await self._generate(running, reply, quota)
-
         running.resend = resend
         running.used = lambda: reply.used
         outcome: Outcome[EndReason] = Outcome("cancelled")
         if prior.wanted:
+            work = partial(self._generate, running, reply, quota)
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
@@ -126,6 +123,8 @@ class ChatJobs:
     async def _generate(self, running: RunningJob[ChatJob], reply: Reply, quota: TextQuota) -> Outcome[EndReason]:
         """Has the engine write the reply, asking again where that can help."""
         request = running.job.request
+        if refused := refusal(request, self._pool.models, self._engine.abilities):
+            return Outcome("error", refused)
         model = self._pool.models[request.model]
         if model.engine_model != request.model:
             request = request.model_copy(update={"model": model.engine_model})
@@ -202,7 +201,7 @@ class ChatJobs:
 
     async def _send(self, job: ChatJob, frame: ChatFrame, *, flush: bool = False) -> None:
         """Sends one frame to the job's edge; `flush` is for the first, which somebody waits for."""
-        data = frame.model_dump_json(exclude_defaults=True).encode()
+        data = frame.compact()
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 

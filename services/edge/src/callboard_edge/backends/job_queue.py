@@ -30,7 +30,7 @@ class BusJobQueue:
         subject = subjects.job(service, pool, job_class, job.tenant)
         try:
             stored = await self._bus.publish_stored(
-                subject, job.encoded(), job.request_id, self._enqueue_timeout_s, flush=True
+                subject, job.compact(), job.request_id, self._enqueue_timeout_s, flush=True
             )
         except PublishRefused as refused:
             if refused.err_code == STREAM_STORE_FAILED:

@@ -13,7 +13,7 @@ from nats.aio.subscription import Subscription
 
 from callboard_contracts.jobs import Service
 from callboard_contracts.streams import BUCKET_WORKERS
-from callboard_contracts.workers import PoolRecord, WorkerInfo
+from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 from callboard_edge.domain.workers import Workers
 from callboard_kit.bucket import OPERATION, Bucket
 from callboard_kit.bus import Bus, BusError
@@ -80,6 +80,8 @@ class WorkerWatch:
             elif kind == "pool":
                 service, _, pool = rest.partition(".")
                 self._workers.record(_service(service), pool, PoolRecord.model_validate_json(value))
+            elif kind == "process":
+                self._workers.supervise(ProcessRecord.model_validate_json(value))
         except ValueError:
             log.warning("announcement_malformed", extra={"key": key})
 

@@ -37,13 +37,14 @@ def with_honoured_sampling(request: ChatRequest, offered: OfferedModel | None, r
     """
     if offered is None:
         return request
-    given = {name for name, default in _SAMPLING_DEFAULTS.items() if getattr(request.sampling, name) != default}
+    sampling = request.sampling
+    given = {name for name in sampling.model_fields_set if getattr(sampling, name) != _SAMPLING_DEFAULTS[name]}
     dropped = given - _OURS - set(offered.sampling)
     if not dropped:
         return request
     if unheard := sorted(dropped & refused):
         raise unsupported("This model's engine does not take this setting.", unheard[0])
-    kept = request.sampling.model_copy(update={name: _SAMPLING_DEFAULTS[name] for name in dropped})
+    kept = sampling.model_copy(update={name: _SAMPLING_DEFAULTS[name] for name in dropped})
     return request.model_copy(update={"sampling": kept})
 
 

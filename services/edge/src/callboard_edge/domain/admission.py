@@ -5,6 +5,7 @@ from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.errors import CallboardError
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
@@ -94,6 +95,7 @@ class Admission:
         def job(reply: ReserveReply) -> SpeechJob:
             now, edge = self.deps.now(), self.deps.replies.edge
             return SpeechJob(
+                version=JOB_VERSION,
                 request_id=reserve.request_id,
                 edge=edge,
                 tenant=reply.tenant,
@@ -173,6 +175,7 @@ class Admission:
     ) -> ChatJob:
         now = self.deps.now()
         return ChatJob(
+            version=JOB_VERSION,
             request_id=reserve.request_id,
             edge=self.deps.replies.edge,
             tenant=reply.tenant,

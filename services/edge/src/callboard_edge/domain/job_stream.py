@@ -136,6 +136,8 @@ class JobStream(Generic[T]):
         self._check_pause_s = FIRST_CHECK_S
         self._next_check = now + FIRST_CHECK_S
         self._catching_up = False
+        self._missing = False
+        """Whether a gap was there when messages were last taken."""
 
     async def submit(self, reserve: ReserveRequest, make_job: MakeJob, route: Route) -> Self:
         """Takes the hold and enqueues the job.
@@ -183,9 +185,10 @@ class JobStream(Generic[T]):
         while True:
             if inbox.failure is not None:
                 raise CallboardError.of(inbox.failure)
-            was_missing, lost = buffer.missing, inbox.lost
+            lost, was_missing = inbox.lost, self._missing
             ready = self._source.take()
-            if lost or self._catching_up or (buffer.missing and not was_missing):
+            self._missing = buffer.missing
+            if lost or self._catching_up or (self._missing and not was_missing):
                 self._next_check = 0.0
             elif ready:
                 self._check_pause_s = FIRST_CHECK_S
@@ -198,7 +201,8 @@ class JobStream(Generic[T]):
             if now >= self._next_check:
                 ready = await self._source.refill()
                 self._catching_up = bool(ready)
-                self._next_check = loop.time() + (REFILL_PAUSE_S if buffer.missing else self._check_pause_s)
+                self._missing = buffer.missing
+                self._next_check = loop.time() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
                 self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
                 if ready:
                     return ready

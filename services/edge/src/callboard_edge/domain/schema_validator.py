@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -14,20 +15,31 @@ MAX_SCHEMA_BYTES = 64 * 1024
 MAX_ALL_BYTES = 256 * 1024
 MAX_ALL_NODES = 5000
 """All schemas of a request have at most so many objects; to check one of them takes some 75 microseconds."""
+SMALL_SCHEMA_BYTES = 2048
+"""So much is checked in milliseconds, and does not wait for larger ones."""
+MAX_CASELESS_CHARACTERS = 256
+"""All patterns of a schema that ignore case have at most so many; each of their classes can take 20 ms to fold."""
 MAX_REMEMBERED = 1000
 MAX_GRAMMAR_SYMBOLS = 10_000
 MAX_LEXER_FUEL = 200_000
 MAX_LEXER_STATES = 50_000
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
+_BAD_PATTERN = "regex parse error"
+_NOT_OFFERED = "not supported"
+"""What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
+_CASELESS = re.compile(r"\(\?[A-Za-z-]*i")
 _TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
 
 
 class SchemaValidator:
-    """Checks schemas in one thread, since each keeps the interpreter from all other work, and remembers the good."""
+    """Checks one small and one large schema at a time, in threads, and remembers the good.
+
+    More at once would keep the interpreter from all other work.
+    """
 
     def __init__(self) -> None:
-        self._one_at_a_time = asyncio.Lock()
+        self._small, self._large = asyncio.Lock(), asyncio.Lock()
         self._good: OrderedDict[bytes, None] = OrderedDict()
 
     async def check(self, schemas: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -47,14 +59,16 @@ class SchemaValidator:
                 raise _invalid(
                     f"All schemas together may have {MAX_ALL_BYTES} bytes and {MAX_ALL_NODES} objects.", param
                 )
-            await self._check(param, schema, hashlib.sha256(text.encode()).digest())
+            await self._check(param, schema, text)
 
-    async def _check(self, param: str, schema: dict[str, Any], digest: bytes) -> None:
+    async def _check(self, param: str, schema: dict[str, Any], text: str) -> None:
+        digest = hashlib.sha256(text.encode()).digest()
         if digest in self._good:
             self._good.move_to_end(digest)
             return
+        turn = self._small if len(text) <= SMALL_SCHEMA_BYTES and not _CASELESS.search(text) else self._large
         try:
-            async with asyncio.timeout(WAIT_S), self._one_at_a_time:
+            async with asyncio.timeout(WAIT_S), turn:
                 problem = await asyncio.to_thread(_problem, schema)
         except TimeoutError:
             raise CallboardError(
@@ -72,16 +86,33 @@ def _invalid(message: str, param: str) -> CallboardError:
 
 
 def _problem(schema: dict[str, Any]) -> str | None:
-    return _malformed(schema) or _impossible(schema)
+    caseless = sum(len(text) for text in _strings(schema) if _CASELESS.search(text))
+    if caseless > MAX_CASELESS_CHARACTERS:
+        return f"its patterns that ignore case have more than {MAX_CASELESS_CHARACTERS} characters"
+    # What is too complex for a grammar takes longest to check otherwise.
+    return _impossible(schema) or _malformed(schema)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for below in value:
+            yield from _strings(below)
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            yield key
+            yield from _strings(below)
 
 
 def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.exceptions import SchemaError
 
     try:
-        Draft202012Validator.check_schema(schema)
+        # No format is checked: to compile a pattern can take minutes, and the grammar's own compiler judges them all.
+        Draft202012Validator.check_schema(schema, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         place = "/".join(str(part) for part in error.path)
         return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
@@ -107,4 +138,6 @@ def _impossible(schema: dict[str, Any]) -> str | None:
         return "it holds a number that is too large"
     if problem.startswith(_UNSATISFIABLE):
         return f"nothing can satisfy it: {problem.removeprefix(_UNSATISFIABLE)}"
+    if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
+        return "a pattern is not a regular expression"
     return "it is too complex" if any(words in problem for words in _TOO_COMPLEX) else None

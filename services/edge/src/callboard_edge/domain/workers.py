@@ -7,17 +7,24 @@ from typing import Literal
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.jobs import Service
-from callboard_contracts.workers import ANNOUNCE_LIFE_S, OfferedModel, PoolRecord, WorkerInfo
+from callboard_contracts.workers import ANNOUNCE_LIFE_S, OfferedModel, PoolRecord, ProcessRecord, WorkerInfo
 
 NO_WORKER_RETRY_S = 5.0
 
-PoolState = Literal["awake", "asleep", "unseen"]
-"""A pool with a worker, one whose workers are gone, and one that never had any."""
+PoolState = Literal["awake", "asleep", "unseen", "failed"]
+"""A pool with a worker, one whose workers are gone, one that never had any, and one whose worker ended so often that it
+is not started again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     info: WorkerInfo
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownProcess:
+    record: ProcessRecord
     until: float
 
 
@@ -27,34 +34,51 @@ class Workers:
     def __init__(self) -> None:
         self.loaded = False
         """Whether the announcements were read once; until then every pool counts as awake."""
-        self._workers: dict[str, _Known] = {}
+        self._workers: dict[tuple[Service, str], dict[str, _Known]] = {}
         self._pools: dict[tuple[Service, str], PoolRecord] = {}
+        self._processes: dict[str, _KnownProcess] = {}
 
     def announce(self, info: WorkerInfo) -> None:
         """Takes an announcement."""
-        self._workers[info.id] = _Known(info, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
+        pool = self._workers.setdefault((info.service, info.pool), {})
+        pool[info.id] = _Known(info, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
 
     def forget(self, worker_id: str) -> None:
         """Takes out a worker that said goodbye."""
-        self._workers.pop(worker_id, None)
+        for pool in self._workers.values():
+            pool.pop(worker_id, None)
 
     def record(self, service: Service, pool: str, record: PoolRecord) -> None:
         """Takes in that a pool has had a worker."""
         self._pools[service, pool] = record
 
+    def supervise(self, record: ProcessRecord) -> None:
+        """Takes in what `callboard up` says of a process that ended."""
+        self._processes[record.name] = _KnownProcess(record, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
+
+    def processes(self) -> list[ProcessRecord]:
+        """The processes that were started again or no longer are, by name."""
+        now = asyncio.get_running_loop().time()
+        self._processes = {name: known for name, known in self._processes.items() if known.until >= now}
+        return [known.record for _, known in sorted(self._processes.items())]
+
     def of(self, service: Service, pool: str) -> list[WorkerInfo]:
         """The workers of a pool that are there now."""
+        found = self._workers.get((service, pool))
+        if not found:
+            return []
         now = asyncio.get_running_loop().time()
-        gone = [worker_id for worker_id, known in self._workers.items() if known.until < now]
-        for worker_id in gone:
-            del self._workers[worker_id]
-        infos = (known.info for known in self._workers.values())
-        return [info for info in infos if (info.service, info.pool) == (service, pool)]
+        if any(known.until < now for known in found.values()):
+            found = {worker_id: known for worker_id, known in found.items() if known.until >= now}
+            self._workers[service, pool] = found
+        return [known.info for known in found.values()]
 
     def state(self, service: Service, pool: str) -> PoolState:
-        """Whether a pool has a worker, had one, or never had any."""
+        """Whether a pool has a worker, had one, never had any, or is not started again."""
         if not self.loaded or self.of(service, pool):
             return "awake"
+        if any((one.service, one.pool, one.state) == (service, pool, "failed") for one in self.processes()):
+            return "failed"
         return "asleep" if (service, pool) in self._pools else "unseen"
 
     def model(self, service: Service, pool: str, name: str) -> OfferedModel | None:
@@ -79,7 +103,14 @@ def check_pool(workers: Workers, service: Service, pool: str, *, may_sleep: bool
     Raises:
         CallboardError: `no_worker`.
     """
-    if not may_sleep and workers.state(service, pool) == "unseen":
+    state = workers.state(service, pool)
+    if state == "failed":
+        raise CallboardError(
+            ErrorCode.NO_WORKER,
+            "The worker of this model ended too often and is not started again.",
+            retry_after_s=NO_WORKER_RETRY_S,
+        )
+    if not may_sleep and state == "unseen":
         raise CallboardError(
             ErrorCode.NO_WORKER,
             "No worker has announced itself for this model yet; try again shortly.",

@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import zstandard
 from aiohttp import web
@@ -14,33 +14,61 @@ OFF_LOOP_BYTES = 64 * 1024
 """A larger compressed body is decompressed in a thread; so much takes under a millisecond."""
 MAX_OPEN_BODY_BYTES = 64 * 1024 * 1024
 """What all bodies that are being read may hold together."""
+MAX_DECOMPRESSING = 2
+"""How many large bodies are decompressed at once; each may become as large as a body may be."""
+MAX_GZIP_MEMBERS = 64
+"""Each member costs a copy of all that follow it."""
 RETRY_AFTER_S = 1.0
 
 
+class OpenBody:
+    """A body that is being read, and what it holds of the budget."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        self.gave_way = False
+        self.time_limit: asyncio.Timeout | None = None
+
+    def give_way(self) -> None:
+        """Ends the wait for the rest of the body."""
+        self.gave_way = True
+        if self.time_limit is not None:
+            self.time_limit.reschedule(asyncio.get_running_loop().time())
+
+
 class BodyBudget:
-    """The memory that bodies may hold while they arrive."""
+    """The memory that bodies may hold while they arrive.
+
+    When there is too little, the largest body gives way: whoever sends a small one is served beside senders of large
+    bodies that never end.
+    """
 
     def __init__(self, limit_bytes: int = MAX_OPEN_BODY_BYTES) -> None:
         self._limit_bytes = limit_bytes
+        self._open: set[OpenBody] = set()
         self.held_bytes = 0
 
-    def take(self, size_bytes: int) -> None:
-        """Counts more bytes.
+    def take(self, body: OpenBody, size_bytes: int) -> None:
+        """Counts more bytes of a body.
 
         Raises:
-            CallboardError: `overloaded`, when the bodies of all requests hold too much.
+            CallboardError: `overloaded`, when the bodies of all requests hold too much and this one is the largest.
         """
-        if self.held_bytes + size_bytes > self._limit_bytes:
-            raise CallboardError(
-                ErrorCode.OVERLOADED,
-                "The server is receiving too many large requests; try again shortly.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        self._open.add(body)
+        body.held_bytes += size_bytes
         self.held_bytes += size_bytes
+        while self.held_bytes > self._limit_bytes:
+            largest = max(self._open, key=lambda one: one.held_bytes)
+            self.give_back(largest)
+            if largest is body:
+                raise _overloaded()
+            largest.give_way()
 
-    def give_back(self, size_bytes: int) -> None:
-        """Counts bytes out again."""
-        self.held_bytes -= size_bytes
+    def give_back(self, body: OpenBody) -> None:
+        """Counts a body out again."""
+        self.held_bytes -= body.held_bytes
+        body.held_bytes = 0
+        self._open.discard(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +78,7 @@ class BodyReader:
     max_body_bytes: int
     body_timeout_s: float
     budget: BodyBudget
+    decompressing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECOMPRESSING))
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """A request's body, decompressed.
@@ -66,48 +95,39 @@ class BodyReader:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # The interim response is no part of the answer's own size.
             request.writer.output_size = 0
+        body = OpenBody()
         try:
-            if request.content.is_eof():
-                raw = await self._collect(request)
-            else:
-                async with asyncio.timeout(self.body_timeout_s):
-                    raw = await self._collect(request)
+            if encoding is None and request.content.is_eof():
+                return await self._collect(request, body)
+            async with asyncio.timeout(self.body_timeout_s) as body.time_limit:
+                raw = await self._collect(request, body)
+                return raw if encoding is None else await self._decompressed(raw, encoding)
         except TimeoutError:
+            if body.gave_way:
+                raise _overloaded() from None
             raise CallboardError(
                 ErrorCode.REQUEST_TIMEOUT, f"The body did not arrive within {self.body_timeout_s:g} s."
             ) from None
         except web.RequestPayloadError:
             raise _broken() from None
-        return raw if encoding is None else await self._decompressed(raw, encoding)
-
-    async def _collect(self, request: web.BaseRequest) -> bytes:
-        chunks: list[bytes] = []
-        size_bytes = 0
-        try:
-            async for chunk in request.content.iter_any():
-                size_bytes += len(chunk)
-                if size_bytes > self.max_body_bytes:
-                    size_bytes -= len(chunk)
-                    raise self._too_large()
-                try:
-                    self.budget.take(len(chunk))
-                except CallboardError:
-                    size_bytes -= len(chunk)
-                    raise
-                chunks.append(chunk)
         finally:
-            self.budget.give_back(size_bytes)
+            self.budget.give_back(body)
+
+    async def _collect(self, request: web.BaseRequest, body: OpenBody) -> bytes:
+        chunks: list[bytes] = []
+        async for chunk in request.content.iter_any():
+            if body.held_bytes + len(chunk) > self.max_body_bytes:
+                raise self._too_large()
+            self.budget.take(body, len(chunk))
+            chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _decompressed(self, raw: bytes, encoding: str) -> bytes:
         expand = _DECODERS[encoding]
-        self.budget.take(self.max_body_bytes)
-        try:
-            if len(raw) <= OFF_LOOP_BYTES // 64:
-                return self._expanded(expand, raw)
+        if len(raw) <= OFF_LOOP_BYTES // 64:
+            return self._expanded(expand, raw)
+        async with self.decompressing:
             return await asyncio.to_thread(self._expanded, expand, raw)
-        finally:
-            self.budget.give_back(self.max_body_bytes)
 
     def _expanded(self, expand: Callable[[bytes, int], bytes | None], raw: bytes) -> bytes:
         try:
@@ -129,6 +149,8 @@ def _gunzip(raw: bytes, limit_bytes: int) -> bytes | None:
     found: list[bytes] = []
     left = limit_bytes
     while raw:
+        if len(found) == MAX_GZIP_MEMBERS:
+            raise zlib.error("too many members")
         inflate = zlib.decompressobj(wbits=31)
         part = inflate.decompress(raw, left + 1)
         left -= len(part)
@@ -168,6 +190,14 @@ def _encoding(headers: Mapping[str, str]) -> str | None:
             offered=("gzip", "zstd"),
         )
     return encoding
+
+
+def _overloaded() -> CallboardError:
+    return CallboardError(
+        ErrorCode.OVERLOADED,
+        "The server is receiving too many large requests; try again shortly.",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def _broken() -> CallboardError:

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -61,7 +61,7 @@ class Call:
         bodies: BodyReader,
     ) -> None:
         self.request = request
-        self.fresh_id = uuid4().hex
+        self.fresh_id = secrets.token_hex(16)
         self.request_id = request_id or f"req_{self.fresh_id}"
         self.caller = caller
         self.params = params

@@ -1,16 +1,21 @@
-"""Connections that cannot be held open by a client that sends its headers slowly, or not at all."""
+"""Connections that no client can hold open by sending slowly or reading nothing, and that never run out."""
 
 import asyncio
 import os
+import resource
 import socket
 from typing import Any
 
 from aiohttp import web
 
+from callboard_edge.http.call import WRITE_TIMEOUT_S
+
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE_S = 75.0
 FIRST_PROBE_S = 0.05
 PROBE_INTERVAL_S = 1.0
+OTHER_FILES = 256
+"""How many files and connections the process may need beside those of clients."""
 LINGER_S = 2.0
 """How long what is left of a refused body is read, so that the client gets to see the answer."""
 
@@ -47,6 +52,24 @@ class GuardedConnection(web.RequestHandler):
             self._stop_waiting()
         elif self._headers_timer is None and self._between_requests():
             self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Sends an answer, or what is left of it; the connection ends where the client does not read."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            if self.transport is not None:
+                self.transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether a request, or the rest of one, has yet to come."""
+        request = self._current_request
+        return self._between_requests() or (request is not None and not request.content.is_eof())
 
     def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's contract
         """Serves a client that has only finished sending, and notices one that is gone.
@@ -98,10 +121,23 @@ def _is_reset(transport: asyncio.BaseTransport) -> bool:
     return error != 0
 
 
-class GuardedServer(web.Server):
-    """A server of guarded connections; a handler is cancelled when its client goes away."""
+def allowed_connections(wanted: int) -> int:
+    """How many of the wanted connections the system allows, once it has been asked for as many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(wanted, max(1, soft - OTHER_FILES))
 
-    def __init__(self, handler: Any, *, headers_timeout_s: float, max_body_bytes: int) -> None:
+
+class GuardedServer(web.Server):
+    """A server of guarded connections; a handler is cancelled when its client goes away.
+
+    Where there are too many connections, the one that has been open longest and waits for its client is closed.
+    """
+
+    def __init__(self, handler: Any, *, headers_timeout_s: float, max_body_bytes: int, max_connections: int) -> None:
         super().__init__(
             handler,
             request_factory=self._request,
@@ -114,10 +150,20 @@ class GuardedServer(web.Server):
         )
         self._headers_timeout_s = headers_timeout_s
         self._max_body_bytes = max_body_bytes
+        self._max_connections = allowed_connections(max_connections)
 
     def __call__(self) -> web.RequestHandler:
         """Makes the protocol of one connection."""
+        if len(self._connections) >= self._max_connections:
+            self._make_room()
         return GuardedConnection(self, loop=self._loop, headers_timeout_s=self._headers_timeout_s, **self._kwargs)
+
+    def _make_room(self) -> None:
+        for connection in self.connections:
+            if isinstance(connection, GuardedConnection) and connection.waits_for_client:
+                if connection.transport is not None:
+                    connection.transport.abort()
+                return
 
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         return web.BaseRequest(

@@ -137,7 +137,7 @@ class Dispatcher:
             response.headers.setdefault("Retry-After", str(max(1, math.ceil(error.info.retry_after_s))))
         if isinstance(error, QuotaRefused):
             response.headers.update(rate_limit_headers(error.states))
-        if error.info.code in (ErrorCode.REQUEST_TIMEOUT, ErrorCode.BODY_TOO_LARGE):
+        if error.info.code in (ErrorCode.REQUEST_TIMEOUT, ErrorCode.BODY_TOO_LARGE, ErrorCode.OVERLOADED):
             response.force_close()
         return response
 

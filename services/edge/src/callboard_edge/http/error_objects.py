@@ -15,16 +15,12 @@ LONGEST_RETRY_S = 60.0
 """A client that waits longer than this for its retry is better told to give up."""
 
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
-    404: "invalid_request_error",
-    405: "invalid_request_error",
     408: "timeout_error",
-    409: "invalid_request_error",
-    413: "invalid_request_error",
     429: "rate_limit_error",
 }
+"""The types of single statuses; all others are the client's fault or the server's."""
 _NO_RETRY = frozenset({ErrorCode.DEADLINE_EXCEEDED})
 """A retry would run just as long again."""
 
@@ -49,12 +45,16 @@ def error_object(info: ErrorInfo, codes: Mapping[ErrorCode, str]) -> dict[str, A
     """The fields of an error; `codes` are those that a protocol calls otherwise."""
     error = {
         "message": info.message,
-        "type": _TYPES.get(info.kind.status, "server_error"),
+        "type": _type(info.kind.status),
         "param": info.param,
         "code": codes.get(info.code, info.code.value),
     }
     # Clients pass over what they do not know.
     return error if info.limit is None else {**error, "limit": info.limit}
+
+
+def _type(status: int) -> str:
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def error_answer(error: CallboardError, body: Mapping[str, Any]) -> web.Response:

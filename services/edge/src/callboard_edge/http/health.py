@@ -14,10 +14,15 @@ def routes(context: EdgeContext) -> list[Route]:
         return call.answer({"status": "ok"})
 
     async def readyz(call: Call) -> web.StreamResponse:
+        processes = context.workers.processes()
+        detail: dict[str, object] = {"pools": _pools(context)}
+        if processes:
+            detail["processes"] = {one.name: {"state": one.state, "restarts": one.restarts} for one in processes}
         reason = context.ready()
-        if reason is None:
-            return call.answer({"status": "ready", "pools": _pools(context)})
-        return call.answer({"status": "not ready", "reason": reason}, status=503)
+        if reason is not None:
+            return call.answer({"status": "not ready", "reason": reason, **detail}, status=503)
+        whole = all(one.state == "running" for one in processes)
+        return call.answer({"status": "ready" if whole else "degraded", **detail})
 
     return [
         Route(
@@ -38,13 +43,16 @@ def routes(context: EdgeContext) -> list[Route]:
             summary="Whether the process can take work",
             security="none",
             tag="Health",
-            answers={200: Answer("It can."), 503: Answer("It cannot, for the reason given.")},
+            answers={
+                200: Answer("It can; `degraded` where a process of the site is down."),
+                503: Answer("It cannot, for the reason given."),
+            },
         ),
     ]
 
 
 def _pools(context: EdgeContext) -> dict[str, str]:
-    """Whether each pool is awake, asleep, or was never seen."""
+    """Whether each pool is awake, asleep, was never seen, or is not started again."""
     chat = {model.pool for model in context.chat_models.models}
     tts = {model.pool for model in context.speech_models.models}
     states = {f"chat/{pool}": context.workers.state("chat", pool) for pool in sorted(chat)}

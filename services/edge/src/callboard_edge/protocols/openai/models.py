@@ -74,7 +74,8 @@ def routes(context: EdgeContext) -> list[Route]:
 
 def _expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel) -> bool:
     """Whether a model's pool has a worker, has had one, or may be asleep."""
-    return model.may_sleep or context.workers.state(service, model.pool) != "unseen"
+    state = context.workers.state(service, model.pool)
+    return state != "failed" and (model.may_sleep or state != "unseen")
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Attacks on real engines under memory limits, while ordinary clients go on."""

@@ -1,0 +1,230 @@
+"""A Callboard with real engines under memory limits, and what its processes are held to."""
+
+import asyncio
+import itertools
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from callboard_contracts.errors import CATALOGUE, ErrorCode
+from tests.hostile.targets import ordinary_dialects
+from tests.protocols.dialect import JSON, Dialect, TextDialect
+from tests.protocols.suite import read_error
+from tests.protocols.tenants import ADMIN_TOKEN
+from tests.support.children import Child
+from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, Deployment
+from tests.support.models import CHAT_MODEL as BUILT_IN_CHAT
+from tests.support.models import SPEECH_MODEL as BUILT_IN_SPEECH
+from tests.support.models import VOICE, built_in_config
+from tests.support.processes import Table, merged
+
+MIB = 1024 * 1024
+WORKER_LIMIT_BYTES = 3072 * MIB
+SERVICE_LIMIT_BYTES = 1536 * MIB
+MAX_CONNECTIONS = 400
+MEMORY_SLACK_BYTES = 24 * MIB
+"""What a process may keep beside the 10 %: allocators and runtimes give memory back in large pieces."""
+MEMORY_TIMEOUT_S = 45.0
+ANSWER_TIMEOUT_S = 90.0
+STRANGER = "127.0.0.2"
+"""The address of attackers without a key; neighbours come from 127.0.0.1."""
+MOST_SHOWN = 300
+
+
+def config() -> Table:
+    """The built-in engines under the names that the dialects ask for, with short replies and a short patience."""
+    # With one thread an engine does not wait for a thread that a loaded machine keeps from its processor.
+    one_thread = {"pools": {"local": {"threads": 1}}}
+    built_in = merged(built_in_config(), {"chat": one_thread, "tts": one_thread})
+    chat, speech = built_in["chat"]["models"][BUILT_IN_CHAT], built_in["tts"]["models"][BUILT_IN_SPEECH]
+    return {
+        "edge": {"admin_token": ADMIN_TOKEN, "body_timeout_s": 5, "max_connections": MAX_CONNECTIONS},
+        "chat": {
+            "pools": built_in["chat"]["pools"],
+            "models": {CHAT_MODEL: {**chat, "aliases": [], "max_output_tokens": 32}},
+            "default_model": CHAT_MODEL,
+        },
+        "tts": {
+            "pools": built_in["tts"]["pools"],
+            "models": {SPEECH_MODEL: {**speech, "aliases": [], "voice_aliases": {"tenor": VOICE, "alto": VOICE}}},
+            "max_input_characters": 60,
+        },
+        "quota": {
+            "anonymous_tier": "anonymous",
+            "default_tier": "standard",
+            "tiers": {"anonymous": {"jobs_at_once": 2}, "standard": {}, "attacker": {"jobs_at_once": 4}},
+            "lease_margin_s": 2,
+            "reap_interval_s": 1,
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an attack got back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Site:
+    """The processes under attack; `faults` are inputs that were answered wrongly, each kept as a file."""
+
+    def __init__(self, folder: Path, *, speech: bool) -> None:
+        self.folder = folder
+        self.speech = speech
+        self.deployment = Deployment(folder, config(), log_level="info")
+        self.faults: list[str] = []
+        self._numbers = itertools.count(1)
+        self._children: dict[str, Child] = {}
+        self.key = ""
+        self.neighbour_key = ""
+
+    def start(self) -> None:
+        """Starts everything and puts each process under its limit."""
+        deployment = self.deployment
+        deployment.start(speakers=1 if self.speech else 0)
+        assert deployment.nats.child is not None
+        assert deployment.streams is not None
+        self._children = {service.name: service.running for service in (*deployment.services, deployment.streams)}
+        self._children["nats"] = deployment.nats.child
+        workers = {service.name for service in (*deployment.chats, *deployment.speakers)}
+        for name, child in self._children.items():
+            size_bytes = WORKER_LIMIT_BYTES if name in workers else SERVICE_LIMIT_BYTES
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (size_bytes, size_bytes))
+        self.key = deployment.create_key("attacker")
+        self.neighbour_key = deployment.create_key("standard")
+
+    @property
+    def url(self) -> str:
+        """The edge's root."""
+        return self.deployment.root_url()
+
+    @property
+    def port(self) -> int:
+        """The edge's port."""
+        return int(self.deployment.edges[0].config["edge"]["port"])
+
+    def dialects(self) -> list[Dialect]:
+        """How ordinary clients ask."""
+        return ordinary_dialects(speech=self.speech)
+
+    def attackers(self, *, address: str = "127.0.0.1") -> aiohttp.ClientSession:
+        """A session for attacks; each request has a connection of its own."""
+        connector = aiohttp.TCPConnector(force_close=True, limit=0, local_addr=(address, 0))
+        # An answer that is compressed, or a body that is not what it says, is the attack's own business.
+        return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(ANSWER_TIMEOUT_S))
+
+    def fault(self, what: str, raw: bytes) -> None:
+        """Keeps an input that was answered wrongly."""
+        file = self.folder / f"fault-{next(self._numbers)}"
+        file.write_bytes(raw)
+        self.faults.append(f"{what}; the input: {file}")
+
+    async def send(
+        self,
+        session: aiohttp.ClientSession,
+        dialect: Dialect,
+        path: str,
+        raw: bytes,
+        *,
+        method: str = "POST",
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        busy_allowed: bool = False,
+    ) -> Reply | None:
+        """Sends a request with the attacker's key, or another one, and keeps it where the answer is a fault.
+
+        None where no whole answer came. A 503 is right only where it is `overloaded` and `busy_allowed`.
+        """
+        given = dialect.own_key or self.key if key is None else key
+        sent = {"Content-Type": JSON, **(dialect.auth_headers(given) if given else {}), **(headers or {})}
+        whole = f"{method} {path}\n{headers or {}}\n\n".encode() + raw
+        try:
+            url = URL(self.url + path, encoded=True)
+            data = aiohttp.BytesPayload(raw) if len(raw) < MIB else _pieces(raw)
+            async with session.request(method, url, data=data, headers=sent) as answer:
+                reply = Reply(answer.status, answer.headers, await answer.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # A server may hang up on a sender whose body is refused unread.
+            if not (isinstance(error, aiohttp.ClientError) and len(raw) > MIB):
+                self.fault(f"no answer ({type(error).__name__})", whole)
+            return None
+        if problem := problem_of(dialect, reply, busy_allowed=busy_allowed):
+            self.fault(problem, whole)
+        return reply
+
+    def memory(self) -> dict[str, int]:
+        """The memory of each process that no file backs, in bytes; that of the bus without what its streams hold."""
+        found = {name: _anonymous_bytes(child.pid) for name, child in self._children.items() if child.alive}
+        page: Any = self.deployment.nats.monitor("jsz")
+        found["nats"] -= int(page["memory"])
+        return found
+
+    def check_processes(self) -> None:
+        """Fails where a process died or is not ready."""
+        for name, child in self._children.items():
+            assert child.alive, f"{name} died with {child.process.returncode}: {child.output()[-2000:]}"
+        for service in self.deployment.services:
+            service.wait_ready(10)
+
+    def check_faults(self) -> None:
+        """Fails where an input was answered wrongly since the last check."""
+        faults, self.faults = self.faults, []
+        assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:20])
+
+    def check_memory(self, before: Mapping[str, int]) -> None:
+        """Fails where a process keeps a tenth more memory than before; most need a moment to give it back."""
+        until = time.monotonic() + MEMORY_TIMEOUT_S
+        while kept := self._kept(before):
+            assert time.monotonic() < until, f"memory is kept (MiB before, now): {kept}"
+            time.sleep(1)
+
+    def _kept(self, before: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        now = self.memory()
+        return {
+            name: (size // MIB, now[name] // MIB)
+            for name, size in before.items()
+            if now[name] > size * 1.1 + MEMORY_SLACK_BYTES
+        }
+
+
+async def _pieces(raw: bytes) -> Any:
+    for start in range(0, len(raw), MIB):
+        yield raw[start : start + MIB]
+        await asyncio.sleep(0)
+
+
+def _anonymous_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | None:
+    """What is wrong with an answer: a failure of ours, or an error that is not in the protocol's form."""
+    shown = reply.body[:MOST_SHOWN]
+    try:
+        if reply.status >= 400:
+            error = read_error(dialect, reply.body)
+            if (reply.status, error.code) not in set(dialect.errors.values()):
+                return f"no error of the protocol: {reply.status} {shown!r}"
+            if (reply.status, error.code) == dialect.errors[ErrorCode.OVERLOADED] and busy_allowed:
+                return None if "Retry-After" in reply.headers else "overloaded without Retry-After"
+            return None if reply.status < 500 else f"{reply.status} {shown!r}"
+        if reply.headers.get("Content-Type", "").startswith("text/event-stream") and isinstance(dialect, TextDialect):
+            seen = dialect.read_stream(reply.body)
+            codes = {dialect.errors[code][1] for code, kind in CATALOGUE.items() if kind.status >= 500}
+            if seen.error is not None and seen.error.code in codes:
+                return f"a stream that failed: {reply.body[-MOST_SHOWN:]!r}"
+            if not seen.complete:
+                return f"a stream without its end: {reply.body[-MOST_SHOWN:]!r}"
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        return f"not in the protocol's form ({type(error).__name__}): {reply.status} {shown!r}"
+    return None

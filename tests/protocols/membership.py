@@ -1,0 +1,46 @@
+"""Which dialects there are, and the routes of the protocols that they ask."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+import tests.protocols
+from callboard_contracts.config import Config
+from callboard_edge.app import edge_context
+from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.domain.administration import Administration
+from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.workers import Workers
+from callboard_edge.http.protocol import Protocol
+from callboard_edge.http.route import Route
+from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.metrics import EdgeMetrics
+from tests.protocols.dialect import Dialect
+
+
+def dialects(suite: type[Any]) -> Iterator[Dialect]:
+    """The dialects of everything that subclasses a suite."""
+    for module in pkgutil.iter_modules(tests.protocols.__path__, "tests.protocols."):
+        importlib.import_module(module.name)
+    yield from _below(suite)
+
+
+def _below(suite: type[Any]) -> Iterator[Dialect]:
+    for subclass in suite.__subclasses__():
+        if "dialect" in vars(subclass):
+            yield subclass.dialect
+        yield from _below(subclass)
+
+
+def routes(protocols: Sequence[Protocol], admin: Administration | None = None) -> list[tuple[Protocol, Route]]:
+    """Every route of some protocols."""
+    replies = FakeReplyRouter()
+    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, BackgroundTasks())
+    metrics, encoders = EdgeMetrics(CollectorRegistry()), EncoderPool()
+    context = edge_context(Config(), deps, FakeResultStore(replies), Workers(), encoders, metrics, lambda: None, admin)
+    encoders.close()
+    return [(protocol, route) for protocol in protocols for route in protocol.routes(context)]
