@@ -9,6 +9,7 @@ from callboard_contracts.jobs import AttemptRecord
 from callboard_contracts.kept import JobTicket
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
+from callboard_contracts.progress import WorkerProgress
 from callboard_contracts.quota import (
     AuditEvent,
     IdentifyReply,
@@ -63,4 +64,5 @@ MESSAGES: dict[str, type[Message]] = {
     "verify_reply": VerifyReply,
     "verify_request": VerifyRequest,
     "worker_info": WorkerInfo,
+    "worker_progress": WorkerProgress,
 }

@@ -45,14 +45,6 @@ JOBS = Row(
     "Jobs",
     (
         *workers.jobs("callboard_tts"),
-        counter(
-            "Hold extensions",
-            "Extensions of a hold requested while speaking: *refused* by a limit, *unheld* where the site lets audio "
-            "continue without quota, *failed* where quota did not answer.",
-            "callboard_tts_hold_extensions_total",
-            by="outcome",
-            runbook="quota-unreachable",
-        ),
         *spread(
             "callboard_tts_job_duration_seconds",
             "Utterance duration",

@@ -55,6 +55,14 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
             by="reason",
             runbook="worker-died",
         ),
+        counter(
+            "Hold extensions",
+            "Extensions of a hold requested during the work: *refused* by a limit, *unheld* where the site lets work "
+            "continue without quota, *failed* where quota did not answer.",
+            f"{metrics}_hold_extensions_total",
+            by="outcome",
+            runbook="quota-unreachable",
+        ),
     )
 
 

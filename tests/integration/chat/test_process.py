@@ -37,8 +37,8 @@ class Crew:
         self._folder = folder
         self.services: list[Service] = []
 
-    async def add(self) -> Service:
-        """Starts another worker and waits until it is ready."""
+    async def add(self, shift_s: float = 0.0) -> Service:
+        """Starts another worker, on a machine whose clock may be wrong, and waits until it is ready."""
         port = free_port()
         pool = {"backend": "openai", "url": self._stub.url, "slots": 4, "metrics_port": port}
         table = {
@@ -46,7 +46,15 @@ class Crew:
             "chat": {"pools": {POOL: pool}, "models": {MODEL: {"pool": POOL}}, "drain_timeout_s": 1},
         }
         name = f"chat-{len(self.services)}"
-        service = Service(name, "callboard_chat", table, self._folder, health_port=port, arguments=("--pool", POOL))
+        service = Service(
+            name,
+            "tests.support.shifted_clock",
+            table,
+            self._folder,
+            health_port=port,
+            arguments=("--pool", POOL),
+            environ={"SHIFTED_MODULE": "callboard_chat", "SHIFT_S": str(shift_s)},
+        )
         self.services.append(service)
         await asyncio.to_thread(service.start)
         await asyncio.to_thread(service.wait_ready)
@@ -100,6 +108,25 @@ async def test_a_cancelled_reply_leaves_the_engine_within_a_quarter_second(
         while (await asyncio.to_thread(worker.metrics))["callboard_chat_slots_used"]:
             await asyncio.sleep(0.01)
     assert (await edge_stub.usage(job)).work.completion_tokens == last.end.usage.completion_tokens
+
+
+@pytest.mark.parametrize("shift_s", [3600.0, -3600.0])
+async def test_a_worker_whose_clock_is_wrong_keeps_deadlines(
+    edge_stub: EdgeStub, workers: Crew, stub: StubChat, shift_s: float
+) -> None:
+    await workers.add(shift_s)
+    stub.plays(numbered(5))
+    last = await edge_stub.end(job := await edge_stub.post())
+    assert last.end is not None
+    assert last.end.reason == "stop"
+    assert last.end.durations.queue_s is not None
+    assert last.end.durations.queue_s < 5
+    assert abs((await edge_stub.usage(job)).at - time.time()) < 30
+    stub.plays(numbered(WORDS, 0.1))
+    late = await edge_stub.end(await edge_stub.post(limit=500, life_s=1.5))
+    assert late.end is not None
+    assert late.end.error is not None
+    assert late.end.error.code == "deadline_exceeded"
 
 
 async def test_a_worker_told_to_stop_finishes_short_replies_and_hands_on_long_ones(

@@ -239,7 +239,7 @@ async def test_transaction_that_was_left_long_ago_is_completed_or_undone(
 async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         ledger = JetStreamLedger(bus, publisher)
-        assert abs(await ledger.check() - time.time()) < 5
+        await ledger.check()
         config = (await bus.api(f"STREAM.INFO.{QUOTA}", {}))["config"]
         await bus.api(f"STREAM.UPDATE.{QUOTA}", {**config, "max_msgs_per_subject": 1})
         with pytest.raises(LedgerMisdeclared, match="drops messages"):

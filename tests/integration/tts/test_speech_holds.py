@@ -244,7 +244,7 @@ async def test_quota_that_is_killed_on_the_way_and_comes_back_is_not_heard(
 async def test_quota_that_is_gone_ends_speech_after_a_piece_where_the_site_refuses(
     deployment: QuotaDeployment, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("callboard_tts.handlers.audio_quota.QUOTA_WAIT_S", 1.0)
+    monkeypatch.setattr("callboard_worker.hold_extensions.QUOTA_WAIT_S", 1.0)
     async with worker(deployment):
         job = await ask_without_quota(deployment, bus, "gone-1")
         audio_ms, end, extensions, is_whole = await ended(bus, job)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard_chat.domain.hold_limits import output_allowed, within
+from callboard_chat.domain.hold_limits import UNBOUNDED, TextAllowance, output_allowed, within
 from callboard_chat.domain.ports import Chunk
 from callboard_chat.domain.reply import Reply
 from callboard_contracts.chat import ChatMessage, ChatRequest
@@ -56,7 +56,7 @@ def cost(work: Work, hold: Hold) -> int:
 def test_output_is_what_the_hold_leaves_beside_the_prompt(
     hold: Hold | None, prompt_tokens: int, allowed: int | None
 ) -> None:
-    assert output_allowed(hold, prompt_tokens) == allowed
+    assert output_allowed([hold] if hold else [], prompt_tokens) == allowed
 
 
 @given(
@@ -71,7 +71,7 @@ def test_charge_is_the_work_or_as_much_of_it_as_is_held(
 ) -> None:
     hold = hold_of(units, prompt_units, completion_units)
     work = Work(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-    charged = within(hold, work)
+    charged = within([hold], work)
     assert cost(charged, hold) <= units
     assert 0 <= charged.prompt_tokens <= prompt_tokens
     assert 0 <= charged.completion_tokens <= completion_tokens
@@ -81,7 +81,7 @@ def test_charge_is_the_work_or_as_much_of_it_as_is_held(
 
 def test_work_without_a_hold_is_charged_as_it_is() -> None:
     work = Work(prompt_tokens=7, completion_tokens=9)
-    assert within(None, work) == work
+    assert within([], work) == work
 
 
 def test_output_is_cut_when_the_engine_counts_a_longer_prompt() -> None:
@@ -123,3 +123,80 @@ def test_prompt_that_is_counted_only_at_the_end_leaves_the_reply_whole() -> None
     end = reply.end("stop").end
     assert end is not None
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (10, 3)
+
+
+class Limit:
+    """Grants what is left of a limit, and counts how often it is asked."""
+
+    def __init__(self, left_units: int) -> None:
+        self.left_units = left_units
+        self.granted_units = 0
+        self.asked = 0
+
+    def cover(self, allowance: TextAllowance, tokens: int, most: int, like: Hold) -> bool:
+        """Has so many tokens held as the worker does; says whether they are."""
+        while units := allowance.wanted_units(tokens, most):
+            self.asked += 1
+            priced = cost(allowance.work(units), like)
+            if priced <= self.left_units:
+                self.left_units -= priced
+                self.granted_units += priced
+                allowance.add(hold_of(priced, like.rates.prompt_units, like.rates.completion_units))
+            elif units > allowance.lacking_units(tokens):
+                allowance.refuse(units)
+            else:
+                return False
+        return True
+
+
+@given(
+    first_units=st.integers(0, 300_000),
+    left_units=st.integers(0, 3_000_000),
+    prompt_units=st.integers(1, 3000),
+    completion_units=st.integers(1, 3000),
+    reckoned=st.integers(0, 500),
+    counted=st.integers(0, 1500),
+    wanted=st.integers(1, 2000),
+    more=st.integers(0, 2000),
+)
+def test_reply_is_never_longer_than_what_is_held_and_a_limit_is_used_to_its_last_token(
+    first_units: int,
+    left_units: int,
+    prompt_units: int,
+    completion_units: int,
+    reckoned: int,
+    counted: int,
+    wanted: int,
+    more: int,
+) -> None:
+    like = hold_of(first_units, prompt_units, completion_units)
+    allowance, limit = TextAllowance([like], reckoned), Limit(left_units)
+    allowance.count_prompt(counted)
+    written = 0
+    while written < wanted:
+        if written + 1 > allowance.tokens and not limit.cover(allowance, written + 1, wanted + more, like):
+            break
+        written += 1
+        assert counted * prompt_units + written * completion_units <= first_units + limit.granted_units
+    if written < wanted:
+        lacking = counted * prompt_units + (written + 1) * completion_units - first_units - limit.granted_units
+        assert 0 <= limit.left_units < cost(allowance.work(lacking), like)
+    assert limit.asked <= 60
+
+
+def test_reply_shorter_than_its_slice_asks_for_nothing() -> None:
+    allowance = TextAllowance([hold_of(356_000)], 100)
+    assert allowance.tokens == 256
+    allowance.count_prompt(80)
+    assert allowance.tokens == 276
+    assert allowance.wanted_units(276, 1000) == 0
+    assert allowance.work(allowance.wanted_units(277, 1000)) == Work(completion_tokens=277)
+    assert allowance.work(allowance.wanted_units(277, 300)) == Work(completion_tokens=24)
+
+
+def test_free_output_is_bounded_by_the_prompt_alone() -> None:
+    allowance = TextAllowance([hold_of(10_000, 1000, 0)], 10)
+    assert allowance.tokens == UNBOUNDED
+    allowance.count_prompt(12)
+    assert allowance.tokens < 0
+    assert allowance.work(allowance.wanted_units(1, 100)) == Work(prompt_tokens=2)

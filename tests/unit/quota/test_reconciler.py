@@ -154,6 +154,20 @@ def test_open_holds_are_no_drift(harness: Harness) -> None:
     assert (reply.drift_count, reply.open_holds) == (0, 1)
 
 
+def test_leases_that_come_back_after_their_holds_ended_are_no_drift(harness: Harness) -> None:
+    settled, released, still_open = harness.hold("settled"), harness.hold("released"), harness.hold("open")
+    harness.report(settled, 2)
+    run(harness.ledger.release(released))
+    for hold in (settled, released):
+        # A bus that was killed forgot that the lease was removed.
+        run(harness.store.open(hold, []))
+    reply = harness.verify()
+    assert (reply.drift_count, reply.drift_units, reply.open_holds) == (0, 0, 1)
+    run(harness.store.close(still_open))
+    (lost,) = [drift for drift in harness.verify().drift if drift.metric == "units"]
+    assert (lost.counted - lost.events, lost.open) == (5000, 0)
+
+
 def test_event_after_the_hour_is_closed_is_charged_once_and_a_replay_never(harness: Harness) -> None:
     hold = harness.hold("late")
     in_time = harness.hold("in-time")

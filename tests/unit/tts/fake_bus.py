@@ -20,9 +20,11 @@ from callboard_contracts.quota import (
     ReserveReply,
     ReserveRequest,
     UsageEvent,
+    Work,
 )
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders, Stored
+from callboard_kit.bus_clock import BusClock
 from callboard_kit.stream_reads import StoredMessage
 from callboard_worker.pull import Delivery
 
@@ -93,6 +95,10 @@ class FakeQuota:
         return ReleaseReply(settled=True)
 
 
+async def _never() -> float:
+    raise BusUnavailable("no clock")
+
+
 @dataclass
 class Message:
     """What a subscriber gets."""
@@ -105,6 +111,7 @@ class Message:
 class FakeBus:
     """Keeps what is published; `reply` answers those who take a job over, an exception is raised."""
 
+    clock: BusClock = field(default_factory=lambda: BusClock(_never))
     connected: bool = True
     segments: list[StoredMessage] = field(default_factory=list)
     usage: list[UsageEvent] = field(default_factory=list)
@@ -118,6 +125,8 @@ class FakeBus:
     still_open: tuple[str, ...] = ("r1",)
     attempts: dict[str, int] = field(default_factory=dict)
     checks: list[Callable[[], None]] = field(default_factory=list)
+    recorded: Work | None = None
+    open_holds: tuple[Hold, ...] = ()
 
     async def time_passes(self) -> None:
         """Has the worker look at the clock, and its edge say what is open, again and again."""
@@ -200,6 +209,16 @@ class FakeBus:
         assert stream == "AUDIO"
         assert subject == "audio.edge1.r1.*"
         return list(self.segments)
+
+    async def recorded_progress(self, _bus: Bus, request_id: str) -> Work | None:
+        """What a worker that was killed had recorded."""
+        assert request_id == "r1"
+        return self.recorded
+
+    async def open_extensions(self, _bus: Bus, job: SpeechJob) -> tuple[Hold, ...]:
+        """The holds that a worker that was killed had taken."""
+        assert job.request_id == "r1"
+        return self.open_holds
 
     def as_bus(self) -> Bus:
         """The same object where a bus is asked for."""

@@ -16,9 +16,9 @@ from callboard_contracts.speech import BYTES_PER_MS
 from callboard_kit.bus import Stored
 from callboard_tts.backends.fake import Script
 from callboard_tts.domain.pieces import split_text
-from callboard_tts.handlers import audio_quota as sound_holds_module
 from callboard_tts.handlers import takeover as takeover_module
 from callboard_tts.handlers.audio_quota import AudioQuota
+from callboard_worker import hold_extensions
 from callboard_worker.pull import Superseded
 from tests.unit.tts.fake_bus import LIMIT, FakeBus, deliver, hold_for, make_job
 from tests.unit.tts.test_speech_jobs import POOL, handler
@@ -32,14 +32,16 @@ SLICED = replace(POOL, hold_slice_ms=2_000)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sound_holds_module, "QUOTA_WAIT_S", 0.2)
-    monkeypatch.setattr(sound_holds_module, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(hold_extensions, "QUOTA_WAIT_S", 0.2)
+    monkeypatch.setattr(hold_extensions, "RETRY_PAUSE_S", 0.01)
 
 
 @pytest.fixture
 async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
     monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "recorded_progress", bus.recorded_progress)
+    monkeypatch.setattr(takeover_module, "open_extensions", bus.open_extensions)
     clock = asyncio.ensure_future(bus.time_passes())
     yield bus
     clock.cancel()

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.quota import ReserveReply
+from callboard_contracts.quota import ReserveReply, Work
 from callboard_kit.bus import BusUnavailable
-from callboard_tts.backends.hold_extensions import BusHoldExtensions
+from callboard_worker.hold_extensions import HoldExtensions
 from tests.support.scripted_bus import ScriptedBus
 from tests.unit.tts.fake_bus import LIMIT, FakeBus, hold_for
 
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.unit
     ],
 )
 async def test_answer_without_a_hold_is_an_error(answer: bytes | Exception, code: ErrorCode) -> None:
-    found = await BusHoldExtensions(ScriptedBus(answer).as_bus(), 1.0).ask(hold_for(1000), 500, 10.0)
+    found = await HoldExtensions(ScriptedBus(answer).as_bus(), 1.0).ask(hold_for(1000), Work(audio_ms=500), 10.0)
     assert isinstance(found, ErrorInfo)
     assert found.code is code
 
 
 async def test_hold_that_cannot_be_given_back_is_left_to_its_lease() -> None:
     bus = ScriptedBus(BusUnavailable("gone"))
-    extensions = BusHoldExtensions(bus.as_bus(), 1.0)
+    extensions = HoldExtensions(bus.as_bus(), 1.0)
     extensions.give_back(hold_for(1000))
     await extensions.close(1.0)
     assert bus.asked == ["quota.release"]
@@ -41,8 +41,8 @@ async def test_hold_that_cannot_be_given_back_is_left_to_its_lease() -> None:
 async def test_closing_waits_for_an_answer_and_gives_its_hold_back() -> None:
     bus = FakeBus()
     bus.quota.silent = True
-    extensions = BusHoldExtensions(bus.as_bus(), 1.0)
-    asking = asyncio.ensure_future(extensions.ask(hold_for(1000), 500, 10.0))
+    extensions = HoldExtensions(bus.as_bus(), 1.0)
+    asking = asyncio.ensure_future(extensions.ask(hold_for(1000), Work(audio_ms=500), 10.0))
     await asyncio.sleep(0.01)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -54,8 +54,8 @@ async def test_closing_waits_for_an_answer_and_gives_its_hold_back() -> None:
 async def test_closing_ends_what_gets_no_answer() -> None:
     bus = FakeBus()
     bus.quota.silent = True
-    extensions = BusHoldExtensions(bus.as_bus(), 5.0)
-    asking = asyncio.ensure_future(extensions.ask(hold_for(1000), 500, 10.0))
+    extensions = HoldExtensions(bus.as_bus(), 5.0)
+    asking = asyncio.ensure_future(extensions.ask(hold_for(1000), Work(audio_ms=500), 10.0))
     await asyncio.sleep(0.01)
     await extensions.close(0.05)
     with pytest.raises(asyncio.CancelledError):

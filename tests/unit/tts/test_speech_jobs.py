@@ -11,11 +11,11 @@ import pytest
 
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.interest import ResumeReply
+from callboard_contracts.quota import Work
 from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SpeechJob
 from callboard_kit.bus import BusUnavailable
 from callboard_tts import metrics
 from callboard_tts.backends.fake import FakeEngine, Script
-from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import takeover as takeover_module
 from callboard_tts.handlers.speech_jobs import SpeechJobs
@@ -23,9 +23,10 @@ from callboard_tts.settings import PoolSettings, ServedModel
 from callboard_worker import takeover
 from callboard_worker.attempts import Attempts
 from callboard_worker.handler import JobHandler
+from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.pull import Nak, Superseded
 from callboard_worker.running import RunningJob, RunningJobs
-from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, make_job, nobody_listens
+from tests.unit.tts.fake_bus import TEXT, FakeBus, deliver, hold_for, make_job, nobody_listens
 
 pytestmark = pytest.mark.unit
 
@@ -64,6 +65,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def bus(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[FakeBus]:
     bus = FakeBus()
     monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
+    monkeypatch.setattr(takeover_module, "recorded_progress", bus.recorded_progress)
+    monkeypatch.setattr(takeover_module, "open_extensions", bus.open_extensions)
     clock = asyncio.ensure_future(bus.time_passes())
     yield bus
     clock.cancel()
@@ -87,7 +90,8 @@ async def handler(
     running = RunningJobs(bus.as_bus(), pool.stall_timeout_s)
     await running.listen()
     bus.checks.append(running.check)
-    jobs = SpeechJobs(bus.as_bus(), engine, BusHoldExtensions(bus.as_bus(), pool.decision_timeout_s), pool)
+    extensions = HoldExtensions(bus.as_bus(), pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
+    jobs = SpeechJobs(bus.as_bus(), engine, extensions, pool)
     attempts = cast("Attempts", UncountedAttempts())
     return JobHandler(jobs, running, attempts, bus.as_bus(), "TTS", metrics.WORKER), engine
 
@@ -338,6 +342,20 @@ async def test_worker_that_takes_over_for_nobody_ends_the_job(bus: FakeBus) -> N
     await jobs.handle(deliver(make_job(), attempt=2))
     assert bus.order == ["end", "usage"]
     assert bus.usage[0].outcome == "cancelled"
+    assert bus.usage[0].work.audio_ms == 0
+
+
+async def test_what_a_killed_worker_had_sent_is_charged_though_the_bus_lost_it(bus: FakeBus) -> None:
+    bus.reply = nobody_listens()
+    bus.recorded = Work(audio_ms=4200)
+    bus.open_holds = (hold_for(3000, "h2"),)
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(hold=hold_for(2000)), attempt=2))
+    bus.segments.clear()
+    await jobs.on_dead(deliver(make_job(hold=hold_for(2000))).data)
+    for event in bus.usage:
+        assert (event.work.audio_ms, event.extensions) == (4200, bus.open_holds)
+    assert [event.outcome for event in bus.usage] == ["cancelled", "error"]
 
 
 async def test_worker_that_cannot_learn_the_past_gives_the_job_back(bus: FakeBus) -> None:

@@ -62,6 +62,8 @@ class Part:
     def __init__(self) -> None:
         self.connected = False
         self.served = False
+        self.clock = self
+        self.known = False
 
 
 def worker_on(engine: FickleEngine, shutdown: Shutdown) -> Worker[Any]:
@@ -89,6 +91,8 @@ def test_reasons_come_one_after_another() -> None:
     readiness.bus = cast("Bus", part)
     assert readiness.reason() == "bus: not connected"
     part.connected = True
+    assert readiness.reason() == "clock: the bus has not told its time"
+    part.known = True
     assert readiness.reason() is None
     readiness.loop = cast("PullLoop", part)
     assert readiness.reason() == "queue: not served"

@@ -12,6 +12,7 @@ from callboard_contracts import subjects
 from callboard_contracts.interest import EDGE_LOST_S, EdgeHeartbeat, ResumeReply
 from callboard_contracts.jobs import Job
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.bus_clock import BusClock
 from callboard_worker import running as running_module
 from callboard_worker.pull import Superseded
 from callboard_worker.running import RECONNECT_GRACE_S, RunningJob, RunningJobs
@@ -31,6 +32,7 @@ class FakeBus:
     """Hands over what a test publishes, and answers who asks for an edge."""
 
     def __init__(self) -> None:
+        self.clock = clock()
         self.connected = True
         self.answers: list[ResumeReply | Exception] = []
         self.asked: list[str] = []
@@ -56,6 +58,13 @@ class FakeBus:
     async def beat(self, *still_open: str, edge: str = EDGE, attempts: dict[str, int] | None = None) -> None:
         heartbeat = EdgeHeartbeat(edge=edge, open=still_open, attempts=attempts or {})
         await self.subscribers["ctl.interest.*"](Message(subjects.interest(edge), heartbeat.encoded()))
+
+
+def clock() -> BusClock:
+    async def read() -> float:
+        return time.time()
+
+    return BusClock(read)
 
 
 def job(name: str = "r1", life_s: float = 60, version: Literal[1, 2] = 2) -> Job:

@@ -8,6 +8,7 @@ from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
+from callboard_contracts.quota import Work
 
 Role = Literal["system", "user", "assistant", "tool"]
 EndReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -143,8 +144,8 @@ class RoomTurn(Message):
 class ChatRequest(Message):
     """What the engine is asked, whatever protocol the client spoke.
 
-    Exactly one of `messages` (mode `chat`) and `prompt` (mode `completion`) counts. `max_output_tokens` is what the
-    quota holds, so a worker never lets a reply grow past it.
+    Exactly one of `messages` (mode `chat`) and `prompt` (mode `completion`) counts. A worker never lets a reply grow
+    past `max_output_tokens`.
     """
 
     mode: Mode = "chat"
@@ -165,9 +166,14 @@ class ChatRequest(Message):
 
 
 class ChatJob(Job):
-    """A chat request in a work queue."""
+    """A chat request in a work queue.
+
+    `held` is what the hold was reckoned for where the worker is to extend it; left out, it holds the most that the
+    reply can cost.
+    """
 
     request: ChatRequest
+    held: Work | None = None
 
 
 class TokenUsage(Message):

@@ -154,6 +154,8 @@ class ChatSection(Section):
     models: dict[str, ChatModelSection] = Field(default_factory=dict)
     default_model: str | None = None
     """The model of requests that name none."""
+    hold_slice_tokens: int = Field(default=256, ge=16, le=1_000_000)
+    """How much of a reply is held at first; when that is used up, as much again each time as was written."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
     """How long running replies may go on after the order to stop."""
 

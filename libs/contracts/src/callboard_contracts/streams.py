@@ -21,6 +21,8 @@ OUT_LIFE_S = 120
 """The least time for which frames can be read back."""
 OUT_MARGIN_S = 30
 AUDIO_LIFE_S = 600
+PROGRESS_LIFE_S = 2 * 86_400
+"""Longer than a job may lie until a process handles that it was given up."""
 USAGE_LIFE_S = 400 * 86_400
 """Longer than a billing year, so that usage can always be recomputed."""
 COUNTER_LIFE_S = 70 * 86_400
@@ -39,6 +41,7 @@ JOB_STREAMS: dict[str, str] = {"chat": CHAT, "tts": TTS}
 OUT = "OUT"
 ATTEMPTS = "ATTEMPTS"
 RESULT = "RESULT"
+PROGRESS = "PROGRESS"
 AUDIO = "AUDIO"
 USAGE = "USAGE"
 QUOTA = "QUOTA"
@@ -163,6 +166,12 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             ("result.*", "ticket.*"),
             max_age_s=RESULT_LIFE_S,
             options={"max_msgs_per_subject": 1, "max_bytes": 1024 * 1024 * 1024},
+        ),
+        StreamSpec(
+            PROGRESS,
+            ("progress.*",),
+            max_age_s=PROGRESS_LIFE_S,
+            options={"max_msgs_per_subject": 1, "max_bytes": 64 * 1024 * 1024},
         ),
         StreamSpec(AUDIO, ("audio.>",), memory=True, max_age_s=AUDIO_LIFE_S, options={"max_bytes": 512 * 1024 * 1024}),
         StreamSpec(USAGE, ("usage.*",), max_age_s=USAGE_LIFE_S, options={"duplicate_window": window}),

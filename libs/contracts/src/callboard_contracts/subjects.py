@@ -55,6 +55,11 @@ def cancel(request_id: str) -> str:
     return f"ctl.cancel.{request_id}"
 
 
+def progress(worker_id: str) -> str:
+    """Where a worker records what its running jobs have used; `*` stands for all workers."""
+    return f"progress.{worker_id if worker_id == '*' else token(worker_id)}"
+
+
 def interest(edge: str) -> str:
     """Where an edge says which of its requests are still open; `*` listens to all edges."""
     return f"ctl.interest.{edge}"

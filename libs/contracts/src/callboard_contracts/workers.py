@@ -7,6 +7,8 @@ ended, and `store.<process>` is what a process writes to see whether the bus sto
 
 from typing import Literal
 
+from pydantic import Field
+
 from callboard_contracts.jobs import Service
 from callboard_contracts.model import Message
 from callboard_contracts.subjects import token
@@ -30,7 +32,8 @@ class OfferedVoice(Message):
 class OfferedModel(Message):
     """A model that a worker serves, by its public name.
 
-    `sampling` names the fields of a request's sampling that the engine honours.
+    `sampling` names the fields of a request's sampling that the engine honours. `tokens_per_byte` is how many tokens a
+    byte of a prompt usually is; a worker that says so extends the hold of a job that tells how it was reckoned.
     """
 
     name: str
@@ -38,6 +41,7 @@ class OfferedModel(Message):
     abilities: tuple[Ability, ...] = ()
     sampling: tuple[str, ...] = ()
     voices: tuple[OfferedVoice, ...] = ()
+    tokens_per_byte: float | None = Field(default=None, gt=0)
 
 
 class WorkerInfo(Message):

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 import nats
@@ -15,6 +16,8 @@ from nats.aio.subscription import Subscription
 
 from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
+from callboard_contracts.streams import QUOTA
+from callboard_kit.bus_clock import BusClock
 from callboard_kit.connection import Connection, OnMessage
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class Bus:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.clock = BusClock(self._time)
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
 
@@ -296,6 +300,10 @@ class Bus:
         except ApiError:
             return False
         return bool(answer.get("success"))
+
+    async def _time(self) -> float:
+        # The leader of one stream answers, so that all processes hear one clock, whatever server they are connected to.
+        return datetime.fromisoformat((await self.api(f"STREAM.INFO.{QUOTA}", {}))["ts"]).timestamp()
 
     async def close(self) -> None:
         """Flushes and closes the connection, within 5 s for each."""

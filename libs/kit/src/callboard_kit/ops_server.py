@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,9 @@ EVENT_LOOP_LAG = Histogram(
     "callboard_event_loop_lag_seconds",
     "How late the event loop wakes a task that sleeps.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+CLOCK_SKEW = Gauge(
+    "callboard_clock_skew_seconds", "How far the machine's clock is ahead of the bus's, or below 0 behind it."
 )
 LAG_INTERVAL_S = 0.5
 

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 from callboard_contracts.config import NatsSection
 from callboard_kit.bus import Bus, BusUnavailable
-from callboard_kit.lifecycle import Shutdown, StartError
-from callboard_kit.ops_server import OpsServer, Ready
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor
+from callboard_kit.ops_server import CLOCK_SKEW, OpsServer, Ready
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -> AsyncGenerator[Bus]:
-    """Connects the process to the bus; a connection that ends for good ends the process.
+    """Connects the process to the bus and follows its clock; a connection that ends for good ends the process.
 
     Raises:
         StartError: nothing answers there.
@@ -24,7 +24,10 @@ async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -
     except BusUnavailable as error:
         raise StartError(str(error)) from None
     try:
-        yield bus
+        CLOCK_SKEW.set_function(lambda: bus.clock.machine_ahead_s)
+        async with TaskSupervisor(shutdown) as supervisor:
+            supervisor.start(bus.clock.follow(), "bus-clock")
+            yield bus
     finally:
         await bus.close()
 

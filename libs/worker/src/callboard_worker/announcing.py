@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 
 from callboard_contracts.streams import BUCKET_WORKERS
@@ -28,6 +27,7 @@ class Announcer:
 
     def __init__(self, bus: Bus, describe: Callable[[], WorkerInfo]) -> None:
         self._bucket = Bucket(bus, BUCKET_WORKERS)
+        self._clock = bus.clock
         self._describe = describe
         self._due = asyncio.Event()
         self._recorded = False
@@ -58,7 +58,7 @@ class Announcer:
         info = self._describe()
         if info.ready and not self._recorded:
             # It has no life of its own: it tells a pool that is asleep from one that never had a worker.
-            record = PoolRecord(last_started_at=time.time(), models=info.models)
+            record = PoolRecord(last_started_at=self._clock.now(), models=info.models)
             await self._bucket.put(pool_entry(info.service, info.pool), record.encoded(), None)
             self._recorded = True
         await self._bucket.put(_entry_of(info), info.encoded(), None, life_s=ANNOUNCE_LIFE_S)

@@ -7,7 +7,6 @@ import asyncio
 import base64
 import json
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
@@ -42,7 +41,7 @@ class DeadLetters:
     async def recover(self) -> None:
         """Handles what was advised while no process listened, or was cut off."""
         try:
-            seq = await first_seq(self._bus, DLQ, self._advisories, time.time() - MISSED_S)
+            seq = await first_seq(self._bus, DLQ, self._advisories, self._bus.clock.now() - MISSED_S)
             if seq is None:
                 return
             async for batch in read_batches(self._bus, DLQ, self._advisories, seq):

@@ -47,6 +47,13 @@ class WorkerMetrics:
             ["source"],
             registry=registry,
         )
+        self.hold_extensions = Counter(
+            f"{prefix}_hold_extensions_total",
+            "Further holds asked for during the work, by what came of it: *granted*, *refused* by a limit, *unheld* "
+            "where the site lets work go on without an answer, or *failed*.",
+            ["outcome"],
+            registry=registry,
+        )
         self.cancel_latency = Histogram(
             f"{prefix}_cancel_seconds",
             "From the order to stop a job to its engine's standing still.",
@@ -75,6 +82,8 @@ class WorkerMetrics:
         self.jobs.labels("worker_died")
         for reason in ("killed", "stuck"):
             self.worker_deaths.labels(reason)
+        for outcome in ("granted", "refused", "unheld", "failed"):
+            self.hold_extensions.labels(outcome)
         for source in resumed_from:
             self.resumed.labels(source)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -108,7 +107,7 @@ async def keep_outcome(
         outcome=outcome,
         hold=job.hold,
         extensions=extensions,
-        at=time.time(),
+        at=bus.clock.now(),
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}"))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from nats.aio.msg import Msg
 from callboard_contracts import subjects
 from callboard_contracts.interest import EDGE_LOST_S, EdgeHeartbeat
 from callboard_contracts.jobs import JOB_VERSION, Job
+from callboard_contracts.quota import Work
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_worker.cancel_scope import CancelScope
 from callboard_worker.pull import Superseded
@@ -31,17 +31,17 @@ J = TypeVar("J", bound=Job)
 
 
 class RunningJob(Generic[J]):
-    """One job while this process works on it; clock times are the event loop's."""
+    """One job while this process works on it; clock times are the event loop's, but `entered_at` is the bus's."""
 
-    def __init__(self, job: J, attempt: int, *, is_batch: bool) -> None:
+    def __init__(self, job: J, attempt: int, *, is_batch: bool, entered_at: float) -> None:
         now = asyncio.get_running_loop().time()
         self.job = job
         self.attempt = attempt
         self.is_batch = is_batch
         self.started_at = now
-        self.queue_s = max(0.0, time.time() - job.created_at) if attempt == 1 else None
+        self.queue_s = max(0.0, entered_at - job.created_at) if attempt == 1 else None
         """How long the job waited in its queue; None for one that was handed out before."""
-        self.deadline = now + job.deadline_at - time.time()
+        self.deadline = now + job.deadline_at - entered_at
         self.stream_seq = 0
         """The job's place in its queue."""
         self.cancel_scope = CancelScope()
@@ -51,6 +51,8 @@ class RunningJob(Generic[J]):
         """Sends again, from a number on, what may have been lost with the bus; None where nothing can be."""
         self.unsure = False
         """Whether something may have been lost with the bus, until the edge has said what it has."""
+        self.used: Callable[[], Work] | None = None
+        """Tells what the job has used so far, where its kind can say so."""
         self.edge_heard_at = now
         self.edge_silent = False
         """Whether the edge's heartbeats stopped; it may be gone, or stand still for a while."""
@@ -103,7 +105,7 @@ class RunningJobs:
         """
         if job.request_id in self._jobs:
             raise Superseded
-        running = RunningJob(job, attempt, is_batch=is_batch)
+        running = RunningJob(job, attempt, is_batch=is_batch, entered_at=self._bus.clock.now())
         if job.request_id in self._cancelled:
             running.cancel_scope.cancel("cancelled")
         self._jobs[job.request_id] = running
@@ -111,6 +113,11 @@ class RunningJobs:
             yield running
         finally:
             del self._jobs[job.request_id]
+
+    def used(self) -> dict[str, Work]:
+        """What the running jobs have used so far, by request; without those that have used nothing."""
+        found = {name: running.used() for name, running in self._jobs.items() if running.used is not None}
+        return {name: work for name, work in found.items() if work.completion_tokens or work.audio_ms}
 
     async def watch(self) -> None:
         """Looks after all running jobs, for as long as the process runs."""

@@ -14,7 +14,7 @@ from callboard_contracts.jobs import Job
 from callboard_contracts.streams import JOB_STREAMS, consumer_name
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, run_service
+from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, is_set_within, run_service
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_worker.announcing import Announcer
 from callboard_worker.attempts import Attempts
@@ -23,6 +23,7 @@ from callboard_worker.handler import JobHandler, JobKind
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.outcomes import STUCK
 from callboard_worker.pool import WorkerPool
+from callboard_worker.progress import record_progress
 from callboard_worker.pull import PullLoop
 from callboard_worker.running import RunningJob, RunningJobs
 
@@ -32,6 +33,7 @@ READY_INTERVAL_S = 5.0
 UNREADY_INTERVAL_S = 1.0
 READY_TIMEOUT_S = 5.0
 SET_ASIDE_TIMEOUT_S = 10.0
+CLOCK_WAIT_S = 1.0
 
 J = TypeVar("J", bound=Job)
 
@@ -53,6 +55,8 @@ class Readiness:
             return self.engine
         if self.bus is None or not self.bus.connected:
             return "bus: not connected"
+        if not self.bus.clock.known:
+            return "clock: the bus has not told its time"
         if self.loop is not None and not self.loop.served:
             return "queue: not served"
         return None
@@ -125,7 +129,7 @@ class Worker(Generic[J]):
         loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, self._changed)
         self._readiness.loop = loop
         self._metrics.slots_used.set_function(lambda: loop.running)
-        announcer = Announcer(bus, self._describe)
+        announcer = Announcer(bus, lambda: self._describe(bus))
         self._renew = announcer.renew
         await running.listen()
         await attempts.listen()
@@ -136,7 +140,10 @@ class Worker(Generic[J]):
             supervisor.start(attempts.watch(), "attempts")
             supervisor.start(handler.dead_letters.recover(), "dead-letters")
             supervisor.start(self._watch_engine(), "engine-watch")
+            supervisor.start(record_progress(bus, self._id, running.used), "progress")
             announcing = supervisor.start(announcer.run(), "announcing")
+            while not shutdown.stopping and not await is_set_within(bus.clock.measured, CLOCK_WAIT_S):
+                log.warning("bus_time_unknown")
             await loop.run(shutdown.wait)
             log.info("draining", extra={"running": loop.running})
             self._changed()
@@ -148,7 +155,7 @@ class Worker(Generic[J]):
             announcing.cancel()
             await announcer.withdraw()
 
-    def _describe(self) -> WorkerInfo:
+    def _describe(self, bus: Bus) -> WorkerInfo:
         pool = self._pool
         return WorkerInfo(
             id=self._id,
@@ -160,7 +167,7 @@ class Worker(Generic[J]):
             slots_used=self._readiness.loop.running if self._readiness.loop else 0,
             ready=self._readiness.reason() is None,
             draining=self._shutdown.stopping,
-            at=time.time(),
+            at=bus.clock.now(),
         )
 
     def _changed(self) -> None:

@@ -1,15 +1,19 @@
 """The composition root of a chat worker: the only place that knows all its parts."""
 
 import argparse
+from collections.abc import Mapping
 
 from callboard_chat import metrics
 from callboard_chat.domain.ports import ChatEngine
+from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.handlers.chat_jobs import ChatJobs
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
+from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError
 from callboard_kit.memory_limit import limit_memory
+from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.runtime import Worker
 
 
@@ -50,18 +54,19 @@ async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace)
 
 async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown) -> None:
     """Runs one worker on a given engine; raises as `Worker.run` does."""
-    worker = Worker(
-        pool,
-        engine,
-        metrics.WORKER,
-        lambda: offered_models(pool, engine),
-        lambda bus: ChatJobs(bus, engine, pool),
-        shutdown,
-    )
+    statistics = {model.name: PromptStatistics() for model in pool.models.values()}
+
+    def make_jobs(bus: Bus) -> ChatJobs:
+        extensions = HoldExtensions(bus, pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
+        return ChatJobs(bus, engine, pool, extensions, statistics)
+
+    worker = Worker(pool, engine, metrics.WORKER, lambda: offered_models(pool, engine, statistics), make_jobs, shutdown)
     await worker.run(config)
 
 
-def offered_models(pool: PoolSettings, engine: ChatEngine) -> list[OfferedModel]:
+def offered_models(
+    pool: PoolSettings, engine: ChatEngine, statistics: Mapping[str, PromptStatistics]
+) -> list[OfferedModel]:
     """What a worker announces: each model by its public name, with what it can do here."""
     return [
         OfferedModel(
@@ -69,6 +74,7 @@ def offered_models(pool: PoolSettings, engine: ChatEngine) -> list[OfferedModel]
             context_tokens=model.context_tokens,
             abilities=tuple(sorted(model.abilities(engine.abilities) - (set() if pool.can_continue else {"prefill"}))),
             sampling=tuple(sorted(engine.sampling)),
+            tokens_per_byte=statistics[model.name].tokens_per_byte,
         )
         for model in dict.fromkeys(pool.models.values())
     ]

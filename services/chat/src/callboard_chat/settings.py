@@ -21,6 +21,8 @@ class PoolSettings(WorkerPool):
     threads: int | None
     can_continue: bool
     connect_timeout_s: float
+    decision_timeout_s: float
+    admits_unheld: bool
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
 
@@ -61,5 +63,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         stall_timeout_s=section.stall_timeout_s,
         watchdog_timeout_s=section.watchdog_timeout_s,
         drain_timeout_s=config.chat.drain_timeout_s,
+        decision_timeout_s=config.quota.decision_timeout_s,
+        admits_unheld=config.quota.on_unreachable == "admit_and_settle",
         models=models,
     )

@@ -167,13 +167,15 @@ async def _serve(
         metrics.admitted_without_quota.inc,
         require_key=config.quota.require_key,
     )
-    deps = Dependencies(quota=quota, jobs=BusJobQueue(bus), replies=replies, background=background)
+    deps = Dependencies(quota=quota, jobs=BusJobQueue(bus), replies=replies, background=background, now=bus.clock.now)
 
     def ready() -> str | None:
         if shutdown.stopping:
             return "stopping"
         if not bus.connected:
             return "the bus is not connected"
+        if not bus.clock.known:
+            return "the bus has not told its time"
         if store.reason is None and any(one.name == QUOTA and one.state == "failed" for one in workers.processes()):
             return "quota ended too often and is not started again"
         return store.reason
@@ -220,7 +222,9 @@ def edge_context(
 ) -> EdgeContext:
     """Puts together what the protocols are given."""
     settings = edge_settings(config)
-    admission = Admission(deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s)
+    admission = Admission(
+        deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
+    )
     return EdgeContext(
         settings=settings,
         chat_models=chat_catalogue(config.chat),

@@ -14,7 +14,7 @@ from nats import errors
 
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.subjects import QUOTA_RESERVE
-from callboard_kit.bus import Bus
+from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.store_health import StoreHealth
@@ -30,7 +30,7 @@ from callboard_quota.domain.concurrency import ConcurrencyWait
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.ports import Clock, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
 from callboard_quota.domain.reservations import ReservationService
@@ -60,7 +60,8 @@ T = TypeVar("T")
 
 DRAIN_TIMEOUT_S = 10.0
 SETTINGS_INTERVAL_S = 2.0
-CLOCK_INTERVAL_S = 30.0
+CHECK_STORE_INTERVAL_S = 30.0
+MEMBERSHIP_INTERVAL_S = 0.5
 RECONCILE_INTERVAL_S = 60.0
 STEADY_BEFORE_REAPING_S = 30.0
 """After a jump of the clock no lease is ended for this long, so that running jobs can still report."""
@@ -74,16 +75,25 @@ class Readiness:
     def __init__(self, bus: Bus) -> None:
         self.store = StoreHealth(bus, f"quota-{secrets.token_hex(6)}")
         self._bus = bus
-        self.clock_skew_s = 0.0
+        self.clock: Clock | None = None
         self.serving = False
 
     def __call__(self) -> str | None:
         """None, or the reason."""
         if not self._bus.connected:
             return "no connection to the bus"
-        if abs(self.clock_skew_s) > CLOCK_SKEW_S:
-            return f"the clock differs from the bus's by {self.clock_skew_s:.1f} s"
-        return self.store.reason or (None if self.serving else "starting or stopping")
+        return self.clock_reason() or self.store.reason or (None if self.serving else "starting or stopping")
+
+    def clock_reason(self) -> str | None:
+        """Why the process must not decide by its clock, or None."""
+        if self.clock is None or not self._bus.clock.known:
+            return "the bus has not told its time"
+        ahead_s = self.clock.now() - self._bus.clock.now()
+        return f"the clock is {ahead_s:.1f} s ahead of the bus's" if ahead_s > CLOCK_SKEW_S else None
+
+    def may_decide(self) -> bool:
+        """Whether the clock is right."""
+        return self.clock_reason() is None
 
 
 async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
@@ -97,12 +107,13 @@ async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace
 
 
 async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespace, bus: Bus, ready: Readiness) -> None:
-    clock = SteadyClock()
     publisher = AcknowledgedPublisher(bus)
     await publisher.start()
     store = JetStreamLedger(bus, publisher)
     accounts = BucketAccounts(bus)
-    ready.clock_skew_s = await _first(shutdown, store.check) - clock.now()
+    await _first(shutdown, store.check)
+    await _first(shutdown, bus.clock.measure)
+    clock = ready.clock = SteadyClock(bus.clock.now)
     secret = await _first(shutdown, accounts.secret)
     journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
     ledger = Ledger(store, clock, secret.signed, CacheInvalidation(bus).publish)
@@ -118,9 +129,9 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     process = secrets.token_hex(4)
     reconciler = Reconciler(process, store, counters, usage_log, aggregator, clock, journal, ledger.invalidate)
     verifier = Verifier(store, counters, usage_log, aggregator, clock, asyncio.sleep)
-    feed = UsageFeed(bus, settler)
+    feed = UsageFeed(bus, settler, ready.may_decide)
     in_flight = InFlight()
-    handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier)
+    handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier, ready.may_decide)
     broker = BusBroker(bus, in_flight, {QUOTA_RESERVE: handlers.reserve}, [handlers])
     handlers.subscribe(broker)
     subscribe_control(broker, accounts.invalidate, ledger.window_cache.invalidate)
@@ -139,7 +150,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
 
     async def reap() -> None:
         nonlocal earliest_end
-        if clock.steady_for_s() < STEADY_BEFORE_REAPING_S:
+        if clock.steady_for_s() < STEADY_BEFORE_REAPING_S or not ready.may_decide():
             return
         found = await reaper.pass_once()
         OPEN_LEASES.set(found.count)
@@ -150,13 +161,29 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
 
     async def reconcile() -> None:
         nonlocal reconciled_at
-        if await reconciler.pass_once():
+        if ready.may_decide() and await reconciler.pass_once():
             reconciled_at = clock.now()
             DRIFT_UNITS.set(reconciler.drift_units)
         ledger.window_cache.invalidate_all()
 
-    async def compare_clocks() -> None:
-        ready.clock_skew_s = await store.check() - clock.now()
+    async def follow_clock() -> None:
+        """Is a member of the queue groups while the clock is right."""
+        while True:
+            reason = ready.clock_reason()
+            try:
+                if not bus.connected:
+                    # No request comes, and what is subscribed or ended now may not last.
+                    pass
+                elif broker.joined and reason is not None:
+                    log.error("queue_group_left", extra={"reason": reason})
+                    ready.serving = False
+                    await broker.leave()
+                elif not broker.joined and reason is None:
+                    await broker.join()
+                    ready.serving = True
+            except BusError as error:
+                log.warning("task_postponed", extra={"reason": str(error)})
+            await asyncio.sleep(MEMBERSHIP_INTERVAL_S)
 
     async with TaskSupervisor(shutdown) as supervisor:
         supervisor.start(publisher.run(), "acknowledgements")
@@ -166,12 +193,13 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         supervisor.start(_every(config.quota.reap_interval_s, reap), "reaper")
         supervisor.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")
         supervisor.start(_every(SETTINGS_INTERVAL_S, partial(asyncio.to_thread, live.reload)), "settings")
-        supervisor.start(_every(CLOCK_INTERVAL_S, compare_clocks), "clock")
+        supervisor.start(_every(CHECK_STORE_INTERVAL_S, store.check), "store-check")
         freeze_gc()
-        await broker.start()
-        ready.serving = True
+        membership = supervisor.start(follow_clock(), "queue-groups")
         await shutdown.wait()
         ready.serving = False
+        membership.cancel()
+        await asyncio.gather(membership, return_exceptions=True)
         await _stop_taking(broker)
         await in_flight.drain(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
@@ -184,13 +212,13 @@ async def _first(shutdown: Shutdown, read: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await read()
-        except (StoreUnavailable, LedgerMisdeclared) as error:
+        except (StoreUnavailable, LedgerMisdeclared, BusError, TimeoutError) as error:
             if time.monotonic() > until or shutdown.stopping:
                 raise StartError(str(error)) from error
         await asyncio.sleep(FIRST_STORE_PAUSE_S)
 
 
-async def _every(interval_s: float, run: Callable[[], Awaitable[None]]) -> None:
+async def _every(interval_s: float, run: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
             await run()

@@ -8,10 +8,10 @@ from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError
 from callboard_kit.memory_limit import limit_memory
 from callboard_tts import metrics
-from callboard_tts.backends.hold_extensions import BusHoldExtensions
 from callboard_tts.domain.ports import SpeechEngine
 from callboard_tts.handlers.speech_jobs import SpeechJobs
 from callboard_tts.settings import PoolSettings, pool_settings
+from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.runtime import Worker
 
 
@@ -51,7 +51,8 @@ async def run_worker(config: Config, pool: PoolSettings, engine: SpeechEngine, s
     """Runs one worker on a given engine; raises as `Worker.run` does."""
 
     def make_jobs(bus: Bus) -> SpeechJobs:
-        return SpeechJobs(bus, engine, BusHoldExtensions(bus, pool.decision_timeout_s), pool)
+        extensions = HoldExtensions(bus, pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
+        return SpeechJobs(bus, engine, extensions, pool)
 
     worker = Worker(pool, engine, metrics.WORKER, lambda: offered_models(pool, engine), make_jobs, shutdown)
     await worker.run(config)

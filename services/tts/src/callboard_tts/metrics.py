@@ -35,15 +35,5 @@ SEGMENTS = Counter("callboard_tts_segments_total", "Segments of sound sent.")
 ENGINE_ERRORS = Counter(
     "callboard_tts_engine_errors_total", "Failures of the engine by their kind.", ["backend", "kind"]
 )
-HOLD_EXTENSIONS = Counter(
-    "callboard_tts_hold_extensions_total",
-    "Further holds asked for while speaking, by what came of it: *granted*, *refused* by a limit, *unheld* where the "
-    "site lets sound go on without an answer, or *failed*.",
-    ["outcome"],
-)
 
 WORKER = WorkerMetrics("callboard_tts", ("stream", "edge", "nowhere"))
-
-# Rare counts are shown as 0 from the start, so that the first event is seen as an increase.
-for _outcome in ("granted", "refused", "unheld", "failed"):
-    HOLD_EXTENSIONS.labels(_outcome)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall, order_of_frames
 from callboard_contracts.ordering import newest
+from callboard_contracts.quota import Work
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """A reply so far: what was said, the number of its next frame, and its end if it has one.
 
-    `whole` is false when its beginning is no longer known.
+    `whole` is false when its beginning is no longer known; `prompt_tokens` is what an engine counted.
     """
 
     next_seq: int = 0
@@ -21,6 +22,12 @@ class History:
     logprobs: tuple[TokenLogprob, ...] = ()
     end: ChatEnd | None = None
     whole: bool = True
+    prompt_tokens: int | None = None
+
+    @property
+    def sent(self) -> Work:
+        """What the reply has used so far, as far as it was counted."""
+        return Work(prompt_tokens=self.prompt_tokens or 0, completion_tokens=self.said.tokens)
 
 
 def history(frames: Iterable[ChatFrame]) -> History:

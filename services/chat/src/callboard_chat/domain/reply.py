@@ -18,15 +18,15 @@ from callboard_contracts.chat import (
     ToolCall,
 )
 from callboard_contracts.errors import CallboardError, ErrorInfo
-from callboard_contracts.quota import Hold
+from callboard_contracts.quota import Hold, Work
 
 
 class Reply:
     """Turns an engine's chunks into frames and knows, at any moment, what was said and what it used.
 
     It ends by itself, with `finish` set, when the engine is done, a stop sequence appears, or the limit is reached:
-    `max_output_tokens`, or what the hold leaves beside a prompt that the engine counts longer than was expected. The
-    caller then closes the engine's stream.
+    `max_output_tokens`, what the caller limits it to, or what a `hold` that is not extended leaves beside a prompt that
+    the engine counts longer than was expected. The caller then closes the engine's stream.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Reply:
         self._sent: list[ChatFrame] = []
         self._pending_tokens = 0
         self._pending_logprobs: tuple[TokenLogprob, ...] = ()
-        self._prompt_tokens: int | None = None
+        self._prompt_tokens = prior.prompt_tokens
         self._cached_prompt_tokens = 0
         self._prompt_known = False
         self._read_prompt_tokens = 0
@@ -87,12 +87,25 @@ class Reply:
     @property
     def started(self) -> bool:
         """Whether any frame has gone out, in this attempt or before."""
-        return self._next_seq > 0
+        return self._next_seq > 0 or self._tokens > 0
 
     @property
     def tokens(self) -> int:
         """How many tokens the frames so far stand for."""
         return self._tokens
+
+    @property
+    def used(self) -> Work:
+        """What the reply has used so far, as far as it was counted."""
+        return Work(prompt_tokens=self._prompt_tokens or 0, completion_tokens=self._tokens)
+
+    def tokens_with(self, chunk: Chunk) -> int:
+        """How many tokens there would be with the engine's next chunk, within the limit."""
+        return min(self._limit, self._tokens + self._pending_tokens + chunk.tokens)
+
+    def limit_to(self, tokens: int) -> None:
+        """Ends the reply once it has so many tokens; what was said before cannot be taken back."""
+        self._limit = min(self._limit, max(tokens, self._tokens))
 
     def sent_since(self, seq: int) -> list[ChatFrame]:
         """The frames of this attempt from a number on, for a receiver that missed them."""
@@ -182,7 +195,7 @@ class Reply:
         )
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
-        allowed = output_allowed(self._hold, prompt_tokens)
+        allowed = output_allowed((self._hold,), prompt_tokens) if self._hold else None
         if allowed is None:
             return
         if allowed < 0 and not self.started:
@@ -192,8 +205,7 @@ class Reply:
                 "request.",
             )
             raise CallboardError.of(info)
-        # What was said before the engine counted cannot be taken back.
-        self._limit = min(self._limit, max(allowed, self._tokens))
+        self.limit_to(allowed)
 
     def _split(self, chunk: Chunk) -> tuple[str, str]:
         text, thinking = chunk.text, chunk.thinking

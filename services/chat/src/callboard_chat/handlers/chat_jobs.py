@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Literal
 
 from callboard_chat import metrics
-from callboard_chat.domain.hold_limits import within
 from callboard_chat.domain.models import estimated_prompt_tokens, refusal
 from callboard_chat.domain.ports import ChatEngine
-from callboard_chat.domain.prior_attempt import History, history
+from callboard_chat.domain.prior_attempt import History
+from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.retries import Retries, final_error
-from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, read_frames
+from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
+from callboard_chat.handlers.text_quota import TextQuota
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason, TokenUsage
@@ -21,11 +24,15 @@ from callboard_contracts.quota import Work
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
+from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
 log = logging.getLogger(__name__)
+
+RETURN_TIMEOUT_S = 5.0
+"""How long the last holds may take to be given back before the worker ends."""
 
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The reply was not finished before its deadline.")
 STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silent in the middle of the reply.")
@@ -36,10 +43,19 @@ INTERRUPTED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The reply was inter
 class ChatJobs:
     """The kind of job that makes a reply of a prompt; see `JobKind`."""
 
-    def __init__(self, bus: Bus, engine: ChatEngine, pool: PoolSettings) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        engine: ChatEngine,
+        pool: PoolSettings,
+        extensions: HoldExtensions,
+        statistics: Mapping[str, PromptStatistics],
+    ) -> None:
         self._bus = bus
         self._engine = engine
         self._pool = pool
+        self._extensions = extensions
+        self._statistics = statistics
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
 
@@ -57,39 +73,52 @@ class ChatJobs:
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
-        reply = Reply(job.request, running.attempt, prior.history, job.hold)
+        quota = self._quota(job, prior, lambda: running.left_s)
+        reply = Reply(job.request, running.attempt, prior.history, None if job.held else job.hold)
 
         async def resend(seq: int) -> None:
             for frame in reply.sent_since(seq):
                 await self._send(job, frame)
 
         running.resend = resend
+        running.used = lambda: reply.used
         outcome: Outcome[EndReason] = Outcome("cancelled")
         if prior.wanted:
-            outcome = await outcome_of(running, lambda: self._generate(running, reply), self._explain, metrics.WORKER)
+            work = partial(self._generate, running, reply, quota)
+            outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
-        await self._send(job, frame)
         assert frame.end is not None
+        if outcome.reason not in {"cancelled", "error"}:
+            self._learn(job, frame.end)
+        await quota.cover_used(frame.end.usage)
+        await self._send(job, frame)
         self._observe(running, reply, frame.end)
-        await self._keep(job, frame.end, reply.result(job.request_id, frame.end))
+        await self._keep(job, frame.end, reply.result(job.request_id, frame.end), quota)
 
     async def answer_dead(self, job: ChatJob, error: ErrorInfo) -> None:
-        """Ends the reply with an error, unless it has an end; the hold is settled with what was read and sent."""
-        frames = await read_frames(self._bus, job.request_id)
-        known = history(frames)
-        end = known.end
-        if end is None:
-            usage = TokenUsage()
-            if frames or error.code is ErrorCode.WORKER_DIED:
-                prompt_tokens = estimated_prompt_tokens(job.request)
-                usage = TokenUsage(prompt_tokens=prompt_tokens, completion_tokens=known.said.tokens)
-            end = ChatEnd(reason="error", error=error, usage=usage)
-            attempt = max((frame.attempt for frame in frames), default=1)
-            await self._send(job, ChatFrame(seq=known.next_seq, attempt=attempt, end=end))
-        await self._keep(job, end, ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end))
+        """Ends the reply with an error, unless it has an end; what was read and sent of it is settled."""
+        prior, attempt = await find_what_was_sent(self._bus, job)
+        quota = self._quota(job, prior)
+        end = prior.history.end
+        if end is not None:
+            result = ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end)
+            await self._keep(job, end, result, quota)
+            return
+        reply = Reply(job.request, attempt, prior.history)
+        frame = reply.end("error", error)
+        assert frame.end is not None
+        end = frame.end
+        if error.code is ErrorCode.WORKER_DIED and not prior.history.next_seq:
+            # What the engine read counts against whoever sent what ended it.
+            usage = TokenUsage(prompt_tokens=estimated_prompt_tokens(job.request))
+            end = end.model_copy(update={"usage": usage})
+            frame = frame.model_copy(update={"end": end})
+        await self._send(job, frame)
+        await self._keep(job, end, reply.result(job.request_id, end), quota)
 
     async def close(self) -> None:
-        """Has nothing under way."""
+        """Waits for the holds that are on their way back."""
+        await self._extensions.close(RETURN_TIMEOUT_S)
 
     def _explain(self, reason: Literal["deadline", "stalled"]) -> ErrorInfo:
         if reason == "deadline":
@@ -97,7 +126,7 @@ class ChatJobs:
         metrics.ENGINE_ERRORS.labels(self._pool.backend, "stalled").inc()
         return STALLED
 
-    async def _generate(self, running: RunningJob[ChatJob], reply: Reply) -> Outcome[EndReason]:
+    async def _generate(self, running: RunningJob[ChatJob], reply: Reply, quota: TextQuota) -> Outcome[EndReason]:
         """Has the engine write the reply, asking again where that can help."""
         request = running.job.request
         if refused := refusal(request, self._pool.models, self._engine.abilities):
@@ -107,7 +136,7 @@ class ChatJobs:
             request = request.model_copy(update={"model": model.engine_model})
         retries = Retries(self._pool.can_continue)
         while reply.finish is None:
-            error = await self._run_engine(running, reply, request)
+            error = await self._run_engine(running, reply, request, quota)
             if error is None:
                 continue
             metrics.ENGINE_ERRORS.labels(self._pool.backend, error.code.value).inc()
@@ -121,7 +150,9 @@ class ChatJobs:
             reply.begin_run()
         return Outcome(reply.finish)
 
-    async def _run_engine(self, running: RunningJob[ChatJob], reply: Reply, request: ChatRequest) -> ErrorInfo | None:
+    async def _run_engine(
+        self, running: RunningJob[ChatJob], reply: Reply, request: ChatRequest, quota: TextQuota
+    ) -> ErrorInfo | None:
         """One run of the engine; returns what went wrong, or None when the reply is complete."""
         said = reply.said if reply.started else None
         if said is not None and not self._pool.can_continue:
@@ -133,6 +164,13 @@ class ChatJobs:
             async with aclosing(self._engine.stream(request, said)) as chunks:
                 async for chunk in chunks:
                     if chunk.read_prompt_tokens is None:
+                        running.heard_at = clock()
+                    if chunk.prompt_tokens is not None and chunk.finish is None:
+                        quota.count_prompt(chunk.prompt_tokens)
+                    if (tokens := reply.tokens_with(chunk)) > quota.covered:
+                        # While quota is asked, nothing is expected of the engine.
+                        running.heard_at = None
+                        await quota.cover(reply, tokens)
                         running.heard_at = clock()
                     frame = reply.take(chunk)
                     if frame is not None:
@@ -150,10 +188,11 @@ class ChatJobs:
     async def _close_again(self, running: RunningJob[ChatJob], prior: PriorAttempt) -> None:
         """Repeats the acknowledged steps of a job that had come to its end before its worker was lost."""
         job, known = running.job, prior.history
+        quota = self._quota(job, prior)
         if (kept := prior.result) is not None:
             if prior.wanted and (frame := _rest(kept, known, running.attempt)) is not None:
                 await self._send(job, frame)
-            await self._keep(job, kept.end, kept)
+            await self._keep(job, kept.end, kept, quota)
             return
         assert known.end is not None
         result = ChatResult(
@@ -165,7 +204,7 @@ class ChatJobs:
             logprobs=known.logprobs,
             end=known.end,
         )
-        await self._keep(job, known.end, result if known.whole else None)
+        await self._keep(job, known.end, result if known.whole else None, quota)
 
     async def _send(self, job: ChatJob, frame: ChatFrame, *, flush: bool = False) -> None:
         """Sends one frame to the job's edge; `flush` is for the first, which somebody waits for."""
@@ -173,9 +212,18 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None) -> None:
+    def _learn(self, job: ChatJob, end: ChatEnd) -> None:
+        model = self._pool.models.get(job.request.model)
+        if model is not None:
+            self._statistics[model.name].learn(job.request, end.usage.prompt_tokens)
+
+    def _quota(self, job: ChatJob, prior: PriorAttempt, left_s: Callable[[], float] = lambda: 0.0) -> TextQuota:
+        holds = JobHolds(self._extensions, job, prior.extensions, left_s, metrics.WORKER)
+        return TextQuota(job, holds, prior.history.sent)
+
+    async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None, quota: TextQuota) -> None:
         used = Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens)
-        charged = within(job.hold, used)
+        charged = quota.charged(used)
         if charged != used:
             metrics.OVER_HOLD.inc()
             log.warning("used_more_than_held", extra={"request_id": job.request_id, "model": job.request.model})
@@ -187,6 +235,7 @@ class ChatJobs:
             pool=self._pool.name,
             work=charged,
             outcome=end.reason,
+            extensions=quota.extensions,
             result=result,
         )
 

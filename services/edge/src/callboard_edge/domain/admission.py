@@ -1,12 +1,12 @@
 """The way in for every protocol: who asks, what it may cost, and then the job in its queue."""
 
-import time
 from dataclasses import dataclass
 from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.jobs import JOB_VERSION
+from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
@@ -21,7 +21,7 @@ from callboard_contracts.speech import SpeechJob, SpeechRequest
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.kept_jobs import KeptJobs
-from callboard_edge.domain.prompt_bound import check_context, prompt_tokens_bound
+from callboard_edge.domain.prompt_bound import check_context
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
 from callboard_edge.domain.text_stream import TextSource, TextStream
@@ -40,30 +40,34 @@ class Admission:
     workers: Workers
     kept: KeptJobs
     request_timeout_s: float
+    hold_slice_tokens: int = 256
 
     async def chat(
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
     ) -> TextStream:
-        """Holds the most a chat request can cost and enqueues it; use the stream as an async context manager.
+        """Holds what a chat request may cost and enqueues it; use the stream as an async context manager.
+
+        Where the model's workers extend holds, that is a usual prompt and the first slice of the reply, else the most
+        that the request can cost.
 
         Raises:
             QuotaRefused: quota refused the hold.
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
-        reserve = self._chat_reserve(caller, request, model, request_id)
+        reserve, held = self._chat_reserve(caller, request, model, request_id)
         source = TextSource(self.deps.replies, reserve.request_id)
         stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source)
         return await stream.submit(
-            reserve, lambda reply: self._chat_job(reserve, reply, request), Route("chat", model.pool)
+            reserve, lambda reply: self._chat_job(reserve, reply, request, held), Route("chat", model.pool)
         )
 
     async def chat_kept(
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
     ) -> str:
-        """Holds the most a chat request can cost, enqueues it as a batch job and returns its id; raises as `chat`."""
-        reserve = self._chat_reserve(caller, request, model, request_id)
+        """Holds what a chat request may cost, enqueues it as a batch job and returns its id; raises as `chat`."""
+        reserve, held = self._chat_reserve(caller, request, model, request_id)
         await self.kept.submit(
-            reserve, lambda reply: self._chat_job(reserve, reply, request), Route("chat", model.pool, "batch")
+            reserve, lambda reply: self._chat_job(reserve, reply, request, held), Route("chat", model.pool, "batch")
         )
         return reserve.request_id
 
@@ -89,7 +93,7 @@ class Admission:
         stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source)
 
         def job(reply: ReserveReply) -> SpeechJob:
-            now, edge = time.time(), self.deps.replies.edge
+            now, edge = self.deps.now(), self.deps.replies.edge
             return SpeechJob(
                 version=JOB_VERSION,
                 request_id=reserve.request_id,
@@ -139,14 +143,19 @@ class Admission:
 
     def _chat_reserve(
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None
-    ) -> ReserveRequest:
+    ) -> tuple[ReserveRequest, Work | None]:
+        """The request for the hold, and what it was reckoned for where the worker is to extend it."""
         check_context(request, model)
         check_pool(self.workers, "chat", model.pool, may_sleep=model.may_sleep)
-        work = Work(
-            prompt_tokens=prompt_tokens_bound(request, model.context_tokens),
-            completion_tokens=request.max_output_tokens,
-        )
-        return self._reserve(caller, "chat", model.name, work, request_id)
+        tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
+        if tokens_per_byte is None:
+            prompt_tokens, output_tokens = prompt_tokens_bound(request, model.context_tokens), request.max_output_tokens
+        else:
+            prompt_tokens = usual_prompt_tokens(request, tokens_per_byte, model.context_tokens)
+            output_tokens = min(request.max_output_tokens, self.hold_slice_tokens)
+        work = Work(prompt_tokens=prompt_tokens, completion_tokens=output_tokens)
+        reserve = self._reserve(caller, "chat", model.name, work, request_id)
+        return reserve, None if tokens_per_byte is None else work
 
     def _reserve(
         self, caller: Caller, kind: WorkKind, model: str, work: Work, request_id: str | None
@@ -161,8 +170,10 @@ class Admission:
             life_s=self.request_timeout_s,
         )
 
-    def _chat_job(self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest) -> ChatJob:
-        now = time.time()
+    def _chat_job(
+        self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest, held: Work | None
+    ) -> ChatJob:
+        now = self.deps.now()
         return ChatJob(
             version=JOB_VERSION,
             request_id=reserve.request_id,
@@ -172,4 +183,5 @@ class Admission:
             created_at=now,
             deadline_at=now + self.request_timeout_s,
             request=request,
+            held=held if reply.hold else None,
         )

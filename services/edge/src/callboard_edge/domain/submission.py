@@ -1,6 +1,7 @@
 """From a request to a job in a queue: the hold first, then the job, and no hold without a job."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Dependencies:
     jobs: JobQueue
     replies: ReplyRouter
     background: BackgroundTasks
+    now: Callable[[], float] = time.time
+    """The Unix time that jobs are stamped with: the bus's, since others compare it with theirs."""
 
 
 @dataclass(frozen=True, slots=True)

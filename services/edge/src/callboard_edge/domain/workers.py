@@ -88,6 +88,14 @@ class Workers:
             offers = record.models
         return next((model for model in offers if model.name == name), None)
 
+    def tokens_per_byte(self, service: Service, pool: str, name: str) -> float | None:
+        """How many tokens a byte usually is with a model; None unless every worker of the pool extends holds."""
+        found = [
+            model.tokens_per_byte for info in self.of(service, pool) for model in info.models if model.name == name
+        ]
+        known = [one for one in found if one is not None]
+        return max(known) if known and len(known) == len(found) else None
+
 
 def check_pool(workers: Workers, service: Service, pool: str, *, may_sleep: bool) -> None:
     """Refuses a request that no worker is expected for.

@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 MAX_STEP_S = 1.0
 PACE_AHEAD = 0.5
-"""The clock's speed while the wall clock is behind it."""
+"""The clock's speed while the followed clock is behind it."""
 
 
 class SteadyClock:
-    """Follows the wall clock but never goes back.
+    """Follows a clock, the bus's, but never goes back.
 
-    When the wall clock is set back, this one runs on at half its speed until the other has caught up, so an hour that
-    was left is never counted in again. `stepped_at` is when the wall clock last jumped, in either direction, so that no
-    lease is ended because of a jump.
+    When that clock is set back, this one runs on at half its speed until the other has caught up, so an hour that was
+    left is never counted in again. `stepped_at` is when the clock last jumped, in either direction, so that no lease is
+    ended because of a jump.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, pace: Callable[[], float] = time.monotonic) -> None:
@@ -36,6 +36,6 @@ class SteadyClock:
         return self._last
 
     def steady_for_s(self) -> float:
-        """How long ago the wall clock last jumped; a large number when it never did."""
+        """How long ago the followed clock last jumped; a large number when it never did."""
         self.now()
         return float("inf") if self.stepped_at is None else self._pace() - self.stepped_at

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -55,8 +54,8 @@ class JetStreamLedger:
         self._bus = bus
         self._publisher = publisher
 
-    async def check(self) -> float:
-        """Checks the streams' declarations and returns the server's Unix time.
+    async def check(self) -> None:
+        """Checks the streams' declarations.
 
         Raises:
             LedgerMisdeclared: an id could be forgotten while it may still be repeated, or a count be dropped.
@@ -75,7 +74,6 @@ class JetStreamLedger:
         await self._stream(LEASE)
         _check_window(AUDIT, (await self._stream(AUDIT))["config"])
         _check_window(TRANSFERS, transactions)
-        return _server_time(info)
 
     async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
@@ -229,7 +227,3 @@ def _hold(message: StoredMessage) -> Hold | None:
 def _tombstone(hold: Hold) -> Outgoing:
     """A message that replaces a lease and lives one second, so that nothing is left of either."""
     return Outgoing(subjects.lease(hold.tenant, hold.id), b"", {TTL: TOMBSTONE_TTL})
-
-
-def _server_time(info: dict[str, Any]) -> float:
-    return datetime.fromisoformat(info["ts"]).timestamp()

@@ -1,6 +1,6 @@
 """Compares the counters with the usage events at an operator's request."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from callboard_contracts.quota import Drift, Hold, IgnoredEvent, VerifyReply, VerifyRequest
 from callboard_quota.domain.limit_kinds import charge_of
@@ -58,10 +58,13 @@ class Verifier:
 
     async def _compare(self, start_seq: int | None, buckets: list[str]) -> tuple[dict[Counter, Drift], VerifyReply]:
         opened: dict[Counter, int] = {}
+        holds: dict[Counter, list[Hold]] = {}
         open_holds = 0
         async for hold in self._store.leases():
             open_holds += 1
-            _add(opened, hold)
+            for counter, amount in _entries(hold):
+                opened[counter] = opened.get(counter, 0) + amount
+                holds.setdefault(counter, []).append(hold)
         totals = UsageTotals()
         if start_seq is not None:
             totals = await self._aggregator.sums(start_seq, frozenset(buckets))
@@ -75,6 +78,12 @@ class Verifier:
             sums = counted.get(counter, 0), totals.sums.get(counter, 0), opened.get(counter, 0)
             if sums[0] != sums[1] + sums[2]:
                 drift[counter] = Drift(**counter._asdict(), counted=sums[0], events=sums[1], open=sums[2])
+        ended = await self._ended(hold for counter in drift for hold in holds.get(counter, []))
+        for hold in ended:
+            for counter, amount in _entries(hold):
+                if (known := drift.get(counter)) is not None:
+                    drift[counter] = known.model_copy(update={"open": known.open - amount})
+        drift = {key: one for key, one in drift.items() if one.counted != one.events + one.open}
         reply = VerifyReply(
             events=totals.events,
             counters=len(counted),
@@ -83,12 +92,18 @@ class Verifier:
                 IgnoredEvent(seq=seq, request_id=request_id, reason=reason)
                 for seq, request_id, reason in totals.ignored
             ),
-            open_holds=open_holds,
+            open_holds=open_holds - len(ended),
         )
         return drift, reply
 
+    async def _ended(self, holds: Iterable[Hold]) -> list[Hold]:
+        """Those of some holds with a lease whose end is recorded: a bus that was killed may bring their leases back."""
+        return [
+            hold
+            for hold in {hold.id: hold for hold in holds}.values()
+            if any(outcome.hold_id == hold.id for outcome in await self._counter_store.outcomes(hold.request_id))
+        ]
 
-def _add(sums: dict[Counter, int], hold: Hold) -> None:
-    for entry in hold.entries:
-        counter = Counter(entry.tenant, entry.metric, entry.bucket)
-        sums[counter] = sums.get(counter, 0) + entry.amount
+
+def _entries(hold: Hold) -> list[tuple[Counter, int]]:
+    return [(Counter(entry.tenant, entry.metric, entry.bucket), entry.amount) for entry in hold.entries]

@@ -36,6 +36,8 @@ class BusBroker(NatsBroker):
         self._in_flight = in_flight
         self._direct = direct
         self._started = asyncio.Event()
+        self.joined = False
+        """Whether the process takes requests, as a member of the queue groups."""
 
     async def _connect(self) -> Client:
         self.config.connect(self._bus.connection)
@@ -44,20 +46,42 @@ class BusBroker(NatsBroker):
     async def start(self) -> None:
         """Subscribes; raises BusUnavailable."""
         await self.connect()
-        for subscriber in self._core_subscribers():
+        await self._subscribe(self._core_subscribers())
+        await super().start()
+        self._started.set()
+        self.joined = True
+
+    async def join(self) -> None:
+        """Takes requests, at first or again; raises BusUnavailable."""
+        if self._started.is_set():
+            await self._subscribe(self._grouped())
+            self.joined = True
+        else:
+            await self.start()
+
+    async def leave(self) -> None:
+        """Takes no more requests, so that the others of the queue groups get them; those on their way are answered."""
+        self.joined = False
+        for subscriber in self._grouped():
+            if subscriber.subscription is not None:
+                await self._bus.drain(subscriber.subscription)
+
+    async def drain(self) -> None:
+        """Takes no more messages; those on their way still become tasks, and the connection stays for their replies."""
+        for subscriber in self._core_subscribers() if self.joined else []:
+            if subscriber.subscription is not None:
+                await subscriber.subscription.drain()
+
+    async def _subscribe(self, subscribers: Sequence[CoreSubscriber]) -> None:
+        for subscriber in subscribers:
             subject = subscriber.subject.template
             handle = self._direct.get(subject) or partial(self._consume, subscriber)
             # FastStream leaves a subscription alone that is there already; the bus restores it with the connection.
             take = partial(self._take, subject, handle)
             subscriber.subscription = await self._bus.subscribe_now(subject, take, subscriber.queue)
-        await super().start()
-        self._started.set()
 
-    async def drain(self) -> None:
-        """Takes no more messages; those on their way still become tasks, and the connection stays for their replies."""
-        for subscriber in self._core_subscribers():
-            if subscriber.subscription is not None:
-                await subscriber.subscription.drain()
+    def _grouped(self) -> list[CoreSubscriber]:
+        return [subscriber for subscriber in self._core_subscribers() if subscriber.queue]
 
     def _core_subscribers(self) -> list[CoreSubscriber]:
         return [one for one in self.subscribers if isinstance(one, CoreSubscriber)]

@@ -50,21 +50,29 @@ MAX_IN_FLIGHT = 2000
 Handler = Callable[..., Awaitable[Message]]
 
 
-class _Overloaded(Exception):  # noqa: N818 - a state, not a failure
-    """Too many requests are in flight."""
+class _NotReady(Exception):  # noqa: N818 - a state, not a failure
+    """Too many requests are in flight, or the clock is wrong."""
 
 
 class RpcHandlers:
     """The handler of each request, and what is common to all: errors in the form of the reply, and metrics.
 
-    It is the broker's middleware. What comes on top of 2,000 requests in flight is answered at once as unavailable.
+    It is the broker's middleware. What comes on top of 2,000 requests in flight, or while the clock is wrong and
+    `may_decide` is false, is answered at once as unavailable.
     """
 
     def __init__(
-        self, bus: Bus, in_flight: InFlight, reservations: ReservationService, kudos: KudosService, verifier: Verifier
+        self,
+        bus: Bus,
+        in_flight: InFlight,
+        reservations: ReservationService,
+        kudos: KudosService,
+        verifier: Verifier,
+        may_decide: Callable[[], bool] = lambda: True,
     ) -> None:
         self._bus = bus
         self._in_flight = in_flight
+        self._may_decide = may_decide
         self._reservations = reservations
         self._verifier = verifier
         self.handlers: Mapping[str, Handler] = {
@@ -121,7 +129,7 @@ class RpcHandlers:
         request = subject.removeprefix("quota.").replace(".", "_")
         started = asyncio.get_running_loop().time()
         try:
-            self._check_load()
+            self._check_ready()
             return await call()
         except Exception as error:
             info = _error_info(request, error)
@@ -132,9 +140,9 @@ class RpcHandlers:
         finally:
             DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started)
 
-    def _check_load(self) -> None:
-        if len(self._in_flight) > MAX_IN_FLIGHT:
-            raise _Overloaded
+    def _check_ready(self) -> None:
+        if len(self._in_flight) > MAX_IN_FLIGHT or not self._may_decide():
+            raise _NotReady
 
     async def _beat(self, reply_to: str, interval_s: float | None) -> None:
         while interval_s is not None:
@@ -190,7 +198,7 @@ def reply_of(handler: Handler) -> type[Message]:
 
 def _error_info(request: str, error: Exception) -> ErrorInfo:
     """What the sender of a request is told of an error, which is also counted or logged."""
-    if isinstance(error, StoreUnavailable | _Overloaded):
+    if isinstance(error, StoreUnavailable | _NotReady):
         if isinstance(error, StoreUnavailable):
             STORE_FAILURES.labels(request).inc()
             log.warning("store_unavailable", extra={"request": request, "reason": str(error)})

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-import time
+from collections.abc import Callable
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -38,10 +38,14 @@ TERM = b"+TERM"
 
 
 class UsageFeed:
-    """Pulls usage events in batches and settles each in a task; an event is acknowledged once its effect is stored."""
+    """Pulls usage events in batches and settles each in a task; an event is acknowledged once its effect is stored.
 
-    def __init__(self, bus: Bus, settler: Settler) -> None:
+    While `may_settle` is false it takes none, and hands back those that arrive.
+    """
+
+    def __init__(self, bus: Bus, settler: Settler, may_settle: Callable[[], bool] = lambda: True) -> None:
         self._bus = bus
+        self._may_settle = may_settle
         self._settler = settler
         self._awaited = {kind.metric.name for kind in LIMIT_KINDS.values() if kind.waits}
         self._running = InFlight(self._ended)
@@ -81,7 +85,7 @@ class UsageFeed:
 
     async def _pull(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._stopping or now < self._not_before or not self._bus.connected:
+        if self._stopping or now < self._not_before or not self._bus.connected or not self._may_settle():
             return
         if self._lost or (self._requested and now - self._requested_at > LOST_PULL_S):
             await self._open_inbox()
@@ -127,6 +131,8 @@ class UsageFeed:
         event = usage_event_of(message.subject, message.data)
         if self._stopping:
             self._running.start(self._answer(message, NAK), "return")
+        elif not self._may_settle():
+            self._running.start(self._answer(message, _nak(FAILURE_RETRY_S)), "return")
         elif event is None:
             self._running.start(self._refuse(message), "refuse")
         elif event.hold and any(entry.metric in self._awaited for entry in event.hold.entries):
@@ -162,7 +168,7 @@ class UsageFeed:
             log.exception("settlement_failed", extra={"request_id": event.request_id})
             await self._answer(message, _nak(FAILURE_RETRY_S))
         else:
-            SETTLEMENT_LAG_SECONDS.observe(max(0.0, time.time() - stored_at))
+            SETTLEMENT_LAG_SECONDS.observe(max(0.0, self._bus.clock.now() - stored_at))
             log.debug("usage_settled", extra={"request_id": event.request_id, "result": result})
             await self._answer(message, ACK)
 

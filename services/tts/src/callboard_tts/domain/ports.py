@@ -1,4 +1,4 @@
-"""What this service needs from a speech engine and from quota."""
+"""What this service needs from a speech engine."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from callboard_contracts.errors import ErrorInfo
-from callboard_contracts.quota import Hold
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import Engine
 
@@ -45,24 +43,4 @@ class SpeechEngine(Engine, Protocol):
             EngineFailed: this piece cannot be spoken.
             EngineRefused: the request asks for what the engine does not have, such as an unknown voice.
         """
-        ...
-
-
-class HoldExtensions(Protocol):
-    """Where further sound is held while it is spoken."""
-
-    async def ask(self, hold: Hold, audio_ms: int, life_s: float) -> Hold | ErrorInfo:
-        """Asks once for a further hold on the accounts of `hold`, and returns it or what quota says instead.
-
-        `quota_unavailable` means that nothing was decided and a repeat is safe. A hold that is granted after this call
-        has ended, by its time or by a cancellation, is given back.
-        """
-        ...
-
-    def give_back(self, hold: Hold) -> None:
-        """Has a hold given back that nothing will be charged to; one that cannot be given back expires."""
-        ...
-
-    async def close(self, timeout_s: float) -> None:
-        """Waits for what is under way, then ends the rest."""
         ...

@@ -1,28 +1,16 @@
 """The holds of one utterance while it is spoken: what they allow, and when more is asked for."""
 
 import asyncio
-import logging
-import time
-from collections.abc import Sequence
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.quota import Hold
-from callboard_contracts.speech import BYTES_PER_MS, SpeechJob
-from callboard_tts import metrics
+from callboard_contracts.quota import Hold, Work
+from callboard_contracts.speech import BYTES_PER_MS
 from callboard_tts.domain.hold_limits import Allowance, most_ms, usual_ms
-from callboard_tts.domain.ports import HoldExtensions
 from callboard_tts.domain.segments import Segment
 from callboard_tts.domain.utterance import Utterance
 from callboard_tts.handlers.segment_writer import SegmentWriter
-
-log = logging.getLogger(__name__)
-
-QUOTA_WAIT_S = 10.0
-"""How long quota may be unreachable when sound must be held; meanwhile the client still plays what is held."""
-RETRY_PAUSE_S = 0.25
-INTERNAL = ErrorInfo(
-    code=ErrorCode.INTERNAL, message="The worker could not hold more sound; its log has the request id."
-)
+from callboard_worker import hold_extensions
+from callboard_worker.hold_extensions import JobHolds
 
 
 class QuotaExhausted(Exception):  # noqa: N818 - what happened, not a fault
@@ -34,34 +22,21 @@ class QuotaExhausted(Exception):  # noqa: N818 - what happened, not a fault
 
 
 class AudioQuota:
-    """Holds the sound of one attempt, slice by slice; `known` are the extensions of earlier attempts."""
+    """Has the sound of one attempt held, slice by slice."""
 
-    def __init__(
-        self,
-        extensions: HoldExtensions,
-        job: SpeechJob,
-        known: Sequence[Hold],
-        slice_ms: int,
-        *,
-        admits_unheld: bool = False,
-    ) -> None:
-        self._quota = extensions
-        self._job = job
-        self._granted = list(known)
-        self._pending: list[Hold] = []
-        self._allowance = Allowance([job.hold, *known] if job.hold else known, slice_ms)
-        self._admits_unheld = admits_unheld
+    def __init__(self, holds: JobHolds, slice_ms: int) -> None:
+        self._holds = holds
+        self._allowance = Allowance(holds.all, slice_ms)
         self._asking: asyncio.Task[ErrorInfo | None] | None = None
 
     @property
     def extensions(self) -> tuple[Hold, ...]:
         """All holds beside the job's own, in the order in which they were taken."""
-        return tuple(self._granted)
+        return self._holds.extensions
 
     def drain_pending(self) -> tuple[Hold, ...]:
         """Takes the holds that no segment names yet; the caller publishes them with the next segment."""
-        pending, self._pending = tuple(self._pending), []
-        return pending
+        return self._holds.drain_pending()
 
     def covers(self, total_ms: int) -> bool:
         """Whether so much sound may be sent in all."""
@@ -84,7 +59,7 @@ class AudioQuota:
             self._take_answer()
             if self._asking is not None and not self.covers(total_ms):
                 # The request that is under way may ask for more than is needed now, so a refusal is not the end.
-                await asyncio.wait({self._asking}, timeout=QUOTA_WAIT_S)
+                await asyncio.wait({self._asking}, timeout=hold_extensions.QUOTA_WAIT_S)
                 continue
             audio_ms = self._allowance.needed_ms(total_ms, rest_ms)
             if audio_ms == 0:
@@ -104,8 +79,7 @@ class AudioQuota:
     async def close(self) -> None:
         """Ends a request that is under way, and releases the holds that no segment names."""
         await self.stop()
-        for hold in self.drain_pending():
-            self._quota.give_back(hold)
+        self._holds.give_back_pending()
 
     def _take_answer(self) -> None:
         """Forgets a request that is done; its result has been noted."""
@@ -114,33 +88,16 @@ class AudioQuota:
             asked.result()
 
     async def _ask(self, audio_ms: int) -> ErrorInfo | None:
-        """Requests a hold, with retries while quota is unreachable; returns the refusal, or None."""
-        hold = self._job.hold
-        assert hold is not None
-        until = asyncio.get_running_loop().time() + QUOTA_WAIT_S
-        while True:
-            answer = await self._quota.ask(hold, audio_ms, max(1.0, self._job.deadline_at - time.time()))
-            if isinstance(answer, Hold):
-                self._granted.append(answer)
-                self._pending.append(answer)
-                self._allowance.add(answer)
-                metrics.HOLD_EXTENSIONS.labels("granted").inc()
-                return None
-            if answer.code is ErrorCode.QUOTA_EXCEEDED:
-                self._allowance.refuse()
-                metrics.HOLD_EXTENSIONS.labels("refused").inc()
-                return answer
-            away = answer.code is ErrorCode.QUOTA_UNAVAILABLE
-            if away and self._admits_unheld:
-                log.warning("spoken_without_hold", extra={"request_id": hold.request_id, "audio_ms": audio_ms})
-                self._allowance.add_unheld(audio_ms)
-                metrics.HOLD_EXTENSIONS.labels("unheld").inc()
-                return None
-            if not away or asyncio.get_running_loop().time() + RETRY_PAUSE_S > until:
-                log.warning("hold_extension_failed", extra={"request_id": hold.request_id, "code": answer.code.value})
-                metrics.HOLD_EXTENSIONS.labels("failed").inc()
-                return answer if away else INTERNAL
-            await asyncio.sleep(RETRY_PAUSE_S)
+        """Requests a hold; returns the refusal, or None."""
+        answer = await self._holds.ask(Work(audio_ms=audio_ms))
+        if isinstance(answer, Hold):
+            self._allowance.add(answer)
+            return None
+        if answer is None:
+            self._allowance.add_unheld(audio_ms)
+        elif answer.code is ErrorCode.QUOTA_EXCEEDED:
+            self._allowance.refuse()
+        return answer
 
 
 class QuotaGatedWriter:

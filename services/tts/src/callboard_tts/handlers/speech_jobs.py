@@ -9,17 +9,18 @@ from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
-from callboard_tts.domain.ports import HoldExtensions, SpeechEngine
-from callboard_tts.domain.segments import Progress, progress_of
+from callboard_tts.domain.ports import SpeechEngine
+from callboard_tts.domain.segments import Progress
 from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
 from callboard_tts.handlers.segment_writer import SegmentWriter
 from callboard_tts.handlers.synthesis import Synthesis
-from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, read_segments
+from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
 from callboard_tts.settings import PoolSettings
 from callboard_worker.engine import EngineError, EngineRefused
 from callboard_worker.handler import read_job
+from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
@@ -61,16 +62,17 @@ class SpeechJobs:
             await self._keep(job, progress.end, progress.extensions)
             return
         writer = SegmentWriter(self._bus, job, running.attempt, progress)
-        holds = AudioQuota(
-            self._extensions, job, progress.extensions, pool.hold_slice_ms, admits_unheld=pool.admits_unheld
-        )
+        running.used = lambda: Work(audio_ms=writer.audio_ms)
+        job_holds = JobHolds(self._extensions, job, progress.extensions, lambda: running.left_s, metrics.WORKER)
+        holds = AudioQuota(job_holds, pool.hold_slice_ms)
         try:
             outcome: Outcome[SpeechEndReason] = Outcome("cancelled")
             if prior.wanted:
                 outcome = await self._outcome(running, progress, writer, holds)
             end = SpeechEnd(reason=outcome.reason, audio_ms=writer.audio_ms, error=outcome.error)
             await holds.stop()
-            await writer.end(end, progress.piece, holds.drain_pending())
+            # Where nobody waits, no segment before this one may be left to name the holds.
+            await writer.end(end, progress.piece, holds.drain_pending() if prior.wanted else holds.extensions)
             _observe(job, end, asyncio.get_running_loop().time() - running.started_at)
             await self._keep(job, end, holds.extensions)
         finally:
@@ -78,12 +80,10 @@ class SpeechJobs:
 
     async def answer_dead(self, job: SpeechJob, error: ErrorInfo) -> None:
         """Ends the utterance with an error, unless it has an end; what was sent is settled."""
-        segments = await read_segments(self._bus, job)
-        progress = progress_of(segments)
+        progress, attempt = await find_what_was_sent(self._bus, job)
         end = progress.end
         if end is None:
             end = SpeechEnd(reason="error", audio_ms=progress.audio_ms, error=error)
-            attempt = max((segment.info.attempt for segment in segments), default=1)
             await SegmentWriter(self._bus, job, attempt, progress).end(end, progress.piece)
         await self._keep(job, end, progress.extensions)
 

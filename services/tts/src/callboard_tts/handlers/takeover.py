@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import SEGMENT
-from callboard_contracts.speech import AudioSegment, SegmentInfo, SpeechJob
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechJob
 from callboard_contracts.streams import AUDIO
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
 from callboard_tts.domain.segments import Progress, progress_of
+from callboard_worker.hold_extensions import open_extensions
+from callboard_worker.progress import recorded_progress
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import ask_edge
 
@@ -39,8 +41,17 @@ async def read_segments(bus: Bus, job: SpeechJob) -> list[AudioSegment]:
     ]
 
 
+async def find_what_was_sent(bus: Bus, job: SpeechJob) -> tuple[Progress, int]:
+    """How far an utterance came that no worker goes on with, and its newest attempt; raises BusUnavailable."""
+    segments = await read_segments(bus, job)
+    attempt = max((segment.info.attempt for segment in segments), default=1)
+    return (progress_of(segments) if segments else await _recorded(bus, job)), attempt
+
+
 async def find_prior_attempt(bus: Bus, running: RunningJob[SpeechJob]) -> PriorAttempt:
     """Looks for the segments that were sent; without any, asks the edge what it received.
+
+    Of an utterance that nobody waits for any more, and of which nothing else is left, its worker's record counts.
 
     Raises:
         BusUnavailable: the bus does not answer at this moment.
@@ -51,8 +62,17 @@ async def find_prior_attempt(bus: Bus, running: RunningJob[SpeechJob]) -> PriorA
         return PriorAttempt("stream", progress)
     # Nothing was sent, or the stream lost it with the server's memory.
     reply = await ask_edge(bus, running.job, running.attempt)
+    if reply is None and running.watched:
+        return PriorAttempt("nowhere", await _recorded(bus, running.job), wanted=False)
     if reply is None:
-        return PriorAttempt("nowhere", progress, wanted=not running.watched)
+        return PriorAttempt("nowhere", progress)
     # Where in the text that was is not known. All is sent again; the edge cuts away what it has.
     progress = Progress(next_n=reply.next_seq, extensions=progress.extensions)
     return PriorAttempt("edge", progress, wanted=reply.open or not running.watched)
+
+
+async def _recorded(bus: Bus, job: SpeechJob) -> Progress:
+    """What is kept on disk of an utterance whose segments were lost: how much was sent, and the holds for it."""
+    used = await recorded_progress(bus, job.request_id)
+    sent_bytes = used.audio_ms * BYTES_PER_MS if used else 0
+    return Progress(sent_bytes=sent_bytes, extensions=await open_extensions(bus, job))

@@ -1,0 +1,76 @@
+"""How many tokens a prompt has: usually, and at most.
+
+The edge has no tokenizer, since every engine has its own. What it holds for a prompt is the usual length where the
+model's workers have the missing part held once the engine has counted, and else a bound that is never under the true
+count. A token stands for at least one byte of UTF-8 in every vocabulary in use (byte-level ones, and byte fallback in
+the others), so the bytes of the text bound its tokens. What a chat template writes around the text is bounded by fixed
+allowances, and no prompt is longer than the model's context, because the engine refuses it. The worker settles with
+the engine's exact count.
+"""
+
+import json
+
+from callboard_contracts.chat import ChatRequest
+
+START_TOKENS = 8
+"""What an engine may put before a plain prompt."""
+TEMPLATE_TOKENS = 256
+"""What a template may write once: the start token, a system prompt of its own, the opening of the answer."""
+USUAL_TEMPLATE_TOKENS = 48
+MESSAGE_TOKENS = 16
+"""What a template may write around each message: role marks and line ends."""
+USUAL_MESSAGE_TOKENS = 8
+TOOLS_TOKENS = 512
+"""What a template may write once to explain the use of tools."""
+USUAL_TOOLS_TOKENS = 192
+TOOL_SPREAD = 4
+"""How much longer a template may make a tool's schema, by indentation."""
+USUAL_TOKENS_PER_BYTE = 0.3
+"""A cautious figure for a text in a European language, for a model that has not read much yet."""
+
+
+def prompt_bytes(request: ChatRequest) -> int:
+    """The UTF-8 bytes of a request's text, without tools."""
+    if request.mode == "completion":
+        return _utf8(request.prompt)
+    total = 0
+    for message in request.messages:
+        total += _utf8(message.content)
+        if message.name:
+            total += _utf8(message.name)
+        for call in message.tool_calls:
+            total += _utf8(call.name) + _utf8(call.arguments) * TOOL_SPREAD
+    return total
+
+
+def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
+    """The most tokens that a request's prompt can have."""
+    bound = prompt_bytes(request)
+    if request.mode == "completion":
+        return min(bound + START_TOKENS, context_tokens)
+    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages)
+    if request.tools:
+        bound += TOOLS_TOKENS + TOOL_SPREAD * _schema_bytes(request)
+    return min(bound, context_tokens)
+
+
+def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_tokens: int) -> int:
+    """About how many tokens a request's prompt has with a model that usually makes so many of a byte."""
+    size = prompt_bytes(request)
+    around = START_TOKENS
+    if request.mode == "chat":
+        around = USUAL_TEMPLATE_TOKENS + USUAL_MESSAGE_TOKENS * len(request.messages)
+        if request.tools:
+            size += _schema_bytes(request)
+            around += USUAL_TOOLS_TOKENS
+    return min(around + round(size * tokens_per_byte), context_tokens)
+
+
+def _schema_bytes(request: ChatRequest) -> int:
+    return sum(
+        _utf8(tool.name) + _utf8(tool.description) + _utf8(json.dumps(tool.parameters)) for tool in request.tools
+    )
+
+
+def _utf8(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
