@@ -8,6 +8,7 @@ from typing import Literal
 from callboard_chat import metrics
 from callboard_chat.domain.hold_limits import within
 from callboard_chat.domain.models import estimated_prompt_tokens, refusal
+from callboard_chat.domain.own_prompts import OwnPrompts
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
@@ -42,6 +43,7 @@ class ChatJobs:
         self._pool = pool
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
+        self._own_prompts = OwnPrompts()
 
     def parse(self, data: bytes) -> ChatJob:
         """Reads a job; raises ValueError."""
@@ -57,7 +59,14 @@ class ChatJobs:
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
-        reply = Reply(job.request, running.attempt, prior.history, job.hold)
+        reply = Reply(
+            job.request,
+            running.attempt,
+            prior.history,
+            job.hold,
+            check_prefill=not self._engine.honours_prefill,
+            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, job.request),
+        )
 
         async def resend(seq: int) -> None:
             for frame in reply.sent_since(seq):
@@ -67,6 +76,8 @@ class ChatJobs:
         outcome: Outcome[EndReason] = Outcome("cancelled")
         if prior.wanted:
             outcome = await outcome_of(running, lambda: self._generate(running, reply), self._explain, metrics.WORKER)
+        if reply.prompt_tokens is not None:
+            self._own_prompts.add(job.tenant, job.request, reply.prompt_tokens)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         await self._send(job, frame)
         assert frame.end is not None
