@@ -8,7 +8,7 @@ from typing import Literal
 from callboard_chat import metrics
 from callboard_chat.domain.hold_limits import within
 from callboard_chat.domain.models import estimated_prompt_tokens, refusal
-from callboard_chat.domain.own_prompts import OwnPrompts
+from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
@@ -59,13 +59,14 @@ class ChatJobs:
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
+        prompt = prompt_text(job.request)
         reply = Reply(
             job.request,
             running.attempt,
             prior.history,
             job.hold,
             check_prefill=not self._engine.honours_prefill,
-            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, job.request),
+            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, prompt),
         )
 
         async def resend(seq: int) -> None:
@@ -77,7 +78,7 @@ class ChatJobs:
         if prior.wanted:
             outcome = await outcome_of(running, lambda: self._generate(running, reply), self._explain, metrics.WORKER)
         if reply.prompt_tokens is not None:
-            self._own_prompts.add(job.tenant, job.request, reply.prompt_tokens)
+            self._own_prompts.add(job.tenant, prompt, reply.prompt_tokens)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         await self._send(job, frame)
         assert frame.end is not None
