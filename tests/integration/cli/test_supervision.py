@@ -21,7 +21,7 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.workers import Workers
 from callboard_kit.bus import Bus
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 STUB = Path(__file__).with_name("stub_service.py")
 KINDS = ("edge", "chat-small", "tts-voice", "quota")
@@ -60,7 +60,7 @@ class Harness:
 
     async def says(self, text: str) -> None:
         """Waits until the supervision has said something with a text in it."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not any(text in message for message in self.messages):
                 await asyncio.sleep(0.02)
 
@@ -190,7 +190,6 @@ async def test_a_site_ends_with_its_edge(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"edge ended with code 5.*it ended 5 times within 5 minutes") as failure:
         await harness.run()
     assert failure.value.code == ExitCode.CHILD_ENDED
-    assert harness.ready.is_set()
     assert harness.children() == []
 
 
