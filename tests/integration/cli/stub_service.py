@@ -10,7 +10,6 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-
 _was_ready = threading.Event()
 
 
