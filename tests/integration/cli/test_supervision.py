@@ -127,7 +127,6 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(restarts, "LONGEST_PAUSE_S", 0.1)
     monkeypatch.setattr(process, "HEALTH_INTERVAL_S", 0.1)
-    monkeypatch.setattr(probes, "PROBE_TIMEOUT_S", 0.2)
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -151,7 +150,10 @@ async def test_a_child_that_is_killed_later_is_started_again(tmp_path: Path, nam
 
 
 @pytest.mark.usefixtures("no_patience")
-async def test_a_child_that_does_not_answer_is_killed_and_started_again(tmp_path: Path) -> None:
+async def test_a_child_that_does_not_answer_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "PROBE_TIMEOUT_S", 0.5)
     harness = Harness(tmp_path, {})
 
     async with asyncio.TaskGroup() as group:
