@@ -10,11 +10,15 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+_was_ready = threading.Event()
+
 
 class _Ready(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(503 if sys.argv[2] == "late" else 200)
         self.end_headers()
+        if self.path == "/readyz":
+            _was_ready.set()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -38,7 +42,8 @@ def main() -> int:
     server = HTTPServer(("127.0.0.1", int(sys.argv[1])), _Ready)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     if behaviour == "die":
-        stop.wait(1.0)
+        _was_ready.wait(60)
+        stop.wait(0.5)
         return 5
     stop.wait(60)
     print("said goodbye", flush=True)
