@@ -63,7 +63,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "700 optional properties": optional(700),
     "2000 optional properties": optional(2000),
     "nested arrays": nested(8),
-    "deep nesting": nested(200),
+    "deep nesting": nested(30),
     "ambiguous recursion": {"anyOf": [{"type": "array", "items": {"$ref": "#"}} for _ in range(16)]},
     "many alternatives": having(anyOf=[{"type": "string", "maxLength": number} for number in range(1000)]),
     "many values": {"enum": [f"value {number}" for number in range(5000)]},
