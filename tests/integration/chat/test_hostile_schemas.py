@@ -1,6 +1,5 @@
 """Schemas and grammars that freeze or blow up engines, past the edge's checks, on the real llama.cpp."""
 
-import asyncio
 import json
 import re
 from collections.abc import Generator
