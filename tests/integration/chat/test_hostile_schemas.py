@@ -1,6 +1,5 @@
 """Schemas and grammars that freeze or blow up engines, past the edge's checks, on the real llama.cpp."""
 
-import asyncio
 import json
 import re
 from collections.abc import Generator
@@ -63,7 +62,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "700 optional properties": optional(700),
     "2000 optional properties": optional(2000),
     "nested arrays": nested(8),
-    "deep nesting": nested(200),
+    "deep nesting": nested(30),
     "ambiguous recursion": {"anyOf": [{"type": "array", "items": {"$ref": "#"}} for _ in range(16)]},
     "many alternatives": having(anyOf=[{"type": "string", "maxLength": number} for number in range(1000)]),
     "many values": {"enum": [f"value {number}" for number in range(5000)]},
@@ -106,7 +105,9 @@ def worker(server: NatsServer, tmp_path: Path) -> Generator[Service]:
 
 
 async def test_no_schema_or_grammar_harms_the_worker_or_a_neighbour(edge_stub: EdgeStub, worker: Service) -> None:
-    await asyncio.wait_for(edge_stub.end(await edge_stub.post(limit=4)), 60)
+    # The first grammar of all takes some memory for good.
+    for warming in ({"kind": "text"}, {"kind": "json_object"}):
+        await edge_stub.end(await edge_stub.post(limit=4, output_format=warming), timeout_s=60)
     before_mb = worker.running.resident_mb
     formats = [(name, {"kind": "json_schema", "json_schema": schema}) for name, schema in SCHEMAS.items()]
     formats += [(name, {"kind": "grammar", "grammar": grammar}) for name, grammar in GRAMMARS.items()]
@@ -126,7 +127,7 @@ async def test_no_schema_or_grammar_harms_the_worker_or_a_neighbour(edge_stub: E
         if last.end.reason == "stop" and output_format["kind"] == "json_schema":
             json.loads(edge_stub.text(hostile))
     assert worker.alive
-    assert worker.running.resident_mb < before_mb * 1.1 + 32, seen
+    assert worker.running.resident_mb < before_mb * 1.1 + 16, seen
     text = worker.running.output()
     assert "localhost/schema" not in text
     assert '"a"' not in text

@@ -20,6 +20,8 @@ SMALL_SCHEMA_BYTES = 2048
 """So much is checked in milliseconds, and does not wait for larger ones."""
 MAX_CASELESS_CHARACTERS = 256
 """All patterns of a schema that ignore case have at most so many; each of their classes can take 20 ms to fold."""
+MAX_DEPTH = 64
+"""How deep a schema may be nested; a worker could not even read a job with more than 200 levels."""
 MAX_REMEMBERED = 1000
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
@@ -48,6 +50,8 @@ class SchemaValidator:
         """
         left_bytes, left_nodes = MAX_ALL_BYTES, MAX_ALL_NODES
         for param, schema in schemas:
+            if _is_deeper(schema, MAX_DEPTH):
+                raise _invalid(f"The schema is nested more than {MAX_DEPTH} levels deep.", param)
             text = json.dumps(schema)
             left_bytes -= len(text)
             if len(text) > MAX_SCHEMA_BYTES:
@@ -81,6 +85,15 @@ class SchemaValidator:
 
 def _invalid(message: str, param: str) -> CallboardError:
     return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)
+
+
+def _is_deeper(schema: object, depth: int) -> bool:
+    level = [schema]
+    while level and depth >= 0:
+        depth -= 1
+        inner = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list))
+        level = [part for parts in inner for part in parts]
+    return bool(level)
 
 
 def _problem(schema: dict[str, Any]) -> str | None:
