@@ -423,6 +423,17 @@ async def test_schema_that_no_reply_can_satisfy_or_no_engine_load_is_refused(
     assert harness.quota.asked == []
 
 
+async def test_contradiction_of_a_property_is_named_with_its_place(harness: EdgeHarness) -> None:
+    schema: dict[str, Any] = {"$ref": "#/$defs/few", "$defs": {"few": {"type": "array", "minItems": 5, "maxItems": 2}}}
+    for name in ("b", "a"):
+        schema = {"type": "object", "properties": {name: schema, "c": {}}, "required": ["c", name]}
+        schema |= {"$defs": {"few": {"type": "array", "minItems": 5, "maxItems": 2}}}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    status, _, body = await harness.post(CHAT, asking(response_format=form))
+    assert status == 400
+    assert "minItems (5) is greater than maxItems (2) at 'a/b'" in json.loads(body)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "pattern", ["^(" + ".?" * 10 + "){190}$", "^" + "a*" * 2000 + "$", "^((.?.?){30}){30}$", "^(((a?){50}){50}){50}$"]
 )

@@ -22,6 +22,7 @@ MAX_CASELESS_CHARACTERS = 256
 """All patterns of a schema that ignore case have at most so many; each of their classes can take 20 ms to fold."""
 MAX_DEPTH = 64
 """How deep a schema may be nested; a worker could not even read a job with more than 200 levels."""
+MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED = 1000
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
@@ -142,17 +143,36 @@ def _impossible(schema: dict[str, Any]) -> str | None:
     The grammar is built as an engine builds it, which takes milliseconds and no memory to speak of, even for schemas
     that other converters never finish.
     """
+    try:
+        problem = _grammar_problem(schema)
+    except ValueError:
+        return "it holds a number that is too large"
+    if problem.startswith(_UNSATISFIABLE):
+        return f"nothing can satisfy it: {_contradiction(schema, problem, '')}"
+    if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
+        return "a pattern is not a regular expression"
+    return "it is too complex" if any(words in problem for words in _TOO_COMPLEX) else None
+
+
+def _grammar_problem(schema: dict[str, Any]) -> str:
     from llguidance import LLMatcher, LLParserLimits
 
     limits = LLParserLimits(
         max_grammar_size=MAX_GRAMMAR_SYMBOLS, initial_lexer_fuel=MAX_LEXER_FUEL, max_lexer_states=MAX_LEXER_STATES
     )
-    try:
-        problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema), limits=limits)
-    except ValueError:
-        return "it holds a number that is too large"
-    if problem.startswith(_UNSATISFIABLE):
-        return f"nothing can satisfy it: {problem.removeprefix(_UNSATISFIABLE)}"
-    if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
-        return "a pattern is not a regular expression"
-    return "it is too complex" if any(words in problem for words in _TOO_COMPLEX) else None
+    return LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema), limits=limits)
+
+
+def _contradiction(schema: dict[str, Any], problem: str, place: str) -> str:
+    """What contradicts what, and where: of properties the library only says that one cannot be satisfied."""
+    properties, required = schema.get("properties"), schema.get("required")
+    if isinstance(properties, dict) and isinstance(required, list):
+        definitions = {word: schema[word] for word in ("$defs", "definitions") if word in schema}
+        for name in required[:MAX_REQUIRED_TRIED]:
+            part = properties.get(name) if isinstance(name, str) else None
+            if isinstance(part, dict) and (inner := _grammar_problem({**definitions, **part})).startswith(
+                _UNSATISFIABLE
+            ):
+                return _contradiction({**definitions, **part}, inner, f"{place}/{name}" if place else name)
+    reason = problem.removeprefix(_UNSATISFIABLE).partition("\n")[0]
+    return f"{reason} at '{place}'" if place else reason
