@@ -15,6 +15,7 @@ from callboard_admin.usage_records import UsageRecords
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.streams import key_life_s
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
@@ -43,6 +44,7 @@ from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.settings import edge_settings
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
+from callboard_kit.payload_cipher import erase_keys
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
 from callboard_kit.store_health import StoreHealth
@@ -197,6 +199,7 @@ async def _serve(
             supervisor.start(replies.send_heartbeats(), "heartbeats")
             supervisor.start(watch.run(), "worker-watch")
             supervisor.start(store.run(), "store-health")
+            supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
             await shutdown.wait()

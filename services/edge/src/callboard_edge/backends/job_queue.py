@@ -29,8 +29,9 @@ class BusJobQueue:
         """Stores a job; see `JobQueue`."""
         subject = subjects.job(service, pool, job_class, job.tenant)
         try:
+            payload = await self._bus.cipher.encrypt(job.compact())
             stored = await self._bus.publish_stored(
-                subject, job.compact(), job.request_id, self._enqueue_timeout_s, flush=True
+                subject, payload, job.request_id, self._enqueue_timeout_s, flush=True
             )
         except PublishRefused as refused:
             if refused.err_code == STREAM_STORE_FAILED:
