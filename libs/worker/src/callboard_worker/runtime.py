@@ -13,6 +13,7 @@ from callboard_contracts.config import Config
 from callboard_contracts.jobs import Job
 from callboard_contracts.streams import JOB_STREAMS, consumer_name, key_life_s
 from callboard_contracts.workers import OfferedModel, WorkerInfo
+from callboard_kit import library_output
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, is_set_within, run_service
 from callboard_kit.payload_cipher import erase_keys
@@ -132,6 +133,7 @@ class Worker(Generic[J]):
         self._metrics.slots_used.set_function(lambda: loop.running)
         announcer = Announcer(bus, lambda: self._describe(bus))
         self._renew = announcer.renew
+        library_output.hide()
         await running.listen()
         await attempts.listen()
         await handler.dead_letters.start()

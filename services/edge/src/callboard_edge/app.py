@@ -42,6 +42,7 @@ from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.settings import edge_settings
+from callboard_kit import library_output
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.payload_cipher import erase_keys
@@ -184,6 +185,7 @@ async def _serve(
 
     context = edge_context(config, deps, BusResultStore(bus), workers, encoders, metrics, ready, admin)
     server = EdgeServer(context, protocols)
+    library_output.hide()
     try:
         await replies.start()
         await watch.start()
