@@ -207,6 +207,7 @@ class HarnessJobs:
         self.jobs: list[SpeechJob] = []
         self.enqueued = asyncio.Event()
         self.pools: list[str] = []
+        self.max_request_bytes = 1_000_000
         self.workers: dict[str, Worker] = {}
         self._frames = frames
         self._tasks: list[asyncio.Future[None]] = []

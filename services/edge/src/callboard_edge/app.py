@@ -226,7 +226,7 @@ def edge_context(
     admin: Administration | None = None,
 ) -> EdgeContext:
     """Puts together what the protocols are given."""
-    settings = edge_settings(config)
+    settings = edge_settings(config, deps.jobs.max_request_bytes)
     admission = Admission(
         deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
     )

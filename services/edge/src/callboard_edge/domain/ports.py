@@ -70,6 +70,11 @@ class QuotaClient(Protocol):
 class JobQueue(Protocol):
     """The work queues of all services."""
 
+    @property
+    def max_request_bytes(self) -> int:
+        """How large the request in a job may be, as JSON."""
+        ...
+
     async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
         """Stores a job in a pool's queue; a repeat of the same request id is stored once.
 
