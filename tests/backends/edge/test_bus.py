@@ -29,7 +29,7 @@ from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
-from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from tests.backends.edge.suite import OPEN, POOL, QUEUE_BOUND, EdgeBackendSuite, Rig, chat_job, received

@@ -23,7 +23,6 @@ from callboard_edge.backends.result_store import BusResultStore
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.ports import ResultStore
@@ -43,6 +42,7 @@ from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.settings import edge_settings
 from callboard_kit import library_output
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.payload_cipher import erase_keys

@@ -1,8 +1,9 @@
 """What the edge's decisions need from the outside, as the protocols that its backends implement."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.errors import ErrorInfo
@@ -64,6 +65,17 @@ class QuotaClient(Protocol):
 
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used; answers `quota_unavailable` when quota is away, whatever the site admits."""
+        ...
+
+
+class Background(Protocol):
+    """The owner of work that must not end when its request does.
+
+    There are at most a few tasks for each open request, so the bound on requests bounds them too.
+    """
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Runs a coroutine to its end, or until the process ends."""
         ...
 
 
