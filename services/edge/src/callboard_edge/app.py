@@ -29,6 +29,7 @@ from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
+from callboard_edge.http.body_reader import give_memory_back
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
@@ -141,6 +142,7 @@ async def serve(
     Raises:
         StartError: the bus cannot be reached, or a port is taken.
     """
+    give_memory_back()
     edge_id = uuid4().hex[:12]
     async with bus_connection(config.nats, f"edge-{edge_id}", shutdown) as bus:
         admin = administration(config, bus, arguments.config)
