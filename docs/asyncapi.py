@@ -12,11 +12,11 @@ from pydantic.json_schema import models_json_schema
 from callboard_contracts import subjects
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent, UsageEvent
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
-from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.handlers.rpc import RpcHandlers, reply_of, subscribe_control
 
 DESCRIPTION = "What the quota service takes from the bus and puts on it."
@@ -26,7 +26,7 @@ def page() -> str:
     """The document as JSON."""
     # Only signatures and docstrings are read, so the handlers need nothing to work with.
     reservations, kudos = ReservationService.__new__(ReservationService), KudosService.__new__(KudosService)
-    handlers = RpcHandlers(Bus.__new__(Bus), InFlight(), reservations, kudos, Verifier.__new__(Verifier))
+    handlers = RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, Verifier.__new__(Verifier))
     broker = NatsBroker()
     handlers.subscribe(broker)
     subscribe_control(broker, lambda: None, lambda _tenant: None)

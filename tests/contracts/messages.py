@@ -5,7 +5,7 @@ from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
 from callboard_contracts.embedding import EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
-from callboard_contracts.jobs import AttemptRecord
+from callboard_contracts.jobs import AttemptRecord, DeadLetter
 from callboard_contracts.kept import JobTicket
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
@@ -35,6 +35,7 @@ MESSAGES: dict[str, type[Message]] = {
     "chat_frame": ChatFrame,
     "chat_job": ChatJob,
     "chat_result": ChatResult,
+    "dead_letter": DeadLetter,
     "edge_heartbeat": EdgeHeartbeat,
     "embedding_job": EmbeddingJob,
     "embedding_result": EmbeddingResult,

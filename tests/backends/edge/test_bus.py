@@ -29,7 +29,7 @@ from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
-from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from tests.backends.edge.suite import OPEN, POOL, QUEUE_BOUND, EdgeBackendSuite, Rig, chat_job, received
@@ -189,7 +189,8 @@ async def test_message_that_is_no_frame_is_left_out(bus_rig: BusRig) -> None:
 async def test_job_larger_than_the_bus_takes_is_refused_at_once(bus_rig: BusRig) -> None:
     job = chat_job()
     most = bus_rig.worker.connection.max_payload
-    bare = len(job.model_copy(update={"request": job.request.model_copy(update={"prompt": ""})}).encoded())
+    empty = job.model_copy(update={"request": job.request.model_copy(update={"prompt": ""})})
+    bare = len(await bus_rig.worker.cipher.encrypt(empty.compact())) + len(b'"prompt":"",')
     # The id of the message counts too, which the server is told in its headers.
     for prompt_bytes in (most - bare - 58, most - bare - 1, most - bare, 9_000_000):
         request = job.request.model_copy(update={"prompt": "x" * prompt_bytes})

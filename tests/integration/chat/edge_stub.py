@@ -159,7 +159,7 @@ class EdgeStub:
     async def result(self, job: ChatJob) -> ChatResult | None:
         """The job's kept result, if there is one."""
         kept = await read_last(self.bus, "RESULT", subjects.result(job.request_id))
-        return ChatResult.model_validate_json(kept.data) if kept else None
+        return ChatResult.model_validate_json(await self.bus.cipher.decrypt(kept.data)) if kept else None
 
     async def queue_is_empty(self) -> None:
         """Waits until no job is left in the queue."""

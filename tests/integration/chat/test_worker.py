@@ -9,6 +9,7 @@ from callboard_chat.backends.fake import WORDS, FakeEngine, FakeScript
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, TokenUsage, ToolCall
 from callboard_contracts.errors import ErrorCode
+from callboard_contracts.jobs import DeadLetter
 from callboard_kit.stream_reads import read_subject
 from tests.integration.chat.conftest import opened_edge_stub, worker
 from tests.integration.chat.edge_stub import EDGE, EdgeStub
@@ -467,7 +468,7 @@ async def test_what_is_no_job_ends_as_a_dead_letter_and_frees_the_queue(
         await edge_stub.end(good)
         await edge_stub.queue_is_empty()
         dead_letters = await read_subject(edge_stub.bus, "DLQ", "dlq.chat")
-        assert [letter.data for letter in dead_letters] == [b"{not a job"]
+        assert [DeadLetter.model_validate_json(letter.data).request_id for letter in dead_letters] == ["broken"]
 
 
 async def test_a_bus_that_restarts_does_not_start_a_running_reply_again(server: NatsServer) -> None:

@@ -15,6 +15,7 @@ from callboard_contracts.config import Config, NatsSection, QuotaSection
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosTransferRequest
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent, VerifyRequest, Work
 from callboard_contracts.streams import QUOTA, SETTLEMENT, USAGE
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -40,7 +41,6 @@ from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, hour_bucket
 from callboard_quota.handlers.broker import BusBroker
-from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.handlers.rpc import subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from tests.integration.quota.deployment import report
@@ -263,7 +263,7 @@ async def test_invalidation_reaches_all_processes(server: NatsServer) -> None:
     async with connected(server) as (one, _), connected(server) as (other, _):
         received: list[tuple[str, str]] = []
         for name, bus in (("one", one), ("other", other)):
-            broker = BusBroker(bus, InFlight(), {})
+            broker = BusBroker(bus, BackgroundTasks(), {})
             subscribe_control(broker, pytest.fail, lambda tenant, name=name: received.append((name, tenant)))
             await broker.start()
         await other.connection.flush()

@@ -4,6 +4,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from callboard_contracts.jobs import DeadLetter
+from callboard_contracts.streams import MAX_DELIVERIES
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.lifecycle import Shutdown
 from callboard_kit.stream_reads import read_last
@@ -311,12 +313,13 @@ async def test_job_that_used_up_its_deliveries_is_answered_copied_and_removed(bu
     queue_dead_letters = DeadLetters(bus, "CHAT", on_dead)
     await queue_dead_letters.start()
     async with pulling(bus, handle):
-        await bus.publish_stored(LIVE, b"poison", "poison")
-        await eventually(lambda: answered == [b"poison"])
+        await bus.publish_stored(LIVE, b"the client's words", "poison")
+        await eventually(lambda: answered == [b"the client's words"])
         async with asyncio.timeout(5):
             while await left_in_queue(bus):
                 await asyncio.sleep(0.02)
     await queue_dead_letters.close()
     letter = await read_last(bus, "DLQ", "dlq.chat")
     assert letter is not None
-    assert letter.data == b"poison"
+    note = DeadLetter.model_validate_json(letter.data)
+    assert (note.request_id, note.stream, note.subject, note.deliveries) == ("poison", "CHAT", LIVE, MAX_DELIVERIES)

@@ -76,7 +76,7 @@ async def result_of(bus: Bus, job: EmbeddingJob) -> EmbeddingResult:
     async with asyncio.timeout(15):
         while (kept := await read_last(bus, "RESULT", subjects.result(job.request_id))) is None:
             await asyncio.sleep(0.02)
-    return EmbeddingResult.model_validate_json(kept.data)
+    return EmbeddingResult.model_validate_json(await bus.cipher.decrypt(kept.data))
 
 
 async def usage_of(bus: Bus, job: EmbeddingJob) -> list[UsageEvent]:

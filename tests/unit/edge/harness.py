@@ -15,12 +15,12 @@ from callboard_contracts.config import Config
 from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
 from callboard_edge.domain.administration import Administration
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.metrics import EdgeMetrics
+from callboard_kit.background_tasks import BackgroundTasks
 
 CONFIG: dict[str, Any] = {
     "chat": {

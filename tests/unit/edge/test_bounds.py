@@ -10,10 +10,12 @@ import aiohttp
 import pytest
 import zstandard
 
+from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.http import connections, dispatcher
 from callboard_edge.http.body_reader import BodyBudget, OpenBody
 from callboard_edge.protocols.admin.auth import Attempts
+from callboard_edge.settings import edge_settings
 from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running
 
@@ -141,6 +143,24 @@ async def test_patterns_are_judged_by_the_grammar_and_not_by_python(
     if status == 200:
         await worker
     worker.cancel()
+
+
+async def test_request_that_no_job_can_carry_is_refused_before_a_hold(harness: EdgeHarness) -> None:
+    body = json.dumps(asking(messages=[{"role": "user", "content": "Hello."}] * 500)).encode()
+    harness.jobs.max_request_bytes = len(body) // 2
+    status, error = await send(harness, body)
+    assert (status, error["code"]) == (413, "body_too_large")
+    assert harness.quota.asked == []
+    harness.jobs.max_request_bytes = len(body)
+    worker = harness.plays(frames("x"))
+    assert (await send(harness, body))[0] == 200
+    await worker
+
+
+async def test_no_body_is_larger_than_a_job_can_carry() -> None:
+    config = Config.model_validate({"edge": {"max_body_bytes": 4_000_000}})
+    assert edge_settings(config, 1_000_000).max_body_bytes == 1_000_000
+    assert edge_settings(config, 8_000_000).max_body_bytes == 4_000_000
 
 
 async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None:

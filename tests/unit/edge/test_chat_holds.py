@@ -11,12 +11,12 @@ from callboard_contracts.quota import Work
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
 from callboard_edge.domain.admission import Admission
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
+from callboard_kit.background_tasks import BackgroundTasks
 from tests.unit.edge.harness import CONFIG
 
 pytestmark = pytest.mark.unit

@@ -13,13 +13,13 @@ from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechRequest
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
 from callboard_edge.domain import job_stream
 from callboard_edge.domain.admission import Admission
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.submission import Dependencies, QuotaRefused
 from callboard_edge.domain.text_stream import TextStream
 from callboard_edge.domain.workers import Workers
+from callboard_kit.background_tasks import BackgroundTasks
 from tests.unit.edge.harness import CONFIG, USAGE, frames
 
 pytestmark = pytest.mark.unit

@@ -13,13 +13,13 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.prompt_size import prompt_tokens_bound
 from callboard_contracts.quota import LimitState
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.domain.prompt_bound import check_context
 from callboard_edge.http.addresses import client_address
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.route import Route
 from callboard_edge.http.router import Router
+from callboard_kit.background_tasks import BackgroundTasks
 
 pytestmark = pytest.mark.unit
 

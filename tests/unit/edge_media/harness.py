@@ -31,13 +31,13 @@ from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_edge.app import EdgeServer, edge_context
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.ports import JobRef, RequestState
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.openai.protocol import OpenAI
+from callboard_kit.background_tasks import BackgroundTasks
 
 CONFIG = {
     "tts": {
@@ -207,6 +207,7 @@ class HarnessJobs:
         self.jobs: list[SpeechJob] = []
         self.enqueued = asyncio.Event()
         self.pools: list[str] = []
+        self.max_request_bytes = 1_000_000
         self.workers: dict[str, Worker] = {}
         self._frames = frames
         self._tasks: list[asyncio.Future[None]] = []

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from callboard_kit.connection import Connection
-from callboard_kit.connection import _parse as parse  # pyright: ignore[reportPrivateUsage] - held to the client's own
+from callboard_kit.connection import parse_headers as parse
 
 pytestmark = pytest.mark.unit
 

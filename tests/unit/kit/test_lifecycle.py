@@ -1,4 +1,5 @@
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -57,7 +58,6 @@ import asyncio, sys
 from callboard_kit.lifecycle import run_service
 
 async def main(config, shutdown, arguments):
-    print("up", flush=True)
     await shutdown.wait()
     try:
         await asyncio.sleep(60)
@@ -73,8 +73,8 @@ def test_second_signal_ends_a_process_that_does_not_come_to_its_end(tmp_path: Pa
         [sys.executable, "-c", STUBBORN], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "up\n"
+        assert running.stderr is not None
+        assert json.loads(running.stderr.readline())["event"] == "started"
         running.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             running.wait(0.5)

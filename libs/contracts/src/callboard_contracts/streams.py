@@ -17,6 +17,10 @@ ACK_WAIT_S = 6.0
 """A job whose worker has not reported for this long is given to another; workers report three times as often."""
 MAX_DELIVERIES = 5
 RESULT_LIFE_S = 20 * 60
+KEY_ROTATION_S = 120.0
+"""How long payloads are encrypted under one key."""
+KEY_MARGIN_S = 60.0
+"""How long after its deadline a job may still be handed to a worker that has to answer for it."""
 OUT_LIFE_S = 120
 """The least time for which frames can be read back."""
 OUT_MARGIN_S = 30
@@ -42,6 +46,8 @@ OUT = "OUT"
 ATTEMPTS = "ATTEMPTS"
 RESULT = "RESULT"
 PROGRESS = "PROGRESS"
+KEYS = "KEYS"
+"""The keys of the payloads in work queues and results."""
 AUDIO = "AUDIO"
 USAGE = "USAGE"
 QUOTA = "QUOTA"
@@ -173,6 +179,8 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             max_age_s=PROGRESS_LIFE_S,
             options={"max_msgs_per_subject": 1, "max_bytes": 64 * 1024 * 1024},
         ),
+        # Without an age: the server erases a key only when it is deleted by its number.
+        StreamSpec(KEYS, (subjects.DATA_KEYS,)),
         StreamSpec(AUDIO, ("audio.>",), memory=True, max_age_s=AUDIO_LIFE_S, options={"max_bytes": 512 * 1024 * 1024}),
         StreamSpec(USAGE, ("usage.*",), max_age_s=USAGE_LIFE_S, options={"duplicate_window": window}),
         StreamSpec(
@@ -212,6 +220,11 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
 def frames_life_s(config: Config) -> float:
     """How long frames can be read back: at least as long as a request may take, so that its text is whole."""
     return max(OUT_LIFE_S, config.edge.request_timeout_s + OUT_MARGIN_S)
+
+
+def key_life_s(config: Config) -> float:
+    """How long a key is kept: until no result under it is served and no job under it is run any more."""
+    return KEY_ROTATION_S + max(RESULT_LIFE_S, config.edge.request_timeout_s + KEY_MARGIN_S)
 
 
 def consumers(config: Config) -> tuple[ConsumerSpec, ...]:

@@ -115,6 +115,8 @@ def audit(request_id: str) -> str:
     return f"audit.{token(request_id)}"
 
 
+DATA_KEYS = "keys"
+"""Where the keys of encrypted payloads are kept."""
 CTL_ACCOUNTS = "ctl.accounts"
 """Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
 CTL_INVALIDATE = "ctl.invalidate"

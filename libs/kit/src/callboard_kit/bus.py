@@ -18,7 +18,17 @@ from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.streams import QUOTA
 from callboard_kit.bus_clock import BusClock
+from callboard_kit.bus_errors import (
+    ApiError,
+    BusError,
+    BusUnavailable,
+    NoResponders,
+    PublishRefused,
+)
 from callboard_kit.connection import Connection, OnMessage
+from callboard_kit.payload_cipher import PayloadCipher
+
+__all__ = ["ApiError", "Bus", "BusError", "BusUnavailable", "NoResponders", "PublishRefused", "Stored"]
 
 log = logging.getLogger(__name__)
 
@@ -41,35 +51,6 @@ TRANSPORT_ERRORS = (OSError, RuntimeError)
 Callback = Callable[[Msg], Awaitable[None]]
 
 
-class BusError(Exception):
-    """The root of what can go wrong on the bus."""
-
-
-class BusUnavailable(BusError):  # noqa: N818 - a state, as the field names it
-    """The bus did not answer in time; the operation may or may not have happened."""
-
-
-class NoResponders(BusError):  # noqa: N818 - the protocol's own term
-    """Nobody listens on the subject of a request."""
-
-
-class PublishRefused(BusError):  # noqa: N818 - a decision, not a failure
-    """A stream refused a message, for instance because its bound is reached; a repeat will not help at once."""
-
-    def __init__(self, err_code: int, description: str) -> None:
-        super().__init__(description)
-        self.err_code = err_code
-
-
-class ApiError(BusError):
-    """The server's stream API answered with an error."""
-
-    def __init__(self, code: int, err_code: int, description: str) -> None:
-        super().__init__(description)
-        self.code = code
-        self.err_code = err_code
-
-
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A stream's acknowledgement; `value` is the counter's new value where the stream counts."""
@@ -86,6 +67,7 @@ class Bus:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.clock = BusClock(self._time)
+        self.cipher = PayloadCipher(self)
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
 

@@ -230,7 +230,7 @@ class Connection(Client):
             if on_message is None or end + 2 > len(data):
                 break
             taken = end + 2
-            headers = _parse(data[begin : begin + headers_bytes]) if headers_bytes else None
+            headers = parse_headers(data[begin : begin + headers_bytes]) if headers_bytes else None
             payload = data[begin + headers_bytes : end]
             self._hand_over(on_message, int(sid), subject, b"".join(reply), payload, headers)
         return taken
@@ -240,7 +240,7 @@ class Connection(Client):
         if on_message is None:
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
-            self._hand_over(on_message, sid, subject, reply, data, _parse(headers) if headers else None)
+            self._hand_over(on_message, sid, subject, reply, data, parse_headers(headers) if headers else None)
 
     def _hand_over(
         self, on_message: OnMessage, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -289,7 +289,7 @@ def _block(headers: dict[str, str]) -> bytes:
     return f"{_HEADERS_BEGIN}\r\n{lines}\r\n".encode()
 
 
-def _parse(block: bytes) -> dict[str, str] | None:
+def parse_headers(block: bytes) -> dict[str, str] | None:
     """A message's headers by name, including the server's status; None when there are none."""
     first, *lines = block.decode(errors="replace").split("\r\n")
     headers: dict[str, str] = {}

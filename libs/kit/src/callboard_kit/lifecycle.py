@@ -17,6 +17,7 @@ from typing import Any, Self
 import uvloop
 
 from callboard_contracts.config import Config
+from callboard_kit import library_output
 from callboard_kit.logs import setup_logs
 from callboard_kit.settings import SettingsError, load_config
 
@@ -135,12 +136,14 @@ def run_service(name: str, main: Main, add_arguments: Callable[[argparse.Argumen
         sys.stderr.write(f"callboard {name}: {error}\n")
         return EXIT_SETTINGS
     setup_logs(name, config.site.log_level)
+    captured = library_output.capture()
     try:
         code = uvloop.run(_supervise(main, config, arguments))
     except StartError as error:
         log.error("start_failed", extra={"reason": str(error)})  # noqa: TRY400 - one line for the operator, no traceback
-        sys.stderr.write(f"callboard {name}: {error}\n")
+        captured.stream.write(f"callboard {name}: {error}\n")
         code = EXIT_FAILED
+    captured.close()
     _leave_stuck_threads(code)
     return code
 

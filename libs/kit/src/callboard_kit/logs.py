@@ -28,7 +28,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _event(record),
         }
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info and record.exc_info[0]:
@@ -40,6 +40,13 @@ class JsonFormatter(logging.Formatter):
         except PydanticSerializationError:
             # Half a surrogate pair, such as a broken client sends, has no form in UTF-8.
             return json.dumps(line, default=str)
+
+
+def _event(record: logging.LogRecord) -> str:
+    """The event of one of our own records; a library's text may hold addresses and contents, so its place stands in."""
+    if record.name.partition(".")[0] in PACKAGES:
+        return record.getMessage()
+    return f"library_message at {record.module}:{record.lineno}"
 
 
 def _frames(traceback: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Jobs that are not handed out again: answered for, copied to the dead-letter stream, deleted from the queue.
+"""Jobs that are not handed out again: answered for, noted by their ids in the dead-letter stream, deleted.
 
 Without this such a job would stay in its work queue for ever and count against its tenant's bound.
 """
@@ -12,8 +12,11 @@ from collections.abc import Awaitable, Callable
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from callboard_contracts.headers import MSG_ID
+from callboard_contracts.jobs import DeadLetter
 from callboard_contracts.streams import DLQ
 from callboard_kit.bus import ApiError, Bus, BusError
+from callboard_kit.connection import parse_headers
 from callboard_kit.stream_reads import first_seq, read_batches
 
 log = logging.getLogger(__name__)
@@ -58,16 +61,17 @@ class DeadLetters:
     async def _advised(self, message: Msg) -> None:
         await self._take(message.data)
 
-    async def _take(self, advisory: bytes) -> None:
+    async def _take(self, data: bytes) -> None:
         """Handles one advisory, with retries; what still fails is left for the next process that starts."""
         try:
-            seq = int(json.loads(advisory)["stream_seq"])
+            advisory = json.loads(data)
+            seq = int(advisory["stream_seq"])
         except (KeyError, ValueError):
             log.exception("advisory_unreadable", extra={"stream": self._stream})
             return
         for pause_s in (*RETRY_PAUSES_S, None):
             try:
-                await self.set_aside(seq, self._on_dead)
+                await self.set_aside(seq, advisory.get("deliveries", 0), self._on_dead)
             except Exception:
                 log.exception("dead_letter_failed", extra={"stream": self._stream, "stream_seq": seq})
             else:
@@ -75,15 +79,23 @@ class DeadLetters:
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
 
-    async def set_aside(self, seq: int, answer: Callable[[bytes], Awaitable[None]]) -> None:
-        """Has a job answered for, copies it to the dead letters and deletes it from its queue; raises BusError."""
+    async def set_aside(self, seq: int, deliveries: int, answer: Callable[[bytes], Awaitable[None]]) -> None:
+        """Has a job answered for, notes its ids as a dead letter and deletes it from its queue; raises BusError."""
         try:
             found = (await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"seq": seq}))["message"]
         except ApiError:
             return
-        data = base64.b64decode(found.get("data", ""))
-        log.error("job_dead", extra={"stream": self._stream, "stream_seq": seq})
+        headers = parse_headers(base64.b64decode(found.get("hdrs", ""))) or {}
+        letter = DeadLetter(
+            request_id=headers.get(MSG_ID),
+            stream=self._stream,
+            stream_seq=seq,
+            subject=found["subject"],
+            deliveries=deliveries,
+            queued_at=found["time"],
+        )
+        log.error("job_dead", extra=letter.model_dump())
         # Each step can be repeated, and the job is deleted last, so that a step that was cut off is done again.
-        await answer(data)
-        await self._bus.publish_stored(f"dlq.{self._stream.lower()}", data, msg_id=f"{self._stream}.{seq}")
+        await answer(base64.b64decode(found.get("data", "")))
+        await self._bus.publish_stored(f"dlq.{self._stream.lower()}", letter.encoded(), msg_id=f"{self._stream}.{seq}")
         await self._bus.delete_message(self._stream, seq)

@@ -9,6 +9,7 @@ from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
 from callboard_kit.bus import Bus
+from callboard_kit.payload_cipher import PayloadUnreadable
 from callboard_worker.attempts import MAX_WORKER_DEATHS, Attempts
 from callboard_worker.dead_letters import DeadLetters
 from callboard_worker.metrics import WorkerMetrics
@@ -61,12 +62,21 @@ class JobHandler(Generic[J]):
         self._kind = kind
         self._running = running
         self._attempts = attempts
+        self._cipher = bus.cipher
         self._metrics = metrics
         self.dead_letters = DeadLetters(bus, stream, self.on_dead)
 
     async def handle(self, delivery: Delivery) -> None:
-        """Runs a job; raises what `JobKind.run` does, and ValueError for a message that is not a job."""
-        job = self._kind.parse(delivery.data)
+        """Runs a job; raises what `JobKind.run` does, and ValueError for a message that is not a job.
+
+        A job whose key has been erased is far past its deadline and its hold has expired, so it is only counted.
+        """
+        try:
+            job = self._kind.parse(await self._cipher.decrypt(delivery.data))
+        except PayloadUnreadable:
+            log.warning("job_unreadable", extra={"stream_seq": delivery.stream_seq})
+            self._metrics.jobs.labels("unreadable").inc()
+            return
         is_batch = subjects.job_class_of(delivery.subject) == "batch"
         with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
             running.stream_seq = delivery.stream_seq
@@ -90,13 +100,13 @@ class JobHandler(Generic[J]):
             self._metrics.jobs.labels("worker_died").inc()
 
         log.error("job_set_aside", extra={"request_id": running.job.request_id, "attempt": running.attempt})
-        await self.dead_letters.set_aside(running.stream_seq, answer)
+        await self.dead_letters.set_aside(running.stream_seq, running.attempt, answer)
 
     async def on_dead(self, data: bytes) -> None:
         """Answers for a job that used up its deliveries; what is not a job needs no answer."""
         try:
-            job = self._kind.parse(data)
-        except ValueError:
+            job = self._kind.parse(await self._cipher.decrypt(data))
+        except (PayloadUnreadable, ValueError):
             return
         await self._kind.answer_dead(job, DEAD)
         self._metrics.jobs.labels("dead").inc()

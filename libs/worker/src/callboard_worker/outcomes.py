@@ -117,7 +117,8 @@ async def keep_outcome(
 
 async def _keep_result(bus: Bus, job: Job, result: Message) -> None:
     try:
-        await bus.publish_stored(subjects.result(job.request_id), result.encoded(), f"{job.request_id}.result")
+        payload = await bus.cipher.encrypt(result.encoded())
+        await bus.publish_stored(subjects.result(job.request_id), payload, f"{job.request_id}.result")
     except PublishRefused:
         # The client has its frames; only polling for this one reply is lost, and the usage must still count.
         log.exception("result_refused", extra={"request_id": job.request_id})

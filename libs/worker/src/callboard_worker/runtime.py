@@ -11,10 +11,12 @@ from typing import Generic, TypeVar
 
 from callboard_contracts.config import Config
 from callboard_contracts.jobs import Job
-from callboard_contracts.streams import JOB_STREAMS, consumer_name
+from callboard_contracts.streams import JOB_STREAMS, consumer_name, key_life_s
 from callboard_contracts.workers import OfferedModel, WorkerInfo
+from callboard_kit import library_output
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, is_set_within, run_service
+from callboard_kit.payload_cipher import erase_keys
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_worker.announcing import Announcer
 from callboard_worker.attempts import Attempts
@@ -104,7 +106,7 @@ class Worker(Generic[J]):
                 await self._load()
                 async with bus_connection(config.nats, f"{pool.service}-{pool.name}", self._shutdown) as bus:
                     self._readiness.bus = bus
-                    await self._serve(bus)
+                    await self._serve(bus, key_life_s(config))
             finally:
                 # Closing a stuck engine would wait for it.
                 if not self._shutdown.stuck:
@@ -118,7 +120,7 @@ class Worker(Generic[J]):
             raise StartError(f"{self._pool.setting}: {error}") from None
         self._metrics.engine_load.labels(self._pool.backend).set(time.monotonic() - started)
 
-    async def _serve(self, bus: Bus) -> None:
+    async def _serve(self, bus: Bus, key_life_s: float) -> None:
         pool, shutdown = self._pool, self._shutdown
         stream = JOB_STREAMS[pool.service]
         running = self._running = RunningJobs(bus, pool.stall_timeout_s)
@@ -131,6 +133,7 @@ class Worker(Generic[J]):
         self._metrics.slots_used.set_function(lambda: loop.running)
         announcer = Announcer(bus, lambda: self._describe(bus))
         self._renew = announcer.renew
+        library_output.hide()
         await running.listen()
         await attempts.listen()
         await handler.dead_letters.start()
@@ -139,6 +142,7 @@ class Worker(Generic[J]):
             supervisor.start(running.watch(), "watch")
             supervisor.start(attempts.watch(), "attempts")
             supervisor.start(handler.dead_letters.recover(), "dead-letters")
+            supervisor.start(erase_keys(bus, key_life_s), "key-erasure")
             supervisor.start(self._watch_engine(), "engine-watch")
             supervisor.start(record_progress(bus, self._id, running.used), "progress")
             announcing = supervisor.start(announcer.run(), "announcing")

@@ -15,6 +15,7 @@ from callboard_admin.usage_records import UsageRecords
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.streams import key_life_s
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
@@ -22,13 +23,13 @@ from callboard_edge.backends.result_store import BusResultStore
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
-from callboard_edge.domain.background_tasks import BackgroundTasks
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
+from callboard_edge.http.body_reader import give_memory_back
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
@@ -41,8 +42,11 @@ from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.settings import edge_settings
+from callboard_kit import library_output
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
+from callboard_kit.payload_cipher import erase_keys
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
 from callboard_kit.store_health import StoreHealth
@@ -138,6 +142,7 @@ async def serve(
     Raises:
         StartError: the bus cannot be reached, or a port is taken.
     """
+    give_memory_back()
     edge_id = uuid4().hex[:12]
     async with bus_connection(config.nats, f"edge-{edge_id}", shutdown) as bus:
         admin = administration(config, bus, arguments.config)
@@ -182,6 +187,7 @@ async def _serve(
 
     context = edge_context(config, deps, BusResultStore(bus), workers, encoders, metrics, ready, admin)
     server = EdgeServer(context, protocols)
+    library_output.hide()
     try:
         await replies.start()
         await watch.start()
@@ -197,6 +203,7 @@ async def _serve(
             supervisor.start(replies.send_heartbeats(), "heartbeats")
             supervisor.start(watch.run(), "worker-watch")
             supervisor.start(store.run(), "store-health")
+            supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
             await shutdown.wait()
@@ -221,7 +228,7 @@ def edge_context(
     admin: Administration | None = None,
 ) -> EdgeContext:
     """Puts together what the protocols are given."""
-    settings = edge_settings(config)
+    settings = edge_settings(config, deps.jobs.max_request_bytes)
     admission = Admission(
         deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
     )

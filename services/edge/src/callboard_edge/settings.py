@@ -20,13 +20,13 @@ class EdgeSettings:
     speech: TtsSection
 
 
-def edge_settings(config: Config) -> EdgeSettings:
-    """Picks the edge's settings out of the whole configuration."""
+def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
+    """Picks the edge's settings out of the whole configuration; no body is larger than what a job can carry."""
     edge = config.edge
     return EdgeSettings(
         cors_origins=edge.cors_origins,
         trusted_proxies=edge.trusted_proxies,
-        max_body_bytes=edge.max_body_bytes,
+        max_body_bytes=min(edge.max_body_bytes, max_request_bytes),
         body_timeout_s=edge.body_timeout_s,
         max_connections=edge.max_connections,
         request_timeout_s=edge.request_timeout_s,

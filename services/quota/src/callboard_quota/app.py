@@ -14,6 +14,7 @@ from nats import errors
 
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.subjects import QUOTA_RESERVE
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
@@ -39,7 +40,6 @@ from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOCK_SKEW_S
 from callboard_quota.handlers.broker import BusBroker
-from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.handlers.rpc import RpcHandlers, subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from callboard_quota.metrics import (
@@ -130,7 +130,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     reconciler = Reconciler(process, store, counters, usage_log, aggregator, clock, journal, ledger.invalidate)
     verifier = Verifier(store, counters, usage_log, aggregator, clock, asyncio.sleep)
     feed = UsageFeed(bus, settler, ready.may_decide)
-    in_flight = InFlight()
+    in_flight = BackgroundTasks()
     handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier, ready.may_decide)
     broker = BusBroker(bus, in_flight, {QUOTA_RESERVE: handlers.reserve}, [handlers])
     handlers.subscribe(broker)
@@ -201,7 +201,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         membership.cancel()
         await asyncio.gather(membership, return_exceptions=True)
         await _stop_taking(broker)
-        await in_flight.drain(DRAIN_TIMEOUT_S)
+        await in_flight.close(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
         await journal.drain(DRAIN_TIMEOUT_S)
 

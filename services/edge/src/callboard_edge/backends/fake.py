@@ -97,6 +97,7 @@ class FakeJobQueue:
         self.cancelled: list[str] = []
         self.removed: list[str] = []
         self.classes: list[JobClass] = []
+        self.max_request_bytes = 64 * 1024 * 1024
         self._most = max_queued_per_tenant
         self._seq = 0
         self._refs: dict[str, JobRef] = {}

@@ -9,10 +9,13 @@ from callboard_contracts.streams import JOB_STREAMS
 from callboard_contracts.subjects import JobClass
 from callboard_edge.domain.ports import JobRef
 from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusError, BusUnavailable, PublishRefused
+from callboard_kit.payload_cipher import OVERHEAD_BYTES
 
 log = logging.getLogger(__name__)
 
 ENQUEUE_TIMEOUT_S = 10.0
+JOB_BYTES = 16 * 1024
+"""Far more than a job's ids, times, hold and headers take beside its request."""
 QUEUE_FULL_RETRY_S = 2.0
 STREAM_STORE_FAILED = 10077
 """The server's error code for a message that a stream's bounds refuse."""
@@ -25,12 +28,18 @@ class BusJobQueue:
         self._bus = bus
         self._enqueue_timeout_s = enqueue_timeout_s
 
+    @property
+    def max_request_bytes(self) -> int:
+        """How large the request in a job may be; see `JobQueue`."""
+        return self._bus.connection.max_payload - OVERHEAD_BYTES - JOB_BYTES
+
     async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
         """Stores a job; see `JobQueue`."""
         subject = subjects.job(service, pool, job_class, job.tenant)
         try:
+            payload = await self._bus.cipher.encrypt(job.compact())
             stored = await self._bus.publish_stored(
-                subject, job.compact(), job.request_id, self._enqueue_timeout_s, flush=True
+                subject, payload, job.request_id, self._enqueue_timeout_s, flush=True
             )
         except PublishRefused as refused:
             if refused.err_code == STREAM_STORE_FAILED:

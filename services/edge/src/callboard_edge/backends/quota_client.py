@@ -16,7 +16,7 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_edge.domain.background_tasks import BackgroundTasks
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.quota_rpc import UNAVAILABLE, QuotaRpc
 

@@ -20,6 +20,7 @@ from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.ports import RequestState
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.lifecycle import is_set_within
+from callboard_kit.payload_cipher import PayloadUnreadable
 from callboard_kit.stream_reads import read_last, read_last_of_each, read_subject
 
 log = logging.getLogger(__name__)
@@ -142,8 +143,8 @@ class BusReplyRouter:
         """The finished reply, if the bus has it."""
         try:
             message = await read_last(self._bus, RESULT, subjects.result(request_id))
-            return ChatResult.model_validate_json(message.data) if message else None
-        except (BusUnavailable, ValidationError):
+            return ChatResult.model_validate_json(await self._bus.cipher.decrypt(message.data)) if message else None
+        except (BusUnavailable, PayloadUnreadable, ValidationError):
             return None
 
     def _take_frame(self, message: Msg) -> None:

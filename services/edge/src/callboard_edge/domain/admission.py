@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
-from callboard_contracts.errors import CallboardError
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
@@ -41,6 +41,22 @@ class Admission:
     kept: KeptJobs
     request_timeout_s: float
     hold_slice_tokens: int = 256
+
+    @property
+    def max_request_bytes(self) -> int:
+        """How large the request in a job may be, as JSON."""
+        return self.deps.jobs.max_request_bytes
+
+    def check_size(self, request: ChatRequest) -> None:
+        """Refuses a request that no job can carry, before anything is held for it.
+
+        Raises:
+            CallboardError: `body_too_large`.
+        """
+        if len(request.compact()) > self.max_request_bytes:
+            raise CallboardError(
+                ErrorCode.BODY_TOO_LARGE, f"The request is larger than the {self.max_request_bytes} bytes of a job."
+            )
 
     async def chat(
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None

@@ -1,8 +1,9 @@
 """What the edge's decisions need from the outside, as the protocols that its backends implement."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.errors import ErrorInfo
@@ -67,8 +68,24 @@ class QuotaClient(Protocol):
         ...
 
 
+class Background(Protocol):
+    """The owner of work that must not end when its request does.
+
+    There are at most a few tasks for each open request, so the bound on requests bounds them too.
+    """
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Runs a coroutine to its end, or until the process ends."""
+        ...
+
+
 class JobQueue(Protocol):
     """The work queues of all services."""
+
+    @property
+    def max_request_bytes(self) -> int:
+        """How large the request in a job may be, as JSON."""
+        ...
 
     async def enqueue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> JobRef:
         """Stores a job in a pool's queue; a repeat of the same request id is stored once.

@@ -9,8 +9,7 @@ from callboard_contracts.errors import CallboardError
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.quota import Hold, LimitState, ReserveReply, ReserveRequest
 from callboard_contracts.subjects import JobClass
-from callboard_edge.domain.background_tasks import BackgroundTasks
-from callboard_edge.domain.ports import JobQueue, JobRef, QuotaClient, ReplyRouter
+from callboard_edge.domain.ports import Background, JobQueue, JobRef, QuotaClient, ReplyRouter
 
 
 class QuotaRefused(CallboardError):  # noqa: N818 - quota's decision, as the caller is told it
@@ -26,7 +25,7 @@ class Dependencies:
     quota: QuotaClient
     jobs: JobQueue
     replies: ReplyRouter
-    background: BackgroundTasks
+    background: Background
     now: Callable[[], float] = time.time
     """The Unix time that jobs are stamped with: the bus's, since others compare it with theirs."""
 

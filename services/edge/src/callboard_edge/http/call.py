@@ -33,11 +33,13 @@ class Call:
     """A request, who sent it, and what its answer has in common with all others.
 
     `request_id` is the name under which the client knows the request: its own, or else one made of the fresh id
-    that the request has on the bus. `headers` go out with the answer, whatever it is.
+    that the request has on the bus. `headers` go out with the answer, whatever it is. `body_bytes` is the size of the
+    body once it was read and decompressed.
     """
 
     __slots__ = (
         "_bodies",
+        "body_bytes",
         "caller",
         "first_byte_s",
         "fresh_id",
@@ -67,6 +69,7 @@ class Call:
         self.params = params
         self.headers = headers
         self._bodies = bodies
+        self.body_bytes = 0
         self.mode = "whole"
         self.started_s = time.perf_counter()
         self.first_byte_s: float | None = None
@@ -75,7 +78,9 @@ class Call:
 
     async def read(self) -> bytes:
         """The request's body, decompressed; raises CallboardError as `BodyReader.read` does."""
-        return await self._bodies.read(self.request)
+        body = await self._bodies.read(self.request)
+        self.body_bytes = len(body)
+        return body
 
     async def json(self, model: type[M]) -> M:
         """The request's body, checked.

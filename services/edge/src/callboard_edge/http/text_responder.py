@@ -24,6 +24,9 @@ FIRST_WAIT_S = 0.5
 """How long a stream waits for its first frame before it begins with a keep-alive; until then an error still has its
 own status."""
 
+MAX_GROWTH = 8
+"""A neutral request is never so many times as large as its body, so that the size of a small one is not looked at."""
+
 
 class TextWriter(Protocol):
     """Writes one reply in a protocol's form.
@@ -90,7 +93,7 @@ class TextResponder:
         Raises:
             CallboardError: it was refused, or failed before anything was sent.
         """
-        request = await self._checked(request, model, refused_sampling)
+        request = await self._checked(call, request, model, refused_sampling)
         async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
             call.headers.update(rate_limit_headers(reply.states))
             if not stream:
@@ -103,14 +106,18 @@ class TextResponder:
         self, call: Call, request: ChatRequest, model: ChatModel, *, refused_sampling: Set[str] = frozenset()
     ) -> str:
         """Checks a request whose result is polled, admits it and returns the id to poll by; raises as `respond`."""
-        request = await self._checked(request, model, refused_sampling)
+        request = await self._checked(call, request, model, refused_sampling)
         return await self.admission.chat_kept(call.caller, request, model, call.fresh_id)
 
-    async def _checked(self, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]) -> ChatRequest:
+    async def _checked(
+        self, call: Call, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]
+    ) -> ChatRequest:
         check_abilities(request, model)
         offered = self.workers.model("chat", model.pool, model.name)
         request = with_honoured_sampling(request, offered, refused_sampling)
         await self.schemas.check(schemas_of(request))
+        if call.body_bytes * MAX_GROWTH > self.admission.max_request_bytes:
+            self.admission.check_size(request)
         return request
 
     async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:

@@ -15,8 +15,8 @@ from faststream.types import BrokerMiddleware
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
-from callboard_quota.handlers.in_flight import InFlight
 
 Handle = Callable[[Msg], Coroutine[Any, Any, None]]
 
@@ -27,7 +27,7 @@ class BusBroker(NatsBroker):
     def __init__(
         self,
         bus: Bus,
-        in_flight: InFlight,
+        in_flight: BackgroundTasks,
         direct: Mapping[str, Handle],
         middlewares: Sequence[BrokerMiddleware[Any, Any]] = (),
     ) -> None:

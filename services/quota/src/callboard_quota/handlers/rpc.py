@@ -34,12 +34,12 @@ from callboard_contracts.subjects import (
     QUOTA_USAGE,
     QUOTA_VERIFY,
 )
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus, BusError
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
-from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, KUDOS_REFUSALS, STORE_FAILURES
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class RpcHandlers:
     def __init__(
         self,
         bus: Bus,
-        in_flight: InFlight,
+        in_flight: BackgroundTasks,
         reservations: ReservationService,
         kudos: KudosService,
         verifier: Verifier,

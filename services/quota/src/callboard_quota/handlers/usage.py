@@ -10,13 +10,13 @@ from nats.aio.subscription import Subscription
 
 from callboard_contracts.quota import UsageEvent, usage_event_of
 from callboard_contracts.streams import NANOSECONDS_PER_S, SETTLEMENT, USAGE
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import is_set_within
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
 from callboard_quota.domain.limit_kinds import LIMIT_KINDS
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.settlement import Settler
-from callboard_quota.handlers.in_flight import InFlight
 from callboard_quota.metrics import SETTLEMENT_LAG_SECONDS, SETTLEMENTS, STORE_FAILURES
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class UsageFeed:
         self._may_settle = may_settle
         self._settler = settler
         self._awaited = {kind.metric.name for kind in LIMIT_KINDS.values() if kind.waits}
-        self._running = InFlight(self._ended)
+        self._running = BackgroundTasks(self._ended)
         self._gathered: list[tuple[Msg, UsageEvent]] = []
         self._requested = 0
         self._requested_at = 0.0
@@ -76,7 +76,7 @@ class UsageFeed:
         self._stopping = True
         await self._close_inbox()
         self._settle_gathered()
-        await self._running.drain(timeout_s)
+        await self._running.close(timeout_s)
 
     def _forget_pulls(self) -> None:
         self._lost = True

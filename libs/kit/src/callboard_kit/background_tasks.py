@@ -1,8 +1,8 @@
-"""The owner of the short tasks that must not end when their request does."""
+"""The owner of tasks that outlive the call that started them."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -11,13 +11,17 @@ T = TypeVar("T")
 
 
 class BackgroundTasks:
-    """Runs work that a cancelled request leaves behind, and sees it through before the process ends.
+    """Runs tasks and sees them through before the process ends; `on_end` is called after each.
 
-    There are at most a few tasks for each open request, so the bound on requests bounds them too.
+    Whoever starts them bounds how many there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_end = on_end
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Runs a coroutine; an error that nobody awaits is logged by its type."""
@@ -30,11 +34,12 @@ class BackgroundTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("background_task_failed", extra={"task": task.get_name(), "error": type(error).__name__})
+        self._on_end()
 
     async def close(self, timeout_s: float) -> None:
-        """Waits for what is under way, then ends the rest."""
+        """Waits for the tasks that run; at the timeout they are cancelled."""
         if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=timeout_s)
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
         rest = list(self._tasks)
         for task in rest:
             task.cancel()
