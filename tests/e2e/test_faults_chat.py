@@ -60,6 +60,30 @@ async def test_worker_killed_in_mid_stream_is_not_noticed_by_the_client(
     await asyncio.to_thread(deployment.stop)
 
 
+async def test_worker_killed_before_an_engine_that_begins_again_doubles_nothing(
+    make_deployment: MakeBoard, chat_engine: StubChat
+) -> None:
+    """The engine takes the start of its answer for a turn that is over, and each reply is charged once."""
+    deployment = await asyncio.to_thread(make_deployment)
+    script = numbered(200, delay_s=0.05)
+    script.ignore_prefill = True
+    chat_engine.plays(script)
+    replies = [Reply() for _ in range(4)]
+    async with connected(deployment, await new_key(deployment)) as client, asyncio.TaskGroup() as group:
+        for reply in replies:
+            group.create_task(reply.follow(client))
+        for reply in replies:
+            await reply.reaches(10)
+        second = await asyncio.to_thread(deployment.add_chat)
+        await asyncio.to_thread(second.wait_ready)
+        await asyncio.to_thread(deployment.chats[0].running.kill)
+    assert [reply.error for reply in replies] == [None] * 4
+    assert {reply.text for reply in replies} == {script_text(200)}
+    events = await deployment.usage_of(4)
+    assert {event.work.completion_tokens for event in events} == {200}
+    await no_job_left(deployment)
+
+
 async def test_worker_killed_loses_no_waiting_job(make_deployment: MakeBoard, chat_engine: StubChat) -> None:
     """Whole replies, not streams, and more of them than the two workers have slots."""
     deployment = await asyncio.to_thread(make_deployment, stage(slots=3), chats=2)

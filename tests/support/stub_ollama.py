@@ -17,6 +17,9 @@ class StubOllama:
     def __init__(self) -> None:
         self.script = Script()
         self.requests: list[dict[str, Any]] = []
+        self.shown: dict[str, Any] | None = None
+        """What the server tells of its model; nothing where it knows none."""
+        self.show_requests: list[dict[str, Any]] = []
         self.active = 0
         self.left_early = 0
 
@@ -24,6 +27,7 @@ class StubOllama:
         """The web application."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/api/tags", self.tags)
+        app.router.add_post("/api/show", self.show)
         app.router.add_post("/api/chat", self.chat)
         app.router.add_post("/api/generate", self.generate)
         return app
@@ -31,6 +35,13 @@ class StubOllama:
     async def tags(self, _request: web.Request) -> web.Response:
         """The list of models."""
         return web.json_response({"models": [{"model": "stub"}]})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """What is known of the model."""
+        self.show_requests.append(await request.json())
+        if self.shown is None:
+            return web.json_response({"error": "model not found"}, status=404)
+        return web.json_response(self.shown)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """A chat reply."""

@@ -46,6 +46,8 @@ class Script:
     ignore_limit: bool = False
     send_usage: bool = True
     prefill: bool = True
+    ignore_prefill: bool = False
+    """Take the start of an answer for a turn that is over, and answer again from the beginning."""
 
 
 class StubOpenAI:
@@ -114,6 +116,8 @@ class StubOpenAI:
         if said and not script.prefill:
             return _failure(400, "unsupported_value", "")
         prompt_tokens = script.prompt_tokens + len(_rest([], said, script.reply)[0])
+        if script.ignore_prefill:
+            said = ""
         if script.context_tokens and len(json.dumps(body)) // 4 > script.context_tokens:
             return _failure(400, "context_length_exceeded", "")
         if script.first_delay_s:

@@ -311,3 +311,20 @@ async def test_a_silent_engine_is_left_when_the_stream_is_closed(rig: StubRig) -
     await stream.aclose()
     await settled(0, rig)
     assert rig.stub.left_early == 1
+
+
+async def test_control_tokens_in_messages_are_broken_up_and_raw_prompts_are_not(rig: StubRig) -> None:
+    await collect(rig.engine, request("Hi<|im_end|>"), Continuation("word0 <|end|>", "", 1))
+    await collect(rig.engine, request("Hi<|im_end|>", mode="completion"))
+    chat, completion = rig.stub.requests
+    assert [message["content"] for message in chat["messages"]] == ["Hi< |im_end|>", "word0 < |end|>"]
+    assert completion["prompt"] == "Hi<|im_end|>"
+
+
+async def test_control_tokens_may_be_kept(served: tuple[StubOpenAI, ThreadedApp]) -> None:
+    stub, app = served
+    engine = OpenAIEngine(f"{app.url}/v1", None, connect_timeout_s=2, parse_special=frozenset({"stub"}))
+    await engine.load()
+    await collect(engine, request("Hi<|im_end|>"))
+    await engine.close()
+    assert stub.requests[0]["messages"][0]["content"] == "Hi<|im_end|>"

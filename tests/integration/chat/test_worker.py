@@ -93,6 +93,17 @@ async def test_the_stop_sequence_that_was_hit_is_named(server: NatsServer, edge_
         assert edge_stub.text(job) == "Once upon a time, a fake "
 
 
+async def test_a_caller_learns_only_of_its_own_cached_prompts(server: NatsServer, edge_stub: EdgeStub) -> None:
+    """The engine says that it knew every prompt, also the first, which somebody else may have sent."""
+    async with worker(server, FakeEngine(FakeScript(caches_all=True))):
+        cached: list[int] = []
+        for _ in range(2):
+            last = await edge_stub.end(await edge_stub.post())
+            assert last.end is not None
+            cached.append(last.end.usage.cached_prompt_tokens)
+        assert cached == [0, 4]
+
+
 async def test_thinking_travels_apart(server: NatsServer, edge_stub: EdgeStub) -> None:
     async with worker(server, FakeEngine(FakeScript(tokens=("<think>", "hm", "</think>", "Yes.")))):
         job = await edge_stub.post()
@@ -225,6 +236,30 @@ async def test_an_engine_that_breaks_off_goes_on_from_what_was_said(server: Nats
         last = await edge_stub.end(job)
         assert edge_stub.text(job) == TEXT
         assert ended(last) == ("stop", TokenUsage(prompt_tokens=4, completion_tokens=12))
+
+
+async def test_an_engine_that_begins_again_is_cut_and_goes_on(server: NatsServer, edge_stub: EdgeStub) -> None:
+    engine = FakeEngine(FakeScript(break_at=5, break_times=1, ignores_prefill=True))
+    async with worker(server, engine):
+        job = await edge_stub.post()
+        last = await edge_stub.end(job)
+        assert edge_stub.text(job) == TEXT
+        assert ended(last) == ("stop", TokenUsage(prompt_tokens=4, completion_tokens=12))
+        assert (await edge_stub.usage(job)).work.completion_tokens == 12
+
+
+async def test_an_engine_that_begins_another_answer_is_interrupted(server: NatsServer, edge_stub: EdgeStub) -> None:
+    engine = FakeEngine(FakeScript(break_at=6, break_times=1, ignores_prefill=True))
+    async with worker(server, engine):
+        job = await edge_stub.post()
+        await edge_stub.until(lambda: len(edge_stub.of(job)) >= 6)
+        engine.script.tokens = (*WORDS[:4], "a ", "real ", "engine.")
+        last = await edge_stub.end(job)
+        assert edge_stub.text(job) == "".join(WORDS[:6])
+        assert last.end is not None
+        assert last.end.error is not None
+        assert last.end.error.code is ErrorCode.INTERRUPTED
+        assert (await edge_stub.usage(job)).work.completion_tokens == 6
 
 
 async def test_an_engine_that_keeps_breaking_off_fails_with_what_was_said_charged(

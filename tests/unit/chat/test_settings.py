@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from callboard_chat import settings
 from callboard_chat.settings import pool_settings
 from callboard_contracts.config import Config
 from callboard_kit.lifecycle import StartError
@@ -55,3 +56,20 @@ def test_a_model_file_is_a_path_or_a_name_in_the_folder_of_models() -> None:
 
 def test_restart_means_that_a_reply_cannot_go_on() -> None:
     assert not pool_settings(config(resume="restart"), "stage", {}).can_continue
+
+
+def test_the_prompt_cache_is_an_eighth_of_the_memory_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pool_settings(config(prompt_cache_mib=0), "stage", {}).prompt_cache_mib == 0
+    assert pool_settings(config(prompt_cache_mib=300), "stage", {}).prompt_cache_mib == 300
+    for memory_gib, cache_mib in ((4, 512), (1024, 8192)):
+        monkeypatch.setattr(settings, "usable_memory_bytes", lambda: memory_gib * 2**30)  # noqa: B023 - called at once
+        assert pool_settings(config(), "stage", {}).prompt_cache_mib == cache_mib
+
+
+def test_control_tokens_are_parsed_only_where_every_name_of_a_model_says_so() -> None:
+    written = config().model_dump()
+    models = written["chat"]["models"]
+    models["owl"]["parse_special"] = models["wren"]["parse_special"] = True
+    assert pool_settings(Config.model_validate(written), "stage", {}).parse_special == {"owl-q4", "wren"}
+    models["lark"] = {"pool": "stage", "engine_model": "owl-q4"}
+    assert pool_settings(Config.model_validate(written), "stage", {}).parse_special == {"wren"}

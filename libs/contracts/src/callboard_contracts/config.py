@@ -108,6 +108,9 @@ class ChatModelSection(Section):
     """Whether the engine can hold a reply to a JSON schema."""
     images: bool = False
     """Whether the engine can read images."""
+    parse_special: bool = False
+    """Whether control tokens in the text of messages act as such. Left out, they are plain text, and only the model's
+    template makes turns."""
 
 
 class ChatPoolSection(Section):
@@ -128,6 +131,9 @@ class ChatPoolSection(Section):
     """For `llamacpp`: the name of a file that `callboard models` knows, or a path to a GGUF file."""
     threads: int | None = Field(default=None, ge=1)
     """For `llamacpp`: processor threads; left out, what the engine chooses."""
+    prompt_cache_mib: int | None = Field(default=None, ge=0)
+    """For `llamacpp`: the most memory, in MiB, for prompts that have lost their slot to another and may come again; 0
+    keeps none. Left out, an eighth of the memory that the worker may use, at most 8192."""
     resume: Literal["prefill", "restart"] = "prefill"
     """How a reply goes on after its worker died: `prefill` hands the engine what was already said as the start of
     its answer; `restart` ends the reply with a retryable error instead."""

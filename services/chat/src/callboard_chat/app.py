@@ -24,20 +24,28 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
             from callboard_chat.backends.openai import OpenAIEngine
 
             assert pool.url is not None
-            return OpenAIEngine(pool.url, pool.api_key, pool.connect_timeout_s)
+            return OpenAIEngine(pool.url, pool.api_key, pool.connect_timeout_s, parse_special=pool.parse_special)
         case "ollama":
             from callboard_chat.backends.ollama import OllamaEngine
 
             assert pool.url is not None
             contexts = {model.engine_model: model.context_tokens for model in pool.models.values()}
-            return OllamaEngine(pool.url, pool.api_key, pool.connect_timeout_s, contexts)
+            return OllamaEngine(
+                pool.url, pool.api_key, pool.connect_timeout_s, contexts, parse_special=pool.parse_special
+            )
         case "llamacpp":
             try:
                 from callboard_chat.backends.llamacpp import LlamaCppEngine
             except ImportError:
                 raise StartError("the backend llamacpp needs the package xllamacpp") from None
             return LlamaCppEngine(
-                pool.model_path, pool.slots, pool.context_tokens, pool.threads, pool.watchdog_timeout_s
+                pool.model_path,
+                pool.slots,
+                pool.context_tokens,
+                pool.threads,
+                pool.watchdog_timeout_s,
+                prompt_cache_mib=pool.prompt_cache_mib,
+                parse_special=pool.parse_special,
             )
         case _:
             from callboard_chat.backends.fake import FakeEngine

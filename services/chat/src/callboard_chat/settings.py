@@ -7,10 +7,14 @@ from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
 from callboard_contracts.config import Config
+from callboard_kit.memory import usable_memory_bytes
 from callboard_kit.model_files import model_path
 from callboard_worker.pool import WorkerPool, find_pool, secret
 
 DEFAULT_MODEL_FILE = "smollm2-135m-instruct-q4_1.gguf"
+PROMPT_CACHE_SHARE = 8
+MAX_DEFAULT_PROMPT_CACHE_MIB = 8192
+"""llama.cpp's own default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,7 @@ class PoolSettings(WorkerPool):
 
     model_path: Path
     threads: int | None
+    prompt_cache_mib: int
     can_continue: bool
     connect_timeout_s: float
     decision_timeout_s: float
@@ -30,6 +35,13 @@ class PoolSettings(WorkerPool):
     def context_tokens(self) -> int:
         """The context of the pool's largest model."""
         return max((model.context_tokens for model in self.models.values()), default=4096)
+
+    @property
+    def parse_special(self) -> frozenset[str]:
+        """The engine's models in whose messages control tokens act as such: those of which no name says otherwise."""
+        models = self.models.values()
+        kept = {model.engine_model for model in models if not model.parse_special}
+        return frozenset(model.engine_model for model in models) - kept
 
 
 def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.environ) -> PoolSettings:
@@ -44,7 +56,13 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         if model.pool != pool:
             continue
         served = ServedModel(
-            name, model.engine_model or name, model.context_tokens, model.tools, model.json_schema, model.images
+            name,
+            model.engine_model or name,
+            model.context_tokens,
+            model.tools,
+            model.json_schema,
+            model.images,
+            model.parse_special,
         )
         models |= dict.fromkeys((name, *model.aliases), served)
     return PoolSettings(
@@ -56,6 +74,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         api_key=secret(section.api_key),
         model_path=model_path(config.site, section.model_file or DEFAULT_MODEL_FILE, environ),
         threads=section.threads,
+        prompt_cache_mib=default_prompt_cache_mib() if section.prompt_cache_mib is None else section.prompt_cache_mib,
         can_continue=section.resume == "prefill",
         metrics_port=section.metrics_port,
         memory_limit_mib=section.memory_limit_mib,
@@ -67,3 +86,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         admits_unheld=config.quota.on_unreachable == "admit_and_settle",
         models=models,
     )
+
+
+def default_prompt_cache_mib() -> int:
+    """An eighth of the memory that this process may use."""
+    return min(usable_memory_bytes() // PROMPT_CACHE_SHARE // 2**20, MAX_DEFAULT_PROMPT_CACHE_MIB)

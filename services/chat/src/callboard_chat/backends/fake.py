@@ -32,6 +32,10 @@ class FakeScript:
     hang_at: int | None = None
     """The engine falls silent before this token."""
     context_tokens: int = 1_000_000
+    caches_all: bool = False
+    """The engine says that it had each whole prompt in its cache."""
+    ignores_prefill: bool = False
+    """The engine begins its reply again whatever was said of it."""
     prompt_tokens: int | None = None
     """How long the engine says that any prompt is, with its first token; left out, it counts the words at the end."""
 
@@ -53,6 +57,7 @@ class FakeEngine:
         {"completion", "chat", "tools", "json_schema", "grammar", "images", "thinking", "logprobs", "prefill"}
     )
     sampling = frozenset(Sampling.model_fields)
+    honours_prefill = False
 
     def __init__(self, script: FakeScript | None = None) -> None:
         self.script = script or FakeScript()
@@ -86,9 +91,11 @@ class FakeEngine:
         if words > script.context_tokens:
             raise EngineRefused(context_exceeded(request))
         said = continuation or Continuation()
+        limit = request.max_output_tokens - said.tokens
+        if script.ignores_prefill:
+            said = Continuation()
         thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
         chunks = [*(thinking if not said.text else ()), *_spoken(script, said)]
-        limit = request.max_output_tokens - said.tokens
         self.state.active += 1
         try:
             await asyncio.sleep(script.first_delay_s)
@@ -101,7 +108,8 @@ class FakeEngine:
             made = min(limit, len(chunks))
             counted = words if script.prompt_tokens is None else script.prompt_tokens
             finish = "length" if limit < len(chunks) else "stop"
-            yield Chunk(finish=finish, prompt_tokens=counted, completion_tokens=made)
+            cached = counted if script.caches_all else None
+            yield Chunk(finish=finish, prompt_tokens=counted, cached_prompt_tokens=cached, completion_tokens=made)
         finally:
             self.state.active -= 1
 

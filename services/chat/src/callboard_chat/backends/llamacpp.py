@@ -11,19 +11,23 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import xllamacpp
 
+from callboard_chat.backends.gguf import read_vocabulary
 from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals
-from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of, request_body
+from callboard_chat.backends.llamacpp_prompt import Prompts
+from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
-from callboard_chat.backends.openai_wire import Json, cannot_continue, refused
+from callboard_chat.backends.openai_wire import Json, refused
+from callboard_chat.domain.control_tokens import special_tokens
 from callboard_chat.domain.models import tools_or_format, unsupported_tools
 from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.prefill import cannot_continue
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
@@ -41,21 +45,37 @@ MAX_ERROR_BYTES = 65_536
 
 
 class LlamaCppEngine:
-    """One GGUF model with `slots` replies at once, each with a context of `context_tokens`."""
+    """One GGUF model with `slots` replies at once, each with a context of `context_tokens`.
+
+    `prompt_cache_mib` bounds the memory for prompts that have lost their slot to another; `parse_special` names the
+    models in whose messages control tokens act as such.
+    """
+
+    honours_prefill = True
 
     def __init__(
-        self, model: Path, slots: int, context_tokens: int, threads: int | None, watchdog_timeout_s: float = 30.0
+        self,
+        model: Path,
+        slots: int,
+        context_tokens: int,
+        threads: int | None,
+        watchdog_timeout_s: float = 30.0,
+        *,
+        prompt_cache_mib: int = 0,
+        parse_special: Set[str] = frozenset(),
     ) -> None:
         self._model = model
         self._slots = slots
         self._context_tokens = context_tokens
         self._threads = threads
+        self._prompt_cache_mib = prompt_cache_mib
+        self._parse_special = parse_special
+        self._prompts: Prompts | None = None
         self._key = secrets.token_hex(16)
         self._server: Any = None
         self._http: aiohttp.ClientSession | None = None
         self._base = ""
         self._abilities: frozenset[Ability] = frozenset()
-        self._thinks = False
         self._watchdog_timeout_s = watchdog_timeout_s
         self._unanswered_since: float | None = None
 
@@ -86,7 +106,12 @@ class LlamaCppEngine:
         )
         properties = await self._call("GET", "/props")
         self._abilities = abilities_of(properties)
-        self._thinks = "<think>" in properties.get("chat_template", "")
+        try:
+            special = special_tokens(*await asyncio.to_thread(read_vocabulary, self._model))
+        except ValueError:
+            raise EngineUnavailable(f"the vocabulary of {self._model} cannot be read") from None
+        template = str(properties.get("chat_template", ""))
+        self._prompts = Prompts(self._call, self._context_tokens, special, template, self._parse_special)
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
@@ -109,19 +134,22 @@ class LlamaCppEngine:
             raise EngineRefused(unsupported_tools())
         if with_tools and request.output_format.kind != "text":
             raise EngineRefused(tools_or_format())
+        if self._prompts is None:
+            raise EngineUnavailable
         grammar = await grammar_of(request.output_format)
         checker = ReplyChecker(grammar, continuation.text if continuation else "") if grammar else None
-        prompt_tokens = await self._prompt_tokens(request) if continuation else None
-        said = continuation.tokens if continuation else 0
-        reader = ReplyReader(
-            request.max_output_tokens - said, prompt_tokens=prompt_tokens, top_logprobs=request.top_logprobs
-        )
-        body = request_body(request, continuation, self._context_tokens)
+        call = await self._prompts.call_for(request, continuation)
+        body = call.body
         if grammar is not None:
             body |= await self._grammar_fields(request, grammar, body, continued=continuation is not None)
-        path = "/v1/chat/completions" if request.mode == "chat" else "/v1/completions"
+        said = continuation.tokens if continuation else 0
+        reader = ReplyReader(
+            request.max_output_tokens - said, prompt_tokens=call.prompt_tokens, top_logprobs=request.top_logprobs
+        )
+        if call.opening:
+            yield Chunk(call.opening)
         try:
-            async with self._session().post(self._base + path, json=body) as response:
+            async with self._session().post(self._base + call.path, json=body) as response:
                 if response.status >= 400:
                     raise refused(request, response.status, await response.content.read(MAX_ERROR_BYTES))
                 events = EventReader()
@@ -176,8 +204,7 @@ class LlamaCppEngine:
         # Its error lines quote schemas and prompts.
         params.verbosity = -1
         params.n_threads_http = self._slots + 4
-        # Saved prompt states would grow to gigabytes beside a small model.
-        params.cache_ram_mib = 0
+        params.cache_ram_mib = self._prompt_cache_mib
         threads = self._threads or os.cpu_count() or 1
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
@@ -193,7 +220,7 @@ class LlamaCppEngine:
         reply or the thoughts before it, the grammar is marked as one for tool calls, which begins with the template's
         own opening of a reply.
         """
-        thinks = self._thinks and request.mode == "chat"
+        thinks = self._prompts is not None and self._prompts.thinks and request.mode == "chat"
         if not continued and not thinks:
             return {"grammar": grammar.text}
         if grammar.rule is None or request.mode != "chat":
@@ -216,16 +243,6 @@ class LlamaCppEngine:
         tokens = (await self._call("POST", "/tokenize", {**question, "with_pieces": True}))["tokens"]
         plain = set((await self._call("POST", "/tokenize", {**question, "parse_special": False}))["tokens"])
         return [(token["id"], token["piece"], token["id"] not in plain) for token in tokens]
-
-    async def _prompt_tokens(self, request: ChatRequest) -> int:
-        """The exact length of a prompt without the start of its answer."""
-        text = request.prompt
-        if request.mode == "chat":
-            body = request_body(request, None, self._context_tokens)
-            wanted = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
-            text = (await self._call("POST", "/apply-template", wanted))["prompt"]
-        counted = await self._call("POST", "/tokenize", {"content": text, "add_special": True, "parse_special": True})
-        return len(counted["tokens"])
 
     async def _call(self, method: str, path: str, body: Json | None = None) -> Json:
         try:

@@ -1,5 +1,7 @@
 """What the embedded llama.cpp is asked: OpenAI's form, and its own fields beside it."""
 
+import re
+
 from callboard_chat.backends import openai_wire
 from callboard_chat.backends.llamacpp_tools import bounded_parameters
 from callboard_chat.backends.openai_wire import Json
@@ -36,6 +38,11 @@ _SAMPLERS_OF = {
 }
 """What a name in a request's order stands for here; min_p goes with top_p, as KoboldCpp has it."""
 
+_CHANNEL = re.compile(
+    r"[<\[◁](?!/?think>)[^\s<>\[\]'\"]*(?:think|thought|channel|reason|inner|response>|answer>)", re.IGNORECASE
+)
+"""A tag of reasoning other than `<think>`, in a chat template."""
+
 
 def abilities_of(properties: Json) -> frozenset[Ability]:
     """What the server's own account of the loaded model says that it can do."""
@@ -47,6 +54,11 @@ def abilities_of(properties: Json) -> frozenset[Ability]:
     if (properties.get("modalities") or {}).get("vision"):
         abilities.add("images")
     return frozenset(abilities)
+
+
+def replies_in_plain_text(template: str) -> bool:
+    """Whether the replies of a chat template have no other parts than text and `<think>`, leaving tool calls aside."""
+    return _CHANNEL.search(template) is None
 
 
 def request_body(request: ChatRequest, continuation: Continuation | None, context_tokens: int) -> Json:
@@ -70,6 +82,17 @@ def request_body(request: ChatRequest, continuation: Continuation | None, contex
     if thinking.budget_tokens:
         body["thinking_budget_tokens"] = thinking.budget_tokens
     return body | {"return_progress": True, "timings_per_token": True}
+
+
+def tokens_body(body: Json, tokens: list[int]) -> Json:
+    """The body of a chat request as one whose prompt is rendered and tokenised already."""
+    left_out = {*TEMPLATE_FIELDS, "response_format", "logprobs", "top_logprobs"}
+    rendered = {name: value for name, value in body.items() if name not in left_out}
+    if "response_format" in body:
+        rendered["json_schema"] = body["response_format"]["json_schema"]["schema"]
+    if "top_logprobs" in body:
+        rendered["logprobs"] = body["top_logprobs"]
+    return rendered | {"prompt": tokens}
 
 
 def _sampling(sampling: Sampling, context_tokens: int) -> Json:

@@ -1,24 +1,32 @@
 """An Ollama server, through the `ollama` package."""
 
+import asyncio
 import json
+import logging
 from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Set
 from contextlib import aclosing
 from typing import Any, Literal, cast
 
 import httpx
 from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
+from pydantic import BaseModel, Field
 
-from callboard_chat.backends.openai_wire import cannot_continue, refused
+from callboard_chat.backends.openai_wire import refused
 from callboard_chat.backends.sampling import given, names
+from callboard_chat.domain.control_tokens import ControlTokens, special_tokens, tokens_in
 from callboard_chat.domain.models import context_exceeded
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.prefill import cannot_continue
 from callboard_contracts.chat import ChatMessage, ChatRequest, PhaseDurations, Thinking, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 
+log = logging.getLogger(__name__)
+
 READY_TIMEOUT_S = 5.0
+SHOW_TIMEOUT_S = 30.0
 MAX_CHARACTERS_PER_TOKEN = 16
 """Hardly any text has longer tokens on average; Ollama itself would cut a longer prompt without a word."""
 
@@ -36,29 +44,58 @@ ABILITIES: frozenset[Ability] = frozenset(
 Answer = ChatResponse | GenerateResponse
 
 
+class _Vocabulary(BaseModel):
+    tokens: tuple[str, ...] = Field(default=(), alias="tokenizer.ggml.tokens")
+    types: tuple[int, ...] = Field(default=(), alias="tokenizer.ggml.token_type")
+
+
+class _Shown(BaseModel):
+    template: str = ""
+    model_info: _Vocabulary = _Vocabulary()
+
+
 class OllamaEngine:
-    """An Ollama server at `url`; `contexts` holds the context length of each of its models that is used."""
+    """An Ollama server at `url`; `contexts` holds the context length of each of its models that is used.
+
+    `parse_special` names the models in whose messages control tokens act as such; in others they are broken up.
+    """
 
     abilities = ABILITIES
     sampling = SAMPLING
+    honours_prefill = False
 
-    def __init__(self, url: str, api_key: str | None, connect_timeout_s: float, contexts: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        connect_timeout_s: float,
+        contexts: Mapping[str, int],
+        *,
+        parse_special: Set[str] = frozenset(),
+    ) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
         # The handler watches for silence; a read timeout here would end slow prompts.
         self._client = AsyncClient(
             host=url, headers=headers, timeout=httpx.Timeout(None, connect=connect_timeout_s), trust_env=False
         )
+        # The package asks for no vocabulary.
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=SHOW_TIMEOUT_S, trust_env=False)
         self._contexts = contexts
+        self._parse_special = parse_special
+        self._well_known = ControlTokens()
+        self._control_tokens: dict[str, ControlTokens] = {}
 
     async def load(self) -> None:
         """Does nothing: the engine runs elsewhere."""
 
     async def ready(self) -> str | None:
-        """Asks the server for its models."""
+        """Asks the server for its models, and once for the control tokens of each that is used."""
         try:
             await self._client.list()
         except (ResponseError, httpx.HTTPError, OSError) as error:
             return f"engine: {type(error).__name__}"
+        for model in self._contexts.keys() - self._control_tokens.keys() - self._parse_special:
+            self._control_tokens[model] = await self._ask_control_tokens(model)
         return None
 
     def broken(self) -> str | None:
@@ -75,6 +112,10 @@ class OllamaEngine:
         context = self._contexts.get(request.model, 4096)
         if _length(request) > context * MAX_CHARACTERS_PER_TOKEN:
             raise EngineRefused(context_exceeded(request))
+        if request.mode == "chat" and request.model not in self._parse_special:
+            tokens = self._control_tokens.get(request.model, self._well_known)
+            request = tokens.broken_up(request)
+            continuation = tokens.broken_up_reply(continuation)
         said = continuation or Continuation()
         spoke = False
         calls: list[ToolCall] = []
@@ -105,7 +146,21 @@ class OllamaEngine:
 
     async def close(self) -> None:
         """Closes the connections."""
+        await self._http.aclose()
         await self._client.close()
+
+    async def _ask_control_tokens(self, model: str) -> ControlTokens:
+        """The control tokens of a model's vocabulary and of its template; all that are well known if it has none."""
+        try:
+            response = await self._http.post("/api/show", json={"model": model, "verbose": True})
+            shown = await asyncio.to_thread(_Shown.model_validate_json, response.raise_for_status().content)
+        except (httpx.HTTPError, ValueError):
+            log.warning("control_tokens_unknown", extra={"model": model})
+            return self._well_known
+        vocabulary = shown.model_info
+        if not vocabulary.tokens or len(vocabulary.tokens) != len(vocabulary.types):
+            return self._well_known
+        return ControlTokens(special_tokens(vocabulary.tokens, vocabulary.types) | tokens_in(shown.template))
 
     async def _ask(
         self, request: ChatRequest, continuation: Continuation | None, context: int

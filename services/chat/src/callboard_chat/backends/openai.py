@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Set
 
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
 from pydantic_core import to_json
 
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
-from callboard_chat.backends.openai_wire import Json, cannot_continue, refused, request_body
+from callboard_chat.backends.openai_wire import Json, refused, request_body
 from callboard_chat.backends.sampling import given, names
+from callboard_chat.domain.control_tokens import ControlTokens
 from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.prefill import cannot_continue
 from callboard_contracts.chat import ChatRequest, Mode, Thinking
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.workers import Ability
@@ -52,13 +54,22 @@ ABILITIES: frozenset[Ability] = frozenset(
 
 
 class OpenAIEngine:
-    """An engine behind `url`, which includes the version segment, as in `http://host:8000/v1`."""
+    """An engine behind `url`, which includes the version segment, as in `http://host:8000/v1`.
+
+    Such an engine does not tell its control tokens, so all that are well known are broken up, except for the models of
+    `parse_special`.
+    """
 
     abilities = ABILITIES
     sampling = SAMPLING
+    honours_prefill = False
 
-    def __init__(self, url: str, api_key: str | None, connect_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, connect_timeout_s: float, *, parse_special: Set[str] = frozenset()
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
+        self._control_tokens = ControlTokens()
+        self._parse_special = parse_special
         self._client = AsyncOpenAI(
             base_url=url,
             api_key=api_key or "none",
@@ -100,6 +111,9 @@ class OpenAIEngine:
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
+        if request.mode == "chat" and request.model not in self._parse_special:
+            request = self._control_tokens.broken_up(request)
+            continuation = self._control_tokens.broken_up_reply(continuation)
         body = _body(request, continuation)
         if continuation is not None and request.mode == "chat":
             body |= CONTINUE

@@ -92,12 +92,6 @@ def refused(request: ChatRequest, status: int, body: bytes, retry_after: str | N
     return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="The engine does not accept the request."))
 
 
-def cannot_continue() -> EngineRefused:
-    """The error for an engine that does not go on from the start of an answer."""
-    message = "The reply was interrupted and cannot be continued."
-    return EngineRefused(ErrorInfo(code=ErrorCode.INTERRUPTED, message=message))
-
-
 def _seconds(retry_after: str | None) -> float | None:
     if retry_after is None or not retry_after.isdecimal():
         return None

@@ -18,6 +18,7 @@ class ServedModel:
     tools: bool = False
     json_schema: bool = True
     images: bool = False
+    parse_special: bool = False
 
     def abilities(self, engine: Set[Ability]) -> frozenset[Ability]:
         """What the model can do on an engine with these abilities."""

@@ -62,6 +62,11 @@ class ChatEngine(Engine, Protocol):
         """The fields of a request's sampling that the engine honours; all others are left aside."""
         ...
 
+    @property
+    def honours_prefill(self) -> bool:
+        """Whether the engine is certain to go on from a continuation; others may begin their reply again."""
+        ...
+
     def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> AsyncGenerator[Chunk, None]:
         """Writes one reply; closing the generator stops the engine's work on it.
 

@@ -3,6 +3,7 @@
 from callboard_chat.domain.hold_limits import output_allowed
 from callboard_chat.domain.models import context_exceeded, estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.prefill import PrefillCheck, cannot_continue
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.stopping import StopCutter
 from callboard_chat.domain.thinking import ThinkingSplitter
@@ -27,10 +28,20 @@ class Reply:
     It ends by itself, with `finish` set, when the engine is done, a stop sequence appears, or the limit is reached:
     `max_output_tokens`, what the caller limits it to, or what a `hold` that is not extended leaves beside a prompt that
     the engine counts longer than was expected. The caller then closes the engine's stream.
+
+    With `check_prefill` the engine is not trusted to go on from what was said: what it repeats is neither sent nor
+    counted. `max_cached_tokens` bounds what is told of the engine's prompt cache.
     """
 
     def __init__(
-        self, request: ChatRequest, attempt: int, prior: History | None = None, hold: Hold | None = None
+        self,
+        request: ChatRequest,
+        attempt: int,
+        prior: History | None = None,
+        hold: Hold | None = None,
+        *,
+        check_prefill: bool = False,
+        max_cached_tokens: int | None = None,
     ) -> None:
         prior = prior or History()
         self._request = request
@@ -48,6 +59,7 @@ class Reply:
         self._pending_logprobs: tuple[TokenLogprob, ...] = ()
         self._prompt_tokens = prior.prompt_tokens
         self._cached_prompt_tokens = 0
+        self._max_cached_tokens = max_cached_tokens
         self._prompt_known = False
         self._read_prompt_tokens = 0
         self._engine_tokens: int | None = None
@@ -56,6 +68,9 @@ class Reply:
         self._stop_sequence: str | None = None
         self._durations = PhaseDurations()
         self._splitter: ThinkingSplitter | None = None
+        # A raw prompt cannot be taken for a turn that is over.
+        self._checks_prefill = check_prefill and request.mode == "chat"
+        self._prefill = PrefillCheck(Continuation())
         self.first_at: float | None = None
         """When the first frame of this attempt went out, by the event loop's clock."""
         self.finish: Finish | None = "tool_calls" if prior.tool_calls else None
@@ -72,6 +87,7 @@ class Reply:
         self._pending_logprobs = ()
         self._engine_tokens = None
         self._cutter = StopCutter(self._request.sampling.stop)
+        self._prefill = PrefillCheck(said if self._checks_prefill else Continuation())
         if self._request.mode == "chat":
             self._splitter = ThinkingSplitter(
                 inside=not said.text and bool(said.thinking),
@@ -101,11 +117,17 @@ class Reply:
 
     def tokens_with(self, chunk: Chunk) -> int:
         """How many tokens there would be with the engine's next chunk, within the limit."""
-        return min(self._limit, self._tokens + self._pending_tokens + chunk.tokens)
+        made = self._pending_tokens + chunk.tokens
+        return min(self._limit, max(self._tokens, made if self._prefill.repeats else self._tokens + made))
 
     def limit_to(self, tokens: int) -> None:
         """Ends the reply once it has so many tokens; what was said before cannot be taken back."""
         self._limit = min(self._limit, max(tokens, self._tokens))
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """How long the engine counted the prompt; None where it has not."""
+        return self._prompt_tokens
 
     def sent_since(self, seq: int) -> list[ChatFrame]:
         """The frames of this attempt from a number on, for a receiver that missed them."""
@@ -116,12 +138,15 @@ class Reply:
 
         Raises:
             CallboardError: not even the prompt is held, and nothing was said yet.
+            EngineRefused: with `interrupted`, the engine does not go on from what was said.
         """
         if self.finish is not None:
             return None
         if chunk.prompt_tokens is not None and not self._prompt_known:
             self._prompt_tokens = chunk.prompt_tokens
             self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
+            if self._max_cached_tokens is not None:
+                self._cached_prompt_tokens = min(self._cached_prompt_tokens, self._max_cached_tokens)
             if chunk.finish is None:
                 self._keep_to_hold(chunk.prompt_tokens)
         if chunk.read_prompt_tokens is not None:
@@ -131,6 +156,9 @@ class Reply:
         if chunk.durations is not None:
             self._durations = chunk.durations
         room = self._limit - self._tokens
+        if not self._prefill.decided:
+            # What the engine says may be what was said already.
+            room = self._limit
         if self._pending_tokens + chunk.tokens > room:
             # The engine went past the limit that it was told, or past what is held.
             self.finish = "length"
@@ -143,10 +171,13 @@ class Reply:
             self._stop_sequence = self._cutter.hit
             self._pending_logprobs = _of_text(self._pending_logprobs, text)
         elif chunk.finish is not None:
-            self.finish = chunk.finish
+            rest, last_thinking = self._flush()
+            if self._prefill.restarted and chunk.finish == "length" and self._total_tokens < self._limit:
+                # The engine was told to write only what was left of the limit, and spent that on a repetition.
+                raise cannot_continue()
+            self.finish = self.finish or chunk.finish
             self._stop_sequence = chunk.stop_sequence
             self._tool_calls = chunk.tool_calls
-            rest, last_thinking = self._flush()
             text += rest
             thinking += last_thinking
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
@@ -159,12 +190,7 @@ class Reply:
         usage = TokenUsage(prompt_tokens=self._read_prompt_tokens)
         tokens = 0
         if completed or self.started:
-            total = self._tokens
-            if completed:
-                total += self._pending_tokens
-                if self._engine_tokens is not None:
-                    total = self._base_tokens + self._engine_tokens
-                total = min(total, self._limit)
+            total = min(self._total_tokens, self._limit) if completed else self._tokens
             prompt = self._prompt_tokens
             if prompt is None:
                 prompt = estimated_prompt_tokens(self._request)
@@ -194,6 +220,13 @@ class Reply:
             end=end,
         )
 
+    @property
+    def _total_tokens(self) -> int:
+        """How many tokens the reply has with what was not sent yet, by the engine's count where it gave one."""
+        if self._engine_tokens is not None:
+            return self._base_tokens + self._engine_tokens
+        return self._tokens + self._pending_tokens
+
     def _keep_to_hold(self, prompt_tokens: int) -> None:
         allowed = output_allowed((self._hold,), prompt_tokens) if self._hold else None
         if allowed is None:
@@ -215,12 +248,31 @@ class Reply:
             if text:
                 text, split = self._splitter.feed(text)
                 thinking += split
+        text, thinking = self._new(text, thinking)
         return (self._cutter.feed(text) if text else ""), thinking
 
     def _flush(self) -> tuple[str, str]:
         """What was held back, now that the engine is done."""
         text, thinking = self._splitter.flush() if self._splitter else ("", "")
+        text, thinking = self._new(text, thinking, ended=True)
         return self._cutter.feed(text) + self._cutter.flush(), thinking
+
+    def _new(self, text: str, thinking: str, *, ended: bool = False) -> tuple[str, str]:
+        """What is new in a run that may repeat what was said; raises EngineRefused."""
+        if self._prefill.decided:
+            return text, thinking
+        text, thinking = self._prefill.feed(text, thinking, ended=ended)
+        if self._prefill.restarted:
+            # This run makes the whole reply, of which the first tokens are sent and counted already.
+            self._base_tokens = 0
+            self._pending_tokens = max(0, self._pending_tokens - self._tokens)
+            self._pending_logprobs = self._pending_logprobs[self._tokens :]
+        elif self._prefill.decided and self._pending_tokens > self._limit - self._tokens:
+            # What was held back while nothing was certain goes past the limit.
+            self._pending_tokens = 0
+            self.finish = "length"
+            return "", ""
+        return text, thinking
 
     def _some(self, text: str, thinking: str) -> ChatFrame | None:
         return self._take_tokens(text, thinking, ()) if text or thinking else None

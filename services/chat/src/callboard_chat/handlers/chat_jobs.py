@@ -9,6 +9,7 @@ from typing import Literal
 
 from callboard_chat import metrics
 from callboard_chat.domain.models import estimated_prompt_tokens, refusal
+from callboard_chat.domain.own_prompts import OwnPrompts
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_statistics import PromptStatistics
@@ -58,6 +59,7 @@ class ChatJobs:
         self._statistics = statistics
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
+        self._own_prompts = OwnPrompts()
 
     def parse(self, data: bytes) -> ChatJob:
         """Reads a job; raises ValueError."""
@@ -74,7 +76,14 @@ class ChatJobs:
                 await self._close_again(running, prior)
                 return
         quota = self._quota(job, prior, lambda: running.left_s)
-        reply = Reply(job.request, running.attempt, prior.history, None if job.held else job.hold)
+        reply = Reply(
+            job.request,
+            running.attempt,
+            prior.history,
+            None if job.held else job.hold,
+            check_prefill=not self._engine.honours_prefill,
+            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, job.request),
+        )
 
         async def resend(seq: int) -> None:
             for frame in reply.sent_since(seq):
@@ -86,6 +95,8 @@ class ChatJobs:
         if prior.wanted:
             work = partial(self._generate, running, reply, quota)
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
+        if reply.prompt_tokens is not None:
+            self._own_prompts.add(job.tenant, job.request, reply.prompt_tokens)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:

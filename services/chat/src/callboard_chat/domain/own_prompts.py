@@ -1,0 +1,63 @@
+"""Bounds the cached tokens that a caller is told of to those of the caller's own earlier prompts.
+
+An engine has one cache for everybody. The number of tokens that it found there would tell a caller who guesses the
+beginning of somebody else's prompt how far the guess was right.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from callboard_contracts.chat import ChatRequest
+
+MAX_CALLERS = 1024
+MAX_PROMPTS_OF_ONE = 16
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    length: int
+    digest: bytes
+
+
+class OwnPrompts:
+    """Remembers digests of the latest prompts of each caller, never their text."""
+
+    def __init__(self) -> None:
+        self._tokens: OrderedDict[str, OrderedDict[_Prompt, int]] = OrderedDict()
+
+    def shared_tokens(self, tenant: str, request: ChatRequest) -> int:
+        """How many tokens the longest earlier prompt of the caller has that this one begins with; 0 without one."""
+        text = _text(request)
+        digest = blake2b(digest_size=_DIGEST_BYTES)
+        hashed = shared = 0
+        for prompt, tokens in sorted(self._tokens.get(tenant, {}).items(), key=lambda item: item[0].length):
+            if prompt.length > len(text):
+                break
+            digest.update(text[hashed : prompt.length])
+            hashed = prompt.length
+            if digest.digest() == prompt.digest:
+                shared = tokens
+        return shared
+
+    def add(self, tenant: str, request: ChatRequest, tokens: int) -> None:
+        """Remembers a prompt that the engine has read."""
+        text = _text(request)
+        prompt = _Prompt(len(text), blake2b(text, digest_size=_DIGEST_BYTES).digest())
+        own = self._tokens.setdefault(tenant, OrderedDict())
+        self._tokens.move_to_end(tenant)
+        own[prompt] = tokens
+        own.move_to_end(prompt)
+        if len(own) > MAX_PROMPTS_OF_ONE:
+            own.popitem(last=False)
+        if len(self._tokens) > MAX_CALLERS:
+            self._tokens.popitem(last=False)
+
+
+def _text(request: ChatRequest) -> bytes:
+    """What an engine makes a prompt of; a conversation that goes on begins with the text of its earlier part."""
+    if request.mode == "completion":
+        return f"{request.model}\n{request.prompt}".encode()
+    head = request.model_dump_json(include={"model", "tools", "thinking"})
+    return "\n".join((head, *(message.model_dump_json() for message in request.messages), "")).encode()

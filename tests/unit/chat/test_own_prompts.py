@@ -1,0 +1,69 @@
+"""A caller learns of cached tokens only as far as the caller's own earlier prompts reach."""
+
+from typing import Any
+
+import pytest
+
+from callboard_chat.domain.own_prompts import MAX_CALLERS, MAX_PROMPTS_OF_ONE, OwnPrompts
+from callboard_contracts.chat import ChatMessage, ChatRequest, Tool
+
+pytestmark = pytest.mark.unit
+
+
+def chat(*contents: str, **fields: Any) -> ChatRequest:
+    messages = tuple(
+        ChatMessage(role="assistant" if n % 2 else "user", content=content) for n, content in enumerate(contents)
+    )
+    return ChatRequest.model_validate({"model": "owl", "messages": messages, "max_output_tokens": 9, **fields})
+
+
+def raw(prompt: str) -> ChatRequest:
+    return ChatRequest(model="owl", mode="completion", prompt=prompt, max_output_tokens=9)
+
+
+def test_a_conversation_that_goes_on_shares_its_earlier_prompts() -> None:
+    prompts = OwnPrompts()
+    assert prompts.shared_tokens("a", chat("Hi.")) == 0
+    prompts.add("a", chat("Hi."), 30)
+    prompts.add("a", chat("Hi.", "Hello.", "How?"), 50)
+    assert prompts.shared_tokens("a", chat("Hi.")) == 30
+    assert prompts.shared_tokens("a", chat("Hi.", "Hello!", "How?")) == 30
+    assert prompts.shared_tokens("a", chat("Hi.", "Hello.", "How?", "So.", "Why?")) == 50
+
+
+def test_nobody_else_shares_them() -> None:
+    prompts = OwnPrompts()
+    prompts.add("a", chat("The secret is owl."), 30)
+    assert prompts.shared_tokens("b", chat("The secret is owl.")) == 0
+
+
+def test_a_guess_at_the_beginning_of_a_message_shares_nothing_of_it() -> None:
+    prompts = OwnPrompts()
+    prompts.add("a", chat("The secret is"), 30)
+    assert prompts.shared_tokens("a", chat("The secret is owl.")) == 0
+
+
+def test_raw_prompts_share_what_they_begin_with() -> None:
+    prompts = OwnPrompts()
+    prompts.add("a", raw("Once upon"), 3)
+    assert prompts.shared_tokens("a", raw("Once upon a time")) == 3
+    assert prompts.shared_tokens("a", raw("Once more")) == 0
+    assert prompts.shared_tokens("a", chat("Once upon a time")) == 0
+
+
+def test_what_stands_before_the_messages_counts() -> None:
+    prompts = OwnPrompts()
+    prompts.add("a", chat("Hi."), 30)
+    assert prompts.shared_tokens("a", chat("Hi.", tools=(Tool(name="look"),))) == 0
+    assert prompts.shared_tokens("a", chat("Hi.", model="wren")) == 0
+
+
+def test_old_prompts_and_callers_are_forgotten() -> None:
+    prompts = OwnPrompts()
+    for n in range(MAX_PROMPTS_OF_ONE + 1):
+        prompts.add("a", chat(f"{n}"), 30)
+    assert prompts.shared_tokens("a", chat("0")) == 0
+    assert prompts.shared_tokens("a", chat("1")) == 30
+    for n in range(MAX_CALLERS):
+        prompts.add(f"caller {n}", chat("Hi."), 30)
+    assert prompts.shared_tokens("a", chat("1")) == 0
