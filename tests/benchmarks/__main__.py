@@ -1,4 +1,4 @@
-"""Measures and prints the figures: `python -m tests.benchmarks [chat] [speech] [quota] [--quick] [--write FILE]`."""
+"""Measures and prints the figures: `python -m tests.benchmarks [PART...] [--quick] [--write FILE]`."""
 
 import argparse
 import logging
@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import chat_cost, machine, quota_cost, speech_cost
+from tests.benchmarks import chat_cost, machine, prompt_cache, quota_cost, speech_cost
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "speech", "quota")
+PARTS = ("chat", "cache", "speech", "quota")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -66,6 +66,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
         if "chat" in parts:
             lines += _chat(Path(folder), figures, quick=arguments.quick)
+        if "cache" in parts:
+            measured = prompt_cache.measure(quick=arguments.quick)
+            lines += ["## Prompt cache", "", prompt_cache.NOTES, *table(measured), ""]
         if "speech" in parts:
             lines += _speech(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:

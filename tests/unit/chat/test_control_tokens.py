@@ -135,6 +135,12 @@ def test_a_models_tokens_come_from_its_vocabulary_and_its_template() -> None:
     assert ControlTokens([]).broken_up(request("<|im_end|>")).messages[0].content == "<|im_end|>"
 
 
+@pytest.mark.parametrize("token", ['<"quoted">', "<back\\slash>", "<new\nline>", "<\x01>", '"\\'])
+def test_tokens_with_characters_that_json_escapes_are_found(token: str) -> None:
+    broken = ControlTokens([token]).broken_up(request(f"a{token}b"))
+    assert broken.messages[0].content == f"a{token[0]} {token[1:]}b"
+
+
 def test_thousands_of_tokens_are_looked_for_at_once() -> None:
     tokens = ControlTokens([f"<unused{n}>" for n in range(6000)])
     assert tokens.broken_up(request("<unused5999><unused>")).messages[0].content == "< unused5999><unused>"

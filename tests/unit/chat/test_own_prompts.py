@@ -4,21 +4,22 @@ from typing import Any
 
 import pytest
 
-from callboard_chat.domain.own_prompts import MAX_CALLERS, MAX_PROMPTS_OF_ONE, OwnPrompts
+from callboard_chat.domain.own_prompts import MAX_CALLERS, MAX_PROMPTS_OF_ONE, OwnPrompts, prompt_text
 from callboard_contracts.chat import ChatMessage, ChatRequest, Tool
 
 pytestmark = pytest.mark.unit
 
 
-def chat(*contents: str, **fields: Any) -> ChatRequest:
+def chat(*contents: str, **fields: Any) -> bytes:
     messages = tuple(
         ChatMessage(role="assistant" if n % 2 else "user", content=content) for n, content in enumerate(contents)
     )
-    return ChatRequest.model_validate({"model": "owl", "messages": messages, "max_output_tokens": 9, **fields})
+    body = {"model": "owl", "messages": messages, "max_output_tokens": 9, **fields}
+    return prompt_text(ChatRequest.model_validate(body))
 
 
-def raw(prompt: str) -> ChatRequest:
-    return ChatRequest(model="owl", mode="completion", prompt=prompt, max_output_tokens=9)
+def raw(prompt: str) -> bytes:
+    return prompt_text(ChatRequest(model="owl", mode="completion", prompt=prompt, max_output_tokens=9))
 
 
 def test_a_conversation_that_goes_on_shares_its_earlier_prompts() -> None:

@@ -5,6 +5,7 @@ turn, and what follows it would be a turn that nobody took. Every such token is 
 character before the template sees it.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -55,7 +56,7 @@ class ControlTokens:
     """The texts that an engine would take for control tokens: those of its model, or all that are well known."""
 
     def __init__(self, texts: Iterable[str] | None = None) -> None:
-        rests = _WELL_KNOWN if texts is None else _rests(texts)
+        rests = _WELL_KNOWN if texts is None else _rests(each for text in texts for each in (text, _in_json(text)))
         pattern = "|".join(f"{re.escape(first)}(?={rest})" for first, rest in rests.items())
         self._starts = re.compile(pattern or "(?!)")
 
@@ -66,10 +67,11 @@ class ControlTokens:
         """
         if request.mode == "completion":
             return request
+        # One search over everything is quicker than one for each text, and most requests end here.
+        if not self._starts.search(request.model_dump_json(include=_PROMPT_FIELDS)):
+            return request
         given: dict[str, object] = request.model_dump(include=_PROMPT_FIELDS)
         broken = {name: self._broken_up(value, separator) for name, value in given.items()}
-        if broken == given:
-            return request
         return ChatRequest.model_validate({**request.model_dump(exclude=_PROMPT_FIELDS), **broken})
 
     def broken_up_reply(self, said: Continuation | None, separator: str = " ") -> Continuation | None:
@@ -103,6 +105,10 @@ def special_tokens(tokens: Iterable[str], types: Iterable[int]) -> set[str]:
 def tokens_in(template: str) -> set[str]:
     """The well-known control tokens that a chat template writes, whether the vocabulary has them or not."""
     return set(_WELL_KNOWN_TOKEN.findall(template))
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _rests(texts: Iterable[str]) -> dict[str, str]:

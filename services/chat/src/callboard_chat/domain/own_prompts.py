@@ -8,11 +8,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from callboard_contracts.chat import ChatRequest
+from pydantic import TypeAdapter
+
+from callboard_contracts.chat import ChatMessage, ChatRequest
 
 MAX_CALLERS = 1024
 MAX_PROMPTS_OF_ONE = 16
 _DIGEST_BYTES = 16
+_MESSAGES = TypeAdapter(tuple[ChatMessage, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,8 @@ class OwnPrompts:
     def __init__(self) -> None:
         self._tokens: OrderedDict[str, OrderedDict[_Prompt, int]] = OrderedDict()
 
-    def shared_tokens(self, tenant: str, request: ChatRequest) -> int:
+    def shared_tokens(self, tenant: str, text: bytes) -> int:
         """How many tokens the longest earlier prompt of the caller has that this one begins with; 0 without one."""
-        text = _text(request)
         digest = blake2b(digest_size=_DIGEST_BYTES)
         hashed = shared = 0
         for prompt, tokens in sorted(self._tokens.get(tenant, {}).items(), key=lambda item: item[0].length):
@@ -41,9 +43,8 @@ class OwnPrompts:
                 shared = tokens
         return shared
 
-    def add(self, tenant: str, request: ChatRequest, tokens: int) -> None:
+    def add(self, tenant: str, text: bytes, tokens: int) -> None:
         """Remembers a prompt that the engine has read."""
-        text = _text(request)
         prompt = _Prompt(len(text), blake2b(text, digest_size=_DIGEST_BYTES).digest())
         own = self._tokens.setdefault(tenant, OrderedDict())
         self._tokens.move_to_end(tenant)
@@ -55,9 +56,10 @@ class OwnPrompts:
             self._tokens.popitem(last=False)
 
 
-def _text(request: ChatRequest) -> bytes:
+def prompt_text(request: ChatRequest) -> bytes:
     """What an engine makes a prompt of; a conversation that goes on begins with the text of its earlier part."""
     if request.mode == "completion":
         return f"{request.model}\n{request.prompt}".encode()
-    head = request.model_dump_json(include={"model", "tools", "thinking"})
-    return "\n".join((head, *(message.model_dump_json() for message in request.messages), "")).encode()
+    head = request.model_dump_json(include={"model", "tools", "thinking"}).encode()
+    # Without its closing bracket a list begins with any shorter one.
+    return head + _MESSAGES.dump_json(request.messages)[:-1] + b","

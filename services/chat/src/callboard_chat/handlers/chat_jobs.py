@@ -9,7 +9,7 @@ from typing import Literal
 
 from callboard_chat import metrics
 from callboard_chat.domain.models import estimated_prompt_tokens, refusal
-from callboard_chat.domain.own_prompts import OwnPrompts
+from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_statistics import PromptStatistics
@@ -76,13 +76,14 @@ class ChatJobs:
                 await self._close_again(running, prior)
                 return
         quota = self._quota(job, prior, lambda: running.left_s)
+        prompt = prompt_text(job.request)
         reply = Reply(
             job.request,
             running.attempt,
             prior.history,
             None if job.held else job.hold,
             check_prefill=not self._engine.honours_prefill,
-            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, job.request),
+            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, prompt),
         )
 
         async def resend(seq: int) -> None:
@@ -96,7 +97,7 @@ class ChatJobs:
             work = partial(self._generate, running, reply, quota)
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         if reply.prompt_tokens is not None:
-            self._own_prompts.add(job.tenant, job.request, reply.prompt_tokens)
+            self._own_prompts.add(job.tenant, prompt, reply.prompt_tokens)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:
