@@ -73,6 +73,14 @@ async def test_stream_with_usage_ends_in_a_chunk_of_its_own(harness: EdgeHarness
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 
 
+async def test_cached_tokens_are_told_where_there_are_some(harness: EdgeHarness) -> None:
+    usage = USAGE.model_copy(update={"cached_prompt_tokens": 5})
+    end = ChatEnd(reason="stop", usage=usage)
+    harness.plays([ChatFrame(seq=0, attempt=1, text="Hoo.", tokens=1), ChatFrame(seq=1, attempt=1, end=end)])
+    _, _, body = await harness.post(CHAT, asking())
+    assert json.loads(body)["usage"]["prompt_tokens_details"] == {"cached_tokens": 5}
+
+
 async def test_stream_escapes_what_readers_take_for_line_ends(harness: EdgeHarness) -> None:
     text = 'a\u2028b\u0085c\r\nd"e\\f\x0bg\U0001f989'
     harness.plays(frames(text))

@@ -193,12 +193,19 @@ class CompletionBody(SamplingBody):
     best_of: Whole | None = Field(default=None, ge=1, le=20)
 
 
+class PromptTokensDetails(AnswerBody):
+    """What is known of the prompt's tokens."""
+
+    cached_tokens: int
+
+
 class Usage(AnswerBody):
-    """Exact token counts."""
+    """Exact token counts; the details stand there when some of the prompt was cached."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
 class AssistantMessage(AnswerBody):

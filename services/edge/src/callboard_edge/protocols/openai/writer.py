@@ -170,13 +170,16 @@ class CompletionWriter(ChunkWriter):
         return _whole(self._reply, "text_completion", {"text": self._echo + reply.text}, reply.end)
 
 
-def usage_object(usage: TokenUsage) -> dict[str, int]:
+def usage_object(usage: TokenUsage) -> dict[str, Any]:
     """Token counts in OpenAI's form."""
-    return {
+    counts: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
+    if usage.cached_prompt_tokens:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_prompt_tokens}
+    return counts
 
 
 def _whole(head: ReplyHead, kind: str, content: dict[str, Any], end: ChatEnd) -> bytes:
