@@ -4,8 +4,6 @@ Many servers take the start of an answer for a turn that is over, and write the 
 engine says first is what was said already.
 """
 
-from os.path import commonprefix
-
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.thinking import OPEN
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -80,9 +78,9 @@ class PrefillCheck:
 
     def _new(self, found: str, said: str, ended: bool, *, certain: bool = False) -> str | None:
         """What of a text is new beside what was said; None while that is open."""
-        common = len(commonprefix((found, said)))  # noqa: RUF071 - characters are meant
-        if common == len(found) and not ended:
+        if said.startswith(found) and not ended:
             return None
+        common = _common(found, said)
         is_whole = common == len(said)
         if is_whole and (certain or common >= CERTAIN_CHARACTERS):
             self.decided = self.restarted = True
@@ -91,3 +89,9 @@ class PrefillCheck:
             raise cannot_continue()
         self.decided = True
         return found
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
