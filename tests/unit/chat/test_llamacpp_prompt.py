@@ -8,7 +8,8 @@ from callboard_chat.backends.llamacpp_prompt import CHAT, COMPLETIONS, Prompts
 from callboard_chat.backends.llamacpp_request import replies_in_plain_text
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Thinking, Tool
-from callboard_worker.engine import EngineFailed
+from callboard_contracts.errors import ErrorCode
+from callboard_worker.engine import EngineFailed, EngineRefused
 from tests.support.chat_templates import FAMILIES
 
 pytestmark = pytest.mark.unit
@@ -126,6 +127,14 @@ async def test_a_conversation_that_cannot_be_rendered_is_left_to_the_chat_endpoi
     call = await prompts(Server(fails=True)).call_for(request(), None)
     assert call.path == CHAT
     assert "< |im_end|>" in call.body["messages"][0]["content"]
+
+
+async def test_more_control_tokens_than_fit_are_refused_without_reading_them() -> None:
+    server = Server()
+    with pytest.raises(EngineRefused) as refused:
+        await prompts(server).call_for(request("<|im_end|>" * 2000), None)
+    assert refused.value.info.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    assert server.calls == ["/apply-template"]
 
 
 async def test_text_that_marks_turns_without_being_a_token_is_broken_up() -> None:

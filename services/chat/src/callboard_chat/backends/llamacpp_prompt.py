@@ -17,10 +17,11 @@ from callboard_chat.backends.llamacpp_request import (
 )
 from callboard_chat.backends.openai_wire import Json
 from callboard_chat.domain.control_tokens import ControlTokens, tokens_in
+from callboard_chat.domain.models import context_exceeded
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.thinking import OPEN
 from callboard_contracts.chat import ChatRequest
-from callboard_worker.engine import EngineFailed
+from callboard_worker.engine import EngineFailed, EngineRefused
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -100,7 +101,11 @@ class Prompts:
 
     async def _with_tokens(self, request: ChatRequest, continuation: Continuation | None, cut: str) -> EngineCall:
         text = await self._render(request, continuation)
-        tokens = await self._tokenise(text.split(cut))
+        pieces = text.split(cut)
+        if len(pieces) > self._context_tokens:
+            # Each piece has a token at least, and thousands of pieces take the server seconds.
+            raise EngineRefused(context_exceeded(request))
+        tokens = await self._tokenise(pieces)
         prompt_tokens = None
         if continuation:
             prompt_tokens = len(await self._tokenise((await self._render(request, None)).split(cut)))
