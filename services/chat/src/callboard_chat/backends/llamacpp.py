@@ -129,11 +129,7 @@ class LlamaCppEngine:
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
-        with_tools = bool(request.tools) and request.tool_choice != "none"
-        if with_tools and "tools" not in self._abilities:
-            raise EngineRefused(unsupported_tools())
-        if with_tools and request.output_format.kind != "text":
-            raise EngineRefused(tools_or_format())
+        self._check_tools(request)
         if self._prompts is None:
             raise EngineUnavailable
         grammar = await grammar_of(request.output_format)
@@ -168,6 +164,14 @@ class LlamaCppEngine:
         if checker is not None and last.finish == "stop":
             checker.end()
         yield last
+
+    def _check_tools(self, request: ChatRequest) -> None:
+        if not request.tools or request.tool_choice == "none":
+            return
+        if "tools" not in self._abilities:
+            raise EngineRefused(unsupported_tools())
+        if request.output_format.kind != "text":
+            raise EngineRefused(tools_or_format())
 
     def broken(self) -> str | None:
         """Says so where the server has not answered for long: its threads cannot be stopped, only its process."""
