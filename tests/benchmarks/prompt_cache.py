@@ -17,7 +17,7 @@ SLOTS = 4
 CONTEXT_TOKENS = 1024
 CACHE_MIB = 512
 REPLY_TOKENS = 8
-LORE_WORDS = 300
+LORE_WORDS = 170
 NOTES = f"""\
 The embedded llama.cpp with SmolLM2-135M and {SLOTS} slots. {CONVERSATIONS} conversations take turns, one at a time, so
 each has lost its slot when it comes again. Two engines, without a prompt cache and with one of {CACHE_MIB} MiB,
@@ -69,9 +69,7 @@ def _engine(cache_mib: int) -> LlamaCppEngine:
 
 
 def _opening(n: int) -> ChatMessage:
-    lore = " ".join(
-        f"{('owl', 'bear', 'wolf', 'crow', 'wren', 'lynx')[n]}{word % 7}" for word in range(LORE_WORDS // 3)
-    )
+    lore = " ".join(f"{('owl', 'bear', 'wolf', 'crow', 'wren', 'lynx')[n]}{word % 7}" for word in range(LORE_WORDS))
     return ChatMessage(role="system", content=f"You are character {n}. You know these names: {lore}")
 
 

@@ -172,6 +172,15 @@ def test_thinking_that_goes_on_is_left_alone() -> None:
     assert (more.text, more.reply.said.thinking) == ("4.", "Let me think of it. Yes.")
 
 
+def test_tokens_of_a_repetition_need_no_further_hold() -> None:
+    reply = Reply(request(), attempt=2, prior=History(next_seq=3, said=said_of(WHOLE[:6])), check_prefill=True)
+    counted: list[int] = []
+    for chunk in chunks(WHOLE[:8]):
+        counted.append(reply.tokens_with(chunk))
+        reply.take(chunk)
+    assert counted[3:] == [6, 6, 6, 7, 8, 8]
+
+
 def test_log_probabilities_of_a_repetition_are_not_sent_again() -> None:
     run = [Chunk(text, tokens=1, logprobs=(TokenLogprob(token=text, logprob=-1.0),)) for text in WHOLE[:5]]
     outcome = Outcome(said_of(WHOLE[:3]), [*run, Chunk(finish="stop")])

@@ -58,12 +58,21 @@ def test_restart_means_that_a_reply_cannot_go_on() -> None:
     assert not pool_settings(config(resume="restart"), "stage", {}).can_continue
 
 
-def test_the_prompt_cache_is_an_eighth_of_the_memory_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pool_settings(config(prompt_cache_mib=0), "stage", {}).prompt_cache_mib == 0
-    assert pool_settings(config(prompt_cache_mib=300), "stage", {}).prompt_cache_mib == 300
-    for memory_gib, cache_mib in ((4, 512), (1024, 8192)):
-        monkeypatch.setattr(settings, "usable_memory_bytes", lambda: memory_gib * 2**30)  # noqa: B023 - called at once
-        assert pool_settings(config(), "stage", {}).prompt_cache_mib == cache_mib
+@pytest.mark.parametrize(
+    ("pool", "cache_mib"),
+    [
+        ({}, 512),
+        ({"memory_limit_mib": 1024}, 128),
+        ({"memory_limit_mib": 1_000_000}, 8192),
+        ({"prompt_cache_mib": 300, "memory_limit_mib": 1024}, 300),
+        ({"prompt_cache_mib": 0}, 0),
+    ],
+)
+def test_the_prompt_cache_is_an_eighth_of_the_memory_limit_unless_it_is_set(
+    pool: dict[str, int], cache_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "default_limit_bytes", lambda: 4 * 2**30)
+    assert pool_settings(config(**pool), "stage", {}).prompt_cache_mib == cache_mib
 
 
 def test_control_tokens_are_parsed_only_where_every_name_of_a_model_says_so() -> None:

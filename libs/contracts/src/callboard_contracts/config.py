@@ -133,7 +133,7 @@ class ChatPoolSection(Section):
     """For `llamacpp`: processor threads; left out, what the engine chooses."""
     prompt_cache_mib: int | None = Field(default=None, ge=0)
     """For `llamacpp`: the most memory, in MiB, for prompts that have lost their slot to another and may come again; 0
-    keeps none. Left out, an eighth of the memory that the worker may use, at most 8192."""
+    keeps none. Left out, an eighth of the worker's memory limit, at most 8192."""
     resume: Literal["prefill", "restart"] = "prefill"
     """How a reply goes on after its worker died: `prefill` hands the engine what was already said as the start of
     its answer; `restart` ends the reply with a retryable error instead."""

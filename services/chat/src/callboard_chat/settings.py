@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
-from callboard_contracts.config import Config
-from callboard_kit.memory import usable_memory_bytes
+from callboard_contracts.config import ChatPoolSection, Config
+from callboard_kit.memory_limit import MIB, default_limit_bytes
 from callboard_kit.model_files import model_path
 from callboard_worker.pool import WorkerPool, find_pool, secret
 
 DEFAULT_MODEL_FILE = "smollm2-135m-instruct-q4_1.gguf"
 PROMPT_CACHE_SHARE = 8
+"""One part in so many of a worker's memory limit, unless the configuration says how much."""
 MAX_DEFAULT_PROMPT_CACHE_MIB = 8192
 """llama.cpp's own default."""
 
@@ -74,7 +75,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         api_key=secret(section.api_key),
         model_path=model_path(config.site, section.model_file or DEFAULT_MODEL_FILE, environ),
         threads=section.threads,
-        prompt_cache_mib=default_prompt_cache_mib() if section.prompt_cache_mib is None else section.prompt_cache_mib,
+        prompt_cache_mib=_prompt_cache_mib(section),
         can_continue=section.resume == "prefill",
         metrics_port=section.metrics_port,
         memory_limit_mib=section.memory_limit_mib,
@@ -88,6 +89,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
     )
 
 
-def default_prompt_cache_mib() -> int:
-    """An eighth of the memory that this process may use."""
-    return min(usable_memory_bytes() // PROMPT_CACHE_SHARE // 2**20, MAX_DEFAULT_PROMPT_CACHE_MIB)
+def _prompt_cache_mib(section: ChatPoolSection) -> int:
+    if section.prompt_cache_mib is not None:
+        return section.prompt_cache_mib
+    limit_mib = section.memory_limit_mib or default_limit_bytes() // MIB
+    return min(limit_mib // PROMPT_CACHE_SHARE, MAX_DEFAULT_PROMPT_CACHE_MIB)

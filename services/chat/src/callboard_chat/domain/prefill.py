@@ -36,6 +36,11 @@ class PrefillCheck:
         self.restarted = False
         """Whether the engine began again and has repeated all that was said."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether nothing of what is held back can be new."""
+        return not self.decided and len(self._text or self._thinking) >= CERTAIN_CHARACTERS
+
     def feed(self, text: str, thinking: str, *, ended: bool = False) -> tuple[str, str]:
         """Takes what the engine says next and returns what of it is new: text, thinking.
 

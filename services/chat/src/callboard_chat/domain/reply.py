@@ -122,11 +122,17 @@ class Reply:
 
     def tokens_with(self, chunk: Chunk) -> int:
         """How many tokens there would be with the engine's next chunk, within the limit."""
-        return min(self._limit, self._tokens + self._pending_tokens + chunk.tokens)
+        made = self._pending_tokens + chunk.tokens
+        return min(self._limit, max(self._tokens, made if self._prefill.repeats else self._tokens + made))
 
     def limit_to(self, tokens: int) -> None:
         """Ends the reply once it has so many tokens; what was said before cannot be taken back."""
         self._limit = min(self._limit, max(tokens, self._tokens))
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """How long the engine counted the prompt; None where it has not."""
+        return self._prompt_tokens
 
     def sent_since(self, seq: int) -> list[ChatFrame]:
         """The frames of this attempt from a number on, for a receiver that missed them."""
@@ -141,7 +147,7 @@ class Reply:
         """
         if self.finish is not None:
             return None
-        self._take_counts(chunk)
+        self._count(chunk)
         room = self._limit - self._tokens
         if not self._prefill.decided:
             # What the engine says may be what was said already.
@@ -228,6 +234,22 @@ class Reply:
         if self._engine_tokens is not None:
             return self._base_tokens + self._engine_tokens
         return self._tokens + self._pending_tokens
+
+    def _count(self, chunk: Chunk) -> None:
+        """Takes in what the engine says of itself."""
+        if chunk.prompt_tokens is not None and not self._prompt_known:
+            self._prompt_tokens = chunk.prompt_tokens
+            self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
+            if self._max_cached_tokens is not None:
+                self._cached_prompt_tokens = min(self._cached_prompt_tokens, self._max_cached_tokens)
+            if chunk.finish is None:
+                self._keep_to_hold(chunk.prompt_tokens)
+        if chunk.read_prompt_tokens is not None:
+            self._read_prompt_tokens = max(self._read_prompt_tokens, chunk.read_prompt_tokens)
+        if chunk.completion_tokens is not None:
+            self._engine_tokens = chunk.completion_tokens
+        if chunk.durations is not None:
+            self._durations = chunk.durations
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
         allowed = output_allowed((self._hold,), prompt_tokens) if self._hold else None
