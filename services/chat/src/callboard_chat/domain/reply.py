@@ -111,11 +111,6 @@ class Reply:
         return self._tokens
 
     @property
-    def prompt_tokens(self) -> int | None:
-        """How long the engine counted the prompt; None where it has not."""
-        return self._prompt_tokens
-
-    @property
     def used(self) -> Work:
         """What the reply has used so far, as far as it was counted."""
         return Work(prompt_tokens=self._prompt_tokens or 0, completion_tokens=self._tokens)
@@ -174,21 +169,6 @@ class Reply:
             text += rest
             thinking += last_thinking
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
-
-    def _take_counts(self, chunk: Chunk) -> None:
-        if chunk.prompt_tokens is not None and not self._prompt_known:
-            self._prompt_tokens = chunk.prompt_tokens
-            self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
-            if self._max_cached_tokens is not None:
-                self._cached_prompt_tokens = min(self._cached_prompt_tokens, self._max_cached_tokens)
-            if chunk.finish is None:
-                self._keep_to_hold(chunk.prompt_tokens)
-        if chunk.read_prompt_tokens is not None:
-            self._read_prompt_tokens = max(self._read_prompt_tokens, chunk.read_prompt_tokens)
-        if chunk.completion_tokens is not None:
-            self._engine_tokens = chunk.completion_tokens
-        if chunk.durations is not None:
-            self._durations = chunk.durations
 
     def end(self, reason: EndReason, error: ErrorInfo | None = None, queue_s: float | None = None) -> ChatFrame:
         """The last frame. A reply that was cut before it said anything used what the engine had read of its prompt."""
