@@ -407,6 +407,8 @@ STRING = {"type": "string"}
         ({"type": "object", "properties": {f"p{n}": STRING for n in range(2000)}}, "too complex"),
         ({"type": "integer", "minimum": 10**400}, "a number that is too large"),
         ({"anyOf": [{"pattern": "(?si)" + "[\u0001-\uffff]" * 60}]}, "patterns that ignore case"),
+        ({"type": "array", "items": {}, "maxItems": 9000}, "bounds on the items of arrays"),
+        ({"allOf": [{"type": "array", "minItems": 3000}] * 3}, "bounds on the items of arrays"),
     ],
 )
 @pytest.mark.parametrize("inside", [False, True])

@@ -22,6 +22,8 @@ MAX_CASELESS_CHARACTERS = 256
 """All patterns of a schema that ignore case have at most so many; each of their classes can take 20 ms to fold."""
 MAX_DEPTH = 64
 """How deep a schema may be nested; a worker could not even read a job with more than 200 levels."""
+MAX_ITEMS = 8192
+"""What all bounds on the items of arrays add up to at most; llama.cpp makes a rule for each item."""
 MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED = 1000
 WAIT_S = 10.0
@@ -102,7 +104,22 @@ def _problem(schema: dict[str, Any]) -> str | None:
     if caseless > MAX_CASELESS_CHARACTERS:
         return f"its patterns that ignore case have more than {MAX_CASELESS_CHARACTERS} characters"
     # What is too complex for a grammar takes longest to check otherwise.
-    return _impossible(schema) or _malformed(schema)
+    if problem := _impossible(schema):
+        return problem
+    if sum(_item_bounds(schema)) > MAX_ITEMS:
+        return f"its bounds on the items of arrays add up to more than {MAX_ITEMS}"
+    return _malformed(schema)
+
+
+def _item_bounds(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for below in value:
+            yield from _item_bounds(below)
+    elif isinstance(value, dict):
+        bounds = (value.get("minItems"), value.get("maxItems"))
+        yield max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
+        for below in value.values():
+            yield from _item_bounds(below)
 
 
 def _strings(value: Any) -> Iterator[str]:
