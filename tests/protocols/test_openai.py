@@ -46,6 +46,7 @@ ERRORS = {
     ErrorCode.ENGINE_UNAVAILABLE: (503, "engine_unavailable"),
     ErrorCode.ENGINE_FAILED: (502, "engine_failed"),
     ErrorCode.INTERRUPTED: (503, "interrupted"),
+    ErrorCode.WORKER_DIED: (422, "worker_died"),
     ErrorCode.QUOTA_UNAVAILABLE: (503, "quota_unavailable"),
     ErrorCode.BUS_UNAVAILABLE: (503, "bus_unavailable"),
     ErrorCode.OVERLOADED: (503, "overloaded"),

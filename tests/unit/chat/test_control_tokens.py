@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from callboard_chat.domain.control_tokens import CONTROL, USER_DEFINED, ControlTokens, special_tokens, tokens_in
@@ -61,6 +61,7 @@ def test_contents_make_no_turns_in_any_familys_template(name: str, contents: lis
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"deepseek"}))
 @settings(max_examples=40)
 @given(contents=st.lists(texts, min_size=1, max_size=5))
+@example(contents=["]~!b"])
 def test_cuts_leave_the_rendered_text_as_it_was(name: str, contents: list[str]) -> None:
     family = FAMILIES[name]
     forged = request(*contents)

@@ -46,10 +46,13 @@ _WELL_KNOWN = {
             r"e~\[",
         )
     ),
-    "]": r"~!?b[\[\]]",
+    # A template may go on with the last character of one.
+    "]": r"~!?b(?:[\[\]]|\Z)",
 }
 """The control tokens of well-known families: what follows each first character."""
-_WELL_KNOWN_TOKEN = re.compile("|".join(f"{re.escape(first)}(?:{rest})" for first, rest in _WELL_KNOWN.items()))
+_WELL_KNOWN_TOKEN = re.compile(
+    "|".join(f"{re.escape(first)}(?:{rest})" for first, rest in _WELL_KNOWN.items()).replace(r"|\Z", "")
+)
 
 
 class ControlTokens:
@@ -59,6 +62,8 @@ class ControlTokens:
         rests = _WELL_KNOWN if texts is None else _rests(each for text in texts for each in (text, _in_json(text)))
         pattern = "|".join(f"{re.escape(first)}(?={rest})" for first, rest in rests.items())
         self._starts = re.compile(pattern or "(?!)")
+        # In JSON a text ends before a quotation mark.
+        self._starts_in_json = re.compile(self._starts.pattern.replace(r"\Z", r'(?:\Z|")'))
 
     def broken_up(self, request: ChatRequest, separator: str = " ") -> ChatRequest:
         """The request with a separator in each control token of its messages and tools; itself if there is none.
@@ -68,7 +73,7 @@ class ControlTokens:
         if request.mode == "completion":
             return request
         # One search over everything is quicker than one for each text, and most requests end here.
-        if not self._starts.search(request.model_dump_json(include=_PROMPT_FIELDS)):
+        if not self._starts_in_json.search(request.model_dump_json(include=_PROMPT_FIELDS)):
             return request
         given: dict[str, object] = request.model_dump(include=_PROMPT_FIELDS)
         broken = {name: self._broken_up(value, separator) for name, value in given.items()}
@@ -121,12 +126,16 @@ def _rests(texts: Iterable[str]) -> dict[str, str]:
     return {first: _any_of(rests) for first, rests in found.items()}
 
 
-def _any_of(texts: Iterable[str]) -> str:
-    """A pattern for texts that begin with any of these, which looks at no character twice however many there are."""
+def _any_of(texts: Iterable[str], ends: str = "") -> str:
+    """A pattern for texts that begin with any of these, which looks at no character twice however many there are.
+
+    A text that ends within one of them counts too, as the template may go on with the rest of it.
+    """
     rests: dict[str, list[str]] = {}
     for text in texts:
         if not text:
             return ""
         rests.setdefault(text[0], []).append(text[1:])
-    branches = [re.escape(first) + _any_of(each) for first, each in rests.items()]
+    branches = [re.escape(first) + _any_of(each, r"\Z") for first, each in rests.items()]
+    branches += [ends] if ends else []
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
