@@ -86,10 +86,8 @@ def request_body(request: ChatRequest, continuation: Continuation | None, contex
 
 def tokens_body(body: Json, tokens: list[int]) -> Json:
     """The body of a chat request as one whose prompt is rendered and tokenised already."""
-    left_out = {*TEMPLATE_FIELDS, "response_format", "logprobs", "top_logprobs"}
+    left_out = {*TEMPLATE_FIELDS, "logprobs", "top_logprobs"}
     rendered = {name: value for name, value in body.items() if name not in left_out}
-    if "response_format" in body:
-        rendered["json_schema"] = body["response_format"]["json_schema"]["schema"]
     if "top_logprobs" in body:
         rendered["logprobs"] = body["top_logprobs"]
     return rendered | {"prompt": tokens}
