@@ -477,10 +477,11 @@ async def test_server_that_answers_no_more_is_not_ready_and_then_broken(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_schema_follows_the_thoughts_of_a_model(thinker: LlamaCppEngine) -> None:
     shape = OutputFormat(kind="json_schema", json_schema=PERSON)
     for enabled in (True, False):
-        asked = request("Invent a person.", limit=200, output_format=shape, thinking=Thinking(enabled=enabled))
+        asked = request("Invent a person.", limit=60, output_format=shape, thinking=Thinking(enabled=enabled))
         chunks = await collect(thinker, asked)
         said, thought = text_of(chunks), "".join(chunk.thinking for chunk in chunks)
         assert enabled or not thought

@@ -105,6 +105,14 @@ async def test_reply_that_leaves_its_schema_is_noticed_at_once() -> None:
         reply.feed(" :")
 
 
+async def test_space_between_thoughts_and_a_value_is_none_of_the_value() -> None:
+    reply = await checker(string())
+    reply.feed("\n")
+    reply.feed('\n{"x":')
+    with pytest.raises(EngineRefused):
+        reply.feed("\n")
+
+
 async def test_reply_that_ends_too_early_is_noticed() -> None:
     reply = await checker(string(), '{"x":')
     with pytest.raises(EngineRefused):

@@ -87,10 +87,15 @@ class ReplyChecker:
 
     def __init__(self, grammar: Grammar, said: str = "") -> None:
         self._matcher = grammar.matcher
+        self._skips_space = grammar.rule is not None
         self.feed(said)
 
     def feed(self, text: str) -> None:
         """Takes the next text; raises EngineRefused where the grammar does not allow it."""
+        if self._skips_space:
+            # What a model writes between its thoughts and a value.
+            text = text.lstrip()
+            self._skips_space = not text
         data = list(text.encode())
         if data and self._matcher.try_consume_tokens(data) < len(data):
             raise _left_grammar()
