@@ -11,6 +11,7 @@ from callboard_chat.backends.llamacpp_grammar import (
     ReplyChecker,
     grammar_of,
     literals,
+    thoughts_after,
 )
 from callboard_contracts.chat import OutputFormat
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -142,5 +143,19 @@ async def test_grammar_can_follow_the_opening_of_a_reply() -> None:
     grammar = await grammar_of(OutputFormat(kind="json_object"))
     assert grammar is not None
     assert opening == '<[1]> "say \\"" "\\n"'
-    assert grammar.after(opening, thoughts=False).splitlines()[1] == f"start: {opening} reply"
-    assert "thought? reply" in grammar.after(opening, thoughts=True)
+    assert grammar.after(opening, "none").splitlines()[1] == f"start: {opening} reply"
+    assert "thought? reply" in grammar.after(opening, "may")
+    assert "thought reply" in grammar.after(opening, "open")
+
+
+@pytest.mark.parametrize(
+    ("opening", "has_text", "thoughts"),
+    [
+        ("assistant\n", False, "may"),
+        ("assistant\n<think>\n", False, "open"),
+        ("assistant\n<think>\n", True, "none"),
+        ("assistant\n<think>\n\n</think>\n\n", False, "none"),
+    ],
+)
+def test_thoughts_follow_where_the_template_leaves_room_for_them(opening: str, has_text: bool, thoughts: str) -> None:
+    assert thoughts_after(opening, has_text=has_text) == thoughts

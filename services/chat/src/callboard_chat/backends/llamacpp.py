@@ -19,7 +19,7 @@ import aiohttp
 import xllamacpp
 
 from callboard_chat.backends.gguf import read_vocabulary
-from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals
+from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals, thoughts_after
 from callboard_chat.backends.llamacpp_prompt import Prompts
 from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
@@ -137,7 +137,7 @@ class LlamaCppEngine:
         call = await self._prompts.call_for(request, continuation)
         body = call.body
         if grammar is not None:
-            body |= await self._grammar_fields(request, grammar, body, continued=continuation is not None)
+            body |= await self._grammar_fields(request, grammar, body, continuation)
         said = continuation.tokens if continuation else 0
         reader = ReplyReader(
             request.max_output_tokens - said, prompt_tokens=call.prompt_tokens, top_logprobs=request.top_logprobs
@@ -217,7 +217,9 @@ class LlamaCppEngine:
         params.n_ubatch = batch
         return llama.Server(params)
 
-    async def _grammar_fields(self, request: ChatRequest, grammar: Grammar, body: Json, *, continued: bool) -> Json:
+    async def _grammar_fields(
+        self, request: ChatRequest, grammar: Grammar, body: Json, continuation: Continuation | None
+    ) -> Json:
         """What a request's body says of the grammar.
 
         The engine follows a grammar from the first token that it writes. To have it begin earlier, with the start of a
@@ -225,21 +227,23 @@ class LlamaCppEngine:
         own opening of a reply.
         """
         thinks = self._prompts is not None and self._prompts.thinks and request.mode == "chat"
-        if not continued and not thinks:
+        if continuation is None and not thinks:
             return {"grammar": grammar.text}
         if grammar.rule is None or request.mode != "chat":
-            if continued:
+            if continuation is not None:
                 raise cannot_continue()
             return {"grammar": grammar.text}
         wanted = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
-        if continued:
+        if continuation is not None:
             wanted["messages"] = wanted["messages"][:-1]
         without, with_opening = [
             str((await self._call("POST", "/apply-template", {**wanted, "add_generation_prompt": each}))["prompt"])
             for each in (False, True)
         ]
-        opening = literals(await self._pieces(with_opening.removeprefix(without)))
-        return {"grammar": grammar.after(opening, thoughts=thinks), "grammar_type": "tool_calls"}
+        opening = with_opening.removeprefix(without)
+        pieces = literals(await self._pieces(opening))
+        thoughts = thoughts_after(opening, has_text=bool(continuation and continuation.text)) if thinks else "none"
+        return {"grammar": grammar.after(pieces, thoughts), "grammar_type": "tool_calls"}
 
     async def _pieces(self, text: str) -> list[tuple[int, str, bool]]:
         """The tokens of a template's text: each with its own text, and whether it is a control token."""

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -31,9 +31,15 @@ LIMITS = LLParserLimits(
 )
 """Its other limits are those of the engine, which cannot be set there: some 20 ms of work for each token."""
 
+Thoughts = Literal["none", "may", "open"]
+
 _BYTES = LLTokenizer("byte")
 _HEADER = "%llguidance {}\n"
-_THOUGHT = r"thought[lazy]: /(<think>)?(.|\n)*<\/think>\s*/"
+_THOUGHTS: dict[Thoughts, tuple[str, str]] = {
+    "none": ("", ""),
+    "may": ("thought? ", r"thought[lazy]: /<think>(.|\n)*<\/think>\s*/"),
+    "open": ("thought ", r"thought[lazy]: /(.|\n)*<\/think>\s*/"),
+}
 _QUOTE = re.compile(r'"|\\x22|\\u0022|\\u\{0*22\}')
 _UNKNOWN = re.compile(r"Unimplemented keys: (\[[^\]]*\])")
 _VALUES = {"const", "enum", "default", "examples"}
@@ -61,14 +67,14 @@ class Grammar:
     matcher: LLMatcher
     rule: str | None = None
 
-    def after(self, opening: str, *, thoughts: bool) -> str:
+    def after(self, opening: str, thoughts: Thoughts) -> str:
         """The grammar of a reply whose first part, written as `opening` says, the engine has been given already.
 
-        With `thoughts` the model may reason before it.
+        `thoughts` says whether the model may reason before it, or is reasoning already.
         """
         assert self.rule is not None
-        start = f"start: {opening} {'thought? ' if thoughts else ''}reply\nreply: {self.rule}\n"
-        return _HEADER + start + (_THOUGHT if thoughts else "")
+        before, rule = _THOUGHTS[thoughts]
+        return f"{_HEADER}start: {opening} {before}reply\nreply: {self.rule}\n{rule}"
 
 
 async def grammar_of(output_format: OutputFormat) -> Grammar | None:
@@ -109,6 +115,13 @@ class ReplyChecker:
 def literals(pieces: Iterable[tuple[int, str, bool]]) -> str:
     """Tokens, each with its text and whether it is a control token, as a sequence in a grammar."""
     return " ".join(f"<[{token}]>" if control else json.dumps(text) for token, text, control in pieces)
+
+
+def thoughts_after(opening: str, *, has_text: bool) -> Thoughts:
+    """Whether a reply may begin with thoughts, by the template's opening of it; one that has text is past them."""
+    if has_text or opening.rstrip().endswith("</think>"):
+        return "none"
+    return "open" if opening.rstrip().endswith("<think>") else "may"
 
 
 def _checked(output_format: OutputFormat) -> Grammar:
