@@ -69,6 +69,14 @@ class Rig:
         """A prompt that does not fit."""
 
 
+async def first_text(stream: AsyncGenerator[Chunk, None]) -> str:
+    """The first text of a reply; an engine may tell before how much of the prompt it has read."""
+    async for chunk in stream:
+        if chunk.text:
+            return chunk.text
+    return ""
+
+
 class ChatEngineSuite:
     """Inherited by each backend; subclasses supply the fixture `rig`."""
 
@@ -124,8 +132,8 @@ class ChatEngineSuite:
         rig.slow()
         streams: list[AsyncGenerator[Chunk, None]] = [rig.engine.stream(request(limit=500)) for _ in range(3)]
         try:
-            first = await asyncio.gather(*(anext(stream) for stream in streams))
-            assert all(chunk.tokens for chunk in first)
+            first = await asyncio.gather(*(first_text(stream) for stream in streams))
+            assert all(first)
             assert await rig.busy() == 3
         finally:
             await asyncio.gather(*(stream.aclose() for stream in streams))
