@@ -60,19 +60,25 @@ class Siege:
         self._neighbours = neighbours
         self._seed = seed
 
-    async def withstand(self, share: float, attack: Attack) -> None:
-        """Attacks for a share of the time: first so that everything is warm, then with memory measured."""
-        chance = random.Random(self._seed)
-        await self._attack(chance, share * TOTAL_S * WARM_UP, attack)
-        before = await asyncio.to_thread(self.site.memory)
-        await self._attack(chance, share * TOTAL_S * (1 - WARM_UP), attack)
-        await asyncio.to_thread(self.site.check_memory, before)
+    async def withstand(self, share: float, attack: Attack, rounds: int = 1) -> int:
+        """Attacks for a share of the time: first so that everything is warm, then with memory measured.
 
-    async def _attack(self, chance: random.Random, duration_s: float, attack: Attack) -> None:
+        It goes on for at least `rounds` rounds of the attack, and returns how many answers its requests had.
+        """
+        chance = random.Random(self._seed)
+        answers = self.site.answers
+        await self._attack(chance, share * TOTAL_S * WARM_UP, attack, 1)
+        before = await asyncio.to_thread(self.site.memory)
+        await self._attack(chance, share * TOTAL_S * (1 - WARM_UP), attack, rounds)
+        await asyncio.to_thread(self.site.check_memory, before)
+        return self.site.answers - answers
+
+    async def _attack(self, chance: random.Random, duration_s: float, attack: Attack, rounds: int) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + duration_s
-        while loop.time() < until:
+        while rounds > 0 or loop.time() < until:
             await attack(chance)
+            rounds -= 1
             await asyncio.sleep(0)
         await self.check()
 

@@ -82,6 +82,8 @@ class Site:
         self.speech = speech
         self.deployment = Deployment(folder, config(), log_level="info")
         self.faults: list[str] = []
+        self.answers = 0
+        """How many requests of attackers were answered."""
         self._numbers = itertools.count(1)
         self._children: dict[str, Child] = {}
         self.key = ""
@@ -157,6 +159,7 @@ class Site:
             if not (isinstance(error, aiohttp.ClientError) and len(raw) > MIB):
                 self.fault(f"no answer ({type(error).__name__})", whole)
             return None
+        self.answers += 1
         if problem := problem_of(dialect, reply, busy_allowed=busy_allowed):
             self.fault(problem, whole)
         return reply

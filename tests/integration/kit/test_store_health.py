@@ -70,3 +70,4 @@ async def test_a_store_that_takes_nothing_is_noticed_without_a_request(server: N
     async with watched(server) as (_, health):
         server.limit_files(0)
         await becomes(health, "the bus does not store messages")
+        assert health.reason is not None
