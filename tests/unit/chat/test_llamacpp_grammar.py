@@ -64,6 +64,11 @@ async def test_free_text_has_no_grammar() -> None:
         (string(pattern='^"[a-z]+"$'), ErrorCode.INVALID_REQUEST, "'properties/x': it has a quote"),
         (string(pattern='^[^"]*$'), ErrorCode.INVALID_REQUEST, "quote"),
         (schema({"type": "object", "patternProperties": {"\\x22": True}}), ErrorCode.INVALID_REQUEST, "quote"),
+        (
+            schema({"type": "object", "properties": {"default": {"type": "string", "pattern": 'a"b'}}}),
+            ErrorCode.INVALID_REQUEST,
+            "quote",
+        ),
         (schema(OPTIONAL), ErrorCode.INVALID_REQUEST, "too complex"),
         (gbnf("root ::= ((("), ErrorCode.INVALID_REQUEST, "GBNF"),
         (gbnf("root ::= other"), ErrorCode.INVALID_REQUEST, "GBNF"),

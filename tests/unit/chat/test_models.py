@@ -18,6 +18,7 @@ MODELS = {
     "jay": ServedModel("jay", "jay", images=True),
 }
 ABILITIES = FakeEngine.abilities
+MANY_ITEMS = {"kind": "json_schema", "json_schema": {"type": "array", "maxItems": 10**6}}
 PICTURE = {"role": "user", "content": "Look.", "images": [{"media_type": "image/png", "data": "aGk="}]}
 GRAMMAR = {"kind": "grammar", "grammar": 'root ::= "a"'}
 
@@ -51,6 +52,7 @@ def test_what_a_model_can_do_is_not_refused(fields: dict[str, Any]) -> None:
         ({"model": "wren", "tools": [{"name": "look"}]}, ErrorCode.UNSUPPORTED, "tools"),
         ({"model": "wren", "output_format": {"kind": "json_schema"}}, ErrorCode.UNSUPPORTED, "output_format"),
         ({"messages": [PICTURE]}, ErrorCode.UNSUPPORTED, "messages"),
+        ({"output_format": MANY_ITEMS}, ErrorCode.INVALID_REQUEST, "output_format"),
     ],
 )
 def test_what_it_cannot_do_is_refused(fields: dict[str, Any], code: ErrorCode, param: str) -> None:

@@ -30,6 +30,10 @@ async def check(schema: dict[str, Any]) -> None:
         ({"type": "array", "minItems": 5, "maxItems": 2}, "minItems (5) is greater than maxItems (2)"),
         ({"type": "object", "properties": {f"p{number}": {} for number in range(3000)}}, "too complex"),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "items": 5}, "'items'"),
+        ({"type": "array", "maxItems": 10**6}, "items of arrays"),
+        ({"type": "array", "maxItems": 10**6, "x-note": {"minItems": -(10**9)}}, "items of arrays"),
+        ({"type": "array", "maxItems": 10**6, "x-note": {"minItems": float("nan")}}, "a number"),
+        ({"type": "number", "maximum": float("inf")}, "a number"),
     ],
 )
 async def test_what_no_engine_can_follow_is_refused_by_name(schema: dict[str, Any], named: str) -> None:

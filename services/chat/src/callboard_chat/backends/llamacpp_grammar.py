@@ -43,6 +43,7 @@ _THOUGHTS: dict[Thoughts, tuple[str, str]] = {
 _QUOTE = re.compile(r'"|\\x22|\\u0022|\\u\{0*22\}')
 _UNKNOWN = re.compile(r"Unimplemented keys: (\[[^\]]*\])")
 _VALUES = {"const", "enum", "default", "examples"}
+_NAMED = {"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"}
 _REASONS = {
     "Unsatisfiable schema": "nothing can satisfy it",
     "Unknown format": "it has a format that the engine does not know",
@@ -181,7 +182,11 @@ def _refuse_quotes(schema: object, place: str) -> None:
         patterns = [part] if name == "pattern" else part if name == "patternProperties" else ()
         if any(isinstance(pattern, str) and _QUOTE.search(pattern) for pattern in patterns):
             raise _invalid(f"This model's engine cannot follow the {name} at '{place.strip('/')}': it has a quote.")
-        if name not in _VALUES:
+        if name in _NAMED and isinstance(part, dict):
+            # The keys are names here, whatever keywords they look like.
+            for key, below in part.items():
+                _refuse_quotes(below, f"{place}/{name}/{key}")
+        elif name not in _VALUES:
             _refuse_quotes(part, f"{place}/{name}")
 
 

@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cachetools import LRUCache
+
 from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.schema_bounds import MAX_ARRAY_ITEMS, array_items, too_many_items
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """A larger schema would make a grammar that no engine loads in reasonable time."""
@@ -22,8 +24,6 @@ MAX_CASELESS_CHARACTERS = 256
 """All patterns of a schema that ignore case have at most so many; each of their classes can take 20 ms to fold."""
 MAX_DEPTH = 64
 """How deep a schema may be nested; a worker could not even read a job with more than 200 levels."""
-MAX_ITEMS = 8192
-"""What all bounds on the items of arrays add up to at most; llama.cpp makes a rule for each item."""
 MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED = 1000
 WAIT_S = 10.0
@@ -43,7 +43,7 @@ class SchemaValidator:
 
     def __init__(self) -> None:
         self._small, self._large = asyncio.Lock(), asyncio.Lock()
-        self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._good: LRUCache[bytes, bool] = LRUCache(MAX_REMEMBERED)
 
     async def check(self, schemas: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Checks all schemas of a request, each with the name of its field.
@@ -55,7 +55,10 @@ class SchemaValidator:
         for param, schema in schemas:
             if _is_deeper(schema, MAX_DEPTH):
                 raise _invalid(f"The schema is nested more than {MAX_DEPTH} levels deep.", param)
-            text = json.dumps(schema)
+            try:
+                text = json.dumps(schema, allow_nan=False)
+            except ValueError:
+                raise _invalid("The schema holds a number that JSON has no form for.", param) from None
             left_bytes -= len(text)
             if len(text) > MAX_SCHEMA_BYTES:
                 raise _invalid(f"The schema is larger than {MAX_SCHEMA_BYTES} bytes.", param)
@@ -68,8 +71,7 @@ class SchemaValidator:
 
     async def _check(self, param: str, schema: dict[str, Any], text: str) -> None:
         digest = hashlib.sha256(text.encode()).digest()
-        if digest in self._good:
-            self._good.move_to_end(digest)
+        if self._good.get(digest):
             return
         turn = self._small if len(text) <= SMALL_SCHEMA_BYTES and not _CASELESS.search(text) else self._large
         try:
@@ -81,9 +83,7 @@ class SchemaValidator:
             ) from None
         if problem is not None:
             raise _invalid(f"Not a valid JSON schema: {problem}.", param)
-        self._good[digest] = None
-        if len(self._good) > MAX_REMEMBERED:
-            self._good.popitem(last=False)
+        self._good[digest] = True
 
 
 def _invalid(message: str, param: str) -> CallboardError:
@@ -106,20 +106,9 @@ def _problem(schema: dict[str, Any]) -> str | None:
     # What is too complex for a grammar takes longest to check otherwise.
     if problem := _impossible(schema):
         return problem
-    if sum(_item_bounds(schema)) > MAX_ITEMS:
-        return f"its bounds on the items of arrays add up to more than {MAX_ITEMS}"
+    if array_items(schema) > MAX_ARRAY_ITEMS:
+        return too_many_items()
     return _malformed(schema)
-
-
-def _item_bounds(value: Any) -> Iterator[float]:
-    if isinstance(value, list):
-        for below in value:
-            yield from _item_bounds(below)
-    elif isinstance(value, dict):
-        bounds = (value.get("minItems"), value.get("maxItems"))
-        yield max((bound for bound in bounds if isinstance(bound, (int, float))), default=0)
-        for below in value.values():
-            yield from _item_bounds(below)
 
 
 def _strings(value: Any) -> Iterator[str]:
