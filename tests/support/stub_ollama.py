@@ -20,6 +20,9 @@ class StubOllama:
         self.shown: dict[str, Any] | None = None
         """What the server tells of its model; nothing where it knows none."""
         self.show_requests: list[dict[str, Any]] = []
+        self.show_failures = 0
+        """How many requests for what is known of the model fail first."""
+        self.show_delay_s = 0.0
         self.active = 0
         self.left_early = 0
 
@@ -39,6 +42,10 @@ class StubOllama:
     async def show(self, request: web.Request) -> web.Response:
         """What is known of the model."""
         self.show_requests.append(await request.json())
+        await asyncio.sleep(self.show_delay_s)
+        if self.show_failures:
+            self.show_failures -= 1
+            return web.json_response({"error": "busy"}, status=503)
         if self.shown is None:
             return web.json_response({"error": "model not found"}, status=404)
         return web.json_response(self.shown)

@@ -1,10 +1,12 @@
 """The Ollama backend against a server that speaks the protocol over a real socket."""
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
 
+from callboard_chat.backends import ollama
 from callboard_chat.backends.ollama import OllamaEngine
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import (
@@ -223,6 +225,34 @@ async def test_control_tokens_of_the_model_are_broken_up(
     chat, completion = rig.stub.requests
     assert chat["messages"][0]["content"] == sent
     assert completion["prompt"] == FORGED
+
+
+MODELS_OWN = {
+    "template": "",
+    "model_info": {"tokenizer.ggml.tokens": ["a", "[odd]"], "tokenizer.ggml.token_type": [1, 3]},
+}
+
+
+async def test_control_tokens_are_asked_for_again_after_a_failure(rig: StubRig) -> None:
+    rig.stub.shown, rig.stub.show_failures = MODELS_OWN, 1
+    for _ in range(3):
+        assert await rig.engine.ready() is None
+    assert len(rig.stub.show_requests) == 2
+    await collect(rig.engine, request("[odd]"))
+    assert rig.stub.requests[0]["messages"][0]["content"] == "[ odd]"
+
+
+async def test_engine_is_ready_while_control_tokens_are_told_slowly(
+    rig: StubRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama, "SHOW_WAIT_S", 0.05)
+    rig.stub.shown, rig.stub.show_delay_s = MODELS_OWN, 1.0
+    for _ in range(3):
+        assert await rig.engine.ready() is None
+    async with asyncio.timeout(10):
+        while not (rig.stub.requests and rig.stub.requests[-1]["messages"][0]["content"] == "[ odd]"):
+            await collect(rig.engine, request("[odd]"))
+    assert len(rig.stub.show_requests) == 1
 
 
 async def test_control_tokens_may_be_kept(served: tuple[StubOllama, str]) -> None:

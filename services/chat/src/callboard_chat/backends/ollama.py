@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from typing import Any, Literal, cast
 
@@ -25,8 +25,9 @@ from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailab
 
 log = logging.getLogger(__name__)
 
-READY_TIMEOUT_S = 5.0
 SHOW_TIMEOUT_S = 30.0
+SHOW_WAIT_S = 2.0
+"""How long a check of the server waits for vocabularies; what takes longer goes on beside it."""
 MAX_CHARACTERS_PER_TOKEN = 16
 """Hardly any text has longer tokens on average; Ollama itself would cut a longer prompt without a word."""
 
@@ -84,6 +85,7 @@ class OllamaEngine:
         self._parse_special = parse_special
         self._well_known = ControlTokens()
         self._control_tokens: dict[str, ControlTokens] = {}
+        self._asking: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Does nothing: the engine runs elsewhere."""
@@ -94,8 +96,11 @@ class OllamaEngine:
             await self._client.list()
         except (ResponseError, httpx.HTTPError, OSError) as error:
             return f"engine: {type(error).__name__}"
-        for model in self._contexts.keys() - self._control_tokens.keys() - self._parse_special:
-            self._control_tokens[model] = await self._ask_control_tokens(model)
+        unknown = self._contexts.keys() - self._control_tokens.keys() - self._parse_special
+        if unknown:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._learn_control_tokens(sorted(unknown)), name="control-tokens")
+            await asyncio.wait({self._asking}, timeout=SHOW_WAIT_S)
         return None
 
     def broken(self) -> str | None:
@@ -146,17 +151,31 @@ class OllamaEngine:
 
     async def close(self) -> None:
         """Closes the connections."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
         await self._http.aclose()
         await self._client.close()
 
+    async def _learn_control_tokens(self, models: Sequence[str]) -> None:
+        """Asks for the control tokens of models; those of which nothing is told now are asked for again later."""
+        for model in models:
+            try:
+                self._control_tokens[model] = await self._ask_control_tokens(model)
+            except (httpx.HTTPError, ValueError):
+                log.warning("control_tokens_unknown", extra={"model": model})
+
     async def _ask_control_tokens(self, model: str) -> ControlTokens:
-        """The control tokens of a model's vocabulary and of its template; all that are well known if it has none."""
-        try:
-            response = await self._http.post("/api/show", json={"model": model, "verbose": True})
-            shown = await asyncio.to_thread(_Shown.model_validate_json, response.raise_for_status().content)
-        except (httpx.HTTPError, ValueError):
-            log.warning("control_tokens_unknown", extra={"model": model})
+        """The control tokens of a model's vocabulary and of its template; all that are well known if it has none.
+
+        Raises:
+            httpx.HTTPError: the server does not say.
+            ValueError: it says something else.
+        """
+        response = await self._http.post("/api/show", json={"model": model, "verbose": True})
+        if response.is_client_error:
             return self._well_known
+        shown = await asyncio.to_thread(_Shown.model_validate_json, response.raise_for_status().content)
         vocabulary = shown.model_info
         if not vocabulary.tokens or len(vocabulary.tokens) != len(vocabulary.types):
             return self._well_known
