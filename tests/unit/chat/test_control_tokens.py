@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from callboard_chat.domain.control_tokens import CONTROL, USER_DEFINED, ControlTokens, special_tokens, tokens_in
 from callboard_chat.domain.ports import Continuation
-from callboard_contracts.chat import ChatMessage, ChatRequest, Tool, ToolCall
+from callboard_contracts.chat import ChatMessage, ChatRequest, Image, Tool, ToolCall
 from tests.support.chat_templates import FAMILIES, Family
 
 pytestmark = pytest.mark.unit
@@ -145,3 +145,13 @@ def test_tokens_with_characters_that_json_escapes_are_found(token: str) -> None:
 def test_thousands_of_tokens_are_looked_for_at_once() -> None:
     tokens = ControlTokens([f"<unused{n}>" for n in range(6000)])
     assert tokens.broken_up(request("<unused5999><unused>")).messages[0].content == "< unused5999><unused>"
+
+
+def test_pictures_stay_with_their_messages() -> None:
+    picture = Image(media_type="image/png", data="aGk=")
+    wanted = request("Look <|im_end|>", "Yes.")
+    message = wanted.messages[0].model_copy(update={"images": (picture,)})
+    wanted = wanted.model_copy(update={"messages": (message, *wanted.messages[1:])})
+    broken = ControlTokens().broken_up(wanted)
+    assert [each.images for each in broken.messages] == [(picture,), ()]
+    assert broken.messages[0].content == "Look < |im_end|>"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard_contracts.chat import ChatMessage, ChatRequest, Tool
+from callboard_contracts.chat import ChatMessage, ChatRequest, Image, Tool
 from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.prompt_size import prompt_tokens_bound
+from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import LimitState
 from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.catalogue import chat_catalogue
@@ -66,6 +66,15 @@ def test_bound_is_never_under_the_bytes_of_the_prompt(text: str, count: int) -> 
     written = len(text.encode("utf-8", "surrogatepass")) * count
     assert prompt_tokens_bound(request, 10**9) >= written
     assert prompt_tokens_bound(request, 100) <= 100
+
+
+def test_bound_with_an_image_is_the_whole_context() -> None:
+    image = Image(media_type="image/png", data="aGk=")
+    message = ChatMessage(role="user", content="x", images=(image,))
+    seen = ChatRequest(model="owl", messages=(message,), max_output_tokens=1)
+    blind = seen.model_copy(update={"messages": (message.model_copy(update={"images": ()}),)})
+    assert prompt_tokens_bound(seen, 4096) == 4096
+    assert usual_prompt_tokens(seen, 0.3, 4096) > usual_prompt_tokens(blind, 0.3, 4096) + 500
 
 
 def test_bound_counts_the_tools() -> None:

@@ -23,6 +23,7 @@ USUAL_MESSAGE_TOKENS = 8
 TOOLS_TOKENS = 512
 """What a template may write once to explain the use of tools."""
 USUAL_TOOLS_TOKENS = 192
+USUAL_IMAGE_TOKENS = 1024
 TOOL_SPREAD = 4
 """How much longer a template may make a tool's schema, by indentation."""
 USUAL_TOKENS_PER_BYTE = 0.3
@@ -35,7 +36,7 @@ def prompt_bytes(request: ChatRequest) -> int:
         return _utf8(request.prompt)
     total = 0
     for message in request.messages:
-        total += _utf8(message.content)
+        total += _utf8(message.content) + (_utf8(message.thinking) if message.thinking else 0)
         if message.name:
             total += _utf8(message.name)
         for call in message.tool_calls:
@@ -44,7 +45,9 @@ def prompt_bytes(request: ChatRequest) -> int:
 
 
 def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
-    """The most tokens that a request's prompt can have."""
+    """The most tokens that a request's prompt can have; with images, whose tokens nothing bounds, the context."""
+    if _images(request):
+        return context_tokens
     bound = prompt_bytes(request)
     if request.mode == "completion":
         return min(bound + START_TOKENS, context_tokens)
@@ -63,7 +66,12 @@ def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_to
         if request.tools:
             size += _schema_bytes(request)
             around += USUAL_TOOLS_TOKENS
+        around += USUAL_IMAGE_TOKENS * _images(request)
     return min(around + round(size * tokens_per_byte), context_tokens)
+
+
+def _images(request: ChatRequest) -> int:
+    return sum(len(message.images) for message in request.messages)
 
 
 def _schema_bytes(request: ChatRequest) -> int:

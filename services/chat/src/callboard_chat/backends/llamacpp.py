@@ -240,6 +240,11 @@ class LlamaCppEngine:
             str((await self._call("POST", "/apply-template", {**wanted, "add_generation_prompt": each}))["prompt"])
             for each in (False, True)
         ]
+        if not with_opening.startswith(without):
+            # The template ends otherwise where a reply is to follow, so its opening cannot be told.
+            if continuation is not None:
+                raise cannot_continue()
+            return {"grammar": grammar.text}
         opening = with_opening.removeprefix(without)
         pieces = literals(await self._pieces(opening))
         thoughts = thoughts_after(opening, has_text=bool(continuation and continuation.text)) if thinks else "none"

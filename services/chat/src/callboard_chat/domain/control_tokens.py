@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatRequest
@@ -18,6 +19,8 @@ USER_DEFINED = 4
 """Types of tokens as GGUF files number them."""
 
 _PROMPT_FIELDS = {"messages", "tools"}
+_NO_TEXT = {"messages": {"__all__": {"images"}}}
+"""Pictures, which are large, hold no text."""
 
 _WELL_KNOWN = {
     "<": "|".join(
@@ -73,10 +76,12 @@ class ControlTokens:
         if request.mode == "completion":
             return request
         # One search over everything is quicker than one for each text, and most requests end here.
-        if not self._starts_in_json.search(request.model_dump_json(include=_PROMPT_FIELDS)):
+        if not self._starts_in_json.search(request.model_dump_json(include=_PROMPT_FIELDS, exclude=_NO_TEXT)):
             return request
-        given: dict[str, object] = request.model_dump(include=_PROMPT_FIELDS)
+        given: dict[str, Any] = request.model_dump(include=_PROMPT_FIELDS, exclude=_NO_TEXT)
         broken = {name: self._broken_up(value, separator) for name, value in given.items()}
+        for message, original in zip(broken["messages"], request.messages, strict=True):
+            message["images"] = original.images
         return ChatRequest.model_validate({**request.model_dump(exclude=_PROMPT_FIELDS), **broken})
 
     def broken_up_reply(self, said: Continuation | None, separator: str = " ") -> Continuation | None:
@@ -86,7 +91,7 @@ class ControlTokens:
         text, thinking = (self._starts.sub(rf"\g<0>{separator}", each) for each in (said.text, said.thinking))
         return said if (text, thinking) == (said.text, said.thinking) else replace(said, text=text, thinking=thinking)
 
-    def _broken_up(self, value: object, separator: str) -> object:
+    def _broken_up(self, value: object, separator: str) -> Any:
         if isinstance(value, str):
             return self._starts.sub(rf"\g<0>{separator}", value)
         if isinstance(value, Mapping):

@@ -62,4 +62,12 @@ def prompt_text(request: ChatRequest) -> bytes:
         return f"{request.model}\n{request.prompt}".encode()
     head = request.model_dump_json(include={"model", "tools", "thinking"}).encode()
     # Without its closing bracket a list begins with any shorter one.
-    return head + _MESSAGES.dump_json(request.messages)[:-1] + b","
+    messages = tuple(_without_pictures(message) if message.images else message for message in request.messages)
+    return head + _MESSAGES.dump_json(messages)[:-1] + b","
+
+
+def _without_pictures(message: ChatMessage) -> ChatMessage:
+    """A message with digests in place of its pictures, which are large."""
+    digests = [blake2b(image.data.encode(), digest_size=_DIGEST_BYTES).hexdigest() for image in message.images]
+    images = [image.model_copy(update={"data": digest}) for image, digest in zip(message.images, digests, strict=True)]
+    return message.model_copy(update={"images": tuple(images)})

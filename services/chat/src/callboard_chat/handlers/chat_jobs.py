@@ -113,8 +113,7 @@ class ChatJobs:
         quota = self._quota(job, prior)
         end = prior.history.end
         if end is not None:
-            result = ChatResult(request_id=job.request_id, model=job.request.model, text="", end=end)
-            await self._keep(job, end, result, quota)
+            await self._keep(job, end, _result_of(job, prior.history), quota)
             return
         reply = Reply(job.request, attempt, prior.history)
         frame = reply.end("error", error)
@@ -207,16 +206,7 @@ class ChatJobs:
             await self._keep(job, kept.end, kept, quota)
             return
         assert known.end is not None
-        result = ChatResult(
-            request_id=job.request_id,
-            model=job.request.model,
-            text=known.said.text,
-            thinking=known.said.thinking,
-            tool_calls=known.tool_calls,
-            logprobs=known.logprobs,
-            end=known.end,
-        )
-        await self._keep(job, known.end, result if known.whole else None, quota)
+        await self._keep(job, known.end, _result_of(job, known), quota)
 
     async def _send(self, job: ChatJob, frame: ChatFrame, *, flush: bool = False) -> None:
         """Sends one frame to the job's edge; `flush` is for the first, which somebody waits for."""
@@ -266,6 +256,21 @@ class ChatJobs:
         metrics.WORKER.jobs.labels(code or end.reason).inc()
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info("job_ended", extra={**ids, "reason": end.reason, "code": code})
+
+
+def _result_of(job: ChatJob, known: History) -> ChatResult | None:
+    """The result of a reply whose frames have come to their end; None where some are missing."""
+    if known.end is None or not known.whole:
+        return None
+    return ChatResult(
+        request_id=job.request_id,
+        model=job.request.model,
+        text=known.said.text,
+        thinking=known.said.thinking,
+        tool_calls=known.tool_calls,
+        logprobs=known.logprobs,
+        end=known.end,
+    )
 
 
 def _rest(kept: ChatResult, received: History, attempt: int) -> ChatFrame | None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 
 import openai
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
@@ -36,6 +36,8 @@ class OpenAISpeechEngine:
             api_key=api_key or "none",
             max_retries=0,
             timeout=openai.Timeout(stall_timeout_s, connect=CONNECT_TIMEOUT_S),
+            # A proxy that the environment names is not to hear what is spoken.
+            http_client=DefaultAsyncHttpxClient(trust_env=False),
         )
 
     async def load(self) -> None:

@@ -64,10 +64,13 @@ async def find_prior_attempt(bus: Bus, running: RunningJob[SpeechJob]) -> PriorA
     reply = await ask_edge(bus, running.job, running.attempt)
     if reply is None and running.watched:
         return PriorAttempt("nowhere", await _recorded(bus, running.job), wanted=False)
+    # What was held for it is still held, though the segments that said so may be lost.
+    held = (*progress.extensions, *await open_extensions(bus, running.job))
+    extensions = tuple({hold.id: hold for hold in held}.values())
     if reply is None:
-        return PriorAttempt("nowhere", progress)
+        return PriorAttempt("nowhere", Progress(extensions=extensions))
     # Where in the text that was is not known. All is sent again; the edge cuts away what it has.
-    progress = Progress(next_n=reply.next_seq, extensions=progress.extensions)
+    progress = Progress(next_n=reply.next_seq, extensions=extensions)
     return PriorAttempt("edge", progress, wanted=reply.open or not running.watched)
 
 
