@@ -34,6 +34,11 @@ while True:
     logging.getLogger("callboard_chat").info("job_ended")
     if sys.argv[1] == "abort":
         os.abort()
+    if sys.argv[1] == "late":
+        time.sleep(0.5)
+        os.write(2, b"MARKER: ASSERT failed\\n")
+        time.sleep(1)
+        os._exit(3)
     if sys.argv[1] == "flood":
         for _ in range(1000):
             try:
@@ -86,3 +91,10 @@ def test_crash_in_native_code_shows_where_and_no_values() -> None:
     assert code < 0
     assert "Fatal Python error: Aborted" in output
     assert "MARKER" not in output
+
+
+def test_a_new_phrase_is_told_at_once_since_it_may_be_the_last() -> None:
+    code, output, lines = run("late")
+    assert code == 3
+    assert "MARKER" not in output
+    assert "assert" in {phrase for line in lines for phrase in line.get("phrases", ())}

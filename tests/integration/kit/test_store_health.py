@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from callboard_contracts.config import Config, NatsSection
+from callboard_contracts.streams import stored_streams
 from callboard_kit import store_health
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.provisioning import apply_streams
@@ -22,7 +23,7 @@ async def watched(server: NatsServer) -> AsyncGenerator[tuple[Bus, StoreHealth]]
     """A connection and the check of its store."""
     bus = await Bus.connect(NatsSection(url=server.url), "test", lambda: None)
     await apply_streams(bus, Config())
-    health = StoreHealth(bus, "test")
+    health = StoreHealth(bus, "test", stored_streams(Config()))
     task = asyncio.ensure_future(health.run())
     try:
         yield bus, health

@@ -35,6 +35,8 @@ class LibraryOutput:
         self.hidden = False
         self._lines = 0
         self._phrases: set[str] = set()
+        self._told: set[str] = set()
+        self._has_news = False
         self._kept = os.dup(2)
         self.stream: IO[str] = os.fdopen(self._kept, "w", encoding="utf-8", buffering=1)
         """What standard error was, for the logs."""
@@ -64,7 +66,8 @@ class LibraryOutput:
             *lines, rest = (rest[-READ_BYTES:] + data).split(b"\n")
             for line in lines:
                 self._handle_line(line.decode(errors="replace"))
-            if time.monotonic() - reported_at >= REPORT_INTERVAL_S:
+            # A phrase that was not told yet may be the last that the process says.
+            if self._has_news or time.monotonic() - reported_at >= REPORT_INTERVAL_S:
                 reported_at = time.monotonic()
                 self._report()
         self._report()
@@ -72,15 +75,19 @@ class LibraryOutput:
     def _handle_line(self, line: str) -> None:
         if self.hidden:
             self._lines += 1
-            self._phrases.update(phrase for phrase in PHRASES if phrase in line.lower())
+            found = {phrase for phrase in PHRASES if phrase in line.lower()} - self._phrases
+            self._phrases |= found
+            self._has_news = self._has_news or bool(found - self._told)
         else:
             log.info("library_output", extra={"text": line[:MAX_LINE_CHARACTERS]})
 
     def _report(self) -> None:
         if self._lines:
             log.info("library_output_hidden", extra={"lines": self._lines, "phrases": sorted(self._phrases)})
+        self._told |= self._phrases
         self._lines = 0
         self._phrases.clear()
+        self._has_news = False
 
 
 _captured: LibraryOutput | None = None

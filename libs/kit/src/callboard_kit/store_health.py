@@ -7,10 +7,11 @@ written, even after there is space again, until it is restarted.
 import asyncio
 import logging
 import re
+from collections.abc import Sequence
 from itertools import count
 
 from callboard_contracts.headers import MESSAGE_TTL
-from callboard_contracts.streams import BUCKET_WORKERS, CHAT, LEASE, QUOTA, RESULT, TTS, USAGE
+from callboard_contracts.streams import BUCKET_WORKERS
 from callboard_contracts.workers import ANNOUNCE_LIFE_S, store_check_entry
 from callboard_kit.bus import ApiError, Bus, BusError
 
@@ -18,19 +19,19 @@ log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 5.0
 CHECK_TIMEOUT_S = 5.0
-STREAMS = (CHAT, TTS, RESULT, USAGE, QUOTA, LEASE)
 NO_SUCH_MESSAGE = {"seq": 2**63 - 1}
 FILE_ERROR = re.compile(r"^\w+ /.*: ")
 """How the server words an error of its disk: what it did, to which file, and why that failed."""
 
 
 class StoreHealth:
-    """Checks the store again and again, by a write and by asking each stream for an error of its disk."""
+    """Checks the store again and again, by a write and by asking each of some streams for an error of its disk."""
 
-    def __init__(self, bus: Bus, process: str) -> None:
+    def __init__(self, bus: Bus, process: str, streams: Sequence[str]) -> None:
         self.reason: str | None = None
         """Why the store cannot be used, or None."""
         self._bus = bus
+        self._streams = streams
         self._subject = f"$KV.{BUCKET_WORKERS}.{store_check_entry(process)}"
         self._ids = (f"{process}.{number}" for number in count())
 
@@ -46,7 +47,7 @@ class StoreHealth:
 
     async def _check(self) -> str | None:
         try:
-            for stream in STREAMS:
+            for stream in self._streams:
                 if await self._failed(stream):
                     return f"the bus's store failed: the stream {stream} could not be written"
             life = {MESSAGE_TTL: f"{ANNOUNCE_LIFE_S}s"}

@@ -15,7 +15,7 @@ from callboard_admin.usage_records import UsageRecords
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.streams import key_life_s
+from callboard_contracts.streams import key_life_s, stored_streams
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
@@ -86,7 +86,6 @@ class EdgeServer:
         server = GuardedServer(
             self._dispatcher,
             headers_timeout_s=self._settings.body_timeout_s,
-            max_body_bytes=self._settings.max_body_bytes,
             max_connections=self._settings.max_connections,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=LAST_EVENT_S)
@@ -163,7 +162,7 @@ async def _serve(
     encoders = EncoderPool()
     workers = Workers()
     watch = WorkerWatch(bus, workers)
-    store = StoreHealth(bus, f"edge-{edge_id}")
+    store = StoreHealth(bus, f"edge-{edge_id}", stored_streams(config))
     quota = BusQuotaClient(
         bus,
         background,

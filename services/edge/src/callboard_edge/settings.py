@@ -15,7 +15,6 @@ class EdgeSettings:
     max_body_bytes: int
     body_timeout_s: float
     max_connections: int
-    request_timeout_s: float
     require_key: bool
     speech: TtsSection
 
@@ -29,7 +28,6 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         max_body_bytes=min(edge.max_body_bytes, max_request_bytes),
         body_timeout_s=edge.body_timeout_s,
         max_connections=edge.max_connections,
-        request_timeout_s=edge.request_timeout_s,
         require_key=config.quota.require_key,
         speech=config.tts,
     )

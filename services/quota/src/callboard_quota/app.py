@@ -6,13 +6,14 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from nats import errors
 
 from callboard_contracts.config import Config, QuotaSection
+from callboard_contracts.streams import stored_streams
 from callboard_contracts.subjects import QUOTA_RESERVE
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus, BusError
@@ -72,8 +73,8 @@ FIRST_STORE_PAUSE_S = 0.25
 class Readiness:
     """Why the process cannot decide now, if so."""
 
-    def __init__(self, bus: Bus) -> None:
-        self.store = StoreHealth(bus, f"quota-{secrets.token_hex(6)}")
+    def __init__(self, bus: Bus, streams: Sequence[str]) -> None:
+        self.store = StoreHealth(bus, f"quota-{secrets.token_hex(6)}", streams)
         self._bus = bus
         self.clock: Clock | None = None
         self.serving = False
@@ -100,7 +101,7 @@ async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace
     """Runs the quota service until it is told to stop."""
     settings.check(config)
     async with bus_connection(config.nats, "quota", shutdown) as bus:
-        ready = Readiness(bus)
+        ready = Readiness(bus, stored_streams(config))
         port, host = config.quota.metrics_port, config.site.metrics_host
         async with ops_server("quota.metrics_port", port, ready, host):
             await _serve(config, shutdown, arguments, bus, ready)

@@ -1,9 +1,10 @@
 """Quota, asked over the bus."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
+
+from cachetools import LRUCache
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -44,7 +45,7 @@ class BusQuotaClient:
         self._admits = on_unreachable == "admit_and_settle"
         self._require_key = require_key
         self._on_admitted = on_admitted
-        self._tenants: OrderedDict[str, str] = OrderedDict()
+        self._tenants: LRUCache[str, str] = LRUCache(MAX_REMEMBERED_TENANTS)
         """The tenants of the keys and addresses that quota lately let in."""
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
@@ -52,10 +53,7 @@ class BusQuotaClient:
         caller = request.key_digest or request.address or ANONYMOUS
         reply = await self._line.reserve(request)
         if reply is not None:
-            if reply.error is None:
-                self._remember(caller, reply.tenant)
-            elif reply.error.code is ErrorCode.INVALID_API_KEY:
-                self._tenants.pop(caller, None)
+            self._learn(caller, reply)
             return reply
         error = self._why_not(request.key_digest)
         if error is not None:
@@ -76,20 +74,19 @@ class BusQuotaClient:
             return KEY_REQUIRED
         if key_digest in self._tenants:
             return None
-        reply = await self.identify(IdentifyRequest(key_digest=key_digest))
-        if reply.error is None:
-            self._remember(key_digest, reply.tenant)
-        return reply.error
+        return (await self.identify(IdentifyRequest(key_digest=key_digest))).error
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
+        caller = request.key_digest or request.address or ANONYMOUS
         reply = await self._line.ask(subjects.QUOTA_IDENTIFY, request, IdentifyReply)
         if reply is not None:
+            self._learn(caller, reply)
             return reply
         error = self._why_not(request.key_digest)
         if error is not None:
             return IdentifyReply(error=error)
-        return IdentifyReply(tenant=self._tenants.get(request.key_digest or request.address or ANONYMOUS, ANONYMOUS))
+        return IdentifyReply(tenant=self._tenants.get(caller, ANONYMOUS))
 
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used."""
@@ -105,8 +102,8 @@ class BusQuotaClient:
             return UNAVAILABLE
         return None
 
-    def _remember(self, caller: str, tenant: str) -> None:
-        self._tenants[caller] = tenant
-        self._tenants.move_to_end(caller)
-        if len(self._tenants) > MAX_REMEMBERED_TENANTS:
-            self._tenants.popitem(last=False)
+    def _learn(self, caller: str, reply: ReserveReply | IdentifyReply) -> None:
+        if reply.error is None:
+            self._tenants[caller] = reply.tenant
+        elif reply.error.code is ErrorCode.INVALID_API_KEY:
+            self._tenants.pop(caller, None)

@@ -101,7 +101,7 @@ class BusReplyRouter:
 
     def open_text(self, request_id: str, state: RequestState) -> RequestInbox[bytes, ChatFrame]:
         """Starts to collect the frames of a chat request."""
-        return self._opened(request_id, state, RequestInbox(_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES))
+        return self._opened(request_id, state, RequestInbox(read_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES))
 
     def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
@@ -126,7 +126,7 @@ class BusReplyRouter:
             messages = await read_subject(self._bus, OUT, subjects.out(self.edge, request_id), limit=65_536)
         except BusUnavailable:
             return []
-        return [frame for frame in (_frame(message.data) for message in messages) if frame is not None]
+        return [frame for frame in (read_frame(message.data) for message in messages) if frame is not None]
 
     async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
         """Reads the next few segments from number `from_n` on back from the bus."""
@@ -182,7 +182,8 @@ def _itself(segment: AudioSegment) -> AudioSegment:
     return segment
 
 
-def _frame(data: bytes) -> ChatFrame | None:
+def read_frame(data: bytes) -> ChatFrame | None:
+    """A frame as it stands on the bus; None, and a line in the log, for what is none."""
     try:
         return ChatFrame.model_validate_json(data)
     except ValidationError:

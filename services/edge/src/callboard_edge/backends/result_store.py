@@ -9,6 +9,7 @@ from callboard_contracts.kept import JobTicket
 from callboard_contracts.model import Message
 from callboard_contracts.streams import OUT, RESULT
 from callboard_edge.backends.job_queue import bus_unavailable
+from callboard_edge.backends.reply_router import read_frame
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.payload_cipher import PayloadUnreadable
 from callboard_kit.stream_reads import read_last, read_subject
@@ -46,7 +47,7 @@ class BusResultStore:
             stored = await read_subject(self._bus, OUT, subjects.out("*", request_id), limit=MAX_FRAMES)
         except BusError as error:
             raise bus_unavailable() from error
-        return [ChatFrame.model_validate_json(message.data) for message in stored]
+        return [frame for frame in (read_frame(message.data) for message in stored) if frame is not None]
 
     async def _put(self, subject: str, message: Message, msg_id: str) -> None:
         try:

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 
-OFF_LOOP_BYTES = 64 * 1024
-"""A larger compressed body is decompressed in a thread; so much takes under a millisecond."""
+ON_LOOP_BYTES = 1024
+"""A larger compressed body is decompressed in a thread; so much makes a megabyte at most, in a millisecond or two."""
 MAX_OPEN_BODY_BYTES = 64 * 1024 * 1024
 """What all bodies that are being read may hold together."""
 MAX_DECOMPRESSING = 2
@@ -139,7 +139,7 @@ class BodyReader:
 
     async def _decompressed(self, raw: bytes, encoding: str) -> bytes:
         expand = _DECODERS[encoding]
-        if len(raw) <= OFF_LOOP_BYTES // 64:
+        if len(raw) <= ON_LOOP_BYTES:
             return self._expanded(expand, raw)
         async with self.decompressing:
             return await asyncio.to_thread(self._expanded, expand, raw)

@@ -137,10 +137,9 @@ class GuardedServer(web.Server):
     Where there are too many connections, the one that has been open longest and waits for its client is closed.
     """
 
-    def __init__(self, handler: Any, *, headers_timeout_s: float, max_body_bytes: int, max_connections: int) -> None:
+    def __init__(self, handler: Any, *, headers_timeout_s: float, max_connections: int) -> None:
         super().__init__(
             handler,
-            request_factory=self._request,
             handler_cancellation=True,
             # The body reader decompresses within bounds.
             auto_decompress=False,
@@ -149,7 +148,6 @@ class GuardedServer(web.Server):
             lingering_time=LINGER_S,
         )
         self._headers_timeout_s = headers_timeout_s
-        self._max_body_bytes = max_body_bytes
         self._max_connections = allowed_connections(max_connections)
 
     def __call__(self) -> web.RequestHandler:
@@ -159,13 +157,11 @@ class GuardedServer(web.Server):
         return GuardedConnection(self, loop=self._loop, headers_timeout_s=self._headers_timeout_s, **self._kwargs)
 
     def _make_room(self) -> None:
-        for connection in self.connections:
+        for connection in self._connections:
+            transport = connection.transport
+            # One that was closed in this turn of the loop is still counted, but makes no further room.
+            if transport is None or transport.is_closing():
+                continue
             if isinstance(connection, GuardedConnection) and connection.waits_for_client:
-                if connection.transport is not None:
-                    connection.transport.abort()
+                transport.abort()
                 return
-
-    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
-        )

@@ -16,7 +16,7 @@ from callboard_edge.domain.speech_stream import SpeechStream, unexplained
 from callboard_edge.http.call import Call
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.media.encoder_pool import EncoderPool
-from callboard_edge.media.formats import FORMATS, AudioFormat
+from callboard_edge.media.formats import AudioFormat
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import EdgeSettings
 
@@ -154,11 +154,6 @@ class SpeechResponder:
             raise error
         self.metrics.errors.labels(route, error.info.code.value).inc()
         return await call.finish(last)
-
-
-def content_type_of(audio_format: AudioFormat) -> str:
-    """The content type of a format."""
-    return FORMATS[audio_format].content_type
 
 
 def _reset_on_close(call: Call) -> None:

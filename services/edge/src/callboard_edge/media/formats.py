@@ -36,11 +36,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FormatInfo:
-    """A format's content type, file extension and encoder."""
+    """A format's content type and encoder."""
 
-    name: AudioFormat
     content_type: str
-    extension: str
     build: Callable[[], Encoder]
     cpu_bound: bool
     """Whether encoding takes long enough to need a thread; false where bytes pass almost unchanged."""
@@ -65,10 +63,10 @@ def _container(name: Literal["opus", "aac", "flac"]) -> Callable[[], Encoder]:
 
 
 FORMATS: dict[AudioFormat, FormatInfo] = {
-    "mp3": FormatInfo("mp3", "audio/mpeg", "mp3", _mp3, cpu_bound=True),
-    "opus": FormatInfo("opus", "audio/ogg", "opus", _container("opus"), cpu_bound=True),
-    "aac": FormatInfo("aac", "audio/aac", "aac", _container("aac"), cpu_bound=True),
-    "flac": FormatInfo("flac", "audio/flac", "flac", _container("flac"), cpu_bound=True),
-    "wav": FormatInfo("wav", "audio/wav", "wav", WavEncoder, cpu_bound=False, total_bytes=WavEncoder.total_bytes),
-    "pcm": FormatInfo("pcm", "audio/pcm", "pcm", PcmEncoder, cpu_bound=False, total_bytes=lambda n: n),
+    "mp3": FormatInfo("audio/mpeg", _mp3, cpu_bound=True),
+    "opus": FormatInfo("audio/ogg", _container("opus"), cpu_bound=True),
+    "aac": FormatInfo("audio/aac", _container("aac"), cpu_bound=True),
+    "flac": FormatInfo("audio/flac", _container("flac"), cpu_bound=True),
+    "wav": FormatInfo("audio/wav", WavEncoder, cpu_bound=False, total_bytes=WavEncoder.total_bytes),
+    "pcm": FormatInfo("audio/pcm", PcmEncoder, cpu_bound=False, total_bytes=lambda n: n),
 }

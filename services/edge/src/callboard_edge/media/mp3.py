@@ -10,8 +10,6 @@ BITRATE_KBPS = 160
 buffer a number of bytes start soonest."""
 QUALITY = 5
 """LAME's quality level, 2 (best) to 7 (fastest). 5 costs 1.4 ms of CPU for a second of audio, 2 costs 3.6 ms."""
-START_PADDING_SAMPLES = 1105 + 576
-"""Silence before the first sample: the delays of encoder and decoder."""
 
 
 class Mp3Encoder:
