@@ -65,7 +65,7 @@ async def pool() -> AsyncIterator[EncoderPool]:
 @pytest.fixture
 def gated(monkeypatch: pytest.MonkeyPatch) -> GatedEncoder:
     encoder = GatedEncoder()
-    monkeypatch.setitem(FORMATS, "mp3", FormatInfo("mp3", "audio/mpeg", "mp3", lambda: encoder, cpu_bound=True))
+    monkeypatch.setitem(FORMATS, "mp3", FormatInfo("audio/mpeg", lambda: encoder, cpu_bound=True))
     return encoder
 
 
@@ -126,7 +126,7 @@ async def test_failing_encoder_raises_and_is_closed(pool: EncoderPool, monkeypat
         raise ValueError("codec")
 
     monkeypatch.setattr(encoder, "feed", broken)
-    info = FormatInfo("mp3", "audio/mpeg", "mp3", lambda: encoder, cpu_bound=True)
+    info = FormatInfo("audio/mpeg", lambda: encoder, cpu_bound=True)
     monkeypatch.setitem(formats.FORMATS, "mp3", info)
     with pytest.raises(ValueError, match="codec"):
         await speak(pool)

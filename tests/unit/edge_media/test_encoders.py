@@ -134,7 +134,6 @@ def test_wav_of_unknown_length_reads_to_its_end() -> None:
 def test_names_and_types_agree_with_the_bytes(name: AudioFormat) -> None:
     codecs = {"mp3": "mp3float", "opus": "opus", "aac": "aac", "flac": "flac", "wav": "pcm_s16le", "pcm": "pcm_s16le"}
     info = FORMATS[name]
-    assert info.name == name == info.extension
     assert info.content_type == ("audio/mpeg" if name == "mp3" else "audio/ogg" if name == "opus" else f"audio/{name}")
     assert decode(name, encode(name, [tone(0.2)])).codec == codecs[name]
 

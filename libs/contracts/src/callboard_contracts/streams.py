@@ -217,6 +217,11 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
     )
 
 
+def stored_streams(config: Config) -> tuple[str, ...]:
+    """The names of the streams that are kept on disk."""
+    return tuple(spec.name for spec in streams(config) if not spec.memory)
+
+
 def frames_life_s(config: Config) -> float:
     """How long frames can be read back: at least as long as a request may take, so that its text is whole."""
     return max(OUT_LIFE_S, config.edge.request_timeout_s + OUT_MARGIN_S)

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from callboard_contracts.streams import ACK_WAIT_S, MAX_DELIVERIES, NANOSECONDS_PER_S
+from callboard_contracts.streams import ACK_WAIT_S, NANOSECONDS_PER_S
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import is_set_within
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
@@ -55,11 +55,6 @@ class Delivery:
     subject: str
     attempt: int
     stream_seq: int
-
-    @property
-    def last_attempt(self) -> bool:
-        """Whether the bus will not hand the job out again."""
-        return self.attempt >= MAX_DELIVERIES
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
