@@ -55,8 +55,8 @@ class Connection:
         return found
 
     def close(self) -> None:
-        """Hangs up."""
-        self._writer.close()
+        """Hangs up, also where the other end does not take what is still to be sent."""
+        self._writer.transport.abort()
 
 
 @asynccontextmanager

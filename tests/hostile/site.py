@@ -40,8 +40,10 @@ MOST_SHOWN = 300
 def config() -> Table:
     """The built-in engines under the names that the dialects ask for, with short replies and a short patience."""
     # With one thread an engine does not wait for a thread that a loaded machine keeps from its processor.
-    one_thread = {"pools": {"local": {"threads": 1}}}
-    built_in = merged(built_in_config(), {"chat": one_thread, "tts": one_thread})
+    one_thread: Table = {"pools": {"local": {"threads": 1}}}
+    # A prompt cache fills up to its bound, which would look like memory that is not given back.
+    no_cache: Table = {"chat": {"pools": {"local": {"prompt_cache_mib": 0}}}}
+    built_in = merged(merged(built_in_config(), {"chat": one_thread, "tts": one_thread}), no_cache)
     chat, speech = built_in["chat"]["models"][BUILT_IN_CHAT], built_in["tts"]["models"][BUILT_IN_SPEECH]
     return {
         "edge": {"admin_token": ADMIN_TOKEN, "body_timeout_s": 5, "max_connections": MAX_CONNECTIONS},
