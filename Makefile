@@ -6,8 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) cli/pyproject.toml)
-FAST := unit or contract or backend or deploy or integration
+# These tiers start no set of processes, so several of their tests may run at once.
+SIDE_BY_SIDE := unit or contract or backend or deploy
 ARGS ?=
+# ARGS may leave a run without a test.
+NONE_LEFT := [ $$? = 5 ] && [ -n "$(ARGS)" ]
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -29,10 +32,12 @@ models: $(READY) ## fetch the model files that `up` uses
 env: $(READY) ## build the environment in .venv
 
 test: models ## the fast tiers: unit, contract, backend, deploy, integration
-	$(BIN)/python -m pytest -q -m "($(FAST)) and not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "($(SIDE_BY_SIDE)) and not slow" $(ARGS) || { $(NONE_LEFT); }
+	$(BIN)/python -m pytest -q -m "integration and not slow" $(ARGS) || { $(NONE_LEFT); }
 
 test-all: models ## every tier, with real models, processes and faults
-	$(BIN)/python -m pytest -q -m "not benchmark" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)" $(ARGS) || { $(NONE_LEFT); }
+	$(BIN)/python -m pytest -q -m "not ($(SIDE_BY_SIDE) or benchmark)" $(ARGS) || { $(NONE_LEFT); }
 
 hostile: models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
 	$(BIN)/python -m pytest -q -m hostile $(ARGS)

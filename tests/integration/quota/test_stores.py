@@ -229,7 +229,7 @@ async def test_transaction_that_was_left_long_ago_is_completed_or_undone(
     clock = ManualClock(time.time())
     async with connected(server) as (bus, _publisher):
         counters = MemoryCounterStore(store) if isinstance(store, MemoryLedger) else StreamCounterStore(bus)
-        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), counters.is_applied).pass_once()
+        await Reaper(store, Ledger(store, clock), clock, MemoryJournal(), counters).pass_once()
     assert left.id not in await open_ids(store)
     counters = [Counter(entry.tenant, "kudos", "ever") for entry in entries]
     found = await store.read(counters)
@@ -380,7 +380,7 @@ def make_harness(bus: Bus, publisher: AcknowledgedPublisher) -> Harness:
         clock,
         ledger,
         Settler(QuotaSection(), rules, ledger, counters, clock, journal),
-        Reaper(store, ledger, clock, journal, counters.is_applied),
+        Reaper(store, ledger, clock, journal, counters),
         Reconciler("w", store, counters, log, aggregator, clock, journal, ledger.invalidate),
         Verifier(store, counters, log, aggregator, clock, asyncio.sleep),
         counters,

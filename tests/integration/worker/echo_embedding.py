@@ -32,6 +32,8 @@ STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silen
 class EchoEngine:
     """Embeds a text without a model; texts may ask for a fault."""
 
+    in_process = True
+
     def __init__(self) -> None:
         self.away_times = 0
         self.active = 0

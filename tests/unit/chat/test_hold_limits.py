@@ -41,7 +41,6 @@ def cost(work: Work, hold: Hold) -> int:
 @pytest.mark.parametrize(
     ("hold", "prompt_tokens", "allowed"),
     [
-        (None, 10**6, None),
         (hold_of(0).model_copy(update={"entries": ()}), 10**6, None),
         (hold_of(30_000), 10, 20),
         (hold_of(30_000), 30, 0),
@@ -53,10 +52,8 @@ def cost(work: Work, hold: Hold) -> int:
         (hold_of(30_000, 1000, 0), 31, -1),
     ],
 )
-def test_output_is_what_the_hold_leaves_beside_the_prompt(
-    hold: Hold | None, prompt_tokens: int, allowed: int | None
-) -> None:
-    assert output_allowed([hold] if hold else [], prompt_tokens) == allowed
+def test_output_is_what_the_hold_leaves_beside_the_prompt(hold: Hold, prompt_tokens: int, allowed: int | None) -> None:
+    assert output_allowed(hold.units, hold.rates, prompt_tokens) == allowed
 
 
 @given(

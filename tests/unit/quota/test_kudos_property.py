@@ -36,7 +36,7 @@ class Process:
         journal = MemoryJournal()
         self.ledger = Ledger(store, clock)
         self.kudos = KudosService(store, self.ledger, accounts, clock, journal, lambda _rule: None)
-        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).is_applied)
+        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store))
         self.reaping: Stepper[object] | None = None
 
 

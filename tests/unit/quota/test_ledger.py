@@ -1,5 +1,6 @@
 """The ledger's decisions on one caller at a time."""
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -8,9 +9,17 @@ import pytest
 from callboard_contracts.quota import Hold
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
 from callboard_quota.backends.memory import MemoryCounterStore, MemoryJournal, MemoryLedger
+from callboard_quota.domain.changes import audit_event
 from callboard_quota.domain.decision import Granted, Refused
 from callboard_quota.domain.ledger import HELD_RETRY_S, Ledger
-from callboard_quota.domain.limit_kinds import JOBS_AT_ONCE, REQUESTS_PER_MINUTE, TOKENS_PER_DAY, TOKENS_PER_MONTH
+from callboard_quota.domain.limit_kinds import (
+    JOBS_AT_ONCE,
+    KUDOS,
+    REQUESTS_PER_MINUTE,
+    TOKENS_PER_DAY,
+    TOKENS_PER_MONTH,
+    UNITS,
+)
 from callboard_quota.domain.limits import Limit, kudos_limit
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
@@ -238,9 +247,23 @@ def test_unconfirmed_hold_whose_ids_may_be_forgotten_is_left_to_its_lease() -> N
     assert store.values[Counter("k_a", "kudos", "ever")] == -999
     clock.at += DEDUPLICATION_WINDOW_S + 1
     counters = MemoryCounterStore(store)
-    run(Reaper(store, ledger, clock, MemoryJournal(), counters.is_applied).pass_once())
+    run(Reaper(store, ledger, clock, MemoryJournal(), counters).pass_once())
     assert ledger.unconfirmed_holds == []
     assert store.values[Counter("k_a", "kudos", "ever")] == -1_000
+
+
+def test_kudos_of_a_settlement_that_was_cut_off_stay_charged_when_its_ids_may_be_forgotten() -> None:
+    clock, store, ledger = make_ledger()
+    run(store.apply([Change(Counter("k_a", "kudos", "ever"), -1_000, "earned")]))
+    request = dataclasses.replace(
+        hold_request("a", kudos_limit("k_a")), amounts=(("k_a", UNITS, 1000), ("k_a", KUDOS, 30))
+    )
+    hold = granted(run(ledger.reserve(request))).hold
+    run(store.record_outcome(audit_event("settled", hold, clock.at, units=10).model_copy(update={"kudos": 20})))
+    clock.at += DEDUPLICATION_WINDOW_S + 1
+    run(Reaper(store, ledger, clock, MemoryJournal(), MemoryCounterStore(store)).pass_once())
+    assert store.values[Counter("k_a", "kudos", "ever")] == -980
+    assert not run(leases_in(store))
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["late", "over the hold"])
@@ -327,7 +350,7 @@ def test_hold_that_was_over_before_it_was_taken_is_not_granted() -> None:
     stepper = Stepper("late", ledger.reserve(hold_request("a", kudos_limit("k_a"), at=clock.at - 400)))
     while not run(leases_in(store)):
         stepper.step()
-    run(Reaper(store, Ledger(store, clock), clock, MemoryJournal(), MemoryCounterStore(store).is_applied).pass_once())
+    run(Reaper(store, Ledger(store, clock), clock, MemoryJournal(), MemoryCounterStore(store)).pass_once())
     with pytest.raises(StoreUnavailable):
         stepper.run()
     assert set(store.values.values()) == {0}

@@ -97,7 +97,7 @@ def harness() -> Harness:
         await yield_once()
 
     settler = Settler(settings, rules, ledger, counters, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal, MemoryCounterStore(store).is_applied)
+    reaper = Reaper(store, ledger, clock, journal, MemoryCounterStore(store))
     verifier = Verifier(store, counters, log, aggregator, clock, pause)
     run(make("first").pass_once())
     return Harness(clock, store, log, journal, ledger, settler, reaper, verifier, make)

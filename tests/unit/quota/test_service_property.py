@@ -81,7 +81,7 @@ class Process:
         waits = ConcurrencyWait(self.ledger, no_pause)
         self.reservations = ReservationService(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, waits)
         self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryCounterStore(store), clock, journal)
-        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store).is_applied)
+        self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store))
         self.reaping: Stepper[object] | None = None
 
 

@@ -36,6 +36,8 @@ POOL = WorkerPool(
 class FickleEngine:
     """Is ready, or raises, as it is told."""
 
+    in_process = True
+
     def __init__(self, *answers: str | Exception | None) -> None:
         self.answers = list(answers)
         self.stuck: str | None = None

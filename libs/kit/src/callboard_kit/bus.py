@@ -139,16 +139,18 @@ class Bus:
         reply: str = "",
         *,
         flush: bool = False,
+        within_s: float = 0.0,
     ) -> None:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
-        It goes out at the end of this turn of the event loop, or at once with `flush`.
+        It goes out at the end of this turn of the event loop, at once with `flush`, or with the next message that
+        does, at the latest after `within_s`.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
-            await self.connection.publish(subject, payload, reply, headers)
+            await self.connection.publish(subject, payload, reply, headers, within_s)
             if flush:
                 self.connection.write()
         except nats.errors.Error as error:

@@ -74,6 +74,9 @@ class _Transport(TcpTransport):
         return True
 
 
+_SENDING = (Client.CONNECTED, Client.DRAINING_SUBS)
+
+
 class Connection(Client):
     """A client for one connection to the bus."""
 
@@ -90,9 +93,17 @@ class Connection(Client):
         return subscription
 
     async def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+        within_s: float = 0.0,
     ) -> None:
-        """Queues a message for the write at the end of this loop turn; raises as the client's own `publish` does."""
+        """Queues a message for the next write; raises as the client's own `publish` does.
+
+        The write comes at the end of this loop turn, or after `within_s` unless another message is written before.
+        """
         command = _command(subject, payload, reply, headers)
         # The server counts the headers too, and ends the connection for good over a message that is too large.
         if (command is None or len(command) > self._max_payload) and self._is_too_large(payload, headers):
@@ -104,7 +115,9 @@ class Connection(Client):
         self.stats["out_bytes"] += len(payload)
         self._pending.append(command)
         self._pending_data_size += len(command)
-        if not self._write_due:
+        if within_s:
+            asyncio.get_running_loop().call_later(within_s, self.write)
+        elif not self._write_due:
             self._write_due = True
             asyncio.get_running_loop().call_soon(self.write)
 
@@ -258,16 +271,10 @@ class Connection(Client):
 
     def _has_room(self, payload_bytes: int) -> bool:
         """Whether a message can be written in this turn: connected, small enough, and the send buffer not full."""
-        return (
-            self.is_connected
-            and payload_bytes <= self._max_payload
-            and not self.is_draining_pubs
-            and self._unsent_bytes() < MAX_UNSENT_BYTES
-        )
-
-    def _unsent_bytes(self) -> int:
+        if self._status not in _SENDING or payload_bytes > self._max_payload:
+            return False
         writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
-        return writer.transport.get_write_buffer_size() if writer else 0
+        return writer is None or writer.transport.get_write_buffer_size() < MAX_UNSENT_BYTES
 
 
 def _command(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> bytes | None:

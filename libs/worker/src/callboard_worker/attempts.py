@@ -22,6 +22,8 @@ PING_TIMEOUT_S = 2.0
 NAK_DELAY_S = 1.0
 PROBATION_S = 5.0
 PROBATION_CHECK_S = 0.2
+RECORD_DELAY_S = 0.05
+"""A record waits so long for another message to be written with."""
 
 State = Literal["running", "returned", "stuck", "died"]
 
@@ -33,8 +35,10 @@ class Attempts:
     seconds. A death in that time counts against that job alone.
     """
 
-    def __init__(self, bus: Bus, worker: str, metrics: WorkerMetrics) -> None:
+    def __init__(self, bus: Bus, worker: str, metrics: WorkerMetrics, *, engine_in_process: bool) -> None:
         self._bus = bus
+        # An engine in this process may end it at once. Any other leaves time to write the record with the reply.
+        self._record_delay_s = 0.0 if engine_in_process else RECORD_DELAY_S
         self._worker = worker
         self._metrics = metrics
         self._records: dict[str, AttemptRecord] = {}
@@ -97,9 +101,11 @@ class Attempts:
             await self._record(request_id, state)
 
     async def _record(self, request_id: str, state: State) -> None:
-        record = self._records[request_id].model_copy(update={"state": state})
+        known = self._records[request_id]
+        record = AttemptRecord(attempt=known.attempt, worker=known.worker, deaths=known.deaths, state=state)
+        delay_s = self._record_delay_s if state == "running" else 0.0
         try:
-            await self._bus.publish(subjects.attempt(request_id), record.encoded())
+            await self._bus.publish(subjects.attempt(request_id), record.encoded(), within_s=delay_s)
         except BusError:
             # Without a record, no death is counted.
             log.warning("attempt_not_recorded", extra={"request_id": request_id})

@@ -55,6 +55,11 @@ class EngineRefused(EngineError):  # noqa: N818 - a decision, not a fault
 class Engine(Protocol):
     """What a worker stands in front of."""
 
+    @property
+    def in_process(self) -> bool:
+        """Whether the engine runs in the worker's own process, which its faults end."""
+        ...
+
     async def load(self) -> None:
         """Gets the engine ready to work, warm included; called once, before the first job.
 

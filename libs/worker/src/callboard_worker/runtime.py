@@ -124,7 +124,7 @@ class Worker(Generic[J]):
         pool, shutdown = self._pool, self._shutdown
         stream = JOB_STREAMS[pool.service]
         running = self._running = RunningJobs(bus, pool.stall_timeout_s)
-        attempts = Attempts(bus, self._id, self._metrics)
+        attempts = Attempts(bus, self._id, self._metrics, engine_in_process=self._engine.in_process)
         kind = self._make_kind(bus)
         handler = JobHandler(kind, running, attempts, bus, stream, self._metrics)
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")

@@ -123,7 +123,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     counters = StreamCounterStore(bus)
     rules = EventRules(secret, accounts)
     settler = Settler(config.quota, rules, ledger, counters, clock, journal)
-    reaper = Reaper(store, ledger, clock, journal, counters.is_applied)
+    reaper = Reaper(store, ledger, clock, journal, counters)
     kudos = KudosService(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
     aggregator = UsageAggregator(usage_log, counters, rules, lambda: reservations.settings)

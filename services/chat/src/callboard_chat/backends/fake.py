@@ -57,6 +57,7 @@ class FakeEngine:
         {"completion", "chat", "tools", "json_schema", "grammar", "images", "thinking", "logprobs", "prefill"}
     )
     sampling = frozenset(Sampling.model_fields)
+    in_process = True
     honours_prefill = False
 
     def __init__(self, script: FakeScript | None = None) -> None:

@@ -51,6 +51,7 @@ class LlamaCppEngine:
     models in whose messages control tokens act as such.
     """
 
+    in_process = True
     honours_prefill = True
 
     def __init__(

@@ -63,6 +63,7 @@ class OllamaEngine:
 
     abilities = ABILITIES
     sampling = SAMPLING
+    in_process = False
     honours_prefill = False
 
     def __init__(

@@ -62,6 +62,7 @@ class OpenAIEngine:
 
     abilities = ABILITIES
     sampling = SAMPLING
+    in_process = False
     honours_prefill = False
 
     def __init__(

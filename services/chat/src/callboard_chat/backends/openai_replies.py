@@ -3,9 +3,10 @@
 They are read from plain JSON instead of the `openai` package's typed objects, which cost ten times as much.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from callboard_chat.backends.openai_wire import Json
 from callboard_chat.domain.ports import Chunk, Finish
@@ -15,15 +16,16 @@ from callboard_worker.engine import EngineFailed, EngineUnavailable
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 LEAST_LOGPROB = -9999.0
 
-_EVENT: TypeAdapter[Any] = TypeAdapter(Any)
-"""Reads JSON three times as fast as the standard library."""
-
 _FINISHES: dict[str, Finish] = {
     "stop": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
+
+
+_DONE = object()
+"""Stands for the line that ends a stream."""
 
 
 class EventReader:
@@ -85,14 +87,14 @@ class ReplyReader:
         text = ""
         thinking = ""
         before, read_before = self._tokens, self._read_prompt_tokens
-        for payload in payloads:
+        for event in _events(payloads):
             if self.done:
                 break
-            if payload == b"[DONE]":
+            if event is _DONE:
                 self.done = True
                 break
             try:
-                said, thought = self._read_event(_EVENT.validate_json(payload))
+                said, thought = self._read_event(event)
             except (ValueError, TypeError, AttributeError, KeyError):
                 self._failed = self.done = True
                 break
@@ -196,6 +198,26 @@ class ReplyReader:
         call[0] = part.get("id") or call[0]
         call[1] += function.get("name") or ""
         call[2] += function.get("arguments") or ""
+
+
+def _events(payloads: list[bytes]) -> Iterable[Any]:
+    """The events in payloads that arrived together; one that is no JSON comes as None."""
+    if payloads and payloads[-1] == b"[DONE]":
+        return [*_events(payloads[:-1]), _DONE]
+    try:
+        # A burst of small events is read several times as fast at once.
+        return from_json(b"[" + b",".join(payloads) + b"]")
+    except ValueError:
+        return [_event(payload) for payload in payloads]
+
+
+def _event(payload: bytes) -> Any:
+    if payload == b"[DONE]":
+        return _DONE
+    try:
+        return from_json(payload)
+    except ValueError:
+        return None
 
 
 def _logprobs(found: Json, top: int) -> list[TokenLogprob]:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from callboard_contracts.quota import Hold, Work
+from callboard_contracts.quota import Hold, Rates, Work
 
 UNBOUNDED = sys.maxsize
 
@@ -14,18 +14,17 @@ def units_of(holds: Sequence[Hold]) -> int | None:
     return None if not held or None in held else sum(units or 0 for units in held)
 
 
-def output_allowed(holds: Sequence[Hold], prompt_tokens: int, unheld_units: int = 0) -> int | None:
-    """How many tokens of output the holds pay for beside a prompt; None when nothing bounds them.
+def output_allowed(units: int | None, rates: Rates, prompt_tokens: int) -> int | None:
+    """How many tokens of output so many units pay for beside a prompt; None when nothing bounds them.
 
-    A negative number means that not even the prompt is held. `unheld_units` may be used on top.
+    A negative number means that not even the prompt is held.
     """
-    units = units_of(holds)
     if units is None:
         return None
-    left_units = units + unheld_units - prompt_tokens * holds[0].rates.prompt_units
+    left_units = units - prompt_tokens * rates.prompt_units
     if left_units < 0:
         return -1
-    return left_units // holds[0].rates.completion_units if holds[0].rates.completion_units else None
+    return left_units // rates.completion_units if rates.completion_units else None
 
 
 def within(holds: Sequence[Hold], work: Work, unheld_units: int = 0) -> Work:
@@ -51,8 +50,9 @@ class TextAllowance:
     """
 
     def __init__(self, holds: Sequence[Hold], prompt_tokens: int) -> None:
-        self._holds = list(holds)
-        self._rates = self._holds[0].rates
+        self._units = units_of(holds)
+        """What is held, None where nothing bounds the work."""
+        self._rates = holds[0].rates
         self._prompt_tokens = prompt_tokens
         self._most_ahead_units: int | None = None
         self.unheld_units = 0
@@ -67,7 +67,7 @@ class TextAllowance:
 
     def add(self, hold: Hold) -> None:
         """Takes in a hold that quota granted on top."""
-        self._holds.append(hold)
+        self._units = None if self._units is None or hold.units is None else self._units + hold.units
         self._recount()
 
     def add_unheld(self, units: int) -> None:
@@ -81,11 +81,10 @@ class TextAllowance:
 
     def lacking_units(self, tokens: int) -> int:
         """What is missing for that much output; 0 when it is held."""
-        units = units_of(self._holds)
-        if units is None:
+        if self._units is None:
             return 0
         wanted = self._prompt_tokens * self._rates.prompt_units + tokens * self._rates.completion_units
-        return max(0, wanted - units - self.unheld_units)
+        return max(0, wanted - self._units - self.unheld_units)
 
     def wanted_units(self, tokens: int, most: int) -> int:
         """What to ask for so that `tokens` of at most `most` tokens may be written; 0 when they may."""
@@ -104,5 +103,6 @@ class TextAllowance:
         return Work(prompt_tokens=-(-units // self._rates.prompt_units))
 
     def _recount(self) -> None:
-        allowed = output_allowed(self._holds, self._prompt_tokens, self.unheld_units)
+        units = None if self._units is None else self._units + self.unheld_units
+        allowed = output_allowed(units, self._rates, self._prompt_tokens)
         self.tokens = UNBOUNDED if allowed is None else allowed

@@ -1,5 +1,7 @@
 """One reply on its way out: numbered frames, limits kept, tokens counted."""
 
+from collections.abc import Callable
+
 from callboard_chat.domain.hold_limits import output_allowed
 from callboard_chat.domain.models import context_exceeded, estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
@@ -41,7 +43,7 @@ class Reply:
         hold: Hold | None = None,
         *,
         check_prefill: bool = False,
-        max_cached_tokens: int | None = None,
+        max_cached_tokens: Callable[[], int] | None = None,
     ) -> None:
         prior = prior or History()
         self._request = request
@@ -71,6 +73,8 @@ class Reply:
         # A raw prompt cannot be taken for a turn that is over.
         self._checks_prefill = check_prefill and request.mode == "chat"
         self._prefill = PrefillCheck(Continuation())
+        self.tells_cached = False
+        """Whether the engine says how much of the prompt it had in its cache."""
         self.first_at: float | None = None
         """When the first frame of this attempt went out, by the event loop's clock."""
         self.finish: Finish | None = "tool_calls" if prior.tool_calls else None
@@ -219,9 +223,10 @@ class Reply:
         """Takes in what the engine says of itself."""
         if chunk.prompt_tokens is not None and not self._prompt_known:
             self._prompt_tokens = chunk.prompt_tokens
+            self.tells_cached = chunk.cached_prompt_tokens is not None
             self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
-            if self._max_cached_tokens is not None:
-                self._cached_prompt_tokens = min(self._cached_prompt_tokens, self._max_cached_tokens)
+            if self._cached_prompt_tokens and self._max_cached_tokens is not None:
+                self._cached_prompt_tokens = min(self._cached_prompt_tokens, self._max_cached_tokens())
             if chunk.finish is None:
                 self._keep_to_hold(chunk.prompt_tokens)
         if chunk.read_prompt_tokens is not None:
@@ -232,7 +237,8 @@ class Reply:
             self._durations = chunk.durations
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
-        allowed = output_allowed((self._hold,), prompt_tokens) if self._hold else None
+        hold = self._hold
+        allowed = output_allowed(hold.units, hold.rates, prompt_tokens) if hold else None
         if allowed is None:
             return
         if allowed < 0 and not self.started:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 from callboard_chat import metrics
@@ -76,14 +76,14 @@ class ChatJobs:
                 await self._close_again(running, prior)
                 return
         quota = self._quota(job, prior, lambda: running.left_s)
-        prompt = prompt_text(job.request)
+        prompt = cache(partial(prompt_text, job.request))
         reply = Reply(
             job.request,
             running.attempt,
             prior.history,
             None if job.held else job.hold,
             check_prefill=not self._engine.honours_prefill,
-            max_cached_tokens=self._own_prompts.shared_tokens(job.tenant, prompt),
+            max_cached_tokens=lambda: self._own_prompts.shared_tokens(job.tenant, prompt()),
         )
 
         async def resend(seq: int) -> None:
@@ -96,8 +96,8 @@ class ChatJobs:
         if prior.wanted:
             work = partial(self._generate, running, reply, quota)
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
-        if reply.prompt_tokens is not None:
-            self._own_prompts.add(job.tenant, prompt, reply.prompt_tokens)
+        if reply.tells_cached and reply.prompt_tokens is not None:
+            self._own_prompts.add(job.tenant, prompt(), reply.prompt_tokens)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:

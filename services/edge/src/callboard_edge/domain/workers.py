@@ -68,10 +68,10 @@ class Workers:
         if not found:
             return []
         now = asyncio.get_running_loop().time()
-        if any(known.until < now for known in found.values()):
-            found = {worker_id: known for worker_id, known in found.items() if known.until >= now}
-            self._workers[service, pool] = found
-        return [known.info for known in found.values()]
+        present = [known.info for known in found.values() if known.until >= now]
+        if len(present) < len(found):
+            self._workers[service, pool] = {info.id: found[info.id] for info in present}
+        return present
 
     def state(self, service: Service, pool: str) -> PoolState:
         """Whether a pool has a worker, had one, never had any, or is not started again."""

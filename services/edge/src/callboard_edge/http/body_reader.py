@@ -129,13 +129,21 @@ class BodyReader:
             self.budget.give_back(body)
 
     async def _collect(self, request: web.BaseRequest, body: OpenBody) -> bytes:
+        content = request.content
+        if content.is_eof():
+            raw = content.read_nowait()
+            self._take(body, raw)
+            return raw
         chunks: list[bytes] = []
-        async for chunk in request.content.iter_any():
-            if body.held_bytes + len(chunk) > self.max_body_bytes:
-                raise self._too_large()
-            self.budget.take(body, len(chunk))
+        async for chunk in content.iter_any():
+            self._take(body, chunk)
             chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(chunks)
+
+    def _take(self, body: OpenBody, chunk: bytes) -> None:
+        if body.held_bytes + len(chunk) > self.max_body_bytes:
+            raise self._too_large()
+        self.budget.take(body, len(chunk))
 
     async def _decompressed(self, raw: bytes, encoding: str) -> bytes:
         expand = _DECODERS[encoding]

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 
 MAX_STEP_S = 1.0
+RESOLUTION_S = 0.001
+"""The clock stands still for so long, since one decision asks for the time ten times."""
 PACE_AHEAD = 0.5
 """The clock's speed while the followed clock is behind it."""
 
@@ -26,7 +28,10 @@ class SteadyClock:
 
     def now(self) -> float:
         """Unix seconds, never less than before."""
-        wall, pace = self._wall(), self._pace()
+        pace = self._pace()
+        if 0 <= pace - self._last_pace < RESOLUTION_S:
+            return self._last
+        wall = self._wall()
         offset = wall - pace
         if abs(offset - self._offset) > MAX_STEP_S:
             self.stepped_at = pace

@@ -27,7 +27,7 @@ from callboard_quota.domain.changes import (
 from callboard_quota.domain.decision import Attempt, Granted, HoldRequest, LimitUsage, Refused
 from callboard_quota.domain.limit_kinds import KUDOS, METRICS, LimitKind, Metric
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.ports import Change, Clock, Counter, LedgerStore, StoreUnavailable
+from callboard_quota.domain.ports import Change, Clock, Counter, CounterStore, LedgerStore, StoreUnavailable
 from callboard_quota.domain.usage_windows import UsageWindow, WindowCache
 from callboard_quota.domain.windows import DECISION_LIFE_S, SETTLE_GRACE_S, hour_bucket, hour_start
 
@@ -178,10 +178,10 @@ class Ledger:
             self._keep_unconfirmed(hold)
             raise
 
-    async def end_stale(self, hold: Hold, is_applied: Callable[[Change], Awaitable[bool]]) -> None:
+    async def end_stale(self, hold: Hold, counters: CounterStore) -> None:
         """Gives back or completes what a hold took of kudos whose ids may be forgotten; the rest ends by itself.
 
-        `is_applied` tells from the counter's own messages whether a change took effect. Raises StoreUnavailable.
+        `counters` tells from its own messages whether a change took effect. Raises StoreUnavailable.
         """
         taken = [change for change in increments(hold) if change.counter.metric == KUDOS.name]
         if not is_transaction(hold) and not taken:
@@ -189,11 +189,14 @@ class Ledger:
         outcome = audit_event("expired", hold, self._clock.now(), "lease_too_old")
         if is_transaction(hold):
             outcome = await self._store.record_outcome(outcome)
+        else:
+            recorded = await counters.outcomes(hold.request_id)
+            outcome = next((one for one in recorded if one.hold_id == hold.id), outcome)
         settled = outcome.kind == "settled" and outcome.hold_id == hold.id
-        if not settled and not all([await is_applied(change) for change in taken]):
+        if not settled and not all([await counters.is_applied(change) for change in taken]):
             return
         for change in settlement(hold, 0, outcome.kudos) if settled else reversal(hold):
-            if change.counter.metric == KUDOS.name and change.amount and not await is_applied(change):
+            if change.counter.metric == KUDOS.name and change.amount and not await counters.is_applied(change):
                 await self._store.apply([change])
 
     async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:

@@ -2,13 +2,12 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from callboard_contracts.quota import Hold
 from callboard_quota.domain.changes import audit_event, is_transaction
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.ports import Change, Clock, Journal, LedgerStore
+from callboard_quota.domain.ports import Clock, CounterStore, Journal, LedgerStore
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class OpenHolds:
 
 
 class Reaper:
-    """Reads the open leases and ends those that are over; `is_applied` says whether a change took effect."""
+    """Reads the open leases and ends those that are over."""
 
     def __init__(
         self,
@@ -30,13 +29,13 @@ class Reaper:
         ledger: Ledger,
         clock: Clock,
         journal: Journal,
-        is_applied: Callable[[Change], Awaitable[bool]],
+        counters: CounterStore,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._clock = clock
         self._journal = journal
-        self._is_applied = is_applied
+        self._counters = counters
 
     async def pass_once(self) -> OpenHolds:
         """Ends what is over and says what stays open; raises StoreUnavailable."""
@@ -54,7 +53,7 @@ class Reaper:
                 await self._expire(hold, "lease_over")
             else:
                 # Its ids may be forgotten, so an increment could count twice; the reconciler settles its hour.
-                await self._ledger.end_stale(hold, self._is_applied)
+                await self._ledger.end_stale(hold, self._counters)
                 await self._store.close(hold)
                 self._journal.record(audit_event("ignored", hold, self._clock.now(), "lease_too_old"))
         return OpenHolds(count, earliest_end)

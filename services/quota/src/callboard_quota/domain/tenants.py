@@ -23,7 +23,8 @@ class Secret:
     def __init__(self, secret: bytes) -> None:
         self._address_key = hmac.digest(secret, b"address", "sha256")
         # Open holds were signed under this label, so it stays as it is.
-        self._signing_key = hmac.digest(secret, b"seal", "sha256")
+        # A copy of a prepared digest costs a third of a new one.
+        self._signing = hmac.new(hmac.digest(secret, b"seal", "sha256"), digestmod="sha256")
         # Cached, because parsing an address costs a twentieth of a decision.
         self.address_tenant = lru_cache(MAX_CACHED)(self._address_tenant)
         """The tenant of a client's address; an IPv6 address counts as its /64. Raises ValueError for no address."""
@@ -47,7 +48,9 @@ class Secret:
         entries = [(entry.tenant, entry.metric, entry.bucket, entry.amount) for entry in hold.entries]
         rates = (hold.rates.prompt_units, hold.rates.completion_units, hold.rates.audio_units_per_s)
         text = repr((hold.id, hold.request_id, hold.tenant, hold.kind, hold.model, entries, rates, hold.expires_at))
-        return hmac.digest(self._signing_key, text.encode(), "sha256").hex()[: 2 * TOKEN_LENGTH]
+        mac = self._signing.copy()
+        mac.update(text.encode())
+        return mac.hexdigest()[: 2 * TOKEN_LENGTH]
 
 
 def model_tenant(model: str) -> str:

@@ -57,6 +57,8 @@ class FakeEngine:
     the model: `fake?fail_piece=1`.
     """
 
+    in_process = True
+
     def __init__(self, script: Script | None = None) -> None:
         self._script = script or Script()
         self._refusals = 0

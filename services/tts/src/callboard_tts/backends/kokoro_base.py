@@ -21,6 +21,7 @@ ModelT = TypeVar("ModelT")
 class KokoroBase(ABC, Generic[ModelT]):
     """Kokoro on some runtime; a subclass opens the model and runs it for one sequence of phonemes."""
 
+    in_process = True
     warm_up_lengths: ClassVar[Sequence[int]]
     """The lengths in phonemes that the model runs once for before the engine is ready."""
 

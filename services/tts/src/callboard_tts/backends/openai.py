@@ -27,6 +27,8 @@ _REFUSED = frozenset({400, 413, 422})
 class OpenAISpeechEngine:
     """A speech server elsewhere; it is asked for 24 kHz PCM, piece by piece, and read while it speaks."""
 
+    in_process = False
+
     def __init__(
         self, url: str, api_key: str | None, voices: Sequence[str] = (), stall_timeout_s: float = STALL_TIMEOUT_S
     ) -> None:
