@@ -273,8 +273,11 @@ class Connection(Client):
         """Whether a message can be written in this turn: connected, small enough, and the send buffer not full."""
         if self._status not in _SENDING or payload_bytes > self._max_payload:
             return False
+        return self._unsent_bytes() < MAX_UNSENT_BYTES
+
+    def _unsent_bytes(self) -> int:
         writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
-        return writer is None or writer.transport.get_write_buffer_size() < MAX_UNSENT_BYTES
+        return writer.transport.get_write_buffer_size() if writer else 0
 
 
 def _command(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> bytes | None:
