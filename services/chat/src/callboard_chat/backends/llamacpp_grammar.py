@@ -17,6 +17,8 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES, OutputFormat
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.schema_grammar import grammar_schema
+from callboard_contracts.schema_patterns import UnsupportedPattern
 from callboard_worker.engine import EngineRefused
 
 MAX_GRAMMAR_BYTES = 32 * 1024
@@ -40,10 +42,7 @@ _THOUGHTS: dict[Thoughts, tuple[str, str]] = {
     "may": ("thought? ", r"thought[lazy]: /<think>(.|\n)*<\/think>\s*/"),
     "open": ("thought ", r"thought[lazy]: /(.|\n)*<\/think>\s*/"),
 }
-_QUOTE = re.compile(r'"|\\x22|\\u0022|\\u\{0*22\}')
 _UNKNOWN = re.compile(r"Unimplemented keys: (\[[^\]]*\])")
-_VALUES = {"const", "enum", "default", "examples"}
-_NAMED = {"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"}
 _REASONS = {
     "Unsatisfiable schema": "nothing can satisfy it",
     "Unknown format": "it has a format that the engine does not know",
@@ -130,9 +129,9 @@ def _checked(output_format: OutputFormat) -> Grammar:
         return _usable(_converted(output_format.grammar or ""), "grammar")
     schema = _OBJECT if output_format.kind == "json_object" else output_format.json_schema or _OBJECT
     try:
-        _refuse_quotes(schema, "")
-        # White space without end would be JSON too.
-        rule = f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_flexible': False}})}"
+        rule = f"%json {json.dumps(grammar_schema(schema))}"
+    except UnsupportedPattern as problem:
+        raise _invalid(f"This model's engine cannot follow a pattern: it has {problem}.") from None
     except RecursionError:
         raise _invalid("The JSON schema is nested too deeply.") from None
     return _usable(f"{_HEADER}start: {rule}", "JSON schema", rule)
@@ -169,25 +168,6 @@ def _depth(gbnf: str) -> int:
         depth += (character == "(") - (character == ")")
         deepest = max(deepest, depth)
     return deepest
-
-
-def _refuse_quotes(schema: object, place: str) -> None:
-    """Refuses patterns with quotes: the engine ends such strings too early, or lets excluded quotes through."""
-    if isinstance(schema, list):
-        for index, part in enumerate(schema):
-            _refuse_quotes(part, f"{place}/{index}")
-    if not isinstance(schema, dict):
-        return
-    for name, part in schema.items():
-        patterns = [part] if name == "pattern" else part if name == "patternProperties" else ()
-        if any(isinstance(pattern, str) and _QUOTE.search(pattern) for pattern in patterns):
-            raise _invalid(f"This model's engine cannot follow the {name} at '{place.strip('/')}': it has a quote.")
-        if name in _NAMED and isinstance(part, dict):
-            # The keys are names here, whatever keywords they look like.
-            for key, below in part.items():
-                _refuse_quotes(below, f"{place}/{name}/{key}")
-        elif name not in _VALUES:
-            _refuse_quotes(part, f"{place}/{name}")
 
 
 def _refusal(name: str, problem: str) -> EngineRefused:

@@ -48,11 +48,9 @@ def with_honoured_sampling(request: ChatRequest, offered: OfferedModel | None, r
     return request.model_copy(update={"sampling": kept})
 
 
-def schemas_of(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
-    """Every JSON schema of a request with the name of its field."""
+def tool_schemas(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
+    """The JSON schemas of a request's tools with the names of their fields."""
     found = [(f"tools[{index}].parameters", tool.parameters) for index, tool in enumerate(request.tools)]
-    if request.output_format.json_schema is not None:
-        found.append(("output_format.json_schema", request.output_format.json_schema))
     return [(param, schema) for param, schema in found if schema]
 
 

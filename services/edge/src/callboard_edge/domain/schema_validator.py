@@ -1,17 +1,18 @@
-"""Checks that what a client sends as JSON schemas are such."""
+"""Checks the JSON schemas that clients send, and makes those of replies enforceable."""
 
 import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES
+from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES, OutputFormat
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.schema_bounds import MAX_ARRAY_ITEMS, array_items, too_many_items
+from callboard_contracts.schema_grammar import grammar_schema
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """A larger schema would make a grammar that no engine loads in reasonable time."""
@@ -26,6 +27,7 @@ MAX_DEPTH = 64
 """How deep a schema may be nested; a worker could not even read a job with more than 200 levels."""
 MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED = 1000
+MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
 _BAD_PATTERN = "regex parse error"
@@ -33,10 +35,21 @@ _NOT_OFFERED = "not supported"
 """What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
 _CASELESS = re.compile(r"\(\?[A-Za-z-]*i")
 _TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
+_UNENFORCED = {
+    "oneOf": "oneOf",
+    "patternProperty": "patternProperties",
+    "Properties only supported": "minProperties and maxProperties",
+    "circular references": "$ref",
+    "multipleOf": "multipleOf",
+    "lookaround": "pattern",
+}
+"""Keywords that llguidance does not enforce, by words of its messages."""
+
+T = TypeVar("T")
 
 
 class SchemaValidator:
-    """Checks one small and one large schema at a time, in threads, and remembers the good.
+    """Works on one small and one large schema at a time, in threads, and remembers what was good.
 
     More at once would keep the interpreter from all other work.
     """
@@ -44,50 +57,118 @@ class SchemaValidator:
     def __init__(self) -> None:
         self._small, self._large = asyncio.Lock(), asyncio.Lock()
         self._good: LRUCache[bytes, bool] = LRUCache(MAX_REMEMBERED)
+        self._enforceable: LRUCache[bytes, str] = LRUCache(MAX_REMEMBERED_BYTES, getsizeof=len)
 
     async def check(self, schemas: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Checks all schemas of a request, each with the name of its field.
+        """Checks that schemas are such and not contradictory or too complex, each with the name of its field.
 
         Raises:
             CallboardError: `invalid_request` with the place inside the schema, or too many others are being checked.
         """
         left_bytes, left_nodes = MAX_ALL_BYTES, MAX_ALL_NODES
         for param, schema in schemas:
-            if _is_deeper(schema, MAX_DEPTH):
-                raise _invalid(f"The schema is nested more than {MAX_DEPTH} levels deep.", param)
-            try:
-                text = json.dumps(schema, allow_nan=False)
-            except ValueError:
-                raise _invalid("The schema holds a number that JSON has no form for.", param) from None
+            text = _text(param, schema)
             left_bytes -= len(text)
-            if len(text) > MAX_SCHEMA_BYTES:
-                raise _invalid(f"The schema is larger than {MAX_SCHEMA_BYTES} bytes.", param)
             left_nodes -= text.count("{")
             if left_bytes < 0 or left_nodes < 0:
                 raise _invalid(
                     f"All schemas together may have {MAX_ALL_BYTES} bytes and {MAX_ALL_NODES} objects.", param
                 )
-            await self._check(param, schema, text)
+            digest = _digest(text)
+            if digest not in self._good:
+                problem = await self._in_turn(text, lambda one=schema: _problem(one))
+                if problem is not None:
+                    raise _invalid(f"Not a valid JSON schema: {problem}.", param)
+                self._good[digest] = True
 
-    async def _check(self, param: str, schema: dict[str, Any], text: str) -> None:
-        digest = hashlib.sha256(text.encode()).digest()
-        if self._good.get(digest):
-            return
+    async def enforceable(self, output_format: OutputFormat) -> OutputFormat:
+        """The same format with its schema, if it has one, in the form that engines enforce.
+
+        Raises:
+            CallboardError: `invalid_request` with what is wrong, `unsupported` with the keyword that cannot be
+                enforced and its place, or too many others are being checked.
+        """
+        schema = output_format.json_schema
+        if schema is None:
+            return output_format
+        param = "output_format.json_schema" if output_format.name else "output_format.schema"
+        text = _text(param, schema)
+        if text.count("{") > MAX_ALL_NODES:
+            raise _invalid(f"The schema has more than {MAX_ALL_NODES} objects.", param)
+        digest = _digest(f"{output_format.strict} {text}")
+        if (found := self._enforceable.get(digest)) is None:
+            strict = output_format.strict
+            found = await self._in_turn(text, lambda: _enforceable(schema, param, strict=strict))
+            self._enforceable[digest] = found
+        return output_format.model_copy(update={"json_schema": json.loads(found)})
+
+    async def _in_turn(self, text: str, work: Callable[[], T]) -> T:
         turn = self._small if len(text) <= SMALL_SCHEMA_BYTES and not _CASELESS.search(text) else self._large
         try:
             async with asyncio.timeout(WAIT_S), turn:
-                problem = await asyncio.to_thread(_problem, schema)
+                return await asyncio.to_thread(work)
         except TimeoutError:
             raise CallboardError(
                 ErrorCode.QUEUE_FULL, "Too many schemas are being checked; try again shortly.", retry_after_s=WAIT_S
             ) from None
-        if problem is not None:
-            raise _invalid(f"Not a valid JSON schema: {problem}.", param)
-        self._good[digest] = True
+
+
+def _text(param: str, schema: dict[str, Any]) -> str:
+    if _is_deeper(schema, MAX_DEPTH):
+        raise _invalid(f"The schema is nested more than {MAX_DEPTH} levels deep.", param)
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except ValueError:
+        raise _invalid("The schema holds a number that JSON has no form for.", param) from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise _invalid(f"The schema is larger than {MAX_SCHEMA_BYTES} bytes.", param)
+    return text
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _invalid(message: str, param: str) -> CallboardError:
     return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)
+
+
+def _enforceable(schema: dict[str, Any], param: str, *, strict: bool) -> str:
+    # Loaded only when the first schema comes, to keep the process small.
+    from callboard_edge.domain.schema_normalizer import MalformedSchema, UnsupportedSchema, normalized
+
+    try:
+        if array_items(schema) > MAX_ARRAY_ITEMS:
+            raise MalformedSchema(too_many_items())
+        found = normalized(schema, strict=strict)
+        text = json.dumps(found)
+        if len(text) > MAX_ALL_BYTES:
+            raise MalformedSchema("it is too complex")
+        _check_grammar(found)
+    except MalformedSchema as problem:
+        raise _invalid(f"Not a valid JSON schema: {problem}.", param) from None
+    except UnsupportedSchema as problem:
+        place = f" at '{problem.place}'" if problem.place else ""
+        raise CallboardError(
+            ErrorCode.UNSUPPORTED,
+            f"The schema cannot be enforced: '{problem.keyword}'{place}: {problem.reason}.",
+            param=param,
+        ) from None
+    return text
+
+
+def _check_grammar(schema: dict[str, Any]) -> None:
+    """Raises MalformedSchema or UnsupportedSchema for a normalised schema that llguidance does not take."""
+    from callboard_edge.domain.schema_normalizer import LIMITED, MalformedSchema, UnsupportedSchema
+
+    problem = _grammar_problem(grammar_schema(schema))
+    if (reason := _reason(grammar_schema(schema), problem)) is not None:
+        raise MalformedSchema(reason)
+    for sign, keyword in _UNENFORCED.items():
+        if sign in problem:
+            raise UnsupportedSchema(keyword, "", LIMITED.get(keyword.partition(" ")[0], "it is too complex"))
+    if problem:
+        raise MalformedSchema("no grammar can be made of it")
 
 
 def _is_deeper(schema: object, depth: int) -> bool:
@@ -125,34 +206,30 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import validator_for
+    from callboard_edge.domain.schema_normalizer import MalformedSchema, UnsupportedSchema, draft_of
 
     try:
-        kind = validator_for({"$schema": str(schema.get("$schema", ""))}, default=Draft202012Validator)
-    except ValueError:
-        return "the keyword at '$schema' is no address"
-    try:
-        # No format is checked: to compile a pattern can take minutes, and the grammar's own compiler judges them all.
-        error = next(iter(kind(kind.META_SCHEMA).iter_errors(schema)), None)
-    except RecursionError:
-        return "it is nested too deeply"
-    if error is None:
-        return None
-    place = "/".join(str(part) for part in error.path)
-    return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
+        draft_of(schema)
+    except MalformedSchema as problem:
+        return str(problem)
+    except UnsupportedSchema:
+        return "the keyword at '$schema' names no draft that is known"
+    return None
 
 
 def _impossible(schema: dict[str, Any]) -> str | None:
-    """Why no reply can satisfy a schema, or why its grammar is too large for an engine.
+    """Why no value can satisfy a schema, or why its grammar is too large for an engine.
 
     The grammar is built as an engine builds it, which takes milliseconds and no memory to speak of, even for schemas
     that other converters never finish.
     """
     try:
-        problem = _grammar_problem(schema)
+        return _reason(schema, _grammar_problem(schema))
     except ValueError:
         return "it holds a number that is too large"
+
+
+def _reason(schema: dict[str, Any], problem: str) -> str | None:
     if problem.startswith(_UNSATISFIABLE):
         return f"nothing can satisfy it: {_contradiction(schema, problem, '')}"
     if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:

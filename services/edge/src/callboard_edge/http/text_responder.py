@@ -9,7 +9,7 @@ from aiohttp import web
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorInfo
-from callboard_edge.domain.abilities import check_abilities, schemas_of, with_honoured_sampling
+from callboard_edge.domain.abilities import check_abilities, tool_schemas, with_honoured_sampling
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
@@ -115,7 +115,9 @@ class TextResponder:
         check_abilities(request, model)
         offered = self.workers.model("chat", model.pool, model.name)
         request = with_honoured_sampling(request, offered, refused_sampling)
-        await self.schemas.check(schemas_of(request))
+        await self.schemas.check(tool_schemas(request))
+        output_format = await self.schemas.enforceable(request.output_format)
+        request = request.model_copy(update={"output_format": output_format})
         if call.body_bytes * MAX_GROWTH > self.admission.max_request_bytes:
             self.admission.check_size(request)
         return request

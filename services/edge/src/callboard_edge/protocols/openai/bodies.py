@@ -124,10 +124,11 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """The shape of the reply."""
+    """The shape of the reply; `schema` beside the type, without a name, is what other servers take."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class StreamOptions(Body):

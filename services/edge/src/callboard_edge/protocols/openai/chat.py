@@ -164,14 +164,18 @@ def _output_format(body: ChatCompletionBody) -> OutputFormat:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return OutputFormat()
-    if wanted.type == "json_object":
-        return OutputFormat(kind="json_object")
     spec = wanted.json_schema
+    if wanted.schema_ is not None and spec is None:
+        return OutputFormat(kind="json_schema", json_schema=wanted.schema_)
+    if wanted.type == "json_object":
+        if spec is not None:
+            raise _invalid("'json_schema' needs the type 'json_schema'.", "response_format.json_schema")
+        return OutputFormat(kind="json_object")
     if spec is None:
         raise _invalid("Missing required field: 'response_format.json_schema'.", "response_format.json_schema")
     if spec.schema_ is None:
         raise _invalid("The format needs a 'schema'.", "response_format.json_schema.schema")
-    return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name)
+    return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name, strict=bool(spec.strict))
 
 
 def _invalid(message: str, param: str) -> CallboardError:

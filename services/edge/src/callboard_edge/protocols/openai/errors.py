@@ -16,6 +16,7 @@ _CODES = {
 }
 _PARAMS = (
     (re.compile(r"output_format\.json_schema"), "response_format.json_schema.schema"),
+    (re.compile(r"output_format\.schema"), "response_format.schema"),
     (re.compile(r"output_format"), "response_format"),
     (re.compile(r"(tools\[\d+\])\.parameters"), r"\1.function.parameters"),
     (re.compile(r"text"), "input"),

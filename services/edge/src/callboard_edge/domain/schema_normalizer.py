@@ -1,0 +1,562 @@
+"""Brings JSON schemas of drafts 4 to 2020-12 into one form of draft 2020-12 that engines can enforce."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft4Validator, Draft6Validator, Draft7Validator
+from jsonschema.validators import Draft201909Validator, Draft202012Validator
+from referencing import Registry, Resource, Specification
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
+
+from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPattern, enforced, enforced_name
+
+Json = Any
+Schema = dict[str, Any] | bool
+
+_DRAFTS: Mapping[str, tuple[type[Validator], Specification[Json]]] = {
+    "json-schema.org/draft-04/schema": (Draft4Validator, DRAFT4),
+    "json-schema.org/draft-06/schema": (Draft6Validator, DRAFT6),
+    "json-schema.org/draft-07/schema": (Draft7Validator, DRAFT7),
+    "json-schema.org/draft/2019-09/schema": (Draft201909Validator, DRAFT201909),
+    "json-schema.org/draft/2020-12/schema": (Draft202012Validator, DRAFT202012),
+}
+_UNDECLARED = (
+    "json-schema.org/draft/2020-12/schema",
+    "json-schema.org/draft-07/schema",
+    "json-schema.org/draft-04/schema",
+)
+"""How a schema that names no draft is read: by the first of these that allows it."""
+
+MAX_INTEGER = 2**53
+"""The engines' numbers are exact up to here, as JavaScript's are."""
+MAX_CONTAINED = 16
+MAX_ALTERNATIVES = 64
+MAX_MATCHES = 512
+MAX_NODES = 20_000
+"""How many schemas the normalised form may have; alternatives of `oneOf` are copied into it."""
+
+REFUSED: Mapping[str, str] = {
+    "$dynamicRef": "a reference must name its schema",
+    "$recursiveRef": "a reference must name its schema",
+    "if": "conditions are not enforced; `anyOf` can list the alternatives",
+    "not": "only `not: {}`, which allows nothing, is enforced",
+    "uniqueItems": "repeated items cannot be excluded",
+    "maxContains": "items cannot be counted by what they are",
+    "unevaluatedProperties": "enforced only where no `$ref`, `allOf`, `anyOf`, `oneOf` or `dependentSchemas` is beside it",
+    "unevaluatedItems": "enforced only where no `$ref`, `allOf`, `anyOf`, `oneOf` or `contains` is beside it",
+}
+"""Keywords that are refused, with the reason."""
+
+LIMITED: Mapping[str, str] = {
+    "$ref": "references to other documents are refused",
+    "$schema": "drafts 4, 6, 7, 2019-09 and 2020-12, one for the whole schema",
+    "const": f"no number over 2^53 ({MAX_INTEGER})",
+    "contains": f"the items that must match come first; `minContains` at most {MAX_CONTAINED}",
+    "dependentSchemas": "at most 8 beside each other, also as `dependentRequired` or `dependencies`",
+    "enum": f"no number over 2^53 ({MAX_INTEGER})",
+    "exclusiveMaximum": "as `maximum`",
+    "exclusiveMinimum": "as `minimum`",
+    "format": "only " + ", ".join(f"`{name}`" for name in sorted(ENFORCED_FORMATS)),
+    "maximum": f"numbers over 2^53 ({MAX_INTEGER}) are never written where a bound is set",
+    "maxProperties": "only where all `properties` are required, or 0",
+    "minimum": f"numbers under -2^53 (-{MAX_INTEGER}) are never written where a bound is set",
+    "minProperties": "at most one more than `required` has; 1 beside optional `properties` asks for one of them",
+    "oneOf": "only where no value can satisfy two of the alternatives, by their types, `const` or `enum`",
+    "pattern": "no look-around, back-references, word boundaries, options, or anchors inside; `.` and negated classes "
+    "never match NUL; `\\d`, `\\w`, `\\s` and their opposites match only what ECMA-262 and Python agree about",
+    "patternProperties": "as `pattern`, without quotes, backslashes and control characters; no name may match two of the "
+    "patterns",
+    "prefixItems": "not under a draft before 2020-12 that the schema names",
+    "propertyNames": "only `const`, `enum`, `pattern` or lengths; not beside `patternProperties`, and a pattern or lengths "
+    "not beside both `properties` and a schema of `additionalProperties`",
+}
+"""Keywords that are enforced in part; whatever else they say is refused."""
+
+ENFORCED = frozenset(
+    {
+        *("type", "properties", "required", "additionalProperties", "items", "additionalItems", "minItems", "maxItems"),
+        *("minLength", "maxLength", "multipleOf", "allOf", "anyOf", "dependentRequired", "dependencies", "minContains"),
+        *("$defs", "definitions", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "then", "else"),
+    }
+)
+ANNOTATIONS = frozenset(
+    {
+        *("$comment", "$vocabulary", "title", "description", "default", "examples", "example", "deprecated"),
+        *("readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator"),
+        *("externalDocs", "nullable", "xml"),
+    }
+)
+"""Keywords that say nothing about what is valid; those that begin with `x-` are like them."""
+_KEPT = ("title", "description")
+_INTEGER_FORMATS = {"int32": 2**31, "int64": MAX_INTEGER}
+_NUMBER_FORMATS = {"float", "double"}
+_APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies", "if"})
+_UNEVALUATED = (
+    ("unevaluatedProperties", "additionalProperties", _APPLICATORS),
+    ("unevaluatedItems", "items", _APPLICATORS | {"contains"}),
+)
+
+
+class UnsupportedSchema(ValueError):
+    """A schema that cannot be enforced; `keyword` is why and `place` where, with slashes between its parts."""
+
+    def __init__(self, keyword: str, place: str, reason: str) -> None:
+        super().__init__(reason)
+        self.keyword = keyword
+        self.place = place
+        self.reason = reason
+
+
+class MalformedSchema(ValueError):
+    """A schema that its draft does not allow; the message says where."""
+
+
+def normalized(schema: dict[str, Any], *, strict: bool) -> dict[str, Any]:
+    """A schema of draft 2020-12 that allows nothing that `schema` forbids, with references to its own `$defs` only.
+
+    Raises:
+        MalformedSchema: it is not what its draft allows.
+        UnsupportedSchema: it says what cannot be enforced or, if `strict`, has a keyword that is not known.
+    """
+    specification = draft_of(schema)
+    return _Normalizer(schema, specification, strict=strict).root()
+
+
+def draft_of(schema: dict[str, Any]) -> Specification[Json]:
+    """The draft that a schema declares, else the newest that allows it.
+
+    Raises:
+        MalformedSchema: it is not what its draft allows.
+        UnsupportedSchema: its draft is not known.
+    """
+    declared = schema.get("$schema")
+    names = _UNDECLARED if declared is None else (str(declared).partition("://")[2].removesuffix("#"),)
+    if names[0] not in _DRAFTS:
+        raise UnsupportedSchema("$schema", "", LIMITED["$schema"])
+    problems: list[str] = []
+    for name in names:
+        validator, specification = _DRAFTS[name]
+        if (problem := _malformed(schema, validator)) is None:
+            return specification
+        problems.append(problem)
+    raise MalformedSchema(problems[0])
+
+
+def _malformed(schema: dict[str, Any], validator: type[Validator]) -> str | None:
+    try:
+        # No format is checked: to compile a pattern can take minutes.
+        error = next(iter(validator(validator.META_SCHEMA).iter_errors(schema)), None)
+    except RecursionError:
+        return "it is nested too deeply"
+    if error is None:
+        return None
+    place = "/".join(str(part) for part in error.path)
+    return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
+
+
+class _Normalizer:
+    def __init__(self, schema: dict[str, Any], specification: Specification[Json], *, strict: bool) -> None:
+        self._specification = specification
+        self._strict = strict
+        self._old = "$schema" in schema and specification is not DRAFT202012
+        resource: Resource[Json] = Resource(contents=schema, specification=specification)
+        base = resource.id() or ""
+        registry: Registry[Json] = Registry().with_resource(base, resource)
+        self._root, self._resolver = schema, registry.resolver(base)
+        self._definitions: dict[str, Schema] = {}
+        self._names: dict[int, str] = {id(schema): "#"}
+        self._inlined: set[int] = set()
+        self._nodes = 0
+
+    def root(self) -> dict[str, Any]:
+        found = self._schema(self._root, self._resolver, "")
+        if found is False:
+            raise UnsupportedSchema("not", "", "nothing can satisfy it")
+        found = {} if found is True else found
+        return found | ({"$defs": self._definitions} if self._definitions else {})
+
+    def _schema(self, schema: Json, resolver: Json, place: str) -> Schema:
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, dict):
+            raise UnsupportedSchema("$ref", place, "it refers to what is no schema")
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise UnsupportedSchema("$ref", place, "it is too complex")
+        if schema is not self._root:
+            if schema.get("$schema", self._root.get("$schema")) != self._root.get("$schema"):
+                raise UnsupportedSchema("$schema", place, LIMITED["$schema"])
+            resolver = resolver.in_subresource(self._specification.create_resource(schema))
+        schema = _without_unevaluated(schema, place)
+        found: dict[str, Any] = {}
+        extra: list[Schema] = []
+        for keyword, value in schema.items():
+            at = f"{place}/{keyword}" if place else keyword
+            if keyword in _KEPT:
+                found[keyword] = value
+            elif keyword in ANNOTATIONS or keyword.startswith("x-"):
+                continue
+            elif (rule := _RULES.get(keyword)) is not None:
+                rule(self, _Call(schema, keyword, value, resolver, place, at, found, extra))
+            elif self._strict:
+                raise UnsupportedSchema(keyword, place, "this keyword is not known")
+        if any(one is False for one in extra):
+            return False
+        if "propertyNames" in found:
+            _meet_names(found, place)
+        if "patternProperties" in found:
+            _meet_patterns(found, place)
+        if more := [one for one in extra if one is not True]:
+            found["allOf"] = [*found.get("allOf", ()), *more]
+        return found
+
+    def reference(self, call: "_Call") -> None:
+        target, resolver = self._resolved(call)
+        if isinstance(target, bool):
+            call.extra.append(target)
+            return
+        name = self._names.get(id(target))
+        if name is None:
+            name = self._names[id(target)] = f"#/$defs/{len(self._names)}"
+            key = name.removeprefix("#/$defs/")
+            self._definitions[key] = True
+            self._definitions[key] = self._schema(target, resolver, call.at)
+        if "$ref" in call.found or len(call.found) or len(call.schema) > 1:
+            call.extra.append({"$ref": name})
+        else:
+            call.found["$ref"] = name
+
+    def _resolved(self, call: "_Call") -> tuple[Json, Json]:
+        try:
+            found = call.resolver.lookup(str(call.value))
+        except (Unresolvable, ValueError, KeyError, TypeError, AttributeError, LookupError):
+            raise UnsupportedSchema("$ref", call.place, "it refers to what is not in the schema") from None
+        return found.contents, found.resolver
+
+    def one_of(self, call: "_Call") -> None:
+        """Alternatives with their references replaced, because llguidance sees only so that they exclude each other."""
+        branches = [
+            self._inlined_branch(branch, call.resolver, f"{call.at}/{index}") for index, branch in enumerate(call.value)
+        ]
+        values = [_values_of(branch) for branch in branches]
+        listed = [json.dumps(value, sort_keys=True) for some in values if some is not None for value in some]
+        if all(some is not None for some in values) and len(set(listed)) == len(listed):
+            call.found["anyOf" if "anyOf" not in call.schema else "oneOf"] = branches
+        else:
+            call.found["oneOf"] = branches
+
+    def _inlined_branch(self, branch: Json, resolver: Json, place: str) -> Schema:
+        if not isinstance(branch, dict) or not {"$ref"} == set(branch) - ANNOTATIONS:
+            return self._schema(branch, resolver, place)
+        target, inner = self._resolved(_Call(branch, "$ref", branch["$ref"], resolver, place, place, {}, []))
+        if id(target) in self._inlined or target is self._root:
+            return self._schema(branch, resolver, place)
+        self._inlined.add(id(target))
+        try:
+            return self._inlined_branch(target, inner, place)
+        finally:
+            self._inlined.discard(id(target))
+
+    def copy(self, call: "_Call") -> None:
+        call.found[call.keyword] = call.value
+
+    def drop(self, call: "_Call") -> None:
+        pass
+
+    def count(self, call: "_Call") -> None:
+        call.found[call.keyword] = int(call.value)
+
+    def map_of_schemas(self, call: "_Call") -> None:
+        call.found[call.keyword] = {
+            name: self._schema(part, call.resolver, f"{call.at}/{name}") for name, part in call.value.items()
+        }
+
+    def pattern_properties(self, call: "_Call") -> None:
+        for pattern in call.value:
+            self._name_pattern(pattern, call)
+        if call.value:
+            self.map_of_schemas(call)
+
+    def pattern(self, call: "_Call") -> None:
+        try:
+            enforced(call.value)
+        except UnsupportedPattern as error:
+            raise UnsupportedSchema(call.keyword, call.place, f"it has {error}") from None
+        call.found["pattern"] = call.value
+
+    def _name_pattern(self, pattern: str, call: "_Call") -> None:
+        try:
+            enforced_name(pattern, exact=True)
+        except UnsupportedPattern as error:
+            raise UnsupportedSchema(call.keyword, call.place, f"it has {error}") from None
+
+    def list_of_schemas(self, call: "_Call") -> None:
+        if call.keyword == "prefixItems" and self._old:
+            raise UnsupportedSchema("prefixItems", call.place, LIMITED["prefixItems"])
+        call.found[call.keyword] = [
+            self._schema(part, call.resolver, f"{call.at}/{index}") for index, part in enumerate(call.value)
+        ]
+
+    def one_schema(self, call: "_Call") -> None:
+        call.found[call.keyword] = self._schema(call.value, call.resolver, call.at)
+
+    def items(self, call: "_Call") -> None:
+        if isinstance(call.value, list):
+            call.found["prefixItems"] = [
+                self._schema(part, call.resolver, f"{call.at}/{index}") for index, part in enumerate(call.value)
+            ]
+        else:
+            self.one_schema(call)
+
+    def additional_items(self, call: "_Call") -> None:
+        if isinstance(call.schema.get("items"), list):
+            call.found["items"] = self._schema(call.value, call.resolver, call.at)
+
+    def bound(self, call: "_Call") -> None:
+        if isinstance(call.value, bool):
+            return
+        lower = "inimum" in call.keyword
+        if (call.value > MAX_INTEGER) if lower else (call.value < -MAX_INTEGER):
+            raise UnsupportedSchema(call.keyword, call.place, LIMITED["minimum" if lower else "maximum"])
+        keyword = call.keyword
+        exclusive = f"exclusiveM{keyword[1:]}"
+        if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
+            keyword = exclusive
+        call.found[keyword] = max(call.value, -MAX_INTEGER) if lower else min(call.value, MAX_INTEGER)
+
+    def multiple_of(self, call: "_Call") -> None:
+        if call.value > MAX_INTEGER:
+            raise UnsupportedSchema("multipleOf", call.place, f"it is over 2^53 ({MAX_INTEGER})")
+        call.found["multipleOf"] = call.value
+
+    def values(self, call: "_Call") -> None:
+        if any(isinstance(number, int | float) and abs(number) > MAX_INTEGER for number in _leaves(call.value)):
+            raise UnsupportedSchema(call.keyword, call.place, LIMITED["const"])
+        call.found[call.keyword] = call.value
+
+    def format(self, call: "_Call") -> None:
+        if call.value in _INTEGER_FORMATS:
+            most = _INTEGER_FORMATS[call.value]
+            call.extra.append({"minimum": -most, "maximum": most - 1})
+        elif call.value in ENFORCED_FORMATS:
+            call.found["format"] = call.value
+        elif call.value not in _NUMBER_FORMATS:
+            raise UnsupportedSchema("format", call.place, f"this format is not enforced; {LIMITED['format']} are")
+
+    def counts(self, call: "_Call") -> None:
+        """`minProperties`: llguidance counts repeated names, so it must follow from names that cannot repeat."""
+        required = len(set(call.schema.get("required", ())))
+        if call.value <= required:
+            return
+        if call.value == required + 1 and all(
+            name in call.schema.get("required", ()) for name in call.schema.get("properties", {})
+        ):
+            call.found["minProperties"] = int(call.value)
+        elif call.value == 1 and len(call.schema["properties"]) <= MAX_ALTERNATIVES:
+            call.extra.append({"anyOf": [{"required": [name]} for name in call.schema["properties"]] + _OTHER_TYPES})
+        else:
+            raise UnsupportedSchema("minProperties", call.place, LIMITED["minProperties"])
+
+    def contains(self, call: "_Call") -> None:
+        least = call.schema.get("minContains", 1) if self._specification in (DRAFT201909, DRAFT202012) else 1
+        if least > MAX_CONTAINED:
+            raise UnsupportedSchema("minContains", call.place, LIMITED["contains"])
+        inner = self._schema(call.value, call.resolver, call.at)
+        if least:
+            call.extra.append({"prefixItems": [inner] * int(least), "minItems": int(least)})
+
+    def max_contains(self, call: "_Call") -> None:
+        if "contains" in call.schema:
+            raise UnsupportedSchema("maxContains", call.place, REFUSED["maxContains"])
+
+    def condition(self, call: "_Call") -> None:
+        if "then" in call.schema or "else" in call.schema:
+            raise UnsupportedSchema("if", call.place, REFUSED["if"])
+
+    def negation(self, call: "_Call") -> None:
+        if call.value not in ({}, True, False):
+            raise UnsupportedSchema("not", call.place, REFUSED["not"])
+        call.extra.append(call.value is False)
+
+    def unique(self, call: "_Call") -> None:
+        if call.value and call.schema.get("maxItems", 2) > 1:
+            raise UnsupportedSchema("uniqueItems", call.place, REFUSED["uniqueItems"])
+
+    def dependencies(self, call: "_Call") -> None:
+        if len(call.value) > 8:
+            raise UnsupportedSchema(call.keyword, call.place, LIMITED["dependentSchemas"])
+        for name, needed in call.value.items():
+            if isinstance(needed, list):
+                then: Schema = {"required": [name, *(one for one in needed if one != name)]}
+            else:
+                inner = self._schema(needed, call.resolver, f"{call.at}/{name}")
+                then = {"required": [name], "allOf": [inner]} if inner else False
+            call.extra.append({"anyOf": [{"properties": {name: False}}, then]})
+
+    def property_names(self, call: "_Call") -> None:
+        if call.value in (True, {}):
+            return
+        if call.value is False:
+            call.extra.append({"maxProperties": 0})
+            return
+        rules = {name: rule for name, rule in call.value.items() if name not in ANNOTATIONS}
+        lengths = "minLength" in rules or "maxLength" in rules
+        known = {"type", "minLength", "maxLength"} if lengths else {"type", "const", "enum", "pattern"}
+        single = lengths or len(set(rules) - {"type"}) <= 1
+        if not set(rules) <= known or not single or rules.pop("type", "string") != "string":
+            raise UnsupportedSchema("propertyNames", call.place, LIMITED["propertyNames"])
+        if "patternProperties" in call.schema:
+            raise UnsupportedSchema("propertyNames", call.place, LIMITED["propertyNames"])
+        if lengths:
+            least, most = int(rules.get("minLength", 0)), rules.get("maxLength")
+            rules = {"pattern": f"^[\\s\\S]{{{least},{'' if most is None else int(most)}}}$"}
+        elif "pattern" in rules:
+            self._name_pattern(rules["pattern"], call)
+        if rules:
+            call.found["propertyNames"] = rules
+
+
+class _Call:
+    """One keyword of one schema, and what has been found of the schema so far."""
+
+    __slots__ = ("at", "extra", "found", "keyword", "place", "resolver", "schema", "value")
+
+    def __init__(
+        self,
+        schema: dict[str, Any],
+        keyword: str,
+        value: Json,
+        resolver: Json,
+        place: str,
+        at: str,
+        found: dict[str, Any],
+        extra: list[Schema],
+    ) -> None:
+        self.schema, self.keyword, self.value, self.resolver = schema, keyword, value, resolver
+        self.place, self.at, self.found, self.extra = place, at, found, extra
+
+
+_OTHER_TYPES: list[Schema] = [{"type": ["null", "boolean", "number", "string", "array"]}]
+
+
+def _refuse(reason: str) -> Callable[[_Normalizer, _Call], None]:
+    def rule(_normalizer: _Normalizer, call: _Call) -> None:
+        raise UnsupportedSchema(call.keyword, call.place, reason)
+
+    return rule
+
+
+_RULES: Mapping[str, Callable[[_Normalizer, _Call], None]] = {
+    **dict.fromkeys(("type", "required"), _Normalizer.copy),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength", "maxProperties"), _Normalizer.count),
+    **dict.fromkeys(("$schema", "$id", "id", "$anchor", "$defs", "definitions", "then", "else"), _Normalizer.drop),
+    **dict.fromkeys(("$dynamicAnchor", "$recursiveAnchor", "minContains"), _Normalizer.drop),
+    **dict.fromkeys(("allOf", "anyOf", "prefixItems"), _Normalizer.list_of_schemas),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _Normalizer.bound),
+    **dict.fromkeys(("const", "enum"), _Normalizer.values),
+    **dict.fromkeys(("dependencies", "dependentRequired", "dependentSchemas"), _Normalizer.dependencies),
+    **{keyword: _refuse(REFUSED[keyword]) for keyword in ("$dynamicRef", "$recursiveRef")},
+    "$ref": _Normalizer.reference,
+    "additionalItems": _Normalizer.additional_items,
+    "additionalProperties": _Normalizer.one_schema,
+    "contains": _Normalizer.contains,
+    "format": _Normalizer.format,
+    "if": _Normalizer.condition,
+    "items": _Normalizer.items,
+    "maxContains": _Normalizer.max_contains,
+    "minProperties": _Normalizer.counts,
+    "multipleOf": _Normalizer.multiple_of,
+    "not": _Normalizer.negation,
+    "oneOf": _Normalizer.one_of,
+    "pattern": _Normalizer.pattern,
+    "patternProperties": _Normalizer.pattern_properties,
+    "properties": _Normalizer.map_of_schemas,
+    "propertyNames": _Normalizer.property_names,
+    "uniqueItems": _Normalizer.unique,
+}
+
+
+def _meet_names(schema: dict[str, Any], place: str) -> None:
+    """Replaces `propertyNames` by what says the same of properties."""
+    rules, properties = schema.pop("propertyNames"), schema.get("properties", {})
+    rest = schema.get("additionalProperties", True)
+    schema["additionalProperties"] = False
+    if "pattern" in rules:
+        allows = _matcher(rules["pattern"])
+        if rest is not False:
+            if rest is not True and rest != {} and properties:
+                raise UnsupportedSchema("propertyNames", place, LIMITED["propertyNames"])
+            schema["patternProperties"] = {rules["pattern"]: rest}
+    else:
+        listed = [name for name in rules.get("enum", [rules.get("const")]) if isinstance(name, str)]
+        properties = {**{name: rest for name in listed}, **properties}
+        allows = listed.__contains__
+    for name in (*properties, *schema.get("required", ())):
+        if not allows(name):
+            properties[name] = False
+    if properties:
+        schema["properties"] = properties
+
+
+def _meet_patterns(schema: dict[str, Any], place: str) -> None:
+    """Joins the schemas of patterns to those of the named properties that match, which llama.cpp's copy forgets to."""
+    patterns = {pattern: part for pattern, part in schema["patternProperties"].items() if part is not True}
+    properties = schema.get("properties", {})
+    names = [*properties, *(name for name in schema.get("required", ()) if name not in properties)]
+    if len(names) * len(patterns) > MAX_MATCHES:
+        raise UnsupportedSchema("patternProperties", place, "there are too many of them beside named properties")
+    for pattern, part in patterns.items():
+        matches = _matcher(pattern)
+        for name in filter(matches, names):
+            properties[name] = {"allOf": [properties[name], part]} if name in properties else part
+    if properties:
+        schema["properties"] = properties
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether names match a pattern, told in linear time."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": enforced_name(pattern, exact=True)})
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+
+    def matches(name: str) -> bool:
+        matcher.reset()
+        data = list(json.dumps(name, ensure_ascii=False).encode())
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+    return matches
+
+
+def _without_unevaluated(schema: dict[str, Any], place: str) -> dict[str, Any]:
+    """The same schema with `additionalProperties` and `items` for what means the same there."""
+    found = dict(schema)
+    for keyword, rest, beside in _UNEVALUATED:
+        value = found.pop(keyword, True)
+        if value is True or value == {}:
+            continue
+        if beside & set(found):
+            raise UnsupportedSchema(keyword, place, REFUSED[keyword])
+        found.setdefault("additionalItems" if rest == "items" and isinstance(found.get("items"), list) else rest, value)
+    return found
+
+
+def _values_of(schema: Schema) -> list[Json] | None:
+    """The only values that a schema allows, where it does nothing but list them."""
+    if isinstance(schema, bool) or not set(schema) <= {"const", "enum", "type", *_KEPT}:
+        return None
+    return [schema["const"]] if "const" in schema else schema.get("enum")
+
+
+def _leaves(value: Json) -> Iterator[Json]:
+    if isinstance(value, dict):
+        for below in value.values():
+            yield from _leaves(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from _leaves(below)
+    elif not isinstance(value, bool):
+        yield value
