@@ -1,16 +1,15 @@
 """Values of JSON schemas, random schemas, and the kinds of schemas that have felled engines."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.support.json_schema_suite import DRAFTS, groups
+
 Json = Any
 Schema = Mapping[str, Any] | bool
-SUITE_FILE = Path(__file__).parent / "data" / "json_schema_test_suite.jsonl"
 
 ANY: st.SearchStrategy[Json] = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-1000, 1000), st.text(max_size=5)),
@@ -139,10 +138,8 @@ RANDOM: st.SearchStrategy[Json] = st.recursive(SIMPLE, _keywords, max_leaves=12)
 
 
 def official() -> Sequence[Json]:
-    """Every schema of the official test suite, of all drafts from 4 on; true and false as a property's."""
-    lines = SUITE_FILE.read_text(encoding="utf-8").splitlines()
-    schemas = [json.loads(line)["schema"] for line in lines]
-    return [one if isinstance(one, dict) else of_property(one) for one in schemas]
+    """Every schema of the official test suite, of all drafts from 4 on."""
+    return [group.schema for draft in DRAFTS for group in groups(draft)]
 
 
 def of_property(schema: Schema) -> Json:

@@ -130,7 +130,7 @@ async def test_gzip_of_very_many_members_is_refused(harness: EdgeHarness) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pattern", "status"), [(r"^\p{Lu}\p{Ll}*$", 200), ("^(?=a)b", 200), ("^(a", 400), ("[b-a]", 400), (r"\p{No}", 200)]
+    ("pattern", "status"), [(r"^\p{Lu}\p{Ll}*$", 200), ("^(?=a)b", 400), ("^(a", 400), ("[b-a]", 400), (r"\p{No}", 200)]
 )
 async def test_patterns_are_judged_by_the_grammar_and_not_by_python(
     pattern: str, status: int, harness: EdgeHarness

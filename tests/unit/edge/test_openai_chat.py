@@ -406,7 +406,7 @@ STRING = {"type": "string"}
         ({"type": "object", "minProperties": 5, "maxProperties": 2}, "minProperties > maxProperties"),
         ({"type": "object", "properties": {f"p{n}": STRING for n in range(2000)}}, "too complex"),
         ({"type": "integer", "minimum": 10**400}, "a number that is too large"),
-        ({"anyOf": [{"pattern": "(?si)" + "[\u0001-\uffff]" * 60}]}, "patterns that ignore case"),
+        ({"anyOf": [{"pattern": "(?si)" + "[\u0001-\uffff]" * 60}]}, "a group with options"),
         ({"type": "array", "items": {}, "maxItems": 9000}, "bounds on the items of arrays"),
         ({"allOf": [{"type": "array", "minItems": 3000}] * 3}, "bounds on the items of arrays"),
     ],

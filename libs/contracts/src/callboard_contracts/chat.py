@@ -106,15 +106,15 @@ engine to keep to."""
 class OutputFormat(Message):
     """What shape the reply must have; `json_schema` and `grammar` are set only for the kinds of those names.
 
-    A grammar is written in GBNF. A schema is one of draft 2020-12 whose references stay within its own `$defs`. `strict`
-    says that the client did not allow an engine to follow it only as far as it can.
+    A grammar is written in GBNF. A schema is one of draft 2020-12 whose references stay within its own `$defs`; `strict`
+    is what the client said of it.
     """
 
     kind: Literal["text", "json_object", "json_schema", "grammar"] = "text"
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
     name: str | None = None
-    strict: bool = False
+    strict: bool | None = None
 
 
 class Thinking(Message):

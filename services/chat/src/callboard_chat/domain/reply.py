@@ -110,6 +110,11 @@ class Reply:
         return self._next_seq > 0 or self._tokens > 0
 
     @property
+    def cut_at_stop(self) -> bool:
+        """Whether a stop sequence ended the reply."""
+        return self._stop_sequence is not None
+
+    @property
     def tokens(self) -> int:
         """How many tokens the frames so far stand for."""
         return self._tokens

@@ -14,6 +14,7 @@ from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
+from callboard_chat.domain.reply_format import check_format
 from callboard_chat.domain.retries import Retries, final_error
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
 from callboard_chat.handlers.text_quota import TextQuota
@@ -159,6 +160,11 @@ class ChatJobs:
             running.heard_at = None
             await asyncio.sleep(delay_s)
             reply.begin_run()
+        if reply.finish == "stop" and not reply.cut_at_stop:
+            violation = await check_format(request, reply.said.text)
+            if violation is not None:
+                metrics.ENGINE_ERRORS.labels(self._pool.backend, violation.code.value).inc()
+                return Outcome("error", violation)
         return Outcome(reply.finish)
 
     async def _run_engine(

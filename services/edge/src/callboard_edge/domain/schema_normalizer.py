@@ -1,7 +1,7 @@
 """Brings JSON schemas of drafts 4 to 2020-12 into one form of draft 2020-12 that engines can enforce."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema.protocols import Validator
@@ -335,7 +335,15 @@ class _Normalizer:
     def values(self, call: "_Call") -> None:
         if any(isinstance(number, int | float) and abs(number) > MAX_INTEGER for number in _leaves(call.value)):
             raise UnsupportedSchema(call.keyword, call.place, LIMITED["const"])
-        call.found[call.keyword] = call.value
+        # llama.cpp's copy of llguidance gives up where a value is not of the type beside it.
+        types = call.schema.get("type", ())
+        types = (types,) if isinstance(types, str) else types
+        listed = call.value if call.keyword == "enum" else [call.value]
+        values = {"enum": [value for value in listed if not types or _is_one_of(value, types)]}
+        if "enum" in call.found:
+            call.extra.append(values)
+        else:
+            call.found.update(values)
 
     def format(self, call: "_Call") -> None:
         if call.value in _INTEGER_FORMATS:
@@ -349,6 +357,10 @@ class _Normalizer:
     def counts(self, call: "_Call") -> None:
         """`minProperties`: llguidance counts repeated names, so it must follow from names that cannot repeat."""
         required = len(set(call.schema.get("required", ())))
+        if call.value > call.schema.get("maxProperties", call.value):
+            # llguidance says what contradicts what.
+            call.found["minProperties"] = int(call.value)
+            return
         if call.value <= required:
             return
         if call.value == required + 1 and all(
@@ -544,11 +556,15 @@ def _without_unevaluated(schema: dict[str, Any], place: str) -> dict[str, Any]:
     return found
 
 
+def _is_one_of(value: Json, types: Sequence[str]) -> bool:
+    return any(Draft202012Validator.TYPE_CHECKER.is_type(value, one) for one in types)
+
+
 def _values_of(schema: Schema) -> list[Json] | None:
     """The only values that a schema allows, where it does nothing but list them."""
-    if isinstance(schema, bool) or not set(schema) <= {"const", "enum", "type", *_KEPT}:
+    if isinstance(schema, bool) or not set(schema) <= {"enum", "type", *_KEPT}:
         return None
-    return [schema["const"]] if "const" in schema else schema.get("enum")
+    return schema.get("enum")
 
 
 def _leaves(value: Json) -> Iterator[Json]:

@@ -97,8 +97,8 @@ class SchemaValidator:
             raise _invalid(f"The schema has more than {MAX_ALL_NODES} objects.", param)
         digest = _digest(f"{output_format.strict} {text}")
         if (found := self._enforceable.get(digest)) is None:
-            strict = output_format.strict
-            found = await self._in_turn(text, lambda: _enforceable(schema, param, strict=strict))
+            strict = bool(output_format.strict)
+            found = await self._in_turn(text, lambda: _enforceable(schema, len(text), param, strict=strict))
             self._enforceable[digest] = found
         return output_format.model_copy(update={"json_schema": json.loads(found)})
 
@@ -133,20 +133,21 @@ def _invalid(message: str, param: str) -> CallboardError:
     return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)
 
 
-def _enforceable(schema: dict[str, Any], param: str, *, strict: bool) -> str:
+def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict: bool) -> str:
     # Loaded only when the first schema comes, to keep the process small.
     from callboard_edge.domain.schema_normalizer import MalformedSchema, UnsupportedSchema, normalized
 
     try:
         if array_items(schema) > MAX_ARRAY_ITEMS:
             raise MalformedSchema(too_many_items())
+        # What is too complex for a grammar takes longest to check otherwise.
+        if text_bytes > SMALL_SCHEMA_BYTES and _is_too_complex(_grammar_problem(schema)):
+            raise MalformedSchema("it is too complex")
         found = normalized(schema, strict=strict)
         text = json.dumps(found)
         if len(text) > MAX_ALL_BYTES:
             raise MalformedSchema("it is too complex")
         _check_grammar(found)
-    except MalformedSchema as problem:
-        raise _invalid(f"Not a valid JSON schema: {problem}.", param) from None
     except UnsupportedSchema as problem:
         place = f" at '{problem.place}'" if problem.place else ""
         raise CallboardError(
@@ -154,6 +155,10 @@ def _enforceable(schema: dict[str, Any], param: str, *, strict: bool) -> str:
             f"The schema cannot be enforced: '{problem.keyword}'{place}: {problem.reason}.",
             param=param,
         ) from None
+    except MalformedSchema as problem:
+        raise _invalid(f"Not a valid JSON schema: {problem}.", param) from None
+    except (ValueError, OverflowError):
+        raise _invalid("Not a valid JSON schema: it holds a number that is too large.", param) from None
     return text
 
 
@@ -234,7 +239,11 @@ def _reason(schema: dict[str, Any], problem: str) -> str | None:
         return f"nothing can satisfy it: {_contradiction(schema, problem, '')}"
     if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
         return "a pattern is not a regular expression"
-    return "it is too complex" if any(words in problem for words in _TOO_COMPLEX) else None
+    return "it is too complex" if _is_too_complex(problem) else None
+
+
+def _is_too_complex(problem: str) -> bool:
+    return any(words in problem for words in _TOO_COMPLEX)
 
 
 def _grammar_problem(schema: dict[str, Any]) -> str:

@@ -175,7 +175,7 @@ def _output_format(body: ChatCompletionBody) -> OutputFormat:
         raise _invalid("Missing required field: 'response_format.json_schema'.", "response_format.json_schema")
     if spec.schema_ is None:
         raise _invalid("The format needs a 'schema'.", "response_format.json_schema.schema")
-    return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name, strict=bool(spec.strict))
+    return OutputFormat(kind="json_schema", json_schema=spec.schema_, name=spec.name, strict=spec.strict)
 
 
 def _invalid(message: str, param: str) -> CallboardError:

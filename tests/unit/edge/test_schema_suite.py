@@ -1,0 +1,69 @@
+"""Schemas are enforced or refused by name: the official test suite, and random replies to random schemas.
+
+No model is needed: what a grammar accepts is told byte by byte.
+"""
+
+import json
+from collections import Counter
+from random import Random
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from callboard_edge.domain.schema_normalizer import UnsupportedSchema, normalized
+from tests.support.grammars import SchemaGrammar
+from tests.support.json_schema_suite import groups
+from tests.support.random_schemas import random_schema
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(180)]
+
+SCHEMAS = 250
+REPLIES = 4
+
+
+@pytest.mark.parametrize(
+    ("draft", "enforced", "refused", "narrower"),
+    [
+        ("draft4", 131, 28, 9),
+        ("draft6", 187, 44, 20),
+        ("draft7", 197, 57, 20),
+        ("draft2019-09", 246, 115, 21),
+        ("draft2020-12", 242, 126, 31),
+    ],
+)
+def test_schemas_of_the_official_suite_are_enforced_or_refused(
+    draft: str, enforced: int, refused: int, narrower: int
+) -> None:
+    """`narrower` counts valid instances that no reply can be, as their properties are in another order."""
+    counts: Counter[str] = Counter()
+    for group in groups(draft):
+        try:
+            grammar = SchemaGrammar(normalized(group.schema, strict=False))
+        except (UnsupportedSchema, ValueError):
+            counts["refused"] += 1
+            continue
+        counts["enforced"] += 1
+        for value, valid in group.instances:
+            accepted = grammar.accepts(value)
+            assert valid or not accepted, (group.name, value)
+            counts["narrower"] += valid and not accepted
+    assert (counts["enforced"], counts["refused"], counts["narrower"]) == (enforced, refused, narrower)
+
+
+def test_every_reply_to_a_random_schema_is_json_that_satisfies_it(request: pytest.FixtureRequest) -> None:
+    chance = Random(request.config.getoption("randomly_seed", 1))
+    counts: Counter[str] = Counter()
+    for _ in range(SCHEMAS):
+        schema = random_schema(chance)
+        try:
+            grammar = SchemaGrammar(normalized(schema, strict=True))
+        except (UnsupportedSchema, ValueError):
+            counts["refused"] += 1
+            continue
+        for _ in range(REPLIES):
+            reply = grammar.reply(chance)
+            if reply is not None:
+                counts["replies"] += 1
+                assert Draft202012Validator(schema).is_valid(json.loads(reply)), (schema, reply)
+    assert counts["refused"] < SCHEMAS / 2
+    assert counts["replies"] > SCHEMAS
