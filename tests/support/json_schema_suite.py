@@ -1,7 +1,7 @@
 """The required cases of the official JSON Schema test suite, drafts 4 to 2020-12.
 
-`python -m tests.support.json_schema_suite FOLDER` writes the data file from the suite's folder `tests`, which comes with
-the source distribution of the package `jsonschema`.
+`python -m tests.support.json_schema_suite FOLDER` writes the data file from the suite's folder `tests`, which stands in
+`json` of the source distribution of the package `jsonschema`, here of version 4.26.0.
 """
 
 import json

@@ -46,6 +46,22 @@ async def test_a_reply_is_streamed_kept_and_charged(server: NatsServer, edge_stu
         assert (result.text, result.end) == (TEXT, last.end)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "code"),
+    [(('{"a":', "1}"), None), (('{"a":', '"b"}'), ErrorCode.ENGINE_FAILED), (("So",), ErrorCode.ENGINE_FAILED)],
+)
+async def test_a_reply_that_violates_its_schema_is_an_error_and_charged(
+    server: NatsServer, edge_stub: EdgeStub, tokens: tuple[str, ...], code: ErrorCode | None
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    async with worker(server, FakeEngine(FakeScript(tokens=tokens))):
+        job = await edge_stub.post(output_format={"kind": "json_schema", "json_schema": schema})
+        last = await edge_stub.end(job)
+        assert last.end is not None
+        assert (last.end.error.code if last.end.error else None) is code
+        assert (await edge_stub.usage(job)).work.completion_tokens == len(tokens)
+
+
 async def test_a_prompt_that_the_engine_counts_longer_cuts_the_reply_at_its_hold(
     server: NatsServer, edge_stub: EdgeStub
 ) -> None:

@@ -106,8 +106,8 @@ engine to keep to."""
 class OutputFormat(Message):
     """What shape the reply must have; `json_schema` and `grammar` are set only for the kinds of those names.
 
-    A grammar is written in GBNF. A schema is one of draft 2020-12 whose references stay within its own `$defs`; `strict`
-    is what the client said of it.
+    A grammar is written in GBNF. A schema is one of draft 2020-12 whose references stay within its own `$defs`, and
+    `strict` is what the client said of it.
     """
 
     kind: Literal["text", "json_object", "json_schema", "grammar"] = "text"

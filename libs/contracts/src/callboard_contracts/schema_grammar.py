@@ -16,7 +16,7 @@ def grammar_schema(schema: Mapping[str, Json]) -> dict[str, Json]:
     """A normalised schema with patterns and formats as llguidance reads them, and without white space in its values.
 
     Raises:
-        UnsupportedPattern: a pattern has what grammars cannot express.
+        UnsupportedPatternError: a pattern has what grammars cannot express.
     """
     return {**_translated(schema), "x-guidance": {"whitespace_flexible": False}}
 

@@ -4,8 +4,8 @@ Validators read some classes differently: `\d` is ASCII in ECMA-262 and all of U
 matches only what both accept, so a reply satisfies either.
 
 Two faults of llguidance are worked around. A class with all 32 control characters lets quotes and backslashes through,
-so NUL belongs to none. The copy in llama.cpp ends a string after one character that JSON escapes, so each of them stands
-in a class together with NUL, which a second pattern excludes.
+so NUL belongs to none. The copy in llama.cpp ends a string after one character that JSON escapes, so each of these
+stands in a class together with NUL, which a second pattern excludes.
 """
 
 import re
@@ -47,13 +47,13 @@ ENFORCED_FORMATS: dict[str, str | None] = {
 through."""
 
 
-class UnsupportedPattern(ValueError):
+class UnsupportedPatternError(ValueError):
     """A pattern that cannot be enforced; the message is what it has, such as `a look-around`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Shorthand:
-    """The characters of a class such as `\\d`, as items of a class: those of ECMA-262, of all and of any validator."""
+    """What a letter such as `d` stands for, as items of a class: in ECMA-262, to all validators, and to any of them."""
 
     exact: str
     least: str
@@ -74,7 +74,7 @@ def enforced(pattern: str) -> tuple[str, ...]:
     """A pattern as llguidance reads it, in one or two parts that a text must all match.
 
     Raises:
-        UnsupportedPattern: it has what grammars cannot express, or what validators do not agree about.
+        UnsupportedPatternError: it has what grammars cannot express, or what validators do not agree about.
     """
     translator = _Translator(pattern, exact=False)
     text = "".join(translator.parts())
@@ -85,12 +85,12 @@ def enforced_name(pattern: str, *, exact: bool) -> str:
     """A pattern of names; `exact` keeps to ECMA-262 where names that do not match count too.
 
     Raises:
-        UnsupportedPattern: as `enforced`, or it has characters that JSON escapes.
+        UnsupportedPatternError: as `enforced`, or it has characters that JSON escapes.
     """
     translator = _Translator(pattern, exact=exact)
     text = "".join(translator.parts())
     if translator.has_escapes:
-        raise UnsupportedPattern("a quote, a backslash or a control character")
+        raise UnsupportedPatternError("a quote, a backslash or a control character")
     return text
 
 
@@ -128,22 +128,22 @@ class _Translator:
 
     def _group(self) -> str:
         if _LOOKAROUND.match(self._text, self._at):
-            raise UnsupportedPattern("a look-around")
+            raise UnsupportedPatternError("a look-around")
         group = self._take(_GROUP)
         if group is None or self._text.startswith("?", self._at):
-            raise UnsupportedPattern("a group with options")
+            raise UnsupportedPatternError("a group with options")
         return "(?:"
 
     def _quantifier(self) -> str | None:
         match = self._take(_QUANTIFIER)
         if match is None:
             if self._text.startswith("{,", self._at):
-                raise UnsupportedPattern("a brace that is no quantifier")
+                raise UnsupportedPatternError("a brace that is no quantifier")
             return None
         lazy = self._text.startswith("?", self._at)
         self._at += lazy
         if _QUANTIFIER.match(self._text, self._at):
-            raise UnsupportedPattern("two quantifiers in a row")
+            raise UnsupportedPatternError("two quantifiers in a row")
         return match[0]
 
     def _escape(self) -> str:
@@ -158,14 +158,14 @@ class _Translator:
 
     def _literal(self, character: str) -> str:
         if character == _NUL:
-            raise UnsupportedPattern("a NUL character")
+            raise UnsupportedPatternError("a NUL character")
         if character not in '"\\' and ord(character) >= 0x20:
             return _escaped(character)
         self.has_escapes = True
         return f"[{_escaped(character)}\\x00]"
 
     def _character(self, boundary: str | None) -> str:
-        """The character of an escape whose backslash is read already; `boundary` is what `\\b` would be."""
+        """The character of an escape whose backslash is read already; `boundary` is what a `b` would be."""
         if (found := self._take(_HEX)) is not None:
             code = int(found[1] or found[2] or found[3], 16)
             if 0xD800 <= code < 0xDC00 and self._text.startswith("\\", self._at):
@@ -174,7 +174,7 @@ class _Translator:
                 if low is not None and low[2] and 0xDC00 <= int(low[2], 16) < 0xE000:
                     return chr(0x10000 + ((code - 0xD800) << 10) + int(low[2], 16) - 0xDC00)
             if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-                raise UnsupportedPattern("a code that is no character")
+                raise UnsupportedPatternError("a code that is no character")
             return chr(code)
         sign = self._next(self._text[self._at : self._at + 1])
         if sign == "b" and boundary is None:
@@ -187,10 +187,10 @@ class _Translator:
         if sign and not sign.isalnum():
             return sign
         if sign in {"b", "B"}:
-            raise UnsupportedPattern("a word boundary")
+            raise UnsupportedPatternError("a word boundary")
         if sign == "0":
-            raise UnsupportedPattern("a NUL character")
-        raise UnsupportedPattern("a back-reference" if sign.isdecimal() or sign == "k" else "an unknown escape")
+            raise UnsupportedPatternError("a NUL character")
+        raise UnsupportedPatternError("a back-reference" if sign.isdecimal() or sign == "k" else "an unknown escape")
 
     def _class(self) -> str:
         self._at += 1
@@ -198,16 +198,16 @@ class _Translator:
         self._at += negative
         items: list[str] = []
         if self._text.startswith("]", self._at):
-            raise UnsupportedPattern("an empty class")
+            raise UnsupportedPatternError("an empty class")
         while not self._text.startswith("]", self._at):
             if self._at >= len(self._text):
-                raise UnsupportedPattern("a class without an end")
+                raise UnsupportedPatternError("a class without an end")
             items.append(self._item(negative=negative))
         self._at += 1
         if negative:
             return f"[^{''.join(items)}\\x00]"
         if not any(items):
-            raise UnsupportedPattern("a NUL character")
+            raise UnsupportedPatternError("a NUL character")
         return f"[{''.join(items)}]"
 
     def _item(self, *, negative: bool) -> str:
@@ -220,7 +220,7 @@ class _Translator:
         if isinstance(last, _Set):
             return f"{_member(first)}\\-{last.items}"
         if last < first:
-            raise UnsupportedPattern("a range that is upside down")
+            raise UnsupportedPatternError("a range that is upside down")
         if first == _NUL:
             first = "\x01"
         return f"{_escaped(first)}-{_escaped(last)}" if first <= last else ""

@@ -18,7 +18,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES, OutputFormat
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.schema_grammar import grammar_schema
-from callboard_contracts.schema_patterns import UnsupportedPattern
+from callboard_contracts.schema_patterns import UnsupportedPatternError
 from callboard_worker.engine import EngineRefused
 
 MAX_GRAMMAR_BYTES = 32 * 1024
@@ -130,7 +130,7 @@ def _checked(output_format: OutputFormat) -> Grammar:
     schema = _OBJECT if output_format.kind == "json_object" else output_format.json_schema or _OBJECT
     try:
         rule = f"%json {json.dumps(grammar_schema(schema))}"
-    except UnsupportedPattern as problem:
+    except UnsupportedPatternError as problem:
         raise _invalid(f"This model's engine cannot follow a pattern: it has {problem}.") from None
     except RecursionError:
         raise _invalid("The JSON schema is nested too deeply.") from None

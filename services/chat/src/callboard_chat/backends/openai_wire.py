@@ -51,8 +51,8 @@ def request_body(request: ChatRequest, continuation: Continuation | None, sampli
 def _response_format(output_format: OutputFormat) -> Json:
     if output_format.kind == "json_object":
         return {"type": "json_object"}
-    schema = {"name": output_format.name or "reply", "schema": output_format.json_schema or {}}
-    schema["strict"] = output_format.strict
+    schema: Json = {"name": output_format.name or "reply", "schema": output_format.json_schema or {}}
+    schema["strict"] = bool(output_format.strict)
     return {"type": "json_schema", "json_schema": schema}
 
 

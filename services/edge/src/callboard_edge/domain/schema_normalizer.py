@@ -5,13 +5,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema.protocols import Validator
-from jsonschema.validators import Draft4Validator, Draft6Validator, Draft7Validator
-from jsonschema.validators import Draft201909Validator, Draft202012Validator
+from jsonschema.validators import (
+    Draft4Validator,
+    Draft6Validator,
+    Draft7Validator,
+    Draft201909Validator,
+    Draft202012Validator,
+)
 from referencing import Registry, Resource, Specification
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
 
-from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPattern, enforced, enforced_name
+from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPatternError, enforced, enforced_name
 
 Json = Any
 Schema = dict[str, Any] | bool
@@ -45,8 +50,8 @@ REFUSED: Mapping[str, str] = {
     "not": "only `not: {}`, which allows nothing, is enforced",
     "uniqueItems": "repeated items cannot be excluded",
     "maxContains": "items cannot be counted by what they are",
-    "unevaluatedProperties": "enforced only where no `$ref`, `allOf`, `anyOf`, `oneOf` or `dependentSchemas` is beside it",
-    "unevaluatedItems": "enforced only where no `$ref`, `allOf`, `anyOf`, `oneOf` or `contains` is beside it",
+    "unevaluatedProperties": "enforced only where nothing beside it, such as `allOf` or `$ref`, evaluates some",
+    "unevaluatedItems": "enforced only where nothing beside it, such as `allOf` or `contains`, evaluates some",
 }
 """Keywords that are refused, with the reason."""
 
@@ -67,11 +72,11 @@ LIMITED: Mapping[str, str] = {
     "oneOf": "only where no value can satisfy two of the alternatives, by their types, `const` or `enum`",
     "pattern": "no look-around, back-references, word boundaries, options, or anchors inside; `.` and negated classes "
     "never match NUL; `\\d`, `\\w`, `\\s` and their opposites match only what ECMA-262 and Python agree about",
-    "patternProperties": "as `pattern`, without quotes, backslashes and control characters; no name may match two of the "
-    "patterns",
+    "patternProperties": "as `pattern`, without quotes, backslashes and control characters; no name may match two of "
+    "them",
     "prefixItems": "not under a draft before 2020-12 that the schema names",
-    "propertyNames": "only `const`, `enum`, `pattern` or lengths; not beside `patternProperties`, and a pattern or lengths "
-    "not beside both `properties` and a schema of `additionalProperties`",
+    "propertyNames": "only `const`, `enum`, `pattern` or lengths; not beside `patternProperties`, and a pattern or "
+    "lengths not beside both `properties` and a schema of `additionalProperties`",
 }
 """Keywords that are enforced in part; whatever else they say is refused."""
 
@@ -100,7 +105,7 @@ _UNEVALUATED = (
 )
 
 
-class UnsupportedSchema(ValueError):
+class UnsupportedSchemaError(ValueError):
     """A schema that cannot be enforced; `keyword` is why and `place` where, with slashes between its parts."""
 
     def __init__(self, keyword: str, place: str, reason: str) -> None:
@@ -110,7 +115,7 @@ class UnsupportedSchema(ValueError):
         self.reason = reason
 
 
-class MalformedSchema(ValueError):
+class MalformedSchemaError(ValueError):
     """A schema that its draft does not allow; the message says where."""
 
 
@@ -118,8 +123,8 @@ def normalized(schema: dict[str, Any], *, strict: bool) -> dict[str, Any]:
     """A schema of draft 2020-12 that allows nothing that `schema` forbids, with references to its own `$defs` only.
 
     Raises:
-        MalformedSchema: it is not what its draft allows.
-        UnsupportedSchema: it says what cannot be enforced or, if `strict`, has a keyword that is not known.
+        MalformedSchemaError: it is not what its draft allows.
+        UnsupportedSchemaError: it says what cannot be enforced or, if `strict`, has a keyword that is not known.
     """
     specification = draft_of(schema)
     return _Normalizer(schema, specification, strict=strict).root()
@@ -129,20 +134,20 @@ def draft_of(schema: dict[str, Any]) -> Specification[Json]:
     """The draft that a schema declares, else the newest that allows it.
 
     Raises:
-        MalformedSchema: it is not what its draft allows.
-        UnsupportedSchema: its draft is not known.
+        MalformedSchemaError: it is not what its draft allows.
+        UnsupportedSchemaError: its draft is not known.
     """
     declared = schema.get("$schema")
     names = _UNDECLARED if declared is None else (str(declared).partition("://")[2].removesuffix("#"),)
     if names[0] not in _DRAFTS:
-        raise UnsupportedSchema("$schema", "", LIMITED["$schema"])
+        raise UnsupportedSchemaError("$schema", "", LIMITED["$schema"])
     problems: list[str] = []
     for name in names:
         validator, specification = _DRAFTS[name]
         if (problem := _malformed(schema, validator)) is None:
             return specification
         problems.append(problem)
-    raise MalformedSchema(problems[0])
+    raise MalformedSchemaError(problems[0])
 
 
 def _malformed(schema: dict[str, Any], validator: type[Validator]) -> str | None:
@@ -174,7 +179,7 @@ class _Normalizer:
     def root(self) -> dict[str, Any]:
         found = self._schema(self._root, self._resolver, "")
         if found is False:
-            raise UnsupportedSchema("not", "", "nothing can satisfy it")
+            raise UnsupportedSchemaError("not", "", "nothing can satisfy it")
         found = {} if found is True else found
         return found | ({"$defs": self._definitions} if self._definitions else {})
 
@@ -182,14 +187,9 @@ class _Normalizer:
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
-            raise UnsupportedSchema("$ref", place, "it refers to what is no schema")
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise UnsupportedSchema("$ref", place, "it is too complex")
+            raise UnsupportedSchemaError("$ref", place, "it refers to what is no schema")
         if schema is not self._root:
-            if schema.get("$schema", self._root.get("$schema")) != self._root.get("$schema"):
-                raise UnsupportedSchema("$schema", place, LIMITED["$schema"])
-            resolver = resolver.in_subresource(self._specification.create_resource(schema))
+            resolver = self._entered(schema, resolver, place)
         schema = _without_unevaluated(schema, place)
         found: dict[str, Any] = {}
         extra: list[Schema] = []
@@ -202,16 +202,16 @@ class _Normalizer:
             elif (rule := _RULES.get(keyword)) is not None:
                 rule(self, _Call(schema, keyword, value, resolver, place, at, found, extra))
             elif self._strict:
-                raise UnsupportedSchema(keyword, place, "this keyword is not known")
-        if any(one is False for one in extra):
-            return False
-        if "propertyNames" in found:
-            _meet_names(found, place)
-        if "patternProperties" in found:
-            _meet_patterns(found, place)
-        if more := [one for one in extra if one is not True]:
-            found["allOf"] = [*found.get("allOf", ()), *more]
-        return found
+                raise UnsupportedSchemaError(keyword, place, "this keyword is not known")
+        return _joined(found, extra, place)
+
+    def _entered(self, schema: dict[str, Any], resolver: Json, place: str) -> Json:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise UnsupportedSchemaError("$ref", place, "it is too complex")
+        if schema.get("$schema", self._root.get("$schema")) != self._root.get("$schema"):
+            raise UnsupportedSchemaError("$schema", place, LIMITED["$schema"])
+        return resolver.in_subresource(self._specification.create_resource(schema))
 
     def reference(self, call: "_Call") -> None:
         target, resolver = self._resolved(call)
@@ -224,16 +224,13 @@ class _Normalizer:
             key = name.removeprefix("#/$defs/")
             self._definitions[key] = True
             self._definitions[key] = self._schema(target, resolver, call.at)
-        if "$ref" in call.found or len(call.found) or len(call.schema) > 1:
-            call.extra.append({"$ref": name})
-        else:
-            call.found["$ref"] = name
+        call.found["$ref"] = name
 
     def _resolved(self, call: "_Call") -> tuple[Json, Json]:
         try:
             found = call.resolver.lookup(str(call.value))
         except (Unresolvable, ValueError, KeyError, TypeError, AttributeError, LookupError):
-            raise UnsupportedSchema("$ref", call.place, "it refers to what is not in the schema") from None
+            raise UnsupportedSchemaError("$ref", call.place, "it refers to what is not in the schema") from None
         return found.contents, found.resolver
 
     def one_of(self, call: "_Call") -> None:
@@ -249,7 +246,7 @@ class _Normalizer:
             call.found["oneOf"] = branches
 
     def _inlined_branch(self, branch: Json, resolver: Json, place: str) -> Schema:
-        if not isinstance(branch, dict) or not {"$ref"} == set(branch) - ANNOTATIONS:
+        if not isinstance(branch, dict) or {"$ref"} != set(branch) - ANNOTATIONS:
             return self._schema(branch, resolver, place)
         target, inner = self._resolved(_Call(branch, "$ref", branch["$ref"], resolver, place, place, {}, []))
         if id(target) in self._inlined or target is self._root:
@@ -283,19 +280,19 @@ class _Normalizer:
     def pattern(self, call: "_Call") -> None:
         try:
             enforced(call.value)
-        except UnsupportedPattern as error:
-            raise UnsupportedSchema(call.keyword, call.place, f"it has {error}") from None
+        except UnsupportedPatternError as error:
+            raise UnsupportedSchemaError(call.keyword, call.place, f"it has {error}") from None
         call.found["pattern"] = call.value
 
     def _name_pattern(self, pattern: str, call: "_Call") -> None:
         try:
             enforced_name(pattern, exact=True)
-        except UnsupportedPattern as error:
-            raise UnsupportedSchema(call.keyword, call.place, f"it has {error}") from None
+        except UnsupportedPatternError as error:
+            raise UnsupportedSchemaError(call.keyword, call.place, f"it has {error}") from None
 
     def list_of_schemas(self, call: "_Call") -> None:
         if call.keyword == "prefixItems" and self._old:
-            raise UnsupportedSchema("prefixItems", call.place, LIMITED["prefixItems"])
+            raise UnsupportedSchemaError("prefixItems", call.place, LIMITED["prefixItems"])
         call.found[call.keyword] = [
             self._schema(part, call.resolver, f"{call.at}/{index}") for index, part in enumerate(call.value)
         ]
@@ -320,7 +317,7 @@ class _Normalizer:
             return
         lower = "inimum" in call.keyword
         if (call.value > MAX_INTEGER) if lower else (call.value < -MAX_INTEGER):
-            raise UnsupportedSchema(call.keyword, call.place, LIMITED["minimum" if lower else "maximum"])
+            raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["minimum" if lower else "maximum"])
         keyword = call.keyword
         exclusive = f"exclusiveM{keyword[1:]}"
         if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
@@ -329,12 +326,12 @@ class _Normalizer:
 
     def multiple_of(self, call: "_Call") -> None:
         if call.value > MAX_INTEGER:
-            raise UnsupportedSchema("multipleOf", call.place, f"it is over 2^53 ({MAX_INTEGER})")
+            raise UnsupportedSchemaError("multipleOf", call.place, f"it is over 2^53 ({MAX_INTEGER})")
         call.found["multipleOf"] = call.value
 
     def values(self, call: "_Call") -> None:
         if any(isinstance(number, int | float) and abs(number) > MAX_INTEGER for number in _leaves(call.value)):
-            raise UnsupportedSchema(call.keyword, call.place, LIMITED["const"])
+            raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["const"])
         # llama.cpp's copy of llguidance gives up where a value is not of the type beside it.
         types = call.schema.get("type", ())
         types = (types,) if isinstance(types, str) else types
@@ -352,7 +349,7 @@ class _Normalizer:
         elif call.value in ENFORCED_FORMATS:
             call.found["format"] = call.value
         elif call.value not in _NUMBER_FORMATS:
-            raise UnsupportedSchema("format", call.place, f"this format is not enforced; {LIMITED['format']} are")
+            raise UnsupportedSchemaError("format", call.place, f"this format is not enforced; {LIMITED['format']} are")
 
     def counts(self, call: "_Call") -> None:
         """`minProperties`: llguidance counts repeated names, so it must follow from names that cannot repeat."""
@@ -370,36 +367,36 @@ class _Normalizer:
         elif call.value == 1 and len(call.schema["properties"]) <= MAX_ALTERNATIVES:
             call.extra.append({"anyOf": [{"required": [name]} for name in call.schema["properties"]] + _OTHER_TYPES})
         else:
-            raise UnsupportedSchema("minProperties", call.place, LIMITED["minProperties"])
+            raise UnsupportedSchemaError("minProperties", call.place, LIMITED["minProperties"])
 
     def contains(self, call: "_Call") -> None:
         least = call.schema.get("minContains", 1) if self._specification in (DRAFT201909, DRAFT202012) else 1
         if least > MAX_CONTAINED:
-            raise UnsupportedSchema("minContains", call.place, LIMITED["contains"])
+            raise UnsupportedSchemaError("minContains", call.place, LIMITED["contains"])
         inner = self._schema(call.value, call.resolver, call.at)
         if least:
             call.extra.append({"prefixItems": [inner] * int(least), "minItems": int(least)})
 
     def max_contains(self, call: "_Call") -> None:
         if "contains" in call.schema:
-            raise UnsupportedSchema("maxContains", call.place, REFUSED["maxContains"])
+            raise UnsupportedSchemaError("maxContains", call.place, REFUSED["maxContains"])
 
     def condition(self, call: "_Call") -> None:
         if "then" in call.schema or "else" in call.schema:
-            raise UnsupportedSchema("if", call.place, REFUSED["if"])
+            raise UnsupportedSchemaError("if", call.place, REFUSED["if"])
 
     def negation(self, call: "_Call") -> None:
         if call.value not in ({}, True, False):
-            raise UnsupportedSchema("not", call.place, REFUSED["not"])
+            raise UnsupportedSchemaError("not", call.place, REFUSED["not"])
         call.extra.append(call.value is False)
 
     def unique(self, call: "_Call") -> None:
         if call.value and call.schema.get("maxItems", 2) > 1:
-            raise UnsupportedSchema("uniqueItems", call.place, REFUSED["uniqueItems"])
+            raise UnsupportedSchemaError("uniqueItems", call.place, REFUSED["uniqueItems"])
 
     def dependencies(self, call: "_Call") -> None:
         if len(call.value) > 8:
-            raise UnsupportedSchema(call.keyword, call.place, LIMITED["dependentSchemas"])
+            raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["dependentSchemas"])
         for name, needed in call.value.items():
             if isinstance(needed, list):
                 then: Schema = {"required": [name, *(one for one in needed if one != name)]}
@@ -419,9 +416,9 @@ class _Normalizer:
         known = {"type", "minLength", "maxLength"} if lengths else {"type", "const", "enum", "pattern"}
         single = lengths or len(set(rules) - {"type"}) <= 1
         if not set(rules) <= known or not single or rules.pop("type", "string") != "string":
-            raise UnsupportedSchema("propertyNames", call.place, LIMITED["propertyNames"])
+            raise UnsupportedSchemaError("propertyNames", call.place, LIMITED["propertyNames"])
         if "patternProperties" in call.schema:
-            raise UnsupportedSchema("propertyNames", call.place, LIMITED["propertyNames"])
+            raise UnsupportedSchemaError("propertyNames", call.place, LIMITED["propertyNames"])
         if lengths:
             least, most = int(rules.get("minLength", 0)), rules.get("maxLength")
             rules = {"pattern": f"^[\\s\\S]{{{least},{'' if most is None else int(most)}}}$"}
@@ -456,7 +453,7 @@ _OTHER_TYPES: list[Schema] = [{"type": ["null", "boolean", "number", "string", "
 
 def _refuse(reason: str) -> Callable[[_Normalizer, _Call], None]:
     def rule(_normalizer: _Normalizer, call: _Call) -> None:
-        raise UnsupportedSchema(call.keyword, call.place, reason)
+        raise UnsupportedSchemaError(call.keyword, call.place, reason)
 
     return rule
 
@@ -491,6 +488,18 @@ _RULES: Mapping[str, Callable[[_Normalizer, _Call], None]] = {
 }
 
 
+def _joined(found: dict[str, Any], extra: list[Schema], place: str) -> Schema:
+    if any(one is False for one in extra):
+        return False
+    if "propertyNames" in found:
+        _meet_names(found, place)
+    if "patternProperties" in found:
+        _meet_patterns(found, place)
+    if more := [one for one in extra if one is not True]:
+        found["allOf"] = [*found.get("allOf", ()), *more]
+    return found
+
+
 def _meet_names(schema: dict[str, Any], place: str) -> None:
     """Replaces `propertyNames` by what says the same of properties."""
     rules, properties = schema.pop("propertyNames"), schema.get("properties", {})
@@ -500,11 +509,11 @@ def _meet_names(schema: dict[str, Any], place: str) -> None:
         allows = _matcher(rules["pattern"])
         if rest is not False:
             if rest is not True and rest != {} and properties:
-                raise UnsupportedSchema("propertyNames", place, LIMITED["propertyNames"])
+                raise UnsupportedSchemaError("propertyNames", place, LIMITED["propertyNames"])
             schema["patternProperties"] = {rules["pattern"]: rest}
     else:
         listed = [name for name in rules.get("enum", [rules.get("const")]) if isinstance(name, str)]
-        properties = {**{name: rest for name in listed}, **properties}
+        properties = {**dict.fromkeys(listed, rest), **properties}
         allows = listed.__contains__
     for name in (*properties, *schema.get("required", ())):
         if not allows(name):
@@ -519,7 +528,7 @@ def _meet_patterns(schema: dict[str, Any], place: str) -> None:
     properties = schema.get("properties", {})
     names = [*properties, *(name for name in schema.get("required", ()) if name not in properties)]
     if len(names) * len(patterns) > MAX_MATCHES:
-        raise UnsupportedSchema("patternProperties", place, "there are too many of them beside named properties")
+        raise UnsupportedSchemaError("patternProperties", place, "there are too many of them beside named properties")
     for pattern, part in patterns.items():
         matches = _matcher(pattern)
         for name in filter(matches, names):
@@ -551,7 +560,7 @@ def _without_unevaluated(schema: dict[str, Any], place: str) -> dict[str, Any]:
         if value is True or value == {}:
             continue
         if beside & set(found):
-            raise UnsupportedSchema(keyword, place, REFUSED[keyword])
+            raise UnsupportedSchemaError(keyword, place, REFUSED[keyword])
         found.setdefault("additionalItems" if rest == "items" and isinstance(found.get("items"), list) else rest, value)
     return found
 

@@ -135,45 +135,52 @@ def _invalid(message: str, param: str) -> CallboardError:
 
 def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict: bool) -> str:
     # Loaded only when the first schema comes, to keep the process small.
-    from callboard_edge.domain.schema_normalizer import MalformedSchema, UnsupportedSchema, normalized
+    from callboard_edge.domain.schema_normalizer import MalformedSchemaError, UnsupportedSchemaError, normalized
 
     try:
-        if array_items(schema) > MAX_ARRAY_ITEMS:
-            raise MalformedSchema(too_many_items())
-        # What is too complex for a grammar takes longest to check otherwise.
-        if text_bytes > SMALL_SCHEMA_BYTES and _is_too_complex(_grammar_problem(schema)):
-            raise MalformedSchema("it is too complex")
-        found = normalized(schema, strict=strict)
+        found = normalized(_bounded(schema, text_bytes), strict=strict)
         text = json.dumps(found)
-        if len(text) > MAX_ALL_BYTES:
-            raise MalformedSchema("it is too complex")
-        _check_grammar(found)
-    except UnsupportedSchema as problem:
+        _check_grammar(found, len(text))
+    except UnsupportedSchemaError as problem:
         place = f" at '{problem.place}'" if problem.place else ""
         raise CallboardError(
             ErrorCode.UNSUPPORTED,
             f"The schema cannot be enforced: '{problem.keyword}'{place}: {problem.reason}.",
             param=param,
         ) from None
-    except MalformedSchema as problem:
+    except MalformedSchemaError as problem:
         raise _invalid(f"Not a valid JSON schema: {problem}.", param) from None
     except (ValueError, OverflowError):
         raise _invalid("Not a valid JSON schema: it holds a number that is too large.", param) from None
     return text
 
 
-def _check_grammar(schema: dict[str, Any]) -> None:
-    """Raises MalformedSchema or UnsupportedSchema for a normalised schema that llguidance does not take."""
-    from callboard_edge.domain.schema_normalizer import LIMITED, MalformedSchema, UnsupportedSchema
+def _bounded(schema: dict[str, Any], text_bytes: int) -> dict[str, Any]:
+    """The same schema; raises MalformedSchemaError where it is too large to be normalised."""
+    from callboard_edge.domain.schema_normalizer import MalformedSchemaError
 
+    if array_items(schema) > MAX_ARRAY_ITEMS:
+        raise MalformedSchemaError(too_many_items())
+    # What is too complex for a grammar takes longest to check otherwise.
+    if text_bytes > SMALL_SCHEMA_BYTES and _is_too_complex(_grammar_problem(schema)):
+        raise MalformedSchemaError("it is too complex")
+    return schema
+
+
+def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
+    """Raises MalformedSchemaError or UnsupportedSchemaError for a normalised schema that llguidance does not take."""
+    from callboard_edge.domain.schema_normalizer import LIMITED, MalformedSchemaError, UnsupportedSchemaError
+
+    if text_bytes > MAX_ALL_BYTES:
+        raise MalformedSchemaError("it is too complex")
     problem = _grammar_problem(grammar_schema(schema))
     if (reason := _reason(grammar_schema(schema), problem)) is not None:
-        raise MalformedSchema(reason)
+        raise MalformedSchemaError(reason)
     for sign, keyword in _UNENFORCED.items():
         if sign in problem:
-            raise UnsupportedSchema(keyword, "", LIMITED.get(keyword.partition(" ")[0], "it is too complex"))
+            raise UnsupportedSchemaError(keyword, "", LIMITED.get(keyword.partition(" ")[0], "it is too complex"))
     if problem:
-        raise MalformedSchema("no grammar can be made of it")
+        raise MalformedSchemaError("no grammar can be made of it")
 
 
 def _is_deeper(schema: object, depth: int) -> bool:
@@ -211,13 +218,13 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
-    from callboard_edge.domain.schema_normalizer import MalformedSchema, UnsupportedSchema, draft_of
+    from callboard_edge.domain.schema_normalizer import MalformedSchemaError, UnsupportedSchemaError, draft_of
 
     try:
         draft_of(schema)
-    except MalformedSchema as problem:
+    except MalformedSchemaError as problem:
         return str(problem)
-    except UnsupportedSchema:
+    except UnsupportedSchemaError:
         return "the keyword at '$schema' names no draft that is known"
     return None
 

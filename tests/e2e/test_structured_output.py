@@ -1,0 +1,185 @@
+"""Replies under JSON schemas, from the real engine through the edge: each is obeyed or refused by name."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Generator
+from random import Random
+from typing import Any
+
+import openai
+import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.validators import validator_for
+
+from tests.support.deployment import Deployment
+from tests.support.models import CHAT_MODEL, built_in_config, missing_model_files
+from tests.support.random_schemas import random_schema
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(missing_model_files()), reason=f"model files missing: {', '.join(missing_model_files())}"),
+]
+
+Json = dict[str, Any]
+LIMIT = 60
+RANDOM_SCHEMAS = 24
+MEMORY_LIMIT_MIB = 3072
+QUESTION: Any = [{"role": "user", "content": 'Write JSON with quotes " " and line breaks'}]
+
+
+def having(**keywords: Any) -> Json:
+    """An object whose one property has these keywords."""
+    return {"type": "object", "properties": {"x": keywords}, "required": ["x"], "additionalProperties": False}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
+    config = built_in_config()
+    config["chat"]["pools"]["local"]["memory_limit_mib"] = MEMORY_LIMIT_MIB
+    deployment = Deployment(tmp_path_factory.mktemp("structured"), config)
+    try:
+        deployment.start()
+        yield deployment
+        deployment.wait_idle()
+        deployment.stop()
+    finally:
+        deployment.abandon()
+
+
+@pytest.fixture
+async def client(site: Deployment) -> AsyncGenerator[openai.AsyncOpenAI]:
+    key = await asyncio.to_thread(site.create_key, "standard")
+    async with openai.AsyncOpenAI(base_url=site.base_url, api_key=key, max_retries=0, timeout=120) as one:
+        yield one
+
+
+async def reply_to(client: openai.AsyncOpenAI, schema: Json, **fields: Any) -> tuple[str, str]:
+    """A reply's text and why it ended."""
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    asked: Any = {"response_format": form, "max_tokens": LIMIT, **fields}
+    reply = await client.chat.completions.create(model=CHAT_MODEL, messages=QUESTION, **asked)
+    return reply.choices[0].message.content or "", reply.choices[0].finish_reason
+
+
+PATTERNS = (
+    r"^\d{4}-\d{2}-\d{2}$", '^"[a-z]{2}"$', r"^a\tb$", r"^a\\b$", r"^[^a]{5}$", r"^\\u\w{3}$", r'^[^"\\]{4}$',
+    '^"\\S\n$', r"^\W{3}$", r"^(?:\n|\\)[x-z]$", r"^\u00e9\s\/$", "[!-#]{2}$", r"^\D\S$", r'^\{"\}$',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("temperature", [0, 2])
+async def test_patterns_are_obeyed(client: openai.AsyncOpenAI, pattern: str, temperature: int) -> None:
+    schema = having(type="string", pattern=pattern, maxLength=16)
+    text, reason = await reply_to(client, schema, temperature=temperature, seed=1)
+    assert reason == "stop"
+    assert re.search(pattern, json.loads(text)["x"])
+
+
+TREE: Json = {
+    "type": "object",
+    "properties": {"t": {"enum": ["div", "p"]}, "children": {"type": "array", "items": {"$ref": "#"}, "maxItems": 1}},
+    "required": ["t", "children"],
+    "additionalProperties": False,
+}
+OBEYED: dict[str, Json] = {
+    "a range": having(type="number", minimum=0, maximum=1),
+    "an open range": having(type="integer", exclusiveMinimum=5, maximum=7),
+    "a range of draft 4": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        **having(type="integer", minimum=5, exclusiveMinimum=True, maximum=7),
+    },
+    "multiples": having(type="integer", multipleOf=7, minimum=10, maximum=50),
+    "a root reference": TREE,
+    "boolean schemas": {"type": "object", "properties": {"n": {"type": "integer"}, "meta": True}, "required": ["n"]},
+    "a tuple of draft 7": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        **having(type="array", items=[{"type": "integer"}, {"type": "boolean"}], additionalItems=False, minItems=2),
+    },
+    "contains": having(type="array", contains={"const": 5}, items={"type": "integer"}, maxItems=3),
+    "names": having(type="object", propertyNames={"enum": ["a", "b"]}, minProperties=1),
+    "dependencies": having(type="object", properties={"a": {}, "b": {}}, required=["a"], dependencies={"a": ["b"]}),
+    "formats": {
+        "type": "object",
+        "properties": {name: {"type": "string", "format": name} for name in ("date", "time", "ipv4", "uuid")},
+        "required": ["date", "time", "ipv4"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", OBEYED)
+@pytest.mark.parametrize("temperature", [0, 2])
+async def test_keywords_are_obeyed(client: openai.AsyncOpenAI, name: str, temperature: int) -> None:
+    text, reason = await reply_to(client, OBEYED[name], temperature=temperature, seed=2, max_tokens=120)
+    assert reason in {"stop", "length"}
+    if reason == "stop":
+        assert validator_for(OBEYED[name], default=Draft202012Validator)(OBEYED[name]).is_valid(json.loads(text)), text
+
+
+REFUSED: dict[str, tuple[Json, str]] = {
+    "items that contradict": (
+        having(type="array", items={"type": "boolean"}, minItems=5, maxItems=2),
+        "minItems (5) is greater than maxItems (2) at 'x'",
+    ),
+    "numbers that contradict": (
+        having(type="integer", minimum=5, maximum=2),
+        "minimum (5) is greater than maximum (2)",
+    ),
+    "look-around": (having(type="string", pattern="^(?=a)b$"), "'pattern' at 'properties/x': it has a look-around"),
+    "a back-reference": (having(type="string", pattern=r"(a)\1"), "a back-reference"),
+    "unique items": (having(type="array", uniqueItems=True), "'uniqueItems' at 'properties/x'"),
+    "a condition": (having(**{"if": {"type": "string"}, "then": {"minLength": 2}}), "'if' at 'properties/x'"),
+    "another document": (having(**{"$ref": "https://example.com/x.json"}), "'$ref' at 'properties/x'"),
+    "a keyword that is not known": (having(type="integer", minimun=5), "'minimun' at 'properties/x'"),
+    "a format that is not known": (having(type="string", format="iban"), "'format' at 'properties/x'"),
+    "alternatives that overlap": (having(oneOf=[{"type": "number"}, {"type": "integer"}]), "'oneOf'"),
+    "many optional properties": (
+        {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(2000)}},
+        "too complex",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_cannot_be_obeyed_is_refused_by_name(client: openai.AsyncOpenAI, name: str) -> None:
+    schema, words = REFUSED[name]
+    with pytest.raises(openai.BadRequestError) as refused:
+        await reply_to(client, schema)
+    assert words in refused.value.message
+    assert refused.value.param == "response_format.json_schema.schema"
+
+
+async def test_json_object_beside_a_schema_obeys_it(client: openai.AsyncOpenAI) -> None:
+    schema = having(type="boolean")
+    text, reason = await reply_to(client, {}, response_format={"type": "json_object", "schema": schema}, temperature=2)
+    assert reason == "stop"
+    assert isinstance(json.loads(text)["x"], bool)
+
+
+async def test_stops_see_only_the_reply(client: openai.AsyncOpenAI) -> None:
+    text, reason = await reply_to(client, having(type="boolean"), stop=["```"], temperature=0)
+    assert reason == "stop"
+    assert isinstance(json.loads(text)["x"], bool)
+
+
+async def test_random_schemas_are_obeyed_at_any_temperature(client: openai.AsyncOpenAI) -> None:
+    chance = Random(10)
+    complete = 0
+    refusals: list[tuple[str | None, str, Json]] = []
+    for number in range(RANDOM_SCHEMAS):
+        schema = random_schema(chance)
+        try:
+            text, reason = await reply_to(client, schema, temperature=number % 3, seed=number)
+        except openai.BadRequestError as error:
+            refusals.append((error.param, error.message, schema))
+            continue
+        assert reason in {"stop", "length"}
+        if reason == "stop":
+            complete += 1
+            assert Draft202012Validator(schema).is_valid(json.loads(text)), (schema, text)
+    assert [one for one in refusals if one[0] != "response_format.json_schema.schema"] == []
+    assert complete > RANDOM_SCHEMAS / 4

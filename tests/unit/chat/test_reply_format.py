@@ -1,0 +1,60 @@
+"""Whole replies are checked against the form that was asked for."""
+
+import json
+from typing import Any
+
+import pytest
+
+from callboard_chat.domain.reply_format import check_format
+from callboard_contracts.chat import ChatRequest, OutputFormat
+from callboard_contracts.errors import ErrorCode
+
+pytestmark = pytest.mark.unit
+
+
+async def fault(text: str, schema: dict[str, Any] | None, **sampling: Any) -> str | None:
+    kind = "json_object" if schema is None else "json_schema"
+    request = ChatRequest(
+        model="owl",
+        max_output_tokens=9,
+        output_format=OutputFormat(kind=kind, json_schema=schema),
+        sampling=sampling,  # pyright: ignore[reportArgumentType]
+    )
+    found = await check_format(request, text)
+    assert found is None or found.code is ErrorCode.ENGINE_FAILED
+    return found.message if found else None
+
+
+PRICES = {"patternProperties": {"^p": {"multipleOf": 0.01}}, "additionalProperties": {"pattern": r"^\d+$"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "words"),
+    [
+        ("{}", None, None),
+        ("[]", None, "does not satisfy"),
+        ("Sure! {}", None, "not JSON"),
+        ("```json\n{}\n```", None, "not JSON"),
+        ('{"a":1}', {"type": "object", "required": ["a"]}, None),
+        ("{}", {"type": "object", "required": ["a"]}, "does not satisfy"),
+        ('{"price": 19.99}', PRICES, None),
+        ('{"price": 19.999}', PRICES, "does not satisfy"),
+        ('{"size": "12"}', PRICES, None),
+        ('{"size": "x"}', PRICES, "does not satisfy"),
+        ("[" * 5000, {}, "not JSON"),
+        ("1", {"$ref": "#/nowhere"}, "does not satisfy"),
+    ],
+)
+async def test_faults_are_told(text: str, schema: dict[str, Any] | None, words: str | None) -> None:
+    found = await fault(text, schema)
+    assert found is None if words is None else words in (found or "")
+
+
+async def test_reply_that_a_stop_may_have_cut_is_not_judged_as_json() -> None:
+    assert await fault('{"a": ', None, stop=["}"]) is None
+    assert await fault("[]", None, stop=["}"]) is not None
+
+
+async def test_pattern_that_takes_pythons_own_matcher_for_ever_is_checked_at_once() -> None:
+    text = json.dumps("a" * 4000 + "b")
+    assert await fault(text, {"type": "string", "pattern": "^(a+)+$"}) is not None
