@@ -1,4 +1,4 @@
-"""Writes the reference pages that follow from the code: settings, errors, metrics and sampling.
+"""Writes the reference pages that follow from the code: settings, errors, metrics, JSON schemas, sampling.
 
 `python docs/generate.py` writes them, `python docs/generate.py --check` only says which differ. A test runs the same
 check, so a page never says something else than the code.
@@ -26,6 +26,7 @@ from callboard_contracts import config as config_module
 from callboard_contracts.chat import Sampling
 from callboard_contracts.config import Config, Section
 from callboard_contracts.errors import CATALOGUE
+from callboard_edge.domain.schema_normalizer import ANNOTATIONS, ENFORCED, LIMITED, REFUSED
 from callboard_worker.metrics import WorkerMetrics
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -268,10 +269,43 @@ def sampling_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def json_schema_page() -> str:
+    """Every keyword of JSON schemas, and how far replies are held to it."""
+    rows = {
+        **{keyword: ("enforced", "") for keyword in ENFORCED},
+        **{keyword: ("in part", meaning) for keyword, meaning in LIMITED.items()},
+        **{keyword: ("refused", meaning) for keyword, meaning in REFUSED.items()},
+        **{keyword: ("ignored", "says nothing about what is valid") for keyword in ANNOTATIONS},
+    }
+    lines = [
+        NOTE,
+        "# JSON schemas",
+        "",
+        "What a schema of `response_format` asks is enforced, or the request is refused with `unsupported` (400), the",
+        "keyword and its place. Drafts 4, 6, 7, 2019-09 and 2020-12 are read; a schema that names none is read by the",
+        "newest that allows it. All engines get one form of draft 2020-12. Under `strict` a keyword that is not known is",
+        "refused; otherwise it is ignored, as JSON Schema says. Nothing is fetched. A schema that nothing satisfies, or",
+        "that is too complex, is refused with `invalid_request` and the bounds that contradict each other.",
+        "",
+        "With the embedded llama.cpp a reply cannot leave its schema at any temperature, unless it is cut at its limit",
+        "(`finish_reason` `length`). Other engines get the schema in their own way. Every whole reply is checked at its",
+        "end, and one that violates its schema is the error `engine_failed`: in a stream, after the text that was sent.",
+        "",
+        "Replies are narrower than schemas: JSON without white space, the properties that a schema names in its order",
+        "and before all others, and integers without a decimal point.",
+        "",
+        "| keyword | here | limits |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{keyword}` | {here} | {limits} |" for keyword, (here, limits) in sorted(rows.items())]
+    return "\n".join([*lines, "| `x-…` | ignored | says nothing about what is valid |"]) + "\n"
+
+
 PAGES = {
     "settings.md": settings_page,
     "errors.md": errors_page,
     "metrics.md": metrics_page,
+    "json-schema.md": json_schema_page,
     "sampling.md": sampling_page,
     "asyncapi.json": lambda: str(run_path(str(Path(__file__).with_name("asyncapi.py")))["page"]()),
 }

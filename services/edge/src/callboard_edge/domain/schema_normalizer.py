@@ -47,11 +47,10 @@ REFUSED: Mapping[str, str] = {
     "$dynamicRef": "a reference must name its schema",
     "$recursiveRef": "a reference must name its schema",
     "if": "conditions are not enforced; `anyOf` can list the alternatives",
-    "not": "only `not: {}`, which allows nothing, is enforced",
+    "then": "as `if`, without which it says nothing",
+    "else": "as `if`, without which it says nothing",
     "uniqueItems": "repeated items cannot be excluded",
     "maxContains": "items cannot be counted by what they are",
-    "unevaluatedProperties": "enforced only where nothing beside it, such as `allOf` or `$ref`, evaluates some",
-    "unevaluatedItems": "enforced only where nothing beside it, such as `allOf` or `contains`, evaluates some",
 }
 """Keywords that are refused, with the reason."""
 
@@ -69,6 +68,7 @@ LIMITED: Mapping[str, str] = {
     "maxProperties": "only where all `properties` are required, or 0",
     "minimum": f"numbers under -2^53 (-{MAX_INTEGER}) are never written where a bound is set",
     "minProperties": "at most one more than `required` has; 1 beside optional `properties` asks for one of them",
+    "not": "only `not: {}`, which allows nothing",
     "oneOf": "only where no value can satisfy two of the alternatives, by their types, `const` or `enum`",
     "pattern": "no look-around, back-references, word boundaries, options, or anchors inside; `.` and negated classes "
     "never match NUL; `\\d`, `\\w`, `\\s` and their opposites match only what ECMA-262 and Python agree about",
@@ -77,14 +77,16 @@ LIMITED: Mapping[str, str] = {
     "prefixItems": "not under a draft before 2020-12 that the schema names",
     "propertyNames": "only `const`, `enum`, `pattern` or lengths; not beside `patternProperties`, and a pattern or "
     "lengths not beside both `properties` and a schema of `additionalProperties`",
+    "unevaluatedItems": "only where nothing beside it, such as `allOf` or `contains`, evaluates some",
+    "unevaluatedProperties": "only where nothing beside it, such as `allOf` or `$ref`, evaluates some",
 }
 """Keywords that are enforced in part; whatever else they say is refused."""
 
 ENFORCED = frozenset(
     {
-        *("type", "properties", "required", "additionalProperties", "items", "additionalItems", "minItems", "maxItems"),
-        *("minLength", "maxLength", "multipleOf", "allOf", "anyOf", "dependentRequired", "dependencies", "minContains"),
-        *("$defs", "definitions", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "then", "else"),
+        *("type", "properties", "required", "additionalProperties", "items", "additionalItems", "minItems"),
+        *("maxItems", "minLength", "maxLength", "multipleOf", "allOf", "anyOf", "dependentRequired", "dependencies"),
+        *("$defs", "definitions", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "minContains"),
     }
 )
 ANNOTATIONS = frozenset(
@@ -387,7 +389,7 @@ class _Normalizer:
 
     def negation(self, call: "_Call") -> None:
         if call.value not in ({}, True, False):
-            raise UnsupportedSchemaError("not", call.place, REFUSED["not"])
+            raise UnsupportedSchemaError("not", call.place, LIMITED["not"])
         call.extra.append(call.value is False)
 
     def unique(self, call: "_Call") -> None:
@@ -560,7 +562,7 @@ def _without_unevaluated(schema: dict[str, Any], place: str) -> dict[str, Any]:
         if value is True or value == {}:
             continue
         if beside & set(found):
-            raise UnsupportedSchemaError(keyword, place, REFUSED[keyword])
+            raise UnsupportedSchemaError(keyword, place, LIMITED[keyword])
         found.setdefault("additionalItems" if rest == "items" and isinstance(found.get("items"), list) else rest, value)
     return found
 
