@@ -272,10 +272,10 @@ def sampling_page() -> str:
 def json_schema_page() -> str:
     """Every keyword of JSON schemas, and how far replies are held to it."""
     rows = {
-        **{keyword: ("enforced", "") for keyword in ENFORCED},
+        **dict.fromkeys(ENFORCED, ("enforced", "")),
         **{keyword: ("in part", meaning) for keyword, meaning in LIMITED.items()},
         **{keyword: ("refused", meaning) for keyword, meaning in REFUSED.items()},
-        **{keyword: ("ignored", "says nothing about what is valid") for keyword in ANNOTATIONS},
+        **dict.fromkeys(ANNOTATIONS, ("ignored", "says nothing about what is valid")),
     }
     lines = [
         NOTE,
@@ -283,13 +283,14 @@ def json_schema_page() -> str:
         "",
         "What a schema of `response_format` asks is enforced, or the request is refused with `unsupported` (400), the",
         "keyword and its place. Drafts 4, 6, 7, 2019-09 and 2020-12 are read; a schema that names none is read by the",
-        "newest that allows it. All engines get one form of draft 2020-12. Under `strict` a keyword that is not known is",
-        "refused; otherwise it is ignored, as JSON Schema says. Nothing is fetched. A schema that nothing satisfies, or",
-        "that is too complex, is refused with `invalid_request` and the bounds that contradict each other.",
+        "newest that allows it. All engines get one form of draft 2020-12. Under `strict` an unknown keyword is refused;",
+        "otherwise it is ignored, as JSON Schema says. Nothing is fetched. A schema that nothing satisfies, or that is too",
+        "complex, is refused with `invalid_request` and the bounds that contradict each other.",
         "",
         "With the embedded llama.cpp a reply cannot leave its schema at any temperature, unless it is cut at its limit",
-        "(`finish_reason` `length`). Other engines get the schema in their own way. Every whole reply is checked at its",
-        "end, and one that violates its schema is the error `engine_failed`: in a stream, after the text that was sent.",
+        "(`finish_reason` `length`) or at a stop sequence. Other engines get the schema in their own way. Every whole",
+        "reply is checked at its end, and one that violates its schema is the error `engine_failed`: in a stream, after",
+        "the text that was sent.",
         "",
         "Replies are narrower than schemas: JSON without white space, the properties that a schema names in its order",
         "and before all others, and integers without a decimal point.",
