@@ -37,6 +37,8 @@ _UNDECLARED = (
 
 MAX_INTEGER = 2**53
 """The engines' numbers are exact up to here, as JavaScript's are."""
+MAX_COUNT = 2**31
+"""No reply has so many parts; a higher bound on them says nothing."""
 MAX_CONTAINED = 16
 MAX_ALTERNATIVES = 64
 MAX_MATCHES = 512
@@ -98,6 +100,7 @@ ANNOTATIONS = frozenset(
 )
 """Keywords that say nothing about what is valid; those that begin with `x-` are like them."""
 _KEPT = ("title", "description")
+_LOWER_BOUNDS = ("minimum", "exclusiveMinimum")
 _INTEGER_FORMATS = {"int32": 2**31, "int64": MAX_INTEGER}
 _NUMBER_FORMATS = {"float", "double"}
 _APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies", "if"})
@@ -183,7 +186,18 @@ class _Normalizer:
         if found is False:
             raise UnsupportedSchemaError("not", "", "nothing can satisfy it")
         found = {} if found is True else found
+        self._refuse_circles(found)
         return found | ({"$defs": self._definitions} if self._definitions else {})
+
+    def _refuse_circles(self, root: dict[str, Any]) -> None:
+        for schema in (root, *self._definitions.values()):
+            seen: list[object] = []
+            while isinstance(schema, dict) and "$ref" in schema:
+                if schema["$ref"] in seen:
+                    raise UnsupportedSchemaError("$ref", "", "it comes back to itself")
+                seen.append(schema["$ref"])
+                key = str(schema["$ref"]).removeprefix("#/$defs/")
+                schema = root if key == "#" else self._definitions[key]
 
     def _schema(self, schema: Json, resolver: Json, place: str) -> Schema:
         if isinstance(schema, bool):
@@ -266,7 +280,10 @@ class _Normalizer:
         pass
 
     def count(self, call: "_Call") -> None:
-        call.found[call.keyword] = int(call.value)
+        if call.value <= MAX_COUNT:
+            call.found[call.keyword] = int(call.value)
+        elif call.keyword.startswith("min"):
+            raise UnsupportedSchemaError(call.keyword, call.place, f"it is over {MAX_COUNT}")
 
     def map_of_schemas(self, call: "_Call") -> None:
         call.found[call.keyword] = {
@@ -317,10 +334,14 @@ class _Normalizer:
     def bound(self, call: "_Call") -> None:
         if isinstance(call.value, bool):
             return
-        lower = "inimum" in call.keyword
+        lower, keyword = "inimum" in call.keyword, call.keyword
+        others = [call.schema.get(name) for name in (("maximum", "exclusiveMaximum") if lower else _LOWER_BOUNDS)]
+        if any(_is_number(other) and (other < call.value if lower else other > call.value) for other in others):
+            # llguidance says what contradicts what.
+            call.found[keyword] = call.value
+            return
         if (call.value > MAX_INTEGER) if lower else (call.value < -MAX_INTEGER):
-            raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["minimum" if lower else "maximum"])
-        keyword = call.keyword
+            raise UnsupportedSchemaError(keyword, call.place, LIMITED["minimum" if lower else "maximum"])
         exclusive = f"exclusiveM{keyword[1:]}"
         if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
             keyword = exclusive
@@ -332,7 +353,7 @@ class _Normalizer:
         call.found["multipleOf"] = call.value
 
     def values(self, call: "_Call") -> None:
-        if any(isinstance(number, int | float) and abs(number) > MAX_INTEGER for number in _leaves(call.value)):
+        if any(_is_number(leaf) and abs(leaf) > MAX_INTEGER for leaf in _leaves(call.value)):
             raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["const"])
         # llama.cpp's copy of llguidance gives up where a value is not of the type beside it.
         types = call.schema.get("type", ())
@@ -585,5 +606,9 @@ def _leaves(value: Json) -> Iterator[Json]:
     elif isinstance(value, list):
         for below in value:
             yield from _leaves(below)
-    elif not isinstance(value, bool):
+    else:
         yield value
+
+
+def _is_number(value: Json) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

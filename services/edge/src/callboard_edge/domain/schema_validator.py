@@ -159,8 +159,6 @@ def _bounded(schema: dict[str, Any], text_bytes: int) -> dict[str, Any]:
     """The same schema; raises MalformedSchemaError where it is too large to be normalised."""
     from callboard_edge.domain.schema_normalizer import MalformedSchemaError
 
-    if array_items(schema) > MAX_ARRAY_ITEMS:
-        raise MalformedSchemaError(too_many_items())
     # What is too complex for a grammar takes longest to check otherwise.
     if text_bytes > SMALL_SCHEMA_BYTES and _is_too_complex(_grammar_problem(schema)):
         raise MalformedSchemaError("it is too complex")
@@ -181,6 +179,8 @@ def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
             raise UnsupportedSchemaError(keyword, "", LIMITED.get(keyword.partition(" ")[0], "it is too complex"))
     if problem:
         raise MalformedSchemaError("no grammar can be made of it")
+    if array_items(schema) > MAX_ARRAY_ITEMS:
+        raise MalformedSchemaError(too_many_items())
 
 
 def _is_deeper(schema: object, depth: int) -> bool:
