@@ -41,17 +41,16 @@ def _problem(schema: Mapping[str, Json], text: str) -> str | None:
     except (ValueError, RecursionError):
         return _NO_JSON
     try:
-        return None if _validator_class()(schema).is_valid(value) else _VIOLATION
+        return None if _validator(schema).is_valid(value) else _VIOLATION
     except Exception:
         # A schema from an older edge may refer to what is not there; what cannot be checked is not delivered.
         return _VIOLATION
 
 
-@lru_cache(1)
-def _validator_class() -> Any:
+def _validator(schema: Mapping[str, Json]) -> Any:
     # Loaded only when the first schema comes, to keep the process small.
     from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
+    from jsonschema.validators import extend, validator_for
 
     own = {
         "pattern": _pattern,
@@ -59,7 +58,8 @@ def _validator_class() -> Any:
         "additionalProperties": _additional_properties,
         "multipleOf": _multiple_of,
     }
-    return extend(Draft202012Validator, own)
+    # Older edges send schemas of older drafts.
+    return extend(validator_for(schema, default=Draft202012Validator), own)(schema)
 
 
 def _pattern(_validator: Json, pattern: str, value: Json, _schema: Json) -> Iterator[Exception]:

@@ -341,7 +341,7 @@ class _Normalizer:
             call.found[keyword] = call.value
             return
         if (call.value > MAX_INTEGER) if lower else (call.value < -MAX_INTEGER):
-            raise UnsupportedSchemaError(keyword, call.place, LIMITED["minimum" if lower else "maximum"])
+            raise UnsupportedSchemaError(keyword, call.place, f"it is a number that is too large: over {MAX_INTEGER}")
         exclusive = f"exclusiveM{keyword[1:]}"
         if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
             keyword = exclusive
@@ -354,7 +354,7 @@ class _Normalizer:
 
     def values(self, call: "_Call") -> None:
         if any(_is_number(leaf) and abs(leaf) > MAX_INTEGER for leaf in _leaves(call.value)):
-            raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["const"])
+            raise UnsupportedSchemaError(call.keyword, call.place, f"a number in it is too large: over {MAX_INTEGER}")
         # llama.cpp's copy of llguidance gives up where a value is not of the type beside it.
         types = call.schema.get("type", ())
         types = (types,) if isinstance(types, str) else types

@@ -225,7 +225,8 @@ def _malformed(schema: dict[str, Any]) -> str | None:
     except MalformedSchemaError as problem:
         return str(problem)
     except UnsupportedSchemaError:
-        return "the keyword at '$schema' names no draft that is known"
+        # A draft that is not known is no fault of a tool's.
+        return _malformed({name: part for name, part in schema.items() if name != "$schema"})
     return None
 
 
