@@ -26,7 +26,7 @@ from callboard_contracts import config as config_module
 from callboard_contracts.chat import Sampling
 from callboard_contracts.config import Config, Section
 from callboard_contracts.errors import CATALOGUE
-from callboard_edge.domain.schema_normalizer import ANNOTATIONS, ENFORCED, LIMITED, REFUSED
+from callboard_edge.domain.schema_keywords import ANNOTATIONS, ENFORCED, LIMITED, REFUSED
 from callboard_worker.metrics import WorkerMetrics
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from callboard_edge.domain.schema_normalizer import (
+from callboard_edge.domain.schema_keywords import (
     ANNOTATIONS,
     ENFORCED,
     LIMITED,
     REFUSED,
     MalformedSchemaError,
     UnsupportedSchemaError,
-    normalized,
 )
+from callboard_edge.domain.schema_normalizer import normalized
 from tests.support.grammars import SchemaGrammar
 
 pytestmark = pytest.mark.unit

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 from jsonschema import Draft202012Validator
 
-from callboard_edge.domain.schema_normalizer import UnsupportedSchemaError, normalized
+from callboard_edge.domain.schema_keywords import UnsupportedSchemaError
+from callboard_edge.domain.schema_normalizer import normalized
 from tests.support.grammars import SchemaGrammar
 from tests.support.json_schema_suite import groups
 from tests.support.random_schemas import random_schema

@@ -4,101 +4,32 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jsonschema.protocols import Validator
-from jsonschema.validators import (
-    Draft4Validator,
-    Draft6Validator,
-    Draft7Validator,
-    Draft201909Validator,
-    Draft202012Validator,
-)
+from jsonschema import Draft202012Validator
 from referencing import Registry, Resource, Specification
 from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT201909, DRAFT202012
+from referencing.jsonschema import DRAFT201909, DRAFT202012
 
 from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPatternError, enforced, enforced_name
+from callboard_edge.domain.schema_drafts import draft_of
+from callboard_edge.domain.schema_keywords import (
+    ANNOTATIONS,
+    LIMITED,
+    MAX_CONTAINED,
+    MAX_COUNT,
+    MAX_DEPENDENCIES,
+    MAX_INTEGER,
+    REFUSED,
+    UnsupportedSchemaError,
+)
+from callboard_edge.domain.schema_properties import meet_names, meet_patterns
 
 Json = Any
 Schema = dict[str, Any] | bool
 
-_DRAFTS: Mapping[str, tuple[type[Validator], Specification[Json]]] = {
-    "json-schema.org/draft-04/schema": (Draft4Validator, DRAFT4),
-    "json-schema.org/draft-06/schema": (Draft6Validator, DRAFT6),
-    "json-schema.org/draft-07/schema": (Draft7Validator, DRAFT7),
-    "json-schema.org/draft/2019-09/schema": (Draft201909Validator, DRAFT201909),
-    "json-schema.org/draft/2020-12/schema": (Draft202012Validator, DRAFT202012),
-}
-_UNDECLARED = (
-    "json-schema.org/draft/2020-12/schema",
-    "json-schema.org/draft-07/schema",
-    "json-schema.org/draft-04/schema",
-)
-"""How a schema that names no draft is read: by the first of these that allows it."""
-
-MAX_INTEGER = 2**53
-"""The engines' numbers are exact up to here, as JavaScript's are."""
-MAX_COUNT = 2**31
-"""No reply has so many parts; a higher bound on them says nothing."""
-MAX_CONTAINED = 16
 MAX_ALTERNATIVES = 64
-MAX_MATCHES = 512
 MAX_NODES = 20_000
 """How many schemas the normalised form may have; alternatives of `oneOf` are copied into it."""
 
-REFUSED: Mapping[str, str] = {
-    "$dynamicRef": "a reference must name its schema",
-    "$recursiveRef": "a reference must name its schema",
-    "if": "conditions are not enforced; `anyOf` can list the alternatives",
-    "then": "as `if`, without which it says nothing",
-    "else": "as `if`, without which it says nothing",
-    "uniqueItems": "repeated items cannot be excluded",
-    "maxContains": "items cannot be counted by what they are",
-}
-"""Keywords that are refused, with the reason."""
-
-LIMITED: Mapping[str, str] = {
-    "$ref": "references to other documents are refused",
-    "$schema": "drafts 4, 6, 7, 2019-09 and 2020-12, one for the whole schema",
-    "const": f"no number over 2^53 ({MAX_INTEGER})",
-    "contains": f"the items that must match come first; `minContains` at most {MAX_CONTAINED}",
-    "dependentSchemas": "at most 8 beside each other, also as `dependentRequired` or `dependencies`",
-    "enum": f"no number over 2^53 ({MAX_INTEGER})",
-    "exclusiveMaximum": "as `maximum`",
-    "exclusiveMinimum": "as `minimum`",
-    "format": "only " + ", ".join(f"`{name}`" for name in sorted(ENFORCED_FORMATS)),
-    "maximum": f"numbers over 2^53 ({MAX_INTEGER}) are never written where a bound is set",
-    "maxProperties": "only where all `properties` are required, or 0",
-    "minimum": f"numbers under -2^53 (-{MAX_INTEGER}) are never written where a bound is set",
-    "minProperties": "at most one more than `required` has; 1 beside optional `properties` asks for one of them",
-    "not": "only `not: {}`, which allows nothing",
-    "oneOf": "only where no value can satisfy two of the alternatives, by their types, `const` or `enum`",
-    "pattern": "no look-around, back-references, word boundaries, options, or anchors inside; `.` and negated classes "
-    "never match NUL; `\\d`, `\\w`, `\\s` and their opposites match only what ECMA-262 and Python agree about",
-    "patternProperties": "as `pattern`, without quotes, backslashes and control characters; no name may match two of "
-    "them",
-    "prefixItems": "not under a draft before 2020-12 that the schema names",
-    "propertyNames": "only `const`, `enum`, `pattern` or lengths; not beside `patternProperties`, and a pattern or "
-    "lengths not beside both `properties` and a schema of `additionalProperties`",
-    "unevaluatedItems": "only where nothing beside it, such as `allOf` or `contains`, evaluates some",
-    "unevaluatedProperties": "only where nothing beside it, such as `allOf` or `$ref`, evaluates some",
-}
-"""Keywords that are enforced in part; whatever else they say is refused."""
-
-ENFORCED = frozenset(
-    {
-        *("type", "properties", "required", "additionalProperties", "items", "additionalItems", "minItems"),
-        *("maxItems", "minLength", "maxLength", "multipleOf", "allOf", "anyOf", "dependentRequired", "dependencies"),
-        *("$defs", "definitions", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "minContains"),
-    }
-)
-ANNOTATIONS = frozenset(
-    {
-        *("$comment", "$vocabulary", "title", "description", "default", "examples", "example", "deprecated"),
-        *("readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator"),
-        *("externalDocs", "nullable", "xml"),
-    }
-)
-"""Keywords that say nothing about what is valid; those that begin with `x-` are like them."""
 _KEPT = ("title", "description")
 _LOWER_BOUNDS = ("minimum", "exclusiveMinimum")
 _INTEGER_FORMATS = {"int32": 2**31, "int64": MAX_INTEGER}
@@ -110,20 +41,6 @@ _UNEVALUATED = (
 )
 
 
-class UnsupportedSchemaError(ValueError):
-    """A schema that cannot be enforced; `keyword` is why and `place` where, with slashes between its parts."""
-
-    def __init__(self, keyword: str, place: str, reason: str) -> None:
-        super().__init__(reason)
-        self.keyword = keyword
-        self.place = place
-        self.reason = reason
-
-
-class MalformedSchemaError(ValueError):
-    """A schema that its draft does not allow; the message says where."""
-
-
 def normalized(schema: dict[str, Any], *, strict: bool) -> dict[str, Any]:
     """A schema of draft 2020-12 that allows nothing that `schema` forbids, with references to its own `$defs` only.
 
@@ -131,40 +48,7 @@ def normalized(schema: dict[str, Any], *, strict: bool) -> dict[str, Any]:
         MalformedSchemaError: it is not what its draft allows.
         UnsupportedSchemaError: it says what cannot be enforced or, if `strict`, has a keyword that is not known.
     """
-    specification = draft_of(schema)
-    return _Normalizer(schema, specification, strict=strict).root()
-
-
-def draft_of(schema: dict[str, Any]) -> Specification[Json]:
-    """The draft that a schema declares, else the newest that allows it.
-
-    Raises:
-        MalformedSchemaError: it is not what its draft allows.
-        UnsupportedSchemaError: its draft is not known.
-    """
-    declared = schema.get("$schema")
-    names = _UNDECLARED if declared is None else (str(declared).partition("://")[2].removesuffix("#"),)
-    if names[0] not in _DRAFTS:
-        raise UnsupportedSchemaError("$schema", "", LIMITED["$schema"])
-    problems: list[str] = []
-    for name in names:
-        validator, specification = _DRAFTS[name]
-        if (problem := _malformed(schema, validator)) is None:
-            return specification
-        problems.append(problem)
-    raise MalformedSchemaError(problems[0])
-
-
-def _malformed(schema: dict[str, Any], validator: type[Validator]) -> str | None:
-    try:
-        # No format is checked: to compile a pattern can take minutes.
-        error = next(iter(validator(validator.META_SCHEMA).iter_errors(schema)), None)
-    except RecursionError:
-        return "it is nested too deeply"
-    if error is None:
-        return None
-    place = "/".join(str(part) for part in error.path)
-    return f"the keyword at '{place}' does not have an allowed value" if place else "it is not an object"
+    return _Normalizer(schema, draft_of(schema), strict=strict).root()
 
 
 class _Normalizer:
@@ -177,12 +61,17 @@ class _Normalizer:
         registry: Registry[Json] = Registry().with_resource(base, resource)
         self._root, self._resolver = schema, registry.resolver(base)
         self._definitions: dict[str, Schema] = {}
+        self._pending: list[tuple[str, Json, Json, str]] = []
         self._names: dict[int, str] = {id(schema): "#"}
         self._inlined: set[int] = set()
         self._nodes = 0
 
     def root(self) -> dict[str, Any]:
         found = self._schema(self._root, self._resolver, "")
+        # One after another: references can be a longer chain than Python's stack.
+        while self._pending:
+            key, target, resolver, place = self._pending.pop()
+            self._definitions[key] = self._schema(target, resolver, place)
         if found is False:
             raise UnsupportedSchemaError("not", "", "nothing can satisfy it")
         found = {} if found is True else found
@@ -237,9 +126,7 @@ class _Normalizer:
         name = self._names.get(id(target))
         if name is None:
             name = self._names[id(target)] = f"#/$defs/{len(self._names)}"
-            key = name.removeprefix("#/$defs/")
-            self._definitions[key] = True
-            self._definitions[key] = self._schema(target, resolver, call.at)
+            self._pending.append((name.removeprefix("#/$defs/"), target, resolver, call.at))
         call.found["$ref"] = name
 
     def _resolved(self, call: "_Call") -> tuple[Json, Json]:
@@ -255,7 +142,7 @@ class _Normalizer:
             self._inlined_branch(branch, call.resolver, f"{call.at}/{index}") for index, branch in enumerate(call.value)
         ]
         values = [_values_of(branch) for branch in branches]
-        listed = [json.dumps(value, sort_keys=True) for some in values if some is not None for value in some]
+        listed = [_written(value) for some in values if some is not None for value in some]
         if all(some is not None for some in values) and len(set(listed)) == len(listed):
             call.found["anyOf" if "anyOf" not in call.schema else "oneOf"] = branches
         else:
@@ -418,14 +305,14 @@ class _Normalizer:
             raise UnsupportedSchemaError("uniqueItems", call.place, REFUSED["uniqueItems"])
 
     def dependencies(self, call: "_Call") -> None:
-        if len(call.value) > 8:
+        if len(call.value) > MAX_DEPENDENCIES:
             raise UnsupportedSchemaError(call.keyword, call.place, LIMITED["dependentSchemas"])
         for name, needed in call.value.items():
             if isinstance(needed, list):
                 then: Schema = {"required": [name, *(one for one in needed if one != name)]}
             else:
                 inner = self._schema(needed, call.resolver, f"{call.at}/{name}")
-                then = {"required": [name], "allOf": [inner]} if inner else False
+                then = {"required": [name], "allOf": [inner]} if inner is not False else False
             call.extra.append({"anyOf": [{"properties": {name: False}}, then]})
 
     def property_names(self, call: "_Call") -> None:
@@ -515,64 +402,12 @@ def _joined(found: dict[str, Any], extra: list[Schema], place: str) -> Schema:
     if any(one is False for one in extra):
         return False
     if "propertyNames" in found:
-        _meet_names(found, place)
+        meet_names(found, place)
     if "patternProperties" in found:
-        _meet_patterns(found, place)
+        meet_patterns(found, place)
     if more := [one for one in extra if one is not True]:
         found["allOf"] = [*found.get("allOf", ()), *more]
     return found
-
-
-def _meet_names(schema: dict[str, Any], place: str) -> None:
-    """Replaces `propertyNames` by what says the same of properties."""
-    rules, properties = schema.pop("propertyNames"), schema.get("properties", {})
-    rest = schema.get("additionalProperties", True)
-    schema["additionalProperties"] = False
-    if "pattern" in rules:
-        allows = _matcher(rules["pattern"])
-        if rest is not False:
-            if rest is not True and rest != {} and properties:
-                raise UnsupportedSchemaError("propertyNames", place, LIMITED["propertyNames"])
-            schema["patternProperties"] = {rules["pattern"]: rest}
-    else:
-        listed = [name for name in rules.get("enum", [rules.get("const")]) if isinstance(name, str)]
-        properties = {**dict.fromkeys(listed, rest), **properties}
-        allows = listed.__contains__
-    for name in (*properties, *schema.get("required", ())):
-        if not allows(name):
-            properties[name] = False
-    if properties:
-        schema["properties"] = properties
-
-
-def _meet_patterns(schema: dict[str, Any], place: str) -> None:
-    """Joins the schemas of patterns to those of the named properties that match, which llama.cpp's copy forgets to."""
-    patterns = {pattern: part for pattern, part in schema["patternProperties"].items() if part is not True}
-    properties = schema.get("properties", {})
-    names = [*properties, *(name for name in schema.get("required", ()) if name not in properties)]
-    if len(names) * len(patterns) > MAX_MATCHES:
-        raise UnsupportedSchemaError("patternProperties", place, "there are too many of them beside named properties")
-    for pattern, part in patterns.items():
-        matches = _matcher(pattern)
-        for name in filter(matches, names):
-            properties[name] = {"allOf": [properties[name], part]} if name in properties else part
-    if properties:
-        schema["properties"] = properties
-
-
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether names match a pattern, told in linear time."""
-    from llguidance import LLMatcher, LLTokenizer
-
-    grammar = LLMatcher.grammar_from_json_schema({"type": "string", "pattern": enforced_name(pattern, exact=True)})
-    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
-
-    def matches(name: str) -> bool:
-        matcher.reset()
-        data = list(json.dumps(name, ensure_ascii=False).encode())
-        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
-
-    return matches
 
 
 def _without_unevaluated(schema: dict[str, Any], place: str) -> dict[str, Any]:
@@ -597,6 +432,11 @@ def _values_of(schema: Schema) -> list[Json] | None:
     if isinstance(schema, bool) or not set(schema) <= {"enum", "type", *_KEPT}:
         return None
     return schema.get("enum")
+
+
+def _written(value: Json) -> str:
+    """JSON that is the same for equal values."""
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, sort_keys=True)
 
 
 def _leaves(value: Json) -> Iterator[Json]:

@@ -135,7 +135,8 @@ def _invalid(message: str, param: str) -> CallboardError:
 
 def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict: bool) -> str:
     # Loaded only when the first schema comes, to keep the process small.
-    from callboard_edge.domain.schema_normalizer import MalformedSchemaError, UnsupportedSchemaError, normalized
+    from callboard_edge.domain.schema_keywords import MalformedSchemaError, UnsupportedSchemaError
+    from callboard_edge.domain.schema_normalizer import normalized
 
     try:
         found = normalized(_bounded(schema, text_bytes), strict=strict)
@@ -150,6 +151,8 @@ def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict:
         ) from None
     except MalformedSchemaError as problem:
         raise _invalid(f"Not a valid JSON schema: {problem}.", param) from None
+    except RecursionError:
+        raise _invalid("Not a valid JSON schema: it is nested too deeply.", param) from None
     except (ValueError, OverflowError):
         raise _invalid("Not a valid JSON schema: it holds a number that is too large.", param) from None
     return text
@@ -157,7 +160,7 @@ def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict:
 
 def _bounded(schema: dict[str, Any], text_bytes: int) -> dict[str, Any]:
     """The same schema; raises MalformedSchemaError where it is too large to be normalised."""
-    from callboard_edge.domain.schema_normalizer import MalformedSchemaError
+    from callboard_edge.domain.schema_keywords import MalformedSchemaError
 
     # What is too complex for a grammar takes longest to check otherwise.
     if text_bytes > SMALL_SCHEMA_BYTES and _is_too_complex(_grammar_problem(schema)):
@@ -167,7 +170,7 @@ def _bounded(schema: dict[str, Any], text_bytes: int) -> dict[str, Any]:
 
 def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
     """Raises MalformedSchemaError or UnsupportedSchemaError for a normalised schema that llguidance does not take."""
-    from callboard_edge.domain.schema_normalizer import LIMITED, MalformedSchemaError, UnsupportedSchemaError
+    from callboard_edge.domain.schema_keywords import LIMITED, MalformedSchemaError, UnsupportedSchemaError
 
     if text_bytes > MAX_ALL_BYTES:
         raise MalformedSchemaError("it is too complex")
@@ -218,7 +221,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _malformed(schema: dict[str, Any]) -> str | None:
     # Loaded only when the first schema comes, to keep the process small.
-    from callboard_edge.domain.schema_normalizer import MalformedSchemaError, UnsupportedSchemaError, draft_of
+    from callboard_edge.domain.schema_drafts import draft_of
+    from callboard_edge.domain.schema_keywords import MalformedSchemaError, UnsupportedSchemaError
 
     try:
         draft_of(schema)
