@@ -425,6 +425,27 @@ async def test_schema_that_no_reply_can_satisfy_or_no_engine_load_is_refused(
     assert harness.quota.asked == []
 
 
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+async def test_schema_beside_the_type_is_one_without_a_name(kind: str, harness: EdgeHarness) -> None:
+    worker = harness.plays(frames("{}"))
+    form = {"type": kind, "schema": {"type": "object", "properties": {"a": {"const": 1}}}}
+    assert (await harness.post(CHAT, asking(response_format=form)))[0] == 200
+    wanted = (await worker).request.output_format
+    assert (wanted.kind, wanted.json_schema) == (
+        "json_schema",
+        {"type": "object", "properties": {"a": {"enum": [1]}}},
+    )
+    form["schema"] = {"uniqueItems": True}
+    status, _, body = await harness.post(CHAT, asking(response_format=form))
+    assert (status, json.loads(body)["error"]["param"]) == (400, "response_format.schema")
+
+
+async def test_json_object_beside_a_named_schema_is_refused(harness: EdgeHarness) -> None:
+    form = {"type": "json_object", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+    status, _, body = await harness.post(CHAT, asking(response_format=form))
+    assert (status, json.loads(body)["error"]["param"]) == (400, "response_format.json_schema")
+
+
 async def test_contradiction_of_a_property_is_named_with_its_place(harness: EdgeHarness) -> None:
     schema: dict[str, Any] = {"$ref": "#/$defs/few", "$defs": {"few": {"type": "array", "minItems": 5, "maxItems": 2}}}
     for name in ("b", "a"):
