@@ -10,7 +10,7 @@ import pytest
 from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPatternError, enforced, enforced_name
 from tests.support.grammars import SchemaGrammar
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
 
 ATOMS = (
     '"', '["a]', r"\\", r'\\"', "[!-#]", '(?:"|a)', r"[\\a]", "[Z-a]", r"\n", r"\t", r'[\n"]', r"[\x01-\x1f]", '[^"]',
@@ -19,7 +19,7 @@ ATOMS = (
 )  # fmt: skip
 QUANTIFIERS = ("", "", "", "+", "*", "?", "{1,2}", "{2}", "{0,}", "??")
 PROBES = ["".join(letters) for length in range(4) for letters in itertools.product('"\\ab\nu\té .{', repeat=length)]
-PATTERNS = 200
+PATTERNS = 80
 
 
 def test_translated_patterns_match_what_the_original_matches(request: pytest.FixtureRequest) -> None:

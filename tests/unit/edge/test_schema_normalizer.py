@@ -74,6 +74,7 @@ def test_form_of_keywords(schema: dict[str, Any], form: dict[str, Any]) -> None:
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "$ref", ""),
         ({"$ref": "#"}, "$ref", ""),
         ({"minLength": 2**63}, "minLength", ""),
+        ({"exclusiveMinimum": 0, "maximum": 0.05}, "exclusiveMinimum", ""),
         ({"$schema": "http://json-schema.org/draft-03/schema#"}, "$schema", ""),
         ({"$schema": DRAFT_7, "prefixItems": []}, "prefixItems", ""),
         ({"anyOf": [{}, {"pattern": r"\bx"}]}, "pattern", "anyOf/1"),

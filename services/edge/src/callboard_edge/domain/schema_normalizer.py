@@ -232,6 +232,9 @@ class _Normalizer:
         exclusive = f"exclusiveM{keyword[1:]}"
         if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
             keyword = exclusive
+        if keyword.startswith("exclusive") and any(_is_number(one) and abs(one - call.value) < 1 for one in others):
+            # llguidance takes 0 for more than 0 there.
+            raise UnsupportedSchemaError(keyword, call.place, LIMITED["exclusiveMinimum"])
         call.found[keyword] = max(call.value, -MAX_INTEGER) if lower else min(call.value, MAX_INTEGER)
 
     def multiple_of(self, call: "_Call") -> None:
