@@ -304,7 +304,7 @@ async def test_an_engine_that_falls_silent_is_given_up(server: NatsServer, edge_
     [
         ({"model": "cuckoo"}, ErrorCode.UNKNOWN_MODEL, "model"),
         ({"messages": ()}, ErrorCode.INVALID_REQUEST, "messages"),
-        ({"tools": ({"name": "look"},)}, ErrorCode.UNSUPPORTED, "tools"),
+        ({"model": "wren", "tools": ({"name": "look"},)}, ErrorCode.UNSUPPORTED, "tools"),
     ],
 )
 async def test_what_the_pool_cannot_do_is_refused(

@@ -108,7 +108,6 @@ async def test_a_prompt_that_opens_the_reasoning_begins_the_reply_with_it() -> N
 @pytest.mark.parametrize(
     ("template", "fields"),
     [
-        ("<|im_start|>", {"tools": (Tool(name="look"),)}),
         ("<|im_start|>", {"thinking": Thinking(budget_tokens=5)}),
         ("<|im_start|><think>", {"output_format": SHAPE}),
         ("<|start|>assistant<|channel|>final<|message|>", {}),
