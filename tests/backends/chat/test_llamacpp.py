@@ -167,9 +167,7 @@ def checked(wanted: ChatRequest, chunks: list[Chunk]) -> tuple[ToolCall, ...]:
 async def test_a_model_without_tools_calls_what_it_must(rig: LlamaRig, temperature: float) -> None:
     for choice, names in (("required", {"look", "dim"}), ("look", {"look"}), ("dim", {"dim"})):
         sampling = Sampling(temperature=temperature, seed=7)
-        wanted = request(
-            "Look behind the door.", limit=200, tools=(LOOK, DIM), tool_choice=choice, sampling=sampling
-        ).model_copy(update={"parallel_tool_calls": choice != "required"})
+        wanted = request("Look there.", limit=90, tools=(LOOK, DIM), tool_choice=choice, sampling=sampling)
         chunks = await collect(rig.engine, wanted)
         (call,) = checked(wanted, chunks)
         assert (text_of(chunks), chunks[-1].finish) == ("", "tool_calls")
@@ -185,6 +183,13 @@ async def test_a_model_that_may_call_speaks_at_once_and_never_in_marks(rig: Llam
     assert "<tool_call>" not in text_of(chunks)
     if not calls:
         assert sum(bool(chunk.text) for chunk in chunks) > 3
+
+
+async def test_several_calls_come_where_they_are_allowed(rig: LlamaRig) -> None:
+    wanted = request("Dim.", limit=60, tools=(DIM,), tool_choice="required", parallel_tool_calls=True)
+    calls = checked(wanted, await collect(rig.engine, wanted))
+    assert {call.arguments for call in calls} == {"{}"}
+    assert len({call.id for call in calls}) == len(calls) >= 1
 
 
 async def test_a_call_that_the_limit_cuts_off_is_left_out(rig: LlamaRig) -> None:
@@ -241,7 +246,7 @@ async def test_a_template_that_knows_tools_says_how_they_are_called(
     engine = LlamaCppEngine(model, slots=1, context_tokens=CONTEXT_TOKENS, threads=2)
     await engine.load()
     try:
-        wanted = request("Look.", limit=200, tools=(LOOK,), tool_choice="required", parallel_tool_calls=False)
+        wanted = request("Look.", limit=90, tools=(LOOK,), tool_choice="required", parallel_tool_calls=False)
         chunks = await collect(engine, wanted)
         (call,) = checked(wanted, chunks)
         assert call.name == "look"

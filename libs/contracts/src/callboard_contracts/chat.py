@@ -162,8 +162,8 @@ class ChatRequest(Message):
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """`auto`, `none`, `required`, or the name of the one function to call."""
-    parallel_tool_calls: bool = True
-    """Whether one reply may have several tool calls."""
+    parallel_tool_calls: bool | None = None
+    """Whether one reply may have several tool calls; left out, as the engine has it."""
     thinking: Thinking = Thinking()
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """How many alternatives come with each token's log probability; left out, no log probabilities are wanted."""

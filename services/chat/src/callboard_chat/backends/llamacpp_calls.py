@@ -15,7 +15,7 @@ from callboard_chat.backends.llamacpp_grammar import LIMITS, Thoughts
 from callboard_chat.backends.openai_wire import Json
 from callboard_chat.domain.ports import Chunk
 from callboard_chat.domain.thinking import CLOSE, OPEN, ThinkingSplitter
-from callboard_chat.domain.tool_calls import CallForm, CallReader, is_forced, max_calls, offered_tools
+from callboard_chat.domain.tool_calls import MAX_CALLS, PLAIN, CallForm, CallReader, is_forced, max_calls, offered_tools
 from callboard_contracts.chat import ChatRequest, Tool
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_worker.engine import EngineError, EngineRefused
@@ -26,9 +26,10 @@ Render = Callable[[Json], Awaitable[str]]
 _HEADER = "%llguidance {}\n"
 _THOUGHTS: dict[Thoughts, tuple[str, str]] = {
     "none": ("", ""),
-    "may": ("thought? ", r"thought[lazy]: /\s*<think>(.|\n)*<\/think>\s*/"),
-    "open": ("thought ", r"thought[lazy]: /(.|\n)*<\/think>\s*/"),
+    "may": ("(thought BLANKS?)? ", r"thought[lazy]: /\s*<think>(.|\n)*<\/think>/"),
+    "open": ("thought BLANKS? ", r"thought[lazy]: /(.|\n)*<\/think>/"),
 }
+"""What comes before a reply, and its rule; it ends with its tag, so blanks after that are a rule of their own."""
 _PLAIN_CHARACTER = re.compile(r"[A-Za-z0-9_]")
 _EMPTY_THOUGHT = re.compile(rf"\s*{OPEN}\s*{CLOSE}\s*")
 _NAME, _KEY, _RESULT = "zq_probe_function", "zq_probe_key", "zq_probe_result"
@@ -42,7 +43,8 @@ def call_grammar(request: ChatRequest, form: CallForm, thoughts: Thoughts) -> st
     """
     tools = offered_tools(request)
     before, thought = _THOUGHTS[thoughts]
-    further = max_calls(request) - 1
+    # Models that were not trained on tools call the same one over and over where they may.
+    further = max_calls(request, usual=1 if form == PLAIN else MAX_CALLS) - 1
     more = f" further{{0,{further}}}" if further else ""
     rest = json.dumps(form.opening[form.opening.index(form.mark) + len(form.mark) :])
     lines = [
@@ -58,7 +60,8 @@ def call_grammar(request: ChatRequest, form: CallForm, thoughts: Thoughts) -> st
         head = json.dumps(f"{json.loads(rest)}{tool.name}{form.middle}")
         tail = json.dumps(form.closing)
         lines.append(f"call_{index}: {head} {_arguments_rule(tool, request.tools.index(tool))} {tail}")
-    text = f"{_HEADER}{chr(10).join(lines)}\n{thought}\n"
+    lines += [thought, r"BLANKS: /\s+/"] if thought else []
+    text = _HEADER + "\n".join(lines)
     if LLMatcher.validate_grammar(text, limits=LIMITS):
         raise _refused("All tools together are too complex for this model's engine.", "tools")
     return text

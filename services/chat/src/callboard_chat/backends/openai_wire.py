@@ -50,8 +50,8 @@ def request_body(request: ChatRequest, continuation: Continuation | None, sampli
             }
             for tool in request.tools
         ]
-        if not request.parallel_tool_calls:
-            body["parallel_tool_calls"] = False
+        if request.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = request.parallel_tool_calls
         choice = request.tool_choice
         named = choice not in {"auto", "required"}
         body["tool_choice"] = {"type": "function", "function": {"name": choice}} if named else choice

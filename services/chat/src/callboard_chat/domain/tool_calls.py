@@ -44,9 +44,11 @@ def is_forced(request: ChatRequest) -> bool:
     return bool(request.tools) and request.tool_choice not in {"auto", "none"}
 
 
-def max_calls(request: ChatRequest) -> int:
-    """How many calls one reply may have; a tool that is chosen by its name is called once."""
-    return MAX_CALLS if request.parallel_tool_calls and request.tool_choice in {"auto", "required"} else 1
+def max_calls(request: ChatRequest, usual: int = MAX_CALLS) -> int:
+    """How many calls one reply may have: a tool that is chosen by its name is called once."""
+    if request.parallel_tool_calls is False or request.tool_choice not in {"auto", "required"}:
+        return 1
+    return MAX_CALLS if request.parallel_tool_calls else usual
 
 
 def new_call(name: str, arguments: str, call_id: str | None = None) -> ToolCall:

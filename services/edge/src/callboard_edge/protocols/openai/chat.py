@@ -88,7 +88,7 @@ def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
         output_format=_output_format(body),
         tools=tools,
         tool_choice=tool_choice,
-        parallel_tool_calls=body.parallel_tool_calls is not False,
+        parallel_tool_calls=body.parallel_tool_calls,
     )
 
 
