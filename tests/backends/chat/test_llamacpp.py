@@ -231,7 +231,7 @@ TOOLS_TEMPLATE = (
     "{{- '<|im_start|>user\n<tool_response>\n' + message.content + '\n</tool_response><|im_end|>\n' }}"
     "{%- else %}{{- '<|im_start|>' + message.role + '\n' + (message.content or '') }}"
     "{%- for call in message.tool_calls or [] %}"
-    "{{- '\n[call {\"function\": \"' + call.function.name + '\", \"with\": ' }}"
+    '{{- \'\n[call {"function": "\' + call.function.name + \'", "with": \' }}'
     "{{- call.function.arguments | tojson + '}]' }}{%- endfor %}"
     "{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"

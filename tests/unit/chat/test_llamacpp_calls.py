@@ -162,7 +162,8 @@ LLAMA = (
 )
 MISTRAL = HERMES.replace("<tool_call>", "<|im_start|>")
 XML = HERMES.replace('{"name": "{{ c.function.name }}", "arguments": ', "<function={{ c.function.name }}>").replace(
-    "{{ c.function.arguments | tojson }}}", "{% for k, v in c.function.arguments.items() %}<p={{ k }}>{{ v }}{% endfor %}"
+    "{{ c.function.arguments | tojson }}}",
+    "{% for k, v in c.function.arguments.items() %}<p={{ k }}>{{ v }}{% endfor %}",
 )
 PLAIN_ONLY = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -1,5 +1,6 @@
 """Tool calls as text: written, read back in whatever pieces they come, and checked against their tools."""
 
+import itertools
 import json
 import time
 from typing import Any
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard_chat.domain.json_check import satisfies
-from callboard_chat.domain.prefill import with_reply
 from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.prefill import with_reply
 from callboard_chat.domain.tool_calls import PLAIN, CallForm, CallReader, as_text, checked_calls
 from callboard_contracts.chat import ChatMessage, ChatRequest, Tool, ToolCall
 from callboard_contracts.prompt_size import prompt_tokens_bound
@@ -42,7 +43,7 @@ def read(form: CallForm, pieces: list[str], *, complete: bool = True) -> tuple[s
 
 def cut(text: str, at: list[int]) -> list[str]:
     edges = sorted({0, len(text), *(place % (len(text) + 1) for place in at)})
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @given(

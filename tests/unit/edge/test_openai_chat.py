@@ -163,12 +163,10 @@ async def test_tool_calls_are_passed_through(harness: EdgeHarness) -> None:
 
 
 async def test_long_arguments_come_in_pieces(harness: EdgeHarness) -> None:
-    arguments = json.dumps({"text": "☃ and \"quotes\" " * 100}, ensure_ascii=False)
+    arguments = json.dumps({"text": '☃ and "quotes" ' * 100}, ensure_ascii=False)
     call = ToolCall(id="call_1", name="dim", arguments=arguments)
     end = ChatEnd(reason="tool_calls", usage=USAGE)
-    harness.plays(
-        [ChatFrame(seq=0, attempt=1, tool_calls=(call,), tokens=4), ChatFrame(seq=1, attempt=1, end=end)]
-    )
+    harness.plays([ChatFrame(seq=0, attempt=1, tool_calls=(call,), tokens=4), ChatFrame(seq=1, attempt=1, end=end)])
     _, _, body = await harness.post(CHAT, asking(stream=True, tools=[TOOL]))
     deltas = [event["choices"][0]["delta"] for event in read_events(body)]
     pieces = [part["function"]["arguments"] for delta in deltas for part in delta.get("tool_calls", ())]

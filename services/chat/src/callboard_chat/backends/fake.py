@@ -160,7 +160,9 @@ def _calls(script: FakeScript, request: ChatRequest) -> tuple[ToolCall, ...]:
     tools = offered_tools(request)
     if script.tool_calls and tools:
         return script.tool_calls
-    return (new_call(tools[0].name, json.dumps(_example(tools[0].parameters or _OBJECT))),) if is_forced(request) else ()
+    if not is_forced(request):
+        return ()
+    return (new_call(tools[0].name, json.dumps(_example(tools[0].parameters or _OBJECT))),)
 
 
 def _example(schema: Any) -> Any:

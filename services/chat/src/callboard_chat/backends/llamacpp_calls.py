@@ -91,9 +91,7 @@ class CallSplitter:
 
     def __init__(self, form: CallForm, thoughts: Thoughts) -> None:
         self._reader = CallReader(form)
-        self._thoughts = ThinkingSplitter(
-            inside=thoughts == "open", has_text=thoughts == "none", leading_only=True
-        )
+        self._thoughts = ThinkingSplitter(inside=thoughts == "open", has_text=thoughts == "none", leading_only=True)
 
     def take(self, chunk: Chunk) -> Chunk:
         """The chunk without what belongs to calls; the last one has the calls."""

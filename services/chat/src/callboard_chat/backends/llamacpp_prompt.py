@@ -25,7 +25,8 @@ from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.thinking import OPEN
 from callboard_chat.domain.tool_calls import PLAIN, CallForm, as_text, offered_tools
 from callboard_contracts.chat import ChatRequest
-from callboard_worker.engine import EngineFailed
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_worker.engine import EngineFailed, EngineRefused
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -40,7 +41,8 @@ class EngineCall:
     """What the server is asked.
 
     `prompt_tokens` is the prompt's length without the start of its answer, known only where there is one; `opening` is
-    the end of the prompt that belongs to the reply, and `thoughts` says whether thoughts may follow. `calls` takes tool calls out of the reply, where it may have some.
+    the end of the prompt that belongs to the reply, and `thoughts` says whether the reply may begin with some. `calls`
+    takes tool calls out of the reply, where it may have some.
     """
 
     path: str
@@ -111,16 +113,22 @@ class Prompts:
         return EngineCall(CHAT, request_body(request, continuation, self._context_tokens), prompt_tokens)
 
     async def _with_calls(self, request: ChatRequest, continuation: Continuation | None) -> EngineCall:
-        """The call for a reply that may call tools: a prompt in the model's form of calls, and a grammar that holds it."""
+        """The call for a reply that may call tools, under a grammar."""
         form = self.call_form or PLAIN
         shown = request if self.call_form else as_text(request)
         cut = secrets.token_hex(8)
         if request.model not in self._parse_special:
             shown = self._special.broken_up(self._written.broken_up(shown), cut)
             continuation = self._special.broken_up_reply(self._written.broken_up_reply(continuation), cut)
-        call = await self._with_tokens(shown, continuation, cut)
+        try:
+            call = await self._with_tokens(shown, continuation, cut)
+        except EngineFailed:
+            message = "The model's chat template does not take this conversation."
+            info = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="messages")
+            raise EngineRefused(info) from None
         grammar = await asyncio.to_thread(call_grammar, request, form, call.thoughts)
-        return replace(call, body={**call.body, "grammar": grammar}, opening="", calls=CallSplitter(form, call.thoughts))
+        calls = CallSplitter(form, call.thoughts)
+        return replace(call, body={**call.body, "grammar": grammar}, opening="", calls=calls)
 
     def _takes_tokens(self, request: ChatRequest, *, continued: bool) -> bool:
         """Whether a request loses nothing without the chat endpoint.

@@ -39,7 +39,8 @@ _SAMPLERS_OF = {
 """What a name in a request's order stands for here; min_p goes with top_p, as KoboldCpp has it."""
 
 _CHANNEL = re.compile(
-    r"[<\[◁](?!/?(?:think|tool_response)>)[^\s<>\[\]'\"]*(?:think|thought|channel|reason|inner|response>|answer>)", re.IGNORECASE
+    r"[<\[◁](?!/?(?:think|tool_response)>)[^\s<>\[\]'\"]*(?:think|thought|channel|reason|inner|response>|answer>)",
+    re.IGNORECASE,
 )
 """A tag of reasoning other than `<think>`, in a chat template; results of tools have tags that look alike."""
 

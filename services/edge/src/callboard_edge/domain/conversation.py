@@ -1,7 +1,7 @@
 """The ends of conversations, as every engine takes them.
 
-A last turn of the assistant is the start of the reply, which the model continues. There is one such turn at most, and it
-is not empty: engines refuse two, and take an empty one for a turn that is over.
+A last turn of the assistant is the start of the reply, which the model continues. There is one such turn at most, and
+it is not empty: engines refuse two, and take an empty one for a turn that is over.
 """
 
 from callboard_contracts.chat import ChatRequest

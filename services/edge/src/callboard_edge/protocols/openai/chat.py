@@ -14,7 +14,13 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.openai.bodies import ChatCompletion, ChatCompletionBody, ChatTurn, ContentPart, FunctionSpec
+from callboard_edge.protocols.openai.bodies import (
+    ChatCompletion,
+    ChatCompletionBody,
+    ChatTurn,
+    ContentPart,
+    FunctionSpec,
+)
 from callboard_edge.protocols.openai.errors import ANSWERS
 from callboard_edge.protocols.openai.sampling import REFUSED, sampling
 from callboard_edge.protocols.openai.writer import ChatWriter
