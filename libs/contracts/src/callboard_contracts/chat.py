@@ -135,7 +135,7 @@ class Tool(Message):
     name: str
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    strict: bool = False
+    strict: bool | None = None
 
 
 class RoomTurn(Message):

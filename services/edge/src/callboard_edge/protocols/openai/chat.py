@@ -180,7 +180,7 @@ def _tool(function: FunctionSpec, index: int) -> Tool:
         name=function.name,
         description=function.description or "",
         parameters=parameters,
-        strict=bool(function.strict),
+        strict=function.strict,
     )
 
 
