@@ -102,7 +102,8 @@ class FakeEngine:
         if script.ignores_prefill:
             said = Continuation()
         thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
-        chunks = [*(thinking if not said.text else ()), *_spoken(script, said)]
+        spoken = () if is_forced(request) else _spoken(script, said)
+        chunks = [*(thinking if not said.text else ()), *spoken]
         self.state.active += 1
         try:
             await asyncio.sleep(script.first_delay_s)
