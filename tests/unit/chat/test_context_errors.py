@@ -80,9 +80,10 @@ TOLD = {
 @pytest.mark.parametrize("case", TOLD)
 def test_numbers_of_an_engine_are_handed_on(case: str) -> None:
     body, numbers = TOLD[case]
+    words = r"length is (\d+) tokens\. However, you requested (?:about )?(\d+) tokens"
     error = refused(CHAT, 400, json.dumps(body).encode())
     assert isinstance(error, ContextExceeded)
-    found = re.search(r"length is (\d+) tokens\. However, you requested (?:about )?(\d+) tokens", error.explained(512).message)
+    found = re.search(words, error.explained(512).message)
     assert found is not None
     assert tuple(int(number) for number in found.groups()) == numbers
 
