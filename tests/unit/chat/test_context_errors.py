@@ -60,8 +60,8 @@ TOLD = {
     "OpenAI's older words": (
         {
             "error": {
-                "message": "This model's maximum context length is 2048 tokens. However, your messages resulted in 3036 "
-                "tokens. Please reduce the length of the messages."
+                "message": "This model's maximum context length is 2048 tokens. However, your messages resulted in "
+                "3036 tokens. Please reduce the length of the messages."
             }
         },
         (2048, 3041),
