@@ -109,6 +109,7 @@ def test_thoughts_come_before_a_call_that_must_be(thoughts: Thoughts, text: str,
 
 STRICT = {
     "unique items": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}},
+    "a pattern that looks ahead": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!b)a"}}},
     "a format that nobody knows": {"type": "object", "properties": {"a": {"type": "string", "format": "owl"}}},
 }
 

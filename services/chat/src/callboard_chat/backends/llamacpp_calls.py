@@ -7,11 +7,11 @@ do not make a model call a tool that it must call.
 import json
 import re
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 
 from llguidance import LLMatcher
 
 from callboard_chat.backends.llamacpp_grammar import LIMITS, Thoughts
+from callboard_chat.backends.llamacpp_tools import bounded_parameters
 from callboard_chat.backends.openai_wire import Json
 from callboard_chat.domain.ports import Chunk
 from callboard_chat.domain.thinking import CLOSE, OPEN, ThinkingSplitter
@@ -68,11 +68,15 @@ def call_grammar(request: ChatRequest, form: CallForm, thoughts: Thoughts) -> st
 
 
 def _arguments_rule(tool: Tool, index: int) -> str:
-    """The rule for a tool's arguments; only one that is not strict may leave aside what llguidance does not know."""
+    """The rule for a tool's arguments; of one that is not strict it may leave out what llguidance does not take."""
     schema = {"type": "object", **tool.parameters}
-    for lenient in (False, True)[: 1 if tool.strict else 2]:
-        options: dict[str, Any] = {"whitespace_flexible": False, **({"lenient": True} if lenient else {})}
-        rule = f"%json {json.dumps({**schema, 'x-guidance': options})}"
+    loose: list[Json] = [] if tool.strict else [schema, bounded_parameters(schema)]
+    options: Json = {"whitespace_flexible": False}
+    for form in (
+        {**schema, "x-guidance": options},
+        *({**each, "x-guidance": {**options, "lenient": True}} for each in loose),
+    ):
+        rule = f"%json {json.dumps(form)}"
         if not LLMatcher.validate_grammar(f"{_HEADER}start: {rule}", limits=LIMITS):
             return rule
     raise _refused("This model's engine cannot follow the parameters of the tool.", f"tools[{index}].parameters")
