@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.deployment import Deployment
 from tests.support.models import CHAT_MODEL, built_in_config, missing_model_files
+from tests.support.processes import merged
 
 pytestmark = [
     pytest.mark.e2e,
@@ -46,7 +47,9 @@ CHOSEN: Any = {"type": "function", "function": {"name": "get_weather"}}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("replies"), built_in_config(), sync_always=True)
+    # Two threads of one engine wait for each other where other processes want the same cores.
+    config = merged(built_in_config(), {"chat": {"pools": {"local": {"threads": 1}}}})
+    deployment = Deployment(tmp_path_factory.mktemp("replies"), config, sync_always=True)
     try:
         deployment.start()
         yield deployment
@@ -123,12 +126,18 @@ async def test_results_of_calls_are_read(client: openai.AsyncOpenAI) -> None:
     messages: Any = [
         *ASKED,
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]},
-        {"role": "tool", "tool_call_id": "c1", "content": "It rains frogs in Oslo today."},
+        {"role": "tool", "tool_call_id": "c1", "content": "It rains."},
     ]
-    reply = await client.chat.completions.create(
-        model=CHAT_MODEL, messages=messages, tools=TOOLS, max_tokens=40, temperature=0
-    )
-    assert "frogs" in (reply.choices[0].message.content or "")
+    counts: list[int] = []
+    for result in ("It rains.", "It rains frogs, and then it snows, and then it rains frogs again."):
+        messages[-1]["content"] = result
+        reply = await client.chat.completions.create(
+            model=CHAT_MODEL, messages=messages, tools=TOOLS, max_tokens=8, temperature=0
+        )
+        assert reply.choices[0].message.content
+        assert reply.usage is not None
+        counts.append(reply.usage.prompt_tokens)
+    assert counts[1] - counts[0] > 8
     with pytest.raises(openai.BadRequestError) as refused:
         await client.chat.completions.create(model=CHAT_MODEL, messages=messages[:2], tools=TOOLS)
     assert refused.value.param == "messages[1].tool_calls"

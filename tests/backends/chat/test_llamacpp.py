@@ -206,8 +206,12 @@ async def test_results_of_calls_are_read_by_a_model_without_tools(rig: LlamaRig)
         ChatMessage(role="tool", tool_call_id="c", content="There is a zebra in the box."),
     )
     for tools in ((LOOK,), ()):
-        said = text_of(await collect(rig.engine, request(limit=40, messages=messages, tools=tools)))
-        assert "zebra" in said
+        counts: list[int] = []
+        for known in (messages[:1], messages[:2], messages):
+            last = (await collect(rig.engine, request(limit=1, messages=known, tools=tools)))[-1]
+            counts.append(last.prompt_tokens or 0)
+        assert counts[0] + 10 < counts[1]
+        assert counts[1] + 10 < counts[2]
 
 
 async def test_tools_are_left_aside_where_none_may_be_called(rig: LlamaRig) -> None:

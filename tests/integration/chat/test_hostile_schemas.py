@@ -133,6 +133,28 @@ async def test_no_schema_or_grammar_harms_the_worker_or_a_neighbour(edge_stub: E
     assert '"a"' not in text
 
 
+async def test_no_parameters_of_tools_harm_the_worker_or_a_neighbour(edge_stub: EdgeStub, worker: Service) -> None:
+    await edge_stub.end(await edge_stub.post(limit=4, tools=({"name": "f"},), tool_choice="f"), timeout_s=60)
+    before_mb = worker.running.resident_mb
+    seen: dict[str, str] = {}
+    for name, schema in SCHEMAS.items():
+        tool = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": ["x"]}}
+        hostile = await edge_stub.post(limit=40, life_s=60, tools=(tool,), tool_choice="f")
+        neighbour = await edge_stub.post(limit=4, life_s=60)
+        last = await edge_stub.end(neighbour, timeout_s=55)
+        assert last.end is not None, name
+        assert last.end.reason == "length", name
+        last = await edge_stub.end(hostile, timeout_s=55)
+        assert last.end is not None, name
+        error = last.end.error
+        # What only guided the model may have been broken by the call.
+        assert error is None or error.code in {*REFUSED, ErrorCode.ENGINE_FAILED}, (name, error)
+        seen[name] = last.end.reason if error is None else error.message
+    assert worker.alive
+    assert worker.running.resident_mb < before_mb * 1.1 + 16, seen
+    assert "localhost/schema" not in worker.running.output()
+
+
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [(r"^\d{4}-\d{2}$", r"\d{4}-\d{2}"), (r"^a\tb$", r"a\tb"), (r"^a\\b$", r"a\\b"), ("^[^a]{3}$", "[^a]{3}")],
