@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 
 LIMIT = 12
 REFUSED = {ErrorCode.INVALID_REQUEST, ErrorCode.UNSUPPORTED}
+OF_TOOLS = {ErrorCode.ENGINE_FAILED, ErrorCode.CONTEXT_LENGTH_EXCEEDED}
+"""The model reads the parameters of tools, which may be too long for it; what only guides it a call may break."""
 
 
 def having(**keywords: Any) -> dict[str, Any]:
@@ -147,8 +149,7 @@ async def test_no_parameters_of_tools_harm_the_worker_or_a_neighbour(edge_stub: 
         last = await edge_stub.end(hostile, timeout_s=55)
         assert last.end is not None, name
         error = last.end.error
-        # What only guided the model may have been broken by the call.
-        assert error is None or error.code in {*REFUSED, ErrorCode.ENGINE_FAILED}, (name, error)
+        assert error is None or error.code in REFUSED | OF_TOOLS, (name, error)
         seen[name] = last.end.reason if error is None else error.message
     assert worker.alive
     assert worker.running.resident_mb < before_mb * 1.1 + 16, seen
