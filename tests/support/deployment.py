@@ -33,7 +33,7 @@ def stub_config(chat_url: str, speech_url: str) -> Table:
     return {
         "chat": {
             "pools": {CHAT_POOL: {"backend": "openai", "url": chat_url, "slots": 8, "resume": "prefill"}},
-            "models": {CHAT_MODEL: {"pool": CHAT_POOL, "aliases": ["owl:latest"], "tools": True}},
+            "models": {CHAT_MODEL: {"pool": CHAT_POOL, "aliases": ["owl:latest"]}},
             "default_model": CHAT_MODEL,
             "drain_timeout_s": 20,
         },

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from callboard_chat.backends.fake import FakeEngine, FakeScript
+from callboard_chat.domain.tool_calls import checked_calls
+from callboard_contracts.chat import Tool, ToolCall
 from callboard_contracts.errors import ErrorCode
 from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, request, text_of
@@ -54,3 +56,38 @@ async def test_thinking_comes_apart_from_the_text() -> None:
     chunks = await collect(engine, request())
     assert text_of(chunks) == "yes"
     assert "".join(chunk.thinking for chunk in chunks) == "hm so "
+
+
+TOOLS = (
+    Tool(name="wait"),
+    Tool(
+        name="dim",
+        parameters={
+            "type": "object",
+            "properties": {
+                "level": {"type": "integer", "minimum": 2},
+                "room": {"enum": ["attic"]},
+                "names": {"type": "array", "items": {"type": "string"}, "minItems": 2},
+                "now": {"type": "boolean"},
+            },
+            "required": ["level", "room", "names", "now"],
+            "additionalProperties": False,
+        },
+    ),
+)
+
+
+async def test_tools_are_called_where_they_must_be_and_as_the_script_says() -> None:
+    engine = FakeEngine()
+    for choice, name in (("required", "wait"), ("dim", "dim")):
+        wanted = request(tools=TOOLS, tool_choice=choice)
+        chunks = await collect(engine, wanted)
+        (call,) = checked_calls(wanted, chunks[-1].tool_calls, complete=True)
+        assert (call.name, text_of(chunks), chunks[-1].finish) == (name, "", "tool_calls")
+    for wanted in (request(tools=TOOLS), request(tools=TOOLS, tool_choice="none")):
+        assert (await collect(engine, wanted))[-1].tool_calls == ()
+    engine.script.tool_calls = (ToolCall(id="c", name="wait", arguments="{}"),)
+    chunks = await collect(engine, request(tools=TOOLS))
+    assert text_of(chunks)
+    assert chunks[-1].tool_calls == engine.script.tool_calls
+    assert (await collect(engine, request()))[-1].tool_calls == ()

@@ -12,10 +12,11 @@ import pytest
 from callboard_chat.backends.llamacpp import LlamaCppEngine, llama
 from callboard_chat.backends.llamacpp_request import SAMPLING
 from callboard_chat.domain.control_tokens import ControlTokens
-from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.reply import Reply
+from callboard_chat.domain.tool_calls import CallForm, checked_calls
 from callboard_chat.settings import DEFAULT_MODEL_FILE
-from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Sampling, Thinking, Tool
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Sampling, Thinking, Tool, ToolCall
 from callboard_contracts.config import SiteSection
 from callboard_contracts.errors import ErrorCode
 from callboard_kit.model_files import model_path
@@ -139,13 +140,123 @@ async def test_a_stop_sequence_ends_the_reply_before_it(rig: LlamaRig) -> None:
     await settled(0, rig)
 
 
-async def test_tools_are_refused_by_a_model_that_knows_none(rig: LlamaRig) -> None:
+LOOK = Tool(
+    name="look",
+    description="Looks somewhere.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "where": {"type": "string", "maxLength": 12},
+            "times": {"type": "integer", "minimum": 1, "maximum": 9},
+            "how": {"$ref": "#/$defs/how"},
+        },
+        "required": ["where", "times", "how"],
+        "additionalProperties": False,
+        "$defs": {"how": {"enum": ["closely", 'in "haste"']}},
+    },
+)
+DIM = Tool(name="dim", parameters={"type": "object", "properties": {}, "additionalProperties": False})
+
+
+def checked(wanted: ChatRequest, chunks: list[Chunk]) -> tuple[ToolCall, ...]:
+    """The calls of a reply, which must be good."""
+    return checked_calls(wanted, chunks[-1].tool_calls, complete=chunks[-1].finish != "length")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+async def test_a_model_without_tools_calls_what_it_must(rig: LlamaRig, temperature: float) -> None:
+    for choice, names in (("required", {"look", "dim"}), ("look", {"look"}), ("dim", {"dim"})):
+        sampling = Sampling(temperature=temperature, seed=7)
+        wanted = request("Look there.", limit=90, tools=(LOOK, DIM), tool_choice=choice, sampling=sampling)
+        chunks = await collect(rig.engine, wanted)
+        (call,) = checked(wanted, chunks)
+        assert (text_of(chunks), chunks[-1].finish) == ("", "tool_calls")
+        assert call.name in names
+        assert chunks[-1].completion_tokens is not None
+
+
+async def test_a_model_that_may_call_speaks_at_once_and_never_in_marks(rig: LlamaRig) -> None:
+    wanted = request("Say hello to me.", limit=40, tools=(LOOK, DIM))
+    chunks = await collect(rig.engine, wanted)
+    calls = checked(wanted, chunks)
+    assert text_of(chunks) or calls
+    assert "<tool_call>" not in text_of(chunks)
+    if not calls:
+        assert sum(bool(chunk.text) for chunk in chunks) > 3
+
+
+async def test_several_calls_come_where_they_are_allowed(rig: LlamaRig) -> None:
+    wanted = request("Dim.", limit=60, tools=(DIM,), tool_choice="required", parallel_tool_calls=True)
+    calls = checked(wanted, await collect(rig.engine, wanted))
+    assert {call.arguments for call in calls} == {"{}"}
+    assert len({call.id for call in calls}) == len(calls) >= 1
+
+
+async def test_a_call_that_the_limit_cuts_off_is_left_out(rig: LlamaRig) -> None:
+    wanted = request("Look.", limit=8, tools=(LOOK,), tool_choice="required")
+    *_, last = await collect(rig.engine, wanted)
+    assert (last.finish, last.tool_calls) == ("length", ())
+
+
+async def test_results_of_calls_are_read_by_a_model_without_tools(rig: LlamaRig) -> None:
+    call = ToolCall(id="c", name="look", arguments='{"where":"box"}')
+    messages = (
+        ChatMessage(role="user", content="What is in the box? Use the tool."),
+        ChatMessage(role="assistant", tool_calls=(call,)),
+        ChatMessage(role="tool", tool_call_id="c", content="There is a zebra in the box."),
+    )
+    for tools in ((LOOK,), ()):
+        counts: list[int] = []
+        for known in (messages[:1], messages[:2], messages):
+            last = (await collect(rig.engine, request(limit=1, messages=known, tools=tools)))[-1]
+            counts.append(last.prompt_tokens or 0)
+        assert counts[0] + 10 < counts[1]
+        assert counts[1] + 10 < counts[2]
+
+
+async def test_tools_are_left_aside_where_none_may_be_called(rig: LlamaRig) -> None:
+    assert text_of(await collect(rig.engine, request(tools=(LOOK,), tool_choice="none")))
+
+
+async def test_parameters_that_cannot_be_followed_are_refused_where_they_are_strict(rig: LlamaRig) -> None:
+    unique = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    strict = Tool(name="look", parameters=unique, strict=True)
     with pytest.raises(EngineError) as refused:
-        await collect(rig.engine, request(tools=(Tool(name="look"),)))
-    assert refused.value.info.code is ErrorCode.UNSUPPORTED
-    assert refused.value.info.param == "tools"
-    ignored = await collect(rig.engine, request(tools=(Tool(name="look"),), tool_choice="none"))
-    assert text_of(ignored)
+        await collect(rig.engine, request(tools=(DIM, strict)))
+    assert (refused.value.info.code, refused.value.info.param) == (ErrorCode.INVALID_REQUEST, "tools[1].parameters")
+    loose = strict.model_copy(update={"strict": False})
+    assert (await collect(rig.engine, request(limit=5, tools=(DIM, loose))))[-1].finish is not None
+
+
+TOOLS_TEMPLATE = (
+    "{%- if tools %}{{- '<|im_start|>system\nTools:\n' }}{%- for tool in tools %}{{- tool | tojson + '\n' }}"
+    "{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}"
+    "{%- for message in messages %}{%- if message.role == 'tool' %}"
+    "{{- '<|im_start|>user\n<tool_response>\n' + message.content + '\n</tool_response><|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>' + message.role + '\n' + (message.content or '') }}"
+    "{%- for call in message.tool_calls or [] %}"
+    '{{- \'\n[call {"function": "\' + call.function.name + \'", "with": \' }}'
+    "{{- call.function.arguments | tojson + '}]' }}{%- endfor %}"
+    "{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+"""As models have it that were trained on tools, with marks of its own."""
+
+
+async def test_a_template_that_knows_tools_says_how_they_are_called(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_template(monkeypatch, TOOLS_TEMPLATE)
+    engine = LlamaCppEngine(model, slots=1, context_tokens=CONTEXT_TOKENS, threads=2)
+    await engine.load()
+    try:
+        wanted = request("Look.", limit=90, tools=(LOOK,), tool_choice="required", parallel_tool_calls=False)
+        chunks = await collect(engine, wanted)
+        (call,) = checked(wanted, chunks)
+        assert call.name == "look"
+        assert engine.call_form == CallForm('[call {"function": "', '", "with": ', "}]", "\n")
+    finally:
+        await engine.close()
 
 
 async def test_a_reply_ends_when_the_context_is_full(rig: LlamaRig) -> None:
@@ -444,7 +555,7 @@ async def test_thinking_is_kept_apart_beside_control_tokens(thinker: LlamaCppEng
 
 
 async def test_abilities_follow_from_the_model(rig: LlamaRig) -> None:
-    expected = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
+    expected = {"completion", "chat", "tools", "json_schema", "grammar", "logprobs", "prefill"}
     assert rig.engine.abilities == expected
 
 

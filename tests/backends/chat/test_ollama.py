@@ -263,3 +263,19 @@ async def test_control_tokens_may_be_kept(served: tuple[StubOllama, str]) -> Non
     await engine.close()
     assert stub.show_requests == []
     assert stub.requests[0]["messages"][0]["content"] == FORGED
+
+
+async def test_reply_goes_on_in_the_turn_that_the_conversation_ends_in(rig: StubRig) -> None:
+    start = (ChatMessage(role="user", content="Hi."), ChatMessage(role="assistant", content="Hello "))
+    await collect(rig.engine, request(messages=start), Continuation("there", "", 1))
+    (body,) = rig.stub.requests
+    assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [
+        ("user", "Hi."),
+        ("assistant", "Hello there"),
+    ]
+
+
+async def test_calls_have_ids_of_their_own(rig: StubRig) -> None:
+    rig.stub.script = Script(tool_call={"name": "look", "arguments": {}})
+    found = [(await collect(rig.engine, request(tools=(Tool(name="look"),))))[-1].tool_calls[0].id for _ in range(2)]
+    assert len(set(found)) == 2

@@ -28,7 +28,10 @@ def config(server: NatsServer, **pool: Any) -> Config:
             "nats": {"url": server.url},
             "chat": {
                 "pools": {POOL: {"backend": "fake", "slots": 4, **pool}},
-                "models": {MODEL: {"pool": POOL, "aliases": ["owl:latest"]}},
+                "models": {
+                    MODEL: {"pool": POOL, "aliases": ["owl:latest"]},
+                    "wren": {"pool": POOL, "tools": "refuse"},
+                },
                 "drain_timeout_s": 5,
             },
         }

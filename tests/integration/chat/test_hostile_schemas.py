@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 
 LIMIT = 12
 REFUSED = {ErrorCode.INVALID_REQUEST, ErrorCode.UNSUPPORTED}
+OF_TOOLS = {ErrorCode.ENGINE_FAILED, ErrorCode.CONTEXT_LENGTH_EXCEEDED}
+"""The model reads the parameters of tools, which may be too long for it; what only guides it a call may break."""
 
 
 def having(**keywords: Any) -> dict[str, Any]:
@@ -131,6 +133,37 @@ async def test_no_schema_or_grammar_harms_the_worker_or_a_neighbour(edge_stub: E
     text = worker.running.output()
     assert "localhost/schema" not in text
     assert '"a"' not in text
+
+
+HEAVY = (
+    "many optional characters",
+    "repeats of repeats",
+    "states without end",
+    "an ambiguous pattern",
+    "700 optional properties",
+    "ambiguous recursion",
+)
+
+
+async def test_no_parameters_of_tools_harm_the_worker_or_a_neighbour(edge_stub: EdgeStub, worker: Service) -> None:
+    resident_mb: list[float] = []
+    for _ in range(2):
+        # What is loaded and kept for good comes with the first round.
+        for name in HEAVY:
+            parameters = {"type": "object", "properties": {"x": SCHEMAS[name]}, "required": ["x"]}
+            tools = ({"name": "f", "parameters": parameters},)
+            hostile = await edge_stub.post(limit=30, life_s=60, tools=tools, tool_choice="f")
+            neighbour = await edge_stub.post(limit=4, life_s=60)
+            last = await edge_stub.end(neighbour, timeout_s=55)
+            assert last.end is not None, name
+            assert last.end.reason == "length", name
+            last = await edge_stub.end(hostile, timeout_s=55)
+            assert last.end is not None, name
+            error = last.end.error
+            assert error is None or error.code in REFUSED | OF_TOOLS, (name, error)
+        resident_mb.append(worker.running.resident_mb)
+    assert worker.alive
+    assert resident_mb[1] < resident_mb[0] * 1.1 + 16
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ async def test_an_engine_that_falls_silent_is_given_up(server: NatsServer, edge_
     [
         ({"model": "cuckoo"}, ErrorCode.UNKNOWN_MODEL, "model"),
         ({"messages": ()}, ErrorCode.INVALID_REQUEST, "messages"),
-        ({"tools": ({"name": "look"},)}, ErrorCode.UNSUPPORTED, "tools"),
+        ({"model": "wren", "tools": ({"name": "look"},)}, ErrorCode.UNSUPPORTED, "tools"),
     ],
 )
 async def test_what_the_pool_cannot_do_is_refused(
@@ -501,3 +501,33 @@ async def test_a_bus_that_restarts_does_not_start_a_running_reply_again(server: 
         assert len(engine.state.requests) == 1
         await edge_stub.queue_is_empty()
         assert (await edge_stub.usage(job)).work.completion_tokens == 150
+
+
+BAD_CALLS = {
+    "a tool that is not on offer": ToolCall(id="c", name="fly", arguments="{}"),
+    "arguments that are not allowed": ToolCall(id="c", name="dim", arguments='{"level":"high"}'),
+    "arguments that are no JSON": ToolCall(id="c", name="dim", arguments='{"level":'),
+}
+DIM = {"name": "dim", "parameters": {"type": "object", "properties": {"level": {"type": "integer"}}}}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+async def test_a_bad_call_of_an_engine_is_a_failure(server: NatsServer, edge_stub: EdgeStub, case: str) -> None:
+    async with worker(server, FakeEngine(FakeScript(tool_calls=(BAD_CALLS[case],)))):
+        job = await edge_stub.post(tools=(DIM,))
+        last = await edge_stub.end(job)
+        assert last.end is not None
+        assert last.end.error is not None
+        assert last.end.error.code is ErrorCode.ENGINE_FAILED
+        assert not any(frame.tool_calls for frame in edge_stub.of(job))
+
+
+async def test_a_good_call_is_sent_with_the_words_before_it(server: NatsServer, edge_stub: EdgeStub) -> None:
+    call = ToolCall(id="c", name="dim", arguments='{"level":3}')
+    async with worker(server, FakeEngine(FakeScript(tool_calls=(call,)))):
+        job = await edge_stub.post(tools=(DIM,))
+        last = await edge_stub.end(job)
+        assert last.end is not None
+        assert last.end.reason == "tool_calls"
+        assert edge_stub.text(job) == TEXT
+        assert [one for frame in edge_stub.of(job) for one in frame.tool_calls] == [call]

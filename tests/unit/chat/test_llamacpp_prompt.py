@@ -7,7 +7,7 @@ import pytest
 from callboard_chat.backends.llamacpp_prompt import CHAT, COMPLETIONS, Prompts
 from callboard_chat.backends.llamacpp_request import replies_in_plain_text
 from callboard_chat.domain.ports import Continuation
-from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Thinking, Tool
+from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat, Thinking
 from callboard_contracts.errors import ErrorCode
 from callboard_worker.engine import EngineFailed, EngineRefused
 from tests.support.chat_templates import FAMILIES
@@ -108,7 +108,6 @@ async def test_a_prompt_that_opens_the_reasoning_begins_the_reply_with_it() -> N
 @pytest.mark.parametrize(
     ("template", "fields"),
     [
-        ("<|im_start|>", {"tools": (Tool(name="look"),)}),
         ("<|im_start|>", {"thinking": Thinking(budget_tokens=5)}),
         ("<|im_start|><think>", {"output_format": SHAPE}),
         ("<|start|>assistant<|channel|>final<|message|>", {}),

@@ -13,8 +13,8 @@ from callboard_contracts.workers import Ability
 pytestmark = pytest.mark.unit
 
 MODELS = {
-    "owl": ServedModel("owl", "owl", tools=True),
-    "wren": ServedModel("wren", "wren", json_schema=False),
+    "owl": ServedModel("owl", "owl"),
+    "wren": ServedModel("wren", "wren", tools="refuse", json_schema=False),
     "jay": ServedModel("jay", "jay", images=True),
 }
 ABILITIES = FakeEngine.abilities

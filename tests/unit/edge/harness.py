@@ -26,8 +26,8 @@ CONFIG: dict[str, Any] = {
     "chat": {
         "pools": {"main": {"backend": "fake"}},
         "models": {
-            "owl": {"pool": "main", "aliases": ["owl:latest"], "max_output_tokens": 100, "tools": True},
-            "wren/tiny": {"pool": "main", "context_tokens": 128, "json_schema": False},
+            "owl": {"pool": "main", "aliases": ["owl:latest"], "max_output_tokens": 100},
+            "wren/tiny": {"pool": "main", "context_tokens": 128, "json_schema": False, "tools": "refuse"},
         },
     },
     "tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth", "voices": ["ann"]}}},

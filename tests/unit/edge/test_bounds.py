@@ -107,7 +107,10 @@ async def test_too_many_objects_and_too_deep_ones_are_refused(harness: EdgeHarne
         assert status == 200
         await worker
     status, error = await send(harness, b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}")
-    assert (status, error["message"]) == (400, "The body is nested too deeply.")
+    assert (status, error["message"]) == (
+        400,
+        "The body is nested too deeply: its depth is over the limit of 200 objects and lists.",
+    )
 
 
 @pytest.mark.parametrize("tail", [b"", b"\\"])

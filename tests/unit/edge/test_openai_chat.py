@@ -11,12 +11,19 @@ import pytest
 from callboard_contracts.chat import ChatEnd, ChatFrame, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
+from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_edge.domain import schema_validator
 from tests.unit.edge.harness import USAGE, EdgeHarness, asking, frames, read_events, running, said
 
 pytestmark = pytest.mark.unit
 
 CHAT = "/v1/chat/completions"
+COUNTS = {
+    "prompt_tokens": 7,
+    "completion_tokens": 2,
+    "total_tokens": 9,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
 TOOL = {"type": "function", "function": {"name": "dim", "parameters": {"type": "object"}}}
 
 
@@ -40,7 +47,7 @@ async def test_reply_is_whole(harness: EdgeHarness) -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+        "usage": COUNTS,
     }
     assert job.hold is not None
     assert harness.quota.released == []
@@ -70,15 +77,19 @@ async def test_stream_with_usage_ends_in_a_chunk_of_its_own(harness: EdgeHarness
     *events, last = read_events(body)
     assert all(event["usage"] is None for event in events)
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    assert last["usage"] == COUNTS
 
 
-async def test_cached_tokens_are_told_where_there_are_some(harness: EdgeHarness) -> None:
+async def test_cached_tokens_are_told_in_whole_and_streamed_replies(harness: EdgeHarness) -> None:
     usage = USAGE.model_copy(update={"cached_prompt_tokens": 5})
     end = ChatEnd(reason="stop", usage=usage)
-    harness.plays([ChatFrame(seq=0, attempt=1, text="Hoo.", tokens=1), ChatFrame(seq=1, attempt=1, end=end)])
+    sent = [ChatFrame(seq=0, attempt=1, text="Hoo.", tokens=1), ChatFrame(seq=1, attempt=1, end=end)]
+    harness.plays(sent)
     _, _, body = await harness.post(CHAT, asking())
     assert json.loads(body)["usage"]["prompt_tokens_details"] == {"cached_tokens": 5}
+    harness.plays(sent)
+    _, _, body = await harness.post(CHAT, asking(stream=True, stream_options={"include_usage": True}))
+    assert read_events(body)[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 5}
 
 
 async def test_stream_escapes_what_readers_take_for_line_ends(harness: EdgeHarness) -> None:
@@ -141,8 +152,63 @@ async def test_tool_calls_are_passed_through(harness: EdgeHarness) -> None:
     _, _, body = await harness.post(CHAT, asking(stream=True, tools=[TOOL]))
     deltas = [event["choices"][0]["delta"] for event in read_events(body)]
     found = [call for delta in deltas for call in delta.get("tool_calls", ())]
-    assert [call["index"] for call in found] == [0, 1]
-    assert found[0]["function"] == {"name": "dim", "arguments": '{"level":3}'}
+    assert found == [
+        part
+        for index in (0, 1)
+        for part in (
+            {"index": index, "id": "call_1", "type": "function", "function": {"name": "dim", "arguments": ""}},
+            {"index": index, "function": {"arguments": '{"level":3}'}},
+        )
+    ]
+
+
+async def test_long_arguments_come_in_pieces(harness: EdgeHarness) -> None:
+    arguments = json.dumps({"text": '☃ and "quotes" ' * 100}, ensure_ascii=False)
+    call = ToolCall(id="call_1", name="dim", arguments=arguments)
+    end = ChatEnd(reason="tool_calls", usage=USAGE)
+    harness.plays([ChatFrame(seq=0, attempt=1, tool_calls=(call,), tokens=4), ChatFrame(seq=1, attempt=1, end=end)])
+    _, _, body = await harness.post(CHAT, asking(stream=True, tools=[TOOL]))
+    deltas = [event["choices"][0]["delta"] for event in read_events(body)]
+    pieces = [part["function"]["arguments"] for delta in deltas for part in delta.get("tool_calls", ())]
+    assert len(pieces) > 3
+    assert "".join(pieces) == arguments
+
+
+WITH_PARAMETERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no parameters": ({}, {"type": "object", "properties": {}, "additionalProperties": False}),
+    "null": ({"parameters": None}, {"type": "object", "properties": {}, "additionalProperties": False}),
+    "an object": ({"parameters": {"type": "object"}}, {"type": "object"}),
+    "no type": ({"parameters": {"properties": {}}}, {"properties": {}}),
+}
+
+
+@pytest.mark.parametrize("case", WITH_PARAMETERS)
+async def test_functions_without_parameters_take_none(case: str, harness: EdgeHarness) -> None:
+    function, parameters = WITH_PARAMETERS[case]
+    worker = harness.plays(frames("x"))
+    tool = {"type": "function", "function": {"name": "dim", "strict": True, **function}}
+    await harness.post(CHAT, asking(tools=[tool], parallel_tool_calls=False))
+    request = (await worker).request
+    assert (request.tools[0].parameters, request.tools[0].strict) == (parameters, True)
+    assert request.parallel_tool_calls is False
+
+
+async def test_model_that_ignores_tools_answers_in_text() -> None:
+    async with running({"chat": {"models": {"jay": {"pool": "main", "tools": "ignore"}}}}) as harness:
+        worker = harness.plays(frames("x"))
+        assert (await harness.post(CHAT, asking(model="jay", tools=[TOOL])))[0] == 200
+        assert (await worker).request.tools == ()
+        status, _, body = await harness.post(CHAT, asking(model="jay", tools=[TOOL], tool_choice="required"))
+        assert (status, json.loads(body)["error"]["param"]) == (400, "tool_choice")
+
+
+async def test_worker_that_cannot_call_tools_decides_for_its_model(harness: EdgeHarness) -> None:
+    offered = OfferedModel(name="owl", abilities=("chat",))
+    harness.known.announce(
+        WorkerInfo(id="w", service="chat", pool="main", backend="fake", models=(offered,), slots=1, at=1.0)
+    )
+    status, _, body = await harness.post(CHAT, asking(tools=[TOOL]))
+    assert (status, json.loads(body)["error"]["param"]) == (400, "tools")
 
 
 async def test_fields_reach_the_job(harness: EdgeHarness) -> None:
@@ -301,6 +367,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a choice of an unknown tool": (
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+        "tool_choice",
+        "invalid_request",
+    ),
+    "parameters that are no object's": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+        "tools[0].function.parameters",
+        "invalid_request",
+    ),
+    "a function that is called as a choice is": (
+        {
+            "tools": [{"type": "function", "function": {"name": "auto"}}],
+            "tool_choice": {"type": "function", "function": {"name": "auto"}},
+        },
         "tool_choice",
         "invalid_request",
     ),

@@ -412,14 +412,17 @@ async def test_slow_client_holds_the_edge_back_and_loses_nothing(harness: EdgeHa
 async def test_voices_are_listed_with_aliases(harness: EdgeHarness) -> None:
     async with harness.client.get(harness.url("/v1/audio/voices")) as response:
         voices = (await response.json())["voices"]
-    assert voices[:4] == ["ann", "bob", "alloy", "both"]
+    assert [voice["id"] for voice in voices[:4]] == ["ann", "bob", "alloy", "both"]
     assert len(voices) == 4 + 54
-    async with harness.client.get(harness.url("/v1/audio/voices?model=tts-1&details=true")) as response:
-        found = await response.json()
-    assert found["voices"] == ["ann", "bob", "alloy", "both"]
-    assert found["details"][2] == {"id": "alloy", "models": ["voicebox"], "alias_of": "ann"}
-    async with harness.client.get(harness.url("/v1/audio/voices?model=kokoro&details=1")) as response:
-        detail = (await response.json())["details"][3]
-    assert detail == {"id": "af_heart", "models": ["kokoro"], "language": "en-us"}
+    async with harness.client.get(harness.url("/v1/audio/voices?model=tts-1")) as response:
+        found = (await response.json())["voices"]
+    unknown = {"language": None, "gender": None}
+    assert found[2] == {"id": "alloy", "name": "alloy", **unknown, "models": ["voicebox"], "alias_of": "ann"}
+    async with harness.client.get(harness.url("/v1/audio/voices?model=kokoro")) as response:
+        voice = (await response.json())["voices"][3]
+    heart = {"id": "af_heart", "name": "af_heart", "language": "en-us", "gender": "female", "models": ["kokoro"]}
+    assert voice == heart
+    async with harness.client.get(harness.url("/v1/audio/voices?model=tts-1&names=true")) as response:
+        assert await response.json() == {"voices": ["ann", "bob", "alloy", "both"]}
     async with harness.client.get(harness.url("/v1/audio/voices?model=nobody")) as response:
         assert response.status == 404

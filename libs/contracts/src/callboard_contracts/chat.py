@@ -129,11 +129,15 @@ class Thinking(Message):
 
 
 class Tool(Message):
-    """A function offered to the model; `parameters` is its JSON schema."""
+    """A function offered to the model; `parameters` is its JSON schema.
+
+    With `strict` a schema that the engine cannot follow to the letter is refused.
+    """
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
+    strict: bool | None = None
 
 
 class RoomTurn(Message):
@@ -160,6 +164,8 @@ class ChatRequest(Message):
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """`auto`, `none`, `required`, or the name of the one function to call."""
+    parallel_tool_calls: bool | None = None
+    """Whether one reply may have several tool calls; left out, as the engine has it."""
     thinking: Thinking = Thinking()
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """How many alternatives come with each token's log probability; left out, no log probabilities are wanted."""

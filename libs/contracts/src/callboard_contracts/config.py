@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+ToolUse = Literal["refuse", "ignore", "grammar"]
 BUS_USER = "callboard"
 """The user of the bus where the configuration names only a password."""
 
@@ -102,8 +103,9 @@ class ChatModelSection(Section):
     """The most that prompt and reply may have together."""
     max_output_tokens: int = Field(default=1024, ge=1)
     """The most that one reply may have, and what is held for a request that names no limit."""
-    tools: bool = False
-    """Whether the engine can call tools."""
+    tools: ToolUse = "grammar"
+    """What becomes of the tools that a request offers: `grammar` lets the model call them, the embedded engine through
+    a grammar and others in their own way; `refuse` refuses the request; `ignore` answers it in plain text."""
     json_schema: bool = True
     """Whether the engine can hold a reply to a JSON schema."""
     images: bool = False

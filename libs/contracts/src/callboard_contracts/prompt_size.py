@@ -24,6 +24,9 @@ TOOLS_TOKENS = 512
 """What a template may write once to explain the use of tools."""
 USUAL_TOOLS_TOKENS = 192
 USUAL_IMAGE_TOKENS = 1024
+TOOL_MESSAGE_TOKENS = 128
+"""What a template, or the plain form of tools, may write around a tool call and around a tool's result."""
+USUAL_TOOL_MESSAGE_TOKENS = 24
 TOOL_SPREAD = 4
 """How much longer a template may make a tool's schema, by indentation."""
 USUAL_TOKENS_PER_BYTE = 0.3
@@ -51,7 +54,7 @@ def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
     bound = prompt_bytes(request)
     if request.mode == "completion":
         return min(bound + START_TOKENS, context_tokens)
-    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages)
+    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages) + TOOL_MESSAGE_TOKENS * _tool_parts(request)
     if request.tools:
         bound += TOOLS_TOKENS + TOOL_SPREAD * _schema_bytes(request)
     return min(bound, context_tokens)
@@ -63,6 +66,7 @@ def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_to
     around = START_TOKENS
     if request.mode == "chat":
         around = USUAL_TEMPLATE_TOKENS + USUAL_MESSAGE_TOKENS * len(request.messages)
+        around += USUAL_TOOL_MESSAGE_TOKENS * _tool_parts(request)
         if request.tools:
             size += _schema_bytes(request)
             around += USUAL_TOOLS_TOKENS
@@ -72,6 +76,11 @@ def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_to
 
 def _images(request: ChatRequest) -> int:
     return sum(len(message.images) for message in request.messages)
+
+
+def _tool_parts(request: ChatRequest) -> int:
+    """How many tool calls and results a conversation has."""
+    return sum(len(message.tool_calls) + (message.role == "tool") for message in request.messages)
 
 
 def _schema_bytes(request: ChatRequest) -> int:

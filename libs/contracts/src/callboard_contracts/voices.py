@@ -7,6 +7,7 @@ also be parted by commas, as in `af_bella,af_sky`.
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 
@@ -57,6 +58,13 @@ class BlendPart:
 def kokoro_language(voice: str) -> str | None:
     """The language tag of a Kokoro voice's name, or None where the name follows another scheme."""
     return KOKORO_LANGUAGES.get(voice[0]) if re.fullmatch(r"[a-z][fm]_\w+", voice) else None
+
+
+def kokoro_gender(voice: str) -> Literal["female", "male"] | None:
+    """The gender of a Kokoro voice's name, or None where the name follows another scheme."""
+    if kokoro_language(voice) is None:
+        return None
+    return "female" if voice[1] == "f" else "male"
 
 
 def parse_blend(text: str) -> tuple[BlendPart, ...]:

@@ -1,15 +1,19 @@
 """An engine without a model, for tests and for trying an installation: a fixed reply, and faults on demand."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from callboard_chat.domain.models import context_exceeded
-from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_chat.domain.models import ContextExceeded
+from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.tool_calls import is_forced, new_call, offered_tools
+from callboard_contracts.chat import ChatRequest, Sampling, ToolCall
 from callboard_contracts.workers import Ability
-from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
+from callboard_worker.engine import EngineFailed, EngineUnavailable
 
+_OBJECT = {"type": "object"}
 WORDS = ("Once ", "upon ", "a ", "time, ", "a ", "fake ", "engine ", "spoke ", "these ", "twelve ", "words. ", "End.")
 
 
@@ -36,6 +40,8 @@ class FakeScript:
     """The engine says that it had each whole prompt in its cache."""
     ignores_prefill: bool = False
     """The engine begins its reply again whatever was said of it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the engine calls where tools are offered; left out, what it is made to call, with made-up arguments."""
     prompt_tokens: int | None = None
     """How long the engine says that any prompt is, with its first token; left out, it counts the words at the end."""
 
@@ -90,13 +96,14 @@ class FakeEngine:
             raise EngineUnavailable("scripted", script.retry_after_s)
         words = _words(request)
         if words > script.context_tokens:
-            raise EngineRefused(context_exceeded(request))
+            raise ContextExceeded(request, script.context_tokens, words)
         said = continuation or Continuation()
         limit = request.max_output_tokens - said.tokens
         if script.ignores_prefill:
             said = Continuation()
         thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
-        chunks = [*(thinking if not said.text else ()), *_spoken(script, said)]
+        spoken = () if is_forced(request) else _spoken(script, said)
+        chunks = [*(thinking if not said.text else ()), *spoken]
         self.state.active += 1
         try:
             await asyncio.sleep(script.first_delay_s)
@@ -108,9 +115,16 @@ class FakeEngine:
                     await asyncio.sleep(script.token_delay_s)
             made = min(limit, len(chunks))
             counted = words if script.prompt_tokens is None else script.prompt_tokens
-            finish = "length" if limit < len(chunks) else "stop"
+            finish: Finish = "length" if limit < len(chunks) else "stop"
+            calls = _calls(script, request) if finish == "stop" else ()
             cached = counted if script.caches_all else None
-            yield Chunk(finish=finish, prompt_tokens=counted, cached_prompt_tokens=cached, completion_tokens=made)
+            yield Chunk(
+                tool_calls=calls,
+                finish="tool_calls" if calls else finish,
+                prompt_tokens=counted,
+                cached_prompt_tokens=cached,
+                completion_tokens=made,
+            )
         finally:
             self.state.active -= 1
 
@@ -141,6 +155,37 @@ def _after(tokens: tuple[str, ...], said: str) -> tuple[str, ...]:
             return tokens[n:]
         so_far += token
     return () if so_far == said else tokens
+
+
+def _calls(script: FakeScript, request: ChatRequest) -> tuple[ToolCall, ...]:
+    tools = offered_tools(request)
+    if script.tool_calls and tools:
+        return script.tool_calls
+    if not is_forced(request):
+        return ()
+    return (new_call(tools[0].name, json.dumps(_example(tools[0].parameters or _OBJECT))),)
+
+
+def _example(schema: Any) -> Any:
+    """A value that satisfies a simple schema."""
+    if not isinstance(schema, dict):
+        return None
+    if "const" in schema or "enum" in schema:
+        return schema.get("const", (schema.get("enum") or [None])[0])
+    match schema.get("type", "object"):
+        case "object":
+            properties = schema.get("properties", {})
+            return {name: _example(properties.get(name, {"type": "string"})) for name in schema.get("required", ())}
+        case "array":
+            return [_example(schema.get("items", {"type": "string"}))] * int(schema.get("minItems", 0))
+        case "integer" | "number":
+            return schema.get("minimum", 0)
+        case "boolean":
+            return True
+        case "null":
+            return None
+        case _:
+            return "x" * max(1, int(schema.get("minLength", 1)))
 
 
 def _words(request: ChatRequest) -> int:

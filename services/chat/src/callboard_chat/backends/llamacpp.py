@@ -28,6 +28,7 @@ from callboard_chat.domain.control_tokens import special_tokens
 from callboard_chat.domain.models import tools_or_format, unsupported_tools
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.prefill import cannot_continue
+from callboard_chat.domain.tool_calls import CallForm
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
@@ -86,6 +87,11 @@ class LlamaCppEngine:
         return self._abilities
 
     @property
+    def call_form(self) -> CallForm | None:
+        """How the model's chat template writes tool calls; None where it has no form that can be read."""
+        return self._prompts.call_form if self._prompts else None
+
+    @property
     def sampling(self) -> frozenset[str]:
         """The sampling fields that are honoured; stop sequences are cut by the worker, which knows which it was."""
         return SAMPLING
@@ -113,6 +119,7 @@ class LlamaCppEngine:
             raise EngineUnavailable(f"the vocabulary of {self._model} cannot be read") from None
         template = str(properties.get("chat_template", ""))
         self._prompts = Prompts(self._call, self._context_tokens, special, template, self._parse_special)
+        await self._prompts.learn_call_form()
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
@@ -155,7 +162,7 @@ class LlamaCppEngine:
                     if chunk is not None:
                         if checker is not None:
                             checker.feed(chunk.text)
-                        yield chunk
+                        yield call.calls.take(chunk) if call.calls else chunk
                     if reader.done:
                         break
         except (aiohttp.ClientError, OSError):
@@ -164,7 +171,7 @@ class LlamaCppEngine:
         last = reader.last()
         if checker is not None and last.finish == "stop":
             checker.end()
-        yield last
+        yield call.calls.take(last) if call.calls else last
 
     def _check_tools(self, request: ChatRequest) -> None:
         if not request.tools or request.tool_choice == "none":

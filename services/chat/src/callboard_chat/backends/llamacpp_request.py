@@ -39,17 +39,19 @@ _SAMPLERS_OF = {
 """What a name in a request's order stands for here; min_p goes with top_p, as KoboldCpp has it."""
 
 _CHANNEL = re.compile(
-    r"[<\[◁](?!/?think>)[^\s<>\[\]'\"]*(?:think|thought|channel|reason|inner|response>|answer>)", re.IGNORECASE
+    r"[<\[◁](?!/?(?:think|tool_response)>)[^\s<>\[\]'\"]*(?:think|thought|channel|reason|inner|response>|answer>)",
+    re.IGNORECASE,
 )
-"""A tag of reasoning other than `<think>`, in a chat template."""
+"""A tag of reasoning other than `<think>`, in a chat template; results of tools have tags that look alike."""
 
 
 def abilities_of(properties: Json) -> frozenset[Ability]:
     """What the server's own account of the loaded model says that it can do."""
     abilities: set[Ability] = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
-    if (properties.get("chat_template_caps") or {}).get("supports_tools"):
+    template = properties.get("chat_template", "")
+    if replies_in_plain_text(template) or (properties.get("chat_template_caps") or {}).get("supports_tools"):
         abilities.add("tools")
-    if "enable_thinking" in properties.get("chat_template", ""):
+    if "enable_thinking" in template:
         abilities.add("thinking")
     if (properties.get("modalities") or {}).get("vision"):
         abilities.add("images")

@@ -15,9 +15,10 @@ from pydantic import BaseModel, Field
 from callboard_chat.backends.openai_wire import refused
 from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.control_tokens import ControlTokens, special_tokens, tokens_in
-from callboard_chat.domain.models import context_exceeded
+from callboard_chat.domain.models import ContextExceeded
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
 from callboard_chat.domain.prefill import cannot_continue
+from callboard_chat.domain.tool_calls import is_forced, new_call
 from callboard_contracts.chat import ChatMessage, ChatRequest, PhaseDurations, Thinking, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.workers import Ability
@@ -112,12 +113,12 @@ class OllamaEngine:
         self, request: ChatRequest, continuation: Continuation | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
-        if request.tools and request.tool_choice not in {"auto", "none"}:
+        if is_forced(request):
             message = "This model's engine cannot be made to call a tool."
             raise EngineRefused(ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message, param="tool_choice"))
         context = self._contexts.get(request.model, 4096)
         if _length(request) > context * MAX_CHARACTERS_PER_TOKEN:
-            raise EngineRefused(context_exceeded(request))
+            raise ContextExceeded(request, context)
         if request.mode == "chat" and request.model not in self._parse_special:
             tokens = self._control_tokens.get(request.model, self._well_known)
             request = tokens.broken_up(request)
@@ -196,7 +197,9 @@ class OllamaEngine:
             )
         messages = [_message(message) for message in request.messages]
         if continuation:
-            messages.append({"role": "assistant", "content": continuation.text, "thinking": continuation.thinking})
+            start = messages.pop() if messages and messages[-1]["role"] == "assistant" else {"content": ""}
+            said = {"content": start["content"] + continuation.text, "thinking": continuation.thinking}
+            messages.append({"role": "assistant", **said})
         tools: Any = None
         if request.tool_choice != "none":
             tools = [
@@ -251,7 +254,7 @@ def _words(answer: Answer, calls: list[ToolCall]) -> tuple[str, str]:
     message = answer.message
     for call in message.tool_calls or ():
         arguments = json.dumps(dict(call.function.arguments))
-        calls.append(ToolCall(id=f"call_{len(calls)}", name=call.function.name, arguments=arguments))
+        calls.append(new_call(call.function.name, arguments))
     return message.content or "", message.thinking or ""
 
 
@@ -265,7 +268,7 @@ def _last(answer: Answer, text: str, thinking: str, calls: list[ToolCall], said:
         thinking,
         tokens=1 if text or thinking else 0,
         tool_calls=tuple(calls),
-        finish="tool_calls" if calls else finish,
+        finish="tool_calls" if calls and finish != "length" else finish,
         prompt_tokens=prompt_tokens,
         completion_tokens=answer.eval_count,
         durations=PhaseDurations(

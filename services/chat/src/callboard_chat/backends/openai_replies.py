@@ -10,7 +10,8 @@ from pydantic_core import from_json
 
 from callboard_chat.backends.openai_wire import Json
 from callboard_chat.domain.ports import Chunk, Finish
-from callboard_contracts.chat import PhaseDurations, TokenLogprob, ToolCall
+from callboard_chat.domain.tool_calls import new_call
+from callboard_contracts.chat import PhaseDurations, TokenLogprob
 from callboard_worker.engine import EngineFailed, EngineUnavailable
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -170,11 +171,10 @@ class ReplyReader:
             raise EngineUnavailable("the reply broke off")
         return Chunk(
             tool_calls=tuple(
-                ToolCall(id=call_id or f"call_{index}", name=name, arguments=arguments)
-                for index, (call_id, name, arguments) in sorted(self._calls.items())
+                new_call(name, arguments, call_id) for _, (call_id, name, arguments) in sorted(self._calls.items())
             ),
             logprobs=tuple(self._logprobs),
-            finish="tool_calls" if self._calls else self._finish,
+            finish="tool_calls" if self._calls and self._finish != "length" else self._finish,
             stop_sequence=self._stop_sequence,
             prompt_tokens=self._prompt_tokens,
             cached_prompt_tokens=self._cached_prompt_tokens,

@@ -1,9 +1,11 @@
 """OpenAI's chat protocol from the client's side: request bodies, and what an error status means."""
 
+import re
 from typing import Any
 
-from callboard_chat.domain.models import context_exceeded
+from callboard_chat.domain.models import ContextExceeded
 from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.prefill import with_reply
 from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_worker.engine import EngineError, EngineRefused, EngineUnavailable
@@ -11,6 +13,16 @@ from callboard_worker.engine import EngineError, EngineRefused, EngineUnavailabl
 MAX_RETRY_AFTER_S = 3600.0
 
 Json = dict[str, Any]
+
+_NUMBERS = (
+    (re.compile(r'"n_ctx":\s*(\d{1,9})'), re.compile(r"context (?:length|size) (?:is|of)(?: only)? \(?(\d{1,9})")),
+    (
+        re.compile(r'"n_prompt_tokens":\s*(\d{1,9})'),
+        re.compile(r"\((\d{1,9}) in (?:the messages|your prompt)"),
+        re.compile(r"(?:resulted in|contains at least|passed) (\d{1,9})"),
+    ),
+)
+"""Where llama.cpp, OpenAI and vLLM tell the context, and the length of the prompt that does not fit it."""
 
 
 def request_body(request: ChatRequest, continuation: Continuation | None, sampling: Json) -> Json:
@@ -29,17 +41,17 @@ def request_body(request: ChatRequest, continuation: Continuation | None, sampli
         return body | {"prompt": request.prompt + said.text}
     if request.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    body["messages"] = [_message(message) for message in request.messages]
-    if continuation is not None:
-        body["messages"].append({"role": "assistant", "content": said.prefill})
+    body["messages"] = [_message(message) for message in with_reply(request.messages, continuation)]
     if request.tools and request.tool_choice != "none":
         body["tools"] = [
             {
                 "type": "function",
-                "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+                "function": tool.model_dump(exclude={"strict"}) | ({"strict": True} if tool.strict else {}),
             }
             for tool in request.tools
         ]
+        if request.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = request.parallel_tool_calls
         choice = request.tool_choice
         named = choice not in {"auto", "required"}
         body["tool_choice"] = {"type": "function", "function": {"name": choice}} if named else choice
@@ -85,12 +97,18 @@ def refused(request: ChatRequest, status: int, body: bytes, retry_after: str | N
         return EngineRefused(ErrorInfo(code=ErrorCode.ENGINE_FAILED, message=message))
     about = body[:65_536].decode(errors="replace").lower()
     if any(mark in about for mark in ("context_length", "exceed_context_size", "context length", "context size")):
-        return EngineRefused(context_exceeded(request))
+        return ContextExceeded(request, *_context_numbers(about))
     if any(mark in about for mark in ("schema", "response_format", "grammar")):
         is_grammar = request.output_format.kind == "grammar"
         message = f"The engine cannot follow the {'grammar' if is_grammar else 'JSON schema'}."
         return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="output_format"))
     return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="The engine does not accept the request."))
+
+
+def _context_numbers(about: str) -> tuple[int | None, int | None]:
+    """The context and the prompt's length in tokens, as far as an engine's error tells them."""
+    found = [next((int(match[1]) for each in pattern if (match := each.search(about))), None) for pattern in _NUMBERS]
+    return found[0], found[1]
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from callboard_contracts.chat import ChatRequest
+from callboard_contracts.config import ToolUse
+from callboard_contracts.context_length import context_exceeded
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.schema_bounds import MAX_ARRAY_ITEMS, array_items, too_many_items
 from callboard_contracts.workers import Ability
+from callboard_worker.engine import EngineRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class ServedModel:
     name: str
     engine_model: str
     context_tokens: int = 4096
-    tools: bool = False
+    tools: ToolUse = "grammar"
     json_schema: bool = True
     images: bool = False
     parse_special: bool = False
@@ -28,7 +31,9 @@ class ServedModel:
     def can(self, ability: Ability, engine: Set[Ability]) -> bool:
         """Whether the model can do something on an engine with these abilities."""
         match ability:
-            case "tools" | "json_schema" | "images":
+            case "tools":
+                return ability in engine and self.tools == "grammar"
+            case "json_schema" | "images":
                 return ability in engine and bool(getattr(self, ability))
             case _:
                 return ability in engine
@@ -70,14 +75,24 @@ def tools_or_format() -> ErrorInfo:
     return _unsupported("This model's engine cannot keep to an output format while it may call tools.", "output_format")
 
 
-def prompt_field(request: ChatRequest) -> str:
-    """The field of a request that holds its prompt."""
-    return "prompt" if request.mode == "completion" else "messages"
+class ContextExceeded(EngineRefused):
+    """A prompt is longer than the model's context; a number is None where the engine does not tell it."""
 
+    def __init__(
+        self, request: ChatRequest, context_tokens: int | None = None, prompt_tokens: int | None = None
+    ) -> None:
+        self._request = request
+        self._context_tokens = context_tokens
+        self._prompt_tokens = prompt_tokens
+        super().__init__(self.explained(0))
 
-def context_exceeded(request: ChatRequest, message: str = "The prompt does not fit the model's context.") -> ErrorInfo:
-    """The error for a prompt that is too long."""
-    return ErrorInfo(code=ErrorCode.CONTEXT_LENGTH_EXCEEDED, message=message, param=prompt_field(request))
+    def explained(self, context_tokens: int) -> ErrorInfo:
+        """What a client is told of a model that has so large a context, unless the engine said otherwise."""
+        context = self._context_tokens or context_tokens
+        estimate = max(estimated_prompt_tokens(self._request), context + 1)
+        return context_exceeded(
+            self._request, context, self._prompt_tokens or estimate, estimated=self._prompt_tokens is None
+        )
 
 
 def estimated_prompt_tokens(request: ChatRequest) -> int:

@@ -4,8 +4,11 @@ Many servers take the start of an answer for a turn that is over, and write the 
 engine says first is what was said already.
 """
 
+from collections.abc import Sequence
+
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.thinking import OPEN
+from callboard_contracts.chat import ChatMessage
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_worker.engine import EngineRefused
 
@@ -17,6 +20,16 @@ def cannot_continue() -> EngineRefused:
     """The error for an engine that does not go on from the start of an answer."""
     message = "The reply was interrupted and cannot be continued."
     return EngineRefused(ErrorInfo(code=ErrorCode.INTERRUPTED, message=message))
+
+
+def with_reply(messages: Sequence[ChatMessage], said: Continuation | None) -> tuple[ChatMessage, ...]:
+    """A conversation with what was said of its reply, in one turn with the start of the reply that it ends in."""
+    if said is None:
+        return tuple(messages)
+    start = messages[-1] if messages and messages[-1].role == "assistant" else None
+    turn = start or ChatMessage(role="assistant")
+    last = turn.model_copy(update={"content": turn.content + said.prefill})
+    return (*(messages[:-1] if start else messages), last)
 
 
 class PrefillCheck:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from callboard_chat.domain.hold_limits import output_allowed
-from callboard_chat.domain.models import context_exceeded, estimated_prompt_tokens
+from callboard_chat.domain.models import estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
 from callboard_chat.domain.prefill import PrefillCheck, cannot_continue
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.stopping import StopCutter
 from callboard_chat.domain.thinking import ThinkingSplitter
+from callboard_chat.domain.tool_calls import checked_calls
 from callboard_contracts.chat import (
     ChatEnd,
     ChatFrame,
@@ -20,7 +21,7 @@ from callboard_contracts.chat import (
     TokenUsage,
     ToolCall,
 )
-from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import Hold, Work
 
 
@@ -148,6 +149,7 @@ class Reply:
         Raises:
             CallboardError: not even the prompt is held, and nothing was said yet.
             EngineRefused: with `interrupted`, the engine does not go on from what was said.
+            EngineFailed: the engine called a tool in a way that was not offered, or none although it had to.
         """
         if self.finish is not None:
             return None
@@ -174,7 +176,7 @@ class Reply:
                 raise cannot_continue()
             self.finish = self.finish or chunk.finish
             self._stop_sequence = chunk.stop_sequence
-            self._tool_calls = chunk.tool_calls
+            self._tool_calls = checked_calls(self._request, chunk.tool_calls, complete=self.finish != "length")
             text += rest
             thinking += last_thinking
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
@@ -247,12 +249,12 @@ class Reply:
         if allowed is None:
             return
         if allowed < 0 and not self.started:
-            info = context_exceeded(
-                self._request,
+            raise CallboardError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
                 f"The engine counts {prompt_tokens} tokens in this prompt, which is more than can be held for the "
                 "request.",
+                param="prompt" if self._request.mode == "completion" else "messages",
             )
-            raise CallboardError.of(info)
         self.limit_to(allowed)
 
     def _split(self, chunk: Chunk) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Literal
 
 from callboard_chat import metrics
-from callboard_chat.domain.models import estimated_prompt_tokens, refusal
+from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, refusal
 from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
@@ -198,6 +198,8 @@ class ChatJobs:
                             self._model_figures(job).first_token.observe(reply.first_at - running.started_at)
                     if reply.finish is not None:
                         break
+        except ContextExceeded as error:
+            return error.explained(self._pool.models[job.request.model].context_tokens)
         except EngineError as error:
             return error.info
         return None if reply.finish is not None else BROKEN

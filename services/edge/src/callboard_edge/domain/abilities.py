@@ -19,14 +19,29 @@ def check_abilities(request: ChatRequest, model: ChatModel) -> None:
     Raises:
         CallboardError: `unsupported`, with the request's field as `param`.
     """
-    if request.tools and not model.tools:
-        raise unsupported("This model cannot call tools.", "tools")
     if request.output_format.kind != "text" and not model.json_schema:
         raise unsupported("This model cannot be held to a JSON form.", "output_format")
     if not model.images:
         for index, message in enumerate(request.messages):
             if message.images:
                 raise unsupported("Images cannot be read by this model; send text only.", f"messages[{index}]")
+
+
+def with_usable_tools(request: ChatRequest, model: ChatModel, offered: OfferedModel | None) -> ChatRequest:
+    """The request with the tools that the model may call; none where they are ignored.
+
+    Raises:
+        CallboardError: `unsupported`, where tools are refused, cannot be called, or must be called but are ignored.
+    """
+    if not request.tools:
+        return request
+    if model.tools == "ignore":
+        if request.tool_choice not in {"auto", "none"}:
+            raise unsupported("This model calls no tools and cannot be made to.", "tool_choice")
+        return request.model_copy(update={"tools": ()})
+    if model.tools == "refuse" or (offered is not None and "tools" not in offered.abilities):
+        raise unsupported("This model cannot call tools.", "tools")
+    return request
 
 
 def with_honoured_sampling(request: ChatRequest, offered: OfferedModel | None, refused: Set[str]) -> ChatRequest:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from callboard_contracts.config import ChatSection, TtsSection
+from callboard_contracts.config import ChatSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.voices import VoiceCatalog
 from callboard_edge.domain.workers import Workers
@@ -20,7 +20,7 @@ class ChatModel:
     may_sleep: bool
     context_tokens: int
     max_output_tokens: int
-    tools: bool
+    tools: ToolUse
     json_schema: bool
     images: bool
 

@@ -1,8 +1,9 @@
 """When a prompt certainly does not fit."""
 
 from callboard_contracts.chat import ChatRequest
-from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.prompt_size import prompt_bytes
+from callboard_contracts.context_length import context_exceeded
+from callboard_contracts.errors import CallboardError
+from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE, prompt_bytes
 from callboard_edge.domain.catalogue import ChatModel
 
 LONGEST_TOKEN_BYTES = 128
@@ -16,9 +17,7 @@ def check_context(request: ChatRequest, model: ChatModel) -> None:
     Raises:
         CallboardError: `context_length_exceeded`.
     """
-    if prompt_bytes(request) > model.context_tokens * LONGEST_TOKEN_BYTES:
-        raise CallboardError(
-            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            f"The prompt does not fit this model's context of {model.context_tokens} tokens.",
-            param="prompt" if request.mode == "completion" else "messages",
-        )
+    size = prompt_bytes(request)
+    if size > model.context_tokens * LONGEST_TOKEN_BYTES:
+        tokens = max(model.context_tokens + 1, round(size * USUAL_TOKENS_PER_BYTE))
+        raise CallboardError.of(context_exceeded(request, model.context_tokens, tokens, estimated=True))

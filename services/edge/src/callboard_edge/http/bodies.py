@@ -10,6 +10,8 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_DEPTH = 200
+"""How deep objects and lists may be nested; pydantic's own limit."""
 MAX_CONTAINERS = 8192
 MAX_VALUES = 65_536
 """A body of so many objects, lists and other values takes some 30 ms to check, in which the event loop stands still."""
@@ -74,7 +76,10 @@ def _invalid(error: ValidationError) -> CallboardError:
     if first["type"] == "json_invalid":
         deep = "recursion limit" in first["msg"]
         return CallboardError(
-            ErrorCode.INVALID_REQUEST, "The body is nested too deeply." if deep else "The body is not valid JSON."
+            ErrorCode.INVALID_REQUEST,
+            f"The body is nested too deeply: its depth is over the limit of {MAX_DEPTH} objects and lists."
+            if deep
+            else "The body is not valid JSON.",
         )
     param = _param(first["loc"])
     if not param:

@@ -9,9 +9,15 @@ from aiohttp import web
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorInfo
-from callboard_edge.domain.abilities import check_abilities, tool_schemas, with_honoured_sampling
+from callboard_edge.domain.abilities import (
+    check_abilities,
+    tool_schemas,
+    with_honoured_sampling,
+    with_usable_tools,
+)
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.conversation import with_usual_end
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.schema_validator import SchemaValidator
 from callboard_edge.domain.text_stream import TextReply, TextStream, failure
@@ -93,7 +99,7 @@ class TextResponder:
         Raises:
             CallboardError: it was refused, or failed before anything was sent.
         """
-        request = await self._checked(call, request, model, refused_sampling)
+        request = await self.checked(call, request, model, refused_sampling)
         async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
             call.headers.update(rate_limit_headers(reply.states))
             if not stream:
@@ -106,14 +112,16 @@ class TextResponder:
         self, call: Call, request: ChatRequest, model: ChatModel, *, refused_sampling: Set[str] = frozenset()
     ) -> str:
         """Checks a request whose result is polled, admits it and returns the id to poll by; raises as `respond`."""
-        request = await self._checked(call, request, model, refused_sampling)
+        request = await self.checked(call, request, model, refused_sampling)
         return await self.admission.chat_kept(call.caller, request, model, call.fresh_id)
 
-    async def _checked(
+    async def checked(
         self, call: Call, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]
     ) -> ChatRequest:
-        check_abilities(request, model)
+        """The request as its model's workers take it; raises CallboardError where they do not."""
         offered = self.workers.model("chat", model.pool, model.name)
+        request = with_usable_tools(with_usual_end(request), model, offered)
+        check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
         await self.schemas.check(tool_schemas(request))
         output_format = await self.schemas.enforceable(request.output_format)

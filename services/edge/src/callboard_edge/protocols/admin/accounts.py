@@ -73,7 +73,7 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
         body = parse(RotateBody, await call.read() or b"{}")
         now = time.time()
         expires_at = _end(body.expires, "expires", now)
-        old_until = parse_end(body.keep, now, "keep")
+        old_until = parse_end(body.keep or "0m", now, "keep")
         account, _key = await admin.accounts.find(named(call))
         changed, key = await admin.accounts.rotate(account.id, expires_at, old_until)
         note_change(call, "rotate", changed.id)

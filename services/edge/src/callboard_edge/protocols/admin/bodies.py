@@ -61,7 +61,7 @@ class ChangeBody(AdminBody):
 class RotateBody(AdminBody):
     """`keep` is how long the other keys still work, such as `24h`; left out, not at all."""
 
-    keep: Period = "0m"
+    keep: Period | None = None
     expires: Period | None = None
 
 
@@ -72,9 +72,9 @@ class RevokeBody(AdminBody):
 
 
 class VerifyBody(AdminBody):
-    """Since when: a period such as `24h` or a date."""
+    """Since when: a period such as `24h`, which is the default, or a date."""
 
-    since: Period = "24h"
+    since: Period | None = None
 
 
 class EarnBody(AdminBody):

@@ -82,7 +82,7 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
 
     async def verify(call: Call) -> web.StreamResponse:
         body = parse(VerifyBody, await call.read() or b"{}")
-        since, _until = _span(body.since, None, time.time())
+        since, _until = _span(body.since or "24h", None, time.time())
         try:
             reply = await admin.usage.verify(since)
         except BusUnavailable as error:

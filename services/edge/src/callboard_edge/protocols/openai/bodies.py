@@ -47,14 +47,14 @@ class FunctionCall(Body):
     """The function that an assistant's message called."""
 
     name: str
-    arguments: str = ""
+    arguments: str | None = None
 
 
 class ToolCallPart(Body):
     """A call of a tool in an assistant's message."""
 
     id: str
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: FunctionCall
 
 
@@ -77,11 +77,12 @@ class ChatTurn(Body):
 
 
 class FunctionSpec(Body):
-    """A function that the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema of an object, left out where there are none."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ToolSpec(Body):
@@ -175,6 +176,7 @@ class ChatCompletionBody(SamplingBody):
     response_format: ResponseFormat | None = None
     tools: list[ToolSpec] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
 
 
@@ -185,7 +187,7 @@ Prompt = Annotated[
 
 
 class CompletionBody(SamplingBody):
-    """A request for the continuation of a text."""
+    """A request for the continuation of a text, or of each of several texts."""
 
     prompt: Prompt
     logprobs: Whole | None = Field(default=None, ge=0, le=5)
@@ -201,12 +203,27 @@ class PromptTokensDetails(AnswerBody):
 
 
 class Usage(AnswerBody):
-    """Exact token counts; the details stand there when some of the prompt was cached."""
+    """Exact token counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | None = None
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CalledFunction(AnswerBody):
+    """The function that the model calls; `arguments` is JSON that satisfies the function's parameters."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(AnswerBody):
+    """A tool call of the model."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
 
 
 class AssistantMessage(AnswerBody):
@@ -216,7 +233,7 @@ class AssistantMessage(AnswerBody):
     content: str | None
     refusal: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCallPart] | None = None
+    tool_calls: list[CalledTool] | None = None
 
 
 class ChatChoice(AnswerBody):
@@ -239,7 +256,7 @@ class ChatCompletion(AnswerBody):
 
 
 class CompletionChoice(AnswerBody):
-    """The one choice of a continuation."""
+    """The continuation of the prompt with the number `index`."""
 
     index: int
     text: str

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from typing import Any
 
 from aiohttp import web
 
@@ -13,7 +14,13 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.openai.bodies import ChatCompletion, ChatCompletionBody, ChatTurn, ContentPart
+from callboard_edge.protocols.openai.bodies import (
+    ChatCompletion,
+    ChatCompletionBody,
+    ChatTurn,
+    ContentPart,
+    FunctionSpec,
+)
 from callboard_edge.protocols.openai.errors import ANSWERS
 from callboard_edge.protocols.openai.sampling import REFUSED, sampling
 from callboard_edge.protocols.openai.writer import ChatWriter
@@ -27,6 +34,11 @@ _ROLES: dict[str, Role] = {
     "tool": "tool",
     "function": "tool",
 }
+
+_CHOICES = frozenset({"auto", "none", "required"})
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+"""What OpenAI takes a function without parameters to have."""
+_OTHER_TYPES = frozenset({"array", "string", "number", "integer", "boolean", "null"})
 
 _DATA_URL = re.compile(r"data:(?P<type>image/[a-z0-9.+-]{1,32});base64,(?P<data>[A-Za-z0-9+/=]+)")
 
@@ -82,13 +94,14 @@ def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
         output_format=_output_format(body),
         tools=tools,
         tool_choice=tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
     )
 
 
 def _message(turn: ChatTurn, index: int, *, reads_images: bool) -> ChatMessage:
     place = f"messages[{index}]"
     calls = tuple(
-        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments or "")
         for call in turn.tool_calls or ()
     )
     if calls and turn.role != "assistant":
@@ -153,11 +166,22 @@ def _tools(body: ChatCompletionBody) -> tuple[tuple[Tool, ...], str]:
         choice = choice.function.name
         if choice not in names:
             raise _invalid("There is no tool of that name in 'tools'.", "tool_choice")
-    functions = [spec.function for spec in body.tools]
-    tools = [
-        Tool(name=one.name, description=one.description or "", parameters=one.parameters or {}) for one in functions
-    ]
-    return tuple(tools), choice
+        if choice in _CHOICES:
+            raise _invalid(f"A function with the name '{choice}' cannot be chosen.", "tool_choice")
+    return tuple(_tool(spec.function, index) for index, spec in enumerate(body.tools)), choice
+
+
+def _tool(function: FunctionSpec, index: int) -> Tool:
+    parameters = function.parameters or _NO_PARAMETERS
+    kind = parameters.get("type")
+    if isinstance(kind, str) and kind in _OTHER_TYPES:
+        raise _invalid("The parameters must be a JSON schema of an object.", f"tools[{index}].function.parameters")
+    return Tool(
+        name=function.name,
+        description=function.description or "",
+        parameters=parameters,
+        strict=function.strict,
+    )
 
 
 def _output_format(body: ChatCompletionBody) -> OutputFormat:

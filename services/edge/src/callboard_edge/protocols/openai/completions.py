@@ -1,22 +1,27 @@
 """OpenAI's older `/v1/completions`."""
 
+from typing import Any
+
 from aiohttp import web
 
-from callboard_contracts.chat import ChatRequest, OutputFormat
+from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
+from callboard_edge.http.text_batch import TextBatchResponder
 from callboard_edge.protocols.openai.bodies import Completion, CompletionBody
 from callboard_edge.protocols.openai.errors import ANSWERS
 from callboard_edge.protocols.openai.sampling import REFUSED, sampling
-from callboard_edge.protocols.openai.writer import CompletionWriter
+from callboard_edge.protocols.openai.writer import CompletionsWriter, CompletionWriter, ReplyHead
 
 NAME = "completions"
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's own default for this path."""
+MAX_PROMPTS = 32
+"""So many texts may be in one request; each is a job of its own."""
 
 
 def routes(context: EdgeContext) -> list[Route]:
@@ -25,15 +30,25 @@ def routes(context: EdgeContext) -> list[Route]:
     async def create(call: Call) -> web.StreamResponse:
         body = await call.json(CompletionBody)
         model = context.chat_models.resolve(body.model)
-        request = completion_request(body, model)
-        writer = CompletionWriter(
-            call.fresh_id,
-            body.model or model.name,
-            include_usage=bool(body.stream_options and body.stream_options.include_usage),
-            echo=request.prompt if body.echo else "",
-        )
-        return await context.text.respond(
-            call, NAME, request, model, writer, stream=bool(body.stream), refused_sampling=REFUSED
+        requests = completion_requests(body, model)
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        head = ReplyHead(f"cmpl-{call.fresh_id}", body.model or model.name, include_usage)
+        writers = [
+            CompletionWriter(head, echo=request.prompt if body.echo else "", index=index)
+            for index, request in enumerate(requests)
+        ]
+        if len(requests) == 1:
+            return await context.text.respond(
+                call, NAME, requests[0], model, writers[0], stream=bool(body.stream), refused_sampling=REFUSED
+            )
+        return await TextBatchResponder(context.text).respond(
+            call,
+            NAME,
+            requests,
+            model,
+            CompletionsWriter(head, writers),
+            stream=bool(body.stream),
+            refused_sampling=REFUSED,
         )
 
     return [
@@ -42,7 +57,7 @@ def routes(context: EdgeContext) -> list[Route]:
             "/v1/completions",
             create,
             name=NAME,
-            summary="Continue a text, whole or streamed",
+            summary="Continue a text, or each of several, whole or streamed",
             tag="Completions",
             body=CompletionBody,
             answers={
@@ -53,8 +68,8 @@ def routes(context: EdgeContext) -> list[Route]:
     ]
 
 
-def completion_request(body: CompletionBody, model: ChatModel) -> ChatRequest:
-    """The neutral form of a request.
+def completion_requests(body: CompletionBody, model: ChatModel) -> list[ChatRequest]:
+    """The neutral form of a request: one for each of its prompts.
 
     Raises:
         CallboardError: it asks for what cannot be served.
@@ -65,31 +80,27 @@ def completion_request(body: CompletionBody, model: ChatModel) -> ChatRequest:
         raise unsupported("Inserting before a suffix is not offered.", "suffix")
     if body.best_of is not None and body.best_of > 1:
         raise unsupported("Only one choice is generated for a request; leave 'best_of' out or set it to 1.", "best_of")
-    return ChatRequest(
-        mode="completion",
-        model=model.name,
-        messages=(),
-        prompt=_prompt(body),
-        sampling=sampling(body),
-        max_output_tokens=model.output_limit(body.max_tokens, DEFAULT_MAX_TOKENS),
-        output_format=OutputFormat(),
-        tools=(),
-        tool_choice="auto",
-    )
+    shared = sampling(body)
+    limit = model.output_limit(body.max_tokens, DEFAULT_MAX_TOKENS)
+    return [
+        ChatRequest(mode="completion", model=model.name, prompt=prompt, sampling=shared, max_output_tokens=limit)
+        for prompt in _prompts(body.prompt)
+    ]
 
 
-def _prompt(body: CompletionBody) -> str:
-    prompt = body.prompt
-    if not isinstance(prompt, str):
-        if not prompt or not all(isinstance(part, str) for part in prompt):
-            if prompt and all(isinstance(part, (int, list)) for part in prompt):
-                raise unsupported("A prompt of token ids cannot be read here; send text.", "prompt")
-            raise CallboardError(
-                ErrorCode.INVALID_REQUEST, "'prompt' must be a text, or a list of one text.", param="prompt"
-            )
-        if len(prompt) > 1:
-            raise unsupported("Only one prompt is taken for a request.", "prompt")
-        prompt = str(prompt[0])
-    if not prompt:
-        raise CallboardError(ErrorCode.INVALID_REQUEST, "'prompt' must not be empty.", param="prompt")
-    return prompt
+def _prompts(prompt: str | list[Any]) -> list[str]:
+    parts = [prompt] if isinstance(prompt, str) else prompt
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts) and all(isinstance(part, (int, list)) for part in parts):
+        raise unsupported("A prompt of token ids cannot be read here; send text.", "prompt")
+    if not parts or len(texts) < len(parts):
+        raise _invalid("'prompt' must be a text, or a list of texts.")
+    if len(texts) > MAX_PROMPTS:
+        raise _invalid(f"'prompt' may have at most {MAX_PROMPTS} texts; it has {len(texts)}.")
+    if not all(texts):
+        raise _invalid("'prompt' must not be empty.")
+    return texts
+
+
+def _invalid(message: str) -> CallboardError:
+    return CallboardError(ErrorCode.INVALID_REQUEST, message, param="prompt")

@@ -36,19 +36,19 @@ def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
 
     def offered() -> tuple[str, ...]:
-        chat = [model.name for model in context.chat_models.models if _expected(context, "chat", model)]
-        return (*chat, *(model.name for model in context.speech_models.models if _expected(context, "tts", model)))
+        chat = [model.name for model in context.chat_models.models if is_expected(context, "chat", model)]
+        return (*chat, *(model.name for model in context.speech_models.models if is_expected(context, "tts", model)))
 
     async def list_models(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
-        return call.answer({"object": "list", "data": [_model(name) for name in offered()]})
+        return call.answer({"object": "list", "data": [model_object(name) for name in offered()]})
 
     async def get_model(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
         name = call.params["model"]
         if not (context.chat_models.find(name) or context.speech_models.find(name)):
             raise unknown_model(offered())
-        return call.answer(_model(name))
+        return call.answer(model_object(name))
 
     return [
         Route(
@@ -72,11 +72,12 @@ def routes(context: EdgeContext) -> list[Route]:
     ]
 
 
-def _expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel) -> bool:
+def is_expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel) -> bool:
     """Whether a model's pool has a worker, has had one, or may be asleep."""
     state = context.workers.state(service, model.pool)
     return state != "failed" and (model.may_sleep or state != "unseen")
 
 
-def _model(name: str) -> dict[str, Any]:
+def model_object(name: str) -> dict[str, Any]:
+    """A model in OpenAI's form."""
     return {"id": name, "object": "model", "created": CREATED, "owned_by": OWNER}

@@ -21,6 +21,8 @@ from callboard_edge.protocols.openai.errors import ANSWERS, error_event
 
 NAME = "speech"
 MAX_INSTRUCTIONS = 4096
+MAX_LANGUAGE = 35
+"""So long is the longest language tag in use."""
 
 
 def _voice_name(value: Any) -> Any:
@@ -41,11 +43,16 @@ _VOICE_SCHEMA = {
 
 
 class SpeechBody(Body):
-    """What is to be spoken, by whom, and in which form it is wanted."""
+    """What is to be spoken, by whom, and in which form it is wanted.
+
+    `language` is a tag such as `en-gb`, left out for the voice's own; `lang_code` is what Kokoro servers call it.
+    """
 
     model: str | None = None
     input: str
     voice: Annotated[str | None, BeforeValidator(_voice_name), WithJsonSchema(_VOICE_SCHEMA)] = None
+    language: Annotated[str, Field(max_length=MAX_LANGUAGE)] | None = None
+    lang_code: Annotated[str, Field(max_length=MAX_LANGUAGE)] | None = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS)] | None = None
     response_format: AudioFormat | None = None
     speed: Annotated[float, Field(ge=0.25, le=4.0)] | None = None
@@ -84,6 +91,7 @@ def routes(context: EdgeContext) -> list[Route]:
             text=body.input,
             voice=model.catalog(context.workers).resolve(body.voice),
             speed=1.0 if body.speed is None else body.speed,
+            language=body.language or body.lang_code or None,
             instructions=body.instructions or "",
         )
         name = body.response_format or "mp3"

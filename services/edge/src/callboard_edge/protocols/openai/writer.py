@@ -3,16 +3,19 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, TokenUsage, ToolCall
 from callboard_contracts.errors import ErrorInfo
-from callboard_edge.domain.text_stream import TextReply
+from callboard_edge.domain.text_stream import TextReply, failure
 from callboard_edge.protocols.openai.errors import error_event
 
+COMPLETION = "text_completion"
 DONE = b"data: [DONE]\n\n"
+ARGUMENT_CHARACTERS = 256
+"""So much of a tool call's arguments goes into one chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class ReplyHead:
     id: str
     model: str
     include_usage: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
 
 
 class ChunkWriter:
@@ -33,16 +37,17 @@ class ChunkWriter:
     content_type = "text/event-stream"
     keep_alive = b": keep-alive\n\n"
 
-    def __init__(self, head: ReplyHead, kind: str, piece: tuple[str, str], empty_piece: str) -> None:
+    def __init__(self, head: ReplyHead, kind: str, piece: tuple[str, str], empty_piece: str, index: int = 0) -> None:
         self._include_usage = head.include_usage
         self._head = (
-            f'data: {{"id":"{head.id}","object":"{kind}","created":{int(time.time())},'
+            f'data: {{"id":"{head.id}","object":"{kind}","created":{head.created},'
             f'"model":{quoted(head.model)},"choices":['
         )
         usage = ',"usage":null' if head.include_usage else ""
         self._tail = f"]{usage}}}\n\n"
         before, after = piece
-        self._piece_head = f'{self._head}{{"index":0,{before}'
+        self._choice_head = f'{self._head}{{"index":{index},'
+        self._piece_head = self._choice_head + before
         self._piece_tail = f'{after},"logprobs":null,"finish_reason":null}}{self._tail}'
         self._empty_piece = empty_piece
 
@@ -76,13 +81,19 @@ class ChunkWriter:
 
     def closing(self, end: ChatEnd) -> bytes:
         """The last chunks: why the reply ended, and what it used where that was asked for."""
-        event = (
-            f'{self._head}{{"index":0,{self._empty_piece},"logprobs":null,"finish_reason":"{end.reason}"}}{self._tail}'
-        )
-        if self._include_usage:
-            usage = json.dumps(usage_object(end.usage), separators=(",", ":"))
-            event += f'{self._head}],"usage":{usage}}}\n\n'
-        return event.encode() + DONE
+        return self.finished(end) + self.counted(end.usage)
+
+    def finished(self, end: ChatEnd) -> bytes:
+        """The chunk that says why the reply ended."""
+        reason = f'"logprobs":null,"finish_reason":"{end.reason}"'
+        return f"{self._choice_head}{self._empty_piece},{reason}}}{self._tail}".encode()
+
+    def counted(self, usage: TokenUsage) -> bytes:
+        """The last chunks of a stream: what it used, where that was asked for, and the mark of its end."""
+        if not self._include_usage:
+            return DONE
+        counts = json.dumps(usage_object(usage), separators=(",", ":"))
+        return f'{self._head}],"usage":{counts}}}\n\n'.encode() + DONE
 
     def failure(self, error: ErrorInfo) -> bytes:
         """The error as an event."""
@@ -104,7 +115,7 @@ class ChunkWriter:
 
     def delta(self, delta: str) -> str:
         """A chunk with any delta."""
-        return f'{self._head}{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}{self._tail}'
+        return f'{self._choice_head}"delta":{delta},"logprobs":null,"finish_reason":null}}{self._tail}'
 
     def _flushed(self, text: str, thinking: str) -> list[str]:
         events = [self.thought(thinking)] if thinking else []
@@ -128,13 +139,20 @@ class ChatWriter(ChunkWriter):
         return self.delta(f'{{"reasoning_content":{quoted(thinking)}}}')
 
     def called(self, call: ToolCall) -> str:
-        """A chunk with a whole tool call."""
+        """The chunks of a tool call, as clients put them together: its name, then its arguments piece by piece."""
         index = self._tool_calls
         self._tool_calls += 1
-        return self.delta(
+        opening = (
             f'{{"tool_calls":[{{"index":{index},"id":{quoted(call.id)},"type":"function",'
-            f'"function":{{"name":{quoted(call.name)},"arguments":{quoted(call.arguments)}}}}}]}}'
+            f'"function":{{"name":{quoted(call.name)},"arguments":""}}}}]}}'
         )
+        starts = range(0, len(call.arguments), ARGUMENT_CHARACTERS)
+        pieces = [call.arguments[start : start + ARGUMENT_CHARACTERS] for start in starts]
+        deltas = [
+            opening,
+            *(f'{{"tool_calls":[{{"index":{index},"function":{{"arguments":{quoted(piece)}}}}}]}}' for piece in pieces),
+        ]
+        return "".join(map(self.delta, deltas))
 
     def whole(self, reply: TextReply) -> bytes:
         """The whole reply."""
@@ -150,16 +168,17 @@ class ChatWriter(ChunkWriter):
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in reply.tool_calls
             ]
-        return _whole(self._reply, "chat.completion", {"message": message}, reply.end)
+        return _whole(self._reply, "chat.completion", [_choice(0, {"message": message}, reply.end)], [reply.end])
 
 
 class CompletionWriter(ChunkWriter):
     """Writes the continuation of a text, after an `echo` of its beginning where that was asked for."""
 
-    def __init__(self, request_id: str, model: str, *, include_usage: bool, echo: str) -> None:
-        self._reply = ReplyHead(f"cmpl-{request_id}", model, include_usage)
-        super().__init__(self._reply, "text_completion", ('"text":', ""), '"text":""')
+    def __init__(self, head: ReplyHead, *, echo: str, index: int = 0) -> None:
+        super().__init__(head, COMPLETION, ('"text":', ""), '"text":""', index)
+        self._reply = head
         self._echo = echo
+        self._index = index
 
     def opening(self) -> bytes:
         """The echo."""
@@ -167,28 +186,76 @@ class CompletionWriter(ChunkWriter):
 
     def whole(self, reply: TextReply) -> bytes:
         """The whole continuation."""
-        return _whole(self._reply, "text_completion", {"text": self._echo + reply.text}, reply.end)
+        return _whole(self._reply, COMPLETION, [self.choice(reply)], [reply.end])
+
+    def choice(self, reply: TextReply) -> dict[str, Any]:
+        """The continuation as one of the choices of an answer."""
+        return _choice(self._index, {"text": self._echo + reply.text}, reply.end)
+
+
+class CompletionsWriter:
+    """Writes the continuations of several texts as the choices of one answer, each with a writer of its own."""
+
+    content_type = ChunkWriter.content_type
+    keep_alive = ChunkWriter.keep_alive
+
+    def __init__(self, head: ReplyHead, writers: Sequence[CompletionWriter]) -> None:
+        self._head = head
+        self._writers = writers
+        self._begun: set[int] = set()
+
+    def whole(self, replies: Sequence[TextReply]) -> bytes:
+        """All continuations."""
+        choices = [writer.choice(reply) for writer, reply in zip(self._writers, replies, strict=True)]
+        return _whole(self._head, COMPLETION, choices, [reply.end for reply in replies])
+
+    def deltas(self, index: int, frames: Sequence[ChatFrame]) -> bytes:
+        """The chunks for some frames of one continuation, and for its end."""
+        writer, end = self._writers[index], frames[-1].end
+        opening = b"" if index in self._begun else writer.opening()
+        self._begun.add(index)
+        finished = writer.finished(end) if end is not None and failure(end) is None else b""
+        return opening + writer.deltas(frames) + finished
+
+    def closing(self, ends: Sequence[ChatEnd]) -> bytes:
+        """What all continuations used together, and the mark of the end."""
+        return self._writers[0].counted(_sum(ends))
+
+    def failure(self, error: ErrorInfo) -> bytes:
+        """The error as an event."""
+        return self._writers[0].failure(error)
 
 
 def usage_object(usage: TokenUsage) -> dict[str, Any]:
     """Token counts in OpenAI's form."""
-    counts: dict[str, Any] = {
+    return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_prompt_tokens},
     }
-    if usage.cached_prompt_tokens:
-        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_prompt_tokens}
-    return counts
 
 
-def _whole(head: ReplyHead, kind: str, content: dict[str, Any], end: ChatEnd) -> bytes:
+def _sum(ends: Sequence[ChatEnd]) -> TokenUsage:
+    usages = [end.usage for end in ends]
+    return TokenUsage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
+    )
+
+
+def _choice(index: int, content: dict[str, Any], end: ChatEnd) -> dict[str, Any]:
+    return {"index": index, **content, "logprobs": None, "finish_reason": end.reason}
+
+
+def _whole(head: ReplyHead, kind: str, choices: list[dict[str, Any]], ends: Sequence[ChatEnd]) -> bytes:
     answer = {
         "id": head.id,
         "object": kind,
-        "created": int(time.time()),
+        "created": head.created,
         "model": head.model,
-        "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": end.reason}],
-        "usage": usage_object(end.usage),
+        "choices": choices,
+        "usage": usage_object(_sum(ends)),
     }
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
