@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models test test-all hostile soak check fix bench docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all hear hostile soak check fix bench docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,9 +35,15 @@ test: models ## the fast tiers: unit, contract, backend, deploy, integration
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "($(SIDE_BY_SIDE)) and not slow" $(ARGS) || { $(NONE_LEFT); }
 	$(BIN)/python -m pytest -q -m "integration and not slow" $(ARGS) || { $(NONE_LEFT); }
 
-test-all: models ## every tier, with real models, processes and faults
+hearing-models: $(READY)
+	@$(BIN)/python -m tests.hearing.models || echo "the recogniser's models are not to be had here; its tests skip"
+
+test-all: models hearing-models ## every tier, with real models, processes and faults
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)" $(ARGS) || { $(NONE_LEFT); }
 	$(BIN)/python -m pytest -q -m "not ($(SIDE_BY_SIDE) or benchmark)" $(ARGS) || { $(NONE_LEFT); }
+
+hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
+	$(BIN)/python -m tests.hearing $(ARGS)
 
 hostile: models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
 	$(BIN)/python -m pytest -q -m hostile $(ARGS)

@@ -39,6 +39,12 @@ AUDIO = Row(
             Query(per_second("callboard_tts_characters_total"), "characters"),
             Query(per_second("callboard_tts_segments_total"), "segments"),
         ),
+        counter(
+            "Characters left out",
+            "Characters of foreign scripts that no reader was found for, by script: words that listeners do not hear.",
+            "callboard_tts_left_out_characters_total",
+            by="script",
+        ),
     ),
 )
 JOBS = Row(

@@ -9,8 +9,9 @@ import pytest
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.ports import PieceRequest
-from callboard_tts.domain.sound import Trimmer
+from callboard_tts.domain.sound import Trimmer, quiet_stretches
 from callboard_tts.domain.voices import choose_voice
 from callboard_worker.engine import EngineUnavailable
 from tests.backends.tts.kokoro_files import MODEL, VOICES, real_files_missing, write_voices
@@ -83,6 +84,34 @@ async def test_speed_between_whole_numbers_is_honoured(rig: OnnxRig) -> None:
     usual = seconds(await speak(rig.engine, rig.piece()))
     assert seconds(await speak(rig.engine, rig.piece(speed=1.5))) == pytest.approx(usual / 1.5, rel=0.2)
     assert seconds(await speak(rig.engine, rig.piece(speed=0.5))) == pytest.approx(usual * 2, rel=0.2)
+
+
+def silences_ms(sound: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[float]:
+    """The silences inside a piece that are long enough to be pauses."""
+    inner = quiet_stretches(sound)
+    return [
+        (end - begin) * 1000 / SAMPLE_RATE_HZ
+        for begin, end in inner
+        if begin and end < sound.size - SAMPLE_RATE_HZ // 100 and end - begin > SAMPLE_RATE_HZ // 5
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("voice", ["af_heart", "am_adam", "bf_emma"])
+async def test_pauses_of_one_kind_are_equal(rig: OnnxRig, voice: str) -> None:
+    text = (
+        "It rained. Nobody spoke. He had walked for three days. On the fourth morning he came to a river! Was it far?"
+    )
+    piece = replace(
+        rig.piece(text),
+        voice=choose_voice(voice, None, rig.engine.voices()),
+        pauses_ms={Pause.NONE: 0, Pause.CLAUSE: 300, Pause.SENTENCE: 600},
+    )
+    sound = await speak(rig.engine, piece)
+    # A worker that takes over makes the same sound again.
+    assert np.array_equal(await speak(rig.engine, piece), sound)
+    # The last one is the pause after the piece, which its end makes.
+    assert silences_ms(sound[: -SAMPLE_RATE_HZ // 2]) == pytest.approx([600] * 4, abs=50)
 
 
 def spectrum_db(

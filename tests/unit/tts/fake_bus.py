@@ -266,6 +266,7 @@ def make_job(
     *,
     voice: str = "af_sky",
     model: str = "kokoro",
+    speed: float = 1.0,
     deadline_s: float = 60,
     hold: Hold | None = None,
 ) -> SpeechJob:
@@ -276,7 +277,7 @@ def make_job(
         tenant="t1",
         room="edge1",
         utterance="r1",
-        request=SpeechRequest(model=model, text=text, voice=voice),
+        request=SpeechRequest(model=model, text=text, voice=voice, speed=speed),
         hold=hold,
         created_at=time.time(),
         deadline_at=time.time() + deadline_s,

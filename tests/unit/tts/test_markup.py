@@ -106,3 +106,27 @@ def test_piece_of_emoji_alone_takes_no_number() -> None:
         "The first sentence stands here for everyone. 😀 😀 😀.\n\nThe second sentence stands there for nobody at all."
     )
     assert [piece.index for piece in split_text(text, "en-us")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("Plan.</think>Yes.", "Yes."),
+        ("Plan.</THINKING>\n\nYes.", "Yes."),
+        ("<think>Plan.</think>Yes.", "Yes."),
+        ("Plan.</think>More.</think>Yes.", "Yes."),
+        ("Close it with `</think>` here.", "Close it with `</think>` here."),
+        ("Plan.</think>", ""),
+    ],
+)
+def test_reasoning_without_its_beginning_is_dropped(text: str, spoken: str) -> None:
+    blocks = BlockFilter()
+    assert (blocks.feed(text) + blocks.finish()).strip() == spoken
+
+
+def test_end_of_reasoning_in_many_tokens_tells_to_forget_what_was_returned() -> None:
+    returned: list[str] = []
+    blocks = BlockFilter(returned.clear)
+    for character in "Plan it first.</think>The answer.":
+        returned.append(blocks.feed(character))
+    assert "".join([*returned, blocks.finish()]).strip() == "The answer."

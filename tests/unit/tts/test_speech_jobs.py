@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
 from callboard_contracts.errors import ErrorCode
@@ -15,6 +16,7 @@ from callboard_contracts.quota import Work
 from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, SpeechJob
 from callboard_kit.bus import BusUnavailable
 from callboard_tts import metrics
+from callboard_tts.backends import fake
 from callboard_tts.backends.fake import FakeEngine, Script
 from callboard_tts.domain.pieces import split_text
 from callboard_tts.handlers import takeover as takeover_module
@@ -96,12 +98,12 @@ async def handler(
     return JobHandler(jobs, running, attempts, bus.as_bus(), "TTS", metrics.WORKER), engine
 
 
-async def spoken(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
+async def spoken(monkeypatch: pytest.MonkeyPatch, speed: float = 1.0) -> FakeBus:
     """The same job without any trouble."""
     bus = FakeBus()
     monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
     jobs, _ = await handler(bus)
-    await jobs.handle(deliver(make_job()))
+    await jobs.handle(deliver(make_job(speed=speed)))
     return bus
 
 
@@ -302,6 +304,39 @@ async def test_worker_that_takes_over_goes_on_exactly_after_the_last_segment(
     assert bus.numbers == list(range(len(bus.segments)))
     assert {info.attempt for info in bus.infos[kept:]} == {2}
     assert bus.usage[0].work == whole.usage[0].work
+
+
+@pytest.mark.parametrize("speed", [0.25, 4.0])
+async def test_worker_that_takes_over_makes_the_same_stretched_sound(
+    bus: FakeBus, monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    whole = await spoken(monkeypatch, speed)
+    monkeypatch.setattr(takeover_module, "read_subject", bus.read_subject)
+    bus.segments, bus.order = whole.segments[:2], ["segment"] * 2
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(speed=speed), attempt=2))
+    assert bus.pcm == whole.pcm
+    assert bus.usage[0].work == whole.usage[0].work
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.5, 2.0, 4.0])
+async def test_charged_length_is_that_of_the_stretched_sound(
+    bus: FakeBus, monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    usual = await spoken(monkeypatch)
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(speed=speed)))
+    assert bus.usage[0].work.audio_ms == len(bus.pcm) // BYTES_PER_MS
+    assert bus.usage[0].work.audio_ms == pytest.approx(usual.usage[0].work.audio_ms / speed, rel=0.05)
+
+
+async def test_text_without_any_word_that_is_read_is_refused(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "tones", lambda _piece: np.zeros(2400, np.float32))
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job()))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert (bus.end.error.code, bus.end.error.param) == (ErrorCode.INVALID_REQUEST, "text")
 
 
 async def test_worker_that_finds_the_end_only_settles(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:

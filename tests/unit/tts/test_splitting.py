@@ -152,3 +152,16 @@ def test_endless_word_is_cut_between_letters_not_between_a_letter_and_its_accent
 def test_empty_line_is_the_end_of_a_sentence() -> None:
     first, *_ = split(["A heading of at least five words\n\nThe text under it goes on for quite a while here."])
     assert first == Fragment("A heading of at least five words\n", Pause.SENTENCE)
+
+
+def test_reasoning_that_only_ends_is_not_spoken() -> None:
+    (piece,) = split_text("Plan it first.</think>The answer is four.", "en-us")
+    assert piece.text == "The answer is four."
+
+
+def test_reasoning_that_only_ends_drops_what_waits_and_keeps_what_was_returned() -> None:
+    stream = PieceStream("en-us")
+    tokens = list("I plan the answer at some length first. Then I think about it again, and again.</think>It is four.")
+    pieces = [piece for token in tokens for piece in stream.feed(token)] + stream.finish()
+    assert [piece.text for piece in pieces] == ["I plan the answer at some length first.", "It is four."]
+    assert [piece.index for piece in pieces] == [0, 1]

@@ -31,6 +31,11 @@ UNDERRUN = Counter(
 )
 AUDIO = Counter("callboard_tts_audio_seconds_total", "Sound sent to listeners.")
 CHARACTERS = Counter("callboard_tts_characters_total", "Characters of text that were spoken, as they were written.")
+LEFT_OUT = Counter(
+    "callboard_tts_left_out_characters_total",
+    "Characters of a foreign script that were left out, because no reader for them was found.",
+    ["script"],
+)
 SEGMENTS = Counter("callboard_tts_segments_total", "Segments of sound sent.")
 ENGINE_ERRORS = Counter(
     "callboard_tts_engine_errors_total", "Failures of the engine by their kind.", ["backend", "kind"]

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from callboard_tts.backends.kokoro_base import KokoroBase
+from callboard_tts.backends.kokoro_base import KokoroBase, Spoken
 from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
-from callboard_tts.domain.ports import Samples
 from callboard_worker.engine import EngineUnavailable
 
 CONFIG_NAME = "config.json"
@@ -59,14 +58,15 @@ class KokoroEngine(KokoroBase[Any]):
         model = model.to(self._device).eval()
         return model, model.vocab
 
-    def _run(self, model: Any, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Samples:
+    def _run(self, model: Any, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Spoken:
         import torch  # pyright: ignore[reportMissingImports] - not in the development environment
 
         self._local.stop = stop
         try:
             with torch.inference_mode():
-                audio = model(phonemes, torch.from_numpy(np.array(style)), speed)
-            return np.asarray(audio.float().cpu().numpy(), dtype=np.float32).ravel()
+                output = model(phonemes, torch.from_numpy(np.array(style)), speed, return_output=True)
+            samples = np.asarray(output.audio.float().cpu().numpy(), dtype=np.float32).ravel()
+            return Spoken(samples, np.asarray(output.pred_dur.cpu().numpy(), dtype=np.int64).ravel())
         finally:
             self._local.stop = None
 

@@ -1,21 +1,60 @@
 """What both Kokoro engines share: voices, phonemes, warm-up, threads and errors."""
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
 from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
+from callboard_tts.domain.boundaries import Pause
+from callboard_tts.domain.pauses import Mark, even_pauses
 from callboard_tts.domain.ports import PieceRequest, Samples
+from callboard_tts.domain.sound import Trimmer
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT")
+
+FRAME = 600
+"""How many samples one step of the model's durations is long."""
+_MARKS = re.compile(r"[\s\"“”()]*[.!?,;:—…][.!?,;:—…\s\"“”()]*")
+
+
+class Spoken(NamedTuple):
+    """The sound of some phonemes, and how many frames each of them and the two pads take, where the model says it."""
+
+    samples: Samples
+    frames: NDArray[np.int64] | None
+
+
+def find_marks(phonemes: str, frames: NDArray[np.int64]) -> list[Mark]:
+    """When the marks inside some phonemes sound."""
+    ends = np.cumsum(frames) * FRAME
+    return [
+        Mark(int(ends[match.start()]), int(ends[match.end()]), _pause_of(match[0]))
+        for match in _MARKS.finditer(phonemes)
+        if match.start() and match.end() < len(phonemes)
+    ]
+
+
+def last_pause(phonemes: str) -> Pause:
+    """The pause after some phonemes."""
+    last = next(iter(reversed(list(_MARKS.finditer(phonemes)))), None)
+    return _pause_of(last[0]) if last and last.end() == len(phonemes) else Pause.NONE
+
+
+def _pause_of(marks: str) -> Pause:
+    return Pause.SENTENCE if any(mark in ".!?" for mark in marks) else Pause.CLAUSE
 
 
 class KokoroBase(ABC, Generic[ModelT]):
@@ -69,9 +108,7 @@ class KokoroBase(ABC, Generic[ModelT]):
         if model is None:
             raise EngineUnavailable("the engine is not loaded")
         for phonemes in await self._threads.run(lambda _stop: self._phonemes(piece)):
-            yield await self._threads.run(
-                lambda stop, phonemes=phonemes: self._speak(model, phonemes, piece.voice, piece.speed, stop)
-            )
+            yield await self._threads.run(lambda stop, phonemes=phonemes: self._part(model, phonemes, piece, stop))
 
     @abstractmethod
     def _open(self) -> tuple[ModelT, Mapping[str, int]]:
@@ -82,7 +119,7 @@ class KokoroBase(ABC, Generic[ModelT]):
         """
 
     @abstractmethod
-    def _run(self, model: ModelT, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Samples:
+    def _run(self, model: ModelT, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Spoken:
         """Runs the model once; a set signal ends the run with any error."""
 
     def _load(self, stop: StopSignal) -> None:
@@ -99,7 +136,18 @@ class KokoroBase(ABC, Generic[ModelT]):
     def _phonemes(self, piece: PieceRequest) -> list[str]:
         return split_phonemes(self._phonemizer.phonemes(piece.text, piece.voice.language))
 
-    def _speak(self, model: ModelT, phonemes: str, voice: VoiceChoice, speed: float, stop: StopSignal) -> Samples:
+    def _part(self, model: ModelT, phonemes: str, piece: PieceRequest, stop: StopSignal) -> Samples:
+        """A part of a piece with its inner pauses and the one after it."""
+        samples, frames = self._speak(model, phonemes, piece.voice, piece.speed, stop)
+        if not piece.pauses_ms:
+            return samples
+        if frames is not None:
+            samples = even_pauses(samples, find_marks(phonemes, frames), piece.pauses_ms)
+        trimmer = Trimmer()
+        pause = np.zeros(piece.pauses_ms[last_pause(phonemes)] * SAMPLE_RATE_HZ // 1000, np.float32)
+        return np.concatenate([trimmer.feed(samples), trimmer.finish(), pause])
+
+    def _speak(self, model: ModelT, phonemes: str, voice: VoiceChoice, speed: float, stop: StopSignal) -> Spoken:
         style = style_row(self._voices.style(voice), len(phonemes))
         try:
             return self._run(model, phonemes, style, speed, stop)

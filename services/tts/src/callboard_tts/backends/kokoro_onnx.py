@@ -13,12 +13,18 @@ import onnxruntime as ort
 from kokoro_onnx.config import DEFAULT_VOCAB
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_tts.backends.kokoro_base import KokoroBase
+from callboard_tts.backends.kokoro_base import KokoroBase, Spoken
 from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
-from callboard_tts.domain.ports import Samples
 from callboard_worker.engine import EngineRefused, EngineUnavailable
 
+FRAMES_OUTPUT = "/encoder/Clip_output_0"
+"""The value inside the graph that says how long each phoneme sounds; the graph does not give it out by itself."""
+_NAME = b"\x0a" + bytes([len(FRAMES_OUTPUT)]) + FRAMES_OUTPUT.encode()
+_OUTPUT = b"\x62" + bytes([len(_NAME)]) + _NAME
+_FRAMES_IN_GRAPH = b"\x3a" + bytes([len(_OUTPUT)]) + _OUTPUT
+"""A graph in protobuf's encoding that holds nothing but one output (field 12) of that name. A message that stands twice
+in protobuf is merged, so appended to a model's file it adds the output; no library to edit graphs is needed."""
 _ACCELERATORS = ("CUDAExecutionProvider", "ROCMExecutionProvider")
 
 
@@ -34,6 +40,7 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
         self._model_file = model_file
         self._threads_each = threads or max(1, len(os.sched_getaffinity(0)) // slots)
         self._inputs: Mapping[str, str] = {}
+        self._gives_frames = False
 
     def _open(self) -> tuple[ort.InferenceSession, Mapping[str, int]]:
         if not self._model_file.is_file():
@@ -49,21 +56,26 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
         if self._device == "cuda" and not providers:
             raise EngineUnavailable("device is cuda, but this onnxruntime has no CUDA support")
         try:
+            model = self._model_file.read_bytes()
+            self._gives_frames = FRAMES_OUTPUT.encode() in model
             session = ort.InferenceSession(
-                str(self._model_file), options, providers=[*providers, "CPUExecutionProvider"]
+                model + _FRAMES_IN_GRAPH if self._gives_frames else model,
+                options,
+                providers=[*providers, "CPUExecutionProvider"],
             )
         except Exception as error:
             raise EngineUnavailable(f"the model {self._model_file} cannot be loaded") from error
         self._inputs = {node.name: node.type for node in session.get_inputs()}
         return session, DEFAULT_VOCAB
 
-    def _run(self, model: ort.InferenceSession, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Samples:
+    def _run(self, model: ort.InferenceSession, phonemes: str, style: Style, speed: float, stop: StopSignal) -> Spoken:
         tokens = np.array([[0, *self._phonemizer.tokens(phonemes), 0]], np.int64)
         tokens_name = "input_ids" if "input_ids" in self._inputs else "tokens"
         options = ort.RunOptions()
         stop.on_set(lambda: setattr(options, "terminate", True))
         outputs = model.run(None, {tokens_name: tokens, "style": style, "speed": self._speed(speed)}, options)
-        return np.asarray(outputs[0], dtype=np.float32).ravel()
+        frames = np.asarray(outputs[1]).ravel().astype(np.int64) if self._gives_frames else None
+        return Spoken(np.asarray(outputs[0], dtype=np.float32).ravel(), frames)
 
     def _speed(self, speed: float) -> "np.ndarray[tuple[int], np.dtype[np.generic]]":
         if "int" not in self._inputs.get("speed", ""):

@@ -15,10 +15,33 @@ import espeakng_loader
 from phonemizer.backend import EspeakBackend
 from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
+from callboard_tts import metrics
+from callboard_tts.backends.readers import Run, split_runs
 from callboard_worker.engine import EngineFailed
 
 MAX_PHONEMES = 510
 
+_FOREIGN = (
+    "am",
+    "ar",
+    "bn",
+    "el",
+    "fa",
+    "gu",
+    "hy",
+    "ka",
+    "kn",
+    "ko",
+    "ml",
+    "or",
+    "pa",
+    "ru",
+    "si",
+    "ta",
+    "te",
+    "uk",
+    "ur",
+)
 _ESPEAK_VOICES = {
     "en-us": "en-us",
     "en-gb": "en-gb",
@@ -27,6 +50,8 @@ _ESPEAK_VOICES = {
     "hi": "hi",
     "it": "it",
     "pt-br": "pt-br",
+    # Languages without a voice, for words of their scripts in another language.
+    **dict(zip(_FOREIGN, _FOREIGN, strict=True)),
 }
 _COMMON = {"a^ɪ": "I", "a^ʊ": "W", "d^ʒ": "ʤ", "e^ɪ": "A", "t^ʃ": "ʧ", "ɔ^ɪ": "Y"}
 _ENGLISH = {
@@ -50,6 +75,26 @@ _ENGLISH = {
 _AMERICAN = {"o^ʊ": "O", "ɜːɹ": "ɜɹ", "ɜː": "ɜɹ", "ɪə": "iə", "ː": "", "ɾ": "T", "ʔ": "t"}
 _BRITISH = {"e^ə": "ɛː", "iə": "ɪə", "ə^ʊ": "Q", "ɾ": "T", "ʔ": "t"}
 _OTHERS = {**_COMMON, "d^z": "ʣ", "o^ʊ": "O", "ə^ʊ": "Q", "s^s": "S", "t^s": "ʦ"}
+_NEAREST = str.maketrans(
+    {
+        "ɦ": "h",
+        "ħ": "h",
+        "ʕ": "",
+        "ʱ": "ʰ",
+        "ʑ": "ʒ",
+        "ʐ": "ʒ",
+        "ɫ": "l",
+        "ɭ": "l",
+        "ɬ": "l",
+        "ʉ": "u",
+        "ɵ": "ə",
+        "ɘ": "ə",
+        "ʏ": "y",
+        "ʀ": "ʁ",
+        "ɱ": "m",
+    }
+)
+"""Sounds of other languages that the model was not trained on, and the nearest that it was."""
 _PALATALS = {"ᶄ": "kʲ", "ᶃ": "ɡʲ", "ᶀ": "bʲ", "ᶆ": "mʲ", "ᶇ": "ɲ", "ᶈ": "pʲ", "ᶉ": "ɾʲ", "ᶁ": "dʲ", "g": "ɡ"}
 _WIDE_MARKS = str.maketrans(
     {
@@ -73,9 +118,12 @@ _WIDE_MARKS = str.maketrans(
         "・": " ",
     }
 )
+_BEFORE_MARK = re.compile(r"\s+(?=[.,!?;:…”)])")
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+")
 _CLAUSE = re.compile(r"(?<=[,;:—])\s*")
 _GAP = re.compile(r"\s+")
+
+log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 """espeak-ng and the Chinese and Japanese converters keep state in the process and are not thread-safe."""
@@ -97,16 +145,29 @@ class Phonemizer:
     def phonemes(self, text: str, language: str) -> str:
         """Gives the phonemes of a text; those that the vocabulary lacks are left out.
 
+        Words of a foreign script are read by a reader of their language. Where there is none, or it fails, they are
+        left out and counted.
+
         Raises:
             EngineFailed: the language is not supported, or its converter cannot be loaded or failed.
         """
         with _lock:
-            convert = self._converter(language)
-            try:
-                sounds = convert(text)
-            except Exception as error:
-                raise EngineFailed(f"the conversion of {language} to phonemes failed") from error
-        return " ".join("".join(sound for sound in sounds if sound in self._vocabulary or sound.isspace()).split())
+            sounds = " ".join(self._read(run, is_foreign=bool(run.script)) for run in split_runs(text, language))
+        sounds = "".join(sound for sound in sounds if sound in self._vocabulary or sound.isspace())
+        return _BEFORE_MARK.sub("", " ".join(sounds.split()))
+
+    def _read(self, run: Run, *, is_foreign: bool) -> str:
+        sounds = ""
+        try:
+            if run.language is not None:
+                sounds = self._converter(run.language)(run.text)
+        except Exception as error:
+            if not is_foreign:
+                raise EngineFailed(f"the conversion of {run.language} to phonemes failed") from error
+            log.warning("reader_failed", extra={"language": run.language, "error": type(error).__name__})
+        if is_foreign and not sounds:
+            metrics.LEFT_OUT.labels(run.script).inc(len(run.text))
+        return sounds.translate(_NEAREST) if is_foreign else sounds
 
     def tokens(self, phonemes: str) -> list[int]:
         """Gives the model's token ids of phonemes."""
@@ -183,13 +244,9 @@ def _chinese_converter() -> Callable[[str], str]:
 
     jieba.setLogLevel(logging.WARNING)
     g2p = zh.ZHG2P()
-    latin = _espeak_converter("en-us")
 
     def convert(text: str) -> str:
-        # misaki leaves Latin words as they are written; they are converted as English.
         sounds: str = g2p(text)[0]
-        for word in sorted(set(re.findall(r"[A-Za-z][A-Za-z' -]*[A-Za-z]|[A-Za-z]", text)), key=len, reverse=True):
-            sounds = sounds.replace(word, latin(word).strip())
         return sounds
 
     return convert

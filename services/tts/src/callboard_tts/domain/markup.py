@@ -6,11 +6,14 @@ parser would add more lines than it removes, and leave unpaired marks to be spok
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 FENCE = "```"
 _BLOCKS = {"<think>": "</think>", "<thinking>": "</thinking>", FENCE: FENCE}
-_LONGEST_OPENER = max(map(len, _BLOCKS))
-_OPENER = re.compile("|".join(re.escape(opener) for opener in sorted(_BLOCKS, key=len, reverse=True)), re.IGNORECASE)
+_STRAY_ENDS = frozenset({"</think>", "</thinking>"})
+_MARKS = (*_BLOCKS, *_STRAY_ENDS)
+_LONGEST_MARK = max(map(len, _MARKS))
+_MARK = re.compile("|".join(re.escape(mark) for mark in sorted(_MARKS, key=len, reverse=True)), re.IGNORECASE)
 
 _BEFORE_FENCE = re.compile(r"[ \t>*+\-•0-9.)]{0,16}")
 """What may precede a fence in its line: blanks, and the marks of a list or a quotation."""
@@ -20,12 +23,19 @@ _KEPT_CHARACTERS = 17
 
 
 class BlockFilter:
-    """Drops reasoning and fenced code from a text while it arrives; the result does not depend on the chunks."""
+    """Drops reasoning and fenced code from a text while it arrives; the result does not depend on the chunks.
 
-    def __init__(self) -> None:
+    Some chat templates open the reasoning themselves, so that a text holds only its end. What comes before such an end
+    is dropped too; `forget` is called to drop what was already returned.
+    """
+
+    def __init__(self, forget: Callable[[], None] = lambda: None) -> None:
+        self._forget = forget
         self._text = ""
         self._line = ""
         """What was already returned of the current line, as far as it matters."""
+        self._last = ""
+        """The last character that was returned."""
         self._closer: str | None = None
 
     def feed(self, text: str) -> str:
@@ -40,15 +50,19 @@ class BlockFilter:
                     break
                 self._text = self._text[end + len(self._closer) :]
                 self._closer = None
-            match, safe_length = self._opener()
+            match, safe_length = self._mark()
             if match is None:
                 spoken.append(self._release(safe_length))
                 break
             # The newline separates the sentences before and after a dropped block.
             spoken.append(self._release(match.start()) + "\n")
-            self._line = ""
+            self._line = self._last = ""
             self._text = self._text[len(match[0]) :]
-            self._closer = _BLOCKS[match[0].lower()]
+            mark = match[0].lower()
+            self._closer = _BLOCKS.get(mark)
+            if mark in _STRAY_ENDS:
+                spoken.clear()
+                self._forget()
         return "".join(spoken)
 
     def finish(self) -> str:
@@ -57,13 +71,17 @@ class BlockFilter:
         self._text, self._line, self._closer = "", "", None
         return rest
 
-    def _opener(self) -> tuple[re.Match[str] | None, int]:
-        """Finds the first opener of a block, and how many characters certainly precede any opener.
+    def _mark(self) -> tuple[re.Match[str] | None, int]:
+        """Finds the first mark of a block, and how many characters certainly precede any mark.
 
-        A fence within a line opens a block only if nothing but a language's name follows it in that line.
+        A fence within a line opens a block only if nothing but a language's name follows it in that line. The end of
+        a block that is quoted as code ends nothing.
         """
-        for match in _OPENER.finditer(self._text):
+        for match in _MARK.finditer(self._text):
             line = (self._line + self._text[: match.start()]).rpartition("\n")[2]
+            before = self._text[match.start() - 1] if match.start() else self._last
+            if match[0].lower() in _STRAY_ENDS and before == "`":
+                continue
             if match[0] != FENCE or _BEFORE_FENCE.fullmatch(line):
                 return match, match.start()
             after = _AFTER_FENCE.match(self._text, match.end())
@@ -71,19 +89,20 @@ class BlockFilter:
                 return match, match.start()
             if after is not None and after.end() == len(self._text):
                 return None, match.start()
-        return None, len(self._text) - _possible_opener(self._text)
+        return None, len(self._text) - _possible_mark(self._text)
 
     def _release(self, length: int) -> str:
         released, self._text = self._text[:length], self._text[length:]
         self._line = (self._line + released).rpartition("\n")[2][:_KEPT_CHARACTERS]
+        self._last = released[-1:] or self._last
         return released
 
 
-def _possible_opener(text: str) -> int:
-    """Counts the last characters that may begin a block's opener."""
-    for length in range(min(_LONGEST_OPENER - 1, len(text)), 0, -1):
+def _possible_mark(text: str) -> int:
+    """Counts the last characters that may begin a mark."""
+    for length in range(min(_LONGEST_MARK - 1, len(text)), 0, -1):
         tail = text[-length:].lower()
-        if any(opener.startswith(tail) for opener in _BLOCKS):
+        if any(mark.startswith(tail) for mark in _MARKS):
             return length
     return 0
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from callboard_tts.domain.boundaries import Pause
+from callboard_tts.domain.boundaries import Pause, without_inner_stops
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
 from callboard_tts.domain.numbers import normalize_text
 from callboard_tts.domain.splitting import Fragment, Limits, Splitter
@@ -18,12 +18,16 @@ class Piece:
 
 
 class PieceStream:
-    """Turns text that arrives in chunks into pieces; the pieces do not depend on the chunks."""
+    """Turns text that arrives in chunks into pieces; the pieces do not depend on the chunks.
+
+    The one exception is reasoning that shows itself only by its end: of it the pieces that were returned stay, and
+    what waits is dropped.
+    """
 
     def __init__(self, language: str, limits: Limits | None = None) -> None:
         self._language = language
-        self._blocks = BlockFilter()
         self._splitter = Splitter(limits)
+        self._blocks = BlockFilter(self._splitter.forget)
         self._count = 0
         self._pause = Pause.NONE
         self._first = True
@@ -42,7 +46,7 @@ class PieceStream:
         for fragment in fragments:
             text = without_speaker(fragment.text) if self._first else fragment.text
             self._first = False
-            spoken = normalize_text(without_markup(text), self._language)
+            spoken = without_inner_stops(normalize_text(without_markup(text), self._language))
             if is_speakable(spoken):
                 pause = self._pause if self._count else Pause.NONE
                 pieces.append(Piece(self._count, spoken, pause))

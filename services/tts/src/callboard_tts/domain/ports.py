@@ -1,12 +1,13 @@
 """What this service needs from a speech engine."""
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import Engine
 
@@ -16,7 +17,10 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PieceRequest:
-    """One piece of text for an engine; `model` is the engine's own name for the model."""
+    """One piece of text for an engine; `model` is the engine's own name for the model.
+
+    An engine that knows where the marks of the text sound makes each pause there as long as `pauses_ms` says.
+    """
 
     index: int
     text: str
@@ -24,6 +28,7 @@ class PieceRequest:
     speed: float
     model: str
     instructions: str = ""
+    pauses_ms: Mapping[Pause, int] = field(default_factory=dict[Pause, int])
 
 
 class SpeechEngine(Engine, Protocol):

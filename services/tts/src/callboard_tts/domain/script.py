@@ -1,4 +1,8 @@
-"""Classifies characters of every script for the splitter."""
+"""Classifies characters of every script for the splitter and the readers."""
+
+import re
+import unicodedata
+from functools import lru_cache
 
 SENTENCE_MARKS = ".!?…"
 WIDE_SENTENCE_MARKS = "。！？｡．।॥؟۔"
@@ -7,6 +11,18 @@ WIDE_CLAUSE_MARKS = "，、；：､،؛—"
 """Marks that end a sentence or a clause even without a space after them."""
 CLOSERS = "\"'”’»›)]}」』）】》〉*_~`"
 """Marks that belong to the sentence before them; the end of emphasis in Markdown is one."""
+
+_SCRIPTS_BY_NAME = {
+    "CJK": "han",
+    "IDEOGRAPHIC": "han",
+    "HIRAGANA": "kana",
+    "KATAKANA": "kana",
+    "COMBINING": "",
+    "VARIATION": "",
+    "MODIFIER": "",
+    "DIGIT": "",
+}
+"""The scripts of characters whose name begins with another word than that of their script."""
 
 CJK_WORD_SHARE = 0.5
 UNSPACED_WORD_SHARE = 0.25
@@ -48,3 +64,16 @@ def word_share(character: str, follows_word: bool) -> float:
     if is_unspaced(character):
         return UNSPACED_WORD_SHARE
     return 1.0 if character.isalnum() and not follows_word else 0.0
+
+
+@lru_cache(maxsize=4096)
+def script_of(character: str) -> str:
+    """The script of a letter or a digit in lower case, such as `latin` or `han`; empty for marks and usual digits.
+
+    It is the first word of the character's name in Unicode, since Python has no table of scripts.
+    """
+    if not (character.isalnum() or unicodedata.category(character).startswith("M")):
+        return ""
+    name = unicodedata.name(unicodedata.normalize("NFKC", character)[0], "")
+    first = re.split("[ -]", name, maxsplit=1)[0]
+    return _SCRIPTS_BY_NAME.get(first, first.lower())

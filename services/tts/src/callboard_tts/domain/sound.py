@@ -72,6 +72,22 @@ def silence(duration_ms: int) -> bytes:
     return bytes(duration_ms * SAMPLE_RATE_HZ // 1000 * BYTES_PER_SAMPLE)
 
 
+def quiet_stretches(samples: Samples) -> list[tuple[int, int]]:
+    """The first sample and the end of each silence of at least one window, in order."""
+    loud = _loud_windows(samples)
+    begins = np.concatenate([[0], loud + 1])
+    ends = np.concatenate([loud, [samples.size // _WINDOW]])
+    return [(int(begin) * _WINDOW, int(end) * _WINDOW) for begin, end in zip(begins, ends, strict=True) if begin < end]
+
+
+def faded(samples: Samples) -> Samples:
+    """A copy with both ends faded over 2 ms."""
+    copy = samples.copy()
+    _fade_in(copy)
+    _fade_out(copy)
+    return copy
+
+
 def _loud_windows(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     whole = samples.size // _WINDOW
     power = np.mean(np.square(samples[: whole * _WINDOW].reshape(-1, _WINDOW)), axis=1)

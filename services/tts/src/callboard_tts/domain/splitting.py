@@ -66,14 +66,18 @@ class Splitter:
         self._text += text
         return self._scan(final=False)
 
+    def forget(self) -> None:
+        """Drops the text that no fragment was made of yet."""
+        self._text = ""
+        self._begin()
+
     def finish(self) -> list[Fragment]:
         """Ends the text and returns the remaining fragments."""
         fragments = self._scan(final=True)
         if self._text.strip():
             fragments.append(Fragment(self._text, Pause.SENTENCE))
             self._count += 1
-        self._text = ""
-        self._begin()
+        self.forget()
         return fragments
 
     def _begin(self) -> None:

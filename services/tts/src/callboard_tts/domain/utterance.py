@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech import SpeechRequest
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
 from callboard_tts.domain.voices import Voice, VoiceChoice, choose_voice
+
+NOTHING_TO_SPEAK = ErrorInfo(
+    code=ErrorCode.INVALID_REQUEST, message="The text has nothing in it that can be spoken.", param="text"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def plan_utterance(
     voice = choose_voice(request.voice, request.language, known, aliases)
     pieces = split_text(request.text, voice.language)
     if not pieces:
-        raise CallboardError(ErrorCode.INVALID_REQUEST, "The text has nothing in it that can be spoken.", param="text")
+        raise CallboardError.of(NOTHING_TO_SPEAK)
     pauses_ms = {
         Pause.NONE: 0,
         Pause.CLAUSE: round(defaults.comma_pause_ms / request.speed),

@@ -11,7 +11,7 @@ from callboard_kit.bus import Bus
 from callboard_tts import metrics
 from callboard_tts.domain.ports import SpeechEngine
 from callboard_tts.domain.segments import Progress
-from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
+from callboard_tts.domain.utterance import NOTHING_TO_SPEAK, SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
 from callboard_tts.handlers.segment_writer import SegmentWriter
@@ -108,7 +108,8 @@ class SpeechJobs:
                 return Outcome("limit" if limited else "error", error.info)
             except EngineError as error:
                 return Outcome("error", self._told(job, error))
-            return Outcome("stop")
+            # Words that no reader knows are left out, which may have been all of them.
+            return Outcome("stop") if writer.audio_ms else Outcome("error", NOTHING_TO_SPEAK)
 
         def explain(reason: Literal["deadline", "stalled"]) -> ErrorInfo:
             if reason == "stalled":

@@ -10,6 +10,7 @@ from callboard_tts.domain.pieces import Piece
 from callboard_tts.domain.ports import PieceRequest, SpeechEngine
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
+from callboard_tts.domain.tempo import Stretcher, engine_speed
 from callboard_tts.domain.utterance import Utterance
 from callboard_tts.handlers.audio_quota import QuotaGatedWriter
 from callboard_tts.handlers.segment_writer import BYTES_PER_S
@@ -72,8 +73,15 @@ class Synthesis:
     async def _make(self, utterance: Utterance, piece: Piece, made: Made) -> None:
         """Makes one piece, trying again as long as the engine is away and has made nothing of it."""
         request = self._running.job.request
+        speed = engine_speed(request.speed)
         wanted = PieceRequest(
-            piece.index, piece.text, utterance.voice, request.speed, self._engine_model, request.instructions
+            piece.index,
+            piece.text,
+            utterance.voice,
+            speed,
+            self._engine_model,
+            request.instructions,
+            {pause: round(length_ms * request.speed / speed) for pause, length_ms in utterance.pauses_ms.items()},
         )
         skip = self._progress.offset_bytes if piece.index == self._progress.piece else 0
         tries = 0
@@ -93,6 +101,8 @@ class Synthesis:
 
     async def _make_once(self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, made: Made) -> None:
         trimmer = Trimmer()
+        speed = self._running.job.request.speed
+        stretcher = Stretcher(speed / wanted.speed) if speed != wanted.speed else None
         clock = asyncio.get_running_loop().time
         working_s, length_bytes = 0.0, 0
         async with aclosing(self._engine.synthesise(wanted)) as parts:
@@ -106,7 +116,10 @@ class Synthesis:
                     self._running.heard_at = None
                 working_s += clock() - started
                 is_whole = samples is None
-                pcm = to_pcm(trimmer.finish() if samples is None else trimmer.feed(samples))
+                sound = trimmer.finish() if samples is None else trimmer.feed(samples)
+                if stretcher:
+                    sound = await asyncio.to_thread(stretcher.feed, sound, final=is_whole)
+                pcm = to_pcm(sound)
                 length_bytes += len(pcm)
                 if pcm and pause:
                     pcm, pause = pause + pcm, b""

@@ -1,0 +1,1 @@
+"""Speech heard back: sentences are spoken by the real engine and written down by a recogniser."""
