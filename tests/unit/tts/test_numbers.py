@@ -2,7 +2,8 @@
 
 import pytest
 
-from callboard_tts.domain.numbers import normalize_text, ordinal, year
+from callboard_tts.domain.normalization import normalize_text
+from callboard_tts.domain.numbers import ordinal, year
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
-from callboard_tts.domain.numbers import normalize_text
+from callboard_tts.domain.normalization import normalize_text
 from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
 
