@@ -2,7 +2,7 @@
 
 import re
 
-from callboard_tts.domain.numbers import Rewrite, digits, spoken_decimal
+from callboard_tts.domain.numbers import Rule, digits, spoken_decimal
 from callboard_tts.domain.vocabulary import Vocabulary
 
 _TOP_LEVEL = (
@@ -29,7 +29,7 @@ _COUNTRY = re.compile(r"\.([a-z]{2})(?=$|[/:])")
 _SPELLED = frozenset("ai io uk eu au id ui ip os js ts py db".split())
 
 
-def address_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def address_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for addresses and file names; numbers in them are read digit by digit."""
 
     def spoken(match: re.Match[str]) -> str:
@@ -41,18 +41,18 @@ def address_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
         return f"{said} {vocabulary.address[':']} {digits(match[2], vocabulary.language)}" if match[2] else said
 
     return (
-        (re.compile(_EMAIL), spoken),
-        (re.compile(_LINK), spoken),
-        (re.compile(_FILE, re.IGNORECASE), spoken),
-        (re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(?![\w]|\.\d)"), address_parts),
+        Rule(re.compile(_EMAIL), spoken),
+        Rule(re.compile(_LINK), spoken),
+        Rule(re.compile(_FILE, re.IGNORECASE), spoken),
+        Rule(re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(?![\w]|\.\d)"), address_parts),
     )
 
 
-def version_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def version_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for numbers with several points, such as versions; they come after those for dates."""
     return (
-        (re.compile(r"\bv(?=\d+(?:\.\d+)+(?!\w))", re.IGNORECASE), f"{vocabulary.version} "),
-        (
+        Rule(re.compile(r"\bv(?=\d+(?:\.\d+)+(?!\w))", re.IGNORECASE), f"{vocabulary.version} "),
+        Rule(
             re.compile(r"(?<![\w.,])\d{1,4}(?:\.\d{1,4}){2,6}(?![\w]|[.,]\d)"),
             lambda match: _version(match[0], vocabulary),
         ),
@@ -86,12 +86,16 @@ _GROUPED = (
     r"(?P<rest>(?:\(\d{2,5}\) ?|\d{3}[-. ])\d{3,5}[-. ]\d{4}(?:-\d{1,4})?)(?![\w-]|[.,]\d)"
     r"|(?<![\w(])(?P<country>\+\d{1,3})(?P<national>(?:[ .-]?\(?\d{1,5}\)?){2,6})(?![\w-]|[.,]\d)"
 )
+_OF_LANGUAGE = {
+    "es": r"(?<![\w.,/(-])[6-9]\d\d[ -]\d{3}[ -]\d{3}(?![\w-]|[.,]\d)",
+    "hi": r"(?<![\w.,/(-])[6-9]\d{4}[ -]\d{5}(?![\w-]|[.,]\d)",
+}
 _GROUPS_OF_TWO = r"(?<![\w.,/(-])0\d(?:[ .]\d\d){4}(?![\w-]|[.,]\d)"
 _LEADING_ZERO = r"(?<![\w.,/(:-])0\d{2,4}[ -/]\d{3,8}(?:[ -]\d{3,4})?(?![\w-]|[.,]\d)"
 _CARD = r"(?<![\w.,-])\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?![\w-]|[.,]\d)"
 
 
-def phone_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def phone_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for phone and card numbers: digits in groups, with a comma between groups."""
 
     def grouped(match: re.Match[str]) -> str:
@@ -101,7 +105,10 @@ def phone_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
         plus = f"{vocabulary.signs['+']} " if match[0].startswith("+") else ""
         return plus + ", ".join(said)
 
-    return tuple((re.compile(pattern), grouped) for pattern in (_CARD, _GROUPED, _GROUPS_OF_TWO, _LEADING_ZERO))
+    patterns = [_CARD, _GROUPED, _GROUPS_OF_TWO, _LEADING_ZERO]
+    if vocabulary.language in _OF_LANGUAGE:
+        patterns.append(_OF_LANGUAGE[vocabulary.language])
+    return tuple(Rule(re.compile(pattern), grouped) for pattern in patterns)
 
 
 def _phone_group(group: str, vocabulary: Vocabulary) -> str:
@@ -110,7 +117,7 @@ def _phone_group(group: str, vocabulary: Vocabulary) -> str:
     return digits(group, vocabulary.language)
 
 
-def decimal_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def decimal_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for numbers with marks in them; whole numbers stay digits, without grouping marks."""
     language, mark = vocabulary.language, re.escape(vocabulary.decimal_mark)
     if vocabulary.decimal_mark == ".":
@@ -120,17 +127,17 @@ def decimal_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
         groups = r"(?<![\d.,])\d{1,3}(?:[.\u00a0 ]\d{3})+(?![\d.]|[ ]\d)"
         stray = "  "
     return (
-        (re.compile(groups), lambda match: re.sub(r"\D", "", match[0])),
-        (
+        Rule(re.compile(groups), lambda match: re.sub(r"\D", "", match[0])),
+        Rule(
             re.compile(rf"(?<![\d.,])(\d+){mark}(\d+)(?![.,]?\d)"),
             lambda match: spoken_decimal(match[1], match[2], vocabulary.decimal),
         ),
-        (
+        Rule(
             re.compile(rf"(?<![\w.,]){mark}(\d+)(?![.,]?\d)"),
             lambda match: spoken_decimal("", match[1], vocabulary.decimal),
         ),
-        (re.compile(r"(?<=\d)\.(?=\d)"), stray),
-        (
+        Rule(re.compile(r"(?<=\d)\.(?=\d)"), stray),
+        Rule(
             re.compile(r"(?<![\w.,])(?:0\d+|\d{13,})(?!\w|[.,]\d)"),
             lambda match: digits(match[0], language),
         ),

@@ -5,7 +5,7 @@ import re
 from babel import Locale
 from babel.numbers import get_currency_name
 
-from callboard_tts.domain.numbers import Rewrite, spoken_decimal
+from callboard_tts.domain.numbers import Rule, spoken_decimal
 from callboard_tts.domain.units import measured, unit_name, unit_pattern
 from callboard_tts.domain.vocabulary import Currency, Vocabulary
 
@@ -38,7 +38,7 @@ def _value(text: str, vocabulary: Vocabulary) -> str:
     return f"{whole or '0'}.{fraction}" if fraction else whole
 
 
-def money_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for sums with a sign before or after the number, or with a code of three letters."""
     number = number_pattern(vocabulary)
     sign = "|".join(re.escape(sign) for sign in sorted(vocabulary.currencies, key=len, reverse=True))
@@ -59,7 +59,9 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
             joined = f" {vocabulary.to} "
             if match[0].count(groups["sign"]) == 1:
                 return f"{spoken_number(groups['number'], vocabulary)}{joined}{_sum(groups['to'], None, names, vocabulary)}"
-            return _sum(groups["number"], None, names, vocabulary) + joined + _sum(groups["to"], None, names, vocabulary)
+            return (
+                _sum(groups["number"], None, names, vocabulary) + joined + _sum(groups["to"], None, names, vocabulary)
+            )
         return _sum(groups["number"], groups["scale"], names, vocabulary, country)
 
     def sum_with_code(match: re.Match[str]) -> str:
@@ -67,12 +69,12 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
         name = get_currency_name(match["code"], 2 if match["scale"] else value, locale=vocabulary.language)
         return _amount(match["number"], match["scale"], name, vocabulary)
 
-    rules: list[Rewrite] = [
-        (re.compile(before + to), sum_with_sign),
-        (re.compile(after), sum_with_sign),
-        (re.compile(code), sum_with_code),
-        (re.compile(code_before), sum_with_code),
-        (
+    rules: list[Rule] = [
+        Rule(re.compile(before + to), sum_with_sign),
+        Rule(re.compile(after), sum_with_sign),
+        Rule(re.compile(code), sum_with_code),
+        Rule(re.compile(code_before), sum_with_code),
+        Rule(
             re.compile(r"(?<=\d)\s?¢"),
             f" {vocabulary.currencies['$'].cents}",
         ),
@@ -85,14 +87,14 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
             names = vocabulary.currencies[match["sign"] or match["before"]]
             return _sum(text.replace(".", "").replace(",", "."), None, names, vocabulary)
 
-        rules.insert(0, (re.compile(swapped), continental_sum))
+        rules.insert(0, Rule(re.compile(swapped), continental_sum))
     return tuple(rules)
 
 
-def lone_sign_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def lone_sign_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for currency signs that no number follows."""
     return tuple(
-        (re.compile(re.escape(sign)), f" {_noun(names.one, vocabulary)} ")
+        Rule(re.compile(re.escape(sign)), f" {_noun(names.one, vocabulary)} ")
         for sign, names in vocabulary.currencies.items()
     )
 
@@ -134,10 +136,12 @@ def _amount(text: str, scale: str | None, name: str, vocabulary: Vocabulary) -> 
         return f"{number} {name}"
     word = vocabulary.scales[scale]
     join = " " if word in {"mil", "mille", "mila"} else vocabulary.scale_join
+    if vocabulary.language == "fr" and join == " de " and name[0] in "aeiouy":
+        join = " d'"
     return f"{number} {word}{join}{name}"
 
 
-def unit_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def unit_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for numbers with a unit of measure, also in ranges and as `per` a unit."""
     language = vocabulary.language
     number, symbols = number_pattern(vocabulary), unit_pattern(language)
@@ -161,18 +165,18 @@ def unit_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
         return measured(match[1], "ft", language) + inches
 
     return (
-        (re.compile(r"(?<![\w.,])(\d{1,2})'\s?(\d{1,2})\"(?!\w)"), feet),
-        (
+        Rule(re.compile(r"(?<![\w.,])(\d{1,2})'\s?(\d{1,2})\"(?!\w)"), feet),
+        Rule(
             re.compile(
                 rf"{before}(?P<gap>[ \u00a0-]?)(?P<unit>{symbols})(?:(?P<stop>\.(?=\s+[a-z0-9,;(]))|(?P<end>\.(?=\W|$))|{after})"
             ),
             measure,
         ),
-        (
+        Rule(
             re.compile(rf"(?<=\w)\s?/\s?({per})(?![\w/])"),
             lambda match: f" {_per(language)} {unit_name(match[1], language, plural=False)}",
         ),
-        (re.compile(r"(?<=\d)\s?°(?!\w)"), f" {unit_name('°', language, plural=True)}"),
+        Rule(re.compile(r"(?<=\d)\s?°(?!\w)"), f" {unit_name('°', language, plural=True)}"),
     )
 
 

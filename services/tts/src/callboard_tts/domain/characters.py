@@ -15,9 +15,7 @@ _STYLED = re.compile(
 )
 """Styled, full-width and half-width letters, enclosed letters, unit signs, Roman numerals and ligatures. Marks of
 East Asian punctuation, superscripts and fractions stay: NFKC would lose what they mean."""
-_SMALL_CAPITALS = dict(
-    zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz", strict=True)
-)
+_SMALL_CAPITALS = dict(zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz", strict=True))
 _SMALL_CAPITAL_WORD = re.compile(f"[{''.join(_SMALL_CAPITALS)}x]{{3,}}")
 
 

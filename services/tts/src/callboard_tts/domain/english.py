@@ -8,7 +8,7 @@ from callboard_tts.domain.addresses import address_rules, decimal_rules, phone_r
 from callboard_tts.domain.amounts import lone_sign_rules, money_rules, unit_rules
 from callboard_tts.domain.english_time import spoken_year_digits, time_rules
 from callboard_tts.domain.mathematics import difference_rules, fraction_rules, sign_rules
-from callboard_tts.domain.numbers import Rewrite, digits, letters_and_digits, ordinal, roman_value
+from callboard_tts.domain.numbers import ASCII_DIGITS, Rule, digits, letters_and_digits, needing, ordinal, roman_value
 from callboard_tts.domain.units import unit_name
 from callboard_tts.domain.vocabulary import ENGLISH
 
@@ -71,7 +71,9 @@ _RULERS = (
     "Urban|Julius|Sixtus|Boniface|Celestine|Adrian|Martin|Eugene|Callixtus|Tutankhamun|Seti|Cleopatra|Wilhelmina|Abbas"
 )
 """Titles and names of rulers, whose number is an ordinal."""
-_AFTER_I = r"(?=[,.;:)!?]|$|\s(?:of|was|is|and|had|has|reigned|ruled|died|became|began|ended|broke|in|from|by|to|on|at)\b)"
+_AFTER_I = (
+    r"(?=[,.;:)!?]|$|\s(?:of|was|is|and|had|has|reigned|ruled|died|became|began|ended|broke|in|from|by|to|on|at)\b)"
+)
 _ROMAN = r"(?=[IVXL]+\b)[IVXL]{1,8}"
 _OPENINGS = "The|Then|There|They|This|That|These|Those|It|He|She|We|You|I|And|But|So|If|In|At|On|A|An|When|What|Why|Now"
 """Words that begin a sentence, so that the letter and full stop before one are not an initial."""
@@ -85,7 +87,9 @@ def _shortened(match: re.Match[str]) -> str:
     key, follows = match[1].lower(), (match[2] or "").strip()
     word = _SHORTENED[key]
     word = word if match[1][0].isupper() or key in {"jr", "sr"} else word.lower()
-    ends = not follows or (follows[:1].isupper() and key in {"etc", "inc", "ltd", "corp", "co", "jr", "sr", "ave", "esq"})
+    ends = not follows or (
+        follows[:1].isupper() and key in {"etc", "inc", "ltd", "corp", "co", "jr", "sr", "ave", "esq"}
+    )
     return f"{word}." if ends else word
 
 
@@ -120,7 +124,9 @@ def _ordinal(match: re.Match[str]) -> str:
 
 def _street(match: re.Match[str]) -> str:
     direction = _DIRECTIONS.get((match[2] or "").strip(" ."), "")
-    name = re.sub(r"\b(\d{1,3})(?:st|nd|rd|th)\b", lambda number: ordinal(int(number[1])), match[3], flags=re.IGNORECASE)
+    name = re.sub(
+        r"\b(\d{1,3})(?:st|nd|rd|th)\b", lambda number: ordinal(int(number[1])), match[3], flags=re.IGNORECASE
+    )
     stop = "." if match[5] and not match[6] else ""
     middle = f" {direction}" if direction else ""
     return f"{spoken_year_digits(match[1])}{middle}{name} {_STREETS[match[4].lower()]}{stop}"
@@ -167,41 +173,44 @@ def _names(table: dict[str, str]) -> str:
     return "|".join(sorted(table, key=len, reverse=True))
 
 
-def english_rules(*, day_first: bool) -> tuple[Rewrite, ...]:
+def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
     """All rules for English, in order; `day_first` reads 10/06 as the tenth of June."""
     return (
-        (re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), "for example,"),
-        (re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), "that is,"),
-        (re.compile(r"\bw/o(?=\s)"), "without"),
-        (re.compile(r"\bw/(?=\s)"), "with"),
-        (re.compile(r"\band/or\b"), "and or"),
-        (re.compile(r"\bn/a\b", re.IGNORECASE), "N A"),
-        (re.compile(r"\bPh\.\s?D\b\.?"), "P H D"),
-        (re.compile(r"\b401\(k\)"), "four oh one K"),
+        Rule(re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), "for example,"),
+        Rule(re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), "that is,"),
+        Rule(re.compile(r"\bw/o(?=\s)"), "without"),
+        Rule(re.compile(r"\bw/(?=\s)"), "with"),
+        Rule(re.compile(r"\band/or\b"), "and or"),
+        Rule(re.compile(r"\bn/a\b", re.IGNORECASE), "N A"),
+        Rule(re.compile(r"\bPh\.\s?D\b\.?"), "P H D"),
+        Rule(re.compile(r"\b401\(k\)"), "four oh one K"),
         *address_rules(ENGLISH),
-        (re.compile(r"(?<!\w)1-800-((?:[A-Z0-9]+-){0,4}[A-Z]+)\b"), lambda match: f"one, eight hundred, {match[1].replace('-', ' ')}"),
-        *phone_rules(ENGLISH),
-        (
+        Rule(
+            re.compile(r"(?<!\w)1-800-((?:[A-Z0-9]+-){0,4}[A-Z]+)\b"),
+            lambda match: f"one, eight hundred, {match[1].replace('-', ' ')}",
+        ),
+        *needing(ASCII_DIGITS, phone_rules(ENGLISH)),
+        Rule(
             re.compile(r"(?<![\w.,$€£-])(\d{3})-(\d{2})-(\d{4})(?![\w-])"),
             lambda match: ", ".join(digits(group) for group in match.groups()),
         ),
-        (
+        Rule(
             re.compile(
                 r"\b((?:[Cc]all|[Dd]ial|[Pp]hone|[Tt]el\.?|[Tt]ext|[Ff]ax|[Nn]umber is|(?<=\d{3}, )|(?=555-)|(?=0\d\d-\d{4}))"
                 r":?\s?)(\d{3})-(\d{4})(?![\w-])"
             ),
             lambda match: f"{match[1]}{digits(match[2])}, {digits(match[3])}",
         ),
-        (re.compile(r"\b((?:[Cc]all|[Dd]ial|[Rr]ing) )(\d{3})\b(?![-\d])"), _keyword_code),
-        (re.compile(r"(?<![\w$€£.,-])()(911)(?![\w-]|[.,]\d|\s[a-z]+s\b)"), _keyword_code),
-        (
+        Rule(re.compile(r"\b((?:[Cc]all|[Dd]ial|[Rr]ing) )(\d{3})\b(?![-\d])"), _keyword_code),
+        Rule(re.compile(r"(?<![\w$€£.,-])()(911)(?![\w-]|[.,]\d|\s[a-z]+s\b)"), _keyword_code),
+        Rule(
             re.compile(
                 r"\b((?:(?:code|pin|PIN|otp|OTP|pnr|PNR|passcode|password|zip|ZIP)(?: code)?(?: is|:)?|ending in) )"
                 r"([A-Za-z]{0,6}\d[A-Za-z\d]{2,20})\b"
             ),
             _keyword_code,
         ),
-        (
+        Rule(
             re.compile(
                 rf"(?<![\w#$.,-])(\d{{1,5}})( (?:N|S|E|W|NE|NW|SE|SW)\.?(?= ))?((?: [A-Z0-9][\w'’.]{{0,30}}){{1,4}}?) "
                 rf"({_names(_STREETS)})\b(\.?)(?=(\s[a-z0-9])?)",
@@ -209,56 +218,67 @@ def english_rules(*, day_first: bool) -> tuple[Rewrite, ...]:
             ),
             lambda match: _street(match) if match[3].strip()[0] in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" else match[0],
         ),
-        (
+        Rule(
             re.compile(rf"(?<=[a-z], )({_names(_STATES)})(?:,? (\d{{5}})(?:-(\d{{4}}))?)?(?=[,.;)!?]|$|\s(?![a-z]))"),
             _state,
         ),
         *time_rules(day_first=day_first),
-        *version_rules(ENGLISH),
-        *money_rules(ENGLISH),
+        *needing(ASCII_DIGITS, version_rules(ENGLISH)),
+        *needing(ASCII_DIGITS, money_rules(ENGLISH)),
         *fraction_rules(ENGLISH),
-        (
+        Rule(
             re.compile(r"(?<=\d) and a half\s?(lbs?|kg|km|mi|ft|hrs?|oz|m|L|l)\b\.?"),
             lambda match: f" and a half {_half_unit(match[1])}",
         ),
-        (re.compile(r"(?<=\d)x(?=\d[\d.]{0,8} ?(?:m2|m²|cm|ft|in|m|mm|km)\b)"), " by "),
-        *unit_rules(ENGLISH),
-        (
+        Rule(re.compile(r"(?<=\d)x(?=\d[\d.]{0,8} ?(?:m2|m²|cm|ft|in|m|mm|km)\b)"), " by "),
+        *needing(ASCII_DIGITS, unit_rules(ENGLISH)),
+        Rule(
             re.compile(r"(million|billion|trillion|thousand) (kg|km|mi|ft|lbs?|g|m|L|GB|TB|MB|W|MW|kWh|Hz)\b"),
             lambda match: f"{match[1]} {_half_unit(match[2])}",
         ),
-        (re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d{1,15})(?:st|nd|rd|th)\b", re.IGNORECASE), _ordinal),
-        (re.compile(rf"\b({_NUMBERED}|Vol\.|chapter|part|act|volume) (?!I\b)({_ROMAN})\b(?!')"), _roman_cardinal),
-        (re.compile(rf"\b({_NUMBERED}|chapter|part|act|volume) (I)\b{_AFTER_I}"), _roman_cardinal),
-        (re.compile(rf"\b({_RULERS}) (?!I\b)({_ROMAN})\b(?!\.\w)"), _roman_ordinal),
-        (re.compile(rf"\b({_RULERS}) (I)(?=[,.;:)!?]|$|'s\b|\s(?:of|was|is|had|reigned|ruled|died|became|and)\b)"), _roman_ordinal),
-        (re.compile(rf"\b({_ROMAN})(?=(?:th)? (?:century|centuries)\b)"), _roman_century),
-        (re.compile(rf"\b(?<!')([A-Z][\w'-]{{2,20}}) (?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"), _roman_cardinal),
-        (re.compile(rf"^(?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})(\.?)(?=\s|$)"), _roman_alone),
-        (re.compile(r"(?<=[a-z] )(St|Ave|Rd|Blvd|Dr|Ln)\b\.?(?=\s*$|[,;)]|\. [A-Z]|\s(?:and|in|near|at|is|was)\b)"), _street_name),
-        (re.compile(rf"\b({'|'.join(_TITLES)})\.(?=\s+['“\"(]?[A-Z]|$)", re.IGNORECASE), _titled),
-        (re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof|Messrs)(?=\s[A-Z])"), _title),
-        (re.compile(r"\bSt(?= [A-Z][a-z])"), "Saint"),
-        (re.compile(rf"\b({_names(_REFERENCES)})\.\s?(?=\d|[IVX]+\b)", re.IGNORECASE), _reference),
-        (re.compile(r"\bNo\s(?=\d+\b(?! (?:of|people|more|was|is)))"), "number "),
-        (re.compile(rf"\b({_names(_SHORTENED)})\.(?=(,|\s+\S|\s*$|[;:)!?]))", re.IGNORECASE), _shortened),
-        (re.compile(r"\bvs\b"), "versus"),
-        (re.compile(r"#(?=\d)"), "number "),
-        (re.compile(r"(?<![\w&])#([A-Za-z]\w{1,60})#?"), _hashtag),
-        (re.compile(r"(?<=\w)#"), " hash "),
-        *difference_rules(ENGLISH),
-        (re.compile(r"(?<![\w-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), _range),
-        (re.compile(r"(?<=\d)\s?[–—]\s?(?=\d)|(?<=(?:lars|uros|ents|unds| yen))\s?[-–—]\s?(?=\d)"), " to "),
+        Rule(re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d{1,15})(?:st|nd|rd|th)\b", re.IGNORECASE), _ordinal),
+        Rule(re.compile(rf"\b({_NUMBERED}|Vol\.|chapter|part|act|volume) (?!I\b)({_ROMAN})\b(?!')"), _roman_cardinal),
+        Rule(re.compile(rf"\b({_NUMBERED}|chapter|part|act|volume) (I)\b{_AFTER_I}"), _roman_cardinal),
+        Rule(re.compile(rf"\b({_RULERS}) (?!I\b)({_ROMAN})\b(?!\.\w)"), _roman_ordinal),
+        Rule(
+            re.compile(rf"\b({_RULERS}) (I)(?=[,.;:)!?]|$|'s\b|\s(?:of|was|is|had|reigned|ruled|died|became|and)\b)"),
+            _roman_ordinal,
+        ),
+        Rule(re.compile(rf"\b({_ROMAN})(?=(?:th)? (?:century|centuries)\b)"), _roman_century),
+        Rule(
+            re.compile(rf"\b(?<!')([A-Z][\w'-]{{2,20}}) (?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"),
+            _roman_cardinal,
+        ),
+        Rule(re.compile(rf"^(?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})(\.?)(?=\s|$)"), _roman_alone),
+        Rule(
+            re.compile(r"(?<=[a-z] )(St|Ave|Rd|Blvd|Dr|Ln)\b\.?(?=\s*$|[,;)]|\. [A-Z]|\s(?:and|in|near|at|is|was)\b)"),
+            _street_name,
+        ),
+        Rule(re.compile(rf"\b({'|'.join(_TITLES)})\.(?=\s+['“\"(]?[A-Z]|$)", re.IGNORECASE), _titled),
+        Rule(re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof|Messrs)(?=\s[A-Z])"), _title),
+        Rule(re.compile(r"\bSt(?= [A-Z][a-z])"), "Saint"),
+        Rule(re.compile(rf"\b({_names(_REFERENCES)})\.\s?(?=\d|[IVX]+\b)", re.IGNORECASE), _reference),
+        Rule(re.compile(r"\bNo\s(?=\d+\b(?! (?:of|people|more|was|is)))"), "number "),
+        Rule(re.compile(rf"\b({_names(_SHORTENED)})\.(?=(,|\s+\S|\s*$|[;:)!?]))", re.IGNORECASE), _shortened),
+        Rule(re.compile(r"\bvs\b"), "versus"),
+        Rule(re.compile(r"#(?=\d)"), "number "),
+        Rule(re.compile(r"(?<![\w&])#([A-Za-z]\w{1,60})#?"), _hashtag),
+        Rule(re.compile(r"(?<=\w)#"), " hash "),
+        *needing("=<>≤≥≠×÷", difference_rules(ENGLISH)),
+        Rule(re.compile(r"(?<![\w-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), _range),
+        Rule(re.compile(r"(?<=\d)\s?[–—]\s?(?=\d)|(?<=(?:lars|uros|ents|unds| yen))\s?[-–—]\s?(?=\d)"), " to "),
         *sign_rules(ENGLISH),
-        (re.compile(r"\s?&\s?"), " and "),
-        (re.compile(r"@\s?"), " at "),
+        Rule(re.compile(r"\s?&\s?"), " and "),
+        Rule(re.compile(r"@\s?"), " at "),
         *lone_sign_rules(ENGLISH),
-        (re.compile(r"\b((?:[A-Za-z]\.){2,})(?=(\s+[^\sA-Z])?)"), _initials),
-        (re.compile(rf"\b([A-HJ-Z])\.(?=\s+(?!(?:{_OPENINGS})\b)[A-Z])"), r"\1"),
-        (re.compile(r"(?<![\w.,])(?:\d{1,3}(?:,\d{3}){4,11})(?!\w|[,.]\d)"), _long_number),
-        *decimal_rules(ENGLISH),
-        (re.compile(r"\b(?=[A-Za-z]{0,8}\d)(?=\d{0,8}[A-Za-z])(?:[A-Za-z]{1,8}\d{1,8}){1,8}[A-Za-z]{0,8}\b"), _serial),
-        (re.compile(r"(?<=\d)[kK]\b(?!\w)"), " thousand"),
+        Rule(re.compile(r"\b((?:[A-Za-z]\.){2,})(?=(\s+[^\sA-Z])?)"), _initials),
+        Rule(re.compile(rf"(?<![AP] )\b([A-HJ-Z])\.(?=\s+(?!(?:{_OPENINGS})\b)[A-Z])"), r"\1"),
+        Rule(re.compile(r"(?<![\w.,])(?:\d{1,3}(?:,\d{3}){4,11})(?!\w|[,.]\d)"), _long_number),
+        *needing(ASCII_DIGITS, decimal_rules(ENGLISH)),
+        Rule(
+            re.compile(r"\b(?=[A-Za-z]{0,8}\d)(?=\d{0,8}[A-Za-z])(?:[A-Za-z]{1,8}\d{1,8}){1,8}[A-Za-z]{0,8}\b"), _serial
+        ),
+        Rule(re.compile(r"(?<=\d)[kK]\b(?!\w)"), " thousand"),
     )
 
 

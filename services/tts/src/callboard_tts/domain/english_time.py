@@ -2,7 +2,7 @@
 
 import re
 
-from callboard_tts.domain.numbers import Rewrite, digits, ordinal, year
+from callboard_tts.domain.numbers import Rule, digits, ordinal, year
 
 MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905 - words read best as a line of words
 _SHORT = [*(month[:3] for month in MONTHS), "Sept"]
@@ -134,20 +134,20 @@ def _weekday(match: re.Match[str]) -> str:
     return next(day for day in _WEEKDAYS if day.startswith(match[1][:3]))
 
 
-def time_rules(*, day_first: bool) -> tuple[Rewrite, ...]:
+def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
     """The rules for dates and times; `day_first` reads 10/06 as the tenth of June."""
     year_end = r"(?:,? ((?:1\d|20)\d{2})\b(?!,?\d))?"
     return (
-        (re.compile(r"(?<![\d/.-])(1\d{3}|20\d{2})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/-]|\.\d)"), _iso),
-        (
+        Rule(re.compile(r"(?<![\d/.-])(1\d{3}|20\d{2})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/-]|\.\d)"), _iso),
+        Rule(
             re.compile(r"(?<![\d/.-])(\d{1,2})([-/.])(\d{1,2})\2((?:1\d|20)\d{2}|\d{2})(?![\d/-]|\.\d)"),
             lambda match: _numeric(match, day_first=day_first),
         ),
-        (
+        Rule(
             re.compile(rf"\b(the )?(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({MONTH})\b\.?{year_end}", re.IGNORECASE),
             _day_first,
         ),
-        (
+        Rule(
             re.compile(
                 rf"\b({MONTH})(?:\.? |\.|-)(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:%]|[.,]\d)(?:\s?[-–]\s?(\d{{1,2}})\b(?![-\d]))?"
                 r"(?:(?:,? |-)((?:1\d|20)\d{2})\b(?!,?\d))?",
@@ -155,13 +155,15 @@ def time_rules(*, day_first: bool) -> tuple[Rewrite, ...]:
             ),
             _month_first,
         ),
-        (re.compile(rf"\b({MONTH})\.(?= ?\d)"), lambda match: _month(match[1])),
-        (
-            re.compile(rf"\b({_WEEKDAY})(?:\.(?=\s?[-–,]|\s(?:\d|[a-z]|(?:{MONTH})\b))|(?=\s?[-–]\s?(?:{_WEEKDAY})\b))"),
+        Rule(re.compile(rf"\b({MONTH})\.(?= ?\d)"), lambda match: _month(match[1])),
+        Rule(
+            re.compile(
+                rf"\b({_WEEKDAY})(?:\.(?=\s?[-–,]|\s(?:\d|[a-z]|(?:{MONTH})\b))|(?=\s?[-–]\s?(?:{_WEEKDAY})\b))"
+            ),
             _weekday,
         ),
-        (re.compile(rf"(?<=day)\s?[-–]\s?({_WEEKDAY})\b\.?"), lambda match: f" to {_weekday(match)}"),
-        (
+        Rule(re.compile(rf"(?<=day)\s?[-–]\s?({_WEEKDAY})\b\.?"), lambda match: f" to {_weekday(match)}"),
+        Rule(
             re.compile(
                 rf"(?<![\d:.,])(?P<hour>\d{{1,2}})(?:(?P<mark>[:.])(?P<minute>\d{{2}}))?(?::(?P<second>\d{{2}}))?(?![\d:])"
                 rf"(?:\s?(?P<half>{_HALF}))?(?:\s?(?P<zone>{_ZONE}))?(?=(?P<next>\s*\S)?)",
@@ -169,16 +171,19 @@ def time_rules(*, day_first: bool) -> tuple[Rewrite, ...]:
             ),
             _clock,
         ),
-        (re.compile(r"(?<=\d [AP] M)\.?\s?[-–]\s?(?=\d)"), " to "),
-        (re.compile(r"(?<=o'clock)\s?[-–]\s?(?=\d)"), " to "),
-        (re.compile(r"(?<![\d:.])(\d{1,3}):(\d{1,3})(?![\d:])"), r"\1 to \2"),
-        (re.compile(r"(?<![\w.-])([1-4])([QH])(\d{2})\b"), _quarter),
-        (re.compile(r"\b(\d{1,4}) ?(A\.?D\.?|B\.?C\.?(?:E\.?)?|C\.?E\.?)(?!\w)"), _era),
-        (re.compile(r"\b((?:1[1-9]|20)\d0)(?:'?s| s)\b"), _decade),
-        (re.compile(r"(?:(?<=ies)\s?[-–]\s?|(?<![\w.]))'?([2-9])0'?s\b"), _decade_end),
-        (re.compile(r"(?<=ies)\s?[-–]\s?(?=[a-z])"), " to "),
-        (re.compile(rf"(?<![\w.,$€£-])({_YEAR})\s?[-–—]\s?({_YEAR}|\d\d)(?![\w-]|[.,]\d|\s?(?:kg|km|lb|m)\b)"), _year_range),
-        (
+        Rule(re.compile(r"(?<=\d [AP] M)\.?\s?[-–]\s?(?=\d)"), " to "),
+        Rule(re.compile(r"(?<=o'clock)\s?[-–]\s?(?=\d)"), " to "),
+        Rule(re.compile(r"(?<![\d:.])(\d{1,3}):(\d{1,3})(?![\d:])"), r"\1 to \2"),
+        Rule(re.compile(r"(?<![\w.-])([1-4])([QH])(\d{2})\b"), _quarter),
+        Rule(re.compile(r"\b(\d{1,4}) ?(A\.?D\.?|B\.?C\.?(?:E\.?)?|C\.?E\.?)(?!\w)"), _era),
+        Rule(re.compile(r"\b((?:1[1-9]|20)\d0)(?:'?s| s)\b"), _decade),
+        Rule(re.compile(r"(?:(?<=ies)\s?[-–]\s?|(?<![\w.]))'?([2-9])0'?s\b"), _decade_end),
+        Rule(re.compile(r"(?<=ies)\s?[-–]\s?(?=[a-z])"), " to "),
+        Rule(
+            re.compile(rf"(?<![\w.,$€£-])({_YEAR})\s?[-–—]\s?({_YEAR}|\d\d)(?![\w-]|[.,]\d|\s?(?:kg|km|lb|m)\b)"),
+            _year_range,
+        ),
+        Rule(
             re.compile(
                 rf"\b(?P<word>{_YEAR_WORDS})(?P<gap> (?:the (?:year )?)?)(?P<year>{_YEAR})(?![\d,.:%°]\d|\d|\s?[-–]\s?\d)"
                 r"(?! (?:people|times|years|days|men|women|dollars|euros|pounds|percent|words|of)\b)",
@@ -186,8 +191,10 @@ def time_rules(*, day_first: bool) -> tuple[Rewrite, ...]:
             ),
             lambda match: f"{match['word']}{match['gap']}{year(int(match['year']))}",
         ),
-        (
-            re.compile(rf"(?:^|(?<=[(,;] )|(?<=\())({_YEAR})(?=[),;.!?]*$|\)|,\s|\s(?:was|is|had|has|saw|will|for the)\b)"),
+        Rule(
+            re.compile(
+                rf"(?:^|(?<=[(,;] )|(?<=\())({_YEAR})(?=[),;.!?]*$|\)|,\s|\s(?:was|is|had|has|saw|will|for the)\b)"
+            ),
             lambda match: year(int(match[1])),
         ),
     )

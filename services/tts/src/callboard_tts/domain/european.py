@@ -5,10 +5,10 @@ import re
 from callboard_tts.domain.addresses import address_rules, decimal_rules, phone_rules, version_rules
 from callboard_tts.domain.amounts import lone_sign_rules, money_rules, month_names, unit_rules
 from callboard_tts.domain.mathematics import difference_rules, fraction_rules, sign_rules
-from callboard_tts.domain.numbers import Rewrite, ordinal, roman_value
+from callboard_tts.domain.numbers import ASCII_DIGITS, Rule, needing, ordinal, roman_value
 from callboard_tts.domain.vocabulary import Vocabulary
 
-_ROMAN = r"(?=[IVXL]+(?:e|ème)?\b)[IVXL]{1,8}"
+_ROMAN = r"(?=[IVXL]+(?:er|e|ème)?\b)[IVXL]{1,8}"
 _CENTURY = {"es": "[Ss]iglos?", "fr": "[Ss]iècles?", "it": "[Ss]ecol[oi]", "pt": "[Ss]éculos?"}
 _RULERS = {
     "es": "Felipe|Carlos|Alfonso|Fernando|Enrique|Juan|Pedro|Isabel|Luis|Pablo|Benedicto|Jaime|Sancho|Pío|León|"
@@ -36,28 +36,28 @@ _ORDINAL_MARKS = {
 }
 
 
-def european_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def european_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """All rules for one language, in order."""
     return (
         *address_rules(vocabulary),
-        *phone_rules(vocabulary),
-        *_date_rules(vocabulary),
-        *version_rules(vocabulary),
-        *_clock_rules(vocabulary),
-        *money_rules(vocabulary),
+        *needing(ASCII_DIGITS, phone_rules(vocabulary)),
+        *needing(ASCII_DIGITS, _date_rules(vocabulary)),
+        *needing(ASCII_DIGITS, version_rules(vocabulary)),
+        *needing(ASCII_DIGITS, _clock_rules(vocabulary)),
+        *needing(ASCII_DIGITS, money_rules(vocabulary)),
         *fraction_rules(vocabulary),
         *_ordinal_rules(vocabulary),
-        *unit_rules(vocabulary),
+        *needing(ASCII_DIGITS, unit_rules(vocabulary)),
         *_abbreviation_rules(vocabulary),
-        (re.compile(r"\b[Nn][º°]\s?(?=\d)|#(?=\d)"), f"{vocabulary.number} "),
-        *difference_rules(vocabulary),
-        (re.compile(r"(?<![\w-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), rf"\1 {vocabulary.to} \2"),
+        Rule(re.compile(r"\b[Nn][º°]\s?(?=\d)|#(?=\d)"), f"{vocabulary.number} "),
+        *needing("=<>≤≥≠×÷", difference_rules(vocabulary)),
+        Rule(re.compile(r"(?<![\w-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), rf"\1 {vocabulary.to} \2"),
         *sign_rules(vocabulary),
-        (re.compile(r"\s?&\s?"), f" {vocabulary.signs['&']} "),
-        (re.compile(r"@\s?"), f" {vocabulary.signs['@']} "),
-        (re.compile(r"(?<![\w&])#(?=\w)"), "hashtag "),
+        Rule(re.compile(r"\s?&\s?"), f" {vocabulary.signs['&']} "),
+        Rule(re.compile(r"@\s?"), f" {vocabulary.signs['@']} "),
+        Rule(re.compile(r"(?<![\w&])#(?=\w)"), "hashtag "),
         *lone_sign_rules(vocabulary),
-        *decimal_rules(vocabulary),
+        *needing(ASCII_DIGITS, decimal_rules(vocabulary)),
     )
 
 
@@ -69,7 +69,7 @@ def _date(day: int, month: int, year: str, vocabulary: Vocabulary) -> str:
     return vocabulary.date.format(day=said_day, month=month_names(vocabulary.language)[month - 1], year=said_year)
 
 
-def _date_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def _date_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     months = "|".join(re.escape(month) for month in month_names(vocabulary.language))
 
     def date(match: re.Match[str]) -> str:
@@ -85,13 +85,15 @@ def _date_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
         return _date(day, month, year, vocabulary)
 
     return (
-        (re.compile(r"(?<![\d/.-])(1\d{3}|20\d{2})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/-]|[.,]\d)"), iso),
-        (re.compile(r"(?<![\d/.,-])(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d{2})(?![\d/-]|[.,]\d)"), date),
-        (re.compile(rf"(?<![\w.,])1(?:º|°|er|\.)?(?= (?:de )?(?:{months})\b)", re.IGNORECASE), vocabulary.first_day),
+        Rule(re.compile(r"(?<![\d/.-])(1\d{3}|20\d{2})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/-]|[.,]\d)"), iso),
+        Rule(re.compile(r"(?<![\d/.,-])(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d{2})(?![\d/-]|[.,]\d)"), date),
+        Rule(
+            re.compile(rf"(?<![\w.,])1(?:º|°|er|\.)?(?= (?:de )?(?:{months})\b)", re.IGNORECASE), vocabulary.first_day
+        ),
     )
 
 
-def _clock_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def _clock_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     separator = "[:hH]" if vocabulary.language in {"fr", "pt", "es"} else ":"
 
     def clock(match: re.Match[str]) -> str:
@@ -107,23 +109,26 @@ def _clock_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
             said = re.sub(r"^1 e", "uma e", re.sub(r"^2 e", "duas e", said))
         return said
 
-    rules: list[Rewrite] = [
-        (re.compile(rf"(?<![\w:.,])(\d{{1,2}}){separator}(\d{{2}})(?:\s?(?:h|horas|heures|hs)\b\.?)?(?![\w:])"), clock)
+    rules: list[Rule] = [
+        Rule(
+            re.compile(rf"(?<![\w:.,])(\d{{1,2}}){separator}(\d{{2}})(?:\s?(?:h|horas|heures|hs)\b\.?)?(?![\w:])"),
+            clock,
+        )
     ]
     if vocabulary.language in {"fr", "pt"}:
-        rules.append((re.compile(r"(?<![\w:.,])(\d{1,2})\s?h()(?![\w:])"), clock))
-    rules.append((re.compile(r"(?<![\d:.])(\d{1,3}):(\d{1,3})(?![\d:])"), rf"\1 {vocabulary.to} \2"))
+        rules.append(Rule(re.compile(r"(?<![\w:.,])(\d{1,2})\s?h()(?![\w:])"), clock))
+    rules.append(Rule(re.compile(r"(?<![\d:.])(\d{1,3}):(\d{1,3})(?![\d:])"), rf"\1 {vocabulary.to} \2"))
     return tuple(rules)
 
 
-def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     language = vocabulary.language
     if language == "hi":
         words = {"1": "पहल", "2": "दूसर", "3": "तीसर", "4": "चौथ"}
         return (
-            (re.compile(r"(?<![\w.,])([1-4])(?:ला|रा|था)(?!\w)"), lambda match: f"{words[match[1]]}ा"),
-            (re.compile(r"(?<![\w.,])([1-4])(?:ली|री|थी)(?!\w)"), lambda match: f"{words[match[1]]}ी"),
-            (re.compile(r"(?<=\d)(?=व[ाे]ँ|व[ीें])"), ""),
+            Rule(re.compile(r"(?<![\w.,])([1-4])(?:ला|रा|था)(?!\w)"), lambda match: f"{words[match[1]]}ा"),
+            Rule(re.compile(r"(?<![\w.,])([1-4])(?:ली|री|थी)(?!\w)"), lambda match: f"{words[match[1]]}ी"),
+            Rule(re.compile(r"(?<=\d)(?=व[ाे]ँ|व[ीें])"), ""),
         )
 
     def marked(match: re.Match[str]) -> str:
@@ -146,13 +151,13 @@ def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
 
     century = _CENTURY[language]
     return (
-        (re.compile(rf"(?<![\w.,]){_ORDINAL_MARKS[language]}"), marked),
-        (re.compile(rf"\b({century}) ({_ROMAN})\b"), cardinal),
-        (re.compile(rf"\b({_ROMAN})(?:e|ème)?(?= {century})"), before_century),
-        (re.compile(rf"\b({_RULERS[language]}) ({_ROMAN})\b(?!')"), ruler),
-        (re.compile(rf"\b({_NUMBERED[language]}) ({_ROMAN})\b(?!')"), cardinal),
-        (re.compile(rf"\b(?=II)({_ROMAN})(?= (?:Guerra|guerra))"), before_war(language)),
-        (re.compile(rf"\b([A-ZÀ-Ý][\w'-]{{3,20}}) (?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"), cardinal),
+        Rule(re.compile(rf"(?<![\w.,]){_ORDINAL_MARKS[language]}"), marked),
+        Rule(re.compile(rf"\b({century}) ({_ROMAN})\b"), cardinal),
+        Rule(re.compile(rf"\b({_ROMAN})(?:e|ème)?(?= {century})"), before_century),
+        Rule(re.compile(rf"\b({_RULERS[language]}) ({_ROMAN})(?:er)?\b(?!')"), ruler),
+        Rule(re.compile(rf"\b({_NUMBERED[language]}) ({_ROMAN})\b(?!')"), cardinal),
+        Rule(re.compile(rf"\b(?=II)({_ROMAN})(?= (?:Guerra|guerra))"), before_war(language)),
+        Rule(re.compile(rf"\b([A-ZÀ-Ý][\w'-]{{3,20}}) (?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"), cardinal),
     )
 
 
@@ -170,7 +175,7 @@ def _gendered(number: int, language: str, *, feminine: bool) -> str:
     return re.sub(r"o\b", "a", said)
 
 
-def _abbreviation_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def _abbreviation_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     table = vocabulary.abbreviations
 
     def expanded(match: re.Match[str]) -> str:
@@ -183,14 +188,22 @@ def _abbreviation_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
             return match[0]
         said = table[key]
         said = said[0].upper() + said[1:] if match[1][0].isupper() and key not in vocabulary.before_names else said
-        ends = not follows or (follows[:1].isupper() and key not in vocabulary.before_names and key not in {"a. c", "d. c"})
+        ends = not follows or (
+            follows[:1].isupper() and key not in vocabulary.before_names and key not in {"a. c", "d. c"}
+        )
         return f"{said}." if ends else said
 
+    dotted = "|".join(re.escape(name) for name in table if "." in name[:-1] and " " not in name)
     names = "|".join(re.escape(name).replace(r"\ ", r"\s?") for name in sorted(table, key=len, reverse=True))
+
+    def plain(match: re.Match[str]) -> str:
+        return table[match[1].lower()]
+
     undotted = {"fr": r"\b(Mme|Mlle|Mmes|Dr|Me|St|Ste)(?=[ -][A-ZÀ-Ý])", "hi": "(?!)"}.get(
         vocabulary.language, r"\b(Sr|Sra|Dr|Dra)(?=\s[A-ZÀ-Ý])"
     )
     return (
-        (re.compile(rf"(?<![\w.])({names})[.॰](?=(,|\s+\S|\s*$|[;:)!?]))", re.IGNORECASE), expanded),
-        (re.compile(undotted), lambda match: table.get(match[1].lower(), match[1])),
+        Rule(re.compile(rf"(?<![\w.])({names})[.॰](?=(,|\s+\S|\s*$|[;:)!?]))", re.IGNORECASE), expanded),
+        *((Rule(re.compile(rf"(?<![\w.])({dotted})(?=\s[A-ZÀ-Ý])", re.IGNORECASE), plain),) if dotted else ()),
+        Rule(re.compile(undotted), lambda match: table.get(match[1].lower(), match[1])),
     )

@@ -3,26 +3,27 @@
 import re
 import unicodedata
 
-from callboard_tts.domain.numbers import Rewrite, ordinal
+from callboard_tts.domain.numbers import Rule, ordinal
 from callboard_tts.domain.vocabulary import Vocabulary
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _ALIASES = str.maketrans("−∕∗∙⋅·≦≧⩽⩾≅∼", "−÷××××≤≥≤≥≈≈")
+_ONE_CHARACTER = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 _FRACTION = re.compile(r"(?<![\w/.,])(?:(\d{1,6})[ -])?(\d{1,3})/(\d{1,3})(?:ths?|rds?|nds?)?(?![\w/%]|[.,]\d)")
 _NUMBERLIKE = r"(?:\d|(?<![^\W\d_])[A-Za-z](?![^\W\d_])|\))"
 _OPERAND = r"(?=\s{0,2}[-−+(√]?(?:\d|\(|[A-Za-zπ]\b))"
 
 
-def fraction_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def fraction_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for fractions, written with a slash or as one character."""
 
     def fraction(match: re.Match[str]) -> str:
         return _fraction(match, vocabulary)
 
     return (
-        (re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])"), _one_character),
-        (_FRACTION, fraction),
+        Rule(re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])"), _one_character, _ONE_CHARACTER),
+        Rule(_FRACTION, fraction, "/"),
     )
 
 
@@ -73,16 +74,16 @@ def _fraction_names(below: int, vocabulary: Vocabulary) -> tuple[str, str] | Non
     return None
 
 
-def difference_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def difference_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for a hyphen that means minus; they come before those for ranges."""
     formula = (
         r"(?<=\d)\s?-\s?(?=\d[\d.,]{0,20}\s?[=<>≤≥≠×÷])"
         r"|(?<=[\d)])\s?-\s(?=[\dA-Za-z(][\w.]{0,20}\s?=)|(?<=[A-Za-z)])\s-\s(?=\d[\d.]{0,20}\s?=)"
     )
-    return ((re.compile(formula), f" {vocabulary.signs['−']} "),)
+    return (Rule(re.compile(formula), f" {vocabulary.signs['−']} "),)
 
 
-def sign_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
+def sign_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for mathematical signs; signs between words that are no formula stay."""
     signs = vocabulary.signs
     to_minus = f" {signs['−']} "
@@ -95,31 +96,32 @@ def sign_rules(vocabulary: Vocabulary) -> tuple[Rewrite, ...]:
 
     between = {sign: re.escape(sign) for sign in "×÷±≤≥≠≈"}
     return (
-        (re.compile("[−∕∗∙⋅·≦≧⩽⩾≅∼]"), lambda match: match[0].translate(_ALIASES)),
-        (re.compile("([₀-₉]+)"), lambda match: f" {match[1].translate(_SUBSCRIPTS)} "),
-        (re.compile(r"(?<=[\w)])([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+)"), power),
-        (re.compile(r"(?<=[\w)])\^\(?(-?\d{1,6}|[a-z])\b\)?"), power),
-        (re.compile(r"\s?(−)\s?(?=[\d(A-Za-z])"), to_minus),
-        *((re.compile(rf"\s?{mark}\s?"), f" {signs[sign]} ") for sign, mark in between.items()),
-        (re.compile(r"\+/-"), f" {signs['±']} "),
-        (re.compile(rf"(?<=\d)\s?\*\s?(?=\d)|(?<=[a-z\d])\s\*\s{_OPERAND}"), f" {signs['×']} "),
-        (re.compile(r"(?<=\d)x(?=\d)"), f" {signs['×'] if vocabulary.language != 'en' else 'by'} "),
-        (re.compile(r"\s[<>]=\s"), lambda match: f" {signs['≤' if '<' in match[0] else '≥']} "),
-        (re.compile(r"\s[!]=\s"), f" {signs['≠']} "),
-        (re.compile(rf"\s?(?<![=!<>])=(?![=>]){_OPERAND}\s?|(?<=\s)=(?=\s)"), f" {signs['=']} "),
-        (
+        Rule(re.compile("[−∕∗∙⋅·≦≧⩽⩾≅∼]"), lambda match: match[0].translate(_ALIASES), "−∕∗∙⋅·≦≧⩽⩾≅∼"),
+        Rule(re.compile("([₀-₉]+)"), lambda match: f" {match[1].translate(_SUBSCRIPTS)} ", "₀₁₂₃₄₅₆₇₈₉"),
+        Rule(re.compile(r"(?<=[\w)])([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+)"), power, "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"),
+        Rule(re.compile(r"(?<=[\w)])\^\(?(-?\d{1,6}|[a-z])\b\)?"), power, "^"),
+        Rule(re.compile(r"\s?(−)\s?(?=[\d(A-Za-z])"), to_minus, "−"),
+        *(Rule(re.compile(rf"\s?{mark}\s?"), f" {signs[sign]} ", sign) for sign, mark in between.items()),
+        Rule(re.compile(r"\+/-"), f" {signs['±']} ", "+"),
+        Rule(re.compile(rf"(?<=\d)\s?\*\s?(?=\d)|(?<=[a-z\d])\s\*\s{_OPERAND}"), f" {signs['×']} ", "*"),
+        Rule(re.compile(r"(?<=\d)x(?=\d)"), f" {signs['×'] if vocabulary.language != 'en' else 'by'} "),
+        Rule(re.compile(r"\s?[<>]=\s?"), lambda match: f" {signs['≤' if '<' in match[0] else '≥']} ", "="),
+        Rule(re.compile(r"\s?!=\s?"), f" {signs['≠']} ", "!"),
+        Rule(re.compile(rf"\s?(?<![=!<>])=(?![=>]){_OPERAND}\s?|(?<=\s)=(?=\s)"), f" {signs['=']} ", "="),
+        Rule(
             re.compile(rf"(?:(?<=[\d)])\s?|(?<=\s))([<>])(?=\s?-?[\d(])|(?<=\s)([<>])(?=\s)"),
             lambda match: f" {signs[match[1] or match[2]]} ",
+            "<>",
         ),
-        (re.compile("√"), f" {signs['√']} "),
-        (re.compile("∞"), f" {signs['∞']} "),
-        (re.compile("π"), " pi "),
-        (re.compile(r"(?<=\d)\s?%"), f" {signs['%']}"),
-        (re.compile("%"), f" {signs['%']} "),
-        (re.compile("‰"), f" {signs['‰']} "),
-        (re.compile(r"(?<=\w)\+\+(?!\w)"), f" {signs['+']} {signs['+']}"),
-        (re.compile(r"(?<=[\w)])\s?\+\s?(?=[\w(])"), f" {signs['+']} "),
-        (re.compile(r"(?<!\S)\+(?=\d)"), f"{signs['+']} "),
-        (re.compile(r"(?<=\d)\+(?!\w)"), f" {signs['+']}"),
-        (re.compile(r"(?<![\w)\]-])-(?=[\d.]*\d)"), f"{signs['−']} "),
+        Rule(re.compile("√"), f" {signs['√']} ", "√"),
+        Rule(re.compile("∞"), f" {signs['∞']} ", "∞"),
+        Rule(re.compile("π"), " pi ", "π"),
+        Rule(re.compile(r"(?<=\d)\s?%"), f" {signs['%']}", "%"),
+        Rule(re.compile("%"), f" {signs['%']} ", "%"),
+        Rule(re.compile("‰"), f" {signs['‰']} ", "‰"),
+        Rule(re.compile(r"(?<=\w)\+\+(?!\w)"), f" {signs['+']} {signs['+']}", "+"),
+        Rule(re.compile(r"(?<=[\w)])\s?\+\s?(?=[\w(])"), f" {signs['+']} ", "+"),
+        Rule(re.compile(r"(?<!\S)\+(?=\d)"), f"{signs['+']} ", "+"),
+        Rule(re.compile(r"(?<=\d)\+(?!\w)"), f" {signs['+']}", "+"),
+        Rule(re.compile(r"(?<![\w)\]-])-(?=[\d.]*\d)"), f"{signs['−']} "),
     )

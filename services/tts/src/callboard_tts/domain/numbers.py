@@ -4,7 +4,8 @@ Cardinals mostly stay digits, because every engine reads them in its own languag
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from num2words import num2words
 
@@ -20,6 +21,7 @@ _DIGITS = {
 }
 _ROMAN = re.compile(r"(X{0,3}|XL|LX{0,3}|XC|C{0,3})(IX|IV|V?I{0,3})")
 _ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
+ASCII_DIGITS = "0123456789"
 MAX_ORDINAL = 10**15
 
 
@@ -54,7 +56,9 @@ def roman_value(text: str) -> int:
     if not text or not _ROMAN.fullmatch(text):
         return 0
     values = [_ROMAN_VALUES[letter] for letter in text]
-    return sum(-value if value < following else value for value, following in zip(values, [*values[1:], 0], strict=True))
+    return sum(
+        -value if value < following else value for value, following in zip(values, [*values[1:], 0], strict=True)
+    )
 
 
 def spoken_decimal(whole: str, fraction: str, word: str) -> str:
@@ -63,12 +67,27 @@ def spoken_decimal(whole: str, fraction: str, word: str) -> str:
     return f"{number} {' '.join(fraction)}"
 
 
-Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-"""A pattern and what its matches become."""
+class Rule(NamedTuple):
+    """A pattern and what its matches become."""
+
+    pattern: re.Pattern[str]
+    rewrite: str | Callable[[re.Match[str]], str]
+    needs: str = ""
+    """The rule is skipped for texts that have none of these characters."""
 
 
-def rewritten(text: str, rules: tuple[Rewrite, ...]) -> str:
+def needing(characters: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Rules that are skipped for texts without any of some characters."""
+    return tuple(rule if rule.needs else rule._replace(needs=characters) for rule in rules)
+
+
+def rewritten(text: str, rules: tuple[Rule, ...]) -> str:
     """Applies rules in order."""
-    for pattern, rewrite in rules:
-        text = pattern.sub(rewrite, text)
+    present = set(text)
+    for pattern, rewrite, needs in rules:
+        if needs and present.isdisjoint(needs):
+            continue
+        changed = pattern.sub(rewrite, text)
+        if changed != text:
+            text, present = changed, set(changed)
     return text

@@ -44,7 +44,9 @@ _NOT_ENGLISH = frozenset({"t", "in"})
 """Symbols that are words or letters in English; `in` is handled where no word can stand."""
 _FEMININE = {"es": re.compile(r"[^\s]*(?:a|as)$"), "it": re.compile(r"[^\s]*(?:a|e)$")}
 _FEMININE_NAMES = {
-    "fr": frozenset("heure minute seconde milliseconde microseconde nanoseconde semaine année tonne livre once".split()),
+    "fr": frozenset(
+        "heure minute seconde milliseconde microseconde nanoseconde semaine année tonne livre once".split()
+    ),
     "pt": frozenset("hora semana tonelada libra onça milha jarda polegada caloria quilocaloria atmosfera".split()),
 }
 _ITALIAN_UNO = re.compile(r"(?:s[^aeiou\s]|z|ps|gn|y)")
@@ -53,7 +55,7 @@ _ITALIAN_UNO = re.compile(r"(?:s[^aeiou\s]|z|ps|gn|y)")
 @cache
 def unit_pattern(language: str) -> str:
     """An alternation of the symbols that follow a number in a language, longest first."""
-    symbols = {*_UNITS, *_ALIASES, *_RATES} - (_NOT_ENGLISH if language == "en" else {"in", "mo", "mi"})
+    symbols = {*_UNITS, *_ALIASES, *_RATES} - (_NOT_ENGLISH if language == "en" else {"in", "mo", "mi", "yr", "wk"})
     if language == "fr":
         symbols.discard("h")
     alternatives = "|".join(re.escape(symbol) for symbol in sorted(symbols, key=len, reverse=True))
@@ -102,6 +104,15 @@ def counted_by(number: str, noun: str, language: str) -> str:
             return "una" if feminine else "uno" if _ITALIAN_UNO.match(first) else "un"
         return {"es": ("un", "una"), "fr": ("un", "une"), "pt": ("um", "uma")}[language][feminine]
     return "duas" if number == "2" and language == "pt" and feminine else number
+
+
+def unit_phrase(number: str, symbol: str, language: str) -> str:
+    """A number with its unit, in the order of the language: Chinese says `every hour 5 kilometres`."""
+    symbol = _ALIASES.get(symbol, symbol)
+    if symbol not in _UNITS:
+        return f"{number}{symbol}"
+    said = format_unit(2, _UNITS[symbol], length="long", locale=language)
+    return re.sub(r"[\s\xa0]+", "", said).replace("2", number, 1)
 
 
 def _is_singular(number: str, language: str) -> bool:

@@ -318,6 +318,5 @@ HINDI = Vocabulary(
 )
 
 VOCABULARIES = {
-    vocabulary.language: vocabulary
-    for vocabulary in (ENGLISH, SPANISH, FRENCH, ITALIAN, PORTUGUESE, HINDI)
+    vocabulary.language: vocabulary for vocabulary in (ENGLISH, SPANISH, FRENCH, ITALIAN, PORTUGUESE, HINDI)
 }
