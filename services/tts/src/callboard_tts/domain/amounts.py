@@ -11,7 +11,8 @@ from callboard_tts.domain.vocabulary import Currency, Vocabulary
 
 _COUNTRIES = {"US": "US", "A": "Australian", "AU": "Australian", "C": "Canadian", "CA": "Canadian", "HK": "Hong Kong"}
 _CODES = "USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|BRL|MXN|KRW|RUB|SEK|NOK|DKK|PLN|CZK|TRY|ZAR|SGD|HKD|NZD"
-_CENTS = {"¢": "$"}
+_ARTICLE = re.compile(r"(?:^|\s)an?\s$", re.IGNORECASE)
+"""What ends before a measure that describes a noun: `a 10 meter rope`."""
 
 
 def number_pattern(vocabulary: Vocabulary) -> str:
@@ -49,7 +50,7 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     after = rf"(?<![\w.,$€£])(?P<number>{number}){scale}\s?(?P<sign>{sign})(?!\w)"
     code = rf"(?<![\w.,])(?P<number>{number}){scale}\s?(?P<code>{_CODES})(?!\w)"
     code_before = rf"(?<!\w)(?P<code>{_CODES})\s?(?P<number>{number}){scale}(?![\w])"
-    continental = rf"(?<![\w.,])(?P<sign>{sign})\s?(\d{{1,3}}(?:\.\d{{3}})+),(\d\d)(?!\d)"
+    continental = rf"(?<![\w.,])(?:(?P<before>{sign})\s?(?P<grouped>\d{{1,3}}(?:\.\d{{3}})+,\d\d)|(?P<euro>€)\s?(?P<plain>\d{{1,3}},\d\d))(?!\d|,\d)"
 
     def sum_with_sign(match: re.Match[str]) -> str:
         groups = match.groupdict()
@@ -80,14 +81,14 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         ),
     ]
     if vocabulary.decimal_mark == ".":
-        swapped = rf"(?<![\w.,])(?P<number>\d{{1,3}}(?:\.\d{{3}})+,\d\d)\s?(?P<sign>€)|{continental.replace('?P<sign>', '?P<before>')}"
+        after_number = r"(?<![\w.,])(?P<number>\d{1,3}(?:\.\d{3})*,\d\d)\s?(?P<sign>€)"
 
         def continental_sum(match: re.Match[str]) -> str:
-            text = match["number"] or f"{match[4]},{match[5]}"
-            names = vocabulary.currencies[match["sign"] or match["before"]]
+            text = match["number"] or match["grouped"] or match["plain"]
+            names = vocabulary.currencies[match["sign"] or match["before"] or match["euro"]]
             return _sum(text.replace(".", "").replace(",", "."), None, names, vocabulary)
 
-        rules.insert(0, Rule(re.compile(swapped), continental_sum))
+        rules.insert(0, Rule(re.compile(f"{after_number}|{continental}"), continental_sum))
     return tuple(rules)
 
 
@@ -146,7 +147,7 @@ def unit_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     language = vocabulary.language
     number, symbols = number_pattern(vocabulary), unit_pattern(language)
     before = rf"(?<![\w.,])(?P<number>{number})(?P<to>\s?[-–—]\s?(?:{number}))?"
-    per = "km|kg|h|s|min|g|l|L|m|m²|m³"
+    per = "km|kg|h|s|min|g|l|L|mi|m|m²|m³"
     after = rf"(?![\w²³°*]|/(?!(?:{per})\b)|'\w)"
 
     def measure(match: re.Match[str]) -> str:
@@ -156,7 +157,8 @@ def unit_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
             last = re.sub(r"^\s?[-–—]\s?", "", match["to"])
             said = f"{said} {vocabulary.to} {spoken_number(last, vocabulary)}"
         end = "" if match["stop"] else (match["end"] or "")
-        if match["gap"] == "-":
+        is_adjective = language == "en" and _ARTICLE.search(match.string[max(0, match.start() - 4) : match.start()])
+        if match["gap"] == "-" or is_adjective:
             return f"{said} {unit_name(match['unit'], language, plural=language != 'en')}{end}"
         return measured(said, match["unit"], language, value=_value(last, vocabulary)) + end
 

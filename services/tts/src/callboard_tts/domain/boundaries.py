@@ -1,5 +1,6 @@
 """Finds the ends of sentences and clauses in text that still arrives."""
 
+import re
 from enum import Enum, IntEnum, auto
 
 from callboard_tts.domain.script import (
@@ -19,6 +20,8 @@ _ABBREVIATIONS = frozenset(_ABBREVIATION_WORDS.split())
 _SENTENCE_END = SENTENCE_MARKS + WIDE_SENTENCE_MARKS
 _CLAUSE_END = CLAUSE_MARKS + WIDE_CLAUSE_MARKS
 _WIDE = WIDE_SENTENCE_MARKS + WIDE_CLAUSE_MARKS
+_ENTITY = re.compile(r"&#?\w{1,32};\Z")
+"""The end of an HTML entity, whose mark is no pause."""
 _BULLETS = "-*•·#>"
 
 
@@ -59,6 +62,8 @@ def _mark_end(text: str, at: int, *, final: bool) -> Pause | Undecided | None:
     if following in _SENTENCE_END or following in CLOSERS or following in _CLAUSE_END:
         return None
     if not (following.isspace() or mark in _WIDE or is_cjk(following)):
+        return None
+    if mark == ";" and _ENTITY.search(text, max(0, at - 33), at + 1):
         return None
     if mark in _CLAUSE_END:
         return Pause.CLAUSE

@@ -5,10 +5,6 @@ import re
 import unicodedata
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-_POSSIBLE_ENTITY = re.compile(r"&(?:#?\w{0,32})\Z", re.ASCII)
-_ANGLES = str.maketrans("<>", "＜＞")
-"""Decoded angle brackets stay text: they never make a tag."""
-_PLAIN_ANGLES = str.maketrans("＜＞", "<>")
 _STYLED = re.compile(
     "[\u2102-\u211f\u2121\u2123-\u2134\u2160-\u2188\u2460-\u24ff\u3200-\u33ff\ufb00-\ufb06\uff02-\uff07\uff0a-\uff0b"
     "\uff0d\uff0f-\uff19\uff1d\uff20-\uff5d\uff65-\uff9f\uffe0-\uffe6\U0001d400-\U0001d7ff\U0001f100-\U0001f149]+"
@@ -29,26 +25,4 @@ def plain_characters(text: str) -> str:
 
 def decoded_entities(text: str) -> str:
     """Replaces HTML entities by their characters."""
-    return _ENTITY.sub(lambda match: html.unescape(match[0]), text).translate(_PLAIN_ANGLES)
-
-
-class EntityDecoder:
-    """Decodes HTML entities while a text arrives, because a sentence could end at the mark of an entity."""
-
-    def __init__(self) -> None:
-        self._rest = ""
-
-    def feed(self, text: str) -> str:
-        """Takes more text and returns what certainly ends in no entity."""
-        text = self._rest + text
-        match = _POSSIBLE_ENTITY.search(text, max(0, len(text) - 34))
-        self._rest = match[0] if match else ""
-        return self._decoded(text[: len(text) - len(self._rest)])
-
-    def finish(self) -> str:
-        """Returns the rest of the text."""
-        rest, self._rest = self._rest, ""
-        return rest
-
-    def _decoded(self, text: str) -> str:
-        return _ENTITY.sub(lambda match: html.unescape(match[0]).translate(_ANGLES), text)
+    return _ENTITY.sub(lambda match: html.unescape(match[0]), text)

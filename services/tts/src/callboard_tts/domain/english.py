@@ -133,7 +133,7 @@ def _street(match: re.Match[str]) -> str:
 
 
 def _street_name(match: re.Match[str]) -> str:
-    return _STREETS[match[1].lower()]
+    return f"{match[1]} {_STREETS[match[2].lower()]}"
 
 
 def _state(match: re.Match[str]) -> str:
@@ -166,7 +166,14 @@ def _serial(match: re.Match[str]) -> str:
 
 
 def _range(match: re.Match[str]) -> str:
-    return f"{match[1]} to {match[2]}"
+    first, last = match[1], match[2]
+    if len(first) <= len(last) <= 12 and int(first) < int(last) or (len(first) < 4 and int(first) < 200):
+        return f"{first} to {last}"
+    return match[0]
+
+
+def _room(match: re.Match[str]) -> str:
+    return f"{match[1]} {match[2]} oh {match[3]}"
 
 
 def _names(table: dict[str, str]) -> str:
@@ -222,19 +229,33 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
             re.compile(rf"(?<=[a-z], )({_names(_STATES)})(?:,? (\d{{5}})(?:-(\d{{4}}))?)?(?=[,.;)!?]|$|\s(?![a-z]))"),
             _state,
         ),
+        Rule(re.compile(r"(?<=\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?(?!\w)"), r" \1", "T"),
+        Rule(
+            re.compile(r"\b([Rr]oom|[Ss]uite|[Rr]oute|[Hh]ighway|[Ff]light|Apartment|Apt\.) (\d)0([1-9])\b"), _room, "0"
+        ),
+        Rule(re.compile(r"(?<!\w)~\s?(?=[$€£]?\d)"), "about ", "~"),
+        Rule(
+            re.compile(
+                r"(?<=\d)\s?in\.(?=\s(?:of|long|wide|tall|high|deep|thick|by|x)\b|[,;)])|(?<=\d)in\b\.?(?=\s|$)"
+            ),
+            " inches",
+        ),
         *time_rules(day_first=day_first),
         *needing(ASCII_DIGITS, version_rules(ENGLISH)),
         *needing(ASCII_DIGITS, money_rules(ENGLISH)),
         *fraction_rules(ENGLISH),
         Rule(
-            re.compile(r"(?<=\d) and a half\s?(lbs?|kg|km|mi|ft|hrs?|oz|m|L|l)\b\.?"),
-            lambda match: f" and a half {_half_unit(match[1])}",
+            re.compile(
+                r"(?P<mixed>(?<=\d) and )?(?P<part>a half|one [a-z]{4,12}|\d{1,2} [a-z]{4,12}s) "
+                r"(?P<unit>lbs?|kg|km|mi|ft|hrs?|oz|tsp|tbsp|cm|mm|ml|mL|gal|yd|min)\b\.?"
+            ),
+            _fraction_unit,
         ),
         Rule(re.compile(r"(?<=\d)x(?=\d[\d.]{0,8} ?(?:m2|m²|cm|ft|in|m|mm|km)\b)"), " by "),
         *needing(ASCII_DIGITS, unit_rules(ENGLISH)),
         Rule(
             re.compile(r"(million|billion|trillion|thousand) (kg|km|mi|ft|lbs?|g|m|L|GB|TB|MB|W|MW|kWh|Hz)\b"),
-            lambda match: f"{match[1]} {_half_unit(match[2])}",
+            lambda match: f"{match[1]} {unit_name(match[2], 'en', plural=True)}",
         ),
         Rule(re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d{1,15})(?:st|nd|rd|th)\b", re.IGNORECASE), _ordinal),
         Rule(re.compile(rf"\b({_NUMBERED}|Vol\.|chapter|part|act|volume) (?!I\b)({_ROMAN})\b(?!')"), _roman_cardinal),
@@ -251,7 +272,10 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         ),
         Rule(re.compile(rf"^(?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})(\.?)(?=\s|$)"), _roman_alone),
         Rule(
-            re.compile(r"(?<=[a-z] )(St|Ave|Rd|Blvd|Dr|Ln)\b\.?(?=\s*$|[,;)]|\. [A-Z]|\s(?:and|in|near|at|is|was)\b)"),
+            re.compile(
+                r"\b([A-Z][\w']{1,30}) (St|Ave|Rd|Blvd|Dr|Ln)\b\.?"
+                rf"(?=\s*$|[,;)]|\s(?:and|in|near|at|is|was|on)\b|(?<=\.)\s(?:{_OPENINGS})\b)"
+            ),
             _street_name,
         ),
         Rule(re.compile(rf"\b({'|'.join(_TITLES)})\.(?=\s+['“\"(]?[A-Z]|$)", re.IGNORECASE), _titled),
@@ -271,7 +295,7 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         Rule(re.compile(r"\s?&\s?"), " and "),
         Rule(re.compile(r"@\s?"), " at "),
         *lone_sign_rules(ENGLISH),
-        Rule(re.compile(r"\b((?:[A-Za-z]\.){2,})(?=(\s+[^\sA-Z])?)"), _initials),
+        Rule(re.compile(r"\b((?:[A-Za-z]\.){2,})(?=(\s+[^\sA-Z]|[-'’,;:)])?)"), _initials),
         Rule(re.compile(rf"(?<![AP] )\b([A-HJ-Z])\.(?=\s+(?!(?:{_OPENINGS})\b)[A-Z])"), r"\1"),
         Rule(re.compile(r"(?<![\w.,])(?:\d{1,3}(?:,\d{3}){4,11})(?!\w|[,.]\d)"), _long_number),
         *needing(ASCII_DIGITS, decimal_rules(ENGLISH)),
@@ -286,5 +310,5 @@ def _titled(match: re.Match[str]) -> str:
     return _title(match) if match[1][0].isupper() else match[0]
 
 
-def _half_unit(symbol: str) -> str:
-    return unit_name(symbol, "en", plural=True)
+def _fraction_unit(match: re.Match[str]) -> str:
+    return f"{match['mixed'] or ''}{match['part']} {unit_name(match['unit'], 'en', plural=bool(match['mixed']))}"

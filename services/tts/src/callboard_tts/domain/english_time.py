@@ -67,10 +67,13 @@ def _month_first(match: re.Match[str]) -> str:
 
 
 def _day_first(match: re.Match[str]) -> str:
-    the, day, month, year_text = match[1], int(match[2]), match[3], match[4]
+    the, day, month, year_text = match[1], int(match[2]), match[3], match[5]
     if not 1 <= day <= 31 or (month in {"may", "march", "mar", "dec", "sun"} and not year_text):
         return match[0]
-    return f"{the or 'the '}{ordinal(day)} of {_month(month)}" + (f", {_year(year_text)}" if year_text else "")
+    said = f"{the or 'the '}{ordinal(day)} of {_month(month)}"
+    if year_text:
+        return f"{said}, {_year(year_text)}"
+    return f"{said}." if match[4] and (len(month) > 4 or month.lower() in {"may", "june", "july"}) else said
 
 
 def _clock(match: re.Match[str]) -> str:
@@ -131,7 +134,11 @@ def _era(match: re.Match[str]) -> str:
 
 
 def _weekday(match: re.Match[str]) -> str:
-    return next(day for day in _WEEKDAYS if day.startswith(match[1][:3]))
+    return _weekday_named(match[1])
+
+
+def _weekday_named(name: str) -> str:
+    return next(day for day in _WEEKDAYS if day.startswith(name[:3]))
 
 
 def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
@@ -144,7 +151,7 @@ def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
             lambda match: _numeric(match, day_first=day_first),
         ),
         Rule(
-            re.compile(rf"\b(the )?(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({MONTH})\b\.?{year_end}", re.IGNORECASE),
+            re.compile(rf"\b(the )?(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({MONTH})\b(\.?){year_end}", re.IGNORECASE),
             _day_first,
         ),
         Rule(
@@ -158,11 +165,16 @@ def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
         Rule(re.compile(rf"\b({MONTH})\.(?= ?\d)"), lambda match: _month(match[1])),
         Rule(
             re.compile(
-                rf"\b({_WEEKDAY})(?:\.(?=\s?[-–,]|\s(?:\d|[a-z]|(?:{MONTH})\b))|(?=\s?[-–]\s?(?:{_WEEKDAY})\b))"
+                rf"\b({_WEEKDAY})(?:\.(?=\s?[-–,&]|\s(?:\d|[a-z]|(?:{MONTH})\b))|(?=\s?[-–]\s?(?:{_WEEKDAY})\b))"
             ),
             _weekday,
         ),
         Rule(re.compile(rf"(?<=day)\s?[-–]\s?({_WEEKDAY})\b\.?"), lambda match: f" to {_weekday(match)}"),
+        Rule(
+            re.compile(rf"(?<=day)(\s(?:&|and|to|through|or)\s)({_WEEKDAY})(?:\.(?!\s*$|\s[A-Z])|\b)"),
+            lambda match: f"{match[1]}{_weekday_named(match[2])}",
+        ),
+        Rule(re.compile(r"(?<!\w)'0(\d)(?!\w)"), r"oh \1", "'"),
         Rule(
             re.compile(
                 rf"(?<![\d:.,])(?P<hour>\d{{1,2}})(?:(?P<mark>[:.])(?P<minute>\d{{2}}))?(?::(?P<second>\d{{2}}))?(?![\d:])"

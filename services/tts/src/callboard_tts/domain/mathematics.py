@@ -36,6 +36,8 @@ def _fraction(match: re.Match[str], vocabulary: Vocabulary) -> str:
     number, above, below = match[1], int(match[2]), int(match[3])
     if vocabulary.language == "en" and not number and (above, below) in {(24, 7), (50, 50), (9, 11), (7, 11)}:
         return f"{above} {below}"
+    if vocabulary.language == "en" and not number and above == below > 1:
+        return f"{above} out of {below}"
     names = _fraction_names(below, vocabulary)
     if names is None or above == 0 or (above >= below and vocabulary.language != "en"):
         said = f"{above} {vocabulary.over} {below}"
