@@ -26,7 +26,7 @@ _FILE = (
 _WORDS = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 _VOWEL = re.compile(r"[aeiouáéíóúâêôãõàèìòùäëïöü]|[^\x00-\x7f]|(?<=.)y(?=.)|\w\w+y", re.IGNORECASE)
 _COUNTRY = re.compile(r"\.([a-z]{2})(?=$|[/:])")
-_SPELLED = frozenset("ai io uk eu au id ui ip os js ts py db".split())
+_SPELLED = frozenset(["ai", "io", "uk", "eu", "au", "id", "ui", "ip", "os", "js", "ts", "py", "db"])
 
 
 def address_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:

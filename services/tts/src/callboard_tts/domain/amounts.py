@@ -50,19 +50,20 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     after = rf"(?<![\w.,$€£])(?P<number>{number}){scale}\s?(?P<sign>{sign})(?!\w)"
     code = rf"(?<![\w.,])(?P<number>{number}){scale}\s?(?P<code>{_CODES})(?!\w)"
     code_before = rf"(?<!\w)(?P<code>{_CODES})\s?(?P<number>{number}){scale}(?![\w])"
-    continental = rf"(?<![\w.,])(?:(?P<before>{sign})\s?(?P<grouped>\d{{1,3}}(?:\.\d{{3}})+,\d\d)|(?P<euro>€)\s?(?P<plain>\d{{1,3}},\d\d))(?!\d|,\d)"
+    continental = (
+        rf"(?<![\w.,])(?:(?P<before>{sign})\s?(?P<grouped>\d{{1,3}}(?:\.\d{{3}})+,\d\d)"
+        r"|(?P<euro>€)\s?(?P<plain>\d{1,3},\d\d))(?!\d|,\d)"
+    )
 
     def sum_with_sign(match: re.Match[str]) -> str:
         groups = match.groupdict()
         names = vocabulary.currencies[groups["sign"]]
         country = _COUNTRIES[groups["country"]] if groups.get("country") and vocabulary.language == "en" else ""
         if groups.get("to"):
-            joined = f" {vocabulary.to} "
+            last = f" {vocabulary.to} {_sum(groups['to'], None, names, vocabulary)}"
             if match[0].count(groups["sign"]) == 1:
-                return f"{spoken_number(groups['number'], vocabulary)}{joined}{_sum(groups['to'], None, names, vocabulary)}"
-            return (
-                _sum(groups["number"], None, names, vocabulary) + joined + _sum(groups["to"], None, names, vocabulary)
-            )
+                return spoken_number(groups["number"], vocabulary) + last
+            return _sum(groups["number"], None, names, vocabulary) + last
         return _sum(groups["number"], groups["scale"], names, vocabulary, country)
 
     def sum_with_code(match: re.Match[str]) -> str:
@@ -170,7 +171,8 @@ def unit_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         Rule(re.compile(r"(?<![\w.,])(\d{1,2})'\s?(\d{1,2})\"(?!\w)"), feet),
         Rule(
             re.compile(
-                rf"{before}(?P<gap>[ \u00a0-]?)(?P<unit>{symbols})(?:(?P<stop>\.(?=\s+[a-z0-9,;(]))|(?P<end>\.(?=\W|$))|{after})"
+                rf"{before}(?P<gap>[ \u00a0-]?)(?P<unit>{symbols})"
+                rf"(?:(?P<stop>\.(?=\s+[a-z0-9,;(]))|(?P<end>\.(?=\W|$))|{after})"
             ),
             measure,
         ),

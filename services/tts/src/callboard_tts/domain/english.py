@@ -9,50 +9,41 @@ from callboard_tts.domain.amounts import lone_sign_rules, money_rules, unit_rule
 from callboard_tts.domain.english_time import spoken_year_digits, time_rules
 from callboard_tts.domain.mathematics import difference_rules, fraction_rules, sign_rules
 from callboard_tts.domain.numbers import ASCII_DIGITS, Rule, digits, letters_and_digits, needing, ordinal, roman_value
+from callboard_tts.domain.tables import pairs
 from callboard_tts.domain.units import unit_name
 from callboard_tts.domain.vocabulary import ENGLISH
 
-_TITLES = {
-    **{"mr": "Mister", "mrs": "Missus", "ms": "Miz", "dr": "Doctor", "prof": "Professor", "rev": "Reverend"},
-    **{"gen": "General", "col": "Colonel", "sgt": "Sergeant", "capt": "Captain", "lt": "Lieutenant", "maj": "Major"},
-    **{"gov": "Governor", "sen": "Senator", "rep": "Representative", "pres": "President", "hon": "Honorable"},
-    **{"cmdr": "Commander", "adm": "Admiral", "cpl": "Corporal", "pvt": "Private", "supt": "Superintendent"},
-    **{"insp": "Inspector", "det": "Detective", "fr": "Father", "st": "Saint", "mt": "Mount", "ft": "Fort"},
-    **{"messrs": "Messieurs", "atty": "Attorney"},
-}
+_TITLES = pairs(
+    "mr=Mister|mrs=Missus|ms=Miz|dr=Doctor|prof=Professor|rev=Reverend|gen=General|col=Colonel|sgt=Sergeant|"
+    "capt=Captain|lt=Lieutenant|maj=Major|gov=Governor|sen=Senator|rep=Representative|pres=President|hon=Honorable|"
+    "cmdr=Commander|adm=Admiral|cpl=Corporal|pvt=Private|supt=Superintendent|insp=Inspector|det=Detective|fr=Father|"
+    "st=Saint|mt=Mount|ft=Fort|messrs=Messieurs|atty=Attorney"
+)
 """Titles, which stand before a name."""
-_SHORTENED = {
-    **{"jr": "Junior", "sr": "Senior", "vs": "versus", "etc": "et cetera", "approx": "approximately"},
-    **{"dept": "Department", "inc": "Incorporated", "ltd": "Limited", "corp": "Corporation", "co": "company"},
-    **{"est": "established", "max": "maximum", "min": "minimum", "misc": "miscellaneous", "temp": "temperature"},
-    **{"tel": "telephone", "cf": "compare", "govt": "government", "univ": "University", "assn": "Association"},
-    **{"bros": "Brothers", "ave": "Avenue", "blvd": "Boulevard", "rd": "Road", "hwy": "Highway", "apt": "Apartment"},
-    **{"esq": "Esquire", "intl": "International", "natl": "National", "ext": "extension", "assoc": "Associates"},
-}
-_REFERENCES = {
-    **{"no": "number", "nos": "numbers", "vol": "volume", "ch": "chapter", "p": "page", "pp": "pages"},
-    **{"fig": "figure", "figs": "figures", "sec": "section", "art": "article", "eq": "equation", "para": "paragraph"},
-    **{"pt": "part", "ed": "edition", "pg": "page", "nr": "number"},
-}
+_SHORTENED = pairs(
+    "jr=Junior|sr=Senior|vs=versus|etc=et cetera|approx=approximately|dept=Department|inc=Incorporated|ltd=Limited|"
+    "corp=Corporation|co=company|est=established|max=maximum|min=minimum|misc=miscellaneous|temp=temperature|"
+    "tel=telephone|cf=compare|govt=government|univ=University|assn=Association|bros=Brothers|ave=Avenue|"
+    "blvd=Boulevard|rd=Road|hwy=Highway|apt=Apartment|esq=Esquire|intl=International|natl=National|ext=extension|"
+    "assoc=Associates"
+)
+_REFERENCES = pairs(
+    "no=number|nos=numbers|vol=volume|ch=chapter|p=page|pp=pages|fig=figure|figs=figures|sec=section|art=article|"
+    "eq=equation|para=paragraph|pt=part|ed=edition|pg=page|nr=number"
+)
 """Abbreviations that stand before a number."""
-_STREETS = {
-    **{"st": "Street", "ave": "Avenue", "blvd": "Boulevard", "rd": "Road", "dr": "Drive", "ln": "Lane", "ct": "Court"},
-    **{"hwy": "Highway", "expy": "Expressway", "pkwy": "Parkway", "pl": "Place", "sq": "Square", "ter": "Terrace"},
-}
-_DIRECTIONS = {
-    **{"N": "North", "S": "South", "E": "East", "W": "West", "NE": "Northeast", "NW": "Northwest"},
-    **{"SE": "Southeast", "SW": "Southwest"},
-}
-_STATES = dict(
-    pair.split("=")
-    for pair in (
-        "AL=Alabama|AK=Alaska|AZ=Arizona|AR=Arkansas|CA=California|CO=Colorado|CT=Connecticut|DE=Delaware|FL=Florida|"
-        "GA=Georgia|HI=Hawaii|ID=Idaho|IL=Illinois|IN=Indiana|IA=Iowa|KS=Kansas|KY=Kentucky|LA=Louisiana|ME=Maine|"
-        "MD=Maryland|MA=Massachusetts|MI=Michigan|MN=Minnesota|MS=Mississippi|MO=Missouri|MT=Montana|NE=Nebraska|"
-        "NV=Nevada|NH=New Hampshire|NJ=New Jersey|NM=New Mexico|NY=New York|NC=North Carolina|ND=North Dakota|OH=Ohio|"
-        "OK=Oklahoma|OR=Oregon|PA=Pennsylvania|RI=Rhode Island|SC=South Carolina|SD=South Dakota|TN=Tennessee|"
-        "TX=Texas|UT=Utah|VT=Vermont|VA=Virginia|WA=Washington|WV=West Virginia|WI=Wisconsin|WY=Wyoming|DC=D C"
-    ).split("|")
+_STREETS = pairs(
+    "st=Street|ave=Avenue|blvd=Boulevard|rd=Road|dr=Drive|ln=Lane|ct=Court|hwy=Highway|expy=Expressway|pkwy=Parkway|"
+    "pl=Place|sq=Square|ter=Terrace"
+)
+_DIRECTIONS = pairs("N=North|S=South|E=East|W=West|NE=Northeast|NW=Northwest|SE=Southeast|SW=Southwest")
+_STATES = pairs(
+    "AL=Alabama|AK=Alaska|AZ=Arizona|AR=Arkansas|CA=California|CO=Colorado|CT=Connecticut|DE=Delaware|FL=Florida|"
+    "GA=Georgia|HI=Hawaii|ID=Idaho|IL=Illinois|IN=Indiana|IA=Iowa|KS=Kansas|KY=Kentucky|LA=Louisiana|ME=Maine|"
+    "MD=Maryland|MA=Massachusetts|MI=Michigan|MN=Minnesota|MS=Mississippi|MO=Missouri|MT=Montana|NE=Nebraska|"
+    "NV=Nevada|NH=New Hampshire|NJ=New Jersey|NM=New Mexico|NY=New York|NC=North Carolina|ND=North Dakota|OH=Ohio|"
+    "OK=Oklahoma|OR=Oregon|PA=Pennsylvania|RI=Rhode Island|SC=South Carolina|SD=South Dakota|TN=Tennessee|TX=Texas|"
+    "UT=Utah|VT=Vermont|VA=Virginia|WA=Washington|WV=West Virginia|WI=Wisconsin|WY=Wyoming|DC=D C"
 )
 _NUMBERED = (
     "War|Chapter|Part|Act|Scene|Book|Volume|Section|Article|Appendix|Phase|Type|Level|Stage|Class|Title|Grade|Bowl|"
@@ -167,7 +158,8 @@ def _serial(match: re.Match[str]) -> str:
 
 def _range(match: re.Match[str]) -> str:
     first, last = match[1], match[2]
-    if len(first) <= len(last) <= 12 and int(first) < int(last) or (len(first) < 4 and int(first) < 200):
+    rises = len(first) <= len(last) <= 12 and int(first) < int(last)
+    if rises or (len(first) < 4 and int(first) < 200):
         return f"{first} to {last}"
     return match[0]
 
@@ -203,7 +195,8 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         ),
         Rule(
             re.compile(
-                r"\b((?:[Cc]all|[Dd]ial|[Pp]hone|[Tt]el\.?|[Tt]ext|[Ff]ax|[Nn]umber is|(?<=\d{3}, )|(?=555-)|(?=0\d\d-\d{4}))"
+                r"\b((?:[Cc]all|[Dd]ial|[Pp]hone|[Tt]el\.?|[Tt]ext|[Ff]ax|[Nn]umber is|(?<=\d{3}, )|(?=555-)|"
+                r"(?=0\d\d-\d{4}))"
                 r":?\s?)(\d{3})-(\d{4})(?![\w-])"
             ),
             lambda match: f"{match[1]}{digits(match[2])}, {digits(match[3])}",

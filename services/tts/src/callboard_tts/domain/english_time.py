@@ -3,8 +3,9 @@
 import re
 
 from callboard_tts.domain.numbers import Rule, digits, ordinal, year
+from callboard_tts.domain.tables import listed
 
-MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905 - words read best as a line of words
+MONTHS = listed("January February March April May June July August September October November December")
 _SHORT = [*(month[:3] for month in MONTHS), "Sept"]
 MONTH = "|".join([*MONTHS, *_SHORT])
 _FULL_MONTH = "|".join(MONTHS)
@@ -13,8 +14,8 @@ _YEAR_WORDS = (
     f"summer|winter|spring|autumn|fall|{_FULL_MONTH}"
 )
 _YEAR = r"(?:1[1-9]\d{2}|20\d{2})"
-_TENS = "twenties thirties forties fifties sixties seventies eighties nineties".split()
-_WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_TENS = listed("twenties thirties forties fifties sixties seventies eighties nineties")
+_WEEKDAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _WEEKDAY = r"Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun"
 _HALF = r"a\.\s?m\.?|p\.\s?m\.?|am\b|pm\b"
 _ZONE = r"[ECMP]\.?[SD]?\.?T\b\.?|GMT\b|UTC\b|CET\b|BST\b"
@@ -156,7 +157,8 @@ def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
         ),
         Rule(
             re.compile(
-                rf"\b({MONTH})(?:\.? |\.|-)(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:%]|[.,]\d)(?:\s?[-–]\s?(\d{{1,2}})\b(?![-\d]))?"
+                rf"\b({MONTH})(?:\.? |\.|-)(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:%]|[.,]\d)(?:\s?[-–]\s?(\d{{1,2}})"
+                rf"\b(?![-\d]))?"
                 r"(?:(?:,? |-)((?:1\d|20)\d{2})\b(?!,?\d))?",
                 re.IGNORECASE,
             ),
@@ -197,7 +199,8 @@ def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
         ),
         Rule(
             re.compile(
-                rf"\b(?P<word>{_YEAR_WORDS})(?P<gap> (?:the (?:year )?)?)(?P<year>{_YEAR})(?![\d,.:%°]\d|\d|\s?[-–]\s?\d)"
+                rf"\b(?P<word>{_YEAR_WORDS})(?P<gap> (?:the (?:year )?)?)(?P<year>{_YEAR})(?![\d,.:%°]\d|\d|"
+                rf"\s?[-–]\s?\d)"
                 r"(?! (?:people|times|years|days|men|women|dollars|euros|pounds|percent|words|of)\b)",
                 re.IGNORECASE,
             ),

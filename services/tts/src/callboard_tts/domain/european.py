@@ -13,7 +13,8 @@ _CENTURY = {"es": "[Ss]iglos?", "fr": "[Ss]iècles?", "it": "[Ss]ecol[oi]", "pt"
 _RULERS = {
     "es": "Felipe|Carlos|Alfonso|Fernando|Enrique|Juan|Pedro|Isabel|Luis|Pablo|Benedicto|Jaime|Sancho|Pío|León|"
     "Francisco|Napoleón|Guillermo|Jorge|Eduardo|Gregorio|Nicolás|Alejandro|Catalina|Ramsés|rey|reina|papa|Papa|Rey|Reina",
-    "fr": "Louis|Henri|Charles|François|Napoléon|Philippe|Jean|Paul|Benoît|Pie|Léon|Élisabeth|Elisabeth|Georges|Édouard|"
+    "fr": "Louis|Henri|Charles|François|Napoléon|Philippe|Jean|Paul|Benoît|Pie|Léon|Élisabeth|Elisabeth|Georges|"
+    "Édouard|"
     "Guillaume|Frédéric|Nicolas|Alexandre|Catherine|Ramsès|Robert|Jacques|Pierre|Grégoire|Clovis",
     "it": "Luigi|Carlo|Enrico|Vittorio|Emanuele|Umberto|Giovanni|Paolo|Benedetto|Pio|Leone|Francesco|Federico|Filippo|"
     "Napoleone|Elisabetta|Giorgio|Edoardo|Guglielmo|Ferdinando|Nicola|Alessandro|Caterina|Gregorio|Clemente|Ramses",
@@ -23,7 +24,8 @@ _RULERS = {
 _LAST_ORDINAL = {"es": 10, "fr": 1, "it": 100, "pt": 10}
 """From the next number on, rulers are counted with cardinals."""
 _NUMBERED = {
-    "es": "Guerra Mundial|capítulo|Capítulo|tomo|Tomo|acto|Acto|parte|Parte|libro|Libro|volumen|Volumen|artículo|fase|tipo",
+    "es": "Guerra Mundial|capítulo|Capítulo|tomo|Tomo|acto|Acto|parte|Parte|libro|Libro|volumen|Volumen|"
+    "artículo|fase|tipo",
     "fr": "chapitre|Chapitre|tome|Tome|acte|Acte|partie|Partie|livre|Livre|volume|Volume|article|phase|type|scène",
     "it": "capitolo|Capitolo|tomo|Tomo|atto|Atto|parte|Parte|libro|Libro|volume|Volume|articolo|fase|tipo|scena",
     "pt": "capítulo|Capítulo|tomo|Tomo|ato|Ato|parte|Parte|livro|Livro|volume|Volume|artigo|fase|tipo|cena",

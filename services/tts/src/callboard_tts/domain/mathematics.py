@@ -111,7 +111,7 @@ def sign_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         Rule(re.compile(r"\s?!=\s?"), f" {signs['≠']} ", "!"),
         Rule(re.compile(rf"\s?(?<![=!<>])=(?![=>]){_OPERAND}\s?|(?<=\s)=(?=\s)"), f" {signs['=']} ", "="),
         Rule(
-            re.compile(rf"(?:(?<=[\d)])\s?|(?<=\s))([<>])(?=\s?-?[\d(])|(?<=\s)([<>])(?=\s)"),
+            re.compile(r"(?:(?<=[\d)])\s?|(?<=\s))([<>])(?=\s?-?[\d(])|(?<=\s)([<>])(?=\s)"),
             lambda match: f" {signs[match[1] or match[2]]} ",
             "<>",
         ),

@@ -12,17 +12,16 @@ from callboard_tts.domain.characters import decoded_entities, plain_characters
 from callboard_tts.domain.english import english_rules
 from callboard_tts.domain.european import european_rules
 from callboard_tts.domain.numbers import Rule, rewritten
-from callboard_tts.domain.pronunciation import WordList
+from callboard_tts.domain.pronunciation import NO_WORDS, WordList
 from callboard_tts.domain.vocabulary import VOCABULARIES
 
 _HEART = re.compile(r"(^|[^\W\d_]{2}|[.!?,)])\s*<3+(?![\d.,%])")
 _SPACES = re.compile(r"[ \t\u00a0]+")
 _SPACE_BEFORE_MARK = re.compile(r" +(?=[,.!?;:…](?:\s|$))")
 _ASIAN = ("zh", "ja")
-_NO_WORDS = WordList()
 
 
-def normalize_text(text: str, language: str, words: WordList = _NO_WORDS) -> str:
+def normalize_text(text: str, language: str, words: WordList = NO_WORDS) -> str:
     """Rules a text as it is spoken; a text in a language without rules keeps its numbers.
 
     What `words` lists, and what the text gives as `[word](/ipa/)`, is left as it is given.

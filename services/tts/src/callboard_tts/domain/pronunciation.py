@@ -48,3 +48,23 @@ class WordList:
     def _spoken(self, word: str) -> str:
         spoken = self._words.get(word) or self._words[word.lower()]
         return f"[{word}]({spoken})" if PRONUNCIATION.fullmatch(f"[{word}]({spoken})") else spoken.strip("/")
+
+
+NO_WORDS = WordList()
+
+
+class WordLists:
+    """The list of words of each voice: its own entries over those for all voices."""
+
+    def __init__(
+        self, words: Mapping[str, str] | None = None, by_voice: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        self._all = WordList(words)
+        self._voices = {voice: WordList({**(words or {}), **own}) for voice, own in (by_voice or {}).items()}
+
+    def of(self, voice: str) -> WordList:
+        """The list for a voice, or for a blend of voices by its whole name."""
+        return self._voices.get(voice, self._all)
+
+
+NO_WORD_LISTS = WordLists()

@@ -6,54 +6,41 @@ from functools import cache
 from babel import Locale
 from babel.units import UnknownUnitError, format_compound_unit, format_unit
 
-_UNITS = {
-    **{"km": "length-kilometer", "m": "length-meter", "cm": "length-centimeter", "mm": "length-millimeter"},
-    **{"µm": "length-micrometer", "nm": "length-nanometer", "mi": "length-mile", "yd": "length-yard"},
-    **{"ft": "length-foot", "in": "length-inch", "kg": "mass-kilogram", "g": "mass-gram", "mg": "mass-milligram"},
-    **{"µg": "mass-microgram", "t": "mass-tonne", "lb": "mass-pound", "oz": "mass-ounce"},
-    **{"l": "volume-liter", "L": "volume-liter", "ml": "volume-milliliter", "cl": "volume-centiliter"},
-    **{
-        "dl": "volume-deciliter",
-        "gal": "volume-gallon",
-        "fl oz": "volume-fluid-ounce",
-        "tsp": "volume-teaspoon",
-        "tbsp": "volume-tablespoon",
-    },
-    **{"km/h": "speed-kilometer-per-hour", "kph": "speed-kilometer-per-hour", "mph": "speed-mile-per-hour"},
-    **{"m/s": "speed-meter-per-second", "kn": "speed-knot"},
-    **{"°C": "temperature-celsius", "°F": "temperature-fahrenheit", "K": "temperature-kelvin", "°": "angle-degree"},
-    **{"s": "duration-second", "sec": "duration-second", "min": "duration-minute", "h": "duration-hour"},
-    **{"hr": "duration-hour", "ms": "duration-millisecond", "µs": "duration-microsecond", "ns": "duration-nanosecond"},
-    **{"wk": "duration-week", "mo": "duration-month", "yr": "duration-year"},
-    **{"km²": "area-square-kilometer", "m²": "area-square-meter", "cm²": "area-square-centimeter"},
-    **{"ha": "area-hectare", "sq ft": "area-square-foot", "sq mi": "area-square-mile", "ft²": "area-square-foot"},
-    **{"m³": "volume-cubic-meter", "cm³": "volume-cubic-centimeter", "km³": "volume-cubic-kilometer"},
-    **{"Hz": "frequency-hertz", "kHz": "frequency-kilohertz", "MHz": "frequency-megahertz"},
-    **{"GHz": "frequency-gigahertz", "kB": "digital-kilobyte", "KB": "digital-kilobyte", "MB": "digital-megabyte"},
-    **{"GB": "digital-gigabyte", "TB": "digital-terabyte", "PB": "digital-petabyte", "kbit": "digital-kilobit"},
-    **{"Mbit": "digital-megabit", "Gbit": "digital-gigabit", "W": "power-watt", "kW": "power-kilowatt"},
-    **{"MW": "power-megawatt", "GW": "power-gigawatt", "hp": "power-horsepower", "V": "electric-volt"},
-    **{"mA": "electric-milliampere", "Ω": "electric-ohm", "kWh": "energy-kilowatt-hour", "J": "energy-joule"},
-    **{"kJ": "energy-kilojoule", "cal": "energy-calorie", "kcal": "energy-kilocalorie", "Pa": "pressure-pascal"},
-    **{"hPa": "pressure-hectopascal", "kPa": "pressure-kilopascal", "psi": "pressure-pound-force-per-square-inch"},
-    **{"atm": "pressure-atmosphere", "ppm": "concentr-permillion"},
-}
-_ALIASES = {
-    **{"lbs": "lb", "kgs": "kg", "KG": "kg", "Kg": "kg", "mL": "ml", "secs": "sec", "mins": "min", "hrs": "hr"},
-    **{"wks": "wk", "mos": "mo", "yrs": "yr", "km2": "km²", "m2": "m²", "cm2": "cm²", "m3": "m³", "cm3": "cm³"},
-    **{"km3": "km³", "ft2": "ft²", "kmh": "km/h", "MPH": "mph", "KM": "km", "º": "°", "ºC": "°C", "ºF": "°F"},
-    **{"μm": "µm", "μg": "µg", "μs": "µs", "किमी": "km", "किग्रा": "kg", "किमी/घंटा": "km/h", "kms": "km"},
-}
-_RATES = {"bps": "bit", "kbps": "kbit", "mbps": "Mbit", "Mbps": "Mbit", "Gbps": "Gbit", "Mbit/s": "Mbit", "MB/s": "MB"}
+from callboard_tts.domain.tables import listed, pairs
+
+_UNITS = pairs(
+    "km=length-kilometer|m=length-meter|cm=length-centimeter|mm=length-millimeter|µm=length-micrometer|"
+    "nm=length-nanometer|mi=length-mile|yd=length-yard|ft=length-foot|in=length-inch|kg=mass-kilogram|g=mass-gram|"
+    "mg=mass-milligram|µg=mass-microgram|t=mass-tonne|lb=mass-pound|oz=mass-ounce|l=volume-liter|L=volume-liter|"
+    "ml=volume-milliliter|cl=volume-centiliter|dl=volume-deciliter|gal=volume-gallon|fl oz=volume-fluid-ounce|"
+    "tsp=volume-teaspoon|tbsp=volume-tablespoon|km/h=speed-kilometer-per-hour|kph=speed-kilometer-per-hour|"
+    "mph=speed-mile-per-hour|m/s=speed-meter-per-second|kn=speed-knot|°C=temperature-celsius|"
+    "°F=temperature-fahrenheit|K=temperature-kelvin|°=angle-degree|s=duration-second|sec=duration-second|"
+    "min=duration-minute|h=duration-hour|hr=duration-hour|ms=duration-millisecond|µs=duration-microsecond|"
+    "ns=duration-nanosecond|wk=duration-week|mo=duration-month|yr=duration-year|km²=area-square-kilometer|"
+    "m²=area-square-meter|cm²=area-square-centimeter|ha=area-hectare|sq ft=area-square-foot|sq mi=area-square-mile|"
+    "ft²=area-square-foot|m³=volume-cubic-meter|cm³=volume-cubic-centimeter|km³=volume-cubic-kilometer|"
+    "Hz=frequency-hertz|kHz=frequency-kilohertz|MHz=frequency-megahertz|GHz=frequency-gigahertz|kB=digital-kilobyte|"
+    "KB=digital-kilobyte|MB=digital-megabyte|GB=digital-gigabyte|TB=digital-terabyte|PB=digital-petabyte|"
+    "kbit=digital-kilobit|Mbit=digital-megabit|Gbit=digital-gigabit|W=power-watt|kW=power-kilowatt|MW=power-megawatt|"
+    "GW=power-gigawatt|hp=power-horsepower|V=electric-volt|mA=electric-milliampere|Ω=electric-ohm|"
+    "kWh=energy-kilowatt-hour|J=energy-joule|kJ=energy-kilojoule|cal=energy-calorie|kcal=energy-kilocalorie|"
+    "Pa=pressure-pascal|hPa=pressure-hectopascal|kPa=pressure-kilopascal|psi=pressure-pound-force-per-square-inch|"
+    "atm=pressure-atmosphere|ppm=concentr-permillion"
+)
+_ALIASES = pairs(
+    "lbs=lb|kgs=kg|KG=kg|Kg=kg|mL=ml|secs=sec|mins=min|hrs=hr|wks=wk|mos=mo|yrs=yr|km2=km²|m2=m²|cm2=cm²|m3=m³|"
+    "cm3=cm³|km3=km³|ft2=ft²|kmh=km/h|MPH=mph|KM=km|º=°|ºC=°C|ºF=°F|μm=µm|μg=µg|μs=µs|किमी=km|किग्रा=kg|"
+    "किमी/घंटा=km/h|kms=km"
+)
+_RATES = pairs("bps=bit|kbps=kbit|mbps=Mbit|Mbps=Mbit|Gbps=Gbit|Mbit/s=Mbit|MB/s=MB")
 _PER = {"h": "duration-hour", "s": "duration-second", "min": "duration-minute"}
 _NOT_ENGLISH = frozenset({"t", "in"})
 """Symbols that are words or letters in English; `in` is handled where no word can stand."""
 _FEMININE = {"es": re.compile(r"[^\s]*(?:a|as)$"), "it": re.compile(r"[^\s]*(?:a|e)$")}
 _FEMININE_NAMES = {
-    "fr": frozenset(
-        "heure minute seconde milliseconde microseconde nanoseconde semaine année tonne livre once".split()
-    ),
-    "pt": frozenset("hora semana tonelada libra onça milha jarda polegada caloria quilocaloria atmosfera".split()),
+    "fr": listed("heure minute seconde milliseconde microseconde nanoseconde semaine année tonne livre once"),
+    "pt": listed("hora semana tonelada libra onça milha jarda polegada caloria quilocaloria atmosfera"),
 }
 _ITALIAN_UNO = re.compile(r"(?:s[^aeiou\s]|z|ps|gn|y)")
 

@@ -7,6 +7,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
+from callboard_tts.domain.pronunciation import NO_WORD_LISTS, WordLists
 from callboard_tts.domain.voices import Voice, VoiceChoice, choose_voice
 
 
@@ -30,6 +31,7 @@ class SpeechDefaults:
     max_characters: int = 4096
     comma_pause_ms: int = 300
     sentence_pause_ms: int = 600
+    word_lists: WordLists = NO_WORD_LISTS
 
 
 def plan_utterance(
@@ -50,7 +52,7 @@ def plan_utterance(
             param="text",
         )
     voice = choose_voice(request.voice, request.language, known, aliases)
-    pieces = split_text(request.text, voice.language)
+    pieces = split_text(request.text, voice.language, words=defaults.word_lists.of(voice.spec))
     if not pieces:
         raise CallboardError(ErrorCode.INVALID_REQUEST, "The text has nothing in it that can be spoken.", param="text")
     pauses_ms = {

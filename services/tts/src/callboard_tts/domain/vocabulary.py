@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from callboard_tts.domain.tables import listed, pairs
+
 
 @dataclass(frozen=True, slots=True)
 class Currency:
@@ -44,12 +46,12 @@ class Vocabulary:
     version: str
     abbreviations: Mapping[str, str] = field(default_factory=dict[str, str])
     """Abbreviations without their last full stop, in small letters."""
-    before_names: frozenset[str] = frozenset()
+    before_names: tuple[str, ...] = ()
     """Abbreviations that stand before a name or a number only."""
 
 
-_MATH = "+ − × ÷ = ± < > ≤ ≥ ≠ ≈ % ‰ & @ # ² ³ √ ∞ ^".split()
-_ADDRESS = ". @ / - _ : ? = & # + ~ %".split()
+_MATH = listed("+ − × ÷ = ± < > ≤ ≥ ≠ ≈ % ‰ & @ # ² ³ √ ∞ ^")
+_ADDRESS = listed(". @ / - _ : ? = & # + ~ %")
 
 
 def _signs(words: str) -> dict[str, str]:
@@ -60,8 +62,9 @@ def _address(words: str) -> dict[str, str]:
     return dict(zip(_ADDRESS, words.split("|"), strict=True))
 
 
-def _pairs(text: str) -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in text.split("|"))
+def _fractions(names: str) -> dict[int, tuple[str, str]]:
+    """The names of halves, thirds and so on, each for one part and for several."""
+    return {below: (one, many) for below, (one, many) in enumerate((listed(name) for name in names.split("|")), 2)}
 
 
 ENGLISH = Vocabulary(
@@ -83,7 +86,7 @@ ENGLISH = Vocabulary(
         "₩": Currency("won", "won"),
     },
     cents_join="and",
-    scales=_pairs(
+    scales=pairs(
         "k=thousand|K=thousand|M=million|m=million|mn=million|bn=billion|b=billion|B=billion|T=trillion|tn=trillion|"
         "thousand=thousand|million=million|billion=billion|trillion=trillion"
     ),
@@ -105,7 +108,8 @@ SPANISH = Vocabulary(
     decimal="coma",
     signs=_signs(
         "más|menos|por|entre|igual a|más menos|menor que|mayor que|menor o igual que|mayor o igual que|distinto de|"
-        "aproximadamente|por ciento|por mil|y|arroba|almohadilla|al cuadrado|al cubo|raíz cuadrada de|infinito|elevado a"
+        "aproximadamente|por ciento|por mil|y|arroba|almohadilla|al cuadrado|al cubo|raíz cuadrada de|infinito|"
+        "elevado a"
     ),
     address=_address(
         "punto|arroba|barra|guion|guion bajo|dos puntos|signo de interrogación|igual|y|almohadilla|más|tilde|por ciento"
@@ -119,29 +123,28 @@ SPANISH = Vocabulary(
         "₩": Currency("un won", "wons"),
     },
     cents_join="con",
-    scales=_pairs("mil=mil|millón=millón|millones=millones|M=millones|k=mil|K=mil|mil millones=mil millones"),
+    scales=pairs("mil=mil|millón=millón|millones=millones|M=millones|k=mil|K=mil|mil millones=mil millones"),
     scale_join=" de ",
     to="a",
     date="{day} de {month} de {year}",
     first_day="primero",
     hour="{h} en punto",
     minutes="{h} y {m}",
-    fractions={
-        **{2: ("medio", "medios"), 3: ("tercio", "tercios"), 4: ("cuarto", "cuartos"), 5: ("quinto", "quintos")},
-        **{6: ("sexto", "sextos"), 7: ("séptimo", "séptimos"), 8: ("octavo", "octavos"), 9: ("noveno", "novenos")},
-        10: ("décimo", "décimos"),
-    },
+    fractions=_fractions(
+        "medio medios|tercio tercios|cuarto cuartos|quinto quintos|sexto sextos|séptimo séptimos|octavo octavos|"
+        "noveno novenos|décimo décimos"
+    ),
     over="sobre",
     number="número",
     version="versión",
-    abbreviations=_pairs(
+    abbreviations=pairs(
         "sr=señor|sra=señora|srta=señorita|dr=doctor|dra=doctora|d=don|dña=doña|prof=profesor|profa=profesora|"
         "ud=usted|uds=ustedes|vd=usted|etc=etcétera|pág=página|págs=páginas|p. ej=por ejemplo|núm=número|"
         "av=avenida|avda=avenida|art=artículo|cap=capítulo|vol=volumen|tel=teléfono|aprox=aproximadamente|"
         "ee. uu=Estados Unidos|ee.uu=Estados Unidos|a. c=antes de Cristo|d. c=después de Cristo|sto=santo|sta=santa|"
         "gral=general|lic=licenciado|ing=ingeniero|arq=arquitecto|izq=izquierda|dcha=derecha|máx=máximo|mín=mínimo"
     ),
-    before_names=frozenset("sr sra srta dr dra d dña prof profa gral lic ing arq sto sta av avda núm pág".split()),
+    before_names=listed("sr sra srta dr dra d dña prof profa gral lic ing arq sto sta av avda núm pág"),
 )
 
 FRENCH = Vocabulary(
@@ -166,7 +169,7 @@ FRENCH = Vocabulary(
         "₩": Currency("un won", "wons"),
     },
     cents_join="et",
-    scales=_pairs(
+    scales=pairs(
         "mille=mille|million=million|millions=millions|milliard=milliard|milliards=milliards|M=millions|k=mille|"
         "K=mille|Md=milliards|Mds=milliards"
     ),
@@ -180,13 +183,13 @@ FRENCH = Vocabulary(
     over="sur",
     number="numéro",
     version="version",
-    abbreviations=_pairs(
+    abbreviations=pairs(
         "m=monsieur|mm=messieurs|mme=madame|mmes=mesdames|mlle=mademoiselle|dr=docteur|pr=professeur|me=maître|"
         "etc=et cetera|p. ex=par exemple|cf=confer|av. j.-c=avant Jésus-Christ|apr. j.-c=après Jésus-Christ|"
         "st=saint|ste=sainte|bd=boulevard|av=avenue|tél=téléphone|vol=volume|chap=chapitre|art=article|env=environ|"
         "max=maximum|min=minimum|n°=numéro|no=numéro|p=page|pp=pages"
     ),
-    before_names=frozenset("m mm mme mmes mlle dr pr me st ste bd av no p pp art vol chap".split()),
+    before_names=listed("m mm mme mmes mlle dr pr me st ste bd av no p pp art vol chap"),
 )
 
 ITALIAN = Vocabulary(
@@ -210,7 +213,7 @@ ITALIAN = Vocabulary(
         "₩": Currency("un won", "won"),
     },
     cents_join="e",
-    scales=_pairs(
+    scales=pairs(
         "mila=mila|milione=milione|milioni=milioni|miliardo=miliardo|miliardi=miliardi|mln=milioni|mld=miliardi|"
         "M=milioni|k=mila|K=mila"
     ),
@@ -224,15 +227,15 @@ ITALIAN = Vocabulary(
     over="su",
     number="numero",
     version="versione",
-    abbreviations=_pairs(
+    abbreviations=pairs(
         "sig=signor|sig.ra=signora|sig.na=signorina|sigg=signori|dott=dottor|dott.ssa=dottoressa|prof=professor|"
         "prof.ssa=professoressa|ing=ingegner|avv=avvocato|arch=architetto|geom=geometra|on=onorevole|ecc=eccetera|"
         "pag=pagina|pagg=pagine|es=esempio|p. es=per esempio|ad es=ad esempio|art=articolo|cap=capitolo|vol=volume|"
         "tel=telefono|n=numero|nr=numero|a.c=avanti Cristo|d.c=dopo Cristo|v.le=viale|p.zza=piazza|ca=circa|"
         "max=massimo|min=minimo|fig=figura"
     ),
-    before_names=frozenset(
-        "sig sig.ra sig.na sigg dott dott.ssa prof prof.ssa ing avv arch geom on n nr pag cap art vol fig ca".split()
+    before_names=listed(
+        "sig sig.ra sig.na sigg dott dott.ssa prof prof.ssa ing avv arch geom on n nr pag cap art vol fig ca"
     ),
 )
 
@@ -258,7 +261,7 @@ PORTUGUESE = Vocabulary(
         "₩": Currency("um won", "wons"),
     },
     cents_join="e",
-    scales=_pairs(
+    scales=pairs(
         "mil=mil|milhão=milhão|milhões=milhões|bilhão=bilhão|bilhões=bilhões|mi=milhões|bi=bilhões|M=milhões|k=mil|K=mil"
     ),
     scale_join=" de ",
@@ -267,21 +270,20 @@ PORTUGUESE = Vocabulary(
     first_day="primeiro",
     hour="{h} horas",
     minutes="{h} e {m}",
-    fractions={
-        **{2: ("meio", "meios"), 3: ("terço", "terços"), 4: ("quarto", "quartos"), 5: ("quinto", "quintos")},
-        **{6: ("sexto", "sextos"), 7: ("sétimo", "sétimos"), 8: ("oitavo", "oitavos"), 9: ("nono", "nonos")},
-        10: ("décimo", "décimos"),
-    },
+    fractions=_fractions(
+        "meio meios|terço terços|quarto quartos|quinto quintos|sexto sextos|sétimo sétimos|oitavo oitavos|nono "
+        "nonos|décimo décimos"
+    ),
     over="sobre",
     number="número",
     version="versão",
-    abbreviations=_pairs(
+    abbreviations=pairs(
         "sr=senhor|sra=senhora|srta=senhorita|dr=doutor|dra=doutora|prof=professor|profa=professora|profª=professora|"
         "etc=etcétera|pág=página|p. ex=por exemplo|ex=exemplo|av=avenida|r=rua|art=artigo|cap=capítulo|vol=volume|"
         "tel=telefone|núm=número|a.c=antes de Cristo|d.c=depois de Cristo|gen=general|eng=engenheiro|ltda=limitada|"
         "aprox=aproximadamente|máx=máximo|mín=mínimo|sto=santo|sta=santa"
     ),
-    before_names=frozenset("sr sra srta dr dra prof profa av r gen eng sto sta pág cap art vol".split()),
+    before_names=listed("sr sra srta dr dra prof profa av r gen eng sto sta pág cap art vol"),
 )
 
 HINDI = Vocabulary(
@@ -302,7 +304,7 @@ HINDI = Vocabulary(
         "₩": Currency("1 वॉन", "वॉन"),
     },
     cents_join="और",
-    scales=_pairs("हज़ार=हज़ार|लाख=लाख|करोड़=करोड़|अरब=अरब"),
+    scales=pairs("हज़ार=हज़ार|लाख=लाख|करोड़=करोड़|अरब=अरब"),
     scale_join=" ",
     to="से",
     date="{day} {month} {year}",
@@ -313,8 +315,8 @@ HINDI = Vocabulary(
     over="बटा",
     number="नंबर",
     version="वर्शन",
-    abbreviations=_pairs("डॉ=डॉक्टर|श्री=श्री|प्रो=प्रोफ़ेसर|कि.मी=किलोमीटर|कि.ग्रा=किलोग्राम|रु=रुपये|सं=संख्या"),
-    before_names=frozenset(("डॉ", "प्रो")),
+    abbreviations=pairs("डॉ=डॉक्टर|श्री=श्री|प्रो=प्रोफ़ेसर|कि.मी=किलोमीटर|कि.ग्रा=किलोग्राम|रु=रुपये|सं=संख्या"),
+    before_names=("डॉ", "प्रो"),
 )
 
 VOCABULARIES = {
