@@ -69,6 +69,8 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     def sum_with_code(match: re.Match[str]) -> str:
         value = float(_value(match["number"], vocabulary))
         name = get_currency_name(match["code"], 2 if match["scale"] else value, locale=vocabulary.language)
+        if vocabulary.language in {"es", "fr", "it", "pt"}:
+            name = name[0].lower() + name[1:]
         return _amount(match["number"], match["scale"], name, vocabulary)
 
     rules: list[Rule] = [
@@ -96,13 +98,9 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
 def lone_sign_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     """The rules for currency signs that no number follows."""
     return tuple(
-        Rule(re.compile(re.escape(sign)), f" {_noun(names.one, vocabulary)} ")
+        Rule(re.compile(re.escape(sign)), f" {names.one if vocabulary.language == 'en' else names.many} ", sign[-1])
         for sign, names in vocabulary.currencies.items()
     )
-
-
-def _noun(one: str, vocabulary: Vocabulary) -> str:
-    return one if vocabulary.language == "en" else one.partition(" ")[2]
 
 
 def _sum(text: str, scale: str | None, names: Currency, vocabulary: Vocabulary, country: str = "") -> str:
@@ -172,7 +170,7 @@ def unit_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         Rule(
             re.compile(
                 rf"{before}(?P<gap>[ \u00a0-]?)(?P<unit>{symbols})"
-                rf"(?:(?P<stop>\.(?=\s+[a-z0-9,;(]))|(?P<end>\.(?=\W|$))|{after})"
+                rf"(?:(?P<stop>\.(?=\s+[a-z,;(]))|(?P<end>\.(?=\W|$))|{after})"
             ),
             measure,
         ),

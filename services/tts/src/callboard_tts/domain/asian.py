@@ -18,7 +18,7 @@ _DIGITS = "零一二三四五六七八九"
 _PHONE_DIGITS = "零幺二三四五六七八九"
 _KANA_DIGITS = ("ゼロ", "いち", "に", "さん", "よん", "ご", "ろく", "なな", "はち", "きゅう")
 _NUMBER = r"\d+(?:\.\d+)?"
-_END = r"(?![\w.]*\d)"
+_END = r"(?!\d|\.\d)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,7 @@ class _Reader:
                 lambda match: f"{match[1]}{self.number(match[2])}{self.score}{self.number(match[3])}",
                 "比ス",
             ),
+            Rule(re.compile(r"(?<=[:：]\d\d)\s?[-–~～]\s?(?=\d{1,2}[:：]\d\d)"), self.to, ":："),
             Rule(
                 re.compile(
                     r"(?:([AP]M)\s?)?(?<![\d:：.])(\d{1,2})[:：](\d{2})(?:[:：](\d{2}))?(?![\d:：])(?:\s?([ap]\.?m\.?))?",
@@ -164,9 +165,16 @@ class _Reader:
             ),
             Rule(re.compile(rf"({sign})\s?({_NUMBER})([万亿億千百]{{0,2}})"), self._money, "$€£¥￥"),
             Rule(re.compile(rf"({_NUMBER})([万亿億千百]{{0,2}})\s?({sign})"), self._money_after, "$€£¥￥"),
-            Rule(re.compile(rf"(?:({_NUMBER})[-–~～])?({_NUMBER})\s?[%％]"), self._percent, "%％"),
+            Rule(re.compile(rf"(?:({_NUMBER})[%％]?[-–~～])?({_NUMBER})\s?[%％]"), self._percent, "%％"),
             Rule(re.compile(r"(?<![\d/])(\d{1,4})\s?/\s?(\d{1,4})(?![\d/])"), self._fraction, "/"),
-            Rule(re.compile(rf"(?<![\d.])({_NUMBER})\s?({units})(?![A-Za-z²³/°])"), self._measure, ASCII_DIGITS),
+            Rule(
+                re.compile(
+                    rf"((?<![A-Za-z0-9)）-])[-−])?(?<![\d.])({_NUMBER})\s?({units})(?![A-Za-z²³/°])"
+                    rf""
+                ),
+                self._measure,
+                ASCII_DIGITS,
+            ),
             Rule(re.compile(rf"(?<![\d.])({_NUMBER})\s?[~～〜]\s?({_NUMBER})"), self._between(self.to), "~～〜"),
         )
 
@@ -196,7 +204,7 @@ class _Reader:
             ),
             Rule(re.compile(r"(?<!\w)\+(?=\d)"), self.signs["+"], "+"),
             Rule(
-                re.compile(r"(?<![\d第.])2(?=[个位只条件本张次家天年间种杯双台辆])"),
+                re.compile(r"(?<![\d第.])2(?=[个位只条件本张次家天年间种杯双台辆岁点])"),
                 "两" if self.is_chinese else "2",
                 "2",
             ),
@@ -247,10 +255,10 @@ class _Reader:
         return said + (f"{self.number(str(int(second)))}{self.second}" if second else "")
 
     def _money(self, match: re.Match[str]) -> str:
-        return f"{self.number(match[2])}{match[3] or ''}{self.currencies[match[1]]}"
+        return f"{self.number(_short(match[2]))}{match[3] or ''}{self.currencies[match[1]]}"
 
     def _money_after(self, match: re.Match[str]) -> str:
-        return f"{self.number(match[1])}{match[2] or ''}{self.currencies[match[3]]}"
+        return f"{self.number(_short(match[1]))}{match[2] or ''}{self.currencies[match[3]]}"
 
     def _fraction(self, match: re.Match[str]) -> str:
         return self.fraction.format(n=self.number(match[1]), d=self.number(match[2]))
@@ -260,7 +268,8 @@ class _Reader:
         return first + self.percent.format(n=self.number(match[2]))
 
     def _measure(self, match: re.Match[str]) -> str:
-        return unit_phrase(self.number(match[1]), match[2], self.language)
+        sign = self.minus if match[1] else ""
+        return unit_phrase(sign + self.number(match[2]), match[3], self.language)
 
     def _between(self, joiner: str) -> Callable[[re.Match[str]], str]:
         number = self.number if self.is_chinese else _short_kanji
@@ -305,6 +314,11 @@ def _hanzi(digits: str) -> Callable[[str], str]:
 
 def _kana(text: str) -> str:
     return "".join(_KANA_DIGITS[int(digit)] for digit in text if digit.isdecimal())
+
+
+def _short(number: str) -> str:
+    """A number without the zeros at the end of its decimals."""
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def _short_kanji(text: str) -> str:

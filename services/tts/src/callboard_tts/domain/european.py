@@ -6,10 +6,11 @@ from callboard_tts.domain.addresses import address_rules, decimal_rules, phone_r
 from callboard_tts.domain.amounts import lone_sign_rules, money_rules, month_names, unit_rules
 from callboard_tts.domain.mathematics import difference_rules, fraction_rules, sign_rules
 from callboard_tts.domain.numbers import ASCII_DIGITS, Rule, needing, ordinal, roman_value
+from callboard_tts.domain.units import unit_name
 from callboard_tts.domain.vocabulary import Vocabulary
 
 _ROMAN = r"(?=[IVXL]+(?:er|e|ème)?\b)[IVXL]{1,8}"
-_CENTURY = {"es": "[Ss]iglos?", "fr": "[Ss]iècles?", "it": "[Ss]ecol[oi]", "pt": "[Ss]éculos?"}
+_CENTURY = {"es": r"[Ss]iglos?|\bs\.", "fr": "[Ss]iècles?", "it": "[Ss]ecol[oi]", "pt": "[Ss]éculos?"}
 _RULERS = {
     "es": "Felipe|Carlos|Alfonso|Fernando|Enrique|Juan|Pedro|Isabel|Luis|Pablo|Benedicto|Jaime|Sancho|Pío|León|"
     "Francisco|Napoleón|Guillermo|Jorge|Eduardo|Gregorio|Nicolás|Alejandro|Catalina|Ramsés|rey|reina|papa|Papa|Rey|Reina",
@@ -48,10 +49,12 @@ def european_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         *needing(ASCII_DIGITS, _clock_rules(vocabulary)),
         *needing(ASCII_DIGITS, money_rules(vocabulary)),
         *fraction_rules(vocabulary),
+        *_part_rules(vocabulary),
+        Rule(re.compile(r"(?<!\w)c/\s?(?=[A-Z])" if vocabulary.language == "es" else "(?!)"), "calle ", "/"),
         *_ordinal_rules(vocabulary),
         *needing(ASCII_DIGITS, unit_rules(vocabulary)),
         *_abbreviation_rules(vocabulary),
-        Rule(re.compile(r"\b[Nn][º°]\s?(?=\d)|#(?=\d)"), f"{vocabulary.number} "),
+        Rule(re.compile(r"\b[Nn]\.?[º°]\s?(?=\d)|#(?=\d)"), f"{vocabulary.number} "),
         *needing("=<>≤≥≠×÷", difference_rules(vocabulary)),
         Rule(re.compile(r"(?<![\w-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), rf"\1 {vocabulary.to} \2"),
         *sign_rules(vocabulary),
@@ -113,7 +116,9 @@ def _clock_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
 
     rules: list[Rule] = [
         Rule(
-            re.compile(rf"(?<![\w:.,])(\d{{1,2}}){separator}(\d{{2}})(?:\s?(?:h|horas|heures|hs)\b\.?)?(?![\w:])"),
+            re.compile(
+                rf"(?<![\w:.,])(\d{{1,2}}){separator}(\d{{2}})(?:\s?(?:h|horas|heures|hs|बजे)(?!\w)\.?)?(?![\w:])"
+            ),
             clock,
         )
     ]
@@ -121,6 +126,17 @@ def _clock_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         rules.append(Rule(re.compile(r"(?<![\w:.,])(\d{1,2})\s?h()(?![\w:])"), clock))
     rules.append(Rule(re.compile(r"(?<![\d:.])(\d{1,3}):(\d{1,3})(?![\d:])"), rf"\1 {vocabulary.to} \2"))
     return tuple(rules)
+
+
+def _part_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
+    """The rules for a unit after a fraction: `half a kilogram`."""
+    names = "|".join(re.escape(name) for pair in vocabulary.fractions.values() for name in pair)
+
+    def part(match: re.Match[str]) -> str:
+        return f"{match[1]} {unit_name(match[2], vocabulary.language, plural=False)}"
+
+    article = "(?:un )?" if vocabulary.language == "es" else ""
+    return (Rule(re.compile(rf"\b{article}({names}) (kg|g|km|m|l|L|h|t)(?!\w)"), part),)
 
 
 def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
@@ -154,8 +170,10 @@ def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     century = _CENTURY[language]
     return (
         Rule(re.compile(rf"(?<![\w.,]){_ORDINAL_MARKS[language]}"), marked),
-        Rule(re.compile(rf"\b({century}) ({_ROMAN})\b"), cardinal),
-        Rule(re.compile(rf"\b({_ROMAN})(?:e|ème)?(?= {century})"), before_century),
+        Rule(re.compile(rf"(?<!\w)({century}) ({_ROMAN})\b"), cardinal),
+        Rule(re.compile(rf"(?<!\w)((?:{century}) \d+ (?:y|e|et|a|al|ao)) ({_ROMAN})\b"), cardinal),
+        Rule(re.compile(r"\b(?!Ie)([IVX]{1,7})(?:e|ème)\b" if language == "fr" else "(?!)"), before_century),
+        Rule(re.compile(rf"\b({_ROMAN})(?:e|ème)?(?= (?:{century}))"), before_century),
         Rule(re.compile(rf"\b({_RULERS[language]}) ({_ROMAN})(?:er)?\b(?!')"), ruler),
         Rule(re.compile(rf"\b({_NUMBERED[language]}) ({_ROMAN})\b(?!')"), cardinal),
         Rule(re.compile(rf"\b(?=II)({_ROMAN})(?= (?:Guerra|guerra))"), before_war(language)),

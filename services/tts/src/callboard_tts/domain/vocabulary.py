@@ -142,9 +142,9 @@ SPANISH = Vocabulary(
         "ud=usted|uds=ustedes|vd=usted|etc=etcétera|pág=página|págs=páginas|p. ej=por ejemplo|núm=número|"
         "av=avenida|avda=avenida|art=artículo|cap=capítulo|vol=volumen|tel=teléfono|aprox=aproximadamente|"
         "ee. uu=Estados Unidos|ee.uu=Estados Unidos|a. c=antes de Cristo|d. c=después de Cristo|sto=santo|sta=santa|"
-        "gral=general|lic=licenciado|ing=ingeniero|arq=arquitecto|izq=izquierda|dcha=derecha|máx=máximo|mín=mínimo"
+        "s=siglo|gral=general|lic=licenciado|ing=ingeniero|arq=arquitecto|izq=izquierda|dcha=derecha|máx=máximo|mín=mínimo"
     ),
-    before_names=listed("sr sra srta dr dra d dña prof profa gral lic ing arq sto sta av avda núm pág"),
+    before_names=listed("s sr sra srta dr dra d dña prof profa gral lic ing arq sto sta av avda núm pág"),
 )
 
 FRENCH = Vocabulary(
@@ -279,11 +279,12 @@ PORTUGUESE = Vocabulary(
     version="versão",
     abbreviations=pairs(
         "sr=senhor|sra=senhora|srta=senhorita|dr=doutor|dra=doutora|prof=professor|profa=professora|profª=professora|"
-        "etc=etcétera|pág=página|p. ex=por exemplo|ex=exemplo|av=avenida|r=rua|art=artigo|cap=capítulo|vol=volume|"
+        "etc=etcétera|pág=página|págs=páginas|d=dom|p. ex=por exemplo|ex=exemplo|av=avenida|r=rua|art=artigo|"
+        "cap=capítulo|vol=volume|"
         "tel=telefone|núm=número|a.c=antes de Cristo|d.c=depois de Cristo|gen=general|eng=engenheiro|ltda=limitada|"
         "aprox=aproximadamente|máx=máximo|mín=mínimo|sto=santo|sta=santa"
     ),
-    before_names=listed("sr sra srta dr dra prof profa av r gen eng sto sta pág cap art vol"),
+    before_names=listed("sr sra srta dr dra d prof profa av r gen eng sto sta pág cap art vol"),
 )
 
 HINDI = Vocabulary(
