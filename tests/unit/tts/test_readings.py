@@ -13,6 +13,7 @@ from num2words import num2words
 
 from callboard_tts.backends.phonemes import Phonemizer
 from callboard_tts.domain.normalization import normalize_text
+from callboard_tts.domain.tables import pairs
 
 pytestmark = [
     pytest.mark.unit,
@@ -24,12 +25,9 @@ pytestmark = [
 TABLES = Path(__file__).parent / "readings"
 LANGUAGES = sorted(path.stem for path in TABLES.glob("*.txt"))
 PHONEMIZER = Phonemizer(DEFAULT_VOCAB)
-HINDI_NUMBERS = dict(
-    pair.split("=")
-    for pair in (
-        "1=एक|2=दो|15=पंद्रह|3=तीन|4=चार|5=पाँच|8=आठ|10=दस|12=बारह|19=उन्नीस|20=बीस|24=चौबीस|30=तीस|47=सैंतालीस|50=पचास|100=सौ|"
-        "250=दो सौ पचास|1500=एक हज़ार पाँच सौ|2024=दो हज़ार चौबीस"
-    ).split("|")
+HINDI_NUMBERS = pairs(
+    "1=एक|2=दो|15=पंद्रह|3=तीन|4=चार|5=पाँच|8=आठ|10=दस|12=बारह|19=उन्नीस|20=बीस|24=चौबीस|30=तीस|47=सैंतालीस|50=पचास|"
+    "100=सौ|250=दो सौ पचास|1500=एक हज़ार पाँच सौ|2024=दो हज़ार चौबीस"
 )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from callboard_contracts.config import Config
@@ -34,8 +34,8 @@ class PoolSettings(WorkerPool):
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
-    words: Mapping[str, str]
-    voice_words: Mapping[str, Mapping[str, str]]
+    words: Mapping[str, str] = field(default_factory=dict[str, str])
+    voice_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     hold_slice_ms: int
     decision_timeout_s: float
     admits_unheld: bool

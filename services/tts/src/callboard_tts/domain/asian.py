@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from babel.numbers import get_currency_name
 
 from callboard_tts.domain.numbers import ASCII_DIGITS, Rule
+from callboard_tts.domain.tables import pairs
 from callboard_tts.domain.units import unit_pattern, unit_phrase
 
 _DIGITS = "零一二三四五六七八九"
@@ -337,21 +338,10 @@ _CHINESE = _Reader(
     phone=_hanzi(_PHONE_DIGITS),
     year=_hanzi(_DIGITS),
     signs={
-        "+": "加",
-        "×": "乘以",
-        "÷": "除以",
         "=": "等于",
-        "±": "正负",
-        "≤": "小于等于",
-        "≥": "大于等于",
-        "<": "小于",
-        ">": "大于",
-        "≠": "不等于",
-        "≈": "约等于",
-        "&": "和",
-        "√": "根号",
-        "²": "的平方",
-        "³": "的立方",
+        **pairs(
+            "+=加|×=乘以|÷=除以|±=正负|≤=小于等于|≥=大于等于|<=小于|>=大于|≠=不等于|≈=约等于|&=和|√=根号|²=的平方|³=的立方"
+        ),
     },
     currencies={
         "¥": "元",
@@ -384,21 +374,11 @@ _JAPANESE = _Reader(
     phone=_kana,
     year=_same,
     signs={
-        "+": "プラス",
-        "×": "かける",
-        "÷": "わる",
         "=": "イコール",
-        "±": "プラスマイナス",
-        "≤": "小なりイコール",
-        "≥": "大なりイコール",
-        "<": "小なり",
-        ">": "大なり",
-        "≠": "ノットイコール",
-        "≈": "ニアリーイコール",
-        "&": "アンド",
-        "√": "ルート",
-        "²": "の二乗",
-        "³": "の三乗",
+        **pairs(
+            "+=プラス|×=かける|÷=わる|±=プラスマイナス|≤=小なりイコール|≥=大なりイコール|<=小なり|>=大なり|≠=ノットイコール|≈=ニアリーイコール|&=アンド|√=ルート|"
+            "²=の二乗|³=の三乗"
+        ),
     },
     currencies={"¥": "円", "￥": "円", "US$": "ドル", "$": "ドル", "€": "ユーロ", "£": "ポンド"},
     percent="{n}パーセント",

@@ -106,7 +106,7 @@ class SpeechJobs:
         synthesis = Synthesis(self._engine, self._pool.backend, engine_model, running, progress)
 
         async def work() -> Outcome[SpeechEndReason]:
-            utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
+            utterance = await asyncio.to_thread(plan_utterance, job.request, self._defaults, *self._voices(job))
             try:
                 await synthesis.speak(utterance, QuotaGatedWriter(writer, holds, utterance, job.request.speed))
             except QuotaExhausted as error:
