@@ -278,7 +278,7 @@ class _Reader:
 
     def _address(self, match: re.Match[str]) -> str:
         said = {".": self.dot, "@": self.at, "/": "/", "-": "-", "_": "_"}
-        parts = re.findall(r"\d+|[A-Za-z]+|[.@/_-]", match[0])
+        parts: list[str] = re.findall(r"\d+|[A-Za-z]+|[.@/_-]", match[0])
         return " ".join(self.digits(part) if part.isdecimal() else said.get(part, part) for part in parts)
 
 
