@@ -24,7 +24,7 @@ _FILE = (
     r"|(?<![\w/.~])(?:~|\.{1,2})?(?:/[\w.-]{0,62}[\w-]){2,12}/?(?!\w)"
 )
 _WORDS = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
-_VOWEL = re.compile(r"[aeiouáéíóúâêôãõàèìòùäëïöü]|[^\x00-\x7f]|(?<=.)y(?=.)|\w\w+y", re.IGNORECASE)
+_VOWEL = re.compile(r"[aeiouáéíóúâêôãõàèìòùäëïöü]|[^\x00-\x7f]|y", re.IGNORECASE)
 _COUNTRY = re.compile(r"\.([a-z]{2})(?=$|[/:])")
 _SPELLED = frozenset(["ai", "io", "uk", "eu", "au", "id", "ui", "ip", "os", "js", "ts", "py", "db"])
 

@@ -146,10 +146,12 @@ def unit_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
     language = vocabulary.language
     number, symbols = number_pattern(vocabulary), unit_pattern(language)
     before = rf"(?<![\w.,])(?P<number>{number})(?P<to>\s?[-–—]\s?(?:{number}))?"
-    per = "km|kg|h|s|min|g|l|L|mi|m|m²|m³"
+    per = "km|kg|h|s|min|g|l|L|mi|m|m²|m³|lb|oz|gal|yr|mo|wk|hr|sec|GB|MB|TB"
     after = rf"(?![\w²³°*]|/(?!(?:{per})\b)|'\w)"
 
     def measure(match: re.Match[str]) -> str:
+        if match["unit"] == "K" and not match["gap"]:
+            return match[0]
         text, last = match["number"], match["number"]
         said = spoken_number(text, vocabulary)
         if match["to"]:

@@ -109,6 +109,12 @@ def _roman_alone(match: re.Match[str]) -> str:
     return f"{value}{match[2]}" if value else match[0]
 
 
+def _roman_left(match: re.Match[str]) -> str:
+    """A numeral after no known word; espeak-ng would say `Roman` before it."""
+    value = roman_value(match[1])
+    return " ".join(match[1]) if not value or match[1] in {"IV", "XX", "XXX"} else str(value)
+
+
 def _ordinal(match: re.Match[str]) -> str:
     return ordinal(int(match[1].replace(",", "")))
 
@@ -162,6 +168,10 @@ def _range(match: re.Match[str]) -> str:
     if rises or (len(first) < 4 and int(first) < 200):
         return f"{first} to {last}"
     return match[0]
+
+
+def _scientific(match: re.Match[str]) -> str:
+    return f"{match[1]} × 10^{match[2]}"
 
 
 def _room(match: re.Match[str]) -> str:
@@ -235,12 +245,14 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         ),
         *time_rules(day_first=day_first),
         *needing(ASCII_DIGITS, version_rules(ENGLISH)),
+        Rule(re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]\+?(-?\d{1,3})(?!\w|\.\d)"), _scientific, "eE"),
+        *((Rule(re.compile(r"(?<![\w.,])(\d{1,2})p\b"), r"\1 pence", "p"),) if day_first else ()),
         *needing(ASCII_DIGITS, money_rules(ENGLISH)),
         *fraction_rules(ENGLISH),
         Rule(
             re.compile(
                 r"(?P<mixed>(?<=\d) and )?(?P<part>a half|one [a-z]{4,12}|\d{1,2} [a-z]{4,12}s) "
-                r"(?P<unit>lbs?|kg|km|mi|ft|hrs?|oz|tsp|tbsp|cm|mm|ml|mL|gal|yd|min)\b\.?"
+                r"(?P<unit>lbs?|kg|km|mi|ft|hrs?|oz|tsp|tbsp|cm|mm|ml|mL|gal|yd|min)\b(?:\.(?=\s+[a-z]))?"
             ),
             _fraction_unit,
         ),
@@ -260,7 +272,10 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         ),
         Rule(re.compile(rf"\b({_ROMAN})(?=(?:th)? (?:century|centuries)\b)"), _roman_century),
         Rule(
-            re.compile(rf"\b(?<!')([A-Z][\w'-]{{2,20}}) (?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"),
+            re.compile(
+                rf"\b(?<!')(?!(?:{_OPENINGS}|His|Her|My|Your|Our|An)\b)([A-Z][\w'-]{{2,20}}) "
+                rf"(?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"
+            ),
             _roman_cardinal,
         ),
         Rule(re.compile(rf"^(?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})(\.?)(?=\s|$)"), _roman_alone),
@@ -278,7 +293,8 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         Rule(re.compile(r"\bNo\s(?=\d+\b(?! (?:of|people|more|was|is)))"), "number "),
         Rule(re.compile(rf"\b({_names(_SHORTENED)})\.(?=(,|\s+\S|\s*$|[;:)!?]))", re.IGNORECASE), _shortened),
         Rule(re.compile(r"\bvs\b"), "versus"),
-        Rule(re.compile(r"#(?=\d)"), "number "),
+        Rule(re.compile(r"#(?=[A-Z]{0,3}\d)"), "number ", "#"),
+        Rule(re.compile(r"\b([A-G])#(?!\w)"), r"\1 sharp", "#"),
         Rule(re.compile(r"(?<![\w&])#([A-Za-z]\w{1,60})#?"), _hashtag),
         Rule(re.compile(r"(?<=\w)#"), " hash "),
         *needing("=<>≤≥≠×÷", difference_rules(ENGLISH)),
@@ -287,6 +303,7 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         *sign_rules(ENGLISH),
         Rule(re.compile(r"\s?&\s?"), " and "),
         Rule(re.compile(r"@\s?"), " at "),
+        Rule(re.compile(r"(?<![\w'’-])([IVX]{2,8})(?![\w'’-])"), _roman_left, "IVX"),
         *lone_sign_rules(ENGLISH),
         Rule(re.compile(r"\b((?:[A-Za-z]\.){2,})(?=(\s+[^\sA-Z]|[-'’,;:)])?)"), _initials),
         Rule(re.compile(rf"(?<![AP] )\b([A-HJ-Z])\.(?=\s+(?!(?:{_OPENINGS})\b)[A-Z])"), r"\1"),
@@ -295,7 +312,12 @@ def english_rules(*, day_first: bool) -> tuple[Rule, ...]:
         Rule(
             re.compile(r"\b(?=[A-Za-z]{0,8}\d)(?=\d{0,8}[A-Za-z])(?:[A-Za-z]{1,8}\d{1,8}){1,8}[A-Za-z]{0,8}\b"), _serial
         ),
-        Rule(re.compile(r"(?<=\d)[kK]\b(?!\w)"), " thousand"),
+        Rule(re.compile(r"(?<=\d)k\b"), " thousand", "k"),
+        Rule(
+            re.compile(r"(?<=\w)\s?/\s?(?=(?:day|week|month|year|hour|night|person|unit|piece|game|minute|second)\b)"),
+            " per ",
+            "/",
+        ),
     )
 
 

@@ -164,7 +164,12 @@ def time_rules(*, day_first: bool) -> tuple[Rule, ...]:
             ),
             _month_first,
         ),
+        Rule(
+            re.compile(rf"\b({MONTH})\.?\s?[-–]\s?({MONTH})\b\.?(?=[\s,;)]|$)"),
+            lambda match: f"{_month(match[1])} to {_month(match[2])}",
+        ),
         Rule(re.compile(rf"\b({MONTH})\.(?= ?\d)"), lambda match: _month(match[1])),
+        Rule(re.compile(r"\bQ([1-4]),? ((?:19|20)\d\d)\b"), lambda match: f"Q {match[1]} {year(int(match[2]))}", "Q"),
         Rule(
             re.compile(
                 rf"\b({_WEEKDAY})(?:\.(?=\s?[-–,&]|\s(?:\d|[a-z]|(?:{MONTH})\b))|(?=\s?[-–]\s?(?:{_WEEKDAY})\b))"

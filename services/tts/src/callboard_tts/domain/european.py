@@ -57,6 +57,7 @@ def european_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         Rule(re.compile(r"\b[Nn]\.?[º°]\s?(?=\d)|#(?=\d)"), f"{vocabulary.number} "),
         *needing("=<>≤≥≠×÷", difference_rules(vocabulary)),
         Rule(re.compile(r"(?<![\w-])(\d+)\s?[–—-]\s?(\d+)(?![\d-])"), rf"\1 {vocabulary.to} \2"),
+        Rule(re.compile(r"(?<![\w'’-])([IVX]{2,8})(?![\w'’-])"), _roman_left, "IVX"),
         *sign_rules(vocabulary),
         Rule(re.compile(r"\s?&\s?"), f" {vocabulary.signs['&']} "),
         Rule(re.compile(r"@\s?"), f" {vocabulary.signs['@']} "),
@@ -137,6 +138,11 @@ def _part_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
 
     article = "(?:un )?" if vocabulary.language == "es" else ""
     return (Rule(re.compile(rf"\b{article}({names}) (kg|g|km|m|l|L|h|t)(?!\w)"), part),)
+
+
+def _roman_left(match: re.Match[str]) -> str:
+    """A numeral after no known word; espeak-ng would say that it is Roman."""
+    return str(roman_value(match[1]) or match[1])
 
 
 def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:

@@ -38,6 +38,10 @@ def _fraction(match: re.Match[str], vocabulary: Vocabulary) -> str:
         return f"{above} {below}"
     if vocabulary.language == "en" and not number and above == below > 1:
         return f"{above} out of {below}"
+    if not number and match.string[match.end() :].lstrip().startswith("="):
+        return f"{above} {vocabulary.signs['÷']} {below}"
+    if not number and above > below > 10:
+        return f"{above} {vocabulary.over} {below}"
     names = _fraction_names(below, vocabulary)
     if names is None or above == 0 or (above >= below and vocabulary.language != "en"):
         said = f"{above} {vocabulary.over} {below}"
