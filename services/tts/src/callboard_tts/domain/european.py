@@ -182,12 +182,12 @@ def _ordinal_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         Rule(re.compile(rf"\b({_ROMAN})(?:e|ème)?(?= (?:{century}))"), before_century),
         Rule(re.compile(rf"\b({_RULERS[language]}) ({_ROMAN})(?:er)?\b(?!')"), ruler),
         Rule(re.compile(rf"\b({_NUMBERED[language]}) ({_ROMAN})\b(?!')"), cardinal),
-        Rule(re.compile(rf"\b(?=II)({_ROMAN})(?= (?:Guerra|guerra))"), before_war(language)),
+        Rule(re.compile(rf"\b(?=II)({_ROMAN})(?= (?:Guerra|guerra))"), _before_war(language)),
         Rule(re.compile(rf"\b([A-ZÀ-Ý][\w'-]{{3,20}}) (?!I\b|V\b|X\b|L\b|XL\b)({_ROMAN})\b(?![.'-]\w)"), cardinal),
     )
 
 
-def before_war(language: str) -> str:
+def _before_war(language: str) -> str:
     """The word for `II` before a war."""
     return {"es": "Segunda", "it": "Seconda", "pt": "Segunda"}.get(language, "II")
 
