@@ -37,6 +37,18 @@ def test_no_text_of_numbers_and_marks_raises_or_falls_silent(text: str, language
         assert any(character.isalnum() for character in spoken)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    "form", ["{n} km", "{n} USD", "${n}", "{n}.{n} €", "{n}%", "{n}/{n}", "{n}th", "1.{n}", "{n}:30"]
+)
+def test_endless_number_is_read(form: str, language: str) -> None:
+    assert len(normalize_text(form.format(n="1" * 400), language)) > 400
+
+
+def test_word_of_the_list_in_odd_letters_raises_nothing() -> None:
+    assert normalize_text("ſ İ s i", "en-us", WordList({"s": "es", "i": "ee"})) == "es İ es ee"
+
+
 @given(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=8),
     st.lists(st.text(alphabet=MARKS, max_size=8), min_size=8, max_size=8),

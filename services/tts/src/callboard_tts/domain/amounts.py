@@ -1,12 +1,13 @@
 """Reads sums of money and measures."""
 
 import re
+from decimal import Decimal
 
 from babel import Locale
 from babel.numbers import get_currency_name
 
 from callboard_tts.domain.numbers import Rule, spoken_decimal
-from callboard_tts.domain.units import measured, unit_name, unit_pattern
+from callboard_tts.domain.units import MAX_COUNTED, measured, unit_name, unit_pattern
 from callboard_tts.domain.vocabulary import Currency, Vocabulary
 
 _COUNTRIES = {"US": "US", "A": "Australian", "AU": "Australian", "C": "Canadian", "CA": "Canadian", "HK": "Hong Kong"}
@@ -67,8 +68,9 @@ def money_rules(vocabulary: Vocabulary) -> tuple[Rule, ...]:
         return _sum(groups["number"], groups["scale"], names, vocabulary, country)
 
     def sum_with_code(match: re.Match[str]) -> str:
-        value = float(_value(match["number"], vocabulary))
-        name = get_currency_name(match["code"], 2 if match["scale"] else value, locale=vocabulary.language)
+        value = _value(match["number"], vocabulary)
+        count = Decimal(2) if match["scale"] or len(value) > MAX_COUNTED else Decimal(value)
+        name = get_currency_name(match["code"], count, locale=vocabulary.language)
         if vocabulary.language in {"es", "fr", "it", "pt"}:
             name = name[0].lower() + name[1:]
         return _amount(match["number"], match["scale"], name, vocabulary)

@@ -11,12 +11,15 @@ _STYLED = re.compile(
 )
 """Styled, full-width and half-width letters, enclosed letters, unit signs, Roman numerals and ligatures. Marks of
 East Asian punctuation, superscripts and fractions stay: NFKC would lose what they mean."""
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+"""Digits of other scripts, which the rules read like ASCII ones."""
 _SMALL_CAPITALS = dict(zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz", strict=True))
 _SMALL_CAPITAL_WORD = re.compile(f"[{''.join(_SMALL_CAPITALS)}x]{{3,}}")
 
 
 def plain_characters(text: str) -> str:
-    """Replaces styled letters, such as mathematical bold, by the letters that they stand for."""
+    """Replaces styled letters, such as mathematical bold, and digits of other scripts by the plain ones."""
+    text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
     text = _STYLED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return _SMALL_CAPITAL_WORD.sub(
         lambda match: "".join(_SMALL_CAPITALS.get(letter, letter) for letter in match[0]), text

@@ -20,6 +20,7 @@ class WordList:
 
     def __init__(self, words: Mapping[str, str] | None = None) -> None:
         self._words = dict(words or {})
+        self._folded = {word.casefold(): spoken for word, spoken in self._words.items()}
         longest_first = sorted(self._words, key=lambda word: (-len(word), word))
         alternatives = "|".join(
             f"(?i:{re.escape(word)})" if word == word.lower() else re.escape(word) for word in longest_first
@@ -46,7 +47,7 @@ class WordList:
         return [*parts, (text[at:], False)]
 
     def _spoken(self, word: str) -> str:
-        spoken = self._words.get(word) or self._words[word.lower()]
+        spoken = self._words.get(word) or self._folded.get(word.casefold(), word)
         return f"[{word}]({spoken})" if PRONUNCIATION.fullmatch(f"[{word}]({spoken})") else spoken.strip("/")
 
 

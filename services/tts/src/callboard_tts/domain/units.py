@@ -1,6 +1,7 @@
 """Units of measure in words; the words of every language, singular and plural, are CLDR's."""
 
 import re
+from decimal import Decimal
 from functools import cache
 
 from babel import Locale
@@ -42,6 +43,8 @@ _FEMININE_NAMES = {
     "fr": listed("heure minute seconde milliseconde microseconde nanoseconde semaine année tonne livre once"),
     "pt": listed("hora semana tonelada libra onça milha jarda polegada caloria quilocaloria atmosfera"),
 }
+MAX_COUNTED = 18
+"""Longer numbers are many without counting."""
 _ITALIAN_UNO = re.compile(r"(?:s[^aeiou\s]|z|ps|gn|y)")
 
 
@@ -109,8 +112,7 @@ def unit_phrase(number: str, symbol: str, language: str) -> str:
 
 
 def _is_singular(number: str, language: str) -> bool:
-    try:
-        value = float(number)
-    except ValueError:
+    """Whether CLDR counts a number as one; decimals that are written matter, as in `1.0 kilometers`."""
+    if len(number) > MAX_COUNTED or not re.fullmatch(r"\d+(?:\.\d+)?", number):
         return False
-    return Locale.parse(language).plural_form(int(value) if value.is_integer() else value) == "one"
+    return Locale.parse(language).plural_form(Decimal(number)) == "one"
