@@ -2,7 +2,8 @@
 
 import pytest
 
-from callboard_tts.domain.numbers import normalize_text, ordinal, year
+from callboard_tts.domain.normalization import normalize_text
+from callboard_tts.domain.numbers import ordinal, year
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.unit
         ("e.g. this, i.e. that, etc.", "for example, this, that is, that, et cetera."),
         ("No. 7 and #4", "number 7 and number 4"),
         ("5-10 apples", "5 to 10 apples"),
-        ("555-123-4567", "555-123-4567"),
+        ("555-123-4567", "five five five, one two three, four five six seven"),
         ("5 km/h, 72°F, 3kg", "5 kilometers per hour, 72 degrees Fahrenheit, 3 kilograms"),
         ("J. R. R. Tolkien", "J R R Tolkien"),
         ("Plan A. Then plan B.", "Plan A. Then plan B."),
@@ -42,7 +43,7 @@ def test_english_is_written_out(written: str, spoken: str) -> None:
 
 def test_numbers_of_other_languages_hold_no_marks() -> None:
     assert normalize_text("1.234,56 euros", "es") == "1234 coma 5 6 euros"
-    assert normalize_text("价格是3.5元", "zh") == "价格是3.5元"
+    assert normalize_text("价格是3.5元", "zh") == "价格是三点五元"
     assert normalize_text("anything 3.5", "") == "anything 3.5"
 
 

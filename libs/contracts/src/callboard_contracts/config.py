@@ -220,6 +220,15 @@ class SpeechPoolSection(Section):
     """How long an engine may ignore the order to stop a job before its worker ends, to be restarted."""
 
 
+WordsTable = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[^\[\]\n]{1,80}$")],
+        Annotated[str, Field(pattern=r"^(/[^()/\n]{1,118}/|[^\[\]()/\n]{1,120})$")],
+    ],
+    Field(max_length=1000),
+]
+
+
 class TtsSection(Section):
     """Speech pools, the models they serve, and how speech sounds."""
 
@@ -233,6 +242,10 @@ class TtsSection(Section):
     """The pause after a clause."""
     sentence_pause_ms: int = Field(default=600, ge=0, le=5000)
     """The pause after a sentence."""
+    words: WordsTable = Field(default_factory=dict)
+    """How words are spoken, before every other rule: another spelling, or phonemes as in `"/ˈænə/"`."""
+    voice_words: dict[str, WordsTable] = Field(default_factory=dict)
+    """The same for single voices, over the list for all."""
     hold_slice_ms: int = Field(default=15_000, ge=1000, le=600_000)
     """How much sound is held at a time: for the beginning of a text, and again each time before that is used up."""
     drain_timeout_s: float = Field(default=30.0, gt=0)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from callboard_contracts.config import Config
@@ -34,6 +34,8 @@ class PoolSettings(WorkerPool):
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
+    words: Mapping[str, str] = field(default_factory=dict[str, str])
+    voice_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     hold_slice_ms: int
     decision_timeout_s: float
     admits_unheld: bool
@@ -74,6 +76,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         max_input_characters=config.tts.max_input_characters,
         comma_pause_ms=config.tts.comma_pause_ms,
         sentence_pause_ms=config.tts.sentence_pause_ms,
+        words=config.tts.words,
+        voice_words=config.tts.voice_words,
         hold_slice_ms=config.tts.hold_slice_ms,
         decision_timeout_s=config.quota.decision_timeout_s,
         admits_unheld=config.quota.on_unreachable == "admit_and_settle",

@@ -9,6 +9,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from callboard_tts.domain.ports import PieceRequest, Samples
+from callboard_tts.domain.pronunciation import without_pronunciations
 from callboard_tts.domain.sound import from_pcm
 from callboard_tts.domain.voices import Voice
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
@@ -69,7 +70,7 @@ class OpenAISpeechEngine:
             async with self._client.audio.speech.with_streaming_response.create(
                 model=piece.model,
                 voice=piece.voice.spec,
-                input=piece.text,
+                input=without_pronunciations(piece.text),
                 speed=piece.speed,
                 response_format="pcm",
                 instructions=piece.instructions or openai.omit,

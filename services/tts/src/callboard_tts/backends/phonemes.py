@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import espeakng_loader
+from num2words import num2words
 from phonemizer.backend import EspeakBackend
 from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
 from callboard_tts import metrics
+from callboard_tts.backends.heteronyms import respelled
 from callboard_tts.backends.readers import Run, split_runs
+from callboard_tts.domain.pronunciation import PRONUNCIATION
 from callboard_worker.engine import EngineFailed
 
 MAX_PHONEMES = 510
@@ -123,6 +126,11 @@ _SENTENCE = re.compile(r"(?<=[.!?…])\s+")
 _CLAUSE = re.compile(r"(?<=[,;:—])\s*")
 _GAP = re.compile(r"\s+")
 
+_NUMBER = re.compile(r"(?<![\d.,])\d{1,36}(?![\d]|[.,]\d)")
+_BESIDE_LETTER = re.compile(r"(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")
+_LETTER_A = re.compile(r"\bA(?=(?: [A-Z])+\b)|(?<=\b[A-Z] )A\b|(?<=[a-z] )A(?=[.,;:!?)]|\s(?![A-Z])|$)")
+"""The letter A; as a word of its own it is spoken as the article."""
+
 log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
@@ -146,7 +154,7 @@ class Phonemizer:
         """Gives the phonemes of a text; those that the vocabulary lacks are left out.
 
         Words of a foreign script are read by a reader of their language. Where there is none, or it fails, they are
-        left out and counted.
+        left out and counted. A pronunciation in the text, `[word](/ipa/)`, stands for itself.
 
         Raises:
             EngineFailed: the language is not supported, or its converter cannot be loaded or failed.
@@ -160,7 +168,7 @@ class Phonemizer:
         sounds = ""
         try:
             if run.language is not None:
-                sounds = self._converter(run.language)(run.text)
+                sounds = _converted(run.text, self._converter(run.language))
         except Exception as error:
             if not is_foreign:
                 raise EngineFailed(f"the conversion of {run.language} to phonemes failed") from error
@@ -193,6 +201,36 @@ def split_phonemes(phonemes: str, limit: int = MAX_PHONEMES) -> list[str]:
     else:
         place = middle
     return split_phonemes(phonemes[:place].strip(), limit) + split_phonemes(phonemes[place:].strip(), limit)
+
+
+def _converted(text: str, convert: Callable[[str], str]) -> str:
+    sounds = ""
+    at = 0
+    for match in PRONUNCIATION.finditer(text):
+        before, given = text[at : match.start()], match[2]
+        sounds += _spaced(before, convert) + given
+        at = match.end()
+    return sounds + _spaced(text[at:], convert)
+
+
+def _spaced(text: str, convert: Callable[[str], str]) -> str:
+    """Converts a part of a text and keeps the spaces around it."""
+    if not text.strip():
+        return text
+    lead, trail = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    return f"{lead}{convert(text).strip()}{trail}"
+
+
+def _english_words(text: str, *, british: bool) -> str:
+    """Respells what espeak-ng would misread: numbers like years, the letter A, and heteronyms."""
+
+    def number(match: re.Match[str]) -> str:
+        zeros = "zero " * (len(match[0]) - max(1, len(match[0].lstrip("0"))))
+        words = zeros + str(num2words(int(match[0]))).replace(",", "")
+        return words if british else words.replace(" and ", " ")
+
+    text = _BESIDE_LETTER.sub(" ", text)
+    return respelled(_LETTER_A.sub("eh", _NUMBER.sub(number, text)))
 
 
 def _load_converter(language: str) -> Callable[[str], str]:
@@ -228,6 +266,8 @@ def _espeak_converter(language: str) -> Callable[[str], str]:
     regional = _sorted(_AMERICAN if language == "en-us" else _BRITISH) if english else []
 
     def convert(text: str) -> str:
+        if english:
+            text = _english_words(text, british=language == "en-gb")
         sounds = "".join(backend.phonemize([text.translate(_WIDE_MARKS)]))
         sounds = _replaced(sounds, table)
         if english:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 
+from callboard_tts.domain.pronunciation import PRONUNCIATION
 from callboard_tts.domain.script import script_of
 
 # Left out are scripts whose words espeak-ng cannot make out, such as Hebrew without its vowels, Thai and Burmese.
@@ -37,8 +38,6 @@ _BY_LETTERS = (
 """Letters that tell the language of a run whose script several share."""
 _OWN = {"hi": {"devanagari"}, "ja": {"han", "kana"}, "zh": {"han"}}
 _LATIN = frozenset({"latin"})
-_GIVEN_SOUNDS = re.compile(r"\[[^\[\]]*\]\(/[^()]*/\)")
-"""A word with its phonemes, which look like a foreign script."""
 
 SCRIPTS = (*_READERS, "other")
 """All values of the label `script`."""
@@ -56,7 +55,7 @@ class Run:
 def split_runs(text: str, language: str) -> list[Run]:
     """Splits a text; marks, digits and spaces inside foreign text belong to it, others to the text's own language."""
     own = _OWN.get(language, _LATIN)
-    given = [match.span() for match in _GIVEN_SOUNDS.finditer(text)]
+    given = [match.span() for match in PRONUNCIATION.finditer(text)]
     stretches: list[tuple[int, str]] = []
     """Where each stretch begins, and its script; empty for the text's own."""
     pending = 0

@@ -51,6 +51,8 @@ _CLAUSE_END = CLAUSE_MARKS + WIDE_CLAUSE_MARKS
 _WIDE = WIDE_SENTENCE_MARKS + WIDE_CLAUSE_MARKS
 _STOPS = re.compile(rf"(?<![.…!?])[.…]+(?P<closers>[{re.escape(CLOSERS)}]*)(?=\s|$)")
 _DOTTED = re.compile(r"(?<![\w.])(?:[^\W\d_]{1,2}\.)+[^\W\d_]{1,2}(?!\w)")
+_ENTITY = re.compile(r"&#?\w{1,32};\Z")
+"""The end of an HTML entity, whose mark is no pause."""
 _BULLETS = "-*•·#>"
 
 
@@ -109,6 +111,8 @@ def _mark_end(text: str, at: int, *, final: bool) -> Pause | Undecided | None:
     if following in _SENTENCE_END or following in CLOSERS or following in _CLAUSE_END:
         return None
     if not (following.isspace() or mark in _WIDE or is_cjk(following)):
+        return None
+    if mark == ";" and _ENTITY.search(text, max(0, at - 33), at + 1):
         return None
     if mark in _CLAUSE_END:
         return Pause.CLAUSE

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from callboard_tts.domain.characters import plain_characters
+
 FENCE = "```"
 _BLOCKS = {"<think>": "</think>", "<thinking>": "</thinking>", FENCE: FENCE}
 _STRAY_ENDS = frozenset({"</think>", "</thinking>"})
@@ -112,21 +114,24 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.MULTILINE), replacement)
     for pattern, replacement in (
         (r"\\[*_~`]", ""),
-        (r"!\[([^\]]*)\]\([^)\s]*\)", r"\1"),
-        (r"\[([^\]]+)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)", r"\1"),
+        (r"!\[([^\[\]]{0,500})\]\([^)\s]*\)", r"\1"),
+        (
+            r"\[([^\[\]]{1,500})\]\((?!/[^()\n]{0,119}[^\x00-\x7f()\n])(?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)",
+            r"\1",
+        ),
         (r"\[\^?\d+\]", ""),
         (r"<(?:https?://|mailto:)[^>\s]*>", ""),
         (rf"(?<![A-Za-z0-9])(?:(?:https?|ftp)://|www\.){_URL}*(?<![.,;:!?)\]}}*_'])", ""),
         (r"</?[A-Za-z][A-Za-z0-9-]*(?:\s+[\w:-]+=(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s<>]+))*\s*/?>", " "),
-        (r"^[ \t]*\|?(?:[ \t]*:?-{2,}:?[ \t]*\|)+[ \t]*:?-*:?[ \t]*$", ""),
+        (r"^[ \t]*+\|?+[ \t]*+(?::?-{2,}:?[ \t]*+\|[ \t]*+)+:?-*:?[ \t]*$", ""),
         (r"^[ \t]*(?:[-*_=][ \t]*){3,}$", ""),
         (r"^[ \t]*\|(.*)\|[ \t]*$", r"\1."),
-        (r"[ \t]*\|[ \t]*", ", "),
+        (r"(?<![ \t])[ \t]*+\|[ \t]*", ", "),
         (r"^[ \t]{0,8}(?:>[ \t]*)+", ""),
         (r"^[ \t]*#{1,6}[ \t]+(.*?)[ \t#]*$", r"\n\1\n"),
         (r"^[ \t]*[-+*•·◦▪–][ \t]+(?:\[[ xX]\][ \t]+)?", "\n"),
         (r"^[ \t]*(\d{1,3})[.)][ \t]+(?=\S)", r"\n\1, "),
-        (r"(\*{2,3}|_{2,3}|~~)(?=\S)(.+?)(?<=\S)\1", r"\2"),
+        (r"(\*{2,3}|_{2,3}|~~)(?=\S)(.{1,500}?)(?<=\S)\1", r"\2"),
         (r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])", r"\1"),
         (r"(?<![\w_])_(?=\S)([^_\n]+?)(?<=\S)_(?![\w_])", r"\1"),
         (r"`+([^`\n]*)`+", r"\1"),
@@ -153,17 +158,17 @@ _SYMBOL = re.compile(
 """Emoji, arrows, box drawing, dingbats, private use and control characters. A package of emoji alone knows only the
 first, takes © and ™ too, and is a hundred times slower."""
 _SPACES = re.compile(r"[ \t\r\f\v\u2000-\u200a\u3000]+")
-_LINES = re.compile(r"[ \t]*\n[ \t\n]*")
+_LINES = re.compile(r"(?<![ \t])[ \t]*+\n[ \t\n]*")
 _LINE_END = re.compile(r"([^\s])[ \t]*\n([ \t\n]*)(?=(\S))")
 _STOPS = ".!?…:;,。！？；：、，—-।॥(「『（“\"'"
 
 
 def without_markup(text: str) -> str:
-    """Removes the markup of a fragment and joins its lines.
+    """Removes the markup of a fragment, except a pronunciation `[word](/ipa/)`, and joins its lines.
 
     Line breaks between sentences or items become marks that a voice pauses at.
     """
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n")
+    text = plain_characters(unicodedata.normalize("NFC", text)).replace("\r\n", "\n")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _SYMBOL.sub(" ", _INVISIBLE.sub("", text.translate(_QUOTES)))

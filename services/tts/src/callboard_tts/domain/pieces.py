@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from callboard_tts.domain.boundaries import Pause, without_inner_stops
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
-from callboard_tts.domain.numbers import normalize_text
+from callboard_tts.domain.normalization import normalize_text
+from callboard_tts.domain.pronunciation import NO_WORDS, WordList
 from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
 
@@ -24,8 +25,9 @@ class PieceStream:
     what waits is dropped.
     """
 
-    def __init__(self, language: str, limits: Limits | None = None) -> None:
+    def __init__(self, language: str, limits: Limits | None = None, words: WordList = NO_WORDS) -> None:
         self._language = language
+        self._words = words
         self._splitter = Splitter(limits)
         self._blocks = BlockFilter(self._splitter.forget)
         self._count = 0
@@ -46,7 +48,7 @@ class PieceStream:
         for fragment in fragments:
             text = without_speaker(fragment.text) if self._first else fragment.text
             self._first = False
-            spoken = without_inner_stops(normalize_text(without_markup(text), self._language))
+            spoken = without_inner_stops(normalize_text(without_markup(text), self._language, self._words))
             if is_speakable(spoken):
                 pause = self._pause if self._count else Pause.NONE
                 pieces.append(Piece(self._count, spoken, pause))
@@ -57,7 +59,7 @@ class PieceStream:
         return pieces
 
 
-def split_text(text: str, language: str, limits: Limits | None = None) -> list[Piece]:
+def split_text(text: str, language: str, limits: Limits | None = None, words: WordList = NO_WORDS) -> list[Piece]:
     """Splits a whole text into pieces."""
-    stream = PieceStream(language, limits)
+    stream = PieceStream(language, limits, words)
     return stream.feed(text) + stream.finish()

@@ -7,6 +7,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech import SpeechRequest
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
+from callboard_tts.domain.pronunciation import NO_WORD_LISTS, WordLists
 from callboard_tts.domain.voices import Voice, VoiceChoice, choose_voice
 
 NOTHING_TO_SPEAK = ErrorInfo(
@@ -34,6 +35,7 @@ class SpeechDefaults:
     max_characters: int = 4096
     comma_pause_ms: int = 300
     sentence_pause_ms: int = 600
+    word_lists: WordLists = NO_WORD_LISTS
 
 
 def plan_utterance(
@@ -54,7 +56,7 @@ def plan_utterance(
             param="text",
         )
     voice = choose_voice(request.voice, request.language, known, aliases)
-    pieces = split_text(request.text, voice.language)
+    pieces = split_text(request.text, voice.language, words=defaults.word_lists.of(voice.spec))
     if not pieces:
         raise CallboardError.of(NOTHING_TO_SPEAK)
     pauses_ms = {

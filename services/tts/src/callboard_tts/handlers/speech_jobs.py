@@ -10,6 +10,7 @@ from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
 from callboard_tts.domain.ports import SpeechEngine
+from callboard_tts.domain.pronunciation import WordLists
 from callboard_tts.domain.segments import Progress
 from callboard_tts.domain.utterance import NOTHING_TO_SPEAK, SpeechDefaults, plan_utterance
 from callboard_tts.domain.voices import Voice
@@ -44,7 +45,12 @@ class SpeechJobs:
         self._engine = engine
         self._extensions = extensions
         self._pool = pool
-        self._defaults = SpeechDefaults(pool.max_input_characters, pool.comma_pause_ms, pool.sentence_pause_ms)
+        self._defaults = SpeechDefaults(
+            pool.max_input_characters,
+            pool.comma_pause_ms,
+            pool.sentence_pause_ms,
+            WordLists(pool.words, pool.voice_words),
+        )
 
     def parse(self, data: bytes) -> SpeechJob:
         """Reads a job; raises ValueError."""
@@ -100,7 +106,7 @@ class SpeechJobs:
         synthesis = Synthesis(self._engine, self._pool.backend, engine_model, running, progress)
 
         async def work() -> Outcome[SpeechEndReason]:
-            utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
+            utterance = await asyncio.to_thread(plan_utterance, job.request, self._defaults, *self._voices(job))
             try:
                 await synthesis.speak(utterance, QuotaGatedWriter(writer, holds, utterance, job.request.speed))
             except QuotaExhausted as error:
