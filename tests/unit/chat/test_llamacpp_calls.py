@@ -123,6 +123,13 @@ def test_what_cannot_be_followed_is_refused_where_it_is_strict(case: str) -> Non
     assert call_grammar(request(tools=(DIM, strict.model_copy(update={"strict": False}))), PLAIN, "none")
 
 
+def test_patterns_mean_the_text_and_not_its_json() -> None:
+    quoted = {"type": "object", "properties": {"a": {"type": "string", "pattern": '^"[a-z]+"$'}}, "required": ["a"]}
+    text = ONE.replace('{"level":3}', json.dumps({"a": '"x"'}, separators=(",", ":")))
+    assert allows(text, tools=(Tool(name="dim", parameters=quoted, strict=True),))
+    assert not allows(ONE.replace('"level":3', '"a":"x"'), tools=(Tool(name="dim", parameters=quoted),))
+
+
 def test_as_many_tools_as_a_request_may_have_fit() -> None:
     tools = tuple(Tool(name=f"f{n}", parameters=DIM.parameters) for n in range(128))
     assert allows(ONE.replace("dim", "f127"), tools=tools)

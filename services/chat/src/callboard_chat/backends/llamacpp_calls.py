@@ -4,6 +4,7 @@ llama.cpp's own grammars for tools are made by its converter of schemas, which t
 do not make a model call a tool that it must call.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Collection
@@ -18,6 +19,8 @@ from callboard_chat.domain.thinking import CLOSE, OPEN, ThinkingSplitter
 from callboard_chat.domain.tool_calls import MAX_CALLS, PLAIN, CallForm, CallReader, is_forced, max_calls, offered_tools
 from callboard_contracts.chat import ChatRequest, Tool
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.schema_grammar import grammar_schema
+from callboard_contracts.schema_patterns import UnsupportedPatternError
 from callboard_worker.engine import EngineError, EngineRefused
 
 Render = Callable[[Json], Awaitable[str]]
@@ -70,12 +73,12 @@ def call_grammar(request: ChatRequest, form: CallForm, thoughts: Thoughts) -> st
 def _arguments_rule(tool: Tool, index: int) -> str:
     """The rule for a tool's arguments; of one that is not strict it may leave out what llguidance does not take."""
     schema = {"type": "object", **tool.parameters}
-    loose: list[Json] = [] if tool.strict else [schema, bounded_parameters(schema)]
-    options: Json = {"whitespace_flexible": False}
-    for form in (
-        {**schema, "x-guidance": options},
-        *({**each, "x-guidance": {**options, "lenient": True}} for each in loose),
-    ):
+    options: Json = {"whitespace_flexible": False, "lenient": True}
+    loose = () if tool.strict else (schema, bounded_parameters(schema))
+    forms: list[Json] = [{**each, "x-guidance": options} for each in loose]
+    with contextlib.suppress(UnsupportedPatternError):
+        forms.insert(0, grammar_schema(schema))
+    for form in forms:
         rule = f"%json {json.dumps(form)}"
         if not LLMatcher.validate_grammar(f"{_HEADER}start: {rule}", limits=LIMITS):
             return rule
