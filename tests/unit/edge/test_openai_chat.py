@@ -514,8 +514,8 @@ async def test_schema_beside_the_type_is_one_without_a_name(kind: str, harness: 
         "json_schema",
         {"type": "object", "properties": {"a": {"enum": [1]}}},
     )
-    form["schema"] = {"uniqueItems": True}
-    status, _, body = await harness.post(CHAT, asking(response_format=form))
+    refused = {"type": kind, "schema": {"uniqueItems": True}}
+    status, _, body = await harness.post(CHAT, asking(response_format=refused))
     assert (status, json.loads(body)["error"]["param"]) == (400, "response_format.schema")
 
 
