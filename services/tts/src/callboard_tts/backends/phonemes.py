@@ -18,7 +18,7 @@ from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
 from callboard_tts import metrics
 from callboard_tts.backends.heteronyms import respelled
-from callboard_tts.backends.readers import Run, split_runs
+from callboard_tts.backends.readers import SCRIPTS, Run, split_runs
 from callboard_tts.domain.pronunciation import PRONUNCIATION
 from callboard_worker.engine import EngineFailed
 
@@ -143,6 +143,8 @@ class Phonemizer:
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
         self._vocabulary = vocabulary
         self._converters: dict[str, Callable[[str], str]] = {}
+        for script in SCRIPTS:
+            metrics.LEFT_OUT.labels(script)
 
     def prepare(self, languages: set[str]) -> None:
         """Loads the converters of some languages before their first use."""
