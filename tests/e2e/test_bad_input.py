@@ -70,7 +70,7 @@ FIELDS: dict[str, tuple[str, dict[str, Any], int, str | None]] = {
         "messages",
     ),
     "a completion without a prompt": (COMPLETION, {"model": "owl"}, 400, "prompt"),
-    "several prompts": (COMPLETION, {"model": "owl", "prompt": ["a", "b"]}, 400, "prompt"),
+    "a prompt of token ids": (COMPLETION, {"model": "owl", "prompt": [1, 2]}, 400, "prompt"),
     "an unknown speech model": (SPEECH, speech(model="nobody"), 404, "model"),
     "an unknown voice": (SPEECH, speech(voice="nobody"), 400, "voice"),
     "a voice of the wrong type": (SPEECH, speech(voice=3), 400, "voice"),

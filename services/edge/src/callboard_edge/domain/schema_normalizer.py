@@ -32,6 +32,7 @@ MAX_NODES = 20_000
 
 _KEPT = ("title", "description")
 _LOWER_BOUNDS = ("minimum", "exclusiveMinimum")
+_UPPER_BOUNDS = ("maximum", "exclusiveMaximum")
 _INTEGER_FORMATS = {"int32": 2**31, "int64": MAX_INTEGER}
 _NUMBER_FORMATS = {"float", "double"}
 _APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies", "if"})
@@ -222,17 +223,20 @@ class _Normalizer:
         if isinstance(call.value, bool):
             return
         lower, keyword = "inimum" in call.keyword, call.keyword
-        others = [call.schema.get(name) for name in (("maximum", "exclusiveMaximum") if lower else _LOWER_BOUNDS)]
-        if any(_is_number(other) and (other < call.value if lower else other > call.value) for other in others):
+        exclusive = f"exclusiveM{keyword[1:]}"
+        if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
+            keyword = exclusive
+        is_exclusive = keyword.startswith("exclusive")
+        bounds: list[Json] = [call.schema.get(name) for name in (_UPPER_BOUNDS if lower else _LOWER_BOUNDS)]
+        others = [bound if lower else -bound for bound in bounds if _is_number(bound)]
+        value = call.value if lower else -call.value
+        if any(other <= value if is_exclusive else other < value for other in others):
             # llguidance says what contradicts what.
             call.found[keyword] = call.value
             return
         if (call.value > MAX_INTEGER) if lower else (call.value < -MAX_INTEGER):
             raise UnsupportedSchemaError(keyword, call.place, f"it is a number that is too large: over {MAX_INTEGER}")
-        exclusive = f"exclusiveM{keyword[1:]}"
-        if not keyword.startswith("exclusive") and call.schema.get(exclusive) is True:
-            keyword = exclusive
-        if keyword.startswith("exclusive") and any(_is_number(one) and abs(one - call.value) < 1 for one in others):
+        if is_exclusive and any(other - value < 1 for other in others):
             # llguidance takes 0 for more than 0 there.
             raise UnsupportedSchemaError(keyword, call.place, LIMITED["exclusiveMinimum"])
         call.found[keyword] = max(call.value, -MAX_INTEGER) if lower else min(call.value, MAX_INTEGER)
