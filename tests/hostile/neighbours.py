@@ -11,6 +11,7 @@ from tests.hostile.targets import SCHEMA_CARRIERS, ordinary_dialects
 from tests.support.children import Child, wait_until
 
 BASELINE_REQUESTS = 4
+ANSWER_TIMEOUT_S = 30.0
 BASELINE_TIMEOUT_S = 300.0
 MAX_EXTRA_S = 2.0
 """How much longer than in quiet times a neighbour may wait."""
@@ -83,9 +84,10 @@ class Neighbours:
 
     def check(self) -> None:
         """Fails where a request failed, or took too long for how slow the machine itself was at the time."""
+        # A short attack may be over before any neighbour was answered.
+        wait_until(lambda: len(self._clients.rows()[0]) > self._seen, ANSWER_TIMEOUT_S, "a neighbour got an answer")
         waits, ticks = self._clients.rows()
         waits, self._seen = waits[self._seen :], len(waits)
-        assert waits, "no neighbour got an answer"
         self._fail_for_problems(waits)
         slow = [
             f"{wait.kind}: {wait.took_s:.2f} s, allowed {allowed:.2f} s"
