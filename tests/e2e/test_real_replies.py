@@ -50,13 +50,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     # Two threads of one engine wait for each other where other processes want the same cores.
     config = merged(built_in_config(), {"chat": {"pools": {"local": {"threads": 1}}}})
     deployment = Deployment(tmp_path_factory.mktemp("replies"), config, sync_always=True)
-    try:
-        deployment.start()
+    with deployment.running():
         yield deployment
-        deployment.wait_idle()
-        deployment.stop()
-    finally:
-        deployment.abandon()
 
 
 @pytest.fixture

@@ -41,13 +41,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     # With one thread an engine does not wait for a thread that a loaded machine keeps from its processor.
     config["chat"]["pools"]["local"] |= {"memory_limit_mib": MEMORY_LIMIT_MIB, "threads": 1}
     deployment = Deployment(tmp_path_factory.mktemp("structured"), config)
-    try:
-        deployment.start()
+    with deployment.running():
         yield deployment
-        deployment.wait_idle()
-        deployment.stop()
-    finally:
-        deployment.abandon()
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from callboard_contracts.config import NatsSection
@@ -119,6 +120,17 @@ class Deployment:
                     bad.append(f"{service.name} ended with {code}: {service.running.output()[-1500:]}")
         self.nats.stop()
         assert not bad, "\n".join(bad)
+
+    @contextmanager
+    def running(self) -> Generator[Self]:
+        """Starts everything; at the end no work may be left over, and every process must stop in order."""
+        try:
+            self.start()
+            yield self
+            self.wait_idle()
+            self.stop()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Kills whatever still runs."""
