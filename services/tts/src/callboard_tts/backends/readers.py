@@ -55,7 +55,7 @@ class Run:
 def split_runs(text: str, language: str) -> list[Run]:
     """Splits a text; marks, digits and spaces inside foreign text belong to it, others to the text's own language."""
     own = _OWN.get(language, _LATIN)
-    given = [match.span() for match in PRONUNCIATION.finditer(text)]
+    given = {place for match in PRONUNCIATION.finditer(text) for place in range(*match.span())}
     stretches: list[tuple[int, str]] = []
     """Where each stretch begins, and its script; empty for the text's own."""
     pending = 0
@@ -64,7 +64,7 @@ def split_runs(text: str, language: str) -> list[Run]:
         script = script_of(character)
         if not script and place:
             continue
-        is_own = not script or script in own or any(begin <= place < end for begin, end in given)
+        is_own = not script or script in own or place in given
         script = "" if is_own else script
         if not stretches or script != stretches[-1][1]:
             stretches.append((place if script else pending, script))
