@@ -60,10 +60,10 @@ def test_frozen_sample_of_version_1_still_says_what_it_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name.endswith(".v2.json")])
-def test_frozen_sample_of_version_2_is_written_as_it_was_read(name: str) -> None:
+def test_frozen_sample_of_version_2_is_written_as_it_says(name: str) -> None:
     model, sample = sample_of(name)
     read = model.model_validate(sample)
-    assert json.loads(read.model_dump_json(exclude_none=True)) == sample
+    assert lost(sample, json.loads(read.model_dump_json(exclude_none=True))) == []
     assert model.model_validate_json(read.encoded()) == read
 
 

@@ -171,6 +171,15 @@ async def test_first_outcome_wins(store: LedgerStore) -> None:
     assert await store.record_outcome(outcome(taken, "released", 0)) == settled
 
 
+@pytest.mark.parametrize("work", ["chat", "kudos"])
+async def test_only_one_of_those_that_record_one_outcome_at_one_moment_was_first(store: LedgerStore, work: str) -> None:
+    settled = outcome(hold(f"moment-{work}"), "settled", 3).model_copy(update={"work": work})
+    rivals = [settled.model_copy() for _ in range(8)]
+    recorded = await asyncio.gather(*map(store.record_outcome, rivals))
+    assert recorded == rivals
+    assert sum(one is rival for one, rival in zip(recorded, rivals, strict=True)) == 1
+
+
 async def test_many_counters_are_read_at_once(store: LedgerStore) -> None:
     many = [Counter("k_many", "units", f"h20261120{n:04}") for n in range(1500)]
     changes = [Change(counter, n, f"many{n}") for n, counter in enumerate(many)]

@@ -252,6 +252,23 @@ class TtsSection(Section):
     """How long running utterances may go on after the order to stop."""
 
 
+class RoomsSection(Section):
+    """Conversations that are kept."""
+
+    max_messages: int = Field(default=25, ge=1, le=500)
+    """How many messages a room remembers at most."""
+    idle_timeout_s: float = Field(default=86_400.0, ge=60)
+    """After how long without a turn a room ends and is forgotten."""
+    keep_alive: tuple[str, ...] = ()
+    """The keys of rooms that never end by themselves."""
+    recording_life_s: float | None = Field(default=None, ge=600)
+    """How long what was said in rooms can be fetched as a recording; left out, nothing is recorded."""
+    recording_max_mib: int = Field(default=4096, ge=64)
+    """The most disk space for recordings, in MiB; a minute of speech takes three."""
+    metrics_port: Port = 9105
+    """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
+
+
 class TierSection(Section):
     """The limits of one class of callers; a limit left out does not apply."""
 
@@ -317,6 +334,7 @@ class Config(Section):
     edge: EdgeSection = EdgeSection()
     chat: ChatSection = ChatSection()
     tts: TtsSection = TtsSection()
+    rooms: RoomsSection = RoomsSection()
     quota: QuotaSection = QuotaSection()
 
     @model_validator(mode="after")

@@ -24,6 +24,8 @@ class ErrorCode(StrEnum):
     INVALID_ADMIN_TOKEN = "invalid_admin_token"  # noqa: S105 - the name of an error
     UNKNOWN_ACCOUNT = "unknown_account"
     CONFLICT = "conflict"
+    DUPLICATE_MESSAGE = "duplicate_message"
+    ROOM_SECRET_REQUIRED = "room_secret_required"  # noqa: S105 - the name of an error
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
@@ -66,6 +68,8 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.INVALID_ADMIN_TOKEN: ErrorKind(401, False, "The admin token is missing or wrong."),
     ErrorCode.UNKNOWN_ACCOUNT: ErrorKind(404, False, "No account or key is called so, or more than one."),
     ErrorCode.CONFLICT: ErrorKind(409, True, "Others were changing the same thing at the same moment."),
+    ErrorCode.DUPLICATE_MESSAGE: ErrorKind(409, False, "The room has a message of this id already."),
+    ErrorCode.ROOM_SECRET_REQUIRED: ErrorKind(403, False, "The room is claimed, and its secret is missing or wrong."),
     ErrorCode.NOT_FOUND: ErrorKind(404, False, "Nothing is served at this path, or nothing is known of what it names."),
     ErrorCode.METHOD_NOT_ALLOWED: ErrorKind(405, False, "The path does not take this method."),
     ErrorCode.REQUEST_TIMEOUT: ErrorKind(408, True, "The request's body did not arrive in time."),

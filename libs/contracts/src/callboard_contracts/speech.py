@@ -37,16 +37,26 @@ class SpeechRequest(Message):
     instructions: str = ""
 
 
+class NarratedReply(Message):
+    """A chat reply that is spoken while it is written: its frames are read from `out.<edge>.<request_id>`."""
+
+    edge: str
+    request_id: str
+
+
 class SpeechJob(Job):
     """A speech request in a work queue.
 
     The audio goes to `audio.<room>.<utterance>.<n>`; for a plain request the room is the edge and the utterance is
-    the request id.
+    the request id. With `in_room` it goes to `room_audio.<room>.<utterance>.<n>`. With `narrates` the request has no
+    text, and the reply's text is spoken as it arrives.
     """
 
     room: str
     utterance: str
     request: SpeechRequest
+    in_room: bool = False
+    narrates: NarratedReply | None = None
 
 
 class SpeechEnd(Message):
@@ -55,6 +65,18 @@ class SpeechEnd(Message):
     reason: SpeechEndReason
     audio_ms: int = Field(default=0, ge=0)
     error: ErrorInfo | None = None
+
+
+class UtteranceStart(Message):
+    """That an utterance of a room comes, in JSON on `room_audio.<room>.<utterance>.start`.
+
+    A room's utterances are heard one after the other in the order of `number`. An utterance of which nothing has
+    arrived at `expires_at`, in Unix seconds, is left out.
+    """
+
+    number: int = Field(ge=1)
+    speaker: str
+    expires_at: float
 
 
 class SegmentInfo(Message):

@@ -25,6 +25,9 @@ OUT_LIFE_S = 120
 """The least time for which frames can be read back."""
 OUT_MARGIN_S = 30
 AUDIO_LIFE_S = 600
+ROOM_AUDIO_BYTES = 512 * 1024 * 1024
+ROOM_LIFE_S = 86_400
+"""How long the end of a turn waits for a rooms process."""
 PROGRESS_LIFE_S = 2 * 86_400
 """Longer than a job may lie until a process handles that it was given up."""
 USAGE_LIFE_S = 400 * 86_400
@@ -49,6 +52,9 @@ PROGRESS = "PROGRESS"
 KEYS = "KEYS"
 """The keys of the payloads in work queues and results."""
 AUDIO = "AUDIO"
+ROOM_AUDIO = "ROOM_AUDIO"
+TURNS = "TURNS"
+"""The ends of turns, until the rooms service has handled them."""
 USAGE = "USAGE"
 QUOTA = "QUOTA"
 KUDOS = "KUDOS"
@@ -56,6 +62,7 @@ TRANSFERS = "TRANSFERS"
 LEASE = "LEASE"
 AUDIT = "AUDIT"
 DLQ = "DLQ"
+TURN_CONSUMER = "rooms-turns"
 SETTLEMENT = "quota-settlement"
 """The durable consumer of USAGE from which the quota processes settle holds."""
 BUCKET_ROOMS = "ROOMS"
@@ -182,6 +189,13 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         # Without an age: the server erases a key only when it is deleted by its number.
         StreamSpec(KEYS, (subjects.DATA_KEYS,)),
         StreamSpec(AUDIO, ("audio.>",), memory=True, max_age_s=AUDIO_LIFE_S, options={"max_bytes": 512 * 1024 * 1024}),
+        _room_audio(config),
+        StreamSpec(
+            TURNS,
+            ("turn.*.*",),
+            max_age_s=ROOM_LIFE_S,
+            options={"retention": "workqueue", "duplicate_window": 120 * NANOSECONDS_PER_S},
+        ),
         StreamSpec(USAGE, ("usage.*",), max_age_s=USAGE_LIFE_S, options={"duplicate_window": window}),
         StreamSpec(
             QUOTA,
@@ -217,6 +231,19 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
     )
 
 
+def _room_audio(config: Config) -> StreamSpec:
+    """What is said in rooms: on disk where sites record it, else in memory until all listeners have heard it."""
+    life_s = config.rooms.recording_life_s
+    max_bytes = ROOM_AUDIO_BYTES if life_s is None else config.rooms.recording_max_mib * 1024 * 1024
+    return StreamSpec(
+        ROOM_AUDIO,
+        ("room_audio.*.*.*",),
+        memory=life_s is None,
+        max_age_s=life_s or AUDIO_LIFE_S,
+        options={"max_bytes": max_bytes},
+    )
+
+
 def stored_streams(config: Config) -> tuple[str, ...]:
     """The names of the streams that are kept on disk."""
     return tuple(spec.name for spec in streams(config) if not spec.memory)
@@ -233,11 +260,12 @@ def key_life_s(config: Config) -> float:
 
 
 def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
-    """The durable consumers: one for each pool and class of job, and the one that settles usage."""
+    """The durable consumers: one for each pool and class of job, and those that settle usage and end turns."""
     return (
         *_pool_consumers(CHAT, "chat", config.chat.pools),
         *_pool_consumers(TTS, "tts", config.tts.pools),
         ConsumerSpec(USAGE, SETTLEMENT, "usage.*", 20_000, max_deliveries=-1),
+        ConsumerSpec(TURNS, TURN_CONSUMER, "turn.*.*", 10_000, max_deliveries=-1),
     )
 
 

@@ -35,6 +35,21 @@ def audio(room: str, utterance: str, n: int | str) -> str:
     return f"audio.{room}.{utterance}.{n}"
 
 
+def room_audio(room: str, utterance: str, n: int | str) -> str:
+    """Where segment `n` of an utterance in a room appears, and its announcement as `start`; `*` is allowed for each."""
+    return f"room_audio.{room}.{utterance}.{n}"
+
+
+def turn_ended(room: str, turn: str) -> str:
+    """Where a worker appends that a room's turn has ended."""
+    return f"turn.{token(room)}.{token(turn)}"
+
+
+def room_changed(room: str) -> str:
+    """Published, without a body, whenever a room's document has changed; `*` listens for all."""
+    return f"ctl.room.{room if room == '*' else token(room)}"
+
+
 def result(request_id: str) -> str:
     """Where a finished reply is kept."""
     return f"result.{token(request_id)}"
@@ -121,6 +136,11 @@ CTL_ACCOUNTS = "ctl.accounts"
 """Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
 CTL_INVALIDATE = "ctl.invalidate"
 """Published, with a tenant as the body, whenever its use of a past hour grew, so that no process trusts its cache."""
+ROOMS_OPEN = "rooms.open"
+ROOMS_POST = "rooms.post"
+ROOMS_SPEAK = "rooms.speak"
+ROOMS_RESET = "rooms.reset"
+ROOMS_END = "rooms.end"
 QUOTA_RESERVE = "quota.reserve"
 QUOTA_RELEASE = "quota.release"
 QUOTA_IDENTIFY = "quota.identify"

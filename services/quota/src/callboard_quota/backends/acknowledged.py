@@ -29,10 +29,14 @@ class Outgoing(NamedTuple):
 
 
 class Acknowledged(NamedTuple):
-    """A stream's answer; `value` is the counter's new value where the stream counts and the message was new."""
+    """A stream's answer; `value` is the counter's new value where the stream counts and the message was new.
+
+    A duplicate that was not sent `again` was first sent by somebody else.
+    """
 
     duplicate: bool
     value: int | None
+    again: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +50,7 @@ class _Group:
     done: asyncio.Future[None]
     repeat_at: float
     give_up_at: float
+    again: bool = False
 
 
 class AcknowledgedPublisher:
@@ -76,6 +81,7 @@ class AcknowledgedPublisher:
                     group.done.set_exception(StoreUnavailable("no acknowledgement in time"))
                 elif now >= group.repeat_at:
                     group.repeat_at = now + REPEAT_S
+                    group.again = True
                     try:
                         await self._send(group)
                     except BusError:
@@ -137,7 +143,7 @@ class AcknowledgedPublisher:
             # The server writes these answers in one form, and finding the value costs a third of parsing them as JSON.
             at = data.find(VALUE)
             value = None if at < 0 else int(data[at + len(VALUE) : data.index(b'"', at + len(VALUE))])
-            group.answers[n] = Acknowledged(b'"duplicate"' in data, value)
+            group.answers[n] = Acknowledged(b'"duplicate"' in data, value, group.again)
             group.missing -= 1
             if group.missing == 0 and not group.done.done():
                 group.done.set_result(None)

@@ -102,7 +102,7 @@ class JetStreamLedger:
             return outcome
         for event in await read_outcomes(self._bus, outcome.request_id):
             if event.hold_id == outcome.hold_id:
-                return outcome if event == outcome else event
+                return outcome if answer.again and event == outcome else event
         raise StoreUnavailable("the outcome of a hold is recorded but cannot be read")
 
     async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
@@ -116,17 +116,17 @@ class JetStreamLedger:
     async def _record_transaction(self, outcome: AuditEvent) -> AuditEvent:
         # Ids are remembered for two hours; what is older can be read, so that no transaction is ever made twice.
         known = await self.transaction_outcome(outcome.request_id)
-        if known is None:
-            subject = subjects.transfer(outcome.request_id)
-            message = Outgoing(
-                subject, outcome.model_dump_json().encode(), {MSG_ID: f"{outcome.request_id}.transaction"}
-            )
-            if not (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0].duplicate:
-                return outcome
-            known = await self.transaction_outcome(outcome.request_id)
+        if known is not None:
+            return known
+        subject = subjects.transfer(outcome.request_id)
+        message = Outgoing(subject, outcome.model_dump_json().encode(), {MSG_ID: f"{outcome.request_id}.transaction"})
+        answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
+        if not answer.duplicate:
+            return outcome
+        known = await self.transaction_outcome(outcome.request_id)
         if known is None:
             raise StoreUnavailable("the outcome of a transaction is recorded but cannot be read")
-        return outcome if known == outcome else known
+        return outcome if answer.again and known == outcome else known
 
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
