@@ -1,0 +1,1 @@
+"""AI Talkmaster: the asynchronous API of scripts in OpenSimulator and Second Life."""
