@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from callboard_contracts.accounts import key_digest
-from callboard_contracts.config import Config, TierSection, QuotaSection
+from callboard_contracts.config import Config, LimitsSection, QuotaSection, TierSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_edge.app import administration

@@ -7,7 +7,7 @@ from typing import Literal
 from cachetools import LRUCache
 
 from callboard_contracts.accounts import Account
-from callboard_contracts.config import QuotaSection, LimitsSection
+from callboard_contracts.config import LimitsSection, QuotaSection
 from callboard_quota.domain.limit_kinds import BALANCE, LIMIT_KINDS, UNITS, LimitKind, Metric
 from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
 
