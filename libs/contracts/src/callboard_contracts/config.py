@@ -269,6 +269,16 @@ class RoomsSection(Section):
     """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
 
 
+class TalkmasterSection(Section):
+    """AI Talkmaster's scripts."""
+
+    simulators: tuple[IPv4Network | IPv6Network, ...] = ()
+    """The networks of simulators whose word is taken for who owns an object; each owner then counts as an address of
+    its own."""
+    speech: bool = True
+    """Whether what characters answer in rooms is spoken, where the site has voices."""
+
+
 class LimitsSection(Section):
     """Limits; one that is left out does not apply."""
 
@@ -344,6 +354,7 @@ class Config(Section):
     chat: ChatSection = ChatSection()
     tts: TtsSection = TtsSection()
     rooms: RoomsSection = RoomsSection()
+    talkmaster: TalkmasterSection = TalkmasterSection()
     quota: QuotaSection = QuotaSection()
 
     @model_validator(mode="after")

@@ -49,6 +49,7 @@ class RoomSettings(Message):
     model: str | None = None
     system_instructions: str = ""
     sampling: Sampling = Sampling()
+    max_output_tokens: int | None = Field(default=None, ge=1)
 
 
 class RoomMessage(Message):
@@ -99,12 +100,16 @@ class Turn(Message):
 
 
 class EndedTurn(Message):
-    """A turn that is over; its text is in `result.<id>` for as long as results are kept."""
+    """A turn that is over; its reply is in `result.<id>` for as long as results are kept.
+
+    `text` is what was said to the room, where the turn did not remember.
+    """
 
     id: str
     message_id: str
     number: int
     speaker: str = ""
+    text: str = ""
     character: str = ""
     at: float
     failed: bool = False

@@ -176,7 +176,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         ),
         StreamSpec(
             RESULT,
-            ("result.*", "ticket.*"),
+            ("result.*", "ticket.*", "name.*"),
             max_age_s=RESULT_LIFE_S,
             options={"max_msgs_per_subject": 1, "max_bytes": 1024 * 1024 * 1024},
         ),

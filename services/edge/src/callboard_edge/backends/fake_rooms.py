@@ -100,6 +100,7 @@ class FakeRooms:
             message_id=turn.message_id,
             number=turn.number,
             speaker=turn.speaker,
+            text="" if turn.remembers else turn.text,
             character=turn.character,
             at=time.time(),
             failed=failed,

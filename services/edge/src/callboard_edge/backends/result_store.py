@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
-from callboard_contracts.kept import JobTicket
+from callboard_contracts.kept import JobTicket, NamedRequest
 from callboard_contracts.model import Message
 from callboard_contracts.streams import OUT, RESULT
 from callboard_edge.backends.job_queue import bus_unavailable
@@ -48,6 +48,16 @@ class BusResultStore:
         except BusError as error:
             raise bus_unavailable() from error
         return [frame for frame in (read_frame(message.data) for message in stored) if frame is not None]
+
+    async def put_name(self, name: str, request_id: str) -> None:
+        """Keeps the name of a request."""
+        named = NamedRequest(request_id=request_id)
+        await self._put(subjects.request_name(name), named, f"{request_id}.name")
+
+    async def named(self, name: str) -> str | None:
+        """The request of a name."""
+        found = await self._last(subjects.request_name, name, NamedRequest)
+        return found.request_id if found else None
 
     async def _put(self, subject: str, message: Message, msg_id: str) -> None:
         try:

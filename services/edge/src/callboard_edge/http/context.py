@@ -8,6 +8,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import RoomReader, RoomsClient
+from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
@@ -33,6 +34,7 @@ class EdgeContext:
     speech: SpeechResponder
     rooms: RoomsClient
     room_reader: RoomReader
+    room_turns: RoomTurns
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
     admin: Administration | None = None
