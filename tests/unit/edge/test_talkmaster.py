@@ -64,10 +64,9 @@ async def post(harness: EdgeHarness, path: str, body: Any, **headers: str) -> tu
     return status, json.loads(content)
 
 
-def answered(turn_id: str, text: str, **end: Any) -> ChatResult:
-    return ChatResult(
-        request_id=turn_id, model="owl", text=text, end=ChatEnd(**{"reason": "stop", "usage": USAGE, **end})
-    )
+def answered(turn_id: str, text: str, error: ErrorInfo | None = None) -> ChatResult:
+    end = ChatEnd(reason="error" if error else "stop", usage=USAGE, error=error)
+    return ChatResult(request_id=turn_id, model="owl", text=text, end=end)
 
 
 def pond(harness: EdgeHarness, key: str = "pond", kind: Any = "ait") -> Room:
@@ -236,7 +235,7 @@ async def test_failed_answer_is_an_error_and_never_a_reply(harness: EdgeHarness)
     await post(harness, "/ait/postMessage", message())
     broken = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine failed.")
     turn = harness.rooms.posted[0]
-    harness.rooms.end_turn(pond(harness), answered(turn.id, "half", reason="error", error=broken))
+    harness.rooms.end_turn(pond(harness), answered(turn.id, "half", broken))
     status, body = await get(harness, "/ait/getMessageResponse", join_key="pond", message_id="m-1")
     assert (status, body) == (502, {"error": "The engine failed."})
 

@@ -186,7 +186,7 @@ class Admission:
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
             output_tokens = request.max_output_tokens
-            prompt_tokens = model.context_tokens - output_tokens
+            prompt_tokens = max(1, model.context_tokens - output_tokens)
             if not joins_dialogue:
                 prompt_tokens = prompt_tokens_bound(request, model.context_tokens)
         else:
