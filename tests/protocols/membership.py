@@ -11,6 +11,7 @@ import tests.protocols
 from callboard_contracts.config import Config
 from callboard_edge.app import edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
@@ -39,7 +40,8 @@ def _below(suite: type[Any]) -> Iterator[Dialect]:
 def routes(protocols: Sequence[Protocol], admin: Administration | None = None) -> list[tuple[Protocol, Route]]:
     """Every route of some protocols."""
     replies = FakeReplyRouter()
-    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, BackgroundTasks())
+    rooms = FakeRooms()
+    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, BackgroundTasks(), rooms, rooms)
     metrics, encoders = EdgeMetrics(CollectorRegistry()), EncoderPool()
     context = edge_context(Config(), deps, FakeResultStore(replies), Workers(), encoders, metrics, lambda: None, admin)
     encoders.close()

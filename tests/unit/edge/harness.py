@@ -14,6 +14,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
 from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
@@ -81,6 +82,7 @@ class EdgeHarness:
     replies: FakeReplyRouter
     registry: CollectorRegistry
     known: Workers
+    rooms: FakeRooms
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -133,7 +135,8 @@ async def running(
     config = Config.model_validate({**(over or {}), **table})
     quota, jobs, inboxes = FakeQuotaClient(), FakeJobQueue(most_queued), FakeReplyRouter()
     background, media, registry = BackgroundTasks(), EncoderPool(), CollectorRegistry()
-    deps = Dependencies(quota=quota, jobs=jobs, replies=inboxes, background=background)
+    rooms = FakeRooms()
+    deps = Dependencies(quota, jobs, inboxes, background, rooms, rooms)
     workers = Workers()
     context = edge_context(
         config, deps, FakeResultStore(inboxes), workers, media, EdgeMetrics(registry), lambda: None, admin
@@ -141,7 +144,8 @@ async def running(
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-        harness = EdgeHarness(f"http://127.0.0.1:{port}", session, server, quota, jobs, inboxes, registry, workers)
+        url = f"http://127.0.0.1:{port}"
+        harness = EdgeHarness(url, session, server, quota, jobs, inboxes, registry, workers, rooms)
         try:
             yield harness
         finally:

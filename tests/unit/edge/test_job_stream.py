@@ -11,6 +11,7 @@ from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechRequest
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain import job_stream
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
@@ -39,7 +40,8 @@ class Requests:
         self.jobs = FakeJobQueue()
         self.replies = FakeReplyRouter(max_messages=max_messages)
         self.background = BackgroundTasks()
-        deps = Dependencies(quota=self.quota, jobs=self.jobs, replies=self.replies, background=self.background)
+        rooms = FakeRooms()
+        deps = Dependencies(self.quota, self.jobs, self.replies, self.background, rooms, rooms)
         self.kept = KeptJobs(deps, FakeResultStore(self.replies))
         self.admission = Admission(deps, Workers(), self.kept, life_s)
 

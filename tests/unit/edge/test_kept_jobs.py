@@ -6,6 +6,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain import kept_jobs
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
@@ -32,7 +33,8 @@ class Edge:
         self.replies = beside.replies if beside else FakeReplyRouter()
         self.results = beside.results if beside else FakeResultStore(self.replies)
         self.background = BackgroundTasks()
-        deps = Dependencies(self.quota, self.jobs, self.replies, self.background)
+        rooms = FakeRooms()
+        deps = Dependencies(self.quota, self.jobs, self.replies, self.background, rooms, rooms)
         self.kept = KeptJobs(deps, self.results)
         self.admission = Admission(deps, Workers(), self.kept, 10.0)
 

@@ -30,6 +30,7 @@ from callboard_contracts.subjects import JobClass
 from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_edge.app import EdgeServer, edge_context
+from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.ports import JobRef, RequestState
 from callboard_edge.domain.submission import Dependencies
@@ -299,7 +300,8 @@ async def running() -> AsyncGenerator[EdgeHarness]:
     media = EncoderPool()
     workers = Workers()
     workers.announce(KOKORO)
-    deps = Dependencies(quota, jobs, frames, background)
+    rooms = FakeRooms()
+    deps = Dependencies(quota, jobs, frames, background, rooms, rooms)
     context = edge_context(config, deps, NoResults(), workers, media, EdgeMetrics(CollectorRegistry()), lambda: None)
     server = EdgeServer(context, (OpenAI(),))
     port = await server.start("127.0.0.1", 0)

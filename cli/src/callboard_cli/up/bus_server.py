@@ -55,7 +55,7 @@ def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
         f"ports_file_dir: {_quote(str(folder.absolute()))}",
         "jetstream {",
         f"  store_dir: {_quote(str((folder / 'store').absolute()))}",
-        "  max_mem: 1G",
+        "  max_mem: 2G",
         "  max_file: 16G",
         # A single node: a message is acknowledged once it is on the disk.
         "  sync_interval: always",

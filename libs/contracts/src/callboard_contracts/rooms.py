@@ -5,6 +5,7 @@ process may read it.
 """
 
 import hashlib
+import hmac
 from typing import Literal
 
 from pydantic import Field
@@ -32,6 +33,14 @@ def room_id(kind: RoomKind, key: str) -> str:
 def secret_digest(secret: str) -> str:
     """How a room's owner secret is kept."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def without_speaker(text: str, character: str) -> str:
+    """A reply without a leading `character:`, in any case and with one blank after it, which models add by habit."""
+    prefix = f"{character}:"
+    if not character or text[: len(prefix)].casefold() != prefix.casefold():
+        return text
+    return text[len(prefix) :].removeprefix(" ")
 
 
 class RoomSettings(Message):
@@ -127,6 +136,12 @@ class Room(Message):
         """The newest turn of a message id, or None."""
         turns = (*self.waiting, *((self.running,) if self.running else ()), *self.ended)
         return max((turn for turn in turns if turn.message_id == message_id), key=lambda one: one.number, default=None)
+
+    def admits(self, secret: str | None) -> bool:
+        """Whether a caller may do what a claimed room keeps from strangers; compares in constant time."""
+        if self.secret_digest is None:
+            return True
+        return secret is not None and hmac.compare_digest(self.secret_digest, secret_digest(secret))
 
 
 class OpenRoom(Message):

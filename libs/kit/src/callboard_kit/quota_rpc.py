@@ -1,6 +1,5 @@
 """The quota service's requests over the bus, for edges and workers."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -11,11 +10,11 @@ from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.model import Message
 from callboard_contracts.quota import Hold, ReleaseReply, ReleaseRequest, ReserveReply, ReserveRequest
-from callboard_kit.bus import Bus, BusUnavailable, NoResponders
+from callboard_kit.bus import Bus, BusError, NoResponders
+from callboard_kit.rpc import ask_service
 
 log = logging.getLogger(__name__)
 
-ASK_AGAIN_S = 0.1
 LATE_S = 15.0
 """How long after the timeout an answer is still taken, so that a late hold can be released."""
 UNAVAILABLE = ErrorInfo(
@@ -61,22 +60,12 @@ class QuotaRpc:
             return None
 
     async def _answer(self, subject: str, payload: bytes, on_late: Callable[[bytes], None] | None) -> bytes | None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout_s
-        while True:
-            try:
-                if self._bus.connected:
-                    return await self._bus.request(subject, payload, self._timeout_s, on_late, LATE_S)
-            except NoResponders:
-                pass
-            except BusUnavailable:
-                log.warning("quota_unreachable", extra={"reason": "no answer"})
-                return None
-            # No responder has the request, so a retry is safe; quota or the bus may be about to come back.
-            if loop.time() + ASK_AGAIN_S >= until:
-                log.warning("quota_unreachable", extra={"reason": "nobody listens"})
-                return None
-            await asyncio.sleep(ASK_AGAIN_S)
+        try:
+            return await ask_service(self._bus, subject, payload, self._timeout_s, on_late, LATE_S)
+        except BusError as error:
+            reason = "nobody listens" if isinstance(error, NoResponders) else "no answer"
+            log.warning("quota_unreachable", extra={"reason": reason})
+            return None
 
     def _came_late(self, answer: bytes) -> None:
         if answer and (hold := ReserveReply.model_validate_json(answer).hold) is not None:

@@ -20,6 +20,7 @@ from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
+from callboard_edge.backends.rooms import BusRoomReader, BusRoomsClient
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
@@ -171,7 +172,15 @@ async def _serve(
         metrics.admitted_without_quota.inc,
         require_key=config.quota.require_key,
     )
-    deps = Dependencies(quota=quota, jobs=BusJobQueue(bus), replies=replies, background=background, now=bus.clock.now)
+    deps = Dependencies(
+        quota=quota,
+        jobs=BusJobQueue(bus),
+        replies=replies,
+        background=background,
+        rooms=BusRoomsClient(bus),
+        room_reader=BusRoomReader(bus),
+        now=bus.clock.now,
+    )
 
     def ready() -> str | None:
         if shutdown.stopping:
@@ -239,6 +248,8 @@ def edge_context(
         admission=admission,
         text=TextResponder(admission, workers, metrics),
         speech=SpeechResponder(admission, encoders, metrics, settings),
+        rooms=deps.rooms,
+        room_reader=deps.room_reader,
         metrics=metrics,
         ready=ready,
         admin=admin,

@@ -190,4 +190,3 @@ def read_frame(data: bytes) -> ChatFrame | None:
     except ValidationError:
         log.warning("frame_malformed")
         return None
-

@@ -78,9 +78,7 @@ class BusRoomAudio:
             first = await first_seq(self._bus, ROOM_AUDIO, subject, since)
             if first is None:
                 return []
-            return _events(
-                await read_subject(self._bus, ROOM_AUDIO, subject, first, MAX_STARTS, stream_may_miss=False)
-            )
+            return _events(await read_subject(self._bus, ROOM_AUDIO, subject, first, MAX_STARTS, stream_may_miss=False))
         except BusError as error:
             raise bus_unavailable() from error
 

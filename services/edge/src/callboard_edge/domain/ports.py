@@ -20,6 +20,7 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
+from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomKind, RoomReply, RoomRequest, SpeakInRoom
 from callboard_contracts.speech import AudioSegment
 from callboard_contracts.subjects import JobClass
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
@@ -215,4 +216,43 @@ class RoomAudioSource(Protocol):
 
     async def segments(self, room: str, wanted: WantedSegments) -> list[AudioSegment]:
         """A few seconds of an utterance from a segment on; raises as `history`."""
+
+
+class RoomReader(Protocol):
+    """Rooms as they are stored, readable from every edge while no rooms process runs."""
+
+    async def room(self, kind: RoomKind, key: str) -> Room | None:
+        """The room that clients call so, or None; raises CallboardError (`bus_unavailable`)."""
+        ...
+
+    async def reply(self, turn_id: str) -> ChatResult | None:
+        """How a turn ended, for as long as results are kept, or None; raises CallboardError."""
+        ...
+
+
+class RoomsClient(Protocol):
+    """Asks the rooms service to change rooms.
+
+    Every method raises CallboardError with what the service refuses, or `bus_unavailable` when no rooms process
+    answers; then the change may have happened. A turn that is posted twice under one id is added once.
+    """
+
+    async def open(self, request: OpenRoom) -> RoomReply:
+        """Opens a room, or finds it open; raises `room_secret_required` where another secret claims it."""
+        ...
+
+    async def post(self, request: PostTurn) -> RoomReply:
+        """Adds a turn; raises `not_found`, `duplicate_message`, `queue_full` or `body_too_large`."""
+        ...
+
+    async def speak(self, request: SpeakInRoom) -> RoomReply:
+        """Speaks a text in a room; raises as `post`, and `room_secret_required`."""
+        ...
+
+    async def reset(self, request: RoomRequest) -> RoomReply:
+        """Empties a room; raises `not_found` and `room_secret_required`."""
+        ...
+
+    async def end(self, request: RoomRequest) -> RoomReply:
+        """Ends a room and forgets it; raises as `reset`."""
         ...

@@ -203,8 +203,7 @@ class RoomPlayout:
         self._played_until = now if self._played_until is None else max(now, self._played_until)
 
     def limit(self, max_buffered_bytes: int) -> None:
-        """Sets the limit; what is held over it goes, latest first, and is read from the bus again when its time comes.
-        """
+        """Sets the limit; what is held over it goes, latest first, and is read from the bus again when its time comes."""
         self._max_buffered_bytes = max_buffered_bytes
         for utterance in reversed(self._in_turn()):
             while self._buffered_bytes > max_buffered_bytes and len(utterance.sound) > utterance.heard:

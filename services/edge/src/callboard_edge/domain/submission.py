@@ -9,7 +9,7 @@ from callboard_contracts.errors import CallboardError
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.quota import Hold, LimitState, ReserveReply, ReserveRequest
 from callboard_contracts.subjects import JobClass
-from callboard_edge.domain.ports import Background, JobQueue, JobRef, QuotaClient, ReplyRouter
+from callboard_edge.domain.ports import Background, JobQueue, JobRef, QuotaClient, ReplyRouter, RoomReader, RoomsClient
 
 
 class QuotaRefused(CallboardError):  # noqa: N818 - quota's decision, as the caller is told it
@@ -26,6 +26,8 @@ class Dependencies:
     jobs: JobQueue
     replies: ReplyRouter
     background: Background
+    rooms: RoomsClient
+    room_reader: RoomReader
     now: Callable[[], float] = time.time
     """The Unix time that jobs are stamped with: the bus's, since others compare it with theirs."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.ports import RoomReader, RoomsClient
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
@@ -27,6 +28,8 @@ class EdgeContext:
     admission: Admission
     text: TextResponder
     speech: SpeechResponder
+    rooms: RoomsClient
+    room_reader: RoomReader
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
     admin: Administration | None = None

@@ -1,0 +1,38 @@
+"""Requests to a service's queue group over the bus."""
+
+import asyncio
+from collections.abc import Callable
+
+from callboard_kit.bus import Bus, NoResponders
+
+ASK_AGAIN_S = 0.1
+
+
+async def ask_service(
+    bus: Bus,
+    subject: str,
+    payload: bytes,
+    timeout_s: float,
+    on_late: Callable[[bytes], None] | None = None,
+    late_s: float = 0.0,
+) -> bytes:
+    """Sends a request and returns the answer; while nobody listens, or the bus is away, it is tried again.
+
+    `on_late` gets an answer that comes up to `late_s` after the timeout.
+
+    Raises:
+        NoResponders: nobody got the request.
+        BusUnavailable: it was sent and not answered in time.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    while True:
+        try:
+            if bus.connected:
+                return await bus.request(subject, payload, timeout_s, on_late, late_s)
+        except NoResponders:
+            pass
+        # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
+        if loop.time() + ASK_AGAIN_S >= until:
+            raise NoResponders(subject)
+        await asyncio.sleep(ASK_AGAIN_S)
