@@ -8,6 +8,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.ports import RoomReader, RoomsClient
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
 from callboard_edge.metrics import EdgeMetrics
@@ -30,6 +31,7 @@ class EdgeContext:
     speech: SpeechResponder
     rooms: RoomsClient
     room_reader: RoomReader
+    room_streams: RoomStreamResponder
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
     admin: Administration | None = None

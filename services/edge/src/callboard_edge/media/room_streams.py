@@ -81,7 +81,7 @@ class RoomStreams:
         is_new = mixer is None or bitrate_kbps not in mixer.channels
         full = self._encoders + is_new > self._settings.max_encoders
         if self.closing or full or self._listeners >= self._settings.max_listeners:
-            raise CallboardError(ErrorCode.OVERLOADED, "Too many listen here at the moment.", retry_after_s=10.0)
+            raise _full()
         with self._open(room) as mixer:
             channel = mixer.channel(bitrate_kbps)
             channel.places += 1
@@ -101,8 +101,8 @@ class RoomStreams:
     @contextmanager
     def watching(self, room: str) -> Generator[SpeakerWatch]:
         """Tells who speaks in a room, to the end of the context; raises as `place`."""
-        if self.closing:
-            raise CallboardError(ErrorCode.OVERLOADED, "The server is shutting down.", retry_after_s=1.0)
+        if self.closing or (room not in self._rooms and len(self._rooms) >= self._settings.max_encoders):
+            raise _full()
         with self._open(room) as mixer:
             watch = mixer.watch()
             try:
@@ -183,6 +183,10 @@ class RoomStreams:
         for mixer in self._rooms.values():
             self._metrics.room_underruns.inc(mixer.underruns)
             mixer.underruns = 0
+
+
+def _full() -> CallboardError:
+    return CallboardError(ErrorCode.OVERLOADED, "Too many listen here at the moment.", retry_after_s=10.0)
 
 
 def _encode(work: Sequence[tuple[FrameEncoder, bytes]]) -> tuple[list[list[bytes]], float]:

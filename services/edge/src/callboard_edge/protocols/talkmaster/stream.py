@@ -1,0 +1,83 @@
+"""What is heard of rooms: live streams, and pages that play them."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from aiohttp import web
+
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.route import Answer, Route
+
+TAG = "AI Talkmaster"
+StreamKind = Literal["ait", "translation"]
+KINDS: tuple[StreamKind, ...] = ("ait", "translation")
+_NO_ROOM = Answer("No room of that key is open.", media_types=("text/plain",))
+
+
+def stream_path(kind: StreamKind) -> str:
+    """The beginning of a stream's path, before the key."""
+    return f"/{kind}/stream/"
+
+
+def stream_url(context: EdgeContext, call: Call, kind: StreamKind, key: str) -> str:
+    """The address of a room's stream, as clients are told; empty where it cannot be known."""
+    return context.room_streams.address(call, stream_path(kind), key)
+
+
+def routes(context: EdgeContext) -> Sequence[Route]:
+    """The routes of this module."""
+    return [route for kind in KINDS for route in _routes(context, kind)]
+
+
+def _routes(context: EdgeContext, kind: StreamKind) -> Sequence[Route]:
+    streams = context.room_streams
+    name = f"{kind}_stream"
+
+    async def stream(call: Call) -> web.StreamResponse:
+        return await streams.stream(call, name, kind, stream_path(kind))
+
+    async def page(call: Call) -> web.StreamResponse:
+        return await streams.page(call, kind)
+
+    async def events(call: Call) -> web.StreamResponse:
+        return await streams.events(call, kind)
+
+    live = {
+        200: Answer("Endless MP3, or a playlist for a path that ends in .m3u.", media_types=("audio/mpeg",)),
+        404: _NO_ROOM,
+    }
+    shown = {200: Answer("The page.", media_types=("text/html",)), 404: _NO_ROOM}
+    told = {200: Answer("Server-sent events.", media_types=("text/event-stream",)), 404: _NO_ROOM}
+    return [
+        Route(
+            "GET",
+            stream_path(kind) + "{key}",
+            stream,
+            name,
+            "Listen to a room",
+            tag=TAG,
+            security="none",
+            answers=live,
+        ),
+        Route(
+            "GET",
+            f"/{kind}/rooms/{{key}}",
+            page,
+            f"{kind}_room_page",
+            "A page that plays a room",
+            tag=TAG,
+            security="none",
+            answers=shown,
+        ),
+        Route(
+            "GET",
+            f"/{kind}/rooms/{{key}}/events",
+            events,
+            f"{kind}_room_events",
+            "Who speaks in a room",
+            tag=TAG,
+            security="none",
+            answers=told,
+        ),
+    ]
