@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp

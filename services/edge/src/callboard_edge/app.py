@@ -36,6 +36,7 @@ from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
 from callboard_edge.http.protocol import Protocol, SitePages
+from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
@@ -270,6 +271,7 @@ def edge_context(
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
+        room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,
         ready=ready,
         admin=admin,

@@ -82,6 +82,13 @@ class FakeRoomAudio:
         numbers = range(wanted.from_n, wanted.from_n + SEGMENTS_A_READ)
         return [newest[n] for n in numbers if n in newest]
 
+    async def recorded(self, room: str, utterance: str) -> AsyncGenerator[list[AudioSegment]]:
+        """All segments of an utterance."""
+        self._fail()
+        for event in self._stored.get(room, ()):
+            if event.utterance == utterance and isinstance(event.content, AudioSegment):
+                yield [event.content]
+
     def _publish(self, room: str, event: RoomEvent) -> None:
         self._stored.setdefault(room, []).append(event)
         if self.lose_next:

@@ -6,7 +6,7 @@ many edges most rooms have no listeners at most of them. A subscription costs th
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -18,14 +18,15 @@ from callboard_edge.backends.job_queue import bus_unavailable
 from callboard_edge.backends.segments import read_segment
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.stream_reads import StoredMessage, first_seq, read_batches, read_last_of_each, read_subject
+from callboard_kit.stream_reads import StoredMessage, first_seq, read_batches, read_last_of_each
 
 log = logging.getLogger(__name__)
 
 SEGMENTS_A_READ = 4
 """At most 8 s of sound."""
 HISTORY_BATCH = 64
-MAX_STARTS = 1024
+STARTS_BATCH = 1024
+RECORDED_BATCH = 16
 START = "start"
 
 
@@ -61,26 +62,17 @@ class BusRoomAudio:
 
     async def history(self, room: str, since: float) -> AsyncGenerator[list[RoomEvent]]:
         """What was said since a time."""
-        subject = subjects.room_audio(room, "*", "*")
-        try:
-            first = await first_seq(self._bus, ROOM_AUDIO, subject, since)
-            if first is None:
-                return
-            async for messages in read_batches(self._bus, ROOM_AUDIO, subject, first, HISTORY_BATCH):
+        async with aclosing(self._stored(subjects.room_audio(room, "*", "*"), since, HISTORY_BATCH)) as batches:
+            async for messages in batches:
                 yield _events(messages)
-        except BusError as error:
-            raise bus_unavailable() from error
 
     async def starts(self, room: str, since: float) -> list[RoomEvent]:
         """The announcements since a time."""
-        subject = subjects.room_audio(room, "*", START)
-        try:
-            first = await first_seq(self._bus, ROOM_AUDIO, subject, since)
-            if first is None:
-                return []
-            return _events(await read_subject(self._bus, ROOM_AUDIO, subject, first, MAX_STARTS, stream_may_miss=False))
-        except BusError as error:
-            raise bus_unavailable() from error
+        found: list[RoomEvent] = []
+        async with aclosing(self._stored(subjects.room_audio(room, "*", START), since, STARTS_BATCH)) as batches:
+            async for messages in batches:
+                found += _events(messages)
+        return found
 
     async def segments(self, room: str, wanted: WantedSegments) -> list[AudioSegment]:
         """A few seconds of an utterance."""
@@ -93,6 +85,23 @@ class BusRoomAudio:
             raise bus_unavailable() from error
         found = [read_segment(message.subject, message.headers, message.data) for message in messages]
         return [segment for segment in found if segment is not None]
+
+    async def recorded(self, room: str, utterance: str) -> AsyncGenerator[list[AudioSegment]]:
+        """All segments of an utterance."""
+        async with aclosing(self._stored(subjects.room_audio(room, utterance, "*"), 0.0, RECORDED_BATCH)) as batches:
+            async for messages in batches:
+                yield [event.content for event in _events(messages) if isinstance(event.content, AudioSegment)]
+
+    async def _stored(self, subject: str, since: float, batch_size: int) -> AsyncGenerator[list[StoredMessage]]:
+        try:
+            first = await first_seq(self._bus, ROOM_AUDIO, subject, since)
+            if first is None:
+                return
+            async with aclosing(read_batches(self._bus, ROOM_AUDIO, subject, first, batch_size)) as batches:
+                async for messages in batches:
+                    yield messages
+        except BusError as error:
+            raise bus_unavailable() from error
 
     def _reconnected(self) -> None:
         for on_lost in self._on_lost:

@@ -216,6 +216,11 @@ class RoomAudioSource(Protocol):
 
     async def segments(self, room: str, wanted: WantedSegments) -> list[AudioSegment]:
         """A few seconds of an utterance from a segment on; raises as `history`."""
+        ...
+
+    def recorded(self, room: str, utterance: str) -> AsyncGenerator[list[AudioSegment]]:
+        """All segments of an utterance in the order in which they were stored, some at a time; raises as `history`."""
+        ...
 
 
 class RoomReader(Protocol):

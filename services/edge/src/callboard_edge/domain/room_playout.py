@@ -1,8 +1,8 @@
 """What a room's listeners hear at each moment: its utterances one after the other, by the clock.
 
-The rule is the same wherever it is applied: an utterance is heard as soon as its sound is there and the one before it is
-over, with a pause between. So two edges that play one room, or one that begins in the middle and plays what the bus has
-kept up to now, arrive at the same place.
+The rule is the same wherever it is applied: an utterance is heard as soon as its sound is there and the one before it
+is over, with a pause between. So two edges that play one room, or one that begins in the middle and plays what the bus
+has kept up to now, arrive at the same place.
 """
 
 from collections import OrderedDict, deque
@@ -68,6 +68,7 @@ class _Utterance:
     silent_since: float | None = None
     newest_n: int = -1
     lost: bool = False
+    retry_at: float = 0.0
     check_at: float = 0.0
     check_s: float = FIRST_CHECK_S
 
@@ -158,10 +159,12 @@ class RoomPlayout:
             self._buffered_bytes += utterance.feed(segment)
             utterance.newest_n = max(utterance.newest_n, segment.n)
         if utterance.order.next_n > before:
-            utterance.arrived_at, utterance.check_at, utterance.check_s = now, 0.0, FIRST_CHECK_S
+            utterance.arrived_at = now
         else:
             utterance.lost = False
-            utterance.check_at = now + RETRY_PAUSE_S
+            utterance.retry_at = now + RETRY_PAUSE_S
+            utterance.check_s = min(LAST_CHECK_S, 2 * utterance.check_s)
+            utterance.check_at = now + utterance.check_s
 
     def starts_read(self) -> None:
         """Notes that every announcement on the bus was taken; utterances without one are never heard."""
@@ -180,13 +183,11 @@ class RoomPlayout:
         """What must be read from the bus now."""
         for utterance in self._in_turn()[:PREPARED]:
             order = utterance.order
-            if order.ended or now < utterance.check_at or utterance.buffered_bytes >= LOW_BYTES:
+            if order.ended or utterance.buffered_bytes >= LOW_BYTES:
                 continue
-            if utterance.behind:
+            if utterance.behind and now >= utterance.retry_at:
                 return WantedSegments(utterance.name, order.next_n)
-            if utterance.silent_since is not None and now >= utterance.silent_since + utterance.check_s:
-                utterance.check_at = now + utterance.check_s
-                utterance.check_s = min(LAST_CHECK_S, 2 * utterance.check_s)
+            if utterance.silent_since is not None and now >= utterance.check_at:
                 return WantedSegments(utterance.name, order.next_n)
         return None
 
@@ -203,7 +204,7 @@ class RoomPlayout:
         self._played_until = now if self._played_until is None else max(now, self._played_until)
 
     def limit(self, max_buffered_bytes: int) -> None:
-        """Sets the limit; what is held over it goes, latest first, and is read from the bus again when its time comes."""
+        """Sets the limit; what is held over it goes, latest first, and is read from the bus when its time comes."""
         self._max_buffered_bytes = max_buffered_bytes
         for utterance in reversed(self._in_turn()):
             while self._buffered_bytes > max_buffered_bytes and len(utterance.sound) > utterance.heard:
@@ -247,6 +248,8 @@ class RoomPlayout:
                 continue
             if utterance.silent_since is None:
                 utterance.silent_since = now
+                utterance.check_s = FIRST_CHECK_S
+                utterance.check_at = now + FIRST_CHECK_S
                 self.underruns += utterance.heard
             return min(most, max(BYTES_PER_SAMPLE, _bytes_in(utterance.gives_up_at() - now)))
 

@@ -31,7 +31,8 @@ class _Stream(web.StreamResponse):
 
 class _Broadcast(web.StreamResponse):
     """An answer without an end, as Icecast gives it: HTTP/1.0, without a length, and not in chunks, since some players
-    play the marks between those."""
+    play the marks between those.
+    """
 
     _length_check = False
 

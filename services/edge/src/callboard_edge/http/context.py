@@ -8,6 +8,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.ports import RoomReader, RoomsClient
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
@@ -32,6 +33,7 @@ class EdgeContext:
     rooms: RoomsClient
     room_reader: RoomReader
     room_streams: RoomStreamResponder
+    room_recordings: RoomRecordingResponder
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
     admin: Administration | None = None

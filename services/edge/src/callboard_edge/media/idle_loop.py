@@ -23,6 +23,7 @@ def read_loop(path: Path) -> bytes:
         IdleLoopError: there is no such file, or no sound in it.
     """
     import av  # it takes 25 MB of memory, and few sites have a loop
+    from av.error import FFmpegError
 
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
     found = bytearray()
@@ -34,7 +35,7 @@ def read_loop(path: Path) -> bytes:
                     found += bytes(part.planes[0])[: part.samples * BYTES_PER_SAMPLE]
                 if len(found) > MAX_LOOP_S * 1000 * BYTES_PER_MS:
                     raise IdleLoopError(f"longer than {MAX_LOOP_S} s")
-    except (av.FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, OSError, IndexError) as error:
         raise IdleLoopError(type(error).__name__) from None
     if not found:
         raise IdleLoopError("no sound in it")

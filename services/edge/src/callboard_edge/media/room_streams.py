@@ -59,7 +59,7 @@ class RoomStreams:
         idle_loop: bytes | None = None,
     ) -> None:
         self.closing = False
-        self._source = source
+        self.source = source
         self._background = background
         self._settings = settings
         self._metrics = metrics
@@ -134,7 +134,7 @@ class RoomStreams:
     def _open(self, room: str) -> Generator[RoomMixer]:
         mixer = self._rooms.get(room)
         if mixer is None:
-            feed = RoomFeed(self._source, room, self._settings.pause_s, self._now)
+            feed = RoomFeed(self.source, room, self._settings.pause_s, self._now)
             task = self._background.start(feed.run(), f"room-feed-{room}")
             burst_frames = max(1, round(self._settings.burst_s / FRAME_S))
             mixer = self._rooms[room] = RoomMixer(feed, task, burst_frames, self._idle_loop)

@@ -10,6 +10,8 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 
 TAG = "AI Talkmaster"
+ARTIST = "AIT "
+"""What stands before the characters' names in the tags of recordings."""
 StreamKind = Literal["ait", "translation"]
 KINDS: tuple[StreamKind, ...] = ("ait", "translation")
 _NO_ROOM = Answer("No room of that key is open.", media_types=("text/plain",))
@@ -43,13 +45,41 @@ def _routes(context: EdgeContext, kind: StreamKind) -> Sequence[Route]:
     async def events(call: Call) -> web.StreamResponse:
         return await streams.events(call, kind)
 
+    async def recording(call: Call) -> web.StreamResponse:
+        return await context.room_recordings.mp3(call, kind, ARTIST)
+
+    async def dialogue(call: Call) -> web.StreamResponse:
+        return await context.room_recordings.vtt(call, kind)
+
     live = {
         200: Answer("Endless MP3, or a playlist for a path that ends in .m3u.", media_types=("audio/mpeg",)),
         404: _NO_ROOM,
     }
     shown = {200: Answer("The page.", media_types=("text/html",)), 404: _NO_ROOM}
     told = {200: Answer("Server-sent events.", media_types=("text/event-stream",)), 404: _NO_ROOM}
+    recorded = {200: Answer("The file.", media_types=("audio/mpeg",))}
+    written = {200: Answer("WebVTT.", media_types=("text/vtt",))}
     return [
+        Route(
+            "GET",
+            f"/{kind}/recording/{{key}}.mp3",
+            recording,
+            f"{kind}_recording",
+            "What was said in a room, as one file",
+            tag=TAG,
+            security="none",
+            answers=recorded,
+        ),
+        Route(
+            "GET",
+            f"/{kind}/recording/{{key}}.vtt",
+            dialogue,
+            f"{kind}_recording_text",
+            "What was said in a room, as text with times",
+            tag=TAG,
+            security="none",
+            answers=written,
+        ),
         Route(
             "GET",
             stream_path(kind) + "{key}",
