@@ -102,11 +102,13 @@ def allowed(starts: Iterable[RoomEvent], room: Room | None, secret: str | None) 
     given = secret_digest(secret) if secret is not None else ""
     found: list[tuple[int, Utterance]] = []
     claimed, rounds = False, 0
+    names: set[str] = set()
     numbers: set[int] = set()
     for event in starts:
         start = event.content
-        if not isinstance(start, UtteranceStart) or any(one.name == event.utterance for _, one in found[-1:]):
+        if not isinstance(start, UtteranceStart) or event.utterance in names:
             continue
+        names.add(event.utterance)
         if start.number in numbers:
             # The room ended and was opened anew, and counts from the beginning.
             numbers.clear()

@@ -30,8 +30,9 @@ class _Stream(web.StreamResponse):
 
 
 class _Broadcast(web.StreamResponse):
-    """An answer without an end, as Icecast gives it: HTTP/1.0, without a length, and not in chunks, since some players
-    play the marks between those.
+    """An answer without an end, as Icecast gives it: HTTP/1.0, without a length, and not in chunks.
+
+    Some players play the marks between chunks.
     """
 
     _length_check = False
