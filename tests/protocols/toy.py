@@ -108,7 +108,7 @@ class Toy:
 
         async def read(call: Call) -> tuple[Order, ChatModel, ChatRequest]:
             order = await read_order(call)
-            model = context.chat_models.resolve(order.model)
+            model = (await context.offers.to(call.caller)).chat_models.resolve(order.model)
             request = ChatRequest(
                 model=model.name,
                 messages=(ChatMessage(role="user", content=order.prompt),),

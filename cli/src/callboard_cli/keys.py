@@ -14,11 +14,11 @@ from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.tables import print_table
 from callboard_contracts.accounts import DIGEST_SHOWN, AccountKey
-from callboard_contracts.config import Config, TierSection
+from callboard_contracts.config import Config, LimitsSection
 from callboard_kit.bus import Bus
 
 WHO_HELP = "the account's id or name, a key, or the start of a key's digest"
-LIMIT_HELP = f"a limit in place of the tier's, or none for the tier's; {', '.join(TierSection.model_fields)}"
+LIMIT_HELP = f"a limit in place of the tier's, or none for the tier's; {', '.join(LimitsSection.model_fields)}"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -141,8 +141,8 @@ def _end(text: str | None, option: str, now: float) -> float | None:
 
 def _limit(text: str) -> tuple[str, int | None]:
     name, _, number = text.partition("=")
-    if name not in TierSection.model_fields:
-        allowed = ", ".join(TierSection.model_fields)
+    if name not in LimitsSection.model_fields:
+        allowed = ", ".join(LimitsSection.model_fields)
         raise CommandError(f"--limit: found {name!r}, allowed are {allowed}", ExitCode.USAGE)
     if number == "none":
         return name, None

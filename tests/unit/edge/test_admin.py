@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from callboard_contracts.accounts import key_digest
-from callboard_contracts.config import Config, QuotaSection, TierSection
+from callboard_contracts.config import Config, LimitsSection, QuotaSection, TierSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_edge.app import administration
@@ -144,7 +144,7 @@ async def test_document_shows_it_under_a_tag_and_a_scheme_of_its_own(operator: O
 
 
 def test_limits_are_those_of_a_tier() -> None:
-    assert set(LimitsBody.model_fields) == set(TierSection.model_fields)
+    assert set(LimitsBody.model_fields) == set(LimitsSection.model_fields)
 
 
 async def test_account_is_created_shown_listed_and_its_key_told_once(operator: Operator) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import pytest
 
-from callboard_contracts.config import TierSection
+from callboard_contracts.config import LimitsSection
 from callboard_quota.domain.limit_kinds import LIMIT_KINDS, METRICS, LimitKind, Metric, register
 from callboard_quota.domain.windows import HOUR_S, SlidingHours, hour_bucket
 from tests.unit.quota.interleaving import NOON
@@ -13,7 +13,7 @@ from tests.unit.quota.test_reservations import SETTINGS, limit_of, make_harness
 pytestmark = pytest.mark.unit
 
 
-class HourlyTier(TierSection):
+class HourlyTier(LimitsSection):
     """A tier with the setting of the new kind."""
 
     requests_per_hour: int | None = None
@@ -44,4 +44,4 @@ def test_registered_kind_is_enforced() -> None:
 
 
 def test_every_setting_of_a_tier_is_a_kind_of_limit() -> None:
-    assert set(TierSection.model_fields) == {kind.name for kind in LIMIT_KINDS.values() if not kind.is_balance}
+    assert set(LimitsSection.model_fields) == {kind.name for kind in LIMIT_KINDS.values() if not kind.is_balance}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from callboard_contracts.accounts import Account, AccountKey, key_digest
-from callboard_contracts.config import QuotaSection, TierSection
+from callboard_contracts.config import LimitsSection, QuotaSection, TierSection
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.quota import (
     IdentifyRequest,
@@ -197,7 +197,7 @@ def test_changed_account_is_held_to_its_new_tier_and_limits_at_once() -> None:
     harness = make_harness()
     account = harness.accounts.accounts["k_00000000000000ad"]
     assert limit_of(harness.reserve(501, address=None)) == "key.tokens_per_day"
-    harness.accounts.accounts[account.id] = account.model_copy(update={"limits": TierSection(tokens_per_day=800)})
+    harness.accounts.accounts[account.id] = account.model_copy(update={"limits": LimitsSection(tokens_per_day=800)})
     assert harness.reserve(501, address=None).hold
     harness.accounts.accounts[account.id] = account.model_copy(update={"tier": "anonymous"})
     assert limit_of(harness.reserve(1, address=None)) == "key.tokens_per_day"

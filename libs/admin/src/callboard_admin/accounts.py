@@ -23,7 +23,7 @@ from callboard_contracts.accounts import (
     new_account_id,
     new_key,
 )
-from callboard_contracts.config import TierSection
+from callboard_contracts.config import LimitsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.streams import BUCKET_ACCOUNTS
 from callboard_contracts.subjects import CTL_ACCOUNTS
@@ -95,7 +95,7 @@ class Accounts:
             name=name,
             tier=tier,
             keys=(first,),
-            limits=TierSection().model_copy(update=dict(limits or {})),
+            limits=LimitsSection().model_copy(update=dict(limits or {})),
             created_at=now,
         )
         # The key's entry is written last: until then the key is unknown, so a failure in between leaves no usable key.

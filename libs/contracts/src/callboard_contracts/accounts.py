@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from callboard_contracts.config import TierSection
+from callboard_contracts.config import LimitsSection
 from callboard_contracts.model import Message
 
 KEY_PREFIX = "cb_"
@@ -43,7 +43,7 @@ class Account(Message):
     name: str = Field(min_length=1, max_length=200)
     tier: str
     keys: tuple[AccountKey, ...]
-    limits: TierSection = TierSection()
+    limits: LimitsSection = LimitsSection()
     created_at: float
 
     def key(self, digest: str) -> AccountKey | None:

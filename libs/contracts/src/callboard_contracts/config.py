@@ -306,8 +306,8 @@ class RoomStreamSection(Section):
         return self
 
 
-class TierSection(Section):
-    """The limits of one class of callers; a limit left out does not apply."""
+class LimitsSection(Section):
+    """Limits; one that is left out does not apply."""
 
     tokens_per_day: int | None = Field(default=None, ge=0)
     """Over the last 24 hours."""
@@ -317,6 +317,15 @@ class TierSection(Section):
     """Admitted in one minute."""
     jobs_at_once: int | None = Field(default=None, ge=0)
     """Admitted and not yet ended."""
+
+
+class TierSection(LimitsSection):
+    """The limits of one class of callers, and what they are offered; a limit left out does not apply."""
+
+    models: tuple[str, ...] | None = None
+    """The models for text and speech that these callers are offered; left out, all."""
+    voices: tuple[str, ...] | None = None
+    """The voices that these callers are offered; left out, all."""
 
 
 class WeightSection(Section):
@@ -396,6 +405,11 @@ class Config(Section):
         ):
             if tier is not None and tier not in self.quota.tiers:
                 raise ValueError(_unknown(key, tier, self.quota.tiers))
+        models = {*self.chat.models, *self.tts.models}
+        for name, section in self.quota.tiers.items():
+            for model in section.models or ():
+                if model not in models:
+                    raise ValueError(_unknown(f"quota.tiers.{name}.models", model, models))
         return self
 
 

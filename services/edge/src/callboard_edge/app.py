@@ -25,8 +25,10 @@ from callboard_edge.backends.rooms import BusRoomReader, BusRoomsClient
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.kept_jobs import KeptJobs
+from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
@@ -260,10 +262,17 @@ def edge_context(
     admission = Admission(
         deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
     )
+    offer = Offer(chat_catalogue(config.chat), speech_catalogue(config.tts))
+
+    async def tier_of(caller: Caller) -> str:
+        # Where quota is away and the site admits all, a caller counts as one without a key.
+        return (await admission.identify(caller)).tier or config.quota.anonymous_tier
+
     return EdgeContext(
         settings=settings,
-        chat_models=chat_catalogue(config.chat),
-        speech_models=speech_catalogue(config.tts),
+        chat_models=offer.chat_models,
+        speech_models=offer.speech_models,
+        offers=Offers(offer, config.quota.tiers, tier_of),
         workers=workers,
         admission=admission,
         text=TextResponder(admission, workers, metrics),

@@ -31,7 +31,10 @@ class ChatModel:
 
 @dataclass(frozen=True, slots=True)
 class SpeechModel:
-    """A speech model on offer; `voices` are those configured, none where the workers' own voices are offered."""
+    """A speech model on offer; `voices` are those configured, none where the workers' own voices are offered.
+
+    `allowed_voices` are those of them that the caller is offered, None for all.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -40,13 +43,20 @@ class SpeechModel:
     voices: tuple[str, ...]
     voice_aliases: Mapping[str, str]
     default_voice: str
+    allowed_voices: tuple[str, ...] | None = None
 
     def catalog(self, workers: Workers) -> VoiceCatalog:
         """The voices of the model: those configured, else those that its workers announced."""
         voices: tuple[str, ...] | None = self.voices or None
         if voices is None and (offered := workers.model("tts", self.pool, self.name)) is not None:
             voices = tuple(voice.name for voice in offered.voices) or None
-        return VoiceCatalog(voices, self.voice_aliases, self.default_voice)
+        allowed = self.allowed_voices
+        if allowed is None:
+            return VoiceCatalog(voices, self.voice_aliases, self.default_voice)
+        voices = allowed if voices is None else tuple(voice for voice in voices if voice in allowed)
+        aliases = {alias: voice for alias, voice in self.voice_aliases.items() if voice in voices}
+        default = self.default_voice if self.default_voice in (*voices, *aliases) else (*voices, "")[0]
+        return VoiceCatalog(voices, aliases, default)
 
     def language(self, workers: Workers, voice: str) -> str | None:
         """The language tag of a voice, as the workers announced it."""
@@ -69,7 +79,7 @@ class Catalogue(Generic[M]):
 
     def __init__(self, models: tuple[M, ...], default: str | None = None) -> None:
         self.models = models
-        self._default = default
+        self.default = default
         self._by_name: dict[str, M] = {alias: model for model in models for alias in model.aliases}
         self._by_name.update({model.name: model for model in models})
 
@@ -89,7 +99,7 @@ class Catalogue(Generic[M]):
             CallboardError: `unknown_model`, with the names on offer; `invalid_request` where no name was given and
                 the site has no default model.
         """
-        name = name or self._default
+        name = name or self.default
         if name is None:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "Missing required field: 'model'.", param="model")
         model = self._by_name.get(name)

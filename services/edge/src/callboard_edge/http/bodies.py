@@ -48,15 +48,25 @@ def parse(model: type[M], raw: bytes) -> M:
     Raises:
         CallboardError: `invalid_request`, with the first field at fault as `param`.
     """
+    try:
+        return validated(model, raw)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def validated(model: type[M], raw: bytes) -> M:
+    """Reads a body as a model, for protocols that show each field at fault in their own form.
+
+    Raises:
+        CallboardError: `invalid_request`, for a body that would take too long to check.
+        ValidationError: the fields at fault.
+    """
     if _is_large(raw) and _is_large(_STRING.sub(b"", raw, 2 * MAX_VALUES)):
         raise CallboardError(
             ErrorCode.INVALID_REQUEST,
             f"The body holds more than {MAX_CONTAINERS} objects and lists, or more than {MAX_VALUES} values.",
         )
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        raise _invalid(error) from None
+    return model.model_validate_json(raw)
 
 
 def _is_large(text: bytes) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import RoomReader, RoomsClient
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.room_recording import RoomRecordingResponder
@@ -20,12 +21,14 @@ from callboard_edge.settings import EdgeSettings
 class EdgeContext:
     """The parts of the edge that handlers use.
 
-    `ready` returns None, or why the edge cannot take work; `admin` is None where the site has no admin API.
+    `offers` tells which of the models a caller may ask for. `ready` returns None, or why the edge cannot take work;
+    `admin` is None where the site has no admin API.
     """
 
     settings: EdgeSettings
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
+    offers: Offers
     workers: Workers
     admission: Admission
     text: TextResponder

@@ -1,6 +1,6 @@
 """Every kind of limit: what it counts, over which window, and what a client is told.
 
-A new kind is an entry here and a field of the same name in `TierSection`; docs/contributing/add-a-limit.md shows one.
+A new kind is an entry here and a field of the same name in `LimitsSection`; docs/contributing/add-a-limit.md shows one.
 """
 
 from collections.abc import Callable

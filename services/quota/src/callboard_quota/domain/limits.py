@@ -7,7 +7,7 @@ from typing import Literal
 from cachetools import LRUCache
 
 from callboard_contracts.accounts import Account
-from callboard_contracts.config import QuotaSection, TierSection
+from callboard_contracts.config import LimitsSection, QuotaSection
 from callboard_quota.domain.limit_kinds import BALANCE, LIMIT_KINDS, UNITS, LimitKind, Metric
 from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
 
@@ -61,7 +61,7 @@ class Principal:
 
     scope: Scope
     tenant: str
-    tiers: tuple[TierSection, ...]
+    tiers: tuple[LimitsSection, ...]
 
     def limits(self) -> Iterable[Limit]:
         """Every limit that applies to this principal."""

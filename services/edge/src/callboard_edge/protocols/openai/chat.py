@@ -48,7 +48,7 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def create(call: Call) -> web.StreamResponse:
         body = await call.json(ChatCompletionBody)
-        model = context.chat_models.resolve(body.model)
+        model = (await context.offers.to(call.caller)).chat_models.resolve(body.model)
         request = chat_request(body, model)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         writer = ChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)

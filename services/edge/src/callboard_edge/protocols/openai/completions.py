@@ -29,7 +29,7 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def create(call: Call) -> web.StreamResponse:
         body = await call.json(CompletionBody)
-        model = context.chat_models.resolve(body.model)
+        model = (await context.offers.to(call.caller)).chat_models.resolve(body.model)
         requests = completion_requests(body, model)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         head = ReplyHead(f"cmpl-{call.fresh_id}", body.model or model.name, include_usage)

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from callboard_contracts.jobs import Service
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel, unknown_model
+from callboard_edge.domain.offers import Offer
 from callboard_edge.http.bodies import AnswerBody
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
@@ -35,19 +36,20 @@ class ModelList(AnswerBody):
 def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
 
-    def offered() -> tuple[str, ...]:
-        chat = [model.name for model in context.chat_models.models if is_expected(context, "chat", model)]
-        return (*chat, *(model.name for model in context.speech_models.models if is_expected(context, "tts", model)))
+    def names(offer: Offer) -> tuple[str, ...]:
+        chat = [model.name for model in offer.chat_models.models if is_expected(context, "chat", model)]
+        return (*chat, *(model.name for model in offer.speech_models.models if is_expected(context, "tts", model)))
 
     async def list_models(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
-        return call.answer({"object": "list", "data": [model_object(name) for name in offered()]})
+        offer = await context.offers.to(call.caller)
+        return call.answer({"object": "list", "data": [model_object(name) for name in names(offer)]})
 
     async def get_model(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
-        name = call.params["model"]
-        if not (context.chat_models.find(name) or context.speech_models.find(name)):
-            raise unknown_model(offered())
+        name, offer = call.params["model"], await context.offers.to(call.caller)
+        if not (offer.chat_models.find(name) or offer.speech_models.find(name)):
+            raise unknown_model(names(offer))
         return call.answer(model_object(name))
 
     return [

@@ -84,7 +84,7 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def speak(call: Call) -> web.StreamResponse:
         body = await call.json(SpeechBody)
-        model = context.speech_models.resolve(body.model)
+        model = (await context.offers.to(call.caller)).speech_models.resolve(body.model)
         check_text(body.input, context.settings.speech.max_input_characters)
         request = SpeechRequest(
             model=model.name,

@@ -60,7 +60,8 @@ def routes(context: EdgeContext) -> list[Route]:
         await context.admission.identify(call.caller)
         query = call.request.query
         asked = query.get("model")
-        models = context.speech_models.models if asked is None else (context.speech_models.resolve(asked),)
+        speech_models = (await context.offers.to(call.caller)).speech_models
+        models = speech_models.models if asked is None else (speech_models.resolve(asked),)
         catalogs = [(model, model.catalog(context.workers)) for model in models]
         names = list(dict.fromkeys(name for _model, catalog in catalogs for name in catalog.listed()))
         if query.get("names", "").lower() in _TRUE:
@@ -69,7 +70,8 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def list_models(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
-        names = [model.name for model in context.speech_models.models if is_expected(context, "tts", model)]
+        speech_models = (await context.offers.to(call.caller)).speech_models
+        names = [model.name for model in speech_models.models if is_expected(context, "tts", model)]
         return call.answer(
             {
                 "object": "list",

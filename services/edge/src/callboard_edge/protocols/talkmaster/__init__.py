@@ -1,1 +1,1 @@
-"""The AI Talkmaster protocol."""
+"""AI Talkmaster: the asynchronous API of scripts in OpenSimulator and Second Life."""

@@ -5,9 +5,11 @@ from typing import Literal
 
 from aiohttp import web
 
+from callboard_contracts.errors import CallboardError
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.talkmaster.errors import told
 
 TAG = "AI Talkmaster"
 ARTIST = "AIT "
@@ -46,10 +48,16 @@ def _routes(context: EdgeContext, kind: StreamKind) -> Sequence[Route]:
         return await streams.events(call, kind)
 
     async def recording(call: Call) -> web.StreamResponse:
-        return await context.room_recordings.mp3(call, kind, ARTIST)
+        try:
+            return await context.room_recordings.mp3(call, kind, ARTIST)
+        except CallboardError as error:
+            raise told(error, call) from error
 
     async def dialogue(call: Call) -> web.StreamResponse:
-        return await context.room_recordings.vtt(call, kind)
+        try:
+            return await context.room_recordings.vtt(call, kind)
+        except CallboardError as error:
+            raise told(error, call) from error
 
     live = {
         200: Answer("Endless MP3, or a playlist for a path that ends in .m3u.", media_types=("audio/mpeg",)),

@@ -1,0 +1,81 @@
+"""What callers of each tier may ask for: the whole catalogue, or a part of it."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from callboard_contracts.config import TierSection
+from callboard_edge.domain.caller import Caller
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+
+REMEMBERED_S = 10.0
+"""How long a caller's tier is remembered."""
+MAX_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The models that a caller is offered."""
+
+    chat_models: Catalogue[ChatModel]
+    speech_models: Catalogue[SpeechModel]
+
+
+class Offers:
+    """The catalogue, as callers of each tier see it.
+
+    `tier_of` tells a caller's tier; it is asked only where a tier of the site is offered less than everything.
+    """
+
+    def __init__(
+        self, everything: Offer, tiers: Mapping[str, TierSection], tier_of: Callable[[Caller], Awaitable[str]]
+    ) -> None:
+        self._everything = everything
+        self._by_tier = {
+            name: _part(everything, tier)
+            for name, tier in tiers.items()
+            if tier.models is not None or tier.voices is not None
+        }
+        self._tier_of = tier_of
+        self._remembered: OrderedDict[Caller, tuple[str, float]] = OrderedDict()
+
+    async def to(self, caller: Caller) -> Offer:
+        """What a caller is offered.
+
+        Raises:
+            CallboardError: the caller's key is unknown, or quota is away.
+        """
+        if not self._by_tier:
+            return self._everything
+        return self._by_tier.get(await self._tier(caller), self._everything)
+
+    async def _tier(self, caller: Caller) -> str:
+        known, now = self._remembered.get(caller), time.monotonic()
+        if known is not None and now < known[1]:
+            return known[0]
+        tier = await self._tier_of(caller)
+        self._remembered[caller] = (tier, now + REMEMBERED_S)
+        self._remembered.move_to_end(caller)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return tier
+
+
+def _part(everything: Offer, tier: TierSection) -> Offer:
+    chat, speech = everything.chat_models, everything.speech_models
+    chat_models, speech_models = chat.models, speech.models
+    if (names := tier.models) is not None:
+        chat_models = tuple(model for model in chat_models if model.name in names)
+        speech_models = tuple(model for model in speech_models if model.name in names)
+    speech_models = tuple(replace(model, allowed_voices=tier.voices) for model in speech_models)
+    return Offer(
+        Catalogue(chat_models, _default(chat.default, chat_models)),
+        Catalogue(speech_models, _default(speech.default, speech_models)),
+    )
+
+
+def _default(name: str | None, models: tuple[ChatModel, ...] | tuple[SpeechModel, ...]) -> str | None:
+    """The default model where it is offered, else the first one."""
+    names = [model.name for model in models]
+    return name if name is None or name in names else next(iter(names), None)

@@ -1,0 +1,139 @@
+"""What scripts send; fields that are not named here are ignored."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from callboard_contracts.rooms import MAX_KEY_CHARACTERS, MAX_MESSAGE_BYTES
+from callboard_edge.http.bodies import Body, Whole
+
+MAX_NAME = 256
+Key = Annotated[str, Field(max_length=MAX_KEY_CHARACTERS)]
+MessageId = Annotated[str, Field(max_length=MAX_KEY_CHARACTERS)]
+Text = Annotated[str, Field(max_length=MAX_MESSAGE_BYTES)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+
+
+class Options(Body):
+    """Settings of the engine, under Ollama's names."""
+
+    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    seed: Whole | None = None
+    num_predict: Whole | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repeat_last_n: Annotated[Whole, Field(ge=-1)] | None = None
+
+
+class StartConversation(Body):
+    """Opens a room; a secret claims it."""
+
+    join_key: Key
+    secret: Name = ""
+
+
+class Spoken(Body):
+    """Which voice speaks; empty means the default."""
+
+    audio_voice: Name = ""
+    audio_model: Name = ""
+    audio_instructions: Annotated[str, Field(max_length=4096)] = ""
+
+
+class PostMessage(Spoken):
+    """A visitor's words to a character of a room."""
+
+    join_key: Key
+    username: Name
+    message: Text
+    charactername: Name
+    message_id: MessageId
+    model: str = ""
+    system_instructions: Text = ""
+    options: Options = Options()
+    think: bool = False
+
+
+class ResetJoinKey(Body):
+    """Forgets what was said in a room."""
+
+    join_key: Key
+    secret: Name = ""
+
+
+class GenerateAudio(Spoken):
+    """A text that is spoken in a room."""
+
+    join_key: Key
+    username: Name
+    message: Text
+    secret: Name = ""
+
+
+class ConversationStart(Body):
+    """Opens a conversation of its own."""
+
+    model: str = ""
+    system_instructions: Text = ""
+    options: Options = Options()
+
+
+class ConversationMessage(Body):
+    """A message of such a conversation."""
+
+    conversation_key: Key
+    message: Text
+    message_id: MessageId
+    think: bool = False
+
+
+class GenerateMessage(Body):
+    """A message without a conversation."""
+
+    message_id: MessageId
+    message: Text
+    system_instructions: Text = ""
+    model: str = ""
+    options: Options = Options()
+    think: bool = False
+
+
+class Translate(Spoken):
+    """A text to translate."""
+
+    session_key: Key
+    message: Text
+    source_language: Name
+    target_language: Name
+    message_id: MessageId
+    model: str = ""
+
+
+class RoomQuery(Body):
+    """Names a message of a room."""
+
+    join_key: Key
+    message_id: MessageId
+
+
+class ConversationQuery(Body):
+    """Names a message of a conversation."""
+
+    conversation_key: Key
+    message_id: MessageId
+
+
+class GenerateQuery(Body):
+    """Names a message without a conversation."""
+
+    message_id: MessageId
+
+
+class TranslationQuery(Body):
+    """Names a translation."""
+
+    session_key: Key
+    message_id: MessageId
