@@ -260,7 +260,7 @@ class TestWhatIsReadFromTheBus:
         assert room.playout.starts_lost
         assert room.playout.wanted(room.now) == WantedSegments(utterance_name(1), 0)
         room.playout.take_read(WantedSegments(utterance_name(1), 0), (), room.now)
-        room.playout.starts_read()
+        room.playout.take_starts(())
         assert (room.playout.starts_lost, room.playout.wanted(room.now)) == (False, None)
 
     def test_utterance_whose_announcement_was_missed_is_read_whole(self) -> None:
@@ -269,14 +269,14 @@ class TestWhatIsReadFromTheBus:
         room.take(segments[0])
         assert room.playout.starts_lost
         room.take(first)
-        room.playout.starts_read()
+        room.playout.take_starts(())
         assert room.playout.wanted(room.now) == WantedSegments(utterance_name(1), 0)
 
     def test_utterance_without_an_announcement_is_asked_for_once(self) -> None:
         room = Room()
         _first, *segments = spoken(1, 1.0, 400)
         room.take(segments[0])
-        room.playout.starts_read()
+        room.playout.take_starts(())
         room.take(*segments[1:])
         assert not room.playout.starts_lost
 

@@ -71,7 +71,7 @@ class RoomFeed:
                     playout.play_until(event.at)
                     playout.take(event)
         playout.play_until(self._now())
-        playout.starts_read()
+        playout.take_starts(())
         playout.limit(MAX_BUFFERED_BYTES)
         self.playout, self._loaded = playout, True
         for event in self._waiting:
@@ -83,9 +83,7 @@ class RoomFeed:
     async def _refill(self) -> None:
         now, playout = self._now(), self.playout
         if playout.starts_lost:
-            for event in await self._source.starts(self._room, now - HISTORY_S):
-                playout.take(event)
-            playout.starts_read()
+            playout.take_starts(await self._source.starts(self._room, now - HISTORY_S))
         wanted = playout.wanted(now)
         if wanted is not None:
             segments = await self._source.segments(self._room, wanted)

@@ -131,7 +131,7 @@ class RoomPlayout:
         """Takes what has just come; sound that does not fit, or comes before its turn, is left on the bus."""
         content = event.content
         if isinstance(content, UtteranceStart):
-            self._announce(event.utterance, content)
+            self._announce(event.utterance, content, lost=event.utterance in self._unknown)
             return
         utterance = self._utterances.get(event.utterance)
         if utterance is None:
@@ -166,8 +166,11 @@ class RoomPlayout:
             utterance.check_s = min(LAST_CHECK_S, 2 * utterance.check_s)
             utterance.check_at = now + utterance.check_s
 
-    def starts_read(self) -> None:
-        """Notes that every announcement on the bus was taken; utterances without one are never heard."""
+    def take_starts(self, events: Iterable[RoomEvent]) -> None:
+        """Takes every announcement that the bus has; utterances without one are never heard."""
+        for event in events:
+            if isinstance(event.content, UtteranceStart):
+                self._announce(event.utterance, event.content, lost=True)
         self.starts_lost = False
         for name in self._unknown:
             self._remember(name)
@@ -214,10 +217,10 @@ class RoomPlayout:
                 utterance.buffered_bytes -= len(pcm)
                 self._buffered_bytes -= len(pcm)
 
-    def _announce(self, name: str, start: UtteranceStart) -> None:
+    def _announce(self, name: str, start: UtteranceStart, *, lost: bool) -> None:
         if name in self._utterances or name in self._heard or len(self._utterances) >= MAX_UTTERANCES:
             return
-        self._utterances[name] = _Utterance(name, start, lost=name in self._unknown)
+        self._utterances[name] = _Utterance(name, start, lost=lost)
         self._unknown.discard(name)
 
     def _in_turn(self) -> list[_Utterance]:

@@ -74,12 +74,11 @@ class RoomRecordingResponder:
 
 def webvtt(cues: Sequence[Cue]) -> str:
     """Cues as a WebVTT file."""
-    blocks = ["WEBVTT\n"]
-    for cue in cues:
-        blocks.append(
-            f"{_time(cue.begin_ms)} --> {_time(cue.end_ms)}\n<v {_escaped(cue.speaker)}>{_escaped(cue.text)}\n"
-        )
-    return "\n".join(blocks)
+    blocks = [
+        f"\n{_time(cue.begin_ms)} --> {_time(cue.end_ms)}\n<v {_escaped(cue.speaker)}>{_escaped(cue.text)}\n"
+        for cue in cues
+    ]
+    return "".join(["WEBVTT\n", *blocks])
 
 
 def _escaped(text: str) -> str:

@@ -2,13 +2,15 @@
 
 import lameenc  # pyright: ignore[reportMissingImports]
 
-from callboard_contracts.speech import SAMPLE_RATE_HZ
+from callboard_contracts.speech import BYTES_PER_MS, SAMPLE_RATE_HZ
 from callboard_edge.media.samples import SampleAligner
 
 BITRATE_KBPS = 160
 """The most that MP3 allows at 24 kHz. A constant bitrate lets players that buffer a number of bytes start soonest."""
 HIGH_SAMPLE_RATE_HZ = 48_000
 """The sample rate of bitrates that 24 kHz does not allow; LAME would lower those silently."""
+BLOCK_BYTES = 480 * BYTES_PER_MS
+"""The most that is encoded at once: the library's output buffer is too small for more at a higher sample rate."""
 FRAME_MS = 24
 """The length of a frame, at 24 kHz and at 48 kHz alike."""
 QUALITY = 5
@@ -42,8 +44,9 @@ class FrameEncoder:
 
     def feed(self, pcm: bytes) -> list[bytes]:
         """Returns the frames that are complete; `pcm` is cut between samples."""
+        blocks = [pcm[begin : begin + BLOCK_BYTES] for begin in range(0, len(pcm), BLOCK_BYTES)]
         # What LAME hands out may end in the middle of a frame.
-        data = self._rest + bytes(self._encoder.encode(pcm))
+        data = b"".join([self._rest, *(self._encoder.encode(block) for block in blocks)])
         size = self._frame_bytes
         whole = len(data) - len(data) % size
         self._rest = data[whole:]

@@ -9,7 +9,7 @@ from callboard_contracts.errors import CallboardError
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.talkmaster.errors import told
+from callboard_edge.protocols.talkmaster.errors import Refusal
 
 TAG = "AI Talkmaster"
 ARTIST = "AIT "
@@ -29,7 +29,12 @@ def stream_url(context: EdgeContext, call: Call, kind: StreamKind, key: str) -> 
     return context.room_streams.address(call, stream_path(kind), key)
 
 
-def routes(context: EdgeContext) -> Sequence[Route]:
+def _refused(error: CallboardError) -> Refusal:
+    """An error of a recording: players know its status, which scripts never see."""
+    return Refusal(error.info.code, error.info.kind.status, {"error": error.info.message})
+
+
+def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
     return [route for kind in KINDS for route in _routes(context, kind)]
 
@@ -51,13 +56,13 @@ def _routes(context: EdgeContext, kind: StreamKind) -> Sequence[Route]:
         try:
             return await context.room_recordings.mp3(call, kind, ARTIST)
         except CallboardError as error:
-            raise told(error, call) from error
+            raise _refused(error) from error
 
     async def dialogue(call: Call) -> web.StreamResponse:
         try:
             return await context.room_recordings.vtt(call, kind)
         except CallboardError as error:
-            raise told(error, call) from error
+            raise _refused(error) from error
 
     live = {
         200: Answer("Endless MP3, or a playlist for a path that ends in .m3u.", media_types=("audio/mpeg",)),
