@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import tests.protocols
 from callboard_contracts.config import Config
 from callboard_edge.app import edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.submission import Dependencies
@@ -18,6 +20,7 @@ from callboard_edge.domain.workers import Workers
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.http.route import Route
 from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_kit.background_tasks import BackgroundTasks
 from tests.protocols.dialect import Dialect
@@ -41,8 +44,11 @@ def routes(protocols: Sequence[Protocol], admin: Administration | None = None) -
     """Every route of some protocols."""
     replies = FakeReplyRouter()
     rooms = FakeRooms()
-    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, BackgroundTasks(), rooms, rooms)
+    config, background = Config(), BackgroundTasks()
+    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, background, rooms, rooms)
     metrics, encoders = EdgeMetrics(CollectorRegistry()), EncoderPool()
-    context = edge_context(Config(), deps, FakeResultStore(replies), Workers(), encoders, metrics, lambda: None, admin)
+    streams = RoomStreams(FakeRoomAudio(), background, config.room_stream, metrics, time.time)
+    results = FakeResultStore(replies)
+    context = edge_context(config, deps, results, Workers(), encoders, streams, metrics, lambda: None, admin)
     encoders.close()
     return [(protocol, route) for protocol in protocols for route in protocol.routes(context)]

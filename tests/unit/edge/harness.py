@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
 from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_kit.background_tasks import BackgroundTasks
 
@@ -83,6 +86,8 @@ class EdgeHarness:
     registry: CollectorRegistry
     known: Workers
     rooms: FakeRooms
+    audio: FakeRoomAudio
+    streams: RoomStreams
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -129,6 +134,7 @@ async def running(
     most_queued: int = 64,
     admin: Administration | None = None,
     protocols: Sequence[Protocol] = (),
+    idle_loop: bytes | None = None,
 ) -> AsyncGenerator[EdgeHarness]:
     """Starts an edge on a free loopback port."""
     table = {key: {**value, **(over or {}).get(key, {})} for key, value in CONFIG.items()}
@@ -138,20 +144,25 @@ async def running(
     rooms = FakeRooms()
     deps = Dependencies(quota, jobs, inboxes, background, rooms, rooms)
     workers = Workers()
-    context = edge_context(
-        config, deps, FakeResultStore(inboxes), workers, media, EdgeMetrics(registry), lambda: None, admin
-    )
+    metrics, audio = EdgeMetrics(registry), FakeRoomAudio()
+    streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)
+    results = FakeResultStore(inboxes)
+    context = edge_context(config, deps, results, workers, media, streams, metrics, lambda: None, admin)
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         url = f"http://127.0.0.1:{port}"
-        harness = EdgeHarness(url, session, server, quota, jobs, inboxes, registry, workers, rooms)
+        mixing = asyncio.ensure_future(streams.run())
+        harness = EdgeHarness(
+            url, session, server, quota, jobs, inboxes, registry, workers, rooms, audio, streams, [mixing]
+        )
         try:
             yield harness
         finally:
             for task in harness.workers:
                 task.cancel()
             await asyncio.gather(*harness.workers, return_exceptions=True)
+            streams.close()
             await server.close()
             await background.close(5)
             media.close()

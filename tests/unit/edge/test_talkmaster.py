@@ -12,7 +12,7 @@ from callboard_contracts.rooms import Room, room_id
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_edge.protocols.talkmaster.languages import english_name, language_code
 from callboard_edge.protocols.talkmaster.replies import MAX_ANSWER_BYTES, MAX_LIST_BYTES
-from tests.unit.edge.harness import USAGE, EdgeHarness, running
+from tests.unit.edge.harness import USAGE, EdgeHarness, asking, running
 
 pytestmark = pytest.mark.unit
 
@@ -467,7 +467,7 @@ async def test_strangers_are_offered_what_their_tier_has() -> None:
         status, body = await post(harness, "/ait/postMessage", message(model="owl"))
         assert (status, body["available_models"]) == (400, ["wren/tiny"])
         assert (await post(harness, "/ait/postMessage", message(model="wren/tiny")))[0] == 425
-        status, _headers, raw = await harness.post("/v1/chat/completions", {"model": "owl", "messages": []})
+        status, _headers, raw = await harness.post("/v1/chat/completions", asking())
         assert (status, json.loads(raw)["error"]["code"]) == (404, "model_not_found")
         async with harness.session.get(harness.url + "/v1/models") as reply:
             assert [one["id"] for one in (await reply.json())["data"]] == ["wren/tiny", "parrot"]

@@ -1,6 +1,7 @@
 """An edge without a jobs: its real HTTP side, with a quota desk and a speech worker that a test scripts."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,12 +31,14 @@ from callboard_contracts.subjects import JobClass
 from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_edge.app import EdgeServer, edge_context
+from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.domain.ports import JobRef, RequestState
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_kit.background_tasks import BackgroundTasks
@@ -302,7 +305,9 @@ async def running() -> AsyncGenerator[EdgeHarness]:
     workers.announce(KOKORO)
     rooms = FakeRooms()
     deps = Dependencies(quota, jobs, frames, background, rooms, rooms)
-    context = edge_context(config, deps, NoResults(), workers, media, EdgeMetrics(CollectorRegistry()), lambda: None)
+    metrics = EdgeMetrics(CollectorRegistry())
+    streams = RoomStreams(FakeRoomAudio(), background, config.room_stream, metrics, time.time)
+    context = edge_context(config, deps, NoResults(), workers, media, streams, metrics, lambda: None)
     server = EdgeServer(context, (OpenAI(),))
     port = await server.start("127.0.0.1", 0)
     timeout = aiohttp.ClientTimeout(total=10)

@@ -279,6 +279,43 @@ class TalkmasterSection(Section):
     """Whether what characters answer in rooms is spoken, where the site has voices."""
 
 
+Bitrate = Literal[16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320]
+
+
+class RoomStreamSection(Section):
+    """The live MP3 streams of rooms."""
+
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
+    """The beginning of the addresses of streams that clients are told, such as `http://voices.example:8080`. Left out,
+    where the request came in."""
+    bitrates_kbps: tuple[Bitrate, ...] = Field(default=(32, 64, 128, 160, 320), min_length=1)
+    """The bitrates on offer, in kbit/s; a client chooses with `?bitrate=`. Up to 160 the sound has 24 kHz, above 48."""
+    default_bitrate_kbps: Bitrate = 320
+    """The bitrate of clients that choose none. Players that buffer a number of bytes are the sooner to be heard the
+    higher it is."""
+    burst_s: float = Field(default=0.75, ge=0.1, le=5)
+    """How much of what was just heard a new listener gets at once, in seconds."""
+    pause_s: float = Field(default=0.4, ge=0, le=10)
+    """The silence between two utterances."""
+    idle_loop: Path | None = None
+    """A sound file of at most ten minutes that repeats while nobody speaks; left out, silence."""
+    max_waiting_s: float = Field(default=1.0, ge=0.2, le=30)
+    """How much sound may wait for a listener who does not read; he misses what comes beyond."""
+    slow_listener_timeout_s: float = Field(default=10.0, ge=1)
+    """How long a listener may miss sound before he is disconnected."""
+    max_listeners: int = Field(default=1000, ge=1)
+    """How many may listen at one edge process at once."""
+    max_encoders: int = Field(default=100, ge=1)
+    """How many rooms, each bitrate counted by itself, one edge process encodes at once."""
+
+    @model_validator(mode="after")
+    def _default_is_offered(self) -> Self:
+        if self.default_bitrate_kbps not in self.bitrates_kbps:
+            offered = ", ".join(map(str, self.bitrates_kbps))
+            raise ValueError(f"default_bitrate_kbps: found {self.default_bitrate_kbps}, allowed are {offered}")
+        return self
+
+
 class LimitsSection(Section):
     """Limits; one that is left out does not apply."""
 
@@ -355,6 +392,7 @@ class Config(Section):
     tts: TtsSection = TtsSection()
     rooms: RoomsSection = RoomsSection()
     talkmaster: TalkmasterSection = TalkmasterSection()
+    room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 
     @model_validator(mode="after")

@@ -71,12 +71,14 @@ class UtteranceStart(Message):
     """That an utterance of a room comes, in JSON on `room_audio.<room>.<utterance>.start`.
 
     A room's utterances are heard one after the other in the order of `number`. An utterance of which nothing has
-    arrived at `expires_at`, in Unix seconds, is left out.
+    arrived at `expires_at`, in Unix seconds, is left out. `secret_digest` is the room's at that time: it keeps a
+    recording from strangers also when the room is over.
     """
 
     number: int = Field(ge=1)
     speaker: str
     expires_at: float
+    secret_digest: str | None = None
 
 
 class SegmentInfo(Message):
@@ -84,6 +86,7 @@ class SegmentInfo(Message):
 
     `piece` counts the spoken pieces of the text and `offset_bytes` is where the segment starts inside its piece, so
     that a worker that takes over continues exactly after the last segment. The last segment has `end`, and no PCM.
+    `text` is what the piece says, in the first segment of each piece that is spoken in a room.
     `extensions` are the holds granted since the segment before, so that a worker that takes over settles them too.
     """
 
@@ -91,6 +94,7 @@ class SegmentInfo(Message):
     piece: int = Field(ge=0)
     offset_bytes: int = Field(ge=0)
     piece_done: bool = False
+    text: str = ""
     extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     end: SpeechEnd | None = None
 

@@ -20,6 +20,7 @@ from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
+from callboard_edge.backends.room_audio import BusRoomAudio
 from callboard_edge.backends.rooms import BusRoomReader, BusRoomsClient
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
@@ -38,9 +39,13 @@ from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
 from callboard_edge.http.protocol import Protocol, SitePages
+from callboard_edge.http.room_recording import RoomRecordingResponder
+from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
 from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.idle_loop import IdleLoopError, read_loop
+from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
@@ -197,7 +202,9 @@ async def _serve(
             return "quota ended too often and is not started again"
         return store.reason
 
-    context = edge_context(config, deps, BusResultStore(bus), workers, encoders, metrics, ready, admin)
+    loop = await idle_loop(config.room_stream.idle_loop)
+    streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
+    context = edge_context(config, deps, BusResultStore(bus), workers, encoders, streams, metrics, ready, admin)
     server = EdgeServer(context, protocols)
     library_output.hide()
     try:
@@ -215,11 +222,13 @@ async def _serve(
             supervisor.start(replies.send_heartbeats(), "heartbeats")
             supervisor.start(watch.run(), "worker-watch")
             supervisor.start(store.run(), "store-health")
+            supervisor.start(streams.run(), "room-streams")
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
             await shutdown.wait()
             await server.stop_listening()
+            streams.close()
             await _drain(server, replies, config.edge.drain_timeout_s)
     finally:
         await server.close()
@@ -229,12 +238,23 @@ async def _serve(
         await watch.close()
 
 
+async def idle_loop(file: Path | None) -> bytes | None:
+    """What is heard in rooms while nobody speaks; raises StartError."""
+    if file is None:
+        return None
+    try:
+        return await asyncio.to_thread(read_loop, file)
+    except IdleLoopError as error:
+        raise StartError(f"room_stream.idle_loop: {file}: {error}") from None
+
+
 def edge_context(
     config: Config,
     deps: Dependencies,
     results: ResultStore,
     workers: Workers,
     encoders: EncoderPool,
+    streams: RoomStreams,
     metrics: EdgeMetrics,
     ready: Callable[[], str | None],
     admin: Administration | None = None,
@@ -262,6 +282,8 @@ def edge_context(
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         room_turns=RoomTurns(admission, config.tts.hold_slice_ms),
+        room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
+        room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,
         ready=ready,
         admin=admin,

@@ -6,6 +6,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
 ADMIN_REFUSALS = ("missing", "wrong", "blocked")
 
@@ -77,6 +78,43 @@ class EdgeMetrics:
             "callboard_edge_admin_refusals_total",
             "Requests to the admin API without its token, by reason: missing, wrong, or blocked after wrong ones.",
             ("reason",),
+            registry=registry,
+        )
+        self.room_listeners = Gauge(
+            "callboard_edge_room_listeners", "Clients that listen to a room's stream.", registry=registry
+        )
+        self.rooms_mixed = Gauge(
+            "callboard_edge_rooms_mixed", "Rooms whose sound is mixed because somebody listens.", registry=registry
+        )
+        self.room_encoding = Counter(
+            "callboard_edge_room_encoding_seconds_total",
+            "Processor time spent on encoding room streams.",
+            registry=registry,
+        )
+        self.room_lateness = Histogram(
+            "callboard_edge_room_lateness_seconds",
+            "How long after its time a frame of the room streams was sent; one observation counts for all rooms.",
+            buckets=LATENESS_BUCKETS,
+            registry=registry,
+        )
+        self.room_frames_skipped = Counter(
+            "callboard_edge_room_frames_skipped_total",
+            "Frames of 24 ms that were never made because the process stood still for longer than is caught up.",
+            registry=registry,
+        )
+        self.room_frames_dropped = Counter(
+            "callboard_edge_room_frames_dropped_total",
+            "Frames of 24 ms that were left out for listeners that did not read in time.",
+            registry=registry,
+        )
+        self.room_listeners_dropped = Counter(
+            "callboard_edge_room_listeners_dropped_total",
+            "Listeners that were disconnected because they did not read.",
+            registry=registry,
+        )
+        self.room_underruns = Counter(
+            "callboard_edge_room_underruns_total",
+            "Silences in the middle of an utterance because its next sound was not there in time.",
             registry=registry,
         )
         for reason in ADMIN_REFUSALS:

@@ -10,13 +10,14 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
-from callboard_contracts import headers, subjects
+from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import HEARTBEAT_INTERVAL_S, EdgeHeartbeat, ResumeReply, ResumeRequest
-from callboard_contracts.speech import AudioSegment, SegmentInfo
+from callboard_contracts.speech import AudioSegment
 from callboard_contracts.streams import AUDIO, OUT, RESULT
 from callboard_edge.backends.inbox import RequestInbox
+from callboard_edge.backends.segments import read_segment
 from callboard_edge.domain.ports import RequestState
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.lifecycle import is_set_within
@@ -136,7 +137,7 @@ class BusReplyRouter:
             messages = await read_last_of_each(self._bus, AUDIO, wanted)
         except BusUnavailable:
             return []
-        segments = [_segment(message.subject, message.headers, message.data) for message in messages]
+        segments = [read_segment(message.subject, message.headers, message.data) for message in messages]
         return [segment for segment in segments if segment is not None]
 
     async def result(self, request_id: str) -> ChatResult | None:
@@ -157,7 +158,7 @@ class BusReplyRouter:
         entry = self._open.get(message.subject.split(".")[2])
         if entry is None:
             return
-        segment = _segment(message.subject, message.headers, message.data)
+        segment = read_segment(message.subject, message.headers, message.data)
         if segment is not None and not entry.inbox.put_nowait(segment, len(message.data)):
             self._on_dropped()
 
@@ -188,13 +189,4 @@ def read_frame(data: bytes) -> ChatFrame | None:
         return ChatFrame.model_validate_json(data)
     except ValidationError:
         log.warning("frame_malformed")
-        return None
-
-
-def _segment(subject: str, found: dict[str, str] | None, pcm: bytes) -> AudioSegment | None:
-    try:
-        info = SegmentInfo.model_validate_json((found or {}).get(headers.SEGMENT, ""))
-        return AudioSegment(int(subject.rpartition(".")[2]), info, pcm)
-    except ValueError:
-        log.warning("segment_malformed")
         return None

@@ -1,7 +1,8 @@
 """What the edge's decisions need from the outside, as the protocols that its backends implement."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from callboard_contracts.quota import (
 from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomKind, RoomReply, RoomRequest, SpeakInRoom
 from callboard_contracts.speech import AudioSegment
 from callboard_contracts.subjects import JobClass
+from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 
 T = TypeVar("T")
 
@@ -193,6 +195,39 @@ class ResultStore(Protocol):
 
     async def named(self, name: str) -> str | None:
         """The request that was given a name, or None; raises CallboardError."""
+        ...
+
+
+class RoomAudioSource(Protocol):
+    """What is said in rooms, as it comes and as the bus keeps it."""
+
+    def listen(
+        self, room: str, take: Callable[[RoomEvent], None], on_lost: Callable[[], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Hands over what is said in a room for as long as the context is open.
+
+        `on_lost` is called when messages may have passed unseen. Entering raises CallboardError (`bus_unavailable`).
+        """
+        ...
+
+    def history(self, room: str, since: float) -> AsyncGenerator[list[RoomEvent]]:
+        """What was said in a room since a Unix time, in the order in which it was stored, some at a time.
+
+        Raises:
+            CallboardError: `bus_unavailable`.
+        """
+        ...
+
+    async def starts(self, room: str, since: float) -> list[RoomEvent]:
+        """The announcements in a room since a Unix time; raises as `history`."""
+        ...
+
+    async def segments(self, room: str, wanted: WantedSegments) -> list[AudioSegment]:
+        """A few seconds of an utterance from a segment on; raises as `history`."""
+        ...
+
+    def recorded(self, room: str, utterance: str) -> AsyncGenerator[list[AudioSegment]]:
+        """All segments of an utterance in the order in which they were stored, some at a time; raises as `history`."""
         ...
 
 

@@ -177,12 +177,12 @@ class SpeechReorderBuffer:
     """The segments of one utterance in order.
 
     A segment says where in which piece it starts, so audio that went out already is cut off where a newer attempt
-    repeats it.
+    repeats it. `first` is the number to begin with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self.ended = False
-        self._order = order_of_segments()
+        self._order = order_of_segments(first)
         self._piece = 0
         self._offset_bytes = 0
 

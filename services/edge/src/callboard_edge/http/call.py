@@ -29,6 +29,21 @@ class _Stream(web.StreamResponse):
     _send_headers_immediately = False
 
 
+class _Broadcast(web.StreamResponse):
+    """An answer without an end, as Icecast gives it: HTTP/1.0, without a length, and not in chunks.
+
+    Some players play the marks between chunks.
+    """
+
+    _length_check = False
+
+    async def _write_headers(self) -> None:
+        writer = self._payload_writer
+        assert writer is not None
+        await writer.write_headers(f"HTTP/1.0 {self.status} {self.reason}", self.headers)
+        writer.send_headers()
+
+
 class Call:
     """A request, who sent it, and what its answer has in common with all others.
 
@@ -108,13 +123,23 @@ class Call:
 
         Nothing goes out before the first `write`.
         """
+        return await self._begin(_Stream(headers=self.headers), content_type, headers or {})
+
+    async def broadcast(self, content_type: str, headers: Mapping[str, str]) -> web.StreamResponse:
+        """Begins an answer without an end; its content is written to the connection itself, which it closes."""
+        response = _Broadcast(headers=self.headers)
+        response.force_close()
+        response.headers["Connection"] = "close"
+        return await self._begin(response, content_type, headers)
+
+    async def _begin(
+        self, response: web.StreamResponse, content_type: str, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
         self.mode = "stream"
-        response = _Stream(headers=self.headers)
         response.headers["Content-Type"] = content_type
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
-        if headers:
-            response.headers.update(headers)
+        response.headers.update(headers)
         self.response = response
         await response.prepare(self.request)
         return response

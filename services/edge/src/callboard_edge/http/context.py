@@ -10,6 +10,8 @@ from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.room_recording import RoomRecordingResponder
+from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
 from callboard_edge.metrics import EdgeMetrics
@@ -35,6 +37,8 @@ class EdgeContext:
     rooms: RoomsClient
     room_reader: RoomReader
     room_turns: RoomTurns
+    room_streams: RoomStreamResponder
+    room_recordings: RoomRecordingResponder
     metrics: EdgeMetrics
     ready: Callable[[], str | None]
     admin: Administration | None = None

@@ -71,6 +71,4 @@ def check_ended(turn: EndedTurn) -> None:
 
 def failed(error: ErrorInfo) -> Refusal:
     """The answer for work that failed."""
-    refusal = Refusal(error.code, error.kind.status, {"error": error.message})
-    refusal.info = error
-    return refusal
+    return Refusal(error.code, error.kind.status, {"error": error.message}, error)

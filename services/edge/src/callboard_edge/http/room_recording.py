@@ -1,0 +1,91 @@
+"""Answers those who fetch what was said in a room: one MP3, or the dialogue with times."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from urllib.parse import quote
+
+from aiohttp import web
+
+from callboard_contracts.config import Config
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.rooms import Room, RoomKind, room_id
+from callboard_edge.domain.ports import RoomAudioSource, RoomReader
+from callboard_edge.domain.recording import Cue, Recording, allowed, texts_of
+from callboard_edge.http.call import Call
+from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.id3 import tags
+
+MAX_AT_ONCE = 4
+"""How many recordings one process sends at once; each takes what processor time its client's line allows."""
+SECRET_HEADER = "X-Room-Secret"  # noqa: S105 - the name of a header
+
+
+class RoomRecordingResponder:
+    """What all protocols with rooms share; the paths are theirs. Recordings follow each other in stream order."""
+
+    def __init__(self, source: RoomAudioSource, rooms: RoomReader, encoders: EncoderPool, config: Config) -> None:
+        self._source = source
+        self._rooms = rooms
+        self._encoders = encoders
+        self._keeps = config.rooms.recording_life_s is not None
+        self._pause_s = config.room_stream.pause_s
+        self._open = 0
+
+    async def mp3(self, call: Call, kind: RoomKind, artist: str) -> web.StreamResponse:
+        """A recording as one file, encoded while it is sent; `artist` stands before the speakers in its tags.
+
+        Raises:
+            CallboardError: `not_found`, `room_secret_required`, or `overloaded` when too many are being sent.
+        """
+        recording, _room = await self._recording(call, kind)
+        key = call.params["key"]
+        headers = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(key, safe='')}.mp3"}
+        if call.request.method == "HEAD":
+            return web.Response(content_type="audio/mpeg", headers=headers)
+        if self._open >= MAX_AT_ONCE:
+            raise CallboardError(ErrorCode.OVERLOADED, "Too many recordings are being sent.", retry_after_s=10.0)
+        self._open += 1
+        try:
+            async with self._encoders.session("mp3") as session, aclosing(recording.sounds()) as sounds:
+                await call.stream("audio/mpeg", headers)
+                await call.write(tags(key, key, artist + ", ".join(recording.speakers)))
+                async for sound in sounds:
+                    if data := await session.feed(sound.pcm):
+                        await call.write(data)
+                return await call.finish(await session.finish())
+        finally:
+            self._open -= 1
+
+    async def vtt(self, call: Call, kind: RoomKind) -> web.StreamResponse:
+        """The dialogue of a recording with its times, as WebVTT; raises as `mp3`."""
+        recording, room = await self._recording(call, kind)
+        text = webvtt(await recording.cues(texts_of(room)))
+        return web.Response(text=text, content_type="text/vtt", charset="utf-8")
+
+    async def _recording(self, call: Call, kind: RoomKind) -> tuple[Recording, Room | None]:
+        if not self._keeps:
+            raise CallboardError(ErrorCode.NOT_FOUND, "This site records no rooms.")
+        key = call.params["key"]
+        room, name = await self._rooms.room(kind, key), room_id(kind, key)
+        starts = await self._source.starts(name, 0.0)
+        utterances = allowed(starts, room, call.request.headers.get(SECRET_HEADER))
+        return Recording(self._source, name, utterances, self._pause_s), room
+
+
+def webvtt(cues: Sequence[Cue]) -> str:
+    """Cues as a WebVTT file."""
+    blocks = [
+        f"\n{_time(cue.begin_ms)} --> {_time(cue.end_ms)}\n<v {_escaped(cue.speaker)}>{_escaped(cue.text)}\n"
+        for cue in cues
+    ]
+    return "".join(["WEBVTT\n", *blocks])
+
+
+def _escaped(text: str) -> str:
+    line = " ".join(text.split())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _time(ms: int) -> str:
+    seconds, ms = divmod(ms, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{ms:03}"
