@@ -42,6 +42,8 @@ def served(handler: Handler) -> Handler:
         try:
             return await handler(call)
         except QuotaRefused as error:
+            if error.info.kind.status != 429:
+                raise
             call.headers.update(rate_limit_headers(error.states))
             body = {"error": error.info.message, "ip_address": call.caller.address}
             raise Refusal(error.info.code, 429, body, error.info) from error

@@ -43,6 +43,8 @@ class RoomHandlers:
     async def start(self, call: Call) -> web.StreamResponse:
         """Opens a room."""
         body = await body_of(call, StartConversation)
+        if call.caller.key_digest is not None:
+            await self.context.admission.identify(call.caller)
         room = room_key(call, body.join_key, body.secret)
         info = "The conversation has started."
         try:
