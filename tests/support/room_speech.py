@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from callboard_contracts import headers, subjects
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.rooms import Room, RoomKind, room_id
-from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, UtteranceStart
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, UtteranceStart
 from callboard_edge.http.context import EdgeContext
-from callboard_edge.http.protocol import no_credentials, plain_error
+from callboard_edge.http.protocol import no_credentials
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.talkmaster import stream
+from callboard_edge.protocols.talkmaster import errors, stream
 from callboard_kit.bus import Bus
 
 RATE_HZ = 24_000
@@ -41,13 +41,10 @@ def utterance_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a room's sound: an announcement, or segment `n` of an utterance."""
+    """One message of a room's sound."""
 
     utterance: str
-    n: int | None
-    start: UtteranceStart | None = None
-    info: SegmentInfo | None = None
-    pcm: bytes = b""
+    content: UtteranceStart | AudioSegment
 
 
 def spoken(
@@ -61,26 +58,27 @@ def spoken(
 ) -> list[Message]:
     """A whole utterance: its announcement, its sound in segments, and its end."""
     name = utterance_name(number)
-    found = [Message(name, None, UtteranceStart(number=number, speaker=speaker, expires_at=time.time() + expires_s))]
+    found = [Message(name, UtteranceStart(number=number, speaker=speaker, expires_at=time.time() + expires_s))]
     count = round(seconds / segment_s)
     for n in range(count):
         info = SegmentInfo(attempt=1, piece=0, offset_bytes=round(n * segment_s * 1000) * BYTES_PER_MS)
-        found.append(Message(name, n, info=info, pcm=tone(segment_s, frequency_hz, n * segment_s)))
+        found.append(Message(name, AudioSegment(n, info, tone(segment_s, frequency_hz, n * segment_s))))
     end = SpeechEnd(reason="stop", audio_ms=round(1000 * seconds))
-    found.append(Message(name, count, info=SegmentInfo(attempt=1, piece=1, offset_bytes=0, end=end)))
+    found.append(Message(name, AudioSegment(count, SegmentInfo(attempt=1, piece=1, offset_bytes=0, end=end), b"")))
     return found
 
 
 async def publish(bus: Bus, room: str, messages: Sequence[Message]) -> None:
     """Publishes as the services do: each message is stored before the next."""
     for message in messages:
-        subject = subjects.room_audio(room, message.utterance, "start" if message.n is None else message.n)
-        if message.start is not None:
-            await bus.publish_stored(subject, message.start.encoded(), subject)
+        content = message.content
+        if isinstance(content, UtteranceStart):
+            subject = subjects.room_audio(room, message.utterance, "start")
+            await bus.publish_stored(subject, content.encoded(), subject)
         else:
-            assert message.info is not None
-            found = {headers.SEGMENT: message.info.model_dump_json(exclude_defaults=True)}
-            await bus.publish_stored(subject, message.pcm, f"{subject}.{message.info.attempt}", headers=found)
+            subject = subjects.room_audio(room, message.utterance, content.n)
+            found = {headers.SEGMENT: content.info.model_dump_json(exclude_defaults=True)}
+            await bus.publish_stored(subject, content.pcm, f"{subject}.{content.info.attempt}", headers=found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +150,14 @@ class StreamsOnly:
     name: str = "streams"
     prefixes: Sequence[str] = ("/ait", "/translation")
     browsers: bool = True
-    credentials = staticmethod(no_credentials)
+
+    def credentials(self, headers: Mapping[str, str]) -> str:
+        """Nobody needs a key."""
+        return no_credentials(headers)
 
     def render_error(self, error: CallboardError) -> web.Response:
-        """A line."""
-        return plain_error(error)
+        """As AI Talkmaster shows it."""
+        return errors.render_error(error)
 
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """The routes of the streams."""

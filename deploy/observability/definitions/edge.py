@@ -140,11 +140,45 @@ STREAMS = Row(
         ),
     ),
 )
+LATENESS = "callboard_edge_room_lateness_seconds"
+ROOMS = Row(
+    "Room streams",
+    (
+        gauge("Listeners", "Clients that listen to a room's stream.", "callboard_edge_room_listeners"),
+        gauge("Rooms mixed", "Rooms whose sound is mixed because somebody listens.", "callboard_edge_rooms_mixed"),
+        counter(
+            "Encoding",
+            "Processor cores that encoding room streams keeps busy.",
+            "callboard_edge_room_encoding_seconds_total",
+            unit="short",
+        ),
+        *spread(LATENESS, "Lateness", "How long after its time a frame of the room streams was sent."),
+        counter(
+            "Underruns",
+            "Silences in the middle of an utterance because its next sound was not there in time.",
+            "callboard_edge_room_underruns_total",
+            runbook="speech-slower-than-real-time",
+        ),
+        panel(
+            "Frames left out",
+            "Frames of 24 ms. *dropped*: left out for listeners that did not read in time. *skipped*: never made, "
+            "because the process stood still.",
+            "ops",
+            Query(per_second("callboard_edge_room_frames_dropped_total"), "dropped"),
+            Query(per_second("callboard_edge_room_frames_skipped_total"), "skipped"),
+        ),
+        counter(
+            "Listeners disconnected",
+            "Listeners that were disconnected because they did not read.",
+            "callboard_edge_room_listeners_dropped_total",
+        ),
+    ),
+)
 
 EDGE = Dashboard(
     "edge",
     "Edge",
     "Who asks what, and what do they get?",
-    (TRAFFIC, LATENCY, STREAMS, processes("callboard-edge")),
+    (TRAFFIC, LATENCY, STREAMS, ROOMS, processes("callboard-edge")),
     (Variable("route", REQUESTS),),
 )

@@ -33,10 +33,7 @@ class Clock:
 def publish(audio: FakeRoomAudio, messages: Sequence[Message]) -> None:
     """Publishes messages of a room."""
     for message in messages:
-        if message.start is not None:
-            audio.announce(ROOM, message.utterance, message.start)
-        elif message.n is not None and message.info is not None:
-            audio.say(ROOM, message.utterance, message.n, message.info, message.pcm)
+        audio.publish(ROOM, message.utterance, message.content)
 
 
 @asynccontextmanager

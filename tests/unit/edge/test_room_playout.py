@@ -1,5 +1,7 @@
 """What listeners of a room hear, by the clock alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -26,13 +28,16 @@ FAR = 1e12
 
 
 def event(message: Message, at: float) -> RoomEvent:
-    """What a message is to a playout."""
-    if message.start is not None:
-        start = message.start.model_copy(update={"expires_at": FAR})
-        return RoomEvent(message.utterance, at, start)
-    assert message.n is not None
-    assert message.info is not None
-    return RoomEvent(message.utterance, at, AudioSegment(message.n, message.info, message.pcm))
+    """What a message is to a playout; it never expires."""
+    content = message.content
+    if isinstance(content, UtteranceStart):
+        content = content.model_copy(update={"expires_at": FAR})
+    return RoomEvent(message.utterance, at, content)
+
+
+def segments_of(messages: Sequence[Message]) -> list[AudioSegment]:
+    """The segments of an utterance."""
+    return [message.content for message in messages if isinstance(message.content, AudioSegment)]
 
 
 def announced(number: int, expires_at: float = FAR, speaker: str = "Frog") -> RoomEvent:
@@ -207,8 +212,7 @@ class TestWhatIsReadFromTheBus:
             wanted = room.playout.wanted(room.now)
             if wanted is not None:
                 assert wanted.utterance == utterance_name(1)
-                found = [event(message, room.now).content for message in said if message.n is not None]
-                batch = [one for one in found if isinstance(one, AudioSegment)][wanted.from_n : wanted.from_n + 4]
+                batch = segments_of(said)[wanted.from_n : wanted.from_n + 4]
                 room.playout.take_read(wanted, batch, room.now)
             assert room.playout.buffered_bytes <= 2 * BYTES_PER_S + LOW_BYTES
             room.run(0.48)
@@ -220,10 +224,7 @@ class TestWhatIsReadFromTheBus:
         said = spoken(1, 1.0, 400, segment_s=0.25)
         room.take(said[0], said[1], said[3], said[4], said[5])
         assert room.playout.wanted(room.now) == WantedSegments(utterance_name(1), 1)
-        missing = [event(message, room.now).content for message in said[2:]]
-        room.playout.take_read(
-            WantedSegments(utterance_name(1), 1), [one for one in missing if isinstance(one, AudioSegment)], room.now
-        )
+        room.playout.take_read(WantedSegments(utterance_name(1), 1), segments_of(said)[1:], room.now)
         room.run(1.2)
         assert room.heard[:BYTES_PER_S] == tone(1.0, 400)
         assert room.playout.wanted(room.now) is None
@@ -232,7 +233,7 @@ class TestWhatIsReadFromTheBus:
         room = Room()
         said = spoken(1, 1.0, 400, segment_s=0.25)
         room.take(said[0], said[1], said[4], said[5])
-        rest = [one for one in (event(message, T0).content for message in said[4:]) if isinstance(one, AudioSegment)]
+        rest = segments_of(said[4:])
         room.run(1.2)
         room.playout.take_read(WantedSegments(utterance_name(1), 1), rest, room.now)
         room.run(GAP_TIMEOUT_S)
@@ -319,8 +320,7 @@ class TestOneWhoComesLate:
         assert playout.buffered_bytes <= 2 * BYTES_PER_S
         wanted = playout.wanted(T0 + 1.25)
         assert wanted is not None
-        rest = [one for one in (event(message, T0).content for message in said) if isinstance(one, AudioSegment)]
-        playout.take_read(wanted, rest[wanted.from_n :], T0 + 1.25)
+        playout.take_read(wanted, segments_of(said)[wanted.from_n :], T0 + 1.25)
         assert playout.read(round(8.75 * BYTES_PER_S), T0 + 1.25) == tone(8.75, 400, 1.25)
 
 

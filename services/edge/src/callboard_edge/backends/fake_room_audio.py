@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from callboard_contracts.errors import CallboardError
-from callboard_contracts.speech import AudioSegment, SegmentInfo, UtteranceStart
+from callboard_contracts.speech import AudioSegment, UtteranceStart
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 
 SEGMENTS_A_READ = 4
@@ -15,7 +15,7 @@ Reader = tuple[Callable[[RoomEvent], None], Callable[[], None]]
 
 
 class FakeRoomAudio:
-    """Keeps and hands over what `announce` and `say` publish; see `RoomAudioSource`.
+    """Keeps and hands over what `publish` is given; see `RoomAudioSource`.
 
     The next `lose_next` messages are kept but not handed over. With `failure` everything that reads fails.
     """
@@ -28,13 +28,15 @@ class FakeRoomAudio:
         self._stored: dict[str, list[RoomEvent]] = {}
         self._now = now
 
-    def announce(self, room: str, utterance: str, start: UtteranceStart) -> None:
-        """Publishes that an utterance comes."""
-        self._publish(room, RoomEvent(utterance, self._now(), start))
-
-    def say(self, room: str, utterance: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
-        """Publishes a segment."""
-        self._publish(room, RoomEvent(utterance, self._now(), AudioSegment(n, info, pcm)))
+    def publish(self, room: str, utterance: str, content: UtteranceStart | AudioSegment) -> None:
+        """Publishes that an utterance comes, or a segment of it."""
+        event = RoomEvent(utterance, self._now(), content)
+        self._stored.setdefault(room, []).append(event)
+        if self.lose_next:
+            self.lose_next -= 1
+            return
+        for take, _on_lost in tuple(self.readers.get(room, ())):
+            take(event)
 
     def reconnect(self) -> None:
         """Tells everybody that messages may have passed unseen."""
@@ -88,14 +90,6 @@ class FakeRoomAudio:
         for event in self._stored.get(room, ()):
             if event.utterance == utterance and isinstance(event.content, AudioSegment):
                 yield [event.content]
-
-    def _publish(self, room: str, event: RoomEvent) -> None:
-        self._stored.setdefault(room, []).append(event)
-        if self.lose_next:
-            self.lose_next -= 1
-            return
-        for take, _on_lost in tuple(self.readers.get(room, ())):
-            take(event)
 
     def _fail(self) -> None:
         if self.failure is not None:

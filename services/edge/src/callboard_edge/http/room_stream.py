@@ -84,7 +84,6 @@ class RoomStreamResponder:
             finally:
                 place.leave(listener)
                 call.sent_bytes += listener.sent_bytes
-                self._metrics.room_frames_dropped.inc(listener.dropped_frames)
         if listener.too_slow:
             self._metrics.room_listeners_dropped.inc()
             call.abort()

@@ -26,7 +26,6 @@ class Listener:
         titles: bool = False,
     ) -> None:
         self.sent_bytes = 0
-        self.dropped_frames = 0
         self.too_slow = False
         self.stop = stop
         self._write = write
@@ -36,24 +35,27 @@ class Listener:
         self._behind_since: float | None = None
         self._titles = _Titles() if titles else None
 
-    def send(self, frames: Sequence[bytes], title: str, now: float) -> None:
-        """Sends frames, or leaves them out; `now` is in seconds of a clock that never goes back."""
+    def send(self, frames: Sequence[bytes], title: str, now: float) -> int:
+        """Sends frames, or leaves them out; returns how many were left out.
+
+        `now` is in seconds of a clock that never goes back.
+        """
         if self.too_slow:
-            return
+            return len(frames)
         if self._waiting_bytes() > self._max_waiting_bytes:
-            self.dropped_frames += len(frames)
             if self._behind_since is None:
                 self._behind_since = now
             elif now - self._behind_since > self._timeout_s:
                 self.too_slow = True
                 self.stop()
-            return
+            return len(frames)
         self._behind_since = None
         data = b"".join(frames)
         if self._titles is not None:
             data = self._titles.put_into(data, title)
         self.sent_bytes += len(data)
         self._write(data)
+        return 0
 
 
 class _Titles:

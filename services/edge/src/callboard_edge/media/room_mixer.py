@@ -52,11 +52,10 @@ class Channel:
     places: int = 0
     """How many listen, or are about to."""
 
-    def deliver(self, frames: Sequence[bytes], title: str, now: float) -> None:
-        """Sends frames to all who listen."""
+    def deliver(self, frames: Sequence[bytes], title: str, now: float) -> int:
+        """Sends frames to all who listen, and returns how many were left out."""
         self.recent.extend(frames)
-        for listener in tuple(self.listeners):
-            listener.send(frames, title, now)
+        return sum([listener.send(frames, title, now) for listener in tuple(self.listeners)])
 
 
 class RoomMixer:

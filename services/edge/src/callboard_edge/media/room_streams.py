@@ -179,7 +179,7 @@ class RoomStreams:
             now = loop.time()
             for (mixer, channel), frames in zip(work, encoded, strict=True):
                 channel.unencoded = b""
-                channel.deliver(frames, mixer.title, now)
+                self._metrics.room_frames_dropped.inc(channel.deliver(frames, mixer.title, now))
         for mixer in self._rooms.values():
             self._metrics.room_underruns.inc(mixer.underruns)
             mixer.underruns = 0
