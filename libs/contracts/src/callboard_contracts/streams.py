@@ -284,7 +284,7 @@ def _pool_consumers(stream: str, service: str, pools: Iterable[str]) -> Iterable
 def buckets() -> tuple[BucketSpec, ...]:
     """All key-value buckets."""
     return (
-        BucketSpec(BUCKET_ROOMS),
+        BucketSpec(BUCKET_ROOMS, key_ttl=True),
         BucketSpec(BUCKET_ACCOUNTS, history=8),
         BucketSpec(BUCKET_WORKERS, key_ttl=True),
     )
