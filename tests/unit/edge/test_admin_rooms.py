@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from callboard_contracts.rooms import Room, RoomMessage, RoomRequest, room_id, secret_digest
+from callboard_contracts.rooms import Room, RoomKind, RoomMessage, RoomRequest, room_id, secret_digest
 from tests.unit.edge.admin_harness import AdminHarness, Operator
 from tests.unit.edge.harness import running
 
@@ -20,7 +20,12 @@ SAID = (
 @pytest.fixture
 async def operator() -> AsyncGenerator[Operator]:
     admin_harness = AdminHarness()
-    for kind, key, active_at in (("ait", "stage", 2000.0), ("translation", "stage", 3000.0), ("ait", "a b/c", 1500.0)):
+    rooms: tuple[tuple[RoomKind, str, float], ...] = (
+        ("ait", "stage", 2000.0),
+        ("translation", "stage", 3000.0),
+        ("ait", "a b/c", 1500.0),
+    )
+    for kind, key, active_at in rooms:
         room = Room(
             id=room_id(kind, key),
             kind=kind,
