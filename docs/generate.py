@@ -84,6 +84,7 @@ METRIC_MODULES = {
     "Chat": "callboard_chat.metrics",
     "Speech": "callboard_tts.metrics",
     "Quota": "callboard_quota.metrics",
+    "Rooms": "callboard_rooms.metrics",
 }
 UNITS = {
     "_seconds": "seconds",
