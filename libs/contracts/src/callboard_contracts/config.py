@@ -246,6 +246,11 @@ class TtsSection(Section):
     """How words are spoken, before every other rule: another spelling, or phonemes as in `"/ˈænə/"`."""
     voice_words: dict[str, WordsTable] = Field(default_factory=dict)
     """The same for single voices, over the list for all."""
+    role_play: Literal["pause", "silence", "voice"] = "pause"
+    """What becomes of an action between asterisks, as in `*waves* Hello.`: a pause in its place, nothing at all, or
+    `role_play_voice` reads it."""
+    role_play_voice: str | None = None
+    """The voice that reads actions, or a blend; a model that does not offer it makes a pause."""
     hold_slice_ms: int = Field(default=15_000, ge=1000, le=600_000)
     """How much sound is held at a time: for the beginning of a text, and again each time before that is used up."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
@@ -403,6 +408,8 @@ class Config(Section):
         for name, model in self.tts.models.items():
             if model.pool not in self.tts.pools:
                 raise ValueError(_unknown(f"tts.models.{name}.pool", model.pool, self.tts.pools))
+        if self.tts.role_play == "voice" and not self.tts.role_play_voice:
+            raise ValueError("tts.role_play_voice: found none, needed where tts.role_play is 'voice'")
         if self.chat.default_model is not None and self.chat.default_model not in self.chat.models:
             raise ValueError(_unknown("chat.default_model", self.chat.default_model, self.chat.models))
         if self.tts.default_model is not None and self.tts.default_model not in self.tts.models:

@@ -57,9 +57,9 @@ async def take_over(job: Job, attempt: int, search: Awaitable[P], metrics: Worke
     return prior
 
 
-async def kept_result(bus: Bus, job: Job, model: type[M]) -> M | None:
-    """The result of a job that had come to its end before its worker was lost; raises BusUnavailable."""
-    kept = await read_last(bus, RESULT, subjects.result(job.request_id))
+async def kept_result(bus: Bus, request_id: str, model: type[M]) -> M | None:
+    """The result of a job that came to its end, where it is kept; raises BusUnavailable."""
+    kept = await read_last(bus, RESULT, subjects.result(request_id))
     try:
         return model.model_validate_json(await bus.cipher.decrypt(kept.data)) if kept else None
     except PayloadUnreadable:

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from callboard_contracts.speech import SpeechJob
 from callboard_tts import metrics
-from callboard_tts.domain.pieces import Piece
+from callboard_tts.domain.pieces import Piece, PieceBatch
 from callboard_tts.domain.ports import PieceRequest, SpeechEngine
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
@@ -40,17 +41,18 @@ class Synthesis:
         self.engine_away = False
         """Whether the engine could not be reached when it was last asked."""
 
-    async def speak(self, utterance: Utterance, writer: QuotaGatedWriter) -> None:
-        """Speaks all that is left of an utterance.
+    async def speak(
+        self, utterance: Utterance, batches: AsyncGenerator[PieceBatch], writer: QuotaGatedWriter
+    ) -> None:
+        """Speaks all that is left of an utterance, as its pieces come.
 
         Raises:
             EngineError: a piece cannot be spoken; what came before it was sent.
             QuotaExhausted: no more sound may be sent.
             BusUnavailable: the bus did not keep a segment in time.
         """
-        writer.begin(self._progress.piece)
         made: Made = asyncio.Queue(QUEUED_SEGMENTS)
-        making = asyncio.ensure_future(self._make_all(utterance, made))
+        making = asyncio.ensure_future(self._make_all(utterance, batches, writer, made))
         try:
             while (segment := await made.get()) is not None:
                 if isinstance(segment, Exception):
@@ -60,14 +62,19 @@ class Synthesis:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
 
-    async def _make_all(self, utterance: Utterance, made: Made) -> None:
+    async def _make_all(
+        self, utterance: Utterance, batches: AsyncGenerator[PieceBatch], writer: QuotaGatedWriter, made: Made
+    ) -> None:
         try:
-            for piece in utterance.pieces[self._progress.piece :]:
-                await self._make(utterance, piece, made)
+            async with aclosing(batches):
+                async for batch in batches:
+                    writer.expect(batch)
+                    for piece in batch.pieces:
+                        if piece.index >= self._progress.piece:
+                            await self._make(utterance, piece, made)
         except Exception as error:
             await made.put(error)
         else:
-            metrics.CHARACTERS.inc(len(self._running.job.request.text))
             await made.put(None)
 
     async def _make(self, utterance: Utterance, piece: Piece, made: Made) -> None:
@@ -77,7 +84,7 @@ class Synthesis:
         wanted = PieceRequest(
             piece.index,
             piece.text,
-            utterance.voice,
+            utterance.voice_of(piece),
             speed,
             self._engine_model,
             request.instructions,
@@ -97,6 +104,7 @@ class Synthesis:
                 metrics.WORKER.engine_retries.labels(self._backend).inc()
             else:
                 self.engine_away = False
+                metrics.CHARACTERS.inc(len(piece.text))
                 return
 
     async def _make_once(self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, made: Made) -> None:
