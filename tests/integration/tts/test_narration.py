@@ -226,9 +226,7 @@ async def test_worker_that_takes_over_goes_on_in_the_middle_of_a_reply(
     for name in ("tts-0", "tts-1"):
         port = free_port()
         own = merged(slow, {"tts": {"pools": {POOL: {"metrics_port": port}}}})
-        services.append(
-            Service(name, "callboard_tts", own, tmp_path, health_port=port, arguments=("--pool", POOL))
-        )
+        services.append(Service(name, "callboard_tts", own, tmp_path, health_port=port, arguments=("--pool", POOL)))
     first, second = services
     try:
         await asyncio.to_thread(first.start)
@@ -237,7 +235,7 @@ async def test_worker_that_takes_over_goes_on_in_the_middle_of_a_reply(
         job = await narrate(bus)
         await reply.says("".join(SENTENCES[:3]))
         await hears(bus, job, 1)
-        first.running.kill()
+        await asyncio.to_thread(first.running.kill)
         await asyncio.to_thread(second.start)
         await reply.says("".join(SENTENCES[3:]))
         await reply.ends()
@@ -246,7 +244,7 @@ async def test_worker_that_takes_over_goes_on_in_the_middle_of_a_reply(
     finally:
         for service in services:
             if service.alive:
-                service.running.kill()
+                await asyncio.to_thread(service.running.kill)
     assert {info.attempt for info in infos} == {1, 2}
     assert infos[-1].end is not None
     assert infos[-1].end.reason == "stop"

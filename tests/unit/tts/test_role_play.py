@@ -24,7 +24,7 @@ def spoken(text: str, role_play: RolePlay = "silence") -> str:
         ("Hello there. *waves*", "Hello there."),
         ("Hello there *waves slowly*", "Hello there"),
         ("Hello there, *sighs*\nI am tired.", "Hello there, I am tired."),
-        ('"Hello," *she says* "how are you?"', '“Hello,” “how are you?”'),
+        ('"Hello," *she says* "how are you?"', "“Hello,” “how are you?”"),
         ("Fine. *nods*. And you?", "Fine. And you?"),
         ("Fine. *nods* *smiles* And you?", "Fine. And you?"),
         ("Anna: *waves* Hello.", "Hello."),
@@ -82,7 +82,8 @@ def test_span_that_never_ends_waits_only_for_so_long() -> None:
 def test_pieces_do_not_depend_on_the_chunks(role_play: RolePlay) -> None:
     text = (
         "*Smiles.* Hello there, my friend! *waves* I am *so* glad that you came. **Really** glad *bows*\n"
-        "* one *thing*\n* another\n*She looks away.* It was 3 * 4, *not* 5. *sighs deeply*. *nods* \"Well,\" *he says* \"no.\""
+        "* one *thing*\n* another\n*She looks away.* It was 3 * 4, *not* 5. *sighs deeply*. *nods* "
+        '"Well," *he says* "no."'
     )
     whole = split_text(text, "en-us", role_play=role_play)
     generator = random.Random(7)

@@ -256,6 +256,12 @@ class TtsSection(Section):
     drain_timeout_s: float = Field(default=30.0, gt=0)
     """How long running utterances may go on after the order to stop."""
 
+    @model_validator(mode="after")
+    def _actions_have_a_voice(self) -> Self:
+        if self.role_play == "voice" and not self.role_play_voice:
+            raise ValueError("role_play_voice: found none, needed where role_play is 'voice'")
+        return self
+
 
 class RoomsSection(Section):
     """Conversations that are kept."""
@@ -408,8 +414,6 @@ class Config(Section):
         for name, model in self.tts.models.items():
             if model.pool not in self.tts.pools:
                 raise ValueError(_unknown(f"tts.models.{name}.pool", model.pool, self.tts.pools))
-        if self.tts.role_play == "voice" and not self.tts.role_play_voice:
-            raise ValueError("tts.role_play_voice: found none, needed where tts.role_play is 'voice'")
         if self.chat.default_model is not None and self.chat.default_model not in self.chat.models:
             raise ValueError(_unknown("chat.default_model", self.chat.default_model, self.chat.models))
         if self.tts.default_model is not None and self.tts.default_model not in self.tts.models:

@@ -30,7 +30,9 @@ UNDERRUN = Counter(
     "callboard_tts_underruns_total", "Pieces that were ready only after all sound before them had been played."
 )
 AUDIO = Counter("callboard_tts_audio_seconds_total", "Sound sent to listeners.")
-CHARACTERS = Counter("callboard_tts_characters_total", "Characters of text that were spoken, in the words that they became.")
+CHARACTERS = Counter(
+    "callboard_tts_characters_total", "Characters of text that were spoken, in the words that they became."
+)
 LEFT_OUT = Counter(
     "callboard_tts_left_out_characters_total",
     "Characters of a foreign script that were left out, because no reader for them was found.",

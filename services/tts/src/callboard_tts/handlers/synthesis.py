@@ -41,9 +41,7 @@ class Synthesis:
         self.engine_away = False
         """Whether the engine could not be reached when it was last asked."""
 
-    async def speak(
-        self, utterance: Utterance, batches: AsyncGenerator[PieceBatch], writer: QuotaGatedWriter
-    ) -> None:
+    async def speak(self, utterance: Utterance, batches: AsyncGenerator[PieceBatch], writer: QuotaGatedWriter) -> None:
         """Speaks all that is left of an utterance, as its pieces come.
 
         Raises:
