@@ -191,7 +191,10 @@ class SpeechPoolSection(Section):
     backend: Literal["kokoro_onnx", "kokoro", "openai", "fake"]
     """What kind of engine it is."""
     slots: int = Field(default=1, ge=1, le=256)
-    """How many utterances one worker speaks at once."""
+    """How many pieces of text one worker's engine speaks at once."""
+    utterances_at_once: int = Field(default=16, ge=1, le=1024)
+    """How many utterances one worker has in work; they share its slots piece by piece. There are never fewer than
+    slots."""
     may_sleep: bool = False
     """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
     one. Left out, requests are refused until a first worker has announced itself."""
@@ -246,6 +249,8 @@ class TtsSection(Section):
     """How words are spoken, before every other rule: another spelling, or phonemes as in `"/ˈænə/"`."""
     voice_words: dict[str, WordsTable] = Field(default_factory=dict)
     """The same for single voices, over the list for all."""
+    ahead_s: float = Field(default=20.0, ge=1, le=600)
+    """How far ahead of its listener speech is made while others wait for a first sound or are nearly dry."""
     role_play: Literal["pause", "silence", "voice"] = "pause"
     """What becomes of an action between asterisks, as in `*waves* Hello.`: a pause in its place, nothing at all, or
     `role_play_voice` reads it."""

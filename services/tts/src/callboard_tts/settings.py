@@ -32,6 +32,9 @@ class PoolSettings(WorkerPool):
     voices_path: Path
     threads: int | None
     device: str
+    lanes: int
+    """How many pieces the engine speaks at once; `slots` is how many utterances share them."""
+    ahead_s: float
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
@@ -64,7 +67,9 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         service="tts",
         name=pool,
         backend=section.backend,
-        slots=section.slots,
+        slots=max(section.slots, section.utterances_at_once),
+        lanes=section.slots,
+        ahead_s=config.tts.ahead_s,
         url=section.url,
         api_key=secret(section.api_key),
         model_path=model_path(config.site, model_file, environ),

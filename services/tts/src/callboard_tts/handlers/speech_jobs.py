@@ -11,13 +11,16 @@ from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
+from callboard_tts.domain.hold_limits import usual_ms
 from callboard_tts.domain.pieces import PieceBatch
 from callboard_tts.domain.ports import SpeechEngine
 from callboard_tts.domain.pronunciation import WordLists
+from callboard_tts.domain.scheduling import Playback
 from callboard_tts.domain.segments import Progress
 from callboard_tts.domain.utterance import NOTHING_TO_SPEAK, SpeechDefaults, Utterance, plan_utterance, whole_text
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
+from callboard_tts.handlers.engine_lanes import EngineLanes
 from callboard_tts.handlers.narration import Narrator
 from callboard_tts.handlers.segment_writer import SegmentWriter
 from callboard_tts.handlers.synthesis import Synthesis
@@ -58,6 +61,7 @@ class SpeechJobs:
             pool.role_play_voice,
         )
         self._narrator = Narrator(bus)
+        self._lanes = EngineLanes(pool.lanes, pool.ahead_s)
 
     def parse(self, data: bytes) -> SpeechJob:
         """Reads a job; raises ValueError."""
@@ -110,13 +114,18 @@ class SpeechJobs:
         job = running.job
         model = self._pool.models.get(job.request.model)
         engine_model = model.engine_model if model else job.request.model
-        synthesis = Synthesis(self._engine, self._pool.backend, engine_model, running, progress)
+        rest_s = usual_ms(job.request.text, job.request.speed) / 1000
+        playback = Playback(job.tenant, running.is_batch, rest_s, is_whole=job.narrates is None)
+        synthesis = Synthesis(self._engine, self._lanes, self._pool.backend, engine_model, running, progress, playback)
+        # Nobody asks again for what is polled or said in a room.
+        may_wait, is_new = running.is_batch or job.in_room, running.attempt == 1
 
         async def work() -> Outcome[SpeechEndReason]:
             utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
             gate = QuotaGatedWriter(writer, holds, utterance, job.request.speed, progress.piece)
             try:
-                await synthesis.speak(utterance, self._batches(job, utterance), gate)
+                async with self._lanes.admitted(playback, may_wait=may_wait, is_new=is_new):
+                    await synthesis.speak(utterance, self._batches(job, utterance), gate)
             except QuotaExhausted as error:
                 limited = error.info.code is ErrorCode.QUOTA_EXCEEDED
                 return Outcome("limit" if limited else "error", error.info)
