@@ -95,13 +95,15 @@ class Sound:
         return self.end_s - self.begin_s
 
 
-def sounds(samples: Sequence[int] | NDArray[np.int16], frequencies_hz: Sequence[int]) -> list[Sound]:
-    """The tones that were heard, one after the other, exact to ten milliseconds."""
+def sounds(
+    samples: Sequence[int] | NDArray[np.int16], frequencies_hz: Sequence[int], quiet: int = QUIET
+) -> list[Sound]:
+    """The tones that were heard, one after the other, exact to ten milliseconds; below `quiet` is silence."""
     heard = np.asarray(samples, np.float64)
     heard = heard[: len(heard) // WINDOW * WINDOW].reshape(-1, WINDOW)
     at = np.arange(WINDOW) / RATE_HZ
     powers = np.stack([np.abs(heard @ np.exp(-2j * np.pi * hz * at)) for hz in frequencies_hz])
-    loud = np.sqrt(np.mean(heard**2, axis=1)) > QUIET
+    loud = np.sqrt(np.mean(heard**2, axis=1)) > quiet
     which = np.where(loud, powers.argmax(axis=0), -1)
     found: list[Sound] = []
     begin = 0
