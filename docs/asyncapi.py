@@ -13,11 +13,12 @@ from callboard_contracts import subjects
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_kit.background_tasks import BackgroundTasks
+from callboard_kit.broker import reply_of
 from callboard_kit.bus import Bus
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
-from callboard_quota.handlers.rpc import RpcHandlers, reply_of, subscribe_control
+from callboard_quota.handlers.rpc import RpcHandlers, subscribe_control
 
 DESCRIPTION = "What the quota service takes from the bus and puts on it."
 

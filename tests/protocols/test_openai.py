@@ -33,6 +33,8 @@ ERRORS = {
     ErrorCode.INVALID_ADMIN_TOKEN: (401, "invalid_admin_token"),
     ErrorCode.UNKNOWN_ACCOUNT: (404, "unknown_account"),
     ErrorCode.CONFLICT: (409, "conflict"),
+    ErrorCode.DUPLICATE_MESSAGE: (409, "duplicate_message"),
+    ErrorCode.ROOM_SECRET_REQUIRED: (403, "room_secret_required"),
     ErrorCode.NOT_FOUND: (404, "not_found"),
     ErrorCode.METHOD_NOT_ALLOWED: (405, "method_not_allowed"),
     ErrorCode.REQUEST_TIMEOUT: (408, "request_timeout"),

@@ -74,6 +74,7 @@ class Deployment:
         self._edge_module = edge_module
         self.streams: Service | None = None
         self.quotas: list[Service] = []
+        self.rooms: list[Service] = []
         self.chats: list[Service] = []
         self.speakers: list[Service] = []
         self.edges: list[Service] = []
@@ -86,13 +87,13 @@ class Deployment:
     @property
     def services(self) -> list[Service]:
         """Every service that was started, workers before the quota, the edge first."""
-        return [*self.edges, *self.chats, *self.speakers, *self.quotas]
+        return [*self.edges, *self.chats, *self.speakers, *self.rooms, *self.quotas]
 
     def root_url(self, edge: int = 0) -> str:
         """The root of an edge's HTTP paths."""
         return f"http://127.0.0.1:{self.edges[edge].config['edge']['port']}"
 
-    def start(self, *, chats: int = 1, speakers: int = 1, quotas: int = 1, edges: int = 1) -> None:
+    def start(self, *, chats: int = 1, speakers: int = 1, quotas: int = 1, edges: int = 1, rooms: int = 0) -> None:
         """Starts the bus and the given number of each service, and waits until all are ready."""
         self.nats.start()
         common = {
@@ -106,6 +107,7 @@ class Deployment:
         started = [self.add_quota() for _ in range(quotas)]
         started += [self.add_chat() for _ in range(chats)]
         started += [self.add_speaker() for _ in range(speakers)]
+        started += [self.add_rooms() for _ in range(rooms)]
         started += [self.add_edge() for _ in range(edges)]
         for service in started:
             service.wait_ready()
@@ -146,6 +148,15 @@ class Deployment:
             f"quota-{len(self.quotas)}", "callboard_quota", merged({"quota": {"metrics_port": port}}, over), port
         )
         self.quotas.append(service)
+        service.start()
+        return service
+
+    def add_rooms(self, **over: Any) -> Service:
+        """Starts another rooms process."""
+        port = free_port()
+        own = merged({"rooms": {"metrics_port": port}}, over)
+        service = self._service(f"rooms-{len(self.rooms)}", "callboard_rooms", own, port)
+        self.rooms.append(service)
         service.start()
         return service
 

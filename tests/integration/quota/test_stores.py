@@ -16,6 +16,7 @@ from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, Kud
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent, VerifyRequest, Work
 from callboard_contracts.streams import QUOTA, SETTLEMENT, USAGE
 from callboard_kit.background_tasks import BackgroundTasks
+from callboard_kit.broker import BusBroker
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
@@ -40,7 +41,6 @@ from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, hour_bucket
-from callboard_quota.handlers.broker import BusBroker
 from callboard_quota.handlers.rpc import subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from tests.integration.quota.deployment import report

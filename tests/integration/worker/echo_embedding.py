@@ -118,7 +118,7 @@ class EmbeddingJobs:
                 tries += 1
 
     async def _kept(self, job: EmbeddingJob) -> PriorAttempt:
-        return PriorAttempt("result", await kept_result(self._bus, job, EmbeddingResult))
+        return PriorAttempt("result", await kept_result(self._bus, job.request_id, EmbeddingResult))
 
     def _result(self, job: EmbeddingJob, **fields: object) -> EmbeddingResult:
         return EmbeddingResult.model_validate({"request_id": job.request_id, "model": job.request.model, **fields})

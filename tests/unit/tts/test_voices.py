@@ -5,7 +5,7 @@ import pytest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
 from callboard_tts.domain.boundaries import Pause
-from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance
+from callboard_tts.domain.utterance import SpeechDefaults, plan_utterance, whole_text
 from callboard_tts.domain.voices import Voice, choose_voice
 
 pytestmark = pytest.mark.unit
@@ -79,9 +79,18 @@ def request(text: str, speed: float = 1.0) -> SpeechRequest:
 def test_utterance_has_pieces_and_pauses_that_follow_the_speed() -> None:
     text = "The first sentence is this one here. The second sentence comes right after it, as they do."
     utterance = plan_utterance(request(text, 2.0), SpeechDefaults(), KNOWN)
-    assert [piece.pause_before for piece in utterance.pieces] == [Pause.NONE, Pause.SENTENCE]
-    assert utterance.pause_ms(utterance.pieces[1]) == 300
-    assert utterance.pause_ms(utterance.pieces[0]) == 0
+    first, second = whole_text(utterance, text)
+    assert [piece.pause_before for piece in (first, second)] == [Pause.NONE, Pause.SENTENCE]
+    assert utterance.pause_ms(second) == 300
+    assert utterance.pause_ms(first) == 0
+
+
+def test_voice_of_actions_is_used_where_the_model_offers_it() -> None:
+    text = "Hello. *waves*"
+    for name, voices in (("zf_xiaobei", ["af_sky", "zf_xiaobei"]), ("nobody", ["af_sky"])):
+        defaults = SpeechDefaults(role_play="voice", role_play_voice=name)
+        utterance = plan_utterance(request(text), defaults, KNOWN)
+        assert [utterance.voice_of(piece).spec for piece in whole_text(utterance, text)] == voices
 
 
 @pytest.mark.parametrize(
@@ -89,6 +98,6 @@ def test_utterance_has_pieces_and_pauses_that_follow_the_speed() -> None:
 )
 def test_text_that_cannot_be_spoken_is_refused(text: str, code: ErrorCode) -> None:
     with pytest.raises(CallboardError) as error:
-        plan_utterance(request(text), SpeechDefaults(), KNOWN)
+        whole_text(plan_utterance(request(text), SpeechDefaults(), KNOWN), text)
     assert code_of(error) is code
     assert error.value.info.param == "text"

@@ -191,7 +191,10 @@ class SpeechPoolSection(Section):
     backend: Literal["kokoro_onnx", "kokoro", "openai", "fake"]
     """What kind of engine it is."""
     slots: int = Field(default=1, ge=1, le=256)
-    """How many utterances one worker speaks at once."""
+    """How many pieces of text one worker's engine speaks at once."""
+    utterances_at_once: int = Field(default=16, ge=1, le=1024)
+    """How many utterances one worker has in work; they share its slots piece by piece. There are never fewer than
+    slots."""
     may_sleep: bool = False
     """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
     one. Left out, requests are refused until a first worker has announced itself."""
@@ -246,10 +249,23 @@ class TtsSection(Section):
     """How words are spoken, before every other rule: another spelling, or phonemes as in `"/ˈænə/"`."""
     voice_words: dict[str, WordsTable] = Field(default_factory=dict)
     """The same for single voices, over the list for all."""
+    ahead_s: float = Field(default=20.0, ge=1, le=600)
+    """How far ahead of its listener speech is made while others wait for a first sound or are nearly dry."""
+    role_play: Literal["pause", "silence", "voice"] = "pause"
+    """What becomes of an action between asterisks, as in `*waves* Hello.`: a pause in its place, nothing at all, or
+    `role_play_voice` reads it."""
+    role_play_voice: str | None = None
+    """The voice that reads actions, or a blend; a model that does not offer it makes a pause."""
     hold_slice_ms: int = Field(default=15_000, ge=1000, le=600_000)
     """How much sound is held at a time: for the beginning of a text, and again each time before that is used up."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
     """How long running utterances may go on after the order to stop."""
+
+    @model_validator(mode="after")
+    def _actions_have_a_voice(self) -> Self:
+        if self.role_play == "voice" and not self.role_play_voice:
+            raise ValueError("role_play_voice: found none, needed where role_play is 'voice'")
+        return self
 
 
 class RoomsSection(Section):
@@ -267,6 +283,16 @@ class RoomsSection(Section):
     """The most disk space for recordings, in MiB; a minute of speech takes three."""
     metrics_port: Port = 9105
     """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
+
+
+class TalkmasterSection(Section):
+    """AI Talkmaster's scripts."""
+
+    simulators: tuple[IPv4Network | IPv6Network, ...] = ()
+    """The networks of simulators whose word is taken for who owns an object; each owner then counts as an address of
+    its own."""
+    speech: bool = True
+    """Whether what characters answer in rooms is spoken, where the site has voices."""
 
 
 Bitrate = Literal[16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320]
@@ -381,6 +407,7 @@ class Config(Section):
     chat: ChatSection = ChatSection()
     tts: TtsSection = TtsSection()
     rooms: RoomsSection = RoomsSection()
+    talkmaster: TalkmasterSection = TalkmasterSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 

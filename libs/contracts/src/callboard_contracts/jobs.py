@@ -25,6 +25,11 @@ class Job(Message):
     created_at: float
     deadline_at: float
 
+    @property
+    def has_listening_edge(self) -> bool:
+        """Whether the edge of a live job says that it waits for it."""
+        return True
+
 
 class AttemptRecord(Message):
     """The newest attempt at a job, on `attempt.<request_id>`.

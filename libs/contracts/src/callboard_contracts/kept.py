@@ -21,3 +21,9 @@ class JobTicket(Message):
     hold: Hold | None = None
     created_at: float
     deadline_at: float
+
+
+class NamedRequest(Message):
+    """Which request a client's own name stands for, kept under `name.<hash>` for as long as its result."""
+
+    request_id: str

@@ -49,6 +49,7 @@ class RoomSettings(Message):
     model: str | None = None
     system_instructions: str = ""
     sampling: Sampling = Sampling()
+    max_output_tokens: int | None = Field(default=None, ge=1)
 
 
 class RoomMessage(Message):
@@ -74,10 +75,11 @@ class TurnSpeech(Message):
 class Turn(Message):
     """A message that waits for its answer, or is being answered.
 
-    `id` is the request id of its chat job and names its result. `number` counts the turns of a room and orders what is
-    heard; the rooms service gives it. `request` is complete but for the dialogue, which the rooms service puts between
-    its messages (the instructions) and the turn's own message. `held` is as in a chat job. A turn without a `request`
-    is only spoken. One that does not `remember` neither sees nor joins the dialogue.
+    `id` is the request id of its chat job and names its result. `number` grows with every turn of a room, also after
+    the room has ended and was opened again, and orders what is heard. `request` is complete but for the dialogue, which
+    the rooms service puts between its messages (the instructions) and the turn's own message. `held` is as in a chat
+    job. A turn without a `request` is only spoken. One that does not `remember` neither sees nor joins the dialogue.
+    The rooms service gives the number, `started_at` and `job_seq`, the places of its jobs in their work queues.
     """
 
     id: str
@@ -96,25 +98,46 @@ class Turn(Message):
     remembers: bool = True
     created_at: float
     deadline_at: float
+    started_at: float | None = None
+    job_seq: int | None = None
+    speech_seq: int | None = None
 
 
 class EndedTurn(Message):
-    """A turn that is over; its text is in `result.<id>` for as long as results are kept."""
+    """A turn that is over; its reply is in `result.<id>` for as long as results are kept.
+
+    One that `failed` has an error there, or nothing; `cancelled` says that it was given up before its job ended. `text`
+    is what was said to the room, where the turn did not remember.
+    """
 
     id: str
     message_id: str
     number: int
     speaker: str = ""
+    text: str = ""
     character: str = ""
     at: float
     failed: bool = False
+    cancelled: bool = False
+
+
+class ModelMemory(Message):
+    """How much of a room's dialogue a model is given.
+
+    `first_turn` is the turn that its prompts begin with while the room remembers it. `tokens_per_byte` is what the
+    model last made of the room's prompts.
+    """
+
+    first_turn: str = ""
+    tokens_per_byte: float | None = None
 
 
 class Room(Message):
     """A room as it is stored; times are Unix seconds.
 
-    `generation` grows with every reset, so that what a turn of before brings back is not remembered. `running` is the
-    turn that is being answered, `waiting` those after it.
+    `generation` grows with every reset. `running` is the turn that is being answered, `waiting` those after it, and
+    `speaking` those that are only spoken and whose jobs are not in their queue yet. `memories` has the models of the
+    latest turns.
     """
 
     version: Literal[1] = 1
@@ -130,12 +153,19 @@ class Room(Message):
     messages: tuple[RoomMessage, ...] = ()
     running: Turn | None = None
     waiting: tuple[Turn, ...] = ()
+    speaking: tuple[Turn, ...] = ()
+    memories: dict[str, ModelMemory] = Field(default_factory=dict)
     ended: tuple[EndedTurn, ...] = ()
 
     def turn_of(self, message_id: str) -> Turn | EndedTurn | None:
         """The newest turn of a message id, or None."""
-        turns = (*self.waiting, *((self.running,) if self.running else ()), *self.ended)
+        turns = (*self.open_turns, *self.ended)
         return max((turn for turn in turns if turn.message_id == message_id), key=lambda one: one.number, default=None)
+
+    @property
+    def open_turns(self) -> tuple[Turn, ...]:
+        """The turns that are not over."""
+        return (*((self.running,) if self.running else ()), *self.waiting, *self.speaking)
 
     def admits(self, secret: str | None) -> bool:
         """Whether a caller may do what a claimed room keeps from strangers; compares in constant time."""

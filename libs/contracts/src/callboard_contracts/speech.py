@@ -9,11 +9,13 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
+from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
 from callboard_contracts.quota import Hold
+from callboard_contracts.streams import AUDIO, ROOM_AUDIO
 
 SAMPLE_RATE_HZ = 24_000
 BYTES_PER_SAMPLE = 2
@@ -57,6 +59,21 @@ class SpeechJob(Job):
     request: SpeechRequest
     in_room: bool = False
     narrates: NarratedReply | None = None
+
+    @property
+    def has_listening_edge(self) -> bool:
+        """Whether the edge says that it waits; a room is heard through any edge, and through none."""
+        return not self.in_room
+
+    @property
+    def audio_stream(self) -> str:
+        """The stream that keeps the segments."""
+        return ROOM_AUDIO if self.in_room else AUDIO
+
+    def segment_subject(self, n: int | str) -> str:
+        """Where segment `n` appears; `*` stands for all."""
+        name = subjects.room_audio if self.in_room else subjects.audio
+        return name(self.room, self.utterance, n)
 
 
 class SpeechEnd(Message):

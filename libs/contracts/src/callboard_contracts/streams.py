@@ -176,7 +176,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         ),
         StreamSpec(
             RESULT,
-            ("result.*", "ticket.*"),
+            ("result.*", "ticket.*", "name.*"),
             max_age_s=RESULT_LIFE_S,
             options={"max_msgs_per_subject": 1, "max_bytes": 1024 * 1024 * 1024},
         ),
@@ -284,7 +284,7 @@ def _pool_consumers(stream: str, service: str, pools: Iterable[str]) -> Iterable
 def buckets() -> tuple[BucketSpec, ...]:
     """All key-value buckets."""
     return (
-        BucketSpec(BUCKET_ROOMS),
+        BucketSpec(BUCKET_ROOMS, key_ttl=True),
         BucketSpec(BUCKET_ACCOUNTS, history=8),
         BucketSpec(BUCKET_WORKERS, key_ttl=True),
     )

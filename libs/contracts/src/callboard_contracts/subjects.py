@@ -1,5 +1,6 @@
 """Subjects on the bus: one function for each, so that no service spells one by hand."""
 
+import hashlib
 import re
 from typing import Literal
 
@@ -58,6 +59,11 @@ def result(request_id: str) -> str:
 def ticket(request_id: str) -> str:
     """Where it is kept in which queue a polled job lies."""
     return f"ticket.{token(request_id)}"
+
+
+def request_name(name: str) -> str:
+    """Where it is kept which request a client's own name stands for; any text may be a name."""
+    return f"name.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def usage(tenant: str) -> str:

@@ -1,14 +1,18 @@
 """The rooms service's requests over the bus, for edges and operators' tools."""
 
+import asyncio
+
 from pydantic import ValidationError
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.model import Message
 from callboard_contracts.rooms import RoomReply
-from callboard_kit.bus import Bus, BusError
+from callboard_kit.bus import Bus, BusError, BusUnavailable
 from callboard_kit.rpc import ask_service
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
+ATTEMPT_S = 2.5
+"""A restart of the bus can swallow an answer, so the request is sent again; every request may be."""
 RETRY_AFTER_S = 2.0
 
 
@@ -20,7 +24,7 @@ async def ask_rooms(bus: Bus, subject: str, request: Message, timeout_s: float =
             may have happened.
     """
     try:
-        reply = RoomReply.model_validate_json(await ask_service(bus, subject, request.compact(), timeout_s))
+        reply = RoomReply.model_validate_json(await _answer(bus, subject, request.compact(), timeout_s))
     except (BusError, ValidationError) as error:
         raise CallboardError(
             ErrorCode.BUS_UNAVAILABLE,
@@ -30,3 +34,15 @@ async def ask_rooms(bus: Bus, subject: str, request: Message, timeout_s: float =
     if reply.error is not None:
         raise CallboardError.of(reply.error)
     return reply
+
+
+async def _answer(bus: Bus, subject: str, payload: bytes, timeout_s: float) -> bytes:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    while True:
+        left_s = until - loop.time()
+        try:
+            return await ask_service(bus, subject, payload, min(ATTEMPT_S, left_s))
+        except BusUnavailable:
+            if left_s <= ATTEMPT_S:
+                raise

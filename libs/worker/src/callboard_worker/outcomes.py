@@ -12,6 +12,7 @@ from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
 from callboard_contracts.quota import Hold, UsageEvent, Work, WorkKind, WorkOutcome
 from callboard_kit.bus import Bus, BusError, PublishRefused
+from callboard_kit.kept import keep
 from callboard_worker.engine import EngineError
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import Superseded
@@ -117,8 +118,7 @@ async def keep_outcome(
 
 async def _keep_result(bus: Bus, job: Job, result: Message) -> None:
     try:
-        payload = await bus.cipher.encrypt(result.encoded())
-        await bus.publish_stored(subjects.result(job.request_id), payload, f"{job.request_id}.result")
+        await keep(bus, subjects.result(job.request_id), result, f"{job.request_id}.result")
     except PublishRefused:
         # The client has its frames; only polling for this one reply is lost, and the usage must still count.
         log.exception("result_refused", extra={"request_id": job.request_id})

@@ -67,7 +67,7 @@ class RunningJob(Generic[J]):
     @property
     def watched(self) -> bool:
         """Whether an edge that waits for the job says so; a batch job is polled, at any edge."""
-        return not self.is_batch and self.job.version == JOB_VERSION
+        return not self.is_batch and self.job.version == JOB_VERSION and self.job.has_listening_edge
 
 
 class RunningJobs:

@@ -11,10 +11,8 @@ from callboard_contracts import subjects
 from callboard_contracts.interest import ResumeReply, ResumeRequest
 from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
-from callboard_contracts.streams import RESULT
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
-from callboard_kit.payload_cipher import PayloadUnreadable
-from callboard_kit.stream_reads import read_last
+from callboard_kit.kept import kept
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import Nak, Superseded
 
@@ -57,13 +55,9 @@ async def take_over(job: Job, attempt: int, search: Awaitable[P], metrics: Worke
     return prior
 
 
-async def kept_result(bus: Bus, job: Job, model: type[M]) -> M | None:
-    """The result of a job that had come to its end before its worker was lost; raises BusUnavailable."""
-    kept = await read_last(bus, RESULT, subjects.result(job.request_id))
-    try:
-        return model.model_validate_json(await bus.cipher.decrypt(kept.data)) if kept else None
-    except PayloadUnreadable:
-        return None
+async def kept_result(bus: Bus, request_id: str, model: type[M]) -> M | None:
+    """The result of a job that came to its end, where it is kept; raises BusUnavailable."""
+    return await kept(bus, subjects.result(request_id), model)
 
 
 async def ask_edge(bus: Bus, job: Job, attempt: int, tries: int = ASK_TRIES) -> ResumeReply | None:

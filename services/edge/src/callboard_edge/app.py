@@ -30,6 +30,7 @@ from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
+from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
@@ -49,6 +50,7 @@ from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.openai.protocol import OpenAI
+from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_edge.settings import edge_settings
 from callboard_kit import library_output
 from callboard_kit.background_tasks import BackgroundTasks
@@ -61,7 +63,7 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Admin())
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
@@ -279,6 +281,7 @@ def edge_context(
         speech=SpeechResponder(admission, encoders, metrics, settings),
         rooms=deps.rooms,
         room_reader=deps.room_reader,
+        room_turns=RoomTurns(admission, config.tts.hold_slice_ms),
         room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
         room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,

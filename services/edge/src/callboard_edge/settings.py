@@ -17,6 +17,8 @@ class EdgeSettings:
     max_connections: int
     require_key: bool
     speech: TtsSection
+    simulators: tuple[IPv4Network | IPv6Network, ...]
+    speaks_in_rooms: bool
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -30,4 +32,6 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         max_connections=edge.max_connections,
         require_key=config.quota.require_key,
         speech=config.tts,
+        simulators=config.talkmaster.simulators,
+        speaks_in_rooms=config.talkmaster.speech,
     )

@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from nats import errors
-
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.streams import stored_streams
 from callboard_contracts.subjects import QUOTA_RESERVE
 from callboard_kit.background_tasks import BackgroundTasks
+from callboard_kit.broker import BusBroker
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
 from callboard_kit.resources import bus_connection, ops_server
@@ -40,7 +39,6 @@ from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOCK_SKEW_S
-from callboard_quota.handlers.broker import BusBroker
 from callboard_quota.handlers.rpc import RpcHandlers, subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from callboard_quota.metrics import (
@@ -201,7 +199,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         ready.serving = False
         membership.cancel()
         await asyncio.gather(membership, return_exceptions=True)
-        await _stop_taking(broker)
+        await broker.drain()
         await in_flight.close(DRAIN_TIMEOUT_S)
         await feed.drain(DRAIN_TIMEOUT_S)
         await journal.drain(DRAIN_TIMEOUT_S)
@@ -226,12 +224,3 @@ async def _every(interval_s: float, run: Callable[[], Awaitable[object]]) -> Non
         except (StoreUnavailable, LedgerMisdeclared) as error:
             log.warning("task_postponed", extra={"reason": str(error)})
         await asyncio.sleep(interval_s)
-
-
-async def _stop_taking(broker: BusBroker) -> None:
-    """Takes no more requests; a connection that is just being restored has none."""
-    try:
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            await broker.drain()
-    except (TimeoutError, errors.Error):
-        log.warning("broker_not_drained")

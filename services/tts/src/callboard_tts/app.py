@@ -22,11 +22,11 @@ def build_engine(pool: PoolSettings) -> SpeechEngine:
             case "kokoro_onnx":
                 from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
 
-                return KokoroOnnxEngine(pool.model_path, pool.voices_path, pool.slots, pool.threads, pool.device)
+                return KokoroOnnxEngine(pool.model_path, pool.voices_path, pool.lanes, pool.threads, pool.device)
             case "kokoro":
                 from callboard_tts.backends.kokoro import KokoroEngine
 
-                return KokoroEngine(pool.model_path, pool.voices_path, pool.slots, pool.threads, pool.device)
+                return KokoroEngine(pool.model_path, pool.voices_path, pool.lanes, pool.threads, pool.device)
             case "openai":
                 from callboard_tts.backends.openai import OpenAISpeechEngine
 

@@ -26,11 +26,22 @@ PIECE_DURATION = Histogram(
     "The length of a piece's sound.",
     buckets=(0.5, 1, 2, 4, 6, 8, 12, 16, 24, 32, 60),
 )
+LANE_WAIT = Histogram(
+    "callboard_tts_lane_wait_seconds",
+    "How long a piece waited until an engine lane was free for it.",
+    buckets=_SECONDS,
+)
+REFUSED = Counter(
+    "callboard_tts_refused_total",
+    "Utterances refused before any sound, because the engine could not have kept them fed beside the others.",
+)
 UNDERRUN = Counter(
     "callboard_tts_underruns_total", "Pieces that were ready only after all sound before them had been played."
 )
 AUDIO = Counter("callboard_tts_audio_seconds_total", "Sound sent to listeners.")
-CHARACTERS = Counter("callboard_tts_characters_total", "Characters of text that were spoken, as they were written.")
+CHARACTERS = Counter(
+    "callboard_tts_characters_total", "Characters of text that were spoken, in the words that they became."
+)
 LEFT_OUT = Counter(
     "callboard_tts_left_out_characters_total",
     "Characters of a foreign script that were left out, because no reader for them was found.",

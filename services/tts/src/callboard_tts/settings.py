@@ -7,6 +7,7 @@ from pathlib import Path
 
 from callboard_contracts.config import Config
 from callboard_kit.model_files import model_path
+from callboard_tts.domain.role_play import RolePlay
 from callboard_worker.pool import WorkerPool, find_pool, secret
 
 DEFAULT_MODEL_FILES = {"kokoro_onnx": "kokoro-82m-int8.onnx", "kokoro": "kokoro-82m"}
@@ -31,9 +32,14 @@ class PoolSettings(WorkerPool):
     voices_path: Path
     threads: int | None
     device: str
+    lanes: int
+    """How many pieces the engine speaks at once; `slots` is how many utterances share them."""
+    ahead_s: float
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
+    role_play: RolePlay = "pause"
+    role_play_voice: str | None = None
     words: Mapping[str, str] = field(default_factory=dict[str, str])
     voice_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     hold_slice_ms: int
@@ -61,7 +67,9 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         service="tts",
         name=pool,
         backend=section.backend,
-        slots=section.slots,
+        slots=max(section.slots, section.utterances_at_once),
+        lanes=section.slots,
+        ahead_s=config.tts.ahead_s,
         url=section.url,
         api_key=secret(section.api_key),
         model_path=model_path(config.site, model_file, environ),
@@ -76,6 +84,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         max_input_characters=config.tts.max_input_characters,
         comma_pause_ms=config.tts.comma_pause_ms,
         sentence_pause_ms=config.tts.sentence_pause_ms,
+        role_play=config.tts.role_play,
+        role_play_voice=config.tts.role_play_voice,
         words=config.tts.words,
         voice_words=config.tts.voice_words,
         hold_slice_ms=config.tts.hold_slice_ms,

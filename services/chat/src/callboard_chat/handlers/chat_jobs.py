@@ -23,13 +23,14 @@ from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason, TokenUsage
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Work
+from callboard_contracts.rooms import TurnEnded
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
 from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
 from callboard_worker.running import RunningJob
-from callboard_worker.takeover import take_over
+from callboard_worker.takeover import kept_result, take_over
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,13 @@ class ChatJobs:
             if prior.result is not None or prior.history.end is not None:
                 await self._close_again(running, prior)
                 return
+        elif (
+            job.request.turn is not None
+            and (kept := await kept_result(self._bus, job.request_id, ChatResult)) is not None
+        ):
+            # The rooms service may store the job of a turn again, long after it was run.
+            await self._close_again(running, PriorAttempt("result", result=kept))
+            return
         quota = self._quota(job, prior, lambda: running.left_s)
         prompt = cache(partial(prompt_text, job.request))
         reply = Reply(
@@ -248,6 +256,10 @@ class ChatJobs:
             extensions=quota.extensions,
             result=result,
         )
+        if (turn := job.request.turn) is not None:
+            ended = TurnEnded(room=turn.room, turn=turn.turn)
+            subject = subjects.turn_ended(turn.room, turn.turn)
+            await self._bus.publish_stored(subject, ended.encoded(), f"{job.request_id}.turn")
 
     def _model_figures(self, job: ChatJob) -> metrics.ModelFigures:
         return self._figures.get(job.request.model, self._other)

@@ -68,7 +68,7 @@ async def _find(bus: Bus, running: RunningJob[ChatJob]) -> PriorAttempt:
     if frames and known.whole:
         return PriorAttempt("frames", known, wanted=await _is_wanted(bus, running))
     # The memory stream keeps frames for some minutes, and nothing over a restart of the bus.
-    kept = await kept_result(bus, job, ChatResult)
+    kept = await kept_result(bus, job.request_id, ChatResult)
     if kept is not None:
         reply = await ask_edge(bus, job, running.attempt, tries=1)
         return PriorAttempt("result", _received(reply), kept)

@@ -17,6 +17,7 @@ from callboard_contracts.quota import (
     ReserveRequest,
     UsageReply,
     UsageRequest,
+    WorkKind,
 )
 from callboard_contracts.speech import AudioSegment, SegmentInfo, SpeechJob
 from callboard_contracts.streams import JOB_STREAMS
@@ -34,6 +35,8 @@ class FakeQuotaClient:
 
     def __init__(self) -> None:
         self.refusal: ErrorInfo | None = None
+        self.refused_kind: WorkKind | None = None
+        """The one kind of work that is refused, or None for all."""
         self.states: tuple[LimitState, ...] = ()
         self.require_key = False
         self.delay_s = 0.0
@@ -46,7 +49,7 @@ class FakeQuotaClient:
         """Takes a hold, or says why not."""
         self.asked.append(request)
         await asyncio.sleep(self.delay_s)
-        if self.refusal is not None:
+        if self.refusal is not None and self.refused_kind in (None, request.kind):
             return ReserveReply(error=self.refusal, states=self.states)
         hold = Hold(
             id=request.request_id,
@@ -261,7 +264,18 @@ class FakeResultStore:
     def __init__(self, replies: FakeReplyRouter) -> None:
         self.failure: CallboardError | None = None
         self.tickets: dict[str, JobTicket] = {}
+        self.names: dict[str, str] = {}
         self._replies = replies
+
+    async def put_name(self, name: str, request_id: str) -> None:
+        """Keeps the name of a request."""
+        self._fail()
+        self.names[name] = request_id
+
+    async def named(self, name: str) -> str | None:
+        """The request of a name."""
+        self._fail()
+        return self.names.get(name)
 
     async def put_ticket(self, ticket: JobTicket) -> None:
         """Keeps a ticket."""

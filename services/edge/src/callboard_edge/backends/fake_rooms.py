@@ -47,7 +47,7 @@ class FakeRooms:
         """Opens a room, or finds it open."""
         self._fail()
         room, created = self._opened(request.kind, request.key)
-        if not room.admits(request.secret):
+        if (request.secret or request.settings) and not room.admits(request.secret):
             raise _secret_required()
         digest = secret_digest(request.secret) if request.secret else room.secret_digest
         settings = request.settings or room.settings
@@ -67,7 +67,10 @@ class FakeRooms:
             )
         turn = request.turn.model_copy(update={"number": room.next_number})
         self.posted.append(turn)
-        queue = {"running": turn} if room.running is None else {"waiting": (*room.waiting, turn)}
+        if turn.request is None:
+            queue = {"ended": (*room.ended, _ended(turn))}
+        else:
+            queue = {"running": turn} if room.running is None else {"waiting": (*room.waiting, turn)}
         self.rooms[room.id] = room.model_copy(update={"next_number": turn.number + 1, **queue})
         return RoomReply(id=room.id, created=created)
 
@@ -95,15 +98,7 @@ class FakeRooms:
         turn = room.running
         assert turn is not None
         failed = result is not None and result.end.error is not None
-        ended = EndedTurn(
-            id=turn.id,
-            message_id=turn.message_id,
-            number=turn.number,
-            speaker=turn.speaker,
-            character=turn.character,
-            at=time.time(),
-            failed=failed,
-        )
+        ended = _ended(turn, failed=failed)
         messages = room.messages
         if result is not None:
             self.results[turn.id] = result
@@ -136,6 +131,19 @@ class FakeRooms:
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+def _ended(turn: Turn, *, failed: bool = False) -> EndedTurn:
+    return EndedTurn(
+        id=turn.id,
+        message_id=turn.message_id,
+        number=turn.number,
+        speaker=turn.speaker,
+        text="" if turn.remembers else turn.text,
+        character=turn.character,
+        at=time.time(),
+        failed=failed,
+    )
 
 
 def _secret_required() -> CallboardError:

@@ -5,14 +5,14 @@ from typing import TypeVar
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
-from callboard_contracts.kept import JobTicket
+from callboard_contracts.kept import JobTicket, NamedRequest
 from callboard_contracts.model import Message
-from callboard_contracts.streams import OUT, RESULT
-from callboard_edge.backends.job_queue import bus_unavailable
+from callboard_contracts.streams import OUT
 from callboard_edge.backends.reply_router import read_frame
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.payload_cipher import PayloadUnreadable
-from callboard_kit.stream_reads import read_last, read_subject
+from callboard_kit.jobs import bus_unavailable
+from callboard_kit.kept import keep, kept
+from callboard_kit.stream_reads import read_subject
 
 MAX_FRAMES = 65_536
 
@@ -49,18 +49,29 @@ class BusResultStore:
             raise bus_unavailable() from error
         return [frame for frame in (read_frame(message.data) for message in stored) if frame is not None]
 
+    async def put_name(self, name: str, request_id: str) -> None:
+        """Keeps the name of a request."""
+        named = NamedRequest(request_id=request_id)
+        await self._put(subjects.request_name(name), named, f"{request_id}.name")
+
+    async def named(self, name: str) -> str | None:
+        """The request of a name."""
+        found = await self._last(subjects.request_name, name, NamedRequest)
+        return found.request_id if found else None
+
     async def _put(self, subject: str, message: Message, msg_id: str) -> None:
         try:
-            await self._bus.publish_stored(subject, await self._bus.cipher.encrypt(message.encoded()), msg_id)
+            await keep(self._bus, subject, message, msg_id)
         except BusError as error:
             raise bus_unavailable() from error
 
     async def _last(self, subject_of: Callable[[str], str], request_id: str, model: type[M]) -> M | None:
         try:
-            found = await read_last(self._bus, RESULT, subject_of(request_id))
-            return model.model_validate_json(await self._bus.cipher.decrypt(found.data)) if found else None
-        except (ValueError, PayloadUnreadable):
-            # An id that no subject can hold, or a record of another version, names nothing that is known here.
+            subject = subject_of(request_id)
+        except ValueError:
+            # An id that no subject can hold names nothing that is known here.
             return None
+        try:
+            return await kept(self._bus, subject, model)
         except BusError as error:
             raise bus_unavailable() from error

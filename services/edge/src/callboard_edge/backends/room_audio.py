@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from callboard_contracts import subjects
 from callboard_contracts.speech import AudioSegment, UtteranceStart
 from callboard_contracts.streams import ROOM_AUDIO
-from callboard_edge.backends.job_queue import bus_unavailable
 from callboard_edge.backends.segments import read_segment
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.jobs import bus_unavailable
 from callboard_kit.stream_reads import StoredMessage, first_seq, read_batches, read_last_of_each
 
 log = logging.getLogger(__name__)

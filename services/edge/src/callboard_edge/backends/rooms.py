@@ -6,10 +6,10 @@ from callboard_contracts import subjects
 from callboard_contracts.chat import ChatResult
 from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomKind, RoomReply, RoomRequest, SpeakInRoom, room_id
 from callboard_contracts.streams import BUCKET_ROOMS
-from callboard_edge.backends.job_queue import bus_unavailable
 from callboard_edge.backends.result_store import BusResultStore
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.jobs import bus_unavailable
 from callboard_kit.rooms_rpc import TIMEOUT_S, ask_rooms
 
 

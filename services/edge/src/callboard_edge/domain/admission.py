@@ -70,7 +70,7 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
-        reserve, held = self._chat_reserve(caller, request, model, request_id)
+        reserve, held = self.chat_reserve(caller, request, model, request_id)
         source = TextSource(self.deps.replies, reserve.request_id)
         stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source)
         return await stream.submit(
@@ -78,12 +78,20 @@ class Admission:
         )
 
     async def chat_kept(
-        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        model: ChatModel,
+        request_id: str | None = None,
+        name: str | None = None,
     ) -> str:
         """Holds what a chat request may cost, enqueues it as a batch job and returns its id; raises as `chat`."""
-        reserve, held = self._chat_reserve(caller, request, model, request_id)
+        reserve, held = self.chat_reserve(caller, request, model, request_id)
         await self.kept.submit(
-            reserve, lambda reply: self._chat_job(reserve, reply, request, held), Route("chat", model.pool, "batch")
+            reserve,
+            lambda reply: self._chat_job(reserve, reply, request, held),
+            Route("chat", model.pool, "batch"),
+            name,
         )
         return reserve.request_id
 
@@ -104,7 +112,7 @@ class Admission:
             CallboardError: no worker is expected, or the queue did not take the job.
         """
         check_pool(self.workers, "tts", model.pool, may_sleep=model.may_sleep)
-        reserve = self._reserve(caller, "speech", model.name, Work(audio_ms=audio_ms), request_id)
+        reserve = self.reserve_request(caller, "speech", model.name, Work(audio_ms=audio_ms), request_id)
         source = SpeechSource(self.deps.replies, reserve.request_id)
         stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source)
 
@@ -157,25 +165,41 @@ class Admission:
             raise CallboardError.of(reply.error)
         return reply
 
-    def _chat_reserve(
-        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None
+    def chat_reserve(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        model: ChatModel,
+        request_id: str | None,
+        *,
+        joins_dialogue: bool = False,
     ) -> tuple[ReserveRequest, Work | None]:
-        """The request for the hold, and what it was reckoned for where the worker is to extend it."""
+        """The request for the hold, and what it was reckoned for where the worker is to extend it.
+
+        A prompt that joins a dialogue which is not known yet may fill the context.
+
+        Raises:
+            CallboardError: the prompt cannot fit, or no worker is expected.
+        """
         check_context(request, model)
         check_pool(self.workers, "chat", model.pool, may_sleep=model.may_sleep)
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
-            prompt_tokens, output_tokens = prompt_tokens_bound(request, model.context_tokens), request.max_output_tokens
+            output_tokens = request.max_output_tokens
+            prompt_tokens = max(1, model.context_tokens - output_tokens)
+            if not joins_dialogue:
+                prompt_tokens = prompt_tokens_bound(request, model.context_tokens)
         else:
             prompt_tokens = usual_prompt_tokens(request, tokens_per_byte, model.context_tokens)
             output_tokens = min(request.max_output_tokens, self.hold_slice_tokens)
         work = Work(prompt_tokens=prompt_tokens, completion_tokens=output_tokens)
-        reserve = self._reserve(caller, "chat", model.name, work, request_id)
+        reserve = self.reserve_request(caller, "chat", model.name, work, request_id)
         return reserve, None if tokens_per_byte is None else work
 
-    def _reserve(
+    def reserve_request(
         self, caller: Caller, kind: WorkKind, model: str, work: Work, request_id: str | None
     ) -> ReserveRequest:
+        """The request for a hold; `request_id` is fresh where none is given."""
         return ReserveRequest(
             request_id=request_id or uuid4().hex,
             kind=kind,

@@ -50,12 +50,13 @@ class SpeechModel:
         voices: tuple[str, ...] | None = self.voices or None
         if voices is None and (offered := workers.model("tts", self.pool, self.name)) is not None:
             voices = tuple(voice.name for voice in offered.voices) or None
-        allowed = self.allowed_voices
-        if allowed is None:
-            return VoiceCatalog(voices, self.voice_aliases, self.default_voice)
-        voices = allowed if voices is None else tuple(voice for voice in voices if voice in allowed)
-        aliases = {alias: voice for alias, voice in self.voice_aliases.items() if voice in voices}
-        default = self.default_voice if self.default_voice in (*voices, *aliases) else (*voices, "")[0]
+        aliases, allowed = self.voice_aliases, self.allowed_voices
+        if allowed is not None:
+            voices = allowed if voices is None else tuple(voice for voice in voices if voice in allowed)
+            aliases = {alias: voice for alias, voice in aliases.items() if voice in voices}
+        default = self.default_voice
+        if voices is not None and default not in (*voices, *aliases):
+            default = next(iter(voices), default)
         return VoiceCatalog(voices, aliases, default)
 
     def language(self, workers: Workers, voice: str) -> str | None:

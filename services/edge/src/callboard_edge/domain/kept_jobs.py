@@ -40,9 +40,13 @@ class KeptJobs:
         self._store = store
 
     async def submit(
-        self, reserve: ReserveRequest, make_job: Callable[[ReserveReply], ChatJob], route: Route
+        self,
+        reserve: ReserveRequest,
+        make_job: Callable[[ReserveReply], ChatJob],
+        route: Route,
+        name: str | None = None,
     ) -> Submission:
-        """Takes the hold, enqueues the job and keeps its ticket.
+        """Takes the hold, enqueues the job and keeps its ticket, and the name by which its client asks for it.
 
         Raises:
             QuotaRefused: quota refused the hold.
@@ -59,6 +63,8 @@ class KeptJobs:
             ticket = _ticket(jobs[-1], submission, route)
             try:
                 await self._store.put_ticket(ticket)
+                if name is not None:
+                    await self._store.put_name(name, ticket.request_id)
             except CallboardError:
                 await self._cancel(ticket)
                 raise
@@ -81,6 +87,10 @@ class KeptJobs:
         frames = await self._store.frames(request_id)
         buffer.feed(frames)
         return KeptJob("running" if frames else "queued", ticket, buffer.text, buffer.thinking, buffer.tokens)
+
+    async def find_named(self, name: str) -> KeptJob:
+        """The newest job of a client's own name as it stands; raises as `find`."""
+        return await self.find(await self._store.named(name) or "")
 
     async def cancel(self, request_id: str) -> None:
         """Ends a job, wherever it is; what was written stays readable. Raises as `find`."""

@@ -189,6 +189,14 @@ class ResultStore(Protocol):
         """All frames sent so far for a request, whichever edge it came from; raises CallboardError."""
         ...
 
+    async def put_name(self, name: str, request_id: str) -> None:
+        """Keeps under which name a client asks for a request, the newest of that name; raises CallboardError."""
+        ...
+
+    async def named(self, name: str) -> str | None:
+        """The request that was given a name, or None; raises CallboardError."""
+        ...
+
 
 class RoomAudioSource(Protocol):
     """What is said in rooms, as it comes and as the bus keeps it."""

@@ -8,6 +8,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import RoomReader, RoomsClient
+from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
@@ -35,6 +36,7 @@ class EdgeContext:
     speech: SpeechResponder
     rooms: RoomsClient
     room_reader: RoomReader
+    room_turns: RoomTurns
     room_streams: RoomStreamResponder
     room_recordings: RoomRecordingResponder
     metrics: EdgeMetrics

@@ -16,6 +16,7 @@ from callboard_edge.domain.abilities import (
     with_usable_tools,
 )
 from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.conversation import with_usual_end
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
@@ -109,11 +110,21 @@ class TextResponder:
                 return await self._streamed(call, route, reply, writer)
 
     async def keep(
-        self, call: Call, request: ChatRequest, model: ChatModel, *, refused_sampling: Set[str] = frozenset()
+        self,
+        call: Call,
+        request: ChatRequest,
+        model: ChatModel,
+        *,
+        caller: Caller | None = None,
+        name: str | None = None,
+        refused_sampling: Set[str] = frozenset(),
     ) -> str:
-        """Checks a request whose result is polled, admits it and returns the id to poll by; raises as `respond`."""
+        """Checks a request whose result is polled, admits it and returns the id to poll by; raises as `respond`.
+
+        `caller` stands for the call's own; under `name` the job is found too.
+        """
         request = await self.checked(call, request, model, refused_sampling)
-        return await self.admission.chat_kept(call.caller, request, model, call.fresh_id)
+        return await self.admission.chat_kept(caller or call.caller, request, model, call.fresh_id, name)
 
     async def checked(
         self, call: Call, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]

@@ -7,20 +7,15 @@ request of every client waits for, reach their handler directly.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
-from inspect import cleandoc
-from types import TracebackType
-from typing import Any, get_type_hints
+from typing import Any
 
-from faststream import BaseMiddleware, ContextRepo
-from faststream.message import StreamMessage
+from faststream import ContextRepo
 from faststream.nats import NatsBroker
 from faststream.nats.annotations import NatsMessage
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.model import Message
 from callboard_contracts.quota import ReserveReply, ReserveRequest, VerifyReply, VerifyRequest
 from callboard_contracts.subjects import (
     CTL_ACCOUNTS,
@@ -35,6 +30,7 @@ from callboard_contracts.subjects import (
     QUOTA_VERIFY,
 )
 from callboard_kit.background_tasks import BackgroundTasks
+from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, reply_of, subscribe_all
 from callboard_kit.bus import Bus, BusError
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
@@ -46,8 +42,6 @@ log = logging.getLogger(__name__)
 
 QUEUE = "quota"
 MAX_IN_FLIGHT = 2000
-
-Handler = Callable[..., Awaitable[Message]]
 
 
 class _NotReady(Exception):  # noqa: N818 - a state, not a failure
@@ -88,15 +82,13 @@ class RpcHandlers:
         self._replies = {subject: reply_of(handler) for subject, handler in self.handlers.items()}
         IN_FLIGHT.set_function(lambda: len(in_flight))
 
-    def __call__(self, msg: Any, /, *, context: ContextRepo) -> "_AnsweringMiddleware":
+    def __call__(self, msg: Any, /, *, context: ContextRepo) -> AnsweringMiddleware:
         """The middleware of one message."""
-        return _AnsweringMiddleware(self, msg, context)
+        return AnsweringMiddleware(self.answer, msg, context)
 
     def subscribe(self, broker: NatsBroker) -> None:
         """Has the broker take the requests, in the queue group that all quota processes share."""
-        for subject, handler in self.handlers.items():
-            description = cleandoc(handler.__doc__ or "").partition("\n")[0]
-            broker.subscriber(subject, QUEUE, title=subject, description=description)(handler)
+        subscribe_all(broker, QUEUE, self.handlers)
 
     async def reserve(self, message: Msg) -> None:
         """Answers a reservation without FastStream, which would cost half as much again as the decision."""
@@ -153,26 +145,6 @@ class RpcHandlers:
                 return
 
 
-class _AnsweringMiddleware(BaseMiddleware[Any, Any]):
-    def __init__(self, handlers: RpcHandlers, msg: Any, context: ContextRepo) -> None:
-        super().__init__(msg, context=context)
-        self._handlers = handlers
-
-    async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
-        return await self._handlers.answer(msg.raw_message.subject, partial(call_next, msg))
-
-    async def after_processed(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_val: BaseException | None = None,
-        exc_tb: TracebackType | None = None,
-    ) -> bool | None:
-        # FastStream itself is silent without a logger, and with one it logs every message.
-        if exc_val is not None:
-            log.warning("message_failed", extra={"subject": self.msg.subject, "error": type(exc_val).__name__})
-        return False
-
-
 def subscribe_control(
     broker: NatsBroker, invalidate_accounts: Callable[[], None], invalidate_usage: Callable[[str], None]
 ) -> None:
@@ -190,12 +162,6 @@ def subscribe_control(
         invalidate_usage(tenant)
 
 
-def reply_of(handler: Handler) -> type[Message]:
-    """The model of a handler's reply."""
-    reply: type[Message] = get_type_hints(handler)["return"]
-    return reply
-
-
 def _error_info(request: str, error: Exception) -> ErrorInfo:
     """What the sender of a request is told of an error, which is also counted or logged."""
     if isinstance(error, StoreUnavailable | _NotReady):
@@ -206,10 +172,6 @@ def _error_info(request: str, error: Exception) -> ErrorInfo:
     if isinstance(error, ValidationError):
         if request.startswith("kudos"):
             KUDOS_REFUSALS.labels("malformed").inc()
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # FastStream puts the name of the handler's parameter before the field.
-        loc = first["loc"][1:] if first["loc"][:1] == ("request",) else first["loc"]
-        param = ".".join(map(str, loc)) or "request"
-        return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"{param}: {first['msg']}", param=param)
+        return malformed(error)
     log.error("request_failed", extra={"request": request}, exc_info=error)
     return ErrorInfo(code=ErrorCode.INTERNAL, message="The quota decision failed.")

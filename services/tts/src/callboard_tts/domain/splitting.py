@@ -71,6 +71,14 @@ class Splitter:
         self._text = ""
         self._begin()
 
+    def drop_unfinished(self) -> None:
+        """Drops what follows the last whole sentence of the text that no fragment was made of yet."""
+        ends = (at + 1 for at in reversed(range(len(self._text))) if self._ends_sentence(at))
+        self._text = self._text[: next(ends, 0)]
+
+    def _ends_sentence(self, at: int) -> bool:
+        return boundary(self._text, at, final=True) is Pause.SENTENCE
+
     def finish(self) -> list[Fragment]:
         """Ends the text and returns the remaining fragments."""
         fragments = self._scan(final=True)

@@ -6,11 +6,15 @@ from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import BYTES_PER_MS
 from callboard_tts.domain.hold_limits import Allowance, most_ms, usual_ms
+from callboard_tts.domain.pieces import PieceBatch
 from callboard_tts.domain.segments import Segment
 from callboard_tts.domain.utterance import Utterance
 from callboard_tts.handlers.segment_writer import SegmentWriter
 from callboard_worker import hold_extensions
 from callboard_worker.hold_extensions import JobHolds
+
+UNKNOWN_REST_MS = 3_600_000
+"""What may follow in a text that still arrives: more than any slice."""
 
 
 class QuotaExhausted(Exception):  # noqa: N818 - what happened, not a fault
@@ -103,21 +107,33 @@ class AudioQuota:
 class QuotaGatedWriter:
     """Passes segments on to the writer once they are held, and a piece only once all of it is.
 
-    A piece whose length is not known yet is begun when its longest is held; else it waits until it is made.
+    A piece whose length is not known yet is begun when its longest is held; else it waits until it is made. Of a text
+    that still arrives, a whole slice is held for what is not known yet. `first` is the piece to begin with.
     """
 
-    def __init__(self, writer: SegmentWriter, holds: AudioQuota, utterance: Utterance, speed: float) -> None:
+    def __init__(
+        self, writer: SegmentWriter, holds: AudioQuota, utterance: Utterance, speed: float, first: int
+    ) -> None:
         self._writer = writer
         self._holds = holds
-        self._usual_ms = [usual_ms(piece.text, speed) for piece in utterance.pieces]
-        self._most_ms = [most_ms(piece.text, speed) + utterance.pause_ms(piece) for piece in utterance.pieces]
+        self._utterance = utterance
+        self._speed = speed
+        self._next = first
+        """The piece that is sent, or comes next."""
+        self._usual_ms: list[int] = []
+        self._most_ms: list[int] = []
+        self._is_whole = False
         self._waiting: list[Segment] = []
         self._waiting_bytes = 0
         self._begun = False
 
-    def begin(self, piece: int) -> None:
-        """Looks ahead to the piece that comes first."""
-        self._look_ahead(piece)
+    def expect(self, batch: PieceBatch) -> None:
+        """Takes note of pieces that are to be sent."""
+        self._usual_ms += [usual_ms(piece.text, self._speed) for piece in batch.pieces]
+        self._most_ms += [most_ms(piece.text, self._speed) + self._utterance.pause_ms(piece) for piece in batch.pieces]
+        self._is_whole = batch.is_last
+        if not self._begun and not self._waiting:
+            self._look_ahead()
 
     async def send(self, segment: Segment) -> None:
         """Takes the next segment.
@@ -129,11 +145,12 @@ class QuotaGatedWriter:
         self._waiting.append(segment)
         self._waiting_bytes += len(segment.pcm)
         if segment.piece_done:
-            self._look_ahead(segment.piece + 1)
+            self._next = segment.piece + 1
+            self._look_ahead()
         elif not self._begun and not self._may_begin(segment.piece):
             return
         self._begun = not segment.piece_done
-        await self._holds.cover(self._total_ms, sum(self._most_ms[segment.piece + 1 :]))
+        await self._holds.cover(self._total_ms, self._rest_ms(segment.piece + 1))
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         for one in waiting:
             await self._writer.send(one, self._holds.drain_pending())
@@ -148,6 +165,9 @@ class QuotaGatedWriter:
         longest_ms = self._most_ms[piece]
         return self._holds.covers(sent_ms + longest_ms) or self._waiting_bytes > longest_ms * BYTES_PER_MS
 
-    def _look_ahead(self, piece: int) -> None:
-        if piece < len(self._most_ms):
-            self._holds.look_ahead(self._total_ms, self._usual_ms[piece], sum(self._most_ms[piece:]))
+    def _look_ahead(self) -> None:
+        if self._next < len(self._most_ms):
+            self._holds.look_ahead(self._total_ms, self._usual_ms[self._next], self._rest_ms(self._next))
+
+    def _rest_ms(self, piece: int) -> int:
+        return sum(self._most_ms[piece:]) if self._is_whole else UNKNOWN_REST_MS

@@ -2,7 +2,6 @@
 
 import asyncio
 
-from callboard_contracts import subjects
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
@@ -75,7 +74,7 @@ class SegmentWriter:
         self._sent_bytes += len(pcm)
         self._own_bytes += len(pcm)
         await self._bus.publish_stored(
-            subjects.audio(self._job.room, self._job.utterance, n),
+            self._job.segment_subject(n),
             pcm,
             f"{self._job.request_id}.{self._attempt}.{n}",
             timeout_s=OUTAGE_TIMEOUT_S,

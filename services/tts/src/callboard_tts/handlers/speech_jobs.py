@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Literal
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -9,12 +11,17 @@ from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
+from callboard_tts.domain.hold_limits import usual_ms
+from callboard_tts.domain.pieces import PieceBatch
 from callboard_tts.domain.ports import SpeechEngine
 from callboard_tts.domain.pronunciation import WordLists
+from callboard_tts.domain.scheduling import Playback
 from callboard_tts.domain.segments import Progress
-from callboard_tts.domain.utterance import NOTHING_TO_SPEAK, SpeechDefaults, plan_utterance
+from callboard_tts.domain.utterance import NOTHING_TO_SPEAK, SpeechDefaults, Utterance, plan_utterance, whole_text
 from callboard_tts.domain.voices import Voice
 from callboard_tts.handlers.audio_quota import AudioQuota, QuotaExhausted, QuotaGatedWriter
+from callboard_tts.handlers.engine_lanes import EngineLanes
+from callboard_tts.handlers.narration import Narrator
 from callboard_tts.handlers.segment_writer import SegmentWriter
 from callboard_tts.handlers.synthesis import Synthesis
 from callboard_tts.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
@@ -50,7 +57,11 @@ class SpeechJobs:
             pool.comma_pause_ms,
             pool.sentence_pause_ms,
             WordLists(pool.words, pool.voice_words),
+            pool.role_play,
+            pool.role_play_voice,
         )
+        self._narrator = Narrator(bus)
+        self._lanes = EngineLanes(pool.lanes, pool.ahead_s)
 
     def parse(self, data: bytes) -> SpeechJob:
         """Reads a job; raises ValueError."""
@@ -103,19 +114,25 @@ class SpeechJobs:
         job = running.job
         model = self._pool.models.get(job.request.model)
         engine_model = model.engine_model if model else job.request.model
-        synthesis = Synthesis(self._engine, self._pool.backend, engine_model, running, progress)
+        rest_s = usual_ms(job.request.text, job.request.speed) / 1000
+        playback = Playback(job.tenant, running.is_batch, rest_s, is_whole=job.narrates is None)
+        synthesis = Synthesis(self._engine, self._lanes, self._pool.backend, engine_model, running, progress, playback)
+        # Nobody asks again for what is polled or said in a room.
+        may_wait, is_new = running.is_batch or job.in_room, running.attempt == 1
 
         async def work() -> Outcome[SpeechEndReason]:
-            utterance = await asyncio.to_thread(plan_utterance, job.request, self._defaults, *self._voices(job))
+            utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
+            gate = QuotaGatedWriter(writer, holds, utterance, job.request.speed, progress.piece)
             try:
-                await synthesis.speak(utterance, QuotaGatedWriter(writer, holds, utterance, job.request.speed))
+                async with self._lanes.admitted(playback, may_wait=may_wait, is_new=is_new):
+                    await synthesis.speak(utterance, self._batches(job, utterance), gate)
             except QuotaExhausted as error:
                 limited = error.info.code is ErrorCode.QUOTA_EXCEEDED
                 return Outcome("limit" if limited else "error", error.info)
             except EngineError as error:
                 return Outcome("error", self._told(job, error))
-            # Words that no reader knows are left out, which may have been all of them.
-            return Outcome("stop") if writer.audio_ms else Outcome("error", NOTHING_TO_SPEAK)
+            # Words that no reader knows are left out, which may have been all of them. A reply may have no words.
+            return Outcome("stop") if writer.audio_ms or job.narrates else Outcome("error", NOTHING_TO_SPEAK)
 
         def explain(reason: Literal["deadline", "stalled"]) -> ErrorInfo:
             if reason == "stalled":
@@ -124,6 +141,16 @@ class SpeechJobs:
             return UNAVAILABLE if synthesis.engine_away else DEADLINE
 
         return await outcome_of(running, work, explain, metrics.WORKER)
+
+    async def _batches(self, job: SpeechJob, utterance: Utterance) -> AsyncGenerator[PieceBatch]:
+        """The pieces of the job's text, or of the reply that it narrates as that is written."""
+        if job.narrates is None:
+            pieces = await asyncio.to_thread(whole_text, utterance, job.request.text)
+            yield PieceBatch(pieces, is_last=True)
+            return
+        async with aclosing(self._narrator.batches(job.narrates, utterance)) as batches:
+            async for batch in batches:
+                yield batch
 
     def _voices(self, job: SpeechJob) -> tuple[list[Voice], dict[str, str]]:
         """The voices that the request may name, and other names for them."""

@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from callboard_contracts.speech import SpeechJob
 from callboard_tts import metrics
-from callboard_tts.domain.pieces import Piece
+from callboard_tts.domain.hold_limits import usual_ms
+from callboard_tts.domain.pieces import Piece, PieceBatch
 from callboard_tts.domain.ports import PieceRequest, SpeechEngine
+from callboard_tts.domain.scheduling import Playback
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
 from callboard_tts.domain.tempo import Stretcher, engine_speed
 from callboard_tts.domain.utterance import Utterance
 from callboard_tts.handlers.audio_quota import QuotaGatedWriter
+from callboard_tts.handlers.engine_lanes import EngineLanes
 from callboard_tts.handlers.segment_writer import BYTES_PER_S
 from callboard_worker.engine import EngineUnavailable, backoff_s
 from callboard_worker.running import RunningJob
@@ -20,7 +24,7 @@ from callboard_worker.running import RunningJob
 log = logging.getLogger(__name__)
 
 QUEUED_SEGMENTS = 16
-"""How far the engine may run ahead of the bus: half a minute of sound."""
+"""How many segments may wait to be sent when a piece is begun: half a minute of sound. A lane never waits for them."""
 
 Made = asyncio.Queue[Segment | Exception | None]
 """What the engine has made and nobody has sent yet; None is the end."""
@@ -30,9 +34,19 @@ class Synthesis:
     """The work of one attempt on an utterance, from where earlier attempts left off."""
 
     def __init__(
-        self, engine: SpeechEngine, backend: str, engine_model: str, running: RunningJob[SpeechJob], progress: Progress
+        self,
+        engine: SpeechEngine,
+        lanes: EngineLanes,
+        backend: str,
+        engine_model: str,
+        running: RunningJob[SpeechJob],
+        progress: Progress,
+        playback: Playback,
     ) -> None:
         self._engine = engine
+        self._lanes = lanes
+        self._playback = playback
+        self._taken = asyncio.Event()
         self._backend = backend
         self._engine_model = engine_model
         self._running = running
@@ -40,19 +54,19 @@ class Synthesis:
         self.engine_away = False
         """Whether the engine could not be reached when it was last asked."""
 
-    async def speak(self, utterance: Utterance, writer: QuotaGatedWriter) -> None:
-        """Speaks all that is left of an utterance.
+    async def speak(self, utterance: Utterance, batches: AsyncGenerator[PieceBatch], writer: QuotaGatedWriter) -> None:
+        """Speaks all that is left of an utterance, as its pieces come.
 
         Raises:
             EngineError: a piece cannot be spoken; what came before it was sent.
             QuotaExhausted: no more sound may be sent.
             BusUnavailable: the bus did not keep a segment in time.
         """
-        writer.begin(self._progress.piece)
-        made: Made = asyncio.Queue(QUEUED_SEGMENTS)
-        making = asyncio.ensure_future(self._make_all(utterance, made))
+        made: Made = asyncio.Queue()
+        making = asyncio.ensure_future(self._make_all(utterance, batches, writer, made))
         try:
             while (segment := await made.get()) is not None:
+                self._taken.set()
                 if isinstance(segment, Exception):
                     raise segment
                 await writer.send(segment)
@@ -60,15 +74,24 @@ class Synthesis:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
 
-    async def _make_all(self, utterance: Utterance, made: Made) -> None:
+    async def _make_all(
+        self, utterance: Utterance, batches: AsyncGenerator[PieceBatch], writer: QuotaGatedWriter, made: Made
+    ) -> None:
         try:
-            for piece in utterance.pieces[self._progress.piece :]:
-                await self._make(utterance, piece, made)
+            async with aclosing(batches):
+                async for batch in batches:
+                    writer.expect(batch)
+                    left = [piece for piece in batch.pieces if piece.index >= self._progress.piece]
+                    self._playback.expect(sum(map(self._expected_s, left)), is_last=batch.is_last)
+                    for piece in left:
+                        await self._make(utterance, piece, made)
         except Exception as error:
-            await made.put(error)
+            made.put_nowait(error)
         else:
-            metrics.CHARACTERS.inc(len(self._running.job.request.text))
-            await made.put(None)
+            made.put_nowait(None)
+
+    def _expected_s(self, piece: Piece) -> float:
+        return usual_ms(piece.text, self._running.job.request.speed) / 1000
 
     async def _make(self, utterance: Utterance, piece: Piece, made: Made) -> None:
         """Makes one piece, trying again as long as the engine is away and has made nothing of it."""
@@ -77,7 +100,7 @@ class Synthesis:
         wanted = PieceRequest(
             piece.index,
             piece.text,
-            utterance.voice,
+            utterance.voice_of(piece),
             speed,
             self._engine_model,
             request.instructions,
@@ -85,9 +108,15 @@ class Synthesis:
         )
         skip = self._progress.offset_bytes if piece.index == self._progress.piece else 0
         tries = 0
+        expected_s = self._expected_s(piece)
+        while made.qsize() >= QUEUED_SEGMENTS:
+            self._taken.clear()
+            await self._taken.wait()
         while True:
+            pause, cutter = silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip)
             try:
-                await self._make_once(wanted, silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip), made)
+                async with self._lanes.lane(self._playback, expected_s):
+                    await self._make_once(wanted, pause, cutter, made)
             except EngineUnavailable as error:
                 self.engine_away = True
                 metrics.ENGINE_ERRORS.labels(self._backend, "unavailable").inc()
@@ -97,6 +126,8 @@ class Synthesis:
                 metrics.WORKER.engine_retries.labels(self._backend).inc()
             else:
                 self.engine_away = False
+                self._playback.rest_s = max(0.0, self._playback.rest_s - expected_s)
+                metrics.CHARACTERS.inc(len(piece.text))
                 return
 
     async def _make_once(self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, made: Made) -> None:
@@ -112,7 +143,7 @@ class Synthesis:
                 try:
                     samples = await anext(parts, None)
                 finally:
-                    # While a part waits for its place in the queue, nothing is expected of the engine.
+                    # While its sound is worked on here, nothing is expected of the engine.
                     self._running.heard_at = None
                 working_s += clock() - started
                 is_whole = samples is None
@@ -123,8 +154,10 @@ class Synthesis:
                 length_bytes += len(pcm)
                 if pcm and pause:
                     pcm, pause = pause + pcm, b""
+                self._playback.made(len(pcm) / BYTES_PER_S, clock())
                 for segment in cutter.finish(pcm) if is_whole else cutter.feed(pcm):
-                    await made.put(segment)
+                    made.put_nowait(segment)
         if length_bytes:
+            self._lanes.measured(working_s, length_bytes / BYTES_PER_S)
             metrics.PIECE_DURATION.observe(length_bytes / BYTES_PER_S)
             metrics.REAL_TIME_FACTOR.observe(working_s * BYTES_PER_S / length_bytes)

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from callboard_contracts import subjects
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechJob
-from callboard_contracts.streams import AUDIO
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
 from callboard_tts.domain.segments import Progress, progress_of
@@ -27,10 +25,12 @@ class PriorAttempt:
 async def read_segments(bus: Bus, job: SpeechJob) -> list[AudioSegment]:
     """The segments of an utterance that the bus still has, in the order in which they were stored.
 
+    Where it is spoken in a room, its announcement lies beside them.
+
     Raises:
         BusUnavailable: the bus does not answer at this moment.
     """
-    stored = await read_subject(bus, AUDIO, subjects.audio(job.room, job.utterance, "*"))
+    stored = await read_subject(bus, job.audio_stream, job.segment_subject("*"))
     return [
         AudioSegment(
             int(message.subject.rsplit(".", 1)[-1]),
@@ -38,6 +38,7 @@ async def read_segments(bus: Bus, job: SpeechJob) -> list[AudioSegment]:
             message.data,
         )
         for message in stored
+        if SEGMENT in message.headers
     ]
 
 
@@ -49,7 +50,7 @@ async def find_what_was_sent(bus: Bus, job: SpeechJob) -> tuple[Progress, int]:
 
 
 async def find_prior_attempt(bus: Bus, running: RunningJob[SpeechJob]) -> PriorAttempt:
-    """Looks for the segments that were sent; without any, asks the edge what it received.
+    """Looks for the segments that were sent; without any, asks the edge that listens what it received.
 
     Of an utterance that nobody waits for any more, and of which nothing else is left, its worker's record counts.
 
@@ -61,7 +62,8 @@ async def find_prior_attempt(bus: Bus, running: RunningJob[SpeechJob]) -> PriorA
     if progress.next_n:
         return PriorAttempt("stream", progress)
     # Nothing was sent, or the stream lost it with the server's memory.
-    reply = await ask_edge(bus, running.job, running.attempt)
+    asks = running.job.has_listening_edge
+    reply = await ask_edge(bus, running.job, running.attempt) if asks else None
     if reply is None and running.watched:
         return PriorAttempt("nowhere", await _recorded(bus, running.job), wanted=False)
     # What was held for it is still held, though the segments that said so may be lost.

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.bodies import validated
 from callboard_edge.http.call import Call
+from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.route import Handler
 
 M = TypeVar("M", bound=BaseModel)
@@ -20,14 +22,17 @@ JSON_TYPES = ("application/json", "text/json")
 class Refusal(CallboardError):  # noqa: N818 - an answer, in the protocol's form
     """An answer other than what was asked for, with the status and body that it has on the wire."""
 
-    def __init__(self, code: ErrorCode, status: int, body: Mapping[str, Any] | str) -> None:
+    def __init__(
+        self, code: ErrorCode, status: int, body: Mapping[str, Any] | str, info: ErrorInfo | None = None
+    ) -> None:
         super().__init__(code, "The request was refused.")
+        self.info = info or self.info
         self.status = status
         self.body = body
 
 
 def served(handler: Handler) -> Handler:
-    """A handler whose errors are told in this protocol's form; only the exact path and method lead to it."""
+    """A handler to which only the exact path and method lead, and whose refusals by a limit name the address."""
 
     async def answer(call: Call) -> web.StreamResponse:
         if call.request.method == "HEAD":
@@ -36,46 +41,34 @@ def served(handler: Handler) -> Handler:
             raise CallboardError(ErrorCode.NOT_FOUND, "Nothing is served at this path.")
         try:
             return await handler(call)
-        except Refusal:
-            raise
-        except CallboardError as error:
-            raise told(error, call) from error
+        except QuotaRefused as error:
+            if error.info.kind.status != 429:
+                raise
+            call.headers.update(rate_limit_headers(error.states))
+            body = {"error": error.info.message, "ip_address": call.caller.address}
+            raise Refusal(error.info.code, 429, body, error.info) from error
 
     return answer
-
-
-def told(error: CallboardError, call: Call) -> Refusal:
-    """An error of the edge in this protocol's form."""
-    info = error.info
-    body: dict[str, Any] = {"error": info.message}
-    status = info.kind.status
-    match info.code:
-        case ErrorCode.UNKNOWN_MODEL:
-            status = 400
-            body["available_models"] = info.offered
-        case ErrorCode.UNKNOWN_VOICE:
-            body["allowed_voices"] = info.offered
-        case ErrorCode.QUOTA_EXCEEDED | ErrorCode.QUEUE_FULL:
-            body["ip_address"] = call.caller.address
-        case ErrorCode.ROOM_SECRET_REQUIRED | ErrorCode.NOT_FOUND | ErrorCode.CONFLICT:
-            status = 400
-        case _:
-            pass
-    refusal = Refusal(info.code, status, body)
-    refusal.info = info
-    return refusal
 
 
 def render_error(error: CallboardError) -> web.Response:
     """An error as an answer; a path or method that leads nowhere is 401, as scripts know it."""
     if isinstance(error, Refusal):
         return web.json_response(error.body, status=error.status, dumps=_dumps)
-    status = error.info.kind.status
-    if error.info.code in (ErrorCode.NOT_FOUND, ErrorCode.METHOD_NOT_ALLOWED):
-        return web.json_response({"message": "Nothing is served at this path and method."}, status=401)
-    if error.info.code is ErrorCode.INVALID_API_KEY:
-        return web.json_response({"message": error.info.message}, status=401)
-    return web.json_response({"error": error.info.message}, status=status, dumps=_dumps)
+    info = error.info
+    status, body = info.kind.status, {"error": info.message}
+    match info.code:
+        case ErrorCode.NOT_FOUND | ErrorCode.METHOD_NOT_ALLOWED | ErrorCode.INVALID_API_KEY:
+            status, body = 401, {"message": info.message}
+        case ErrorCode.UNKNOWN_MODEL:
+            status, body = 400, {**body, "available_models": info.offered}
+        case ErrorCode.UNKNOWN_VOICE:
+            body = {**body, "allowed_voices": info.offered}
+        case ErrorCode.ROOM_SECRET_REQUIRED | ErrorCode.CONFLICT | ErrorCode.DUPLICATE_MESSAGE:
+            status = 400
+        case _:
+            pass
+    return web.json_response(body, status=status, dumps=_dumps)
 
 
 async def body_of(call: Call, model: type[M]) -> M:

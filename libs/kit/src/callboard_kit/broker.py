@@ -5,20 +5,36 @@ the client when it stops.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any
+from inspect import cleandoc
+from types import TracebackType
+from typing import Any, get_type_hints
 
+from faststream import BaseMiddleware, ContextRepo
+from faststream.message import StreamMessage
 from faststream.nats import NatsBroker
 from faststream.nats.subscriber.usecases.core_subscriber import CoreSubscriber
 from faststream.types import BrokerMiddleware
+from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from pydantic import ValidationError
 
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.model import Message
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 
+log = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT_S = 10.0
+
 Handle = Callable[[Msg], Coroutine[Any, Any, None]]
+Handler = Callable[..., Awaitable[Message]]
+Answer = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Calls the handler of a subject and returns its reply, or the error in the reply's form."""
 
 
 class BusBroker(NatsBroker):
@@ -67,10 +83,17 @@ class BusBroker(NatsBroker):
                 await self._bus.drain(subscriber.subscription)
 
     async def drain(self) -> None:
-        """Takes no more messages; those on their way still become tasks, and the connection stays for their replies."""
-        for subscriber in self._core_subscribers() if self.joined else []:
-            if subscriber.subscription is not None:
-                await subscriber.subscription.drain()
+        """Takes no more messages; those on their way still become tasks, and the connection stays for their replies.
+
+        A connection that is just being restored has none.
+        """
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                for subscriber in self._core_subscribers() if self.joined else []:
+                    if subscriber.subscription is not None:
+                        await subscriber.subscription.drain()
+        except (TimeoutError, errors.Error):
+            log.warning("broker_not_drained")
 
     async def _subscribe(self, subscribers: Sequence[CoreSubscriber]) -> None:
         for subscriber in subscribers:
@@ -93,3 +116,49 @@ class BusBroker(NatsBroker):
         # Until all its subscribers run FastStream drops what comes.
         await self._started.wait()
         await subscriber.consume(message)
+
+
+class AnsweringMiddleware(BaseMiddleware[Any, Any]):
+    """Has every message answered by `answer`, and logs what fails by its type."""
+
+    def __init__(self, answer: Answer, msg: Any, context: ContextRepo) -> None:
+        super().__init__(msg, context=context)
+        self._answer = answer
+
+    async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]) -> Any:
+        """Calls the handler."""
+        return await self._answer(msg.raw_message.subject, partial(call_next, msg))
+
+    async def after_processed(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> bool | None:
+        """Logs an error."""
+        # FastStream itself is silent without a logger, and with one it logs every message.
+        if exc_val is not None:
+            log.warning("message_failed", extra={"subject": self.msg.subject, "error": type(exc_val).__name__})
+        return False
+
+
+def subscribe_all(broker: NatsBroker, queue: str, handlers: Mapping[str, Handler]) -> None:
+    """Has the broker take requests by their subjects, in the queue group that all processes of a service share."""
+    for subject, handler in handlers.items():
+        description = cleandoc(handler.__doc__ or "").partition("\n")[0]
+        broker.subscriber(subject, queue, title=subject, description=description)(handler)
+
+
+def reply_of(handler: Handler) -> type[Message]:
+    """The model of a handler's reply."""
+    reply: type[Message] = get_type_hints(handler)["return"]
+    return reply
+
+
+def malformed(error: ValidationError) -> ErrorInfo:
+    """The error for a request that cannot be read, by the field at fault."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    # FastStream puts the name of the handler's parameter before the field.
+    loc = first["loc"][1:] if first["loc"][:1] == ("request",) else first["loc"]
+    param = ".".join(map(str, loc)) or "request"
+    return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"{param}: {first['msg']}", param=param)

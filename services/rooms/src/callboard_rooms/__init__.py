@@ -1,0 +1,1 @@
+"""The rooms service: conversations that are kept, and their turns in order."""

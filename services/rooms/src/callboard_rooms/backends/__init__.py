@@ -1,0 +1,1 @@
+"""Where rooms are kept, and what their turns need from the bus."""

@@ -1,0 +1,143 @@
+"""Rooms and what their turns need, in memory."""
+
+from collections.abc import AsyncGenerator, Callable
+
+from callboard_contracts.chat import ChatEnd, ChatJob, ChatResult
+from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.quota import Hold
+from callboard_contracts.rooms import Room, Turn
+from callboard_contracts.speech import SpeechJob
+from callboard_rooms.domain.ports import Conflict, StoredRoom
+
+
+class MemoryRoomStore:
+    """Behaves like the bucket; `before_write` is called before each write, so that a test can write first."""
+
+    def __init__(self, max_document_bytes: int = 1_000_000) -> None:
+        self.max_document_bytes = max_document_bytes
+        self.before_write: Callable[[str], object] = lambda _room_id: None
+        self._rooms: dict[str, tuple[bytes | None, int]] = {}
+        self._revision = 0
+
+    async def load(self, room_id: str) -> StoredRoom:
+        """Reads a room."""
+        return _stored(*self._rooms.get(room_id, (None, 0)))
+
+    async def save(self, room: Room, revision: int) -> None:
+        """Writes a room that is at a revision."""
+        self._write(room.id, room.compact(), revision)
+
+    async def delete(self, room_id: str, revision: int) -> None:
+        """Deletes a room that is at a revision."""
+        self._write(room_id, None, revision)
+
+    async def changes(self, after_revision: int) -> AsyncGenerator[list[tuple[str, StoredRoom]]]:
+        """Yields the rooms that were changed after a revision."""
+        yield [(name, _stored(*one)) for name, one in self._rooms.items() if one[1] > after_revision]
+
+    def bump(self, room_id: str) -> None:
+        """Writes a room as it is, as another process may at any time."""
+        self._revision += 1
+        self._rooms[room_id] = (self._rooms[room_id][0], self._revision)
+
+    def _write(self, room_id: str, data: bytes | None, revision: int) -> None:
+        self.before_write(room_id)
+        if self._rooms.get(room_id, (None, 0))[1] != revision:
+            raise Conflict(room_id)
+        self._revision += 1
+        self._rooms[room_id] = (data, self._revision)
+
+
+class MemoryTurns:
+    """Work queues, results, announcements and holds in memory; `refusal` and `failure` are raised on demand."""
+
+    def __init__(self) -> None:
+        self.max_request_bytes = 1_000_000
+        self.failure: Exception | None = None
+        self.refusal: CallboardError | None = None
+        self.speech_refusal: CallboardError | None = None
+        self.chats: list[ChatJob] = []
+        self.speeches: list[SpeechJob] = []
+        self.removed: list[int] = []
+        self.cancelled: list[str] = []
+        self.begun: set[str] = set()
+        self.results: dict[str, ChatResult] = {}
+        self.announced: list[int] = []
+        self.left_out: list[int] = []
+        self.released: list[str] = []
+        self.told: list[str] = []
+
+    async def queue_chat(self, job: ChatJob, pool: str) -> int:
+        """Stores a job once."""
+        self._fail(self.refusal)
+        if all(known.request_id != job.request_id for known in self.chats):
+            self.chats.append(job)
+        return self._place(job.request_id)
+
+    async def queue_speech(self, job: SpeechJob, pool: str) -> int:
+        """Stores a job once."""
+        self._fail(self.speech_refusal)
+        if all(known.request_id != job.request_id for known in self.speeches):
+            self.speeches.append(job)
+        return len(self.speeches)
+
+    async def find_chat(self, turn: Turn) -> int | None:
+        """The place of a turn's job, or None."""
+        self._fail()
+        known = any(job.request_id == turn.id for job in self.chats)
+        return self._place(turn.id) if known and turn.id not in self.results else None
+
+    async def cancel(self, request_id: str) -> None:
+        """Notes the cancellation."""
+        self.cancelled.append(request_id)
+
+    async def remove_chat(self, seq: int) -> None:
+        """Notes the removal."""
+        self.removed.append(seq)
+
+    async def remove_speech(self, seq: int) -> None:
+        """Notes the removal."""
+        self.removed.append(-seq)
+
+    async def was_begun(self, request_id: str) -> bool:
+        """Whether a test says so."""
+        return request_id in self.begun
+
+    async def read(self, turn_id: str) -> ChatResult | None:
+        """How a turn ended, or None."""
+        self._fail()
+        return self.results.get(turn_id)
+
+    async def keep_error(self, turn: Turn, error: ErrorInfo | None) -> None:
+        """Keeps that a turn ended without a worker."""
+        end = ChatEnd(reason="error", error=error) if error else ChatEnd(reason="cancelled")
+        self.results.setdefault(turn.id, ChatResult(request_id=turn.id, model="", text="", end=end))
+
+    async def announce(self, room_id: str, turn: Turn) -> None:
+        """Notes an utterance, once."""
+        self._fail()
+        if turn.number not in self.announced:
+            self.announced.append(turn.number)
+
+    async def leave_out(self, room_id: str, turn: Turn) -> None:
+        """Notes an utterance that does not come."""
+        self.left_out.append(turn.number)
+
+    async def release(self, hold: Hold) -> None:
+        """Notes a hold that was given back."""
+        self.released.append(hold.request_id)
+
+    async def changed(self, room_id: str) -> None:
+        """Notes a change."""
+        self.told.append(room_id)
+
+    def _place(self, request_id: str) -> int:
+        return next(n for n, job in enumerate(self.chats, 1) if job.request_id == request_id)
+
+    def _fail(self, refusal: Exception | None = None) -> None:
+        if self.failure is not None or refusal is not None:
+            raise self.failure or refusal  # pyright: ignore[reportGeneralTypeIssues] - one of them is set
+
+
+def _stored(data: bytes | None, revision: int) -> StoredRoom:
+    return StoredRoom(None if data is None else Room.model_validate_json(data), revision)

@@ -1,0 +1,183 @@
+"""Decides which utterance's next piece an engine lane speaks: the one whose listener runs dry first.
+
+The earliest latest start is first: the moment when a listener has heard all, less the time that the next piece takes.
+What is due already is shared fairly between tenants by start-time fair queueing, so that a tenant's own utterances
+compete with each other first. Every due time is fixed when the piece is asked for, so each piece's turn comes.
+
+The clock's times are given to each call.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+BATCH_PATIENCE_S = 30.0
+"""How much later than a live one a piece is due for which nobody listens."""
+NEAR_DRY_SHARE = 0.5
+"""With less than this share of the bound ahead, a listener counts as nearly dry."""
+UNKNOWN_REST_S = 30.0
+"""How much sound is expected of a text that still arrives."""
+HORIZONS_S = (10.0, 20.0, 40.0)
+"""The times within which all that listeners need then must be spoken, for one more utterance to be admitted."""
+MIN_RETRY_S = 1.0
+_DECAY = 0.8
+
+
+@dataclass(eq=False, slots=True)
+class Playback:
+    """One utterance in work, and how far its sound is ahead of its listener; lengths are seconds of sound.
+
+    `rest_s` is what is still to be spoken, as far as it is known; `is_whole` says that it is known to the end.
+    """
+
+    tenant: str
+    is_batch: bool = False
+    rest_s: float = 0.0
+    is_whole: bool = False
+    begun: bool = False
+    """Whether it has a first sound."""
+    dry_at: float = 0.0
+    """When its listener has heard all that was made."""
+
+    def expect(self, sound_s: float, *, is_last: bool) -> None:
+        """Takes note of pieces that are to be spoken; the estimate of a whole text gives way to its pieces."""
+        known_s = 0.0 if self.is_whole else self.rest_s
+        self.rest_s, self.is_whole = known_s + sound_s, is_last
+
+    def made(self, sound_s: float, now: float) -> None:
+        """Takes note of sound that goes to the listener."""
+        self.dry_at = max(self.dry_at, now) + sound_s
+        self.begun = self.begun or sound_s > 0
+
+    def ahead_s(self, now: float) -> float:
+        """How much of its sound was not heard yet."""
+        return max(0.0, self.dry_at - now) if self.begun else 0.0
+
+    def needed_s(self, within_s: float, now: float) -> float:
+        """How much sound is to be made for its listener within a time."""
+        rest_s = self.rest_s if self.is_whole else max(self.rest_s, UNKNOWN_REST_S)
+        return min(rest_s, max(0.0, within_s - self.ahead_s(now)))
+
+
+class RealTimeFactor:
+    """The engine's time for a second of sound, smoothed over the last pieces; None before the first."""
+
+    def __init__(self) -> None:
+        self._working_s = 0.0
+        self._sound_s = 0.0
+
+    @property
+    def value(self) -> float | None:
+        """The factor of one lane."""
+        return self._working_s / self._sound_s if self._sound_s > 0 else None
+
+    def add(self, working_s: float, sound_s: float) -> None:
+        """Takes in one piece; longer ones weigh more."""
+        self._working_s = self._working_s * _DECAY + working_s
+        self._sound_s = self._sound_s * _DECAY + sound_s
+
+
+@dataclass(slots=True)
+class _Request:
+    playback: Playback
+    piece_s: float
+    asked_at: float
+
+    def due_at(self) -> float:
+        begun_at = max(self.playback.dry_at, self.asked_at) if self.playback.begun else self.asked_at
+        return begun_at + (BATCH_PATIENCE_S if self.playback.is_batch else 0.0)
+
+
+@dataclass(slots=True)
+class PieceScheduler:
+    """The lanes of one engine, and who waits for them."""
+
+    lanes: int
+    ahead_s: float
+    factor: RealTimeFactor = field(default_factory=RealTimeFactor)
+    _playbacks: set[Playback] = field(default_factory=set[Playback])
+    _waiting: dict[Playback, _Request] = field(default_factory=dict[Playback, _Request])
+    _speaking: set[Playback] = field(default_factory=set[Playback])
+    _virtual_time: float = 0.0
+    _tenant_ends: dict[str, float] = field(default_factory=dict[str, float])
+    """Where in virtual time each tenant's share ends that was given out."""
+
+    def shortage_s(self, playback: Playback, now: float) -> float:
+        """By how many seconds the lanes would lag behind what all live listeners need, with one more; 0 for none.
+
+        One alone is never short, since nobody else is harmed.
+        """
+        others = [one for one in self._playbacks if not one.is_batch and one is not playback]
+        factor = self.factor.value
+        if not others or factor is None:
+            return 0.0
+        everyone = [*others, playback]
+        lags_s = [
+            sum(one.needed_s(within_s, now) for one in everyone) * factor / self.lanes - within_s
+            for within_s in HORIZONS_S
+        ]
+        return max(MIN_RETRY_S, *lags_s) if max(lags_s) > 0 else 0.0
+
+    def enter(self, playback: Playback) -> None:
+        """Takes an utterance into work."""
+        self._playbacks.add(playback)
+
+    def leave(self, playback: Playback) -> None:
+        """Forgets an utterance, which has no lane any more."""
+        self._playbacks.discard(playback)
+        self._waiting.pop(playback, None)
+
+    def ask(self, playback: Playback, piece_s: float, now: float) -> None:
+        """Asks for a lane for an utterance's next piece, which is expected to be so long."""
+        self._waiting[playback] = _Request(playback, piece_s, now)
+
+    def withdraw(self, playback: Playback) -> None:
+        """Asks no more."""
+        self._waiting.pop(playback, None)
+
+    def release(self, playback: Playback) -> None:
+        """Gives a lane back."""
+        self._speaking.discard(playback)
+
+    def grant(self, now: float) -> Playback | None:
+        """Gives a free lane to the utterance that is next; None where there is no lane, or nobody may have it now."""
+        if len(self._speaking) >= self.lanes:
+            return None
+        eligible = [request for request in self._waiting.values() if self._is_eligible(request.playback, now)]
+        if not eligible:
+            return None
+        due = [request for request in eligible if self._latest_start(request) <= now]
+        chosen = min(due, key=self._fair_order) if due else min(eligible, key=self._latest_start)
+        self._charge(chosen)
+        del self._waiting[chosen.playback]
+        self._speaking.add(chosen.playback)
+        return chosen.playback
+
+    def next_check_s(self, now: float) -> float | None:
+        """After how long somebody who waits for a free lane may have it; None where only others' work can tell."""
+        if len(self._speaking) >= self.lanes or not self._waiting:
+            return None
+        return max(0.0, min(playback.ahead_s(now) for playback in self._waiting) - self.ahead_s)
+
+    def _is_eligible(self, playback: Playback, now: float) -> bool:
+        """Whether an utterance is not so far ahead that its lane is better kept for those who may need it soon."""
+        if playback.ahead_s(now) <= self.ahead_s:
+            return True
+        near_dry_s = self.ahead_s * NEAR_DRY_SHARE
+        others: Iterable[Playback] = (*self._waiting, *self._speaking)
+        return all(one is playback or one.is_batch or one.ahead_s(now) >= near_dry_s for one in others)
+
+    def _latest_start(self, request: _Request) -> float:
+        working_s = request.piece_s * (self.factor.value or 0.0) if request.playback.begun else 0.0
+        return request.due_at() - working_s
+
+    def _fair_order(self, request: _Request) -> tuple[float, float]:
+        return self._share_begins(request), self._latest_start(request)
+
+    def _share_begins(self, request: _Request) -> float:
+        return max(self._virtual_time, self._tenant_ends.get(request.playback.tenant, 0.0))
+
+    def _charge(self, request: _Request) -> None:
+        begins = self._share_begins(request)
+        self._virtual_time = begins
+        self._tenant_ends = {tenant: end for tenant, end in self._tenant_ends.items() if end > begins}
+        self._tenant_ends[request.playback.tenant] = begins + request.piece_s
