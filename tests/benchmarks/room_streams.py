@@ -122,7 +122,7 @@ async def site(edges: int = 1) -> AsyncGenerator[tuple[Deployment, Bus]]:
     """A bus and edges that serve rooms."""
     with tempfile.TemporaryDirectory(prefix="callboard-rooms-") as folder:
         config = {"room_stream": {"pause_s": PAUSE_S}, "edge": {"drain_timeout_s": 2}}
-        deployment = Deployment(Path(folder), config, log_level="warning", edge_module="tests.benchmarks.room_edge")
+        deployment = Deployment(Path(folder), config, log_level="warning")
         try:
             await asyncio.to_thread(lambda: deployment.start(chats=0, speakers=0, quotas=0, edges=edges))
             bus = await Bus.connect(NatsSection(url=deployment.nats.url), "bench", lambda: None)
