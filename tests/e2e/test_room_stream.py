@@ -69,7 +69,7 @@ async def test_room_is_heard_at_every_edge_and_its_recording_asks_for_its_secret
     for data in (second.data, recording):
         samples = np.trim_zeros(np.round(decoded(data, "mp3") * 1000).astype(int))
         lengths.append(len(samples) / 24_000)
-        pauses = [one.length_ms for one in silences(samples / 1000, at_least_ms=400)]
+        pauses = [one.length_ms for one in silences((samples / 1000).astype(np.float32), at_least_ms=400)]
         assert len(pauses) == 1
         assert pauses[0] == pytest.approx(500, abs=40)
     # What was heard while it was made is as long as its recording.
