@@ -2,22 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
 import numpy as np
-from aiohttp import web
 from numpy.typing import NDArray
 
 from callboard_contracts import headers, subjects
-from callboard_contracts.errors import CallboardError
 from callboard_contracts.rooms import Room, RoomKind, room_id
 from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, UtteranceStart
-from callboard_edge.http.context import EdgeContext
-from callboard_edge.http.protocol import no_credentials
-from callboard_edge.http.route import Route
-from callboard_edge.protocols.talkmaster import errors, stream
 from callboard_kit.bus import Bus
 
 RATE_HZ = 24_000
@@ -95,13 +89,15 @@ class Sound:
         return self.end_s - self.begin_s
 
 
-def sounds(samples: Sequence[int] | NDArray[np.int16], frequencies_hz: Sequence[int]) -> list[Sound]:
-    """The tones that were heard, one after the other, exact to ten milliseconds."""
+def sounds(
+    samples: Sequence[int] | NDArray[np.int16], frequencies_hz: Sequence[int], quiet: int = QUIET
+) -> list[Sound]:
+    """The tones that were heard, one after the other, exact to ten milliseconds; below `quiet` is silence."""
     heard = np.asarray(samples, np.float64)
     heard = heard[: len(heard) // WINDOW * WINDOW].reshape(-1, WINDOW)
     at = np.arange(WINDOW) / RATE_HZ
     powers = np.stack([np.abs(heard @ np.exp(-2j * np.pi * hz * at)) for hz in frequencies_hz])
-    loud = np.sqrt(np.mean(heard**2, axis=1)) > QUIET
+    loud = np.sqrt(np.mean(heard**2, axis=1)) > quiet
     which = np.where(loud, powers.argmax(axis=0), -1)
     found: list[Sound] = []
     begin = 0
@@ -141,27 +137,6 @@ async def listen(session: aiohttp.ClientSession, url: str, seconds: float, **giv
         except TimeoutError:
             pass
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class StreamsOnly:
-    """A protocol of the room streams alone."""
-
-    name: str = "streams"
-    prefixes: Sequence[str] = ("/ait", "/translation")
-    browsers: bool = True
-
-    def credentials(self, headers: Mapping[str, str]) -> str:
-        """Nobody needs a key."""
-        return no_credentials(headers)
-
-    def render_error(self, error: CallboardError) -> web.Response:
-        """As AI Talkmaster shows it."""
-        return errors.render_error(error)
-
-    def routes(self, context: EdgeContext) -> Sequence[Route]:
-        """The routes of the streams."""
-        return stream.routes(context)
 
 
 def opened_room(kind: RoomKind, key: str, digest: str | None = None) -> Room:

@@ -13,7 +13,7 @@ from callboard_contracts.rooms import EndedTurn, Room, RoomMessage, secret_diges
 from callboard_contracts.speech import AudioSegment, SegmentInfo, SpeechEnd, UtteranceStart
 from callboard_edge.domain.recording import Cue
 from callboard_edge.http.room_recording import webvtt
-from tests.support.room_speech import StreamsOnly, opened_room, sounds, tone, utterance_name
+from tests.support.room_speech import opened_room, sounds, tone, utterance_name
 from tests.unit.edge.harness import EdgeHarness, running
 from tests.unit.edge_media.clips import decode
 
@@ -26,7 +26,7 @@ SECRET = "open sesame"
 async def edge(*, records: bool = True, digest: str | None = None) -> AsyncGenerator[EdgeHarness]:
     """An edge with one open room, at a site that keeps recordings."""
     settings: dict[str, Any] = {"rooms": {"recording_life_s": 3600} if records else {}}
-    async with running(settings, protocols=(StreamsOnly(),)) as harness:
+    async with running(settings) as harness:
         room = opened_room("ait", "pond", digest)
         harness.rooms.rooms[room.id] = room
         yield harness

@@ -16,7 +16,6 @@ from callboard_contracts.rooms import RoomKind, room_id
 from callboard_edge.media.mp3 import frame_bytes
 from tests.support.room_speech import (
     Received,
-    StreamsOnly,
     listen,
     opened_room,
     sounds,
@@ -39,7 +38,7 @@ async def edge(
 ) -> AsyncGenerator[EdgeHarness]:
     """An edge with open rooms."""
     settings = {"room_stream": {**SETTINGS, **over}}
-    async with running(settings, protocols=(StreamsOnly(),), idle_loop=idle_loop) as harness:
+    async with running(settings, idle_loop=idle_loop) as harness:
         for key in keys:
             room = opened_room(kind, key)
             harness.rooms.rooms[room.id] = room

@@ -23,6 +23,15 @@ def test_resumed_piece_leaves_out_what_was_sent() -> None:
     assert [(segment.offset_bytes, segment.pcm) for segment in segments] == [(5, b"fgh"), (8, b"ij")]
 
 
+def test_text_of_a_piece_stands_in_its_first_segment_alone() -> None:
+    cutter = PieceCutter(0, text="Hello.")
+    assert [segment.text for segment in cutter.feed(b"abcd") + cutter.finish(b"ij")] == ["Hello.", ""]
+    (only,) = PieceCutter(0, text="Hello.").finish(b"ab")
+    assert (only.text, only.piece_done) == ("Hello.", True)
+    resumed = PieceCutter(0, skip_bytes=2, text="Hello.")
+    assert [segment.text for segment in resumed.finish(b"abcd")] == [""]
+
+
 def test_piece_that_came_out_shorter_than_before_still_ends() -> None:
     cutter = PieceCutter(0, skip_bytes=100)
     assert cutter.feed(b"abcd") == []

@@ -17,11 +17,10 @@ from callboard_edge.media.id3 import tags
 
 MAX_AT_ONCE = 4
 """How many recordings one process sends at once; each takes what processor time its client's line allows."""
-SECRET_HEADER = "X-Room-Secret"  # noqa: S105 - the name of a header
 
 
 class RoomRecordingResponder:
-    """What all protocols with rooms share; the paths are theirs. Recordings follow each other in stream order."""
+    """What all protocols with rooms share; the paths are theirs."""
 
     def __init__(self, source: RoomAudioSource, rooms: RoomReader, encoders: EncoderPool, config: Config) -> None:
         self._source = source
@@ -31,14 +30,13 @@ class RoomRecordingResponder:
         self._pause_s = config.room_stream.pause_s
         self._open = 0
 
-    async def mp3(self, call: Call, kind: RoomKind, artist: str) -> web.StreamResponse:
+    async def mp3(self, call: Call, kind: RoomKind, key: str, secret: str | None, artist: str) -> web.StreamResponse:
         """A recording as one file, encoded while it is sent; `artist` stands before the speakers in its tags.
 
         Raises:
             CallboardError: `not_found`, `room_secret_required`, or `overloaded` when too many are being sent.
         """
-        recording, _room = await self._recording(call, kind)
-        key = call.params["key"]
+        recording, _room = await self._recording(kind, key, secret)
         headers = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(key, safe='')}.mp3"}
         if call.request.method == "HEAD":
             return web.Response(content_type="audio/mpeg", headers=headers)
@@ -56,19 +54,18 @@ class RoomRecordingResponder:
         finally:
             self._open -= 1
 
-    async def vtt(self, call: Call, kind: RoomKind) -> web.StreamResponse:
+    async def vtt(self, kind: RoomKind, key: str, secret: str | None) -> web.StreamResponse:
         """The dialogue of a recording with its times, as WebVTT; raises as `mp3`."""
-        recording, room = await self._recording(call, kind)
+        recording, room = await self._recording(kind, key, secret)
         text = webvtt(await recording.cues(texts_of(room)))
         return web.Response(text=text, content_type="text/vtt", charset="utf-8")
 
-    async def _recording(self, call: Call, kind: RoomKind) -> tuple[Recording, Room | None]:
+    async def _recording(self, kind: RoomKind, key: str, secret: str | None) -> tuple[Recording, Room | None]:
         if not self._keeps:
             raise CallboardError(ErrorCode.NOT_FOUND, "This site records no rooms.")
-        key = call.params["key"]
         room, name = await self._rooms.room(kind, key), room_id(kind, key)
         starts = await self._source.starts(name, 0.0)
-        utterances = allowed(starts, room, call.request.headers.get(SECRET_HEADER))
+        utterances = allowed(starts, room, secret)
         return Recording(self._source, name, utterances, self._pause_s), room
 
 

@@ -113,8 +113,9 @@ class MemoryTurns:
         end = ChatEnd(reason="error", error=error) if error else ChatEnd(reason="cancelled")
         self.results.setdefault(turn.id, ChatResult(request_id=turn.id, model="", text="", end=end))
 
-    async def announce(self, room_id: str, turn: Turn) -> None:
+    async def announce(self, room: Room, turn: Turn) -> None:
         """Notes an utterance, once."""
+        del room
         self._fail()
         if turn.number not in self.announced:
             self.announced.append(turn.number)

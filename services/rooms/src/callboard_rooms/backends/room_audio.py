@@ -2,7 +2,7 @@
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import SEGMENT
-from callboard_contracts.rooms import Turn
+from callboard_contracts.rooms import Room, Turn
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, UtteranceStart
 from callboard_kit.bus import Bus, BusError
 from callboard_rooms.domain.ports import StoreUnavailable
@@ -15,12 +15,15 @@ class BusRoomAudio:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def announce(self, room_id: str, turn: Turn) -> None:
+    async def announce(self, room: Room, turn: Turn) -> None:
         """Says that a turn's utterance comes."""
         start = UtteranceStart(
-            number=turn.number, speaker=turn.character or turn.speaker, expires_at=turn.deadline_at
-        ).encoded()
-        await self._store(room_id, turn, "start", start, {})
+            number=turn.number,
+            speaker=turn.character or turn.speaker,
+            expires_at=turn.deadline_at,
+            secret_digest=room.secret_digest,
+        )
+        await self._store(room.id, turn, "start", start.encoded(), {})
 
     async def leave_out(self, room_id: str, turn: Turn) -> None:
         """Ends a turn's utterance before its first sound."""

@@ -108,7 +108,7 @@ class TurnResults(Protocol):
 class RoomAudio(Protocol):
     """What listeners of a room are told beside the sound. Every method raises StoreUnavailable."""
 
-    async def announce(self, room_id: str, turn: Turn) -> None:
+    async def announce(self, room: Room, turn: Turn) -> None:
         """Says that a turn's utterance comes."""
         ...
 

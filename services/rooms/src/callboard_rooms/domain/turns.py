@@ -105,7 +105,7 @@ class TurnEffects:
         """Announces a turn's utterance and queues its job; the listeners are told where the queue is full."""
         speech = turn.speech
         assert speech is not None
-        await self._audio.announce(room.id, turn)
+        await self._audio.announce(room, turn)
         # Version 1, since no edge says in its heartbeats that it waits for this job.
         job = SpeechJob(
             request_id=speech.request_id,

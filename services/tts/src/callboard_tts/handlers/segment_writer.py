@@ -55,6 +55,7 @@ class SegmentWriter:
             piece=segment.piece,
             offset_bytes=segment.offset_bytes,
             piece_done=segment.piece_done,
+            text=segment.text if self._job.in_room else "",
             extensions=extensions,
         )
         await self._publish(info, segment.pcm)

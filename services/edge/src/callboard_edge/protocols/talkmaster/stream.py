@@ -10,6 +10,7 @@ from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.talkmaster.errors import Refusal
+from callboard_edge.protocols.talkmaster.requests import room_key
 
 TAG = "AI Talkmaster"
 ARTIST = "AIT "
@@ -53,14 +54,16 @@ def _routes(context: EdgeContext, kind: StreamKind) -> Sequence[Route]:
         return await streams.events(call, kind)
 
     async def recording(call: Call) -> web.StreamResponse:
+        room = room_key(call, call.params["key"])
         try:
-            return await context.room_recordings.mp3(call, kind, ARTIST)
+            return await context.room_recordings.mp3(call, kind, room.key, room.secret or None, ARTIST)
         except CallboardError as error:
             raise _refused(error) from error
 
     async def dialogue(call: Call) -> web.StreamResponse:
+        room = room_key(call, call.params["key"])
         try:
-            return await context.room_recordings.vtt(call, kind)
+            return await context.room_recordings.vtt(kind, room.key, room.secret or None)
         except CallboardError as error:
             raise _refused(error) from error
 
