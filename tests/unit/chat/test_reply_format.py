@@ -42,6 +42,12 @@ PRICES = {"patternProperties": {"^p": {"multipleOf": 0.01}}, "additionalProperti
         ('{"size": "12"}', PRICES, None),
         ('{"size": "x"}', PRICES, "does not satisfy"),
         ("[" * 5000, {}, "not JSON"),
+        ('{"a": NaN}', None, "not JSON"),
+        ('{"a": -Infinity}', {}, "not JSON"),
+        (r'{"a": "\ud800"}', None, None),
+        (r'{"a": "\ud800"}', {"properties": {"a": {"pattern": "x"}}}, "does not satisfy"),
+        ('{"price": 0.30}', PRICES, None),
+        ('{"price": 1e-5}', PRICES, "does not satisfy"),
         ("1", {"$ref": "#/nowhere"}, "does not satisfy"),
     ],
 )
