@@ -1,7 +1,7 @@
 """Brings JSON schemas of drafts 4 to 2020-12 into one form of draft 2020-12 that engines can enforce."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -30,7 +30,9 @@ MAX_ALTERNATIVES = 64
 MAX_NODES = 20_000
 """How many schemas the normalised form may have; alternatives of `oneOf` are copied into it."""
 
-_KEPT = ("title", "description")
+FOR_REPLIES = frozenset({"title", "description"})
+FOR_MODELS = FOR_REPLIES | {"default", "examples"}
+"""What is kept of a schema that only a grammar is made of, and of one that a model reads too."""
 _LOWER_BOUNDS = ("minimum", "exclusiveMinimum")
 _UPPER_BOUNDS = ("maximum", "exclusiveMaximum")
 _INTEGER_FORMATS = {"int32": 2**31, "int64": MAX_INTEGER}
@@ -42,20 +44,22 @@ _UNEVALUATED = (
 )
 
 
-def normalized(schema: dict[str, Any], *, strict: bool) -> dict[str, Any]:
+def normalized(schema: dict[str, Any], *, strict: bool, kept: Collection[str] = FOR_REPLIES) -> dict[str, Any]:
     """A schema of draft 2020-12 that allows nothing that `schema` forbids, with references to its own `$defs` only.
 
     Raises:
         MalformedSchemaError: it is not what its draft allows.
         UnsupportedSchemaError: it says what cannot be enforced or, if `strict`, has a keyword that is not known.
     """
-    return _Normalizer(schema, draft_of(schema), strict=strict).root()
+    return _Normalizer(schema, draft_of(schema), strict=strict, kept=kept).root()
 
 
 class _Normalizer:
-    def __init__(self, schema: dict[str, Any], specification: Specification[Json], *, strict: bool) -> None:
+    def __init__(
+        self, schema: dict[str, Any], specification: Specification[Json], *, strict: bool, kept: Collection[str]
+    ) -> None:
         self._specification = specification
-        self._strict = strict
+        self._strict, self._kept = strict, kept
         self._old = "$schema" in schema and specification is not DRAFT202012
         resource: Resource[Json] = Resource(contents=schema, specification=specification)
         base = resource.id() or ""
@@ -101,7 +105,7 @@ class _Normalizer:
         extra: list[Schema] = []
         for keyword, value in schema.items():
             at = f"{place}/{keyword}" if place else keyword
-            if keyword in _KEPT:
+            if keyword in self._kept:
                 found[keyword] = value
             elif keyword in ANNOTATIONS or keyword.startswith("x-"):
                 continue
@@ -436,7 +440,7 @@ def _is_one_of(value: Json, types: Sequence[str]) -> bool:
 
 def _values_of(schema: Schema) -> list[Json] | None:
     """The only values that a schema allows, where it does nothing but list them."""
-    if isinstance(schema, bool) or not set(schema) <= {"enum", "type", *_KEPT}:
+    if isinstance(schema, bool) or not set(schema) <= {"enum", "type", *FOR_MODELS}:
         return None
     return schema.get("enum")
 
