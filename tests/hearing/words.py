@@ -32,7 +32,7 @@ _SPELLINGS = {
 }
 """Other spellings of what sounds the same."""
 _HINDI = ((re.compile("ɾ"), "r"), (re.compile("ʌ"), "ə"), (re.compile(r"([^aeiouəɪʊ])ʰ?(?=\1)"), ""))
-"""Urdu's script, in which Hindi is heard, has no double consonants, and its phonemes other signs for r and the short a."""
+"""Urdu's script, in which Hindi is heard, has no double consonants, and other phonemes for r and the short a."""
 _DIALECTS = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br"}
 _PHONEMIZER = Phonemizer(DEFAULT_VOCAB)
 
