@@ -46,6 +46,8 @@ PRICES = {"patternProperties": {"^p": {"multipleOf": 0.01}}, "additionalProperti
         ('{"a": -Infinity}', {}, "not JSON"),
         (r'{"a": "\ud800"}', None, None),
         (r'{"a": "\ud800"}', {"properties": {"a": {"pattern": "x"}}}, "does not satisfy"),
+        ('{"a": -1e999}', {"properties": {"a": {"type": "number"}}}, None),
+        ('{"a": 1e999}', {"properties": {"a": {"maximum": 5}}}, "does not satisfy"),
         ('{"price": 0.30}', PRICES, None),
         ('{"price": 1e-5}', PRICES, "does not satisfy"),
         ("1", {"$ref": "#/nowhere"}, "does not satisfy"),

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import sys
 from typing import Any
 
 from jsonschema_rs import Draft4Validator, Draft7Validator, FancyRegexOptions, ValidationError, Validator, validator_for
@@ -13,13 +15,13 @@ _KINDS = (validator_for, Draft7Validator, Draft4Validator)
 
 
 def parsed(text: str) -> Any:
-    """The value of a text in JSON, in which no number is NaN or infinite.
+    """The value of a text in JSON; numbers that are too large for a float are the largest, as validators know no other.
 
     Raises:
         ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, parse_constant=_no_constant)
+    return json.loads(text, parse_float=_finite, parse_constant=_no_constant)
 
 
 def satisfies(value: Any, schema: dict[str, Any]) -> bool:
@@ -48,6 +50,11 @@ def _validator(schema: str) -> Validator | None:
 
 def _nothing(uri: str) -> Any:
     raise ValueError(f"{uri} is not read")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
 
 
 def _no_constant(name: str) -> Any:
