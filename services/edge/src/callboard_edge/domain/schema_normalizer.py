@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import combinations
+from math import comb
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -84,14 +87,11 @@ class _Normalizer:
         return found | ({"$defs": self._definitions} if self._definitions else {})
 
     def _refuse_circles(self, root: dict[str, Any]) -> None:
-        for schema in (root, *self._definitions.values()):
-            seen: list[object] = []
-            while isinstance(schema, dict) and "$ref" in schema:
-                if schema["$ref"] in seen:
-                    raise UnsupportedSchemaError("$ref", "", "it comes back to itself")
-                seen.append(schema["$ref"])
-                key = str(schema["$ref"]).removeprefix("#/$defs/")
-                schema = root if key == "#" else self._definitions[key]
+        schemas = {"#": root, **{f"#/$defs/{key}": one for key, one in self._definitions.items()}}
+        try:
+            TopologicalSorter({name: set(_references(schema)) for name, schema in schemas.items()}).prepare()
+        except CycleError:
+            raise UnsupportedSchemaError("$ref", "", "it comes back to itself") from None
 
     def _schema(self, schema: Json, resolver: Json, place: str) -> Schema:
         if isinstance(schema, bool):
@@ -146,12 +146,12 @@ class _Normalizer:
         branches = [
             self._inlined_branch(branch, call.resolver, f"{call.at}/{index}") for index, branch in enumerate(call.value)
         ]
-        values = [_values_of(branch) for branch in branches]
-        listed = [_written(value) for some in values if some is not None for value in some]
-        if all(some is not None for some in values) and len(set(listed)) == len(listed):
-            call.found["anyOf" if "anyOf" not in call.schema else "oneOf"] = branches
-        else:
+        if not (_are_distinct(list(map(_values_of, branches))) or _are_discriminated(branches)):
             call.found["oneOf"] = branches
+        elif "anyOf" in call.schema:
+            call.extra.append({"anyOf": branches})
+        else:
+            call.found["anyOf"] = branches
 
     def _inlined_branch(self, branch: Json, resolver: Json, place: str) -> Schema:
         if not isinstance(branch, dict) or {"$ref"} != set(branch) - ANNOTATIONS:
@@ -272,31 +272,56 @@ class _Normalizer:
         elif call.value not in _NUMBER_FORMATS:
             raise UnsupportedSchemaError("format", call.place, f"this format is not enforced; {LIMITED['format']} are")
 
-    def counts(self, call: "_Call") -> None:
-        """`minProperties`: llguidance counts repeated names, so it must follow from names that cannot repeat."""
-        required = len(set(call.schema.get("required", ())))
+    def least_properties(self, call: "_Call") -> None:
+        """Llguidance counts repeated names, so a lower bound must follow from names that cannot repeat."""
+        required = set(call.schema.get("required", ()))
+        missing = call.value - len(required)
+        optional = _optional(call.schema)
         if call.value > call.schema.get("maxProperties", call.value):
             # llguidance says what contradicts what.
             call.found["minProperties"] = int(call.value)
+        elif missing <= 0:
             return
-        if call.value <= required:
-            return
-        if call.value == required + 1 and all(
-            name in call.schema.get("required", ()) for name in call.schema.get("properties", {})
-        ):
+        elif missing == 1 and not optional and required.issuperset(call.schema.get("properties", ())):
             call.found["minProperties"] = int(call.value)
-        elif call.value == 1 and len(call.schema["properties"]) <= MAX_ALTERNATIVES:
-            call.extra.append({"anyOf": [{"required": [name]} for name in call.schema["properties"]] + _OTHER_TYPES})
+        elif 0 < comb(len(optional), int(missing)) <= MAX_ALTERNATIVES:
+            chosen = combinations(optional, int(missing))
+            call.extra.append({"anyOf": [*({"required": list(names)} for names in chosen), _OTHER_TYPES]})
         else:
             raise UnsupportedSchemaError("minProperties", call.place, LIMITED["minProperties"])
+
+    def most_properties(self, call: "_Call") -> None:
+        """Llguidance does not count optional properties, so an upper bound must say which of them are left out."""
+        optional = _optional(call.schema)
+        free = int(call.value) - len(set(call.schema.get("required", ())))
+        is_closed = call.schema.get("additionalProperties") is False and not call.schema.get("patternProperties")
+        if call.value == 0:
+            call.extra.append({"additionalProperties": False})
+        elif not (is_closed and optional) or free < 0:
+            self.count(call)
+        elif free < len(optional):
+            if comb(len(optional), free) > MAX_ALTERNATIVES:
+                raise UnsupportedSchemaError("maxProperties", call.place, LIMITED["maxProperties"])
+            left_out = combinations(optional, len(optional) - free)
+            call.extra.append({"anyOf": [{"properties": dict.fromkeys(names, False)} for names in left_out]})
 
     def contains(self, call: "_Call") -> None:
         least = call.schema.get("minContains", 1) if self._specification in (DRAFT201909, DRAFT202012) else 1
         if least > MAX_CONTAINED:
             raise UnsupportedSchemaError("minContains", call.place, LIMITED["contains"])
         inner = self._schema(call.value, call.resolver, call.at)
-        if least:
-            call.extra.append({"prefixItems": [inner] * int(least), "minItems": int(least)})
+        if not least:
+            return
+        first = call.schema.get("prefixItems", call.schema.get("items"))
+        places = (0, len(first)) if isinstance(first, list) else (0,)
+        call.extra.append(
+            {
+                "anyOf": [
+                    {"prefixItems": [True] * place + [inner] * int(least), "minItems": place + int(least)}
+                    for place in places
+                ]
+            }
+        )
 
     def max_contains(self, call: "_Call") -> None:
         if "contains" in call.schema:
@@ -330,7 +355,7 @@ class _Normalizer:
         if call.value in (True, {}):
             return
         if call.value is False:
-            call.extra.append({"maxProperties": 0})
+            call.extra.append({"additionalProperties": False})
             return
         rules = {name: rule for name, rule in call.value.items() if name not in ANNOTATIONS}
         lengths = "minLength" in rules or "maxLength" in rules
@@ -369,7 +394,7 @@ class _Call:
         self.place, self.at, self.found, self.extra = place, at, found, extra
 
 
-_OTHER_TYPES: list[Schema] = [{"type": ["null", "boolean", "number", "string", "array"]}]
+_OTHER_TYPES: Schema = {"type": ["null", "boolean", "number", "string", "array"]}
 
 
 def _refuse(reason: str) -> Callable[[_Normalizer, _Call], None]:
@@ -381,7 +406,7 @@ def _refuse(reason: str) -> Callable[[_Normalizer, _Call], None]:
 
 _RULES: Mapping[str, Callable[[_Normalizer, _Call], None]] = {
     **dict.fromkeys(("type", "required"), _Normalizer.copy),
-    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength", "maxProperties"), _Normalizer.count),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), _Normalizer.count),
     **dict.fromkeys(("$schema", "$id", "id", "$anchor", "$defs", "definitions", "then", "else"), _Normalizer.drop),
     **dict.fromkeys(("$dynamicAnchor", "$recursiveAnchor", "minContains"), _Normalizer.drop),
     **dict.fromkeys(("allOf", "anyOf", "prefixItems"), _Normalizer.list_of_schemas),
@@ -397,7 +422,8 @@ _RULES: Mapping[str, Callable[[_Normalizer, _Call], None]] = {
     "if": _Normalizer.condition,
     "items": _Normalizer.items,
     "maxContains": _Normalizer.max_contains,
-    "minProperties": _Normalizer.counts,
+    "maxProperties": _Normalizer.most_properties,
+    "minProperties": _Normalizer.least_properties,
     "multipleOf": _Normalizer.multiple_of,
     "not": _Normalizer.negation,
     "oneOf": _Normalizer.one_of,
@@ -443,6 +469,38 @@ def _values_of(schema: Schema) -> list[Json] | None:
     if isinstance(schema, bool) or not set(schema) <= {"enum", "type", *FOR_MODELS}:
         return None
     return schema.get("enum")
+
+
+def _are_distinct(listed: list[list[Json] | None]) -> bool:
+    """Whether lists of values have none in common; None is a list that is not known."""
+    written = [_written(value) for values in listed if values is not None for value in values]
+    return None not in listed and len(set(written)) == len(written)
+
+
+def _are_discriminated(branches: list[Schema]) -> bool:
+    """Whether objects differ in the value of a property that all of them have."""
+    objects = [branch for branch in branches if isinstance(branch, dict) and branch.get("type") == "object"]
+    if not objects or len(objects) < len(branches):
+        return False
+    properties: list[dict[str, Schema]] = [one.get("properties", {}) for one in objects]
+    common = set[str].intersection(*(set(one.get("required", ())) for one in objects))
+    return any(_are_distinct([_values_of(named.get(name, True)) for named in properties]) for name in common)
+
+
+def _optional(schema: dict[str, Any]) -> list[str]:
+    """The names of the properties that a schema allows and does not require."""
+    required = set(schema.get("required", ()))
+    return [name for name, part in schema.get("properties", {}).items() if name not in required and part is not False]
+
+
+def _references(schema: Schema) -> Iterator[str]:
+    """What a schema refers to for the same value."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            yield schema["$ref"]
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            for part in schema.get(keyword, ()):
+                yield from _references(part)
 
 
 def _written(value: Json) -> str:

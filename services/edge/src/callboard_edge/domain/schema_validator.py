@@ -30,6 +30,7 @@ MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
+_EMPTY_PATTERN = "Regex is empty"
 _BAD_PATTERN = "regex parse error"
 _NOT_OFFERED = "not supported"
 """What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
@@ -296,4 +297,6 @@ def _contradiction(schema: dict[str, Any], problem: str, place: str) -> str:
             ):
                 return _contradiction({**definitions, **part}, inner, f"{place}/{name}" if place else name)
     reason = problem.removeprefix(_UNSATISFIABLE).partition("\n")[0]
+    if reason.startswith(_EMPTY_PATTERN):
+        reason = "its patterns, format and lengths exclude each other"
     return f"{reason} at '{place}'" if place else reason
