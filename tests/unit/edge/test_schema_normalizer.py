@@ -18,6 +18,7 @@ from tests.support.grammars import SchemaGrammar
 
 pytestmark = pytest.mark.unit
 
+LISTS = {"definitions": {"a": {"type": "array"}}}
 DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"
 
 
@@ -52,6 +53,14 @@ DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schem
         ({"$ref": "c", "$defs": {"c": {"$id": "c", "type": "null"}}}, {"$ref": "#/$defs/1"}),
         ({"$ref": "#c", "$defs": {"c": {"$anchor": "c", "type": "null"}}}, {"$ref": "#/$defs/1"}),
         ({"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}),
+        (
+            {"$schema": DRAFT_7, "items": {"$ref": "#/definitions/a", "maxItems": 2, "title": "x"}, **LISTS},
+            {"items": {"$ref": "#/$defs/1", "title": "x"}},
+        ),
+        (
+            {"items": {"$ref": "#/definitions/a", "maxItems": 2}, **LISTS},
+            {"items": {"$ref": "#/$defs/1", "maxItems": 2}},
+        ),
     ],
 )
 def test_form_of_keywords(schema: dict[str, Any], form: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ REFUSED: Mapping[str, str] = {
 """Keywords that are refused, with the reason."""
 
 LIMITED: Mapping[str, str] = {
-    "$ref": "references to other documents are refused",
+    "$ref": "references to other documents are refused; where a schema names draft 4, 6 or 7, nothing beside it counts",
     "$schema": "drafts 4, 6, 7, 2019-09 and 2020-12, one for the whole schema",
     "const": f"no number over 2^53 ({MAX_INTEGER})",
     "contains": f"the items that must match come first; `minContains` at most {MAX_CONTAINED}",

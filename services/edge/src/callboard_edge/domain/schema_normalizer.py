@@ -7,7 +7,7 @@ from typing import Any
 
 from referencing import Registry, Resource, Specification
 from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
+from referencing.jsonschema import DRAFT4, DRAFT6, DRAFT7, DRAFT202012
 
 from callboard_edge.domain.schema_arrays import ARRAY_RULES
 from callboard_edge.domain.schema_drafts import draft_of
@@ -24,6 +24,8 @@ MAX_NODES = 20_000
 FOR_REPLIES = frozenset({"title", "description"})
 FOR_MODELS = FOR_REPLIES | {"default", "examples"}
 """What is kept of a schema that only a grammar is made of, and of one that a model reads too."""
+_WITHOUT_SIBLINGS = (DRAFT4, DRAFT6, DRAFT7)
+"""Drafts in which nothing beside a `$ref` counts."""
 _APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies", "if"})
 _UNEVALUATED = (
     ("unevaluatedProperties", "additionalProperties", _APPLICATORS),
@@ -84,6 +86,10 @@ class _Normalizer:
             raise UnsupportedSchemaError("$ref", place, "it refers to what is no schema")
         if schema is not self._root:
             resolver = self._entered(schema, resolver, place)
+        if self._old and self._specification in _WITHOUT_SIBLINGS and "$ref" in schema:
+            schema = {
+                keyword: value for keyword, value in schema.items() if keyword == "$ref" or keyword in ANNOTATIONS
+            }
         schema = _without_unevaluated(schema, place)
         found: dict[str, Any] = {}
         extra: list[Schema] = []
