@@ -93,6 +93,12 @@ async def test_schemas_of_all_drafts_come_to_one_form(
         ({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}, "'uniqueItems'"),
         ({"type": "object", "properties": {"a": {"format": "owl"}}}, "'format'"),
         ({"$schema": "urn:none", "type": "object"}, "'$schema'"),
+        # There are values, but none that the limits of the keyword leave.
+        (
+            {"type": "object", "properties": {"a": {}}, "patternProperties": {"a$": False}, "minProperties": 1},
+            "'minProperties'",
+        ),
+        ({"contains": {"const": 5}, "allOf": [{"prefixItems": [{"const": 1}]}], "type": "array"}, "'contains'"),
         ({"type": "object", "properties": {"a": {"pattern": "^(?!b)a"}}}, "look-around"),
     ],
 )

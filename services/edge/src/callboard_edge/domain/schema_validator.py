@@ -36,6 +36,8 @@ _NOT_OFFERED = "not supported"
 """What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
 _CASELESS = re.compile(r"\(\?[A-Za-z-]*i")
 _TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
+_NARROWED = ("minProperties", "contains")
+"""Keywords that allow less in a grammar than they say, so that nothing may be left where something satisfies them."""
 _UNENFORCED = {
     "oneOf": "oneOf",
     "patternProperty": "patternProperties",
@@ -159,7 +161,7 @@ def _enforceable(asked: _Asked, text_bytes: int) -> str:
         kept = FOR_MODELS if asked.of_tool else FOR_REPLIES
         found = normalized(_bounded(asked.schema, text_bytes), strict=asked.strict, kept=kept)
         text = json.dumps(found)
-        _check_grammar(found, len(text))
+        _check_grammar(found, len(text), asked.schema)
     except UnsupportedSchemaError as problem:
         place = f" at '{problem.place}'" if problem.place else ""
         raise CallboardError(
@@ -186,7 +188,7 @@ def _bounded(schema: dict[str, Any], text_bytes: int) -> dict[str, Any]:
     return schema
 
 
-def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
+def _check_grammar(schema: dict[str, Any], text_bytes: int, source: dict[str, Any]) -> None:
     """Raises MalformedSchemaError or UnsupportedSchemaError for a normalised schema that llguidance does not take."""
     from callboard_edge.domain.schema_keywords import LIMITED, MalformedSchemaError, UnsupportedSchemaError
 
@@ -194,6 +196,10 @@ def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
         raise MalformedSchemaError("it is too complex")
     problem = _grammar_problem(grammar_schema(schema))
     if (reason := _reason(grammar_schema(schema), problem)) is not None:
+        words = set(_strings(source)) if problem.startswith(_UNSATISFIABLE) else set[str]()
+        for keyword in _NARROWED:
+            if keyword in words and keyword not in reason:
+                raise UnsupportedSchemaError(keyword, "", LIMITED[keyword])
         raise MalformedSchemaError(reason)
     for sign, keyword in _UNENFORCED.items():
         if sign in problem:
