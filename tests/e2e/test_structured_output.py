@@ -101,7 +101,7 @@ OBEYED: dict[str, Json] = {
     "dependencies": having(type="object", properties={"a": {}, "b": {}}, required=["a"], dependencies={"a": ["b"]}),
     "two of three": having(
         type="object",
-        properties=dict.fromkeys("abc", {"type": "boolean"}),
+        properties={name: {"type": "boolean"} for name in "abc"},
         additionalProperties=False,
         minProperties=2,
         maxProperties=2,

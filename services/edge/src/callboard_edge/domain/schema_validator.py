@@ -30,6 +30,7 @@ MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
+_IMPOSSIBLE = "nothing can satisfy it"
 _EMPTY_PATTERN = "Regex is empty"
 _BAD_PATTERN = "regex parse error"
 _NOT_OFFERED = "not supported"
@@ -144,8 +145,8 @@ def _invalid(message: str, param: str) -> CallboardError:
 def _form(asked: _Asked, text: str) -> str:
     try:
         return _enforceable(asked, len(text))
-    except CallboardError:
-        if asked.strict or not asked.of_tool:
+    except CallboardError as error:
+        if asked.strict or not asked.of_tool or _IMPOSSIBLE in error.info.message:
             raise
     if problem := _problem(asked.schema):
         raise _invalid(f"Not a valid JSON schema: {problem}.", asked.param)
@@ -272,7 +273,7 @@ def _impossible(schema: dict[str, Any]) -> str | None:
 
 def _reason(schema: dict[str, Any], problem: str) -> str | None:
     if problem.startswith(_UNSATISFIABLE):
-        return f"nothing can satisfy it: {_contradiction(schema, problem, '')}"
+        return f"{_IMPOSSIBLE}: {_contradiction(schema, problem, '')}"
     if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
         return "a pattern is not a regular expression"
     return "it is too complex" if _is_too_complex(problem) else None
