@@ -1,7 +1,7 @@
 """Cuts a piece's PCM into segments and remembers where a worker that takes over goes on."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from callboard_contracts.ordering import newest
 from callboard_contracts.quota import Hold
@@ -53,19 +53,21 @@ def progress_of(published: Iterable[AudioSegment]) -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a piece's PCM and where it starts in the piece."""
+    """A stretch of a piece's PCM and where it starts in the piece; the first has the piece's text."""
 
     piece: int
     offset_bytes: int
     pcm: bytes
     piece_done: bool = False
+    text: str = ""
 
 
 class PieceCutter:
     """Cuts the PCM of one piece, which arrives in parts, into segments of bounded size, leaving out what was sent."""
 
-    def __init__(self, piece: int, skip_bytes: int = 0) -> None:
+    def __init__(self, piece: int, skip_bytes: int = 0, text: str = "") -> None:
         self._piece = piece
+        self._text = text
         self._skip = skip_bytes
         self._offset = 0
 
@@ -73,7 +75,12 @@ class PieceCutter:
         """Takes PCM and returns it as segments."""
         start = max(0, min(len(pcm), self._skip - self._offset))
         segments = [
-            Segment(self._piece, self._offset + begin, pcm[begin : begin + MAX_SEGMENT_BYTES])
+            Segment(
+                self._piece,
+                self._offset + begin,
+                pcm[begin : begin + MAX_SEGMENT_BYTES],
+                text=self._text if self._offset + begin == 0 else "",
+            )
             for begin in range(start, len(pcm), MAX_SEGMENT_BYTES)
         ]
         self._offset += len(pcm)
@@ -85,4 +92,4 @@ class PieceCutter:
         if not segments:
             return [Segment(self._piece, max(self._offset, self._skip), b"", piece_done=True)]
         last = segments[-1]
-        return [*segments[:-1], Segment(last.piece, last.offset_bytes, last.pcm, piece_done=True)]
+        return [*segments[:-1], replace(last, piece_done=True)]

@@ -192,7 +192,7 @@ class SamplingBody(Body):
 
 
 class AudioOutput(Body):
-    """How a reply is spoken; `model` is a speech model, left out for the site's default."""
+    """How a reply is spoken; `model` is a speech model, left out for the site's default or its first."""
 
     voice: VoiceName = None
     format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]

@@ -40,7 +40,8 @@ def spoken(
     if body.stream and audio.format not in _STREAMED:
         raise unsupported(f"A streamed reply is spoken as one of {', '.join(_STREAMED)}.", "audio.format")
     try:
-        model = models.resolve(audio.model)
+        # OpenAI's clients have no place for the model's name.
+        model = models.resolve(audio.model or models.default or next(iter(models.names), None))
         voice = model.catalog(workers).resolve(audio.voice)
     except CallboardError as error:
         raise CallboardError.of(error.info.model_copy(update={"param": f"audio.{error.info.param}"})) from None
