@@ -38,7 +38,7 @@ class SpeakerWatch:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Channel:
     """One bitrate of a room, and who listens to it.
 
