@@ -12,12 +12,13 @@ from deploy.observability.definitions.bus import BUS
 from deploy.observability.definitions.chat import CHAT
 from deploy.observability.definitions.edge import EDGE
 from deploy.observability.definitions.quota import QUOTA
+from deploy.observability.definitions.rooms import ROOMS
 from deploy.observability.definitions.service_level import SERVICE_LEVEL
 from deploy.observability.definitions.speech import SPEECH
 from deploy.observability.grafana import to_json
 
 HERE = Path(__file__).parent
-DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, QUOTA, BUS)
+DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, ROOMS, QUOTA, BUS)
 
 
 def files() -> dict[Path, str]:

@@ -24,7 +24,8 @@ from callboard_contracts.quota import (
     VerifyReply,
     VerifyRequest,
 )
-from callboard_contracts.speech import SegmentInfo, SpeechJob
+from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomReply, RoomRequest, SpeakInRoom, TurnEnded
+from callboard_contracts.speech import SegmentInfo, SpeechJob, UtteranceStart
 from callboard_contracts.transcription import TranscriptionJob, TranscriptionResult
 from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 
@@ -47,7 +48,9 @@ MESSAGES: dict[str, type[Message]] = {
     "kudos_earn_request": KudosEarnRequest,
     "kudos_reply": KudosReply,
     "kudos_transfer_request": KudosTransferRequest,
+    "open_room": OpenRoom,
     "pool_record": PoolRecord,
+    "post_turn": PostTurn,
     "process_record": ProcessRecord,
     "release_reply": ReleaseReply,
     "release_request": ReleaseRequest,
@@ -55,13 +58,19 @@ MESSAGES: dict[str, type[Message]] = {
     "reserve_request": ReserveRequest,
     "resume_reply": ResumeReply,
     "resume_request": ResumeRequest,
+    "room": Room,
+    "room_reply": RoomReply,
+    "room_request": RoomRequest,
     "segment_info": SegmentInfo,
+    "speak_in_room": SpeakInRoom,
     "speech_job": SpeechJob,
     "transcription_job": TranscriptionJob,
     "transcription_result": TranscriptionResult,
+    "turn_ended": TurnEnded,
     "usage_event": UsageEvent,
     "usage_reply": UsageReply,
     "usage_request": UsageRequest,
+    "utterance_start": UtteranceStart,
     "verify_reply": VerifyReply,
     "verify_request": VerifyRequest,
     "worker_info": WorkerInfo,

@@ -1,4 +1,4 @@
-"""The AsyncAPI document describes every message that quota takes, and its own references resolve."""
+"""The AsyncAPI document describes every message that quota and rooms take, and its own references resolve."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.contract
 DOCUMENT: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "docs" / "reference" / "asyncapi.json").read_text(encoding="utf-8")
 )
-REQUESTS = {value for name, value in vars(subjects).items() if name.startswith("QUOTA_")}
+REQUESTS = {value for name, value in vars(subjects).items() if name.startswith(("QUOTA_", "ROOMS_"))}
 CONTROL = {subjects.CTL_ACCOUNTS, subjects.CTL_INVALIDATE}
 
 

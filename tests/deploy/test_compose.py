@@ -141,7 +141,7 @@ def test_the_bus_of_containers_gets_a_password_once_and_every_service_has_it(tmp
     services = compose()["services"]
     mounted = "secret:/etc/secret:ro"
     assert mounted in services["nats"]["volumes"]
-    for name in ("streams", "quota", "chat", "tts", "edge", "models"):
+    for name in ("streams", "quota", "rooms", "chat", "tts", "edge", "models"):
         environment = services[name]["environment"]
         assert environment == {"CALLBOARD__NATS__PASSWORD_FILE": "/etc/secret/password"}, name
         assert mounted in services[name]["volumes"], name

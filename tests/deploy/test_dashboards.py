@@ -91,7 +91,7 @@ def test_a_metric_is_named_by_the_rules(metric: Metric) -> None:
         assert metric.name in OPENTELEMETRY
         assert set(metric.labels) <= OPENTELEMETRY_LABELS
     else:
-        assert re.fullmatch(r"callboard(_(edge|chat|tts|quota))?(_[a-z]+)+", metric.name)
+        assert re.fullmatch(r"callboard(_(edge|chat|tts|quota|rooms))?(_[a-z]+)+", metric.name)
     assert not SCALED.search(metric.name)
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     if metric.kind == "histogram" and metric.name != "gen_ai_client_token_usage":
@@ -205,7 +205,7 @@ def test_panels_of_a_dashboard_do_not_overlap(path: Path) -> None:
 
 def test_dashboards_are_told_apart_by_their_ids_and_titles() -> None:
     dashboards = [dashboard_json(path) for path in DASHBOARDS]
-    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 6
+    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 7
     assert len({dashboard["title"] for dashboard in dashboards}) == len(dashboards)
 
 
@@ -224,13 +224,14 @@ def test_filling_in_leaves_no_variable() -> None:
 
 
 def test_what_grafana_and_prometheus_load_exists() -> None:
-    from callboard_contracts.config import EdgeSection, QuotaSection
+    from callboard_contracts.config import EdgeSection, QuotaSection, RoomsSection
 
     configuration = (OBSERVABILITY / "prometheus" / "up.yml").read_text("utf-8")
     assert f"127.0.0.1:{EdgeSection().metrics_port}" in configuration
     assert f"127.0.0.1:{QuotaSection().metrics_port}" in configuration
+    assert f"127.0.0.1:{RoomsSection().metrics_port}" in configuration
     jobs = set(re.findall(r"job_name: (\S+)", configuration))
-    assert jobs == {f"callboard-{name}" for name in ("edge", "chat", "tts", "quota", "nats")}
+    assert jobs == {f"callboard-{name}" for name in ("edge", "chat", "tts", "quota", "rooms", "nats")}
     compose = (OBSERVABILITY / "prometheus" / "compose.yml").read_text("utf-8")
     assert set(re.findall(r"job_name: (\S+)", compose)) == jobs
     asked = {value for _, panel in panels() for target in panel["targets"] for selector in selectors(target["expr"])

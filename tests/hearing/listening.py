@@ -34,8 +34,8 @@ GAP_S = 0.8
 HEARD_SPEED = 2.0
 """No recogniser was trained on faster speech. It is slowed down to this speed, which brings back no lost word."""
 DEADLINE_S = 600.0
-_PROMPTS = {"zh": "以下是普通话的句子。"}
-"""Has Whisper write simplified characters."""
+_PROMPTS = {"zh": "以下是普通话的句子。", "hi": "یہ ہندی کے جملے ہیں۔"}
+"""Has Whisper write simplified characters, and Hindi in Urdu's script, as its Devanagari goes round in circles."""
 
 
 class Listener:

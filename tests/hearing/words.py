@@ -31,6 +31,8 @@ _SPELLINGS = {
     "write": "right",
 }
 """Other spellings of what sounds the same."""
+_HINDI = ((re.compile("ɾ"), "r"), (re.compile("ʌ"), "ə"), (re.compile(r"([^aeiouəɪʊ])ʰ?(?=\1)"), ""))
+"""Urdu's script, in which Hindi is heard, has no double consonants, and other phonemes for r and the short a."""
 _DIALECTS = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br"}
 _PHONEMIZER = Phonemizer(DEFAULT_VOCAB)
 
@@ -83,7 +85,10 @@ def _normalised_english(text: str) -> str:
 
 def sounds(text: str, language: str) -> str:
     """The phonemes of a text without tones, stress, length and pauses."""
-    return _STRESS.sub("", _PHONEMIZER.phonemes(text, _DIALECTS.get(language, language)))
+    found = _STRESS.sub("", _PHONEMIZER.phonemes(text, _DIALECTS.get(language, language)))
+    for pattern, sign in _HINDI if language == "hi" else ():
+        found = pattern.sub(sign, found)
+    return found
 
 
 @cache

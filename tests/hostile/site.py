@@ -161,6 +161,9 @@ class Site:
             if not (isinstance(error, aiohttp.ClientError) and len(raw) > MIB):
                 self.fault(f"no answer ({type(error).__name__})", whole)
             return None
+        if reply.status == 408 and not reply.body:
+            # This process was too slow to send its headers, so no path was known yet.
+            return None
         self.answers += 1
         if problem := problem_of(dialect, reply, busy_allowed=busy_allowed):
             self.fault(problem, whole)

@@ -106,7 +106,9 @@ class Script:
         message_id = body["message_id"]
         loop = asyncio.get_running_loop()
         until = loop.time() + self.patience_s
-        heard = await self.simulator.post(path, body)
+        while (heard := await self.simulator.post(path, body)) is None:
+            # The visitor says it again.
+            await asyncio.sleep(self.poll_s)
         while True:
             if heard is not None:
                 if heard.status == 200 and (text := _answer(heard, message_id, text_field)) is not None:

@@ -72,7 +72,7 @@ def _python(_config: Config) -> Iterable[Finding]:
 
 
 def _packages(config: Config) -> Iterable[Finding]:
-    modules = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota"]
+    modules = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota", "callboard_rooms"]
     pools = (*config.chat.pools.values(), *config.tts.pools.values())
     modules += sorted({BACKEND_PACKAGES[pool.backend] for pool in pools if pool.backend in BACKEND_PACKAGES})
     missing = [name for name in modules if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""Speech workers that read a chat reply while it is written, over a real bus."""
+"""Speech workers that read a chat reply while it is written, and that share their engine's lanes, over a real bus."""
 
 import asyncio
 import time
@@ -56,12 +56,12 @@ def server(tmp_path: Path) -> Generator[NatsServer]:
     server.stop()
 
 
-def table(server: NatsServer, **model: Any) -> Table:
+def table(server: NatsServer, slots: int = 4, **model: Any) -> Table:
     """The configuration of a worker."""
     return {
         "nats": {"url": server.url},
         "tts": {
-            "pools": {POOL: {"backend": "fake", "slots": 4}},
+            "pools": {POOL: {"backend": "fake", "slots": slots}},
             "models": {MODEL: {"pool": POOL, **model}},
             "drain_timeout_s": 2,
         },
@@ -79,9 +79,9 @@ async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
 
 
 @asynccontextmanager
-async def worker(server: NatsServer, script: Script | None = None) -> AsyncGenerator[FakeEngine]:
+async def worker(server: NatsServer, script: Script | None = None, slots: int = 4) -> AsyncGenerator[FakeEngine]:
     """A speech worker in this process."""
-    config = Config.model_validate(table(server))
+    config = Config.model_validate(table(server, slots))
     shutdown, engine = Shutdown(), FakeEngine(script)
     running = asyncio.ensure_future(run_worker(config, pool_settings(config, POOL, {}), engine, shutdown))
     try:
@@ -304,3 +304,62 @@ async def test_cancelled_narration_stops_and_is_charged_for_what_was_sent(server
     assert infos[-1].end is not None
     assert infos[-1].end.reason == "cancelled"
     assert (event.outcome, event.work.audio_ms) == ("cancelled", len(sound) // BYTES_PER_MS)
+
+
+async def speak(bus: Bus, name: str, text: str) -> SpeechJob:
+    """Posts a job that speaks a text."""
+    now = time.time()
+    job = SpeechJob(
+        version=JOB_VERSION,
+        request_id=name,
+        edge=EDGE,
+        tenant=name,
+        room=EDGE,
+        utterance=name,
+        request=SpeechRequest(model=MODEL, text=text, voice="af_sky"),
+        created_at=now,
+        deadline_at=now + 60,
+    )
+    await bus.publish_stored(subjects.job("tts", POOL, "live", name), job.encoded(), name)
+    return job
+
+
+async def test_short_line_is_spoken_between_the_pieces_of_a_long_text(server: NatsServer, bus: Bus) -> None:
+    async with worker(server, Script(latency_s=0.3), slots=1):
+        long = await speak(bus, "long", TEXT)
+        await hears(bus, long, 1)
+        short = await speak(bus, "short", "Hello there.")
+        await ended(bus, short)
+        assert await pieces_done(bus, long) <= 3
+        await bus.publish(subjects.cancel("long"))
+        await ended(bus, long)
+
+
+async def test_utterance_that_waits_for_a_lane_is_cancelled_at_once(server: NatsServer, bus: Bus) -> None:
+    async with worker(server, Script(hang_piece=0), slots=1):
+        speaking = await speak(bus, "speaking", TEXT)
+        waiting = await speak(bus, "waiting", TEXT)
+        await asyncio.sleep(0.3)
+        for job in (waiting, speaking):
+            await bus.publish(subjects.cancel(job.request_id))
+            infos, sound = await ended(bus, job)
+            assert infos[-1].end is not None
+            assert infos[-1].end.reason == "cancelled"
+            assert not sound
+
+
+async def test_speech_that_could_not_be_fed_is_refused_before_any_sound(server: NatsServer, bus: Bus) -> None:
+    # The engine is not fast enough for two listeners.
+    async with worker(server, Script(chunk_latency_s=0.35), slots=1):
+        first = await speak(bus, "first", TEXT)
+        await hears(bus, first, 1)
+        second = await speak(bus, "second", TEXT)
+        infos, sound = await ended(bus, second)
+        await bus.publish(subjects.cancel("first"))
+        await ended(bus, first)
+    end = infos[-1].end
+    assert end is not None
+    assert end.error is not None
+    assert end.error.code is ErrorCode.QUEUE_FULL
+    assert end.error.retry_after_s is not None
+    assert not sound

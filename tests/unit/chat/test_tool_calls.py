@@ -142,6 +142,22 @@ def test_no_schema_of_a_client_reads_anything_or_takes_long() -> None:
     assert satisfies({"a": "x1"}, {"properties": {"a": {"pattern": r"^(?!y)\w\d$"}}})
 
 
+@pytest.mark.parametrize(
+    ("keywords", "good", "bad"),
+    [
+        ({"items": [{"type": "integer"}], "additionalItems": False}, [1], [1, 2]),
+        ({"minimum": 1, "exclusiveMinimum": True}, 2, 1),
+        ({"prefixItems": [{"type": "integer"}]}, [1], ["x"]),
+    ],
+)
+def test_schemas_that_name_no_draft_are_read_by_the_newest_that_allows_them(
+    keywords: dict[str, Any], good: Any, bad: Any
+) -> None:
+    schema = {"type": "object", "properties": {"a": keywords}}
+    assert satisfies({"a": good}, schema)
+    assert not satisfies({"a": bad}, schema)
+
+
 def test_conversation_with_tools_becomes_text() -> None:
     system = ChatMessage(role="system", content="Be kind.")
     asked = ChatMessage(role="user", content="Dim it twice.")

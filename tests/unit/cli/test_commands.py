@@ -107,10 +107,11 @@ def test_the_plan_starts_one_process_for_each_pool_and_gives_each_a_port() -> No
         "chat-small",
         "chat-large",
         "tts-voice",
+        "rooms",
         "quota",
     ]
     ports = [service.ready_port for service in service_plan.services]
-    assert len(set(ports)) == 5
+    assert len(set(ports)) == 6
     assert ports[2] == 9555
     assert service_plan.environ["CALLBOARD__CHAT__POOLS__SMALL__METRICS_PORT"] == str(ports[1])
     assert "CALLBOARD__CHAT__POOLS__LARGE__METRICS_PORT" not in service_plan.environ

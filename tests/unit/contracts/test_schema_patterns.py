@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from callboard_chat.domain.json_check import satisfies
 from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPatternError, enforced, enforced_name
 from tests.support.grammars import SchemaGrammar
 
@@ -32,6 +33,7 @@ def test_translated_patterns_match_what_the_original_matches(request: pytest.Fix
         for text in chance.sample(PROBES, 100) + PROBES[:100]:
             accepted, matches = grammar.accepts(text), bool(original.search(text))
             assert matches or not accepted, (pattern, text)
+            assert not accepted or satisfies(text, {"pattern": pattern}), (pattern, text)
             # Python's $ is also before a last line break, and \W and \S match less where validators disagree.
             agreed = not text.endswith("\n") and text.isascii()
             assert accepted or not matches or not agreed, (pattern, text)
@@ -45,6 +47,7 @@ def test_translated_patterns_match_what_the_original_matches(request: pytest.Fix
         ("(?P<n>a)", "a group with options"), (r"\0", "a NUL character"), (r"[\x00]", "a NUL character"),
         ("[]", "an empty class"), ("[^]", "an empty class"), ("[a", "a class without an end"),
         ("[b-a]", "upside down"), ("a{,2}", "no quantifier"), ("a*+", "two quantifiers"),
+        (r"[\b]", "a word boundary"), (r"[a-\d]", "ends in a class"),
         (r"\Z", "an unknown escape"), (r"\ud800", "no character"), ("a\\", "an unknown escape"),
     ],
 )  # fmt: skip

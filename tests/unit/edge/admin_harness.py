@@ -11,10 +11,12 @@ from typing import Any
 import aiohttp
 
 from callboard_admin.accounts import Accounts
+from callboard_admin.room_records import RoomRecords
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.kudos import KudosChange, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
+from callboard_contracts.rooms import RoomReply, RoomRequest
 from callboard_edge.domain.administration import Administration
 from callboard_kit.fake_bucket import FakeBucket
 from tests.unit.edge.harness import EdgeHarness
@@ -166,6 +168,8 @@ class AdminHarness:
     bucket: FakeBucket = field(default_factory=FakeBucket)
     usage: FakeUsage = field(default_factory=FakeUsage)
     kudos: FakeKudos = field(default_factory=FakeKudos)
+    rooms: FakeBucket = field(default_factory=FakeBucket)
+    ended: list[RoomRequest] = field(default_factory=list[RoomRequest])
     announced: list[str] = field(default_factory=list[str])
     quota: QuotaSection = field(default_factory=QuotaSection)
 
@@ -179,6 +183,17 @@ class AdminHarness:
 
         return Accounts(self.bucket, announce)
 
+    @property
+    def room_records(self) -> RoomRecords:
+        """The rooms; what ends is only noted."""
+
+        async def ask(request: RoomRequest) -> RoomReply:
+            await asyncio.sleep(0)
+            self.ended.append(request)
+            return RoomReply()
+
+        return RoomRecords(self.rooms, ask)
+
     def administration(self, pause_s: float = 0.0) -> Administration:
         """What an edge is given."""
 
@@ -186,7 +201,7 @@ class AdminHarness:
             return self.quota
 
         digest = hashlib.sha256(TOKEN.encode()).digest()
-        return Administration(digest, self.book, self.usage, self.kudos, quota, pause_s)
+        return Administration(digest, self.book, self.usage, self.kudos, self.room_records, quota, pause_s)
 
 
 @dataclass

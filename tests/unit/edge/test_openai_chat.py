@@ -434,13 +434,13 @@ async def test_schema_that_was_found_good_is_not_checked_again(
     harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Any] = []
-    check = schema_validator._problem  # pyright: ignore[reportPrivateUsage] - what takes the time
+    check = schema_validator._form  # pyright: ignore[reportPrivateUsage] - what takes the time
 
-    def counted(schema: dict[str, Any]) -> str | None:
-        checked.append(schema)
-        return check(schema)
+    def counted(asked: Any, text: str) -> str:
+        checked.append(text)
+        return check(asked, text)
 
-    monkeypatch.setattr(schema_validator, "_problem", counted)
+    monkeypatch.setattr(schema_validator, "_form", counted)
     for _ in range(3):
         harness.plays(frames("one "))
         assert (await harness.post(CHAT, asking(tools=tools_of(schema_of(3), schema_of(4)))))[0] == 200
@@ -453,12 +453,13 @@ async def test_schema_that_was_found_good_is_not_checked_again(
 async def test_small_schema_does_not_wait_for_large_ones(harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     checking, go_on = threading.Event(), threading.Event()
 
-    def slow(schema: dict[str, Any]) -> None:
-        if "allOf" in schema:
+    def slow(_asked: Any, text: str) -> str:
+        if "allOf" in text:
             checking.set()
             assert go_on.wait(10)
+        return text
 
-    monkeypatch.setattr(schema_validator, "_problem", slow)
+    monkeypatch.setattr(schema_validator, "_form", slow)
     large = [
         asyncio.ensure_future(harness.post(CHAT, asking(tools=tools_of(schema_of(count))))) for count in (1000, 1001)
     ]

@@ -1,5 +1,6 @@
 """Schemas of all drafts come to one form, and what it cannot say is refused with its keyword and place."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.grammars import SchemaGrammar
 
 pytestmark = pytest.mark.unit
 
+LISTS = {"definitions": {"a": {"type": "array"}}}
 DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"
 
 
@@ -51,6 +53,14 @@ DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schem
         ({"$ref": "c", "$defs": {"c": {"$id": "c", "type": "null"}}}, {"$ref": "#/$defs/1"}),
         ({"$ref": "#c", "$defs": {"c": {"$anchor": "c", "type": "null"}}}, {"$ref": "#/$defs/1"}),
         ({"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}),
+        (
+            {"$schema": DRAFT_7, "items": {"$ref": "#/definitions/a", "maxItems": 2, "title": "x"}, **LISTS},
+            {"items": {"$ref": "#/$defs/1", "title": "x"}},
+        ),
+        (
+            {"items": {"$ref": "#/definitions/a", "maxItems": 2}, **LISTS},
+            {"items": {"$ref": "#/$defs/1", "maxItems": 2}},
+        ),
     ],
 )
 def test_form_of_keywords(schema: dict[str, Any], form: dict[str, Any]) -> None:
@@ -73,6 +83,14 @@ def test_form_of_keywords(schema: dict[str, Any], form: dict[str, Any]) -> None:
         ({"$ref": "#/nowhere"}, "$ref", ""),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "$ref", ""),
         ({"$ref": "#"}, "$ref", ""),
+        ({"anyOf": [{"type": "null"}, {"$ref": "#"}]}, "$ref", ""),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "$ref", ""),
+        ({"properties": dict.fromkeys("abcdefghij", True), "minProperties": 5}, "minProperties", ""),
+        (
+            {"properties": dict.fromkeys("abcdefghij", True), "additionalProperties": False, "maxProperties": 5},
+            "maxProperties",
+            "",
+        ),
         ({"minLength": 2**63}, "minLength", ""),
         ({"exclusiveMinimum": 0, "maximum": 0.05}, "exclusiveMinimum", ""),
         ({"$schema": "http://json-schema.org/draft-03/schema#"}, "$schema", ""),
@@ -109,6 +127,57 @@ def test_alternatives_that_name_their_kind_exclude_each_other_through_references
     grammar = SchemaGrammar(normalized(schema, strict=True))
     assert grammar.accepts({"kind": "b"})
     assert not grammar.accepts({"kind": "c"})
+
+
+NULL, ONE = {"type": "null"}, {"const": 1}
+TWO_OF_THREE = {"type": "object", "properties": dict.fromkeys("abc", ONE), "additionalProperties": False}
+COUNTED: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
+    "none": ({"properties": {"a": ONE}, "maxProperties": 0}, [{}, 1], [{"a": 1}, {"x": 1}]),
+    "at most two": ({**TWO_OF_THREE, "maxProperties": 2}, [{}, {"a": 1, "c": 1}], [{"a": 1, "b": 1, "c": 1}]),
+    "at most three of three": ({**TWO_OF_THREE, "maxProperties": 3}, [{"a": 1, "b": 1, "c": 1}], []),
+    "at least two": ({**TWO_OF_THREE, "minProperties": 2}, [{"b": 1, "c": 1}], [{}, {"a": 1}]),
+    "exactly two": (
+        {**TWO_OF_THREE, "minProperties": 2, "maxProperties": 2},
+        [{"a": 1, "b": 1}, {"b": 1, "c": 1}],
+        [{"a": 1}, {"a": 1, "b": 1, "c": 1}],
+    ),
+    "one more than is required": (
+        {**TWO_OF_THREE, "required": ["b"], "minProperties": 2, "maxProperties": 2},
+        [{"a": 1, "b": 1}],
+        [{"b": 1}, {"a": 1, "c": 1}],
+    ),
+    "one that is not forbidden": (
+        {"type": "object", "properties": {"a": False, "b": ONE}, "minProperties": 1},
+        [{"b": 1}],
+        [{}, {"a": 1}],
+    ),
+    "some item after the first ones": (
+        {"type": "array", "prefixItems": [NULL, NULL], "contains": ONE},
+        [[None, None, 1]],
+        [[None, None], [1, None, None]],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_what_is_counted(case: str) -> None:
+    schema, good, bad = COUNTED[case]
+    grammar = SchemaGrammar(normalized(schema, strict=True))
+    assert [value for value in good if not grammar.accepts(value)] == []
+    assert [value for value in bad if grammar.accepts(value)] == []
+
+
+@pytest.mark.parametrize("values", [range(60), "abc", [True, None, 1]])
+def test_alternatives_that_differ_in_a_property_exclude_each_other(values: Iterable[Any]) -> None:
+    branches = [
+        {"type": "object", "properties": {"kind": {"const": value}, "x": {"const": str(value)}}, "required": ["kind"]}
+        for value in values
+    ]
+    beside = {"anyOf": [{"required": ["x"]}, {"required": ["y"]}]}
+    grammar = SchemaGrammar(normalized({"oneOf": branches, **beside}, strict=True))
+    for value in values:
+        assert grammar.accepts({"kind": value, "x": str(value)})
+        assert not grammar.accepts({"kind": value, "x": "other"})
 
 
 def test_every_keyword_is_told_once() -> None:

@@ -287,6 +287,17 @@ async def test_unknown_room_can_be_reset(harness: EdgeHarness) -> None:
     assert (await post(harness, "/ait/resetJoinkey", {"join_key": "a b"}))[0] == 429
 
 
+async def test_room_whose_speech_worker_never_came_answers_in_text(harness: EdgeHarness) -> None:
+    harness.known.forget("w")
+    harness.known.loaded = True
+    chat = WorkerInfo(id="c", service="chat", pool="main", backend="fake", slots=1, at=0)
+    harness.known.announce(chat)
+    assert (await post(harness, "/ait/postMessage", message()))[0] == 425
+    assert harness.rooms.posted[0].speech is None
+    spoken = {"join_key": "pond", "username": "Ada", "message": "Hello there."}
+    assert (await post(harness, "/ait/generateAudio", spoken))[0] == 503
+
+
 async def test_second_hold_that_is_refused_gives_the_first_back(harness: EdgeHarness) -> None:
     harness.quota.refusal, harness.quota.refused_kind = REFUSED, "speech"
     assert (await post(harness, "/ait/postMessage", message()))[0] == 429

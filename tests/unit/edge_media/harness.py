@@ -270,6 +270,14 @@ class NoResults:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
+    async def put_name(self, name: str, request_id: str) -> None:
+        """Is no part of speech."""
+        raise AssertionError(name, request_id)
+
+    async def named(self, name: str) -> str | None:
+        """Is no part of speech."""
+        raise AssertionError(name)
+
 
 async def silent(worker: Worker) -> None:
     """A worker that never says anything."""

@@ -1,5 +1,6 @@
 """Which reader speaks which part of a text that mixes scripts."""
 
+import re
 import unicodedata
 from collections.abc import Callable
 
@@ -33,6 +34,10 @@ def left_out(script: str) -> float:
         ("The word 你好 means hello.", "en-us", [("The word ", "en-us"), ("你好", "zh"), (" means hello.", "en-us")]),
         ("спасибо большое, Анна!", "en-us", [("спасибо большое, Анна", "ru"), ("!", "en-us")]),
         ("їжак", "en-us", [("їжак", "uk")]),
+        ("آج موسم ہے", "en-us", [("آج موسم ہے", "ur")]),
+        ("بچے", "en-us", [("بچے", "ur")]),
+        ("امروز هوا خوب است پس", "en-us", [("امروز هوا خوب است پس", "fa")]),
+        ("مرحبا بكم", "en-us", [("مرحبا بكم", "ar")]),
         ("東京は寒い。", "en-us", [("東京は寒い", "ja"), ("。", "en-us")]),
         ("北京 is cold", "en-us", [("北京", "zh"), (" is cold", "en-us")]),
         ("东京は", "zh", [("东京", "zh"), ("は", "ja")]),
@@ -66,6 +71,13 @@ def test_foreign_words_are_read_by_their_sound() -> None:
     assert read.startswith("ðə wˈɜɹd ")
     assert "lˈɛɾɚ" not in read
     assert "həlˈO, ænd" in read
+
+
+@pytest.mark.parametrize("mark", ["۔", "؟", "،", "؛"])
+def test_marks_of_other_scripts_are_pauses_and_not_words(mark: str) -> None:
+    read = PHONEMIZER.phonemes(f"یہ گھر ہے{mark} وہ گھر ہے", "en-us")
+    first, second = (PHONEMIZER.phonemes(text, "en-us") for text in ("یہ گھر ہے", "وہ گھر ہے"))
+    assert re.fullmatch(rf"{first}[.?,;] {second}", read)
 
 
 @pytest.mark.parametrize("text", ["你好", "ありがとう", "спасибо", "Αθήνα", "مرحبا", "안녕하세요", "नमस्ते", "வணக்கம்"])

@@ -129,12 +129,12 @@ def test_full_stop_inside_a_sentence_does_not_end_it(text: str) -> None:
     assert len(sentences) == 1
 
 
-def test_pieces_grow_towards_three_hundred_characters() -> None:
+def test_pieces_grow_slowly_to_two_sentences_or_three() -> None:
     text = " ".join(f"Sentence number {n} is about the lamp and the sea." for n in range(60))
     lengths = [len(fragment.text) for fragment in split([text])]
     assert lengths[0] < 60
-    assert lengths[1] < 160
-    assert all(200 <= length <= 380 for length in lengths[4:-1])
+    assert all(60 <= length < 120 for length in lengths[1:6])
+    assert all(130 <= length <= 240 for length in lengths[7:-1])
 
 
 def test_chinese_is_cut_at_its_own_marks() -> None:

@@ -44,6 +44,7 @@ def configured_ports(config: Config) -> list[ConfiguredPort]:
         ConfiguredPort("edge.port", config.edge.host, config.edge.port),
         ConfiguredPort("edge.metrics_port", LOOPBACK, config.edge.metrics_port),
         ConfiguredPort("quota.metrics_port", LOOPBACK, config.quota.metrics_port),
+        ConfiguredPort("rooms.metrics_port", LOOPBACK, config.rooms.metrics_port),
         ConfiguredPort("nats.url", host, port),
     ]
     for service, pools in (("chat", config.chat.pools), ("tts", config.tts.pools)):

@@ -44,7 +44,7 @@ class Plan:
 def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.environ) -> Plan:
     """Plans the processes, and chooses every port that the configuration leaves open."""
     overrides: dict[str, str] = {}
-    spare = iter(free_ports(3 + len(config.chat.pools) + len(config.tts.pools)))
+    spare = iter(free_ports(4 + len(config.chat.pools) + len(config.tts.pools)))
 
     def port(setting: str, configured: int) -> int:
         if configured:
@@ -70,6 +70,8 @@ def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.envi
             metrics = port(f"{kind}.pools.{name}.metrics_port", pool.metrics_port)
             worker = (kind, name)
             services.append(service(f"{kind}-{name}", f"callboard_{kind}", metrics, section.drain_timeout_s, worker))
+    rooms_metrics = port("rooms.metrics_port", config.rooms.metrics_port)
+    services.append(service("rooms", "callboard_rooms", rooms_metrics, STOP_MARGIN_S))
     quota_metrics = port("quota.metrics_port", config.quota.metrics_port)
     services.append(service("quota", "callboard_quota", quota_metrics, STOP_MARGIN_S))
     return Plan(tuple(services), {**environ, **overrides}, edge_port, bus_host, bus_port)

@@ -154,7 +154,7 @@ class _Translator:
         self._at += 1
         if (found := self._take(_PROPERTY)) is not None:
             return f"[\\{found[0]}]" if found[0][0] == "p" else f"[\\{found[0]}--\\x00]"
-        return self._literal(self._character("a word boundary"))
+        return self._literal(self._character())
 
     def _literal(self, character: str) -> str:
         if character == _NUL:
@@ -164,8 +164,8 @@ class _Translator:
         self.has_escapes = True
         return f"[{_escaped(character)}\\x00]"
 
-    def _character(self, boundary: str | None) -> str:
-        """The character of an escape whose backslash is read already; `boundary` is what a `b` would be."""
+    def _character(self) -> str:
+        """The character of an escape whose backslash is read already."""
         if (found := self._take(_HEX)) is not None:
             code = int(found[1] or found[2] or found[3], 16)
             if 0xD800 <= code < 0xDC00 and self._text.startswith("\\", self._at):
@@ -177,8 +177,6 @@ class _Translator:
                 raise UnsupportedPatternError("a code that is no character")
             return chr(code)
         sign = self._next(self._text[self._at : self._at + 1])
-        if sign == "b" and boundary is None:
-            return "\b"
         if sign == "c" and "a" <= (letter := self._text[self._at : self._at + 1].lower()) <= "z":
             self._at += 1
             return chr(ord(letter) & 31)
@@ -187,6 +185,7 @@ class _Translator:
         if sign and not sign.isalnum():
             return sign
         if sign in {"b", "B"}:
+            # Validators in Rust do not know it as a backspace in a class either.
             raise UnsupportedPatternError("a word boundary")
         if sign == "0":
             raise UnsupportedPatternError("a NUL character")
@@ -218,7 +217,7 @@ class _Translator:
         self._at += 1
         last = self._member(negative=negative)
         if isinstance(last, _Set):
-            return f"{_member(first)}\\-{last.items}"
+            raise UnsupportedPatternError("a range that ends in a class")
         if last < first:
             raise UnsupportedPatternError("a range that is upside down")
         if first == _NUL:
@@ -236,7 +235,7 @@ class _Translator:
             return _Set(shorthand.exact if self._exact else shorthand.most if negative else shorthand.least)
         if (found := self._take(_PROPERTY)) is not None:
             return _Set(f"\\{found[0]}" if found[0][0] == "p" or negative else f"[\\{found[0]}--\\x00]")
-        return self._character(None)
+        return self._character()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from callboard_admin.accounts import Accounts
 from callboard_admin.kudos_records import KudosRecords
+from callboard_admin.room_records import RoomRecords
 from callboard_admin.usage_records import UsageRecords
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
@@ -140,7 +141,9 @@ def administration(config: Config, bus: Bus, file: Path | None) -> Administratio
             log.warning("settings_unreadable")
             return config.quota
 
-    return Administration(token_digest(token), Accounts.on(bus), UsageRecords(bus), KudosRecords(bus), quota)
+    return Administration(
+        token_digest(token), Accounts.on(bus), UsageRecords(bus), KudosRecords(bus), RoomRecords.on(bus), quota
+    )
 
 
 async def serve(

@@ -1,33 +1,61 @@
-"""Says whether JSON that an engine wrote satisfies a schema that a client sent."""
+"""Checks JSON that an engine wrote against the schemas that clients send."""
 
 import functools
 import json
+import math
+import sys
 from typing import Any
 
-from jsonschema_rs import FancyRegexOptions, ValidationError, validator_for
+from jsonschema_rs import Draft4Validator, Draft7Validator, FancyRegexOptions, ValidationError, Validator, validator_for
 
 MAX_REMEMBERED = 256
 _PATTERNS = FancyRegexOptions(backtrack_limit=10_000)
+_KINDS = (validator_for, Draft7Validator, Draft4Validator)
+"""How a schema is read, as the edge reads it: by the first draft that allows it, the declared or newest one before."""
+
+
+def parsed(text: str) -> Any:
+    """The value of a text in JSON; numbers that are too large for a float are the largest, as validators know no other.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_float=_finite, parse_constant=_no_constant)
 
 
 def satisfies(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether an object satisfies a schema; a schema that no validator can be made of is satisfied by nothing."""
-    if not isinstance(value, dict):
-        return False
+    """Whether a value satisfies a schema; a schema that no validator can be made of is satisfied by nothing."""
     if not schema:
         return True
     validator = _validator(json.dumps(schema))
-    return validator is not None and validator.is_valid(value)
+    try:
+        return validator is not None and validator.is_valid(value)
+    except ValueError:
+        # Half of a surrogate pair, which is no text.
+        return False
 
 
 @functools.lru_cache(MAX_REMEMBERED)
-def _validator(schema: str) -> Any:
+def _validator(schema: str) -> Validator | None:
     """A validator whose patterns take bounded time, and which reads nothing from anywhere."""
-    try:
-        return validator_for(json.loads(schema), pattern_options=_PATTERNS, retriever=_nothing)
-    except (ValueError, ValidationError):
-        return None
+    parts = json.loads(schema)
+    for kind in _KINDS[:1] if "$schema" in parts else _KINDS:
+        try:
+            return kind(parts, pattern_options=_PATTERNS, retriever=_nothing)
+        except (ValueError, ValidationError):
+            continue
+    return None
 
 
 def _nothing(uri: str) -> Any:
     raise ValueError(f"{uri} is not read")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -8,9 +8,8 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from callboard_chat.domain.json_check import satisfies
+from callboard_chat.domain.json_check import parsed, satisfies
 from callboard_chat.domain.thinking import overlap
 from callboard_contracts.chat import ChatMessage, ChatRequest, Tool, ToolCall
 from callboard_worker.engine import EngineFailed
@@ -183,11 +182,7 @@ def checked_calls(request: ChatRequest, calls: tuple[ToolCall, ...], *, complete
         return calls
     tools = {tool.name: tool for tool in offered_tools(request)}
     calls = calls[: max_calls(request)]
-    good = tuple(
-        call
-        for call in calls
-        if (tool := tools.get(call.name)) is not None and satisfies(_arguments(call.arguments), tool.parameters)
-    )
+    good = tuple(call for call in calls if call.name in tools and _is_good(call, tools[call.name]))
     if complete and len(good) < len(calls):
         raise EngineFailed("the engine called a tool in a way that is not on offer")
     if complete and not good and is_forced(request):
@@ -195,9 +190,9 @@ def checked_calls(request: ChatRequest, calls: tuple[ToolCall, ...], *, complete
     return good
 
 
-def _arguments(text: str) -> Any:
+def _is_good(call: ToolCall, tool: Tool) -> bool:
     try:
-        arguments = json.loads(text or "{}")
+        arguments = parsed(call.arguments or "{}")
     except (ValueError, RecursionError):
-        return None
-    return arguments if isinstance(arguments, dict) else None
+        return False
+    return isinstance(arguments, dict) and satisfies(arguments, tool.parameters)

@@ -1,7 +1,6 @@
 """What a request asks of a model, and whether the model can do it."""
 
 from collections.abc import Set
-from typing import Any
 
 from callboard_contracts.chat import ChatRequest, Sampling
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -61,12 +60,6 @@ def with_honoured_sampling(request: ChatRequest, offered: OfferedModel | None, r
         raise unsupported("This model's engine does not take this setting.", unheard[0])
     kept = sampling.model_copy(update={name: _SAMPLING_DEFAULTS[name] for name in dropped})
     return request.model_copy(update={"sampling": kept})
-
-
-def tool_schemas(request: ChatRequest) -> list[tuple[str, dict[str, Any]]]:
-    """The JSON schemas of a request's tools with the names of their fields."""
-    found = [(f"tools[{index}].parameters", tool.parameters) for index, tool in enumerate(request.tools)]
-    return [(param, schema) for param, schema in found if schema]
 
 
 def unsupported(message: str, param: str) -> CallboardError:

@@ -8,6 +8,7 @@ from callboard_contracts.accounts import Account, AccountKey
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.kudos import KudosChange, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
+from callboard_contracts.rooms import Room
 
 
 class Accounts(Protocol):
@@ -86,6 +87,22 @@ class KudosRecords(Protocol):
         ...
 
 
+class RoomRecords(Protocol):
+    """Rooms; each method raises CallboardError for what cannot be done."""
+
+    async def all(self) -> list[Room]:
+        """Returns every room, the one that was last active first."""
+        ...
+
+    async def find(self, text: str) -> Room:
+        """Finds a room by its id or its key."""
+        ...
+
+    async def end(self, room: Room) -> None:
+        """Ends a room."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Administration:
     """The dependencies of the admin API; `quota` reads the present settings of quota from the file."""
@@ -94,5 +111,6 @@ class Administration:
     accounts: Accounts
     usage: UsageRecords
     kudos: KudosRecords
+    rooms: RoomRecords
     quota: Callable[[], Awaitable[QuotaSection]]
     failure_pause_s: float = 0.5

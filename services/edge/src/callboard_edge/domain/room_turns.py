@@ -74,6 +74,8 @@ class RoomTurns:
     ) -> Turn:
         """Has a message answered, and the answer spoken; returns the turn, whose number only the room knows.
 
+        Where no speech worker is expected, it is answered in text alone.
+
         Raises:
             QuotaRefused: quota refused a hold.
             CallboardError: `duplicate_message` where `unique`, `not_found` unless the room is open or the turn opens
@@ -82,6 +84,9 @@ class RoomTurns:
         reserve, held = self.admission.chat_reserve(
             caller, question.request, question.model, None, joins_dialogue=remembers
         )
+
+        if speech is not None and not self._is_expected(speech.model):
+            speech = None
 
         async def post() -> Turn:
             holds: list[Hold] = []
@@ -107,6 +112,7 @@ class RoomTurns:
 
     async def speak(self, caller: Caller, room: RoomKey, words: Words, speech: Speech, secret: str | None) -> Turn:
         """Has a text spoken in a room; raises as `ask`, and `room_secret_required`."""
+        check_pool(self.admission.workers, "tts", speech.model.pool, may_sleep=speech.model.may_sleep)
 
         async def post() -> Turn:
             holds: list[Hold] = []
@@ -131,9 +137,15 @@ class RoomTurns:
         reserve = self.admission.reserve_request(caller, "chat", model, Work(prompt_tokens=1), None)
         await self._release([hold for hold in [(await self._hold(reserve, [])).hold] if hold])
 
+    def _is_expected(self, model: SpeechModel) -> bool:
+        try:
+            check_pool(self.admission.workers, "tts", model.pool, may_sleep=model.may_sleep)
+        except CallboardError:
+            return False
+        return True
+
     async def _speech(self, caller: Caller, speech: Speech, holds: list[Hold]) -> TurnSpeech:
         model = speech.model
-        check_pool(self.admission.workers, "tts", model.pool, may_sleep=model.may_sleep)
         work = Work(audio_ms=self.hold_slice_ms)
         reserve = self.admission.reserve_request(caller, "speech", model.name, work, None)
         reply = await self._hold(reserve, holds)

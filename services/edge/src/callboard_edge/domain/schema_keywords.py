@@ -23,7 +23,7 @@ REFUSED: Mapping[str, str] = {
 """Keywords that are refused, with the reason."""
 
 LIMITED: Mapping[str, str] = {
-    "$ref": "references to other documents are refused",
+    "$ref": "references to other documents are refused; where a schema names draft 4, 6 or 7, nothing beside it counts",
     "$schema": "drafts 4, 6, 7, 2019-09 and 2020-12, one for the whole schema",
     "const": f"no number over 2^53 ({MAX_INTEGER})",
     "contains": f"the items that must match come first; `minContains` at most {MAX_CONTAINED}",
@@ -33,11 +33,14 @@ LIMITED: Mapping[str, str] = {
     "exclusiveMinimum": "as `minimum`; refused where the other bound is less than 1 away",
     "format": "only " + ", ".join(f"`{name}`" for name in sorted(ENFORCED_FORMATS)),
     "maximum": f"numbers over 2^53 ({MAX_INTEGER}) are never written where a bound is set",
-    "maxProperties": "only where all `properties` are required, or 0",
+    "maxProperties": "beside optional `properties` only where others are forbidden, and with at most 64 ways to leave "
+    "some out; or 0",
     "minimum": f"numbers under -2^53 (-{MAX_INTEGER}) are never written where a bound is set",
-    "minProperties": "at most one more than `required` has; 1 beside optional `properties` asks for one of them",
+    "minProperties": "at most one more than `required` has; beside optional `properties` it asks for some of them, in "
+    "at most 64 ways",
     "not": "only `not: {}`, which allows nothing",
-    "oneOf": "only where no value can satisfy two of the alternatives, by their types, `const` or `enum`",
+    "oneOf": "only where no value can satisfy two of the alternatives, by their types, `const` or `enum`, or those of "
+    "a property that all require",
     "pattern": "no look-around, back-references, word boundaries, options, or anchors inside; `.` and negated classes "
     "never match NUL; `\\d`, `\\w`, `\\s` and their opposites match only what ECMA-262 and Python agree about",
     "patternProperties": "as `pattern`, without quotes, backslashes and control characters; no name may match two of "

@@ -1,15 +1,16 @@
-"""Checks the JSON schemas that clients send, and makes those of replies enforceable."""
+"""Checks the JSON schemas that clients send for replies and tools, and makes them enforceable."""
 
 import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES, OutputFormat
+from callboard_contracts.chat import MAX_GRAMMAR_SYMBOLS, MAX_LEXER_FUEL, MAX_LEXER_STATES, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.schema_bounds import MAX_ARRAY_ITEMS, array_items, too_many_items
 from callboard_contracts.schema_grammar import grammar_schema
@@ -26,10 +27,10 @@ MAX_CASELESS_CHARACTERS = 256
 MAX_DEPTH = 64
 """How deep a schema may be nested; a worker could not even read a job with more than 200 levels."""
 MAX_REQUIRED_TRIED = 64
-MAX_REMEMBERED = 1000
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
+_EMPTY_PATTERN = "Regex is empty"
 _BAD_PATTERN = "regex parse error"
 _NOT_OFFERED = "not supported"
 """What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
@@ -56,51 +57,50 @@ class SchemaValidator:
 
     def __init__(self) -> None:
         self._small, self._large = asyncio.Lock(), asyncio.Lock()
-        self._good: LRUCache[bytes, bool] = LRUCache(MAX_REMEMBERED)
         self._enforceable: LRUCache[bytes, str] = LRUCache(MAX_REMEMBERED_BYTES, getsizeof=len)
 
-    async def check(self, schemas: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Checks that schemas are such and not contradictory or too complex, each with the name of its field.
+    async def enforceable(self, request: ChatRequest) -> ChatRequest:
+        """The same request with its schemas in the form that engines enforce.
 
-        Raises:
-            CallboardError: `invalid_request` with the place inside the schema, or too many others are being checked.
-        """
-        left_bytes, left_nodes = MAX_ALL_BYTES, MAX_ALL_NODES
-        for param, schema in schemas:
-            text = _text(param, schema)
-            left_bytes -= len(text)
-            left_nodes -= text.count("{")
-            if left_bytes < 0 or left_nodes < 0:
-                raise _invalid(
-                    f"All schemas together may have {MAX_ALL_BYTES} bytes and {MAX_ALL_NODES} objects.", param
-                )
-            digest = _digest(text)
-            if digest not in self._good:
-                problem = await self._in_turn(text, lambda one=schema: _problem(one))
-                if problem is not None:
-                    raise _invalid(f"Not a valid JSON schema: {problem}.", param)
-                self._good[digest] = True
-
-    async def enforceable(self, output_format: OutputFormat) -> OutputFormat:
-        """The same format with its schema, if it has one, in the form that engines enforce.
+        The parameters of a tool that cannot be enforced are left as they are, unless the tool is strict.
 
         Raises:
             CallboardError: `invalid_request` with what is wrong, `unsupported` with the keyword that cannot be
                 enforced and its place, or too many others are being checked.
         """
-        schema = output_format.json_schema
-        if schema is None:
-            return output_format
-        param = "output_format.json_schema" if output_format.name else "output_format.schema"
-        text = _text(param, schema)
-        if text.count("{") > MAX_ALL_NODES:
-            raise _invalid(f"The schema has more than {MAX_ALL_NODES} objects.", param)
-        digest = _digest(f"{output_format.strict} {text}")
+        asked = [
+            _Asked(tool.parameters, f"tools[{index}].parameters", bool(tool.strict), of_tool=True)
+            for index, tool in enumerate(request.tools)
+        ]
+        wanted = request.output_format
+        if wanted.json_schema is not None:
+            param = "output_format.json_schema" if wanted.name else "output_format.schema"
+            asked.append(_Asked(wanted.json_schema, param, bool(wanted.strict), of_tool=False))
+        if not asked:
+            return request
+        left_bytes, left_nodes = MAX_ALL_BYTES, MAX_ALL_NODES
+        found: list[dict[str, Any]] = []
+        for each in asked:
+            text = _text(each)
+            left_bytes -= len(text)
+            left_nodes -= text.count("{")
+            if left_bytes < 0 or left_nodes < 0:
+                message = f"All schemas together may have {MAX_ALL_BYTES} bytes and {MAX_ALL_NODES} objects."
+                raise _invalid(message, each.param)
+            found.append(await self._form(each, text) if each.schema else each.schema)
+        tools = tuple(
+            tool.model_copy(update={"parameters": form}) for tool, form in zip(request.tools, found, strict=False)
+        )
+        if len(found) > len(tools):
+            wanted = wanted.model_copy(update={"json_schema": found[-1]})
+        return request.model_copy(update={"tools": tools, "output_format": wanted})
+
+    async def _form(self, asked: "_Asked", text: str) -> dict[str, Any]:
+        digest = hashlib.sha256(f"{asked.strict} {asked.of_tool} {text}".encode()).digest()
         if (found := self._enforceable.get(digest)) is None:
-            strict = bool(output_format.strict)
-            found = await self._in_turn(text, lambda: _enforceable(schema, len(text), param, strict=strict))
+            found = await self._in_turn(text, lambda: _form(asked, text))
             self._enforceable[digest] = found
-        return output_format.model_copy(update={"json_schema": json.loads(found)})
+        return json.loads(found)
 
     async def _in_turn(self, text: str, work: Callable[[], T]) -> T:
         turn = self._small if len(text) <= SMALL_SCHEMA_BYTES and not _CASELESS.search(text) else self._large
@@ -113,33 +113,51 @@ class SchemaValidator:
             ) from None
 
 
-def _text(param: str, schema: dict[str, Any]) -> str:
-    if _is_deeper(schema, MAX_DEPTH):
-        raise _invalid(f"The schema is nested more than {MAX_DEPTH} levels deep.", param)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A schema of a request, and the name of its field."""
+
+    schema: dict[str, Any]
+    param: str
+    strict: bool
+    of_tool: bool
+
+
+def _text(asked: _Asked) -> str:
+    if _is_deeper(asked.schema, MAX_DEPTH):
+        raise _invalid(f"The schema is nested more than {MAX_DEPTH} levels deep.", asked.param)
     try:
-        text = json.dumps(schema, allow_nan=False)
+        text = json.dumps(asked.schema, allow_nan=False)
     except ValueError:
-        raise _invalid("The schema holds a number that JSON has no form for.", param) from None
+        raise _invalid("The schema holds a number that JSON has no form for.", asked.param) from None
     if len(text) > MAX_SCHEMA_BYTES:
-        raise _invalid(f"The schema is larger than {MAX_SCHEMA_BYTES} bytes.", param)
+        raise _invalid(f"The schema is larger than {MAX_SCHEMA_BYTES} bytes.", asked.param)
     return text
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _invalid(message: str, param: str) -> CallboardError:
     return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)
 
 
-def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict: bool) -> str:
+def _form(asked: _Asked, text: str) -> str:
+    try:
+        return _enforceable(asked, len(text))
+    except CallboardError:
+        if asked.strict or not asked.of_tool:
+            raise
+    if problem := _problem(asked.schema):
+        raise _invalid(f"Not a valid JSON schema: {problem}.", asked.param)
+    return text
+
+
+def _enforceable(asked: _Asked, text_bytes: int) -> str:
     # Loaded only when the first schema comes, to keep the process small.
     from callboard_edge.domain.schema_keywords import MalformedSchemaError, UnsupportedSchemaError
-    from callboard_edge.domain.schema_normalizer import normalized
+    from callboard_edge.domain.schema_normalizer import FOR_MODELS, FOR_REPLIES, normalized
 
     try:
-        found = normalized(_bounded(schema, text_bytes), strict=strict)
+        kept = FOR_MODELS if asked.of_tool else FOR_REPLIES
+        found = normalized(_bounded(asked.schema, text_bytes), strict=asked.strict, kept=kept)
         text = json.dumps(found)
         _check_grammar(found, len(text))
     except UnsupportedSchemaError as problem:
@@ -147,14 +165,14 @@ def _enforceable(schema: dict[str, Any], text_bytes: int, param: str, *, strict:
         raise CallboardError(
             ErrorCode.UNSUPPORTED,
             f"The schema cannot be enforced: '{problem.keyword}'{place}: {problem.reason}.",
-            param=param,
+            param=asked.param,
         ) from None
     except MalformedSchemaError as problem:
-        raise _invalid(f"Not a valid JSON schema: {problem}.", param) from None
+        raise _invalid(f"Not a valid JSON schema: {problem}.", asked.param) from None
     except RecursionError:
-        raise _invalid("Not a valid JSON schema: it is nested too deeply.", param) from None
+        raise _invalid("Not a valid JSON schema: it is nested too deeply.", asked.param) from None
     except (ValueError, OverflowError):
-        raise _invalid("Not a valid JSON schema: it holds a number that is too large.", param) from None
+        raise _invalid("Not a valid JSON schema: it holds a number that is too large.", asked.param) from None
     return text
 
 
@@ -279,4 +297,6 @@ def _contradiction(schema: dict[str, Any], problem: str, place: str) -> str:
             ):
                 return _contradiction({**definitions, **part}, inner, f"{place}/{name}" if place else name)
     reason = problem.removeprefix(_UNSATISFIABLE).partition("\n")[0]
+    if reason.startswith(_EMPTY_PATTERN):
+        reason = "its patterns, format and lengths exclude each other"
     return f"{reason} at '{place}'" if place else reason

@@ -11,7 +11,6 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_edge.domain.abilities import (
     check_abilities,
-    tool_schemas,
     with_honoured_sampling,
     with_usable_tools,
 )
@@ -134,9 +133,7 @@ class TextResponder:
         request = with_usable_tools(with_usual_end(request), model, offered)
         check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
-        await self.schemas.check(tool_schemas(request))
-        output_format = await self.schemas.enforceable(request.output_format)
-        request = request.model_copy(update={"output_format": output_format})
+        request = await self.schemas.enforceable(request)
         if call.body_bytes * MAX_GROWTH > self.admission.max_request_bytes:
             self.admission.check_size(request)
         return request

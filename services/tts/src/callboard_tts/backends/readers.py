@@ -32,7 +32,7 @@ _READERS = {
 }
 _BY_LETTERS = (
     ("cyrillic", re.compile("[іїєґІЇЄҐ]"), "uk"),
-    ("arabic", re.compile("[ٹڈڑں]"), "ur"),
+    ("arabic", re.compile("[ٹڈڑںھہےۓ۔]"), "ur"),
     ("arabic", re.compile("[پچژگ]"), "fa"),
 )
 """Letters that tell the language of a run whose script several share."""

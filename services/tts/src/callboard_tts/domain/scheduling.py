@@ -19,6 +19,10 @@ UNKNOWN_REST_S = 30.0
 HORIZONS_S = (10.0, 20.0, 40.0)
 """The times within which all that listeners need then must be spoken, for one more utterance to be admitted."""
 MIN_RETRY_S = 1.0
+START_MARGIN = 1.5
+"""By how much more than one round of pieces takes a listener's start is delayed while others need the engine."""
+UNKNOWN_PIECE_S = 5.0
+"""How long the next piece of a text that still arrives is expected to be."""
 _DECAY = 0.8
 
 
@@ -33,6 +37,8 @@ class Playback:
     is_batch: bool = False
     rest_s: float = 0.0
     is_whole: bool = False
+    piece_s: float = 0.0
+    """How long the piece is expected to be that is spoken or asked for."""
     begun: bool = False
     """Whether it has a first sound."""
     dry_at: float = 0.0
@@ -117,6 +123,17 @@ class PieceScheduler:
         ]
         return max(MIN_RETRY_S, *lags_s) if max(lags_s) > 0 else 0.0
 
+    def start_delay_s(self, playback: Playback, made_s: float, next_s: float) -> float:
+        """How much later a listener starts who has `made_s` of sound, so as not to run dry before the next piece.
+
+        Alone nobody waits. Beside others who are spoken to, the next piece comes after one of each of theirs.
+        """
+        others = [one for one in self._playbacks if self._needs_engine(one) and one is not playback]
+        if not others:
+            return 0.0
+        round_s = sum(one.piece_s for one in others) + next_s
+        return max(0.0, START_MARGIN * round_s * (self.factor.value or 0.0) / self.lanes - made_s)
+
     def enter(self, playback: Playback) -> None:
         """Takes an utterance into work."""
         self._playbacks.add(playback)
@@ -128,6 +145,7 @@ class PieceScheduler:
 
     def ask(self, playback: Playback, piece_s: float, now: float) -> None:
         """Asks for a lane for an utterance's next piece, which is expected to be so long."""
+        playback.piece_s = piece_s
         self._waiting[playback] = _Request(playback, piece_s, now)
 
     def withdraw(self, playback: Playback) -> None:
@@ -165,6 +183,9 @@ class PieceScheduler:
         near_dry_s = self.ahead_s * NEAR_DRY_SHARE
         others: Iterable[Playback] = (*self._waiting, *self._speaking)
         return all(one is playback or one.is_batch or one.ahead_s(now) >= near_dry_s for one in others)
+
+    def _needs_engine(self, playback: Playback) -> bool:
+        return not playback.is_batch and (playback in self._waiting or playback in self._speaking)
 
     def _latest_start(self, request: _Request) -> float:
         working_s = request.piece_s * (self.factor.value or 0.0) if request.playback.begun else 0.0

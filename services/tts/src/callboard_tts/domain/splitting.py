@@ -24,15 +24,15 @@ class Fragment:
 class Limits:
     """How long pieces become, in sound units (about one Latin letter each) and in words.
 
-    The first piece ends as early as it still sounds well. `targets` and `bounds` grow from piece to piece, because
-    each piece plays while the next is made. Ordinary text of the last bound's length has less than 510 phonemes.
+    The first piece ends as early as it still sounds well. `targets` and `bounds` grow slowly, because each piece plays
+    while the next is made, and pieces of other utterances are made in between.
     """
 
     clause_words: float = 8
     fragment_words: float = 5
     following_words: float = 3
-    targets: tuple[float, ...] = (0, 60, 130, 240)
-    bounds: tuple[float, ...] = (200, 160, 260, 380)
+    targets: tuple[float, ...] = (0, 60, 60, 60, 80, 80, 100, 130)
+    bounds: tuple[float, ...] = (200, 160, 180, 180, 200, 200, 220, 240)
 
     def target(self, count: int) -> float:
         """The length from which on the end of a sentence ends the piece of this number."""

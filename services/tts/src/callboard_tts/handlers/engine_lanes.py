@@ -67,6 +67,10 @@ class EngineLanes:
             self._scheduler.release(playback)
             self._grant()
 
+    def start_delay_s(self, playback: Playback, made_s: float, next_s: float) -> float:
+        """How long the first sound of an utterance waits so that it is not interrupted; see `PieceScheduler`."""
+        return self._scheduler.start_delay_s(playback, made_s, next_s)
+
     def measured(self, working_s: float, sound_s: float) -> None:
         """Takes note of how long the engine took for a piece's sound."""
         self._scheduler.factor.add(working_s, sound_s)

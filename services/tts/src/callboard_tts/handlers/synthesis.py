@@ -10,7 +10,7 @@ from callboard_tts import metrics
 from callboard_tts.domain.hold_limits import usual_ms
 from callboard_tts.domain.pieces import Piece, PieceBatch
 from callboard_tts.domain.ports import PieceRequest, SpeechEngine
-from callboard_tts.domain.scheduling import Playback
+from callboard_tts.domain.scheduling import UNKNOWN_PIECE_S, Playback
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
 from callboard_tts.domain.tempo import Stretcher, engine_speed
@@ -47,6 +47,8 @@ class Synthesis:
         self._lanes = lanes
         self._playback = playback
         self._taken = asyncio.Event()
+        self._starts_at = 0.0
+        """When the first sound is sent."""
         self._backend = backend
         self._engine_model = engine_model
         self._running = running
@@ -69,6 +71,8 @@ class Synthesis:
                 self._taken.set()
                 if isinstance(segment, Exception):
                     raise segment
+                if (delay_s := self._starts_at - asyncio.get_running_loop().time()) > 0:
+                    await asyncio.sleep(delay_s)
                 await writer.send(segment)
         finally:
             making.cancel()
@@ -83,8 +87,9 @@ class Synthesis:
                     writer.expect(batch)
                     left = [piece for piece in batch.pieces if piece.index >= self._progress.piece]
                     self._playback.expect(sum(map(self._expected_s, left)), is_last=batch.is_last)
-                    for piece in left:
-                        await self._make(utterance, piece, made)
+                    lengths_s = [*map(self._expected_s, left), 0.0 if batch.is_last else UNKNOWN_PIECE_S]
+                    for piece, next_s in zip(left, lengths_s[1:], strict=True):
+                        await self._make(utterance, piece, next_s, made)
         except Exception as error:
             made.put_nowait(error)
         else:
@@ -93,8 +98,11 @@ class Synthesis:
     def _expected_s(self, piece: Piece) -> float:
         return usual_ms(piece.text, self._running.job.request.speed) / 1000
 
-    async def _make(self, utterance: Utterance, piece: Piece, made: Made) -> None:
-        """Makes one piece, trying again as long as the engine is away and has made nothing of it."""
+    async def _make(self, utterance: Utterance, piece: Piece, next_s: float, made: Made) -> None:
+        """Makes one piece, trying again as long as the engine is away and has made nothing of it.
+
+        `next_s` is how long the piece after it is expected to be.
+        """
         request = self._running.job.request
         speed = engine_speed(request.speed)
         wanted = PieceRequest(
@@ -116,7 +124,7 @@ class Synthesis:
             pause, cutter = silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip, piece.text)
             try:
                 async with self._lanes.lane(self._playback, expected_s):
-                    await self._make_once(wanted, pause, cutter, made)
+                    await self._make_once(wanted, pause, cutter, next_s, made)
             except EngineUnavailable as error:
                 self.engine_away = True
                 metrics.ENGINE_ERRORS.labels(self._backend, "unavailable").inc()
@@ -130,7 +138,9 @@ class Synthesis:
                 metrics.CHARACTERS.inc(len(piece.text))
                 return
 
-    async def _make_once(self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, made: Made) -> None:
+    async def _make_once(
+        self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, next_s: float, made: Made
+    ) -> None:
         trimmer = Trimmer()
         speed = self._running.job.request.speed
         stretcher = Stretcher(speed / wanted.speed) if speed != wanted.speed else None
@@ -154,10 +164,20 @@ class Synthesis:
                 length_bytes += len(pcm)
                 if pcm and pause:
                     pcm, pause = pause + pcm, b""
-                self._playback.made(len(pcm) / BYTES_PER_S, clock())
+                if pcm:
+                    self._note_sound(len(pcm) / BYTES_PER_S, next_s)
                 for segment in cutter.finish(pcm) if is_whole else cutter.feed(pcm):
                     made.put_nowait(segment)
         if length_bytes:
             self._lanes.measured(working_s, length_bytes / BYTES_PER_S)
             metrics.PIECE_DURATION.observe(length_bytes / BYTES_PER_S)
             metrics.REAL_TIME_FACTOR.observe(working_s * BYTES_PER_S / length_bytes)
+
+    def _note_sound(self, sound_s: float, next_s: float) -> None:
+        """Counts sound that is made; before the first of an utterance that has a next piece, sets when it starts."""
+        playback, now = self._playback, asyncio.get_running_loop().time()
+        if not playback.begun:
+            delays = self._progress.next_n == 0 and next_s > 0
+            made_s = max(sound_s, playback.piece_s)
+            self._starts_at = now + (self._lanes.start_delay_s(playback, made_s, next_s) if delays else 0.0)
+        playback.made(sound_s, max(now, self._starts_at))

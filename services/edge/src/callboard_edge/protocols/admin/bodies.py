@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from callboard_admin.accounts import MAX_LIMIT
+from callboard_admin.room_records import RoomFormat
 from callboard_admin.usage_exports import ExportFormat
 from callboard_contracts.kudos import KUDOS_SCALE, MAX_KUDOS
 from callboard_edge.http.bodies import AnswerBody, Whole
@@ -125,6 +126,18 @@ class HistoryQuery(AdminQuery):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 
+class RoomQuery(AdminQuery):
+    """How many rooms."""
+
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+
+class RoomExportQuery(AdminQuery):
+    """In which form: JSON, or WebVTT with times."""
+
+    format: RoomFormat = "json"
+
+
 class KeyObject(AnswerBody):
     """A key, by the start of its SHA-256; times are in UTC."""
 
@@ -230,3 +243,40 @@ class AuditTrailObject(AnswerBody):
 
     request_id: str
     events: list[EventObject]
+
+
+class RoomSummaryObject(AnswerBody):
+    """A room; `claimed` says whether it has an owner's secret, `messages` how many it remembers."""
+
+    id: str
+    kind: str
+    key: str
+    claimed: bool
+    created_at: str
+    active_at: str
+    messages: int
+    running: bool
+    waiting: int
+
+
+class RoomListObject(AnswerBody):
+    """Some rooms, the one that was last active first; `count` is how many there are."""
+
+    count: int
+    rooms: list[RoomSummaryObject]
+
+
+class RoomMessageObject(AnswerBody):
+    """What was said: by a visitor (`user`) or a character (`assistant`)."""
+
+    at: str
+    role: str
+    speaker: str
+    text: str
+
+
+class RoomObject(AnswerBody):
+    """A room and what it remembers, the oldest message first."""
+
+    room: RoomSummaryObject
+    dialogue: list[RoomMessageObject]
