@@ -37,6 +37,7 @@ BITRATE_KBPS = 320
 TONES_HZ = (400, 800)
 VIEWER_BUFFER_BYTES = 114_688
 VIEWER_BUFFER_WITHOUT_FADE_BYTES = 163_840
+WARM_UP_S = 5.0
 PLAYER_BUFFER_S = 1.0
 """What a media player or a browser keeps ahead."""
 
@@ -71,6 +72,11 @@ class Listener(asyncio.Protocol):
             self.data += data
         self.received += len(data)
         self.arrivals.append((time.monotonic(), len(data)))
+
+    def restart(self) -> None:
+        """Forgets what came before."""
+        self.arrivals.clear()
+        self.started_at = time.monotonic()
 
     def close(self) -> None:
         """Leaves."""
@@ -259,7 +265,9 @@ async def load(seconds: float, rooms: int, listeners: int) -> list[Figure]:
         everybody = [
             await listening(port_of(deployment), stream(key), BITRATE_KBPS) for key in keys for _ in range(listeners)
         ]
-        await asyncio.sleep(2)
+        await asyncio.sleep(WARM_UP_S)
+        for listener in everybody:
+            listener.restart()
         began_cpu, began = cpu_s(pid), time.monotonic()
 
         async def speak(n: int) -> None:
@@ -289,12 +297,12 @@ async def load(seconds: float, rooms: int, listeners: int) -> list[Figure]:
         Figure("longest time in which a listener got nothing", 1000 * max(gaps), "ms", 200),
         Figure("the same, median listener", 1000 * percentile(gaps, 0.5), "ms"),
         Figure("sound behind the clock, worst listener", 1000 * max(behind), "ms", 200),
-        Figure("frames sent less than 10 ms late", 100 * lateness, "%"),
+        Figure("frames sent less than 50 ms late", 100 * lateness, "%"),
     ]
 
 
 async def metric(deployment: Deployment, name: str) -> float:
-    """The share of a histogram's observations up to 10 ms."""
+    """The share of a histogram's observations up to 50 ms."""
     port = deployment.edges[0].health_port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -303,7 +311,7 @@ async def metric(deployment: Deployment, name: str) -> float:
     found = {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name)
     }
-    return found[f'{name}_bucket{{le="0.01"}}'] / found[f"{name}_count"]
+    return found[f'{name}_bucket{{le="0.05"}}'] / found[f"{name}_count"]
 
 
 async def idle(seconds: float, rooms: int) -> list[Figure]:

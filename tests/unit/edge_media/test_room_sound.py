@@ -12,7 +12,8 @@ from callboard_contracts.config import Bitrate
 from callboard_edge.media.id3 import tags
 from callboard_edge.media.idle_loop import IdleLoop, IdleLoopError, read_loop
 from callboard_edge.media.listener import METADATA_INTERVAL_BYTES, Listener, metadata_text
-from callboard_edge.media.mp3 import FrameEncoder, frame_bytes
+from callboard_edge.media.mp3 import FrameEncoder, frame_bytes, lame_encoder
+from callboard_edge.media.room_mixer import FRAME_BYTES
 from tests.support.room_speech import sounds, tone
 from tests.unit.edge_media.clips import decode
 
@@ -39,6 +40,25 @@ class TestFrames:
         parts = [frame for begin in range(0, len(pcm), 1152) for frame in cut.feed(pcm[begin : begin + 1152])]
         assert parts == whole.feed(pcm)
         assert 98 <= len(parts) <= 100
+
+    @pytest.mark.parametrize("bitrate_kbps", [16, 32, 160, 320])
+    def test_silence_that_is_repeated_decodes_as_if_it_had_been_encoded(self, bitrate_kbps: int) -> None:
+        """Two sounds with ten seconds of silence between, through this encoder and through LAME alone."""
+        first, silence, second = tone(0.48, 400), bytes(400 * FRAME_BYTES), tone(0.48, 800)
+        encoder = FrameEncoder(bitrate_kbps)
+        frames = encoder.feed(first + silence)
+        frames += encoder.feed(second + bytes(10 * FRAME_BYTES))
+        lame = lame_encoder(bitrate_kbps)
+        pcm = first + silence + second + bytes(10 * FRAME_BYTES)
+        parts = [lame.encode(pcm[begin : begin + FRAME_BYTES]) for begin in range(0, len(pcm), FRAME_BYTES)]
+        whole = b"".join(parts)[: len(frames) * len(frames[0])]
+        # One and the same frame: the encoder was not asked.
+        assert len({id(frame) for frame in frames[60:400]}) == 1
+        heard, expected = [np.asarray(decode("mp3", data).samples, float) for data in (b"".join(frames), whole)]
+        assert len(heard) == len(expected)
+        assert not heard[3 * 24_000 : 9 * 24_000].any()
+        # The second sound begins at the same sample; it may be quantised a little differently.
+        assert np.abs(heard - expected).max() < 700
 
     def test_stream_that_is_joined_in_the_middle_decodes(self) -> None:
         frames = FrameEncoder(32).feed(tone(2.4, 440))

@@ -1,5 +1,7 @@
 """MP3 through LAME, at a constant bitrate."""
 
+from collections import deque
+
 import lameenc  # pyright: ignore[reportMissingImports]
 
 from callboard_contracts.speech import BYTES_PER_MS, SAMPLE_RATE_HZ
@@ -9,10 +11,12 @@ BITRATE_KBPS = 160
 """The most that MP3 allows at 24 kHz. A constant bitrate lets players that buffer a number of bytes start soonest."""
 HIGH_SAMPLE_RATE_HZ = 48_000
 """The sample rate of bitrates that 24 kHz does not allow; LAME would lower those silently."""
-BLOCK_BYTES = 480 * BYTES_PER_MS
-"""The most that is encoded at once: the library's output buffer is too small for more at a higher sample rate."""
 FRAME_MS = 24
 """The length of a frame, at 24 kHz and at 48 kHz alike."""
+BLOCK_BYTES = 5 * FRAME_MS * BYTES_PER_MS
+"""The most that is encoded at once. For some more at a higher sample rate, the library's output buffer is too small."""
+SETTLED_FRAMES = 4
+"""So many equal frames of silence show that nothing of the sound before is left in them."""
 QUALITY = 5
 """LAME's quality level, 2 (best) to 7 (fastest). 5 costs 1.4 ms of CPU for a second of audio, 2 costs 3.6 ms."""
 
@@ -35,22 +39,41 @@ def lame_encoder(bitrate_kbps: int) -> lameenc.Encoder:
 
 
 class FrameEncoder:
-    """Encodes a stream that never ends and hands it out in whole frames."""
+    """Encodes a stream that never ends and hands it out in whole frames.
+
+    In a lasting silence LAME makes one frame like the other. From the fourth of them on they are repeated without it:
+    nothing but silence is in its buffers, and what it holds back of its last frame comes after all repeats.
+    """
 
     def __init__(self, bitrate_kbps: int) -> None:
         self._encoder = lame_encoder(bitrate_kbps)
         self._frame_bytes = frame_bytes(bitrate_kbps)
         self._rest = b""
+        self._silent_frames: deque[bytes] = deque(maxlen=SETTLED_FRAMES)
 
     def feed(self, pcm: bytes) -> list[bytes]:
-        """Returns the frames that are complete; `pcm` is cut between samples."""
-        blocks = [pcm[begin : begin + BLOCK_BYTES] for begin in range(0, len(pcm), BLOCK_BYTES)]
+        """Returns the frames that are complete; `pcm` is some times 24 ms long."""
+        frames: list[bytes] = []
+        for begin in range(0, len(pcm), BLOCK_BYTES):
+            frames += self._encode(pcm[begin : begin + BLOCK_BYTES])
+        return frames
+
+    def _encode(self, pcm: bytes) -> list[bytes]:
+        silent = self._silent_frames
+        is_silent = not pcm.strip(b"\0")
+        if is_silent and len(silent) == SETTLED_FRAMES and len(set(silent)) == 1:
+            return [silent[0]] * (len(pcm) // (FRAME_MS * BYTES_PER_MS))
         # What LAME hands out may end in the middle of a frame.
-        data = b"".join([self._rest, *(self._encoder.encode(block) for block in blocks)])
+        data = self._rest + bytes(self._encoder.encode(pcm))
         size = self._frame_bytes
         whole = len(data) - len(data) % size
         self._rest = data[whole:]
-        return [data[begin : begin + size] for begin in range(0, whole, size)]
+        frames = [data[begin : begin + size] for begin in range(0, whole, size)]
+        if is_silent:
+            silent.extend(frames)
+        else:
+            silent.clear()
+        return frames
 
 
 class Mp3Encoder:

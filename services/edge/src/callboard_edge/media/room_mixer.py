@@ -38,7 +38,7 @@ class SpeakerWatch:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Channel:
     """One bitrate of a room, and who listens to it.
 
@@ -114,6 +114,9 @@ class RoomMixer:
         self._recent.extend(pcm[begin : begin + FRAME_BYTES] for begin in range(0, len(pcm), FRAME_BYTES))
         for channel in self.channels.values():
             channel.unencoded += pcm
+            if not channel.recent:
+                # It waits for its beginning, which is no longer than the burst.
+                channel.unencoded = channel.unencoded[-self._burst_frames * FRAME_BYTES :]
 
     def close(self) -> None:
         """Stops to follow the room."""

@@ -20,6 +20,9 @@ MAX_CATCH_UP_FRAMES = 84
 """Two seconds. What a stop of the process has cost beyond that is left out; less is made good at once, so that a stream
 never falls behind the clock."""
 
+MAX_NEW_CHANNELS = 2
+"""How many channels begin in one tick. Each has to encode its burst first, for which all others wait."""
+
 
 class Place:
     """A listener's place in a room."""
@@ -171,7 +174,9 @@ class RoomStreams:
 
     async def _encode_and_deliver(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
-        work = [(mixer, channel) for mixer in self._rooms.values() for channel in mixer.channels.values()]
+        channels = [(mixer, channel) for mixer in self._rooms.values() for channel in mixer.channels.values()]
+        new = [channel for _, channel in channels if not channel.recent][:MAX_NEW_CHANNELS]
+        work = [(mixer, channel) for mixer, channel in channels if channel.recent or channel in new]
         if work:
             pcm = [(channel.encoder, channel.unencoded) for _, channel in work]
             encoded, spent_s = await loop.run_in_executor(pool, _encode, pcm)
