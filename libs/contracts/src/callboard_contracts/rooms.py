@@ -20,7 +20,7 @@ RoomKind = Literal["ait", "conversation", "translation", "character"]
 TURN_LIFE_S = 25 * 60
 """How long an ended turn can still be found by its message id; longer than its result is kept."""
 MAX_WAITING_TURNS = 64
-MAX_MESSAGE_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 16 * 1024
 """The longest text of one turn."""
 MAX_KEY_CHARACTERS = 256
 

@@ -25,6 +25,8 @@ OUT_LIFE_S = 120
 """The least time for which frames can be read back."""
 OUT_MARGIN_S = 30
 AUDIO_LIFE_S = 600
+ROOMS_BYTES = 1024 * 1024 * 1024
+"""So much all rooms may have together, since everybody may open rooms."""
 ROOM_AUDIO_BYTES = 512 * 1024 * 1024
 ROOM_LIFE_S = 86_400
 """How long the end of a turn waits for a rooms process."""
@@ -125,6 +127,7 @@ class BucketSpec:
     name: str
     history: int = 1
     key_ttl: bool = False
+    max_bytes: int = -1
 
     def config(self, replicas: int) -> dict[str, Any]:
         """The request body for the server's stream API; a bucket is a stream of a fixed form."""
@@ -135,6 +138,7 @@ class BucketSpec:
             "retention": "limits",
             "discard": "new",
             "max_msgs_per_subject": self.history,
+            "max_bytes": self.max_bytes,
             "num_replicas": replicas,
             "allow_direct": True,
             "allow_rollup_hdrs": True,
