@@ -288,7 +288,7 @@ def _pool_consumers(stream: str, service: str, pools: Iterable[str]) -> Iterable
 def buckets() -> tuple[BucketSpec, ...]:
     """All key-value buckets."""
     return (
-        BucketSpec(BUCKET_ROOMS, key_ttl=True),
+        BucketSpec(BUCKET_ROOMS, key_ttl=True, max_bytes=ROOMS_BYTES),
         BucketSpec(BUCKET_ACCOUNTS, history=8),
         BucketSpec(BUCKET_WORKERS, key_ttl=True),
     )
