@@ -73,14 +73,9 @@ def one_round(caller: Caller, poor: Caller, chat: StubChat, speech: StubSpeech) 
     assert caller.ask("GET", "/v1/models") == 200
     assert caller.chat(temperature=-1) == 400
     assert poor.chat() == 429
-    said = {
-        "join_key": "stage",
-        "username": "Ann",
-        "message": SECRET,
-        "charactername": "Owl",
-        "message_id": uuid4().hex,
-    }
+    said = {"join_key": "stage", "username": "Ann", "message": SECRET, "charactername": "Owl"}
     assert caller.ask("POST", "/ait/postMessage", {**said, "message_id": uuid4().hex}) == 425
+    assert caller.ask("GET", "/ait/stream/stage", leave_after=20_000) == 200
 
     chat.plays(Script(fail_status=503, fail_times=1))
     assert caller.chat() == 200

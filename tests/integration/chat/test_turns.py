@@ -22,7 +22,7 @@ SLOW = tuple(f"w{n} " for n in range(200))
 
 
 async def post(edge_stub: EdgeStub, turn: str, life_s: float = 30.0) -> ChatJob:
-    return await edge_stub.post(job_class="batch", life_s=life_s, turn={"room": ROOM, "turn": turn})
+    return await edge_stub.post(life_s=life_s, turn={"room": ROOM, "turn": turn})
 
 
 async def ends(edge_stub: EdgeStub, turn: str) -> int:
@@ -57,6 +57,15 @@ async def test_end_of_a_turn_that_is_not_answered_is_told(server: NatsServer, ed
         assert result is not None
         assert result.end.reason == ("cancelled" if turn == "cancelled" else "error")
         await edge_stub.queue_is_empty()
+
+
+async def test_turn_goes_on_while_no_edge_says_that_it_waits(server: NatsServer, edge_stub: EdgeStub) -> None:
+    async with worker(server, FakeEngine(FakeScript(tokens=SLOW[:100], token_delay_s=0.05))):
+        job = await post(edge_stub, "unwatched")
+        edge_stub.closed.add(job.request_id)
+        last = await edge_stub.end(job)
+        assert last.end is not None
+        assert last.end.reason == "stop"
 
 
 async def test_turn_whose_result_is_kept_is_not_run_again(server: NatsServer, edge_stub: EdgeStub) -> None:

@@ -284,6 +284,18 @@ async def test_text_that_cannot_be_queued_is_refused_and_its_hold_released(site:
     assert (await site.room()).ended[0].failed
 
 
+async def test_text_that_the_bus_did_not_take_is_queued_later(site: Deployment) -> None:
+    site.turns.failure = StoreUnavailable("away")
+    line = turn("Curtain up.", chat=False)
+    await site.rooms.speak(SpeakInRoom(kind="ait", key="stage", turn=line, opens=True))
+    assert [one.id for one in (await site.room()).speaking] == [line.id]
+    site.turns.failure = None
+    await site.later(START_GRACE_S)
+    assert [job.request.text for job in site.turns.speeches] == ["Curtain up."]
+    assert (await site.room()).ended[0].id == line.id
+    assert site.turns.released == []
+
+
 async def test_claimed_room_asks_for_its_secret(site: Deployment) -> None:
     claim = OpenRoom(kind="ait", key="stage", secret="sesame")
     await site.rooms.open(claim)

@@ -183,6 +183,11 @@ class ChatJob(Job):
     request: ChatRequest
     held: Work | None = None
 
+    @property
+    def has_listening_edge(self) -> bool:
+        """Whether the edge says that it waits; the reply of a room's turn is read through any edge."""
+        return self.request.turn is None
+
 
 class TokenUsage(Message):
     """Token counts as the engine's tokenizer counts them; cached tokens are part of the prompt's."""

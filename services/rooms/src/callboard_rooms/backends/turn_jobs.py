@@ -11,7 +11,6 @@ from callboard_contracts.jobs import Job, Service
 from callboard_contracts.rooms import Turn
 from callboard_contracts.speech import SpeechJob
 from callboard_contracts.streams import ATTEMPTS, CHAT, TTS
-from callboard_contracts.subjects import JobClass
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.jobs import enqueue, max_request_bytes
 from callboard_kit.stream_reads import read_batches, read_last
@@ -33,16 +32,16 @@ class BusTurnJobs:
         return max_request_bytes(self._bus)
 
     async def queue_chat(self, job: ChatJob, pool: str) -> int:
-        """Stores a job whose result is polled."""
-        return await self._queue(job, "chat", pool, "batch")
+        """Stores a job that visitors wait for."""
+        return await self._queue(job, "chat", pool)
 
     async def queue_speech(self, job: SpeechJob, pool: str) -> int:
         """Stores a job that is listened to."""
-        return await self._queue(job, "tts", pool, "live")
+        return await self._queue(job, "tts", pool)
 
     async def find_chat(self, turn: Turn) -> int | None:
         """The place of a turn's job, or None."""
-        subject = subjects.job("chat", turn.pool, "batch", turn.tenant)
+        subject = subjects.job("chat", turn.pool, "live", turn.tenant)
         async with _available():
             async for batch in read_batches(self._bus, CHAT, subject, batch_size=FIND_BATCH):
                 for message in batch:
@@ -70,9 +69,9 @@ class BusTurnJobs:
         async with _available():
             return await read_last(self._bus, ATTEMPTS, subjects.attempt(request_id)) is not None
 
-    async def _queue(self, job: Job, service: Service, pool: str, job_class: JobClass) -> int:
+    async def _queue(self, job: Job, service: Service, pool: str) -> int:
         try:
-            return await enqueue(self._bus, job, service, pool, job_class)
+            return await enqueue(self._bus, job, service, pool, "live")
         except CallboardError as error:
             if error.info.code is ErrorCode.BUS_UNAVAILABLE:
                 raise StoreUnavailable("the job was not stored in time") from error

@@ -26,7 +26,7 @@ from callboard_contracts.rooms import (
 )
 from callboard_rooms.domain import room as rooms
 from callboard_rooms.domain.dialogue import Limits
-from callboard_rooms.domain.ports import Conflict, RoomMetrics, RoomNews, RoomStore, StoredRoom
+from callboard_rooms.domain.ports import Conflict, RoomMetrics, RoomNews, RoomStore, StoredRoom, StoreUnavailable
 from callboard_rooms.domain.room import Change, IdlePolicy
 from callboard_rooms.domain.turns import TurnEffects
 
@@ -108,7 +108,11 @@ class RoomService:
         known = before.room.speaking if before.room is not None else ()
         for turn in room.speaking:
             if turn.id == request.turn.id and turn not in known:
-                await self._queue(room, turn, told=True)
+                try:
+                    await self._queue(room, turn, told=True)
+                except StoreUnavailable:
+                    # The turn is in the room, from where the reaper queues it.
+                    log.warning("speech_postponed", extra={"request_id": turn.id})
         return RoomReply(id=room.id, created=before.room is None)
 
     async def reset(self, request: RoomRequest) -> RoomReply:
