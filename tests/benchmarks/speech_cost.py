@@ -44,6 +44,7 @@ PARAGRAPH = (
     "Nobody has ever left before the end, although the roof leaks a little when it rains. "
     "If you hear knocking below the stage, do not be afraid; it is only the pump. "
 )
+SHORT_LINE = "Hello there, it is good to see you."
 
 NOTES = """\
 Kokoro's int8 ONNX file and one voice, through Callboard with the `kokoro_onnx` backend and one slot, and by kokoro-onnx
@@ -149,6 +150,7 @@ def _measure(deployment: Deployment, key: str, bare: BareEngine, rounds: int) ->
     long_heard = hear(deployment, key, long_text)
     seams = _seams(deployment, heard[-1], pieces) + _seams(deployment, long_heard, long_pieces)
     spoken = _spoken_pieces(deployment, long_heard)
+    short_alone, short_beside = _short_lines(deployment, key, long_text, rounds)
     figures = [
         Figure(f"first piece alone ({len(pieces[0].text)} characters), p50", median(first_alone) * 1000, "ms"),
         Figure("first PCM byte through Callboard, p50", median(first_through) * 1000, "ms"),
@@ -166,6 +168,8 @@ def _measure(deployment: Deployment, key: str, bare: BareEngine, rounds: int) ->
         Figure(f"text of {len(long_text)} characters, times the bare time", long_heard.whole_s / long_alone_s, "x"),
         Figure(f"its pieces spoken, of {len(long_pieces)}", spoken, "pieces", float(len(long_pieces)), "higher"),
         Figure("its sound, times that of kokoro-onnx alone", _audio_s(long_heard) / long_audio_s, "x"),
+        Figure("first PCM byte of a short line alone, p50", median(short_alone), "s"),
+        Figure(f"the same beside a text of {len(long_text)} characters, p50", median(short_beside), "s"),
         Figure("resident memory of the speech worker", deployment.speakers[0].running.resident_mb, "MB"),
     ]
     return SpeechCost(figures)
@@ -192,6 +196,30 @@ def _first_sounds(
             else:
                 alone.append(bare.speak(first_piece)[0])
     return alone, through
+
+
+def _short_lines(deployment: Deployment, key: str, long_text: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds to the first sound of a short line, alone and while a long text is spoken on the same slot."""
+    alone: list[float] = []
+    beside: list[float] = []
+    for number in range(rounds):
+        time.sleep(REST_S)
+        alone.append(_first_sound(deployment, key, SHORT_LINE))
+        _, long, reply = _ask(deployment, key, long_text)
+        reply.read1(2)
+        # Other moments of the long text's pieces each time.
+        time.sleep(number * 0.4)
+        beside.append(_first_sound(deployment, key, SHORT_LINE))
+        long.close()
+    return alone, beside
+
+
+def _first_sound(deployment: Deployment, key: str, text: str) -> float:
+    start, connection, reply = _ask(deployment, key, text)
+    reply.read1(2)
+    took_s = time.monotonic() - start
+    connection.close()
+    return took_s
 
 
 def _ask(

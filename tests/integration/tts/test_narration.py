@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, EndReason
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
+from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import UsageEvent
 from callboard_contracts.speech import (
@@ -351,12 +353,17 @@ async def test_utterance_that_waits_for_a_lane_is_cancelled_at_once(server: Nats
 
 
 async def test_speech_that_could_not_be_fed_is_refused_before_any_sound(server: NatsServer, bus: Bus) -> None:
+    async def wait(message: Msg) -> None:
+        await message.respond(ResumeReply(open=True, attempt=2).encoded())
+
+    waiting = await bus.subscribe(subjects.resume(EDGE, "second"), wait)
     # The engine is not fast enough for two listeners.
     async with worker(server, Script(chunk_latency_s=0.35), slots=1):
         first = await speak(bus, "first", TEXT)
         await hears(bus, first, 1)
         second = await speak(bus, "second", TEXT)
         infos, sound = await ended(bus, second)
+        await bus.unsubscribe(waiting)
         await bus.publish(subjects.cancel("first"))
         await ended(bus, first)
     end = infos[-1].end
@@ -364,4 +371,6 @@ async def test_speech_that_could_not_be_fed_is_refused_before_any_sound(server: 
     assert end.error is not None
     assert end.error.code is ErrorCode.QUEUE_FULL
     assert end.error.retry_after_s is not None
+    # The job was given back once, in case another worker had room.
+    assert infos[-1].attempt == 2
     assert not sound

@@ -77,7 +77,11 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, False, "The request's body is encoded in a way not offered."),
     ErrorCode.TOO_MANY_ATTEMPTS: ErrorKind(429, True, "This address sent too many wrong admin tokens."),
     ErrorCode.QUOTA_EXCEEDED: ErrorKind(429, True, "A limit of the API key, the address or the site is reached."),
-    ErrorCode.QUEUE_FULL: ErrorKind(429, True, "Too many requests of this client are already waiting."),
+    ErrorCode.QUEUE_FULL: ErrorKind(
+        429,
+        True,
+        "Too many requests of this client are waiting, or too many are listening for one more to be kept fed.",
+    ),
     ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, True, "The request was not finished before its deadline."),
     ErrorCode.NO_WORKER: ErrorKind(503, True, "No worker of the model's pool has ever announced itself."),
     ErrorCode.ENGINE_UNAVAILABLE: ErrorKind(503, True, "The engine behind the model could not be reached."),

@@ -23,17 +23,21 @@ class EngineLanes:
         self._asking: dict[Playback, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    def shortage_s(self, playback: Playback) -> float:
+        """By how many seconds the lanes would lag behind with one more utterance; see `PieceScheduler`."""
+        return self._scheduler.shortage_s(playback, _now())
+
     @asynccontextmanager
     async def admitted(self, playback: Playback, *, may_wait: bool, is_new: bool) -> AsyncGenerator[None]:
         """Takes an utterance into work inside the context.
 
-        A new one that could not be kept fed beside the others waits where it may, else it is refused. One that another
-        worker began goes on at once.
+        A new one that could not be kept fed beside the others waits where it may, else it is refused. One that has a
+        first sound goes on at once.
 
         Raises:
             CallboardError: `queue_full`.
         """
-        while is_new and (shortage_s := self._scheduler.shortage_s(playback, _now())):
+        while is_new and (shortage_s := self.shortage_s(playback)):
             if not may_wait:
                 metrics.REFUSED.inc()
                 log.info("utterance_refused", extra={"shortage_s": round(shortage_s, 1)})

@@ -30,11 +30,14 @@ from callboard_worker.engine import EngineError, EngineRefused
 from callboard_worker.handler import read_job
 from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
+from callboard_worker.pull import Nak
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
 log = logging.getLogger(__name__)
 
+ELSEWHERE_DELAY_S = 0.1
+"""How long a job that this worker could not keep fed waits for another worker, once, before it is refused."""
 RETURN_TIMEOUT_S = 5.0
 """How long the last holds may take to be given back before the worker ends."""
 
@@ -71,6 +74,10 @@ class SpeechJobs:
         """Speaks one utterance to its end; see `JobKind`."""
         job, pool = running.job, self._pool
         prior = PriorAttempt("nowhere", Progress())
+        rest_s = usual_ms(job.request.text, job.request.speed) / 1000
+        playback = Playback(job.tenant, running.is_batch, rest_s, is_whole=job.narrates is None)
+        if running.attempt == 1 and self._lanes.shortage_s(playback):
+            raise Nak(ELSEWHERE_DELAY_S)
         if running.attempt > 1:
             search = find_prior_attempt(self._bus, running)
             prior = await take_over(job, running.attempt, search, metrics.WORKER)
@@ -85,7 +92,7 @@ class SpeechJobs:
         try:
             outcome: Outcome[SpeechEndReason] = Outcome("cancelled")
             if prior.wanted:
-                outcome = await self._outcome(running, progress, writer, holds)
+                outcome = await self._outcome(running, progress, playback, writer, holds)
             end = SpeechEnd(reason=outcome.reason, audio_ms=writer.audio_ms, error=outcome.error)
             await holds.stop()
             # Where nobody waits, no segment before this one may be left to name the holds.
@@ -109,16 +116,19 @@ class SpeechJobs:
         await self._extensions.close(RETURN_TIMEOUT_S)
 
     async def _outcome(
-        self, running: RunningJob[SpeechJob], progress: Progress, writer: SegmentWriter, holds: AudioQuota
+        self,
+        running: RunningJob[SpeechJob],
+        progress: Progress,
+        playback: Playback,
+        writer: SegmentWriter,
+        holds: AudioQuota,
     ) -> Outcome[SpeechEndReason]:
         job = running.job
         model = self._pool.models.get(job.request.model)
         engine_model = model.engine_model if model else job.request.model
-        rest_s = usual_ms(job.request.text, job.request.speed) / 1000
-        playback = Playback(job.tenant, running.is_batch, rest_s, is_whole=job.narrates is None)
         synthesis = Synthesis(self._engine, self._lanes, self._pool.backend, engine_model, running, progress, playback)
         # Nobody asks again for what is polled or said in a room.
-        may_wait, is_new = running.is_batch or job.in_room, running.attempt == 1
+        may_wait, is_new = running.is_batch or job.in_room, progress.next_n == 0
 
         async def work() -> Outcome[SpeechEndReason]:
             utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
