@@ -382,7 +382,7 @@ def placed(listener: Listener, submitted: Sequence[float]) -> list[tuple[float, 
 
 
 BUFFERS: tuple[tuple[str, Callable[[float], float]], ...] = (
-    ("at the connection", lambda _rate: 1),
+    ("player that begins at once", lambda _rate: 1),
     ("player with 1 s", lambda rate: PLAYER_BUFFER_S * rate),
     ("viewer, 114,688 bytes", lambda _rate: VIEWER_BUFFER_BYTES),
     ("viewer without fade, 163,840 bytes", lambda _rate: VIEWER_BUFFER_WITHOUT_FADE_BYTES),
