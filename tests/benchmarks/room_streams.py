@@ -173,6 +173,8 @@ async def even(seconds: float) -> list[Figure]:
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stalled.connect(("127.0.0.1", port))
         stalled.sendall(f"GET {stream('pond')} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        # Who joins while somebody begins misses what others hear meanwhile.
+        await asyncio.sleep(2)
         until = time.monotonic() + seconds
         late: list[Listener] = []
         number, lengths = 0, list[float]()
