@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import chat_cost, machine, prompt_cache, quota_cost, speech_cost
+from tests.benchmarks import chat_cost, conversations, machine, prompt_cache, quota_cost, speech_cost
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "cache", "speech", "quota")
+PARTS = ("chat", "cache", "conversations", "speech", "quota")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -69,6 +69,10 @@ def main() -> int:
         if "cache" in parts:
             measured = prompt_cache.measure(quick=arguments.quick)
             lines += ["## Prompt cache", "", prompt_cache.NOTES, *table(measured), ""]
+        if "conversations" in parts:
+            measured = conversations.measure(quick=arguments.quick)
+            figures += measured
+            lines += ["## Conversations", "", conversations.NOTES, *table(measured), ""]
         if "speech" in parts:
             lines += _speech(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:

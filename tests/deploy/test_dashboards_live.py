@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Generator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -72,6 +73,14 @@ def one_round(caller: Caller, poor: Caller, chat: StubChat, speech: StubSpeech) 
     assert caller.ask("GET", "/v1/models") == 200
     assert caller.chat(temperature=-1) == 400
     assert poor.chat() == 429
+    said = {
+        "join_key": "stage",
+        "username": "Ann",
+        "message": SECRET,
+        "charactername": "Owl",
+        "message_id": uuid4().hex,
+    }
+    assert caller.ask("POST", "/ait/postMessage", {**said, "message_id": uuid4().hex}) == 425
 
     chat.plays(Script(fail_status=503, fail_times=1))
     assert caller.chat() == 200
@@ -107,12 +116,18 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
     exporter = BusExporter(deployment.nats)
     prometheus: Prometheus | None = None
     try:
-        deployment.start()
+        deployment.start(rooms=1)
         targets = {
             f"callboard-{kind}": f"127.0.0.1:{service.health_port}"
             for kind, service in zip(
-                ("edge", "chat", "tts", "quota"),
-                (deployment.edges[0], deployment.chats[0], deployment.speakers[0], deployment.quotas[0]),
+                ("edge", "chat", "tts", "quota", "rooms"),
+                (
+                    deployment.edges[0],
+                    deployment.chats[0],
+                    deployment.speakers[0],
+                    deployment.quotas[0],
+                    deployment.rooms[0],
+                ),
                 strict=True,
             )
         }

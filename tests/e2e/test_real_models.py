@@ -1,6 +1,7 @@
 """The configuration of `callboard up` with its real models: SmolLM2 through llama.cpp and Kokoro through ONNX."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -165,3 +166,20 @@ async def test_chat_and_speech_at_once_both_arrive(real_client: openai.AsyncOpen
     )
     assert reply.choices[0].message.content
     assert rms(decoded(speech.content)) > 0.02
+
+
+async def test_reply_is_spoken_while_it_is_written(real_client: openai.AsyncOpenAI) -> None:
+    reply = await real_client.chat.completions.create(
+        model=CHAT_MODEL,
+        messages=QUESTION,
+        max_tokens=40,
+        temperature=0,
+        modalities=["text", "audio"],
+        audio={"voice": VOICE, "format": "wav"},
+    )
+    audio = reply.choices[0].message.audio
+    assert audio is not None
+    samples = decoded(base64.b64decode(audio.data))
+    assert audio.transcript.strip()
+    assert duration_s(samples) > 1
+    assert rms(samples) > 0.01

@@ -99,6 +99,16 @@ OBEYED: dict[str, Json] = {
     "contains": having(type="array", contains={"const": 5}, items={"type": "integer"}, maxItems=3),
     "names": having(type="object", propertyNames={"enum": ["a", "b"]}, minProperties=1),
     "dependencies": having(type="object", properties={"a": {}, "b": {}}, required=["a"], dependencies={"a": ["b"]}),
+    "two of three": having(
+        type="object",
+        properties={name: {"type": "boolean"} for name in "abc"},
+        additionalProperties=False,
+        minProperties=2,
+        maxProperties=2,
+    ),
+    "alternatives told apart by a number": having(
+        oneOf=[{"type": "object", "properties": {"n": {"const": n}}, "required": ["n"]} for n in range(3)]
+    ),
     "formats": {
         "type": "object",
         "properties": {name: {"type": "string", "format": name} for name in ("date", "time", "ipv4", "uuid")},

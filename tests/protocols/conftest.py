@@ -39,7 +39,15 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
                 UNSERVED: {"pool": "unserved"},
             },
         },
-        "tts": {"pools": {TTS_POOL: {"slots": SPEECH_SLOTS, "max_queued_per_tenant": MAX_QUEUED}}},
+        "tts": {
+            "pools": {
+                TTS_POOL: {
+                    "slots": SPEECH_SLOTS,
+                    "utterances_at_once": SPEECH_SLOTS,
+                    "max_queued_per_tenant": MAX_QUEUED,
+                }
+            }
+        },
         "quota": {"tiers": {"small": {"tokens_per_day": 600}, "tiny": {"tokens_per_day": 200}}},
     }
     return merged(stub_config(chat_url, speech_url), over)

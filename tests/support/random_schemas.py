@@ -26,6 +26,36 @@ def random_schema(chance: Random) -> dict[str, Json]:
     return {**schema, "$defs": {"d": _schema(chance, 2), "e": _schema(chance, 3)}}
 
 
+def in_older_draft(schema: Json, draft: str) -> Json:
+    """The same schema in draft 4, 6 or 7, without what that draft has no keyword for."""
+    if isinstance(schema, bool):
+        return schema if draft != "draft4" else {} if schema else {"not": {}}
+    found: dict[str, Json] = {}
+    for keyword, value in schema.items():
+        if keyword in {"properties", "patternProperties", "$defs"}:
+            found[keyword] = {name: in_older_draft(part, draft) for name, part in value.items()}
+        elif keyword in {"allOf", "anyOf", "oneOf"}:
+            found[keyword] = [in_older_draft(part, draft) for part in value]
+        elif keyword == "prefixItems":
+            found["items"] = [in_older_draft(part, draft) for part in value]
+        elif keyword == "items":
+            found["additionalItems" if "prefixItems" in schema else "items"] = in_older_draft(value, draft)
+        elif keyword == "additionalProperties" or (keyword in {"contains", "propertyNames"} and draft != "draft4"):
+            found[keyword] = in_older_draft(value, draft)
+        elif keyword in {"dependentRequired", "dependentSchemas"}:
+            parts = {name: one if isinstance(one, list) else in_older_draft(one, draft) for name, one in value.items()}
+            found["dependencies"] = {name: one for name, one in parts.items() if one != []}
+        elif keyword.startswith("exclusive") and draft == "draft4":
+            found.update({keyword.replace("exclusiveM", "m"): value, keyword: True})
+        elif keyword == "const" and draft == "draft4":
+            found["enum"] = [value]
+        elif keyword == "required":
+            found |= {keyword: value} if value else {}
+        elif keyword not in {"contains", "propertyNames", "minContains", "unevaluatedProperties"}:
+            found.setdefault(keyword, value)
+    return found
+
+
 def _schema(chance: Random, depth: int) -> Json:
     kinds = [_integer, _number, _string, _values, _values, _type, _format, _reference]
     if depth < 3:

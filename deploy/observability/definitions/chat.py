@@ -1,11 +1,26 @@
 """Chat: where does a reply's time go?"""
 
 from deploy.observability.definitions import workers
-from deploy.observability.panels import Dashboard, Query, Row, Variable, counter, of, panel, processes, quantile, spread
+from deploy.observability.panels import (
+    Dashboard,
+    Query,
+    Row,
+    Variable,
+    counter,
+    of,
+    panel,
+    per_second,
+    processes,
+    quantile,
+    spread,
+)
 
 MODEL = 'gen_ai_request_model=~"$model"'
 USAGE = "gen_ai_client_token_usage"
 DURATION = "gen_ai_server_request_duration_seconds"
+BY_MODEL = "gen_ai_request_model"
+CACHED = per_second("callboard_chat_cached_prompt_tokens_total", MODEL, by=BY_MODEL)
+PROMPTS = per_second(f"{USAGE}_sum", MODEL, 'gen_ai_token_type="input"', by=BY_MODEL)
 REPLY_DURATION = "From a job's delivery to the worker to the end of its reply."
 
 JOBS = Row(
@@ -47,6 +62,14 @@ REPLIES = Row(
             MODEL,
             by="gen_ai_request_model, gen_ai_token_type",
             unit="suffix: tokens/s",
+            width=12,
+        ),
+        panel(
+            "Prompt cache",
+            "Which part of all prompts the engines had in their caches, by model: conversations that go on, and "
+            "instructions that many share.",
+            "percentunit",
+            Query(f"{CACHED} / {PROMPTS}", "{{gen_ai_request_model}}"),
             width=12,
         ),
         counter(

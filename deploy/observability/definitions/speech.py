@@ -26,6 +26,18 @@ AUDIO = Row(
             "callboard_tts_underruns_total",
             runbook="speech-slower-than-real-time",
         ),
+        *spread(
+            "callboard_tts_lane_wait_seconds",
+            "Lane wait",
+            "How long a piece waited until an engine lane was free for it; listeners that run dry come first.",
+            runbook="first-audio-slow",
+        ),
+        counter(
+            "Refused utterances",
+            "Utterances refused before any sound, because the engine could not have kept them fed beside the others.",
+            "callboard_tts_refused_total",
+            runbook="speech-slower-than-real-time",
+        ),
         counter(
             "Audio rate",
             "Seconds of audio sent a second: how many listeners it serves in real time.",

@@ -11,7 +11,7 @@ from callboard_contracts.chat import ChatJob
 from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.headers import SEGMENT
-from callboard_contracts.rooms import Room, Turn
+from callboard_contracts.rooms import Turn
 from callboard_contracts.speech import SegmentInfo, UtteranceStart
 from callboard_contracts.streams import BUCKET_ROOMS, ROOM_AUDIO
 from callboard_kit.bucket import Bucket
@@ -132,13 +132,13 @@ async def test_first_word_on_a_turn_is_kept(bus: Bus) -> None:
 async def test_utterance_is_announced_and_left_out(bus: Bus) -> None:
     audio = BusRoomAudio(bus)
     one = turn(voice=True, number=7)
-    room = Room(id="r", kind="ait", key="pond", secret_digest="5e", created_at=0, active_at=0)
+    room = fresh().model_copy(update={"secret_digest": "d"})
     await audio.announce(room, one)
     await audio.announce(room, one)
-    await audio.leave_out("r", one)
-    start, end = await read_subject(bus, ROOM_AUDIO, subjects.room_audio("r", utterance_of(one), "*"))
+    await audio.leave_out(room.id, one)
+    start, end = await read_subject(bus, ROOM_AUDIO, subjects.room_audio(room.id, utterance_of(one), "*"))
     assert UtteranceStart.model_validate_json(start.data) == UtteranceStart(
-        number=7, speaker="Owl", expires_at=one.deadline_at, secret_digest="5e"
+        number=7, speaker="Owl", expires_at=one.deadline_at, secret_digest="d"
     )
     assert (end.data, end.subject.rsplit(".", 1)[1]) == (b"", "0")
     assert SegmentInfo.model_validate_json(end.headers[SEGMENT]).end is not None

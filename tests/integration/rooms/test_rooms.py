@@ -101,6 +101,12 @@ async def test_room_over_all_processes(deployment: Deployment) -> None:
     turns = [await poster.post(await poster.turn(f"Line {n}")) for n in range(3)]
     room = await poster.settled()
     await check(deployment, poster, room, turns)
+    listed = json.loads(await asyncio.to_thread(deployment.command, "rooms", "list", "--json"))
+    assert [(one["messages"], one["waiting"]) for one in listed if one["key"] == "stage"] == [(6, 0)]
+    exported = await asyncio.to_thread(deployment.command, "rooms", "export", "stage", "--format", "vtt")
+    assert exported.startswith("WEBVTT\n\n00:00:00.000 --> ")
+    assert "<v Ann>Line 0\n" in exported
+    assert "Line 0" in await asyncio.to_thread(deployment.command, "rooms", "show", room.id)
     # A restart of everything leaves the room as it was.
     for service in [service for service in deployment.rooms if service.alive]:
         await asyncio.to_thread(service.running.stop)
@@ -116,7 +122,7 @@ async def test_room_over_all_processes(deployment: Deployment) -> None:
     await poster.ask(subjects.ROOMS_RESET, request)
     room = await poster.settled()
     assert (room.messages, room.generation) == ((), 1)
-    await poster.ask(subjects.ROOMS_END, request)
+    await asyncio.to_thread(deployment.command, "rooms", "end", "stage")
     assert await poster.room() is None
     again = await poster.post(await poster.turn("Who?"))
     room = await poster.settled()

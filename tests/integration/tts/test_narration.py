@@ -215,7 +215,9 @@ async def test_reply_is_spoken_while_it_is_written(server: NatsServer, bus: Bus,
     assert infos[-1].end is not None
     assert infos[-1].end.reason == "stop"
     assert event.work.audio_ms == len(sound) // BYTES_PER_MS > 0
-    assert [info.piece for info in infos if info.piece_done] == list(range(len(split_text(TEXT, "en-us"))))
+    pieces = split_text(TEXT, "en-us")
+    assert [info.piece for info in infos if info.piece_done] == list(range(len(pieces)))
+    assert [info.text for info in infos if info.text] == ([piece.written for piece in pieces] if in_room else [])
 
 
 async def test_worker_that_takes_over_goes_on_in_the_middle_of_a_reply(

@@ -69,6 +69,11 @@ def test_names_have_no_characters_that_json_escapes() -> None:
         ("time", "00:00:00Z 23:59:59.123456+23:59", "24:00:00Z 23:60:00Z 23:59:60Z 12:00:00"),
         ("date-time", "2024-02-29T12:00:00Z", "2023-02-29T12:00:00Z 2024-02-29 2024-02-29t12:00:00z"),
         ("uri", "https://a.b:80/c?d=e#f urn:isbn:1 mailto:a@b", "a //b/c http:// https://a.b/%zz"),
+        (
+            "email",
+            "a@b a.b+c@x-y.example o'neill@mail.example " + "a" * 32 + "@b",
+            ".a@b a.@b a..b@c a@b_c a@-b @b a@ a@b. " + "a" * 65 + "@b",
+        ),
         ("ipv4", "127.0.0.1", "256.0.0.1 1.2.3 01.2.3.4"),
         ("uuid", "2eb8aa08-aa98-11ea-b4aa-73b441d16380", "2eb8aa08aa9811eab4aa73b441d16380"),
     ],

@@ -4,7 +4,9 @@ No model is needed: what a grammar accepts is told byte by byte.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -13,8 +15,8 @@ from callboard_chat.domain.json_check import parsed, satisfies
 from callboard_edge.domain.schema_keywords import UnsupportedSchemaError
 from callboard_edge.domain.schema_normalizer import normalized
 from tests.support.grammars import SchemaGrammar
-from tests.support.json_schema_suite import groups
-from tests.support.random_schemas import random_schema
+from tests.support.json_schema_suite import DRAFTS, groups
+from tests.support.random_schemas import in_older_draft, random_schema
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(180)]
 
@@ -56,18 +58,36 @@ def test_every_reply_to_a_random_schema_is_json_that_satisfies_it(request: pytes
     counts: Counter[str] = Counter()
     for _ in range(SCHEMAS):
         schema = random_schema(chance)
-        try:
-            form = normalized(schema, strict=True)
-            grammar = SchemaGrammar(form)
-        except (UnsupportedSchemaError, ValueError):
-            counts["refused"] += 1
-            continue
-        for _ in range(REPLIES):
-            reply = grammar.reply(chance)
-            if reply is not None:
-                counts["replies"] += 1
-                value = parsed(reply.decode())
-                assert Draft202012Validator(schema).is_valid(value), (schema, reply)
-                assert satisfies(value, form), (schema, reply)
+        for value in replies(schema, chance, counts):
+            assert Draft202012Validator(schema).is_valid(value), (schema, value)
     assert counts["refused"] < SCHEMAS / 2
     assert counts["replies"] > SCHEMAS
+
+
+def test_schemas_of_older_drafts_are_obeyed_as_those_drafts_say(request: pytest.FixtureRequest) -> None:
+    chance = Random(request.config.getoption("randomly_seed", 1))
+    counts: Counter[str] = Counter()
+    for _ in range(SCHEMAS):
+        draft = chance.choice(["draft4", "draft6", "draft7"])
+        schema = {**in_older_draft(random_schema(chance), draft), "$schema": DRAFTS[draft]}
+        for value in replies(schema, chance, counts):
+            assert satisfies(value, schema), (schema, value)
+    assert counts["refused"] < SCHEMAS / 2
+    assert counts["replies"] > SCHEMAS
+
+
+def replies(schema: dict[str, Any], chance: Random, counts: Counter[str]) -> Iterator[Any]:
+    """Random replies to a schema, which satisfy its normalised form too; none where it is refused."""
+    try:
+        form = normalized(schema, strict=True)
+        grammar = SchemaGrammar(form)
+    except (UnsupportedSchemaError, ValueError):
+        counts["refused"] += 1
+        return
+    for _ in range(REPLIES):
+        reply = grammar.reply(chance)
+        if reply is not None:
+            counts["replies"] += 1
+            value = parsed(reply.decode())
+            assert satisfies(value, form), (schema, reply)
+            yield value

@@ -49,6 +49,7 @@ DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schem
         ({"type": "array", "minItems": 5, "maxItems": 2}, "minItems (5) is greater than maxItems (2)"),
         ({"type": "object", "properties": {f"p{number}": {} for number in range(3000)}}, "too complex"),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "items": 5}, "'items'"),
+        ({"type": "object", "propertyNames": {"pattern": "^a"}, "required": ["b"]}, "nothing can satisfy it"),
         ({"type": "array", "maxItems": 10**6}, "items of arrays"),
         ({"type": "array", "maxItems": 10**6, "x-note": {"minItems": -(10**9)}}, "items of arrays"),
         ({"type": "array", "maxItems": 10**6, "x-note": {"minItems": float("nan")}}, "a number"),
@@ -93,6 +94,12 @@ async def test_schemas_of_all_drafts_come_to_one_form(
         ({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}, "'uniqueItems'"),
         ({"type": "object", "properties": {"a": {"format": "owl"}}}, "'format'"),
         ({"$schema": "urn:none", "type": "object"}, "'$schema'"),
+        # There are values, but none that the limits of the keyword leave.
+        (
+            {"type": "object", "properties": {"a": {}}, "patternProperties": {"a$": False}, "minProperties": 1},
+            "'minProperties'",
+        ),
+        ({"contains": {"const": 5}, "allOf": [{"prefixItems": [{"const": 1}]}], "type": "array"}, "'contains'"),
         ({"type": "object", "properties": {"a": {"pattern": "^(?!b)a"}}}, "look-around"),
     ],
 )

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard_contracts.chat import ChatRequest, ChatResult
@@ -40,6 +40,7 @@ def over(room: Room, request: ChatRequest, limits: Limits, text: str = "Hoo. " *
     return ended(room, room.running.id, result(room.running.id, text, prompt_tokens=tokens(request)), limits, NOW)
 
 
+@settings(deadline=None, max_examples=20)
 @given(st.integers(4, 60))
 def test_room_remembers_no_more_than_it_may_and_cuts_to_three_quarters(most: int) -> None:
     limits = Limits(max_messages=most)
@@ -127,6 +128,7 @@ def test_leading_name_of_the_character_is_taken_off(text: str, character: str, s
     assert without_speaker(text, character) == said
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(["post", "end", "fail", "again"]), max_size=40), st.data())
 def test_turns_keep_their_order_whatever_is_repeated(steps: list[str], data: Any) -> None:
     limits = Limits()

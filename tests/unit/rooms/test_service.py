@@ -175,7 +175,9 @@ async def test_turn_that_does_not_remember_neither_sees_nor_joins_the_dialogue(s
     one = await site.post(turn("Translate.", remembers=False))
     assert len(site.turns.chats[1].request.messages) == 2
     await site.end(one)
-    assert len((await site.room()).messages) == 2
+    room = await site.room()
+    assert len(room.messages) == 2
+    assert [ended.text for ended in room.ended] == ["", "Translate."]
 
 
 async def test_end_of_a_turn_counts_once(site: Deployment) -> None:

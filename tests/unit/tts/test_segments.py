@@ -79,3 +79,10 @@ def test_newest_attempt_counts_where_two_wrote_on_side_by_side() -> None:
 def test_end_is_found() -> None:
     end = SpeechEnd(reason="stop", audio_ms=2)
     assert progress_of(published((0, info(0, 0, done=True), 96), (1, info(0, 0, end=end), 0))).end == end
+
+
+def test_first_segment_of_a_piece_has_its_text() -> None:
+    cutter = PieceCutter(3, text="Grüße.")
+    pcm = bytes(MAX_SEGMENT_BYTES + 2)
+    assert [segment.text for segment in cutter.feed(pcm) + cutter.finish(b"ab")] == ["Grüße.", "", ""]
+    assert [segment.text for segment in PieceCutter(3, skip_bytes=2, text="Grüße.").finish(pcm)] == [""]

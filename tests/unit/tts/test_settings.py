@@ -59,3 +59,15 @@ def test_openai_needs_an_address() -> None:
 
 def test_fake_is_built() -> None:
     assert isinstance(build_engine(pool_settings(config(), "other", {})), FakeEngine)
+
+
+def test_utterances_share_the_lanes_and_are_never_fewer() -> None:
+    pool = pool_settings(config(slots=2), "main", {})
+    assert (pool.lanes, pool.slots) == (2, 16)
+    pool = pool_settings(config(slots=4, utterances_at_once=1), "main", {})
+    assert (pool.lanes, pool.slots) == (4, 4)
+
+
+def test_another_voice_for_actions_needs_its_name() -> None:
+    with pytest.raises(ValueError, match="role_play_voice: found none"):
+        Config.model_validate({"tts": {"role_play": "voice"}})

@@ -35,13 +35,17 @@ _DATE = (
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 _AUTHORITY = r"(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+(?::[0-9]{1,5})?"
 _URI = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
+_MAILBOX = "[A-Za-z0-9!#$%\\&'*+/=?^_`{|}\\~-]"
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 ENFORCED_FORMATS: dict[str, str | None] = {
     "date": f"^{_DATE}$",
     "date-time": f"^{_DATE}T{_TIME}$",
+    # The part before the sign has at most 64 characters.
+    "email": f"^{_MAILBOX}(?:\\.?{_MAILBOX}){{0,31}}@{_LABEL}(?:\\.{_LABEL}){{0,3}}$",
     "time": f"^{_TIME}$",
     "uri": f"^[A-Za-z][A-Za-z0-9+.-]*:(?://{_AUTHORITY}(?:/{_URI}*)*|/?{_URI}+(?:/{_URI}*)*)"
     f"(?:\\?(?:{_URI}|[/?])*)?(?:#(?:{_URI}|[/?])*)?$",
-    **dict.fromkeys(("duration", "email", "hostname", "ipv4", "ipv6", "uuid")),
+    **dict.fromkeys(("duration", "hostname", "ipv4", "ipv6", "uuid")),
 }
 """The formats of strings, each with its pattern where one copy of llguidance has none or lets something wrong
 through."""

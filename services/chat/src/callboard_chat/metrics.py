@@ -31,6 +31,11 @@ TOKEN_USAGE = Histogram(
     ["gen_ai_request_model", "gen_ai_token_type"],
     buckets=_TOKENS,
 )
+CACHED_PROMPT_TOKENS = Counter(
+    "callboard_chat_cached_prompt_tokens_total",
+    "Tokens of prompts that the engine had in its cache.",
+    ["gen_ai_request_model"],
+)
 FRAMES = Counter("callboard_chat_frames_total", "Frames sent to edges.")
 ENGINE_ERRORS = Counter("callboard_chat_engine_errors_total", "Failures of the engine by code.", ["backend", "code"])
 OVER_HOLD = Counter(
@@ -50,3 +55,4 @@ class ModelFigures:
         self.duration = REQUEST_DURATION.labels(model)
         self.input_tokens = TOKEN_USAGE.labels(model, "input")
         self.output_tokens = TOKEN_USAGE.labels(model, "output")
+        self.cached_tokens = CACHED_PROMPT_TOKENS.labels(model)

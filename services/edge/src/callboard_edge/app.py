@@ -39,6 +39,7 @@ from callboard_edge.http.body_reader import give_memory_back
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
+from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.protocol import Protocol, SitePages
 from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
@@ -273,6 +274,7 @@ def edge_context(
         # Where quota is away and the site admits all, a caller counts as one without a key.
         return (await admission.identify(caller)).tier or config.quota.anonymous_tier
 
+    text = TextResponder(admission, workers, metrics)
     return EdgeContext(
         settings=settings,
         chat_models=offer.chat_models,
@@ -280,8 +282,9 @@ def edge_context(
         offers=Offers(offer, config.quota.tiers, tier_of),
         workers=workers,
         admission=admission,
-        text=TextResponder(admission, workers, metrics),
+        text=text,
         speech=SpeechResponder(admission, encoders, metrics, settings),
+        narrated=NarratedResponder(text, admission, encoders, metrics, settings),
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         room_turns=RoomTurns(admission, config.tts.hold_slice_ms),

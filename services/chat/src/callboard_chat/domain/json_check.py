@@ -8,7 +8,9 @@ from typing import Any
 
 from jsonschema_rs import Draft4Validator, Draft7Validator, FancyRegexOptions, ValidationError, Validator, validator_for
 
-MAX_REMEMBERED = 256
+MAX_REMEMBERED = 128
+MAX_REMEMBERED_BYTES = 8192
+"""The validator of a larger schema takes memory, and is made anew for each reply in a few milliseconds."""
 _PATTERNS = FancyRegexOptions(backtrack_limit=10_000)
 _KINDS = (validator_for, Draft7Validator, Draft4Validator)
 """How a schema is read, as the edge reads it: by the first draft that allows it, the declared or newest one before."""
@@ -28,7 +30,8 @@ def satisfies(value: Any, schema: dict[str, Any]) -> bool:
     """Whether a value satisfies a schema; a schema that no validator can be made of is satisfied by nothing."""
     if not schema:
         return True
-    validator = _validator(json.dumps(schema))
+    text = json.dumps(schema)
+    validator = _remembered(text) if len(text) <= MAX_REMEMBERED_BYTES else _validator(schema)
     try:
         return validator is not None and validator.is_valid(value)
     except ValueError:
@@ -37,12 +40,15 @@ def satisfies(value: Any, schema: dict[str, Any]) -> bool:
 
 
 @functools.lru_cache(MAX_REMEMBERED)
-def _validator(schema: str) -> Validator | None:
+def _remembered(schema: str) -> Validator | None:
+    return _validator(json.loads(schema))
+
+
+def _validator(schema: dict[str, Any]) -> Validator | None:
     """A validator whose patterns take bounded time, and which reads nothing from anywhere."""
-    parts = json.loads(schema)
-    for kind in _KINDS[:1] if "$schema" in parts else _KINDS:
+    for kind in _KINDS[:1] if "$schema" in schema else _KINDS:
         try:
-            return kind(parts, pattern_options=_PATTERNS, retriever=_nothing)
+            return kind(schema, pattern_options=_PATTERNS, retriever=_nothing)
         except (ValueError, ValidationError):
             continue
     return None

@@ -74,6 +74,8 @@ class Reply:
         # A raw prompt cannot be taken for a turn that is over.
         self._checks_prefill = check_prefill and request.mode == "chat"
         self._prefill = PrefillCheck(Continuation())
+        self.engine_cached_tokens = 0
+        """How many tokens of the prompt the engine had in its cache, whoever put them there."""
         self.tells_cached = False
         """Whether the engine says how much of the prompt it had in its cache."""
         self.first_at: float | None = None
@@ -232,6 +234,7 @@ class Reply:
             self._prompt_tokens = chunk.prompt_tokens
             self.tells_cached = chunk.cached_prompt_tokens is not None
             self._cached_prompt_tokens = min(chunk.cached_prompt_tokens or 0, chunk.prompt_tokens)
+            self.engine_cached_tokens = self._cached_prompt_tokens
             if self._cached_prompt_tokens and self._max_cached_tokens is not None:
                 self._cached_prompt_tokens = min(self._cached_prompt_tokens, self._max_cached_tokens())
             if chunk.finish is None:

@@ -17,10 +17,11 @@ from callboard_contracts.quota import (
     Work,
     WorkKind,
 )
-from callboard_contracts.speech import SpeechJob, SpeechRequest
+from callboard_contracts.speech import NarratedReply, SpeechJob, SpeechRequest
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.kept_jobs import KeptJobs
+from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.prompt_bound import check_context
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
@@ -102,10 +103,12 @@ class Admission:
         model: SpeechModel,
         audio_ms: int,
         request_id: str | None = None,
+        narrates: NarratedReply | None = None,
     ) -> SpeechStream:
         """Holds the beginning of an utterance, `audio_ms` long, and enqueues the request.
 
-        The worker extends the hold while it speaks. Use the stream as an async context manager.
+        The worker extends the hold while it speaks. With `narrates`, the text is that of a chat reply. Use the stream
+        as an async context manager.
 
         Raises:
             QuotaRefused: quota refused the hold.
@@ -129,9 +132,34 @@ class Admission:
                 room=edge,
                 utterance=reserve.request_id,
                 request=request,
+                narrates=narrates,
             )
 
         return await stream.submit(reserve, job, Route("tts", model.pool))
+
+    async def narrated(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        model: ChatModel,
+        speech_request: SpeechRequest,
+        speech_model: SpeechModel,
+        audio_ms: int,
+        request_id: str,
+    ) -> NarratedStream:
+        """Holds what a chat request and the beginning of its speech may cost, and enqueues both or none.
+
+        The speech is enqueued first, since it costs nothing before the reply begins. Raises as `chat` and `speech`.
+        """
+        self.chat_reserve(caller, request, model, request_id)
+        narrates = NarratedReply(edge=self.deps.replies.edge, request_id=request_id)
+        speech = await self.speech(caller, speech_request, speech_model, audio_ms, narrates=narrates)
+        try:
+            text = await self.chat(caller, request, model, request_id)
+        except BaseException:
+            speech.close()
+            raise
+        return NarratedStream(text, speech)
 
     async def check_caller(self, caller: Caller) -> None:
         """Refuses a caller who has to show a key and has none, or one that quota does not know.

@@ -30,12 +30,15 @@ MAX_REQUIRED_TRIED = 64
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 WAIT_S = 10.0
 _UNSATISFIABLE = "Unsatisfiable schema: "
+_IMPOSSIBLE = "nothing can satisfy it"
 _EMPTY_PATTERN = "Regex is empty"
 _BAD_PATTERN = "regex parse error"
 _NOT_OFFERED = "not supported"
 """What ends the library's message on a valid pattern that it cannot read and another engine may, as look-ahead is."""
 _CASELESS = re.compile(r"\(\?[A-Za-z-]*i")
 _TOO_COMPLEX = ("too big", "too large", "too many", "limit exceeded", "fuel")
+_NARROWED = ("minProperties", "contains")
+"""Keywords that allow less in a grammar than they say, so that nothing may be left where something satisfies them."""
 _UNENFORCED = {
     "oneOf": "oneOf",
     "patternProperty": "patternProperties",
@@ -142,8 +145,8 @@ def _invalid(message: str, param: str) -> CallboardError:
 def _form(asked: _Asked, text: str) -> str:
     try:
         return _enforceable(asked, len(text))
-    except CallboardError:
-        if asked.strict or not asked.of_tool:
+    except CallboardError as error:
+        if asked.strict or not asked.of_tool or _IMPOSSIBLE in error.info.message:
             raise
     if problem := _problem(asked.schema):
         raise _invalid(f"Not a valid JSON schema: {problem}.", asked.param)
@@ -159,7 +162,7 @@ def _enforceable(asked: _Asked, text_bytes: int) -> str:
         kept = FOR_MODELS if asked.of_tool else FOR_REPLIES
         found = normalized(_bounded(asked.schema, text_bytes), strict=asked.strict, kept=kept)
         text = json.dumps(found)
-        _check_grammar(found, len(text))
+        _check_grammar(found, len(text), asked.schema)
     except UnsupportedSchemaError as problem:
         place = f" at '{problem.place}'" if problem.place else ""
         raise CallboardError(
@@ -186,7 +189,7 @@ def _bounded(schema: dict[str, Any], text_bytes: int) -> dict[str, Any]:
     return schema
 
 
-def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
+def _check_grammar(schema: dict[str, Any], text_bytes: int, source: dict[str, Any]) -> None:
     """Raises MalformedSchemaError or UnsupportedSchemaError for a normalised schema that llguidance does not take."""
     from callboard_edge.domain.schema_keywords import LIMITED, MalformedSchemaError, UnsupportedSchemaError
 
@@ -194,6 +197,10 @@ def _check_grammar(schema: dict[str, Any], text_bytes: int) -> None:
         raise MalformedSchemaError("it is too complex")
     problem = _grammar_problem(grammar_schema(schema))
     if (reason := _reason(grammar_schema(schema), problem)) is not None:
+        words = set(_strings(source)) if problem.startswith(_UNSATISFIABLE) else set[str]()
+        for keyword in _NARROWED:
+            if keyword in words and keyword not in reason:
+                raise UnsupportedSchemaError(keyword, "", LIMITED[keyword])
         raise MalformedSchemaError(reason)
     for sign, keyword in _UNENFORCED.items():
         if sign in problem:
@@ -266,7 +273,7 @@ def _impossible(schema: dict[str, Any]) -> str | None:
 
 def _reason(schema: dict[str, Any], problem: str) -> str | None:
     if problem.startswith(_UNSATISFIABLE):
-        return f"nothing can satisfy it: {_contradiction(schema, problem, '')}"
+        return f"{_IMPOSSIBLE}: {_contradiction(schema, problem, '')}"
     if problem.startswith(_BAD_PATTERN) and _NOT_OFFERED not in problem:
         return "a pattern is not a regular expression"
     return "it is too complex" if _is_too_complex(problem) else None

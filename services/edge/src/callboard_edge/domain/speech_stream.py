@@ -58,14 +58,19 @@ class SpeechStream(JobStream[AudioSegment]):
         """
         segments = await self.take(KEEP_ALIVE_S)
         end = segments[-1].info.end if segments else None
-        if end is not None and end.reason not in {"stop", "limit"}:
-            raise (FailedAfterOutput if end.audio_ms else CallboardError).of(end.error or unexplained(end))
+        if end is not None and (error := failed_speech(end)) is not None:
+            raise (FailedAfterOutput if end.audio_ms else CallboardError).of(error)
         return segments
 
     def charged_tokens(self, audio_ms: int) -> int:
         """What quota charges for so much sound, in whole tokens; 0 where no hold was taken."""
         rate = self.hold.rates.audio_units_per_s if self.hold is not None else 0
         return -(-audio_ms * rate // (1000 * UNITS_PER_TOKEN))
+
+
+def failed_speech(end: SpeechEnd) -> ErrorInfo | None:
+    """The error of an end that is neither the text's own nor a limit's."""
+    return None if end.reason in {"stop", "limit"} else end.error or unexplained(end)
 
 
 def unexplained(end: SpeechEnd) -> ErrorInfo:

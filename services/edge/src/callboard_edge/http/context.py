@@ -10,6 +10,7 @@ from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
@@ -34,6 +35,7 @@ class EdgeContext:
     admission: Admission
     text: TextResponder
     speech: SpeechResponder
+    narrated: NarratedResponder
     rooms: RoomsClient
     room_reader: RoomReader
     room_turns: RoomTurns

@@ -109,7 +109,7 @@ class RoomAudio(Protocol):
     """What listeners of a room are told beside the sound. Every method raises StoreUnavailable."""
 
     async def announce(self, room: Room, turn: Turn) -> None:
-        """Says that a turn's utterance comes."""
+        """Says that a turn's utterance comes, and who may hear it again."""
         ...
 
     async def leave_out(self, room_id: str, turn: Turn) -> None:

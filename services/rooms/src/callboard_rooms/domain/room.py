@@ -232,11 +232,15 @@ def due_at(room: Room, policy: IdlePolicy) -> float:
 
 
 def fitting(room: Room, max_bytes: int) -> Room | None:
-    """The room, where it is too large without its oldest messages; None where that is not enough."""
+    """The room, where it is too large without its oldest messages and ended turns; None where that is not enough."""
     while len(room.compact()) > max_bytes:
-        if not room.messages:
+        if not room.messages and not room.ended:
             return None
-        room = room.model_copy(update={"messages": without_oldest(room.messages, len(room.messages) // 4 + 1)})
+        update = {
+            "messages": without_oldest(room.messages, len(room.messages) // 4 + 1),
+            "ended": room.ended[len(room.ended) // 4 + 1 :],
+        }
+        room = room.model_copy(update=update)
     return room
 
 
@@ -256,11 +260,11 @@ def _with_ended(
             message_id=turn.message_id,
             number=turn.number,
             speaker=turn.speaker,
-            text="" if turn.remembers else turn.text,
             character=turn.character,
             at=now,
             failed=failed,
             cancelled=cancelled,
+            text="" if turn.remembers else turn.text,
         )
         for turn in turns
     )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from callboard_contracts.chat import ChatJob
 from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import Hold
 from callboard_contracts.rooms import Room, Turn
 from callboard_contracts.speech import NarratedReply, SpeechJob
@@ -55,6 +56,7 @@ class TurnEffects:
         if turn.request is None:
             return None, await self._queue_speech(room, turn)
         chat = ChatJob(
+            version=JOB_VERSION,
             request_id=turn.id,
             edge=turn.edge,
             tenant=turn.tenant,
@@ -106,8 +108,8 @@ class TurnEffects:
         speech = turn.speech
         assert speech is not None
         await self._audio.announce(room, turn)
-        # Version 1, since no edge says in its heartbeats that it waits for this job.
         job = SpeechJob(
+            version=JOB_VERSION,
             request_id=speech.request_id,
             edge=turn.edge,
             tenant=speech.tenant,

@@ -18,6 +18,8 @@ class Piece:
     text: str
     pause_before: Pause
     is_action: bool = False
+    written: str = ""
+    """The text as it was written, without markup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,11 @@ class PieceStream:
         for fragment in fragments:
             text = without_speaker(fragment.text) if self._first else fragment.text
             self._first = False
-            spoken = without_inner_stops(normalize_text(without_markup(text), self._language, self._words))
+            written = without_markup(text)
+            spoken = without_inner_stops(normalize_text(written, self._language, self._words))
             if is_speakable(spoken):
                 pause = self._pause if self._count else Pause.NONE
-                pieces.append(Piece(self._count, spoken, pause, is_action))
+                pieces.append(Piece(self._count, spoken, pause, is_action, written))
                 self._count += 1
                 self._pause = fragment.pause
             else:

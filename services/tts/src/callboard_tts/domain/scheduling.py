@@ -129,7 +129,7 @@ class PieceScheduler:
         Alone nobody waits. Beside others who are spoken to, the next piece comes after one of each of theirs.
         """
         others = [one for one in self._playbacks if self._needs_engine(one) and one is not playback]
-        if not others:
+        if not others or playback.is_batch:
             return 0.0
         round_s = sum(one.piece_s for one in others) + next_s
         return max(0.0, START_MARGIN * round_s * (self.factor.value or 0.0) / self.lanes - made_s)

@@ -53,7 +53,7 @@ def progress_of(published: Iterable[AudioSegment]) -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a piece's PCM and where it starts in the piece; the first one has the piece's text."""
+    """A stretch of a piece's PCM and where it starts in the piece; the first has the piece's text."""
 
     piece: int
     offset_bytes: int
@@ -74,11 +74,15 @@ class PieceCutter:
     def feed(self, pcm: bytes) -> list[Segment]:
         """Takes PCM and returns it as segments."""
         start = max(0, min(len(pcm), self._skip - self._offset))
-        segments: list[Segment] = []
-        for begin in range(start, len(pcm), MAX_SEGMENT_BYTES):
-            at = self._offset + begin
-            part = pcm[begin : begin + MAX_SEGMENT_BYTES]
-            segments.append(Segment(self._piece, at, part, text="" if at else self._text))
+        segments = [
+            Segment(
+                self._piece,
+                self._offset + begin,
+                pcm[begin : begin + MAX_SEGMENT_BYTES],
+                text=self._text if self._offset + begin == 0 else "",
+            )
+            for begin in range(start, len(pcm), MAX_SEGMENT_BYTES)
+        ]
         self._offset += len(pcm)
         return segments
 
@@ -87,4 +91,5 @@ class PieceCutter:
         segments = self.feed(pcm)
         if not segments:
             return [Segment(self._piece, max(self._offset, self._skip), b"", piece_done=True)]
-        return [*segments[:-1], replace(segments[-1], piece_done=True)]
+        last = segments[-1]
+        return [*segments[:-1], replace(last, piece_done=True)]

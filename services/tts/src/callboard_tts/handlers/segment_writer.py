@@ -1,6 +1,7 @@
 """Publishes an utterance's segments in order and knows how much was sent."""
 
 import asyncio
+import json
 
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold
@@ -79,5 +80,6 @@ class SegmentWriter:
             pcm,
             f"{self._job.request_id}.{self._attempt}.{n}",
             timeout_s=OUTAGE_TIMEOUT_S,
-            headers={SEGMENT: info.model_dump_json(exclude_defaults=True)},
+            # Headers are ASCII, as JSON can be.
+            headers={SEGMENT: json.dumps(info.model_dump(mode="json", exclude_defaults=True))},
         )

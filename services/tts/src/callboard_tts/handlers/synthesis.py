@@ -121,7 +121,7 @@ class Synthesis:
             self._taken.clear()
             await self._taken.wait()
         while True:
-            pause, cutter = silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip, piece.text)
+            pause, cutter = silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip, piece.written)
             try:
                 async with self._lanes.lane(self._playback, expected_s):
                     await self._make_once(wanted, pause, cutter, next_s, made)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
 
@@ -66,14 +66,39 @@ Content = Annotated[
 ]
 
 
+def _voice_name(value: Any) -> Any:
+    """A voice is named by a string, or by an object that holds nothing but its id."""
+    if isinstance(value, dict) and isinstance(value.get("id"), str):
+        return value["id"]
+    return value
+
+
+_VOICE_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+        {"type": "null"},
+    ],
+    "description": "A voice, a blend such as `af_bella(2)+af_sky(1)`, or left out for the model's default voice.",
+}
+VoiceName = Annotated[str | None, BeforeValidator(_voice_name), WithJsonSchema(_VOICE_SCHEMA)]
+
+
+class AudioReference(Body):
+    """The audio of an earlier reply, whose transcript stands for it."""
+
+    id: str
+
+
 class ChatTurn(Body):
-    """One message of a conversation."""
+    """One message of a conversation; `audio` may stand for the text of an assistant's."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
     tool_calls: list[ToolCallPart] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_call_id: str | None = None
+    audio: AudioReference | None = None
 
 
 class FunctionSpec(Body):
@@ -166,6 +191,15 @@ class SamplingBody(Body):
     max_tokens: Whole | None = Field(default=None, ge=1)
 
 
+class AudioOutput(Body):
+    """How a reply is spoken; `model` is a speech model, left out for the site's default or its first."""
+
+    voice: VoiceName = None
+    format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]
+    model: str | None = None
+    speed: float | None = Field(default=None, ge=0.25, le=4.0)
+
+
 class ChatCompletionBody(SamplingBody):
     """A request for a reply to a conversation."""
 
@@ -178,6 +212,8 @@ class ChatCompletionBody(SamplingBody):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
+    modalities: list[Literal["text", "audio"]] | None = Field(default=None, max_length=2)
+    audio: AudioOutput | None = None
 
 
 Prompt = Annotated[
@@ -202,13 +238,21 @@ class PromptTokensDetails(AnswerBody):
     cached_tokens: int
 
 
+class CompletionTokensDetails(AnswerBody):
+    """Of a spoken reply: the tokens of its text, and those that its audio counts as."""
+
+    text_tokens: int
+    audio_tokens: int
+
+
 class Usage(AnswerBody):
-    """Exact token counts."""
+    """Exact token counts; those of a spoken reply include its audio."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class CalledFunction(AnswerBody):
@@ -226,6 +270,15 @@ class CalledTool(AnswerBody):
     function: CalledFunction
 
 
+class SpokenAudio(AnswerBody):
+    """The sound of a reply, as base64; until `expires_at` a later message may name it by its id."""
+
+    id: str
+    data: str
+    expires_at: int
+    transcript: str
+
+
 class AssistantMessage(AnswerBody):
     """The reply's message."""
 
@@ -234,6 +287,7 @@ class AssistantMessage(AnswerBody):
     refusal: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CalledTool] | None = None
+    audio: SpokenAudio | None = None
 
 
 class ChatChoice(AnswerBody):

@@ -14,6 +14,7 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.openai.audio_writer import AudioChatWriter
 from callboard_edge.protocols.openai.bodies import (
     ChatCompletion,
     ChatCompletionBody,
@@ -21,6 +22,7 @@ from callboard_edge.protocols.openai.bodies import (
     ContentPart,
     FunctionSpec,
 )
+from callboard_edge.protocols.openai.chat_audio import spoken, with_transcripts
 from callboard_edge.protocols.openai.errors import ANSWERS
 from callboard_edge.protocols.openai.sampling import REFUSED, sampling
 from callboard_edge.protocols.openai.writer import ChatWriter
@@ -48,9 +50,25 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def create(call: Call) -> web.StreamResponse:
         body = await call.json(ChatCompletionBody)
-        model = (await context.offers.to(call.caller)).chat_models.resolve(body.model)
-        request = chat_request(body, model)
+        offer = await context.offers.to(call.caller)
+        model = offer.chat_models.resolve(body.model)
+        request = chat_request(await with_transcripts(body, context.admission.deps.replies.result), model)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        if body.modalities and "audio" in body.modalities:
+            speech_model, speech, form = spoken(body, offer.speech_models, context.workers)
+            audio_writer = AudioChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)
+            return await context.narrated.respond(
+                call,
+                NAME,
+                request,
+                model,
+                speech,
+                speech_model,
+                form,
+                audio_writer,
+                stream=bool(body.stream),
+                refused_sampling=REFUSED,
+            )
         writer = ChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)
         return await context.text.respond(
             call, NAME, request, model, writer, stream=bool(body.stream), refused_sampling=REFUSED

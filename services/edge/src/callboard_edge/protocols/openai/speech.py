@@ -5,7 +5,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.speech import SpeechEnd, SpeechRequest
@@ -17,29 +17,13 @@ from callboard_edge.http.error_objects import ErrorAnswer
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.http.speech_responder import RawAudio
 from callboard_edge.media.formats import FORMATS, AudioFormat
+from callboard_edge.protocols.openai.bodies import VoiceName
 from callboard_edge.protocols.openai.errors import ANSWERS, error_event
 
 NAME = "speech"
 MAX_INSTRUCTIONS = 4096
 MAX_LANGUAGE = 35
 """So long is the longest language tag in use."""
-
-
-def _voice_name(value: Any) -> Any:
-    """A voice is named by a string, or by an object that holds nothing but its id."""
-    if isinstance(value, dict) and isinstance(value.get("id"), str):
-        return value["id"]
-    return value
-
-
-_VOICE_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
-        {"type": "null"},
-    ],
-    "description": "A voice, a blend such as `af_bella(2)+af_sky(1)`, or left out for the model's default voice.",
-}
 
 
 class SpeechBody(Body):
@@ -50,7 +34,7 @@ class SpeechBody(Body):
 
     model: str | None = None
     input: str
-    voice: Annotated[str | None, BeforeValidator(_voice_name), WithJsonSchema(_VOICE_SCHEMA)] = None
+    voice: VoiceName = None
     language: Annotated[str, Field(max_length=MAX_LANGUAGE)] | None = None
     lang_code: Annotated[str, Field(max_length=MAX_LANGUAGE)] | None = None
     instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS)] | None = None

@@ -90,10 +90,13 @@ class ChunkWriter:
 
     def counted(self, usage: TokenUsage) -> bytes:
         """The last chunks of a stream: what it used, where that was asked for, and the mark of its end."""
+        return self.usage_chunk(usage_object(usage))
+
+    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
+        """Counts in OpenAI's form, where they were asked for, and the mark of the end."""
         if not self._include_usage:
             return DONE
-        counts = json.dumps(usage_object(usage), separators=(",", ":"))
-        return f'{self._head}],"usage":{counts}}}\n\n'.encode() + DONE
+        return f'{self._head}],"usage":{json.dumps(usage, separators=(",", ":"))}}}\n\n'.encode() + DONE
 
     def failure(self, error: ErrorInfo) -> bytes:
         """The error as an event."""
@@ -156,6 +159,10 @@ class ChatWriter(ChunkWriter):
 
     def whole(self, reply: TextReply) -> bytes:
         """The whole reply."""
+        return encoded(self.answer(reply))
+
+    def answer(self, reply: TextReply) -> dict[str, Any]:
+        """The whole reply as an object."""
         message: dict[str, Any] = {
             "role": "assistant",
             "content": reply.text if reply.text or not reply.tool_calls else None,
@@ -168,7 +175,7 @@ class ChatWriter(ChunkWriter):
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in reply.tool_calls
             ]
-        return _whole(self._reply, "chat.completion", [_choice(0, {"message": message}, reply.end)], [reply.end])
+        return _answer(self._reply, "chat.completion", [_choice(0, {"message": message}, reply.end)], [reply.end])
 
 
 class CompletionWriter(ChunkWriter):
@@ -186,7 +193,7 @@ class CompletionWriter(ChunkWriter):
 
     def whole(self, reply: TextReply) -> bytes:
         """The whole continuation."""
-        return _whole(self._reply, COMPLETION, [self.choice(reply)], [reply.end])
+        return encoded(_answer(self._reply, COMPLETION, [self.choice(reply)], [reply.end]))
 
     def choice(self, reply: TextReply) -> dict[str, Any]:
         """The continuation as one of the choices of an answer."""
@@ -207,7 +214,7 @@ class CompletionsWriter:
     def whole(self, replies: Sequence[TextReply]) -> bytes:
         """All continuations."""
         choices = [writer.choice(reply) for writer, reply in zip(self._writers, replies, strict=True)]
-        return _whole(self._head, COMPLETION, choices, [reply.end for reply in replies])
+        return encoded(_answer(self._head, COMPLETION, choices, [reply.end for reply in replies]))
 
     def deltas(self, index: int, frames: Sequence[ChatFrame]) -> bytes:
         """The chunks for some frames of one continuation, and for its end."""
@@ -249,8 +256,8 @@ def _choice(index: int, content: dict[str, Any], end: ChatEnd) -> dict[str, Any]
     return {"index": index, **content, "logprobs": None, "finish_reason": end.reason}
 
 
-def _whole(head: ReplyHead, kind: str, choices: list[dict[str, Any]], ends: Sequence[ChatEnd]) -> bytes:
-    answer = {
+def _answer(head: ReplyHead, kind: str, choices: list[dict[str, Any]], ends: Sequence[ChatEnd]) -> dict[str, Any]:
+    return {
         "id": head.id,
         "object": kind,
         "created": head.created,
@@ -258,4 +265,8 @@ def _whole(head: ReplyHead, kind: str, choices: list[dict[str, Any]], ends: Sequ
         "choices": choices,
         "usage": usage_object(_sum(ends)),
     }
+
+
+def encoded(answer: dict[str, Any]) -> bytes:
+    """An answer as JSON."""
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

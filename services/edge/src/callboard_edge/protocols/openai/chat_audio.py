@@ -1,0 +1,76 @@
+"""What a chat request says of audio: how the reply is spoken, and which earlier audio stands for its text."""
+
+import re
+from collections.abc import Awaitable, Callable
+
+from callboard_contracts.chat import ChatResult
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.speech import SpeechRequest
+from callboard_edge.domain.abilities import unsupported
+from callboard_edge.domain.catalogue import Catalogue, SpeechModel
+from callboard_edge.domain.workers import Workers
+from callboard_edge.media.formats import AudioFormat
+from callboard_edge.protocols.openai.audio_writer import AUDIO_ID
+from callboard_edge.protocols.openai.bodies import ChatCompletionBody, ChatTurn
+
+_FORMATS: dict[str, AudioFormat] = {
+    "wav": "wav",
+    "aac": "aac",
+    "mp3": "mp3",
+    "flac": "flac",
+    "opus": "opus",
+    "pcm16": "pcm",
+}
+_STREAMED = ("pcm16", "mp3", "opus")
+
+
+def spoken(
+    body: ChatCompletionBody, models: Catalogue[SpeechModel], workers: Workers
+) -> tuple[SpeechModel, SpeechRequest, AudioFormat]:
+    """The model, the request and the format in which a reply is spoken.
+
+    Raises:
+        CallboardError: `audio` is missing, names what is not offered, or asks for a format that cannot be streamed.
+    """
+    audio = body.audio
+    if "text" not in (body.modalities or ()):
+        raise unsupported("Audio comes with its transcript only: 'modalities' must be ['text', 'audio'].", "modalities")
+    if audio is None:
+        raise CallboardError(ErrorCode.INVALID_REQUEST, "Missing required field: 'audio'.", param="audio")
+    if body.stream and audio.format not in _STREAMED:
+        raise unsupported(f"A streamed reply is spoken as one of {', '.join(_STREAMED)}.", "audio.format")
+    try:
+        # OpenAI's clients have no place for the model's name.
+        model = models.resolve(audio.model or models.default or next(iter(models.names), None))
+        voice = model.catalog(workers).resolve(audio.voice)
+    except CallboardError as error:
+        raise CallboardError.of(error.info.model_copy(update={"param": f"audio.{error.info.param}"})) from None
+    speed = 1.0 if audio.speed is None else audio.speed
+    return model, SpeechRequest(model=model.name, text="", voice=voice, speed=speed), _FORMATS[audio.format]
+
+
+async def with_transcripts(
+    body: ChatCompletionBody, result: Callable[[str], Awaitable[ChatResult | None]]
+) -> ChatCompletionBody:
+    """The request with the text of each message that names the audio of an earlier reply.
+
+    Raises:
+        CallboardError: that audio is not known, or no longer.
+    """
+    if all(turn.audio is None for turn in body.messages):
+        return body
+    turns = [await _with_transcript(turn, index, result) for index, turn in enumerate(body.messages)]
+    return body.model_copy(update={"messages": turns})
+
+
+async def _with_transcript(
+    turn: ChatTurn, index: int, result: Callable[[str], Awaitable[ChatResult | None]]
+) -> ChatTurn:
+    if turn.audio is None or turn.content is not None:
+        return turn
+    match = re.fullmatch(AUDIO_ID, turn.audio.id)
+    kept = await result(match[1]) if match and turn.role == "assistant" else None
+    if kept is None:
+        message = "There is no audio of that id, or it has expired; send the text instead."
+        raise CallboardError(ErrorCode.INVALID_REQUEST, message, param=f"messages[{index}].audio.id")
+    return turn.model_copy(update={"content": kept.text})
