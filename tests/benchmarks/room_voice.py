@@ -54,18 +54,17 @@ async def measure(turns: int) -> list[Figure]:
             deployment.abandon()
             chat.close()
     samples = decoded(bytes(listener.data), "mp3")
-    # What was said lies between long silences; the first begins the stream.
-    begins = [one.start_s + one.length_ms / 1000 for one in silences(samples, at_least_ms=2500)]
+    # Where sound begins after a silence, and when that came.
+    begins = [one.start_s + one.length_ms / 1000 for one in silences(samples, at_least_ms=500)]
+    arrivals = [(listener.arrived_at(int(begin * listener.bytes_per_s)), begin) for begin in begins]
+    firsts = [min(one for one in arrivals if one[0] > at) for at in tokens_at]
+    arrived = [came - at for (came, _), at in zip(firsts, tokens_at, strict=True)]
     at_once, buffered = [
         [
             listener.arrived_at(int(ahead_s * listener.bytes_per_s)) + begin - at
-            for at, begin in zip(tokens_at, begins, strict=False)
+            for (_, begin), at in zip(firsts, tokens_at, strict=True)
         ]
         for ahead_s in (0.0, PLAYER_BUFFER_S)
-    ]
-    arrived = [
-        listener.arrived_at(int(begin * listener.bytes_per_s)) - at
-        for at, begin in zip(tokens_at, begins, strict=False)
     ]
     return [
         Figure("turns", len(arrived), ""),

@@ -7,11 +7,15 @@ import aiohttp
 import numpy as np
 import pytest
 
+from callboard_contracts.config import NatsSection
+from callboard_contracts.streams import BUCKET_ROOMS
+from callboard_kit.bucket import Bucket
+from callboard_kit.bus import Bus
 from tests.e2e.conftest import MakeBoard
 from tests.support.audio import decoded, silences
 from tests.support.clients import script_text
 from tests.support.deployment import VOICES, eventually
-from tests.support.room_speech import listen
+from tests.support.room_speech import listen, opened_room, publish, sounds, spoken
 from tests.support.stub_chat import StubChat, numbered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -44,7 +48,7 @@ async def test_room_is_heard_at_every_edge_and_its_recording_asks_for_its_secret
             address = (await reply.json())["stream_url"]
         assert address == f"{root}/ait/stream/pond"
         hearing = [
-            asyncio.ensure_future(listen(session, url, 8.0, **{"Icy-MetaData": "1"} if url == address else {}))
+            asyncio.ensure_future(listen(session, url, 6.0, **{"Icy-MetaData": "1"} if url == address else {}))
             for url in (address, f"{other}/ait/stream/pond?bitrate=128")
         ]
         await asyncio.sleep(0.5)
@@ -78,4 +82,31 @@ async def test_room_is_heard_at_every_edge_and_its_recording_asks_for_its_secret
     assert all("<v Frog>" in cue for cue in said)
     spoken = " ".join(cue.strip().split("<v Frog>")[1] for cue in said)
     assert spoken.split() == (script_text(WORDS).strip() + " " + script_text(WORDS).strip()).split()
+    await asyncio.to_thread(deployment.stop)
+
+
+async def test_listeners_hear_on_while_the_bus_is_away(make_deployment: MakeBoard) -> None:
+    deployment = await asyncio.to_thread(make_deployment, {}, chats=0, speakers=0, quotas=0)
+    room = opened_room("ait", "pond")
+
+    async def speak(number: int, seconds: float, frequency_hz: float) -> None:
+        bus = await Bus.connect(NatsSection(url=deployment.nats.url), "test", lambda: None)
+        await Bucket(bus, BUCKET_ROOMS).put(room.id, room.encoded(), None)
+        await publish(bus, room.id, spoken(number, seconds, frequency_hz))
+        await bus.close()
+
+    await speak(1, 0.5, 400)
+    async with aiohttp.ClientSession() as session:
+        hearing = asyncio.ensure_future(listen(session, f"{deployment.root_url()}/ait/stream/pond", 9.0))
+        await asyncio.sleep(1.0)
+        await speak(2, 3.0, 400)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(deployment.nats.kill)
+        await asyncio.to_thread(deployment.nats.start)
+        await eventually(lambda: deployment.edges[0].ready_reason() is None, 20, "the edge is back on the bus")
+        await speak(3, 1.0, 800)
+        got = await hearing
+    samples = (decoded(got.data, "mp3") * 32_768).astype(np.int16)
+    heard = [one for one in sounds(samples, [400, 800], quiet=1000) if one.seconds > 0.6]
+    assert [(one.frequency_hz, round(one.seconds)) for one in heard] == [(400, 3), (800, 1)]
     await asyncio.to_thread(deployment.stop)

@@ -51,6 +51,11 @@ class FrameEncoder:
         self._rest = b""
         self._silent_frames: deque[bytes] = deque(maxlen=SETTLED_FRAMES)
 
+    def repeats(self, pcm: bytes) -> bool:
+        """Whether so much sound is silence that goes on, for which the encoder is not needed."""
+        silent = self._silent_frames
+        return len(silent) == SETTLED_FRAMES and len(set(silent)) == 1 and not pcm.strip(b"\0")
+
     def feed(self, pcm: bytes) -> list[bytes]:
         """Returns the frames that are complete; `pcm` is some times 24 ms long."""
         frames: list[bytes] = []
@@ -59,20 +64,18 @@ class FrameEncoder:
         return frames
 
     def _encode(self, pcm: bytes) -> list[bytes]:
-        silent = self._silent_frames
-        is_silent = not pcm.strip(b"\0")
-        if is_silent and len(silent) == SETTLED_FRAMES and len(set(silent)) == 1:
-            return [silent[0]] * (len(pcm) // (FRAME_MS * BYTES_PER_MS))
+        if self.repeats(pcm):
+            return [self._silent_frames[0]] * (len(pcm) // (FRAME_MS * BYTES_PER_MS))
         # What LAME hands out may end in the middle of a frame.
         data = self._rest + bytes(self._encoder.encode(pcm))
         size = self._frame_bytes
         whole = len(data) - len(data) % size
         self._rest = data[whole:]
         frames = [data[begin : begin + size] for begin in range(0, whole, size)]
-        if is_silent:
-            silent.extend(frames)
+        if pcm.strip(b"\0"):
+            self._silent_frames.clear()
         else:
-            silent.clear()
+            self._silent_frames.extend(frames)
         return frames
 
 

@@ -66,7 +66,7 @@ class RoomMixer:
         """The name of whoever spoke last."""
         self.channels: dict[int, Channel] = {}
         self.watches: set[SpeakerWatch] = set()
-        self.underruns = 0
+        self._underruns = 0
         self._feed = feed
         self._task = task
         self._playout = feed.playout
@@ -102,7 +102,7 @@ class RoomMixer:
             self._playout = playout
         was_idle, underruns = playout.idle, playout.underruns
         pcm = playout.read(frames * FRAME_BYTES, now)
-        self.underruns += playout.underruns - underruns
+        self._underruns += playout.underruns - underruns
         self._feed.check(now)
         if self._loop is not None:
             pcm = self._loop.mix(pcm, audible=was_idle and playout.idle)
@@ -117,6 +117,11 @@ class RoomMixer:
             if not channel.recent:
                 # It waits for its beginning, which is no longer than the burst.
                 channel.unencoded = channel.unencoded[-self._burst_frames * FRAME_BYTES :]
+
+    def take_underruns(self) -> int:
+        """How often somebody ran out of sound since this was last asked."""
+        underruns, self._underruns = self._underruns, 0
+        return underruns
 
     def close(self) -> None:
         """Stops to follow the room."""

@@ -179,15 +179,16 @@ class RoomStreams:
         work = [(mixer, channel) for mixer, channel in channels if channel.recent or channel in new]
         if work:
             pcm = [(channel.encoder, channel.unencoded) for _, channel in work]
-            encoded, spent_s = await loop.run_in_executor(pool, _encode, pcm)
+            # A thread is worth its while only for those that are not just silent.
+            silent = all(encoder.repeats(part) for encoder, part in pcm)
+            encoded, spent_s = _encode(pcm) if silent else await loop.run_in_executor(pool, _encode, pcm)
             self._metrics.room_encoding.inc(spent_s)
-            now = loop.time()
+            now, dropped = loop.time(), 0
             for (mixer, channel), frames in zip(work, encoded, strict=True):
                 channel.unencoded = b""
-                self._metrics.room_frames_dropped.inc(channel.deliver(frames, mixer.title, now))
-        for mixer in self._rooms.values():
-            self._metrics.room_underruns.inc(mixer.underruns)
-            mixer.underruns = 0
+                dropped += channel.deliver(frames, mixer.title, now)
+            self._metrics.room_frames_dropped.inc(dropped)
+        self._metrics.room_underruns.inc(sum(mixer.take_underruns() for mixer in self._rooms.values()))
 
 
 def _full() -> CallboardError:
