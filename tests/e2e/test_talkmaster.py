@@ -16,7 +16,7 @@ from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
 from tests.e2e.conftest import MakeBoard
 from tests.support.clients import script_text
-from tests.support.deployment import CHAT_MODEL, JOB_QUEUES, VOICES, Deployment, eventually
+from tests.support.deployment import CHAT_MODEL, VOICES, Deployment, eventually
 from tests.support.lsl import LIST_BYTES, Script, Simulator, offers, query
 from tests.support.stub_chat import StubChat, numbered
 
@@ -240,7 +240,7 @@ async def test_posts_of_many_race_while_processes_die_and_each_is_answered_once_
     numbers = {turn.id: turn.number for turn in ended}
     assert [numbers[one.turn] for one in kept] == sorted(numbers[one.turn] for one in kept)
     # A killed bus brings back leases of holds that were settled; they stay until they expire.
-    await asyncio.to_thread(deployment.wait_idle, 30, (*JOB_QUEUES, "TURNS"))
+    await asyncio.to_thread(deployment.wait_idle, 90)
     events = await deployment.usage()
     assert len(events) == len({event.request_id for event in events}) == 50
     await asyncio.to_thread(deployment.command, "usage", "verify")
