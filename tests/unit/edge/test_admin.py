@@ -43,6 +43,8 @@ ROUTES = [
     ("POST", "/accounts/ann/kudos", {"amount": 1}),
     ("POST", "/accounts/ann/kudos/transfer", {"to": "bob", "amount": 1}),
     ("GET", "/accounts/ann/kudos/history", None),
+    *(("GET", f"/rooms{path}", None) for path in ("", "/r1", "/r1/export")),
+    ("DELETE", "/rooms/r1", None),
 ]
 
 

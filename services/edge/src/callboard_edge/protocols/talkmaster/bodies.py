@@ -1,8 +1,8 @@
 """What scripts send; fields that are not named here are ignored."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from callboard_contracts.rooms import MAX_KEY_CHARACTERS, MAX_MESSAGE_BYTES
 from callboard_edge.http.bodies import Body, Whole
@@ -14,10 +14,22 @@ Text = Annotated[str, Field(max_length=MAX_MESSAGE_BYTES)]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
-class Options(Body):
+class ScriptBody(Body):
+    """The base of what scripts send; `null` stands for a field that is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, sent: Any) -> Any:
+        if not isinstance(sent, dict):
+            return sent
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in sent.items() if value is not None or name not in optional}
+
+
+class Options(ScriptBody):
     """Settings of the engine, under Ollama's names."""
 
-    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    stop: list[str] = Field(default_factory=list, max_length=16)
     seed: Whole | None = None
     num_predict: Whole | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -28,14 +40,14 @@ class Options(Body):
     repeat_last_n: Annotated[Whole, Field(ge=-1)] | None = None
 
 
-class StartConversation(Body):
+class StartConversation(ScriptBody):
     """Opens a room; a secret claims it."""
 
     join_key: Key
     secret: Name = ""
 
 
-class Spoken(Body):
+class Spoken(ScriptBody):
     """Which voice speaks; empty means the default."""
 
     audio_voice: Name = ""
@@ -57,7 +69,7 @@ class PostMessage(Spoken):
     think: bool = False
 
 
-class ResetJoinKey(Body):
+class ResetJoinKey(ScriptBody):
     """Forgets what was said in a room."""
 
     join_key: Key
@@ -73,7 +85,7 @@ class GenerateAudio(Spoken):
     secret: Name = ""
 
 
-class ConversationStart(Body):
+class ConversationStart(ScriptBody):
     """Opens a conversation of its own."""
 
     model: str = ""
@@ -81,7 +93,7 @@ class ConversationStart(Body):
     options: Options = Options()
 
 
-class ConversationMessage(Body):
+class ConversationMessage(ScriptBody):
     """A message of such a conversation."""
 
     conversation_key: Key
@@ -90,7 +102,7 @@ class ConversationMessage(Body):
     think: bool = False
 
 
-class GenerateMessage(Body):
+class GenerateMessage(ScriptBody):
     """A message without a conversation."""
 
     message_id: MessageId
@@ -112,27 +124,27 @@ class Translate(Spoken):
     model: str = ""
 
 
-class RoomQuery(Body):
+class RoomQuery(ScriptBody):
     """Names a message of a room."""
 
     join_key: Key
     message_id: MessageId
 
 
-class ConversationQuery(Body):
+class ConversationQuery(ScriptBody):
     """Names a message of a conversation."""
 
     conversation_key: Key
     message_id: MessageId
 
 
-class GenerateQuery(Body):
+class GenerateQuery(ScriptBody):
     """Names a message without a conversation."""
 
     message_id: MessageId
 
 
-class TranslationQuery(Body):
+class TranslationQuery(ScriptBody):
     """Names a translation."""
 
     session_key: Key
