@@ -270,6 +270,17 @@ async def test_claimed_room_is_reset_and_spoken_into_with_its_secret_alone(harne
     assert pond(harness).generation == 1
 
 
+async def test_claimed_room_is_heard_under_its_public_name(harness: EdgeHarness) -> None:
+    await post(harness, "/ait/startConversation", {"join_key": "pond!lily"})
+    for path in ("/ait/stream/pond.m3u", "/ait/stream/pond!lily.m3u"):
+        async with harness.session.get(harness.url + path) as reply:
+            assert (reply.status, (await reply.text()).splitlines()[-1][-16:]) == (200, "/ait/stream/pond")
+    async with harness.session.get(harness.url + "/ait/rooms/pond!lily") as reply:
+        assert reply.status == 200
+    async with harness.session.get(harness.url + "/ait/stream/lake!lily") as reply:
+        assert reply.status == 404
+
+
 async def test_text_that_cannot_be_spoken_is_refused_before_anything_is_held(harness: EdgeHarness) -> None:
     spoken = {"join_key": "pond", "username": "Ada", "message": "..."}
     assert (await post(harness, "/ait/generateAudio", spoken))[0] == 400

@@ -40,12 +40,17 @@ def room_key(call: Call, key: str, secret: str = "") -> ClaimedKey:
         Refusal: the name has a space in it.
     """
     secret = call.request.headers.get(SECRET, "") or secret or call.request.query.get("secret", "")
-    name, mark, written = key.partition("!")
-    if mark and name and written:
-        key, secret = name, secret or written
+    key, written = split_key(key)
+    secret = secret or written
     if not key or any(character.isspace() for character in key):
         raise Refusal(ErrorCode.INVALID_REQUEST, 400, {"error": "The key must not be empty or have spaces in it."})
     return ClaimedKey(key, secret)
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """A room's public name, and the secret that a notecard has written behind it."""
+    name, _, secret = key.partition("!")
+    return (name, secret) if name and secret else (key, "")
 
 
 def caller_of(context: EdgeContext, call: Call) -> Caller:

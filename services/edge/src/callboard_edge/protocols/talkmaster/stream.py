@@ -8,9 +8,10 @@ from aiohttp import web
 from callboard_contracts.errors import CallboardError
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.room_stream import PLAYLIST
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.talkmaster.errors import Refusal
-from callboard_edge.protocols.talkmaster.requests import room_key
+from callboard_edge.protocols.talkmaster.requests import room_key, split_key
 
 TAG = "AI Talkmaster"
 ARTIST = "AIT "
@@ -44,13 +45,22 @@ def _routes(context: EdgeContext, kind: StreamKind) -> Sequence[Route]:
     streams = context.room_streams
     name = f"{kind}_stream"
 
+    def named_publicly(call: Call) -> None:
+        key = call.params["key"]
+        name, secret = split_key(key)
+        suffix = PLAYLIST if secret.endswith(PLAYLIST) else ""
+        call.params = {**call.params, "key": name + suffix}
+
     async def stream(call: Call) -> web.StreamResponse:
+        named_publicly(call)
         return await streams.stream(call, name, kind, stream_path(kind))
 
     async def page(call: Call) -> web.StreamResponse:
+        named_publicly(call)
         return await streams.page(call, kind)
 
     async def events(call: Call) -> web.StreamResponse:
+        named_publicly(call)
         return await streams.events(call, kind)
 
     async def recording(call: Call) -> web.StreamResponse:
