@@ -17,6 +17,8 @@ from nats.aio.msg import Msg
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame
 from callboard_contracts.config import NatsSection
+from callboard_contracts.headers import SEGMENT
+from callboard_contracts.speech import SegmentInfo
 from callboard_kit.bus import Bus
 from tests.benchmarks import machine
 from tests.benchmarks.figures import Figure, percentile, table
@@ -33,6 +35,7 @@ REPLY = (
     "If you stay a while, you will hear the others, for they sing as soon as it is dark."
 )
 BAR_S = 3.0
+TURN_TIMEOUT_S = 120.0
 
 
 async def measure(turns: int) -> list[Figure]:
@@ -83,7 +86,21 @@ async def _turns(deployment: Deployment, bus: Bus, turns: int) -> tuple[list[flo
         if ChatFrame.model_validate_json(message.data).text.strip():
             first_tokens.setdefault(message.subject, time.monotonic())
 
-    subscription = await bus.subscribe(subjects.out("*", "*"), note)
+    ended = asyncio.Event()
+    sound_s = 0.0
+
+    async def hear(message: Msg) -> None:
+        nonlocal sound_s
+        found = (message.headers or {}).get(SEGMENT)
+        end = SegmentInfo.model_validate_json(found).end if found else None
+        if end is not None:
+            sound_s = end.audio_ms / 1000
+            ended.set()
+
+    subscriptions = [
+        await bus.subscribe(subjects.out("*", "*"), note),
+        await bus.subscribe(subjects.room_audio("*", "*", "*"), hear),
+    ]
     root = deployment.root_url()
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{root}/ait/startConversation", json={"join_key": "pond"}) as reply:
@@ -102,9 +119,14 @@ async def _turns(deployment: Deployment, bus: Bus, turns: int) -> tuple[list[flo
             }
             async with session.post(f"{root}/ait/postMessage", json=body) as reply:
                 assert reply.status == 425, await reply.text()
-            await asyncio.sleep(22)
+            # The next begins when everything was heard, however slow the machine is.
+            async with asyncio.timeout(TURN_TIMEOUT_S):
+                await ended.wait()
+            ended.clear()
+            await asyncio.sleep(sound_s + 2)
     listener.close()
-    await bus.unsubscribe(subscription)
+    for subscription in subscriptions:
+        await bus.unsubscribe(subscription)
     return sorted(first_tokens.values()), listener
 
 
