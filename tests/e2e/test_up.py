@@ -144,7 +144,7 @@ def start(ups: list[Up], tmp_path: Path, settings: Table | None = FAKES) -> Up:
 def test_a_signal_stops_everything_and_leaves_no_process(tmp_path: Path, ups: list[Up], number: signal.Signals) -> None:
     up = start(ups, tmp_path)
     up.wait_ready()
-    assert len(up.left()) == 5
+    assert len(up.left()) == 6
     up.child.signal(number)
     assert up.child.wait(30) == ExitCode.OK
     assert up.left() == []

@@ -207,9 +207,9 @@ async def test_a_child_that_a_signal_ends_at_its_first_start_gets_some_more_trie
 
 
 async def test_a_child_that_is_never_ready_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "READY_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(supervision, "READY_TIMEOUT_S", 8.0)
     harness = Harness(tmp_path, {"chat-small": "late"})
-    with pytest.raises(CommandError, match=r"not ready within 2 s: chat-small \(logs: ") as failure:
+    with pytest.raises(CommandError, match=r"not ready within 8 s: chat-small \(logs: ") as failure:
         await harness.run()
     assert failure.value.code == ExitCode.NOT_READY
     assert harness.children() == []
