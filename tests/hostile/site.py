@@ -94,7 +94,7 @@ class Site:
     def start(self) -> None:
         """Starts everything and puts each process under its limit."""
         deployment = self.deployment
-        deployment.start(speakers=1 if self.speech else 0)
+        deployment.start(rooms=1, speakers=1 if self.speech else 0)
         assert deployment.nats.child is not None
         assert deployment.streams is not None
         self._children = {service.name: service.running for service in (*deployment.services, deployment.streams)}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from callboard_chat.domain.reply_format import check_format
-from callboard_contracts.chat import ChatRequest, OutputFormat
+from callboard_chat.domain.reply_format import check_format, uncheckable
+from callboard_contracts.chat import ChatRequest, OutputFormat, Tool
 from callboard_contracts.errors import ErrorCode
 
 pytestmark = pytest.mark.unit
@@ -66,3 +66,23 @@ async def test_reply_that_a_stop_may_have_cut_is_not_judged_as_json() -> None:
 async def test_pattern_that_takes_pythons_own_matcher_for_ever_is_checked_at_once() -> None:
     text = json.dumps("a" * 4000 + "b")
     assert await fault(text, {"type": "string", "pattern": "^(a+)+$"}) is not None
+
+
+IMMENSE = {"type": "string", "pattern": "^(a{1,1000}){1,1000}$"}
+
+
+async def test_schema_that_no_reply_can_be_checked_against_is_refused_by_its_place() -> None:
+    request = ChatRequest(model="owl", max_output_tokens=9)
+    forms = {
+        "output_format.json_schema": {"output_format": OutputFormat(kind="json_schema", json_schema=IMMENSE)},
+        "tools[1].parameters": {
+            "tools": (Tool(name="dim"), Tool(name="lit", parameters={"properties": {"x": IMMENSE}}))
+        },
+    }
+    for param, update in forms.items():
+        refused = await uncheckable(request.model_copy(update=update))
+        assert refused is not None
+        assert (refused.code, refused.param) == (ErrorCode.UNSUPPORTED, param)
+    fine = OutputFormat(kind="json_schema", json_schema={"type": "string", "pattern": "^a{1,1000}$"})
+    assert await uncheckable(request.model_copy(update={"output_format": fine})) is None
+    assert await uncheckable(request) is None

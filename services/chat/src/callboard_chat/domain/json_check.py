@@ -30,13 +30,22 @@ def satisfies(value: Any, schema: dict[str, Any]) -> bool:
     """Whether a value satisfies a schema; a schema that no validator can be made of is satisfied by nothing."""
     if not schema:
         return True
-    text = json.dumps(schema)
-    validator = _remembered(text) if len(text) <= MAX_REMEMBERED_BYTES else _validator(schema)
+    validator = _validator_of(schema)
     try:
         return validator is not None and validator.is_valid(value)
     except ValueError:
         # Half of a surrogate pair, which is no text.
         return False
+
+
+def can_be_checked(schema: dict[str, Any]) -> bool:
+    """Whether a validator can be made of a schema; of one with an immense pattern it cannot."""
+    return not schema or _validator_of(schema) is not None
+
+
+def _validator_of(schema: dict[str, Any]) -> Validator | None:
+    text = json.dumps(schema)
+    return _remembered(text) if len(text) <= MAX_REMEMBERED_BYTES else _validator(schema)
 
 
 @functools.lru_cache(MAX_REMEMBERED)

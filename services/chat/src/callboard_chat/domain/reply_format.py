@@ -3,13 +3,31 @@
 import asyncio
 from typing import Any
 
-from callboard_chat.domain.json_check import parsed, satisfies
+from callboard_chat.domain.json_check import can_be_checked, parsed, satisfies
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 
 _OBJECT: dict[str, Any] = {"type": "object"}
 _NO_JSON = "The engine's reply is not JSON."
 _VIOLATION = "The engine's reply does not satisfy the JSON schema."
+
+
+async def uncheckable(request: ChatRequest) -> ErrorInfo | None:
+    """Why a reply could not be checked against a schema of the request, or None where it could be."""
+    schemas = {f"tools[{index}].parameters": tool.parameters for index, tool in enumerate(request.tools)}
+    if (schema := request.output_format.json_schema) is not None:
+        schemas["output_format.json_schema"] = schema
+    if not any(schemas.values()):
+        return None
+    return await asyncio.to_thread(_first_uncheckable, schemas)
+
+
+def _first_uncheckable(schemas: dict[str, dict[str, Any]]) -> ErrorInfo | None:
+    for param, schema in schemas.items():
+        if not can_be_checked(schema):
+            message = "No reply can be checked against this schema: a pattern in it is too large."
+            return ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message, param=param)
+    return None
 
 
 async def check_format(request: ChatRequest, text: str) -> ErrorInfo | None:

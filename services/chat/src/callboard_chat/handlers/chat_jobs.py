@@ -14,7 +14,7 @@ from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
-from callboard_chat.domain.reply_format import check_format
+from callboard_chat.domain.reply_format import check_format, uncheckable
 from callboard_chat.domain.retries import Retries, final_error
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
 from callboard_chat.handlers.text_quota import TextQuota
@@ -150,6 +150,8 @@ class ChatJobs:
         """Has the engine write the reply, asking again where that can help."""
         request = running.job.request
         if refused := refusal(request, self._pool.models, self._engine.abilities):
+            return Outcome("error", refused)
+        if refused := await uncheckable(request):
             return Outcome("error", refused)
         model = self._pool.models[request.model]
         if model.engine_model != request.model:
