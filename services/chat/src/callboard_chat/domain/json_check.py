@@ -10,8 +10,8 @@ from jsonschema_rs import Draft4Validator, Draft7Validator, FancyRegexOptions, V
 
 MAX_REMEMBERED = 128
 MAX_REMEMBERED_BYTES = 8192
-"""The validator of a larger schema takes memory, and is made anew for each reply in a few milliseconds."""
-_PATTERNS = FancyRegexOptions(backtrack_limit=10_000)
+"""The validator of a larger schema, or of one with patterns, takes memory and is made anew in a few milliseconds."""
+_PATTERNS = FancyRegexOptions(backtrack_limit=10_000, dfa_size_limit=1024 * 1024)
 _KINDS = (validator_for, Draft7Validator, Draft4Validator)
 """How a schema is read, as the edge reads it: by the first draft that allows it, the declared or newest one before."""
 
@@ -45,7 +45,8 @@ def can_be_checked(schema: dict[str, Any]) -> bool:
 
 def _validator_of(schema: dict[str, Any]) -> Validator | None:
     text = json.dumps(schema)
-    return _remembered(text) if len(text) <= MAX_REMEMBERED_BYTES else _validator(schema)
+    is_small = len(text) <= MAX_REMEMBERED_BYTES and '"pattern' not in text
+    return _remembered(text) if is_small else _validator(schema)
 
 
 @functools.lru_cache(MAX_REMEMBERED)
