@@ -219,7 +219,7 @@ def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | N
     """What is wrong with an answer: a failure of ours, or an error that is not in the protocol's form."""
     shown = reply.body[:MOST_SHOWN]
     try:
-        if reply.status >= 400:
+        if reply.status >= 400 and reply.status != dialect.accepted_status:
             error = read_error(dialect, reply.body)
             if (reply.status, error.code) not in set(dialect.errors.values()):
                 return f"no error of the protocol: {reply.status} {shown!r}"

@@ -78,7 +78,7 @@ class Dialect(ABC):
 
     `errors` has the status and the code of every error of the catalogue; `fields` says what the protocol calls the
     fields of the neutral request, with nothing for what it never names; `own_key` opens a protocol that API keys do
-    not open. Each method that reads an answer fails where its form is not the protocol's.
+    not open; `accepted_status` is that of work which was accepted, where it looks like an error. Each method that reads an answer fails where its form is not the protocol's.
     """
 
     protocol: Protocol
@@ -87,6 +87,7 @@ class Dialect(ABC):
     fields: Mapping[str, str] = {}
     wrong_credentials: ErrorCode = ErrorCode.INVALID_API_KEY
     own_key: str | None = None
+    accepted_status: int | None = None
 
     @abstractmethod
     def auth_headers(self, key: str) -> dict[str, str]:

@@ -34,6 +34,7 @@ class TalkmasterDialect(Dialect):
 
     protocol = Talkmaster()
     errors = ERRORS
+    accepted_status = 425
 
     def __init__(self, path: str, text_field: str, fields: Mapping[str, Any]) -> None:
         self.path = path
