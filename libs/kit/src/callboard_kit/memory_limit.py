@@ -5,12 +5,16 @@ and the memory of a GPU do not count; both would exceed RLIMIT_AS. At the limit 
 MemoryError in Python and ends most native engines.
 """
 
+import ctypes
 import math
 import os
 import re
 import resource
 import sys
 from pathlib import Path
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE_BLOCK_BYTES = 128 * 1024
 
 MIB = 1024 * 1024
 SHARE_OF_MACHINE = 0.75
@@ -82,3 +86,15 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
+
+
+def give_memory_back() -> None:
+    """Has the C library return the memory of large blocks to the system as soon as they are done with.
+
+    By itself it raises both thresholds to the largest block that was ever freed. Other C libraries have no such
+    function, or none with an effect.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(M_TRIM_THRESHOLD, LARGE_BLOCK_BYTES)

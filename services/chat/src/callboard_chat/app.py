@@ -12,7 +12,7 @@ from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError
-from callboard_kit.memory_limit import limit_memory
+from callboard_kit.memory_limit import give_memory_back, limit_memory
 from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.runtime import Worker
 
@@ -56,6 +56,7 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
 async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
     """Runs one worker of the pool `arguments.pool` until told to stop, then drains it."""
     pool = pool_settings(config, arguments.pool)
+    give_memory_back()
     limit_memory(pool.memory_limit_mib)
     await run_worker(config, pool, build_engine(pool), shutdown)
 

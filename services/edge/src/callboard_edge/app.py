@@ -35,7 +35,6 @@ from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
-from callboard_edge.http.body_reader import give_memory_back
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
@@ -58,6 +57,7 @@ from callboard_kit import library_output
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
+from callboard_kit.memory_limit import give_memory_back
 from callboard_kit.payload_cipher import erase_keys
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config

@@ -1,7 +1,6 @@
 """Reads request bodies within bounds: bytes as sent, bytes once decompressed, and bytes that all open bodies hold."""
 
 import asyncio
-import ctypes
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,20 +19,6 @@ MAX_DECOMPRESSING = 2
 MAX_GZIP_MEMBERS = 64
 """Each member costs a copy of all that follow it."""
 RETRY_AFTER_S = 1.0
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGE_BLOCK_BYTES = 128 * 1024
-
-
-def give_memory_back() -> None:
-    """Has the C library return the memory of large bodies to the system as soon as they are done with.
-
-    By itself it raises both thresholds to the largest block that was ever freed. Other C libraries have no such
-    function, or none with an effect.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        mallopt(M_TRIM_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 class OpenBody:
