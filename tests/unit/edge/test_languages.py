@@ -3,7 +3,7 @@
 import pytest
 
 from callboard_contracts.workers import OfferedVoice
-from callboard_edge.domain.languages import language_tag, voice_for_language
+from callboard_edge.domain.languages import english_name, language_tag, voice_for_language
 
 pytestmark = pytest.mark.unit
 
@@ -54,3 +54,10 @@ def test_voice_whose_languages_are_not_known_is_taken_for_any() -> None:
     voices = [OfferedVoice(name="nova"), OfferedVoice(name="onyx")]
     assert voice_for_language(voices, "Swedish", "onyx") == "onyx"
     assert voice_for_language(voices, "Swedish") == "nova"
+
+
+@pytest.mark.parametrize(
+    ("name", "english"), [("français", "French"), ("de-AT", "German"), ("日本語", "Japanese"), ("Klingon ", "Klingon")]
+)
+def test_language_is_told_by_its_english_name(name: str, english: str) -> None:
+    assert english_name(name) == english

@@ -10,7 +10,6 @@ from callboard_contracts.chat import ChatEnd, ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.rooms import Room, room_id
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
-from callboard_edge.protocols.talkmaster.languages import english_name, language_code
 from callboard_edge.protocols.talkmaster.replies import MAX_ANSWER_BYTES, MAX_LIST_BYTES
 from tests.unit.edge.harness import USAGE, EdgeHarness, asking, running
 
@@ -431,6 +430,15 @@ async def test_translation_is_spoken_by_a_voice_of_the_language_or_not_at_all() 
         assert (first.speech.request.voice, second.speech) == ("ef_dora", None)
 
 
+async def test_voice_whose_language_nobody_knows_speaks_any() -> None:
+    over = {"tts": {"models": {"parrot": {"pool": "booth", "voices": ["nova"], "default_voice": "nova"}}}}
+    async with running({"tts": {"pools": {"booth": {"backend": "fake"}}, **over["tts"]}}) as harness:
+        await post(harness, "/translation/translate", translation(target_language="Deutsch"))
+        speech = harness.rooms.posted[0].speech
+        assert speech is not None
+        assert speech.request.voice == "nova"
+
+
 async def test_order_of_checks_of_a_translation(harness: EdgeHarness) -> None:
     wrong: dict[str, Any] = {"session_key": "a b", "audio_voice": "none", "model": "none"}
     assert "error" in (await post(harness, "/translation/translate", translation(**wrong)))[1]
@@ -493,10 +501,3 @@ async def test_strangers_are_offered_what_their_tier_has() -> None:
         assert (status, json.loads(raw)["error"]["code"]) == (404, "model_not_found")
         async with harness.session.get(harness.url + "/v1/models") as reply:
             assert [one["id"] for one in (await reply.json())["data"]] == ["wren/tiny", "parrot"]
-
-
-def test_languages_are_known_by_code_english_name_and_own_name() -> None:
-    assert [language_code(name) for name in ("de", "German", "DEUTSCH", "de-AT", "pt_BR", "日本語", "Klingon")] == [
-        *("de", "de", "de", "de", "pt", "ja", None)
-    ]
-    assert [english_name(name) for name in ("français", "Klingon ")] == ["French", "Klingon"]

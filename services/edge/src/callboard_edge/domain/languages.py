@@ -52,6 +52,12 @@ def language_tag(name: str) -> str:
     return words[-1] if words else f"{_CODES.get(base, base)}{dash}{region}"
 
 
+def english_name(name: str) -> str:
+    """A language's English name, or what it is called where that is unknown."""
+    known = _NAMES.get(language_tag(name).partition("-")[0])
+    return known.partition(" ")[0].capitalize() if known else name.strip()
+
+
 def voice_for_language(voices: Sequence[OfferedVoice], language: str, preferred: str | None = None) -> str | None:
     """The voice that speaks a language: the preferred one if it does, else the first that does, else None.
 

@@ -1,7 +1,7 @@
 """Answers those who fetch what was said in a room: one MP3, or the dialogue with times."""
 
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Generator, Sequence
+from contextlib import aclosing, contextmanager
 from urllib.parse import quote
 
 from aiohttp import web
@@ -16,7 +16,7 @@ from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.id3 import tags
 
 MAX_AT_ONCE = 4
-"""How many recordings one process sends at once; each takes what processor time its client's line allows."""
+"""How many recordings one process reads at once, as sound or as text; each takes processor time and the bus."""
 
 
 class RoomRecordingResponder:
@@ -40,10 +40,7 @@ class RoomRecordingResponder:
         headers = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(key, safe='')}.mp3"}
         if call.request.method == "HEAD":
             return web.Response(content_type="audio/mpeg", headers=headers)
-        if self._open >= MAX_AT_ONCE:
-            raise CallboardError(ErrorCode.OVERLOADED, "Too many recordings are being sent.", retry_after_s=10.0)
-        self._open += 1
-        try:
+        with self._place():
             async with self._encoders.session("mp3") as session, aclosing(recording.sounds()) as sounds:
                 await call.stream("audio/mpeg", headers)
                 await call.write(tags(key, key, artist + ", ".join(recording.speakers)))
@@ -51,14 +48,23 @@ class RoomRecordingResponder:
                     if data := await session.feed(sound.pcm):
                         await call.write(data)
                 return await call.finish(await session.finish())
-        finally:
-            self._open -= 1
 
     async def vtt(self, kind: RoomKind, key: str, secret: str | None) -> web.StreamResponse:
         """The dialogue of a recording with its times, as WebVTT; raises as `mp3`."""
         recording, room = await self._recording(kind, key, secret)
-        text = webvtt(await recording.cues(texts_of(room)))
+        with self._place():
+            text = webvtt(await recording.cues(texts_of(room)))
         return web.Response(text=text, content_type="text/vtt", charset="utf-8")
+
+    @contextmanager
+    def _place(self) -> Generator[None]:
+        if self._open >= MAX_AT_ONCE:
+            raise CallboardError(ErrorCode.OVERLOADED, "Too many recordings are being read.", retry_after_s=10.0)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
     async def _recording(self, kind: RoomKind, key: str, secret: str | None) -> tuple[Recording, Room | None]:
         if not self._keeps:

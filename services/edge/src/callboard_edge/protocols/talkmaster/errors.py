@@ -51,6 +51,13 @@ def served(handler: Handler) -> Handler:
     return answer
 
 
+def repeated(error: CallboardError, message_id: str) -> CallboardError:
+    """An error, which names the message where the room has it already."""
+    if error.info.code is not ErrorCode.DUPLICATE_MESSAGE:
+        return error
+    return Refusal(error.info.code, 400, {"message_id": message_id, "error": error.info.message})
+
+
 def render_error(error: CallboardError) -> web.Response:
     """An error as an answer; a path or method that leads nowhere is 401, as scripts know it."""
     if isinstance(error, Refusal):

@@ -8,8 +8,11 @@ from ipaddress import IPv6Address, ip_address
 from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling, Thinking
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
+from callboard_contracts.voices import kokoro_language
+from callboard_contracts.workers import OfferedVoice
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.languages import voice_for_language
 from callboard_edge.domain.room_turns import Speech
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.call import Call
@@ -132,10 +135,14 @@ def speech_of(
     catalog = model.catalog(workers)
     voice = catalog.resolve(spoken.audio_voice or None)
     if language is not None and not spoken.audio_voice:
-        names = (voice, *catalog.listed())
-        speaks = (name for name in names if _speaks(model.language(workers, name), language))
-        if (voice := next(speaks, "")) == "":
+        names = catalog.voices or (voice,)
+        offered = [
+            OfferedVoice(name=name, language=model.language(workers, name) or kokoro_language(name)) for name in names
+        ]
+        chosen = voice_for_language(offered, language, voice)
+        if chosen is None:
             return None
+        voice = chosen
     request = SpeechRequest(model=model.name, text=text, voice=voice, instructions=spoken.audio_instructions)
     return Speech(request, model)
 
@@ -155,7 +162,3 @@ def chat_model(models: Catalogue[ChatModel], name: str) -> ChatModel:
 def no_audio() -> CallboardError:
     """The error where the site has no speech."""
     return Refusal(ErrorCode.UNSUPPORTED, 400, {"error": "Audio is not configured on this server."})
-
-
-def _speaks(tag: str | None, language: str) -> bool:
-    return tag is not None and tag.partition("-")[0] == language

@@ -19,7 +19,7 @@ from callboard_edge.protocols.talkmaster.bodies import (
     RoomQuery,
     StartConversation,
 )
-from callboard_edge.protocols.talkmaster.errors import Refusal, body_of, query_of, served
+from callboard_edge.protocols.talkmaster.errors import Refusal, body_of, query_of, repeated, served
 from callboard_edge.protocols.talkmaster.models import TAG
 from callboard_edge.protocols.talkmaster.replies import check_ended, processing, reply_text, with_text
 from callboard_edge.protocols.talkmaster.requests import (
@@ -84,7 +84,7 @@ class RoomHandlers:
         try:
             await self.context.room_turns.ask(caller, RoomKey("ait", room.key), words, Question(request, model), speech)
         except CallboardError as error:
-            raise _repeated(error, body.message_id) from error
+            raise repeated(error, body.message_id) from error
         return processing({"message_id": body.message_id, "status": "processing", "info": "The message is queued."})
 
     async def response(self, call: Call) -> web.StreamResponse:
@@ -195,9 +195,3 @@ def routes(context: EdgeContext) -> list[Route]:
             answers={200: Answer("Accepted."), 400: Answer("The voice is not offered, or there is no audio.")},
         ),
     ]
-
-
-def _repeated(error: CallboardError, message_id: str) -> CallboardError:
-    if error.info.code is not ErrorCode.DUPLICATE_MESSAGE:
-        return error
-    return Refusal(error.info.code, 400, {"message_id": message_id, "error": error.info.message})

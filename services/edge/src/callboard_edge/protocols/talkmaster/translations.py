@@ -5,13 +5,13 @@ from aiohttp import web
 from callboard_contracts.chat import Sampling
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.rooms import EndedTurn, Turn
+from callboard_edge.domain.languages import english_name
 from callboard_edge.domain.room_turns import Question, RoomKey, Words
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.talkmaster.bodies import Translate, TranslationQuery
-from callboard_edge.protocols.talkmaster.errors import Refusal, body_of, query_of, served
-from callboard_edge.protocols.talkmaster.languages import english_name, language_code
+from callboard_edge.protocols.talkmaster.errors import Refusal, body_of, query_of, repeated, served
 from callboard_edge.protocols.talkmaster.models import TAG
 from callboard_edge.protocols.talkmaster.replies import check_ended, processing, reply_text, with_text
 from callboard_edge.protocols.talkmaster.requests import caller_of, chat_model, chat_request, room_key, speech_of
@@ -30,8 +30,7 @@ def routes(context: EdgeContext) -> list[Route]:
         key = room_key(call, body.session_key).key
         caller = caller_of(context, call)
         offer = await context.offers.to(caller)
-        target = language_code(body.target_language)
-        speech = speech_of(offer.speech_models, context.workers, body, language=target or "")
+        speech = speech_of(offer.speech_models, context.workers, body, language=body.target_language)
         try:
             model = chat_model(offer.chat_models, body.model)
         except CallboardError:
@@ -46,10 +45,7 @@ def routes(context: EdgeContext) -> list[Route]:
                 caller, RoomKey("translation", key), words, Question(request, model), speech, remembers=False
             )
         except CallboardError as error:
-            if error.info.code is ErrorCode.DUPLICATE_MESSAGE:
-                repeated = {"message_id": body.message_id, "error": error.info.message}
-                raise Refusal(error.info.code, 400, repeated) from error
-            raise
+            raise repeated(error, body.message_id) from error
         info = "The translation is queued."
         if speech is None and offer.speech_models.models:
             info = f"The translation is queued; no voice here speaks {english_name(body.target_language)}."
