@@ -20,7 +20,7 @@ from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import SpeechScript, StubSpeech
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(60), pytest.mark.slow]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400), pytest.mark.slow]
 
 DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 EXPECTED_EMPTY = {

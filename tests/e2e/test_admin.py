@@ -49,7 +49,7 @@ def session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_key_is_made_used_rotated_and_revoked_over_http(make_deployment: MakeBoard) -> None:
     deployment = await asyncio.to_thread(make_deployment, OVER, quotas=2, edges=2)
     async with session() as one:
@@ -102,7 +102,7 @@ async def test_key_is_made_used_rotated_and_revoked_over_http(make_deployment: M
     await asyncio.to_thread(deployment.stop)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_limit_changed_over_http_counts_at_once_and_its_refusal_says_what_and_when(
     make_deployment: MakeBoard,
 ) -> None:
@@ -139,7 +139,7 @@ async def test_limit_changed_over_http_counts_at_once_and_its_refusal_says_what_
     await asyncio.to_thread(deployment.stop)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process_dies(
     make_deployment: MakeBoard,
 ) -> None:
@@ -186,7 +186,7 @@ async def test_kudos_are_credited_and_given_once_over_http_while_a_quota_process
     await asyncio.to_thread(deployment.stop)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_verification_whose_quota_process_is_killed_ends_in_a_clear_error(make_deployment: MakeBoard) -> None:
     deployment = await asyncio.to_thread(make_deployment, OVER)
     async with session() as one:

@@ -13,7 +13,7 @@ from tests.support.deployment import Deployment
 from tests.support.stub_chat import StubChat
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CHAT = "/chat/completions"
 COMPLETION = "/completions"

@@ -15,7 +15,7 @@ from tests.support.deployment import CHAT_POOL, Deployment, eventually
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 async def new_key(deployment: Deployment) -> str:

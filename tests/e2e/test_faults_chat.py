@@ -15,7 +15,7 @@ from tests.support.deployment import CHAT_POOL, Deployment, eventually
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 STOP_BOUND_S = 0.25
 """How soon after a client leaves its engine is stopped; the engine's own clock says when it was."""

@@ -15,7 +15,7 @@ from tests.support.clients import connected
 from tests.support.deployment import TTS_POOL, Deployment, eventually
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 STOP_BOUND_S = 0.25
 TEXT = " ".join(f"This is line {n} of the old play, and the owl is listening to it." for n in range(12))

@@ -13,7 +13,7 @@ from tests.support.stub_chat import StubChat, numbered
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(sys.platform != "linux", reason="the C library's memory is looked at"),
 ]
 

@@ -10,7 +10,7 @@ from tests.support.clients import HELLO
 from tests.support.deployment import Deployment
 from tests.support.processes import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 FIGURES: dict[str, tuple[str, ...]] = {
     "edge": ("callboard_edge_requests_total", "callboard_edge_time_to_first_byte_seconds_count"),

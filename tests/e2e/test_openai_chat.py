@@ -11,7 +11,7 @@ from tests.support.deployment import Deployment
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 HELLO: Any = [{"role": "user", "content": "Hello."}]
 

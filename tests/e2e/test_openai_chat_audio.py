@@ -14,7 +14,7 @@ from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SENTENCES = [
     "Good evening, and welcome to the old theatre by the river. ",

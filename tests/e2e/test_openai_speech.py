@@ -15,7 +15,7 @@ from tests.support.audio import decoded, duration_s, pcm_samples, rms
 from tests.support.deployment import VOICES, Deployment
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 TEXT = (
     "Good evening, and banner to the old theatre by the river. The curtain rises in a moment. "

@@ -14,7 +14,7 @@ from tests.support.stored_files import files_with
 from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 MARKER = "Zq7wXv9marker"
 ADDRESS = "127.0.0.77"
@@ -93,7 +93,7 @@ async def send_raw(deployment: Deployment, data: bytes) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
             writer.write(data)
             await writer.drain()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await reader.read()
     finally:
         writer.close()

@@ -17,7 +17,7 @@ from tests.support.models import CHAT_MODEL, SPEECH_MODEL, VOICE, built_in_confi
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(bool(missing_model_files()), reason=f"model files missing: {', '.join(missing_model_files())}"),
 ]
 

@@ -18,7 +18,7 @@ from tests.support.deployment import VOICES, eventually
 from tests.support.room_speech import listen, opened_room, publish, sounds, spoken
 from tests.support.stub_chat import StubChat, numbered
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SECRET = "open sesame"
 OVER = {"rooms": {"recording_life_s": 3600}, "room_stream": {"pause_s": 0.5}}

@@ -15,7 +15,7 @@ from tests.e2e.conftest import MakeBoard
 from tests.support.deployment import Deployment, eventually
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 UNITS_PER_MS = 100
 """A second of sound costs 100 tokens of 1000 units where nothing else is configured."""

@@ -20,7 +20,7 @@ from tests.support.deployment import CHAT_MODEL, VOICES, Deployment, eventually
 from tests.support.lsl import LIST_BYTES, Script, Simulator, offers, query
 from tests.support.stub_chat import StubChat, numbered
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 OVER = {"quota": {"tiers": {"anonymous": {"tokens_per_day": 10_000_000, "tokens_per_month": 10_000_000}}}}
 POLL_S = 0.3
@@ -189,7 +189,7 @@ async def test_answer_outlives_its_edge_the_rooms_process_and_the_bus(
     await asyncio.to_thread(deployment.command, "usage", "verify")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 async def test_posts_of_many_race_while_processes_die_and_each_is_answered_once_in_order(
     make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:

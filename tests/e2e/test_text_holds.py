@@ -10,7 +10,7 @@ from tests.support.clients import Reply, connected
 from tests.support.deployment import Deployment
 from tests.support.stub_chat import StubChat, numbered
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 LEFT_TOKENS = 20_000
 CONFIG: dict[str, Any] = {

@@ -26,7 +26,7 @@ from tests.support.models import missing_model_files
 from tests.support.ports import free_port
 from tests.support.processes import Table, merged, toml_text
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 READY_S = 60.0
 CALLBOARD = [sys.executable, "-m", "callboard_cli"]

@@ -14,7 +14,7 @@ pytestmark = [
     # Not beside other tests: one process holds the engine and both recognisers, and prints what it heard.
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     # misaki opens its second Japanese dictionary with a deprecated call when a word first needs it.
     pytest.mark.filterwarnings("ignore:Dictionary.create:DeprecationWarning"),
     pytest.mark.skipif(bool(_MISSING), reason=f"{_MISSING}; fetch them with: make models hearing-models"),

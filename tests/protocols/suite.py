@@ -85,7 +85,7 @@ class ErrorSuite(ABC, Generic[D]):
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(400)
 class RequestSuite(ABC, Generic[D]):
     """Requests that cannot be served: a clear error in the protocol's own form, nothing charged, nothing queued."""
 

@@ -23,7 +23,7 @@ from callboard_kit.model_files import model_path
 from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, settled, text_of
 
-pytestmark = [pytest.mark.backend, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.backend, pytest.mark.timeout(400)]
 
 CONTEXT_TOKENS = 1024
 PERSON = {
@@ -36,7 +36,8 @@ PERSON = {
 
 class LlamaRig(Rig):
     # It stops at the end of a token or of a batch of prompt, 0.15 s on a quiet machine; tests share theirs.
-    stop_bound_s = 3.0
+    # A reply of 2,000 tokens, and a prompt of 6,000, take longer than this wherever it is the engine that is slow.
+    stop_bound_s = 10.0
 
     def __init__(self, engine: LlamaCppEngine) -> None:
         self.llama = engine
@@ -73,16 +74,22 @@ class TestLlamaCpp(ChatEngineSuite):
 
 
 @pytest.mark.slow
-async def test_a_long_prompt_that_nobody_waits_for_is_given_up(rig: LlamaRig) -> None:
+async def test_a_long_prompt_that_nobody_waits_for_is_given_up(model: Path) -> None:
     """The engine is stopped while it still reads, before its first token."""
-    task = asyncio.ensure_future(collect(rig.engine, request("tell me more " * 300)))
-    await settled(1, rig, timeout_s=5)
-    await asyncio.sleep(0.3)
-    assert not task.done()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await settled(0, rig)
+    engine = LlamaCppEngine(model, slots=1, context_tokens=8192, threads=2)
+    await engine.load()
+    try:
+        rig = LlamaRig(engine)
+        task = asyncio.ensure_future(collect(engine, request("tell me more " * 2000)))
+        await settled(1, rig)
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await settled(0, rig)
+    finally:
+        await engine.close()
 
 
 async def test_a_schema_is_enforced(rig: LlamaRig) -> None:
@@ -327,7 +334,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_every_sampling_field_that_is_declared_is_heeded(rig: LlamaRig) -> None:
     assert set(EFFECTS) | {"stop", "ban_end_token"} == SAMPLING
     unheeded: list[str] = []
@@ -588,7 +595,7 @@ async def test_server_that_answers_no_more_is_not_ready_and_then_broken(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_schema_follows_the_thoughts_of_a_model(thinker: LlamaCppEngine) -> None:
     shape = OutputFormat(kind="json_schema", json_schema=PERSON)
     for enabled in (True, False):

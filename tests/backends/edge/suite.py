@@ -98,7 +98,7 @@ OPEN = RequestState(lambda: 1, resumed)
 async def received(inbox: Inbox[T], count: int) -> list[T]:
     """Waits until so much has arrived."""
     found: list[T] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(found) < count:
             await inbox.wait(5)
             found += inbox.drain()
@@ -247,6 +247,6 @@ class EdgeBackendSuite:
         inbox = rig.replies.open_text(uuid4().hex, OPEN)
         error = ErrorInfo(code=ErrorCode.INTERRUPTED, message="Stopping.")
         asyncio.get_running_loop().call_later(0.01, inbox.fail, error)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await inbox.wait(5)
         assert inbox.failure == error

@@ -107,7 +107,7 @@ class BusRig(Rig):
         await self.worker.connection.flush()
         beating = asyncio.ensure_future(self.bus_replies.send_heartbeats())
         try:
-            return EdgeHeartbeat.model_validate_json(await asyncio.wait_for(heard.get(), 5))
+            return EdgeHeartbeat.model_validate_json(await asyncio.wait_for(heard.get(), 20))
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
@@ -129,7 +129,7 @@ class BusRig(Rig):
         subscription = await self.worker.subscribe(subjects.cancel("*"), hear)
         await self.worker.connection.flush()
         await self.jobs.cancel(request_id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await heard.wait()
         await self.worker.unsubscribe(subscription)
         return True
@@ -168,7 +168,7 @@ async def test_inbox_that_is_full_is_counted_and_says_so(bus_rig: BusRig) -> Non
         frame = ChatFrame(seq=n, attempt=1, text="x")
         await bus_rig.worker.publish(subjects.out(bus_rig.replies.edge, request_id), frame.model_dump_json().encode())
     await bus_rig.worker.connection.flush()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not inbox.lost:
             await asyncio.sleep(0.01)
     assert bus_rig.dropped > 0
@@ -194,7 +194,7 @@ async def test_job_larger_than_the_bus_takes_is_refused_at_once(bus_rig: BusRig)
     # The id of the message counts too, which the server is told in its headers.
     for prompt_bytes in (most - bare - 58, most - bare - 1, most - bare, 9_000_000):
         request = job.request.model_copy(update={"prompt": "x" * prompt_bytes})
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             with pytest.raises(CallboardError) as caught:
                 await bus_rig.jobs.enqueue(job.model_copy(update={"request": request}), "chat", POOL, "live")
         assert caught.value.info.code is ErrorCode.BODY_TOO_LARGE
@@ -350,7 +350,7 @@ async def test_desk_gives_a_hold_back_that_is_granted_too_late(bus_rig: BusRig, 
     await bus_rig.worker.connection.flush()
     late = await desk.reserve(RESERVE)
     assert late.error is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not released:
             await asyncio.sleep(0.01)
     assert ReleaseRequest.model_validate_json(released[0]).hold == HOLD

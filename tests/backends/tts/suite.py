@@ -92,7 +92,7 @@ class SpeechEngineSuite:
     async def test_closed_generator_stops_the_engine(self, rig: Rig) -> None:
         async with aclosing(rig.engine.synthesise(rig.piece())) as parts:
             assert (await anext(parts)).size > 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await rig.busy():
                 await asyncio.sleep(0.005)
 

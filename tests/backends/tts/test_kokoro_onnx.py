@@ -19,7 +19,7 @@ from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
 
 pytestmark = [
     pytest.mark.backend,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(400),
     # misaki opens its second Japanese dictionary with a deprecated call when a word first needs it.
     pytest.mark.filterwarnings("ignore:Dictionary.create:DeprecationWarning"),
     pytest.mark.skipif(bool(real_files_missing()), reason=str(real_files_missing())),

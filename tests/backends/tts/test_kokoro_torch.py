@@ -18,7 +18,7 @@ from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
 _MISSING = [package for package in ("torch", "kokoro") if find_spec(package) is None]
 pytestmark = [
     pytest.mark.backend,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(bool(_MISSING), reason=f"packages missing: {', '.join(_MISSING)}"),
     # The package normalises weights in torch's older way, and its own dependencies warn of their age.
     pytest.mark.filterwarnings("ignore"),

@@ -86,15 +86,15 @@ async def test_verification_is_awaited_while_heartbeats_come(bus: Bus, monkeypat
         lambda message: requests.put_nowait((message.reply, VerifyRequest.model_validate_json(message.data))),
     )
     reply = asyncio.ensure_future(records.verify(7.0))
-    reply_to, request = await asyncio.wait_for(requests.get(), 5)
+    reply_to, request = await asyncio.wait_for(requests.get(), 20)
     assert request.since == 7.0
     for _ in range(4):
         await bus.publish(reply_to)
         await asyncio.sleep(0.2)
     await bus.publish(reply_to, VerifyReply(events=3).model_dump_json().encode())
-    assert (await asyncio.wait_for(reply, 5)).events == 3
+    assert (await asyncio.wait_for(reply, 20)).events == 3
     with pytest.raises(BusUnavailable, match="not heard of again"):
-        await asyncio.wait_for(records.verify(7.0), 5)
+        await asyncio.wait_for(records.verify(7.0), 20)
 
 
 @pytest.mark.parametrize(

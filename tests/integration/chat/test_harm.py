@@ -17,7 +17,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 HARMLESS, FREEZE, KILL = [({"role": "user", "content": word},) for word in ("harmless", "freeze", "kill")]
 

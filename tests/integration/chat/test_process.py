@@ -100,11 +100,11 @@ async def test_a_cancelled_reply_leaves_the_engine_within_a_quarter_second(
     last = await edge_stub.end(job)
     assert last.end is not None
     assert last.end.reason == "cancelled"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while stub.active:
             await asyncio.sleep(0.01)
     assert stub.left_at - asked_at < 0.25
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await asyncio.to_thread(worker.metrics))["callboard_chat_slots_used"]:
             await asyncio.sleep(0.01)
     assert (await edge_stub.usage(job)).work.completion_tokens == last.end.usage.completion_tokens

@@ -14,7 +14,7 @@ from callboard_cli.failures import ExitCode
 from tests.support.children import Child, wait_until
 from tests.support.nats_server import NatsServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 APPLY = [sys.executable, "-m", "callboard_cli", "streams", "apply"]
 STREAMS = {"CHAT", "TTS", "OUT", "RESULT", "AUDIO", "USAGE", "QUOTA", "LEASE", "DLQ", "KV_ROOMS", "KV_ACCOUNTS"}

@@ -21,7 +21,7 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.workers import Workers
 from callboard_kit.bus import Bus
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 STUB = Path(__file__).with_name("stub_service.py")
 KINDS = ("edge", "chat-small", "tts-voice", "quota")

@@ -14,7 +14,7 @@ from tests.integration.quota.deployment import QuotaDeployment, eventually, requ
 from tests.support.ports import free_port
 from tests.support.processes import Service, merged
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 PER_MINUTE = 20
 

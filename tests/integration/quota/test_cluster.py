@@ -24,7 +24,7 @@ from tests.integration.quota.deployment import (
     settled,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 MAX_JOBS = 20
 BURST = 200

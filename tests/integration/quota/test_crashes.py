@@ -29,7 +29,7 @@ from tests.integration.quota.deployment import (
 )
 from tests.support.children import Child
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 DAY_LIMIT = 400
 """Tokens of each address in the crash run: so few that every address is at its limit much of the time."""

@@ -317,7 +317,7 @@ async def test_top_up_is_held_beside_the_first_hold_and_settled_with_it(deployme
     assert (await counters(bus))[first.tenant, "units"] == 55_000
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(400)
 async def test_usage_commands_show_export_and_verify(deployment: QuotaDeployment, bus: Bus) -> None:
     hold = await hold_of(bus, request("shown-1", 500, address="198.51.100.8"))
     await report(bus, event_of(hold, 123))

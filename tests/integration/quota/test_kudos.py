@@ -23,7 +23,7 @@ from tests.integration.quota.deployment import (
     settled,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
 async def account_of(deployment: QuotaDeployment, name: str) -> tuple[str, str]:

@@ -47,7 +47,7 @@ from tests.integration.quota.deployment import report
 from tests.support.nats_server import NatsServer
 from tests.unit.quota.interleaving import ManualClock, hold_request, unheld
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 T = TypeVar("T")
 PATIENCE = 5

@@ -14,7 +14,7 @@ from callboard_contracts.rooms import PostTurn, Room, RoomRequest, Turn
 from tests.integration.rooms.posters import Poster
 from tests.support.deployment import CHAT_MODEL, CHAT_POOL, Deployment
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 CONFIG: dict[str, Any] = {
     "chat": {

@@ -34,7 +34,7 @@ from tests.integration.quota.deployment import (
     settled,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 POOL = "booth"
 MODEL = "parrot"

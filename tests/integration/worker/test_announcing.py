@@ -70,7 +70,7 @@ async def test_change_is_announced_at_once(worker: Announced) -> None:
     await worker.until(lambda entry: entry is not None and entry.ready)
     worker.ready = False
     worker.announcer.renew()
-    await worker.until(lambda entry: entry is not None and not entry.ready, timeout_s=3)
+    await worker.until(lambda entry: entry is not None and not entry.ready, timeout_s=15)
     entry = await worker.entry()
     assert entry is not None
     assert not entry.ready

@@ -11,7 +11,7 @@ from callboard_chat.domain.json_check import satisfies
 from callboard_contracts.schema_patterns import ENFORCED_FORMATS, UnsupportedPatternError, enforced, enforced_name
 from tests.support.grammars import SchemaGrammar
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
 ATOMS = (
     '"', '["a]', r"\\", r'\\"', "[!-#]", '(?:"|a)', r"[\\a]", "[Z-a]", r"\n", r"\t", r'[\n"]', r"[\x01-\x1f]", '[^"]',

@@ -122,7 +122,7 @@ class EdgeHarness:
 
     async def all_closed(self) -> None:
         """Waits until no request is open."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while self.replies.open_requests:
                 await asyncio.sleep(0.01)
 

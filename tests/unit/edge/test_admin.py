@@ -421,7 +421,7 @@ async def leave(operator: Operator, method: str, path: str, *, read: int) -> Non
     reader, writer = await asyncio.open_connection("127.0.0.1", operator.harness.port)
     head = f"{method} /admin/v1{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n"
     writer.write(head.encode())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         if read:
             await reader.readexactly(read)
         else:
@@ -435,7 +435,7 @@ async def test_client_that_leaves_an_export_ends_it(operator: Operator) -> None:
     await leave(operator, "GET", "/usage/export", read=1000)
     await asyncio.wait_for(operator.admin_harness.usage.left.wait(), 10)
     assert operator.admin_harness.usage.left.is_set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not operator.harness.figure("callboard_edge_clients_gone_total", route="admin_export"):
             await asyncio.sleep(0.01)
 

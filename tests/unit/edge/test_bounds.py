@@ -171,7 +171,7 @@ async def test_caller_without_a_key_is_refused_before_the_body_is_read() -> None
         harness.quota.require_key = True
         reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n{")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
         assert head.startswith(b"HTTP/1.1 401 ")
         writer.close()
 
@@ -225,7 +225,7 @@ async def test_connections_that_wait_for_their_clients_give_way_to_new_ones() ->
         unfinished = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(12)]
         for number, (_, writer) in enumerate(unfinished):
             writer.write((b"", b"POST ", head + body[:-1])[number % 3])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             for reader, _ in unfinished[:8]:
                 assert await reader.read() == b""
         async with harness.session.get(harness.url + "/v1/models") as reply:
@@ -233,7 +233,7 @@ async def test_connections_that_wait_for_their_clients_give_way_to_new_ones() ->
         for frame in frames("x"):
             harness.replies.send(job.request_id, frame)
         harness.jobs.finish(job.request_id)
-        assert (await asyncio.wait_for(kept[0].readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(kept[0].readline(), 20)).startswith(b"HTTP/1.1 200 ")
         for _, writer in (kept, *unfinished):
             writer.close()
 
@@ -269,7 +269,7 @@ async def test_encoded_path_leads_nowhere(path: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
         writer.write(request.encode())
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 20)
         assert answer.startswith(b"HTTP/1.1 404 ")
         writer.close()
 
@@ -305,7 +305,7 @@ async def test_client_that_has_only_finished_sending_gets_its_answer(close: str,
     writer.write_eof()
     await asyncio.sleep(0.3)
     worker = harness.plays(frames("Hello ", "there."))
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 20)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"Hello there." in answer
     await worker
@@ -317,7 +317,7 @@ async def test_client_that_is_gone_is_noticed_while_nothing_is_sent(close: str, 
     _reader, writer = await half_closed(harness, close)
     job = await harness.jobs.next_chat()
     writer.close()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not harness.jobs.cancelled:
             await asyncio.sleep(0.01)
     assert harness.jobs.cancelled == [job.request_id]

@@ -316,7 +316,7 @@ async def test_speech_comes_in_order_and_is_filled_from_the_board() -> None:
         end = SpeechEnd(reason="stop", audio_ms=1)
         requests.replies.say(job.request_id, 40, SegmentInfo(attempt=1, piece=40, offset_bytes=0, end=end), b"")
         heard_pcm = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not utterance.ended:
                 heard_pcm += b"".join(segment.pcm for segment in await utterance.take(1))
     assert heard_pcm == b"".join(pcm)

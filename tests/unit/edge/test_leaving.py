@@ -29,7 +29,7 @@ async def hang_up(harness: EdgeHarness, *, stream: bool, until: bytes = b"") -> 
     body = json.dumps(asking(stream=stream)).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         if until:
             await reader.readuntil(until)
         else:
@@ -108,7 +108,7 @@ async def test_edge_that_stops_ends_its_streams_in_their_own_form(harness: EdgeH
 
 async def test_edge_that_stops_answers_what_waits_with_503(harness: EdgeHarness) -> None:
     waiting = asyncio.ensure_future(harness.post(CHAT, asking()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not harness.jobs.queued:
             await asyncio.sleep(0.01)
     harness.replies.fail_all(STOPPED)

@@ -104,7 +104,7 @@ async def test_stream_sends_each_frame_as_it_comes(harness: EdgeHarness) -> None
     harness.plays(frames("one ", "two ", "three", end=None))
     async with harness.session.post(harness.url + CHAT, json=asking(stream=True)) as reply:
         seen = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while b"three" not in seen:
                 seen += await reply.content.readany()
     assert b"[DONE]" not in seen
@@ -544,7 +544,7 @@ async def test_pattern_that_freezes_other_converters_is_checked_at_once(pattern:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
     worker = harness.plays(frames("x"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         status, _, _ = await harness.post(CHAT, asking(response_format=wanted))
     assert status == 200
     await worker

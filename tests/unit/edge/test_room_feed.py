@@ -53,7 +53,7 @@ async def running(audio: FakeRoomAudio, clock: Clock) -> AsyncGenerator[RoomFeed
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until something is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -107,7 +107,7 @@ async def test_head_gets_the_headers_and_no_sound() -> None:
     async with edge("pond") as harness:
         reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
         writer.write(b"HEAD /ait/stream/pond HTTP/1.1\r\nHost: x\r\nIcy-MetaData: 1\r\n\r\n")
-        raw = await asyncio.wait_for(reader.read(), 5)
+        raw = await asyncio.wait_for(reader.read(), 20)
         writer.close()
     head, _, body = raw.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 200 OK\r\n")
@@ -118,12 +118,12 @@ async def test_status_line_and_end_suit_the_oldest_players() -> None:
     async with edge("pond") as harness:
         reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
         writer.write(b"GET /ait/stream/pond HTTP/1.0\r\nIcy-MetaData: 1\r\n\r\n")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        sound = await asyncio.wait_for(reader.readexactly(5000), 5)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        sound = await asyncio.wait_for(reader.readexactly(5000), 20)
         assert head.startswith(b"HTTP/1.0 200 OK\r\n")
         assert sound[0] == 0xFF
         harness.streams.close()
-        await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(reader.read(), 20)
         writer.close()
 
 
@@ -287,7 +287,7 @@ async def test_events_tell_who_speaks() -> None:
 
 async def event(reply: aiohttp.ClientResponse) -> Any:
     """The next event of a stream."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             line = await reply.content.readline()
             if line.startswith(b"data: "):
@@ -318,8 +318,8 @@ async def test_shutdown_ends_streams_after_a_whole_frame() -> None:
             await speaking_after_join(harness)
             await until(lambda: harness.figure("callboard_edge_room_encoding_seconds_total") > 0)
             harness.streams.close()
-            got = await asyncio.wait_for(listening, 5)
-            assert (await asyncio.wait_for(watched.read(), 5)).strip() == b""
+            got = await asyncio.wait_for(listening, 20)
+            assert (await asyncio.wait_for(watched.read(), 20)).strip() == b""
         assert (len(got.data) > 0, len(got.data) % frame_bytes(320)) == (True, 0)
         async with harness.session.get(f"{url}stream/pond") as reply:
             assert reply.status == 503

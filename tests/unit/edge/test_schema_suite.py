@@ -18,7 +18,7 @@ from tests.support.grammars import SchemaGrammar
 from tests.support.json_schema_suite import DRAFTS, groups
 from tests.support.random_schemas import in_older_draft, random_schema
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
 SCHEMAS = 250
 REPLIES = 4

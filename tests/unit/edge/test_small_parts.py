@@ -155,7 +155,7 @@ async def test_inbox_drops_what_does_not_fit_and_says_so() -> None:
 async def test_inbox_wakes_its_reader() -> None:
     inbox = RequestInbox[str, str](str, max_messages=3, max_bytes=10)
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         loop.call_later(0.01, inbox.put_nowait, "a", 1)
         await inbox.wait(60)
         assert inbox.drain() == ["a"]

@@ -112,7 +112,7 @@ async def test_bytes_leave_before_the_rest_is_spoken(harness: EdgeHarness, name:
 
     async def waits_for_the_listener(worker: Worker) -> None:
         worker.say(tone(1.0))
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), 20)
         worker.say(tone(1.0))
         worker.end()
 
@@ -280,7 +280,7 @@ async def test_failure_in_the_middle_resets_an_old_clients_connection(harness: E
     head = f"POST /v1/audio/speech HTTP/1.0\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(reader.read(), 20)
     writer.close()
 
 
@@ -376,7 +376,7 @@ async def test_client_that_leaves_stops_the_worker(harness: EdgeHarness, before_
 
     harness.jobs.script = speaks_on
     request = asyncio.ensure_future(harness.client.post(harness.url(), json=BODY))
-    await asyncio.wait_for(harness.jobs.enqueued.wait(), 5)
+    await asyncio.wait_for(harness.jobs.enqueued.wait(), 20)
     if before_the_first_byte:
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
@@ -385,7 +385,7 @@ async def test_client_that_leaves_stops_the_worker(harness: EdgeHarness, before_
         await response.content.readany()
         response.close()
     worker = harness.jobs.workers[harness.jobs.jobs[0].request_id]
-    await asyncio.wait_for(worker.cancelled.wait(), 5)
+    await asyncio.wait_for(worker.cancelled.wait(), 20)
     assert not worker.resume().open
 
 
@@ -402,7 +402,7 @@ async def test_slow_client_holds_the_edge_back_and_loses_nothing(harness: EdgeHa
     harness.jobs.script = speaks_fast
     async with harness.client.post(harness.url(), json={**BODY, "response_format": "pcm"}) as response:
         clip = bytearray(await response.content.readany())
-        await asyncio.wait_for(harness.replies.full.wait(), 5)
+        await asyncio.wait_for(harness.replies.full.wait(), 20)
         async for chunk in response.content.iter_any():
             clip += chunk
     assert len(clip) == count * len(piece)

@@ -142,7 +142,7 @@ async def test_headers_that_are_no_text_end_nothing() -> None:
     async with connected() as line:
         await line.server.send([b"HMSG test.1 1 %d %d\r\n%sok\r\n" % (len(block), len(block) + 2, block)])
         await line.server.send([b"MSG test.1 1 3\r\nyes\r\n"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(line.plain) < 2:
                 await asyncio.sleep(0.01)
         assert [one.data for one in line.plain] == [b"ok", b"yes"]
@@ -151,7 +151,7 @@ async def test_headers_that_are_no_text_end_nothing() -> None:
 async def test_a_stream_that_is_no_protocol_ends_the_connection() -> None:
     async with connected() as line:
         await line.server.send([b"MSG test.1 1 2\r\nok\r\nMSG test.1 one two\r\nno\r\n"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not line.connection.is_closed:
                 await asyncio.sleep(0.01)
         assert [one.data for one in line.plain] == [b"ok"]

@@ -17,7 +17,7 @@ async def test_stop_is_requested_once_and_keeps_its_first_reason() -> None:
     assert not shutdown.stopping
     shutdown.request_stop("SIGTERM")
     shutdown.request_stop("something later", failed=True)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await shutdown.wait()
     assert (shutdown.reason, shutdown.failed) == ("SIGTERM", False)
 
@@ -30,7 +30,7 @@ async def test_duty_that_fails_stops_the_process_as_failed() -> None:
 
     async with TaskSupervisor(shutdown) as supervisor:
         supervisor.start(fails(), "reaper")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await shutdown.wait()
     assert (shutdown.reason, shutdown.failed) == ("reaper failed", True)
 

@@ -42,7 +42,7 @@ async def drained(publisher: SlowPublisher, journal: AuditJournal, timeout_s: fl
     running = asyncio.ensure_future(journal.run())
     try:
         journal.record(event("first"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not publisher.batches:
                 await asyncio.sleep(0.01)
         journal.record(event("second"))

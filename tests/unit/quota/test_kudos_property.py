@@ -22,7 +22,7 @@ from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.windows import LIFETIME_BUCKET
 from tests.unit.quota.interleaving import Interleaving, ManualClock, Stepper, hold_request, run, yield_once
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
 ACCOUNTS = [f"k_{n:016d}" for n in range(3)]
 Transaction = KudosEarnRequest | KudosTransferRequest

@@ -32,7 +32,7 @@ from tests.unit.quota.interleaving import (
     yield_once,
 )
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
 LIMITS = {
     "k_a": (Limit("key", "k_a", TOKENS_PER_DAY, 3_000), Limit("key", "k_a", JOBS_AT_ONCE, 3)),

@@ -42,7 +42,7 @@ from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, no_pause, run, yield_once
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
 DAY_TOKENS = 3_000
 SITE_TOKENS = 5_000

@@ -18,7 +18,7 @@ from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
 from tests.unit.quota.interleaving import NOON, ManualClock, no_pause, run, yield_once
 
-pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
 SECRET = Secret(b"s" * 32)
 MOST_TOKENS = 600

@@ -252,7 +252,7 @@ class FakeBus:
 
     async def hears(self, count: int) -> None:
         """Waits until that many segments were published."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(self.segments) < count:
                 await asyncio.sleep(0.005)
 

@@ -59,7 +59,7 @@ async def test_piece_that_is_given_up_while_it_waits_or_speaks_leaves_the_lane(l
             await task
     go_on = asyncio.Event()
     go_on.set()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await has_lane(lanes, long(), go_on, order, "next")
     assert order == ["speaks", "next"]
 
@@ -93,6 +93,6 @@ async def test_utterance_that_nobody_asks_for_again_waits_for_its_turn(
             waiting = asyncio.ensure_future(enter())
             await asyncio.sleep(0.05)
             assert not entered.is_set()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await waiting
     assert entered.is_set()

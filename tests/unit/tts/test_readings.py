@@ -17,7 +17,7 @@ from callboard_tts.domain.tables import pairs
 
 pytestmark = [
     pytest.mark.unit,
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(400),
     # misaki opens its second Japanese dictionary with a deprecated call when a word first needs it.
     pytest.mark.filterwarnings("ignore:Dictionary.create:DeprecationWarning"),
 ]

@@ -365,7 +365,7 @@ async def test_worker_that_takes_over_asks_again_for_an_edge_that_is_coming_back
     bus.reply = nobody_listens()
     jobs, _ = await handler(bus)
     handling = asyncio.ensure_future(jobs.handle(deliver(make_job(), attempt=2)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not bus.questions:
             await asyncio.sleep(0.005)
     bus.reply = ResumeReply(open=True, attempt=2, next_seq=0)

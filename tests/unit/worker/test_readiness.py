@@ -112,7 +112,7 @@ async def test_engine_whose_answer_makes_no_sense_is_not_ready_and_ends_nothing(
     worker = worker_on(FickleEngine(AttributeError("page"), ValueError("page"), "loading", None), shutdown)
     readiness = worker._readiness  # pyright: ignore[reportPrivateUsage]
     seen: list[str | None] = []
-    async with watched(worker), asyncio.timeout(5):
+    async with watched(worker), asyncio.timeout(20):
         while readiness.engine is not None:
             if not seen or seen[-1] != readiness.engine:
                 seen.append(readiness.engine)
@@ -124,6 +124,6 @@ async def test_engine_whose_answer_makes_no_sense_is_not_ready_and_ends_nothing(
 async def test_engine_that_is_stuck_for_good_ends_the_process_with_an_error() -> None:
     shutdown, engine = Shutdown(), FickleEngine(None)
     engine.stuck = "the engine does not stop"
-    async with watched(worker_on(engine, shutdown)) as watching, asyncio.timeout(5):
+    async with watched(worker_on(engine, shutdown)) as watching, asyncio.timeout(20):
         await watching
     assert (shutdown.reason, shutdown.failed) == ("the engine does not stop", True)
