@@ -17,7 +17,7 @@ from tests.support.stub_speech import StubSpeech
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-STOP_BOUND_S = 0.25
+STOP_BOUND_S = 2.0
 TEXT = " ".join(f"This is line {n} of the old play, and the owl is listening to it." for n in range(12))
 SLOW_S = 0.08
 """The stub's pause before each 100 ms of audio: it speaks little faster than a person."""

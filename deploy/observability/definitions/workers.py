@@ -56,6 +56,13 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
             runbook="worker-died",
         ),
         counter(
+            "Jobs that prefer a worker",
+            "Jobs for which one worker is the quickest, by where they ran: *here* where they were delivered, "
+            "*handed_over* to that worker, or kept because it was *full* or *gone*.",
+            f"{metrics}_preferred_jobs_total",
+            by="outcome",
+        ),
+        counter(
             "Hold extensions",
             "Extensions of a hold requested during the work: *refused* by a limit, *unheld* where the site lets work "
             "continue without quota, *failed* where quota did not answer.",

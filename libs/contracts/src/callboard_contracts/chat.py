@@ -171,6 +171,10 @@ class ChatRequest(Message):
     """How many alternatives come with each token's log probability; left out, no log probabilities are wanted."""
     turn: RoomTurn | None = None
     """The turn of a room that the reply belongs to."""
+    prompt_cache_key: str | None = None
+    """The client's word for prompts that begin alike; left out, the beginning of the dialogue tells."""
+    preferred_worker: str | None = None
+    """The id of the worker that prompts which begin like this one go to while it has room."""
 
 
 class ChatJob(Job):
@@ -182,6 +186,11 @@ class ChatJob(Job):
 
     request: ChatRequest
     held: Work | None = None
+
+    @property
+    def preferred_worker(self) -> str | None:
+        """The id of the worker that has read the beginning of the prompt before, where one is preferred."""
+        return self.request.preferred_worker
 
     @property
     def has_listening_edge(self) -> bool:

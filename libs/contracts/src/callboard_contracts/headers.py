@@ -3,4 +3,7 @@
 MSG_ID = "Nats-Msg-Id"
 INCREMENT = "Nats-Incr"
 MESSAGE_TTL = "Nats-TTL"
+PREFERRED_WORKER = "Callboard-Preferred-Worker"
+JOB_SUBJECT = "Callboard-Job-Subject"
+JOB_REPLY = "Callboard-Job-Reply"
 SEGMENT = "Callboard-Segment"

@@ -26,6 +26,11 @@ class Job(Message):
     deadline_at: float
 
     @property
+    def preferred_worker(self) -> str | None:
+        """The id of the worker that is the quickest at the job, where one is."""
+        return None
+
+    @property
     def has_listening_edge(self) -> bool:
         """Whether the edge of a live job says that it waits for it."""
         return True

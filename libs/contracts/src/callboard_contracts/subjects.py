@@ -96,6 +96,16 @@ def worker(worker_id: str) -> str:
     return f"ctl.worker.{token(worker_id)}"
 
 
+def offered_job(worker_id: str) -> str:
+    """Where a worker is asked whether it has room for a job that another took from the queue."""
+    return f"ctl.worker.{token(worker_id)}.offer"
+
+
+def handed_over_job(worker_id: str) -> str:
+    """Where a worker gets a job that it has promised room for."""
+    return f"ctl.worker.{token(worker_id)}.job"
+
+
 def attempt(request_id: str) -> str:
     """Where the newest attempt at a job is recorded."""
     return f"attempt.{token(request_id)}"

@@ -4,6 +4,7 @@ import logging
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.headers import PREFERRED_WORKER
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.subjects import JobClass
 from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusUnavailable, PublishRefused
@@ -35,7 +36,8 @@ async def enqueue(
     subject = subjects.job(service, pool, job_class, job.tenant)
     try:
         payload = await bus.cipher.encrypt(job.compact())
-        return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, flush=True)).seq
+        headers = {PREFERRED_WORKER: job.preferred_worker} if job.preferred_worker else None
+        return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, headers, flush=True)).seq
     except PublishRefused as refused:
         if refused.err_code == STREAM_STORE_FAILED:
             raise CallboardError(

@@ -78,6 +78,16 @@ class WorkerMetrics:
             registry=registry,
         )
 
+        self.preferred_jobs = Counter(
+            f"{prefix}_preferred_jobs_total",
+            "Jobs that prefer a worker, by where they went: *here*, *handed_over* to that worker, or kept because it "
+            "was *full* or *gone*.",
+            ["outcome"],
+            registry=registry,
+        )
+
+        for outcome in ("here", "handed_over", "full", "gone"):
+            self.preferred_jobs.labels(outcome)
         self.jobs.labels("dead")
         self.jobs.labels("worker_died")
         for reason in ("killed", "stuck"):

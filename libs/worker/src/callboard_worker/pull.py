@@ -9,6 +9,7 @@ only at a moment when no live job waits.
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -58,6 +59,7 @@ class Delivery:
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
+Pass = Callable[[Msg], Awaitable[bool]]
 
 
 class _Inbox:
@@ -106,7 +108,8 @@ _PULL_LONG = _pull(PULL_LIFE_S)
 class PullLoop:
     """Takes jobs from a work queue and runs each in a task of its own, at most `slots` at once.
 
-    `on_change` is called when `served` has changed.
+    `passes_on` is asked first, and says whether another worker has the job now. `on_change` is called when `served` has
+    changed.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class PullLoop:
         batch: str,
         slots: int,
         handle: Handler,
+        passes_on: Pass | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._bus = bus
@@ -127,6 +131,8 @@ class PullLoop:
         self._step = _Step.LIVE_NOW
         self._slots = slots
         self._handle = handle
+        self._passes_on = passes_on
+        self._promises: deque[asyncio.TimerHandle] = deque()
         self._on_change = on_change
         self._running: dict[asyncio.Task[None], Msg] = {}
         self._reports: list[tuple[Msg, bytes]] = []
@@ -168,6 +174,25 @@ class PullLoop:
             await asyncio.gather(stop, heart, return_exceptions=True)
             await self._close_inboxes()
             await self._report()
+
+    def promise(self, life_s: float) -> bool:
+        """Keeps a free slot for a job that another worker hands over; False when there is none."""
+        if self._stopping or len(self._running) + len(self._promises) >= self._slots:
+            return False
+        self._promises.append(asyncio.get_running_loop().call_later(life_s, self._expire))
+        return True
+
+    def take(self, message: Msg) -> None:
+        """Runs a job that another worker took from the queue; one that comes after its promise is given back."""
+        if self._promises:
+            self._promises.popleft().cancel()
+            self._start(message)
+        else:
+            self._give_back(message)
+
+    def _expire(self) -> None:
+        self._promises.popleft()
+        self._wake.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for the jobs that run; at the timeout they are cancelled and nak'ed."""
@@ -231,7 +256,8 @@ class PullLoop:
             await self._close_inboxes()
             await self._open_inboxes()
         if len(self._running) + self._waiting.open > self._slots:
-            # A batch job took a slot that an open pull counts on: a live job on that pull would find no free slot.
+            # A batch job, or one that was handed over, took a slot that an open pull counts on: a live job on that pull
+            # would find no free slot.
             await self._withdraw(self._waiting)
         if now >= self._batch_probe.not_before:
             await self._probe_batch()
@@ -281,12 +307,18 @@ class PullLoop:
             return
         if self._stopping or len(self._running) >= self._slots:
             # An answer to a pull that was thought lost, or one that crossed with the stop.
-            self._reports.append((message, _nak(NAK_DELAY_S)))
-            self._wake.set()
+            self._give_back(message)
             return
+        self._start(message)
+
+    def _start(self, message: Msg) -> None:
         task = asyncio.get_running_loop().create_task(self._run(message), name="job")
         self._running[task] = message
         task.add_done_callback(self._ended)
+        self._wake.set()
+
+    def _give_back(self, message: Msg) -> None:
+        self._reports.append((message, _nak(NAK_DELAY_S)))
         self._wake.set()
 
     def _note_served(self, *, served: bool) -> None:
@@ -301,7 +333,10 @@ class PullLoop:
     async def _run(self, message: Msg) -> None:
         report: bytes | None = _nak(NAK_DELAY_S)
         try:
-            report = await self._outcome(message)
+            if self._passes_on is not None and await self._passes_on(message):
+                report = None
+            else:
+                report = await self._outcome(message)
         finally:
             if report is not None:
                 self._reports.append((message, report))

@@ -22,6 +22,7 @@ from callboard_worker.announcing import Announcer
 from callboard_worker.attempts import Attempts
 from callboard_worker.engine import Engine, EngineUnavailable
 from callboard_worker.handler import JobHandler, JobKind
+from callboard_worker.handover import Handover
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.outcomes import STUCK
 from callboard_worker.pool import WorkerPool
@@ -128,7 +129,8 @@ class Worker(Generic[J]):
         kind = self._make_kind(bus)
         handler = JobHandler(kind, running, attempts, bus, stream, self._metrics)
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")
-        loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, self._changed)
+        handover = Handover(bus, self._id, self._metrics, lambda: self._readiness.reason() is None)
+        loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, handover.passes_on, self._changed)
         self._readiness.loop = loop
         self._metrics.slots_used.set_function(lambda: loop.running)
         announcer = Announcer(bus, lambda: self._describe(bus))
@@ -136,6 +138,7 @@ class Worker(Generic[J]):
         library_output.hide()
         await running.listen()
         await attempts.listen()
+        await handover.listen(loop)
         await handler.dead_letters.start()
         freeze_gc()
         async with TaskSupervisor(shutdown) as supervisor:

@@ -23,6 +23,7 @@ from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.prompt_bound import check_context
+from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
 from callboard_edge.domain.text_stream import TextSource, TextStream
@@ -75,7 +76,7 @@ class Admission:
         source = TextSource(self.deps.replies, reserve.request_id)
         stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source)
         return await stream.submit(
-            reserve, lambda reply: self._chat_job(reserve, reply, request, held), Route("chat", model.pool)
+            reserve, lambda reply: self._chat_job(reserve, reply, request, model, held), Route("chat", model.pool)
         )
 
     async def chat_kept(
@@ -90,7 +91,7 @@ class Admission:
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         await self.kept.submit(
             reserve,
-            lambda reply: self._chat_job(reserve, reply, request, held),
+            lambda reply: self._chat_job(reserve, reply, request, model, held),
             Route("chat", model.pool, "batch"),
             name,
         )
@@ -239,7 +240,7 @@ class Admission:
         )
 
     def _chat_job(
-        self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest, held: Work | None
+        self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest, model: ChatModel, held: Work | None
     ) -> ChatJob:
         now = self.deps.now()
         return ChatJob(
@@ -250,6 +251,6 @@ class Admission:
             hold=reply.hold,
             created_at=now,
             deadline_at=now + self.request_timeout_s,
-            request=request,
+            request=with_preferred_worker(request, model, self.workers),
             held=held if reply.hold else None,
         )

@@ -12,6 +12,7 @@ from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
+from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.domain.workers import check_pool
 
@@ -94,7 +95,7 @@ class RoomTurns:
                 chat = await self._hold(reserve, holds)
                 turn = self._turn(reserve.request_id, words, chat.tenant).model_copy(
                     update={
-                        "request": question.request,
+                        "request": self._request(room, words, question),
                         "pool": question.model.pool,
                         "hold": chat.hold,
                         "held": held if chat.hold else None,
@@ -136,6 +137,12 @@ class RoomTurns:
         """Refuses a caller who has used up a limit, and takes nothing; raises QuotaRefused or CallboardError."""
         reserve = self.admission.reserve_request(caller, "chat", model, Work(prompt_tokens=1), None)
         await self._release([hold for hold in [(await self._hold(reserve, [])).hold] if hold])
+
+    def _request(self, room: RoomKey, words: Words, question: Question) -> ChatRequest:
+        """The request for the worker that has read the dialogue with the character's instructions before it."""
+        key = f"{room.kind}/{room.key}/{words.character}"
+        request = question.request.model_copy(update={"prompt_cache_key": key})
+        return with_preferred_worker(request, question.model, self.admission.workers)
 
     def _is_expected(self, model: SpeechModel) -> bool:
         try:

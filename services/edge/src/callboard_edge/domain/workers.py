@@ -1,8 +1,9 @@
 """Which workers there are, as they announced themselves."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -87,6 +88,21 @@ class Workers:
         if not offers and (record := self._pools.get((service, pool))) is not None:
             offers = record.models
         return next((model for model in offers if model.name == name), None)
+
+    def preferred(self, service: Service, pool: str, model: str, cache_key: Callable[[], bytes]) -> str | None:
+        """The id of the worker that jobs with the same key go to while it has room; None where there is no choice.
+
+        Every edge comes to the same answer, and a worker that joins or leaves changes it for its own share of keys.
+        """
+        able = [
+            info.id
+            for info in self.of(service, pool)
+            if info.ready and not info.draining and any(one.name == model for one in info.models)
+        ]
+        if len(able) < 2:
+            return None
+        key = cache_key()
+        return max(able, key=lambda worker: blake2b(worker.encode(), key=key, digest_size=8).digest())
 
     def tokens_per_byte(self, service: Service, pool: str, name: str) -> float | None:
         """How many tokens a byte usually is with a model; None unless every worker of the pool extends holds."""

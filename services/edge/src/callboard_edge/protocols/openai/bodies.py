@@ -211,6 +211,7 @@ class ChatCompletionBody(SamplingBody):
     tools: list[ToolSpec] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
     functions: list[Any] | None = None
     modalities: list[Literal["text", "audio"]] | None = Field(default=None, max_length=2)
     audio: AudioOutput | None = None

@@ -113,6 +113,7 @@ def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
         tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
+        prompt_cache_key=body.prompt_cache_key,
     )
 
 
