@@ -76,9 +76,9 @@ async def test_utterances_are_heard_without_a_seam_and_with_the_pause_asked_for(
     samples = np.asarray(decode("mp3", got.data).samples, float)
     first, second = sounds(samples.tolist(), [400, 800])
     assert (first.frequency_hz, second.frequency_hz) == (400, 800)
-    assert first.seconds == pytest.approx(0.96, abs=0.03)
-    assert second.seconds == pytest.approx(0.48, abs=0.03)
-    assert second.begin_s - first.end_s == pytest.approx(0.24, abs=0.03)
+    assert first.seconds == pytest.approx(0.96, abs=0.05)
+    assert second.seconds == pytest.approx(0.48, abs=0.05)
+    assert second.begin_s - first.end_s == pytest.approx(0.24, abs=0.05)
     # The tone goes on in its phase over every segment: a seam would show as a jump.
     begin = round((first.begin_s + 0.02) * 24_000)
     steady = samples[begin : begin + round(0.9 * 24_000)]
