@@ -58,7 +58,7 @@ def server(tmp_path: Path) -> Generator[NatsServer]:
     server.stop()
 
 
-def table(server: NatsServer, slots: int = 4, **model: Any) -> Table:
+def table(server: NatsServer, slots: int = 4, wait_s: float = 0.5, **model: Any) -> Table:
     """The configuration of a worker."""
     return {
         "nats": {"url": server.url},
@@ -66,6 +66,7 @@ def table(server: NatsServer, slots: int = 4, **model: Any) -> Table:
             "pools": {POOL: {"backend": "fake", "slots": slots}},
             "models": {MODEL: {"pool": POOL, **model}},
             "drain_timeout_s": 2,
+            "admission_timeout_s": wait_s,
         },
     }
 
@@ -81,9 +82,11 @@ async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
 
 
 @asynccontextmanager
-async def worker(server: NatsServer, script: Script | None = None, slots: int = 4) -> AsyncGenerator[FakeEngine]:
+async def worker(
+    server: NatsServer, script: Script | None = None, slots: int = 4, wait_s: float = 0.5
+) -> AsyncGenerator[FakeEngine]:
     """A speech worker in this process."""
-    config = Config.model_validate(table(server, slots))
+    config = Config.model_validate(table(server, slots, wait_s))
     shutdown, engine = Shutdown(), FakeEngine(script)
     running = asyncio.ensure_future(run_worker(config, pool_settings(config, POOL, {}), engine, shutdown))
     try:
@@ -350,6 +353,18 @@ async def test_utterance_that_waits_for_a_lane_is_cancelled_at_once(server: Nats
             assert infos[-1].end is not None
             assert infos[-1].end.reason == "cancelled"
             assert not sound
+
+
+async def test_lines_that_come_together_are_spoken_one_after_the_other(server: NatsServer, bus: Bus) -> None:
+    async def wait(message: Msg) -> None:
+        await message.respond(ResumeReply(open=True, attempt=2).encoded())
+
+    waiting = await bus.subscribe(subjects.resume(EDGE, "*"), wait)
+    async with worker(server, Script(chunk_latency_s=0.3), slots=1, wait_s=20):
+        jobs = [await speak(bus, f"line-{number}", "The lily opened this morning, just before the rain came.") for number in range(6)]
+        ends = [(await ended(bus, job))[0][-1].end for job in jobs]
+        await bus.unsubscribe(waiting)
+    assert [end and end.reason for end in ends] == ["stop"] * 6
 
 
 async def test_speech_that_could_not_be_fed_is_refused_before_any_sound(server: NatsServer, bus: Bus) -> None:

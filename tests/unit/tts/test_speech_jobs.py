@@ -46,6 +46,7 @@ POOL = PoolSettings(
     device="auto",
     lanes=1,
     ahead_s=20.0,
+    admission_timeout_s=0.0,
     metrics_port=0,
     memory_limit_mib=None,
     stall_timeout_s=5.0,

@@ -251,6 +251,8 @@ class TtsSection(Section):
     """The same for single voices, over the list for all."""
     ahead_s: float = Field(default=20.0, ge=1, le=600)
     """How far ahead of its listener speech is made while others wait for a first sound or are nearly dry."""
+    admission_timeout_s: float = Field(default=15.0, ge=0, le=600)
+    """How long a text waits until its listener can be kept fed beside the others; then it is refused."""
     role_play: Literal["pause", "silence", "voice"] = "pause"
     """What becomes of an action between asterisks, as in `*waves* Hello.`: a pause in its place, nothing at all, or
     `role_play_voice` reads it."""

@@ -35,6 +35,7 @@ class PoolSettings(WorkerPool):
     lanes: int
     """How many pieces the engine speaks at once; `slots` is how many utterances share them."""
     ahead_s: float
+    admission_timeout_s: float
     max_input_characters: int
     comma_pause_ms: int
     sentence_pause_ms: int
@@ -70,6 +71,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         slots=max(section.slots, section.utterances_at_once),
         lanes=section.slots,
         ahead_s=config.tts.ahead_s,
+        admission_timeout_s=config.tts.admission_timeout_s,
         url=section.url,
         api_key=secret(section.api_key),
         model_path=model_path(config.site, model_file, environ),

@@ -7,19 +7,23 @@ from contextlib import asynccontextmanager
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_tts import metrics
-from callboard_tts.domain.scheduling import PieceScheduler, Playback
+from callboard_tts.domain.scheduling import MIN_RETRY_S, PieceScheduler, Playback
 
 log = logging.getLogger(__name__)
 
 ADMISSION_PAUSE_S = 0.25
-"""How often an utterance that nobody can ask for again looks whether it can be kept fed."""
+"""How often an utterance looks whether it can be kept fed."""
+OVERTAKING_S = 3.0
+"""For so long shorter utterances may be admitted before one that waits."""
 
 
 class EngineLanes:
     """The lanes of this worker's engine, and the utterances that share them."""
 
-    def __init__(self, lanes: int, ahead_s: float) -> None:
+    def __init__(self, lanes: int, ahead_s: float, admission_timeout_s: float) -> None:
         self._scheduler = PieceScheduler(lanes, ahead_s)
+        self._admission_timeout_s = admission_timeout_s
+        self._waiting: dict[Playback, float] = {}
         self._asking: dict[Playback, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -28,31 +32,45 @@ class EngineLanes:
         return self._scheduler.shortage_s(playback, _now())
 
     @asynccontextmanager
-    async def admitted(self, playback: Playback, *, may_wait: bool, is_new: bool) -> AsyncGenerator[None]:
+    async def admitted(self, playback: Playback, *, for_ever: bool, is_new: bool) -> AsyncGenerator[None]:
         """Takes an utterance into work inside the context.
 
-        A new one that could not be kept fed beside the others waits where it may, else it is refused. One that has a
-        first sound goes on at once.
+        A new one that could not be kept fed beside the others waits: `for_ever`, or until the admission timeout. One
+        that has a first sound goes on at once.
 
         Raises:
             CallboardError: `queue_full`.
         """
-        while is_new and (shortage_s := self.shortage_s(playback)):
-            if not may_wait:
-                metrics.REFUSED.inc()
-                log.info("utterance_refused", extra={"shortage_s": round(shortage_s, 1)})
-                raise CallboardError(
-                    ErrorCode.QUEUE_FULL,
-                    "So many are listening that this speech would be interrupted; try again shortly.",
-                    retry_after_s=shortage_s,
-                )
-            await asyncio.sleep(ADMISSION_PAUSE_S)
-        self._scheduler.enter(playback)
+        self._waiting[playback] = _now()
+        try:
+            while is_new and (shortage_s := self._shortage_s(playback)):
+                if not for_ever and _now() - self._waiting[playback] >= self._admission_timeout_s:
+                    metrics.REFUSED.inc()
+                    log.info("utterance_refused", extra={"shortage_s": round(shortage_s, 1)})
+                    raise CallboardError(
+                        ErrorCode.QUEUE_FULL,
+                        "So many are listening that this speech would be interrupted; try again shortly.",
+                        retry_after_s=shortage_s,
+                    )
+                await asyncio.sleep(ADMISSION_PAUSE_S)
+            self._scheduler.enter(playback)
+        finally:
+            del self._waiting[playback]
         try:
             yield
         finally:
             self._scheduler.leave(playback)
             self._grant()
+
+    def _shortage_s(self, playback: Playback) -> float:
+        """As `shortage_s`; nobody passes one of the same class who has waited for long."""
+        now = _now()
+        for other, since in self._waiting.items():
+            if other is playback:
+                break
+            if now - since > OVERTAKING_S and other.is_batch <= playback.is_batch:
+                return MIN_RETRY_S
+        return self.shortage_s(playback)
 
     @asynccontextmanager
     async def lane(self, playback: Playback, piece_s: float) -> AsyncGenerator[None]:

@@ -64,7 +64,7 @@ class SpeechJobs:
             pool.role_play_voice,
         )
         self._narrator = Narrator(bus)
-        self._lanes = EngineLanes(pool.lanes, pool.ahead_s)
+        self._lanes = EngineLanes(pool.lanes, pool.ahead_s, pool.admission_timeout_s)
 
     def parse(self, data: bytes) -> SpeechJob:
         """Reads a job; raises ValueError."""
@@ -128,13 +128,13 @@ class SpeechJobs:
         engine_model = model.engine_model if model else job.request.model
         synthesis = Synthesis(self._engine, self._lanes, self._pool.backend, engine_model, running, progress, playback)
         # Nobody asks again for what is polled or said in a room.
-        may_wait, is_new = running.is_batch or job.in_room, progress.next_n == 0
+        for_ever, is_new = running.is_batch or job.in_room, progress.next_n == 0
 
         async def work() -> Outcome[SpeechEndReason]:
             utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
             gate = QuotaGatedWriter(writer, holds, utterance, job.request.speed, progress.piece)
             try:
-                async with self._lanes.admitted(playback, may_wait=may_wait, is_new=is_new):
+                async with self._lanes.admitted(playback, for_ever=for_ever, is_new=is_new):
                     await synthesis.speak(utterance, self._batches(job, utterance), gate)
             except QuotaExhausted as error:
                 limited = error.info.code is ErrorCode.QUOTA_EXCEEDED
