@@ -361,7 +361,10 @@ async def test_lines_that_come_together_are_spoken_one_after_the_other(server: N
 
     waiting = await bus.subscribe(subjects.resume(EDGE, "*"), wait)
     async with worker(server, Script(chunk_latency_s=0.3), slots=1, wait_s=20):
-        jobs = [await speak(bus, f"line-{number}", "The lily opened this morning, just before the rain came.") for number in range(6)]
+        jobs = [
+            await speak(bus, f"line-{number}", "The lily opened this morning, just before the rain came.")
+            for number in range(6)
+        ]
         ends = [(await ended(bus, job))[0][-1].end for job in jobs]
         await bus.unsubscribe(waiting)
     assert [end and end.reason for end in ends] == ["stop"] * 6
