@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) cli/pyproject.toml)
 # These tiers start no set of processes, so several of their tests may run at once.
 SIDE_BY_SIDE := unit or contract or backend or deploy
-# These start sets of processes that mostly wait; two files at a time share the processors well.
+# These start sets of processes that mostly wait; three files at a time share the processors well.
 PROCESSES := integration or e2e
 ARGS ?=
 # ARGS may leave a run without a test.
@@ -35,14 +35,14 @@ env: $(READY) ## build the environment in .venv
 
 test: models ## the fast tiers: unit, contract, backend, deploy, integration
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "($(SIDE_BY_SIDE)) and not slow" $(ARGS) || { $(NONE_LEFT); }
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "integration and not slow" $(ARGS) || { $(NONE_LEFT); }
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "integration and not slow" $(ARGS) || { $(NONE_LEFT); }
 
 hearing-models: $(READY)
 	@$(BIN)/python -m tests.hearing.models || echo "the recogniser's models are not to be had here; its tests skip"
 
 test-all: models hearing-models ## every tier, with real models, processes and faults
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)" $(ARGS) || { $(NONE_LEFT); }
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(PROCESSES)" $(ARGS) || { $(NONE_LEFT); }
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "$(PROCESSES)" $(ARGS) || { $(NONE_LEFT); }
 	$(BIN)/python -m pytest -q -m "not ($(SIDE_BY_SIDE) or $(PROCESSES) or benchmark)" $(ARGS) || { $(NONE_LEFT); }
 
 hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
