@@ -1,0 +1,216 @@
+"""A backup restored into a fresh bus: balances, counters, accounts, rooms, use and positions are what they were."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callboard_admin.backups import MANIFEST, read_manifest
+from callboard_cli.failures import ExitCode
+from callboard_contracts import subjects
+from callboard_contracts.accounts import key_digest
+from callboard_contracts.kudos import KudosReply
+from callboard_contracts.streams import CHAT, KEYS, SETTLEMENT, USAGE
+from callboard_kit.bucket import Bucket
+from callboard_kit.bus import Bus
+from tests.integration.quota.deployment import (
+    QuotaDeployment,
+    counters,
+    event_of,
+    hold_of,
+    no_leases,
+    report,
+    request,
+    settled,
+)
+from tests.support.ports import free_port
+from tests.support.processes import toml_text
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Generator[tuple[QuotaDeployment, QuotaDeployment]]:
+    """A site that is used, and a fresh one with a bus of its own."""
+    used, fresh = QuotaDeployment(tmp_path / "used"), QuotaDeployment(tmp_path / "fresh")
+    try:
+        yield used, fresh
+    finally:
+        used.abandon()
+        fresh.abandon()
+
+
+def command(deployment: QuotaDeployment, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    config = deployment.folder / "cli.toml"
+    config.write_text(toml_text(deployment.table), encoding="utf-8")
+    argv = [sys.executable, "-m", "callboard_cli", "--config", str(config), *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
+
+
+async def kudos(bus: Bus, subject: str, **fields: object) -> KudosReply:
+    return KudosReply.model_validate_json(await bus.request(subject, json.dumps(fields).encode(), 10.0))
+
+
+async def position(bus: Bus) -> tuple[int, int, int]:
+    info = await bus.api(f"CONSUMER.INFO.{USAGE}.{SETTLEMENT}", {})
+    return info["ack_floor"]["stream_seq"], info["num_ack_pending"], info["num_pending"]
+
+
+async def states(bus: Bus, names: list[str]) -> dict[str, Any]:
+    found = {name: (await bus.api(f"STREAM.INFO.{name}", {}))["state"] for name in names}
+    return {name: (state["messages"], max(1, state["first_seq"]), state["last_seq"]) for name, state in found.items()}
+
+
+async def test_everything_counts_on_from_where_it_was(
+    pair: tuple[QuotaDeployment, QuotaDeployment], tmp_path: Path
+) -> None:
+    used, fresh = pair
+    await asyncio.to_thread(used.start)
+    created = await asyncio.to_thread(used.command, "keys", "create", "--name", "ada")
+    digest = key_digest(next(line for line in created.splitlines() if line.startswith("cb_")))
+    (account,) = json.loads(await asyncio.to_thread(used.command, "keys", "list", "--json"))
+    file = tmp_path / "site.backup"
+    async with used.bus() as bus:
+        await kudos(bus, subjects.QUOTA_KUDOS_EARN, id="earned-1", account=account["id"], amount=5_000)
+        for n in range(30):
+            await report(bus, event_of(await hold_of(bus, request(f"done-{n}", key_digest=digest)), 40 + n))
+        await settled(bus)
+        # Holds whose events nobody has settled yet: they are settled after the restore, once.
+        open_holds = [await hold_of(bus, request(f"open-{n}", key_digest=digest)) for n in range(4)]
+        await asyncio.to_thread(used.quotas[0].running.kill)
+        for hold in open_holds[:3]:
+            await report(bus, event_of(hold, 70))
+        await Bucket(bus, "ROOMS").put("0" * 32, b"a room", None)
+        await bus.publish_stored("job.chat.main.live.someone", b"a prompt", "job-1")
+        await bus.publish_stored(subjects.DATA_KEYS, b"a key", "key-1")
+        made = await asyncio.to_thread(command, used, "backup", str(file))
+        assert made.returncode == ExitCode.OK, made.stderr
+        assert "in use" not in made.stdout
+        assert file.stat().st_mode & 0o777 == 0o600
+        manifest = read_manifest(file)
+        names = [one.name for one in manifest.streams]
+        assert not {CHAT, KEYS, "KV_WORKERS"} & set(names)
+        before, position_before, counters_before = await states(bus, names), await position(bus), await counters(bus)
+    assert position_before == (30, 0, 3)
+
+    await asyncio.to_thread(fresh.start, 0)
+    restored = await asyncio.to_thread(command, fresh, "restore", str(file))
+    assert restored.returncode == ExitCode.OK, restored.stderr
+    assert "restart the bus before you start the services" in restored.stdout
+    async with fresh.bus() as bus:
+        assert await states(bus, names) == before
+        assert await position(bus) == position_before
+        assert await counters(bus) == counters_before
+        entry = await Bucket(bus, "ROOMS").get("0" * 32)
+        assert entry is not None
+        assert entry.value == b"a room"
+    await asyncio.to_thread(fresh.nats.stop)
+    await asyncio.to_thread(fresh.nats.start)
+    service = await asyncio.to_thread(fresh.add)
+    await asyncio.to_thread(service.wait_ready)
+    async with fresh.bus() as bus:
+        await settled(bus)
+        # The fourth hold has no event: it is released by its client, under the ids of before.
+        body = json.dumps({"hold": json.loads(open_holds[3].model_dump_json())}).encode()
+        assert json.loads(await bus.request(subjects.QUOTA_RELEASE, body, 10))["settled"]
+        await no_leases(bus)
+        shown = await kudos(bus, subjects.QUOTA_KUDOS_SHOW, account=account["id"])
+        assert shown.balance == 5_000
+        assert (
+            await kudos(bus, subjects.QUOTA_KUDOS_EARN, id="earned-1", account=account["id"], amount=5_000)
+        ).repeated
+        # A repeat of what was settled before the backup is remembered.
+        await report(bus, event_of(await hold_of(bus, request("later", key_digest=digest)), 10))
+        await settled(bus)
+        units = (await counters(bus))[account["id"], "units"]
+        assert units == 1000 * (sum(40 + n for n in range(30)) + 3 * 70 + 10)
+    for what in (("usage", "verify", "--json"), ("kudos", "verify")):
+        checked = await asyncio.to_thread(command, fresh, *what)
+        assert checked.returncode == ExitCode.OK, checked.stdout
+    await asyncio.to_thread(fresh.stop)
+
+
+async def test_restore_refuses_what_it_would_destroy_and_what_is_damaged(
+    pair: tuple[QuotaDeployment, QuotaDeployment], tmp_path: Path
+) -> None:
+    used, _ = pair
+    await asyncio.to_thread(used.start, 0)
+    file = tmp_path / "site.backup"
+    async with used.bus() as bus:
+        await bus.publish_stored("usage.someone", b"event", "u1")
+        assert (
+            await asyncio.to_thread(command, used, "backup", "--without-rooms", str(file))
+        ).returncode == ExitCode.OK
+        assert "KV_ROOMS" not in {one.name for one in read_manifest(file).streams}
+
+        again = await asyncio.to_thread(command, used, "backup", str(file))
+        assert again.returncode == ExitCode.USAGE
+        assert "never overwritten" in again.stderr
+
+        full = await asyncio.to_thread(command, used, "restore", str(file))
+        assert full.returncode == ExitCode.FAILED
+        assert full.stderr == "callboard: restore: USAGE holds 1 messages; --replace deletes what is there\n"
+
+        await bus.publish_stored("usage.someone", b"lost by the restore", "u2")
+        replaced = await asyncio.to_thread(command, used, "restore", "--replace", str(file))
+        assert replaced.returncode == ExitCode.OK, replaced.stderr
+        assert (await states(bus, [USAGE]))[USAGE] == (1, 1, 1)
+
+        quota = await asyncio.to_thread(used.add)
+        await asyncio.to_thread(quota.wait_ready)
+        busy = await asyncio.to_thread(command, used, "restore", "--replace", str(file))
+        assert busy.returncode == ExitCode.FAILED
+        assert "USAGE is in use; stop all services first" in busy.stderr
+
+    content = bytearray(file.read_bytes())
+    for name, data, reason in (
+        ("cut", bytes(content[: content.index(MANIFEST.encode())]), "the backup is cut off"),
+        ("no backup", b"not a tar file", "not a backup of Callboard"),
+        ("damaged", bytes(content[:600]) + bytes([content[600] ^ 1]) + bytes(content[601:]), "is damaged"),
+    ):
+        bad = tmp_path / name
+        bad.write_bytes(data)
+        refused = await asyncio.to_thread(command, used, "restore", "--check", str(bad))
+        assert refused.returncode == ExitCode.FAILED, name
+        assert reason in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_site_that_is_stopped_is_restored_and_backed_up_by_its_own_bus(
+    pair: tuple[QuotaDeployment, QuotaDeployment], tmp_path: Path
+) -> None:
+    used, _ = pair
+    used.start(0)
+    used.command("keys", "create", "--name", "ada")
+    assert command(used, "backup", str(tmp_path / "first.backup")).returncode == ExitCode.OK
+    used.nats.stop()
+
+    settings = {
+        "CALLBOARD__SITE__DATA_DIR": str(tmp_path / "site"),
+        "CALLBOARD__NATS__URL": f"nats://127.0.0.1:{free_port()}",
+    }
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        argv = [sys.executable, "-m", "callboard_cli", *arguments]
+        environ = {**os.environ, **settings}
+        return subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+
+    none = run("backup", "none.backup")
+    assert none.returncode == ExitCode.FAILED
+    assert none.stderr == "callboard: backup: PROGRESS: stream not found\n"
+    assert not [*tmp_path.glob("*none.backup*")]
+
+    restored = run("restore", "first.backup")
+    assert restored.returncode == ExitCode.OK, restored.stderr
+    assert "the bus was stopped again" in restored.stdout
+    assert run("backup", "second.backup").returncode == ExitCode.OK
+    first, second = (read_manifest(tmp_path / f"{name}.backup") for name in ("first", "second"))
+    accounts = [next(one for one in each.streams if one.name == "KV_ACCOUNTS") for each in (first, second)]
+    assert accounts[0].messages == accounts[1].messages > 0
+    assert accounts[0].last_seq == accounts[1].last_seq
