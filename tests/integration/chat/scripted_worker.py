@@ -1,4 +1,7 @@
-"""A chat worker whose engine does what the last message says: `freeze` and `kill` after the first token."""
+"""A chat worker whose engine does what the last message says after the first token.
+
+`freeze` and `kill` do that; `until FILE` goes on once there is such a file.
+"""
 
 import asyncio
 import contextlib
@@ -7,6 +10,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from callboard_chat.app import run_worker
 from callboard_chat.backends.fake import FakeEngine, FakeScript
@@ -22,7 +26,7 @@ TEXT = "".join(SCRIPT.tokens)
 
 
 class ScriptedEngine(FakeEngine):
-    """The fake engine, with the two faults that take a process along."""
+    """The fake engine, with the faults that take a process along."""
 
     async def stream(
         self, request: ChatRequest, continuation: Continuation | None = None
@@ -32,6 +36,8 @@ class ScriptedEngine(FakeEngine):
             yield chunk
             if asked == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            while asked.startswith("until ") and not Path(asked.removeprefix("until ")).exists():
+                await asyncio.sleep(0.02)
             while asked == "freeze":
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(3600)

@@ -21,6 +21,11 @@ def job(service: str, pool: str, job_class: JobClass, tenant: str) -> str:
     return f"job.{token(service)}.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
 
 
+def jobs_of(service: str, pool: str) -> str:
+    """All jobs of a pool, as a filter."""
+    return f"job.{token(service)}.{token(pool)}.*.*"
+
+
 def job_class_of(subject: str) -> JobClass:
     """The class of a job by the subject that it was queued under."""
     return "batch" if subject.split(".")[3:4] == ["batch"] else "live"
@@ -104,6 +109,21 @@ def offered_job(worker_id: str) -> str:
 def handed_over_job(worker_id: str) -> str:
     """Where a worker gets a job that it has promised room for."""
     return f"ctl.worker.{token(worker_id)}.job"
+
+
+def drain(worker_id: str) -> str:
+    """Where a worker takes the order to take no more jobs and to end, and answers how it stands."""
+    return f"ctl.drain.{token(worker_id)}"
+
+
+def dead_letter(stream: str) -> str:
+    """Where the dead letters of a work queue are kept; `*` stands for all."""
+    return f"dlq.{stream.lower()}"
+
+
+def dead_payload(stream: str, seq: int) -> str:
+    """Where the encrypted payload of a dead letter is kept for as long as its key."""
+    return f"dlq.payload.{token(stream.lower())}.{seq}"
 
 
 def attempt(request_id: str) -> str:

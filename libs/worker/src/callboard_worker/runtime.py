@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from nats.aio.msg import Msg
+
+from callboard_contracts import subjects
 from callboard_contracts.config import Config
 from callboard_contracts.jobs import Job
 from callboard_contracts.streams import JOB_STREAMS, consumer_name, key_life_s
@@ -139,6 +142,7 @@ class Worker(Generic[J]):
         await running.listen()
         await attempts.listen()
         await handover.listen(loop)
+        await bus.subscribe(subjects.drain(self._id), self._on_drain)
         await handler.dead_letters.start()
         freeze_gc()
         async with TaskSupervisor(shutdown) as supervisor:
@@ -176,6 +180,11 @@ class Worker(Generic[J]):
             draining=self._shutdown.stopping,
             at=bus.clock.now(),
         )
+
+    async def _on_drain(self, message: Msg) -> None:
+        log.info("drain_ordered")
+        self._shutdown.request_stop("drain")
+        await message.respond(b"")
 
     def _changed(self) -> None:
         """Announces the worker at once when its readiness has changed."""
