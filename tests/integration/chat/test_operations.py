@@ -1,20 +1,31 @@
-"""`callboard status` and `callboard drain` on real workers with running jobs."""
+"""`callboard status`, `callboard drain` and `callboard dlq` on real workers with real jobs."""
 
 import asyncio
 import json
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from callboard_admin.dead_letters import OPERATOR
 from callboard_cli.failures import ExitCode
-from callboard_contracts.streams import BUCKET_WORKERS
+from callboard_contracts import subjects
+from callboard_contracts.chat import ChatJob, ChatMessage, ChatRequest
+from callboard_contracts.jobs import JOB_VERSION
+from callboard_contracts.quota import UsageEvent
+from callboard_contracts.streams import BUCKET_WORKERS, CHAT, DLQ, KEYS, USAGE
 from callboard_kit.bucket import Bucket
-from tests.integration.chat.edge_stub import MODEL, POOL, EdgeStub
+from callboard_kit.stream_reads import read_subject
+from callboard_worker.dead_letters import DeadLetters
+from tests.integration.chat.edge_stub import EDGE, MODEL, POOL, EdgeStub
 from tests.integration.chat.scripted_worker import SCRIPT
+from tests.support.children import Child
+from tests.support.commands import run_command
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service, Table, toml_text
@@ -22,6 +33,7 @@ from tests.support.processes import Service, Table, toml_text
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 TOKENS = 10
+SECRET = "the client's own words"
 
 
 class Site:
@@ -51,10 +63,14 @@ class Site:
         return service
 
     async def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        config = self._folder / "command.toml"
+        return await run_command(self._folder, self._table, *words)
+
+    def begin(self, *words: str) -> Child:
+        """Starts a command in a process of its own, beside which others run."""
+        config = self._folder / "beside.toml"
         config.write_text(toml_text(self._table), encoding="utf-8")
         argv = [sys.executable, "-m", "callboard_cli", "--config", str(config), *words]
-        return await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=120, check=False)
+        return Child(argv, self._folder / "beside.log")
 
     async def status(self) -> dict[str, Any]:
         done = await self.command("status", "--json")
@@ -101,15 +117,14 @@ async def test_status_shows_jobs_and_drain_lets_them_finish(edge_stub: EdgeStub,
     assert f"chat/{POOL}" in text
     assert "missing" in text
 
-    ordered = asyncio.ensure_future(site.command("drain", f"chat/{POOL}"))
+    ordered = await asyncio.to_thread(site.begin, "drain", f"chat/{POOL}")
     async with asyncio.timeout(60):
         while (await site.status())["pools"][0]["draining"] == 0:
             await asyncio.sleep(0.2)
     assert worker.alive
     go_on.touch()
-    drained = await ordered
-    assert drained.returncode == ExitCode.OK, drained.stderr
-    assert drained.stdout.splitlines()[-1].endswith("ended")
+    assert await asyncio.to_thread(ordered.wait, 60) == ExitCode.OK, ordered.output()
+    assert ordered.output().splitlines()[-1].endswith("ended")
     assert await asyncio.to_thread(worker.running.wait) == 0
     for job in running:
         last = await edge_stub.end(job)
@@ -139,3 +154,69 @@ async def test_drain_of_one_worker_leaves_the_others(edge_stub: EdgeStub, site: 
     stopped = await site.command("drain", "--all", "--no-wait")
     assert stopped.returncode == ExitCode.OK
     assert await asyncio.to_thread(left.running.wait) == 0
+
+
+async def buried(edge_stub: EdgeStub, words: str, *, encrypted: bool = True) -> ChatJob:
+    """A job that was given up: answered for, and kept as a dead letter."""
+    now = time.time()
+    job = ChatJob(
+        version=JOB_VERSION,
+        request_id=uuid.uuid4().hex,
+        edge=EDGE,
+        tenant="t1",
+        request=ChatRequest(model=MODEL, messages=(ChatMessage(role="user", content=words),), max_output_tokens=TOKENS),
+        created_at=now - 400,
+        deadline_at=now - 100,
+    )
+    data = job.compact()
+    seq = await edge_stub.post_raw(await edge_stub.bus.cipher.encrypt(data) if encrypted else data, job.request_id)
+
+    async def answer(_data: bytes) -> None:
+        pass
+
+    await DeadLetters(edge_stub.bus, CHAT, answer).set_aside(seq, 5, answer)
+    return job
+
+
+async def test_dead_letters_are_shown_without_content_retried_and_dropped(edge_stub: EdgeStub, site: Site) -> None:
+    first, plain = await buried(edge_stub, SECRET), await buried(edge_stub, SECRET, encrypted=False)
+    listed = await site.command("dlq", "list", "--json")
+    assert listed.returncode == ExitCode.OK, listed.stderr
+    letters = json.loads(listed.stdout)
+    assert [(one["request_id"], one["content"]) for one in letters] == [
+        (first.request_id, "kept"),
+        (plain.request_id, "erased"),
+    ]
+    shown = await site.command("dlq", "show", first.request_id)
+    assert f"pool: chat/{POOL}" in shown.stdout
+    assert SECRET not in listed.stdout + shown.stdout
+    for stored in await read_subject(edge_stub.bus, DLQ, ">"):
+        assert SECRET.encode() not in stored.data
+    with_content = await site.command("dlq", "show", "--content", str(letters[0]["number"]))
+    assert SECRET in with_content.stdout
+    gone = await site.command("dlq", "show", "--content", plain.request_id)
+    assert gone.returncode == ExitCode.FAILED
+    assert "nothing of its content is left" in gone.stderr
+
+    await site.add()
+    retried = await site.command("dlq", "retry", first.request_id)
+    assert retried.returncode == ExitCode.OK, retried.stderr
+    assert f"length, {TOKENS} tokens" in retried.stdout
+    assert SECRET not in retried.stdout + retried.stderr
+    (event,) = [
+        UsageEvent.model_validate_json(stored.data)
+        for stored in await read_subject(edge_stub.bus, USAGE, subjects.usage(OPERATOR))
+    ]
+    assert event.request_id in retried.stdout
+    assert (event.tenant, event.hold) == (OPERATOR, None)
+
+    # Once the key is erased, what is left cannot be read or run again.
+    await edge_stub.bus.api(f"STREAM.PURGE.{KEYS}", {})
+    erased = await site.command("dlq", "retry", first.request_id)
+    assert erased.returncode == ExitCode.FAILED
+    assert "nothing of its content is left" in erased.stderr
+    unknown = await site.command("dlq", "drop", "12345")
+    assert "'12345' is no dead letter's number or request id" in unknown.stderr
+    dropped = await site.command("dlq", "drop", "--before", "0m")
+    assert dropped.stderr == "2 dead letters dropped\n"
+    assert await read_subject(edge_stub.bus, DLQ, "dlq.>") == []

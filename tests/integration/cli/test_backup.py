@@ -16,9 +16,10 @@ from callboard_cli.failures import ExitCode
 from callboard_contracts import subjects
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.kudos import KudosReply
-from callboard_contracts.streams import CHAT, KEYS, SETTLEMENT, USAGE
+from callboard_contracts.streams import CHAT, KEYS, LEASE, SETTLEMENT, USAGE
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
+from callboard_kit.stream_reads import read_subject
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     counters,
@@ -29,8 +30,8 @@ from tests.integration.quota.deployment import (
     request,
     settled,
 )
+from tests.support.commands import run_command
 from tests.support.ports import free_port
-from tests.support.processes import toml_text
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -46,11 +47,8 @@ def pair(tmp_path: Path) -> Generator[tuple[QuotaDeployment, QuotaDeployment]]:
         fresh.abandon()
 
 
-def command(deployment: QuotaDeployment, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    config = deployment.folder / "cli.toml"
-    config.write_text(toml_text(deployment.table), encoding="utf-8")
-    argv = [sys.executable, "-m", "callboard_cli", "--config", str(config), *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
+async def command(deployment: QuotaDeployment, *words: str) -> "subprocess.CompletedProcess[str]":
+    return await run_command(deployment.folder, deployment.table, *words)
 
 
 async def kudos(bus: Bus, subject: str, **fields: object) -> KudosReply:
@@ -62,8 +60,13 @@ async def position(bus: Bus) -> tuple[int, int, int]:
     return info["ack_floor"]["stream_seq"], info["num_ack_pending"], info["num_pending"]
 
 
+async def leases(bus: Bus) -> list[bytes]:
+    return [stored.data for stored in await read_subject(bus, LEASE, "lease.*.*") if stored.data]
+
+
 async def states(bus: Bus, names: list[str]) -> dict[str, Any]:
-    found = {name: (await bus.api(f"STREAM.INFO.{name}", {}))["state"] for name in names}
+    # The markers of ended leases live for a second.
+    found = {name: (await bus.api(f"STREAM.INFO.{name}", {}))["state"] for name in names if name != LEASE}
     return {name: (state["messages"], max(1, state["first_seq"]), state["last_seq"]) for name, state in found.items()}
 
 
@@ -89,7 +92,7 @@ async def test_everything_counts_on_from_where_it_was(
         await Bucket(bus, "ROOMS").put("0" * 32, b"a room", None)
         await bus.publish_stored("job.chat.main.live.someone", b"a prompt", "job-1")
         await bus.publish_stored(subjects.DATA_KEYS, b"a key", "key-1")
-        made = await asyncio.to_thread(command, used, "backup", str(file))
+        made = await command(used, "backup", str(file))
         assert made.returncode == ExitCode.OK, made.stderr
         assert "in use" not in made.stdout
         assert file.stat().st_mode & 0o777 == 0o600
@@ -97,14 +100,16 @@ async def test_everything_counts_on_from_where_it_was(
         names = [one.name for one in manifest.streams]
         assert not {CHAT, KEYS, "KV_WORKERS"} & set(names)
         before, position_before, counters_before = await states(bus, names), await position(bus), await counters(bus)
+        leases_before = await leases(bus)
     assert position_before == (30, 0, 3)
 
     await asyncio.to_thread(fresh.start, 0)
-    restored = await asyncio.to_thread(command, fresh, "restore", str(file))
+    restored = await command(fresh, "restore", str(file))
     assert restored.returncode == ExitCode.OK, restored.stderr
     assert "restart the bus before you start the services" in restored.stdout
     async with fresh.bus() as bus:
         assert await states(bus, names) == before
+        assert await leases(bus) == leases_before
         assert await position(bus) == position_before
         assert await counters(bus) == counters_before
         entry = await Bucket(bus, "ROOMS").get("0" * 32)
@@ -131,7 +136,7 @@ async def test_everything_counts_on_from_where_it_was(
         units = (await counters(bus))[account["id"], "units"]
         assert units == 1000 * (sum(40 + n for n in range(30)) + 3 * 70 + 10)
     for what in (("usage", "verify", "--json"), ("kudos", "verify")):
-        checked = await asyncio.to_thread(command, fresh, *what)
+        checked = await command(fresh, *what)
         assert checked.returncode == ExitCode.OK, checked.stdout
     await asyncio.to_thread(fresh.stop)
 
@@ -144,27 +149,25 @@ async def test_restore_refuses_what_it_would_destroy_and_what_is_damaged(
     file = tmp_path / "site.backup"
     async with used.bus() as bus:
         await bus.publish_stored("usage.someone", b"event", "u1")
-        assert (
-            await asyncio.to_thread(command, used, "backup", "--without-rooms", str(file))
-        ).returncode == ExitCode.OK
+        assert (await command(used, "backup", "--without-rooms", str(file))).returncode == ExitCode.OK
         assert "KV_ROOMS" not in {one.name for one in read_manifest(file).streams}
 
-        again = await asyncio.to_thread(command, used, "backup", str(file))
+        again = await command(used, "backup", str(file))
         assert again.returncode == ExitCode.USAGE
         assert "never overwritten" in again.stderr
 
-        full = await asyncio.to_thread(command, used, "restore", str(file))
+        full = await command(used, "restore", str(file))
         assert full.returncode == ExitCode.FAILED
         assert full.stderr == "callboard: restore: USAGE holds 1 messages; --replace deletes what is there\n"
 
         await bus.publish_stored("usage.someone", b"lost by the restore", "u2")
-        replaced = await asyncio.to_thread(command, used, "restore", "--replace", str(file))
+        replaced = await command(used, "restore", "--replace", str(file))
         assert replaced.returncode == ExitCode.OK, replaced.stderr
         assert (await states(bus, [USAGE]))[USAGE] == (1, 1, 1)
 
         quota = await asyncio.to_thread(used.add)
         await asyncio.to_thread(quota.wait_ready)
-        busy = await asyncio.to_thread(command, used, "restore", "--replace", str(file))
+        busy = await command(used, "restore", "--replace", str(file))
         assert busy.returncode == ExitCode.FAILED
         assert "USAGE is in use; stop all services first" in busy.stderr
 
@@ -176,7 +179,7 @@ async def test_restore_refuses_what_it_would_destroy_and_what_is_damaged(
     ):
         bad = tmp_path / name
         bad.write_bytes(data)
-        refused = await asyncio.to_thread(command, used, "restore", "--check", str(bad))
+        refused = await command(used, "restore", "--check", str(bad))
         assert refused.returncode == ExitCode.FAILED, name
         assert reason in refused.stderr
         assert refused.stderr.count("\n") == 1
@@ -188,7 +191,7 @@ def test_site_that_is_stopped_is_restored_and_backed_up_by_its_own_bus(
     used, _ = pair
     used.start(0)
     used.command("keys", "create", "--name", "ada")
-    assert command(used, "backup", str(tmp_path / "first.backup")).returncode == ExitCode.OK
+    used.command("backup", str(tmp_path / "first.backup"))
     used.nats.stop()
 
     settings = {

@@ -52,7 +52,7 @@ class AttemptRecord(Message):
 
 
 class DeadLetter(Message):
-    """A job that is not handed out again, by its ids; nothing of its content is kept.
+    """A job that is not handed out again, by its ids. Its payload is kept beside it, encrypted, as long as its key.
 
     `subject` and `stream_seq` are its place in the work queue `stream`, where it is deleted; `request_id` is None for a
     message that was published without one.

@@ -17,6 +17,8 @@ ACK_WAIT_S = 6.0
 """A job whose worker has not reported for this long is given to another; workers report three times as often."""
 MAX_DELIVERIES = 5
 RESULT_LIFE_S = 20 * 60
+DEAD_PAYLOAD_LIFE_S = 20 * 60
+"""How long the encrypted payload of a dead letter is kept; never longer than its key."""
 KEY_ROTATION_S = 120.0
 """How long payloads are encrypted under one key."""
 KEY_MARGIN_S = 60.0
@@ -230,7 +232,7 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
                 "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.*",
             ),
             max_age_s=14 * 86_400,
-            options={"max_bytes": 256 * 1024 * 1024},
+            options={"max_bytes": 256 * 1024 * 1024, "allow_msg_ttl": True},
         ),
     )
 

@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from callboard_contracts.headers import MSG_ID
+from callboard_contracts import subjects
+from callboard_contracts.headers import MESSAGE_TTL, MSG_ID
 from callboard_contracts.jobs import DeadLetter
-from callboard_contracts.streams import DLQ
-from callboard_kit.bus import ApiError, Bus, BusError
+from callboard_contracts.streams import DEAD_PAYLOAD_LIFE_S, DLQ
+from callboard_kit.bus import ApiError, Bus, BusError, PublishRefused
 from callboard_kit.connection import parse_headers
+from callboard_kit.payload_cipher import ENCRYPTED
 from callboard_kit.stream_reads import first_seq, read_batches
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,21 @@ class DeadLetters:
         )
         log.error("job_dead", extra=letter.model_dump())
         # Each step can be repeated, and the job is deleted last, so that a step that was cut off is done again.
-        await answer(base64.b64decode(found.get("data", "")))
-        await self._bus.publish_stored(f"dlq.{self._stream.lower()}", letter.encoded(), msg_id=f"{self._stream}.{seq}")
+        payload = base64.b64decode(found.get("data", ""))
+        await answer(payload)
+        await self._keep_payload(seq, payload)
+        await self._bus.publish_stored(
+            subjects.dead_letter(self._stream), letter.encoded(), msg_id=f"{self._stream}.{seq}"
+        )
         await self._bus.delete_message(self._stream, seq)
+
+    async def _keep_payload(self, seq: int, payload: bytes) -> None:
+        """Keeps a payload as it is, so that it is unreadable once its key is erased; never one in plain text."""
+        if not payload.startswith(ENCRYPTED):
+            return
+        subject, life = subjects.dead_payload(self._stream, seq), {MESSAGE_TTL: f"{DEAD_PAYLOAD_LIFE_S}s"}
+        try:
+            await self._bus.publish_stored(subject, payload, f"{self._stream}.{seq}.payload", headers=life)
+        except PublishRefused as refused:
+            # The stream is full, or as an earlier version declared it: the letter matters more.
+            log.warning("dead_payload_refused", extra={"stream_seq": seq, "err_code": refused.err_code})
