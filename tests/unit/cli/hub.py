@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Serves `contents` by path; `cut_after_bytes` truncates one reply."""
+    """Serves `contents` by path; `cut_after_bytes` truncates one reply, `etag` marks the version of all files."""
 
     daemon_threads = True
 
@@ -16,6 +16,8 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents: dict[str, bytes] = {}
         self.cut_after_bytes: int | None = None
+        self.authorizations: list[str | None] = []
+        self.etag: str | None = None
         self.ranges: list[str | None] = []
 
     @property
@@ -30,14 +32,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         requested = self.headers.get("Range")
         self.server.ranges.append(requested)
+        self.server.authorizations.append(self.headers.get("Authorization"))
         content = self.server.contents.get(self.path)
         if content is None:
             self.send_error(404)
             return
-        match = re.fullmatch(r"bytes=(\d+)-", requested or "")
+        current = self.headers.get("If-Range") in {None, self.server.etag}
+        match = re.fullmatch(r"bytes=(\d+)-", requested or "") if current else None
         start = int(match[1]) if match else 0
         self.send_response(206 if match else 200)
         self.send_header("Content-Length", str(len(content) - start))
+        if self.server.etag is not None:
+            self.send_header("ETag", self.server.etag)
         self.end_headers()
         end = len(content)
         if self.server.cut_after_bytes is not None:
