@@ -46,7 +46,7 @@ def _print(status: SiteStatus) -> None:
     _section("CONSUMER STREAM WAITING UNACKED REDELIVERED PULLS STATE", map(_consumer, status.consumers))
     _section("STREAM MESSAGES MIB BOUND-MIB STORE OLDEST STATE", map(_stream, status.streams))
     holds = status.holds
-    print(f"holds: {holds.open} open, {holds.overdue} overdue, oldest {_age(holds.oldest_s)}")
+    print(f"holds: {holds.open} open, {holds.overdue} overdue, oldest {age(holds.oldest_s)}")
     print(f"dead letters: {status.dead_letters}")
     for process in status.processes:
         print(f"process {process.name}: {process.state}, started again {process.restarts} times")
@@ -68,8 +68,8 @@ def _pool(one: PoolStatus) -> tuple[str, ...]:
         f"{one.slots_used}/{one.slots}",
         waiting,
         str(one.running),
-        _age(one.oldest_waiting_s),
-        _age(one.oldest_job_s),
+        age(one.oldest_waiting_s),
+        age(one.oldest_job_s),
     )
 
 
@@ -95,12 +95,13 @@ def _stream(one: StreamStatus) -> tuple[str, ...]:
         f"{one.bytes / MEBIBYTE:.1f}",
         f"{one.max_bytes / MEBIBYTE:.0f}" if one.max_bytes else "",
         "memory" if one.memory else "file",
-        _age(one.oldest_s),
+        age(one.oldest_s),
         state,
     )
 
 
-def _age(seconds: float | None) -> str:
+def age(seconds: float | None) -> str:
+    """A time that has passed, in the unit that suits it."""
     if seconds is None:
         return "-"
     if seconds < 120:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from callboard_contracts.streams import CHAT, KEYS, LEASE, SETTLEMENT, USAGE
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
+from tests.integration.quota.cluster import Cluster
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     counters,
@@ -217,3 +219,32 @@ def test_site_that_is_stopped_is_restored_and_backed_up_by_its_own_bus(
     accounts = [next(one for one in each.streams if one.name == "KV_ACCOUNTS") for each in (first, second)]
     assert accounts[0].messages == accounts[1].messages > 0
     assert accounts[0].last_seq == accounts[1].last_seq
+
+
+@pytest.mark.slow
+async def test_backup_of_one_node_is_restored_into_three_and_back(tmp_path: Path) -> None:
+    one, back = QuotaDeployment(tmp_path / "one"), QuotaDeployment(tmp_path / "back")
+    three = QuotaDeployment(tmp_path / "three", {"nats": {"replicas": 3}}, nats=Cluster(tmp_path / "cluster"))
+    chain = (one, three, back)
+    try:
+        for deployment in chain:
+            await asyncio.to_thread(deployment.start, 0)
+        async with one.bus() as bus:
+            for n in range(20):
+                await bus.publish_stored("usage.someone", b"event", f"u{n}")
+            for seq in (3, 20):
+                await bus.delete_message(USAGE, seq)
+            made = await states(bus, [USAGE])
+        for source, target in pairwise(chain):
+            file = tmp_path / f"{source.folder.name}.backup"
+            assert (await command(source, "backup", str(file))).returncode == ExitCode.OK
+            restored = await command(target, "restore", str(file))
+            assert restored.returncode == ExitCode.OK, restored.stderr
+            async with target.bus() as bus:
+                assert await states(bus, [USAGE]) == made
+                assert await position(bus) == (0, 0, 18)
+                info = await bus.api(f"STREAM.INFO.{USAGE}", {})
+                assert info["config"]["num_replicas"] == (3 if target is three else 1)
+    finally:
+        for deployment in chain:
+            await asyncio.to_thread(deployment.abandon)

@@ -4,9 +4,9 @@ import hashlib
 import json
 import shutil
 import tomllib
-from collections import namedtuple
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,8 +134,7 @@ def test_hub_whose_file_is_not_what_it_says_is_refused(
 def test_full_disk_is_said_before_the_download(
     home: Path, hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(0, 0, 1_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1_000_000))
     assert main(["models", "add", REPOSITORY]) == ExitCode.DOWNLOAD_FAILED
     assert "has 1 MB free, 257 MB are needed" in capsys.readouterr().err
 

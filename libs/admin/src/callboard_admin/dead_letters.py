@@ -60,7 +60,7 @@ class Retried:
 
 
 class DeadLetterRecords:
-    """Reads dead letters and deals with them.
+    """Reads, retries and drops dead letters.
 
     Every method raises BusError when the bus fails, and CallboardError for what cannot be done.
     """
