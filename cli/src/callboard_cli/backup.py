@@ -73,7 +73,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         await apply_streams(bus, config)
         return ExitCode.OK
 
-    code, was_stopped = run_on_bus_or_store(arguments, act)
+    code, was_stopped = run_on_bus_or_store(arguments, act, replaces=True)
     print(RESTARTED if was_stopped else RESTART)
     return code
 

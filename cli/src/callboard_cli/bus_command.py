@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from callboard_cli.configuration import read_config
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.stopped_site import site_is_stopped, started_bus
+from callboard_cli.up.store_check import StoreCheck
 from callboard_contracts.config import Config
 from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
+from callboard_kit.bus_credentials import bus_folder
 
 Act = Callable[[Bus, Config], Awaitable[int]]
 
@@ -23,10 +25,11 @@ def run_on_bus(arguments: argparse.Namespace, act: Act) -> int:
     return asyncio.run(_connected(arguments.command, read_config(arguments.config).config, act))
 
 
-def run_on_bus_or_store(arguments: argparse.Namespace, act: Act) -> tuple[int, bool]:
+def run_on_bus_or_store(arguments: argparse.Namespace, act: Act, *, replaces: bool = False) -> tuple[int, bool]:
     """Does the same as `run_on_bus`, but starts the bus of a site of this machine that is stopped, and stops it after.
 
-    Returns the exit code, and whether the site was stopped.
+    Returns the exit code, and whether the site was stopped. Where `act` replaces what is stored, `up` is told, so that
+    it does not take that for a loss at its next start.
 
     Raises:
         CommandError: the bus failed, or does not start.
@@ -39,7 +42,12 @@ def run_on_bus_or_store(arguments: argparse.Namespace, act: Act) -> tuple[int, b
         if not stopped:
             return await _connected(arguments.command, config, act)
         async with started_bus(config) as own:
-            return await _connected(arguments.command, own, act)
+            return await _connected(arguments.command, own, recorded if replaces else act)
+
+    async def recorded(bus: Bus, own: Config) -> int:
+        code = await act(bus, own)
+        await StoreCheck(bus, own, bus_folder(own.site)).record()
+        return code
 
     return asyncio.run(run()), stopped
 

@@ -4,8 +4,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from callboard_contracts import subjects
+from callboard_contracts.headers import MESSAGE_TTL
 from callboard_contracts.jobs import DeadLetter
-from callboard_contracts.streams import MAX_DELIVERIES
+from callboard_contracts.streams import DEAD_PAYLOAD_LIFE_S, DLQ, MAX_DELIVERIES
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.lifecycle import Shutdown
 from callboard_kit.stream_reads import read_last
@@ -323,3 +325,31 @@ async def test_job_that_used_up_its_deliveries_is_answered_copied_and_removed(bu
     assert letter is not None
     note = DeadLetter.model_validate_json(letter.data)
     assert (note.request_id, note.stream, note.subject, note.deliveries) == ("poison", "CHAT", LIVE, MAX_DELIVERIES)
+
+
+async def test_encrypted_payload_of_a_dead_job_is_kept_for_a_while_and_its_letter_without_it_where_it_cannot(
+    bus: Bus,
+) -> None:
+    async def answer(_data: bytes) -> None:
+        pass
+
+    async def die(name: str) -> int:
+        seq = (await bus.publish_stored(LIVE, await bus.cipher.encrypt(b"the client's words"), name)).seq
+        await DeadLetters(bus, "CHAT", answer).set_aside(seq, MAX_DELIVERIES, answer)
+        return seq
+
+    seq = await die("first")
+    kept = await read_last(bus, DLQ, subjects.dead_payload("CHAT", seq))
+    assert kept is not None
+    assert kept.headers[MESSAGE_TTL] == f"{DEAD_PAYLOAD_LIFE_S}s"
+    assert await bus.cipher.decrypt(kept.data) == b"the client's words"
+    # An earlier version declared the stream without lives of single messages.
+    config = (await bus.api(f"STREAM.INFO.{DLQ}", {}))["config"]
+    await bus.api(f"STREAM.DELETE.{DLQ}", {})
+    await bus.api(f"STREAM.CREATE.{DLQ}", {**config, "allow_msg_ttl": False})
+    seq = await die("second")
+    assert await read_last(bus, DLQ, subjects.dead_payload("CHAT", seq)) is None
+    letter = await read_last(bus, DLQ, subjects.dead_letter("CHAT"))
+    assert letter is not None
+    assert DeadLetter.model_validate_json(letter.data).request_id == "second"
+    assert await left_in_queue(bus) == 0
