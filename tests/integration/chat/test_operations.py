@@ -19,6 +19,7 @@ from callboard_contracts.chat import ChatJob, ChatMessage, ChatRequest
 from callboard_contracts.jobs import JOB_VERSION
 from callboard_contracts.quota import UsageEvent
 from callboard_contracts.streams import BUCKET_WORKERS, CHAT, DLQ, KEYS, USAGE
+from callboard_contracts.workers import WorkerInfo, worker_entry
 from callboard_kit.bucket import Bucket
 from callboard_kit.stream_reads import read_subject
 from callboard_worker.dead_letters import DeadLetters
@@ -154,6 +155,20 @@ async def test_drain_of_one_worker_leaves_the_others(edge_stub: EdgeStub, site: 
     stopped = await site.command("drain", "--all", "--no-wait")
     assert stopped.returncode == ExitCode.OK
     assert await asyncio.to_thread(left.running.wait) == 0
+
+
+async def test_status_names_what_is_missing_and_drain_who_does_not_answer(edge_stub: EdgeStub, site: Site) -> None:
+    gone = WorkerInfo(id="0123456789abcdef", service="chat", pool=POOL, backend="fake", slots=2, at=time.time())
+    await Bucket(edge_stub.bus, BUCKET_WORKERS).put(worker_entry("chat", POOL, gone.id), gone.encoded(), None)
+    unanswered = await site.command("drain", "--all")
+    assert unanswered.returncode == ExitCode.FAILED
+    assert unanswered.stdout == f"chat/{POOL}  {gone.id[:12]}  no answer\n"
+    names = [name for name in (await edge_stub.bus.api("STREAM.NAMES", {}))["streams"] if name != CHAT]
+    for name in names:
+        await edge_stub.bus.api(f"STREAM.DELETE.{name}", {})
+    status = await site.status()
+    assert {one["name"] for one in status["streams"] if one["missing"]} == set(names)
+    assert (status["workers"], status["holds"]["open"], status["dead_letters"]) == ([], 0, 0)
 
 
 async def buried(edge_stub: EdgeStub, words: str, *, encrypted: bool = True) -> ChatJob:

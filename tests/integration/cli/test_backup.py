@@ -1,6 +1,7 @@
 """A backup restored into a fresh bus: balances, counters, accounts, rooms, use and positions are what they were."""
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from callboard_admin.backups import MANIFEST, read_manifest
+from callboard_admin import backups
+from callboard_admin.backups import MANIFEST, back_up, describe, read_manifest
 from callboard_cli.failures import ExitCode
 from callboard_contracts import subjects
 from callboard_contracts.accounts import key_digest
@@ -185,6 +187,39 @@ async def test_restore_refuses_what_it_would_destroy_and_what_is_damaged(
         assert refused.returncode == ExitCode.FAILED, name
         assert reason in refused.stderr
         assert refused.stderr.count("\n") == 1
+
+
+async def test_backup_of_a_site_at_work_says_so_and_a_full_disk_leaves_nothing(
+    pair: tuple[QuotaDeployment, QuotaDeployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, _ = pair
+    await asyncio.to_thread(used.start, 0)
+    async with used.bus() as bus:
+        for n in range(12):
+            # More than the server sends before it waits for acknowledgements, and not compressible.
+            await bus.publish_stored("usage.someone", os.urandom(900_000), f"u{n}")
+        file = tmp_path / "site.backup"
+        work = asyncio.ensure_future(_work(bus))
+        try:
+            manifest = await back_up(bus, [USAGE, "QUOTA"], file)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        assert USAGE in manifest.changed
+        assert "made while the site was in use: USAGE" in "\n".join(describe(read_manifest(file)))
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(backups, "_add", full)
+        with pytest.raises(OSError, match="No space left"):
+            await back_up(bus, [USAGE], tmp_path / "none.backup")
+        assert not [*tmp_path.glob("*none.backup*")]
+
+
+async def _work(bus: Bus) -> None:
+    while True:
+        await bus.publish_stored("usage.someone", b"event", None)
 
 
 def test_site_that_is_stopped_is_restored_and_backed_up_by_its_own_bus(

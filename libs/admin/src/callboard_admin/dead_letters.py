@@ -111,7 +111,7 @@ class DeadLetterRecords:
         service = SERVICES[stored.letter.stream]
         content, request_id, now = await self.content(stored), uuid.uuid4().hex, self._bus.clock.now()
         try:
-            job = _renewed(service, content, request_id, now, now + life_s)
+            job = renewed(service, content, request_id, now, now + life_s)
         except ValidationError:
             raise CallboardError(ErrorCode.UNSUPPORTED, f"{stored.seq} is no job of this version") from None
         await enqueue(self._bus, job, service, stored.pool.partition("/")[2], "batch")
@@ -140,7 +140,7 @@ class DeadLetterRecords:
         await self._bus.delete_message(DLQ, stored.seq)
 
 
-def _renewed(service: Service, content: bytes, request_id: str, now: float, deadline_at: float) -> Job:
+def renewed(service: Service, content: bytes, request_id: str, now: float, deadline_at: float) -> Job:
     """The same request as a job that nobody waits for, without a hold and outside of any room."""
     again = {
         "request_id": request_id,

@@ -1,5 +1,6 @@
 """How an installation stands at a moment: pools, workers, consumers, streams and holds."""
 
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -115,21 +116,24 @@ async def site_status(bus: Bus, config: Config) -> SiteStatus:
     """
     now = await _now(bus)
     declared = consumers(config)
+    names = [*(spec.name for spec in streams(config)), *(f"KV_{spec.name}" for spec in buckets())]
+    stored = [await _stream(bus, name, now) for name in names]
+    present = {one.name for one in stored if not one.missing}
     found = [
         one for name in dict.fromkeys(spec.stream for spec in declared) for one in await _consumers(bus, name, declared)
     ]
-    bucket = Bucket(bus, BUCKET_WORKERS)
-    workers = _parsed(WorkerInfo, [entry.value for entry in await bucket.list("worker.>")])
-    names = [*(spec.name for spec in streams(config)), *(f"KV_{spec.name}" for spec in buckets())]
+    entries = await Bucket(bus, BUCKET_WORKERS).list(">") if f"KV_{BUCKET_WORKERS}" in present else []
+    workers = _parsed(WorkerInfo, [entry.value for entry in entries if entry.key.startswith("worker.")])
+    processes = _parsed(ProcessRecord, [entry.value for entry in entries if entry.key.startswith("process.")])
     return SiteStatus(
         at=now,
         pools=tuple([await _pool(bus, now, *pool, workers, found) for pool in _pools(config)]),
         workers=tuple(sorted(workers, key=lambda one: (one.service, one.pool, one.id))),
         consumers=tuple(found),
-        streams=tuple([await _stream(bus, name, now) for name in names]),
-        holds=await _holds(bus, now),
-        dead_letters=await _dead_letters(bus),
-        processes=tuple(_parsed(ProcessRecord, [entry.value for entry in await bucket.list("process.>")])),
+        streams=tuple(stored),
+        holds=await _holds(bus, now) if LEASE in present else HoldStatus(open=0, overdue=0, oldest_s=None),
+        dead_letters=await _dead_letters(bus) if DLQ in present else 0,
+        processes=tuple(processes),
     )
 
 
@@ -261,7 +265,13 @@ async def _dead_letters(bus: Bus) -> int:
 
 
 async def _now(bus: Bus) -> float:
-    return _unix((await bus.api(f"STREAM.INFO.{LEASE}", {}))["ts"])
+    """The time by the clock of the bus, or of this machine where the streams are not declared yet."""
+    try:
+        return _unix((await bus.api(f"STREAM.INFO.{LEASE}", {}))["ts"])
+    except ApiError as error:
+        if error.code != NOT_FOUND:
+            raise
+        return time.time()
 
 
 def _parsed(model: type[M], texts: Iterable[bytes]) -> list[M]:
