@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from callboard_admin.dead_letters import OPERATOR, renewed
-from callboard_contracts.chat import ChatJob, ChatMessage, ChatRequest
+from callboard_contracts.chat import ChatJob, ChatMessage, ChatRequest, RoomTurn
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import NarratedReply, SpeechJob, SpeechRequest

@@ -32,10 +32,12 @@ from callboard_contracts.streams import (
     BUCKET_ROOMS,
     CHAT,
     KEYS,
+    LEASE,
     RESULT,
     ROOM_AUDIO,
     TTS,
     TURNS,
+    USAGE,
     stored_streams,
 )
 from callboard_kit.bus import ApiError, Bus, BusUnavailable
@@ -47,6 +49,7 @@ MAX_CHUNK_BYTES = 1024 * 1024
 SILENCE_S = 60.0
 """A server that sends nothing of a snapshot for this long has given it up."""
 RESTORE_TIMEOUT_S = 300.0
+POLL_S = 0.1
 PRIVATE_FILE = 0o600
 NOT_FOUND = 404
 SHORT_LIVED = frozenset({CHAT, TTS, RESULT, KEYS})
@@ -62,6 +65,7 @@ class StreamBackup(Message):
     name: str
     config: dict[str, Any]
     state: dict[str, Any]
+    consumers: tuple[str, ...] = ()
     chunks: int
     sha256: str
 
@@ -90,10 +94,16 @@ class Manifest(Message):
 
 
 def backed_up(config: Config, *, rooms: bool = True) -> tuple[str, ...]:
-    """The streams that a backup holds; without `rooms`, none with what was said in rooms."""
+    """The streams that a backup holds, in the order in which they are read; without `rooms`, not what was said there.
+
+    The order matters where a site is at work. Leases come first and outcomes later, so that the reaper finds a lease
+    for each outcome whose increments were not read. Usage events come last, so that none is missing that was counted.
+    """
     names = (*stored_streams(config), f"KV_{BUCKET_ACCOUNTS}", f"KV_{BUCKET_ROOMS}")
     left_out = SHORT_LIVED if rooms else SHORT_LIVED | ROOM_STREAMS
-    return tuple(name for name in names if name not in left_out)
+    return tuple(
+        sorted((name for name in names if name not in left_out), key=lambda name: (name != LEASE, name == USAGE))
+    )
 
 
 async def back_up(bus: Bus, names: Iterable[str], path: Path, say: Say = lambda _text: None) -> Manifest:
@@ -147,6 +157,10 @@ async def _save(bus: Bus, name: str, archive: tarfile.TarFile) -> StreamBackup:
         if message.reply:
             await bus.publish(message.reply)
 
+    try:
+        consumers = await _durables(bus, name)
+    except ApiError as error:
+        raise _failed(f"{name}: {error}") from None
     inbox = bus.connection.new_inbox()
     subscription = await bus.subscribe(inbox, take)
     try:
@@ -165,7 +179,12 @@ async def _save(bus: Bus, name: str, archive: tarfile.TarFile) -> StreamBackup:
         ended.cancel()
         await bus.unsubscribe(subscription)
     return StreamBackup(
-        name=name, config=answer["config"], state=answer["state"], chunks=count, sha256=digest.hexdigest()
+        name=name,
+        config=answer["config"],
+        state=answer["state"],
+        consumers=tuple(consumers),
+        chunks=count,
+        sha256=digest.hexdigest(),
     )
 
 
@@ -250,8 +269,25 @@ async def _load(bus: Bus, one: StreamBackup, replicas: int, members: Iterator[tu
         _name, data = await asyncio.to_thread(next, members)
         _check_answer(one.name, await bus.request(target, data, RESTORE_TIMEOUT_S))
     _check_answer(one.name, await bus.request(target, b"", RESTORE_TIMEOUT_S))
+    await _wait_for_consumers(bus, one)
     if await _last_seq(bus, one.name) != one.last_seq:
         raise _failed(f"{one.name}: the restored stream does not end where the backup does")
+
+
+async def _durables(bus: Bus, name: str) -> list[str]:
+    """The consumers of a stream that outlive their clients; a few at most."""
+    found = (await bus.api(f"CONSUMER.LIST.{name}", {})).get("consumers") or []
+    return [one["name"] for one in found if one["config"].get("durable_name")]
+
+
+async def _wait_for_consumers(bus: Bus, one: StreamBackup) -> None:
+    """Returns when all consumers are there: in a cluster they follow their stream, and who declared them would win."""
+    try:
+        async with asyncio.timeout(RESTORE_TIMEOUT_S):
+            while not {*one.consumers} <= {*await _durables(bus, one.name)}:
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise _failed(f"{one.name}: its consumers did not come back") from None
 
 
 def _check_answer(name: str, answer: bytes) -> None:
@@ -270,8 +306,8 @@ def describe(manifest: Manifest) -> list[str]:
     lines = [f"{len(manifest.streams)} streams, {messages} messages, made at {show_time(manifest.created_at)}"]
     if manifest.changed:
         lines.append(
-            f"made while the site was in use: {', '.join(manifest.changed)} changed meanwhile; counters may be off by "
-            "what was done then until their hour is closed"
+            f"made while the site was in use: {', '.join(manifest.changed)} changed meanwhile; after a restore, "
+            "counters may be off until their hour is closed, and kudos that moved then may be lost"
         )
     return lines
 
