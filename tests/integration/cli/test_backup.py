@@ -197,7 +197,7 @@ async def test_restore_refuses_what_it_would_destroy_and_what_is_damaged(
 async def test_backup_of_a_site_at_work_says_so_and_a_full_disk_leaves_nothing(
     pair: tuple[QuotaDeployment, QuotaDeployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used, _ = pair
+    used, fresh = pair
     await asyncio.to_thread(used.start, 0)
     async with used.bus() as bus:
         for n in range(12):
@@ -212,6 +212,10 @@ async def test_backup_of_a_site_at_work_says_so_and_a_full_disk_leaves_nothing(
             await asyncio.gather(work, return_exceptions=True)
         assert USAGE in manifest.changed
         assert "made while the site was in use: USAGE" in "\n".join(describe(read_manifest(file)))
+
+        await asyncio.to_thread(fresh.start, 0)
+        restored = await command(fresh, "restore", str(file))
+        assert restored.returncode == ExitCode.OK, restored.stderr
 
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")

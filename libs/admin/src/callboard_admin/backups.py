@@ -270,8 +270,9 @@ async def _load(bus: Bus, one: StreamBackup, replicas: int, members: Iterator[tu
         _check_answer(one.name, await bus.request(target, data, RESTORE_TIMEOUT_S))
     _check_answer(one.name, await bus.request(target, b"", RESTORE_TIMEOUT_S))
     await _wait_for_consumers(bus, one)
-    if await _last_seq(bus, one.name) != one.last_seq:
-        raise _failed(f"{one.name}: the restored stream does not end where the backup does")
+    # A snapshot of a stream that is written to may hold a few messages more than its description says.
+    if await _last_seq(bus, one.name) < one.last_seq:
+        raise _failed(f"{one.name}: the restored stream ends before the backup does")
 
 
 async def _durables(bus: Bus, name: str) -> list[str]:
@@ -284,7 +285,9 @@ async def _wait_for_consumers(bus: Bus, one: StreamBackup) -> None:
     """Returns when all consumers are there: in a cluster they follow their stream, and who declared them would win."""
     try:
         async with asyncio.timeout(RESTORE_TIMEOUT_S):
-            while not {*one.consumers} <= {*await _durables(bus, one.name)}:
+            while True:
+                if {*one.consumers} <= {*await _durables(bus, one.name)}:
+                    return
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise _failed(f"{one.name}: its consumers did not come back") from None
