@@ -1,4 +1,4 @@
-"""What Kubernetes gets of this folder: the rules as one object of the Prometheus operator, the dashboards as ConfigMaps."""
+"""What Kubernetes gets of this folder: the rules as an object of the Prometheus operator, dashboards as ConfigMaps."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def prometheus_rule(files: Iterable[str]) -> str:
 
 
 def kustomization(rule_file: str, dashboards: Iterable[str]) -> str:
-    """The Component that deploy/k8s/components/monitoring pulls in; Grafana's sidecar finds dashboards by their label."""
+    """The Component that deploy/k8s/components/monitoring pulls in; Grafana's sidecar finds dashboards by a label."""
     return _text(
         {
             "apiVersion": "kustomize.config.k8s.io/v1alpha1",

@@ -86,7 +86,7 @@ def size(quantity: str) -> int:
 @pytest.mark.parametrize("overlay", ALL)
 def test_a_service_has_all_three_probes_and_liveness_asks_nothing_of_others(overlay: str) -> None:
     for workload in of_kind(rendered(overlay), "Deployment"):
-        if workload["metadata"]["name"] == "streams-watch":  # It listens nowhere and ends by itself.
+        if workload["metadata"]["name"] == "cli":  # It listens nowhere and ends by itself.
             continue
         [main] = containers(workload, init=False)
         assert main["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
@@ -131,11 +131,13 @@ def configuration(overlay: str) -> Path:
 @pytest.mark.parametrize("overlay", ALL)
 def test_pods_are_spread_and_their_importance_is_known(overlay: str) -> None:
     classes = {each["metadata"]["name"]: each["value"] for each in of_kind(rendered(overlay), "PriorityClass")}
-    assert classes["callboard-bus"] > classes["callboard-edge"] > classes["callboard-worker"] > classes["callboard-batch"]
+    assert (
+        classes["callboard-bus"] > classes["callboard-edge"] > classes["callboard-worker"] > classes["callboard-batch"]
+    )
     for workload in pods(overlay):
         pod = pod_of(workload)
         assert pod["priorityClassName"] in classes
-        if workload["kind"] == "Job" or workload["metadata"]["name"] == "streams-watch":
+        if workload["kind"] == "Job" or workload["metadata"]["name"] == "cli":
             continue
         spread = {each["topologyKey"]: each for each in pod["topologySpreadConstraints"]}
         assert set(spread) == {"kubernetes.io/hostname"} | (

@@ -13,6 +13,7 @@ from callboard_cli.models.catalogue import needed_by, select
 from callboard_contracts.config import ChatPoolSection, Config, SpeechPoolSection
 from callboard_contracts.streams import JOB_STREAMS, consumers
 from callboard_kit.settings import load_config
+from tests.deploy.known_metrics import own_metrics, rules
 from tests.deploy.kubernetes import (
     K8S,
     NAMESPACE,
@@ -32,7 +33,6 @@ from tests.deploy.kubernetes import (
     selects,
     workloads,
 )
-from tests.deploy.known_metrics import own_metrics, rules
 from tests.deploy.test_k8s_pods import configuration
 from tests.support.nats_server import server_binary
 
@@ -128,7 +128,7 @@ def test_every_selector_finds_its_own_pods_and_no_others(overlay: str) -> None:
             for each in of_kind(rendered(overlay), "PodDisruptionBudget")
             if selects(each["spec"]["selector"], pod_labels(workload))
         ]
-        if workload["metadata"]["name"] != "streams-watch":
+        if workload["metadata"]["name"] != "cli":
             # A pod with two budgets can never be evicted.
             [budget] = budgets
             assert budget["spec"] == {
@@ -155,7 +155,7 @@ def test_whatever_is_scaled_or_reached_is_there(overlay: str) -> None:
         scaled.append(target["name"])
     assert len(scaled) == len(set(scaled))
     if overlay not in {"dev", "ci"}:
-        assert set(scaled) == named(overlay, "Deployment")
+        assert set(scaled) == named(overlay, "Deployment") - {"cli"}
     services = {each["metadata"]["name"]: each["spec"]["ports"] for each in of_kind(objects, "Service")}
     for route in of_kind(objects, "HTTPRoute"):
         for rule in route["spec"]["rules"]:
@@ -205,7 +205,7 @@ def test_a_service_takes_its_configuration_and_listens_where_its_pod_says(overla
         [main] = containers(workload, init=False)
         config = config_of(main, overlay, tmp_path)
         name = main["name"]
-        if name == "streams":
+        if name == "cli":
             continue
         assert config.site.metrics_host == "0.0.0.0"
         assert config.nats.user == name
@@ -249,7 +249,7 @@ def test_secrets_are_files_of_one_service_each(overlay: str) -> None:
 def test_the_model_files_that_are_fetched_are_those_that_the_pool_loads(overlay: str) -> None:
     for workload in of_kind(rendered(overlay), "Deployment"):
         for container in pod_of(workload).get("initContainers", []):
-            if container["name"] != "models" or not container["image"].startswith("callboard/cli"):
+            if container["name"] != "models" or not container["image"].startswith("callboard-cli"):
                 continue
             assert container["args"][:2] == ["models", "fetch"]
             config = load_config(configuration(overlay), {})
@@ -297,7 +297,9 @@ def test_a_pool_grows_by_both_of_its_queues_and_by_its_slots(overlay: str) -> No
 
 
 def test_the_edge_knows_which_pools_may_sleep(tmp_path: Path) -> None:
-    [edge] = [each for each in of_kind(rendered("gpu-scale-to-zero"), "Deployment") if each["metadata"]["name"] == "edge"]
+    [edge] = [
+        each for each in of_kind(rendered("gpu-scale-to-zero"), "Deployment") if each["metadata"]["name"] == "edge"
+    ]
     config = config_of(containers(edge)[0], "gpu-scale-to-zero", tmp_path)
     sleeping = {
         (each["metadata"]["labels"]["app.kubernetes.io/name"], each["metadata"]["labels"]["callboard/pool"])
@@ -323,7 +325,7 @@ def test_the_streams_job_is_a_new_one_after_each_change(tmp_path: Path) -> None:
     names.append(job_name(built(overlay)))
     kustomization = (overlay / "kustomization.yaml").read_text()
     (overlay / "kustomization.yaml").write_text(
-        kustomization.replace('{ name: callboard/cli, newTag: "dev" }', "{ name: callboard/cli, newTag: other }")
+        kustomization.replace('{ name: callboard-cli, newTag: "dev" }', "{ name: callboard-cli, newTag: other }")
     )
     names.append(job_name(built(overlay)))
     assert len(set(names)) == 3
@@ -346,8 +348,8 @@ def test_every_process_is_scraped_under_the_name_that_the_dashboards_know(overla
                 jobs.add(rename["replacement"].replace("$1", pod_labels(workload)["app.kubernetes.io/name"]))
         if endpoint["port"] == "prom-metrics":
             jobs.add(rename["replacement"])
-    # The Job of the streams has no port, so no target comes of it.
-    assert jobs - {"callboard-streams"} == {
+    # The command line and its Job have no port, so no target comes of them.
+    assert jobs - {"callboard-streams", "callboard-cli"} == {
         f"callboard-{service}" for service in ("edge", "chat", "tts", "quota", "rooms", "nats")
     }
 
@@ -357,8 +359,6 @@ def test_the_rules_and_dashboards_are_those_of_compose() -> None:
     assert [each for group in rule["spec"]["groups"] for each in group["rules"]] == rules()
     boards = {key for each in of_kind(rendered("cpu"), "ConfigMap") for key in each["data"] if key.endswith(".json")}
     assert boards == {path.name for path in (ROOT / "deploy" / "observability" / "dashboards").glob("*.json")}
-
-
 
 
 OUTSIDE = {"gateway", "ingress-nginx", "keda", "monitoring"}
@@ -381,7 +381,9 @@ def policies(overlay: str, direction: str, labels: dict[str, str]) -> list[Docum
 
 @pytest.mark.parametrize("overlay", ALL)
 def test_nothing_flows_that_no_policy_allows(overlay: str) -> None:
-    [deny] = [each for each in of_kind(rendered(overlay), "NetworkPolicy") if each["metadata"]["name"] == "default-deny"]
+    [deny] = [
+        each for each in of_kind(rendered(overlay), "NetworkPolicy") if each["metadata"]["name"] == "default-deny"
+    ]
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for each in of_kind(rendered(overlay), "NetworkPolicy"):
         assert {kind.lower() for kind in each["spec"]["policyTypes"]} >= {"ingress", "egress"} & set(each["spec"])
@@ -453,8 +455,6 @@ def test_a_pod_reaches_the_bus_and_names_and_only_some_the_internet(overlay: str
             assert any(selects(peer["podSelector"], labels) for peer in entry["from"])
 
 
-
-
 def test_the_users_and_the_servers_configuration_are_as_the_command_line_writes_them() -> None:
     written = pytest.importorskip("callboard_cli.nats.users", reason="`callboard nats` is missing")
     text = written.users_of_environment(nkeys=False, admin_api=False)
@@ -473,8 +473,7 @@ def test_a_server_takes_the_configuration_with_secrets_from_its_environment(incl
     users.parent.mkdir(exist_ok=True)
     users.write_text((K8S / "components" / "nats-access" / "users.conf").read_text())
     secrets = {
-        f"NATS_PASSWORD_{user}".upper(): "p1e5"
-        for user in ("edge", "chat", "tts", "rooms", "quota", "operator")
+        f"NATS_PASSWORD_{user}".upper(): "p1e5" for user in ("edge", "chat", "tts", "rooms", "quota", "operator")
     }
     command = [server_binary(), "-t", "-c", str(folder / "nats.conf")]
     tried = subprocess.run(
@@ -501,8 +500,9 @@ def test_the_values_for_the_official_chart_say_what_the_single_server_says() -> 
     for part in ("container", "reloader", "promExporter"):
         assert values[part]["merge"]["securityContext"] == containers(server)[0]["securityContext"]
     assert values["podTemplate"]["merge"]["spec"]["terminationGracePeriodSeconds"] > 30
-    assert f"{values['container']['image']['repository']}:{values['container']['image']['tag']}" in (
-        containers(server)[0]["image"]
+    assert (
+        f"{values['container']['image']['repository']}:{values['container']['image']['tag']}"
+        in (containers(server)[0]["image"])
     )
 
 

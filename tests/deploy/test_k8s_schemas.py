@@ -82,9 +82,11 @@ def lost(given: Any, known: Any, path: str) -> list[str]:
     """The fields of a document that a model has dropped, which are those that it does not know."""
     if isinstance(given, dict) and isinstance(known, dict):
         missing = [f"{path}.{key}" for key in given.keys() - known.keys()]
-        return missing + [found for key in given.keys() & known for found in lost(given[key], known[key], f"{path}.{key}")]
+        return missing + [
+            found for key in given.keys() & known for found in lost(given[key], known[key], f"{path}.{key}")
+        ]
     if isinstance(given, list) and isinstance(known, list):
-        return [found for n, (one, other) in enumerate(zip(given, known, strict=True)) for found in lost(one, other, path)]
+        return [found for one, other in zip(given, known, strict=True) for found in lost(one, other, path)]
     return []
 
 
