@@ -334,6 +334,21 @@ def test_the_streams_job_is_a_new_one_after_each_change(tmp_path: Path) -> None:
     assert source["name"] == job_name([job])
 
 
+def test_the_overlay_of_the_guide_builds_and_says_what_it_changes(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text("utf-8")
+    [example] = re.findall(r"^```yaml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    k8s, mine = copied(tmp_path), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(example.replace("../callboard/deploy/k8s", "../k8s"))
+    (mine / "callboard.toml").write_text((k8s / "overlays" / "gpu" / "callboard.toml").read_text() + "# Mine.\n")
+    objects = built(mine)
+    assert job_name(objects) != job_name(rendered("gpu"))
+    [edge] = [each for each in of_kind(objects, "Deployment") if each["metadata"]["name"] == "edge"]
+    assert containers(edge)[0]["image"] == "registry.example/callboard-edge:0.1.0"
+    [route] = of_kind(objects, "HTTPRoute")
+    assert route["spec"]["hostnames"] == ["talk.example.org"]
+
+
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_every_process_is_scraped_under_the_name_that_the_dashboards_know(overlay: str) -> None:
     jobs: set[str] = set()
