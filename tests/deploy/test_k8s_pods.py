@@ -1,19 +1,22 @@
 """The pods of deploy/k8s: closed in, probed, given room, and ended only when their work is."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from callboard_edge import app as edge
 from callboard_kit.settings import load_config
 from callboard_quota import app as quota
 from callboard_rooms import app as rooms
+from tests.deploy import write_golden
 from tests.deploy.kubernetes import (
     K8S,
     OVERLAYS,
     Document,
-    built,
     composed,
     containers,
     name_of,
@@ -212,5 +215,48 @@ def test_an_engine_elsewhere_needs_no_model_files(tmp_path: Path) -> None:
     assert key.get_secret_value() == "secret"
 
 
-def test_a_second_render_says_the_same() -> None:
-    assert built(K8S / "overlays" / "dev") == list(rendered("dev"))
+@pytest.mark.parametrize("overlay", write_golden.OVERLAYS)
+def test_a_render_is_the_one_that_was_reviewed(overlay: str) -> None:
+    reviewed = (write_golden.FOLDER / f"{overlay}.yaml").read_text("utf-8")
+    assert write_golden.golden(overlay) == reviewed, "look at the difference after python -m tests.deploy.write_golden"
+
+
+@pytest.mark.parametrize("overlay", ALL)
+def test_lists_that_the_api_merges_by_a_key_have_each_key_once(overlay: str) -> None:
+    for workload in pods(overlay):
+        lists = [
+            [each["name"] for each in containers(workload)],
+            [each["name"] for each in pod_of(workload).get("volumes", [])],
+            [(each["topologyKey"], each["whenUnsatisfiable"]) for each in spread_of(workload)],
+            *([each["name"] for each in container.get("env", [])] for container in containers(workload)),
+        ]
+        assert all(len(keys) == len(set(keys)) for keys in lists), name_of(workload)
+
+
+def spread_of(workload: Document) -> list[Document]:
+    return pod_of(workload).get("topologySpreadConstraints", [])
+
+
+@pytest.mark.parametrize("overlay", ["dev", "gpu"])
+def test_checkov_finds_only_what_is_meant(overlay: str, tmp_path: Path) -> None:
+    program = shutil.which("checkov")
+    if program is None:
+        pytest.skip(
+            "checkov is missing; its package wants other versions of libraries, so it needs an environment alone"
+        )
+    file = tmp_path / "rendered.yaml"
+    objects = [each for each in rendered(overlay) if each["kind"] not in {"ConfigMap", "PrometheusRule"}]
+    file.write_text(yaml.safe_dump_all(objects))
+    meant = {
+        "CKV_K8S_11": "no limit of processor time, which would throttle what people wait for",
+        "CKV_K8S_15": "tags are never moved",
+        "CKV_K8S_43": "digests are for whoever has images of their own",
+        "CKV_K8S_8": "the command line's pod listens nowhere, and the exporter is not what the bus depends on",
+        "CKV_K8S_9": "the same",
+        "CKV_K8S_35": "nats-server reads passwords from variables of its environment",
+    }
+    command = [program, "--compact", "--quiet", "--framework", "kubernetes", "-f", str(file)]
+    done = subprocess.run(
+        [*command, "--skip-check", ",".join(meant)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout
