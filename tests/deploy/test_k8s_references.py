@@ -1,5 +1,6 @@
 """What the objects of deploy/k8s name: each other, ports, and what the services and the contracts know."""
 
+import json
 import re
 import subprocess
 from collections.abc import Iterable
@@ -169,6 +170,18 @@ def test_whatever_is_scaled_or_reached_is_there(overlay: str) -> None:
                 service = path["backend"]["service"]
                 assert service["port"]["name"] in {port["name"] for port in services[service["name"]]}
         assert int(ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]) > 3600
+
+
+def test_the_admin_token_of_the_guide_is_a_setting_and_a_file(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text("utf-8")
+    [patch] = re.findall(r"^```json\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    variable, source = (each["value"] for each in json.loads(patch))
+    mounted = {f"/etc/callboard/{item['path']}" for item in source["secret"]["items"]}
+    assert {variable["value"]} == mounted
+    token = tmp_path / "token"
+    token.write_text("t" * 24)
+    config = load_config(configuration("cpu"), {variable["name"]: str(token)})
+    assert config.edge.admin_token is not None
 
 
 def test_autoscalers_watch_a_metric_that_the_edge_has() -> None:
