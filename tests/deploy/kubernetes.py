@@ -120,6 +120,11 @@ def write(folder: Path, document: Document) -> None:
     (folder / "kustomization.yaml").write_text(text, encoding="utf-8")
 
 
+def configuration(overlay: str) -> Path:
+    """The file that an overlay's pods read."""
+    return K8S / "overlays" / ("gpu" if overlay == "gpu-scale-to-zero" else overlay) / "callboard.toml"
+
+
 def of_kind(objects: Iterable[Document], *kinds: str) -> list[Document]:
     """The objects of some kinds."""
     return [each for each in objects if each["kind"] in kinds]

@@ -18,6 +18,7 @@ from tests.deploy.kubernetes import (
     OVERLAYS,
     Document,
     composed,
+    configuration,
     containers,
     name_of,
     of_kind,
@@ -124,11 +125,6 @@ def test_a_pod_has_time_to_end_what_it_began(overlay: str) -> None:
         assert set(stop) == ({"sleep"} if name == "edge" else set())
         sleep_s = stop.get("sleep", {}).get("seconds", 0)
         assert pod_of(workload)["terminationGracePeriodSeconds"] >= sleep_s + drains_s[name] + MARGIN_S, name
-
-
-def configuration(overlay: str) -> Path:
-    """The file that an overlay's pods read."""
-    return K8S / "overlays" / ("gpu" if overlay == "gpu-scale-to-zero" else overlay) / "callboard.toml"
 
 
 @pytest.mark.parametrize("overlay", ALL)

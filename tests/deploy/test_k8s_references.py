@@ -22,6 +22,7 @@ from tests.deploy.kubernetes import (
     ROOT,
     Document,
     built,
+    configuration,
     containers,
     copied,
     environment,
@@ -34,7 +35,6 @@ from tests.deploy.kubernetes import (
     selects,
     workloads,
 )
-from tests.deploy.test_k8s_pods import configuration
 from tests.support.nats_server import server_binary
 
 pytestmark = pytest.mark.deploy
@@ -49,7 +49,6 @@ LABEL_VALUE = re.compile(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?")
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 BUS_PORTS = {"nats": 4222, "monitor": 8222, "cluster": 6222, "prom-metrics": 7777}
 """Those of the official chart with our values."""
-METRICS_SETTINGS = {"edge": "edge", "quota": "quota", "rooms": "rooms"}
 ALL = [pytest.param(overlay, id=overlay) for overlay in OVERLAYS]
 
 
