@@ -486,7 +486,7 @@ def test_the_users_and_the_servers_configuration_are_as_the_command_line_writes_
     written = pytest.importorskip("callboard_cli.nats.users", reason="`callboard nats` is missing")
     text = written.users_of_environment(nkeys=False, admin_api=False)
     file = K8S / "components" / "nats-access" / "users.conf"
-    assert file.read_text().split("\n", 1)[1] == text
+    assert file.read_text().split("\n", 1) == ["# Written by `callboard nats users`.", text], f"write {file} anew"
 
 
 @pytest.mark.parametrize("include", ["users/users.conf", "../nats-users/users.conf"])
