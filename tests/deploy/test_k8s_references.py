@@ -158,7 +158,12 @@ def test_whatever_is_scaled_or_reached_is_there(overlay: str) -> None:
         assert set(scaled) == named(overlay, "Deployment") - {"cli"}
     services = {each["metadata"]["name"]: each["spec"]["ports"] for each in of_kind(objects, "Service")}
     for route in of_kind(objects, "HTTPRoute"):
+        # No package has a schema of it.
+        assert set(route["spec"]) == {"parentRefs", "hostnames", "rules"}
+        assert all(set(each) == {"group", "kind", "namespace", "name"} for each in route["spec"]["parentRefs"])
         for rule in route["spec"]["rules"]:
+            assert set(rule) == {"matches", "timeouts", "backendRefs"}
+            assert all(set(each) == {"group", "kind", "name", "port", "weight"} for each in rule["backendRefs"])
             # Replies wait for a pool that wakes, and room streams last for hours.
             assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
             for backend in rule["backendRefs"]:
