@@ -1,4 +1,4 @@
-"""Generates the dashboards of Grafana and the rules of the objectives for Prometheus.
+"""Generates the dashboards of Grafana, the rules of the objectives for Prometheus, and what Kubernetes gets of both.
 
 `python -m deploy.observability.build` writes the files; with `--check` it only names those that differ.
 """
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from deploy.observability import objectives
+from deploy.observability import kubernetes, objectives
 from deploy.observability.definitions.bus import BUS
 from deploy.observability.definitions.chat import CHAT
 from deploy.observability.definitions.edge import EDGE
@@ -20,6 +20,8 @@ from deploy.observability.grafana import to_json
 HERE = Path(__file__).parent
 DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, ROOMS, QUOTA, BUS)
 
+RULE_OBJECT = "kubernetes/rules.yaml"
+
 
 def files() -> dict[Path, str]:
     """Every generated file and its text."""
@@ -28,7 +30,15 @@ def files() -> dict[Path, str]:
         + "\n"
         for dashboard in DASHBOARDS
     }
-    return {**dashboards, HERE / "rules" / "objectives.yaml": objectives.rules()}
+    rules = {path: path.read_text("utf-8") for path in (HERE / "rules").glob("*.yaml")}
+    written = {HERE / "rules" / "objectives.yaml": objectives.rules()}
+    every = [text for _, text in sorted({**rules, **written}.items())]
+    return {
+        **dashboards,
+        **written,
+        HERE / RULE_OBJECT: kubernetes.prometheus_rule(every),
+        HERE / "kustomization.yaml": kubernetes.kustomization(RULE_OBJECT, (each.key for each in DASHBOARDS)),
+    }
 
 
 def differing() -> list[Path]:
