@@ -1,1 +1,8 @@
 """The engines that turn pieces of text into sound."""
+
+import os
+
+# onnxruntime looks up its vendor's host as soon as it is imported, and libraries around torch look for newer files;
+# every file that is needed is here already.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"

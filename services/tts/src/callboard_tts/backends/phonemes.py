@@ -11,12 +11,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import espeakng_loader
 from num2words import num2words
-from phonemizer.backend import EspeakBackend
-from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
 from callboard_tts import metrics
+from callboard_tts.backends.espeak import espeak_backend
 from callboard_tts.backends.heteronyms import respelled
 from callboard_tts.backends.readers import SCRIPTS, Run, split_runs
 from callboard_tts.domain.pronunciation import PRONUNCIATION
@@ -255,18 +253,7 @@ def _load_converter(language: str) -> Callable[[str], str]:
 
 
 def _espeak_converter(language: str) -> Callable[[str], str]:
-    EspeakWrapper.set_library(espeakng_loader.get_library_path())
-    EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-    silent = logging.getLogger("callboard_tts.espeak")
-    silent.setLevel(logging.CRITICAL)
-    backend = EspeakBackend(
-        _ESPEAK_VOICES[language],
-        preserve_punctuation=True,
-        with_stress=True,
-        tie="^",
-        language_switch="remove-flags",
-        logger=silent,
-    )
+    backend = espeak_backend(_ESPEAK_VOICES[language])
     english = language.startswith("en-")
     table = _sorted(_ENGLISH if english else _OTHERS)
     regional = _sorted(_AMERICAN if language == "en-us" else _BRITISH) if english else []
