@@ -19,6 +19,7 @@ import uvloop
 from callboard_contracts.config import Config
 from callboard_kit import library_output
 from callboard_kit.logs import setup_logs
+from callboard_kit.native_code import load_failure
 from callboard_kit.settings import SettingsError, load_config
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,9 @@ async def _supervise(main: Main, config: Config, arguments: argparse.Namespace) 
         await main(config, shutdown, arguments)
     except StartError:
         raise
-    except Exception:
+    except Exception as error:
+        if reason := load_failure(error):
+            raise StartError(reason) from error
         log.exception("failed")
         return EXIT_FAILED
     if shutdown.stuck:

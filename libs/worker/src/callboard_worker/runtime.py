@@ -19,6 +19,7 @@ from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_kit import library_output
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, is_set_within, run_service
+from callboard_kit.native_code import load_failure
 from callboard_kit.payload_cipher import erase_keys
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_worker.announcing import Announcer
@@ -121,7 +122,7 @@ class Worker(Generic[J]):
         try:
             await self._engine.load()
         except EngineUnavailable as error:
-            raise StartError(f"{self._pool.setting}: {error}") from None
+            raise StartError(f"{self._pool.setting}: {load_failure(error) or error}") from None
         self._metrics.engine_load.labels(self._pool.backend).set(time.monotonic() - started)
 
     async def _serve(self, bus: Bus, key_life_s: float) -> None:

@@ -11,7 +11,7 @@ from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Shutdown, StartError
+from callboard_kit.lifecycle import Shutdown
 from callboard_kit.memory_limit import give_memory_back, limit_memory
 from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.runtime import Worker
@@ -34,10 +34,8 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
                 pool.url, pool.api_key, pool.connect_timeout_s, contexts, parse_special=pool.parse_special
             )
         case "llamacpp":
-            try:
-                from callboard_chat.backends.llamacpp import LlamaCppEngine
-            except ImportError:
-                raise StartError("the backend llamacpp needs the package xllamacpp") from None
+            from callboard_chat.backends.llamacpp import LlamaCppEngine
+
             return LlamaCppEngine(
                 pool.model_path,
                 pool.slots,

@@ -5,7 +5,7 @@ import argparse
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel, OfferedVoice
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Shutdown, StartError
+from callboard_kit.lifecycle import Shutdown
 from callboard_kit.memory_limit import limit_memory
 from callboard_tts import metrics
 from callboard_tts.domain.ports import SpeechEngine
@@ -17,27 +17,24 @@ from callboard_worker.runtime import Worker
 
 def build_engine(pool: PoolSettings) -> SpeechEngine:
     """Makes the engine that the pool names; each backend's libraries are loaded only here."""
-    try:
-        match pool.backend:
-            case "kokoro_onnx":
-                from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
+    match pool.backend:
+        case "kokoro_onnx":
+            from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
 
-                return KokoroOnnxEngine(pool.model_path, pool.voices_path, pool.lanes, pool.threads, pool.device)
-            case "kokoro":
-                from callboard_tts.backends.kokoro import KokoroEngine
+            return KokoroOnnxEngine(pool.model_path, pool.voices_path, pool.lanes, pool.threads, pool.device)
+        case "kokoro":
+            from callboard_tts.backends.kokoro import KokoroEngine
 
-                return KokoroEngine(pool.model_path, pool.voices_path, pool.lanes, pool.threads, pool.device)
-            case "openai":
-                from callboard_tts.backends.openai import OpenAISpeechEngine
+            return KokoroEngine(pool.model_path, pool.voices_path, pool.lanes, pool.threads, pool.device)
+        case "openai":
+            from callboard_tts.backends.openai import OpenAISpeechEngine
 
-                assert pool.url is not None
-                return OpenAISpeechEngine(pool.url, pool.api_key, stall_timeout_s=pool.stall_timeout_s)
-            case _:
-                from callboard_tts.backends.fake import FakeEngine
+            assert pool.url is not None
+            return OpenAISpeechEngine(pool.url, pool.api_key, stall_timeout_s=pool.stall_timeout_s)
+        case _:
+            from callboard_tts.backends.fake import FakeEngine
 
-                return FakeEngine()
-    except ImportError as error:
-        raise StartError(f"the backend {pool.backend} needs the package {error.name}") from None
+            return FakeEngine()
 
 
 async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:

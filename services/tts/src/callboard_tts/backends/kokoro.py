@@ -36,11 +36,9 @@ class KokoroEngine(KokoroBase[Any]):
 
     def _open(self) -> tuple[Any, Mapping[str, int]]:
         config_file, weights_file = _model_files(self._path)
-        try:
-            import torch  # pyright: ignore[reportMissingImports] - not in the development environment
-            from kokoro import KModel  # pyright: ignore[reportMissingImports] - the same
-        except ImportError as error:
-            raise EngineUnavailable(f"the package {error.name} is missing; install callboard-tts[torch]") from error
+        import torch  # pyright: ignore[reportMissingImports] - not in the development environment
+        from kokoro import KModel  # pyright: ignore[reportMissingImports] - the same
+
         if self._device == "auto":
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
         if self._device == "cuda" and not torch.cuda.is_available():

@@ -13,6 +13,7 @@ from typing import Any
 
 from num2words import num2words
 
+from callboard_kit.native_code import load_failure
 from callboard_tts import metrics
 from callboard_tts.backends.espeak import espeak_backend
 from callboard_tts.backends.heteronyms import respelled
@@ -248,7 +249,7 @@ def _load_converter(language: str) -> Callable[[str], str]:
             if language == "ja":
                 return _japanese_converter()
     except ImportError as error:
-        raise EngineFailed(f"the language {language} needs the package {error.name}") from error
+        raise EngineFailed(f"the language {language}: {load_failure(error) or error.name}") from error
     raise EngineFailed(f"no phonemes for the language {language}")
 
 
