@@ -1,7 +1,7 @@
 """espeak-ng for every language out of one library, loaded from where it is installed.
 
-phonemizer loads a copy of the library for each language, out of a temporary folder. That fails where the folder does not
-allow execution, as `/tmp` in a hardened container does not.
+phonemizer loads a copy of the library for each language, out of a temporary folder. That fails where nothing may be
+executed from the folder, as from `/tmp` in a hardened container.
 """
 
 import ctypes
