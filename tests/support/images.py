@@ -26,7 +26,6 @@ SUITE = "bookworm"
 PROGRAMS = ("buildah", "runc", "debootstrap")
 BUILD_TIMEOUT_S = 2400.0
 USER = 10001
-BUILT_FROM = ("deploy/images", "libs", "services", "cli", "locks")
 
 
 def missing() -> str:
@@ -177,7 +176,8 @@ def _mount(target: str, kind: str, source: str, *options: str) -> dict[str, Any]
 def _digest(arguments: Mapping[str, str]) -> str:
     """A digest of what goes into an image."""
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
-    paths = [path for top in BUILT_FROM for path in (ROOT / top).rglob("*") if path.is_file()]
+    paths = [ROOT / DOCKERFILE, *(ROOT / "locks" / f"{name}.txt" for name in ("build", arguments["LOCK"]))]
+    paths += [path for top in ("libs", arguments["MEMBER"]) for path in (ROOT / top).rglob("*") if path.is_file()]
     for path in sorted(path for path in paths if "__pycache__" not in path.parts):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -113,6 +113,8 @@ def needed_by(config: Config) -> tuple[ModelFile, ...]:
     names = [pool.model_file for pool in config.chat.pools.values() if pool.backend == "llamacpp" and pool.model_file]
     for speech_pool in config.tts.pools.values():
         if speech_pool.backend == "kokoro_onnx":
-            names += [speech_pool.model_file or DEFAULT_SPEECH_MODEL, speech_pool.voices_file or VOICES_FOLDER]
+            names.append(speech_pool.model_file or DEFAULT_SPEECH_MODEL)
+        if speech_pool.backend in ("kokoro_onnx", "kokoro"):
+            names.append(speech_pool.voices_file or VOICES_FOLDER)
     known = {file.name for file in catalogue()} | {VOICES_FOLDER}
     return select(name for name in names if name in known)
