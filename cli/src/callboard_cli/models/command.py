@@ -30,6 +30,7 @@ def register(subparsers: Subparsers) -> None:
     listing.set_defaults(run=_list)
     fetching = actions.add_parser("fetch", help="fetch missing model files")
     fetching.add_argument("names", nargs="*", help="files or groups; default: what the configuration uses")
+    fetching.add_argument("--tries", type=int, default=1, help="how often to try, with growing pauses; default: 1")
     fetching.set_defaults(run=_fetch)
     suggesting = actions.add_parser("suggest", help="suggest language models that fit into memory")
     suggesting.add_argument("--memory", help="such as 8GB, of the machine or the GPU; default: this machine's")
@@ -80,7 +81,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config).config
     files = select(arguments.names) if arguments.names else needed_by(config)
     cache = ModelCache(model_folder(config.site))
-    fetched = ensure(files, cache, Progress())
+    fetched = ensure(files, cache, Progress(), arguments.tries)
     print(f"{len(files)} files ready in {cache.folder}, {fetched} fetched now")
     return 0
 

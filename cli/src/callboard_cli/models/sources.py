@@ -33,6 +33,8 @@ PIP_DOWNLOAD = (
     *("--disable-pip-version-check", "--only-binary", ":all:"),
 )
 NPM_PACK = ("npm", "pack", "--silent")
+RESUMABLE = (".part", ".whl", ".tgz")
+"""The suffixes of partial files and of whole packages."""
 
 
 class SourceError(Exception):
@@ -78,6 +80,18 @@ class Sources:
     def clear(self) -> None:
         """Removes all downloads that were kept for a later attempt."""
         shutil.rmtree(self._download_dir, ignore_errors=True)
+
+    def keep_resumable(self) -> int:
+        """Removes what a later attempt cannot go on with, and returns how many bytes are left."""
+        kept_bytes = 0
+        for path in self._download_dir.iterdir() if self._download_dir.exists() else ():
+            if path.suffix in RESUMABLE:
+                kept_bytes += path.stat().st_size
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return kept_bytes
 
     def _from_hub(self, file: ModelFile, source: HuggingFaceFile) -> Path:
         if self._hub_error:
