@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models hearing-models test test-all hear hostile soak check fix bench docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all images-test hear hostile soak check fix bench docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,7 +49,10 @@ hearing-models: $(READY)
 test-all: models hearing-models ## every tier, with real models, processes and faults
 	$(call twice,-n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)")
 	$(call twice,-n 3 --dist loadfile -m "$(PROCESSES)")
-	$(PYTEST) -m "not ($(SIDE_BY_SIDE) or $(PROCESSES) or benchmark)" $(ARGS) || { $(NONE_LEFT); }
+	$(PYTEST) -m "not ($(SIDE_BY_SIDE) or $(PROCESSES) or images or benchmark)" $(ARGS) || { $(NONE_LEFT); }
+
+images-test: models ## build every image and run a Callboard out of them (needs root, buildah, runc, debootstrap)
+	$(PYTEST) -m images $(ARGS)
 
 hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
 	$(BIN)/python -m tests.hearing $(ARGS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-TIERS = ("unit", "contract", "backend", "deploy", "integration", "e2e", "hostile")
+TIERS = ("unit", "contract", "backend", "deploy", "integration", "e2e", "hostile", "images")
 SETTLE_S = 2.0
 
 pytest_plugins = ("tests.support.engines",)
