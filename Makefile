@@ -23,7 +23,7 @@ twice = $(PYTEST) $(1) $(ARGS) || { rc=$$?; [ $$rc = 5 ] && [ -n "$(ARGS)" ]; } 
 help:
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^## / { printf "\n%s\n", substr($$0, 4) } \
-		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 
 ## Use it

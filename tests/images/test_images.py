@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Generator
-from pathlib import Path
 
 import openai
 import pytest
