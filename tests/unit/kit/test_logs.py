@@ -1,9 +1,11 @@
 import json
 import logging
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from callboard_kit.logs import JsonFormatter
+from callboard_kit.logs import PACKAGES, JsonFormatter
 
 pytestmark = pytest.mark.unit
 
@@ -35,3 +37,8 @@ def test_exception_is_named_but_its_text_is_not_written() -> None:
     written = line(record)
     assert written["exception"] == "ValueError"
     assert "what the client said" not in json.dumps(written)
+
+
+def test_every_package_of_ours_logs_its_own_events() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(PACKAGES) == set(project["tool"]["importlinter"]["root_packages"])

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 PACKAGES = tuple(
-    f"callboard{suffix}" for suffix in ("", "_kit", "_admin", "_worker", "_edge", "_chat", "_tts", "_quota", "_cli")
+    f"callboard_{part}"
+    for part in ("admin", "chat", "cli", "contracts", "edge", "kit", "quota", "rooms", "tts", "worker")
 )
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
