@@ -3,13 +3,23 @@
 import asyncio
 import json
 from collections.abc import Generator
+from pathlib import Path
 
 import openai
 import pytest
 
 from tests.images.image_deployment import MODELS, ContainerService, ImageDeployment
 from tests.support.audio import decoded, duration_s, rms
-from tests.support.images import STORE, build_arguments, ensure_image, image_config, missing, size_mb
+from tests.support.images import (
+    STORE,
+    ContainerCommand,
+    build_arguments,
+    ensure_image,
+    image_config,
+    missing,
+    size_mb,
+    start_container,
+)
 from tests.support.models import CHAT_MODEL, SPEECH_MODEL, VOICE, built_in_config, missing_model_files
 from tests.support.processes import merged
 
@@ -47,6 +57,22 @@ def test_an_image_has_what_it_needs_and_no_more(image: str, capsys: pytest.Captu
     service = f"callboard_{member.rpartition('/')[2]}"
     assert service in ours
     assert ours - {service} <= {"callboard_admin", "callboard_contracts", "callboard_kit", "callboard_worker"}
+
+
+def test_a_library_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None:
+    root = ensure_image("callboard-chat")
+    (library,) = (path for path in root.glob("usr/lib/*/libgomp.so.1") if path.exists())
+    empty = tmp_path / "empty"
+    empty.touch()
+    config = tmp_path / "callboard.toml"
+    config.write_text('[chat.pools.local]\nbackend = "llamacpp"\nmodel_file = "any.gguf"\n')
+    tmp_path.chmod(0o755)
+    mounts = {empty: f"/{library.relative_to(root)}", config: "/etc/callboard.toml"}
+    command = ContainerCommand("callboard-chat", "callboard-test-library", tmp_path, mounts)
+    child = start_container(command, ["--config", "/etc/callboard.toml", "--pool", "local"], {}, tmp_path / "log")
+    assert child.wait(120) == 1
+    last = child.output().splitlines()[-1]
+    assert "libgomp.so.1 cannot be loaded: file too short; reinstall its package" in last
 
 
 @pytest.fixture(scope="module")

@@ -110,8 +110,8 @@ def size_mb(root: Path) -> float:
 class ContainerCommand:
     """How to run one container of an image: read-only, as a user without a name, without capabilities, on loopback.
 
-    The folders of `mounts` are seen at the same paths inside; `/tmp` is a file system of its own from which nothing can
-    be executed, as Docker's default is.
+    `mounts` says where the machine's files and folders are seen inside, to be read only. `/tmp` is a file system of its
+    own from which nothing can be executed, as Docker's default is.
     """
 
     def __init__(self, image: str, name: str, folder: Path, mounts: Mapping[Path, str]) -> None:
@@ -156,7 +156,7 @@ class ContainerCommand:
                 _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
                 _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=64m"),
                 _mount("/tmp", "tmpfs", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=256m"),
-                *(_mount(str(path), "bind", str(path), "rbind", mode) for path, mode in self._mounts.items()),
+                *(_mount(inside, "bind", str(outside), "rbind", "ro") for outside, inside in self._mounts.items()),
             ],
             # Without a network of its own, the container sees the machine's loopback.
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
