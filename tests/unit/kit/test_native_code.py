@@ -105,3 +105,22 @@ def test_a_service_that_cannot_load_its_engine_says_so_in_one_line(tmp_path: Pat
     lines = done.stderr.splitlines()
     assert "callboard engine: the library libgomp-of-another-system.so.1 is missing; " in lines[-1]
     assert json.loads(lines[-2])["event"] == "start_failed"
+
+
+@pytest.mark.parametrize("service", ["chat", "edge", "quota", "rooms", "tts"])
+def test_a_service_whose_imports_fail_says_so_in_one_line(service: str, tmp_path: Path) -> None:
+    broken = "raise ImportError('libsound.so.4: cannot open shared object file: No such file or directory')"
+    (tmp_path / "prometheus_client.py").write_text(broken)
+    done = subprocess.run(
+        [sys.executable, "-m", f"callboard_{service}", *(["--pool", "local"] if service in ("chat", "tts") else [])],
+        cwd=tmp_path,
+        env={"PYTHONPATH": ":".join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"callboard {service}: the library libsound.so.4 is missing; install the system package that has it\n"
+    )

@@ -1,6 +1,9 @@
 """Says in one line why a package or its native code cannot be loaded, and what to do about it."""
 
 import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 _SHARED_OBJECT = r"(?P<library>[^\s:]+\.so[^\s:]*)"
 _MISSING = re.compile(rf"^{_SHARED_OBJECT}: cannot open shared object file: No such file")
@@ -21,6 +24,18 @@ _SUPPLIERS = {
     "libcudnn.so": "use the image's flavour for GPUs",
 }
 """Who supplies a library, by the beginning of its name."""
+
+
+@contextmanager
+def explained_imports(service: str) -> Generator[None]:
+    """Ends the process with that line where what a service imports cannot be loaded."""
+    try:
+        yield
+    except ImportError as error:
+        line = load_failure(error)
+        if line is None:
+            raise
+        sys.exit(f"callboard {service}: {line}")
 
 
 def load_failure(error: BaseException) -> str | None:

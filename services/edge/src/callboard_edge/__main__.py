@@ -2,8 +2,11 @@
 
 import sys
 
-from callboard_edge.app import serve
 from callboard_kit.lifecycle import run_service
+from callboard_kit.native_code import explained_imports
+
+with explained_imports("edge"):
+    from callboard_edge.app import serve
 
 
 def main() -> int:
