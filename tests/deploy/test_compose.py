@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,6 @@ WORST_WORKER_DRAIN_S = 50.0
 @pytest.fixture(params=setups())
 def setup(request: pytest.FixtureRequest) -> Compose:
     return compose(str(request.param))
-
-
-def settings(stack: Compose, service: str, folder: Path, over: Mapping[str, str] | None = None) -> Config:
-    """What a service's process makes of its file and its environment; the secrets' files are given in a folder."""
-    environ = stack.environment(service) | dict(over or {})
-    mounts = [volume for volume in stack.document["services"][service]["volumes"] if isinstance(volume, dict)]
-    (source,) = [volume["source"] for volume in mounts if volume["target"] == environ["CALLBOARD_CONFIG"]]
-    for key, value in environ.items():
-        if key.endswith(("PASSWORD_FILE", "API_KEY_FILE")):
-            secret = folder / Path(value).name
-            secret.write_text("secret")
-            environ[key] = str(secret)
-    return load_config(FOLDER / source, environ)
 
 
 def metrics_port(config: Config, service: str, pool: str) -> int:
@@ -82,7 +68,7 @@ def test_every_service_starts_on_its_settings(setup: Compose, tmp_path: Path) ->
     for name in OURS:
         if name not in setup.services:
             continue
-        config = settings(setup, name, tmp_path)
+        config = setup.config(name, tmp_path)
         assert config.site.metrics_host == "0.0.0.0"
         assert (config.edge.host, config.edge.port) == ("0.0.0.0", 8080)
         assert config.nats.url == "nats://nats:4222"
@@ -102,7 +88,7 @@ def test_every_service_starts_on_its_settings(setup: Compose, tmp_path: Path) ->
 
 
 def test_every_pool_of_the_configuration_has_a_worker(setup: Compose, tmp_path: Path) -> None:
-    config = settings(setup, "edge", tmp_path)
+    config = setup.config("edge", tmp_path)
     served = {
         name: service["command"][-1]
         for name, service in setup.services.items()
@@ -113,7 +99,7 @@ def test_every_pool_of_the_configuration_has_a_worker(setup: Compose, tmp_path: 
 
 
 def test_an_engine_of_the_set_up_is_in_it(setup: Compose, tmp_path: Path) -> None:
-    config = settings(setup, "chat", tmp_path)
+    config = setup.config("chat", tmp_path)
     (pool,) = config.chat.pools.values()
     if pool.backend == "ollama":
         assert pool.url == "http://ollama:11434"
@@ -165,7 +151,7 @@ def test_only_the_proxy_has_a_port_and_only_for_this_machine() -> None:
 
 def test_the_proxy_finds_every_edge_and_outlasts_its_requests(tmp_path: Path) -> None:
     text = (FOLDER / "haproxy.cfg").read_text()
-    config = settings(compose(), "edge", tmp_path)
+    config = compose().config("edge", tmp_path)
     assert f"server-template edge 1-16 edge:{config.edge.port} check port {config.edge.metrics_port} " in text
     for side in ("client", "server"):
         found = re.search(rf"^  timeout {side} (\d+)s$", text, re.MULTILINE)
@@ -181,7 +167,7 @@ def test_the_proxy_finds_every_edge_and_outlasts_its_requests(tmp_path: Path) ->
 
 def test_containers_get_longer_to_stop_than_services_take(tmp_path: Path) -> None:
     stack = compose()
-    config = settings(stack, "edge", tmp_path)
+    config = stack.config("edge", tmp_path)
 
     def grace_s(name: str) -> float:
         return float(stack.document["services"][name]["stop_grace_period"].removesuffix("s"))
@@ -205,12 +191,12 @@ def test_compose_serves_what_up_serves(tmp_path: Path) -> None:
     assert needed_by(ours) == needed_by(packaged)
     with_ollama = load_config(FOLDER / "ollama.toml", {})
     assert (with_ollama.tts, with_ollama.quota) == (ours.tts, ours.quota)
-    assert str(settings(compose(), "models", tmp_path, {}).site.model_dir) == "/models"
+    assert str(compose().config("models", tmp_path).site.model_dir) == "/models"
 
 
 def test_a_gpu_speaks_with_the_voices_that_are_fetched(tmp_path: Path) -> None:
     stack = compose("gpu.env")
-    config = settings(stack, "tts-gpu", tmp_path)
+    config = stack.config("tts-gpu", tmp_path)
     (pool,) = config.tts.pools.values()
     assert pool.backend == "kokoro"
     assert {file.name.split("/")[0] for file in needed_by(config)} == {"kokoro-voices"}

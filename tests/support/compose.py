@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+from callboard_contracts.config import Config
+from callboard_kit.settings import load_config
+
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
 DEFAULT_SETUP = ".env"
 _VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::-([^}]*))?\}")
@@ -58,6 +61,18 @@ class Compose:
             found |= env_file(FOLDER / path)
         given = service.get("environment", {})
         return found | (dict(line.split("=", 1) for line in given) if isinstance(given, list) else given)
+
+    def config(self, name: str, folder: Path) -> Config:
+        """What a service's process makes of its file and its environment; its secrets are stand-ins in a folder."""
+        environ = self.environment(name)
+        mounts = [volume for volume in self.document["services"][name]["volumes"] if isinstance(volume, dict)]
+        (source,) = [volume["source"] for volume in mounts if volume["target"] == environ["CALLBOARD_CONFIG"]]
+        for key, value in environ.items():
+            if key.endswith(("PASSWORD_FILE", "API_KEY_FILE")):
+                secret = folder / Path(value).name
+                secret.write_text("secret", encoding="ascii")
+                environ[key] = str(secret)
+        return load_config(FOLDER / source, environ)
 
 
 def compose(setup: str = DEFAULT_SETUP, over: Mapping[str, str] | None = None) -> Compose:
