@@ -33,11 +33,12 @@ def table_of(scenario: str, folder: Path, chat_url: str, speech_url: str) -> dic
 
 async def answer(session: aiohttp.ClientSession, deployment: Deployment) -> str | None:
     """What a character's script is told, with the site's default model."""
-    body = {"join_key": "pond", "username": "Ada", "message": "Hello.", "model": "", "message_id": str(uuid4())}
+    message_id = str(uuid4())
+    body: dict[str, Any] = {"join_key": "pond", "username": "Ada", "message": "Hello.", "message_id": message_id}
     body |= {"system_instructions": "You are a frog.", "charactername": "Frog", "options": {}}
-    body |= {"think": False, "audio_instructions": "", "audio_voice": "", "audio_model": ""}
+    body |= {"model": "", "think": False, "audio_instructions": "", "audio_voice": "", "audio_model": ""}
     script = Script(Simulator(session, deployment.root_url()), 0.3, 60)
-    poll = "/ait/getMessageResponse" + query(join_key="pond", message_id=body["message_id"])
+    poll = "/ait/getMessageResponse" + query(join_key="pond", message_id=message_id)
     return await script.asks("/ait/postMessage", body, poll)
 
 
