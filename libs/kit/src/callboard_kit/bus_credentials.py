@@ -35,7 +35,8 @@ def with_local_credentials(config: Config) -> Config:
 
     They are used only for a bus on this machine.
     """
-    if config.nats.password is not None or not is_local(config.nats.url):
+    nats = config.nats
+    if nats.password is not None or nats.nkey_seed is not None or not is_local(nats.url):
         return config
     try:
         password = (bus_folder(config.site) / PASSWORD_FILE).read_text(encoding="ascii").strip()
@@ -43,7 +44,7 @@ def with_local_credentials(config: Config) -> Config:
         return config
     if not password:
         return config
-    nats = config.nats.model_copy(update={"password": SecretStr(password)})
+    nats = nats.model_copy(update={"password": SecretStr(password)})
     return config.model_copy(update={"nats": nats})
 
 
