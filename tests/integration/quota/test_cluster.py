@@ -11,7 +11,7 @@ from callboard_contracts.errors import ErrorCode
 from callboard_contracts.quota import Hold
 from callboard_contracts.streams import QUOTA
 from callboard_kit.bus import Bus, BusError
-from tests.integration.quota.cluster import Cluster
+from tests.support.cluster import Cluster
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     counters,
