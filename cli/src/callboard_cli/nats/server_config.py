@@ -24,7 +24,9 @@ class ServerOptions:
     listen: str
     monitor: str
     store: str
+    max_memory: str = "2G"
     ports_folder: str | None = None
+    pid_file: str | None = None
     include: str | None = None
     credentials: tuple[str, str] | None = None
     tls: Tls | None = None
@@ -40,9 +42,10 @@ def configuration(options: ServerOptions) -> str:
         f"listen: {quoted(options.listen)}",
         f"http: {quoted(options.monitor)}",
         *([f"ports_file_dir: {quoted(options.ports_folder)}"] if options.ports_folder else []),
+        *([f"pid_file: {quoted(options.pid_file)}"] if options.pid_file else []),
         "jetstream {",
         f"  store_dir: {quoted(options.store)}",
-        "  max_mem: 2G",
+        f"  max_mem: {options.max_memory}",
         "  max_file: 16G",
         "  # A message is acknowledged once it is on the disk.",
         "  sync_interval: always",
@@ -50,7 +53,7 @@ def configuration(options: ServerOptions) -> str:
         FEATURE_FLAGS,
     ]
     if options.tls:
-        lines += ["tls {", *(f"  {line}" for line in _tls(options.tls, options.tls_folder)), "}"]
+        lines += _tls(options.tls, options.tls_folder)
     if options.routes:
         lines += [
             "cluster {",
@@ -58,7 +61,11 @@ def configuration(options: ServerOptions) -> str:
             f'  listen: "0.0.0.0:{CLUSTER_PORT}"',
             f"  routes: [{', '.join(map(quoted, options.routes))}]",
             # Servers ask one another for certificates whatever clients have to show.
-            *(["  tls {", *(f"    {line}" for line in _tls("mutual", options.tls_folder)), "  }"] if options.tls else []),
+            *(
+                ["  tls {", *(f"    {line}" for line in _tls("mutual", options.tls_folder)), "  }"]
+                if options.tls
+                else []
+            ),
             "}",
         ]
     if options.include:
@@ -74,7 +81,8 @@ def quoted(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _tls(tls: Tls, folder: str) -> list[str]:
+def _tls(tls: Tls, folder: str, indent: str = "") -> list[str]:
     files = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
-    lines = [f"{setting}: {quoted(f'{folder}/{name}')}" for setting, name in files.items()]
-    return [*lines, f"verify: {str(tls == 'mutual').lower()}", "timeout: 5"]
+    lines = [f"  {setting}: {quoted(f'{folder}/{name}')}" for setting, name in files.items()]
+    lines += [f"  verify: {str(tls == 'mutual').lower()}", "  timeout: 5"]
+    return [indent + line for line in ("tls {", *lines, "}")]

@@ -21,6 +21,7 @@ class Credential:
     setting: str
     """`password`, or `nkey` for a public key."""
     value: str
+    """The value as the file has it: quoted, or the name of a variable of the server's environment."""
 
 
 def write_users(folder: Path, *, nkeys: bool, admin_api: bool) -> list[Path]:
@@ -40,12 +41,20 @@ def write_users(folder: Path, *, nkeys: bool, admin_api: bool) -> list[Path]:
         if not path.exists() or not path.stat().st_size:
             write_private(path, new_seed() if nkeys else secrets.token_urlsafe(PASSWORD_BYTES))
         secret = path.read_text(encoding="ascii").strip()
-        found[user] = Credential("nkey", UserKey(secret).public) if nkeys else Credential("password", secret)
+        value = quoted(UserKey(secret).public if nkeys else secret)
+        found[user] = Credential("nkey" if nkeys else "password", value)
         files.append(path)
     private_folder(folder / SERVER_FOLDER)
     file = folder / SERVER_FOLDER / USERS_FILE
     write_private(file, users_text(found, admin_api=admin_api))
     return [*files, file]
+
+
+def users_of_environment(*, nkeys: bool, admin_api: bool) -> str:
+    """The file of users for a server whose environment has the secrets, such as `NATS_PASSWORD_EDGE`."""
+    setting = "nkey" if nkeys else "password"
+    variables = {user: Credential(setting, f"$NATS_{setting}_{user}".upper()) for user in USERS}
+    return users_text(variables, admin_api=admin_api)
 
 
 def users_text(credentials: Mapping[User, Credential], *, admin_api: bool) -> str:
@@ -58,7 +67,7 @@ def users_text(credentials: Mapping[User, Credential], *, admin_api: bool) -> st
         lines += [
             f"    # {user}",
             "    {",
-            *(f"      {line}" for line in [*name, f"{credential.setting}: {quoted(credential.value)}"]),
+            *(f"      {line}" for line in [*name, f"{credential.setting}: {credential.value}"]),
             "      permissions: {",
             *_subjects("publish", allowed.publish),
             *_subjects("subscribe", allowed.subscribe),

@@ -85,7 +85,6 @@ class Bus:
         bus = cls(Connection(key, requires_tls=settings.uses_tls))
         connecting = True
         last: Exception | None = None
-        where = _public(settings.url)
         user, password = settings.credentials or (None, None)
 
         async def reconnected() -> None:
@@ -134,14 +133,9 @@ class Bus:
                     ping_interval=10,
                     max_outstanding_pings=2,
                 )
-        except nats.errors.AuthorizationError as error:
-            await bus.close()
-            raise BusUnavailable(f"authorization refused: the bus at {where} does not know {_who(settings)}") from error
-        except _NotTrusted as error:
-            await bus.close()
-            raise BusUnavailable(f"no trusted bus at {where}: {_reason(error.__cause__ or error)}") from error
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise BusUnavailable(f"no bus at {where}: {_reason(last or error)}") from error
+            await bus.close()
+            raise BusUnavailable(_why_not(error, last, settings)) from error
         connecting = False
         return bus
 
@@ -357,6 +351,18 @@ def _identity(settings: NatsSection) -> tuple[UserKey | None, ssl.SSLContext | N
     return key, context
 
 
+def _why_not(error: Exception, last: Exception | None, settings: NatsSection) -> str:
+    """Why there is no connection; `last` is the last error before the attempts were given up."""
+    where = _public(settings.url)
+    match error:
+        case nats.errors.AuthorizationError():
+            return f"authorization refused: the bus at {where} does not know {_who(settings)}"
+        case _NotTrusted():
+            return f"no trusted bus at {where}: {_in_words(error.__cause__ or error)}"
+        case _:
+            return f"no bus at {where}: {_in_words(last or error)}"
+
+
 def _who(settings: NatsSection) -> str:
     """What the bus refused, without the secret itself."""
     if settings.nkey_seed is not None:
@@ -366,8 +372,8 @@ def _who(settings: NatsSection) -> str:
     return f"the user {settings.credentials[0]} or the password"
 
 
-def _reason(error: BaseException) -> str:
-    """Why there is no connection, in words where the error has some."""
+def _in_words(error: BaseException) -> str:
+    """An error's own words, where it has some."""
     return str(error).removeprefix("nats: ") or type(error).__name__
 
 
