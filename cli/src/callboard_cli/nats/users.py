@@ -53,7 +53,7 @@ def write_users(folder: Path, *, nkeys: bool, admin_api: bool) -> list[Path]:
 def users_of_environment(*, nkeys: bool, admin_api: bool) -> str:
     """The file of users for a server whose environment has the secrets, such as `NATS_PASSWORD_EDGE`."""
     setting = "nkey" if nkeys else "password"
-    variables = {user: Credential(setting, f"$NATS_{setting}_{user}".upper()) for user in USERS}
+    variables: dict[User, Credential] = {user: Credential(setting, f"$NATS_{setting}_{user}".upper()) for user in USERS}
     return users_text(variables, admin_api=admin_api)
 
 
