@@ -61,11 +61,7 @@ def configuration(options: ServerOptions) -> str:
             f'  listen: "0.0.0.0:{CLUSTER_PORT}"',
             f"  routes: [{', '.join(map(quoted, options.routes))}]",
             # Servers ask one another for certificates whatever clients have to show.
-            *(
-                ["  tls {", *(f"    {line}" for line in _tls("mutual", options.tls_folder)), "  }"]
-                if options.tls
-                else []
-            ),
+            *(_tls("mutual", options.tls_folder, "  ") if options.tls else []),
             "}",
         ]
     if options.include:
