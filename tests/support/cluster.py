@@ -76,6 +76,13 @@ class Cluster(NatsServer):
         for node in self.nodes:
             node.kill()
 
+    def monitor(self, path: str) -> dict[str, object]:
+        """One page of the monitoring of the first node that answers."""
+        for node in self.nodes:
+            if node.child is not None and node.child.alive:
+                return node.monitor(path)
+        raise OSError("no node runs")
+
     def node(self, name: str) -> Node:
         """The node of that name."""
         return next(node for node in self.nodes if node.name == name)
