@@ -64,7 +64,7 @@ def test_a_cluster_in_kubernetes_finds_its_secrets_in_the_environment(secret: st
     made = callboard("nats", "users", "--folder", str(tmp_path / "made"), *(["--nkeys"] if secret == "nkey" else []))
     values = re.findall(rf'^ +{secret}: "(.+)"$', Path(made.splitlines()[-1]).read_text(), re.MULTILINE)
     named = zip(USERS, values, strict=True)
-    environ = {f"NATS_{secret}_{user}".upper(): f'"{value}"' for user, value in named}
+    environ = {f"NATS_{secret}_{user}".upper(): value for user, value in named}
     text = callboard("nats", "config", "--for", "kubernetes", "--nodes", "3", "--tls", "mutual")
     Authority().issue(tmp_path / "tls", "nats")
     file = tmp_path / "nats.conf"

@@ -1,6 +1,7 @@
 """Three bus servers that replicate, of which one dies under load."""
 
 import asyncio
+import itertools
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -91,7 +92,7 @@ async def test_leader_killed_under_load_loses_and_refuses_nothing(
     assert {reply.text for reply in replies} == {script_text(WORDS)}
     assert len(set(spoken)) == 1
     assert len(spoken) == REPLIES // 4
-    gaps = [after - before for before, after in zip(words_at, words_at[1:], strict=False) if after > killed_at]
+    gaps = [after - before for before, after in itertools.pairwise(words_at) if after > killed_at]
     with capsys.disabled():
         sys.stdout.write(f"\nno word of any reply came for {max(gaps):.1f} s after the leader was killed\n")
 

@@ -12,6 +12,9 @@ from callboard_kit.nkeys import UserKey, new_seed
 
 SERVER_FOLDER = "server"
 PASSWORD_BYTES = 32
+LETTER = "p"
+"""Every password begins with it, since a server would read one from its environment that begins with a digit as a
+number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ def write_users(folder: Path, *, nkeys: bool, admin_api: bool) -> list[Path]:
         private_folder(folder / user)
         path = folder / user / f"{user}.{'nkey' if nkeys else 'password'}"
         if not path.exists() or not path.stat().st_size:
-            write_private(path, new_seed() if nkeys else secrets.token_urlsafe(PASSWORD_BYTES))
+            write_private(path, new_seed() if nkeys else LETTER + secrets.token_urlsafe(PASSWORD_BYTES))
         secret = path.read_text(encoding="ascii").strip()
         value = quoted(UserKey(secret).public if nkeys else secret)
         found[user] = Credential("nkey" if nkeys else "password", value)
