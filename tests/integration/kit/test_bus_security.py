@@ -131,6 +131,23 @@ async def test_mutual_tls_asks_for_a_certificate(tmp_path: Path, start: Start) -
     await refused(server, "no trusted bus at .*(certificate|TLS|SSL)", tls_ca_file=ca_file)
 
 
+async def test_refusal_later_on_is_logged_and_tried_again(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    server = await asyncio.to_thread(start, "authorization { user: a, password: first }")
+    bus = await connect(server, user="a", password="first")
+    back = asyncio.Event()
+    bus.on_reconnect(back.set)
+    for password in ("second", "first"):
+        await asyncio.to_thread(server.kill)
+        server.settings = f"authorization {{ user: a, password: {password} }}"
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(20):
+            while password == "second" and not any(one.message == "bus_refused" for one in caplog.records):
+                await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        await back.wait()
+    await bus.close()
+
+
 def test_refusal_is_told_even_if_the_connection_is_reset_behind_it() -> None:
     """A reset can reach the client before it has read why."""
 

@@ -60,8 +60,8 @@ USERS: tuple[User, ...] = get_args(User)
 _API = "$JS.API"
 _ASKED_BY_ANSWERER: dict[User, tuple[User, ...]] = {
     "edge": ("chat", "tts"),
-    "chat": ("chat",),
-    "tts": ("tts",),
+    "chat": ("chat", "operator"),
+    "tts": ("tts", "operator"),
     "rooms": ("edge", "operator"),
     "quota": ("edge", "chat", "tts", "rooms", "operator"),
 }
@@ -139,7 +139,7 @@ def _worker(service: WorkerService) -> tuple[str, ...]:
         *_consume(stream, "*"),
         _delete(stream),
         _api("STREAM.MSG.GET", stream),
-        f"dlq.{service}",
+        *(f"dlq.{service}", f"dlq.payload.{service}.*"),
         f"$KV.{BUCKET_WORKERS}.worker.{service}.*.*",
         f"$KV.{BUCKET_WORKERS}.pool.{service}.*",
         *("attempt.*", "progress.*", "result.*", "usage.*"),
@@ -156,7 +156,7 @@ def _worker(service: WorkerService) -> tuple[str, ...]:
 
 def _worker_listens(service: WorkerService) -> tuple[str, ...]:
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOB_STREAMS[service]}.*"
-    return "ctl.cancel.*", "ctl.interest.*", "ctl.worker.*", advisories
+    return "ctl.cancel.*", "ctl.drain.*", "ctl.interest.*", "ctl.worker.*", advisories
 
 
 _PUBLISH: dict[User, tuple[str, ...]] = {
