@@ -71,6 +71,9 @@ class _Transport(TcpTransport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         """Connects; raises TimeoutError and OSError."""
+        if self._bare_io_writer is not None:
+            # The client leaves a connection open that was refused.
+            self._bare_io_writer.close()
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=buffer_size, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
