@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,7 +62,9 @@ def create_password(site: SiteSection) -> None:
 def private_folder(folder: Path) -> None:
     """Creates a folder, or takes an existing one, that only its owner may enter."""
     folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-    folder.chmod(PRIVATE_FOLDER)
+    # Only the owner may change the mode, and whoever writes here may be another user.
+    if stat.S_IMODE(folder.stat().st_mode) != PRIVATE_FOLDER:
+        folder.chmod(PRIVATE_FOLDER)
 
 
 def write_private(path: Path, text: str) -> None:
