@@ -24,7 +24,22 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"callboard {version('callboard-cli')}")
     top.add_argument("--config", type=Path, help="the configuration file; default: callboard.toml, else a built-in one")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, doctor, status, models, nats, streams, keys, usage, kudos, rooms, dlq, drain, backup, talkmaster):
+    for module in (
+        up,
+        doctor,
+        status,
+        models,
+        nats,
+        streams,
+        keys,
+        usage,
+        kudos,
+        rooms,
+        dlq,
+        drain,
+        backup,
+        talkmaster,
+    ):
         module.register(subparsers)
     return top
 

@@ -81,6 +81,8 @@ def _config(arguments: argparse.Namespace) -> int:
 def _users(arguments: argparse.Namespace) -> int:
     admin_api = arguments.admin_api or read_config(arguments.config).config.edge.admin_token is not None
     if arguments.folder is None:
+        given = "".join(f" --{name}" for name in ("nkeys", "admin-api") if getattr(arguments, name.replace("-", "_")))
+        print(f"# Written by `callboard nats users{given}`.")
         print(users_of_environment(nkeys=arguments.nkeys, admin_api=admin_api), end="")
         return ExitCode.OK
     try:

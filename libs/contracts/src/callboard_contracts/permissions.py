@@ -143,7 +143,7 @@ def _worker(service: WorkerService) -> tuple[str, ...]:
         f"$KV.{BUCKET_WORKERS}.worker.{service}.*.*",
         f"$KV.{BUCKET_WORKERS}.pool.{service}.*",
         *("attempt.*", "progress.*", "result.*", "usage.*"),
-        *("ctl.resume.*.*", "ctl.worker.*"),
+        *("ctl.resume.*.*", "ctl.worker.>"),
         *(QUOTA_RESERVE, QUOTA_RELEASE),
         *_read(OUT),
         *_read(LEASE),
@@ -156,7 +156,7 @@ def _worker(service: WorkerService) -> tuple[str, ...]:
 
 def _worker_listens(service: WorkerService) -> tuple[str, ...]:
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOB_STREAMS[service]}.*"
-    return "ctl.cancel.*", "ctl.drain.*", "ctl.interest.*", "ctl.worker.*", advisories
+    return "ctl.cancel.*", "ctl.drain.*", "ctl.interest.*", "ctl.worker.>", advisories
 
 
 _PUBLISH: dict[User, tuple[str, ...]] = {
