@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 from callboard_cli.nats.users import write_users
 from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
@@ -38,13 +39,13 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         *secrets, users = write_users(folder / "secrets", nkeys=False, admin_api=False)
-        self._passwords = {user: path.read_text() for user, path in zip(USERS, secrets, strict=True)}
+        self.passwords = {user: path.read_text() for user, path in zip(USERS, secrets, strict=True)}
         self.server = NatsServer(folder / "nats", settings=f'include "../secrets/server/{users.name}"')
 
     @asynccontextmanager
     async def user(self, name: User) -> AsyncGenerator[Bus]:
         section = NatsSection.model_validate(
-            {"url": self.server.address, "user": name, "password": self._passwords[name]}
+            {"url": self.server.address, "user": name, "password": self.passwords[name]}
         )
         bus = await Bus.connect(section, name, lambda: None)
         try:
@@ -132,6 +133,24 @@ async def test_subject_is_not_heard(site: Site, user: User, subject: str, caplog
         await bus.subscribe_now(subject, lambda _message: None)
         await bus.clock.measure()
         assert refusals(caplog) == [f'nats: permissions violation for subscription to "{subject.lower()}"']
+
+
+@pytest.mark.parametrize("named", ["in the settings", "in the address"])
+async def test_answers_come_to_an_inbox_of_the_users_own(site: Site, named: str) -> None:
+    async with site.user("quota") as quota, site.user("operator") as first:
+        await quota.subscribe("quota.reserve", _answer)
+        await quota.connection.flush()
+        if named == "in the settings":
+            assert await first.request("quota.reserve", b"", 20) == b"{}"
+            return
+        url = site.server.address.replace("//", f"//operator:{site.passwords['operator']}@")
+        second = await Bus.connect(NatsSection(url=url), "test", lambda: None)
+        assert await second.request("quota.reserve", b"", 20) == b"{}"
+        await second.close()
+
+
+async def _answer(message: Msg) -> None:
+    await message.respond(b"{}")
 
 
 @pytest.mark.parametrize("user", SERVICES)

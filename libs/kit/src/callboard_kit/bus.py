@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -122,7 +123,7 @@ class Bus:
                     user=user,
                     password=password,
                     tls=context,
-                    inbox_prefix=inbox_prefix(settings.user),
+                    inbox_prefix=inbox_prefix(settings),
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
                     reconnected_cb=reconnected,
@@ -327,8 +328,10 @@ class _NotTrusted(nats.errors.Error):
     """The bus is not the one that the settings ask for, and another attempt would find the same."""
 
 
-def inbox_prefix(user: str | None) -> str:
+def inbox_prefix(settings: NatsSection) -> str:
     """Where answers to a user's requests come; each has a place of its own, so that no other may listen there."""
+    # The name may stand in the address too, which has one for all servers of a cluster.
+    user = settings.user or urlsplit(settings.url.split(",")[0]).username
     return INBOX if user is None or not is_token(user) else f"{INBOX}.{user}"
 
 
