@@ -181,7 +181,7 @@ def test_admin_api_adds_to_the_edge_alone() -> None:
 
 def test_each_service_checks_the_disk_by_streams_that_it_may_delete_from() -> None:
     checking: tuple[User, ...] = ("edge", "rooms", "quota")
-    checked = {user: checked_streams(user, stored_streams(CONFIG)) for user in checking}
+    checked: dict[User, tuple[str, ...]] = {user: checked_streams(user, stored_streams(CONFIG)) for user in checking}
     for user, names in checked.items():
         assert {f"$JS.API.STREAM.MSG.DELETE.{name}" for name in names} <= set(permissions(user).publish)
     together = {name for names in checked.values() for name in names}
