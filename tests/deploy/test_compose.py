@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from callboard_cli.models.catalogue import needed_by
+from callboard_contracts.permissions import USERS
 from callboard_kit.settings import load_config
 from tests.support.nats_server import server_binary
 
@@ -74,7 +76,7 @@ def test_compose_names_only_what_exists() -> None:
         for needed in service.get("depends_on", {}):
             assert needed in services, name
         for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
+            source = volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
             assert (COMPOSE / source).exists() if source.startswith(".") else source in document["volumes"]
         if "build" in service:
             assert (COMPOSE / service["build"]["context"] / service["build"]["dockerfile"]).exists()
@@ -88,7 +90,7 @@ def test_compose_starts_the_pools_that_its_configuration_has() -> None:
     assert list(config.chat.pools) == [services["chat"]["command"][-1]]
     assert list(config.tts.pools) == [services["tts"]["command"][-1]]
     assert config.nats.url == "nats://nats:4222"
-    assert str(config.site.model_dir) in {volume.split(":")[1] for volume in services["chat"]["volumes"]}
+    assert str(config.site.model_dir) in {volume["target"] for volume in services["chat"]["volumes"]}
     assert services["edge"]["ports"][0].startswith("127.0.0.1:")
     assert services["edge"]["ports"][0].endswith(f":{config.edge.port}")
 
@@ -112,7 +114,8 @@ def test_containers_get_longer_to_stop_than_services_take() -> None:
 
 def test_the_bus_takes_its_configuration_and_can_be_watched(tmp_path: Path) -> None:
     path = shutil.copy(COMPOSE / "nats.conf", tmp_path)
-    made_secret(tmp_path / "secret")
+    made_secrets(tmp_path / "made")
+    shutil.copytree(tmp_path / "made" / "server", tmp_path / "secret")
     tried = subprocess.run(
         [server_binary(), "-t", "-c", str(path)], capture_output=True, text=True, timeout=20, check=False
     )
@@ -123,28 +126,36 @@ def test_the_bus_takes_its_configuration_and_can_be_watched(tmp_path: Path) -> N
     assert "ports" not in compose()["services"]["nats"]
 
 
-def made_secret(folder: Path) -> str:
-    """Runs what the service `folders` runs, in a folder, and returns the password that it made."""
+def made_secrets(folder: Path) -> dict[str, str]:
+    """Runs what the service `folders` runs, in a folder, and returns each user's password."""
     folder.mkdir(exist_ok=True)
     [script] = compose()["services"]["folders"]["command"]
-    script = script.replace("/secret", shlex.quote(str(folder))).replace("$$", "$").replace("python ", "python3 ")
+    script = script.replace("/secret", shlex.quote(str(folder))).replace("${CALLBOARD_BUS_USERS:-}", "")
+    script = script.replace("callboard ", f"{shlex.quote(sys.executable)} -m callboard_cli ")
     script = re.sub(r"chown .*", "", script)
-    subprocess.run(["sh", "-ec", script], timeout=20, check=True)
-    return (folder / "password").read_text()
+    subprocess.run(["sh", "-ec", script], timeout=60, check=True)
+    return {user: (folder / user / f"{user}.password").read_text() for user in USERS}
 
 
-def test_the_bus_of_containers_gets_a_password_once_and_every_service_has_it(tmp_path: Path) -> None:
-    password = made_secret(tmp_path / "secret")
-    assert len(password) >= 32
-    assert made_secret(tmp_path / "secret") == password
-    assert (tmp_path / "secret" / "authorization.conf").read_text().count(password) == 1
+def test_each_user_of_the_bus_gets_a_password_once_and_each_service_its_own(tmp_path: Path) -> None:
+    passwords = made_secrets(tmp_path / "secret")
+    assert len(set(passwords.values())) == len(USERS)
+    assert all(len(password) >= 32 for password in passwords.values())
+    assert made_secrets(tmp_path / "secret") == passwords
+    users = (tmp_path / "secret" / "server" / "users.conf").read_text()
+    assert all(users.count(password) == 1 for password in passwords.values())
     services = compose()["services"]
-    mounted = "secret:/etc/secret:ro"
-    assert mounted in services["nats"]["volumes"]
-    for name in ("streams", "quota", "rooms", "chat", "tts", "edge", "models"):
-        environment = services[name]["environment"]
-        assert environment == {"CALLBOARD__NATS__PASSWORD_FILE": "/etc/secret/password"}, name
-        assert mounted in services[name]["volumes"], name
+    seen = {
+        name: [volume["volume"]["subpath"] for volume in service.get("volumes", []) if "subpath" in str(volume)]
+        for name, service in services.items()
+    }
+    named = {"streams": "operator", **{name: name for name in USERS if name != "operator"}}
+    assert seen == {name: ["server"] if name == "nats" else [named[name]] if name in named else [] for name in services}
+    for name, user in named.items():
+        assert services[name]["environment"] == {
+            "CALLBOARD__NATS__USER": user,
+            "CALLBOARD__NATS__PASSWORD_FILE": f"/etc/secret/{user}.password",
+        }
 
 
 def test_worker_containers_have_a_memory_limit() -> None:

@@ -11,7 +11,6 @@ from callboard_contracts.errors import ErrorCode
 from callboard_contracts.quota import Hold
 from callboard_contracts.streams import QUOTA
 from callboard_kit.bus import Bus, BusError
-from tests.integration.quota.cluster import Cluster
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     counters,
@@ -23,6 +22,7 @@ from tests.integration.quota.deployment import (
     reserve,
     settled,
 )
+from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -47,6 +47,15 @@ class NatsSection(Section):
     password: SecretStr | None = None
     """That user's password; best given as `CALLBOARD__NATS__PASSWORD_FILE`. Left out, the one that `callboard up` keeps
     in `site.data_dir` for a bus on this machine, and none for another."""
+    nkey_seed: SecretStr | None = None
+    """In place of a password, the seed of the user's NKey; best given as `CALLBOARD__NATS__NKEY_SEED_FILE`."""
+    tls_ca_file: Path | None = None
+    """The authorities that may have signed the bus's certificate; left out, those of the system. With any of the
+    `tls_` settings, or an address `tls://`, the bus is never spoken to without TLS."""
+    tls_cert_file: Path | None = None
+    """This process's own certificate, for a bus that asks for one."""
+    tls_key_file: Path | None = None
+    """The key of that certificate."""
     replicas: int = Field(default=1, ge=1, le=5)
     """How many servers of a cluster keep each stream."""
 
@@ -55,10 +64,20 @@ class NatsSection(Section):
         """The user and the password, or None."""
         return None if self.password is None else (self.user or BUS_USER, self.password.get_secret_value())
 
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the bus must speak TLS."""
+        named = (self.tls_ca_file, self.tls_cert_file)
+        return any(named) or any(server.strip().startswith("tls://") for server in self.url.split(","))
+
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> Self:
-        if self.user is not None and self.password is None:
+        if self.user is not None and self.password is None and self.nkey_seed is None:
             raise ValueError("the user has no password; set both or neither")
+        if self.password is not None and self.nkey_seed is not None:
+            raise ValueError("password and nkey_seed are both set; a user has one of them")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file belong together; set both or neither")
         return self
 
 
