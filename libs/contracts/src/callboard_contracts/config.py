@@ -123,8 +123,11 @@ class ChatPoolSection(Section):
     slots: int = Field(default=4, ge=1, le=1024)
     """How many replies one worker writes at once."""
     may_sleep: bool = False
-    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
-    one. Left out, requests are refused until a first worker has announced itself."""
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
     url: str | None = None
     """The engine's address, for `ollama` and `openai` (there with its version segment)."""
     api_key: SecretStr | None = None
@@ -196,8 +199,11 @@ class SpeechPoolSection(Section):
     """How many utterances one worker has in work; they share its slots piece by piece. There are never fewer than
     slots."""
     may_sleep: bool = False
-    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
-    one. Left out, requests are refused until a first worker has announced itself."""
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
     url: str | None = None
     """For `openai`: the engine's address with its version segment."""
     api_key: SecretStr | None = None

@@ -27,7 +27,7 @@ from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
 from callboard_edge.domain.text_stream import TextSource, TextStream
-from callboard_edge.domain.workers import Workers, check_pool
+from callboard_edge.domain.workers import Workers, WorkerWait, check_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,9 @@ class Admission:
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
         reserve, held = self.chat_reserve(caller, request, model, request_id)
+        wait = WorkerWait(self.workers, "chat", model)
         source = TextSource(self.deps.replies, reserve.request_id)
-        stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source)
+        stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
         return await stream.submit(
             reserve, lambda reply: self._chat_job(reserve, reply, request, model, held), Route("chat", model.pool)
         )
@@ -115,10 +116,10 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: no worker is expected, or the queue did not take the job.
         """
-        check_pool(self.workers, "tts", model.pool, may_sleep=model.may_sleep)
+        wait = check_pool(self.workers, "tts", model)
         reserve = self.reserve_request(caller, "speech", model.name, Work(audio_ms=audio_ms), request_id)
         source = SpeechSource(self.deps.replies, reserve.request_id)
-        stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source)
+        stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
 
         def job(reply: ReserveReply) -> SpeechJob:
             now, edge = self.deps.now(), self.deps.replies.edge
@@ -211,7 +212,7 @@ class Admission:
             CallboardError: the prompt cannot fit, or no worker is expected.
         """
         check_context(request, model)
-        check_pool(self.workers, "chat", model.pool, may_sleep=model.may_sleep)
+        check_pool(self.workers, "chat", model)
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
             output_tokens = request.max_output_tokens

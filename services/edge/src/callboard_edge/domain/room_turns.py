@@ -113,7 +113,7 @@ class RoomTurns:
 
     async def speak(self, caller: Caller, room: RoomKey, words: Words, speech: Speech, secret: str | None) -> Turn:
         """Has a text spoken in a room; raises as `ask`, and `room_secret_required`."""
-        check_pool(self.admission.workers, "tts", speech.model.pool, may_sleep=speech.model.may_sleep)
+        check_pool(self.admission.workers, "tts", speech.model)
 
         async def post() -> Turn:
             holds: list[Hold] = []
@@ -146,7 +146,7 @@ class RoomTurns:
 
     def _is_expected(self, model: SpeechModel) -> bool:
         try:
-            check_pool(self.admission.workers, "tts", model.pool, may_sleep=model.may_sleep)
+            check_pool(self.admission.workers, "tts", model)
         except CallboardError:
             return False
         return True

@@ -83,7 +83,10 @@ class TextBatchResponder:
                         return await self._streamed(call, route, replies, writer)
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(reply.collect()) for reply in replies]
-                return call.answer_json(writer.whole([task.result() for task in tasks]))
+                    while (await asyncio.wait(tasks, timeout=KEEP_ALIVE_S))[1]:
+                        if call.response is not None or any(reply.waking for reply in replies):
+                            await call.hold_open()
+                return await call.answer_whole(writer.whole([task.result() for task in tasks]))
             except ExceptionGroup as failed:
                 # The first failure has cancelled the rest.
                 raise failed.exceptions[0] from None
