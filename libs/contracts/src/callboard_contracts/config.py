@@ -399,7 +399,10 @@ class QuotaSection(Section):
     metrics_port: Port = 9103
     """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     decision_timeout_s: float = Field(default=2.0, gt=0)
-    """How long the edge waits for a decision."""
+    """How long quota may be silent about a decision before it counts as away."""
+    longest_decision_s: float = Field(default=15.0, ge=0, le=60)
+    """The longest that a request waits for a decision while the bus elects a leader, or until a quota process is back
+    where `on_unreachable` refuses."""
     lease_margin_s: float = Field(default=30.0, gt=0)
     """How long after its job's deadline an unsettled hold is kept before the reaper ends it."""
     reap_interval_s: float = Field(default=5.0, gt=0)

@@ -19,6 +19,8 @@ WorkOutcome = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 MAX_AMOUNT = 10**15
 """No amount of work is larger, so that sums of amounts fit wherever they are kept."""
+DECISION_HEARTBEAT_S = 0.5
+MAX_DECISION_WAIT_S = 60.0
 LATEST = 7_258_118_400
 """No event is of a later time, in Unix seconds: the year 2200."""
 
@@ -80,6 +82,10 @@ class ReserveRequest(Message):
     tenants, and neither is stored or logged in this form. With `extends` a worker asks for a further hold on the same
     accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
     `kudos` are held from the key's account, in thousandths, beside what the work costs.
+
+    `wait_s` is how long the sender waits at most; while quota waits for its store, an empty message every
+    `DECISION_HEARTBEAT_S` says so. With `repeats` an earlier request of this id got no answer; whatever it took is
+    given back first. A request that extends a hold is never repeated.
     """
 
     request_id: str
@@ -91,6 +97,8 @@ class ReserveRequest(Message):
     life_s: float = Field(gt=0)
     extends: Hold | None = Field(default=None, validation_alias=AliasChoices("extends", "top_up"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
+    wait_s: float = Field(default=0.0, ge=0, le=MAX_DECISION_WAIT_S)
+    repeats: bool = False
 
 
 class LimitState(Message):
