@@ -127,7 +127,10 @@ async def test_whoever_works_on_an_answer_puts_the_timeout_off_and_only_up_to_a_
 
 
 async def test_an_empty_answer_is_one_where_no_heartbeats_are_expected(bus: Bus) -> None:
-    await bus.subscribe("test.empty", lambda asked: bus.publish(asked.reply))
+    async def answer(asked: Msg) -> None:
+        await bus.publish(asked.reply)
+
+    await bus.subscribe("test.empty", answer)
     assert await bus.request("test.empty", b"", 5) == b""
 
 
