@@ -51,7 +51,7 @@ async def test_what_waits_for_sleeping_pools_is_answered_and_a_reply_goes_on_aft
         await stream.reaches(10)
         await asyncio.to_thread(deployment.chats[0].running.kill)
         await asyncio.sleep(AT_ZERO_S)
-        assert lag(deployment, "CHAT", f"chat-{CHAT_POOL}-live") == 2
+        assert await asyncio.to_thread(lag, deployment, "CHAT", f"chat-{CHAT_POOL}-live") == 2
         await asyncio.to_thread(deployment.add_chat)
     assert (stream.error, stream.text) == (None, script_text(60))
     assert whole.result().choices[0].message.content == script_text(60)

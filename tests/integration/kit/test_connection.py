@@ -130,8 +130,9 @@ async def test_an_empty_answer_is_one_where_no_heartbeats_are_expected(bus: Bus)
     async def answer(asked: Msg) -> None:
         await bus.publish(asked.reply)
 
-    await bus.subscribe("test.empty", answer)
+    subscription = await bus.subscribe("test.empty", answer)
     assert await bus.request("test.empty", b"", 5) == b""
+    await bus.unsubscribe(subscription)
 
 
 async def test_a_request_that_nobody_hears_fails_at_once_and_leaves_nothing_behind(bus: Bus) -> None:
