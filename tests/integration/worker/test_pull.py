@@ -132,9 +132,8 @@ async def test_loop_is_not_served_for_as_long_as_one_consumer_is_missing(bus: Bu
     async def handle(_delivery: Delivery) -> None:
         raise AssertionError
 
-    loop = PullLoop(
-        bus, "CHAT", "chat-main-live", "chat-main-batch", slots, handle, lambda: changes.append(loop.served)
-    )
+    names = ("chat-main-live", "chat-main-batch")
+    loop = PullLoop(bus, "CHAT", *names, slots, handle, on_change=lambda: changes.append(loop.served))
     shutdown = Shutdown()
     running = asyncio.ensure_future(loop.run(shutdown.wait))
     try:

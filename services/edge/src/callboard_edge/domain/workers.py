@@ -170,7 +170,7 @@ class WorkerWait:
     @property
     def waking(self) -> bool:
         """Whether there is no worker at this moment."""
-        return not self._workers.of(self._service, self._model.pool)
+        return self._workers.state(self._service, self._model.pool) != "awake"
 
     def until(self) -> float:
         """Until when, by the event loop's clock, the request waits; infinity where a worker is there.
