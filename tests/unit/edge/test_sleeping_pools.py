@@ -95,14 +95,18 @@ async def test_pool_whose_workers_left_is_waited_for_and_then_refused_at_once() 
 async def test_request_before_the_first_announcements_waits_for_them() -> None:
     async with running() as harness:
         harness.known.mark_loaded(20.0)
-        asked = asyncio.ensure_future(harness.post(CHAT, asking()))
-        await harness.plays(frames("x"))
-        assert (await asked)[0] == 200
+        asked = [asyncio.ensure_future(harness.post(CHAT, asking(stream=stream))) for stream in (False, True)]
+        await asyncio.sleep(0.3)
+        assert (harness.quota.asked, harness.jobs.queued) == ([], 0)
+        harness.known.announce(WORKER)
+        for _ in asked:
+            await harness.worker(frames("x"))
+        assert [status for status, _, _ in await asyncio.gather(*asked)] == [200, 200]
     async with running() as harness:
         harness.known.mark_loaded(0.3)
-        status, _, body = await harness.post(CHAT, asking())
+        status, _, body = await harness.post(CHAT, asking(stream=True))
         assert (status, json.loads(body)["error"]["code"]) == (503, "no_worker")
-        await given_back(harness)
+        await given_back(harness, 0)
 
 
 @pytest.mark.usefixtures("quick")

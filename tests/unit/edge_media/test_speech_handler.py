@@ -9,6 +9,7 @@ import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech_duration import max_audio_ms
+from callboard_contracts.workers import PoolRecord
 from callboard_edge.domain import speech_stream
 from callboard_edge.media.encoder_pool import EncodingSession
 from callboard_edge.media.formats import AUDIO_FORMATS, FORMATS, AudioFormat
@@ -136,7 +137,8 @@ async def test_mp3_begins_with_an_empty_tag_that_grows_while_its_pool_wakes(
     harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speech_stream, "KEEP_ALIVE_S", 0.05)
-    harness.known.mark_loaded(20.0)
+    harness.known.mark_loaded(0)
+    harness.known.record("tts", "booth", PoolRecord(last_started_at=0))
     harness.jobs.script = late
     async with harness.client.post(harness.url(), json=BODY) as response:
         first = await response.content.readany()

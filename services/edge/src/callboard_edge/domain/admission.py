@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.jobs import JOB_VERSION
+from callboard_contracts.jobs import JOB_VERSION, Service
 from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
@@ -27,7 +27,7 @@ from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
 from callboard_edge.domain.text_stream import TextSource, TextStream
-from callboard_edge.domain.workers import Workers, WorkerWait, check_pool
+from callboard_edge.domain.workers import Served, Workers, WorkerWait, check_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
+        await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         wait = WorkerWait(self.workers, "chat", model)
         source = TextSource(self.deps.replies, reserve.request_id)
@@ -89,6 +90,7 @@ class Admission:
         name: str | None = None,
     ) -> str:
         """Holds what a chat request may cost, enqueues it as a batch job and returns its id; raises as `chat`."""
+        await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         await self.kept.submit(
             reserve,
@@ -116,6 +118,7 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: no worker is expected, or the queue did not take the job.
         """
+        await self.wait_announced("tts", model)
         wait = check_pool(self.workers, "tts", model)
         reserve = self.reserve_request(caller, "speech", model.name, Work(audio_ms=audio_ms), request_id)
         source = SpeechSource(self.deps.replies, reserve.request_id)
@@ -153,6 +156,7 @@ class Admission:
 
         The speech is enqueued first, since it costs nothing before the reply begins. Raises as `chat` and `speech`.
         """
+        await self.wait_announced("chat", model)
         self.chat_reserve(caller, request, model, request_id)
         narrates = NarratedReply(edge=self.deps.replies.edge, request_id=request_id)
         speech = await self.speech(caller, speech_request, speech_model, audio_ms, narrates=narrates)
@@ -162,6 +166,11 @@ class Admission:
             speech.close()
             raise
         return NarratedStream(text, speech)
+
+    async def wait_announced(self, service: Service, model: Served) -> None:
+        """Waits while the first announcement of a model's pool may still be on its way; nothing is held for that."""
+        if not model.may_sleep:
+            await self.workers.wait_announced(service, model.pool)
 
     async def check_caller(self, caller: Caller) -> None:
         """Refuses a caller who has to show a key and has none, or one that quota does not know.

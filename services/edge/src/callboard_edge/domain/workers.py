@@ -52,6 +52,7 @@ class Workers:
         self._pools: dict[tuple[Service, str], PoolRecord] = {}
         self._processes: dict[str, _KnownProcess] = {}
         self._gone_at: dict[tuple[Service, str], float] = {}
+        self._announced = asyncio.Event()
 
     def mark_loaded(self, grace_s: float = ANNOUNCE_GRACE_S) -> None:
         """Takes in that the announcements were read; others may be on their way for `grace_s`."""
@@ -64,6 +65,7 @@ class Workers:
         key = (info.service, info.pool)
         until = self._gone_at[key] = asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S
         self._workers.setdefault(key, {})[info.id] = _Known(info, until)
+        self._announced.set()
 
     def forget(self, worker_id: str) -> None:
         """Takes out a worker that said goodbye."""
@@ -103,6 +105,16 @@ class Workers:
         if any((one.service, one.pool, one.state) == (service, pool, "failed") for one in self.processes()):
             return "failed"
         return "asleep" if (service, pool) in self._pools else "unseen"
+
+    async def wait_announced(self, service: Service, pool: str) -> None:
+        """Waits while the first announcement of a pool may still be on its way, which is some seconds at the start."""
+        try:
+            async with asyncio.timeout_at(self.complete_at):
+                while self.state(service, pool) == "unseen":
+                    self._announced.clear()
+                    await self._announced.wait()
+        except TimeoutError:
+            return
 
     def gone_at(self, service: Service, pool: str) -> float:
         """When the last worker of a pool went, by the event loop's clock; at the start, as far as is known."""
@@ -192,7 +204,7 @@ class WorkerWait:
             # The job itself wakes the pool, so each request waits for as long as that may take.
             return self._asked_at + model.longest_wake_s
         if state == "unseen":
-            return self._workers.complete_at
+            return -math.inf
         return self._workers.gone_at(self._service, model.pool) + model.longest_wake_s
 
     def _no_worker(self, state: PoolState) -> CallboardError:
