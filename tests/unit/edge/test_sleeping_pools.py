@@ -174,6 +174,24 @@ async def test_whole_answer_that_fails_after_a_blank_is_cut() -> None:
         await given_back(harness)
 
 
+async def test_script_is_refused_in_its_own_form_while_no_worker_is_expected() -> None:
+    async with running() as harness:
+        harness.known.mark_loaded(0)
+        body = {
+            "join_key": "pond",
+            "username": "Ada",
+            "message": "Hello?",
+            "model": "",
+            "system_instructions": "",
+            "charactername": "Frog",
+            "message_id": "m-1",
+            "options": {},
+        }
+        status, headers, answer = await harness.post("/ait/postMessage", body)
+        assert (status, list(json.loads(answer)), headers["Retry-After"]) == (503, ["error"], "5")
+        assert harness.quota.asked == []
+
+
 async def test_frame_without_words_does_not_put_off_the_next_sign_of_life(
     harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
