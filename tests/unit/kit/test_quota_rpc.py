@@ -68,10 +68,10 @@ async def test_question_without_an_answer_is_repeated_as_such_for_as_long_as_its
     assert await line.reserve(ASKED) == GRANTED
     assert chores == []
     requests = [ReserveRequest.model_validate_json(payload) for payload in bus.sent]
-    assert [request.repeats for request in requests] == [False, True, True, True]
+    assert [request.repeat for request in requests] == [0, 1, 1, 2]
     # No request is waited for beyond its own life.
     assert requests[0].wait_s == ASKED.life_s
-    assert [request.model_copy(update={"repeats": False, "wait_s": 0.0}) for request in requests] == [ASKED] * 4
+    assert [request.model_copy(update={"repeat": 0, "wait_s": 0.0}) for request in requests] == [ASKED] * 4
     assert all(0 < wait_s <= ASKED.life_s for wait_s in bus.waits_s)
 
 

@@ -243,7 +243,7 @@ def test_unreachable_accounts_decide_nothing() -> None:
     assert harness.store.values == {}
 
 
-def waiting_request(request_id: str = "r", *, key: str | None = None, repeats: bool = False) -> ReserveRequest:
+def waiting_request(request_id: str = "r", *, key: str | None = None, repeat: int = 0) -> ReserveRequest:
     return ReserveRequest(
         request_id=request_id,
         kind="chat",
@@ -253,7 +253,7 @@ def waiting_request(request_id: str = "r", *, key: str | None = None, repeats: b
         address="192.0.2.1",
         life_s=60,
         wait_s=10,
-        repeats=repeats,
+        repeat=repeat,
     )
 
 
@@ -295,12 +295,18 @@ def test_repeat_gives_back_what_the_unanswered_request_took_and_nothing_else() -
     lost = run(harness.reservations.reserve(waiting_request())).hold
     assert other is not None
     assert lost is not None
-    hold = run(harness.reservations.reserve(waiting_request(repeats=True))).hold
+    hold = run(harness.reservations.reserve(waiting_request(repeat=1))).hold
     assert hold is not None
     assert sorted(one.id for one in run(leases_in(harness.store))) == sorted([other.id, hold.id])
     assert not run(harness.reservations.release(ReleaseRequest(hold=lost))).settled
     jobs = [value for counter, value in harness.store.values.items() if counter.metric == "jobs"]
     assert sum(jobs) == 2
+    # A repeat that comes after its successor leaves alone what that one got.
+    run(harness.reservations.reserve(waiting_request(repeat=2)))
+    assert run(harness.reservations.release(ReleaseRequest(hold=other))).settled
+    newest = run(leases_in(harness.store))
+    run(harness.reservations.reserve(waiting_request(repeat=1)))
+    assert newest[0].id in {one.id for one in run(leases_in(harness.store))}
 
 
 def test_forged_hold_is_not_released() -> None:

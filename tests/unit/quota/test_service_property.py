@@ -157,6 +157,15 @@ class ServiceInterleaving(Interleaving):
                 self.clock.at += self.data.draw(st.sampled_from([0.2, 1.0, 45.0]))
             case kind:
                 self.step_or_kill(kind)
+        self._check_in_use()
+
+    def _check_in_use(self) -> None:
+        """What is held for work that goes on stays held until it reports, whoever repeats what meanwhile."""
+        for job in self.jobs:
+            hold = job.hold
+            if hold and not job.given_back and not job.events and hold.expires_at > self.clock.now():
+                taken = [self.taken[hold.id].get(n, 0) for n in range(len(hold.entries))]
+                assert taken == [entry.amount for entry in hold.entries], job.request.request_id
 
     def _new_job(self, n: int) -> Job:
         caller = self.data.draw(st.sampled_from(["192.0.2.1", "192.0.2.2"]))
@@ -175,7 +184,7 @@ class ServiceInterleaving(Interleaving):
     def _repeat(self, process: Process, job: Job) -> None:
         """Asks again for what got no answer, of another process perhaps; what the others still grant comes too late."""
         if job.hold is None and not job.given_back:
-            request = job.request.model_copy(update={"repeats": True, "wait_s": 5.0})
+            request = job.request.model_copy(update={"repeat": len(job.tries) + 1, "wait_s": 5.0})
             stepper = Stepper[object]("repeat", process.reservations.reserve(request))
             job.tries.append(stepper)
             self.owners[id(stepper)] = job, False

@@ -55,8 +55,8 @@ class Rates(Message):
 class Hold(Message):
     """A granted hold; it travels inside the job and the usage event, so that settling needs no look-up.
 
-    `id` is unique among all holds, also among several of one request. `signature` lets quota recognise its own holds:
-    whoever passes a hold on must leave it as it is.
+    `id` is unique among all holds, also among several of one request. `repeat` is the number of the request that took
+    it. `signature` lets quota recognise its own holds: whoever passes a hold on must leave it as it is.
     """
 
     id: str = ""
@@ -67,6 +67,7 @@ class Hold(Message):
     entries: tuple[HoldEntry, ...]
     rates: Rates = Rates()
     expires_at: float
+    repeat: int = 0
     signature: str = Field(default="", validation_alias=AliasChoices("signature", "seal"))
 
     @property
@@ -84,8 +85,8 @@ class ReserveRequest(Message):
     `kudos` are held from the key's account, in thousandths, beside what the work costs.
 
     `wait_s` is how long the sender waits at most; while quota waits for its store, an empty message every
-    `DECISION_HEARTBEAT_S` says so. With `repeats` an earlier request of this id got no answer; whatever it took is
-    given back first. A request that extends a hold is never repeated.
+    `DECISION_HEARTBEAT_S` says so. A request that got no answer may be sent again with the next number as
+    `repeat`: whatever the earlier ones took is given back first. One that extends a hold is never repeated.
     """
 
     request_id: str
@@ -98,7 +99,7 @@ class ReserveRequest(Message):
     extends: Hold | None = Field(default=None, validation_alias=AliasChoices("extends", "top_up"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
     wait_s: float = Field(default=0.0, ge=0, le=MAX_DECISION_WAIT_S)
-    repeats: bool = False
+    repeat: int = Field(default=0, ge=0)
 
 
 class LimitState(Message):

@@ -93,7 +93,7 @@ class QuotaRpc:
                     return None
                 if not unheard and isinstance(request, ReserveRequest):
                     # Somebody may have it, and may even have granted it to nobody's knowledge.
-                    request = request.model_copy(update={"repeats": True, "wait_s": until - clock()})
+                    request = request.model_copy(update={"repeat": request.repeat + 1, "wait_s": until - clock()})
 
     def _came_late(self, answer: bytes) -> None:
         if answer and (hold := ReserveReply.model_validate_json(answer).hold) is not None:

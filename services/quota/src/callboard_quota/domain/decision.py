@@ -31,6 +31,7 @@ class HoldRequest:
     expires_at: float
     confirm_timeout_s: float = DECISION_LIFE_S
     """How long the store may take to confirm; what is confirmed later than a decision lives is undone."""
+    repeat: int = 0
 
     @property
     def units(self) -> int:
@@ -90,6 +91,7 @@ class Attempt:
             ),
             rates=request.rates,
             expires_at=request.expires_at,
+            repeat=request.repeat,
             signature="",
         )
         for (tenant, metric), window in usage.items():

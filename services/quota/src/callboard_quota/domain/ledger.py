@@ -154,17 +154,16 @@ class Ledger:
         """Gives a hold back whole, its request count too. Raises StoreUnavailable."""
         return await self._end(audit_event("released", hold, self._clock.now()), hold)
 
-    async def take_back(self, tenant: str, request_id: str) -> int:
-        """Releases what attempts at a request have left, and returns how many holds that were; raises StoreUnavailable.
+    async def take_back(self, tenant: str, request_id: str, before: int) -> None:
+        """Releases what a request and its repeats before a number have left; raises StoreUnavailable.
 
-        Their increments are repeated first, as in `expire`: an attempt may still be in the middle of writing them, and
-        its reversal must not take effect before.
+        A repeat that was on its way for long must not touch what a later one got. The increments are repeated first, as
+        in `expire`: somebody may still be in the middle of writing them, and the reversal must not take effect before.
         """
-        left = [hold async for hold in self._store.leases(tenant) if hold.request_id == request_id]
-        for hold in left:
-            await self._store.apply(increments(hold))
-            await self.release(hold)
-        return len(left)
+        async for hold in self._store.leases(tenant):
+            if hold.request_id == request_id and hold.repeat < before:
+                await self._store.apply(increments(hold))
+                await self.release(hold)
 
     async def expire(self, hold: Hold, reason: str) -> Ended:
         """Ends a hold whose job never reported. Raises StoreUnavailable.

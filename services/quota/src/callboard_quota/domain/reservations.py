@@ -104,8 +104,8 @@ class ReservationService:
         except RefusedRequest as refused:
             self._record(request, "refused", tenant, reason=refused.info.code.value)
             return ReserveReply(tenant=tenant, error=refused.info)
-        if request.repeats and request.extends is None:
-            await self._ledger.take_back(tenant, request.request_id)
+        if request.repeat and request.extends is None:
+            await self._ledger.take_back(tenant, request.request_id, request.repeat)
         outcome = await self._ledger.reserve(hold_request)
         if isinstance(outcome, Refused):
             outcome = await self._concurrency_wait.wait(hold_request, outcome)
@@ -210,6 +210,7 @@ class ReservationService:
             rates=rates,
             expires_at=self._clock.now() + request.life_s + self.settings.lease_margin_s,
             confirm_timeout_s=confirm_timeout_s,
+            repeat=request.repeat,
         )
 
     def _record(
