@@ -275,6 +275,7 @@ class ServiceInterleaving(Interleaving):
         """Runs everything to its end, delivers every event again, and compares the counters."""
         self.store.failing = False
         self.run_all()
+        self._check_in_use()
         for event in [logged.event for logged in self.log.logged]:
             assert event is not None
             run(self.processes[0].settler.settle(event))
