@@ -299,7 +299,7 @@ async def test_unknown_room_can_be_reset(harness: EdgeHarness) -> None:
 
 async def test_room_whose_speech_worker_never_came_answers_in_text(harness: EdgeHarness) -> None:
     harness.known.forget("w")
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     chat = WorkerInfo(id="c", service="chat", pool="main", backend="fake", slots=1, at=0)
     harness.known.announce(chat)
     assert (await post(harness, "/ait/postMessage", message()))[0] == 425

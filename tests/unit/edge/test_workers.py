@@ -23,7 +23,7 @@ def announcement(worker_id: str = "w1", pool: str = "main") -> WorkerInfo:
 async def test_worker_that_is_silent_is_forgotten_and_its_pool_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Workers()
     assert known.state("chat", "main") == "awake"
-    known.loaded = True
+    known.mark_loaded(0)
     assert known.state("chat", "main") == "unseen"
     known.announce(announcement())
     known.record("chat", "main", PoolRecord(last_started_at=0, models=(OFFER,)))
@@ -38,7 +38,7 @@ async def test_worker_that_is_silent_is_forgotten_and_its_pool_asleep(monkeypatc
 
 
 async def test_pool_asleep_a_pool_never_seen_and_no_model_are_three_answers(harness: EdgeHarness) -> None:
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     status, headers, body = await harness.post(CHAT, asking())
     assert (status, json.loads(body)["error"]["code"]) == (503, "no_worker")
     assert headers["Retry-After"] == "5"
@@ -60,7 +60,7 @@ async def test_models_of_a_pool_that_was_never_seen_are_not_listed(harness: Edge
             return [model["id"] for model in (await reply.json())["data"]]
 
     assert await listed() == ["owl", "wren/tiny", "parrot"]
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     harness.known.announce(announcement())
     assert await listed() == ["owl", "wren/tiny"]
 
@@ -72,7 +72,7 @@ def failed(state: Literal["running", "failed"] = "failed") -> ProcessRecord:
 async def test_pool_whose_worker_is_not_started_again_is_refused_and_said(
     harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     harness.known.record("chat", "main", PoolRecord(last_started_at=0))
     harness.known.supervise(failed())
     status, _, body = await harness.post(CHAT, asking())
@@ -100,7 +100,7 @@ async def test_pool_whose_worker_is_not_started_again_is_refused_and_said(
 async def test_pool_that_may_sleep_waits_for_its_first_worker() -> None:
     sleepy = {"chat": {"pools": {"main": {"backend": "fake", "may_sleep": True}}}}
     async with running(sleepy) as harness:
-        harness.known.loaded = True
+        harness.known.mark_loaded(0)
         worker = harness.plays(frames("x"))
         status, _, _ = await harness.post(CHAT, asking())
         assert status == 200

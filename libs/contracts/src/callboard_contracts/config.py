@@ -142,8 +142,11 @@ class ChatPoolSection(Section):
     slots: int = Field(default=4, ge=1, le=1024)
     """How many replies one worker writes at once."""
     may_sleep: bool = False
-    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
-    one. Left out, requests are refused until a first worker has announced itself."""
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
     url: str | None = None
     """The engine's address, for `ollama` and `openai` (there with its version segment)."""
     api_key: SecretStr | None = None
@@ -215,8 +218,11 @@ class SpeechPoolSection(Section):
     """How many utterances one worker has in work; they share its slots piece by piece. There are never fewer than
     slots."""
     may_sleep: bool = False
-    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
-    one. Left out, requests are refused until a first worker has announced itself."""
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
     url: str | None = None
     """For `openai`: the engine's address with its version segment."""
     api_key: SecretStr | None = None
@@ -412,7 +418,10 @@ class QuotaSection(Section):
     metrics_port: Port = 9103
     """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     decision_timeout_s: float = Field(default=2.0, gt=0)
-    """How long the edge waits for a decision."""
+    """How long quota may be silent about a decision before it counts as away."""
+    longest_decision_s: float = Field(default=15.0, ge=0, le=60)
+    """The longest that a request waits for a decision while the bus elects a leader, or until a quota process is back
+    where `on_unreachable` refuses."""
     lease_margin_s: float = Field(default=30.0, gt=0)
     """How long after its job's deadline an unsettled hold is kept before the reaper ends it."""
     reap_interval_s: float = Field(default=5.0, gt=0)

@@ -227,8 +227,12 @@ class Bus:
         timeout_s: float,
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
+        wait_s: float = 0.0,
     ) -> bytes:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
+
+        With `wait_s` whoever works on it may send empty messages, after each of which the timeout begins anew, up to
+        `wait_s` in all.
 
         Raises:
             NoResponders: nobody listens.
@@ -236,11 +240,12 @@ class Bus:
         """
         taken = None if on_late is None else lambda message: on_late(message.data)
         try:
-            return (await self.connection.ask(subject, payload, timeout_s, on_late=taken, late_s=late_s)).data
+            answer = await self.connection.ask(subject, payload, timeout_s, on_late=taken, late_s=late_s, wait_s=wait_s)
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
             raise BusUnavailable("no answer in time") from error
+        return answer.data
 
     async def api(self, operation: str, body: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
         """Calls the server's stream API, for instance `STREAM.INFO.CHAT`.

@@ -127,6 +127,7 @@ class Connection(Client):
         self._requires_tls = requires_tls
         self._on_message: dict[int, OnMessage] = {}
         self._asked = 0
+        self._on_heartbeat: dict[str, Callable[[], None]] = {}
         self._write_due = False
 
     @property
@@ -192,10 +193,12 @@ class Connection(Client):
         on_late: OnMessage | None = None,
         late_s: float = 0.0,
         flush: bool = True,
+        wait_s: float = 0.0,
     ) -> Msg:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
-        With `flush` it is written at once, else at the end of this loop turn.
+        With `flush` it is written at once, else at the end of this loop turn. With `wait_s` an empty message is a
+        heartbeat of whoever works on the answer, after which the timeout begins anew, up to `wait_s` in all.
 
         Raises:
             nats.errors.Error: as `request` does.
@@ -210,6 +213,15 @@ class Connection(Client):
         answer: asyncio.Future[Msg] = loop.create_future()
         self._resp_map[token] = answer
         timer = loop.call_later(timeout_s, _time_out, answer)
+        if wait_s:
+            until = loop.time() + wait_s
+
+            def heard() -> None:
+                nonlocal timer
+                timer.cancel()
+                timer = loop.call_later(min(timeout_s, max(0.0, until - loop.time())), _time_out, answer)
+
+            self._on_heartbeat[token] = heard
         try:
             await self.publish(subject, payload, reply=self._resp_sub_prefix.decode() + token, headers=headers)
             if flush:
@@ -223,6 +235,7 @@ class Connection(Client):
             timer.cancel()
             if self._resp_map.get(token) is answer:
                 del self._resp_map[token]
+                self._on_heartbeat.pop(token, None)
         if not message.data and message.headers and message.headers.get("Status") == NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return message
@@ -231,11 +244,14 @@ class Connection(Client):
         loop = asyncio.get_running_loop()
         late: asyncio.Future[Msg] = loop.create_future()
         self._resp_map[token] = late
+        if token in self._on_heartbeat:
+            self._on_heartbeat[token] = _ignore
         timer = loop.call_later(late_s, late.cancel)
 
         def ended(found: asyncio.Future[Msg]) -> None:
             timer.cancel()
             self._resp_map.pop(token, None)
+            self._on_heartbeat.pop(token, None)
             if not found.cancelled():
                 on_late(found.result())
 
@@ -253,8 +269,13 @@ class Connection(Client):
         self._on_message[sid] = self._answered
 
     def _answered(self, message: Msg) -> None:
-        future = self._resp_map.get(message.subject.rpartition(".")[2])
-        if future is not None and not future.done():
+        token = message.subject.rpartition(".")[2]
+        future = self._resp_map.get(token)
+        if future is None or future.done():
+            return
+        if not message.data and not message.headers and (heard := self._on_heartbeat.get(token)) is not None:
+            heard()
+        else:
             future.set_result(message)
 
     async def _connect_to_server(self, s: Srv) -> None:
@@ -370,6 +391,10 @@ def parse_headers(block: bytes) -> dict[str, str] | None:
         if colon:
             headers[name.strip()] = value.strip()
     return headers or None
+
+
+def _ignore() -> None:
+    pass
 
 
 def _time_out(answer: asyncio.Future[Msg]) -> None:

@@ -34,6 +34,8 @@ CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 NAK_DELAY_S = 0.05
 CHECK_INTERVAL_S = 1.0
+TAKEN_S = 2.0
+"""A pull that was not turned away by then stands; one that is turned away is repeated far sooner."""
 
 
 class Nak(Exception):  # noqa: N818 - an instruction, not a failure
@@ -140,9 +142,14 @@ class PullLoop:
         self._wake = asyncio.Event()
         self._lost = False
         self._stopping = False
-        self.served = True
-        """Whether the server takes pulls; it turns them away where the consumer is missing or has no leader."""
+        self._turned_away: dict[str, float] = {}
+        """When a pull of a consumer was last turned away, as it is at once where one is missing or has no leader."""
         bus.on_reconnect(self._forget_pulls)
+
+    @property
+    def served(self) -> bool:
+        """Whether the server takes the pulls for live and for batch jobs."""
+        return not self._turned_away
 
     @property
     def running(self) -> int:
@@ -252,6 +259,9 @@ class PullLoop:
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
+        for subject, at in list(self._turned_away.items()):
+            if now - at > TAKEN_S:
+                self._note_served(subject, served=True)
         if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
             await self._close_inboxes()
             await self._open_inboxes()
@@ -295,7 +305,10 @@ class PullLoop:
         if current:
             inbox.open = max(0, inbox.open - 1)
         status = status_of(message)
-        self._note_served(served=status is None or not turned_away(status))
+        batch = inbox is self._batch_probe and self._step is _Step.BATCH_NOW
+        self._note_served(
+            self._batch_subject if batch else self._live_subject, served=status is None or not turned_away(status)
+        )
         if status is not None:
             self._batch_probe_empty = self._batch_probe_empty or (current and inbox is self._batch_probe)
             if turned_away(status):
@@ -321,9 +334,13 @@ class PullLoop:
         self._reports.append((message, _nak(NAK_DELAY_S)))
         self._wake.set()
 
-    def _note_served(self, *, served: bool) -> None:
-        if self.served != served:
-            self.served = served
+    def _note_served(self, subject: str, *, served: bool) -> None:
+        before = self.served
+        if served:
+            self._turned_away.pop(subject, None)
+        else:
+            self._turned_away[subject] = asyncio.get_running_loop().time()
+        if self.served != before:
             self._on_change()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -185,6 +185,7 @@ async def _serve(
         config.quota.on_unreachable,
         metrics.admitted_without_quota.inc,
         require_key=config.quota.require_key,
+        wait_s=config.quota.longest_decision_s,
     )
     deps = Dependencies(
         quota=quota,

@@ -44,7 +44,7 @@ async def main(config: Config, shutdown: Shutdown, _arguments: argparse.Namespac
         health = StoreHealth(bus, f"rooms-{secrets.token_hex(6)}", checked_streams("rooms", stored_streams(config)))
         background, in_flight = BackgroundTasks(), BackgroundTasks()
         store, jobs = BucketRoomStore(bus), BusTurnJobs(bus)
-        holds = QuotaRpc(bus, config.quota.decision_timeout_s, background.start)
+        holds = QuotaRpc(bus, config.quota.decision_timeout_s, background.start, config.quota.longest_decision_s)
         effects = TurnEffects(jobs, BusTurnResults(bus), BusRoomAudio(bus), holds)
         limits = Limits(
             max_messages=config.rooms.max_messages,

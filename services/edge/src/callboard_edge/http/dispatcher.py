@@ -157,7 +157,7 @@ class Dispatcher:
         figures.requests.inc()
         figures.duration.observe(time.perf_counter() - call.started_s)
         figures.sent_bytes.inc(call.sent_bytes)
-        if call.first_byte_s is not None:
+        if call.first_byte_s is not None and call.mode == "stream":
             figures.first_byte.observe(call.first_byte_s - call.started_s)
         return response
 
