@@ -32,11 +32,12 @@ async def test_page_plays_the_room_and_names_who_speaks(make_deployment: MakeBoa
         "audio_voice": VOICES[0],
     }
     async with aiohttp.ClientSession() as session:
-        async with session.post(f"{root}/ait/startConversation", json={"join_key": "pond"}) as reply:
+        async with session.post(f"{root}/ait/startConversation", json={"join_key": "pond!lily"}) as reply:
             assert reply.status == 200
-        async with page_of(f"{root}/ait/rooms/pond") as page:
+        async with page_of(f"{root}/ait/rooms/pond!lily") as page:
             await page.until("document.readyState === 'complete' && document.title === 'pond'")
             assert await page.evaluate("document.getElementById('room').textContent") == "pond"
+            assert not await page.evaluate("document.querySelector('main').outerHTML.includes('lily')")
             assert await page.evaluate("document.getElementById('speaker').textContent") == "Nobody speaks."
             await page.evaluate(f"{SOUND}.play()")
             await page.until(f"{SOUND}.currentTime > 0.5")
