@@ -412,6 +412,21 @@ async def test_translation_is_polled_with_its_original() -> None:
         assert (await get(harness, "/translation/getTranslation", session_key="x", message_id="t"))[0] == 400
 
 
+async def test_long_translation_is_shortened_to_what_a_script_can_read() -> None:
+    async with running() as harness:
+        await post(harness, "/translation/translate", translation(message='"' * 15_000))
+        turn = harness.rooms.posted[0]
+        harness.rooms.end_turn(pond(harness, "bridge", "translation"), answered(turn.id, "Buenos días. " * 900))
+        query = {"session_key": "bridge", "message_id": "t-1"}
+        async with harness.session.get(harness.url + "/translation/getTranslation", params=query) as reply:
+            raw = await reply.read()
+        assert len(raw) <= MAX_ANSWER_BYTES
+        body = json.loads(raw)
+        assert body["message_id"] == "t-1"
+        assert body["translated_text"].startswith("Buenos días.")
+        assert body["original_message"].endswith("…")
+
+
 async def test_translation_is_spoken_by_a_voice_of_the_language_or_not_at_all() -> None:
     over = {"tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth"}}}}
     async with running(over) as harness:

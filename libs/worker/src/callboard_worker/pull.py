@@ -190,12 +190,16 @@ class PullLoop:
         return True
 
     def take(self, message: Msg) -> None:
-        """Runs a job that another worker took from the queue; one that comes after its promise is given back."""
+        """Runs a job that another worker took from the queue.
+
+        One that comes after its promise, or finds its slot taken by a job that came on an open pull, is given back.
+        """
         if self._promises:
             self._promises.popleft().cancel()
-            self._start(message)
-        else:
-            self._give_back(message)
+            if len(self._running) < self._slots:
+                self._start(message)
+                return
+        self._give_back(message)
 
     def _expire(self) -> None:
         self._promises.popleft()
