@@ -12,6 +12,7 @@ import yaml
 
 from deploy.observability.objectives import SERVER_ERRORS
 from tests.deploy.known_metrics import (
+    CLUSTER,
     EXPORTER,
     OBSERVABILITY,
     ROOT,
@@ -37,8 +38,9 @@ KNOWN = {
     for name, labels in {
         **own_series(),
         **EXPORTER,
+        **CLUSTER,
         **STANDARD,
-        **{name: {"service", "le", "code", "protocol", "decision"} for name in recorded()},
+        **{name: {"service", "pool", "may_sleep", "le", "code", "protocol", "decision"} for name in recorded()},
     }.items()
 }
 
