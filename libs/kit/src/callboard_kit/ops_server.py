@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from copy import copy
 
 from aiohttp import web
 from prometheus_client import REGISTRY, Gauge, Histogram
@@ -41,8 +42,10 @@ class _Labelled(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of the process."""
         for metric in REGISTRY.collect():
-            metric.samples = [each._replace(labels={**each.labels, **self._labels}) for each in metric.samples]
-            yield metric
+            # Some collectors return the same object each time.
+            labelled = copy(metric)
+            labelled.samples = [each._replace(labels={**each.labels, **self._labels}) for each in metric.samples]
+            yield labelled
 
 
 def metrics(labels: Mapping[str, str]) -> Callable[[web.Request], Awaitable[web.Response]]:
