@@ -17,6 +17,7 @@ from nats.aio.subscription import Subscription
 from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.streams import QUOTA
+from callboard_kit import tracing
 from callboard_kit.bus_clock import BusClock
 from callboard_kit.bus_errors import (
     ApiError,
@@ -179,7 +180,7 @@ class Bus:
             PublishRefused: the stream does not take it.
             BusUnavailable: no acknowledgement came in time; only with `msg_id` is a repeat safe.
         """
-        all_headers = dict(headers or {})
+        all_headers = tracing.carried(headers) or {}
         if msg_id is not None:
             all_headers[MSG_ID] = msg_id
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -209,6 +210,7 @@ class Bus:
         timeout_s: float,
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
+        headers: dict[str, str] | None = None,
     ) -> bytes:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
@@ -218,7 +220,7 @@ class Bus:
         """
         taken = None if on_late is None else lambda message: on_late(message.data)
         try:
-            return (await self.connection.ask(subject, payload, timeout_s, on_late=taken, late_s=late_s)).data
+            return (await self.connection.ask(subject, payload, timeout_s, headers, taken, late_s)).data
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:

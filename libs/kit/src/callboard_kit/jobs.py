@@ -7,6 +7,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.headers import PREFERRED_WORKER
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.subjects import JobClass
+from callboard_kit import tracing
 from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusUnavailable, PublishRefused
 from callboard_kit.payload_cipher import OVERHEAD_BYTES
 
@@ -35,9 +36,15 @@ async def enqueue(
     """
     subject = subjects.job(service, pool, job_class, job.tenant)
     try:
+<<<<<<< HEAD
         payload = await bus.cipher.encrypt(job.compact())
         headers = {PREFERRED_WORKER: job.preferred_worker} if job.preferred_worker else None
         return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, headers, flush=True)).seq
+=======
+        with tracing.span(f"enqueue {service} job", "producer", attributes=_attributes(job, pool, job_class)):
+            payload = await bus.cipher.encrypt(job.compact())
+            return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, flush=True)).seq
+>>>>>>> f04bb19 (Trace requests through edge, rooms, quota and workers with OpenTelemetry, where the site asks for it)
     except PublishRefused as refused:
         if refused.err_code == STREAM_STORE_FAILED:
             raise CallboardError(
@@ -54,6 +61,10 @@ async def enqueue(
         raise bus_unavailable() from refused
     except BusUnavailable as error:
         raise bus_unavailable() from error
+
+
+def _attributes(job: Job, pool: str, job_class: JobClass) -> tracing.Attributes:
+    return {"callboard.request_id": job.request_id, "callboard.pool": pool, "callboard.job_class": job_class}
 
 
 def bus_unavailable() -> CallboardError:

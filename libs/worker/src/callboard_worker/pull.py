@@ -9,8 +9,12 @@ only at a moment when no live job waits.
 import asyncio
 import json
 import logging
+<<<<<<< HEAD
 from collections import deque
 from collections.abc import Awaitable, Callable
+=======
+from collections.abc import Awaitable, Callable, Mapping
+>>>>>>> f04bb19 (Trace requests through edge, rooms, quota and workers with OpenTelemetry, where the site asks for it)
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -56,6 +60,7 @@ class Delivery:
     subject: str
     attempt: int
     stream_seq: int
+    headers: Mapping[str, str] | None = None
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
@@ -346,7 +351,8 @@ class PullLoop:
     async def _outcome(self, message: Msg) -> bytes | None:
         """Runs a job and returns what the server is told of it."""
         metadata = message.metadata
-        delivery = Delivery(message.data, message.subject, metadata.num_delivered or 1, metadata.sequence.stream)
+        attempt = metadata.num_delivered or 1
+        delivery = Delivery(message.data, message.subject, attempt, metadata.sequence.stream, message.headers)
         try:
             await self._handle(delivery)
         except Nak as back:
