@@ -79,6 +79,7 @@ def jobs(metrics: str) -> tuple[Panel, ...]:
             "Jobs for which one worker is the quickest, by where they ran: *here* where they were delivered, "
             "*handed_over* to that worker, or kept because it was *full* or *gone*.",
             f"{metrics}_preferred_jobs_total",
+            POOL,
             by="outcome",
         ),
         counter(

@@ -36,15 +36,10 @@ async def enqueue(
     """
     subject = subjects.job(service, pool, job_class, job.tenant)
     try:
-<<<<<<< HEAD
-        payload = await bus.cipher.encrypt(job.compact())
         headers = {PREFERRED_WORKER: job.preferred_worker} if job.preferred_worker else None
-        return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, headers, flush=True)).seq
-=======
         with tracing.span(f"enqueue {service} job", "producer", attributes=_attributes(job, pool, job_class)):
             payload = await bus.cipher.encrypt(job.compact())
-            return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, flush=True)).seq
->>>>>>> f04bb19 (Trace requests through edge, rooms, quota and workers with OpenTelemetry, where the site asks for it)
+            return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, headers, flush=True)).seq
     except PublishRefused as refused:
         if refused.err_code == STREAM_STORE_FAILED:
             raise CallboardError(

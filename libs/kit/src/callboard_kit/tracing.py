@@ -14,6 +14,9 @@ Headers = Mapping[str, str]
 
 T = TypeVar("T")
 
+CONTEXT_HEADERS = ("traceparent", "tracestate")
+"""W3C's names."""
+
 _OFF = nullcontext()
 
 
@@ -103,6 +106,11 @@ def carried(headers: Headers | None = None) -> dict[str, str] | None:
     if _tracer is None:
         return None if headers is None else dict(headers)
     return {**(headers or {}), **_tracer.headers()} or None
+
+
+def context_of(headers: Headers | None) -> dict[str, str]:
+    """Those of a message's headers that carry a span, for a message that is passed on."""
+    return {name: headers[name] for name in CONTEXT_HEADERS if name in headers} if headers else {}
 
 
 def served(work: Coroutine[Any, Any, T], name: str, headers: Headers | None) -> Coroutine[Any, Any, T]:

@@ -9,12 +9,8 @@ only at a moment when no live job waits.
 import asyncio
 import json
 import logging
-<<<<<<< HEAD
 from collections import deque
-from collections.abc import Awaitable, Callable
-=======
 from collections.abc import Awaitable, Callable, Mapping
->>>>>>> f04bb19 (Trace requests through edge, rooms, quota and workers with OpenTelemetry, where the site asks for it)
 from dataclasses import dataclass
 from enum import Enum, auto
 
