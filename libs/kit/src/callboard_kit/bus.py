@@ -210,7 +210,6 @@ class Bus:
         timeout_s: float,
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
-        headers: dict[str, str] | None = None,
     ) -> bytes:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
@@ -219,6 +218,7 @@ class Bus:
             BusUnavailable: no answer in time.
         """
         taken = None if on_late is None else lambda message: on_late(message.data)
+        headers = None if subject.startswith("$") else tracing.carried()
         try:
             return (await self.connection.ask(subject, payload, timeout_s, headers, taken, late_s)).data
         except nats.errors.NoRespondersError:

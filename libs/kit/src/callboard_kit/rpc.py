@@ -31,7 +31,7 @@ async def ask_service(
         while True:
             try:
                 if bus.connected:
-                    return await bus.request(subject, payload, timeout_s, on_late, late_s, tracing.carried())
+                    return await bus.request(subject, payload, timeout_s, on_late, late_s)
             except NoResponders:
                 pass
             # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
