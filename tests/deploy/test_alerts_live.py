@@ -95,15 +95,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
 
 def test_dead_pool_beside_a_healthy_one_alerts_and_its_job_counts_as_waiting(site: Site) -> None:
     prometheus, worker = site.prometheus, site.deployment.chats[1]
-    pool = {"pool": SPARE_POOL}
     assert not any(labels.get("pool") for labels in prometheus.firing())
     site.spare_engine.plays(numbered(TOKENS, delay_s=0.05))
     reply = site.chat(SPARE_MODEL)
     wait_until(lambda: site.spare_engine.active > 0, 20, "the engine writes", interval_s=0.02)
     worker.running.kill()
     prometheus.wait_fires("CallboardProcessDown", job="callboard-chat", instance=f"127.0.0.1:{worker.health_port}")
-    prometheus.wait_fires("CallboardJobsWaitUnserved", job="callboard-chat", **pool)
-    prometheus.wait_fires("CallboardPoolWithoutWorkers", service="chat", **pool)
+    prometheus.wait_fires("CallboardJobsWaitUnserved", job="callboard-chat", pool=SPARE_POOL)
+    prometheus.wait_fires("CallboardPoolWithoutWorkers", service="chat", pool=SPARE_POOL)
     (shown,) = prometheus.query('sum (ALERTS{alertname="CallboardJobsWaitUnserved",alertstate="firing"})')
     assert float(shown["value"][1]) == 1
     assert site.chat(CHAT_MODEL).result(60)[0] == 200

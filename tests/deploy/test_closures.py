@@ -49,7 +49,7 @@ def test_an_image_carries_only_its_own(lock: str) -> None:
 def test_an_image_has_every_direct_dependency(lock: str) -> None:
     folder, extras = MEMBERS[lock]
     wanted: set[str] = set()
-    members = [(folder, extras)]
+    members: list[tuple[str, tuple[str, ...]]] = [(folder, extras)]
     while members:
         member, extras = members.pop()
         project = tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"]
