@@ -43,6 +43,7 @@ class Prometheus:
                 f"--storage.tsdb.path={folder / 'store'}",
                 f"--web.listen-address={self._url.removeprefix('http://')}",
                 "--log.level=warn",
+                "--enable-feature=exemplar-storage",
             ],
             folder / "prometheus.log",
         )

@@ -5,6 +5,7 @@ The rules are the product's own. Only how long a state must last (`for`) is shor
 
 import http.client
 import json
+import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -16,6 +17,7 @@ from tests.deploy.bus_exporter import BusExporter
 from tests.deploy.prometheus_server import Prometheus, program
 from tests.support.children import wait_until
 from tests.support.deployment import CHAT_MODEL, CHAT_POOL, Deployment, stub_config
+from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_speech import StubSpeech
@@ -34,6 +36,7 @@ class Site:
     prometheus: Prometheus
     main_engine: StubChat
     spare_engine: StubChat
+    receiver: OtlpReceiver
     threads: ThreadPoolExecutor
 
     def chat(self, model: str) -> "Future[tuple[int, str]]":
@@ -57,12 +60,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     if installed is None:
         pytest.skip("prometheus is missing; `apt-get install prometheus` brings it")
     folder = tmp_path_factory.mktemp("alerts")
-    main, spare, speech = StubChat(), StubChat(), StubSpeech()
-    with closing(main), closing(spare), closing(speech), ThreadPoolExecutor(4) as threads:
+    main, spare, speech, receiver = StubChat(), StubChat(), StubSpeech(), OtlpReceiver()
+    with closing(main), closing(spare), closing(speech), receiver, ThreadPoolExecutor(4) as threads:
         for stub in (main, spare, speech):
             stub.start()
         pool = {"backend": "openai", "url": spare.url, "slots": 2, "resume": "prefill"}
-        more = {"chat": {"pools": {SPARE_POOL: pool}, "models": {SPARE_MODEL: {"pool": SPARE_POOL}}}}
+        traces = {"site": {"traces_endpoint": receiver.url}}
+        more = {**traces, "chat": {"pools": {SPARE_POOL: pool}, "models": {SPARE_MODEL: {"pool": SPARE_POOL}}}}
         deployment = Deployment(folder / "deployment", merged(stub_config(main.url, speech.url), more))
         exporter = BusExporter(deployment.nats)
         prometheus: Prometheus | None = None
@@ -84,7 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
             prometheus = Prometheus(installed, folder, targets, alert_after="1s")
             prometheus.wait_ready()
             prometheus.wait_evaluated()
-            yield Site(deployment, prometheus, main, spare, threads)
+            yield Site(deployment, prometheus, main, spare, receiver, threads)
             deployment.stop()
         finally:
             if prometheus:
@@ -127,6 +131,24 @@ def test_dead_engine_of_one_pool_alerts_for_this_pool_alone(site: Site) -> None:
     finally:
         site.main_engine.start()
     site.prometheus.wait_quiet("CallboardEngineDown")
+
+
+def test_prometheus_keeps_the_traces_that_histograms_name(site: Site) -> None:
+    assert site.chat(CHAT_MODEL).result(60)[0] == 200
+
+    def kept() -> set[str]:
+        found = site.prometheus.api(
+            "query_exemplars",
+            query="callboard_edge_time_to_first_byte_seconds_bucket",
+            start=str(time.time() - 600),
+            end=str(time.time() + 1),
+        )
+        return {each["labels"]["trace_id"] for series in found for each in series["exemplars"]}
+
+    def both() -> set[str]:
+        return kept() & {span.trace_id for span in site.receiver.spans}
+
+    wait_until(lambda: bool(both()), 30, "the trace of an exemplar came", interval_s=0.2)
 
 
 def test_busy_pool_whose_jobs_wait_is_no_unserved_one(site: Site) -> None:

@@ -8,14 +8,13 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, TypeVar
 
+from callboard_contracts.headers import TRACE_CONTEXT
+
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 Headers = Mapping[str, str]
 
 T = TypeVar("T")
-
-CONTEXT_HEADERS = ("traceparent", "tracestate")
-"""W3C's names."""
 
 _OFF = nullcontext()
 
@@ -110,7 +109,7 @@ def carried(headers: Headers | None = None) -> dict[str, str] | None:
 
 def context_of(headers: Headers | None) -> dict[str, str]:
     """Those of a message's headers that carry a span, for a message that is passed on."""
-    return {name: headers[name] for name in CONTEXT_HEADERS if name in headers} if headers else {}
+    return {name: headers[name] for name in TRACE_CONTEXT if name in headers} if headers else {}
 
 
 def served(work: Coroutine[Any, Any, T], name: str, headers: Headers | None) -> Coroutine[Any, Any, T]:
