@@ -28,7 +28,6 @@ DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 NO_GPU, NO_CLUSTER = "needs NVIDIA's exporter, and a GPU", "needs the exporters of a cluster"
 EXPECTED_EMPTY = {
     "speech: Characters left out": "the engine reads texts by itself",
-    "quota: Store failures": "the bus was never unreachable",
     **{
         f"capacity: {title}": NO_GPU
         for title in ("GPU utilisation", "GPU memory", "GPU power", "GPU temperature", "GPU errors", "Work by GPU")
@@ -163,6 +162,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
             Caller(deployment, deployment.create_key("standard")),
             Caller(deployment, deployment.create_key("tiny")),
         )
+        deployment.command("keys", "create", "--name", "ann")
+        deployment.command("keys", "create", "--name", "bob")
+        deployment.command("kudos", "earn", "ann", "20")
+        deployment.command("kudos", "transfer", "ann", "bob", "5")
         for _ in range(LOAD_ROUNDS):
             one_round(caller, poor, chat, speech)
             prometheus.wait_scraped()
@@ -241,6 +244,12 @@ def test_a_healthy_installation_alerts_only_on_the_errors_that_were_caused(
     prometheus, _ = watched
     firing = {alert["labels"]["alertname"] for alert in prometheus.api("alerts")["alerts"]}
     assert firing <= {"CallboardErrorBudgetBurn", "CallboardWorkerDied"}
+
+
+def test_kudos_that_moved_are_counted(watched: tuple[Prometheus, Deployment]) -> None:
+    prometheus, _ = watched
+    moved = prometheus.query('sum by (kind) (callboard_quota_kudos_total{kind=~"earn|transfer"})')
+    assert {each["metric"]["kind"]: float(each["value"][1]) for each in moved} == {"earn": 20_000, "transfer": 5000}
 
 
 def test_labels_hold_closed_sets_and_nothing_of_a_client(watched: tuple[Prometheus, Deployment]) -> None:
