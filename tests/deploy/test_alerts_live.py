@@ -5,11 +5,14 @@ The rules are the product's own. Only how long a state must last (`for`) is shor
 
 import http.client
 import json
+import signal
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +23,7 @@ from tests.support.deployment import CHAT_MODEL, CHAT_POOL, Deployment, stub_con
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat, numbered
+from tests.support.stub_openai import Script
 from tests.support.stub_speech import StubSpeech
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400), pytest.mark.slow]
@@ -41,13 +45,14 @@ class Site:
 
     def chat(self, model: str) -> "Future[tuple[int, str]]":
         """Asks for a streamed reply in a thread; the result is the status and all of the answer."""
-        return self.threads.submit(self._chat, model)
+        body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+        return self.threads.submit(self.post, "/v1/chat/completions", body)
 
-    def _chat(self, model: str) -> tuple[int, str]:
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+        """Sends a request and reads all of its answer."""
         connection = http.client.HTTPConnection(self.deployment.root_url().removeprefix("http://"), timeout=200)
         try:
-            body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:
@@ -162,6 +167,25 @@ def test_busy_pool_whose_jobs_wait_is_no_unserved_one(site: Site) -> None:
     site.spare_engine.reset()
 
 
+def test_turns_that_fail_alert(site: Site) -> None:
+    site.main_engine.plays(Script(error_at=2))
+    for n in range(8):
+        said = {"join_key": f"stage{n}", "username": "Ann", "message": "Hello", "charactername": "Owl"}
+        assert site.post("/ait/postMessage", {**said, "message_id": uuid4().hex})[0] == 425
+    site.prometheus.wait_fires("CallboardTurnsFail")
+    site.main_engine.reset()
+
+
+def test_process_that_stands_still_again_and_again_alerts(site: Site) -> None:
+    rooms = site.deployment.rooms[0].running
+    for _ in range(4):
+        rooms.signal(signal.SIGSTOP)
+        time.sleep(0.7)
+        rooms.signal(signal.SIGCONT)
+        time.sleep(0.5)
+    site.prometheus.wait_fires("CallboardEventLoopBlocked", job="callboard-rooms")
+
+
 def test_quota_that_was_killed_alerts(site: Site) -> None:
     quota = site.deployment.quotas[0]
     quota.running.kill()
@@ -170,6 +194,7 @@ def test_quota_that_was_killed_alerts(site: Site) -> None:
     site.prometheus.wait_evaluated()
     assert site.chat(CHAT_MODEL).result(60)[0] == 503
     site.prometheus.wait_fires("CallboardQuotaUnreachable")
+    site.prometheus.wait_fires("CallboardErrorBudgetBurn", severity="critical")
     quota.start()
     quota.wait_ready()
     site.prometheus.wait_quiet("CallboardProcessDown")
