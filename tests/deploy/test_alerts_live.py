@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 
+from callboard_contracts.streams import ATTEMPTS
 from tests.deploy.bus_exporter import BusExporter
 from tests.deploy.prometheus_server import Prometheus, program
 from tests.support.children import wait_until
@@ -106,8 +107,9 @@ def test_dead_pool_beside_a_healthy_one_alerts_and_its_job_counts_as_waiting(sit
     prometheus, worker = site.prometheus, site.deployment.chats[1]
     assert not any(labels.get("pool") for labels in prometheus.firing())
     site.spare_engine.plays(numbered(TOKENS, delay_s=0.05))
+    begun = site.deployment.messages_in(ATTEMPTS)
     reply = site.chat(SPARE_MODEL)
-    wait_until(lambda: site.spare_engine.active > 0, 20, "the engine writes", interval_s=0.02)
+    wait_until(lambda: site.deployment.messages_in(ATTEMPTS) > begun, 20, "the worker has begun", interval_s=0.05)
     worker.running.kill()
     prometheus.wait_fires("CallboardProcessDown", job="callboard-chat", instance=f"127.0.0.1:{worker.health_port}")
     prometheus.wait_fires("CallboardJobsWaitUnserved", job="callboard-chat", pool=SPARE_POOL)
@@ -178,11 +180,12 @@ def test_turns_that_fail_alert(site: Site) -> None:
 
 def test_process_that_stands_still_again_and_again_alerts(site: Site) -> None:
     rooms = site.deployment.rooms[0].running
-    for _ in range(4):
+    # More than one in a hundred of the measurements of five minutes must be late.
+    for _ in range(12):
         rooms.signal(signal.SIGSTOP)
-        time.sleep(0.7)
+        time.sleep(0.8)
         rooms.signal(signal.SIGCONT)
-        time.sleep(0.5)
+        time.sleep(0.1)
     site.prometheus.wait_fires("CallboardEventLoopBlocked", job="callboard-rooms")
 
 
