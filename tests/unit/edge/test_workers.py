@@ -4,10 +4,14 @@ import json
 from typing import Literal
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel, PoolRecord, ProcessRecord, WorkerInfo
 from callboard_edge.domain import workers
+from callboard_edge.domain.waiting_jobs import WaitingJobs
 from callboard_edge.domain.workers import Workers
+from callboard_edge.metrics import EdgeMetrics
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running
 
 pytestmark = pytest.mark.unit
@@ -35,6 +39,26 @@ async def test_worker_that_is_silent_is_forgotten_and_its_pool_asleep(monkeypatc
     assert known.state("chat", "main") == "asleep"
     assert known.model("chat", "main", "owl") == OFFER
     assert known.model("chat", "main", "wren") is None
+
+
+async def test_edge_counts_the_workers_of_each_pool_of_the_configuration() -> None:
+    chat = {"main": {"backend": "fake"}, "night": {"backend": "fake", "may_sleep": True}}
+    config = Config.model_validate({"chat": {"pools": chat}, "tts": {"pools": {"booth": {"backend": "fake"}}}})
+    registry, known = CollectorRegistry(), Workers()
+    EdgeMetrics(registry).watch_pools(config, known, WaitingJobs())
+
+    def count(service: str, pool: str, may_sleep: str) -> float | None:
+        labels = {"service": service, "pool": pool, "may_sleep": may_sleep}
+        return registry.get_sample_value("callboard_edge_pool_workers", labels)
+
+    known.announce(announcement("w1"))
+    known.announce(announcement("w2"))
+    assert count("chat", "main", "false") == 2
+    known.forget("w1")
+    assert count("chat", "main", "false") == 1
+    assert count("chat", "night", "true") == 0
+    assert count("tts", "booth", "false") == 0
+    assert registry.get_sample_value("callboard_edge_oldest_job_seconds", {"service": "chat", "pool": "main"}) == 0
 
 
 async def test_pool_asleep_a_pool_never_seen_and_no_model_are_three_answers(harness: EdgeHarness) -> None:

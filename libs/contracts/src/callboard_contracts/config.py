@@ -35,6 +35,9 @@ class SiteSection(Section):
     """The least severe events that services log."""
     metrics_host: str = "127.0.0.1"
     """The address on which each process serves `/metrics`, `/healthz` and `/readyz`; `0.0.0.0` in a container."""
+    traces_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
+    """Where traces of requests are sent, as OTLP over HTTP, such as `http://127.0.0.1:4318`; left out, none are made.
+    Needs the extra `traces` of each service."""
 
 
 class NatsSection(Section):

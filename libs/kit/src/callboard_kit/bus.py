@@ -20,6 +20,7 @@ from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.streams import QUOTA
 from callboard_contracts.subjects import INBOX, is_token
+from callboard_kit import tracing
 from callboard_kit.bus_clock import BusClock
 from callboard_kit.bus_errors import (
     ApiError,
@@ -197,7 +198,7 @@ class Bus:
             PublishRefused: the stream does not take it.
             BusUnavailable: no acknowledgement came in time; only with `msg_id` is a repeat safe.
         """
-        all_headers = dict(headers or {})
+        all_headers = tracing.carried(headers) or {}
         if msg_id is not None:
             all_headers[MSG_ID] = msg_id
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -239,8 +240,11 @@ class Bus:
             BusUnavailable: no answer in time.
         """
         taken = None if on_late is None else lambda message: on_late(message.data)
+        headers = None if subject.startswith("$") else tracing.carried()
         try:
-            answer = await self.connection.ask(subject, payload, timeout_s, on_late=taken, late_s=late_s, wait_s=wait_s)
+            answer = await self.connection.ask(
+                subject, payload, timeout_s, headers, on_late=taken, late_s=late_s, wait_s=wait_s
+            )
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:

@@ -8,6 +8,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.headers import PREFERRED_WORKER
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.subjects import JobClass
+from callboard_kit import tracing
 from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusUnavailable, PublishRefused
 from callboard_kit.payload_cipher import OVERHEAD_BYTES
 
@@ -40,9 +41,11 @@ async def enqueue(
     clock = asyncio.get_running_loop().time
     until = clock() + timeout_s
     try:
-        payload = await _encrypted(bus, job, until)
         headers = {PREFERRED_WORKER: job.preferred_worker} if job.preferred_worker else None
-        return (await bus.publish_stored(subject, payload, job.request_id, until - clock(), headers, flush=True)).seq
+        with tracing.span(f"enqueue {service} job", "producer", attributes=_attributes(job, pool, job_class)):
+            payload = await _encrypted(bus, job, until)
+            left_s = until - clock()
+            return (await bus.publish_stored(subject, payload, job.request_id, left_s, headers, flush=True)).seq
     except PublishRefused as refused:
         if refused.err_code == STREAM_STORE_FAILED:
             raise CallboardError(
@@ -70,6 +73,10 @@ async def _encrypted(bus: Bus, job: Job, until: float) -> bytes:
             if asyncio.get_running_loop().time() + KEY_RETRY_S >= until:
                 raise
         await asyncio.sleep(KEY_RETRY_S)
+
+
+def _attributes(job: Job, pool: str, job_class: JobClass) -> tracing.Attributes:
+    return {"callboard.request_id": job.request_id, "callboard.pool": pool, "callboard.job_class": job_class}
 
 
 def bus_unavailable() -> CallboardError:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from callboard_kit import tracing
 from callboard_kit.bus import Bus, NoResponders
 
 ASK_AGAIN_S = 0.1
@@ -28,13 +29,14 @@ async def ask_service(
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
-    while True:
-        try:
-            if bus.connected:
-                return await bus.request(subject, payload, timeout_s, on_late, late_s, wait_s)
-        except NoResponders:
-            pass
-        # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
-        if loop.time() + ASK_AGAIN_S >= until:
-            raise NoResponders(subject)
-        await asyncio.sleep(ASK_AGAIN_S)
+    with tracing.span(f"ask {subject}", "client"):
+        while True:
+            try:
+                if bus.connected:
+                    return await bus.request(subject, payload, timeout_s, on_late, late_s, wait_s)
+            except NoResponders:
+                pass
+            # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
+            if loop.time() + ASK_AGAIN_S >= until:
+                raise NoResponders(subject)
+            await asyncio.sleep(ASK_AGAIN_S)

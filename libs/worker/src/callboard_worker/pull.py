@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -58,6 +58,7 @@ class Delivery:
     subject: str
     attempt: int
     stream_seq: int
+    headers: Mapping[str, str] | None = None
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
@@ -367,7 +368,8 @@ class PullLoop:
     async def _outcome(self, message: Msg) -> bytes | None:
         """Runs a job and returns what the server is told of it."""
         metadata = message.metadata
-        delivery = Delivery(message.data, message.subject, metadata.num_delivered or 1, metadata.sequence.stream)
+        attempt = metadata.num_delivered or 1
+        delivery = Delivery(message.data, message.subject, attempt, metadata.sequence.stream, message.headers)
         try:
             await self._handle(delivery)
         except Nak as back:

@@ -208,6 +208,7 @@ async def _serve(
             return "quota ended too often and is not started again"
         return store.reason
 
+    metrics.watch_pools(config, workers, deps.waiting)
     loop = await idle_loop(config.room_stream.idle_loop)
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
     context = edge_context(config, deps, BusResultStore(bus), workers, encoders, streams, metrics, ready, admin)

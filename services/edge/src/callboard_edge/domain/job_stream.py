@@ -137,6 +137,7 @@ class JobStream(Generic[T]):
         self._wait = wait
         self._deadline = now + life_s + DEADLINE_GRACE_S
         self._submitting: asyncio.Task[Submission] | None = None
+        self._route: Route | None = None
         self._closed = False
         self._check_pause_s = FIRST_CHECK_S
         self._next_check = now + FIRST_CHECK_S
@@ -151,6 +152,8 @@ class JobStream(Generic[T]):
             QuotaRefused: quota refused the hold.
             CallboardError: the queue did not take the job.
         """
+        self._route = route
+        self._deps.waiting.begin(route.service, route.pool, self.request_id)
         self._submitting = submit(self._deps, reserve, make_job, route)
         try:
             submission = await asyncio.shield(self._submitting)
@@ -204,6 +207,7 @@ class JobStream(Generic[T]):
                 self._check_pause_s = FIRST_CHECK_S
                 self._next_check = loop.time() + FIRST_CHECK_S
             if ready:
+                self._wait_over()
                 return ready
             now = loop.time()
             if now >= self._deadline:
@@ -217,17 +221,24 @@ class JobStream(Generic[T]):
                 self._next_check = loop.time() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
                 self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
                 if ready:
+                    self._wait_over()
                     return ready
             elif now >= until:
                 return ()
             else:
                 await inbox.wait(min(until, self._deadline, self._next_check, give_up_at) - now)
 
+    def _wait_over(self) -> None:
+        if self._route is not None:
+            self._deps.waiting.end(self._route.service, self._route.pool, self.request_id)
+            self._route = None
+
     def close(self) -> None:
         """Ends the stream; safe to repeat. Before its end the job is cancelled by a background task."""
         if self._closed:
             return
         self._closed = True
+        self._wait_over()
         self._source.open_to_workers = False
         if self.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)

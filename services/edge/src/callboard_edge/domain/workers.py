@@ -98,6 +98,10 @@ class Workers:
             self._workers[service, pool] = {info.id: found[info.id] for info in present}
         return present
 
+    def count(self, service: Service, pool: str) -> int:
+        """How many workers of a pool are there now."""
+        return len(self.of(service, pool))
+
     def state(self, service: Service, pool: str) -> PoolState:
         """Whether a pool has a worker, had one, never had any, or is not started again."""
         if self.loaded_at is None or self.of(service, pool):

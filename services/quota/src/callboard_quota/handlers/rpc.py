@@ -29,6 +29,7 @@ from callboard_contracts.subjects import (
     QUOTA_USAGE,
     QUOTA_VERIFY,
 )
+from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, reply_of, subscribe_all
 from callboard_kit.bus import Bus, BusError
@@ -146,7 +147,7 @@ class RpcHandlers:
                 raise
             return reply.model_validate({"error": info})
         finally:
-            DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started)
+            DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started, tracing.ids())
 
     def _check_ready(self) -> None:
         if len(self._in_flight) > MAX_IN_FLIGHT or not self._may_decide():
