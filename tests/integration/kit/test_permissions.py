@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from nats.aio.msg import Msg
 
+from callboard_admin.accounts import Accounts
+from callboard_admin.kudos_records import KudosRecords
+from callboard_admin.room_records import RoomRecords
+from callboard_admin.usage_records import UsageRecords
 from callboard_cli.nats.users import write_users
 from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
+from callboard_contracts.errors import CallboardError
+from callboard_contracts.kudos import KudosReply
 from callboard_contracts.permissions import USERS, User, checked_streams, permissions
 from callboard_contracts.streams import BucketSpec, StreamSpec, buckets, stored_streams, streams
 from callboard_kit.bus import Bus
@@ -37,8 +43,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator["Site"]:
 class Site:
     """A server and the passwords of its users."""
 
-    def __init__(self, folder: Path) -> None:
-        *secrets, users = write_users(folder / "secrets", nkeys=False, admin_api=False)
+    def __init__(self, folder: Path, *, admin_api: bool = False) -> None:
+        *secrets, users = write_users(folder / "secrets", nkeys=False, admin_api=admin_api)
         self.passwords = {user: path.read_text() for user, path in zip(USERS, secrets, strict=True)}
         self.server = NatsServer(folder / "nats", settings=f'include "../secrets/server/{users.name}"')
 
@@ -133,6 +139,38 @@ async def test_subject_is_not_heard(site: Site, user: User, subject: str, caplog
         await bus.subscribe_now(subject, lambda _message: None)
         await bus.clock.measure()
         assert refusals(caplog) == [f'nats: permissions violation for subscription to "{subject.lower()}"']
+
+
+async def test_edge_with_the_admin_api_does_what_operators_ask_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(tmp_path, admin_api=True)
+    await asyncio.to_thread(site.server.start)
+    try:
+        await site.declare()
+        async with site.user("edge") as bus, site.user("quota") as quota:
+
+            async def answer(message: Msg) -> None:
+                await message.respond(KudosReply(balance=7).model_dump_json().encode())
+
+            await quota.subscribe("quota.kudos.*", answer)
+            await quota.connection.flush()
+            accounts, usage, kudos = Accounts.on(bus), UsageRecords(bus), KudosRecords(bus)
+            account, key = await accounts.create("Ada", "standard", None)
+            assert await accounts.find(key) == (account, account.keys[0])
+            await accounts.revoke(account.id, None)
+            assert len(await accounts.all()) == 1
+            assert await usage.used(0, 1e9) == {}
+            assert [batch async for batch in usage.events(0, 1e10)] == []
+            with pytest.raises(CallboardError, match="nothing is known"):
+                await usage.audit_trail("someone")
+            assert await kudos.balance(account.id) == 7
+            assert [change async for change in kudos.history(account.id)] == []
+            assert await kudos.verify()
+            assert await RoomRecords.on(bus).all() == []
+    finally:
+        await asyncio.to_thread(site.server.kill)
+    assert refusals(caplog) == []
 
 
 @pytest.mark.parametrize("named", ["in the settings", "in the address"])
