@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from runpy import run_path
 from types import NoneType, UnionType
@@ -86,6 +86,8 @@ METRIC_MODULES = {
     "Quota": "callboard_quota.metrics",
     "Rooms": "callboard_rooms.metrics",
 }
+OF_POOLS = {"Chat", "Speech"}
+"""The services whose processes each belong to a pool; its name is a label of everything that they export."""
 UNITS = {
     "_seconds": "seconds",
     "_bytes": "bytes",
@@ -125,7 +127,8 @@ def metrics_page() -> str:
         "`<name>_bucket`, `<name>_sum` and `<name>_count`.",
         "",
         "Beside these each process has what Python's client library measures by itself: `process_*` (memory,",
-        "processor time, open files, start time) and `python_*` (garbage collection, version).",
+        "processor time, open files, start time) and `python_*` (garbage collection, version). Everything that a",
+        "worker exports, these included, has the label `pool`.",
         "",
     ]
     for title, metrics in all_metrics().items():
@@ -143,6 +146,8 @@ def all_metrics() -> dict[str, list[Metric]]:
     found: dict[str, list[Metric]] = {}
     for title, module in METRIC_MODULES.items():
         own = {metric.name: metric for metric in _metrics_of(module) if metric.name not in seen}
+        if title in OF_POOLS:
+            own = {name: replace(metric, labels=(*metric.labels, "pool")) for name, metric in own.items()}
         seen |= own.keys()
         found[title] = [own[name] for name in sorted(own)]
     return found

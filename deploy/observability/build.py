@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deploy.observability import kubernetes, objectives
 from deploy.observability.definitions.bus import BUS
+from deploy.observability.definitions.capacity import CAPACITY
 from deploy.observability.definitions.chat import CHAT
 from deploy.observability.definitions.edge import EDGE
 from deploy.observability.definitions.quota import QUOTA
@@ -18,7 +19,7 @@ from deploy.observability.definitions.speech import SPEECH
 from deploy.observability.grafana import to_json
 
 HERE = Path(__file__).parent
-DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, ROOMS, QUOTA, BUS)
+DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, ROOMS, QUOTA, BUS, CAPACITY)
 
 RULE_OBJECT = "kubernetes/rules.yaml"
 

@@ -82,6 +82,7 @@ def _panel(panel: Panel, number: int, at: dict[str, int]) -> Json:
             "format": formats.get(panel.kind, "time_series"),
             "range": panel.kind in ("timeseries", "heatmap"),
             "instant": panel.kind in ("stat", "table"),
+            "exemplar": panel.kind == "timeseries" and "_bucket" in query.expr,
         }
         for n, query in enumerate(panel.queries)
     ]

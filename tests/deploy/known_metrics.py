@@ -52,6 +52,24 @@ EXPORTER: dict[str, set[str]] = {
     },
 }
 """What prometheus-nats-exporter makes of a server's `jsz` and `varz` pages, read from its source (version 0.16)."""
+CLUSTER: dict[str, set[str]] = {
+    **{
+        f"DCGM_FI_DEV_{name}": {"gpu", "UUID", "device", "modelName", "Hostname", "container", "pod"}
+        for name in ("GPU_UTIL", "FB_USED", "POWER_USAGE", "GPU_TEMP", "XID_ERRORS")
+    },
+    **{
+        f"keda_scaler_{name}": {"metric", "scaledObject", "scaler", "triggerIndex", "type"}
+        for name in ("active", "metrics_value", "detail_errors_total")
+    },
+    "kube_deployment_spec_replicas": {"deployment"},
+    "kube_deployment_status_replicas_ready": {"deployment"},
+    "kube_pod_status_unschedulable": {"pod", "uid"},
+    "kube_pod_container_status_restarts_total": {"pod", "uid", "container"},
+    "kube_pod_container_status_last_terminated_reason": {"pod", "uid", "container", "reason"},
+    "container_cpu_cfs_throttled_periods_total": {"pod", "container"},
+    "container_cpu_cfs_periods_total": {"pod", "container"},
+}
+"""What a cluster's exporters serve: NVIDIA's for GPUs, KEDA's operator, kube-state-metrics and the kubelet."""
 STANDARD: dict[str, set[str]] = {
     "process_resident_memory_bytes": set(),
     "process_cpu_seconds_total": set(),

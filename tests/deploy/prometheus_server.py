@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,18 @@ Sample = dict[str, Any]
 
 
 class Prometheus:
-    """One server with a store of its own; `targets` names the address of each job."""
+    """One server with a store of its own; `targets` names the addresses of each job.
 
-    def __init__(self, program: str, folder: Path, targets: dict[str, str]) -> None:
+    With `alert_after` every alert fires that soon, instead of after the minutes that its rule says.
+    """
+
+    def __init__(
+        self, program: str, folder: Path, targets: Mapping[str, Sequence[str]], alert_after: str | None = None
+    ) -> None:
         self._folder = folder
+        self._alert_after = alert_after
         self._url = f"http://127.0.0.1:{free_port()}"
-        self._targets = len(targets)
+        self._targets = sum(map(len, targets.values()))
         self._write(targets)
         self.child = Child(
             [
@@ -36,6 +43,7 @@ class Prometheus:
                 f"--storage.tsdb.path={folder / 'store'}",
                 f"--web.listen-address={self._url.removeprefix('http://')}",
                 "--log.level=warn",
+                "--enable-feature=exemplar-storage",
             ],
             folder / "prometheus.log",
         )
@@ -85,6 +93,25 @@ class Prometheus:
         samples: list[Sample] = result["result"]
         return samples
 
+    def firing(self) -> list[dict[str, str]]:
+        """The labels of every alert that fires now."""
+        return [alert["labels"] for alert in self.api("alerts")["alerts"] if alert["state"] == "firing"]
+
+    def fires(self, alert: str, **labels: str) -> bool:
+        """Whether an alert with some labels fires now."""
+        return any({"alertname": alert, **labels}.items() <= found.items() for found in self.firing())
+
+    def wait_fires(self, alert: str, timeout_s: float = 60.0, **labels: str) -> None:
+        """Waits until an alert with some labels fires; raises with those that do."""
+        try:
+            wait_until(lambda: self.fires(alert, **labels), timeout_s, f"{alert} fires", interval_s=0.2)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.firing()}") from None
+
+    def wait_quiet(self, alert: str, timeout_s: float = 60.0, **labels: str) -> None:
+        """Waits until an alert with some labels no longer fires."""
+        wait_until(lambda: not self.fires(alert, **labels), timeout_s, f"{alert} is over", interval_s=0.2)
+
     def api(self, path: str, **values: str) -> Any:
         """The data of a path of Prometheus's HTTP API."""
         address = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(values)}"
@@ -95,18 +122,21 @@ class Prometheus:
             with error:
                 raise AssertionError(f"{values}: {error.read().decode()}") from None
 
-    def _write(self, targets: dict[str, str]) -> None:
+    def _write(self, targets: Mapping[str, Sequence[str]]) -> None:
         # Everything is scraped and evaluated once a second, so that tests need not wait for production intervals.
         for path in RULE_FILES:
             rules = yaml.safe_load(path.read_text("utf-8"))
             for group in rules["groups"]:
                 group.pop("interval", None)
+                for rule in group["rules"] if self._alert_after else ():
+                    if "for" in rule:
+                        rule["for"] = self._alert_after
             (self._folder / path.name).write_text(json.dumps(rules), encoding="utf-8")
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [path.name for path in RULE_FILES],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
+                {"job_name": job, "static_configs": [{"targets": list(found)}]} for job, found in targets.items()
             ],
         }
         (self._folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")

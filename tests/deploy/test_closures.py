@@ -12,12 +12,12 @@ pytestmark = pytest.mark.deploy
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "locks"
 MEMBERS = {
-    "edge": ("services/edge", ()),
-    "chat": ("services/chat", ("llamacpp",)),
-    "tts-onnx": ("services/tts", ("onnx",)),
-    "tts-torch": ("services/tts", ("torch",)),
-    "quota": ("services/quota", ()),
-    "rooms": ("services/rooms", ()),
+    "edge": ("services/edge", ("traces",)),
+    "chat": ("services/chat", ("llamacpp", "traces")),
+    "tts-onnx": ("services/tts", ("onnx", "traces")),
+    "tts-torch": ("services/tts", ("torch", "traces")),
+    "quota": ("services/quota", ("traces",)),
+    "rooms": ("services/rooms", ("traces",)),
     "cli": ("cli", ()),
 }
 HEAVY = {"torch", "onnxruntime", "transformers", "spacy", "kokoro", "kokoro-onnx", "xllamacpp", "triton"}
@@ -49,17 +49,20 @@ def test_an_image_carries_only_its_own(lock: str) -> None:
 def test_an_image_has_every_direct_dependency(lock: str) -> None:
     folder, extras = MEMBERS[lock]
     wanted: set[str] = set()
-    members = [(folder, extras)]
+    members: list[tuple[str, tuple[str, ...]]] = [(folder, extras)]
     while members:
         member, extras = members.pop()
         project = tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"]
         requirements = project["dependencies"] + [
             each for extra in extras for each in project["optional-dependencies"][extra]
         ]
-        direct = {re.split(r"[\[<>=~! ;]", requirement, maxsplit=1)[0].lower() for requirement in requirements}
-        libraries = {name for name in direct if name.startswith("callboard-")}
-        members += [(f"libs/{name.removeprefix('callboard-')}", ()) for name in libraries]
-        wanted |= direct - libraries
+        for requirement in requirements:
+            name = re.split(r"[\[<>=~! ;]", requirement, maxsplit=1)[0].lower()
+            if name.startswith("callboard-"):
+                asked = re.search(r"\[(.*)]", requirement)
+                members.append((f"libs/{name.removeprefix('callboard-')}", tuple(asked[1].split(",")) if asked else ()))
+            else:
+                wanted.add(name)
     assert wanted - names(lock) == set()
 
 

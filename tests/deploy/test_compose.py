@@ -13,6 +13,7 @@ import pytest
 from callboard_chat.settings import pool_settings as chat_pool
 from callboard_cli.models.catalogue import needed_by
 from callboard_contracts.config import Config
+from callboard_contracts.permissions import USERS
 from callboard_kit.settings import load_config
 from callboard_tts.settings import pool_settings as speech_pool
 from tests.support.compose import FOLDER, Compose, compose, setups
@@ -209,9 +210,10 @@ def made_secrets(folder: Path) -> dict[str, str]:
     """Runs what the service `folders` runs, in a folder, and returns the password of each user."""
     folder.mkdir(exist_ok=True)
     [script] = compose().document["services"]["folders"]["command"]
-    script = script.replace("/secret", shlex.quote(str(folder))).replace("python ", f"{sys.executable} ")
+    script = script.replace("/secret", shlex.quote(str(folder)))
+    script = script.replace("callboard ", f"{shlex.quote(sys.executable)} -m callboard_cli ")
     script = re.sub(r"chown .*", "", script)
-    subprocess.run(["sh", "-ec", script], timeout=20, check=True)
+    subprocess.run(["sh", "-ec", script], timeout=60, check=True)
     return {path.stem: path.read_text() for path in folder.glob("*/*.password")}
 
 
@@ -246,7 +248,7 @@ def test_each_user_of_the_bus_gets_a_password_once_and_only_its_service_sees_it(
             assert environment["CALLBOARD__NATS__PASSWORD_FILE"] == f"/etc/secret/{user}.password"
             assert [volume["volume"]["subpath"] for volume in mounted] == [user]
             users[name] = user
-    assert set(users.values()) == set(passwords)
+    assert set(users.values()) == set(passwords) == set(USERS)
     assert {"streams": "operator", "tts": "tts", "tts-gpu": "tts", "edge": "edge"}.items() <= users.items()
 
 

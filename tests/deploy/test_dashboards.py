@@ -12,6 +12,7 @@ from deploy.observability import build
 from deploy.observability.objectives import FIRST_AUDIO, FIRST_TOKEN
 from docs.generate import Metric
 from tests.deploy.known_metrics import (
+    CLUSTER,
     EXPORTER,
     OBSERVABILITY,
     ROOT,
@@ -28,12 +29,12 @@ from tests.deploy.known_metrics import (
 pytestmark = pytest.mark.deploy
 
 DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
-UNITS = {"s", "bytes", "Bps", "reqps", "ops", "short", "percent", "percentunit", "bool_yes_no"}
+UNITS = {"s", "bytes", "Bps", "reqps", "ops", "short", "percent", "percentunit", "bool_yes_no", "watt", "celsius"}
 BUILT_IN = {"__rate_interval", "__range", "__range_ms", "__interval", "__all"}
 
 CLOSED_LABELS = {
-    "backend", "code", "decision", "gen_ai_request_model", "gen_ai_token_type", "kind", "mode", "outcome", "protocol",
-    "reason", "request", "result", "route", "script", "source", "status", "work",
+    "backend", "code", "decision", "gen_ai_request_model", "gen_ai_token_type", "kind", "may_sleep", "mode", "outcome",
+    "pool", "protocol", "reason", "request", "result", "route", "script", "service", "source", "status", "work",
 }  # fmt: skip
 """Labels whose values come from the code or the configuration, never from a client."""
 BASE_UNITS = ("_seconds", "_bytes", "_ratio")
@@ -46,7 +47,13 @@ OPENTELEMETRY = {
     "gen_ai_server_time_to_first_token_seconds",
 }
 """The metrics of OpenTelemetry's conventions for generative models, as Prometheus writes their names."""
-OPENTELEMETRY_LABELS = {"gen_ai_request_model", "gen_ai_token_type", "gen_ai_operation_name", "gen_ai_provider_name"}
+OPENTELEMETRY_LABELS = {
+    "pool",
+    "gen_ai_request_model",
+    "gen_ai_token_type",
+    "gen_ai_operation_name",
+    "gen_ai_provider_name",
+}
 
 
 def dashboard_json(path: Path) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def series_of_rules() -> dict[str, set[str]]:
 
 
 def known_series() -> dict[str, set[str]]:
-    known = {**own_series(), **EXPORTER, **STANDARD, **series_of_rules()}
+    known = {**own_series(), **EXPORTER, **CLUSTER, **STANDARD, **series_of_rules()}
     return {name: labels | TARGET_LABELS for name, labels in known.items()}
 
 
@@ -205,7 +212,7 @@ def test_panels_of_a_dashboard_do_not_overlap(path: Path) -> None:
 
 def test_dashboards_are_told_apart_by_their_ids_and_titles() -> None:
     dashboards = [dashboard_json(path) for path in DASHBOARDS]
-    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 7
+    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 8
     assert len({dashboard["title"] for dashboard in dashboards}) == len(dashboards)
 
 

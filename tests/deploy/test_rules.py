@@ -12,6 +12,7 @@ import yaml
 
 from deploy.observability.objectives import SERVER_ERRORS
 from tests.deploy.known_metrics import (
+    CLUSTER,
     EXPORTER,
     OBSERVABILITY,
     ROOT,
@@ -37,8 +38,9 @@ KNOWN = {
     for name, labels in {
         **own_series(),
         **EXPORTER,
+        **CLUSTER,
         **STANDARD,
-        **{name: {"service", "le", "code", "protocol", "decision"} for name in recorded()},
+        **{name: {"service", "pool", "may_sleep", "le", "code", "protocol", "decision"} for name in recorded()},
     }.items()
 }
 
@@ -153,3 +155,14 @@ def test_containers_are_given_files_that_exist() -> None:
     assert all((OBSERVABILITY / folder).is_dir() for folder in folders)
     for path in (OBSERVABILITY / "grafana").rglob("*.yaml"):
         assert yaml.safe_load(path.read_text("utf-8"))["apiVersion"] == 1
+
+
+def test_samples_lead_from_prometheus_over_grafana_to_their_traces() -> None:
+    services = yaml.safe_load((OBSERVABILITY / "compose.yaml").read_text("utf-8"))["services"]
+    assert "--enable-feature=exemplar-storage" in services["prometheus"]["command"]
+    text = (OBSERVABILITY / "grafana" / "provisioning" / "datasources" / "callboard.yaml").read_text("utf-8")
+    assert set(re.findall(r"\$\{(\w+)}", text)) <= set(services["grafana"]["environment"])
+    sources = {source["uid"]: source for source in yaml.safe_load(text)["datasources"]}
+    (destination,) = sources["callboard-prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["name"] == "trace_id"
+    assert sources[destination["datasourceUid"]]["type"] == "jaeger"

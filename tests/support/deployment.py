@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
+from callboard_cli.nats.users import write_users
 from callboard_contracts.config import NatsSection
+from callboard_contracts.permissions import USERS
 from callboard_contracts.quota import UsageEvent
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, read_subject
 from tests.support.children import wait_until
+from tests.support.cluster import Cluster
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service, Table, merged
@@ -55,7 +59,10 @@ def stub_config(chat_url: str, speech_url: str) -> Table:
 
 
 class Deployment:
-    """A set of processes that belong together; everything is stopped, and checked to be gone, by `stop`."""
+    """A set of processes that belong together; everything is stopped, and checked to be gone, by `stop`.
+
+    Each service is a user of the bus with its own permissions. A set in which the server refused a subject fails.
+    """
 
     def __init__(
         self,
@@ -65,10 +72,23 @@ class Deployment:
         sync_always: bool = False,
         log_level: str = "debug",
         edge_module: str = "callboard_edge",
+        clustered: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.nats = NatsServer(folder / "nats", sync_always=sync_always)
+        secrets = folder / "secrets"
+        users = write_users(secrets, nkeys=False, admin_api="admin_token" in config.get("edge", {}))[-1]
+        self._passwords: dict[str, str] = {
+            user: (secrets / user / f"{user}.password").read_text(encoding="ascii") for user in USERS
+        }
+        # The server reads a file of users only by its path from its own configuration.
+        settings = f'include "{os.path.relpath(users, folder / "nats" / ("n0" if clustered else ""))}"'
+        login = f"operator:{self._passwords['operator']}"
+        self.nats = (
+            Cluster(folder / "nats", settings=settings, login=login)
+            if clustered
+            else NatsServer(folder / "nats", sync_always=sync_always, settings=settings, login=login)
+        )
         self._config = config
         self._log_level = log_level
         self._edge_module = edge_module
@@ -98,7 +118,7 @@ class Deployment:
         self.nats.start()
         common = {
             "site": {"data_dir": str(self.folder / "data"), "log_level": self._log_level},
-            "nats": {"url": self.nats.url},
+            "nats": {"url": self.nats.address},
         }
         self._config = merged(self._config, common)
         self.command("streams", "apply")
@@ -140,6 +160,7 @@ class Deployment:
             if service.child:
                 service.child.kill()
         self.nats.kill()
+        assert self.nats.violations() == []
 
     def add_quota(self, **over: Any) -> Service:
         """Starts another quota process."""
@@ -272,9 +293,12 @@ class Deployment:
     def _service(
         self, name: str, module: str, over: Mapping[str, Any], health_port: int | None, *arguments: str
     ) -> Service:
-        return Service(
-            name, module, merged(self._config, over), self.folder, health_port=health_port, arguments=arguments
-        )
+        user = "operator" if module == "callboard_cli" else self._user_of(module)
+        config = merged(merged(self._config, {"nats": {"user": user, "password": self._passwords[user]}}), over)
+        return Service(name, module, config, self.folder, health_port=health_port, arguments=arguments)
+
+    def _user_of(self, module: str) -> str:
+        return "edge" if module == self._edge_module else module.removeprefix("callboard_")
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -25,10 +25,24 @@ def server_binary() -> str:
 
 
 class NatsServer:
-    """One server on loopback. The first start takes free ports; every later start keeps them and the store."""
+    """One server on loopback. The first start takes free ports; every later start keeps them and the store.
 
-    def __init__(self, folder: Path, *, sync_always: bool = False) -> None:
+    `settings` are further lines of its configuration. `login`, a user and a password, is part of `url`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sync_always: bool = False,
+        settings: str = "",
+        login: str = "",
+        binary: str | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self.login = login
+        self.binary = binary or server_binary()
         self.folder = folder
         self.sync_always = sync_always
         self.health = "healthz"
@@ -38,15 +52,25 @@ class NatsServer:
         self.child: Child | None = None
 
     @property
-    def url(self) -> str:
-        """Where clients connect."""
+    def address(self) -> str:
+        """Where clients connect that have credentials of their own."""
         return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where tests connect, with the credentials of `login`."""
+        return self.address.replace("//", f"//{self.login}@") if self.login else self.address
+
+    def violations(self) -> list[str]:
+        """What the server's log says of forbidden subjects."""
+        lines = self.child.output().splitlines() if self.child else []
+        return [line for line in lines if "Violation" in line]
 
     def start(self) -> None:
         """Starts the server and waits until it is healthy."""
         config = self.folder / "nats.conf"
         config.write_text(self._config(), encoding="utf-8")
-        child = Child([server_binary(), "--config", str(config)], self.folder / "nats.log", environment(os.environ))
+        child = Child([self.binary, "--config", str(config)], self.folder / "nats.log", environment(os.environ))
         self.child = child
         ports = self.folder / f"nats-server_{child.pid}.ports"
 
@@ -97,6 +121,7 @@ class NatsServer:
             ports_file_dir: "{self.folder}"
             jetstream {{ store_dir: "{self.folder / "store"}", max_mem: 2G, max_file: 8G, {sync} }}
             feature_flags {{ js_ack_fc_v2: false }}
+            {self.settings}
         """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -13,6 +14,8 @@ from tests.support.children import Child, wait_until
 
 READY_TIMEOUT_S = 60.0
 Table = dict[str, Any]
+
+_POOL = re.compile(r'pool="[^"]*",?|,pool="[^"]*"(?=})')
 
 _KEPT_VARIABLES = (
     "PATH",
@@ -121,11 +124,11 @@ class Service:
             return str(error)
 
     def metrics(self) -> dict[str, float]:
-        """The process's figures, by name with labels."""
+        """The process's figures, by name with labels; a worker's without its pool, which is the same for all."""
         with urllib.request.urlopen(self._url("metrics"), timeout=5) as reply:
             lines = reply.read().decode().splitlines()
         return {
-            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            _POOL.sub("", line.rpartition(" ")[0]).replace("{}", ""): float(line.rpartition(" ")[2])
             for line in lines
             if line and not line.startswith("#")
         }

@@ -13,6 +13,8 @@ class ScriptedBus:
         self.answers = list(answers)
         self.connected = True
         self.asked: list[str] = []
+        self.sent: list[bytes] = []
+        self.waits_s: list[float] = []
         self.on_late: Callable[[bytes], None] | None = None
 
     async def request(
@@ -22,11 +24,14 @@ class ScriptedBus:
         timeout_s: float,
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
+        wait_s: float = 0.0,
     ) -> bytes:
         """Takes note of the question and gives the next answer."""
         assert payload
         assert min(timeout_s, late_s) > 0
         self.asked.append(subject)
+        self.sent.append(payload)
+        self.waits_s.append(wait_s)
         self.on_late = on_late
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):

@@ -12,6 +12,7 @@ from types import FrameType
 from callboard_cli import backup, dlq, doctor, drain, keys, kudos, rooms, status, streams, talkmaster, usage
 from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_error
 from callboard_cli.models import command as models
+from callboard_cli.nats import command as nats
 from callboard_cli.up import command as up
 from callboard_contracts.errors import CallboardError
 from callboard_kit.settings import SettingsError
@@ -23,7 +24,22 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"callboard {version('callboard-cli')}")
     top.add_argument("--config", type=Path, help="the configuration file; default: callboard.toml, else a built-in one")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, doctor, status, models, streams, keys, usage, kudos, rooms, dlq, drain, backup, talkmaster):
+    for module in (
+        up,
+        doctor,
+        status,
+        models,
+        nats,
+        streams,
+        keys,
+        usage,
+        kudos,
+        rooms,
+        dlq,
+        drain,
+        backup,
+        talkmaster,
+    ):
         module.register(subparsers)
     return top
 

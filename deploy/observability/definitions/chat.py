@@ -15,7 +15,7 @@ from deploy.observability.panels import (
     spread,
 )
 
-MODEL = 'gen_ai_request_model=~"$model"'
+MODEL = f'gen_ai_request_model=~"$model",{workers.POOL}'
 USAGE = "gen_ai_client_token_usage"
 DURATION = "gen_ai_server_request_duration_seconds"
 BY_MODEL = "gen_ai_request_model"
@@ -27,7 +27,7 @@ JOBS = Row(
     "Jobs",
     (
         *workers.jobs("callboard_chat"),
-        counter("Frames", "Frames of replies sent to edges a second.", "callboard_chat_frames_total"),
+        counter("Frames", "Frames of replies sent to edges a second.", "callboard_chat_frames_total", workers.POOL),
     ),
 )
 REPLIES = Row(
@@ -77,6 +77,7 @@ REPLIES = Row(
             "Replies that used more than was held because their prompt was counted only at the end; the excess is "
             "not charged.",
             "callboard_chat_over_hold_total",
+            workers.POOL,
             width=12,
         ),
         *spread(
@@ -105,7 +106,7 @@ ENGINES = Row(
             "Engines by worker",
             "Whether the engine behind each worker answers.",
             "bool_yes_no",
-            Query(of("callboard_chat_engine_ready"), "{{instance}} {{backend}}"),
+            Query(of("callboard_chat_engine_ready", workers.POOL), "{{instance}} {{pool}} {{backend}}"),
             width=12,
             runbook="engine-down",
         ),
@@ -117,5 +118,5 @@ CHAT = Dashboard(
     "Chat",
     "Where does a reply's time go?",
     (JOBS, REPLIES, ENGINES, processes("callboard-chat")),
-    (Variable("gen_ai_request_model", f"{DURATION}_count", "model"),),
+    (Variable("gen_ai_request_model", f"{DURATION}_count", "model"), workers.pool_variable("callboard_chat")),
 )

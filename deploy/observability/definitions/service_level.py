@@ -145,6 +145,22 @@ STATE = Row(
             stacked=True,
             runbook="jobs-wait-unserved",
         ),
+        gauge(
+            "Oldest job",
+            "How long the oldest request of each pool has waited for its first output, at the edge.",
+            "callboard:oldest_job_seconds:max",
+            by="service, pool",
+            unit="s",
+            limits=((120, "red"),),
+            runbook="oldest-job-waits",
+        ),
+        gauge(
+            "Workers",
+            "Workers of each pool that have announced themselves to the edges.",
+            "callboard:pool_workers:max",
+            by="service, pool",
+            runbook="pool-without-workers",
+        ),
         panel(
             "Alerts",
             "Alerts that fire now.",

@@ -23,7 +23,6 @@ from callboard_contracts.streams import CHAT, KEYS, LEASE, SETTLEMENT, USAGE
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
-from tests.integration.quota.cluster import Cluster
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     counters,
@@ -35,6 +34,7 @@ from tests.integration.quota.deployment import (
     request,
     settled,
 )
+from tests.support.cluster import Cluster
 from tests.support.commands import run_command
 from tests.support.ports import free_port
 

@@ -10,6 +10,7 @@ from nats.aio.msg import Msg
 
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 from callboard_kit.connection import MAX_UNSENT_BYTES
+from callboard_kit.lifecycle import is_set_within
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -100,6 +101,38 @@ async def test_an_answer_after_the_timeout_is_handed_over_once_and_one_after_tha
         await bus.publish(message.reply, b"granted")
     assert await bus.connection.rtt(5) > 0
     await until_equal(late, [b"granted"])
+
+
+async def test_whoever_works_on_an_answer_puts_the_timeout_off_and_only_up_to_a_bound(bus: Bus) -> None:
+    stop = asyncio.Event()
+
+    async def work(reply: str, beats: int) -> None:
+        for _ in range(beats):
+            await bus.publish(reply)
+            if await is_set_within(stop, 0.1):
+                return
+        await bus.publish(reply, b"done")
+
+    working: list[asyncio.Future[None]] = []
+    beats = 10
+    await bus.subscribe_now("test.work", lambda asked: working.append(asyncio.ensure_future(work(asked.reply, beats))))
+    assert await bus.request("test.work", b"", 0.5, wait_s=20) == b"done"
+    beats = 1000
+    late: list[bytes] = []
+    with pytest.raises(BusUnavailable):
+        await bus.request("test.work", b"", 0.5, late.append, late_s=5, wait_s=1.0)
+    stop.set()
+    await asyncio.gather(*working)
+    assert late == []
+
+
+async def test_an_empty_answer_is_one_where_no_heartbeats_are_expected(bus: Bus) -> None:
+    async def answer(asked: Msg) -> None:
+        await bus.publish(asked.reply)
+
+    subscription = await bus.subscribe("test.empty", answer)
+    assert await bus.request("test.empty", b"", 5) == b""
+    await bus.unsubscribe(subscription)
 
 
 async def test_a_request_that_nobody_hears_fails_at_once_and_leaves_nothing_behind(bus: Bus) -> None:

@@ -1,6 +1,7 @@
 """A burst against a cluster of three whose leader dies in the middle of it."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.quota import Hold
-from callboard_contracts.streams import QUOTA
+from callboard_contracts.streams import LEASE, QUOTA
+from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus, BusError
-from tests.integration.quota.cluster import Cluster
+from callboard_kit.quota_rpc import QuotaRpc
+from callboard_kit.stream_reads import read_subject
 from tests.integration.quota.deployment import (
     QuotaDeployment,
     counters,
@@ -23,10 +26,12 @@ from tests.integration.quota.deployment import (
     reserve,
     settled,
 )
+from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 MAX_JOBS = 20
+CALLERS = 15
 BURST = 200
 PATIENCE_S = 60.0
 
@@ -83,6 +88,56 @@ async def test_burst_with_the_leader_killed_admits_exactly_what_fits(cluster_dep
         await no_leases(bus)
         assert (await counters(bus))[tenant, "units"] == (MAX_JOBS + 5) * 1000
         assert (await counters(bus))[tenant, "jobs"] == 0
+
+
+async def test_requests_outwait_the_election_of_a_leader_and_each_takes_one_hold(
+    cluster_deployment: QuotaDeployment,
+) -> None:
+    """Each caller fills its limit exactly, so that one hold too many anywhere would refuse a request."""
+    longest_s = 0.0
+    background = BackgroundTasks()
+    async with cluster_deployment.bus() as bus, cluster_deployment.bus() as other:
+        lines = [QuotaRpc(one, 2.0, background.start, 30.0) for one in (bus, other)]
+        holds: dict[str, Hold] = {}
+
+        async def ask(n: int) -> None:
+            nonlocal longest_s
+            began = time.monotonic()
+            wanted = request(f"job-{n}", 1, address=f"198.51.100.{n % CALLERS}")
+            reply = await lines[n % 2].reserve(wanted)
+            longest_s = max(longest_s, time.monotonic() - began)
+            assert reply is not None, n
+            assert reply.hold is not None, reply.error
+            holds[wanted.request_id] = reply.hold
+
+        async with asyncio.TaskGroup() as group:
+            for n in range(CALLERS * MAX_JOBS):
+                group.create_task(ask(n))
+                if n == CALLERS * MAX_JOBS // 6:
+                    leader = (await bus.api(f"STREAM.INFO.{QUOTA}", {}))["cluster"]["leader"]
+                    cluster = cluster_deployment.nats
+                    assert isinstance(cluster, Cluster)
+                    await asyncio.to_thread(cluster.node(leader).kill)
+                await asyncio.sleep(0.02)
+        sys.stdout.write(f"the longest decision took {longest_s:.1f} s\n")
+        assert len(holds) == CALLERS * MAX_JOBS
+
+        async def only_these() -> bool:
+            leases = await read_subject(bus, LEASE, "lease.*.*", limit=100_000)
+            open_ids = sorted(Hold.model_validate_json(one.data).id for one in leases if one.data)
+            return open_ids == sorted(hold.id for hold in holds.values())
+
+        await eventually(only_these, "each request has one hold", PATIENCE_S)
+        assert {value for (_, metric), value in (await counters(bus)).items() if metric == "jobs"} == {MAX_JOBS}
+        for hold in holds.values():
+            await report(bus, event_of(hold, 1), timeout_s=60)
+        await settled(bus)
+        await no_leases(bus)
+        found = await counters(bus)
+        assert sum(value for (_, metric), value in found.items() if metric == "units") == CALLERS * MAX_JOBS * 1000
+        assert {value for (_, metric), value in found.items() if metric == "jobs"} == {0}
+        await asyncio.to_thread(cluster_deployment.nats.start)
+    await background.close(5)
 
 
 async def _ask(bus: Bus, name: str, holds: list[Hold]) -> None:

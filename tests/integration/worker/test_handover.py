@@ -23,6 +23,8 @@ pytestmark = pytest.mark.integration
 
 LIVE = "job.chat.main.live.tenant"
 BATCH = "job.chat.main.batch.tenant"
+PLACE = "$JS.ACK.NONE.chat-main-live.1.7.7.1700000000000000000.0"
+"""A place in a queue of which no server knows."""
 
 
 @dataclass
@@ -181,17 +183,32 @@ async def test_promise_that_is_not_kept_frees_its_slot(
         await until(lambda: len(ada.seen) == 1)
 
 
-async def test_job_that_comes_after_its_promise_is_given_back(bus: Bus, config: Config) -> None:
-    async with seat(config, "ada") as ada:
+@pytest.mark.parametrize("promised", [False, True])
+async def test_job_that_finds_no_slot_is_given_back(
+    bus: Bus, config: Config, monkeypatch: pytest.MonkeyPatch, *, promised: bool
+) -> None:
+    """It comes after its promise, or another came first over a pull that stood open."""
+    monkeypatch.setattr(handover, "PROMISE_LIFE_S", 30.0)
+    go_on = asyncio.Event()
+
+    async def wait(_delivery: Delivery) -> None:
+        await go_on.wait()
+
+    async with seat(config, "ada", handle=wait) as ada:
         told: list[bytes] = []
+        if promised:
+            assert await bus.request(subjects.offered_job("ada"), b"", 5) == ROOM
+            await post(bus, "came first", preferred="ada")
+            await until(lambda: ada.loop.running == 1)
 
         async def note(message: Msg) -> None:
             told.append(message.data)
 
-        place = await bus.subscribe("place.in.the.queue", note)
-        headers = {JOB_SUBJECT: LIVE, JOB_REPLY: "place.in.the.queue"}
+        place = await bus.subscribe(PLACE, note)
+        headers = {JOB_SUBJECT: LIVE, JOB_REPLY: PLACE}
         await bus.publish(subjects.handed_over_job("ada"), b"late", headers)
         await until(lambda: bool(told))
         await bus.unsubscribe(place)
+        go_on.set()
     assert told[0].startswith(b"-NAK")
-    assert not ada.seen
+    assert [delivery.data for delivery in ada.seen] == [b"came first"] * promised

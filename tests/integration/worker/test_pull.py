@@ -123,6 +123,33 @@ async def test_consumer_that_is_gone_is_asked_for_now_and_then_until_it_is_back(
         await eventually(lambda: seen == [b"one"], 5)
 
 
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("name", ["chat-main-live", "chat-main-batch"])
+async def test_loop_is_not_served_for_as_long_as_one_consumer_is_missing(bus: Bus, name: str, slots: int) -> None:
+    config = (await bus.api(f"CONSUMER.INFO.CHAT.{name}", {}))["config"]
+    changes: list[bool] = []
+
+    async def handle(_delivery: Delivery) -> None:
+        raise AssertionError
+
+    names = ("chat-main-live", "chat-main-batch")
+    loop = PullLoop(bus, "CHAT", *names, slots, handle, on_change=lambda: changes.append(loop.served))
+    shutdown = Shutdown()
+    running = asyncio.ensure_future(loop.run(shutdown.wait))
+    try:
+        await bus.api(f"CONSUMER.DELETE.CHAT.{name}", {})
+        await eventually(lambda: not loop.served)
+        # The pulls of the other consumer go on, and say nothing of this one.
+        await asyncio.sleep(1.0)
+        assert changes == [False]
+        await bus.api(f"CONSUMER.CREATE.CHAT.{name}", {"stream_name": "CHAT", "config": config})
+        await eventually(lambda: changes == [False, True])
+    finally:
+        shutdown.request_stop("end of test")
+        await running
+    assert await left_in_queue(bus) == 0
+
+
 async def test_live_job_is_never_handed_to_a_worker_that_batch_jobs_fill(bus: Bus) -> None:
     slots = 6
     attempts: list[int] = []

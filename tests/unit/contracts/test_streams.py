@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 def test_everybody_may_open_rooms_but_not_fill_the_disk() -> None:
     config = next(bucket.config(1) for bucket in buckets() if bucket.name == BUCKET_ROOMS)
-    assert (config["max_bytes"], config["discard"]) == (ROOMS_BYTES, "new")
+    assert (config["max_bytes"], config["discard"]) == (ROOMS_BYTES, "old")
 
 
 @pytest.mark.parametrize(("life_s", "storage"), [(None, "memory"), (3600.0, "file")])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from functools import partial
 
 import pytest
 
@@ -41,7 +42,7 @@ class Requests:
         self.replies = FakeReplyRouter(max_messages=max_messages)
         self.background = BackgroundTasks()
         rooms = FakeRooms()
-        deps = Dependencies(self.quota, self.jobs, self.replies, self.background, rooms, rooms)
+        deps = self.deps = Dependencies(self.quota, self.jobs, self.replies, self.background, rooms, rooms)
         self.kept = KeptJobs(deps, FakeResultStore(self.replies))
         self.admission = Admission(deps, Workers(), self.kept, life_s)
 
@@ -93,6 +94,25 @@ async def test_reply_goes_from_the_hold_to_the_end() -> None:
     assert requests.replies.open_requests == 0
     assert (requests.jobs.cancelled, requests.jobs.removed, requests.quota.released) == ([], [], [])
     assert requests.replies.replays == 0
+
+
+async def test_request_waits_from_its_submission_to_its_first_output() -> None:
+    requests = Requests()
+    oldest_s = partial(requests.deps.waiting.oldest_s, "chat", OWL.pool)
+    async with await requests.chat() as first:
+        async with await requests.chat() as second:
+            waited_s = oldest_s()
+            assert waited_s > 0
+            requests.send(first, frames("a"))
+            await first.take(1.0)
+            assert 0 < oldest_s() < waited_s + 5
+            requests.send(second, frames("b"))
+            await second.take(1.0)
+        assert oldest_s() == 0
+    async with await requests.chat():
+        assert oldest_s() > 0
+    assert oldest_s() == 0
+    await requests.settled()
 
 
 async def test_take_returns_nothing_when_its_wait_is_over() -> None:

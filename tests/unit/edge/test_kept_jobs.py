@@ -1,5 +1,7 @@
 """Jobs that nobody listens to: found by their id, read while they run, ended wherever they are."""
 
+import time
+
 import pytest
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult
@@ -27,14 +29,16 @@ CALLER = Caller(None, "127.0.0.1")
 class Edge:
     """One edge over the fakes; a second one shares the queues and the store with it."""
 
-    def __init__(self, beside: "Edge | None" = None) -> None:
+    def __init__(self, beside: "Edge | None" = None, ahead_s: float = 0.0) -> None:
         self.quota = beside.quota if beside else FakeQuotaClient()
         self.jobs = beside.jobs if beside else FakeJobQueue()
         self.replies = beside.replies if beside else FakeReplyRouter()
         self.results = beside.results if beside else FakeResultStore(self.replies)
         self.background = BackgroundTasks()
         rooms = FakeRooms()
-        deps = Dependencies(self.quota, self.jobs, self.replies, self.background, rooms, rooms)
+        deps = Dependencies(
+            self.quota, self.jobs, self.replies, self.background, rooms, rooms, lambda: time.time() + ahead_s
+        )
         self.kept = KeptJobs(deps, self.results)
         self.admission = Admission(deps, Workers(), self.kept, 10.0)
 
@@ -88,6 +92,20 @@ async def test_cancelled_job_that_nobody_began_leaves_no_hold_and_a_result_that_
     assert done.result.end.reason == "cancelled"
     await edge.kept.cancel(request_id)
     assert edge.quota.released == [request_id]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_job_that_nobody_has_begun_by_its_deadline_ends_in_an_error_and_costs_nothing() -> None:
+    edge = Edge()
+    request_id = await edge.submit()
+    late = Edge(beside=edge, ahead_s=30.0)
+    job = await late.kept.find(request_id)
+    assert job.state == "done"
+    assert job.result is not None
+    assert job.result.end.error is not None
+    assert job.result.end.error.code is ErrorCode.NO_WORKER
+    assert edge.jobs.removed == edge.quota.released == [request_id]
+    assert (await edge.kept.find(request_id)).state == "done"
 
 
 @pytest.mark.usefixtures("quick")

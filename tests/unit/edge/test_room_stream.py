@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 import numpy as np
 import pytest
+from yarl import URL
 
 from callboard_contracts.rooms import RoomKind, room_id
 from callboard_edge.media.mp3 import frame_bytes
@@ -197,6 +198,8 @@ async def test_sound_that_comes_too_late_is_counted_and_heard() -> None:
         for message in said[:2]:
             harness.audio.publish(room_id("ait", "pond"), message.utterance, message.content)
         await until(lambda: harness.figure("callboard_edge_room_underruns_total") == 1)
+        # The gap must be long enough to be told from no gap.
+        await asyncio.sleep(0.1)
         for message in said[2:]:
             harness.audio.publish(room_id("ait", "pond"), message.utterance, message.content)
         got = await listening
@@ -260,6 +263,11 @@ async def test_playlist_names_the_configured_address() -> None:
             assert (await reply.text()).splitlines()[-1] == (
                 "http://voices.example:8000/radio/ait/stream/pond?bitrate=64"
             )
+        query = "bitrate=64&x=%0Ahttp%3A%2F%2Felsewhere.example%2F"
+        async with harness.session.get(URL(f"{harness.url}/ait/stream/pond.m3u?{query}", encoded=True)) as reply:
+            assert [line for line in (await reply.text()).splitlines() if not line.startswith("#")] == [
+                f"http://voices.example:8000/radio/ait/stream/pond?{query}"
+            ]
         # A room of exactly this name comes before the playlist of another.
         got = await listen(harness.session, f"{harness.url}/ait/stream/x.m3u", 0.1)
         assert got.headers["Content-Type"] == "audio/mpeg"

@@ -299,7 +299,7 @@ async def test_unknown_room_can_be_reset(harness: EdgeHarness) -> None:
 
 async def test_room_whose_speech_worker_never_came_answers_in_text(harness: EdgeHarness) -> None:
     harness.known.forget("w")
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     chat = WorkerInfo(id="c", service="chat", pool="main", backend="fake", slots=1, at=0)
     harness.known.announce(chat)
     assert (await post(harness, "/ait/postMessage", message()))[0] == 425
@@ -410,6 +410,21 @@ async def test_translation_is_polled_with_its_original() -> None:
         status, body = await post(harness, "/translation/translate", translation())
         assert (status, body["message_id"]) == (400, "t-1")
         assert (await get(harness, "/translation/getTranslation", session_key="x", message_id="t"))[0] == 400
+
+
+async def test_long_translation_is_shortened_to_what_a_script_can_read() -> None:
+    async with running() as harness:
+        await post(harness, "/translation/translate", translation(message='"' * 15_000))
+        turn = harness.rooms.posted[0]
+        harness.rooms.end_turn(pond(harness, "bridge", "translation"), answered(turn.id, "Buenos días. " * 900))
+        query = {"session_key": "bridge", "message_id": "t-1"}
+        async with harness.session.get(harness.url + "/translation/getTranslation", params=query) as reply:
+            raw = await reply.read()
+        assert len(raw) <= MAX_ANSWER_BYTES
+        body = json.loads(raw)
+        assert body["message_id"] == "t-1"
+        assert body["translated_text"].startswith("Buenos días.")
+        assert body["original_message"].endswith("…")
 
 
 async def test_translation_is_spoken_by_a_voice_of_the_language_or_not_at_all() -> None:

@@ -4,10 +4,14 @@ import json
 from typing import Literal
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel, PoolRecord, ProcessRecord, WorkerInfo
 from callboard_edge.domain import workers
+from callboard_edge.domain.waiting_jobs import WaitingJobs
 from callboard_edge.domain.workers import Workers
+from callboard_edge.metrics import EdgeMetrics
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running
 
 pytestmark = pytest.mark.unit
@@ -23,7 +27,7 @@ def announcement(worker_id: str = "w1", pool: str = "main") -> WorkerInfo:
 async def test_worker_that_is_silent_is_forgotten_and_its_pool_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Workers()
     assert known.state("chat", "main") == "awake"
-    known.loaded = True
+    known.mark_loaded(0)
     assert known.state("chat", "main") == "unseen"
     known.announce(announcement())
     known.record("chat", "main", PoolRecord(last_started_at=0, models=(OFFER,)))
@@ -37,8 +41,28 @@ async def test_worker_that_is_silent_is_forgotten_and_its_pool_asleep(monkeypatc
     assert known.model("chat", "main", "wren") is None
 
 
+async def test_edge_counts_the_workers_of_each_pool_of_the_configuration() -> None:
+    chat = {"main": {"backend": "fake"}, "night": {"backend": "fake", "may_sleep": True}}
+    config = Config.model_validate({"chat": {"pools": chat}, "tts": {"pools": {"booth": {"backend": "fake"}}}})
+    registry, known = CollectorRegistry(), Workers()
+    EdgeMetrics(registry).watch_pools(config, known, WaitingJobs())
+
+    def count(service: str, pool: str, may_sleep: str) -> float | None:
+        labels = {"service": service, "pool": pool, "may_sleep": may_sleep}
+        return registry.get_sample_value("callboard_edge_pool_workers", labels)
+
+    known.announce(announcement("w1"))
+    known.announce(announcement("w2"))
+    assert count("chat", "main", "false") == 2
+    known.forget("w1")
+    assert count("chat", "main", "false") == 1
+    assert count("chat", "night", "true") == 0
+    assert count("tts", "booth", "false") == 0
+    assert registry.get_sample_value("callboard_edge_oldest_job_seconds", {"service": "chat", "pool": "main"}) == 0
+
+
 async def test_pool_asleep_a_pool_never_seen_and_no_model_are_three_answers(harness: EdgeHarness) -> None:
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     status, headers, body = await harness.post(CHAT, asking())
     assert (status, json.loads(body)["error"]["code"]) == (503, "no_worker")
     assert headers["Retry-After"] == "5"
@@ -60,7 +84,7 @@ async def test_models_of_a_pool_that_was_never_seen_are_not_listed(harness: Edge
             return [model["id"] for model in (await reply.json())["data"]]
 
     assert await listed() == ["owl", "wren/tiny", "parrot"]
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     harness.known.announce(announcement())
     assert await listed() == ["owl", "wren/tiny"]
 
@@ -72,7 +96,7 @@ def failed(state: Literal["running", "failed"] = "failed") -> ProcessRecord:
 async def test_pool_whose_worker_is_not_started_again_is_refused_and_said(
     harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.known.loaded = True
+    harness.known.mark_loaded(0)
     harness.known.record("chat", "main", PoolRecord(last_started_at=0))
     harness.known.supervise(failed())
     status, _, body = await harness.post(CHAT, asking())
@@ -100,7 +124,7 @@ async def test_pool_whose_worker_is_not_started_again_is_refused_and_said(
 async def test_pool_that_may_sleep_waits_for_its_first_worker() -> None:
     sleepy = {"chat": {"pools": {"main": {"backend": "fake", "may_sleep": True}}}}
     async with running(sleepy) as harness:
-        harness.known.loaded = True
+        harness.known.mark_loaded(0)
         worker = harness.plays(frames("x"))
         status, _, _ = await harness.post(CHAT, asking())
         assert status == 200

@@ -294,6 +294,7 @@ class EdgeHarness:
     media: EncoderPool
     port: int
     client: aiohttp.ClientSession
+    known: Workers
 
     def url(self, path: str = "/v1/audio/speech") -> str:
         """The address of a path."""
@@ -323,7 +324,7 @@ async def running() -> AsyncGenerator[EdgeHarness]:
     connector = aiohttp.TCPConnector(force_close=True)
     try:
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
-            yield EdgeHarness(quota, jobs, frames, media, port, client)
+            yield EdgeHarness(quota, jobs, frames, media, port, client, workers)
     finally:
         await server.stop_listening()
         await server.close()

@@ -9,6 +9,8 @@ import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech_duration import max_audio_ms
+from callboard_contracts.workers import PoolRecord
+from callboard_edge.domain import speech_stream
 from callboard_edge.media.encoder_pool import EncodingSession
 from callboard_edge.media.formats import AUDIO_FORMATS, FORMATS, AudioFormat
 from tests.unit.edge_media.clips import decode, tone
@@ -124,6 +126,52 @@ async def test_bytes_leave_before_the_rest_is_spoken(harness: EdgeHarness, name:
         heard.set()
         clip += await response.read()
     assert 2.0 <= decode(name, clip).seconds < 2.13
+
+
+async def late(worker: Worker) -> None:
+    await asyncio.sleep(0.4)
+    await two_pieces(worker)
+
+
+async def test_mp3_begins_with_an_empty_tag_that_grows_while_its_pool_wakes(
+    harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_stream, "KEEP_ALIVE_S", 0.05)
+    harness.known.mark_loaded(0)
+    harness.known.record("tts", "booth", PoolRecord(last_started_at=0))
+    harness.jobs.script = late
+    async with harness.client.post(harness.url(), json=BODY) as response:
+        first = await response.content.readany()
+        clip = first + await response.read()
+    assert first.startswith(b"ID3")
+    assert len(first) < 100
+    heard = decode("mp3", clip)
+    assert 3.0 <= heard.seconds < 3.13
+    # The tag is as long as it says, and the sound begins right behind it.
+    length = int.from_bytes(clip[6:10], "big")
+    size = 10 + sum((length >> 8 * n & 0x7F) << 7 * n for n in range(4))
+    assert clip[size] == 0xFF
+    assert clip[len(first) : size].strip(b"\0") == b""
+
+
+async def test_mp3_waits_in_silence_while_a_worker_is_there(
+    harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_stream, "KEEP_ALIVE_S", 0.05)
+    harness.jobs.script = late
+    async with harness.client.post(harness.url(), json=BODY) as response:
+        assert not (await response.read()).startswith(b"ID3")
+
+
+async def test_events_of_speech_are_kept_alive_by_comments(
+    harness: EdgeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_stream, "KEEP_ALIVE_S", 0.05)
+    harness.jobs.script = late
+    async with harness.client.post(harness.url(), json={**BODY, "stream_format": "sse"}) as response:
+        raw = await response.read()
+    assert raw.startswith(b": keep-alive\n\n: keep-alive\n\n")
+    assert events(raw.replace(b": keep-alive\n\n", b""))[-1]["type"] == "speech.audio.done"
 
 
 @pytest.mark.parametrize("name", ["wav", "pcm"])

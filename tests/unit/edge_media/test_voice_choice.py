@@ -50,12 +50,12 @@ def test_unknown_voice_lists_what_is_offered(asked: str) -> None:
 
 
 def test_voices_on_offer_are_the_configured_ones_or_those_that_workers_announced() -> None:
-    chosen = SpeechModel("a", (), "p", False, ("x", "y"), {}, "x")
-    any_voice = SpeechModel("b", (), "p", False, (), {}, "x")
+    chosen = SpeechModel("a", (), "p", False, 180.0, ("x", "y"), {}, "x")
+    any_voice = SpeechModel("b", (), "p", False, 180.0, (), {}, "x")
 
     async def catalogs() -> list[tuple[str, ...] | None]:
         workers = Workers()
-        workers.loaded = True
+        workers.mark_loaded(0)
         before = any_voice.catalog(workers).voices
         offered = (OfferedModel(name="b", voices=(OfferedVoice(name="v", language="fr-fr"),)),)
         info = WorkerInfo(id="w", service="tts", pool="p", backend="fake", models=offered, slots=1, at=0)

@@ -27,14 +27,16 @@ HOLD = Hold(
 GRANTED = ReserveReply(tenant="k_a", hold=HOLD)
 
 
-def line_on(bus: ScriptedBus, timeout_s: float) -> tuple[QuotaRpc, list[asyncio.Task[None]]]:
+def line_on(
+    bus: ScriptedBus, timeout_s: float, wait_s: float = 0.0, *, retries: bool = True
+) -> tuple[QuotaRpc, list[asyncio.Task[None]]]:
     """A line to quota, and the chores that it starts."""
     chores: list[asyncio.Task[None]] = []
 
     def start(chore: Coroutine[Any, Any, None], _name: str) -> None:
         chores.append(asyncio.ensure_future(chore))
 
-    return QuotaRpc(bus.as_bus(), timeout_s, start), chores
+    return QuotaRpc(bus.as_bus(), timeout_s, start, wait_s, retries=retries), chores
 
 
 async def reserved(bus: ScriptedBus, timeout_s: float) -> ReserveReply | None:
@@ -58,6 +60,27 @@ async def test_question_that_somebody_may_have_is_asked_once() -> None:
     bus = ScriptedBus(BusUnavailable("no answer"), sent(GRANTED))
     assert await reserved(bus, 2.0) is None
     assert bus.asked == [subjects.QUOTA_RESERVE]
+
+
+async def test_question_without_an_answer_is_repeated_as_such_for_as_long_as_its_sender_waits() -> None:
+    bus = ScriptedBus(BusUnavailable("no answer"), NoResponders("quota"), BusUnavailable("no answer"), sent(GRANTED))
+    line, chores = line_on(bus, 0.3, 20.0)
+    assert await line.reserve(ASKED) == GRANTED
+    assert chores == []
+    requests = [ReserveRequest.model_validate_json(payload) for payload in bus.sent]
+    assert [request.repeat for request in requests] == [0, 1, 1, 2]
+    # No request is waited for beyond its own life.
+    assert requests[0].wait_s == ASKED.life_s
+    assert [request.model_copy(update={"repeat": 0, "wait_s": 0.0}) for request in requests] == [ASKED] * 4
+    assert all(0 < wait_s <= ASKED.life_s for wait_s in bus.waits_s)
+
+
+async def test_question_that_is_not_to_be_repeated_is_only_waited_for() -> None:
+    for request, retries in ((ASKED, False), (ASKED.model_copy(update={"extends": HOLD}), True)):
+        bus = ScriptedBus(BusUnavailable("no answer"), sent(GRANTED))
+        line, _ = line_on(bus, 0.3, 20.0, retries=retries)
+        assert await line.reserve(request) is None
+        assert len(bus.asked) == 1
 
 
 async def test_nothing_is_asked_while_the_bus_is_away() -> None:

@@ -91,6 +91,27 @@ def test_missing_secret_file_is_one_line(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(file, {"CALLBOARD__NATS__PASSWORD_FILE": str(tmp_path / "none")})
 
 
+def test_bus_is_reached_by_an_nkey_and_over_tls(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text("SUA\n")
+    environ = {"CALLBOARD__NATS__NKEY_SEED_FILE": str(seed), "CALLBOARD__NATS__USER": "edge"}
+    environ |= {"CALLBOARD__NATS__TLS_CA_FILE": "/tls/ca.crt", "CALLBOARD__NATS__TLS_CERT_FILE": "/tls/tls.crt"}
+    whole = {**environ, "CALLBOARD__NATS__TLS_KEY_FILE": "/tls/tls.key"}
+    nats = load_config(write(tmp_path, ""), whole).nats
+    assert nats.nkey_seed is not None
+    assert nats.nkey_seed.get_secret_value() == "SUA"
+    assert (nats.credentials, nats.uses_tls) == (None, True)
+    assert [str(path) for path in (nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file)] == [
+        "/tls/ca.crt",
+        "/tls/tls.crt",
+        "/tls/tls.key",
+    ]
+    with pytest.raises(SettingsError, match=r"tls_cert_file and tls_key_file belong together"):
+        load_config(write(tmp_path, ""), environ)
+    with pytest.raises(SettingsError, match=r"password and nkey_seed are both set"):
+        load_config(write(tmp_path, 'nats.password = "x"'), whole)
+
+
 def test_wrong_secret_is_not_quoted(tmp_path: Path) -> None:
     file = write(tmp_path, '[chat.pools.main]\nbackend = "openai"\napi_key = 12345678\n')
     assert "12345678" not in refusal(file)

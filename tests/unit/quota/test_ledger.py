@@ -237,8 +237,8 @@ def test_unconfirmed_hold_whose_ids_may_be_forgotten_is_left_to_its_lease() -> N
     run(store.apply([earned]))
     open_ = store.open
 
-    async def unconfirmed(hold: Hold, changes: Sequence[Change]) -> list[Applied]:
-        await open_(hold, changes)
+    async def unconfirmed(hold: Hold, changes: Sequence[Change], timeout_s: float = 0.0) -> list[Applied]:
+        await open_(hold, changes, timeout_s)
         raise StoreUnavailable("no acknowledgement in time")
 
     store.open = unconfirmed

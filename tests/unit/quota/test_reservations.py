@@ -23,7 +23,7 @@ from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.ports import Counter, StoreUnavailable
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.tenants import Secret
-from tests.unit.quota.interleaving import NOON, ManualClock, no_pause, run, yield_once
+from tests.unit.quota.interleaving import NOON, ManualClock, Stepper, leases_in, no_pause, run, yield_once
 
 pytestmark = pytest.mark.unit
 
@@ -88,7 +88,7 @@ def make_harness(settings: QuotaSection = SETTINGS) -> Harness:
     secret = Secret(b"s" * 32)
     ledger = Ledger(store, clock, secret.signed)
     reservations = ReservationService(
-        settings, secret, accounts, ledger, clock, journal, ConcurrencyWait(ledger, no_pause)
+        settings, secret, accounts, ledger, clock, journal, ConcurrencyWait(ledger, no_pause), no_pause
     )
     return Harness(reservations, clock, store, accounts, journal)
 
@@ -241,6 +241,72 @@ def test_unreachable_accounts_decide_nothing() -> None:
     with pytest.raises(StoreUnavailable):
         harness.reserve(1)
     assert harness.store.values == {}
+
+
+def waiting_request(request_id: str = "r", *, key: str | None = None, repeat: int = 0) -> ReserveRequest:
+    return ReserveRequest(
+        request_id=request_id,
+        kind="chat",
+        model="owl",
+        work=Work(prompt_tokens=10),
+        key_digest=key,
+        address="192.0.2.1",
+        life_s=60,
+        wait_s=10,
+        repeat=repeat,
+    )
+
+
+def test_store_that_is_away_is_waited_for_as_long_as_the_sender_waits() -> None:
+    harness = make_harness()
+    harness.accounts.failing = True
+    stepper = Stepper("waits", harness.reservations.reserve(waiting_request(key=KEY)))
+    for _ in range(5):
+        stepper.step()
+        harness.clock.at += 1
+    assert not stepper.done
+    harness.accounts.failing = False
+    assert stepper.run().hold
+    harness.accounts.failing = True
+    stepper = Stepper("waits too long", harness.reservations.reserve(waiting_request(key=KEY)))
+    while not stepper.done:
+        harness.clock.at += 1
+        stepper.step()
+    assert isinstance(stepper.error, StoreUnavailable)
+
+
+def test_decision_that_the_store_confirms_too_late_is_made_anew_and_counts_once() -> None:
+    harness = make_harness()
+    stepper = Stepper("slow", harness.reservations.reserve(waiting_request()))
+    stepper.step()
+    harness.clock.at += 6
+    hold = stepper.run().hold
+    assert hold is not None
+    assert [one.id for one in run(leases_in(harness.store))] == [hold.id]
+    entry = next(one for one in hold.entries if one.metric == "units" and one.tenant == hold.tenant)
+    assert harness.store.values[Counter(entry.tenant, entry.metric, entry.bucket)] == entry.amount
+    assert [event.kind for event in harness.journal.events] == ["admitted"]
+
+
+def test_repeat_gives_back_what_the_unanswered_request_took_and_nothing_else() -> None:
+    harness = make_harness()
+    other = run(harness.reservations.reserve(waiting_request("other"))).hold
+    # The first was granted, and its answer was lost; the limit of jobs at once has room for two.
+    lost = run(harness.reservations.reserve(waiting_request())).hold
+    assert other is not None
+    assert lost is not None
+    hold = run(harness.reservations.reserve(waiting_request(repeat=1))).hold
+    assert hold is not None
+    assert sorted(one.id for one in run(leases_in(harness.store))) == sorted([other.id, hold.id])
+    assert not run(harness.reservations.release(ReleaseRequest(hold=lost))).settled
+    jobs = [value for counter, value in harness.store.values.items() if counter.metric == "jobs"]
+    assert sum(jobs) == 2
+    # A repeat that comes after its successor leaves alone what that one got.
+    run(harness.reservations.reserve(waiting_request(repeat=2)))
+    assert run(harness.reservations.release(ReleaseRequest(hold=other))).settled
+    newest = run(leases_in(harness.store))
+    run(harness.reservations.reserve(waiting_request(repeat=1)))
+    assert newest[0].id in {one.id for one in run(leases_in(harness.store))}
 
 
 def test_forged_hold_is_not_released() -> None:

@@ -1,15 +1,17 @@
 """Requests that fail are answered in the form of their reply."""
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 from faststream.nats import NatsBroker, TestNatsBroker
+from nats.aio.msg import Msg
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.kudos import KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
-from callboard_contracts.quota import IdentifyReply, ReleaseReply
+from callboard_contracts.quota import IdentifyReply, ReleaseReply, ReserveReply, ReserveRequest, Work
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_quota.domain.kudos import KudosService
@@ -60,6 +62,43 @@ async def test_release_that_fails_gets_no_reply(handlers: RpcHandlers) -> None:
     assert "error" not in ReleaseReply.model_fields
     with pytest.raises(StoreUnavailable):
         await handlers.answer(subjects.QUOTA_RELEASE, unavailable)
+
+
+class SlowReservations(ReservationService):
+    """Takes its time."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        await asyncio.sleep(0.3)
+        return ReserveReply(tenant="k_a")
+
+
+class Outbox(Bus):
+    """Keeps what is published."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+
+    async def publish(self, subject: str, payload: bytes = b"", *_: Any, **__: Any) -> None:
+        self.sent.append((subject, payload))
+
+
+async def test_decision_that_takes_long_says_so_to_those_who_wait_for_it(
+    kudos: Kudos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc, "DECISION_HEARTBEAT_S", 0.05)
+    asked = ReserveRequest(request_id="r", kind="chat", model="owl", work=Work(), life_s=10)
+    for wait_s in (0.0, 10.0):
+        outbox, tasks = Outbox(), BackgroundTasks()
+        handlers = RpcHandlers(outbox, tasks, SlowReservations(), kudos, Verifier.__new__(Verifier))
+        request = asked.model_copy(update={"wait_s": wait_s})
+        await handlers.reserve(Msg(cast("Any", None), data=request.model_dump_json().encode(), reply="inbox"))
+        await tasks.close(5)
+        *beats, (subject, reply) = outbox.sent
+        assert (subject, ReserveReply.model_validate_json(reply).tenant) == ("inbox", "k_a")
+        assert set(beats) == ({("inbox", b"")} if wait_s else set())
 
 
 async def test_request_over_the_bound_is_refused_without_being_handled(

@@ -1,6 +1,7 @@
 """Any interleaving of requests, extensions, reports, repeats, contradictions and crashes over a whole service.
 
-Two processes with reservations, settler and reaper share one store. Edges retry, workers extend holds and report,
+Two processes with reservations, settler and reaper share one store, which is away now and then. Edges wait, repeat what
+got no answer, and give back what is granted too late, if they live to hear of it. Workers extend holds and report,
 reports are delivered any number of times and at once, also with another amount. Whatever happens, no limit is passed,
 and once all is delivered and every lease is over the counters agree with the log of usage events.
 """
@@ -40,7 +41,7 @@ from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
-from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, no_pause, run, yield_once
+from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, leases_in, no_pause, run, yield_once
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
@@ -67,6 +68,7 @@ class Job:
 
     request: ReserveRequest
     hold: Hold | None = None
+    tries: list[Stepper[object]] = field(default_factory=list[Stepper[object]])
     extensions: list[Hold] = field(default_factory=list[Hold])
     events: list[UsageEvent] = field(default_factory=list[UsageEvent])
     given_back: bool = False
@@ -79,7 +81,9 @@ class Process:
         journal = MemoryJournal()
         self.ledger = Ledger(store, clock, SECRET.signed)
         waits = ConcurrencyWait(self.ledger, no_pause)
-        self.reservations = ReservationService(SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, waits)
+        self.reservations = ReservationService(
+            SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, waits, no_pause
+        )
         self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryCounterStore(store), clock, journal)
         self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store))
         self.reaping: Stepper[object] | None = None
@@ -110,12 +114,29 @@ class ServiceInterleaving(Interleaving):
     def take_step(self, n: int) -> None:
         """One random step."""
         process = self.processes[n % 2]
-        moves = ["reserve", "retry", "extends", "report", "contradict", "deliver", "deliver", "release", "reap"]
+        moves = [
+            "reserve",
+            "retry",
+            "repeat",
+            "repeat",
+            "outage",
+            "extends",
+            "report",
+            "contradict",
+            "deliver",
+            "deliver",
+            "release",
+            "reap",
+        ]
         match self.data.draw(st.sampled_from([*moves, "step", "step", "step", "step", "kill", "wait"])):
             case "reserve":
                 self._reserve(process, self._new_job(n), extends=False)
             case "retry":
                 self._with_job(lambda job: self._reserve(process, job, extends=False))
+            case "repeat":
+                self._with_job(lambda job: self._repeat(process, job))
+            case "outage":
+                self.store.failing = not self.store.failing
             case "extends":
                 self._with_job(lambda job: self._reserve(process, job, extends=True) if self._runs(job) else None)
             case "report":
@@ -136,6 +157,15 @@ class ServiceInterleaving(Interleaving):
                 self.clock.at += self.data.draw(st.sampled_from([0.2, 1.0, 45.0]))
             case kind:
                 self.step_or_kill(kind)
+        self._check_in_use()
+
+    def _check_in_use(self) -> None:
+        """What is held for work that goes on stays held until it reports, whoever repeats what meanwhile."""
+        for job in self.jobs:
+            hold = job.hold
+            if hold and not job.given_back and not job.events and hold.expires_at > self.clock.now():
+                taken = [self.taken[hold.id].get(n, 0) for n in range(len(hold.entries))]
+                assert taken == [entry.amount for entry in hold.entries], job.request.request_id
 
     def _new_job(self, n: int) -> Job:
         caller = self.data.draw(st.sampled_from(["192.0.2.1", "192.0.2.2"]))
@@ -150,6 +180,15 @@ class ServiceInterleaving(Interleaving):
     def _with_job(self, stepper: Callable[[Job], None]) -> None:
         if self.jobs:
             stepper(self.jobs[self.data.draw(st.integers(0, len(self.jobs) - 1))])
+
+    def _repeat(self, process: Process, job: Job) -> None:
+        """Asks again for what got no answer, of another process perhaps; what the others still grant comes too late."""
+        if job.hold is None and not job.given_back:
+            request = job.request.model_copy(update={"repeat": len(job.tries) + 1, "wait_s": 5.0})
+            stepper = Stepper[object]("repeat", process.reservations.reserve(request))
+            job.tries.append(stepper)
+            self.owners[id(stepper)] = job, False
+            self.start(stepper)
 
     @staticmethod
     def _runs(job: Job) -> bool:
@@ -203,11 +242,23 @@ class ServiceInterleaving(Interleaving):
             hold = stepper.result.hold
             self.granted[hold.id] = hold
             job, extends = self.owners[id(stepper)]
+            self._check_limits()
             if extends:
                 job.extensions.append(hold)
+            elif job.tries and (stepper is not job.tries[-1] or job.hold is not None):
+                self._came_late(hold)
             else:
                 job.hold = job.hold or hold
-            self._check_limits()
+                if job.tries and all(one.done for one in self.steppers if one.name in {"reserve", "repeat"}):
+                    # Nobody else is still at it, so whatever others took of this request has been given back.
+                    left = [one.id for one in run(leases_in(self.store)) if one.request_id == hold.request_id]
+                    assert left == [hold.id]
+
+    def _came_late(self, hold: Hold) -> None:
+        """The edge gives a late grant back, unless it did not live to hear of it."""
+        if self.data.draw(st.booleans(), label="hears of a late grant"):
+            process = self.processes[0]
+            self.steppers.append(Stepper("release", process.reservations.release(ReleaseRequest(hold=hold))))
 
     def _check_limits(self) -> None:
         """The granted holds take no more than each limit allows."""
@@ -222,7 +273,9 @@ class ServiceInterleaving(Interleaving):
 
     def finish(self) -> VerifyReply:
         """Runs everything to its end, delivers every event again, and compares the counters."""
+        self.store.failing = False
         self.run_all()
+        self._check_in_use()
         for event in [logged.event for logged in self.log.logged]:
             assert event is not None
             run(self.processes[0].settler.settle(event))

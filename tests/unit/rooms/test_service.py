@@ -1,6 +1,7 @@
 """What requests, ends of turns and the clock do to a room, over the ports in memory."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -164,10 +165,37 @@ async def test_turn_that_fails_is_not_remembered_and_the_next_starts(site: Deplo
 async def test_turn_without_a_result_has_failed_unless_it_may_still_come(site: Deployment) -> None:
     one = await site.post(turn())
     event = TurnEnded(room=ROOM, turn=one.id)
-    assert not await site.rooms.turn_ended(event, result_may_lag=True)
+    assert not await site.rooms.turn_ended(event, may_lag=True)
     assert (await site.room()).running is not None
     assert await site.rooms.turn_ended(event)
     assert (await site.room()).ended[0].failed
+
+
+async def test_turn_of_which_a_lagging_replica_knows_nothing_is_ended_later(site: Deployment) -> None:
+    site.turns.failure = StoreUnavailable("killed")
+    one = await site.post(turn())
+    site.turns.failure = None
+    site.turns.results[one.id] = result(one.id)
+    event = TurnEnded(room=ROOM, turn=one.id)
+    # Another process has written what this one reads.
+    other = Deployment(site)
+    site.store.lagging = 2
+    assert not await other.rooms.turn_ended(event, may_lag=True)
+    site.store.lagging = 0
+    assert await other.rooms.turn_ended(event, may_lag=True)
+    assert (await site.room()).running is None
+    assert await other.rooms.turn_ended(event, may_lag=True)
+
+
+async def test_first_turn_of_a_room_survives_a_replica_that_lags_behind(site: Deployment) -> None:
+    site.store.before_write = lambda _room: setattr(site.store, "lagging", 1)
+    one = await site.post(turn())
+    site.store.before_write = lambda _room: None
+    site.store.lagging = 0
+    assert site.turns.removed == site.turns.cancelled == []
+    running = (await site.room()).running
+    assert running is not None
+    assert (running.id, running.job_seq) == (one.id, 1)
 
 
 async def test_turn_that_does_not_remember_neither_sees_nor_joins_the_dialogue(site: Deployment) -> None:
@@ -237,6 +265,19 @@ async def test_turn_that_is_too_long_or_too_late_is_refused(site: Deployment, te
         ErrorCode.BUS_UNAVAILABLE,
     }
     assert (await site.store.load(ROOM)).room is None
+
+
+async def test_turn_that_became_too_old_while_others_changed_its_room_is_refused(site: Deployment) -> None:
+    await site.post(turn())
+
+    def other_comes_first(_room: str) -> None:
+        site.store.before_write = lambda _room: None
+        site.store.bump(ROOM)
+        site.time += MAX_POST_AGE_S + 1
+
+    site.store.before_write = other_comes_first
+    assert await refusal(site.rooms.post(post(turn()))) is ErrorCode.BUS_UNAVAILABLE
+    assert (await site.room()).waiting == ()
 
 
 async def test_spoken_reply_is_announced_and_narrated(site: Deployment) -> None:
@@ -339,6 +380,47 @@ async def test_reset_forgets_the_dialogue_and_gives_up_the_turns(site: Deploymen
     assert (await site.room()).messages == ()
     await site.post(turn("Who?"))
     assert len(site.turns.chats[-1].request.messages) == 2
+
+
+async def test_turn_is_given_up_although_the_bus_is_away_for_a_moment(site: Deployment) -> None:
+    one = await site.post(turn(voice=True))
+    site.turns.cancel_failures = 3
+    await site.rooms.reset(REQUEST)
+    await site.settle()
+    assert one.speech is not None
+    assert set(site.turns.released) == {one.id, one.speech.request_id}
+    assert site.turns.removed == [1, -1]
+    assert site.turns.left_out == [1]
+    assert site.turns.results[one.id].end.reason == "cancelled"
+
+
+async def test_room_that_cannot_be_tidied_does_not_keep_the_others_from_it() -> None:
+    site = Deployment(idle_timeout_s=600)
+    for key in ("stage", "lake"):
+        await site.rooms.open(OpenRoom(kind="ait", key=key))
+
+    def full(room: str) -> None:
+        if room == ROOM:
+            raise StoreUnavailable("full")
+
+    site.store.before_write = full
+    for _ in range(2):
+        with contextlib.suppress(StoreUnavailable):
+            await site.later(600)
+    assert (await site.store.load(room_id("ait", "lake"))).room is None
+    site.store.before_write = lambda _room: None
+    await site.later(600)
+    assert (await site.store.load(ROOM)).room is None
+
+
+async def test_room_that_made_place_for_others_is_forgotten() -> None:
+    site = Deployment(idle_timeout_s=600)
+    await site.rooms.open(OpenRoom(kind="ait", key="stage"))
+    await site.later(0)
+    assert site.reaper.rooms_by_kind == {"ait": 1}
+    site.store.discard(ROOM)
+    await site.later(600)
+    assert site.reaper.rooms_by_kind == {}
 
 
 async def test_ended_room_is_gone_and_its_numbers_go_on(site: Deployment) -> None:

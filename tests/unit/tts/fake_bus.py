@@ -190,8 +190,10 @@ class FakeBus:
         timeout_s: float,
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
+        wait_s: float = 0.0,
     ) -> bytes:
         """Answers a worker that takes a job over, or one that asks quota."""
+        del wait_s
         if subject == subjects.QUOTA_RESERVE:
             assert on_late is not None
             assert late_s > 0

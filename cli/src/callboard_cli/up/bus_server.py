@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from callboard_cli.failures import CommandError, ExitCode
+from callboard_cli.nats import server_config
 from callboard_contracts.config import NatsSection
 from callboard_kit.bus_credentials import private_folder, write_private
 
@@ -47,26 +48,17 @@ def write_configuration(nats: NatsSection, host: str, port: int, folder: Path) -
 
 def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
     """Returns the text of the server's configuration file."""
-    lines = [
-        "server_name: callboard",
-        f"listen: {_quote(f'[{host}]:{port}' if ':' in host else f'{host}:{port}')}",
-        # The monitor uses any free port and writes it into a file in this folder, which `up` reads.
-        'http: "127.0.0.1:-1"',
-        f"ports_file_dir: {_quote(str(folder.absolute()))}",
-        "jetstream {",
-        f"  store_dir: {_quote(str((folder / 'store').absolute()))}",
-        "  max_mem: 2G",
-        "  max_file: 16G",
-        # A single node: a message is acknowledged once it is on the disk.
-        "  sync_interval: always",
-        "}",
-        # Flow control of acknowledgements, version 2, is not reliable yet.
-        "feature_flags { js_ack_fc_v2: false }",
-    ]
-    if nats.credentials is not None:
-        user, password = nats.credentials
-        lines.append(f"authorization {{ user: {_quote(user)}, password: {_quote(password)} }}")
-    return "\n".join(lines) + "\n"
+    return server_config.configuration(
+        server_config.ServerOptions(
+            name="callboard",
+            listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            # The monitor uses any free port and writes it into a file in this folder, which `up` reads.
+            monitor="127.0.0.1:-1",
+            ports_folder=str(folder.absolute()),
+            store=str((folder / "store").absolute()),
+            credentials=nats.credentials,
+        )
+    )
 
 
 def check_configuration(server: Path, path: Path) -> None:
@@ -89,7 +81,3 @@ def monitor_port(folder: Path, pid: int) -> int | None:
         return int(ports["monitoring"][0].rsplit(":", 1)[1])
     except (OSError, ValueError, KeyError, IndexError):
         return None
-
-
-def _quote(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -8,6 +8,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class Supervision:
                 bus.on_reconnect(due.set)
                 await self._declare(bus, store)
                 group.create_task(store.keep_record())
-                group.create_task(keep_applied(bus, self._config, due, self._stop))
+                group.create_task(keep_applied(partial(apply_streams, bus, self._config), due, self._stop))
                 group.create_task(self._announce(bus))
                 for service in reversed(self._plan.services):
                     group.create_task(self._processes[service.name].run())

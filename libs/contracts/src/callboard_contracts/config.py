@@ -35,6 +35,9 @@ class SiteSection(Section):
     """The least severe events that services log."""
     metrics_host: str = "127.0.0.1"
     """The address on which each process serves `/metrics`, `/healthz` and `/readyz`; `0.0.0.0` in a container."""
+    traces_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
+    """Where traces of requests are sent, as OTLP over HTTP, such as `http://127.0.0.1:4318`; left out, none are made.
+    Needs the extra `traces` of each service."""
 
 
 class NatsSection(Section):
@@ -47,6 +50,15 @@ class NatsSection(Section):
     password: SecretStr | None = None
     """That user's password; best given as `CALLBOARD__NATS__PASSWORD_FILE`. Left out, the one that `callboard up` keeps
     in `site.data_dir` for a bus on this machine, and none for another."""
+    nkey_seed: SecretStr | None = None
+    """In place of a password, the seed of the user's NKey; best given as `CALLBOARD__NATS__NKEY_SEED_FILE`."""
+    tls_ca_file: Path | None = None
+    """The authorities that may have signed the bus's certificate; left out, those of the system. With any of the
+    `tls_` settings, or an address `tls://`, the bus is never spoken to without TLS."""
+    tls_cert_file: Path | None = None
+    """This process's own certificate, for a bus that asks for one."""
+    tls_key_file: Path | None = None
+    """The key of that certificate."""
     replicas: int = Field(default=1, ge=1, le=5)
     """How many servers of a cluster keep each stream."""
 
@@ -55,10 +67,20 @@ class NatsSection(Section):
         """The user and the password, or None."""
         return None if self.password is None else (self.user or BUS_USER, self.password.get_secret_value())
 
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the bus must speak TLS."""
+        named = (self.tls_ca_file, self.tls_cert_file)
+        return any(named) or any(server.strip().startswith("tls://") for server in self.url.split(","))
+
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> Self:
-        if self.user is not None and self.password is None:
+        if self.user is not None and self.password is None and self.nkey_seed is None:
             raise ValueError("the user has no password; set both or neither")
+        if self.password is not None and self.nkey_seed is not None:
+            raise ValueError("password and nkey_seed are both set; a user has one of them")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file belong together; set both or neither")
         return self
 
 
@@ -123,8 +145,11 @@ class ChatPoolSection(Section):
     slots: int = Field(default=4, ge=1, le=1024)
     """How many replies one worker writes at once."""
     may_sleep: bool = False
-    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
-    one. Left out, requests are refused until a first worker has announced itself."""
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
     url: str | None = None
     """The engine's address, for `ollama` and `openai` (there with its version segment)."""
     api_key: SecretStr | None = None
@@ -196,8 +221,11 @@ class SpeechPoolSection(Section):
     """How many utterances one worker has in work; they share its slots piece by piece. There are never fewer than
     slots."""
     may_sleep: bool = False
-    """Whether the pool may start without a worker, as one that is scaled to zero does; its requests then wait for
-    one. Left out, requests are refused until a first worker has announced itself."""
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
     url: str | None = None
     """For `openai`: the engine's address with its version segment."""
     api_key: SecretStr | None = None
@@ -393,7 +421,10 @@ class QuotaSection(Section):
     metrics_port: Port = 9103
     """The port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     decision_timeout_s: float = Field(default=2.0, gt=0)
-    """How long the edge waits for a decision."""
+    """How long quota may be silent about a decision before it counts as away."""
+    longest_decision_s: float = Field(default=15.0, ge=0, le=60)
+    """The longest that a request waits for a decision while the bus elects a leader, or until a quota process is back
+    where `on_unreachable` refuses."""
     lease_margin_s: float = Field(default=30.0, gt=0)
     """How long after its job's deadline an unsettled hold is kept before the reaper ends it."""
     reap_interval_s: float = Field(default=5.0, gt=0)

@@ -83,7 +83,9 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
         "Too many requests of this client are waiting, or too many are listening for one more to be kept fed.",
     ),
     ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, True, "The request was not finished before its deadline."),
-    ErrorCode.NO_WORKER: ErrorKind(503, True, "No worker of the model's pool has ever announced itself."),
+    ErrorCode.NO_WORKER: ErrorKind(
+        503, True, "No worker of the model's pool is there, and none is expected or none came in time."
+    ),
     ErrorCode.ENGINE_UNAVAILABLE: ErrorKind(503, True, "The engine behind the model could not be reached."),
     ErrorCode.ENGINE_FAILED: ErrorKind(502, True, "The engine behind the model reported an error."),
     ErrorCode.INTERRUPTED: ErrorKind(503, True, "The work was stopped before its end because a process shut down."),

@@ -7,3 +7,5 @@ PREFERRED_WORKER = "Callboard-Preferred-Worker"
 JOB_SUBJECT = "Callboard-Job-Subject"
 JOB_REPLY = "Callboard-Job-Reply"
 SEGMENT = "Callboard-Segment"
+TRACE_CONTEXT = ("traceparent", "tracestate")
+"""W3C's names of what carries a trace from one process to the next."""

@@ -19,6 +19,8 @@ WorkOutcome = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 MAX_AMOUNT = 10**15
 """No amount of work is larger, so that sums of amounts fit wherever they are kept."""
+DECISION_HEARTBEAT_S = 0.5
+MAX_DECISION_WAIT_S = 60.0
 LATEST = 7_258_118_400
 """No event is of a later time, in Unix seconds: the year 2200."""
 
@@ -53,8 +55,8 @@ class Rates(Message):
 class Hold(Message):
     """A granted hold; it travels inside the job and the usage event, so that settling needs no look-up.
 
-    `id` is unique among all holds, also among several of one request. `signature` lets quota recognise its own holds:
-    whoever passes a hold on must leave it as it is.
+    `id` is unique among all holds, also among several of one request. `repeat` is the number of the request that took
+    it. `signature` lets quota recognise its own holds: whoever passes a hold on must leave it as it is.
     """
 
     id: str = ""
@@ -65,6 +67,7 @@ class Hold(Message):
     entries: tuple[HoldEntry, ...]
     rates: Rates = Rates()
     expires_at: float
+    repeat: int = 0
     signature: str = Field(default="", validation_alias=AliasChoices("signature", "seal"))
 
     @property
@@ -80,6 +83,10 @@ class ReserveRequest(Message):
     tenants, and neither is stored or logged in this form. With `extends` a worker asks for a further hold on the same
     accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
     `kudos` are held from the key's account, in thousandths, beside what the work costs.
+
+    `wait_s` is how long the sender waits at most; while quota waits for its store, an empty message every
+    `DECISION_HEARTBEAT_S` says so. A request that got no answer may be sent again with the next number as
+    `repeat`: whatever the earlier ones took is given back first. One that extends a hold is never repeated.
     """
 
     request_id: str
@@ -91,6 +98,8 @@ class ReserveRequest(Message):
     life_s: float = Field(gt=0)
     extends: Hold | None = Field(default=None, validation_alias=AliasChoices("extends", "top_up"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
+    wait_s: float = Field(default=0.0, ge=0, le=MAX_DECISION_WAIT_S)
+    repeat: int = Field(default=0, ge=0)
 
 
 class LimitState(Message):

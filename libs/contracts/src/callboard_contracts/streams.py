@@ -6,7 +6,7 @@ server's own unit, nanoseconds, where the field goes to the server, and in secon
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from callboard_contracts import subjects
 from callboard_contracts.config import Config
@@ -28,7 +28,10 @@ OUT_LIFE_S = 120
 OUT_MARGIN_S = 30
 AUDIO_LIFE_S = 600
 ROOMS_BYTES = 1024 * 1024 * 1024
-"""So much all rooms may have together, since everybody may open rooms."""
+"""So much all rooms may have together, since everybody may open rooms; those that rested longest make place for others.
+
+A cluster that refuses what does not fit refuses changes and deletions too, so that no room could ever end.
+"""
 ROOM_AUDIO_BYTES = 512 * 1024 * 1024
 ROOM_LIFE_S = 86_400
 """How long the end of a turn waits for a rooms process."""
@@ -130,6 +133,7 @@ class BucketSpec:
     history: int = 1
     key_ttl: bool = False
     max_bytes: int = -1
+    discard: Literal["new", "old"] = "new"
 
     def config(self, replicas: int) -> dict[str, Any]:
         """The request body for the server's stream API; a bucket is a stream of a fixed form."""
@@ -138,7 +142,7 @@ class BucketSpec:
             "subjects": [f"$KV.{self.name}.>"],
             "storage": "file",
             "retention": "limits",
-            "discard": "new",
+            "discard": self.discard,
             "max_msgs_per_subject": self.history,
             "max_bytes": self.max_bytes,
             "num_replicas": replicas,
@@ -290,7 +294,7 @@ def _pool_consumers(stream: str, service: str, pools: Iterable[str]) -> Iterable
 def buckets() -> tuple[BucketSpec, ...]:
     """All key-value buckets."""
     return (
-        BucketSpec(BUCKET_ROOMS, key_ttl=True, max_bytes=ROOMS_BYTES),
+        BucketSpec(BUCKET_ROOMS, key_ttl=True, max_bytes=ROOMS_BYTES, discard="old"),
         BucketSpec(BUCKET_ACCOUNTS, history=8),
         BucketSpec(BUCKET_WORKERS, key_ttl=True),
     )

@@ -11,9 +11,14 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 def token(value: str) -> str:
     """Checks that a value can stand as one token of a subject; raises ValueError otherwise."""
-    if not _TOKEN.fullmatch(value):
+    if not is_token(value):
         raise ValueError(f"not a subject token: {value!r}")
     return value
+
+
+def is_token(value: str) -> bool:
+    """Whether a value can stand as one token of a subject."""
+    return _TOKEN.fullmatch(value) is not None
 
 
 def job(service: str, pool: str, job_class: JobClass, tenant: str) -> str:
@@ -166,6 +171,8 @@ def audit(request_id: str) -> str:
     return f"audit.{token(request_id)}"
 
 
+INBOX = "_INBOX"
+"""The first token of every subject where answers to requests come."""
 DATA_KEYS = "keys"
 """Where the keys of encrypted payloads are kept."""
 CTL_ACCOUNTS = "ctl.accounts"

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.model import Message
+from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 
@@ -110,7 +111,7 @@ class BusBroker(NatsBroker):
         return [one for one in self.subscribers if isinstance(one, CoreSubscriber)]
 
     def _take(self, subject: str, handle: Handle, message: Msg) -> None:
-        self._in_flight.start(handle(message), subject)
+        self._in_flight.start(tracing.served(handle(message), subject, message.headers), subject)
 
     async def _consume(self, subscriber: CoreSubscriber, message: Msg) -> None:
         # Until all its subscribers run FastStream drops what comes.

@@ -4,10 +4,12 @@ import asyncio
 import json
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -17,6 +19,8 @@ from nats.aio.subscription import Subscription
 from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.streams import QUOTA
+from callboard_contracts.subjects import INBOX, is_token
+from callboard_kit import tracing
 from callboard_kit.bus_clock import BusClock
 from callboard_kit.bus_errors import (
     ApiError,
@@ -25,7 +29,8 @@ from callboard_kit.bus_errors import (
     NoResponders,
     PublishRefused,
 )
-from callboard_kit.connection import Connection, OnMessage
+from callboard_kit.connection import Connection, OnMessage, TlsMissing
+from callboard_kit.nkeys import UserKey
 from callboard_kit.payload_cipher import PayloadCipher
 
 __all__ = ["ApiError", "Bus", "BusError", "BusUnavailable", "NoResponders", "PublishRefused", "Stored"]
@@ -73,9 +78,15 @@ class Bus:
 
     @classmethod
     async def connect(cls, settings: NatsSection, name: str, on_closed: Callable[[], None]) -> Self:
-        """Connects within 30 s or raises BusUnavailable; `on_closed` is called if the connection ends for good."""
-        bus = cls(Connection())
+        """Connects; `on_closed` is called if the connection ends for good.
+
+        Raises:
+            BusUnavailable: there is no bus within 30 s, or, at once, what it is told will never please it.
+        """
+        key, context = await asyncio.to_thread(_identity, settings)
+        bus = cls(Connection(key, requires_tls=settings.uses_tls))
         connecting = True
+        last: Exception | None = None
         user, password = settings.credentials or (None, None)
 
         async def reconnected() -> None:
@@ -91,9 +102,17 @@ class Bus:
             on_closed()
 
         async def failed(error: Exception) -> None:
-            if connecting and REFUSED in str(error).lower():
+            nonlocal last
+            last = error
+            refused = REFUSED in str(error).lower() or bus.connection.refused
+            if connecting and refused:
                 # The client would try again and again with the same credentials.
                 raise nats.errors.AuthorizationError from error
+            if connecting and isinstance(error, TlsMissing | ssl.SSLError):
+                raise _NotTrusted from error
+            if refused:
+                log.error("bus_refused", extra={"connection": name, "reason": "authorization refused"})
+                return
             # Permission violations and slow consumers are reported here and nowhere else.
             log.warning("bus_error", extra={"connection": name, "error": type(error).__name__}, exc_info=error)
 
@@ -104,6 +123,8 @@ class Bus:
                     name=name,
                     user=user,
                     password=password,
+                    tls=context,
+                    inbox_prefix=inbox_prefix(settings),
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] - a float works
                     reconnected_cb=reconnected,
@@ -114,11 +135,9 @@ class Bus:
                     ping_interval=10,
                     max_outstanding_pings=2,
                 )
-        except nats.errors.AuthorizationError as error:
-            await bus.close()
-            raise BusUnavailable(f"the bus at {_public(settings.url)} refuses the user or the password") from error
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise BusUnavailable(f"no bus at {_public(settings.url)}: {type(error).__name__}") from error
+            await bus.close()
+            raise BusUnavailable(_why_not(error, last, settings)) from error
         connecting = False
         return bus
 
@@ -179,7 +198,7 @@ class Bus:
             PublishRefused: the stream does not take it.
             BusUnavailable: no acknowledgement came in time; only with `msg_id` is a repeat safe.
         """
-        all_headers = dict(headers or {})
+        all_headers = tracing.carried(headers) or {}
         if msg_id is not None:
             all_headers[MSG_ID] = msg_id
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -209,20 +228,28 @@ class Bus:
         timeout_s: float,
         on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
+        wait_s: float = 0.0,
     ) -> bytes:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
+
+        With `wait_s` whoever works on it may send empty messages, after each of which the timeout begins anew, up to
+        `wait_s` in all.
 
         Raises:
             NoResponders: nobody listens.
             BusUnavailable: no answer in time.
         """
         taken = None if on_late is None else lambda message: on_late(message.data)
+        headers = None if subject.startswith("$") else tracing.carried()
         try:
-            return (await self.connection.ask(subject, payload, timeout_s, on_late=taken, late_s=late_s)).data
+            answer = await self.connection.ask(
+                subject, payload, timeout_s, headers, on_late=taken, late_s=late_s, wait_s=wait_s
+            )
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
             raise BusUnavailable("no answer in time") from error
+        return answer.data
 
     async def api(self, operation: str, body: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
         """Calls the server's stream API, for instance `STREAM.INFO.CHAT`.
@@ -304,6 +331,62 @@ class Bus:
         except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
             # The client tries to write its last bytes even when the server is gone.
             log.debug("bus_close_failed")
+
+
+class _NotTrusted(nats.errors.Error):
+    """The bus is not the one that the settings ask for, and another attempt would find the same."""
+
+
+def inbox_prefix(settings: NatsSection) -> str:
+    """Where answers to a user's requests come; each has a place of its own, so that no other may listen there."""
+    # The name may stand in the address too, which has one for all servers of a cluster.
+    user = settings.user or urlsplit(settings.url.split(",")[0]).username
+    return INBOX if user is None or not is_token(user) else f"{INBOX}.{user}"
+
+
+def _identity(settings: NatsSection) -> tuple[UserKey | None, ssl.SSLContext | None]:
+    """The user's NKey and the TLS settings, where there are any; reads files. Raises BusUnavailable."""
+    try:
+        key = None if settings.nkey_seed is None else UserKey(settings.nkey_seed.get_secret_value())
+    except ValueError as error:
+        raise BusUnavailable(f"nats.nkey_seed: {error}") from None
+    if not settings.uses_tls:
+        return key, None
+    setting = "nats.tls_ca_file"
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca_file)
+        setting = "nats.tls_cert_file"
+        if settings.tls_cert_file is not None:
+            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    except OSError as error:
+        raise BusUnavailable(f"{setting}: {error.strerror or type(error).__name__}") from None
+    return key, context
+
+
+def _why_not(error: Exception, last: Exception | None, settings: NatsSection) -> str:
+    """Why there is no connection; `last` is the last error before the attempts were given up."""
+    where = _public(settings.url)
+    match error:
+        case nats.errors.AuthorizationError():
+            return f"authorization refused: the bus at {where} does not know {_who(settings)}"
+        case _NotTrusted():
+            return f"no trusted bus at {where}: {_in_words(error.__cause__ or error)}"
+        case _:
+            return f"no bus at {where}: {_in_words(last or error)}"
+
+
+def _who(settings: NatsSection) -> str:
+    """What the bus refused, without the secret itself."""
+    if settings.nkey_seed is not None:
+        return f"the NKey of the user {settings.user}" if settings.user else "the NKey"
+    if settings.credentials is None:
+        return "a client without credentials"
+    return f"the user {settings.credentials[0]} or the password"
+
+
+def _in_words(error: BaseException) -> str:
+    """An error's own words, where it has some."""
+    return str(error).removeprefix("nats: ") or type(error).__name__
 
 
 def _public(url: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,7 +36,8 @@ def with_local_credentials(config: Config) -> Config:
 
     They are used only for a bus on this machine.
     """
-    if config.nats.password is not None or not is_local(config.nats.url):
+    nats = config.nats
+    if nats.password is not None or nats.nkey_seed is not None or not is_local(nats.url):
         return config
     try:
         password = (bus_folder(config.site) / PASSWORD_FILE).read_text(encoding="ascii").strip()
@@ -43,7 +45,7 @@ def with_local_credentials(config: Config) -> Config:
         return config
     if not password:
         return config
-    nats = config.nats.model_copy(update={"password": SecretStr(password)})
+    nats = nats.model_copy(update={"password": SecretStr(password)})
     return config.model_copy(update={"nats": nats})
 
 
@@ -60,7 +62,9 @@ def create_password(site: SiteSection) -> None:
 def private_folder(folder: Path) -> None:
     """Creates a folder, or takes an existing one, that only its owner may enter."""
     folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-    folder.chmod(PRIVATE_FOLDER)
+    # Only the owner may change the mode, and whoever writes here may be another user.
+    if stat.S_IMODE(folder.stat().st_mode) != PRIVATE_FOLDER:
+        folder.chmod(PRIVATE_FOLDER)
 
 
 def write_private(path: Path, text: str) -> None:

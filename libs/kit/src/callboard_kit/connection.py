@@ -12,6 +12,7 @@ messages after it queue up behind it. ADR 0008 has the measurements.
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import ParseResult
@@ -22,6 +23,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from nats.protocol.parser import AWAITING_CONTROL_LINE
+
+from callboard_kit.nkeys import UserKey
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +39,22 @@ _HEADERS_BEGIN = "NATS/1.0"
 _PLAIN_SCHEMES = ("nats", "tls")
 
 
+_REFUSAL = b"-ERR 'Authorization"
+"""How the server begins its answer to credentials that it does not know."""
+
+
 class _Reader(asyncio.StreamReader):
     """A stream reader that offers arriving bytes to `take` before it buffers them."""
 
     take: Take | None = None
+    refused = False
+    """Whether the server refused the credentials; a reset that follows at once can hide the line from its reader."""
     _buffer: bytearray
 
     def feed_data(self, data: Any) -> None:
         """Buffers what `take` leaves of the data."""
+        if self.take is None and _REFUSAL in data:
+            self.refused = True
         # Buffered bytes are read in order, so new bytes must not overtake them.
         if self.take is not None and not self._buffer:
             data = data[self.take(data) :]
@@ -52,7 +63,7 @@ class _Reader(asyncio.StreamReader):
 
 
 class _Transport(TcpTransport):
-    """The client's transport with a `_Reader`; a TLS transport keeps the client's own reader."""
+    """The client's transport with a `_Reader`, also under TLS."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +71,9 @@ class _Transport(TcpTransport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         """Connects; raises TimeoutError and OSError."""
+        if self._bare_io_writer is not None:
+            # The client leaves a connection open that was refused.
+            self._bare_io_writer.close()
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=buffer_size, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -70,21 +84,57 @@ class _Transport(TcpTransport):
         self.reader = self._bare_io_reader = self._io_reader = reader
         self._bare_io_writer = self._io_writer = writer
 
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
+    ) -> None:
+        """Goes over to TLS; raises TimeoutError and OSError, of which ssl.SSLError is one."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader(limit=buffer_size, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        assert self._io_writer is not None
+        name = uri if isinstance(uri, str) else uri.hostname
+        async with asyncio.timeout(connect_timeout):
+            transport = await loop.start_tls(self._io_writer.transport, protocol, ssl_context, server_hostname=name)
+        # start_tls raises where it makes none.
+        assert transport is not None
+        self.reader = self._io_reader = reader
+        self._io_writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+
     def __bool__(self) -> bool:
         return True
+
+
+class TlsMissing(nats.errors.Error):
+    """The server does not speak TLS, which the settings ask for."""
+
+    def __str__(self) -> str:
+        return "nats: the server does not speak TLS"
 
 
 _SENDING = (Client.CONNECTED, Client.DRAINING_SUBS)
 
 
 class Connection(Client):
-    """A client for one connection to the bus."""
+    """A client for one connection to the bus.
 
-    def __init__(self) -> None:
+    With `key` it answers the server's challenge by that NKey. With `requires_tls` it never sends credentials, or
+    anything else, without TLS.
+    """
+
+    def __init__(self, key: UserKey | None = None, *, requires_tls: bool = False) -> None:
         super().__init__()
+        self._key = key
+        self._requires_tls = requires_tls
         self._on_message: dict[int, OnMessage] = {}
         self._asked = 0
+        self._on_heartbeat: dict[str, Callable[[], None]] = {}
         self._write_due = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server refused the credentials at the last attempt to connect."""
+        reader = self._transport.reader if isinstance(self._transport, _Transport) else None
+        return reader is not None and reader.refused
 
     async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribes with a plain function that runs where the socket is read; raises as `subscribe` does."""
@@ -143,10 +193,12 @@ class Connection(Client):
         on_late: OnMessage | None = None,
         late_s: float = 0.0,
         flush: bool = True,
+        wait_s: float = 0.0,
     ) -> Msg:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
-        With `flush` it is written at once, else at the end of this loop turn.
+        With `flush` it is written at once, else at the end of this loop turn. With `wait_s` an empty message is a
+        heartbeat of whoever works on the answer, after which the timeout begins anew, up to `wait_s` in all.
 
         Raises:
             nats.errors.Error: as `request` does.
@@ -161,6 +213,15 @@ class Connection(Client):
         answer: asyncio.Future[Msg] = loop.create_future()
         self._resp_map[token] = answer
         timer = loop.call_later(timeout_s, _time_out, answer)
+        if wait_s:
+            until = loop.time() + wait_s
+
+            def heard() -> None:
+                nonlocal timer
+                timer.cancel()
+                timer = loop.call_later(min(timeout_s, max(0.0, until - loop.time())), _time_out, answer)
+
+            self._on_heartbeat[token] = heard
         try:
             await self.publish(subject, payload, reply=self._resp_sub_prefix.decode() + token, headers=headers)
             if flush:
@@ -174,6 +235,7 @@ class Connection(Client):
             timer.cancel()
             if self._resp_map.get(token) is answer:
                 del self._resp_map[token]
+                self._on_heartbeat.pop(token, None)
         if not message.data and message.headers and message.headers.get("Status") == NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return message
@@ -182,11 +244,14 @@ class Connection(Client):
         loop = asyncio.get_running_loop()
         late: asyncio.Future[Msg] = loop.create_future()
         self._resp_map[token] = late
+        if token in self._on_heartbeat:
+            self._on_heartbeat[token] = _ignore
         timer = loop.call_later(late_s, late.cancel)
 
         def ended(found: asyncio.Future[Msg]) -> None:
             timer.cancel()
             self._resp_map.pop(token, None)
+            self._on_heartbeat.pop(token, None)
             if not found.cancelled():
                 on_late(found.result())
 
@@ -204,14 +269,27 @@ class Connection(Client):
         self._on_message[sid] = self._answered
 
     def _answered(self, message: Msg) -> None:
-        future = self._resp_map.get(message.subject.rpartition(".")[2])
-        if future is not None and not future.done():
+        token = message.subject.rpartition(".")[2]
+        future = self._resp_map.get(token)
+        if future is None or future.done():
+            return
+        if not message.data and not message.headers and (heard := self._on_heartbeat.get(token)) is not None:
+            heard()
+        else:
             future.set_result(message)
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is None and s.uri.scheme in _PLAIN_SCHEMES:
             self._transport = _Transport()
         await super()._connect_to_server(s)
+
+    def _connect_command(self) -> bytes:
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        if self._requires_tls and (writer is None or writer.get_extra_info("ssl_object") is None):
+            raise TlsMissing
+        if self._key is not None:
+            self._signature_cb, self._public_nkey = self._key.sign, self._key.public
+        return super()._connect_command()
 
     async def _read_loop(self) -> None:
         # Until now the client has read the server's greeting itself.
@@ -313,6 +391,10 @@ def parse_headers(block: bytes) -> dict[str, str] | None:
         if colon:
             headers[name.strip()] = value.strip()
     return headers or None
+
+
+def _ignore() -> None:
+    pass
 
 
 def _time_out(answer: asyncio.Future[Msg]) -> None:

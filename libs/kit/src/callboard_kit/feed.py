@@ -9,6 +9,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from callboard_contracts.streams import NANOSECONDS_PER_S
+from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import is_set_within
@@ -49,6 +50,7 @@ class Feed:
     ) -> None:
         self._bus = bus
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._span = f"process {stream}"
         self._handle = handle
         self._may_take = may_take
         self._running = BackgroundTasks(self._ended)
@@ -138,7 +140,8 @@ class Feed:
         answer = NAK if self._stopping else nak(FAILURE_RETRY_S)
         if not self._stopping and self._may_take():
             try:
-                answer = await self._handle(message)
+                with tracing.span(self._span, "consumer", message.headers):
+                    answer = await self._handle(message)
             except Exception:
                 log.exception("message_failed", extra={"subject": message.subject})
         try:

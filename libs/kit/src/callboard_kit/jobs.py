@@ -1,5 +1,6 @@
 """Stores jobs in the services' work queues."""
 
+import asyncio
 import logging
 
 from callboard_contracts import subjects
@@ -7,12 +8,15 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.headers import PREFERRED_WORKER
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.subjects import JobClass
+from callboard_kit import tracing
 from callboard_kit.bus import MESSAGE_TOO_LARGE, Bus, BusUnavailable, PublishRefused
 from callboard_kit.payload_cipher import OVERHEAD_BYTES
 
 log = logging.getLogger(__name__)
 
-ENQUEUE_TIMEOUT_S = 10.0
+ENQUEUE_TIMEOUT_S = 20.0
+"""Longer than the bus takes to elect a leader."""
+KEY_RETRY_S = 0.1
 JOB_BYTES = 16 * 1024
 """Far more than a job's ids, times, hold and headers take beside its request."""
 QUEUE_FULL_RETRY_S = 2.0
@@ -34,10 +38,14 @@ async def enqueue(
         CallboardError: `queue_full`, `body_too_large` or `bus_unavailable`.
     """
     subject = subjects.job(service, pool, job_class, job.tenant)
+    clock = asyncio.get_running_loop().time
+    until = clock() + timeout_s
     try:
-        payload = await bus.cipher.encrypt(job.compact())
         headers = {PREFERRED_WORKER: job.preferred_worker} if job.preferred_worker else None
-        return (await bus.publish_stored(subject, payload, job.request_id, timeout_s, headers, flush=True)).seq
+        with tracing.span(f"enqueue {service} job", "producer", attributes=_attributes(job, pool, job_class)):
+            payload = await _encrypted(bus, job, until)
+            left_s = until - clock()
+            return (await bus.publish_stored(subject, payload, job.request_id, left_s, headers, flush=True)).seq
     except PublishRefused as refused:
         if refused.err_code == STREAM_STORE_FAILED:
             raise CallboardError(
@@ -54,6 +62,21 @@ async def enqueue(
         raise bus_unavailable() from refused
     except BusUnavailable as error:
         raise bus_unavailable() from error
+
+
+async def _encrypted(bus: Bus, job: Job, until: float) -> bytes:
+    """The bytes of a job; where a new key is due, a bus that elects a leader is waited for."""
+    while True:
+        try:
+            return await bus.cipher.encrypt(job.compact())
+        except BusUnavailable:
+            if asyncio.get_running_loop().time() + KEY_RETRY_S >= until:
+                raise
+        await asyncio.sleep(KEY_RETRY_S)
+
+
+def _attributes(job: Job, pool: str, job_class: JobClass) -> tracing.Attributes:
+    return {"callboard.request_id": job.request_id, "callboard.pool": pool, "callboard.job_class": job_class}
 
 
 def bus_unavailable() -> CallboardError:

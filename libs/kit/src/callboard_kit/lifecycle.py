@@ -17,7 +17,7 @@ from typing import Any, Self
 import uvloop
 
 from callboard_contracts.config import Config
-from callboard_kit import library_output
+from callboard_kit import library_output, tracing
 from callboard_kit.logs import setup_logs
 from callboard_kit.native_code import load_failure
 from callboard_kit.settings import SettingsError, load_config
@@ -139,11 +139,13 @@ def run_service(name: str, main: Main, add_arguments: Callable[[argparse.Argumen
     setup_logs(name, config.site.log_level)
     captured = library_output.capture()
     try:
+        tracing.set_up(name, config.site.traces_endpoint)
         code = uvloop.run(_supervise(main, config, arguments))
-    except StartError as error:
+    except (StartError, tracing.TracesUnavailable) as error:
         log.error("start_failed", extra={"reason": str(error)})  # noqa: TRY400 - one line for the operator, no traceback
         captured.stream.write(f"callboard {name}: {error}\n")
         code = EXIT_FAILED
+    tracing.close()
     captured.close()
     _leave_stuck_threads(code)
     return code

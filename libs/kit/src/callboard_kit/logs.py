@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from callboard_kit import tracing
+
 PACKAGES = tuple(
     f"callboard_{part}"
     for part in ("admin", "chat", "cli", "contracts", "edge", "kit", "quota", "rooms", "tts", "worker")
@@ -32,6 +34,7 @@ class JsonFormatter(logging.Formatter):
             "event": _event(record),
         }
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        line.update(tracing.ids() or {})
         if record.exc_info and record.exc_info[0]:
             # The text of an exception may quote what a client sent, so only its type and traceback are logged.
             line["exception"] = record.exc_info[0].__name__

@@ -3,10 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from copy import copy
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector, CollectorRegistry
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +33,34 @@ async def healthz(_request: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-async def metrics(_request: web.Request) -> web.Response:
-    """The process's metrics in Prometheus's text format."""
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+class _Labelled(Collector):
+    """The process's metrics, each series with labels that are the same for the whole process."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the process."""
+        for metric in REGISTRY.collect():
+            # Some collectors return the same object each time.
+            labelled = copy(metric)
+            labelled.samples = [each._replace(labels={**each.labels, **self._labels}) for each in metric.samples]
+            yield labelled
+
+
+def metrics(labels: Mapping[str, str]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Makes the handler of the process's metrics, in the text format that the scraper asks for.
+
+    Only OpenMetrics can carry exemplars.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Labelled(labels))
+
+    async def handler(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    return handler
 
 
 def readyz(ready: Ready) -> Callable[[web.Request], "asyncio.Future[web.Response] | object"]:
@@ -47,9 +76,15 @@ def readyz(ready: Ready) -> Callable[[web.Request], "asyncio.Future[web.Response
 
 
 class OpsServer:
-    """Serves `/healthz`, `/readyz` and `/metrics` on a port of their own; port 0 takes a free one."""
+    """Serves `/healthz`, `/readyz` and `/metrics` on a port of their own; port 0 takes a free one.
 
-    def __init__(self, port: int, ready: Ready, host: str = "127.0.0.1") -> None:
+    Every series of the process has the `labels`.
+    """
+
+    def __init__(
+        self, port: int, ready: Ready, host: str = "127.0.0.1", labels: Mapping[str, str] | None = None
+    ) -> None:
+        self._labels = labels or {}
         self._host = host
         self._wanted_port = port
         self._runner: web.AppRunner | None = None
@@ -62,7 +97,7 @@ class OpsServer:
         app = web.Application()
         app.router.add_get("/healthz", healthz)
         app.router.add_get("/readyz", readyz(self._ready))  # pyright: ignore[reportArgumentType]
-        app.router.add_get("/metrics", metrics)
+        app.router.add_get("/metrics", metrics(self._labels))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._wanted_port).start()

@@ -1,5 +1,6 @@
 """The quota service's requests over the bus, for edges and workers."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -27,30 +28,46 @@ R = TypeVar("R", bound=Message)
 
 
 class QuotaRpc:
-    """Sends requests to the quota service's queue group, each within `timeout_s`.
+    """Sends requests to the quota service's queue group, which may be silent for `timeout_s`.
 
-    `start` runs and owns the release of holds that were granted after that time.
+    `start` runs and owns the release of holds that were granted after that time. Where a process says that it waits for
+    its store, up to `wait_s` are waited in all. With `retries` a request without an answer is sent again in this time.
     """
 
-    def __init__(self, bus: Bus, timeout_s: float, start: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        timeout_s: float,
+        start: Callable[[Coroutine[Any, Any, None], str], object],
+        wait_s: float = 0.0,
+        *,
+        retries: bool = True,
+    ) -> None:
         self._bus = bus
         self._timeout_s = timeout_s
         self._start = start
+        self._wait_s = wait_s
+        self._retries = retries
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply | None:
         """Quota's decision, or None where there was none in time."""
-        return await self.ask(subjects.QUOTA_RESERVE, request, ReserveReply, self._came_late)
+        if self._wait_s:
+            request = request.model_copy(update={"wait_s": min(self._wait_s, request.life_s)})
+        return await self._ask(subjects.QUOTA_RESERVE, request, ReserveReply, self._came_late)
 
     async def release(self, hold: Hold) -> None:
         """Releases a hold; a hold that cannot be released expires."""
         if await self.ask(subjects.QUOTA_RELEASE, ReleaseRequest(hold=hold), ReleaseReply) is None:
             log.warning("release_unsent", extra={"request_id": hold.request_id})
 
-    async def ask(
+    async def ask(self, subject: str, request: Message, reply: type[R]) -> R | None:
+        """The answer to any other request to quota, all of which may be repeated, or None."""
+        return await self._ask(subject, request, reply)
+
+    async def _ask(
         self, subject: str, request: Message, reply: type[R], on_late: Callable[[bytes], None] | None = None
     ) -> R | None:
-        """The answer to any request to quota, or None; `on_late` gets an answer that comes after the timeout."""
-        answer = await self._answer(subject, request.model_dump_json().encode(), on_late)
+        answer = await self._answer(subject, request, on_late)
         if answer is None:
             return None
         try:
@@ -59,15 +76,31 @@ class QuotaRpc:
             log.warning("quota_answer_malformed", extra={"subject": subject})
             return None
 
-    async def _answer(self, subject: str, payload: bytes, on_late: Callable[[bytes], None] | None) -> bytes | None:
-        try:
-            return await ask_service(self._bus, subject, payload, self._timeout_s, on_late, LATE_S)
-        except BusError as error:
-            reason = "nobody listens" if isinstance(error, NoResponders) else "no answer"
-            log.warning("quota_unreachable", extra={"reason": reason})
-            return None
+    async def _answer(self, subject: str, request: Message, on_late: Callable[[bytes], None] | None) -> bytes | None:
+        clock = asyncio.get_running_loop().time
+        wait_s = request.wait_s if isinstance(request, ReserveRequest) else self._wait_s
+        until = clock() + wait_s
+        while True:
+            payload = request.model_dump_json().encode()
+            try:
+                return await ask_service(
+                    self._bus, subject, payload, self._timeout_s, on_late, LATE_S, max(0.0, until - clock())
+                )
+            except BusError as error:
+                unheard = isinstance(error, NoResponders)
+                if not self._retries or clock() >= until or not (unheard or _may_repeat(request)):
+                    log.warning("quota_unreachable", extra={"reason": "nobody listens" if unheard else "no answer"})
+                    return None
+                if not unheard and isinstance(request, ReserveRequest):
+                    # Somebody may have it, and may even have granted it to nobody's knowledge.
+                    request = request.model_copy(update={"repeat": request.repeat + 1, "wait_s": until - clock()})
 
     def _came_late(self, answer: bytes) -> None:
         if answer and (hold := ReserveReply.model_validate_json(answer).hold) is not None:
             log.info("late_hold_returned", extra={"request_id": hold.request_id})
             self._start(self.release(hold), "return-late")
+
+
+def _may_repeat(request: Message) -> bool:
+    """Whether a request that somebody may have can be sent again; one of several extensions could not be found."""
+    return not isinstance(request, ReserveRequest) or request.extends is None

@@ -1,7 +1,7 @@
 """What every process opens at its start and closes at its end: the bus connection and the ops server."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from callboard_contracts.config import NatsSection
@@ -33,13 +33,15 @@ async def bus_connection(settings: NatsSection, name: str, shutdown: Shutdown) -
 
 
 @asynccontextmanager
-async def ops_server(setting: str, port: int, ready: Ready, host: str) -> AsyncGenerator[OpsServer]:
-    """Serves health and metrics; `setting` names the key that the port comes from.
+async def ops_server(
+    setting: str, port: int, ready: Ready, host: str, labels: Mapping[str, str] | None = None
+) -> AsyncGenerator[OpsServer]:
+    """Serves health and metrics; `setting` names the key that the port comes from, `labels` are on every series.
 
     Raises:
         StartError: the port cannot be used.
     """
-    ops = OpsServer(port, ready, host)
+    ops = OpsServer(port, ready, host, labels)
     try:
         await ops.start()
     except OSError as error:

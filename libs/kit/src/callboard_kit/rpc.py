@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from callboard_kit import tracing
 from callboard_kit.bus import Bus, NoResponders
 
 ASK_AGAIN_S = 0.1
@@ -15,10 +16,12 @@ async def ask_service(
     timeout_s: float,
     on_late: Callable[[bytes], None] | None = None,
     late_s: float = 0.0,
+    wait_s: float = 0.0,
 ) -> bytes:
     """Sends a request and returns the answer; while nobody listens, or the bus is away, it is tried again.
 
-    `on_late` gets an answer that comes up to `late_s` after the timeout.
+    `on_late` gets an answer that comes up to `late_s` after the timeout. With `wait_s` whoever works on the answer may
+    say so, which puts off the timeout; see `Bus.request`.
 
     Raises:
         NoResponders: nobody got the request.
@@ -26,13 +29,14 @@ async def ask_service(
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
-    while True:
-        try:
-            if bus.connected:
-                return await bus.request(subject, payload, timeout_s, on_late, late_s)
-        except NoResponders:
-            pass
-        # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
-        if loop.time() + ASK_AGAIN_S >= until:
-            raise NoResponders(subject)
-        await asyncio.sleep(ASK_AGAIN_S)
+    with tracing.span(f"ask {subject}", "client"):
+        while True:
+            try:
+                if bus.connected:
+                    return await bus.request(subject, payload, timeout_s, on_late, late_s, wait_s)
+            except NoResponders:
+                pass
+            # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
+            if loop.time() + ASK_AGAIN_S >= until:
+                raise NoResponders(subject)
+            await asyncio.sleep(ASK_AGAIN_S)

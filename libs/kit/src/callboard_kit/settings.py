@@ -17,7 +17,7 @@ from callboard_kit.bus_credentials import with_local_credentials
 CONFIG_VARIABLE = "CALLBOARD_CONFIG"
 PREFIX = "CALLBOARD__"
 FILE_SUFFIX = "_file"
-PLAIN_SETTINGS = frozenset({"model_file", "voices_file"})
+PLAIN_SETTINGS = frozenset({"model_file", "voices_file", "tls_ca_file", "tls_cert_file", "tls_key_file"})
 """Settings whose own name ends in the suffix."""
 DEFAULT_FILE = Path("callboard.toml")
 
@@ -111,4 +111,4 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _is_secret(key: str) -> bool:
-    return any(word in key for word in ("password", "api_key", "secret", "admin_token"))
+    return any(word in key for word in ("password", "api_key", "secret", "admin_token", "nkey_seed"))

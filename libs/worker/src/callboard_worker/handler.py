@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
+from callboard_kit import tracing
 from callboard_kit.bus import Bus
 from callboard_kit.payload_cipher import PayloadUnreadable
 from callboard_worker.attempts import MAX_WORKER_DEATHS, Attempts
@@ -71,6 +72,10 @@ class JobHandler(Generic[J]):
 
         A job whose key has been erased is far past its deadline and its hold has expired, so it is only counted.
         """
+        with tracing.span("process job", "consumer", delivery.headers, {"callboard.attempt": delivery.attempt}):
+            await self._run(delivery)
+
+    async def _run(self, delivery: Delivery) -> None:
         try:
             job = self._kind.parse(await self._cipher.decrypt(delivery.data))
         except PayloadUnreadable:
@@ -81,7 +86,8 @@ class JobHandler(Generic[J]):
         with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
             running.stream_seq = delivery.stream_seq
             if running.queue_s is not None:
-                self._metrics.queue_wait.observe(running.queue_s)
+                self._metrics.queue_wait.observe(running.queue_s, tracing.ids())
+                tracing.annotate({"callboard.request_id": job.request_id, "callboard.queue_wait_s": running.queue_s})
             if await self._attempts.begin(running) >= MAX_WORKER_DEATHS:
                 await self.set_aside(running, WORKER_DIED)
                 return

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import JOB_REPLY, JOB_SUBJECT, PREFERRED_WORKER
+from callboard_kit import tracing
 from callboard_kit.bus import Bus, BusError
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import PullLoop
@@ -39,7 +40,8 @@ class Handover:
 
         def handed_over(message: Msg) -> None:
             headers = message.headers or {}
-            loop.take(Msg(self._bus.connection, headers[JOB_SUBJECT], headers[JOB_REPLY], message.data))
+            context = tracing.context_of(headers) or None
+            loop.take(Msg(self._bus.connection, headers[JOB_SUBJECT], headers[JOB_REPLY], message.data, context))
 
         await self._bus.subscribe(subjects.offered_job(self._worker), offered)
         await self._bus.subscribe_now(subjects.handed_over_job(self._worker), handed_over)
@@ -58,7 +60,8 @@ class Handover:
                 self._jobs.labels("full").inc()
                 return False
             # The server lets nobody name a place in a queue as the reply subject of a message.
-            headers = {JOB_SUBJECT: message.subject, JOB_REPLY: message.reply}
+            place = {JOB_SUBJECT: message.subject, JOB_REPLY: message.reply}
+            headers = {**tracing.context_of(message.headers), **place}
             await self._bus.publish(subjects.handed_over_job(preferred), message.data, headers, flush=True)
         except BusError:
             self._jobs.labels("gone").inc()

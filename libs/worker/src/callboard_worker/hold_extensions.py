@@ -38,7 +38,7 @@ class HoldExtensions:
     def __init__(self, bus: Bus, timeout_s: float, *, admits_unheld: bool = False) -> None:
         self.admits_unheld = admits_unheld
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._rpc = QuotaRpc(bus, timeout_s, self._start)
+        self._rpc = QuotaRpc(bus, timeout_s, self._start, QUOTA_WAIT_S, retries=False)
 
     async def ask(self, hold: Hold, work: Work, life_s: float) -> Hold | ErrorInfo:
         """Asks once for a further hold on the accounts of `hold`, and returns it or what quota says instead.

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -34,6 +34,8 @@ CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 NAK_DELAY_S = 0.05
 CHECK_INTERVAL_S = 1.0
+TAKEN_S = 2.0
+"""A pull that was not turned away by then stands; one that is turned away is repeated far sooner."""
 
 
 class Nak(Exception):  # noqa: N818 - an instruction, not a failure
@@ -56,6 +58,7 @@ class Delivery:
     subject: str
     attempt: int
     stream_seq: int
+    headers: Mapping[str, str] | None = None
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
@@ -140,9 +143,14 @@ class PullLoop:
         self._wake = asyncio.Event()
         self._lost = False
         self._stopping = False
-        self.served = True
-        """Whether the server takes pulls; it turns them away where the consumer is missing or has no leader."""
+        self._turned_away: dict[str, float] = {}
+        """When a pull of a consumer was last turned away, as it is at once where one is missing or has no leader."""
         bus.on_reconnect(self._forget_pulls)
+
+    @property
+    def served(self) -> bool:
+        """Whether the server takes the pulls for live and for batch jobs."""
+        return not self._turned_away
 
     @property
     def running(self) -> int:
@@ -183,12 +191,16 @@ class PullLoop:
         return True
 
     def take(self, message: Msg) -> None:
-        """Runs a job that another worker took from the queue; one that comes after its promise is given back."""
+        """Runs a job that another worker took from the queue.
+
+        One that comes after its promise, or finds its slot taken by a job that came on an open pull, is given back.
+        """
         if self._promises:
             self._promises.popleft().cancel()
-            self._start(message)
-        else:
-            self._give_back(message)
+            if len(self._running) < self._slots:
+                self._start(message)
+                return
+        self._give_back(message)
 
     def _expire(self) -> None:
         self._promises.popleft()
@@ -252,6 +264,9 @@ class PullLoop:
         if not self._bus.connected:
             return
         now = asyncio.get_running_loop().time()
+        for subject, at in list(self._turned_away.items()):
+            if now - at > TAKEN_S:
+                self._note_served(subject, served=True)
         if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
             await self._close_inboxes()
             await self._open_inboxes()
@@ -295,7 +310,10 @@ class PullLoop:
         if current:
             inbox.open = max(0, inbox.open - 1)
         status = status_of(message)
-        self._note_served(served=status is None or not turned_away(status))
+        batch = inbox is self._batch_probe and self._step is _Step.BATCH_NOW
+        self._note_served(
+            self._batch_subject if batch else self._live_subject, served=status is None or not turned_away(status)
+        )
         if status is not None:
             self._batch_probe_empty = self._batch_probe_empty or (current and inbox is self._batch_probe)
             if turned_away(status):
@@ -321,9 +339,13 @@ class PullLoop:
         self._reports.append((message, _nak(NAK_DELAY_S)))
         self._wake.set()
 
-    def _note_served(self, *, served: bool) -> None:
-        if self.served != served:
-            self.served = served
+    def _note_served(self, subject: str, *, served: bool) -> None:
+        before = self.served
+        if served:
+            self._turned_away.pop(subject, None)
+        else:
+            self._turned_away[subject] = asyncio.get_running_loop().time()
+        if self.served != before:
             self._on_change()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -346,7 +368,8 @@ class PullLoop:
     async def _outcome(self, message: Msg) -> bytes | None:
         """Runs a job and returns what the server is told of it."""
         metadata = message.metadata
-        delivery = Delivery(message.data, message.subject, metadata.num_delivered or 1, metadata.sequence.stream)
+        attempt = metadata.num_delivered or 1
+        delivery = Delivery(message.data, message.subject, attempt, metadata.sequence.stream, message.headers)
         try:
             await self._handle(delivery)
         except Nak as back:

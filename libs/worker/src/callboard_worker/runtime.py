@@ -106,7 +106,8 @@ class Worker(Generic[J]):
         pool = self._pool
         self._metrics.begin(pool.backend, pool.slots)
         setting = f"{pool.setting}.metrics_port"
-        async with ops_server(setting, pool.metrics_port, self._readiness.reason, config.site.metrics_host):
+        port, host = pool.metrics_port, config.site.metrics_host
+        async with ops_server(setting, port, self._readiness.reason, host, {"pool": pool.name}):
             try:
                 await self._load()
                 async with bus_connection(config.nats, f"{pool.service}-{pool.name}", self._shutdown) as bus:

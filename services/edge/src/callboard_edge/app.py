@@ -16,6 +16,7 @@ from callboard_admin.usage_records import UsageRecords
 from callboard_contracts.accounts import KEY_PREFIX
 from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import key_life_s, stored_streams
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.quota_client import BusQuotaClient
@@ -176,7 +177,7 @@ async def _serve(
     encoders = EncoderPool()
     workers = Workers()
     watch = WorkerWatch(bus, workers)
-    store = StoreHealth(bus, f"edge-{edge_id}", stored_streams(config))
+    store = StoreHealth(bus, f"edge-{edge_id}", checked_streams("edge", stored_streams(config)))
     quota = BusQuotaClient(
         bus,
         background,
@@ -184,6 +185,7 @@ async def _serve(
         config.quota.on_unreachable,
         metrics.admitted_without_quota.inc,
         require_key=config.quota.require_key,
+        wait_s=config.quota.longest_decision_s,
     )
     deps = Dependencies(
         quota=quota,
@@ -206,6 +208,7 @@ async def _serve(
             return "quota ended too often and is not started again"
         return store.reason
 
+    metrics.watch_pools(config, workers, deps.waiting)
     loop = await idle_loop(config.room_stream.idle_loop)
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
     context = edge_context(config, deps, BusResultStore(bus), workers, encoders, streams, metrics, ready, admin)

@@ -1,8 +1,15 @@
 """All figures of the edge; labels are closed sets, durations in seconds, sizes in bytes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from callboard_contracts.config import ChatPoolSection, Config, SpeechPoolSection
+from callboard_contracts.jobs import Service
+from callboard_edge.domain.waiting_jobs import WaitingJobs
+from callboard_edge.domain.workers import Workers
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -117,6 +124,19 @@ class EdgeMetrics:
             "Silences in the middle of an utterance because its next sound was not there in time.",
             registry=registry,
         )
+        self.pool_workers = Gauge(
+            "callboard_edge_pool_workers",
+            "Workers of a pool that have announced themselves; every edge counts all. *may_sleep* says whether the "
+            "pool may be without any.",
+            ("service", "pool", "may_sleep"),
+            registry=registry,
+        )
+        self.oldest_job = Gauge(
+            "callboard_edge_oldest_job_seconds",
+            "How long the oldest request of a pool has waited for its first output; 0 where none waits.",
+            ("service", "pool"),
+            registry=registry,
+        )
         for reason in ADMIN_REFUSALS:
             self.admin_refusals.labels(reason)
         self._answered: dict[tuple[str, str, str, str], _Answered] = {}
@@ -133,6 +153,17 @@ class EdgeMetrics:
                 sent_bytes=self.sent_bytes.labels(route),
             )
         return found
+
+    def watch_pools(self, config: Config, workers: Workers, waiting: WaitingJobs) -> None:
+        """Shows for each pool of the configuration what is known of it at the moment."""
+        pools: dict[Service, Mapping[str, ChatPoolSection | SpeechPoolSection]]
+        pools = {"chat": config.chat.pools, "tts": config.tts.pools}
+        for service, sections in pools.items():
+            for pool, section in sections.items():
+                may_sleep = str(section.may_sleep).lower()
+                count = partial(workers.count, service, pool)
+                self.pool_workers.labels(service, pool, may_sleep).set_function(count)
+                self.oldest_job.labels(service, pool).set_function(partial(waiting.oldest_s, service, pool))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from callboard_contracts.config import Config, QuotaSection
+from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import stored_streams
 from callboard_contracts.subjects import QUOTA_RESERVE
 from callboard_kit.background_tasks import BackgroundTasks
@@ -99,7 +100,7 @@ async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace
     """Runs the quota service until it is told to stop."""
     settings.check(config)
     async with bus_connection(config.nats, "quota", shutdown) as bus:
-        ready = Readiness(bus, stored_streams(config))
+        ready = Readiness(bus, checked_streams("quota", stored_streams(config)))
         port, host = config.quota.metrics_port, config.site.metrics_host
         async with ops_server("quota.metrics_port", port, ready, host):
             await _serve(config, shutdown, arguments, bus, ready)

@@ -81,11 +81,13 @@ def count_event(event: AuditEvent) -> None:
 
 
 def begin() -> None:
-    """Exports the counters of decisions and settlements as 0 from the start, so that the first event is an increase."""
+    """Exports counters as 0 from the start, so that the first event is an increase."""
     for work in ("chat", "speech"):
         DECISIONS.labels(work, "admitted")
         UNITS.labels(work)
     SETTLEMENTS.labels("settled")
+    for request in ("reserve", "release", "settle"):
+        STORE_FAILURES.labels(request)
     for move in ("earn", "spend", "transfer"):
         KUDOS.labels(move)
     for rule in RULES:

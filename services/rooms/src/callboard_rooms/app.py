@@ -7,6 +7,7 @@ import random
 import secrets
 
 from callboard_contracts.config import Config
+from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import stored_streams
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import BusBroker
@@ -40,10 +41,10 @@ JOIN_PAUSE_S = 0.25
 async def main(config: Config, shutdown: Shutdown, _arguments: argparse.Namespace) -> None:
     """Runs the rooms service until it is told to stop."""
     async with bus_connection(config.nats, "rooms", shutdown) as bus:
-        health = StoreHealth(bus, f"rooms-{secrets.token_hex(6)}", stored_streams(config))
+        health = StoreHealth(bus, f"rooms-{secrets.token_hex(6)}", checked_streams("rooms", stored_streams(config)))
         background, in_flight = BackgroundTasks(), BackgroundTasks()
         store, jobs = BucketRoomStore(bus), BusTurnJobs(bus)
-        holds = QuotaRpc(bus, config.quota.decision_timeout_s, background.start)
+        holds = QuotaRpc(bus, config.quota.decision_timeout_s, background.start, config.quota.longest_decision_s)
         effects = TurnEffects(jobs, BusTurnResults(bus), BusRoomAudio(bus), holds)
         limits = Limits(
             max_messages=config.rooms.max_messages,

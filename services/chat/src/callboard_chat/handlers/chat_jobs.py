@@ -24,6 +24,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, C
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Work
 from callboard_contracts.rooms import TurnEnded
+from callboard_kit import tracing
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
@@ -70,6 +71,18 @@ class ChatJobs:
     async def run(self, running: RunningJob[ChatJob]) -> None:
         """Writes one reply to its end; see `JobKind`."""
         job = running.job
+        model = job.request.model
+        tracing.annotate(
+            {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.provider.name": self._pool.backend,
+                "gen_ai.request.model": model,
+                "gen_ai.request.max_tokens": job.request.max_output_tokens,
+                "gen_ai.output.type": "text",
+                "callboard.pool": self._pool.name,
+            },
+            name=f"chat {model}",
+        )
         prior = PriorAttempt("none")
         if running.attempt > 1:
             search = find_prior_attempt(self._bus, running)
@@ -205,7 +218,9 @@ class ChatJobs:
                         if first:
                             first = False
                             reply.first_at = clock()
-                            self._model_figures(job).first_token.observe(reply.first_at - running.started_at)
+                            first_token_s = reply.first_at - running.started_at
+                            self._model_figures(job).first_token.observe(first_token_s, tracing.ids())
+                            tracing.annotate({"callboard.time_to_first_token_s": first_token_s})
                     if reply.finish is not None:
                         break
         except ContextExceeded as error:
@@ -269,7 +284,7 @@ class ChatJobs:
     def _observe(self, running: RunningJob[ChatJob], reply: Reply, end: ChatEnd) -> None:
         figures = self._model_figures(running.job)
         now = asyncio.get_running_loop().time()
-        figures.duration.observe(now - running.started_at)
+        figures.duration.observe(now - running.started_at, tracing.ids())
         figures.input_tokens.observe(end.usage.prompt_tokens)
         figures.output_tokens.observe(end.usage.completion_tokens)
         figures.cached_tokens.inc(reply.engine_cached_tokens)
@@ -277,6 +292,14 @@ class ChatJobs:
             figures.per_token.observe((now - reply.first_at) / (end.usage.completion_tokens - 1))
         code = end.error.code.value if end.error else None
         metrics.WORKER.jobs.labels(code or end.reason).inc()
+        tracing.annotate(
+            {
+                "gen_ai.usage.input_tokens": end.usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": end.usage.completion_tokens,
+                "gen_ai.response.finish_reasons": (end.reason,),
+                **({"error.type": code} if code else {}),
+            }
+        )
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info("job_ended", extra={**ids, "reason": end.reason, "code": code})
 

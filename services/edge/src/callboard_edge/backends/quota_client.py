@@ -40,8 +40,10 @@ class BusQuotaClient:
         on_admitted: Callable[[], None] = lambda: None,
         *,
         require_key: bool = False,
+        wait_s: float = 0.0,
     ) -> None:
-        self._line = QuotaRpc(bus, timeout_s, background.start)
+        # Where requests are admitted without quota, they are as soon as it is silent.
+        self._line = QuotaRpc(bus, timeout_s, background.start, wait_s, retries=on_unreachable == "refuse")
         self._admits = on_unreachable == "admit_and_settle"
         self._require_key = require_key
         self._on_admitted = on_admitted

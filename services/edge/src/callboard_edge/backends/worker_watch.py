@@ -52,7 +52,7 @@ class WorkerWatch:
         """Reads the bucket again from time to time, for as long as the process runs."""
         while True:
             self._due.clear()
-            await is_set_within(self._due, READ_INTERVAL_S if self._workers.loaded else RETRY_INTERVAL_S)
+            await is_set_within(self._due, RETRY_INTERVAL_S if self._workers.loaded_at is None else READ_INTERVAL_S)
             await self._read()
 
     async def _read(self) -> None:
@@ -63,7 +63,7 @@ class WorkerWatch:
             return
         for entry in entries:
             self._take(entry.key, entry.value)
-        self._workers.loaded = True
+        self._workers.mark_loaded()
 
     async def _announced(self, message: Msg) -> None:
         key = message.subject.removeprefix(_PREFIX)

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.jobs import JOB_VERSION
+from callboard_contracts.jobs import JOB_VERSION, Service
 from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
@@ -27,7 +27,7 @@ from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
 from callboard_edge.domain.text_stream import TextSource, TextStream
-from callboard_edge.domain.workers import Workers, check_pool
+from callboard_edge.domain.workers import Served, Workers, WorkerWait, check_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,11 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
+        await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
+        wait = WorkerWait(self.workers, "chat", model)
         source = TextSource(self.deps.replies, reserve.request_id)
-        stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source)
+        stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
         return await stream.submit(
             reserve, lambda reply: self._chat_job(reserve, reply, request, model, held), Route("chat", model.pool)
         )
@@ -88,6 +90,7 @@ class Admission:
         name: str | None = None,
     ) -> str:
         """Holds what a chat request may cost, enqueues it as a batch job and returns its id; raises as `chat`."""
+        await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         await self.kept.submit(
             reserve,
@@ -115,10 +118,11 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: no worker is expected, or the queue did not take the job.
         """
-        check_pool(self.workers, "tts", model.pool, may_sleep=model.may_sleep)
+        await self.wait_announced("tts", model)
+        wait = check_pool(self.workers, "tts", model)
         reserve = self.reserve_request(caller, "speech", model.name, Work(audio_ms=audio_ms), request_id)
         source = SpeechSource(self.deps.replies, reserve.request_id)
-        stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source)
+        stream = SpeechStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
 
         def job(reply: ReserveReply) -> SpeechJob:
             now, edge = self.deps.now(), self.deps.replies.edge
@@ -152,6 +156,7 @@ class Admission:
 
         The speech is enqueued first, since it costs nothing before the reply begins. Raises as `chat` and `speech`.
         """
+        await self.wait_announced("chat", model)
         self.chat_reserve(caller, request, model, request_id)
         narrates = NarratedReply(edge=self.deps.replies.edge, request_id=request_id)
         speech = await self.speech(caller, speech_request, speech_model, audio_ms, narrates=narrates)
@@ -161,6 +166,11 @@ class Admission:
             speech.close()
             raise
         return NarratedStream(text, speech)
+
+    async def wait_announced(self, service: Service, model: Served) -> None:
+        """Waits while the first announcement of a model's pool may still be on its way; nothing is held for that."""
+        if not model.may_sleep:
+            await self.workers.wait_announced(service, model.pool)
 
     async def check_caller(self, caller: Caller) -> None:
         """Refuses a caller who has to show a key and has none, or one that quota does not know.
@@ -211,7 +221,7 @@ class Admission:
             CallboardError: the prompt cannot fit, or no worker is expected.
         """
         check_context(request, model)
-        check_pool(self.workers, "chat", model.pool, may_sleep=model.may_sleep)
+        check_pool(self.workers, "chat", model)
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
             output_tokens = request.max_output_tokens

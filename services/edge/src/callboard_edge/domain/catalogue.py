@@ -18,6 +18,7 @@ class ChatModel:
     aliases: tuple[str, ...]
     pool: str
     may_sleep: bool
+    longest_wake_s: float
     context_tokens: int
     max_output_tokens: int
     tools: ToolUse
@@ -40,6 +41,7 @@ class SpeechModel:
     aliases: tuple[str, ...]
     pool: str
     may_sleep: bool
+    longest_wake_s: float
     voices: tuple[str, ...]
     voice_aliases: Mapping[str, str]
     default_voice: str
@@ -128,6 +130,7 @@ def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
             aliases=model.aliases,
             pool=model.pool,
             may_sleep=section.pools[model.pool].may_sleep,
+            longest_wake_s=section.pools[model.pool].longest_wake_s,
             context_tokens=model.context_tokens,
             max_output_tokens=model.max_output_tokens,
             tools=model.tools,
@@ -147,6 +150,7 @@ def speech_catalogue(section: TtsSection) -> Catalogue[SpeechModel]:
             aliases=model.aliases,
             pool=model.pool,
             may_sleep=section.pools[model.pool].may_sleep,
+            longest_wake_s=section.pools[model.pool].longest_wake_s,
             voices=model.voices,
             voice_aliases=model.voice_aliases,
             default_voice=model.default_voice,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -11,6 +12,7 @@ from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import Hold, LimitState, ReserveRequest
 from callboard_edge.domain.ports import Inbox, RequestState
 from callboard_edge.domain.submission import Dependencies, MakeJob, Route, Submission, submit
+from callboard_edge.domain.workers import WorkerWait
 
 log = logging.getLogger(__name__)
 
@@ -123,15 +125,19 @@ class JobStream(Generic[T]):
     released.
     """
 
-    def __init__(self, deps: Dependencies, request_id: str, life_s: float, source: StreamSource[T]) -> None:
+    def __init__(
+        self, deps: Dependencies, request_id: str, life_s: float, source: StreamSource[T], wait: WorkerWait
+    ) -> None:
         now = asyncio.get_running_loop().time()
         self.request_id = request_id
         self.states: tuple[LimitState, ...] = ()
         self.hold: Hold | None = None
         self._deps = deps
         self._source = source
+        self._wait = wait
         self._deadline = now + life_s + DEADLINE_GRACE_S
         self._submitting: asyncio.Task[Submission] | None = None
+        self._route: Route | None = None
         self._closed = False
         self._check_pause_s = FIRST_CHECK_S
         self._next_check = now + FIRST_CHECK_S
@@ -146,6 +152,8 @@ class JobStream(Generic[T]):
             QuotaRefused: quota refused the hold.
             CallboardError: the queue did not take the job.
         """
+        self._route = route
+        self._deps.waiting.begin(route.service, route.pool, self.request_id)
         self._submitting = submit(self._deps, reserve, make_job, route)
         try:
             submission = await asyncio.shield(self._submitting)
@@ -165,11 +173,16 @@ class JobStream(Generic[T]):
         """Whether a worker has shown itself."""
         return self._source.worker_seen
 
+    @property
+    def waking(self) -> bool:
+        """Whether the job waits for a worker of a pool that has none at this moment."""
+        return not self.ended and self._wait.waking
+
     async def batches(self, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[Sequence[T]]:
         """Yields what arrives together, up to the end; an empty batch after each silence of `keep_alive_s`.
 
         Raises:
-            CallboardError: the deadline has passed, or this edge stops.
+            CallboardError: the deadline has passed, no worker came, or this edge stops.
         """
         while not self.ended:
             yield await self.take(keep_alive_s)
@@ -194,10 +207,13 @@ class JobStream(Generic[T]):
                 self._check_pause_s = FIRST_CHECK_S
                 self._next_check = loop.time() + FIRST_CHECK_S
             if ready:
+                self._wait_over()
                 return ready
             now = loop.time()
             if now >= self._deadline:
                 raise CallboardError(ErrorCode.DEADLINE_EXCEEDED, "The request was not finished before its deadline.")
+            # A worker announces itself before it takes a job, so that a request that is given up here was not begun.
+            give_up_at = math.inf if self.worker_seen else self._wait.until()
             if now >= self._next_check:
                 ready = await self._source.refill()
                 self._catching_up = bool(ready)
@@ -205,17 +221,24 @@ class JobStream(Generic[T]):
                 self._next_check = loop.time() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
                 self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
                 if ready:
+                    self._wait_over()
                     return ready
             elif now >= until:
                 return ()
             else:
-                await inbox.wait(min(until, self._deadline, self._next_check) - now)
+                await inbox.wait(min(until, self._deadline, self._next_check, give_up_at) - now)
+
+    def _wait_over(self) -> None:
+        if self._route is not None:
+            self._deps.waiting.end(self._route.service, self._route.pool, self.request_id)
+            self._route = None
 
     def close(self) -> None:
         """Ends the stream; safe to repeat. Before its end the job is cancelled by a background task."""
         if self._closed:
             return
         self._closed = True
+        self._wait_over()
         self._source.open_to_workers = False
         if self.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.chat import ChatEnd, ChatJob, ChatResult
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.kept import JobTicket
 from callboard_contracts.quota import ReserveReply, ReserveRequest
 from callboard_edge.domain.ports import JobRef, ResultStore
@@ -16,6 +16,13 @@ from callboard_edge.domain.submission import Dependencies, Route, Submission, su
 CANCEL_WAIT_S = 1.0
 """How long a worker has to show that it had a job that was cancelled."""
 CANCEL_POLL_S = 0.1
+
+ANSWER_GRACE_S = 10.0
+"""How long after its deadline a worker may take to answer for a job."""
+CANCELLED = ChatEnd(reason="cancelled")
+NOT_BEGUN = ChatEnd(
+    reason="error", error=ErrorInfo(code=ErrorCode.NO_WORKER, message="No worker came for the request in time.")
+)
 
 JobState = Literal["queued", "running", "done"]
 
@@ -85,6 +92,11 @@ class KeptJobs:
             return KeptJob("done", ticket, result.text, result.thinking, tokens, result)
         buffer = TextReorderBuffer()
         frames = await self._store.frames(request_id)
+        if not frames and self._deps.now() > ticket.deadline_at + ANSWER_GRACE_S:
+            # Workers answer for jobs that are too late; this one has had none.
+            await asyncio.shield(self._deps.background.start(self._cancel(ticket, NOT_BEGUN), "give-up-kept"))
+            result = await self._store.result(request_id)
+            return KeptJob("done" if result else "queued", ticket, result=result)
         buffer.feed(frames)
         return KeptJob("running" if frames else "queued", ticket, buffer.text, buffer.thinking, buffer.tokens)
 
@@ -104,13 +116,12 @@ class KeptJobs:
             raise CallboardError(ErrorCode.NOT_FOUND, "No request of that id is known here.", param="request_id")
         return ticket
 
-    async def _cancel(self, ticket: JobTicket) -> None:
+    async def _cancel(self, ticket: JobTicket, end: ChatEnd = CANCELLED) -> None:
         await self._deps.jobs.cancel(ticket.request_id)
         if not await self._deps.jobs.remove(JobRef(ticket.stream, ticket.seq)) or await self._worker_had(ticket):
             return
         if ticket.hold is not None:
             await self._deps.quota.release(ticket.hold)
-        end = ChatEnd(reason="cancelled")
         await self._store.put_result(ChatResult(request_id=ticket.request_id, model=ticket.model, text="", end=end))
 
     async def _worker_had(self, ticket: JobTicket) -> bool:

@@ -37,6 +37,11 @@ class NarratedStream:
         """Whether both ends have been taken."""
         return self.text.ended and self.speech.ended
 
+    @property
+    def waking(self) -> bool:
+        """Whether a job waits for a worker of a pool that has none at this moment."""
+        return self.text.waking or self.speech.waking
+
     async def take(self, wait_s: float) -> Arrived:
         """What comes next of either, as soon as there is something; nothing when the wait is over first.
 

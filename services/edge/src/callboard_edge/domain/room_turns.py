@@ -82,6 +82,9 @@ class RoomTurns:
             CallboardError: `duplicate_message` where `unique`, `not_found` unless the room is open or the turn opens
                 it, `queue_full`; or no worker is expected, or the bus is away.
         """
+        await self.admission.wait_announced("chat", question.model)
+        if speech is not None:
+            await self.admission.wait_announced("tts", speech.model)
         reserve, held = self.admission.chat_reserve(
             caller, question.request, question.model, None, joins_dialogue=remembers
         )
@@ -113,7 +116,8 @@ class RoomTurns:
 
     async def speak(self, caller: Caller, room: RoomKey, words: Words, speech: Speech, secret: str | None) -> Turn:
         """Has a text spoken in a room; raises as `ask`, and `room_secret_required`."""
-        check_pool(self.admission.workers, "tts", speech.model.pool, may_sleep=speech.model.may_sleep)
+        await self.admission.wait_announced("tts", speech.model)
+        check_pool(self.admission.workers, "tts", speech.model)
 
         async def post() -> Turn:
             holds: list[Hold] = []
@@ -146,7 +150,7 @@ class RoomTurns:
 
     def _is_expected(self, model: SpeechModel) -> bool:
         try:
-            check_pool(self.admission.workers, "tts", model.pool, may_sleep=model.may_sleep)
+            check_pool(self.admission.workers, "tts", model)
         except CallboardError:
             return False
         return True

@@ -1,6 +1,6 @@
 """A spoken text as its reader sees it: one continuous stream of audio segments."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import UNITS_PER_TOKEN
@@ -32,8 +32,8 @@ class SpeechSource(StreamSource[AudioSegment]):
 class SpeechStream(JobStream[AudioSegment]):
     """A speech job; the last segment has the end and no PCM."""
 
-    async def opening(self) -> list[AudioSegment]:
-        """The segments up to the first sound.
+    async def opening(self, on_silence: Callable[[], Awaitable[None]]) -> list[AudioSegment]:
+        """The segments up to the first sound; `on_silence` is called after each long silence.
 
         Raises:
             CallboardError: the utterance failed, or ended without a sound.
@@ -45,7 +45,10 @@ class SpeechStream(JobStream[AudioSegment]):
                 raise CallboardError.of(end.error or unexplained(end))
             if end is not None:
                 raise nothing_to_speak()
-            segments += await self.next_segments()
+            arrived = await self.next_segments()
+            if not arrived:
+                await on_silence()
+            segments += arrived
         return segments
 
     async def next_segments(self) -> Sequence[AudioSegment]:

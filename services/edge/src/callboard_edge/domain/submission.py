@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.quota import Hold, LimitState, ReserveReply, ReserveRequest
 from callboard_contracts.subjects import JobClass
 from callboard_edge.domain.ports import Background, JobQueue, JobRef, QuotaClient, ReplyRouter, RoomReader, RoomsClient
+from callboard_edge.domain.waiting_jobs import WaitingJobs
 
 
 class QuotaRefused(CallboardError):  # noqa: N818 - quota's decision, as the caller is told it
@@ -30,6 +31,7 @@ class Dependencies:
     room_reader: RoomReader
     now: Callable[[], float] = time.time
     """The Unix time that jobs are stamped with: the bus's, since others compare it with theirs."""
+    waiting: WaitingJobs = field(default_factory=WaitingJobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """A chat reply as its reader sees it: one continuous stream of frames."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_edge.domain.job_stream import FailedAfterOutput, JobStream, StreamSource
+from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.reorder import TextReorderBuffer
 
@@ -48,8 +48,8 @@ class TextReply:
 class TextStream(JobStream[ChatFrame]):
     """A chat job; the last frame has the end."""
 
-    async def collect(self) -> TextReply:
-        """Waits for the whole reply.
+    async def collect(self, on_silence: Callable[[], Awaitable[None]] | None = None) -> TextReply:
+        """Waits for the whole reply; `on_silence` is called after each long silence.
 
         Raises:
             FailedAfterOutput: it failed after a part of it had been written, which is charged.
@@ -60,7 +60,9 @@ class TextStream(JobStream[ChatFrame]):
         reply = TextReply(ChatEnd(reason="error"))
         emitted = False
         try:
-            async for frames in self:
+            async for frames in self.batches(KEEP_ALIVE_S):
+                if not frames and on_silence is not None:
+                    await on_silence()
                 for frame in frames:
                     text.append(frame.text)
                     thinking.append(frame.thinking)

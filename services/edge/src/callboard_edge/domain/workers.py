@@ -1,16 +1,27 @@
 """Which workers there are, as they announced themselves."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, Protocol
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.jobs import Service
-from callboard_contracts.workers import ANNOUNCE_LIFE_S, OfferedModel, PoolRecord, ProcessRecord, WorkerInfo
+from callboard_contracts.workers import (
+    ANNOUNCE_INTERVAL_S,
+    ANNOUNCE_LIFE_S,
+    OfferedModel,
+    PoolRecord,
+    ProcessRecord,
+    WorkerInfo,
+)
 
 NO_WORKER_RETRY_S = 5.0
+WAKE_RETRY_S = 15.0
+ANNOUNCE_GRACE_S = ANNOUNCE_INTERVAL_S + 1.0
+"""How long after the start announcements may still be on their way, so that no pool counts as one without workers."""
 
 PoolState = Literal["awake", "asleep", "unseen", "failed"]
 """A pool with a worker, one whose workers are gone, one that never had any, and one whose worker ended so often that it
@@ -33,21 +44,34 @@ class Workers:
     """The announcements of all workers; one that is not repeated in time is forgotten."""
 
     def __init__(self) -> None:
-        self.loaded = False
-        """Whether the announcements were read once; until then every pool counts as awake."""
+        self.loaded_at: float | None = None
+        """When the announcements were first read, by the event loop's clock; until then every pool counts as awake."""
+        self.complete_at = 0.0
+        """From when on a worker that has not announced itself counts as one that is not there."""
         self._workers: dict[tuple[Service, str], dict[str, _Known]] = {}
         self._pools: dict[tuple[Service, str], PoolRecord] = {}
         self._processes: dict[str, _KnownProcess] = {}
+        self._gone_at: dict[tuple[Service, str], float] = {}
+        self._announced = asyncio.Event()
+
+    def mark_loaded(self, grace_s: float = ANNOUNCE_GRACE_S) -> None:
+        """Takes in that the announcements were read; others may be on their way for `grace_s`."""
+        if self.loaded_at is None:
+            self.loaded_at = asyncio.get_running_loop().time()
+            self.complete_at = self.loaded_at + grace_s
 
     def announce(self, info: WorkerInfo) -> None:
         """Takes an announcement."""
-        pool = self._workers.setdefault((info.service, info.pool), {})
-        pool[info.id] = _Known(info, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
+        key = (info.service, info.pool)
+        until = self._gone_at[key] = asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S
+        self._workers.setdefault(key, {})[info.id] = _Known(info, until)
+        self._announced.set()
 
     def forget(self, worker_id: str) -> None:
         """Takes out a worker that said goodbye."""
-        for pool in self._workers.values():
-            pool.pop(worker_id, None)
+        for key, pool in self._workers.items():
+            if pool.pop(worker_id, None) is not None and not pool:
+                self._gone_at[key] = asyncio.get_running_loop().time()
 
     def record(self, service: Service, pool: str, record: PoolRecord) -> None:
         """Takes in that a pool has had a worker."""
@@ -74,13 +98,31 @@ class Workers:
             self._workers[service, pool] = {info.id: found[info.id] for info in present}
         return present
 
+    def count(self, service: Service, pool: str) -> int:
+        """How many workers of a pool are there now."""
+        return len(self.of(service, pool))
+
     def state(self, service: Service, pool: str) -> PoolState:
         """Whether a pool has a worker, had one, never had any, or is not started again."""
-        if not self.loaded or self.of(service, pool):
+        if self.loaded_at is None or self.of(service, pool):
             return "awake"
         if any((one.service, one.pool, one.state) == (service, pool, "failed") for one in self.processes()):
             return "failed"
         return "asleep" if (service, pool) in self._pools else "unseen"
+
+    async def wait_announced(self, service: Service, pool: str) -> None:
+        """Waits while the first announcement of a pool may still be on its way, which is some seconds at the start."""
+        try:
+            async with asyncio.timeout_at(self.complete_at):
+                while self.state(service, pool) == "unseen":
+                    self._announced.clear()
+                    await self._announced.wait()
+        except TimeoutError:
+            return
+
+    def gone_at(self, service: Service, pool: str) -> float:
+        """When the last worker of a pool went, by the event loop's clock; at the start, as far as is known."""
+        return self._gone_at.get((service, pool), self.loaded_at or 0.0)
 
     def model(self, service: Service, pool: str, name: str) -> OfferedModel | None:
         """What the workers of a pool offer under a model's name, or last offered; None when that is unknown."""
@@ -113,22 +155,79 @@ class Workers:
         return max(known) if known and len(known) == len(found) else None
 
 
-def check_pool(workers: Workers, service: Service, pool: str, *, may_sleep: bool) -> None:
-    """Refuses a request that no worker is expected for.
+class Served(Protocol):
+    """A model, as far as it matters who serves it."""
+
+    @property
+    def pool(self) -> str:
+        """The pool of workers that serves the model."""
+        ...
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether the pool's workers may be gone until a job waits for one."""
+        ...
+
+    @property
+    def longest_wake_s(self) -> float:
+        """The longest that a worker of the pool takes to come."""
+        ...
+
+
+class WorkerWait:
+    """How long one request waits for the first worker of its model's pool."""
+
+    def __init__(self, workers: Workers, service: Service, model: Served) -> None:
+        self._workers = workers
+        self._service: Service = service
+        self._model = model
+        self._asked_at = asyncio.get_running_loop().time()
+
+    @property
+    def waking(self) -> bool:
+        """Whether there is no worker at this moment."""
+        return self._workers.state(self._service, self._model.pool) != "awake"
+
+    def until(self) -> float:
+        """Until when, by the event loop's clock, the request waits; infinity where a worker is there.
+
+        Raises:
+            CallboardError: `no_worker`, when no worker is expected any more.
+        """
+        state = self._workers.state(self._service, self._model.pool)
+        if state == "awake":
+            return math.inf
+        until = -math.inf if state == "failed" else self._expected_until(state)
+        if until <= asyncio.get_running_loop().time():
+            raise self._no_worker(state)
+        return until
+
+    def _expected_until(self, state: PoolState) -> float:
+        model = self._model
+        if model.may_sleep:
+            # The job itself wakes the pool, so each request waits for as long as that may take.
+            return self._asked_at + model.longest_wake_s
+        if state == "unseen":
+            return -math.inf
+        return self._workers.gone_at(self._service, model.pool) + model.longest_wake_s
+
+    def _no_worker(self, state: PoolState) -> CallboardError:
+        if state == "failed":
+            message = "The worker of this model ended too often and is not started again."
+        elif self._model.may_sleep or state == "asleep":
+            message = "No worker of this model is there, and none came in time; try again shortly."
+        else:
+            message = "No worker has announced itself for this model yet; try again shortly."
+        retry_after_s = WAKE_RETRY_S if self._model.may_sleep else NO_WORKER_RETRY_S
+        return CallboardError(ErrorCode.NO_WORKER, message, retry_after_s=retry_after_s)
+
+
+def check_pool(workers: Workers, service: Service, model: Served) -> WorkerWait:
+    """Refuses a request that no worker is expected for, else says how long it may wait for one.
 
     Raises:
         CallboardError: `no_worker`.
     """
-    state = workers.state(service, pool)
-    if state == "failed":
-        raise CallboardError(
-            ErrorCode.NO_WORKER,
-            "The worker of this model ended too often and is not started again.",
-            retry_after_s=NO_WORKER_RETRY_S,
-        )
-    if not may_sleep and state == "unseen":
-        raise CallboardError(
-            ErrorCode.NO_WORKER,
-            "No worker has announced itself for this model yet; try again shortly.",
-            retry_after_s=NO_WORKER_RETRY_S,
-        )
+    wait = WorkerWait(workers, service, model)
+    wait.until()
+    return wait

@@ -125,6 +125,20 @@ class Call:
         """
         return await self._begin(_Stream(headers=self.headers), content_type, headers or {})
 
+    async def hold_open(self) -> None:
+        """Shows a client that waits for a whole JSON answer that it still comes, by a blank before it.
+
+        The status is decided with the first: what fails later can only cut the connection. Raises as `write` does.
+        """
+        if self.response is None:
+            await self._begin(_Stream(headers=self.headers), "application/json", {})
+            self.mode = "whole"
+        await self.write(b"\n", content=False)
+
+    async def answer_whole(self, body: bytes) -> web.StreamResponse:
+        """A JSON answer that is encoded already, which may have been held open; raises as `write` does."""
+        return self.answer_json(body) if self.response is None else await self.finish(body)
+
     async def broadcast(self, content_type: str, headers: Mapping[str, str]) -> web.StreamResponse:
         """Begins an answer without an end; its content is written to the connection itself, which it closes."""
         response = _Broadcast(headers=self.headers)

@@ -20,10 +20,11 @@ from callboard_edge.http.body_reader import BodyBudget, BodyReader
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
-from callboard_edge.http.protocol import Protocol
+from callboard_edge.http.protocol import SITE, Protocol
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.route import Route
 from callboard_edge.http.router import Router
+from callboard_kit import tracing
 from callboard_kit.lifecycle import is_set_within
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,10 @@ class Dispatcher:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
         if match.route is None:
             return self._finished(call, None, protocol, _not_served(protocol, match.methods))
-        return await self._handled(call, match.route, protocol)
+        if protocol.name == SITE:
+            return await self._handled(call, match.route, protocol)
+        with tracing.span(f"{request.method} {match.route.path}", "server", given, _attributes(call, match.route)):
+            return await self._handled(call, match.route, protocol)
 
     async def _handled(self, call: Call, route: Route, protocol: Protocol) -> web.StreamResponse:
         try:
@@ -155,10 +159,12 @@ class Dispatcher:
             name, protocol.name if route else "none", call.mode, f"{response.status // 100}xx"
         )
         figures.requests.inc()
-        figures.duration.observe(time.perf_counter() - call.started_s)
+        figures.duration.observe(time.perf_counter() - call.started_s, tracing.ids())
         figures.sent_bytes.inc(call.sent_bytes)
-        if call.first_byte_s is not None:
-            figures.first_byte.observe(call.first_byte_s - call.started_s)
+        if call.first_byte_s is not None and call.mode == "stream":
+            figures.first_byte.observe(call.first_byte_s - call.started_s, tracing.ids())
+            tracing.annotate({"callboard.time_to_first_byte_s": call.first_byte_s - call.started_s})
+        tracing.annotate({"http.response.status_code": response.status})
         return response
 
     def _gone(self, call: Call, route: Route, protocol: Protocol) -> None:
@@ -169,6 +175,7 @@ class Dispatcher:
     def _count_error(self, route: Route, error: CallboardError) -> None:
         code = error.info.code.value
         self._metrics.errors.labels(route.name, code).inc()
+        tracing.annotate({"error.type": code})
         if error.info.kind.status == 429:
             self._metrics.too_many.labels(code).inc()
 
@@ -190,6 +197,14 @@ class Dispatcher:
         peer = request.remote
         address = client_address(peer, headers.getall("X-Forwarded-For", ()), self._settings.trusted_proxies)
         return Caller(key_digest(key) if key else None, address)
+
+
+def _attributes(call: Call, route: Route) -> tracing.Attributes:
+    return {
+        "http.request.method": route.method,
+        "http.route": route.path,
+        "callboard.request_id": call.fresh_id,
+    }
 
 
 def _not_served(protocol: Protocol, methods: tuple[str, ...]) -> web.Response:

@@ -13,7 +13,7 @@ from callboard_contracts.speech import AudioSegment, SpeechEnd, SpeechRequest
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
-from callboard_edge.domain.narrated_stream import NarratedStream
+from callboard_edge.domain.narrated_stream import Arrived, NarratedStream
 from callboard_edge.domain.text_stream import TextReply
 from callboard_edge.http.call import Call
 from callboard_edge.http.rate_limits import rate_limit_headers
@@ -130,14 +130,18 @@ class NarratedResponder:
         ):
             call.headers.update(rate_limit_headers(narrated.text.states))
             if not stream:
-                return call.answer_json(await self._whole(narrated, session, writer))
+                return await call.answer_whole(await self._whole(call, narrated, session, writer))
             with self.metrics.open_streams.labels(route).track_inprogress():
                 return await self._streamed(call, route, narrated, session, writer)
 
-    async def _whole(self, narrated: NarratedStream, session: EncodingSession, writer: NarratedWriter) -> bytes:
+    async def _whole(
+        self, call: Call, narrated: NarratedStream, session: EncodingSession, writer: NarratedWriter
+    ) -> bytes:
         progress, pcm = _Progress(), bytearray()
         while not narrated.ended:
             arrived = await narrated.take(KEEP_ALIVE_S)
+            if arrived == Arrived() and (call.response is not None or narrated.waking):
+                await call.hold_open()
             progress.add(arrived.frames, arrived.segments)
             for segment in arrived.segments:
                 pcm += segment.pcm
@@ -161,12 +165,11 @@ class NarratedResponder:
                 return await call.finish(writer.failure(error.info))
             progress.add(arrived.frames, arrived.segments)
             wait_s = KEEP_ALIVE_S
-            opening = b""
             if call.response is None:
                 await call.stream(writer.content_type)
-                opening = writer.opening()
-            content = opening + (writer.deltas(arrived.frames) if arrived.frames else b"")
-            if content:
+                await call.write(writer.opening(), content=False)
+                written_at = loop.time()
+            if arrived.frames and (content := writer.deltas(arrived.frames)):
                 await call.write(content)
                 written_at = loop.time()
             async for sound in _encoded(session, arrived.segments):

@@ -52,6 +52,10 @@ def bearer(headers: Mapping[str, str]) -> str:
     return credentials.strip() if scheme.lower() == "bearer" else ""
 
 
+SITE = "site"
+"""The name of the pages that belong to no protocol."""
+
+
 def no_credentials(_headers: Mapping[str, str]) -> str:
     """The key of a protocol whose clients have none."""
     return ""
@@ -67,7 +71,7 @@ class SitePages:
     """What the edge serves beside the protocols: health and the API document; errors are plain text."""
 
     pages: Callable[[EdgeContext], Sequence[Route]]
-    name: str = "site"
+    name: str = SITE
     prefixes: Sequence[str] = ("",)
     browsers: bool = True
 

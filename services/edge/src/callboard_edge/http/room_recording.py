@@ -1,6 +1,7 @@
 """Answers those who fetch what was said in a room: one MP3, or the dialogue with times."""
 
-from collections.abc import Generator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, contextmanager
 from urllib.parse import quote
 
@@ -10,13 +11,15 @@ from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.rooms import Room, RoomKind, room_id
 from callboard_edge.domain.ports import RoomAudioSource, RoomReader
-from callboard_edge.domain.recording import Cue, Recording, allowed, texts_of
+from callboard_edge.domain.recording import Cue, Recording, Sound, allowed, texts_of
 from callboard_edge.http.call import Call
-from callboard_edge.media.encoder_pool import EncoderPool
+from callboard_edge.media.encoder_pool import EncoderPool, EncodingSession
 from callboard_edge.media.id3 import tags
 
+MAX_OPEN = 32
+"""How many recordings one process sends at once. A player reads one as slowly as it plays it, and keeps 1.5 MB here."""
 MAX_AT_ONCE = 4
-"""How many recordings one process reads at once, as sound or as text; each takes processor time and the bus."""
+"""How many of them are read from the bus and encoded at the same moment, which live speech needs too."""
 
 
 class RoomRecordingResponder:
@@ -29,6 +32,7 @@ class RoomRecordingResponder:
         self._keeps = config.rooms.recording_life_s is not None
         self._pause_s = config.room_stream.pause_s
         self._open = 0
+        self._working = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def mp3(self, call: Call, kind: RoomKind, key: str, secret: str | None, artist: str) -> web.StreamResponse:
         """A recording as one file, encoded while it is sent; `artist` stands before the speakers in its tags.
@@ -44,8 +48,8 @@ class RoomRecordingResponder:
             async with self._encoders.session("mp3") as session, aclosing(recording.sounds()) as sounds:
                 await call.stream("audio/mpeg", headers)
                 await call.write(tags(key, key, artist + ", ".join(recording.speakers)))
-                async for sound in sounds:
-                    if data := await session.feed(sound.pcm):
+                while (data := await self._next(sounds, session)) is not None:
+                    if data:
                         await call.write(data)
                 return await call.finish(await session.finish())
 
@@ -53,12 +57,19 @@ class RoomRecordingResponder:
         """The dialogue of a recording with its times, as WebVTT; raises as `mp3`."""
         recording, room = await self._recording(kind, key, secret)
         with self._place():
-            text = webvtt(await recording.cues(texts_of(room)))
-        return web.Response(text=text, content_type="text/vtt", charset="utf-8")
+            async with self._working:
+                cues = await recording.cues(texts_of(room))
+        return web.Response(text=webvtt(cues), content_type="text/vtt", charset="utf-8")
+
+    async def _next(self, sounds: AsyncGenerator[Sound], session: EncodingSession) -> bytes | None:
+        """The next part of a recording, encoded; None at its end."""
+        async with self._working:
+            sound = await anext(sounds, None)
+            return None if sound is None else await session.feed(sound.pcm)
 
     @contextmanager
     def _place(self) -> Generator[None]:
-        if self._open >= MAX_AT_ONCE:
+        if self._open >= MAX_OPEN:
             raise CallboardError(ErrorCode.OVERLOADED, "Too many recordings are being read.", retry_after_s=10.0)
         self._open += 1
         try:

@@ -114,8 +114,10 @@ class RoomStreamResponder:
 
     def _playlist(self, call: Call, path: str, key: str) -> web.StreamResponse:
         title = metadata_text(key).decode()
-        query = f"?{call.request.query_string}" if call.request.query_string else ""
-        text = f"#EXTM3U\n#EXTINF:-1,{title}\n{self.address(call, path, key)}{query}\n"
+        # As it came: decoded it could hold a line of its own.
+        query = call.request.rel_url.raw_query_string
+        address = self.address(call, path, key) + (f"?{query}" if query else "")
+        text = f"#EXTM3U\n#EXTINF:-1,{title}\n{address}\n"
         return web.Response(text=text, content_type="audio/x-mpegurl", charset="utf-8")
 
     def _bitrate_kbps(self, query: Mapping[str, str]) -> int:

@@ -3,6 +3,7 @@
 import socket
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
@@ -16,10 +17,13 @@ from callboard_edge.domain.speech_stream import SpeechStream, unexplained
 from callboard_edge.http.call import Call
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.media.encoder_pool import EncoderPool
-from callboard_edge.media.formats import AudioFormat
+from callboard_edge.media.formats import FORMATS, AudioFormat
+from callboard_edge.media.id3 import beginning
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import EdgeSettings
 
+ID3_PADDING_BYTES = 1024
+"""A byte goes out in each silence, so this lasts for hours."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -36,6 +40,10 @@ class SpeechWriter(Protocol):
         """Whether the answer is as long as the sound, so that its length can be announced where that is known."""
         ...
 
+    def keep_alive(self, *, waking: bool) -> bytes:
+        """What shows a waiting client that the answer still comes, or nothing; `waking` while there is no worker."""
+        ...
+
     def audio(self, sound: bytes) -> bytes:
         """A part of the sound."""
         ...
@@ -49,12 +57,17 @@ class SpeechWriter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class RawAudio:
     """The sound as it is, as a body of its own."""
 
     content_type: str
     length_is_sound: bool = True
+
+    def keep_alive(self, *, waking: bool) -> bytes:
+        """Nothing but sound may stand in most formats."""
+        del waking
+        return b""
 
     def audio(self, sound: bytes) -> bytes:
         """The sound itself."""
@@ -69,6 +82,40 @@ class RawAudio:
         """Nothing can be told in the middle of sound."""
         del error
         return None
+
+
+class Mp3Audio(RawAudio):
+    """MP3 as it is, behind a tag without content that grows while a pool wakes.
+
+    All players skip a tag before the sound, however slowly it comes.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(content_type)
+        self._padding_bytes: int | None = None
+
+    def keep_alive(self, *, waking: bool) -> bytes:
+        """The beginning of the tag, then a byte of its padding; nothing while a worker is there, or after sound."""
+        if self._padding_bytes is None:
+            if not waking:
+                return b""
+            self._padding_bytes = ID3_PADDING_BYTES
+            return beginning(self._padding_bytes)
+        if not self._padding_bytes:
+            return b""
+        self._padding_bytes -= 1
+        return b"\0"
+
+    def audio(self, sound: bytes) -> bytes:
+        """The sound, after what is left of the tag."""
+        padding, self._padding_bytes = bytes(self._padding_bytes or 0), 0
+        return padding + sound
+
+
+def raw_audio(name: AudioFormat) -> RawAudio:
+    """The writer of sound as it is, in a format."""
+    content_type = FORMATS[name].content_type
+    return Mp3Audio(content_type) if name == "mp3" else RawAudio(content_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +179,14 @@ class SpeechResponder:
                 await call.stream(writer.content_type, {"Content-Length": str(length)} if known else None)
             await call.write(writer.audio(sound))
 
+        on_silence = partial(_keep_alive, call, utterance, writer)
         async with self.encoders.session(audio_format) as session:
-            segments = await utterance.opening()
+            segments = await utterance.opening(on_silence)
             if segments[-1].info.end is not None:
                 length = session.set_length(sum(len(segment.pcm) for segment in segments))
             while True:
+                if not segments:
+                    await on_silence()
                 for segment in segments:
                     if segment.info.end is not None:
                         await send(await session.finish())
@@ -154,6 +204,13 @@ class SpeechResponder:
             raise error
         self.metrics.errors.labels(route, error.info.code.value).inc()
         return await call.finish(last)
+
+
+async def _keep_alive(call: Call, utterance: SpeechStream, writer: SpeechWriter) -> None:
+    if sign := writer.keep_alive(waking=utterance.waking):
+        if call.response is None:
+            await call.stream(writer.content_type)
+        await call.write(sign, content=False)
 
 
 def _reset_on_close(call: Call) -> None:

@@ -83,7 +83,10 @@ class TextBatchResponder:
                         return await self._streamed(call, route, replies, writer)
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(reply.collect()) for reply in replies]
-                return call.answer_json(writer.whole([task.result() for task in tasks]))
+                    while (await asyncio.wait(tasks, timeout=KEEP_ALIVE_S))[1]:
+                        if call.response is not None or any(reply.waking for reply in replies):
+                            await call.hold_open()
+                return await call.answer_whole(writer.whole([task.result() for task in tasks]))
             except ExceptionGroup as failed:
                 # The first failure has cancelled the rest.
                 raise failed.exceptions[0] from None
@@ -104,15 +107,16 @@ class TextBatchResponder:
         self, call: Call, route: str, parts: asyncio.Queue[Part], writer: BatchWriter, count: int
     ) -> web.StreamResponse:
         ends: dict[int, ChatEnd] = {}
-        wait_s = FIRST_WAIT_S
+        loop = asyncio.get_running_loop()
+        silent_until = loop.time() + FIRST_WAIT_S
         while True:
             content = writer.keep_alive
             error: ErrorInfo | None = None
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout_at(silent_until):
                     index, part = await parts.get()
             except TimeoutError:
-                pass
+                silent_until = loop.time() + KEEP_ALIVE_S
             else:
                 if isinstance(part, CallboardError):
                     error = part.info
@@ -130,7 +134,7 @@ class TextBatchResponder:
                 return await call.finish(content + writer.closing([ends[n] for n in range(count)]))
             if content:
                 await call.write(content, content=content != writer.keep_alive)
-            wait_s = KEEP_ALIVE_S
+                silent_until = loop.time() + KEEP_ALIVE_S
 
 
 async def _forward(index: int, reply: TextStream, parts: asyncio.Queue[Part]) -> None:

@@ -103,7 +103,7 @@ class TextResponder:
         async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
             call.headers.update(rate_limit_headers(reply.states))
             if not stream:
-                return call.answer_json(writer.whole(await reply.collect()))
+                return await call.answer_whole(writer.whole(await self._collected(call, reply)))
             call.mode = "stream"
             with self.metrics.open_streams.labels(route).track_inprogress():
                 return await self._streamed(call, route, reply, writer)
@@ -138,6 +138,14 @@ class TextResponder:
             self.admission.check_size(request)
         return request
 
+    async def _collected(self, call: Call, reply: TextStream) -> TextReply:
+        async def on_silence() -> None:
+            # While a worker is there an error keeps its own status.
+            if reply.waking or call.response is not None:
+                await call.hold_open()
+
+        return await reply.collect(on_silence)
+
     async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
         frames = await reply.take(FIRST_WAIT_S)
@@ -160,7 +168,7 @@ class TextResponder:
                 if content or loop.time() - written_at >= KEEP_ALIVE_S:
                     await call.write(content or writer.keep_alive, content=bool(content))
                     written_at = loop.time()
-                frames = await reply.take(KEEP_ALIVE_S)
+                frames = await reply.take(written_at + KEEP_ALIVE_S - loop.time())
             except CallboardError as error:
                 end, content = ChatEnd(reason="error", error=error.info), opening
                 break

@@ -7,8 +7,16 @@ MAX_CHARACTERS = 500
 def tags(title: str, album: str, artist: str) -> bytes:
     """A tag that names a recording of speech."""
     values = {"TIT2": title, "TALB": album, "TPE1": artist, "TCON": SPEECH_GENRE}
-    frames = b"".join(_frame(name, value) for name, value in values.items())
-    return b"ID3\x03\0\0" + _without_sync(len(frames)) + frames
+    return _tag(b"".join(_frame(name, value) for name, value in values.items()))
+
+
+def beginning(padding_bytes: int) -> bytes:
+    """The beginning of a tag that says only that this is speech; so many bytes of zero must follow to end it."""
+    return _tag(_frame("TCON", SPEECH_GENRE), padding_bytes)
+
+
+def _tag(frames: bytes, padding_bytes: int = 0) -> bytes:
+    return b"ID3\x03\0\0" + _without_sync(len(frames) + padding_bytes) + frames
 
 
 def _frame(name: str, value: str) -> bytes:

@@ -75,10 +75,10 @@ class JetStreamLedger:
         _check_window(AUDIT, (await self._stream(AUDIT))["config"])
         _check_window(TRANSFERS, transactions)
 
-    async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
+    async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
-        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], DECISION_LIFE_S, flush=True)
+        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s, flush=True)
         return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:

@@ -10,6 +10,7 @@ from callboard_contracts.accounts import Account
 from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S
 from callboard_quota.domain.ports import Applied, Change, Clock, Counter, Logged, StoreUnavailable
+from callboard_quota.domain.windows import DECISION_LIFE_S
 
 LEASES_AT_ONCE = 2
 
@@ -36,8 +37,9 @@ class MemoryLedger:
         self.failing = False
         self.on_change: Callable[[Change, int], None] = lambda _change, _value: None
 
-    async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
+    async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes."""
+        del timeout_s
         await self._yield_control()
         self._opened += 1
         self._leases.setdefault(hold.id, (self._opened, hold))

@@ -10,7 +10,7 @@ from callboard_quota.domain.limit_kinds import UNITS, Metric
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.usage_windows import UsageWindow
-from callboard_quota.domain.windows import HOUR_S, hour_bucket, is_after_turn, is_before_turn
+from callboard_quota.domain.windows import DECISION_LIFE_S, HOUR_S, hour_bucket, is_after_turn, is_before_turn
 
 ID_BYTES = 6
 REQUEST_ID_IN_HOLD = 51
@@ -29,6 +29,9 @@ class HoldRequest:
     limits: tuple[Limit, ...]
     rates: Rates
     expires_at: float
+    confirm_timeout_s: float = DECISION_LIFE_S
+    """How long the store may take to confirm; what is confirmed later than a decision lives is undone."""
+    repeat: int = 0
 
     @property
     def units(self) -> int:
@@ -88,6 +91,7 @@ class Attempt:
             ),
             rates=request.rates,
             expires_at=request.expires_at,
+            repeat=request.repeat,
             signature="",
         )
         for (tenant, metric), window in usage.items():

@@ -27,7 +27,15 @@ from callboard_quota.domain.changes import (
 from callboard_quota.domain.decision import Attempt, Granted, HoldRequest, LimitUsage, Refused
 from callboard_quota.domain.limit_kinds import KUDOS, METRICS, LimitKind, Metric
 from callboard_quota.domain.limits import Limit
-from callboard_quota.domain.ports import Change, Clock, Counter, CounterStore, LedgerStore, StoreUnavailable
+from callboard_quota.domain.ports import (
+    Change,
+    Clock,
+    Counter,
+    CounterStore,
+    LedgerStore,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
 from callboard_quota.domain.usage_windows import UsageWindow, WindowCache
 from callboard_quota.domain.windows import DECISION_LIFE_S, SETTLE_GRACE_S, hour_bucket, hour_start
 
@@ -76,7 +84,8 @@ class Ledger:
         A refusal that may have been caused by another attempt that was refused as well is tried again.
 
         Raises:
-            StoreUnavailable: the outcome is unknown; what was written is taken back later.
+            OutcomeUnknown: what was written is taken back later.
+            StoreUnavailable: nothing is taken, or all is taken back already.
         """
         outcome = await self._reserve(request)
         return outcome if isinstance(outcome, Granted) else await self._with_retry_time(request, outcome)
@@ -144,6 +153,17 @@ class Ledger:
     async def release(self, hold: Hold) -> Ended:
         """Gives a hold back whole, its request count too. Raises StoreUnavailable."""
         return await self._end(audit_event("released", hold, self._clock.now()), hold)
+
+    async def take_back(self, tenant: str, request_id: str, before: int) -> None:
+        """Releases what a request and its repeats before a number have left; raises StoreUnavailable.
+
+        A repeat that was on its way for long must not touch what a later one got. The increments are repeated first, as
+        in `expire`: somebody may still be in the middle of writing them, and the reversal must not take effect before.
+        """
+        async for hold in self._store.leases(tenant):
+            if hold.request_id == request_id and hold.repeat < before:
+                await self._store.apply(increments(hold))
+                await self.release(hold)
 
     async def expire(self, hold: Hold, reason: str) -> Ended:
         """Ends a hold whose job never reported. Raises StoreUnavailable.
@@ -290,7 +310,7 @@ class Ledger:
         hold = attempt.hold
         changes = attempt.changes()
         try:
-            unknown = attempt.learn(changes, await self._store.open(hold, changes))
+            unknown = attempt.learn(changes, await self._store.open(hold, changes, attempt.request.confirm_timeout_s))
             if unknown:
                 attempt.learn(unknown, await self._store.apply(unknown))
             over, limit_usages = attempt.check()
@@ -300,6 +320,9 @@ class Ledger:
                 return Granted(hold, limit_usages), False
             undone = await self._store.apply(reversal(hold))
             await self._store.close(hold)
+        except StoreUnavailable as error:
+            self._keep_unconfirmed(hold)
+            raise OutcomeUnknown(str(error)) from error
         except BaseException:
             self._keep_unconfirmed(hold)
             raise

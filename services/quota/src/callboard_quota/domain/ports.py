@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
+from callboard_quota.domain.windows import DECISION_LIFE_S
 
 
 class Counter(NamedTuple):
@@ -35,6 +36,10 @@ class StoreUnavailable(Exception):  # noqa: N818 - a state, not a failure
     """The ledger's store did not answer in time; what was asked may still happen."""
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """A hold may have been taken or not; it is ended soon, and must not be asked for again before."""
+
+
 class LedgerStore(Protocol):
     """Counters whose increments are totally ordered, and leases that outlive the process that wrote them.
 
@@ -42,7 +47,7 @@ class LedgerStore(Protocol):
     the store does not confirm in time.
     """
 
-    async def open(self, hold: Hold, changes: Sequence[Change]) -> list[Applied]:
+    async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes."""
         ...
 

@@ -1,5 +1,7 @@
 """Answers reservations: who asks, which limits apply, what the work costs, and what the client is told."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from callboard_contracts.accounts import Account
@@ -28,8 +30,11 @@ from callboard_quota.domain.decision import HoldRequest, LimitUsage, Refused
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limit_kinds import KUDOS, TOKENS_PER_DAY, TOKENS_PER_MONTH
 from callboard_quota.domain.limits import Limit, LimitPolicy, LimitSet, kudos_limit
-from callboard_quota.domain.ports import AccountStore, Clock, Journal
+from callboard_quota.domain.ports import AccountStore, Clock, Journal, OutcomeUnknown, StoreUnavailable
 from callboard_quota.domain.tenants import ACCOUNT_MARK, ADDRESS_MARK, ANONYMOUS, Secret
+from callboard_quota.domain.windows import DECISION_LIFE_S
+
+STORE_RETRY_S = 0.1
 
 
 class RefusedRequest(Exception):  # noqa: N818 - a decision, not a failure
@@ -52,6 +57,7 @@ class ReservationService:
         clock: Clock,
         journal: Journal,
         concurrency_wait: ConcurrencyWait,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._secret = secret
         self._accounts = accounts
@@ -59,6 +65,7 @@ class ReservationService:
         self._clock = clock
         self._journal = journal
         self._concurrency_wait = concurrency_wait
+        self._pause = pause
         self.settings = settings
 
     @property
@@ -72,7 +79,20 @@ class ReservationService:
         self._policy = LimitPolicy(settings)
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
-        """Grants or refuses a hold."""
+        """Grants or refuses a hold; for as long as the sender waits, a store that elects a leader is waited for."""
+        until = self._clock.now() + request.wait_s
+        while True:
+            left_s = until - self._clock.now()
+            try:
+                return await self._reserve(request, max(DECISION_LIFE_S, left_s))
+            except OutcomeUnknown:
+                raise
+            except StoreUnavailable:
+                if left_s <= STORE_RETRY_S:
+                    raise
+            await self._pause(STORE_RETRY_S)
+
+    async def _reserve(self, request: ReserveRequest, confirm_timeout_s: float) -> ReserveReply:
         tenant = ANONYMOUS
         try:
             _check(request, self.settings.lease_margin_s)
@@ -80,10 +100,12 @@ class ReservationService:
             tenant = limit_set.tenant
             if request.kudos and (request.extends or limit_set.scope != "key"):
                 raise _invalid("kudos", "only an account has kudos, and an extension takes none")
-            hold_request = self._hold_request(request, limit_set)
+            hold_request = self._hold_request(request, limit_set, confirm_timeout_s)
         except RefusedRequest as refused:
             self._record(request, "refused", tenant, reason=refused.info.code.value)
             return ReserveReply(tenant=tenant, error=refused.info)
+        if request.repeat and request.extends is None:
+            await self._ledger.take_back(tenant, request.request_id, request.repeat)
         outcome = await self._ledger.reserve(hold_request)
         if isinstance(outcome, Refused):
             outcome = await self._concurrency_wait.wait(hold_request, outcome)
@@ -170,7 +192,7 @@ class ReservationService:
             raise _bad_key("The API key has expired.")
         return account
 
-    def _hold_request(self, request: ReserveRequest, limit_set: LimitSet) -> HoldRequest:
+    def _hold_request(self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float) -> HoldRequest:
         rates = request.extends.rates if request.extends else rates_of(self.settings.weights, request.model)
         units = cost(request.work, rates)
         limits = limit_set.limits
@@ -187,6 +209,8 @@ class ReservationService:
             limits=limits,
             rates=rates,
             expires_at=self._clock.now() + request.life_s + self.settings.lease_margin_s,
+            confirm_timeout_s=confirm_timeout_s,
+            repeat=request.repeat,
         )
 
     def _record(

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.quota import ReserveReply, ReserveRequest, VerifyReply, VerifyRequest
+from callboard_contracts.quota import DECISION_HEARTBEAT_S, ReserveReply, ReserveRequest, VerifyReply, VerifyRequest
 from callboard_contracts.subjects import (
     CTL_ACCOUNTS,
     CTL_INVALIDATE,
@@ -29,6 +29,7 @@ from callboard_contracts.subjects import (
     QUOTA_USAGE,
     QUOTA_VERIFY,
 )
+from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, reply_of, subscribe_all
 from callboard_kit.bus import Bus, BusError
@@ -95,10 +96,26 @@ class RpcHandlers:
         if not message.reply:
             return
 
-        async def decide() -> ReserveReply:
-            return await self._reservations.reserve(ReserveRequest.model_validate_json(message.data))
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
 
-        reply = await self.answer(QUOTA_RESERVE, decide)
+        def beat() -> None:
+            nonlocal timer
+            timer = loop.call_later(DECISION_HEARTBEAT_S, beat)
+            self._in_flight.start(self._say_alive(message.reply), "heartbeat")
+
+        async def decide() -> ReserveReply:
+            nonlocal timer
+            request = ReserveRequest.model_validate_json(message.data)
+            if request.wait_s:
+                timer = loop.call_later(DECISION_HEARTBEAT_S, beat)
+            return await self._reservations.reserve(request)
+
+        try:
+            reply = await self.answer(QUOTA_RESERVE, decide)
+        finally:
+            if timer is not None:
+                timer.cancel()
         try:
             await self._bus.publish(message.reply, reply.model_dump_json(exclude_none=True).encode(), flush=True)
         except BusError:
@@ -130,7 +147,7 @@ class RpcHandlers:
                 raise
             return reply.model_validate({"error": info})
         finally:
-            DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started)
+            DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started, tracing.ids())
 
     def _check_ready(self) -> None:
         if len(self._in_flight) > MAX_IN_FLIGHT or not self._may_decide():
@@ -139,10 +156,13 @@ class RpcHandlers:
     async def _beat(self, reply_to: str, interval_s: float | None) -> None:
         while interval_s is not None:
             await asyncio.sleep(interval_s)
-            try:
-                await self._bus.publish(reply_to)
-            except BusError:
-                return
+            await self._say_alive(reply_to)
+
+    async def _say_alive(self, reply_to: str) -> None:
+        try:
+            await self._bus.publish(reply_to)
+        except BusError:
+            log.debug("heartbeat_unsent")
 
 
 def subscribe_control(

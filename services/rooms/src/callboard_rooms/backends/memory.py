@@ -7,25 +7,31 @@ from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.quota import Hold
 from callboard_contracts.rooms import Room, Turn
 from callboard_contracts.speech import SpeechJob
-from callboard_rooms.domain.ports import Conflict, StoredRoom
+from callboard_rooms.domain.ports import Conflict, StoredRoom, StoreUnavailable
 
 
 class MemoryRoomStore:
-    """Behaves like the bucket; `before_write` is called before each write, so that a test can write first."""
+    """Behaves like the bucket; `before_write` is called before each write, so that a test can write first.
+
+    The next `lagging` reads find a room as it was before its last write, as a replica that lags behind has it.
+    """
 
     def __init__(self, max_document_bytes: int = 1_000_000) -> None:
         self.max_document_bytes = max_document_bytes
         self.before_write: Callable[[str], object] = lambda _room_id: None
+        self.lagging = 0
         self._rooms: dict[str, tuple[bytes | None, int]] = {}
+        self._before: dict[str, tuple[bytes | None, int]] = {}
         self._revision = 0
 
     async def load(self, room_id: str) -> StoredRoom:
         """Reads a room."""
-        return _stored(*self._rooms.get(room_id, (None, 0)))
+        lags, self.lagging = self.lagging > 0, max(0, self.lagging - 1)
+        return _stored(*(self._before if lags else self._rooms).get(room_id, (None, 0)))
 
-    async def save(self, room: Room, revision: int) -> None:
+    async def save(self, room: Room, revision: int) -> int:
         """Writes a room that is at a revision."""
-        self._write(room.id, room.compact(), revision)
+        return self._write(room.id, room.compact(), revision)
 
     async def delete(self, room_id: str, revision: int) -> None:
         """Deletes a room that is at a revision."""
@@ -40,20 +46,30 @@ class MemoryRoomStore:
         self._revision += 1
         self._rooms[room_id] = (self._rooms[room_id][0], self._revision)
 
-    def _write(self, room_id: str, data: bytes | None, revision: int) -> None:
+    def discard(self, room_id: str) -> None:
+        """Drops a room without a mark, as the bucket does where it has no space."""
+        del self._rooms[room_id]
+
+    def _write(self, room_id: str, data: bytes | None, revision: int) -> int:
         self.before_write(room_id)
-        if self._rooms.get(room_id, (None, 0))[1] != revision:
+        before = self._rooms.get(room_id, (None, 0))
+        if before[1] != revision:
             raise Conflict(room_id)
         self._revision += 1
-        self._rooms[room_id] = (data, self._revision)
+        self._before[room_id], self._rooms[room_id] = before, (data, self._revision)
+        return self._revision
 
 
 class MemoryTurns:
-    """Work queues, results, announcements and holds in memory; `refusal` and `failure` are raised on demand."""
+    """Work queues, results, announcements and holds in memory.
+
+    `refusal` and `failure` are raised on demand; the next `cancel_failures` cancellations find no bus.
+    """
 
     def __init__(self) -> None:
         self.max_request_bytes = 1_000_000
         self.failure: Exception | None = None
+        self.cancel_failures = 0
         self.refusal: CallboardError | None = None
         self.speech_refusal: CallboardError | None = None
         self.chats: list[ChatJob] = []
@@ -89,6 +105,9 @@ class MemoryTurns:
 
     async def cancel(self, request_id: str) -> None:
         """Notes the cancellation."""
+        if self.cancel_failures:
+            self.cancel_failures -= 1
+            raise StoreUnavailable("away")
         self.cancelled.append(request_id)
 
     async def remove_chat(self, seq: int) -> None:

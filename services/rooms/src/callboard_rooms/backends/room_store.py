@@ -40,10 +40,10 @@ class BucketRoomStore:
             raise StoreUnavailable("no answer in time") from error
         return StoredRoom(None, 0) if entry is None else _stored(entry)
 
-    async def save(self, room: Room, revision: int) -> None:
+    async def save(self, room: Room, revision: int) -> int:
         """Writes a room that is at a revision."""
         try:
-            await self._bucket.put(room.id, room.compact(), revision, msg_id=uuid4().hex)
+            return await self._bucket.put(room.id, room.compact(), revision, msg_id=uuid4().hex)
         except bucket.Conflict:
             raise Conflict(room.id) from None
         except BusError as error:

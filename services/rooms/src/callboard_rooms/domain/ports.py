@@ -39,8 +39,8 @@ class RoomStore(Protocol):
         """Reads a room."""
         ...
 
-    async def save(self, room: Room, revision: int) -> None:
-        """Writes a room that is at a revision; raises Conflict."""
+    async def save(self, room: Room, revision: int) -> int:
+        """Writes a room that is at a revision and returns the new one; raises Conflict."""
         ...
 
     async def delete(self, room_id: str, revision: int) -> None:

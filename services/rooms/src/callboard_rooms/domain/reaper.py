@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.rooms import Room, RoomKind
-from callboard_rooms.domain.ports import RoomStore
+from callboard_rooms.domain.ports import RoomStore, StoreUnavailable
 from callboard_rooms.domain.room import IdlePolicy, due_at
 from callboard_rooms.domain.rooms import RoomService
 
@@ -57,7 +57,13 @@ class Reaper:
         now = self._now()
         for room_id in [room_id for room_id, known in self._known.items() if known.due_at <= now]:
             try:
-                await self._rooms.tidy(room_id)
+                if not await self._rooms.tidy(room_id):
+                    # A room that the bucket had no space for leaves no mark there.
+                    self._known.pop(room_id, None)
+            except StoreUnavailable:
+                # The others come first in the next pass, since it may be this room alone that cannot be changed.
+                self._known[room_id] = self._known.pop(room_id)
+                raise
             except CallboardError as error:
                 log.warning("room_not_tidied", extra={"room": room_id, "code": error.info.code.value})
 

@@ -7,6 +7,7 @@ next pass of the reaper, in any process, does it.
 import asyncio
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -37,6 +38,11 @@ FIRST_PAUSE_S = 0.004
 MAX_PAUSE_S = 0.25
 MAX_POST_AGE_S = 30.0
 """A turn that was made longer ago is refused: its edge has given it up by now and released its holds."""
+LAG_S = 10.0
+"""For so long a replica may answer with a room as it was before this process wrote it."""
+GIVE_UP_ATTEMPTS = 60
+GIVE_UP_PAUSE_S = 1.0
+"""A turn that its room has forgotten is taken back for a minute, as no other process would."""
 SURELY_DEDUPLICATED_S = 60.0
 """For so long a job that is stored again is known by its id; later it is looked for."""
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The reply was not finished before its deadline.")
@@ -80,6 +86,8 @@ class RoomService:
         self._policy = policy
         self._sleep = sleep
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._written: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """The revisions that this process has written in the last 10 s, and until when they are remembered."""
 
     async def open(self, request: OpenRoom) -> RoomReply:
         """Opens a room, or finds it open; a secret claims a room that nobody has claimed."""
@@ -123,16 +131,14 @@ class RoomService:
         """Ends a room and forgets it."""
         return await self._empty(request, lambda room: Change(None, room.open_turns))
 
-    async def turn_ended(self, event: TurnEnded, *, result_may_lag: bool = False) -> bool:
+    async def turn_ended(self, event: TurnEnded, *, may_lag: bool = False) -> bool:
         """Takes what a worker kept of a turn, and starts the next.
 
-        A turn without a result has failed; with `result_may_lag` nothing is done then, and the answer is false.
+        A turn without a result has failed. With `may_lag` a replica may not have the result or the turn yet: where it
+        has not, nothing is done, and the answer is false.
         """
-        stored = await self._store.load(event.room)
-        if stored.room is None or stored.room.running is None or stored.room.running.id != event.turn:
-            return True
         result = await self._effects.results.read(event.turn)
-        if result is None and result_may_lag:
+        if result is None and may_lag:
             return False
 
         def decide(stored: StoredRoom) -> Change:
@@ -141,14 +147,18 @@ class RoomService:
             return Change(rooms.ended(stored.room, event.turn, result, self._limits, self._now()))
 
         before, change = await self._change(event.room, decide)
-        if change.room is not before.room:
-            failed = result is None or result.end.reason in {"error", "cancelled"}
-            self._metrics.turn_ended("failed" if failed else "answered")
+        if change.room is before.room:
+            return not may_lag or (before.room is not None and any(one.id == event.turn for one in before.room.ended))
+        failed = result is None or result.end.reason in {"error", "cancelled"}
+        self._metrics.turn_ended("failed" if failed else "answered")
         await self._start(before, change)
         return True
 
-    async def tidy(self, room_id: str) -> None:
-        """Does for a room what is due by the clock, and what a process that is gone left undone."""
+    async def tidy(self, room_id: str) -> bool:
+        """Does for a room what is due by the clock, and what a process that is gone left undone.
+
+        The answer is whether the room is still there.
+        """
 
         def decide(stored: StoredRoom) -> Change:
             if stored.room is None:
@@ -163,6 +173,7 @@ class RoomService:
         for turn in rooms.unqueued(room, self._now()) if room is not None else ():
             assert room is not None
             await self._resume(room, turn)
+        return room is not None
 
     def _new(self, request: OpenRoom | PostTurn, stored: StoredRoom) -> Room:
         # Turns are numbered on from those of a room of this key that has ended, whose listeners may still be there.
@@ -175,10 +186,12 @@ class RoomService:
         turn = request.turn
         if len(turn.text.encode()) > MAX_MESSAGE_BYTES:
             raise CallboardError(ErrorCode.BODY_TOO_LARGE, "The message is too long.", param="message")
-        if turn.created_at < self._now() - MAX_POST_AGE_S:
-            raise CallboardError(ErrorCode.BUS_UNAVAILABLE, "The message came too late; try again.", retry_after_s=1.0)
 
         def decide(stored: StoredRoom) -> Change:
+            if turn.created_at < self._now() - MAX_POST_AGE_S:
+                raise CallboardError(
+                    ErrorCode.BUS_UNAVAILABLE, "The message came too late; try again.", retry_after_s=1.0
+                )
             if stored.room is None and not request.opens:
                 raise _not_found()
             found = stored.room or self._new(request, stored)
@@ -210,15 +223,15 @@ class RoomService:
         """
         async with self._locks.setdefault(room_id, asyncio.Lock()):
             for attempt in range(MAX_ATTEMPTS):
-                stored = await self._store.load(room_id)
-                change = decide(stored)
-                if change.room == stored.room:
-                    return stored, change
                 try:
+                    stored = await self._load(room_id)
+                    change = decide(stored)
+                    if change.room == stored.room:
+                        return stored, change
                     if change.room is None:
                         await self._store.delete(room_id, stored.revision)
                     else:
-                        await self._store.save(change.room, stored.revision)
+                        self._note_written(room_id, await self._store.save(change.room, stored.revision))
                 except Conflict:
                     self._metrics.conflict()
                     await self._sleep(random.uniform(0.0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
@@ -229,11 +242,26 @@ class RoomService:
             ErrorCode.CONFLICT, "Others were changing the room at the same moment; try again.", retry_after_s=1.0
         )
 
+    async def _load(self, room_id: str) -> StoredRoom:
+        """Reads a room; raises Conflict where a replica does not have yet what this process has written."""
+        stored = await self._store.load(room_id)
+        written, until = self._written.get(room_id, (0, 0.0))
+        if stored.revision < written and self._now() < until:
+            raise Conflict(room_id)
+        return stored
+
+    def _note_written(self, room_id: str, revision: int) -> None:
+        now = self._now()
+        self._written[room_id] = (revision, now + LAG_S)
+        self._written.move_to_end(room_id)
+        while next(iter(self._written.values()))[1] <= now:
+            self._written.popitem(last=False)
+
     async def _start(self, before: StoredRoom, change: Change, error: ErrorInfo | None = None) -> None:
         """Sees to what a change caused: the jobs of the turn that runs now, and the end of those given up."""
         for turn in change.cancelled:
             self._metrics.turn_ended("failed" if error else "cancelled")
-            self._background.start(self._effects.give_up(_id(before, change), turn, error), "give-up-turn")
+            self._background.start(self._give_up(_id(before, change), turn, error), "give-up-turn")
         room = change.room
         if room is None or room.running is None:
             return
@@ -263,7 +291,18 @@ class RoomService:
         if _given_up(change.room, turn):
             # It was given up while it was started.
             queued = turn.model_copy(update={"job_seq": job_seq, "speech_seq": speech_seq})
-            await self._effects.give_up(room.id, queued)
+            self._background.start(self._give_up(room.id, queued), "give-up-turn")
+
+    async def _give_up(self, room_id: str, turn: Turn, error: ErrorInfo | None = None) -> None:
+        """Ends a turn outside its room, as soon as the bus lets it."""
+        for attempt in range(1, GIVE_UP_ATTEMPTS + 1):
+            try:
+                await self._effects.give_up(room_id, turn, error)
+            except StoreUnavailable:
+                log.warning("turn_not_given_up", extra={"request_id": turn.id, "attempt": attempt})
+                await self._sleep(GIVE_UP_PAUSE_S)
+            else:
+                return
 
     async def _give_up_refused(self, room: Room, turn: Turn, error: ErrorInfo) -> None:
         log.warning("turn_refused", extra={"request_id": turn.id, "code": error.code.value})

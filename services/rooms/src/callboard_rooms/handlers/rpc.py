@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.rooms import RoomReply
 from callboard_contracts.subjects import ROOMS_END, ROOMS_OPEN, ROOMS_POST, ROOMS_RESET, ROOMS_SPEAK
+from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, subscribe_all
 from callboard_rooms.domain.ports import StoreUnavailable
@@ -63,7 +64,7 @@ class RoomHandlers:
             return RoomReply(error=info)
         finally:
             REQUESTS.labels(request, result).inc()
-            REQUEST_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started)
+            REQUEST_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started, tracing.ids())
 
     def _check_load(self) -> None:
         if len(self._in_flight) > MAX_IN_FLIGHT:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 STORE_RETRY_S = 0.5
 LAG_RETRY_S = 0.2
 MAX_LAGS = 5
-"""A replica that lags behind may not have a result for a moment."""
+"""A replica that lags behind may not have a result, or the turn itself, for a moment."""
 
 
 class TurnFeed(Feed):
@@ -34,7 +34,7 @@ class TurnFeed(Feed):
             return TERM
         may_lag = (message.metadata.num_delivered or 1) <= MAX_LAGS
         try:
-            done = await self._rooms.turn_ended(event, result_may_lag=may_lag)
+            done = await self._rooms.turn_ended(event, may_lag=may_lag)
         except StoreUnavailable:
             return nak(STORE_RETRY_S)
         return ACK if done else nak(LAG_RETRY_S)

@@ -23,7 +23,7 @@ CONFIG_NAME = "config.json"
 class KokoroEngine(KokoroBase[Any]):
     """Kokoro on torch, on the GPU where there is one."""
 
-    # On a GPU the first run of each length tunes its kernels and is many times slower than the next.
+    # On a GPU the first run of a length is up to three times slower than the next.
     warm_up_lengths = (8, 30, 60, 120, 240, 480)
 
     def __init__(

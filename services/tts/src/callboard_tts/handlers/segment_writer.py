@@ -6,6 +6,7 @@ import json
 from callboard_contracts.headers import SEGMENT
 from callboard_contracts.quota import Hold
 from callboard_contracts.speech import BYTES_PER_MS, SegmentInfo, SpeechEnd, SpeechJob
+from callboard_kit import tracing
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
 from callboard_tts.domain.segments import Progress, Segment
@@ -48,7 +49,8 @@ class SegmentWriter:
         if self._first_at is None:
             self._first_at = now
             if self._next_n == 0:
-                metrics.TIME_TO_FIRST_AUDIO.observe(now - self._began_at)
+                metrics.TIME_TO_FIRST_AUDIO.observe(now - self._began_at, tracing.ids())
+                tracing.annotate({"callboard.time_to_first_audio_s": now - self._began_at})
         elif segment.offset_bytes == 0 and now > self._first_at + self._own_bytes / BYTES_PER_S:
             metrics.UNDERRUN.inc()
         info = SegmentInfo(

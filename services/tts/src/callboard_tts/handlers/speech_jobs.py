@@ -9,6 +9,7 @@ from typing import Literal
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.quota import Hold, Work
 from callboard_contracts.speech import SpeechEnd, SpeechEndReason, SpeechJob
+from callboard_kit import tracing
 from callboard_kit.bus import Bus
 from callboard_tts import metrics
 from callboard_tts.domain.hold_limits import usual_ms
@@ -73,6 +74,17 @@ class SpeechJobs:
     async def run(self, running: RunningJob[SpeechJob]) -> None:
         """Speaks one utterance to its end; see `JobKind`."""
         job, pool = running.job, self._pool
+        model = job.request.model
+        tracing.annotate(
+            {
+                "gen_ai.operation.name": "generate_content",
+                "gen_ai.provider.name": pool.backend,
+                "gen_ai.request.model": model,
+                "gen_ai.output.type": "speech",
+                "callboard.pool": pool.name,
+            },
+            name=f"generate_content {model}",
+        )
         prior = PriorAttempt("nowhere", Progress())
         rest_s = usual_ms(job.request.text, job.request.speed) / 1000
         playback = Playback(job.tenant, running.is_batch, rest_s, is_whole=job.narrates is None)
@@ -201,7 +213,14 @@ class SpeechJobs:
 def _observe(job: SpeechJob, end: SpeechEnd, duration_s: float) -> None:
     outcome = end.error.code.value if end.error else end.reason
     metrics.WORKER.jobs.labels(outcome).inc()
-    metrics.JOB_DURATION.observe(duration_s)
+    metrics.JOB_DURATION.observe(duration_s, tracing.ids())
+    tracing.annotate(
+        {
+            "callboard.audio_ms": end.audio_ms,
+            "gen_ai.response.finish_reasons": (end.reason,),
+            **({"error.type": end.error.code.value} if end.error else {}),
+        }
+    )
     log.info(
         "speech_ended",
         extra={

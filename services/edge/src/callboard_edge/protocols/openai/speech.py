@@ -15,7 +15,7 @@ from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.error_objects import ErrorAnswer
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.http.speech_responder import RawAudio
+from callboard_edge.http.speech_responder import raw_audio
 from callboard_edge.media.formats import FORMATS, AudioFormat
 from callboard_edge.protocols.openai.bodies import VoiceName
 from callboard_edge.protocols.openai.errors import ANSWERS, error_event
@@ -49,6 +49,11 @@ class SpeechEvents:
     content_type = "text/event-stream; charset=utf-8"
     length_is_sound = False
 
+    def keep_alive(self, *, waking: bool) -> bytes:
+        """A comment."""
+        del waking
+        return b": keep-alive\n\n"
+
     def audio(self, sound: bytes) -> bytes:
         """A part of the sound."""
         return _event({"type": "speech.audio.delta", "audio": base64.b64encode(sound).decode()})
@@ -79,7 +84,7 @@ def routes(context: EdgeContext) -> list[Route]:
             instructions=body.instructions or "",
         )
         name = body.response_format or "mp3"
-        writer = SpeechEvents() if body.stream_format == "sse" else RawAudio(FORMATS[name].content_type)
+        writer = SpeechEvents() if body.stream_format == "sse" else raw_audio(name)
         return await context.speech.respond(call, NAME, request, model, name, writer)
 
     return [

@@ -1,7 +1,7 @@
 """Answers that fit what a script can read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -31,17 +31,25 @@ def processing(body: Mapping[str, Any]) -> web.Response:
 
 def with_text(fields: Mapping[str, Any], name: str, text: str) -> bytes:
     """A body with a text under `name`, which is shortened where the body would be too long."""
-    body = encoded({**fields, name: text})
-    if len(body) <= MAX_ANSWER_BYTES:
-        return body
+
+    def body(part: str) -> bytes:
+        return encoded({**fields, name: part})
+
+    return body(shortened(text, lambda part: len(body(part)) <= MAX_ANSWER_BYTES))
+
+
+def shortened(text: str, fits: Callable[[str], bool]) -> str:
+    """A text, or as much of its beginning as fits."""
+    if fits(text):
+        return text
     shortest, longest = 0, len(text)
     while shortest < longest:
         middle = (shortest + longest + 1) // 2
-        if len(encoded({**fields, name: text[:middle] + "…"})) <= MAX_ANSWER_BYTES:
+        if fits(text[:middle] + "…"):
             shortest = middle
         else:
             longest = middle - 1
-    return encoded({**fields, name: text[:shortest] + "…"})
+    return text[:shortest] + "…"
 
 
 def names_within(fixed: Mapping[str, Any], field: str, names: tuple[str, ...]) -> tuple[str, ...]:

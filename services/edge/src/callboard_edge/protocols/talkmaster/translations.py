@@ -13,7 +13,15 @@ from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.talkmaster.bodies import Translate, TranslationQuery
 from callboard_edge.protocols.talkmaster.errors import Refusal, body_of, query_of, repeated, served
 from callboard_edge.protocols.talkmaster.models import TAG
-from callboard_edge.protocols.talkmaster.replies import check_ended, processing, reply_text, with_text
+from callboard_edge.protocols.talkmaster.replies import (
+    MAX_ANSWER_BYTES,
+    check_ended,
+    encoded,
+    processing,
+    reply_text,
+    shortened,
+    with_text,
+)
 from callboard_edge.protocols.talkmaster.requests import caller_of, chat_model, chat_request, room_key, speech_of
 from callboard_edge.protocols.talkmaster.stream import stream_url
 
@@ -113,7 +121,8 @@ def _fields(turn: Turn | EndedTurn) -> dict[str, str]:
     source, _, target = turn.speaker.partition("\n")
     return {
         "message_id": turn.message_id,
-        "original_message": turn.text,
+        # The other half of an answer is for the translation.
+        "original_message": shortened(turn.text, lambda part: len(encoded(part)) <= MAX_ANSWER_BYTES // 2),
         "source_language": source,
         "target_language": target,
     }

@@ -14,8 +14,8 @@ START_TIMEOUT_S = 30.0
 class Node(NatsServer):
     """One server of a cluster; its ports are chosen beforehand, because the others must know them."""
 
-    def __init__(self, folder: Path, name: str, route: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, name: str, route: int, settings: str, login: str) -> None:
+        super().__init__(folder, settings=settings, login=login)
         self.name = name
         self.route = route
         self.routes: list[int] = []
@@ -34,6 +34,7 @@ class Node(NatsServer):
             cluster {{ name: callboard-test, listen: "127.0.0.1:{self.route}", routes: [{routes}] }}
             jetstream {{ store_dir: "{self.folder / "store"}", max_mem: 2G, max_file: 8G }}
             feature_flags {{ js_ack_fc_v2: false }}
+            {self.settings}
             """,
             encoding="utf-8",
         )
@@ -43,16 +44,20 @@ class Node(NatsServer):
 class Cluster(NatsServer):
     """Three nodes; `url` names all of them."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.nodes = [Node(folder / f"n{n}", f"n{n}", free_port()) for n in range(NODES)]
+    def __init__(self, folder: Path, *, settings: str = "", login: str = "") -> None:
+        super().__init__(folder, settings=settings, login=login)
+        self.nodes = [Node(folder / f"n{n}", f"n{n}", free_port(), settings, login) for n in range(NODES)]
         for node in self.nodes:
             node.routes = [other.route for other in self.nodes if other is not node]
 
     @property
-    def url(self) -> str:
-        """Where clients connect."""
-        return ",".join(node.url for node in self.nodes)
+    def address(self) -> str:
+        """Where clients connect that have credentials of their own."""
+        return ",".join(node.address for node in self.nodes)
+
+    def violations(self) -> list[str]:
+        """What the logs of all nodes say of forbidden subjects."""
+        return [line for node in self.nodes for line in node.violations()]
 
     def start(self) -> None:
         """Starts the nodes that do not run and waits until the cluster has a leader."""
@@ -70,6 +75,13 @@ class Cluster(NatsServer):
         """Kills all nodes."""
         for node in self.nodes:
             node.kill()
+
+    def monitor(self, path: str) -> dict[str, object]:
+        """One page of the monitoring of the first node that answers."""
+        for node in self.nodes:
+            if node.child is not None and node.child.alive:
+                return node.monitor(path)
+        raise OSError("no node runs")
 
     def node(self, name: str) -> Node:
         """The node of that name."""

@@ -1,0 +1,1 @@
+"""What Callboard asks of its nats-server: the server's configuration, its users and their credentials."""

@@ -1,0 +1,85 @@
+"""A headless Chromium that shows one page, driven over its DevTools protocol."""
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+CHROMIUM = shutil.which("chromium")
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--autoplay-policy=no-user-gesture-required",
+    "--remote-debugging-port=0",
+)
+START_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 20.0
+
+
+class Page:
+    """A page that runs scripts for a test."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._calls = 0
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of an expression, once its promise is kept; raises AssertionError where it throws."""
+        self._calls += 1
+        params = {"expression": script, "awaitPromise": True, "returnByValue": True}
+        await self._socket.send_json({"id": self._calls, "method": "Runtime.evaluate", "params": params})
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            while (answer := await self._socket.receive_json()).get("id") != self._calls:
+                pass
+        assert "exceptionDetails" not in answer["result"], answer["result"]
+        return answer["result"]["result"].get("value")
+
+    async def until(self, script: str, timeout_s: float = 30.0) -> None:
+        """Waits until an expression is true."""
+        async with asyncio.timeout(timeout_s):
+            while not await self.evaluate(script):
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def page_of(url: str) -> AsyncGenerator[Page]:
+    """Shows an address."""
+    assert CHROMIUM is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        browser = await asyncio.create_subprocess_exec(
+            CHROMIUM,
+            *OPTIONS,
+            f"--user-data-dir={folder}",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            port = await _port(Path(folder) / "DevToolsActivePort")
+            async with aiohttp.ClientSession() as session:
+                async with session.put(f"http://127.0.0.1:{port}/json/new?{url}") as reply:
+                    address = json.loads(await reply.text())["webSocketDebuggerUrl"]
+                async with session.ws_connect(address, max_msg_size=0) as socket:
+                    yield Page(socket)
+        finally:
+            browser.terminate()
+            await asyncio.wait_for(browser.wait(), CALL_TIMEOUT_S)
+
+
+async def _port(file: Path) -> int:
+    """The port that the browser has chosen, once it listens there."""
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while not file.exists() or not (lines := file.read_text().split()):
+            await asyncio.sleep(0.05)
+    return int(lines[0])
