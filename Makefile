@@ -8,10 +8,9 @@ READY := $(VENV)/.ready
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) cli/pyproject.toml)
 # These tiers start no set of processes, so several of their tests may run at once.
 SIDE_BY_SIDE := unit or contract or backend or deploy
-# These start sets of processes that mostly wait; three files at a time share the processors well.
+# These start sets of processes that mostly wait; several files at a time share the processors well.
 PROCESSES := integration or e2e
 ARGS ?=
-PYTEST := $(BIN)/python -m pytest -q
 PYTEST := $(BIN)/python -m pytest -q
 # ARGS may leave a run without a test.
 NONE_LEFT := [ $$? = 5 ] && [ -n "$(ARGS)" ]
@@ -48,7 +47,7 @@ hearing-models: $(READY)
 
 test-all: models hearing-models ## every tier, with real models, processes and faults
 	$(call twice,-n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)")
-	$(call twice,-n 3 --dist loadfile -m "$(PROCESSES)")
+	$(call twice,-n 4 --dist loadfile -m "$(PROCESSES)")
 	$(PYTEST) -m "not ($(SIDE_BY_SIDE) or $(PROCESSES) or images or benchmark)" $(ARGS) || { $(NONE_LEFT); }
 
 images-test: models ## build every image and run a Callboard out of them (needs root, buildah, runc, debootstrap)

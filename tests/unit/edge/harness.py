@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
         },
     },
     "tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth", "voices": ["ann"]}}},
-    "edge": {"request_timeout_s": 10.0, "body_timeout_s": 1.0, "max_body_bytes": 100_000},
+    "edge": {"request_timeout_s": 10.0, "body_timeout_s": 3.0, "max_body_bytes": 100_000},
 }
 USAGE = TokenUsage(prompt_tokens=7, completion_tokens=2)
 
