@@ -5,6 +5,7 @@ import pytest
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_contracts.chat import ChatMessage, ChatRequest, Image, Tool
 from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE
+from callboard_contracts.workers import OfferedModel
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +27,14 @@ def test_figure_follows_what_is_counted_with_a_margin() -> None:
     for _ in range(2000):
         statistics.learn(request_of(2000), 1000)
     assert statistics.tokens_per_byte == pytest.approx(0.55, abs=0.02)
+
+
+def test_figure_is_never_nothing() -> None:
+    statistics = PromptStatistics()
+    for _ in range(20):
+        statistics.learn(request_of(1_000_000), 7)
+    offered = OfferedModel(name="owl", tokens_per_byte=statistics.tokens_per_byte)
+    assert offered.tokens_per_byte == 0.001
 
 
 def test_prompts_whose_bytes_do_not_tell_their_tokens_are_left_out() -> None:

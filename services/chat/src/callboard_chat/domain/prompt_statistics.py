@@ -9,6 +9,8 @@ MEMORY_BYTES = 1_000_000
 """About so many bytes count; older prompts fade."""
 MIN_PROMPT_BYTES = 128
 """In a shorter prompt most tokens are the template's."""
+LEAST = 0.001
+"""Some engines count next to nothing of a long prompt, of which they have read most before."""
 MARGIN = 1.1
 """The figure that is told is so much above the mean, since too little held costs another request to quota."""
 
@@ -23,7 +25,7 @@ class PromptStatistics:
     @property
     def tokens_per_byte(self) -> float:
         """How many tokens a byte usually is, with a margin."""
-        return round(self._tokens / self._bytes * MARGIN, 3)
+        return max(LEAST, round(self._tokens / self._bytes * MARGIN, 3))
 
     def learn(self, request: ChatRequest, prompt_tokens: int) -> None:
         """Takes in how many tokens an engine counted in a prompt."""
