@@ -29,7 +29,7 @@ from callboard_kit.bus_errors import (
     NoResponders,
     PublishRefused,
 )
-from callboard_kit.connection import Connection, OnMessage, TlsMissing
+from callboard_kit.connection import CertificateMissing, Connection, OnMessage, TlsMissing
 from callboard_kit.nkeys import UserKey
 from callboard_kit.payload_cipher import PayloadCipher
 
@@ -38,6 +38,8 @@ __all__ = ["ApiError", "Bus", "BusError", "BusUnavailable", "NoResponders", "Pub
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 30.0
+BROKEN_HANDSHAKES = 3
+"""After so many a server is taken not to be restarting, but to want a certificate."""
 RECONNECT_WAIT_S = 0.25
 CLOSE_TIMEOUT_S = 5.0
 PUBLISH_ATTEMPT_S = 2.0
@@ -86,7 +88,7 @@ class Bus:
         key, context = await asyncio.to_thread(_identity, settings)
         bus = cls(Connection(key, requires_tls=settings.uses_tls))
         connecting = True
-        last: Exception | None = None
+        attempts = _Attempts(settings, bus.connection)
         user, password = settings.credentials or (None, None)
 
         async def reconnected() -> None:
@@ -102,15 +104,9 @@ class Bus:
             on_closed()
 
         async def failed(error: Exception) -> None:
-            nonlocal last
-            last = error
-            refused = REFUSED in str(error).lower() or bus.connection.refused
-            if connecting and refused:
-                # The client would try again and again with the same credentials.
-                raise nats.errors.AuthorizationError from error
-            if connecting and isinstance(error, TlsMissing | ssl.SSLError):
-                raise _NotTrusted from error
-            if refused:
+            if connecting:
+                attempts.failed(error)
+            elif _refused(error, bus.connection):
                 log.error("bus_refused", extra={"connection": name, "reason": "authorization refused"})
                 return
             # Permission violations and slow consumers are reported here and nowhere else.
@@ -137,7 +133,7 @@ class Bus:
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus.close()
-            raise BusUnavailable(_why_not(error, last, settings)) from error
+            raise BusUnavailable(_why_not(error, attempts.last, settings)) from error
         connecting = False
         return bus
 
@@ -335,6 +331,34 @@ class Bus:
 
 class _NotTrusted(nats.errors.Error):
     """The bus is not the one that the settings ask for, and another attempt would find the same."""
+
+
+class _Attempts:
+    """Judges the errors of attempts to connect; `last` is the last of them."""
+
+    def __init__(self, settings: NatsSection, connection: Connection) -> None:
+        self.last: Exception | None = None
+        self._connection = connection
+        self._has_certificate = settings.tls_cert_file is not None
+        self._broken = 0
+
+    def failed(self, error: Exception) -> None:
+        """Takes note of an error; raises a nats.errors.Error where the next attempt would find the same."""
+        self.last = error
+        if _refused(error, self._connection):
+            raise nats.errors.AuthorizationError from error
+        if isinstance(error, TlsMissing | ssl.SSLError):
+            raise _NotTrusted from error
+        if isinstance(error, ConnectionError) and self._connection.under_tls and not self._has_certificate:
+            # With TLS 1.3 the handshake is over before the server asks, and a reset can hide its words.
+            self._broken += 1
+            if self._broken >= BROKEN_HANDSHAKES:
+                raise _NotTrusted from CertificateMissing()
+
+
+def _refused(error: Exception, connection: Connection) -> bool:
+    """Whether an error says that the bus does not know the credentials."""
+    return REFUSED in str(error).lower() or connection.refused
 
 
 def inbox_prefix(settings: NatsSection) -> str:

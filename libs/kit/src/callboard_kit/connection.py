@@ -68,12 +68,14 @@ class _Transport(TcpTransport):
     def __init__(self) -> None:
         super().__init__()
         self.reader: _Reader | None = None
+        self.under_tls = False
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         """Connects; raises TimeoutError and OSError."""
         if self._bare_io_writer is not None:
             # The client leaves a connection open that was refused.
             self._bare_io_writer.close()
+        self.under_tls = False
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=buffer_size, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -99,6 +101,7 @@ class _Transport(TcpTransport):
         assert transport is not None
         self.reader = self._io_reader = reader
         self._io_writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self.under_tls = True
 
     def __bool__(self) -> bool:
         return True
@@ -109,6 +112,13 @@ class TlsMissing(nats.errors.Error):
 
     def __str__(self) -> str:
         return "nats: the server does not speak TLS"
+
+
+class CertificateMissing(nats.errors.Error):
+    """The server ends connections right behind the TLS handshake, as one does that asks for a certificate."""
+
+    def __str__(self) -> str:
+        return "nats: the server ends connections behind the TLS handshake; it may ask for a certificate"
 
 
 _SENDING = (Client.CONNECTED, Client.DRAINING_SUBS)
@@ -135,6 +145,11 @@ class Connection(Client):
         """Whether the server refused the credentials at the last attempt to connect."""
         reader = self._transport.reader if isinstance(self._transport, _Transport) else None
         return reader is not None and reader.refused
+
+    @property
+    def under_tls(self) -> bool:
+        """Whether the last attempt to connect came as far as TLS."""
+        return isinstance(self._transport, _Transport) and self._transport.under_tls
 
     async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribes with a plain function that runs where the socket is read; raises as `subscribe` does."""
@@ -284,8 +299,7 @@ class Connection(Client):
         await super()._connect_to_server(s)
 
     def _connect_command(self) -> bytes:
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
-        if self._requires_tls and (writer is None or writer.get_extra_info("ssl_object") is None):
+        if self._requires_tls and not self.under_tls:
             raise TlsMissing
         if self._key is not None:
             self._signature_cb, self._public_nkey = self._key.sign, self._key.public
