@@ -140,6 +140,11 @@ class Tool(Message):
     strict: bool | None = None
 
 
+PromptFormat = Literal["own", "chatml", "alpaca", "metharme", "pygmalion"]
+"""How turns are written in a prompt: as the model's own chat template has it, or in a form that others agreed on."""
+Overflow = Literal["refuse", "drop_front"]
+
+
 class RoomTurn(Message):
     """A turn of a conversation that a room keeps."""
 
@@ -158,6 +163,16 @@ class ChatRequest(Message):
     model: str
     messages: tuple[ChatMessage, ...] = ()
     prompt: str = ""
+    memory: str = ""
+    """In mode `completion`: text that stands before the prompt, and that stays whole where the prompt is cut."""
+    overflow: Overflow = "refuse"
+    """What becomes of a prompt that leaves no room for the reply in the context: it is refused, or loses its front."""
+    context_tokens: int | None = Field(default=None, ge=1)
+    """The most that memory, prompt and reply may have together, within the model's own context."""
+    prompt_format: PromptFormat | None = None
+    """How turns are written; left out, as the model is configured."""
+    turn_tags: bool = False
+    """Whether `{{[INPUT]}}` and its like in prompt, memory and stop sequences stand for the prompt format's own."""
     sampling: Sampling = Sampling()
     max_output_tokens: int = Field(ge=1)
     output_format: OutputFormat = OutputFormat()

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from callboard_contracts.chat import PromptFormat
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 ToolUse = Literal["refuse", "ignore", "grammar"]
@@ -132,6 +134,9 @@ class ChatModelSection(Section):
     """Whether the engine can hold a reply to a JSON schema."""
     images: bool = False
     """Whether the engine can read images."""
+    prompt_format: PromptFormat = "own"
+    """How turns are written in prompts: `own` is the model's chat template; `chatml`, `alpaca`, `metharme` and
+    `pygmalion` are forms that models without one were trained on."""
     parse_special: bool = False
     """Whether control tokens in the text of messages act as such. Left out, they are plain text, and only the model's
     template makes turns."""

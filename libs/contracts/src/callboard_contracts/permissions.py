@@ -52,6 +52,10 @@ from callboard_contracts.subjects import (
     ROOMS_POST,
     ROOMS_RESET,
     ROOMS_SPEAK,
+    RUNNING_REPLY,
+    describe_model,
+    detokenize,
+    tokenize,
 )
 
 User = Literal["edge", "chat", "tts", "rooms", "quota", "operator"]
@@ -59,8 +63,8 @@ USERS: tuple[User, ...] = get_args(User)
 
 _API = "$JS.API"
 _ASKED_BY_ANSWERER: dict[User, tuple[User, ...]] = {
-    "edge": ("chat", "tts"),
-    "chat": ("chat", "operator"),
+    "edge": ("chat", "tts", "edge"),
+    "chat": ("chat", "edge", "operator"),
     "tts": ("tts", "operator"),
     "rooms": ("edge", "operator"),
     "quota": ("edge", "chat", "tts", "rooms", "operator"),
@@ -164,7 +168,8 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         *_CIPHER,
         *_STORE_CHECK,
         *("job.chat.*.*.*", "job.tts.*.*.*"),
-        *("ctl.cancel.*", "ctl.interest.*"),
+        *("ctl.cancel.*", "ctl.interest.*", RUNNING_REPLY),
+        *(tokenize("*"), detokenize("*"), describe_model("*")),
         *("result.*", "ticket.*", "name.*"),
         *(QUOTA_RESERVE, QUOTA_RELEASE, QUOTA_IDENTIFY, QUOTA_USAGE),
         *_ROOMS_REQUESTS,
@@ -205,8 +210,8 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
     ),
 }
 _SUBSCRIBE: dict[User, tuple[str, ...]] = {
-    "edge": ("out.*.*", "audio.*.*.*", "room_audio.*.*.*", "ctl.resume.*.*", f"$KV.{BUCKET_WORKERS}.>"),
-    "chat": _worker_listens("chat"),
+    "edge": ("out.*.*", "audio.*.*.*", "room_audio.*.*.*", "ctl.resume.*.*", RUNNING_REPLY, f"$KV.{BUCKET_WORKERS}.>"),
+    "chat": (*_worker_listens("chat"), tokenize("*"), detokenize("*"), describe_model("*")),
     "tts": (*_worker_listens("tts"), "out.*.*"),
     "rooms": _ROOMS_REQUESTS,
     "quota": ("quota.>", CTL_ACCOUNTS, CTL_INVALIDATE),

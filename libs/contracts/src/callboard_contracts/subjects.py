@@ -121,6 +121,21 @@ def drain(worker_id: str) -> str:
     return f"ctl.drain.{token(worker_id)}"
 
 
+def tokenize(pool: str) -> str:
+    """Where any worker of a chat pool says what tokens a text has; `*` stands for all pools."""
+    return f"chat.tokenize.{pool if pool == '*' else token(pool)}"
+
+
+def detokenize(pool: str) -> str:
+    """Where any worker of a chat pool says what text tokens have; `*` stands for all pools."""
+    return f"chat.detokenize.{pool if pool == '*' else token(pool)}"
+
+
+def describe_model(pool: str) -> str:
+    """Where any worker of a chat pool says what a model is; `*` stands for all pools."""
+    return f"chat.describe.{pool if pool == '*' else token(pool)}"
+
+
 def dead_letter(stream: str) -> str:
     """Where the dead letters of a work queue are kept; `*` stands for all."""
     return f"dlq.{stream.lower()}"
@@ -179,6 +194,8 @@ CTL_ACCOUNTS = "ctl.accounts"
 """Published, with the account's id as the body, whenever an account changes, so that no process trusts its cache."""
 CTL_INVALIDATE = "ctl.invalidate"
 """Published, with a tenant as the body, whenever its use of a past hour grew, so that no process trusts its cache."""
+RUNNING_REPLY = "ctl.running"
+"""Where all edges are asked about a reply that one of them writes."""
 ROOMS_OPEN = "rooms.open"
 ROOMS_POST = "rooms.post"
 ROOMS_SPEAK = "rooms.speak"

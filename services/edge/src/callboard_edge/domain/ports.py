@@ -21,8 +21,17 @@ from callboard_contracts.quota import (
     UsageRequest,
 )
 from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomKind, RoomReply, RoomRequest, SpeakInRoom
+from callboard_contracts.running import RunningReply, RunningReplyRequest
 from callboard_contracts.speech import AudioSegment
 from callboard_contracts.subjects import JobClass
+from callboard_contracts.tokens import (
+    DescribeModelReply,
+    DescribeModelRequest,
+    DetokenizeReply,
+    DetokenizeRequest,
+    TokenizeReply,
+    TokenizeRequest,
+)
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 
 T = TypeVar("T")
@@ -195,6 +204,34 @@ class ResultStore(Protocol):
 
     async def named(self, name: str) -> str | None:
         """The request that was given a name, or None; raises CallboardError."""
+        ...
+
+
+class ModelInquiry(Protocol):
+    """Asks the workers of a chat pool about a model.
+
+    Every method raises CallboardError: what the worker answers (`unsupported` where its engine does not say), or
+    `no_worker` when none answers in time.
+    """
+
+    async def tokenize(self, pool: str, request: TokenizeRequest) -> TokenizeReply:
+        """The tokens of a text, or of a dialogue as a prompt."""
+        ...
+
+    async def detokenize(self, pool: str, request: DetokenizeRequest) -> DetokenizeReply:
+        """The text of some tokens."""
+        ...
+
+    async def describe(self, pool: str, request: DescribeModelRequest) -> DescribeModelReply:
+        """What a model is."""
+        ...
+
+
+class RunningReplies(Protocol):
+    """Finds replies by their clients' own names, whichever edge writes them."""
+
+    async def ask(self, request: RunningReplyRequest) -> RunningReply:
+        """The answer of the edge that has the reply; where none has, a reply that is not running."""
         ...
 
 
