@@ -23,6 +23,7 @@ from callboard_kit.bus import Bus
 from tests.benchmarks import machine
 from tests.benchmarks.figures import Figure, percentile, table
 from tests.benchmarks.room_streams import BITRATE_KBPS, PLAYER_BUFFER_S, Listener, listening, port_of, stream
+from tests.benchmarks.speech_cost import BareEngine
 from tests.support.audio import decoded, silences
 from tests.support.deployment import Deployment, stub_config
 from tests.support.models import SPEECH_MODEL, VOICE, built_in_config
@@ -34,12 +35,15 @@ REPLY = (
     "Good evening, dear guest, and welcome to the pond. The lily opened this morning, just before the rain came. "
     "If you stay a while, you will hear the others, for they sing as soon as it is dark."
 )
+FIRST_PIECE = "Good evening, dear guest, and welcome to the pond."
 BAR_S = 3.0
 TURN_TIMEOUT_S = 120.0
 
 
 async def measure(turns: int) -> list[Figure]:
-    """Turns one after the other in one room, with a listener from the beginning."""
+    """Turns one after the other in one room, with a listener from the beginning; before them, the engine alone."""
+    with BareEngine() as bare:
+        alone = [(await asyncio.to_thread(bare.speak, FIRST_PIECE))[0] for _ in range(turns)]
     chat = StubChat()
     chat.start()
     chat.plays(Script(reply=[f"{word} " for word in REPLY.split()], token_delay_s=TOKEN_S))
@@ -71,6 +75,7 @@ async def measure(turns: int) -> list[Figure]:
     ]
     return [
         Figure("turns", len(arrived), ""),
+        Figure("the first piece by the engine alone, median", percentile(alone, 0.5), "s"),
         Figure("first token to first sample at the connection, median", percentile(arrived, 0.5), "s"),
         Figure("the same in a player that begins at once, median", percentile(at_once, 0.5), "s"),
         Figure("the same in a player with 1 s, median", percentile(buffered, 0.5), "s", BAR_S),
