@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import chat_cost, conversations, machine, prompt_cache, quota_cost, speech_cost
+from tests.benchmarks import chat_cost, conversations, machine, prompt_cache, protocol_cost, quota_cost, speech_cost
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "cache", "conversations", "speech", "quota")
+PARTS = ("chat", "protocols", "cache", "conversations", "speech", "quota")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -66,6 +66,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
         if "chat" in parts:
             lines += _chat(Path(folder), figures, quick=arguments.quick)
+        if "protocols" in parts:
+            measured = protocol_cost.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Protocols", "", protocol_cost.NOTES, *table(measured), ""]
         if "cache" in parts:
             measured = prompt_cache.measure(quick=arguments.quick)
             lines += ["## Prompt cache", "", prompt_cache.NOTES, *table(measured), ""]

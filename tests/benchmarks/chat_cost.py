@@ -71,7 +71,7 @@ def measure(folder: Path, effort: Effort, *, sync_always: bool) -> ChatCost:
     engine = Child([sys.executable, "-m", "tests.benchmarks.mock_engine", str(port)], folder / "engine.log")
     deployment = Deployment(folder / "deployment", bench_config(port), sync_always=sync_always, log_level="info")
     try:
-        wait_until(lambda: _arrivals(port) is not None, 10, "the mock engine listens")
+        wait_until(lambda: arrivals_at(port) is not None, 10, "the mock engine listens")
         deployment.start(speakers=0)
         key = deployment.create_key("standard")
         through = Target(int(deployment.edges[0].config["edge"]["port"]), MODEL, key)
@@ -165,7 +165,7 @@ async def _stages(deployment: Deployment, direct: Target, through: Target, effor
         (timings,) = await asyncio.to_thread(
             run, Plan("pairs", (through,), samples=effort.staged, warm_up=effort.warm_up)
         )
-    arrivals = _arrivals(direct.port) or []
+    arrivals = arrivals_at(direct.port) or []
     return stage_rows(timings, taps.seen, arrivals)
 
 
@@ -175,7 +175,8 @@ def _share_rows(used_s: dict[str, float], replies: int) -> list[str]:
     return table_of(rows)
 
 
-def _arrivals(port: int) -> list[int] | None:
+def arrivals_at(port: int) -> list[int] | None:
+    """When requests arrived at the mock engine, in monotonic nanoseconds; None while it does not listen."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/arrivals", timeout=5) as reply:
             return TypeAdapter(list[int]).validate_python(json.load(reply))

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import uvloop
 from pydantic import TypeAdapter
@@ -18,19 +18,72 @@ from pydantic import TypeAdapter
 from tests.benchmarks.mock_engine import TEXT
 
 ANSWER_TIMEOUT_S = 30.0
-_FIRST_TEXT = re.compile(rb'"content": ?"[^"]')
-_DELTA = re.compile(r'"content": ?"((?:[^"\\]|\\.)*)"')
 _END = b"\r\n0\r\n\r\n"
-_DONE = b"data: [DONE]"
+QUESTION = "Which line comes after the storm?"
+MAX_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How one streaming path is asked, and how its text is found in what comes back.
+
+    `text` is the key of each piece of text, `done` what stands at the end of a whole reply.
+    """
+
+    path: str
+    body: dict[str, Any]
+    text: str
+    done: bytes
+
+    @property
+    def first_text(self) -> re.Pattern[bytes]:
+        """The first piece of text that is not empty."""
+        return re.compile(rb'"%b": ?"[^"]' % self.text.encode())
+
+    def whole(self, content: str) -> str:
+        """The text of a whole reply."""
+        return "".join(re.findall(rf'"{self.text}": ?"((?:[^"\\]|\\.)*)"', content))
+
+
+WIRES = {
+    "OpenAI, chat": Wire(
+        "/v1/chat/completions",
+        {
+            "messages": [
+                {"role": "system", "content": "You are the prompter of a small theatre. Answer in one sentence."},
+                {"role": "user", "content": QUESTION},
+            ],
+            "max_tokens": MAX_TOKENS,
+            "stream": True,
+        },
+        "content",
+        b"data: [DONE]",
+    ),
+    "OpenAI, completions": Wire(
+        "/v1/completions",
+        {"prompt": QUESTION, "max_tokens": MAX_TOKENS, "stream": True},
+        "text",
+        b"data: [DONE]",
+    ),
+    "KoboldCpp": Wire(
+        "/api/extra/generate/stream",
+        {"prompt": QUESTION, "max_length": MAX_TOKENS, "genkey": "KCPP1234", "trim_stop": True},
+        "token",
+        b'"finish_reason": "stop"',
+    ),
+}
+"""The streaming path of each protocol."""
+CHAT = "OpenAI, chat"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go: a port on loopback, the model's name there, and the API key."""
+    """Where requests go: a port on loopback, the model's name there, the API key, and the path's name in `WIRES`."""
 
     port: int
     model: str
     key: str
+    wire: str = CHAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +110,9 @@ class Timing:
 class Line(asyncio.Protocol):
     """One kept-alive connection that carries one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._first_text = wire.first_text
         self._parts = bytearray()
         self._first_ns = 0
         self._answered: asyncio.Future[int] | None = None
@@ -71,7 +126,7 @@ class Line(asyncio.Protocol):
         """Looks for the first text and for the end."""
         now = time.monotonic_ns()
         self._parts += data
-        if not self._first_ns and _FIRST_TEXT.search(self._parts):
+        if not self._first_ns and self._first_text.search(self._parts):
             self._first_ns = now
         if self._parts.endswith(_END) and self._answered and not self._answered.done():
             self._answered.set_result(now)
@@ -91,10 +146,10 @@ class Line(asyncio.Protocol):
         self._transport.write(request)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             end = await self._answered
-        if not self._first_ns or _DONE not in self._parts:
+        if not self._first_ns or self._wire.done not in self._parts:
             raise ValueError(f"not a whole reply: {bytes(self._parts[:600])!r}")
         if checked:
-            text = "".join(_DELTA.findall(self._parts.decode()))
+            text = self._wire.whole(self._parts.decode())
             if text != TEXT:
                 raise ValueError(f"another text came back: {text!r}")
         return Timing(sent, self._first_ns, end)
@@ -106,20 +161,11 @@ class Line(asyncio.Protocol):
 
 
 def request_bytes(target: Target) -> bytes:
-    """One streamed chat request as it goes over the wire."""
-    body = json.dumps(
-        {
-            "model": target.model,
-            "messages": [
-                {"role": "system", "content": "You are the prompter of a small theatre. Answer in one sentence."},
-                {"role": "user", "content": "Which line comes after the storm?"},
-            ],
-            "max_tokens": 64,
-            "stream": True,
-        }
-    ).encode()
+    """One streamed request as it goes over the wire."""
+    wire = WIRES[target.wire]
+    body = json.dumps({"model": target.model, **wire.body}).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        f"POST {wire.path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         f"accept: application/json\r\nauthorization: Bearer {target.key}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -127,7 +173,9 @@ def request_bytes(target: Target) -> bytes:
 
 async def connect(target: Target) -> Line:
     """Opens a connection to a target."""
-    _, line = await asyncio.get_running_loop().create_connection(Line, "127.0.0.1", target.port)
+    _, line = await asyncio.get_running_loop().create_connection(
+        lambda: Line(WIRES[target.wire]), "127.0.0.1", target.port
+    )
     return line
 
 

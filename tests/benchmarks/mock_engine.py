@@ -53,10 +53,18 @@ def _event(payload: object) -> bytes:
     return f"{len(line):x}\r\n".encode() + line + b"\r\n"
 
 
-def _stream(*, usage: bool) -> bytes:
-    events = [_event(_chunk([_choice({"role": "assistant", "content": ""})]))]
-    events += [_event(_chunk([_choice({"content": word})])) for word in WORDS]
-    events.append(_event(_chunk([_choice({}, "stop")])))
+def _continued(text: str, finish: str | None = None) -> dict[str, object]:
+    return {"index": 0, "text": text, "finish_reason": finish}
+
+
+def _stream(*, usage: bool, chat: bool = True) -> bytes:
+    if chat:
+        events = [_event(_chunk([_choice({"role": "assistant", "content": ""})]))]
+        events += [_event(_chunk([_choice({"content": word})])) for word in WORDS]
+        events.append(_event(_chunk([_choice({}, "stop")])))
+    else:
+        events = [_event(_chunk([_continued(word)])) for word in WORDS]
+        events.append(_event(_chunk([_continued("", "stop")])))
     if usage:
         events.append(_event(_chunk([], _USAGE)))
     done = b"data: [DONE]\n\n"
@@ -72,6 +80,8 @@ def _json(payload: object, status: bytes = b"200 OK") -> bytes:
 
 _STREAM = _stream(usage=False)
 _STREAM_WITH_USAGE = _stream(usage=True)
+_CONTINUED = _stream(usage=False, chat=False)
+_CONTINUED_WITH_USAGE = _stream(usage=True, chat=False)
 _WHOLE = _json(
     {
         "id": "chatcmpl-mock",
@@ -123,6 +133,8 @@ def _answer(head: bytes, body: bytes) -> bytes:
         if not _STREAMED.search(body):
             return _WHOLE
         return _STREAM_WITH_USAGE if _WITH_USAGE.search(body) else _STREAM
+    if head.startswith(b"POST /v1/completions"):
+        return _CONTINUED_WITH_USAGE if _WITH_USAGE.search(body) else _CONTINUED
     if head.startswith(b"GET /v1/models"):
         return _MODELS
     if head.startswith(b"GET /arrivals"):
