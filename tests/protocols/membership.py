@@ -12,6 +12,7 @@ import tests.protocols
 from callboard_contracts.config import Config
 from callboard_edge.app import edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
@@ -45,7 +46,7 @@ def routes(protocols: Sequence[Protocol], admin: Administration | None = None) -
     replies = FakeReplyRouter()
     rooms = FakeRooms()
     config, background = Config(), BackgroundTasks()
-    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, background, rooms, rooms)
+    deps = Dependencies(FakeQuotaClient(), FakeJobQueue(1), replies, background, rooms, rooms, FakeModelInquiry())
     metrics, encoders = EdgeMetrics(CollectorRegistry()), EncoderPool()
     streams = RoomStreams(FakeRoomAudio(), background, config.room_stream, metrics, time.time)
     results = FakeResultStore(replies)

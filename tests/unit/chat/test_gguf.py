@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from callboard_chat.backends.gguf import read_vocabulary
+from callboard_chat.backends.gguf import read_header
 
 pytestmark = pytest.mark.unit
 
@@ -42,11 +42,15 @@ def write(folder: Path, *entries: bytes) -> Path:
 
 
 def test_tokens_and_types_are_found_among_other_entries(tmp_path: Path) -> None:
-    assert read_vocabulary(write(tmp_path, *OTHERS, TOKENS, TYPES)) == (["a", "<｜User｜>", ""], [1, 3, 4])
+    path = write(tmp_path, *OTHERS, TOKENS, TYPES)
+    header = read_header(path)
+    assert (header.tokens, header.types) == (["a", "<｜User｜>", ""], [1, 3, 4])
+    assert (header.architecture, header.size_bytes) == ("llama", path.stat().st_size)
 
 
 def test_a_file_without_a_vocabulary_has_an_empty_one(tmp_path: Path) -> None:
-    assert read_vocabulary(write(tmp_path, *OTHERS)) == ([], [])
+    header = read_header(write(tmp_path, *OTHERS))
+    assert (header.tokens, header.types) == ([], [])
 
 
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"PK\x03\x04 and more", b"GGUF" + struct.pack("<IQQ", 3, 0, 9)])
@@ -54,4 +58,4 @@ def test_what_is_no_such_file_is_an_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
     with pytest.raises(ValueError, match="no GGUF file"):
-        read_vocabulary(path)
+        read_header(path)

@@ -15,6 +15,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
 from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
@@ -142,7 +143,7 @@ async def running(
     quota, jobs, inboxes = FakeQuotaClient(), FakeJobQueue(most_queued), FakeReplyRouter()
     background, media, registry = BackgroundTasks(), EncoderPool(), CollectorRegistry()
     rooms = FakeRooms()
-    deps = Dependencies(quota, jobs, inboxes, background, rooms, rooms)
+    deps = Dependencies(quota, jobs, inboxes, background, rooms, rooms, FakeModelInquiry())
     workers = Workers()
     metrics, audio = EdgeMetrics(registry), FakeRoomAudio()
     streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)

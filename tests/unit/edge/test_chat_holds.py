@@ -10,6 +10,7 @@ from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_to
 from callboard_contracts.quota import Work
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
@@ -45,7 +46,7 @@ async def admitted(request: ChatRequest, *offers: float | None) -> tuple[Work, C
     for n, offer in enumerate(offers):
         workers.announce(announcement(f"w{n}", offer))
     rooms = FakeRooms()
-    deps = Dependencies(quota, jobs, replies, background, rooms, rooms, lambda: BUS_TIME)
+    deps = Dependencies(quota, jobs, replies, background, rooms, rooms, FakeModelInquiry(), lambda: BUS_TIME)
     admission = Admission(deps, workers, KeptJobs(deps, FakeResultStore(replies)), 10.0, SLICE_TOKENS)
     stream = await admission.chat(CALLER, request, OWL)
     job = await jobs.next_chat()

@@ -12,6 +12,7 @@ from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechRequest
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain import job_stream
 from callboard_edge.domain.admission import Admission
@@ -42,7 +43,9 @@ class Requests:
         self.replies = FakeReplyRouter(max_messages=max_messages)
         self.background = BackgroundTasks()
         rooms = FakeRooms()
-        deps = self.deps = Dependencies(self.quota, self.jobs, self.replies, self.background, rooms, rooms)
+        deps = self.deps = Dependencies(
+            self.quota, self.jobs, self.replies, self.background, rooms, rooms, FakeModelInquiry()
+        )
         self.kept = KeptJobs(deps, FakeResultStore(self.replies))
         self.admission = Admission(deps, Workers(), self.kept, life_s)
 

@@ -8,6 +8,7 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain import kept_jobs
 from callboard_edge.domain.admission import Admission
@@ -37,7 +38,14 @@ class Edge:
         self.background = BackgroundTasks()
         rooms = FakeRooms()
         deps = Dependencies(
-            self.quota, self.jobs, self.replies, self.background, rooms, rooms, lambda: time.time() + ahead_s
+            self.quota,
+            self.jobs,
+            self.replies,
+            self.background,
+            rooms,
+            rooms,
+            FakeModelInquiry(),
+            lambda: time.time() + ahead_s,
         )
         self.kept = KeptJobs(deps, self.results)
         self.admission = Admission(deps, Workers(), self.kept, 10.0)

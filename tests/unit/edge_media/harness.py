@@ -31,6 +31,7 @@ from callboard_contracts.subjects import JobClass
 from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_edge.app import EdgeServer, edge_context
+from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.backends.inbox import RequestInbox
@@ -313,7 +314,7 @@ async def running() -> AsyncGenerator[EdgeHarness]:
     workers = Workers()
     workers.announce(KOKORO)
     rooms = FakeRooms()
-    deps = Dependencies(quota, jobs, frames, background, rooms, rooms)
+    deps = Dependencies(quota, jobs, frames, background, rooms, rooms, FakeModelInquiry())
     metrics = EdgeMetrics(CollectorRegistry())
     streams = RoomStreams(FakeRoomAudio(), background, config.room_stream, metrics, time.time)
     context = edge_context(config, deps, NoResults(), workers, media, streams, metrics, lambda: None)

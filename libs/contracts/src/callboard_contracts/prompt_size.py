@@ -36,7 +36,7 @@ USUAL_TOKENS_PER_BYTE = 0.3
 def prompt_bytes(request: ChatRequest) -> int:
     """The UTF-8 bytes of a request's text, without tools."""
     if request.mode == "completion":
-        return _utf8(request.prompt)
+        return _utf8(request.memory) + _utf8(request.prompt)
     total = 0
     for message in request.messages:
         total += _utf8(message.content) + (_utf8(message.thinking) if message.thinking else 0)
@@ -47,13 +47,23 @@ def prompt_bytes(request: ChatRequest) -> int:
     return total
 
 
+def context_of(request: ChatRequest, context_tokens: int) -> int:
+    """The context that a request has of the model's."""
+    return min(request.context_tokens or context_tokens, context_tokens)
+
+
+def reply_within(max_output_tokens: int, context_tokens: int) -> int:
+    """How long a reply may become so that a token of the prompt remains, as KoboldCpp has it."""
+    return max(1, min(max_output_tokens, context_tokens - 1))
+
+
 def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
     """The most tokens that a request's prompt can have; with images, whose tokens nothing bounds, the context."""
     if _images(request):
         return context_tokens
     bound = prompt_bytes(request)
     if request.mode == "completion":
-        return min(bound + START_TOKENS, context_tokens)
+        return _fitting(request, bound + START_TOKENS + MESSAGE_TOKENS * _turn_tags(request), context_tokens)
     bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages) + TOOL_MESSAGE_TOKENS * _tool_parts(request)
     if request.tools:
         bound += TOOLS_TOKENS + TOOL_SPREAD * _schema_bytes(request)
@@ -71,7 +81,22 @@ def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_to
             size += _schema_bytes(request)
             around += USUAL_TOOLS_TOKENS
         around += USUAL_IMAGE_TOKENS * _images(request)
-    return min(around + round(size * tokens_per_byte), context_tokens)
+    else:
+        around += USUAL_MESSAGE_TOKENS * _turn_tags(request)
+    return _fitting(request, around + round(size * tokens_per_byte), context_tokens)
+
+
+def _fitting(request: ChatRequest, tokens: int, context_tokens: int) -> int:
+    """So many tokens, or what is left of them where the prompt is refused or cut."""
+    if request.mode == "completion":
+        context_tokens = context_of(request, context_tokens)
+        if request.overflow == "drop_front":
+            context_tokens -= reply_within(request.max_output_tokens, context_tokens)
+    return min(tokens, max(1, context_tokens))
+
+
+def _turn_tags(request: ChatRequest) -> int:
+    return (request.memory.count("{{[") + request.prompt.count("{{[")) if request.turn_tags else 0
 
 
 def _images(request: ChatRequest) -> int:

@@ -74,11 +74,13 @@ class DescribeModelRequest(Message):
 class DescribeModelReply(Message):
     """What is known of a model; what its engine does not tell is left out.
 
-    `chat_template` is the engine's own, in Jinja or Go's form; `turn_texts` are those of the configured prompt format.
+    `chat_template` is the engine's own, in Jinja or Go's form; `turn_texts` are those of the configured prompt format,
+    and `turn_format` says which that is: another than the model's own where its template does not tell its turns.
     """
 
     chat_template: str = ""
     turn_texts: TurnTexts | None = None
+    turn_format: PromptFormat | None = None
     architecture: str | None = None
     parameters: int | None = None
     quantization: str | None = None

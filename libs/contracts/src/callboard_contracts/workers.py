@@ -18,7 +18,17 @@ ANNOUNCE_LIFE_S = 16
 """Whole seconds, as the bus counts them; three announcements may be lost before a worker counts as gone."""
 
 Ability = Literal[
-    "completion", "chat", "tools", "json_schema", "grammar", "images", "thinking", "logprobs", "prefill", "embedding"
+    "completion",
+    "chat",
+    "tools",
+    "json_schema",
+    "grammar",
+    "images",
+    "thinking",
+    "logprobs",
+    "prefill",
+    "embedding",
+    "tokenize",
 ]
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -73,7 +74,7 @@ class Worker(Generic[J]):
     """Runs the jobs of one pool on one engine.
 
     `offers` says what the worker announces, once the engine is loaded; `make_kind` makes the kind of job that the
-    service is for.
+    service is for. What `beside` makes is entered while jobs are taken, and left when the worker drains.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Worker(Generic[J]):
         offers: Callable[[], Sequence[OfferedModel]],
         make_kind: Callable[[Bus], JobKind[J]],
         shutdown: Shutdown,
+        beside: Callable[[Bus], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> None:
         self._id = uuid.uuid4().hex
         self._pool = pool
@@ -91,6 +93,7 @@ class Worker(Generic[J]):
         self._metrics = metrics
         self._offers = offers
         self._make_kind = make_kind
+        self._beside = beside
         self._shutdown = shutdown
         self._readiness = Readiness(shutdown)
         self._reason = self._readiness.reason()
@@ -157,7 +160,8 @@ class Worker(Generic[J]):
             announcing = supervisor.start(announcer.run(), "announcing")
             while not shutdown.stopping and not await is_set_within(bus.clock.measured, CLOCK_WAIT_S):
                 log.warning("bus_time_unknown")
-            await loop.run(shutdown.wait)
+            async with self._beside(bus):
+                await loop.run(shutdown.wait)
             log.info("draining", extra={"running": loop.running})
             self._changed()
             if shutdown.stuck:

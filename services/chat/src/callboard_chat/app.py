@@ -7,6 +7,7 @@ from callboard_chat import metrics
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.handlers.chat_jobs import ChatJobs
+from callboard_chat.handlers.model_inquiries import answering
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
@@ -67,7 +68,15 @@ async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shu
         extensions = HoldExtensions(bus, pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
         return ChatJobs(bus, engine, pool, extensions, statistics)
 
-    worker = Worker(pool, engine, metrics.WORKER, lambda: offered_models(pool, engine, statistics), make_jobs, shutdown)
+    worker = Worker(
+        pool,
+        engine,
+        metrics.WORKER,
+        lambda: offered_models(pool, engine, statistics),
+        make_jobs,
+        shutdown,
+        lambda bus: answering(bus, engine, pool),
+    )
     await worker.run(config)
 
 

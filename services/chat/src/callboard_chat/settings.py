@@ -64,6 +64,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
             model.json_schema,
             model.images,
             model.parse_special,
+            model.prompt_format,
         )
         models |= dict.fromkeys((name, *model.aliases), served)
     return PoolSettings(

@@ -19,6 +19,7 @@ from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import key_life_s, stored_streams
 from callboard_edge.backends.job_queue import BusJobQueue
+from callboard_edge.backends.model_inquiry import BusModelInquiry
 from callboard_edge.backends.quota_client import BusQuotaClient
 from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
@@ -194,6 +195,7 @@ async def _serve(
         background=background,
         rooms=BusRoomsClient(bus),
         room_reader=BusRoomReader(bus),
+        inquiry=BusModelInquiry(bus),
         now=bus.clock.now,
     )
 
@@ -290,6 +292,7 @@ def edge_context(
         narrated=NarratedResponder(text, admission, encoders, metrics, settings),
         rooms=deps.rooms,
         room_reader=deps.room_reader,
+        inquiry=deps.inquiry,
         room_turns=RoomTurns(admission, config.tts.hold_slice_ms),
         room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
         room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),

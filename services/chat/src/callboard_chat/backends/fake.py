@@ -2,18 +2,30 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable
+import re
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
+from callboard_chat.domain.control_tokens import ControlTokens
+from callboard_chat.domain.front_cut import CHARACTER, LINE, fitted
 from callboard_chat.domain.models import ContextExceeded
-from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.ports import Chunk, Continuation, Finish, PromptTokens
+from callboard_chat.domain.prompt_formats import OwnTurns, fallback_turns
 from callboard_chat.domain.tool_calls import is_forced, new_call, offered_tools
 from callboard_contracts.chat import ChatRequest, Sampling, ToolCall
+from callboard_contracts.prompt_size import context_of, reply_within
+from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineFailed, EngineUnavailable
 
+TEMPLATE = "<|im_start|>{role}\n{content}<|im_end|>\n"
+MAX_WORDS = 100_000
+"""So many different words are remembered, to be told by their number."""
 _OBJECT = {"type": "object"}
+_WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
+_CONTROL_TOKENS = ControlTokens()
 WORDS = ("Once ", "upon ", "a ", "time, ", "a ", "fake ", "engine ", "spoke ", "these ", "twelve ", "words. ", "End.")
 
 
@@ -57,10 +69,24 @@ class FakeState:
 
 
 class FakeEngine:
-    """Says its script's tokens, one at a time; prompts count by their words, and every setting is welcome."""
+    """Says its script's tokens, one at a time; prompts count by their words, and every setting is welcome.
+
+    A word is a token, with the blanks before it, and its number is its checksum.
+    """
 
     abilities: frozenset[Ability] = frozenset(
-        {"completion", "chat", "tools", "json_schema", "grammar", "images", "thinking", "logprobs", "prefill"}
+        {
+            "completion",
+            "chat",
+            "tools",
+            "json_schema",
+            "grammar",
+            "images",
+            "thinking",
+            "logprobs",
+            "prefill",
+            "tokenize",
+        }
     )
     sampling = frozenset(Sampling.model_fields)
     in_process = True
@@ -69,6 +95,7 @@ class FakeEngine:
     def __init__(self, script: FakeScript | None = None) -> None:
         self.script = script or FakeScript()
         self.state = FakeState()
+        self._words: dict[int, str] = {}
 
     async def load(self) -> None:
         """Takes the script's time."""
@@ -94,11 +121,12 @@ class FakeEngine:
         if script.unavailable_times:
             script.unavailable_times -= 1
             raise EngineUnavailable("scripted", script.retry_after_s)
-        words = _words(request)
+        read, output_tokens = self._read(request)
+        words = len(read)
         if words > script.context_tokens:
             raise ContextExceeded(request, script.context_tokens, words)
         said = continuation or Continuation()
-        limit = request.max_output_tokens - said.tokens
+        limit = max(0, output_tokens - said.tokens)
         if script.ignores_prefill:
             said = Continuation()
         thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
@@ -128,9 +156,62 @@ class FakeEngine:
         finally:
             self.state.active -= 1
 
+    def broken_up(self, request: ChatRequest) -> ChatRequest:
+        """Breaks up all control tokens that are well known."""
+        return _CONTROL_TOKENS.broken_up(request)
+
+    def own_turns(self, model: str) -> OwnTurns:
+        """ChatML's."""
+        return OwnTurns(fallback_turns(TEMPLATE).texts)
+
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> PromptTokens:
+        """The words of a prompt; there is nothing special."""
+        tokens = self._read(request)[0] if special else self._numbers(request.prompt)
+        return PromptTokens(tuple(tokens), await self.detokenize(request.model, tokens))
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, special: bool = True) -> str:
+        """The words of these numbers, as far as they were seen."""
+        return "".join(self._words.get(token, "\ufffd") for token in ids)
+
+    async def describe(self, model: str) -> DescribeModelReply:
+        """Tells made-up facts."""
+        return DescribeModelReply(
+            chat_template=TEMPLATE,
+            architecture="fake",
+            parameters=len(WORDS),
+            quantization="F32",
+            context_tokens=self.script.context_tokens,
+        )
+
     async def close(self) -> None:
         """Notes that it was closed."""
         self.state.closed = True
+
+    def _read(self, request: ChatRequest) -> tuple[list[int], int]:
+        """The words that are read of a request, and how long its reply may become."""
+        if request.mode == "chat":
+            texts = (message.content for message in request.messages)
+            return [token for text in texts for token in self._numbers(text)], request.max_output_tokens
+        memory, prompt = self._numbers(request.memory), self._numbers(request.prompt)
+        context = context_of(request, self.script.context_tokens)
+        if request.overflow == "refuse":
+            if request.context_tokens is not None and len(memory) + len(prompt) >= context:
+                raise ContextExceeded(request, context, len(memory) + len(prompt))
+            return memory + prompt, request.max_output_tokens
+        output_tokens = reply_within(request.max_output_tokens, context)
+        memory, prompt = fitted(memory, prompt, context - output_tokens, self._border)
+        return memory + prompt, output_tokens
+
+    def _numbers(self, text: str) -> list[int]:
+        found: list[int] = []
+        for word in _WORD.findall(text):
+            found.append(number := crc32(word.encode("utf-8", "surrogatepass")))
+            if len(self._words) < MAX_WORDS:
+                self._words[number] = word
+        return found
+
+    def _border(self, tokens: list[int], at: int) -> int:
+        return LINE if "\n" in self._words.get(tokens[at], "") else CHARACTER
 
     async def _faults(self, n: int) -> None:
         script = self.script
@@ -186,8 +267,3 @@ def _example(schema: Any) -> Any:
             return None
         case _:
             return "x" * max(1, int(schema.get("minLength", 1)))
-
-
-def _words(request: ChatRequest) -> int:
-    texts = [request.prompt] if request.mode == "completion" else [message.content for message in request.messages]
-    return sum(len(text.split()) for text in texts)

@@ -1,22 +1,35 @@
-"""Reads the vocabulary of a GGUF file.
+"""Reads the vocabulary of a GGUF file, and what it says of its model.
 
 The package `gguf` makes an array of each of the 150,000 strings and takes seconds for what is read here in one pass.
 """
 
+import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 TOKENS = "tokenizer.ggml.tokens"
 TYPES = "tokenizer.ggml.token_type"
+ARCHITECTURE = "general.architecture"
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 Value = int | float | str | list["Value"]
 
 
-def read_vocabulary(path: Path) -> tuple[list[str], list[int]]:
-    """Returns the tokens of a model and their types; both are empty where the file has none.
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a file says of its model; tokens and their types are empty where it has none."""
+
+    tokens: list[str]
+    types: list[int]
+    architecture: str | None
+    size_bytes: int
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Reads a model's file up to its vocabulary.
 
     Raises:
         ValueError: the file is not in this format.
@@ -32,12 +45,18 @@ def read_vocabulary(path: Path) -> tuple[list[str], list[int]]:
                 found[name] = _value(file, _number(file, "I"))
                 if TOKENS in found and TYPES in found:
                     break
+            size = os.fstat(file.fileno()).st_size
     except (struct.error, KeyError):
         raise ValueError("no GGUF file") from None
-    tokens, types = found.get(TOKENS), found.get(TYPES)
+    tokens, types, architecture = found.get(TOKENS), found.get(TYPES), found.get(ARCHITECTURE)
     if not isinstance(tokens, list) or not isinstance(types, list):
-        return [], []
-    return [str(token) for token in tokens], [int(kind) for kind in types if isinstance(kind, int)]
+        tokens, types = [], []
+    return GgufHeader(
+        [str(token) for token in tokens],
+        [int(kind) for kind in types if isinstance(kind, int)],
+        architecture if isinstance(architecture, str) else None,
+        size,
+    )
 
 
 def _value(file: BinaryIO, kind: int) -> Value:

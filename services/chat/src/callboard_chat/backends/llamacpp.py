@@ -11,25 +11,29 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import xllamacpp
 
-from callboard_chat.backends.gguf import read_vocabulary
+from callboard_chat.backends.gguf import GgufHeader, read_header
 from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals, thoughts_after
 from callboard_chat.backends.llamacpp_prompt import Prompts
 from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.backends.openai_wire import Json, refused
-from callboard_chat.domain.control_tokens import special_tokens
 from callboard_chat.domain.models import tools_or_format, unsupported_tools
-from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.ports import Chunk, Continuation, PromptTokens
 from callboard_chat.domain.prefill import cannot_continue
+from callboard_chat.domain.prompt_formats import OwnTurns
 from callboard_chat.domain.tool_calls import CallForm
+from callboard_chat.domain.vocabulary import Vocabulary
 from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
@@ -73,6 +77,9 @@ class LlamaCppEngine:
         self._prompt_cache_mib = prompt_cache_mib
         self._parse_special = parse_special
         self._prompts: Prompts | None = None
+        self._header: GgufHeader | None = None
+        self._vocabulary = Vocabulary()
+        self._template = ""
         self._key = secrets.token_hex(16)
         self._server: Any = None
         self._http: aiohttp.ClientSession | None = None
@@ -114,12 +121,16 @@ class LlamaCppEngine:
         properties = await self._call("GET", "/props")
         self._abilities = abilities_of(properties)
         try:
-            special = special_tokens(*await asyncio.to_thread(read_vocabulary, self._model))
+            self._header = header = await asyncio.to_thread(read_header, self._model)
+            self._vocabulary = await asyncio.to_thread(Vocabulary, header.tokens, header.types)
         except ValueError:
             raise EngineUnavailable(f"the vocabulary of {self._model} cannot be read") from None
-        template = str(properties.get("chat_template", ""))
-        self._prompts = Prompts(self._call, self._context_tokens, special, template, self._parse_special)
-        await self._prompts.learn_call_form()
+        self._header = replace(header, tokens=[], types=[])
+        self._template = str(properties.get("chat_template", ""))
+        end = str(properties.get("eos_token", ""))
+        prompts = Prompts(self._call, self._context_tokens, self._vocabulary, self._template, self._parse_special, end)
+        await prompts.learn_template()
+        self._prompts = prompts
         log.info("engine_loaded", extra={"slots": self._slots, "context_tokens": self._context_tokens})
 
     async def ready(self) -> str | None:
@@ -138,18 +149,19 @@ class LlamaCppEngine:
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
         self._check_tools(request)
-        if self._prompts is None:
-            raise EngineUnavailable
+        prompts = self._loaded()
         grammar = await grammar_of(request.output_format)
         checker = ReplyChecker(grammar, continuation.text if continuation else "") if grammar else None
-        call = await self._prompts.call_for(request, continuation)
+        call = await prompts.call_for(request, continuation)
         body = call.body
         if grammar is not None:
             body |= await self._grammar_fields(request, grammar, body, continuation)
         said = continuation.tokens if continuation else 0
-        reader = ReplyReader(
-            request.max_output_tokens - said, prompt_tokens=call.prompt_tokens, top_logprobs=request.top_logprobs
-        )
+        left = request.max_output_tokens - said if call.max_tokens is None else call.max_tokens
+        if left <= 0:
+            yield Chunk(finish="length", prompt_tokens=call.prompt_tokens, completion_tokens=0)
+            return
+        reader = ReplyReader(left, prompt_tokens=call.prompt_tokens, top_logprobs=request.top_logprobs)
         if call.opening:
             yield Chunk(call.opening)
         try:
@@ -172,6 +184,48 @@ class LlamaCppEngine:
         if checker is not None and last.finish == "stop":
             checker.end()
         yield call.calls.take(last) if call.calls else last
+
+    def broken_up(self, request: ChatRequest) -> ChatRequest:
+        """Breaks up the control tokens of the model and of its template."""
+        return self._loaded().broken_up(request)
+
+    def own_turns(self, model: str) -> OwnTurns:
+        """What the template makes of a dialogue of marked words tells."""
+        return self._loaded().own_turns
+
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> PromptTokens:
+        """The tokens that the server reads for a request; see `ModelTokens`."""
+        return await self._loaded().tokens(request, special=special)
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, special: bool = True) -> str:
+        """The text of tokens, as the server writes it."""
+        prompts, known = self._loaded(), self._vocabulary
+        # The server ends over a number that is no token's.
+        if any(not 0 <= token < known.size for token in ids):
+            message = f"The model has no such token; its {known.size} tokens begin at 0."
+            raise EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="ids"))
+        shown = ids if special else [token for token in ids if token not in known.control_ids]
+        return await prompts.text_of(shown) if shown else ""
+
+    async def describe(self, model: str) -> DescribeModelReply:
+        """What the server and the model's file say."""
+        self._loaded()
+        told: Any = await self._call("GET", "/v1/models")
+        about = next((each.get("meta") or {} for each in told.get("data", ())), {})
+        return DescribeModelReply(
+            chat_template=self._template,
+            architecture=self._header.architecture if self._header else None,
+            parameters=about.get("n_params"),
+            quantization=about.get("ftype"),
+            size_bytes=self._header.size_bytes if self._header else None,
+            context_tokens=self._context_tokens,
+            trained_context_tokens=about.get("n_ctx_train"),
+        )
+
+    def _loaded(self) -> Prompts:
+        if self._prompts is None:
+            raise EngineUnavailable
+        return self._prompts
 
     def _check_tools(self, request: ChatRequest) -> None:
         if not request.tools or request.tool_choice == "none":

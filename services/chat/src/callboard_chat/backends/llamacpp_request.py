@@ -47,7 +47,7 @@ _CHANNEL = re.compile(
 
 def abilities_of(properties: Json) -> frozenset[Ability]:
     """What the server's own account of the loaded model says that it can do."""
-    abilities: set[Ability] = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill"}
+    abilities: set[Ability] = {"completion", "chat", "json_schema", "grammar", "logprobs", "prefill", "tokenize"}
     template = properties.get("chat_template", "")
     if replies_in_plain_text(template) or (properties.get("chat_template_caps") or {}).get("supports_tools"):
         abilities.add("tools")

@@ -15,12 +15,14 @@ from pydantic import BaseModel, Field
 from callboard_chat.backends.openai_wire import refused
 from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.control_tokens import ControlTokens, special_tokens, tokens_in
-from callboard_chat.domain.models import ContextExceeded
-from callboard_chat.domain.ports import Chunk, Continuation, Finish
+from callboard_chat.domain.models import ContextExceeded, no_tokens
+from callboard_chat.domain.ports import Chunk, Continuation, Finish, PromptTokens
 from callboard_chat.domain.prefill import cannot_continue
+from callboard_chat.domain.prompt_formats import OwnTurns, fallback_turns
 from callboard_chat.domain.tool_calls import is_forced, new_call
 from callboard_contracts.chat import ChatMessage, ChatRequest, PhaseDurations, Thinking, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 
@@ -56,6 +58,17 @@ class _Shown(BaseModel):
     model_info: _Vocabulary = _Vocabulary()
 
 
+class _Details(BaseModel):
+    family: str | None = None
+    quantization_level: str | None = None
+
+
+class _Description(BaseModel):
+    template: str = ""
+    details: _Details = _Details()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+
+
 class OllamaEngine:
     """An Ollama server at `url`; `contexts` holds the context length of each of its models that is used.
 
@@ -87,6 +100,7 @@ class OllamaEngine:
         self._parse_special = parse_special
         self._well_known = ControlTokens()
         self._control_tokens: dict[str, ControlTokens] = {}
+        self._templates: dict[str, str] = {}
         self._asking: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
@@ -120,8 +134,8 @@ class OllamaEngine:
         if _length(request) > context * MAX_CHARACTERS_PER_TOKEN:
             raise ContextExceeded(request, context)
         if request.mode == "chat" and request.model not in self._parse_special:
+            request = self.broken_up(request)
             tokens = self._control_tokens.get(request.model, self._well_known)
-            request = tokens.broken_up(request)
             continuation = tokens.broken_up_reply(continuation)
         said = continuation or Continuation()
         spoke = False
@@ -151,6 +165,44 @@ class OllamaEngine:
             raise EngineUnavailable from None
         raise EngineUnavailable("the reply broke off")
 
+    def broken_up(self, request: ChatRequest) -> ChatRequest:
+        """Breaks up the model's control tokens; all that are well known while it has not told its own."""
+        if request.model in self._parse_special:
+            return request
+        return self._control_tokens.get(request.model, self._well_known).broken_up(request)
+
+    def own_turns(self, model: str) -> OwnTurns:
+        """Those of ChatML where the model's template has its mark, else Alpaca's: the server renders no probes."""
+        return fallback_turns(self._templates.get(model, ""))
+
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> PromptTokens:
+        """Refuses: the server has no way to ask."""
+        raise no_tokens()
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, special: bool = True) -> str:
+        """Refuses: the server has no way to ask."""
+        raise no_tokens()
+
+    async def describe(self, model: str) -> DescribeModelReply:
+        """What the server shows of a model."""
+        try:
+            response = await self._http.post("/api/show", json={"model": model})
+            shown = await asyncio.to_thread(_Description.model_validate_json, response.raise_for_status().content)
+        except (httpx.HTTPError, OSError):
+            raise EngineUnavailable from None
+        except ValueError:
+            raise EngineFailed from None
+        about = shown.model_info
+        architecture = about.get("general.architecture")
+        return DescribeModelReply(
+            chat_template=shown.template,
+            architecture=architecture if isinstance(architecture, str) else shown.details.family,
+            parameters=_whole(about.get("general.parameter_count")),
+            quantization=shown.details.quantization_level,
+            context_tokens=self._contexts.get(model),
+            trained_context_tokens=_whole(about.get(f"{architecture}.context_length")),
+        )
+
     async def close(self) -> None:
         """Closes the connections."""
         if self._asking is not None:
@@ -178,6 +230,7 @@ class OllamaEngine:
         if response.is_client_error:
             return self._well_known
         shown = await asyncio.to_thread(_Shown.model_validate_json, response.raise_for_status().content)
+        self._templates[model] = shown.template
         vocabulary = shown.model_info
         if not vocabulary.tokens or len(vocabulary.tokens) != len(vocabulary.types):
             return self._well_known
@@ -212,6 +265,10 @@ class OllamaEngine:
         return await self._client.chat(
             request.model, messages, tools=tools, stream=True, options=options, format=shape, think=think
         )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _options(request: ChatRequest, continuation: Continuation | None, context: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
 
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
@@ -19,10 +19,13 @@ from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.backends.openai_wire import Json, refused, request_body
 from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.control_tokens import ControlTokens
-from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.models import no_tokens
+from callboard_chat.domain.ports import Chunk, Continuation, PromptTokens
 from callboard_chat.domain.prefill import cannot_continue
+from callboard_chat.domain.prompt_formats import OwnTurns, fallback_turns
 from callboard_contracts.chat import ChatRequest, Mode, Thinking
 from callboard_contracts.errors import ErrorCode
+from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 
@@ -113,7 +116,7 @@ class OpenAIEngine:
     ) -> AsyncGenerator[Chunk, None]:
         """Streams one reply; see `ChatEngine`."""
         if request.mode == "chat" and request.model not in self._parse_special:
-            request = self._control_tokens.broken_up(request)
+            request = self.broken_up(request)
             continuation = self._control_tokens.broken_up_reply(continuation)
         body = _body(request, continuation)
         if continuation is not None and request.mode == "chat":
@@ -143,6 +146,26 @@ class OpenAIEngine:
     def broken(self) -> str | None:
         """Never: the engine runs elsewhere."""
         return None
+
+    def broken_up(self, request: ChatRequest) -> ChatRequest:
+        """Breaks up all control tokens that are well known."""
+        return request if request.model in self._parse_special else self._control_tokens.broken_up(request)
+
+    def own_turns(self, model: str) -> OwnTurns:
+        """Alpaca's, which most models read: such an engine does not tell its template."""
+        return fallback_turns("")
+
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> PromptTokens:
+        """Refuses: the protocol has no tokens."""
+        raise no_tokens()
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, special: bool = True) -> str:
+        """Refuses: the protocol has no tokens."""
+        raise no_tokens()
+
+    async def describe(self, model: str) -> DescribeModelReply:
+        """Knows nothing of a model but its name."""
+        return DescribeModelReply()
 
     async def _send(self, mode: Mode, content: bytes) -> aiohttp.ClientResponse:
         if self._http is None:

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from callboard_contracts.chat import ChatRequest
+from callboard_contracts.chat import ChatRequest, PromptFormat
 from callboard_contracts.config import ToolUse
 from callboard_contracts.context_length import context_exceeded
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.schema_bounds import MAX_ARRAY_ITEMS, array_items, too_many_items
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineRefused
+
+_OF_OWN_TEMPLATE: Set[Ability] = frozenset({"tools", "images", "thinking"})
+"""What only the model's own chat template can write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class ServedModel:
     json_schema: bool = True
     images: bool = False
     parse_special: bool = False
+    prompt_format: PromptFormat = "own"
 
     def abilities(self, engine: Set[Ability]) -> frozenset[Ability]:
         """What the model can do on an engine with these abilities."""
@@ -30,6 +34,8 @@ class ServedModel:
 
     def can(self, ability: Ability, engine: Set[Ability]) -> bool:
         """Whether the model can do something on an engine with these abilities."""
+        if self.prompt_format != "own" and ability in _OF_OWN_TEMPLATE:
+            return False
         match ability:
             case "tools":
                 return ability in engine and self.tools == "grammar"
@@ -37,6 +43,11 @@ class ServedModel:
                 return ability in engine and bool(getattr(self, ability))
             case _:
                 return ability in engine
+
+
+def format_of(request: ChatRequest, model: ServedModel) -> PromptFormat:
+    """How turns are written for a request."""
+    return request.prompt_format or model.prompt_format
 
 
 def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set[Ability]) -> ErrorInfo | None:
@@ -51,7 +62,8 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set
         )
     if request.mode == "chat" and not request.messages:
         return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="There is no message to answer.", param="messages")
-    if request.tools and request.tool_choice != "none" and not model.can("tools", engine):
+    is_own = request.mode == "completion" or format_of(request, model) == "own"
+    if request.tools and request.tool_choice != "none" and not (is_own and model.can("tools", engine)):
         return unsupported_tools()
     if request.output_format.kind == "json_schema" and not model.can("json_schema", engine):
         return _unsupported("This model cannot follow a JSON schema.", "output_format")
@@ -60,7 +72,7 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set
         return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="output_format")
     if request.output_format.kind == "grammar" and not model.can("grammar", engine):
         return _unsupported("This model's engine cannot follow a grammar.", "output_format")
-    if any(message.images for message in request.messages) and not model.can("images", engine):
+    if any(message.images for message in request.messages) and not (is_own and model.can("images", engine)):
         return _unsupported("This model cannot read images.", "messages")
     return None
 
@@ -75,6 +87,11 @@ def tools_or_format() -> ErrorInfo:
     return _unsupported("This model's engine cannot keep to an output format while it may call tools.", "output_format")
 
 
+def no_tokens() -> EngineRefused:
+    """The error for tokens that an engine does not tell."""
+    return EngineRefused(_unsupported("This model's engine does not tell its tokens.", "model"))
+
+
 class ContextExceeded(EngineRefused):
     """A prompt is longer than the model's context; a number is None where the engine does not tell it."""
 
@@ -86,19 +103,27 @@ class ContextExceeded(EngineRefused):
         self._prompt_tokens = prompt_tokens
         super().__init__(self.explained(0))
 
-    def explained(self, context_tokens: int) -> ErrorInfo:
-        """What a client is told of a model that has so large a context, unless the engine said otherwise."""
+    def explained(self, context_tokens: int, asked: ChatRequest | None = None) -> ErrorInfo:
+        """What a client is told of a model that has so large a context, unless the engine said otherwise.
+
+        `asked` is the client's own request where the engine got another.
+        """
+        request = asked or self._request
         context = self._context_tokens or context_tokens
         estimate = max(estimated_prompt_tokens(self._request), context + 1)
         return context_exceeded(
-            self._request, context, self._prompt_tokens or estimate, estimated=self._prompt_tokens is None
+            request, context, self._prompt_tokens or estimate, estimated=self._prompt_tokens is None
         )
 
 
 def estimated_prompt_tokens(request: ChatRequest) -> int:
     """About how long a prompt is, for replies that were stopped before the engine counted it."""
-    texts = [request.prompt] if request.mode == "completion" else [message.content for message in request.messages]
-    return sum(len(text.encode()) // 4 + 4 for text in texts)
+    texts = (
+        [request.memory, request.prompt]
+        if request.mode == "completion"
+        else [message.content for message in request.messages]
+    )
+    return sum(len(text.encode()) // 4 + 4 for text in texts if text or request.mode == "chat")
 
 
 def _unsupported(message: str, param: str) -> ErrorInfo:

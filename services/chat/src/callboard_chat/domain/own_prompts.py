@@ -15,6 +15,17 @@ from callboard_contracts.chat import ChatMessage, ChatRequest
 MAX_CALLERS = 1024
 MAX_PROMPTS_OF_ONE = 16
 _DIGEST_BYTES = 16
+_ALL_OF_RAW = {
+    "model",
+    "memory",
+    "prompt",
+    "overflow",
+    "context_tokens",
+    "max_output_tokens",
+    "turn_tags",
+    "prompt_format",
+}
+"""All that the engine's prompt is made of."""
 _MESSAGES = TypeAdapter(tuple[ChatMessage, ...])
 
 
@@ -59,8 +70,11 @@ class OwnPrompts:
 def prompt_text(request: ChatRequest) -> bytes:
     """What an engine makes a prompt of; a conversation that goes on begins with the text of its earlier part."""
     if request.mode == "completion":
-        return f"{request.model}\n{request.prompt}".encode()
-    head = request.model_dump_json(include={"model", "tools", "thinking"}).encode()
+        if request.overflow == "drop_front" or request.turn_tags:
+            # The engine reads something else of a longer one, so only the same prompt counts as earlier.
+            return request.model_dump_json(include=_ALL_OF_RAW).encode()
+        return f"{request.model}\n{len(request.memory)} {request.memory}{request.prompt}".encode()
+    head = request.model_dump_json(include={"model", "tools", "thinking", "prompt_format"}).encode()
     # Without its closing bracket a list begins with any shorter one.
     messages = tuple(_without_pictures(message) if message.images else message for message in request.messages)
     return head + _MESSAGES.dump_json(messages)[:-1] + b","

@@ -1,10 +1,12 @@
 """What the domain needs of an engine."""
 
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from callboard_chat.domain.prompt_formats import OwnTurns
 from callboard_contracts.chat import ChatRequest, PhaseDurations, TokenLogprob, ToolCall
+from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import Engine
 
@@ -49,7 +51,45 @@ class Continuation:
         return self.text or f"<think>{self.thinking}"
 
 
-class ChatEngine(Engine, Protocol):
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """The tokens of a prompt, and the text that they are made of."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class ModelTokens(Protocol):
+    """What an engine says of its models and their tokens; models go by the engine's own names."""
+
+    def broken_up(self, request: ChatRequest) -> ChatRequest:
+        """The request with the control tokens in its messages broken up, unless they may act as such."""
+        ...
+
+    def own_turns(self, model: str) -> OwnTurns:
+        """What the model's own chat template writes around turns."""
+        ...
+
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> PromptTokens:
+        """The tokens that the engine would read for a request.
+
+        Without `special` those of a raw prompt come without what the engine puts before it.
+
+        Raises:
+            EngineError: the engine does not answer, or does not say (`unsupported`).
+        """
+        ...
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, special: bool = True) -> str:
+        """The text of tokens, those that control the model among them if `special`; raises EngineError."""
+        ...
+
+    async def describe(self, model: str) -> DescribeModelReply:
+        """What the engine tells of a model, without its turns; raises EngineError."""
+        ...
+
+
+class ChatEngine(Engine, ModelTokens, Protocol):
     """An engine that writes replies, several at once."""
 
     @property

@@ -33,7 +33,8 @@ class Reply:
     the engine counts longer than was expected. The caller then closes the engine's stream.
 
     With `check_prefill` the engine is not trusted to go on from what was said: what it repeats is neither sent nor
-    counted. `max_cached_tokens` bounds what is told of the engine's prompt cache.
+    counted. `max_cached_tokens` bounds what is told of the engine's prompt cache. With `trims_start` blanks at the
+    beginning of the reply are the prompt's.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Reply:
         *,
         check_prefill: bool = False,
         max_cached_tokens: Callable[[], int] | None = None,
+        trims_start: bool = False,
     ) -> None:
         prior = prior or History()
         self._request = request
@@ -71,6 +73,8 @@ class Reply:
         self._stop_sequence: str | None = None
         self._durations = PhaseDurations()
         self._splitter: ThinkingSplitter | None = None
+        self._trims_start = trims_start
+        self._at_start = False
         # A raw prompt cannot be taken for a turn that is over.
         self._checks_prefill = check_prefill and request.mode == "chat"
         self._prefill = PrefillCheck(Continuation())
@@ -88,6 +92,7 @@ class Reply:
     def begin_run(self) -> None:
         """Prepares for an engine that starts, anew or from what was said; text that was held back comes again."""
         said = self.said
+        self._at_start = self._trims_start and not said.text
         self._base_tokens = self._tokens
         self._prompt_known = self._prompt_tokens is not None
         self._pending_tokens = 0
@@ -269,6 +274,9 @@ class Reply:
                 text, split = self._splitter.feed(text)
                 thinking += split
         text, thinking = self._new(text, thinking)
+        if self._at_start:
+            text = text.lstrip()
+            self._at_start = not text
         return (self._cutter.feed(text) if text else ""), thinking
 
     def _flush(self) -> tuple[str, str]:

@@ -8,10 +8,12 @@ from functools import cache, partial
 from typing import Literal
 
 from callboard_chat import metrics
+from callboard_chat.domain.front_cut import may_be_cut
 from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, refusal
 from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
+from callboard_chat.domain.prompt_rendering import RenderedRequest, TextFit, rendered
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.reply_format import check_format, uncheckable
@@ -99,12 +101,14 @@ class ChatJobs:
             return
         quota = self._quota(job, prior, lambda: running.left_s)
         prompt = cache(partial(prompt_text, job.request))
+        shown, refused = self._rendered(job.request)
         reply = Reply(
-            job.request,
+            shown.request,
             running.attempt,
             prior.history,
             None if job.held else job.hold,
             check_prefill=not self._engine.honours_prefill,
+            trims_start=shown.opens_reply,
             max_cached_tokens=lambda: self._own_prompts.shared_tokens(job.tenant, prompt()),
         )
 
@@ -116,7 +120,7 @@ class ChatJobs:
         running.used = lambda: reply.used
         outcome: Outcome[EndReason] = Outcome("cancelled")
         if prior.wanted:
-            work = partial(self._generate, running, reply, quota)
+            work = partial(self._generate, running, reply, quota, shown, refused)
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         if reply.tells_cached and reply.prompt_tokens is not None:
             self._own_prompts.add(job.tenant, prompt(), reply.prompt_tokens)
@@ -159,19 +163,37 @@ class ChatJobs:
         metrics.ENGINE_ERRORS.labels(self._pool.backend, "stalled").inc()
         return STALLED
 
-    async def _generate(self, running: RunningJob[ChatJob], reply: Reply, quota: TextQuota) -> Outcome[EndReason]:
+    def _rendered(self, request: ChatRequest) -> tuple[RenderedRequest, ErrorInfo | None]:
+        """The request as the engine gets it, and why it is refused if it is."""
+        if refused := refusal(request, self._pool.models, self._engine.abilities):
+            return RenderedRequest(request), refused
+        model = self._pool.models[request.model]
+        try:
+            return rendered(request, model, self._engine), None
+        except ContextExceeded as error:
+            return RenderedRequest(request), error.explained(model.context_tokens)
+
+    async def _generate(
+        self,
+        running: RunningJob[ChatJob],
+        reply: Reply,
+        quota: TextQuota,
+        shown: RenderedRequest,
+        refused: ErrorInfo | None,
+    ) -> Outcome[EndReason]:
         """Has the engine write the reply, asking again where that can help."""
         request = running.job.request
-        if refused := refusal(request, self._pool.models, self._engine.abilities):
-            return Outcome("error", refused)
-        if refused := await uncheckable(request):
+        if refused := refused or await uncheckable(request):
             return Outcome("error", refused)
         model = self._pool.models[request.model]
-        if model.engine_model != request.model:
-            request = request.model_copy(update={"model": model.engine_model})
+        fit = None
+        if "tokenize" not in self._engine.abilities:
+            fit = TextFit(self._statistics[model.name].tokens_per_byte)
         retries = Retries(self._pool.can_continue)
         while reply.finish is None:
-            error = await self._run_engine(running, reply, request, quota)
+            asked = shown.continued(has_text=bool(reply.said.text))
+            asked = asked.model_copy(update={"model": model.engine_model})
+            error = await self._run_engine(running, reply, asked, quota, fit)
             if error is None:
                 continue
             metrics.ENGINE_ERRORS.labels(self._pool.backend, error.code.value).inc()
@@ -191,9 +213,17 @@ class ChatJobs:
         return Outcome(reply.finish)
 
     async def _run_engine(
-        self, running: RunningJob[ChatJob], reply: Reply, request: ChatRequest, quota: TextQuota
+        self,
+        running: RunningJob[ChatJob],
+        reply: Reply,
+        request: ChatRequest,
+        quota: TextQuota,
+        fit: TextFit | None,
     ) -> ErrorInfo | None:
-        """One run of the engine; returns what went wrong, or None when the reply is complete."""
+        """One run of the engine; returns what went wrong, or None when the reply is complete or is to be tried shorter.
+
+        `fit` cuts prompts for an engine that tells no tokens.
+        """
         said = reply.said if reply.started else None
         if said is not None and not self._pool.can_continue:
             return INTERRUPTED
@@ -201,7 +231,7 @@ class ChatJobs:
         job = running.job
         first = not reply.started
         try:
-            async with aclosing(self._engine.stream(request, said)) as chunks:
+            async with aclosing(self._engine.stream(fit.cut(request) if fit else request, said)) as chunks:
                 async for chunk in chunks:
                     if chunk.read_prompt_tokens is None:
                         running.heard_at = clock()
@@ -224,7 +254,9 @@ class ChatJobs:
                     if reply.finish is not None:
                         break
         except ContextExceeded as error:
-            return error.explained(self._pool.models[job.request.model].context_tokens)
+            if fit is not None and not reply.started and fit.shorten(request):
+                return None
+            return error.explained(self._pool.models[job.request.model].context_tokens, job.request)
         except EngineError as error:
             return error.info
         return None if reply.finish is not None else BROKEN
@@ -249,7 +281,7 @@ class ChatJobs:
 
     def _learn(self, job: ChatJob, end: ChatEnd) -> None:
         model = self._pool.models.get(job.request.model)
-        if model is not None:
+        if model is not None and not may_be_cut(job.request, end.usage.prompt_tokens, model.context_tokens):
             self._statistics[model.name].learn(job.request, end.usage.prompt_tokens)
 
     def _quota(self, job: ChatJob, prior: PriorAttempt, left_s: Callable[[], float] = lambda: 0.0) -> TextQuota:

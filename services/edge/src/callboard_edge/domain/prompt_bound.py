@@ -1,14 +1,18 @@
-"""When a prompt certainly does not fit."""
+"""When a prompt certainly does not fit, and how much of it can."""
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.context_length import context_exceeded
 from callboard_contracts.errors import CallboardError
-from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE, prompt_bytes
+from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE, context_of, prompt_bytes
 from callboard_edge.domain.catalogue import ChatModel
 
 LONGEST_TOKEN_BYTES = 128
 """No token of a vocabulary in use stands for more bytes (runs of blanks are the longest); a prompt with more than
 this for each token of the context cannot fit."""
+
+MAX_CUTS = 8
+MARGIN = 1.05
+"""How much more is cut off than measured, so that few tries are needed."""
 
 
 def check_context(request: ChatRequest, model: ChatModel) -> None:
@@ -17,7 +21,43 @@ def check_context(request: ChatRequest, model: ChatModel) -> None:
     Raises:
         CallboardError: `context_length_exceeded`.
     """
+    if request.mode == "completion" and request.overflow == "drop_front":
+        return
     size = prompt_bytes(request)
     if size > model.context_tokens * LONGEST_TOKEN_BYTES:
         tokens = max(model.context_tokens + 1, round(size * USUAL_TOKENS_PER_BYTE))
         raise CallboardError.of(context_exceeded(request, model.context_tokens, tokens, estimated=True))
+
+
+def within_bounds(request: ChatRequest, model: ChatModel, max_request_bytes: int) -> ChatRequest:
+    """The request without what of its prompt is certain to be dropped, or does not fit into a job.
+
+    The end of the prompt stays, and of a memory that is too long by itself its own end.
+    """
+    if request.mode != "completion" or request.overflow != "drop_front":
+        return request
+    room = context_of(request, model.context_tokens) * LONGEST_TOKEN_BYTES
+    memory, prompt = _end(request.memory, room), _end(request.prompt, room)
+    if (memory, prompt) != (request.memory, request.prompt):
+        request = request.model_copy(update={"memory": memory, "prompt": prompt})
+    rest = len(request.model_copy(update={"memory": "", "prompt": ""}).compact())
+    for _ in range(MAX_CUTS):
+        written = len(request.compact()) - rest
+        excess = rest + written - max_request_bytes
+        if excess <= 0 or written <= 0:
+            break
+        # JSON writes some characters longer than others, so what is left is measured again.
+        share = max(0.0, 1 - excess * MARGIN / written)
+        size = len(prompt) + len(memory)
+        memory = memory[-keep:] if (keep := min(len(memory), int(size * share / 2))) else ""
+        prompt = prompt[-keep:] if (keep := min(len(prompt), int(size * share) - len(memory))) else ""
+        request = request.model_copy(update={"memory": memory, "prompt": prompt})
+    return request
+
+
+def _end(text: str, size: int) -> str:
+    """The last so many bytes of a text, without a character that they begin within."""
+    if len(text) <= size // 4:
+        return text
+    data = text[-size:].encode("utf-8", "surrogatepass")
+    return text if len(data) <= size and len(text) <= size else data[-size:].decode("utf-8", "ignore")

@@ -18,7 +18,11 @@ def with_preferred_worker(request: ChatRequest, model: ChatModel, workers: Worke
 
 def cache_key(request: ChatRequest) -> bytes:
     """What prompts have in common that begin alike: the client's key, else the system prompt and the first message."""
-    parts = [request.prompt_cache_key] if request.prompt_cache_key else [request.prompt[:PROMPT_CHARACTERS]]
+    beginning = request.prompt[:PROMPT_CHARACTERS]
+    if request.memory:
+        # The front of a long prompt is dropped as it grows, which is what memory stays for.
+        beginning = request.memory if request.overflow == "drop_front" else request.memory + beginning
+    parts = [request.prompt_cache_key or beginning]
     if not request.prompt_cache_key:
         for message in request.messages:
             parts.append(message.content)

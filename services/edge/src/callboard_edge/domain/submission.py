@@ -9,7 +9,16 @@ from callboard_contracts.errors import CallboardError
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.quota import Hold, LimitState, ReserveReply, ReserveRequest
 from callboard_contracts.subjects import JobClass
-from callboard_edge.domain.ports import Background, JobQueue, JobRef, QuotaClient, ReplyRouter, RoomReader, RoomsClient
+from callboard_edge.domain.ports import (
+    Background,
+    JobQueue,
+    JobRef,
+    ModelInquiry,
+    QuotaClient,
+    ReplyRouter,
+    RoomReader,
+    RoomsClient,
+)
 from callboard_edge.domain.waiting_jobs import WaitingJobs
 
 
@@ -29,6 +38,7 @@ class Dependencies:
     background: Background
     rooms: RoomsClient
     room_reader: RoomReader
+    inquiry: ModelInquiry
     now: Callable[[], float] = time.time
     """The Unix time that jobs are stamped with: the bus's, since others compare it with theirs."""
     waiting: WaitingJobs = field(default_factory=WaitingJobs)

@@ -7,7 +7,7 @@ from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.offers import Offers
-from callboard_edge.domain.ports import RoomReader, RoomsClient
+from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.narrated_responder import NarratedResponder
@@ -38,6 +38,7 @@ class EdgeContext:
     narrated: NarratedResponder
     rooms: RoomsClient
     room_reader: RoomReader
+    inquiry: ModelInquiry
     room_turns: RoomTurns
     room_streams: RoomStreamResponder
     room_recordings: RoomRecordingResponder

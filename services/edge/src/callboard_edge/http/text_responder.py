@@ -19,6 +19,7 @@ from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.conversation import with_usual_end
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
+from callboard_edge.domain.prompt_bound import within_bounds
 from callboard_edge.domain.schema_validator import SchemaValidator
 from callboard_edge.domain.text_stream import TextReply, TextStream, failure
 from callboard_edge.domain.workers import Workers
@@ -130,6 +131,7 @@ class TextResponder:
     ) -> ChatRequest:
         """The request as its model's workers take it; raises CallboardError where they do not."""
         offered = self.workers.model("chat", model.pool, model.name)
+        request = within_bounds(request, model, self.admission.max_request_bytes)
         request = with_usable_tools(with_usual_end(request), model, offered)
         check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
