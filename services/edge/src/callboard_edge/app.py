@@ -52,6 +52,7 @@ from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
+from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_edge.settings import edge_settings
@@ -67,7 +68,7 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Kobold(), Admin())
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
