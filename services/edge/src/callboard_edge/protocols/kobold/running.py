@@ -9,6 +9,7 @@ from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Handler, Method, Route
 from callboard_edge.protocols.kobold.bodies import AbortAnswer, KeyBody, LogprobsAnswer, TextResults
+from callboard_edge.protocols.kobold.callers import known_caller
 from callboard_edge.protocols.kobold.errors import ANSWERS
 from callboard_edge.protocols.kobold.info import TAG
 from callboard_edge.protocols.kobold.writer import logprobs_object
@@ -44,7 +45,7 @@ def routes(context: EdgeContext) -> list[Route]:
         return Route(
             method,
             path,
-            handler,
+            known_caller(context, handler),
             name,
             summary,
             TAG,
