@@ -7,7 +7,7 @@ They are many and write their numbers as they like, so that much is taken that i
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from callboard_edge.http.bodies import AnswerBody, Body
 
@@ -16,6 +16,7 @@ MAX_BANNED_TEXTS = 768
 MAX_BIASES = 512
 MAX_BREAKERS = 128
 MAX_IDS = 1024
+MAX_TURNS = 1024
 MOST = 2**53
 """Whole numbers are brought between this and its negative."""
 
@@ -163,6 +164,47 @@ class GenerateBody(SamplingBody):
     audio: list[str] | None = None
     reasoning_effort: str | None = None
     thinking_budget_tokens: Whole = None
+
+
+class NoFields(LenientBody):
+    """A request that says nothing."""
+
+
+class ModelAction(LenientBody):
+    """What is wanted of the models."""
+
+    action: str | None = None
+
+
+class ChatHistory(LenientBody):
+    """A dialogue as pairs of what the user said and what was answered; `visible` is how clients show it."""
+
+    internal: list[list[str]] | None = Field(default=None, max_length=MAX_TURNS)
+    visible: list[list[str]] | None = Field(default=None, max_length=MAX_TURNS)
+
+
+class ChatBody(SamplingBody):
+    """A request for a reply to a dialogue, in text-generation-webui's form."""
+
+    user_input: str | None = None
+    history: ChatHistory | None = None
+    context: str | None = None
+    context_instruct: str | None = None
+    model: str | None = None
+    regenerate: Flag = None
+    continue_: Flag = Field(default=None, alias="_continue")
+
+
+class HistoryResult(AnswerBody):
+    """A dialogue with the new reply."""
+
+    history: ChatHistory
+
+
+class HistoryResults(AnswerBody):
+    """The one dialogue."""
+
+    results: list[HistoryResult]
 
 
 class LogprobToken(AnswerBody):
