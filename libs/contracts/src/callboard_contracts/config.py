@@ -330,6 +330,14 @@ class TalkmasterSection(Section):
     """Whether what characters answer in rooms is spoken, where the site has voices."""
 
 
+class KoboldSection(Section):
+    """Clients of KoboldAI, KoboldCpp and text-generation-webui."""
+
+    path_prefix: str = Field(default="", pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$", max_length=200)
+    """Where else these paths are served, such as `/lite` for a page of KoboldAI Lite at `/lite/`, which asks below its
+    own address first; left out, at the root alone."""
+
+
 Bitrate = Literal[16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320]
 
 
@@ -446,6 +454,7 @@ class Config(Section):
     tts: TtsSection = TtsSection()
     rooms: RoomsSection = RoomsSection()
     talkmaster: TalkmasterSection = TalkmasterSection()
+    kobold: KoboldSection = KoboldSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 

@@ -25,6 +25,7 @@ from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
 from callboard_edge.backends.room_audio import BusRoomAudio
 from callboard_edge.backends.rooms import BusRoomReader, BusRoomsClient
+from callboard_edge.backends.running_replies import BusRunningReplies
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
@@ -34,6 +35,7 @@ from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.room_turns import RoomTurns
+from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
@@ -52,6 +54,7 @@ from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
+from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_edge.settings import edge_settings
@@ -67,7 +70,7 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Kobold(), Admin())
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
@@ -213,12 +216,17 @@ async def _serve(
     metrics.watch_pools(config, workers, deps.waiting)
     loop = await idle_loop(config.room_stream.idle_loop)
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
-    context = edge_context(config, deps, BusResultStore(bus), workers, encoders, streams, metrics, ready, admin)
+    others = BusRunningReplies(bus)
+    running = FollowedReplies(others)
+    context = edge_context(
+        config, deps, BusResultStore(bus), workers, encoders, streams, metrics, ready, admin, running=running
+    )
     server = EdgeServer(context, protocols)
     library_output.hide()
     try:
         await replies.start()
         await watch.start()
+        await others.start(running.answer)
         try:
             port = await server.start(config.edge.host, config.edge.port)
         except OSError as error:
@@ -245,6 +253,7 @@ async def _serve(
         await background.close(BACKGROUND_TIMEOUT_S)
         await replies.close()
         await watch.close()
+        await others.close()
 
 
 async def idle_loop(file: Path | None) -> bytes | None:
@@ -267,8 +276,10 @@ def edge_context(
     metrics: EdgeMetrics,
     ready: Callable[[], str | None],
     admin: Administration | None = None,
+    *,
+    running: FollowedReplies | None = None,
 ) -> EdgeContext:
-    """Puts together what the protocols are given."""
+    """Puts together what the protocols are given; `running` is made where this edge is the only one."""
     settings = edge_settings(config, deps.jobs.max_request_bytes)
     admission = Admission(
         deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
@@ -297,6 +308,7 @@ def edge_context(
         room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
         room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,
+        running=running or FollowedReplies(),
         ready=ready,
         admin=admin,
     )

@@ -19,6 +19,7 @@ class EdgeSettings:
     speech: TtsSection
     simulators: tuple[IPv4Network | IPv6Network, ...]
     speaks_in_rooms: bool
+    kobold_prefix: str
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -34,4 +35,5 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         speech=config.tts,
         simulators=config.talkmaster.simulators,
         speaks_in_rooms=config.talkmaster.speech,
+        kobold_prefix=config.kobold.path_prefix,
     )

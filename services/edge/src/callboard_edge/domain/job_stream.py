@@ -240,7 +240,7 @@ class JobStream(Generic[T]):
         self._closed = True
         self._wait_over()
         self._source.open_to_workers = False
-        if self.ended or self._submitting is None:
+        if self._source.buffer.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)
         else:
             self._deps.background.start(self._cancel(self._submitting), "cancel")

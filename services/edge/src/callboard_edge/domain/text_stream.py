@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, ToolCall
+from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, TokenUsage, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
@@ -45,8 +45,51 @@ class TextReply:
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
 
+STOPPED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The reply was stopped.")
+
+
 class TextStream(JobStream[ChatFrame]):
-    """A chat job; the last frame has the end."""
+    """A chat job; the last frame has the end.
+
+    `on_frames`, where it is set, is called with what the reader takes.
+    """
+
+    on_frames: Callable[[Sequence[ChatFrame]], None] | None = None
+    _stopping = False
+    _cut = False
+    _tokens = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the stream has been taken."""
+        return self._cut or super().ended
+
+    def stop(self) -> None:
+        """Ends the stream for its reader with what has arrived; its job is cancelled when the reader leaves."""
+        self._stopping = True
+        self._source.inbox.fail(STOPPED)
+
+    async def take(self, wait_s: float) -> Sequence[ChatFrame]:
+        """What comes next; see `JobStream.take`. A stream that was stopped ends as one whose reply became too long."""
+        try:
+            frames = await super().take(wait_s)
+        except CallboardError:
+            if not self._stopping:
+                raise
+            frames = self._cut_short()
+        self._tokens += sum(frame.tokens for frame in frames)
+        if self.on_frames is not None:
+            self.on_frames(frames)
+        return frames
+
+    def _cut_short(self) -> Sequence[ChatFrame]:
+        arrived = self._source.take()
+        if super().ended:
+            return arrived
+        self._cut = True
+        tokens = self._tokens + sum(frame.tokens for frame in arrived)
+        end = ChatEnd(reason="length", usage=TokenUsage(completion_tokens=tokens))
+        return [*arrived, ChatFrame(seq=0, attempt=1, end=end)]
 
     async def collect(self, on_silence: Callable[[], Awaitable[None]] | None = None) -> TextReply:
         """Waits for the whole reply; `on_silence` is called after each long silence.

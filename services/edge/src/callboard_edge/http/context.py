@@ -9,6 +9,7 @@ from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
+from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.room_recording import RoomRecordingResponder
@@ -23,8 +24,8 @@ from callboard_edge.settings import EdgeSettings
 class EdgeContext:
     """The parts of the edge that handlers use.
 
-    `offers` tells which of the models a caller may ask for. `ready` returns None, or why the edge cannot take work;
-    `admin` is None where the site has no admin API.
+    `offers` tells which of the models a caller may ask for, `running` what there is of a reply that has a name. `ready`
+    returns None, or why the edge cannot take work; `admin` is None where the site has no admin API.
     """
 
     settings: EdgeSettings
@@ -43,5 +44,6 @@ class EdgeContext:
     room_streams: RoomStreamResponder
     room_recordings: RoomRecordingResponder
     metrics: EdgeMetrics
+    running: FollowedReplies
     ready: Callable[[], str | None]
     admin: Administration | None = None

@@ -1,7 +1,7 @@
 """Answers a request for text, streamed or whole, in whatever form a protocol's writer gives it."""
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -92,10 +92,12 @@ class TextResponder:
         *,
         stream: bool,
         refused_sampling: Set[str] = frozenset(),
+        follow: Callable[[TextStream], None] | None = None,
     ) -> web.StreamResponse:
         """Checks a request against the model, admits it and answers it; `route` is its name in metrics.
 
-        Sampling fields that the model's engine does not honour are ignored, except for `refused_sampling`.
+        Sampling fields that the model's engine does not honour are ignored, except for `refused_sampling`. `follow`
+        is given the reply's stream before it is read.
 
         Raises:
             CallboardError: it was refused, or failed before anything was sent.
@@ -103,6 +105,8 @@ class TextResponder:
         request = await self.checked(call, request, model, refused_sampling)
         async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
             call.headers.update(rate_limit_headers(reply.states))
+            if follow is not None:
+                follow(reply)
             if not stream:
                 return await call.answer_whole(writer.whole(await self._collected(call, reply)))
             call.mode = "stream"

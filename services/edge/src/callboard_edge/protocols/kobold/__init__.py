@@ -1,0 +1,1 @@
+"""What clients of KoboldAI, KoboldCpp and text-generation-webui's first API speak."""

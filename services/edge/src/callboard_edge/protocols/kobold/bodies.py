@@ -1,0 +1,270 @@
+"""What these clients send and read.
+
+They are many and write their numbers as they like, so that much is taken that is not quite right: numbers in text,
+`null` for whatever is left out, and values out of range, which are brought into it.
+"""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from callboard_edge.http.bodies import AnswerBody, Body
+
+MAX_STOPS = 256
+MAX_BANNED_TEXTS = 768
+MAX_BIASES = 512
+MAX_BREAKERS = 128
+MAX_IDS = 1024
+MAX_TURNS = 1024
+MOST = 2**53
+"""Whole numbers are brought between this and its negative."""
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        text = value.strip()
+        return float(text) if text else None
+    return value
+
+
+def _whole(value: Any) -> Any:
+    number = _number(value)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return number
+    if number != number:
+        raise ValueError("not a number")
+    return int(max(-MOST, min(MOST, number)))
+
+
+def _texts(value: Any) -> Any:
+    """Texts in a list, alone, or as the JSON text of a list; those that are empty are left out."""
+    if isinstance(value, str):
+        try:
+            found = json.loads(value) if value.lstrip().startswith("[") else value
+        except ValueError:
+            found = value
+        value = found if isinstance(found, list) else [value]
+    if not isinstance(value, list):
+        return value
+    return [one for one in value if one not in ("", None)]
+
+
+def _biases(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: one for key, one in value.items() if one is not None}
+
+
+Number = Annotated[float | None, BeforeValidator(_number), WithJsonSchema({"type": ["number", "string", "null"]})]
+Whole = Annotated[int | None, BeforeValidator(_whole), WithJsonSchema({"type": ["number", "string", "null"]})]
+Flag = bool | None
+_TEXTS_SCHEMA = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}, {"type": "null"}]}
+Texts = Annotated[list[str] | None, BeforeValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
+Biases = Annotated[dict[str, float] | None, BeforeValidator(_biases)]
+
+
+class LenientBody(BaseModel):
+    """The base of requests whose fields are taken as loosely as these clients write them."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+class AnyBody(Body):
+    """A request whose fields are not looked at."""
+
+
+class KeyBody(LenientBody):
+    """Names a reply by its client's own key."""
+
+    genkey: str | None = None
+
+
+class SamplingBody(LenientBody):
+    """How the next token is chosen and how much is written, by KoboldCpp's names and by text-generation-webui's.
+
+    KoboldCpp's length is `max_length`, text-generation-webui's `max_new_tokens`.
+    """
+
+    max_length: Whole = None
+    max_new_tokens: Whole = None
+    max_context_length: Whole = None
+    truncation_length: Whole = None
+    temperature: Number = None
+    dynatemp_range: Number = None
+    dynatemp_exponent: Number = None
+    smoothing_factor: Number = None
+    smoothing_curve: Number = None
+    top_k: Whole = None
+    top_p: Number = None
+    min_p: Number = None
+    top_a: Number = None
+    typical: Number = None
+    typical_p: Number = None
+    tfs: Number = None
+    nsigma: Number = None
+    epsilon_cutoff: Number = None
+    eta_cutoff: Number = None
+    xtc_threshold: Number = None
+    xtc_probability: Number = None
+    adaptive_target: Number = None
+    adaptive_decay: Number = None
+    mirostat: Whole = None
+    mirostat_mode: Whole = None
+    mirostat_tau: Number = None
+    mirostat_eta: Number = None
+    presence_penalty: Number = None
+    frequency_penalty: Number = None
+    rep_pen: Number = None
+    repetition_penalty: Number = None
+    repeat_penalty: Number = None
+    rep_pen_range: Whole = None
+    repetition_penalty_range: Whole = None
+    rep_pen_slope: Number = None
+    no_repeat_ngram_size: Whole = None
+    dry_multiplier: Number = None
+    dry_base: Number = None
+    dry_allowed_length: Whole = None
+    dry_penalty_last_n: Whole = None
+    dry_sequence_breakers: Texts = None
+    sampler_order: list[Whole] | None = None
+    sampler_seed: Whole = None
+    seed: Whole = None
+    stop_sequence: Texts = None
+    stopping_strings: Texts = None
+    banned_tokens: Texts = None
+    banned_strings: Texts = None
+    custom_token_bans: str | None = None
+    logit_bias: Biases = None
+    ban_eos_token: Flag = None
+    use_default_badwordsids: Flag = None
+    min_length: Whole = None
+    do_sample: Flag = None
+    genkey: str | None = None
+
+    @property
+    def is_textgen(self) -> bool:
+        """Whether it is written as text-generation-webui's clients do."""
+        kobold = (self.max_length, self.max_context_length, self.stop_sequence, self.genkey, self.rep_pen)
+        textgen = (self.max_new_tokens, self.truncation_length, self.stopping_strings, self.repetition_penalty)
+        return any(one is not None for one in textgen) and all(one is None for one in kobold)
+
+
+class GenerateBody(SamplingBody):
+    """A request for the continuation of a text."""
+
+    prompt: str | None = None
+    memory: str | None = None
+    model: str | None = None
+    trim_stop: Flag = None
+    replace_instruct_placeholders: Flag = None
+    grammar: str | None = None
+    logprobs: bool | int | None = None
+    images: list[str] | None = None
+    audio: list[str] | None = None
+    reasoning_effort: str | None = None
+    thinking_budget_tokens: Whole = None
+
+
+class NoFields(LenientBody):
+    """A request that says nothing."""
+
+
+class ModelAction(LenientBody):
+    """What is wanted of the models."""
+
+    action: str | None = None
+
+
+class ChatHistory(LenientBody):
+    """A dialogue as pairs of what the user said and what was answered; `visible` is how clients show it."""
+
+    internal: list[list[str]] | None = Field(default=None, max_length=MAX_TURNS)
+    visible: list[list[str]] | None = Field(default=None, max_length=MAX_TURNS)
+
+
+class ChatBody(SamplingBody):
+    """A request for a reply to a dialogue, in text-generation-webui's form."""
+
+    user_input: str | None = None
+    history: ChatHistory | None = None
+    context: str | None = None
+    context_instruct: str | None = None
+    model: str | None = None
+    regenerate: Flag = None
+    continue_: Flag = Field(default=None, alias="_continue")
+
+
+class HistoryResult(AnswerBody):
+    """A dialogue with the new reply."""
+
+    history: ChatHistory
+
+
+class HistoryResults(AnswerBody):
+    """The one dialogue."""
+
+    results: list[HistoryResult]
+
+
+class LogprobToken(AnswerBody):
+    """A token and its log probability; `bytes` are those of its text."""
+
+    token: str
+    token_id: int | None
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list["LogprobToken"] | None = None
+
+
+class Logprobs(AnswerBody):
+    """The log probabilities of a reply's tokens, in two forms."""
+
+    content: list[LogprobToken]
+    tokens: list[str]
+    token_ids: list[int | None]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class Result(AnswerBody):
+    """A continuation."""
+
+    text: str
+    finish_reason: str
+    tool_calls: list[dict[str, Any]]
+    logprobs: Logprobs | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Results(AnswerBody):
+    """The one continuation."""
+
+    results: list[Result]
+
+
+class TextResult(AnswerBody):
+    """A text."""
+
+    text: str
+
+
+class TextResults(AnswerBody):
+    """The one text."""
+
+    results: list[TextResult]
+
+
+class LogprobsAnswer(AnswerBody):
+    """The log probabilities of the last reply with a key."""
+
+    logprobs: Logprobs | None
+
+
+class AbortAnswer(AnswerBody):
+    """Whether a reply was stopped; the words `true` and `false`."""
+
+    success: str
+    done: str
