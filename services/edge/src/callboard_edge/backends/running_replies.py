@@ -43,13 +43,13 @@ class BusRunningReplies:
             await self._bus.unsubscribe(self._subscription)
             self._subscription = None
 
-    async def ask(self, request: RunningReplyRequest) -> RunningReply:
-        """The answer of the edge that has the reply."""
+    async def ask(self, request: RunningReplyRequest) -> RunningReply | None:
+        """The answer of the edge that has the reply, None where none has."""
         try:
             answer = await self._bus.request(subjects.RUNNING_REPLY, request.encoded(), self._wait_s)
             return RunningReply.model_validate_json(answer)
         except (BusError, ValidationError):
-            return RunningReply()
+            return None
 
     async def _reply(self, message: Msg, answer: Answer) -> None:
         try:

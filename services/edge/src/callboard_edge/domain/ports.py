@@ -230,8 +230,8 @@ class ModelInquiry(Protocol):
 class RunningReplies(Protocol):
     """Finds replies by their clients' own names, whichever edge writes them."""
 
-    async def ask(self, request: RunningReplyRequest) -> RunningReply:
-        """The answer of the edge that has the reply; where none has, a reply that is not running."""
+    async def ask(self, request: RunningReplyRequest) -> RunningReply | None:
+        """The answer of the edge that has the reply, None where none has."""
         ...
 
 

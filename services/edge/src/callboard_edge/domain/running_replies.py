@@ -65,7 +65,7 @@ class FollowedReply:
 class FollowedReplies:
     """The replies of this edge by their names, and those of `others`.
 
-    A name that several running replies have stands for none of them.
+    Of several that run under one name none can be read, and all are stopped.
     """
 
     def __init__(self, others: RunningReplies | None = None) -> None:
@@ -97,28 +97,33 @@ class FollowedReplies:
                 self._finished.put(name, tuple(reply.logprobs))
 
     async def ask(self, request: RunningReplyRequest) -> RunningReply:
-        """The answer of the edge that has the reply; where none has, a reply that is not running."""
-        own = self.answer(request)
-        if own is not None or self._others is None:
-            return own or RunningReply()
-        return await self._others.ask(request)
+        """The answer of the edge that has the reply; where none has, a reply that is not running.
+
+        An order to stop what no edge knows is kept for a moment. One that an edge has obeyed is not: clients use a key
+        again.
+        """
+        reply = self.answer(request)
+        if reply is None and self._others is not None:
+            reply = await self._others.ask(request)
+        if reply is not None:
+            return reply
+        if request.action == "stop" and request.name not in self._running:
+            self._stops.put(request.name, True)
+        return self.answer(request) or RunningReply()
 
     def answer(self, request: RunningReplyRequest) -> RunningReply | None:
-        """This edge's own answer, None where it does not know the reply; an order to stop is then kept for a moment."""
+        """This edge's own answer, None where it does not know the reply."""
         found = self._running.get(request.name)
         if found is None:
             logprobs = self._finished.get(request.name)
-            if logprobs is not None:
-                return RunningReply(logprobs=logprobs)
-            if request.action == "stop":
-                self._stops.put(request.name, True)
-            return None
+            return None if logprobs is None else RunningReply(logprobs=logprobs)
+        if request.action == "stop":
+            for each in found:
+                each.stop()
+            return RunningReply(running=True, stopped=True)
         if len(found) > 1:
             return RunningReply()
         reply = found[0]
-        if request.action == "stop":
-            reply.stop()
-            return RunningReply(running=True, stopped=True)
         return RunningReply(running=True, text=reply.text, logprobs=tuple(reply.logprobs))
 
 
