@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from callboard_contracts.running import RunningReply, RunningReplyRequest
 from callboard_edge.domain.running_replies import FollowedReplies
+
+pytestmark = pytest.mark.unit
 
 STOP = RunningReplyRequest(name="pond", action="stop")
 READ = RunningReplyRequest(name="pond", action="read")
