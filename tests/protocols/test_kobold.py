@@ -135,12 +135,15 @@ class KoboldText(KoboldDialect, TextDialect):
 
 
 class KoboldPath(KoboldDialect):
-    """A path that takes an object; `text_field` holds a text, and `fields` what else is needed."""
+    """A path that takes an object: `text_field` holds a text, `others` is what else is needed.
 
-    def __init__(self, path: str, text_field: str, *, required: bool = False, **others: Any) -> None:
+    `missing` is a body that lacks what it needs; none does where nothing is needed.
+    """
+
+    def __init__(self, path: str, text_field: str, *, missing: object = (), **others: Any) -> None:
         self.path = path
         self._text_field = text_field
-        self._required = required
+        self._missing = missing
         self._others = others
 
     def request_with_text(self, text: str) -> Request:
@@ -150,7 +153,7 @@ class KoboldPath(KoboldDialect):
         cases = {
             "unreadable": Request(self.path, b'{"genkey": '),
             "wrong type": self.request({**self._others, self._text_field: {}}),
-            "missing field": self.request(self._others if self._required else []),
+            "missing field": self.request(self._missing),
             "a list": self.request([]),
         }
         return {name: MalformedRequest(request) for name, request in cases.items()}
@@ -213,3 +216,35 @@ class TestAbort(RequestSuite[KoboldPath]):
 
 class TestLastLogprobs(RequestSuite[KoboldPath]):
     dialect = KoboldPath("/api/extra/last_logprobs", "genkey")
+
+
+class TestTokenCount(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/extra/tokencount", "prompt")
+
+
+class TestTokenize(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/extra/tokenize", "prompt")
+
+
+class TestDetokenize(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/extra/detokenize", "model", missing={}, ids=[1])
+
+
+class TestGrammar(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/extra/json_to_grammar", "title")
+
+
+class TestTextgenTokenCount(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/v1/token-count", "prompt")
+
+
+class TestTextgenChat(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/v1/chat", "user_input", missing={})
+
+
+class TestTextgenModel(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/v1/model", "action")
+
+
+class TestTextgenStop(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/v1/stop-stream", "genkey")

@@ -89,6 +89,7 @@ class EdgeHarness:
     rooms: FakeRooms
     audio: FakeRoomAudio
     streams: RoomStreams
+    inquiry: FakeModelInquiry
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -142,8 +143,8 @@ async def running(
     config = Config.model_validate({**(over or {}), **table})
     quota, jobs, inboxes = FakeQuotaClient(), FakeJobQueue(most_queued), FakeReplyRouter()
     background, media, registry = BackgroundTasks(), EncoderPool(), CollectorRegistry()
-    rooms = FakeRooms()
-    deps = Dependencies(quota, jobs, inboxes, background, rooms, rooms, FakeModelInquiry())
+    rooms, inquiry = FakeRooms(), FakeModelInquiry()
+    deps = Dependencies(quota, jobs, inboxes, background, rooms, rooms, inquiry)
     workers = Workers()
     metrics, audio = EdgeMetrics(registry), FakeRoomAudio()
     streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)
@@ -155,7 +156,7 @@ async def running(
         url = f"http://127.0.0.1:{port}"
         mixing = asyncio.ensure_future(streams.run())
         harness = EdgeHarness(
-            url, session, server, quota, jobs, inboxes, registry, workers, rooms, audio, streams, [mixing]
+            url, session, server, quota, jobs, inboxes, registry, workers, rooms, audio, streams, inquiry, [mixing]
         )
         try:
             yield harness

@@ -17,6 +17,7 @@ MAX_BIASES = 512
 MAX_BREAKERS = 128
 MAX_IDS = 1024
 MAX_TURNS = 1024
+MAX_MESSAGES = 2048
 MOST = 2**53
 """Whole numbers are brought between this and its negative."""
 
@@ -166,8 +167,71 @@ class GenerateBody(SamplingBody):
     thinking_budget_tokens: Whole = None
 
 
-class NoFields(LenientBody):
-    """A request that says nothing."""
+class TokensMessage(LenientBody):
+    """One message of a dialogue."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class WordsBody(LenientBody):
+    """A text whose tokens are asked for; `messages` stands for it, and is written with the model's template."""
+
+    prompt: str | None = None
+    messages: list[TokensMessage] | None = Field(default=None, max_length=MAX_MESSAGES)
+    special: Flag = None
+    replace_instruct_placeholders: Flag = None
+    model: str | None = None
+
+
+class TokensBody(LenientBody):
+    """Tokens whose text is asked for."""
+
+    ids: list[Whole]
+    special: Flag = None
+    model: str | None = None
+
+
+class SchemaBody(BaseModel):
+    """A JSON schema, in `schema` or as the body itself."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, frozen=True)
+
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class TokensAnswer(AnswerBody):
+    """Tokens; `prompt` is the text that they are made of."""
+
+    value: int
+    ids: list[int]
+    prompt: str
+
+
+class TokenCount(AnswerBody):
+    """A number of tokens."""
+
+    tokens: int
+
+
+class TokenCountResults(AnswerBody):
+    """The one number."""
+
+    results: list[TokenCount]
+
+
+class TextAnswer(AnswerBody):
+    """The text of tokens."""
+
+    result: str
+    success: bool
+
+
+class GrammarAnswer(AnswerBody):
+    """A grammar."""
+
+    result: str
+    success: bool
 
 
 class ModelAction(LenientBody):

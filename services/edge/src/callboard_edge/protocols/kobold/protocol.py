@@ -9,7 +9,17 @@ from callboard_contracts.errors import CallboardError
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.protocol import bearer
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.kobold import errors, generation, info, perf, running, textgen, unavailable
+from callboard_edge.protocols.kobold import (
+    errors,
+    generation,
+    info,
+    perf,
+    running,
+    server,
+    textgen,
+    tokens,
+    unavailable,
+)
 from callboard_edge.protocols.kobold.perf import Figures
 
 PREFIXES = ("/api/v1", "/api/latest", "/api/extra", "/sdapi")
@@ -26,10 +36,17 @@ class Kobold:
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes, and the same once more below the prefix for a page of KoboldAI Lite that is not at the root."""
         figures = Figures()
-        modules = (info, running, textgen, unavailable)
+        modules = (info, server, running, tokens, textgen, unavailable)
         found = [route for module in modules for route in module.routes(context)]
         found += [*generation.routes(context, figures), *perf.routes(context, figures)]
-        found = [replace(route, handler=errors.served(route.handler)) for route in found]
+        first: dict[str, Route] = {}
+        for route in found:
+            first.setdefault(route.name, route)
+        # Paths that do the same are shown once.
+        found = [
+            replace(route, handler=errors.served(route.handler), documented=first[route.name] is route)
+            for route in found
+        ]
         prefix = context.settings.kobold_prefix
         below = [replace(route, path=prefix + route.path, documented=False) for route in found] if prefix else []
         return [*found, *below]

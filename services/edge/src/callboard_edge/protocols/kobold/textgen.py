@@ -13,7 +13,6 @@ from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.running_replies import reply_name
 from callboard_edge.domain.text_stream import TextReply
-from callboard_edge.http.bodies import parse
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
@@ -21,14 +20,15 @@ from callboard_edge.protocols.kobold.bodies import (
     ChatBody,
     ChatHistory,
     HistoryResults,
+    KeyBody,
     ModelAction,
-    NoFields,
 )
 from callboard_edge.protocols.kobold.callers import known_caller
 from callboard_edge.protocols.kobold.errors import ANSWERS
 from callboard_edge.protocols.kobold.generation import lengths
 from callboard_edge.protocols.kobold.info import TAG
 from callboard_edge.protocols.kobold.models import chosen_model, default_model
+from callboard_edge.protocols.kobold.running import key_of
 from callboard_edge.protocols.kobold.sampling import sampling
 
 NOTHING_SAID = "<|BEGIN-VISIBLE-CHAT|>"
@@ -62,9 +62,7 @@ def routes(context: EdgeContext) -> list[Route]:
         raise unsupported("Models are loaded by the site's operator; name another in 'model' to use it.", "action")
 
     async def stop(call: Call) -> web.StreamResponse:
-        if (raw := await call.read()).strip():
-            parse(NoFields, raw)
-        name = reply_name(call.caller, "")
+        name = reply_name(call.caller, await key_of(call))
         if (await context.running.ask(RunningReplyRequest(name=name, action="read"))).running:
             await context.running.ask(RunningReplyRequest(name=name, action="stop"))
         return call.answer({"results": "success"})
@@ -97,7 +95,7 @@ def routes(context: EdgeContext) -> list[Route]:
             "textgen_stop",
             "End the caller's reply where it stands, where there is one",
             TAG,
-            body=NoFields,
+            body=KeyBody,
             answers={200: Answer("Done."), 401: ANSWERS[401]},
         ),
     ]
