@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 SCHEMAS = 250
 REPLIES = 4
 ESCAPED_NAME = re.compile(rb'\\u[0-9a-fA-F]{4}(?:[^"\\]|\\.)*":')
-"""A name with an escaped character passes by the patterns for names; the worker's check of the whole reply refuses it."""
+"""A name with an escaped character passes by the patterns for names; the worker's check of a reply refuses it."""
 
 
 @pytest.mark.parametrize(
