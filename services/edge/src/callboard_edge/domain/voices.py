@@ -1,7 +1,7 @@
 """The voices of a speech model, and how a requested voice is resolved."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.voices import parse_blend
@@ -9,11 +9,15 @@ from callboard_contracts.voices import parse_blend
 
 @dataclass(frozen=True, slots=True)
 class VoiceCatalog:
-    """The voices of a speech model; `voices` is None where nobody has said yet which there are."""
+    """The voices of a speech model; `voices` is None where nobody has said yet which there are.
+
+    `words` has how words are spoken by those that have lists of their own.
+    """
 
     voices: tuple[str, ...] | None
     aliases: Mapping[str, str]
     default_voice: str
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     def listed(self) -> tuple[str, ...]:
         """Every name that a client may use alone: voices first, then aliases."""
@@ -43,6 +47,10 @@ class VoiceCatalog:
         if len(names) == 1:
             return names[0]
         return "+".join(f"{name}({part.weight:g})" for name, part in zip(names, parts, strict=True))
+
+    def words_of(self, requested: str | None) -> dict[str, str]:
+        """How words are spoken by what a client requested for, over the lists of the site."""
+        return dict(self.words.get((requested or "").strip(), {}))
 
     def offers(self, name: str) -> bool:
         """Whether an engine knows a voice by that name, as far as is known here."""

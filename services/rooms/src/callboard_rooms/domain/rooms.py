@@ -210,9 +210,7 @@ class RoomService:
                 raise _not_found()
             found = stored.room or self._new(request, stored)
             check(found)
-            change = rooms.added(
-                found, turn, self._limits, self._now(), unique=request.unique, retries=request.retries
-            )
+            change = rooms.added(found, turn, self._limits, self._now(), unique=request.unique, retries=request.retries)
             return Change(change)
 
         before, change = await self._change(room_id(request.kind, request.key), decide)
