@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import quote
 
@@ -12,9 +12,9 @@ from callboard_contracts.characters import Character, memory_key
 from callboard_contracts.chat import ChatEnd, ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
-from callboard_contracts.rooms import Room, Turn, room_id
+from callboard_contracts.rooms import Turn, room_id
 from callboard_contracts.speech import SegmentInfo, SpeechEnd
-from callboard_contracts.workers import OfferedModel, PoolRecord, WorkerInfo
+from callboard_contracts.workers import WorkerInfo
 from callboard_edge.backends.fake import TENANT
 from callboard_edge.domain.characters import Characters
 from tests.unit.edge.harness import EdgeHarness, asking, frames, read_events, running, said
@@ -253,12 +253,14 @@ async def test_tier_that_may_not_use_the_model_may_not_use_the_character(
 async def test_fallback_answers_while_no_worker_of_the_model_is_expected() -> None:
     pools = {"main": {"backend": "fake"}, "spare": {"backend": "fake"}}
     models = {"owl": {"pool": "main"}, "wren": {"pool": "spare"}}
-    async with running() as edge:
-        del pools, models
-        put(edge, MIRA.model_copy(update={"model": "owl", "fallback_model": "wren/tiny"}))
-        work = edge.plays(frames("Hm."))
-        assert (await edge.post("/v1/chat/completions", to_mira()))[0] == 200
-        assert (await work).request.model == "owl"
+    async with running({"chat": {"pools": pools, "models": models}}) as edge:
+        put(edge, MIRA.model_copy(update={"model": "owl", "fallback_model": "wren"}))
+        edge.known.mark_loaded(0.0)
+        for pool, expected in (("spare", "wren"), ("main", "owl")):
+            edge.known.announce(WorkerInfo(id=f"w-{pool}", service="chat", pool=pool, backend="fake", slots=1, at=0))
+            work = edge.plays(frames("Hm."))
+            assert (await edge.post("/v1/chat/completions", to_mira()))[0] == 200
+            assert (await work).request.model == expected
 
 
 def test_older_news_of_a_character_are_left_aside() -> None:

@@ -1,13 +1,14 @@
 """Characters: named set-ups that answer as the chat model `character/<name>` and speak as the voice of that name.
 
 A character is one document in the bucket CHARACTERS under `character.<name>`. The rooms service alone writes it, by
-compare-and-set; edges read it. What was imported with a character and is only given out again, its card and its picture,
-lies beside it under the digest of its bytes.
+compare-and-set; edges read it. What was imported with a character and is only given out again, its card and its
+picture, lies beside it under the digest of its bytes.
 """
 
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -77,6 +78,14 @@ class Character(Message):
     def model_name(self) -> str:
         """The name by which clients ask for it."""
         return f"{MODEL_PREFIX}{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCharacter:
+    """A character at a revision, which a change may name."""
+
+    character: Character
+    revision: int
 
 
 class PutCharacter(Message):

@@ -10,6 +10,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from callboard_admin.accounts import Accounts
+from callboard_admin.character_records import CharacterRecords
 from callboard_admin.kudos_records import KudosRecords
 from callboard_admin.room_records import RoomRecords
 from callboard_admin.usage_records import UsageRecords
@@ -153,7 +154,13 @@ def administration(config: Config, bus: Bus, file: Path | None) -> Administratio
             return config.quota
 
     return Administration(
-        token_digest(token), Accounts.on(bus), UsageRecords(bus), KudosRecords(bus), RoomRecords.on(bus), quota
+        token_digest(token),
+        Accounts.on(bus),
+        UsageRecords(bus),
+        KudosRecords(bus),
+        RoomRecords.on(bus),
+        CharacterRecords.on(bus),
+        quota,
     )
 
 

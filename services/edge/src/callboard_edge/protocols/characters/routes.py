@@ -1,5 +1,6 @@
 """The characters on offer, what is said to them, and what they remember."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -34,40 +35,46 @@ MESSAGES = "character_messages"
 STREAMED = ("pcm", "mp3", "opus")
 
 
-def routes(context: EdgeContext) -> list[Route]:
-    """All routes."""
+@dataclass(frozen=True, slots=True)
+class CharacterHandlers:
+    """What callers do with characters."""
 
-    async def found(call: Call) -> tuple[Character, ChatModel]:
-        model = (await context.offers.to(call.caller)).chat_models.find(f"character/{call.params['name']}")
+    context: EdgeContext
+
+    async def _found(self, call: Call) -> tuple[Character, ChatModel]:
+        model = (await self.context.offers.to(call.caller)).chat_models.find(f"character/{call.params['name']}")
         if model is None or model.character is None:
             # Who has no key is not told which characters there are.
-            await context.admission.identify(call.caller)
+            await self.context.admission.identify(call.caller)
             raise CallboardError(ErrorCode.UNKNOWN_MODEL, "There is no character of that name here.", param="model")
         return model.character, model
 
-    async def remembered(call: Call) -> tuple[Character, str, str]:
+    async def _remembered(self, call: Call) -> tuple[Character, str, str]:
         """The character, the speaker, and the key of what they have said."""
         query = parse_query(MemoryQuery, call.request.query)
-        character, _model = await found(call)
-        caller, speaker = await context.admission.identify(call.caller), speaker_name(query.speaker)
+        character, _model = await self._found(call)
+        caller, speaker = await self.context.admission.identify(call.caller), speaker_name(query.speaker)
         if not caller.tier:
             raise CallboardError(ErrorCode.QUOTA_UNAVAILABLE, "Whose memory this is cannot be told at the moment.")
         return character, speaker, memory_key(caller.tenant, character, speaker)
 
-    async def listing(call: Call) -> web.StreamResponse:
-        await context.admission.identify(call.caller)
-        models = (await context.offers.to(call.caller)).chat_models.models
+    async def listing(self, call: Call) -> web.StreamResponse:
+        """Lists the characters."""
+        await self.context.admission.identify(call.caller)
+        models = (await self.context.offers.to(call.caller)).chat_models.models
         characters = [model.character for model in models if model.character is not None]
         return call.answer({"characters": [character_object(character) for character in characters]})
 
-    async def show(call: Call) -> web.StreamResponse:
-        await context.admission.identify(call.caller)
-        character, _model = await found(call)
+    async def show(self, call: Call) -> web.StreamResponse:
+        """Describes one."""
+        await self.context.admission.identify(call.caller)
+        character, _model = await self._found(call)
         return call.answer(character_object(character))
 
-    async def say(call: Call) -> web.StreamResponse:
+    async def say(self, call: Call) -> web.StreamResponse:
+        """Has a message answered."""
         body = await call.json(MessageBody)
-        character, model = await found(call)
+        character, model = await self._found(call)
         request = ChatRequest(
             model=model.name,
             messages=(ChatMessage(role="user", content=body.text),),
@@ -79,20 +86,21 @@ def routes(context: EdgeContext) -> list[Route]:
         speaker, stream = speaker_name(call.speaker or body.speaker), bool(body.stream)
         if body.speech is None:
             writer = MessageWriter(call.fresh_id, character.name, speaker)
-            return await context.text.respond(call, MESSAGES, request, model, writer, stream=stream)
+            return await self.context.text.respond(call, MESSAGES, request, model, writer, stream=stream)
         sound_format = body.speech.format or "mp3"
         if stream and sound_format not in STREAMED:
             raise unsupported(f"A streamed reply is spoken as one of {', '.join(STREAMED)}.", "speech.format")
-        speech_models = (await context.offers.to(call.caller)).speech_models
-        speech, speech_model = spoken(context, speech_models, model, body.speech)
+        speech_models = (await self.context.offers.to(call.caller)).speech_models
+        speech, speech_model = spoken(self.context, speech_models, model, body.speech)
         writer = MessageWriter(call.fresh_id, character.name, speaker, sound_format)
-        return await context.narrated.respond(
+        return await self.context.narrated.respond(
             call, MESSAGES, request, model, speech, speech_model, sound_format, writer, stream=stream
         )
 
-    async def memory(call: Call) -> web.StreamResponse:
-        character, speaker, key = await remembered(call)
-        room = await context.room_reader.room("character", key)
+    async def memory(self, call: Call) -> web.StreamResponse:
+        """Shows what is remembered of a speaker."""
+        character, speaker, key = await self._remembered(call)
+        room = await self.context.room_reader.room("character", key)
         lines = room.messages if room else ()
         return call.answer(
             {
@@ -105,22 +113,27 @@ def routes(context: EdgeContext) -> list[Route]:
             }
         )
 
-    async def forget(call: Call) -> web.StreamResponse:
-        _character, _speaker, key = await remembered(call)
+    async def forget(self, call: Call) -> web.StreamResponse:
+        """Ends that memory."""
+        _character, _speaker, key = await self._remembered(call)
         try:
-            await context.rooms.end(RoomRequest(kind="character", key=key))
+            await self.context.rooms.end(RoomRequest(kind="character", key=key))
         except CallboardError as error:
             if error.info.code is not ErrorCode.NOT_FOUND:
                 raise
             return call.answer({"forgotten": False})
         return call.answer({"forgotten": True})
 
+
+def routes(context: EdgeContext) -> list[Route]:
+    """All routes."""
+    handlers = CharacterHandlers(context)
     one = f"{PREFIX}/{{name}}"
     return [
         Route(
             "GET",
             PREFIX,
-            listing,
+            handlers.listing,
             name="characters",
             summary="List the characters on offer",
             tag=TAG,
@@ -129,7 +142,7 @@ def routes(context: EdgeContext) -> list[Route]:
         Route(
             "GET",
             one,
-            show,
+            handlers.show,
             name="character",
             summary="Describe one character",
             tag=TAG,
@@ -138,7 +151,7 @@ def routes(context: EdgeContext) -> list[Route]:
         Route(
             "POST",
             f"{one}/messages",
-            say,
+            handlers.say,
             name=MESSAGES,
             summary="Say something to a character, and have the reply whole or streamed, spoken or not",
             tag=TAG,
@@ -151,7 +164,7 @@ def routes(context: EdgeContext) -> list[Route]:
         Route(
             "GET",
             f"{one}/memory",
-            memory,
+            handlers.memory,
             name="character_memory",
             summary="Show what a character remembers of a speaker",
             tag=TAG,
@@ -161,7 +174,7 @@ def routes(context: EdgeContext) -> list[Route]:
         Route(
             "DELETE",
             f"{one}/memory",
-            forget,
+            handlers.forget,
             name="character_forget",
             summary="Have a character forget a speaker",
             tag=TAG,
