@@ -1,5 +1,6 @@
 """The admin API's characters."""
 
+import base64
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from callboard_contracts.characters import memory_key
 from callboard_contracts.rooms import Room, room_id
 from tests.support.characters import V2, card_text, picture
-from tests.unit.edge.admin_harness import PREFIX, TOKEN, AdminHarness, Operator
+from tests.unit.edge.admin_harness import AdminHarness, Operator
 from tests.unit.edge.harness import running
 
 pytestmark = pytest.mark.unit
@@ -27,10 +28,8 @@ async def told(operator: Operator, method: str, path: str, body: Any = None) -> 
     return status, json.loads(answer)
 
 
-async def imported(operator: Operator, data: bytes, query: str = "") -> tuple[int, Any]:
-    url, headers = f"{operator.harness.url}{PREFIX}/characters{query}", {"Authorization": f"Bearer {TOKEN}"}
-    async with operator.harness.session.post(url, data=data, headers=headers) as reply:
-        return reply.status, await reply.json()
+async def imported(operator: Operator, data: bytes, **fields: Any) -> tuple[int, Any]:
+    return await told(operator, "POST", "/characters", {"file": base64.b64encode(data).decode(), **fields})
 
 
 async def test_character_is_written_shown_changed_and_deleted(operator: Operator) -> None:
@@ -63,10 +62,13 @@ async def test_wrong_setting_is_refused_by_its_name(operator: Operator, body: di
 
 
 async def test_card_is_imported_and_exported(operator: Operator) -> None:
-    status, body = await imported(operator, picture(card_text(V2)), "?name=mira&model=owl")
+    status, body = await imported(operator, picture(card_text(V2)), name="mira", model="owl")
     assert (status, body["name"], body["model"], body["picture_dropped"]) == (200, "mira", "owl", False)
-    assert (await imported(operator, picture(card_text(V2)), "?name=mira"))[0] == 409
-    assert (await imported(operator, b"no card", "?name=mo"))[0] == 400
+    assert (await imported(operator, picture(card_text(V2)), name="mira"))[0] == 409
+    assert (await imported(operator, b"no card", name="mo"))[0] == 400
+    assert (await told(operator, "POST", "/characters", {"card": V2, "name": "mo"}))[0] == 200
+    for wrong in ({}, {"card": V2, "file": ""}, {"file": "no base64!"}, {"file": "ü"}):
+        assert (await told(operator, "POST", "/characters", wrong))[0] == 400
     status, headers, data = await operator.ask("GET", "/characters/mira/export?format=png")
     assert (status, headers["Content-Type"], data[:4]) == (200, "image/png", b"\x89PNG")
     status, headers, data = await operator.ask("GET", "/characters/mira/export?spec=v3")

@@ -149,3 +149,10 @@ def test_settings_of_the_client_come_before_those_of_the_character() -> None:
 def test_other_models_are_left_alone() -> None:
     request = chat("Hi")
     assert without_memory(request, OWL) == (request, OWL)
+
+
+@pytest.mark.parametrize(("own", "models", "expected"), [(None, "pygmalion", "Mira"), ("own", "pygmalion", None)])
+def test_form_with_names_has_the_names(own: Any, models: Any, expected: str | None) -> None:
+    model = replace(as_model(mira(prompt_format=own)), prompt_format=models)
+    asked = opening_request(chat("Hi", speaker="Ada"), model, "Ada")
+    assert (asked.messages[0].name, asked.prompt_format) == (expected, own or models)

@@ -424,3 +424,15 @@ async def test_character_in_a_talkmaster_room_has_that_rooms_memory(edge: EdgeHa
     assert turn.request.messages[0].content == "Be Mira, a miller, to Ada.\n\nBe brief."
     assert turn.speech is not None
     assert (turn.speech.request.voice, turn.speech.request.words) == ("ann", {"Ada": "Ay-da"})
+
+
+async def test_message_that_was_said_before_is_not_spoken_again(edge: EdgeHarness) -> None:
+    plays(edge, "Hm.")
+    body = {"speaker": "Ada", "text": "Hello.", "message_id": "m1"}
+    assert (await edge.post(MESSAGES, body))[0] == 200
+    status, _headers, answer = await edge.post(MESSAGES, {**body, "speech": {"format": "wav"}})
+    assert (status, json.loads(answer)["error"]["code"]) == (409, "duplicate_message")
+    await edge.all_closed()
+    async with asyncio.timeout(20):
+        while edge.quota.held.keys() - {edge.rooms.posted[0].id}:
+            await asyncio.sleep(0.01)

@@ -193,3 +193,11 @@ def test_long_dialogue_of_a_prompt_is_cut_to_the_context() -> None:
         assert request.prompt.startswith("You are the owl.\nAnn: ")
         room = over(room, request, limits)
     assert tokens(request) + REPLY <= CONTEXT
+
+
+def test_form_that_writes_who_speaks_is_told() -> None:
+    asked = ChatRequest(model="owl", prompt_format="pygmalion", max_output_tokens=50)
+    room, request = begun(new_room("character", "k", NOW), turn("Hi.", request=asked, named_lines=False), Limits())
+    room, request = begun(over(room, request, Limits()), turn("And?", request=asked, named_lines=False), Limits())
+    assert [(one.name, one.content) for one in request.messages][::2] == [("Ann", "Hi."), ("Ann", "And?")]
+    assert request.messages[1].name == "Owl"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from callboard_contracts.characters import Character
+from callboard_contracts.chat import PromptFormat
 from callboard_contracts.config import ChatSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.voices import VoiceCatalog
@@ -28,6 +29,7 @@ class ChatModel:
     tools: ToolUse
     json_schema: bool
     images: bool
+    prompt_format: PromptFormat = "own"
     character: Character | None = None
     base: "ChatModel | None" = None
 
@@ -163,6 +165,7 @@ def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
             tools=model.tools,
             json_schema=model.json_schema,
             images=model.images,
+            prompt_format=model.prompt_format,
         )
         for name, model in section.models.items()
     )

@@ -8,11 +8,13 @@ from callboard_contracts.characters import Character, memory_key
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import ReserveRequest, Work
+from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.abilities import with_honoured_sampling
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.character_prompts import opening_request, spoken_line, without_memory
+from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.room_turns import Question, RoomKey, RoomTurns, Words
 from callboard_edge.domain.submission import Submission
 from callboard_edge.domain.text_stream import TextStream
@@ -64,6 +66,29 @@ class CharacterAdmission(Admission):
     ) -> str:
         """Admits a request that is polled; a character answers it without its memory."""
         return await super().chat_kept(caller, *self._without_memory(request, model), request_id, name)
+
+    async def narrated(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        model: ChatModel,
+        speech_request: SpeechRequest,
+        speech_model: SpeechModel,
+        audio_ms: int,
+        request_id: str,
+    ) -> NarratedStream:
+        """Admits a reply and its speech; a message that was sent before is refused, since its frames are gone.
+
+        Raises as `Admission` does, and CallboardError (`duplicate_message`).
+        """
+        narrated = await super().narrated(caller, request, model, speech_request, speech_model, audio_ms, request_id)
+        if narrated.text.request_id != request_id:
+            narrated.text.close()
+            narrated.speech.close()
+            raise CallboardError(
+                ErrorCode.DUPLICATE_MESSAGE, "The message was said before, and its reply is not spoken again."
+            )
+        return narrated
 
     def chat_reserve(
         self,

@@ -7,7 +7,7 @@ that a visitor is called is read as one of them.
 import re
 from dataclasses import dataclass
 
-from callboard_contracts.characters import Character, speaker_name
+from callboard_contracts.characters import Character, CharacterPromptFormat, speaker_name
 from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling
 from callboard_edge.domain.catalogue import ChatModel
 
@@ -93,7 +93,7 @@ def opening_request(request: ChatRequest, model: ChatModel, speaker: str) -> Cha
         # The model would go on with the visitor's next line.
         stop = (f"\n{speaker}:", f"\n{character.display_name}:")
         return _settings(request, model, stop).model_copy(update={"mode": "completion", "prompt": text, "messages": ()})
-    messages = (ChatMessage(role="system", content=text),)
+    messages = (_system(text, model),)
     return _settings(request, model).model_copy(update={"mode": "chat", "messages": messages, "prompt": ""})
 
 
@@ -115,7 +115,7 @@ def without_memory(request: ChatRequest, model: ChatModel) -> tuple[ChatRequest,
     if messages and messages[0].role == "system":
         # Many templates take one message of the system at most.
         text, messages = f"{text}\n\n{messages[0].content}", messages[1:]
-    update = {"messages": (ChatMessage(role="system", content=text), *messages)}
+    update = {"messages": (_system(text, model), *messages)}
     return _settings(request, model).model_copy(update=update), model.base
 
 
@@ -144,9 +144,20 @@ def _settings(request: ChatRequest, model: ChatModel, stop: tuple[str, ...] = ()
         "speaker": "",
         "message_id": "",
     }
-    if character.prompt_format is not None and character.prompt_format != "plain":
-        update["prompt_format"] = character.prompt_format
+    form = _prompt_format(model)
+    if form != "plain" and (character.prompt_format or form != "own"):
+        update["prompt_format"] = form
     return request.model_copy(update=update)
+
+
+def _prompt_format(model: ChatModel) -> CharacterPromptFormat:
+    return _character(model).prompt_format or model.prompt_format
+
+
+def _system(text: str, model: ChatModel) -> ChatMessage:
+    # Of all forms this one alone begins lines with names.
+    name = _character(model).display_name if _prompt_format(model) == "pygmalion" else None
+    return ChatMessage(role="system", content=text, name=name)
 
 
 def _character(model: ChatModel) -> Character:

@@ -135,7 +135,12 @@ def _with_dialogue(room: Room, turn: Turn, request: ChatRequest, dialogue: Seque
         lines = [request.prompt, *(line(one.speaker, one.text) for one in said), f"{turn.character}:"]
         return request.model_copy(update={"prompt": "\n".join(lines), "turn": room_turn})
     messages = (
-        ChatMessage(role=one.role, content=line(one.speaker, one.text) if turn.named_lines else one.text)
+        ChatMessage(
+            role=one.role,
+            content=line(one.speaker, one.text) if turn.named_lines else one.text,
+            # This form writes who speaks by itself.
+            name=one.speaker if request.prompt_format == "pygmalion" and not turn.named_lines else None,
+        )
         for one in said
     )
     return request.model_copy(update={"messages": (*request.messages, *messages), "turn": room_turn})

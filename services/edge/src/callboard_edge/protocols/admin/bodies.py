@@ -313,13 +313,15 @@ class RevisionQuery(AdminQuery):
     revision: int | None = Field(default=None, ge=0)
 
 
-class CharacterImportQuery(AdminQuery):
-    """What the imported character is called, and settings of the site's own over those of the card."""
+class CharacterImportBody(AdminBody):
+    """A card, as its JSON or as a PNG or JSON file in base64, and settings of the site's own over those of the card."""
 
+    card: dict[str, Any] | None = None
+    file: str | None = None
     name: Word | None = None
     model: Word | None = None
     voice: Word | None = None
-    replace: bool = False
+    replace: bool | None = None
 
 
 class CharacterExportQuery(AdminQuery):

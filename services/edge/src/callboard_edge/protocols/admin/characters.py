@@ -1,5 +1,8 @@
 """The admin API's view of characters, with the operations of `callboard characters`."""
 
+import base64
+import binascii
+import json
 import logging
 from typing import Any
 
@@ -8,6 +11,7 @@ from aiohttp import web
 from callboard_admin.character_cards import CONTENT_TYPES
 from callboard_admin.character_records import settings_of
 from callboard_contracts.characters import StoredCharacter
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
@@ -17,7 +21,7 @@ from callboard_edge.protocols.admin.auth import AdminAuth
 from callboard_edge.protocols.admin.bodies import (
     CharacterBody,
     CharacterExportQuery,
-    CharacterImportQuery,
+    CharacterImportBody,
     CharacterListObject,
     CharacterObject,
     ForgetQuery,
@@ -59,11 +63,11 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
         return call.answer(settings_of(character))
 
     async def imported(call: Call) -> web.StreamResponse:
-        query = parse_query(CharacterImportQuery, call.request.query)
-        data = await call.read()
-        given = {"model": query.model, "voice": query.voice}
+        body = await call.json(CharacterImportBody)
+        given = {"model": body.model, "voice": body.voice}
         settings = {field: value for field, value in given.items() if value is not None}
-        stored, dropped = await records.import_file(data, query.name, settings, replaces=query.replace)
+        replaces = bool(body.replace)
+        stored, dropped = await records.import_file(_card_file(body), body.name, settings, replaces=replaces)
         note(call, "character_import")
         return call.answer({**_shown(stored), "picture_dropped": dropped})
 
@@ -122,8 +126,8 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
             "/characters",
             imported,
             "admin_character_import",
-            "Import a character card, the body of the request as a PNG or JSON file",
-            query=CharacterImportQuery,
+            "Import a character card",
+            body=CharacterImportBody,
             answers={200: Answer("The character.", CharacterObject), 409: CONFLICT},
         ),
         guard.route(
@@ -145,6 +149,18 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
             answers={200: Answer("How many memories are gone.", ForgottenObject), 404: UNKNOWN},
         ),
     ]
+
+
+def _card_file(body: CharacterImportBody) -> bytes:
+    """The file of a card; raises CallboardError where there is none, or more than one."""
+    if (body.card is None) == (body.file is None):
+        raise CallboardError(ErrorCode.INVALID_REQUEST, "Either 'card' or 'file' is needed.", param="card")
+    if body.file is None:
+        return json.dumps(body.card).encode()
+    try:
+        return base64.b64decode(body.file, validate=True)
+    except (binascii.Error, ValueError):
+        raise CallboardError(ErrorCode.INVALID_REQUEST, "The file is not valid base64.", param="file") from None
 
 
 def _shown(stored: StoredCharacter) -> dict[str, Any]:
