@@ -58,8 +58,8 @@ from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
-from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.characters.protocol import CharactersProtocol
+from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_edge.settings import edge_settings
@@ -75,8 +75,7 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Admin())
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Kobold(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Admin())
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
@@ -230,11 +229,6 @@ async def _serve(
     metrics.characters.set_function(lambda: len(characters))
     loop = await idle_loop(config.room_stream.idle_loop)
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Admin())
-    server = EdgeServer(context, protocols)
-    library_output.hide()
-    try:
-        await replies.start()
     others = BusRunningReplies(bus)
     running = FollowedReplies(others)
     results = BusResultStore(bus)
@@ -251,6 +245,13 @@ PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(),
         running=running,
         characters=characters,
     )
+    server = EdgeServer(context, protocols)
+    library_output.hide()
+    try:
+        await replies.start()
+        for watch in watches:
+            await watch.start()
+        await others.start(running.answer)
         try:
             port = await server.start(config.edge.host, config.edge.port)
         except OSError as error:
@@ -278,8 +279,8 @@ PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(),
         await background.close(BACKGROUND_TIMEOUT_S)
         await replies.close()
         for watch in watches:
-            await watch.start()
-        await others.start(running.answer)
+            await watch.close()
+        await others.close()
 
 
 async def idle_loop(file: Path | None) -> bytes | None:
