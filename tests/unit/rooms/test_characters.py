@@ -1,6 +1,7 @@
 """Characters are written once and by compare-and-set, and what was imported with them goes and stays with them."""
 
 import base64
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class Scene:
         self.now = NOW
         self.service = CharacterService(self.store, self.store, ("owl", "wren"), lambda: self.now)
 
-    async def put(self, name: str = "mira", revision: int | None = None, **fields: object) -> Character:
+    async def put(self, name: str = "mira", revision: int | None = None, **fields: Any) -> Character:
         over = {key: fields.pop(key) for key in ("card", "avatar") if key in fields}
         character = Character.model_validate({"name": name, "display_name": "Mira", **fields})
         request = PutCharacter.model_validate({"character": character, "revision": revision, **over})
@@ -79,8 +80,9 @@ async def test_change_between_reading_and_writing_is_seen(scene: Scene) -> None:
 
 async def test_unknown_models_are_refused_by_their_field(scene: Scene) -> None:
     for field in ("model", "fallback_model"):
+        fields: dict[str, Any] = {field: "nobody"}
         with pytest.raises(CallboardError) as caught:
-            await scene.put(**{field: "nobody"})
+            await scene.put("mira", None, **fields)
         assert (caught.value.info.code, caught.value.info.param) == (ErrorCode.UNKNOWN_MODEL, field)
     assert (await scene.put(model="owl", fallback_model="wren")).model == "owl"
 
@@ -102,8 +104,9 @@ async def test_card_and_picture_are_kept_replaced_and_dropped(scene: Scene) -> N
 
 async def test_what_is_no_card_and_no_picture_is_refused(scene: Scene) -> None:
     for field, value in (("card", "{"), ("card", "[" * 20_000), ("avatar", "not base64!")):
+        fields: dict[str, Any] = {field: value}
         with pytest.raises(CallboardError) as caught:
-            await scene.put(**{field: value})
+            await scene.put("mira", None, **fields)
         assert (caught.value.info.code, caught.value.info.param) == (ErrorCode.INVALID_REQUEST, field)
 
 

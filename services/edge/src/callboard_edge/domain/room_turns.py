@@ -16,8 +16,8 @@ from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.character_prompts import without_memory
 from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.submission import QuotaRefused, Route, Submission
-from callboard_edge.domain.text_stream import TextStream
-from callboard_edge.domain.turn_stream import RepeatedSource, TextSource, TurnStream
+from callboard_edge.domain.text_stream import TextSource, TextStream
+from callboard_edge.domain.turn_stream import RepeatedSource, TurnStream
 from callboard_edge.domain.workers import WorkerWait, check_pool
 
 POST_ATTEMPTS = 2
