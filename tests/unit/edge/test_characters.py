@@ -288,11 +288,14 @@ async def test_characters_voice_and_words_are_spoken(edge: EdgeHarness) -> None:
     assert (spoken.voice, spoken.words) == ("ann", {"Ada": "Ay-da"})
     spoken = await heard({"model": "parrot", "input": "Hello Ada.", "voice": "ann"})
     assert (spoken.voice, spoken.words) == ("ann", {})
+    async with edge.session.get(f"{edge.url}/v1/audio/voices") as reply:
+        voices = (await reply.json())["voices"]
+    assert [(one["id"], one.get("alias_of")) for one in voices] == [("ann", None), ("character/mira", "ann")]
     put(edge, MIRA.model_copy(update={"voice": "nobody"}))
-    status, _headers, _body = await edge.post(
-        "/v1/audio/speech", {"model": "parrot", "input": "Hello.", "voice": "character/mira"}
-    )
-    assert status == 400
+    for voice in ("character/mira", "character/nobody"):
+        body = {"model": "parrot", "input": "Hello.", "voice": voice}
+        status, _headers, answer = await edge.post("/v1/audio/speech", body)
+        assert (status, json.loads(answer)["error"]["code"]) == (400, "unknown_voice")
 
 
 async def test_narrated_character_speaks_with_its_own_voice(edge: EdgeHarness) -> None:

@@ -1,6 +1,6 @@
 """The models that clients may ask for: those configured, as far as their workers have been seen."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -8,6 +8,7 @@ from callboard_contracts.characters import Character
 from callboard_contracts.chat import PromptFormat
 from callboard_contracts.config import ChatSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 from callboard_edge.domain.voices import VoiceCatalog
 from callboard_edge.domain.workers import Workers
 
@@ -60,7 +61,7 @@ class SpeechModel:
     voice_aliases: Mapping[str, str]
     default_voice: str
     allowed_voices: tuple[str, ...] | None = None
-    characters: Iterable[Character] = ()
+    characters: Characters = NO_CHARACTERS
 
     def catalog(self, workers: Workers) -> VoiceCatalog:
         """The voices of the model: those configured, else those that its workers announced."""
@@ -68,27 +69,19 @@ class SpeechModel:
         if voices is None and (offered := workers.model("tts", self.pool, self.name)) is not None:
             voices = tuple(voice.name for voice in offered.voices) or None
         allowed = self.allowed_voices
-        names = None if voices is None else {*voices, *self.voice_aliases}
-        speaking = [one for one in self.characters if _can_speak(one, names)]
-        aliases = {**self.voice_aliases, **{one.model_name: one.voice or self.default_voice for one in speaking}}
+        aliases = self.voice_aliases
         if allowed is not None:
             voices = allowed if voices is None else tuple(voice for voice in voices if voice in allowed)
             aliases = {alias: voice for alias, voice in aliases.items() if voice in voices}
         default = self.default_voice
         if voices is not None and default not in (*voices, *aliases):
             default = next(iter(voices), default)
-        return VoiceCatalog(voices, aliases, default, {one.model_name: one.words for one in speaking if one.words})
+        return VoiceCatalog(voices, aliases, default, self.characters)
 
     def language(self, workers: Workers, voice: str) -> str | None:
         """The language tag of a voice, as the workers announced it."""
         offered = workers.model("tts", self.pool, self.name)
         return next((one.language for one in offered.voices if one.name == voice), None) if offered else None
-
-
-def _can_speak(character: Character, names: Collection[str] | None) -> bool:
-    """Whether a model has a character's voice, or may have it; a blend is looked at when it is asked for."""
-    voice = character.voice
-    return voice is None or names is None or voice in names or any(mark in voice for mark in "+(,")
 
 
 class _Named(Protocol):
@@ -172,7 +165,7 @@ def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
     return Catalogue(models, section.default_model)
 
 
-def speech_catalogue(section: TtsSection, characters: Iterable[Character] = ()) -> Catalogue[SpeechModel]:
+def speech_catalogue(section: TtsSection, characters: Characters = NO_CHARACTERS) -> Catalogue[SpeechModel]:
     """The speech models of the configuration, which the characters speak with."""
     models = tuple(
         SpeechModel(

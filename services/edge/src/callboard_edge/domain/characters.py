@@ -1,28 +1,22 @@
-"""The characters of the site, and the chat models that they are to callers."""
+"""The characters of the site, as the rooms service last wrote them."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 
-from callboard_contracts.characters import EVERY_CHARACTER, Character, named_character
-from callboard_contracts.errors import CallboardError
-from callboard_edge.domain.catalogue import Catalogue, ChatModel
-from callboard_edge.domain.workers import Workers, check_pool
+from callboard_contracts.characters import Character, named_character
 
 
 class Characters:
-    """What the rooms service last wrote of each character; one that was deleted is known by its revision."""
+    """What is known of each character; one that was deleted is known by its revision."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Character | None, int]] = {}
-        self._present: Mapping[str, Character] = {}
+        self._present: Mapping[str, Character] | None = {}
 
     def take(self, name: str, character: Character | None, revision: int) -> None:
         """Takes in a character as it is at a revision, None for one that was deleted; what is older is left aside."""
-        if revision < self._known.get(name, (None, 0))[1]:
-            return
-        self._known[name] = character, revision
-        present = {known: one for known, (one, _revision) in self._known.items() if one is not None}
-        self._present = dict(sorted(present.items()))
+        if revision >= self.revision(name):
+            self._known[name] = character, revision
+            self._present = None
 
     def revision(self, name: str) -> int:
         """The revision at which a character is known, 0 for none."""
@@ -30,74 +24,24 @@ class Characters:
 
     def find(self, name: str) -> Character | None:
         """The character of a name, or None."""
-        return self._present.get(name)
+        return self._known.get(name, (None, 0))[0]
+
+    def named(self, model: str) -> Character | None:
+        """The character that a model or a voice stands for, or None."""
+        name = named_character(model)
+        return None if name is None else self.find(name)
 
     def __iter__(self) -> Iterator[Character]:
-        return iter(self._present.values())
+        return iter(self._by_name().values())
 
     def __len__(self) -> int:
-        return len(self._present)
+        return len(self._by_name())
+
+    def _by_name(self) -> Mapping[str, Character]:
+        if self._present is None:
+            present = {name: one for name, (one, _revision) in self._known.items() if one is not None}
+            self._present = dict(sorted(present.items()))
+        return self._present
 
 
-class CharacterCatalogue(Catalogue[ChatModel]):
-    """Chat models, and the characters that answer with one of them.
-
-    `offered` are the models that a caller may ask for, `everything` all of the site. `names` are what the caller's tier
-    names, None for all: a character is offered by its own name, or with its model.
-    """
-
-    def __init__(
-        self,
-        offered: Catalogue[ChatModel],
-        everything: Catalogue[ChatModel],
-        characters: Characters,
-        workers: Workers,
-        names: Collection[str] | None,
-    ) -> None:
-        super().__init__(offered.models, offered.default)
-        self._everything = everything
-        self._characters = characters
-        self._workers = workers
-        self._names = names
-
-    @property
-    def models(self) -> tuple[ChatModel, ...]:
-        """The models on offer, then the characters by their names."""
-        found = (self._as_model(character) for character in self._characters)
-        return (*super().models, *(model for model in found if model is not None))
-
-    def find(self, name: str) -> ChatModel | None:
-        """The model of a name or alias, or the character of `character/<name>`, or None."""
-        own, wanted = super().find(name), named_character(name)
-        if own is not None or wanted is None:
-            return own
-        character = self._characters.find(wanted)
-        return None if character is None else self._as_model(character)
-
-    def _as_model(self, character: Character) -> ChatModel | None:
-        """A character as a chat model: its own model, or its fallback while no worker of that is expected."""
-        served = [model for model in self._models_of(character) if self._may_use(character, model)]
-        if not served:
-            return None
-        model = next(filter(self._is_expected, served), served[0])
-        most = min(character.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
-        return replace(
-            model, name=character.model_name, aliases=(), max_output_tokens=most, character=character, base=model
-        )
-
-    def _models_of(self, character: Character) -> Iterator[ChatModel]:
-        default = self._everything.default or next(iter(self._everything.names), None)
-        for name in (character.model or default, character.fallback_model):
-            if name is not None and (model := self._everything.find(name)) is not None:
-                yield model
-
-    def _may_use(self, character: Character, model: ChatModel) -> bool:
-        names = self._names
-        return names is None or bool({model.name, character.model_name, EVERY_CHARACTER} & set(names))
-
-    def _is_expected(self, model: ChatModel) -> bool:
-        try:
-            check_pool(self._workers, "chat", model)
-        except CallboardError:
-            return False
-        return True
+NO_CHARACTERS = Characters()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from callboard_contracts.config import TierSection
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
-from callboard_edge.domain.characters import CharacterCatalogue, Characters
+from callboard_edge.domain.character_models import CharacterCatalogue
+from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.workers import Workers
 
 REMEMBERED_S = 10.0

@@ -205,7 +205,8 @@ def spoken(
     try:
         speech_model = models.resolve(asked.model or models.default or next(iter(models.names), None))
         catalog = speech_model.catalog(context.workers)
-        voice = asked.voice or (model.name if model.name in catalog.aliases else None)
+        can_speak = model.character is not None and catalog.can_speak(model.character)
+        voice = asked.voice or (model.name if can_speak else None)
         request = SpeechRequest(
             model=speech_model.name,
             text="",

@@ -43,7 +43,7 @@ def spoken(
         # OpenAI's clients have no place for the model's name.
         model = models.resolve(audio.model or models.default or next(iter(models.names), None))
         catalog, asked = model.catalog(workers), audio.voice
-        if asked is None and chat_model.character is not None and chat_model.name in catalog.aliases:
+        if asked is None and chat_model.character is not None and catalog.can_speak(chat_model.character):
             asked = chat_model.name
         voice = catalog.resolve(asked)
     except CallboardError as error:
