@@ -20,6 +20,7 @@ from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.handlers.rpc import RpcHandlers, subscribe_control
+from callboard_rooms.domain.characters import CharacterService
 from callboard_rooms.domain.rooms import RoomService
 from callboard_rooms.handlers.rpc import RoomHandlers
 
@@ -32,7 +33,9 @@ def page() -> str:
     reservations, kudos = ReservationService.__new__(ReservationService), KudosService.__new__(KudosService)
     handlers = RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, Verifier.__new__(Verifier))
     broker = NatsBroker()
-    room_handlers = RoomHandlers(RoomService.__new__(RoomService), BackgroundTasks())
+    room_handlers = RoomHandlers(
+        RoomService.__new__(RoomService), CharacterService.__new__(CharacterService), BackgroundTasks()
+    )
     handlers.subscribe(broker)
     room_handlers.subscribe(broker)
     subscribe_control(broker, lambda: None, lambda _tenant: None)

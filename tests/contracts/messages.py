@@ -1,6 +1,13 @@
 """The messages whose form is a promise, by the name of their frozen sample and schema."""
 
 from callboard_contracts.accounts import Account
+from callboard_contracts.characters import (
+    Character,
+    CharacterChanged,
+    CharacterReply,
+    DeleteCharacter,
+    PutCharacter,
+)
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
 from callboard_contracts.embedding import EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
@@ -24,7 +31,16 @@ from callboard_contracts.quota import (
     VerifyReply,
     VerifyRequest,
 )
-from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomReply, RoomRequest, SpeakInRoom, TurnEnded
+from callboard_contracts.rooms import (
+    CancelTurn,
+    OpenRoom,
+    PostTurn,
+    Room,
+    RoomReply,
+    RoomRequest,
+    SpeakInRoom,
+    TurnEnded,
+)
 from callboard_contracts.speech import SegmentInfo, SpeechJob, UtteranceStart
 from callboard_contracts.transcription import TranscriptionJob, TranscriptionResult
 from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
@@ -33,10 +49,15 @@ MESSAGES: dict[str, type[Message]] = {
     "account": Account,
     "attempt_record": AttemptRecord,
     "audit_event": AuditEvent,
+    "cancel_turn": CancelTurn,
+    "character": Character,
+    "character_changed": CharacterChanged,
+    "character_reply": CharacterReply,
     "chat_frame": ChatFrame,
     "chat_job": ChatJob,
     "chat_result": ChatResult,
     "dead_letter": DeadLetter,
+    "delete_character": DeleteCharacter,
     "edge_heartbeat": EdgeHeartbeat,
     "embedding_job": EmbeddingJob,
     "embedding_result": EmbeddingResult,
@@ -52,6 +73,7 @@ MESSAGES: dict[str, type[Message]] = {
     "pool_record": PoolRecord,
     "post_turn": PostTurn,
     "process_record": ProcessRecord,
+    "put_character": PutCharacter,
     "release_reply": ReleaseReply,
     "release_request": ReleaseRequest,
     "reserve_reply": ReserveReply,

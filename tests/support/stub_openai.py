@@ -48,6 +48,8 @@ class Script:
     prefill: bool = True
     ignore_prefill: bool = False
     """Take the start of an answer for a turn that is over, and answer again from the beginning."""
+    echoes: bool = False
+    """Answer with `re: ` and what the last message of a user says."""
 
 
 class StubOpenAI:
@@ -115,14 +117,15 @@ class StubOpenAI:
             return _failure(script.fail_status, script.fail_code, script.retry_after)
         if said and not script.prefill:
             return _failure(400, "unsupported_value", "")
-        prompt_tokens = script.prompt_tokens + len(_rest([], said, script.reply)[0])
+        wanted = _echo(body) if script.echoes else script.reply
+        prompt_tokens = script.prompt_tokens + len(_rest([], said, wanted)[0])
         if script.ignore_prefill:
             said = ""
         if script.context_tokens and len(json.dumps(body)) // 4 > script.context_tokens:
             return _failure(400, "context_length_exceeded", "")
         if script.first_delay_s:
             await asyncio.sleep(script.first_delay_s)
-        _, tokens = _rest(script.reply, said, script.reply)
+        _, tokens = _rest(wanted, said, wanted)
         limit = body.get("max_tokens") or body.get("max_completion_tokens")
         finish = "stop"
         if limit is not None and limit < len(tokens) and not script.ignore_limit:
@@ -196,6 +199,11 @@ def _rest(default: list[str], said: str, reply: list[str]) -> tuple[list[str], l
             return reply[:n], reply[n:]
         so_far += text
     return (reply, []) if so_far == said else (default, reply)
+
+
+def _echo(body: dict[str, Any]) -> list[str]:
+    last = next(one for one in reversed(body["messages"]) if one["role"] == "user")
+    return ["re: ", *(f"{word} " for word in last["content"].split())]
 
 
 def _piece(chat: bool, script: Script, text: str, *, thinking: bool) -> dict[str, Any]:

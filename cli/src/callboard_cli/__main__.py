@@ -9,7 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from callboard_cli import backup, dlq, doctor, drain, keys, kudos, rooms, status, streams, talkmaster, usage
+from callboard_cli import (
+    backup,
+    characters,
+    dlq,
+    doctor,
+    drain,
+    keys,
+    kudos,
+    rooms,
+    status,
+    streams,
+    talkmaster,
+    usage,
+)
 from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_error
 from callboard_cli.models import command as models
 from callboard_cli.nats import command as nats
@@ -35,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         usage,
         kudos,
         rooms,
+        characters,
         dlq,
         drain,
         backup,

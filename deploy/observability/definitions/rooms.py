@@ -68,7 +68,30 @@ OPEN_ROOMS = Row(
         ),
     ),
 )
+CHARACTERS = Row(
+    "Characters",
+    (
+        panel(
+            "Characters",
+            "Characters that the edges know; each knows all of them, so the maximum is shown.",
+            "short",
+            f"max ({of('callboard_edge_characters')})",
+            kind="stat",
+            width=4,
+        ),
+        counter(
+            "Requests to characters",
+            "Requests a second, by memory: kept where a request names its speaker, none where it does not.",
+            "callboard_edge_character_requests_total",
+            by="memory",
+            unit="reqps",
+        ),
+    ),
+)
 
 ROOMS = Dashboard(
-    "rooms", "Rooms", "Are turns answered, in order and soon?", (ROOM_TURNS, OPEN_ROOMS, processes("callboard-rooms"))
+    "rooms",
+    "Rooms",
+    "Are turns answered, in order and soon?",
+    (ROOM_TURNS, OPEN_ROOMS, CHARACTERS, processes("callboard-rooms")),
 )

@@ -19,6 +19,7 @@ from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_contracts.rooms import RoomReply, RoomRequest
 from callboard_edge.domain.administration import Administration
 from callboard_kit.fake_bucket import FakeBucket
+from tests.support.characters import ServedCharacters
 from tests.unit.edge.harness import EdgeHarness
 
 TOKEN = "an-operators-own-long-token"
@@ -172,6 +173,10 @@ class AdminHarness:
     ended: list[RoomRequest] = field(default_factory=list[RoomRequest])
     announced: list[str] = field(default_factory=list[str])
     quota: QuotaSection = field(default_factory=QuotaSection)
+    characters: ServedCharacters = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.characters = ServedCharacters(self.room_records)
 
     @property
     def book(self) -> Accounts:
@@ -201,7 +206,9 @@ class AdminHarness:
             return self.quota
 
         digest = hashlib.sha256(TOKEN.encode()).digest()
-        return Administration(digest, self.book, self.usage, self.kudos, self.room_records, quota, pause_s)
+        return Administration(
+            digest, self.book, self.usage, self.kudos, self.room_records, self.characters.records, quota, pause_s
+        )
 
 
 @dataclass

@@ -19,6 +19,7 @@ from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.administration import Administration
+from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.protocol import Protocol
@@ -90,6 +91,7 @@ class EdgeHarness:
     audio: FakeRoomAudio
     streams: RoomStreams
     inquiry: FakeModelInquiry
+    characters: Characters
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -148,15 +150,30 @@ async def running(
     workers = Workers()
     metrics, audio = EdgeMetrics(registry), FakeRoomAudio()
     streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)
-    results = FakeResultStore(inboxes)
-    context = edge_context(config, deps, results, workers, media, streams, metrics, lambda: None, admin)
+    results, characters = FakeResultStore(inboxes), Characters()
+    context = edge_context(
+        config, deps, results, workers, media, streams, metrics, lambda: None, admin, characters=characters
+    )
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         url = f"http://127.0.0.1:{port}"
         mixing = asyncio.ensure_future(streams.run())
         harness = EdgeHarness(
-            url, session, server, quota, jobs, inboxes, registry, workers, rooms, audio, streams, inquiry, [mixing]
+            url,
+            session,
+            server,
+            quota,
+            jobs,
+            inboxes,
+            registry,
+            workers,
+            rooms,
+            audio,
+            streams,
+            inquiry,
+            characters,
+            [mixing],
         )
         try:
             yield harness

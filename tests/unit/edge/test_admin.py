@@ -45,6 +45,10 @@ ROUTES = [
     ("GET", "/accounts/ann/kudos/history", None),
     *(("GET", f"/rooms{path}", None) for path in ("", "/r1", "/r1/export")),
     ("DELETE", "/rooms/r1", None),
+    *(("GET", f"/characters{path}", None) for path in ("", "/mira", "/mira/export")),
+    ("POST", "/characters", {"name": "mira"}),
+    ("PUT", "/characters/mira", {}),
+    *(("DELETE", f"/characters/mira{path}", None) for path in ("", "/memory")),
 ]
 
 

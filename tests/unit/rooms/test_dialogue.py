@@ -155,3 +155,51 @@ def test_turns_keep_their_order_whatever_is_repeated(steps: list[str], data: Any
     over_or_open = [*room.ended, *([room.running] if room.running else []), *room.waiting]
     assert [one.id for one in over_or_open] == [one.id for one in posted]
     assert [one.number for one in over_or_open] == list(range(1, len(posted) + 1))
+
+
+def test_turn_may_remember_less_than_the_room() -> None:
+    limits = Limits(max_messages=25)
+    room = new_room("character", "t/mira.1/Ada", NOW)
+    for _ in range(12):
+        room, request = begun(room, turn(memory_messages=6), limits)
+        assert len(request.messages) <= 2 + 6
+        room = over(room, request, limits)
+    assert len(room.messages) in {4, 6}
+
+
+def test_lines_of_a_dialogue_of_two_have_no_names() -> None:
+    room, request = begun(new_room("character", "k", NOW), turn("Hi.", named_lines=False), Limits())
+    room = over(room, request, Limits(), "Owl: Hoo.")
+    room, request = begun(room, turn("And?", named_lines=False), Limits())
+    assert [one.content for one in request.messages][1:] == ["Hi.", "Hoo.", "And?"]
+
+
+def test_prompt_goes_on_with_the_dialogue_as_evennia_writes_it() -> None:
+    asked = ChatRequest(mode="completion", model="owl", prompt="You are the owl.", max_output_tokens=50)
+    room, request = begun(new_room("character", "k", NOW), turn("Hi.", request=asked, named_lines=False), Limits())
+    room = over(room, request, Limits(), " Hoo.")
+    room, request = begun(room, turn("And?", request=asked, named_lines=False), Limits())
+    assert request.prompt == "You are the owl.\nAnn: Hi.\nOwl: Hoo.\nAnn: And?\nOwl:"
+    assert (request.messages, request.turn is not None) == ((), True)
+
+
+def test_long_dialogue_of_a_prompt_is_cut_to_the_context() -> None:
+    asked = ChatRequest(mode="completion", model="owl", prompt="You are the owl.", max_output_tokens=REPLY)
+    limits = Limits(context_tokens={"owl": CONTEXT})
+    room = new_room("character", "k", NOW)
+    sizes: list[int] = []
+    for _ in range(20):
+        room, request = begun(room, turn(request=asked), limits)
+        assert request.prompt.startswith("You are the owl.\nAnn: ")
+        sizes.append(tokens(request) + REPLY)
+        room = over(room, request, limits)
+    assert max(sizes[1:]) <= CONTEXT
+    assert len(set(sizes)) > 5
+
+
+def test_form_that_writes_who_speaks_is_told() -> None:
+    asked = ChatRequest(model="owl", prompt_format="pygmalion", max_output_tokens=50)
+    room, request = begun(new_room("character", "k", NOW), turn("Hi.", request=asked, named_lines=False), Limits())
+    room, request = begun(over(room, request, Limits()), turn("And?", request=asked, named_lines=False), Limits())
+    assert [(one.name, one.content) for one in request.messages][::2] == [("Ann", "Hi."), ("Ann", "And?")]
+    assert request.messages[1].name == "Owl"

@@ -12,6 +12,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.rooms import (
     MAX_WAITING_TURNS,
     TURN_LIFE_S,
+    CancelTurn,
     OpenRoom,
     Room,
     RoomRequest,
@@ -570,3 +571,65 @@ async def test_change_that_others_come_before_is_made_again(site: Deployment) ->
     await site.post(turn())
     assert site.figures.conflicts == 1
     assert len((await site.room()).waiting) == 1
+
+
+async def test_turn_whose_client_left_is_given_up_and_the_next_begins() -> None:
+    deployment = Deployment()
+    first, second = turn(), turn()
+    for one in (first, second):
+        await deployment.rooms.post(post(one))
+    await deployment.background.close(5)
+    await deployment.rooms.cancel(CancelTurn(kind="ait", key="stage", turn=first.id))
+    await deployment.background.close(5)
+    room = (await deployment.store.load(ROOM)).room
+    assert room is not None
+    assert room.running is not None
+    assert (room.running.id, room.messages) == (second.id, ())
+    assert deployment.turns.cancelled == [first.id]
+    assert first.id in deployment.turns.released
+    assert [job.request_id for job in deployment.turns.chats] == [first.id, second.id]
+    # Its reply comes too late to be remembered.
+    deployment.turns.results[first.id] = result(first.id)
+    await deployment.rooms.turn_ended(TurnEnded(room=ROOM, turn=first.id))
+    assert (await deployment.store.load(ROOM)).room == room
+    assert deployment.figures.outcomes == {"cancelled": 1}
+
+
+async def test_giving_up_what_is_over_or_unknown_changes_nothing() -> None:
+    deployment = Deployment()
+    one = turn()
+    await deployment.rooms.cancel(CancelTurn(kind="ait", key="stage", turn=one.id))
+    await deployment.rooms.post(post(one))
+    await deployment.background.close(5)
+    deployment.turns.results[one.id] = result(one.id)
+    await deployment.rooms.turn_ended(TurnEnded(room=ROOM, turn=one.id))
+    before = (await deployment.store.load(ROOM)).room
+    await deployment.rooms.cancel(CancelTurn(kind="ait", key="stage", turn=one.id))
+    assert (await deployment.store.load(ROOM)).room == before
+    assert before is not None
+    assert len(before.messages) == 2
+
+
+async def test_message_whose_turn_failed_is_taken_again_where_it_may_be() -> None:
+    deployment = Deployment()
+    first = turn(message_id="m")
+    await deployment.rooms.post(post(first, retries=True))
+    with pytest.raises(CallboardError):
+        await deployment.rooms.post(post(turn(message_id="m"), retries=True))
+    await deployment.rooms.cancel(CancelTurn(kind="ait", key="stage", turn=first.id))
+    with pytest.raises(CallboardError):
+        await deployment.rooms.post(post(turn(message_id="m")))
+    await deployment.rooms.post(post(turn(message_id="m"), retries=True))
+    await deployment.background.close(5)
+
+
+async def test_memory_of_a_character_outlives_other_rooms() -> None:
+    deployment = Deployment(idle_timeout_s=100.0, memory_timeout_s=1000.0)
+    for kind in ("ait", "character"):
+        await deployment.rooms.open(OpenRoom(kind=kind, key="k"))
+    deployment.time += 500
+    await deployment.reaper.pass_once()
+    assert deployment.reaper.rooms_by_kind == {"character": 1}
+    deployment.time += 501
+    await deployment.reaper.pass_once()
+    assert deployment.reaper.rooms_by_kind == {}

@@ -29,6 +29,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.model import Message
 from callboard_contracts.streams import (
     BUCKET_ACCOUNTS,
+    BUCKET_CHARACTERS,
     BUCKET_ROOMS,
     CHAT,
     KEYS,
@@ -99,7 +100,8 @@ def backed_up(config: Config, *, rooms: bool = True) -> tuple[str, ...]:
     The order matters where a site is at work. Leases come first and outcomes later, so that the reaper finds a lease
     for each outcome whose increments were not read. Usage events come last, so that none is missing that was counted.
     """
-    names = (*stored_streams(config), f"KV_{BUCKET_ACCOUNTS}", f"KV_{BUCKET_ROOMS}")
+    buckets = (BUCKET_ACCOUNTS, BUCKET_CHARACTERS, BUCKET_ROOMS)
+    names = (*stored_streams(config), *(f"KV_{bucket}" for bucket in buckets))
     left_out = SHORT_LIVED if rooms else SHORT_LIVED | ROOM_STREAMS
     return tuple(
         sorted((name for name in names if name not in left_out), key=lambda name: (name != LEASE, name == USAGE))

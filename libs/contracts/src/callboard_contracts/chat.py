@@ -190,6 +190,10 @@ class ChatRequest(Message):
     """The client's word for prompts that begin alike; left out, the beginning of the dialogue tells."""
     preferred_worker: str | None = None
     """The id of the worker that prompts which begin like this one go to while it has room."""
+    speaker: str = ""
+    """Who says the last message to a character, by the name that the client gives; left out, nobody is remembered."""
+    message_id: str = ""
+    """The client's own id of the last message, by which a character's memory knows a repeat."""
 
 
 class ChatJob(Job):

@@ -11,7 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from callboard_contracts.characters import MODEL_PREFIX
 from callboard_contracts.chat import PromptFormat
+from callboard_contracts.pronunciation import WordsTable
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -256,15 +258,6 @@ class SpeechPoolSection(Section):
     """How long an engine may ignore the order to stop a job before its worker ends, to be restarted."""
 
 
-WordsTable = Annotated[
-    dict[
-        Annotated[str, Field(pattern=r"^[^\[\]\n]{1,80}$")],
-        Annotated[str, Field(pattern=r"^(/[^()/\n]{1,118}/|[^\[\]()/\n]{1,120})$")],
-    ],
-    Field(max_length=1000),
-]
-
-
 class TtsSection(Section):
     """Speech pools, the models they serve, and how speech sounds."""
 
@@ -310,6 +303,8 @@ class RoomsSection(Section):
     """How many messages a room remembers at most."""
     idle_timeout_s: float = Field(default=86_400.0, ge=60)
     """After how long without a turn a room ends and is forgotten."""
+    memory_timeout_s: float = Field(default=90 * 86_400.0, ge=60)
+    """The same for what a character remembers of a speaker."""
     keep_alive: tuple[str, ...] = ()
     """The keys of rooms that never end by themselves."""
     recording_life_s: float | None = Field(default=None, ge=600)
@@ -392,7 +387,8 @@ class TierSection(LimitsSection):
     """The limits of one class of callers, and what they are offered; a limit left out does not apply."""
 
     models: tuple[str, ...] | None = None
-    """The models for text and speech that these callers are offered; left out, all."""
+    """The models for text and speech that these callers are offered; left out, all. A character is offered with its
+    model, or by its own name as `character/mira`; `character/*` are all characters."""
     voices: tuple[str, ...] | None = None
     """The voices that these callers are offered; left out, all."""
 
@@ -482,7 +478,7 @@ class Config(Section):
         models = {*self.chat.models, *self.tts.models}
         for name, section in self.quota.tiers.items():
             for model in section.models or ():
-                if model not in models:
+                if model not in models and not model.startswith(MODEL_PREFIX):
                     raise ValueError(_unknown(f"quota.tiers.{name}.models", model, models))
         return self
 

@@ -14,6 +14,7 @@ from callboard_contracts.streams import (
     AUDIO,
     AUDIT,
     BUCKET_ACCOUNTS,
+    BUCKET_CHARACTERS,
     BUCKET_ROOMS,
     BUCKET_WORKERS,
     CHAT,
@@ -35,7 +36,10 @@ from callboard_contracts.streams import (
     USAGE,
 )
 from callboard_contracts.subjects import (
+    CHARACTERS_DELETE,
+    CHARACTERS_PUT,
     CTL_ACCOUNTS,
+    CTL_CHARACTERS,
     CTL_INVALIDATE,
     DATA_KEYS,
     INBOX,
@@ -47,6 +51,7 @@ from callboard_contracts.subjects import (
     QUOTA_RESERVE,
     QUOTA_USAGE,
     QUOTA_VERIFY,
+    ROOMS_CANCEL,
     ROOMS_END,
     ROOMS_OPEN,
     ROOMS_POST,
@@ -132,7 +137,8 @@ _COMMON = (_api("STREAM.INFO", QUOTA),)
 _CIPHER = (DATA_KEYS, _api("STREAM.INFO", KEYS), _api("STREAM.MSG.GET", KEYS), _delete(KEYS))
 """Encrypting and decrypting payloads, and erasing their keys on time."""
 _STORE_CHECK = (f"$KV.{BUCKET_WORKERS}.store.*",)
-_ROOMS_REQUESTS = (ROOMS_OPEN, ROOMS_POST, ROOMS_SPEAK, ROOMS_RESET, ROOMS_END)
+_ROOMS_REQUESTS = (ROOMS_OPEN, ROOMS_POST, ROOMS_SPEAK, ROOMS_RESET, ROOMS_END, ROOMS_CANCEL)
+_CHARACTERS_REQUESTS = (CHARACTERS_PUT, CHARACTERS_DELETE)
 
 
 def _worker(service: WorkerService) -> tuple[str, ...]:
@@ -178,6 +184,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         *_read(ROOM_AUDIO),
         *_read_last(RESULT, "result.*", "ticket.*", "name.*"),
         *_read_last(f"KV_{BUCKET_ROOMS}", f"$KV.{BUCKET_ROOMS}.*"),
+        *_read(f"KV_{BUCKET_CHARACTERS}"),
         *_read(f"KV_{BUCKET_WORKERS}"),
     ),
     "chat": (*_worker("chat"), "out.*.*", "turn.*.*"),
@@ -185,15 +192,16 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
     "rooms": (
         *_CIPHER,
         *_STORE_CHECK,
-        f"$KV.{BUCKET_ROOMS}.*",
+        *(f"$KV.{BUCKET_ROOMS}.*", f"$KV.{BUCKET_CHARACTERS}.>"),
         *("job.chat.*.*.*", "job.tts.*.*.*"),
-        *("ctl.cancel.*", "ctl.room.*"),
+        *("ctl.cancel.*", "ctl.room.*", CTL_CHARACTERS),
         *("result.*", "room_audio.*.*.*"),
         QUOTA_RELEASE,
         *_consume(TURNS, TURN_CONSUMER),
         *(_delete(CHAT), _delete(TTS)),
         *_read(CHAT),
         *_read(f"KV_{BUCKET_ROOMS}"),
+        *_read(f"KV_{BUCKET_CHARACTERS}"),
         *_read_last(ATTEMPTS, "attempt.*"),
         *_read_last(RESULT, "result.*"),
     ),
@@ -210,13 +218,17 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
     ),
 }
 _SUBSCRIBE: dict[User, tuple[str, ...]] = {
-    "edge": ("out.*.*", "audio.*.*.*", "room_audio.*.*.*", "ctl.resume.*.*", RUNNING_REPLY, f"$KV.{BUCKET_WORKERS}.>"),
+    "edge": (
+        *("out.*.*", "audio.*.*.*", "room_audio.*.*.*"),
+        *("ctl.resume.*.*", RUNNING_REPLY, CTL_CHARACTERS, f"$KV.{BUCKET_WORKERS}.>"),
+    ),
     "chat": (*_worker_listens("chat"), tokenize("*"), detokenize("*"), describe_model("*")),
     "tts": (*_worker_listens("tts"), "out.*.*"),
-    "rooms": _ROOMS_REQUESTS,
+    "rooms": (*_ROOMS_REQUESTS, *_CHARACTERS_REQUESTS),
     "quota": ("quota.>", CTL_ACCOUNTS, CTL_INVALIDATE),
 }
 _ADMIN_API = (
+    *_CHARACTERS_REQUESTS,
     CTL_ACCOUNTS,
     f"$KV.{BUCKET_ACCOUNTS}.>",
     *(QUOTA_VERIFY, QUOTA_KUDOS_SHOW, QUOTA_KUDOS_EARN, QUOTA_KUDOS_TRANSFER),

@@ -79,6 +79,8 @@ class Turn(Message):
     the room has ended and was opened again, and orders what is heard. `request` is complete but for the dialogue, which
     the rooms service puts between its messages (the instructions) and the turn's own message. `held` is as in a chat
     job. A turn without a `request` is only spoken. One that does not `remember` neither sees nor joins the dialogue.
+    With `memory_messages` the room remembers no more than that. Messages begin with their speaker's name unless
+    `named_lines` is off; those of a request in mode `completion`, whose prompt goes on with the dialogue, always do.
     The rooms service gives the number, `started_at` and `job_seq`, the places of its jobs in their work queues.
     """
 
@@ -96,6 +98,8 @@ class Turn(Message):
     held: Work | None = None
     speech: TurnSpeech | None = None
     remembers: bool = True
+    memory_messages: int | None = Field(default=None, ge=1)
+    named_lines: bool = True
     created_at: float
     deadline_at: float
     started_at: float | None = None
@@ -186,7 +190,8 @@ class OpenRoom(Message):
 class PostTurn(Message):
     """Adds a turn to a room, which is opened with it if `opens`; else an unknown room is `not_found`.
 
-    Where `unique`, a message id that the room knows is refused as `duplicate_message`, and nothing is added.
+    Where `unique`, a message id that the room knows is refused as `duplicate_message`, and nothing is added; one whose
+    turn failed is taken again with `retries`.
     """
 
     kind: RoomKind
@@ -194,6 +199,7 @@ class PostTurn(Message):
     turn: Turn
     opens: bool = False
     unique: bool = True
+    retries: bool = False
 
 
 class SpeakInRoom(PostTurn):
@@ -212,6 +218,14 @@ class RoomRequest(Message):
     key: str = Field(min_length=1, max_length=MAX_KEY_CHARACTERS)
     secret: str | None = None
     by_admin: bool = False
+
+
+class CancelTurn(Message):
+    """Gives up a turn whose client has left; one that is over, or was never added, is left as it is."""
+
+    kind: RoomKind
+    key: str = Field(min_length=1, max_length=MAX_KEY_CHARACTERS)
+    turn: str
 
 
 class RoomReply(Message):

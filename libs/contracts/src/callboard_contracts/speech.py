@@ -14,6 +14,7 @@ from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
+from callboard_contracts.pronunciation import WordsTable
 from callboard_contracts.quota import Hold
 from callboard_contracts.streams import AUDIO, ROOM_AUDIO
 
@@ -37,6 +38,8 @@ class SpeechRequest(Message):
     language: str | None = None
     """A language tag such as `en-us`; left out, the voice's own language."""
     instructions: str = ""
+    words: WordsTable = Field(default_factory=dict)
+    """How words are spoken, before the lists of the site."""
 
 
 class NarratedReply(Message):

@@ -32,6 +32,7 @@ ROOMS_BYTES = 1024 * 1024 * 1024
 
 A cluster that refuses what does not fit refuses changes and deletions too, so that no room could ever end.
 """
+CHARACTERS_BYTES = 1024 * 1024 * 1024
 ROOM_AUDIO_BYTES = 512 * 1024 * 1024
 ROOM_LIFE_S = 86_400
 """How long the end of a turn waits for a rooms process."""
@@ -73,6 +74,7 @@ TURN_CONSUMER = "rooms-turns"
 SETTLEMENT = "quota-settlement"
 """The durable consumer of USAGE from which the quota processes settle holds."""
 BUCKET_ROOMS = "ROOMS"
+BUCKET_CHARACTERS = "CHARACTERS"
 BUCKET_ACCOUNTS = "ACCOUNTS"
 BUCKET_WORKERS = "WORKERS"
 
@@ -295,6 +297,7 @@ def buckets() -> tuple[BucketSpec, ...]:
     """All key-value buckets."""
     return (
         BucketSpec(BUCKET_ROOMS, key_ttl=True, max_bytes=ROOMS_BYTES, discard="old"),
+        BucketSpec(BUCKET_CHARACTERS, key_ttl=True, max_bytes=CHARACTERS_BYTES),
         BucketSpec(BUCKET_ACCOUNTS, history=8),
         BucketSpec(BUCKET_WORKERS, key_ttl=True),
     )

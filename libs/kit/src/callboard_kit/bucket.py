@@ -77,15 +77,17 @@ class Bucket:
 
     async def delete(
         self, key: str, timeout_s: float = 5.0, marker_life_s: int | None = None, revision: int | None = None
-    ) -> None:
-        """Deletes an entry; the marker that takes its place is gone after `marker_life_s`, where the bucket allows it.
+    ) -> int:
+        """Deletes an entry and returns the revision of the marker that takes its place.
+
+        The marker is gone after `marker_life_s`, where the bucket allows it.
 
         Raises:
             Conflict: the entry is at another revision than the one named.
             BusUnavailable: no acknowledgement in time.
         """
         headers = {OPERATION: "DEL", **_life(marker_life_s)}
-        await self._store(key, b"", headers, revision, timeout_s)
+        return await self._store(key, b"", headers, revision, timeout_s)
 
     async def _store(
         self,

@@ -10,6 +10,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from callboard_admin.accounts import Accounts
+from callboard_admin.character_records import CharacterRecords
 from callboard_admin.kudos_records import KudosRecords
 from callboard_admin.room_records import RoomRecords
 from callboard_admin.usage_records import UsageRecords
@@ -18,6 +19,7 @@ from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import key_life_s, stored_streams
+from callboard_edge.backends.character_watch import CharacterWatch
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.model_inquiry import BusModelInquiry
 from callboard_edge.backends.quota_client import BusQuotaClient
@@ -31,6 +33,8 @@ from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
+from callboard_edge.domain.character_admission import CharacterAdmission
+from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
@@ -54,6 +58,7 @@ from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
+from callboard_edge.protocols.characters.protocol import CharactersProtocol
 from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
@@ -70,7 +75,7 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), Talkmaster(), Kobold(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Admin())
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
@@ -148,7 +153,13 @@ def administration(config: Config, bus: Bus, file: Path | None) -> Administratio
             return config.quota
 
     return Administration(
-        token_digest(token), Accounts.on(bus), UsageRecords(bus), KudosRecords(bus), RoomRecords.on(bus), quota
+        token_digest(token),
+        Accounts.on(bus),
+        UsageRecords(bus),
+        KudosRecords(bus),
+        RoomRecords.on(bus),
+        CharacterRecords.on(bus),
+        quota,
     )
 
 
@@ -180,7 +191,8 @@ async def _serve(
     background = BackgroundTasks()
     encoders = EncoderPool()
     workers = Workers()
-    watch = WorkerWatch(bus, workers)
+    characters = Characters()
+    watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters)
     store = StoreHealth(bus, f"edge-{edge_id}", checked_streams("edge", stored_streams(config)))
     quota = BusQuotaClient(
         bus,
@@ -214,18 +226,31 @@ async def _serve(
         return store.reason
 
     metrics.watch_pools(config, workers, deps.waiting)
+    metrics.characters.set_function(lambda: len(characters))
     loop = await idle_loop(config.room_stream.idle_loop)
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
     others = BusRunningReplies(bus)
     running = FollowedReplies(others)
+    results = BusResultStore(bus)
     context = edge_context(
-        config, deps, BusResultStore(bus), workers, encoders, streams, metrics, ready, admin, running=running
+        config,
+        deps,
+        results,
+        workers,
+        encoders,
+        streams,
+        metrics,
+        ready,
+        admin,
+        running=running,
+        characters=characters,
     )
     server = EdgeServer(context, protocols)
     library_output.hide()
     try:
         await replies.start()
-        await watch.start()
+        for watch in watches:
+            await watch.start()
         await others.start(running.answer)
         try:
             port = await server.start(config.edge.host, config.edge.port)
@@ -237,7 +262,8 @@ async def _serve(
             TaskSupervisor(shutdown) as supervisor,
         ):
             supervisor.start(replies.send_heartbeats(), "heartbeats")
-            supervisor.start(watch.run(), "worker-watch")
+            for watch in watches:
+                supervisor.start(watch.run(), watch.name)
             supervisor.start(store.run(), "store-health")
             supervisor.start(streams.run(), "room-streams")
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
@@ -252,7 +278,8 @@ async def _serve(
         encoders.close()
         await background.close(BACKGROUND_TIMEOUT_S)
         await replies.close()
-        await watch.close()
+        for watch in watches:
+            await watch.close()
         await others.close()
 
 
@@ -278,13 +305,15 @@ def edge_context(
     admin: Administration | None = None,
     *,
     running: FollowedReplies | None = None,
+    characters: Characters | None = None,
 ) -> EdgeContext:
     """Puts together what the protocols are given; `running` is made where this edge is the only one."""
     settings = edge_settings(config, deps.jobs.max_request_bytes)
-    admission = Admission(
-        deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
-    )
-    offer = Offer(chat_catalogue(config.chat), speech_catalogue(config.tts))
+    characters = Characters() if characters is None else characters
+    parts = deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
+    room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
+    admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
+    offer = Offer(chat_catalogue(config.chat), speech_catalogue(config.tts, characters))
 
     async def tier_of(caller: Caller) -> str:
         # Where quota is away and the site admits all, a caller counts as one without a key.
@@ -295,7 +324,8 @@ def edge_context(
         settings=settings,
         chat_models=offer.chat_models,
         speech_models=offer.speech_models,
-        offers=Offers(offer, config.quota.tiers, tier_of),
+        offers=Offers(offer, config.quota.tiers, tier_of, characters, workers),
+        characters=characters,
         workers=workers,
         admission=admission,
         text=text,
@@ -304,7 +334,7 @@ def edge_context(
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         inquiry=deps.inquiry,
-        room_turns=RoomTurns(admission, config.tts.hold_slice_ms),
+        room_turns=room_turns,
         room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
         room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,

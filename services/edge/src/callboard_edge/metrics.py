@@ -16,6 +16,7 @@ FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
 ADMIN_REFUSALS = ("missing", "wrong", "blocked")
+MEMORY_USES = ("kept", "none")
 
 
 class EdgeMetrics:
@@ -137,8 +138,19 @@ class EdgeMetrics:
             ("service", "pool"),
             registry=registry,
         )
+        self.characters = Gauge(
+            "callboard_edge_characters", "Characters that this edge knows; every edge knows all.", registry=registry
+        )
+        self.character_requests = Counter(
+            "callboard_edge_character_requests_total",
+            "Requests to characters, by memory: kept where the request names its speaker, none where it does not.",
+            ("memory",),
+            registry=registry,
+        )
         for reason in ADMIN_REFUSALS:
             self.admin_refusals.labels(reason)
+        for memory in MEMORY_USES:
+            self.character_requests.labels(memory)
         self._answered: dict[tuple[str, str, str, str], _Answered] = {}
 
     def answered(self, route: str, protocol: str, mode: str, status: str) -> "_Answered":
@@ -153,6 +165,10 @@ class EdgeMetrics:
                 sent_bytes=self.sent_bytes.labels(route),
             )
         return found
+
+    def character_request(self, memory: str) -> None:
+        """Counts a request to a character."""
+        self.character_requests.labels(memory).inc()
 
     def watch_pools(self, config: Config, workers: Workers, waiting: WaitingJobs) -> None:
         """Shows for each pool of the configuration what is known of it at the moment."""

@@ -16,11 +16,13 @@ from callboard_kit.lifecycle import Shutdown, TaskSupervisor, freeze_gc
 from callboard_kit.quota_rpc import QuotaRpc
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.store_health import StoreHealth
+from callboard_rooms.backends.character_store import BucketCharacterStore, BusCharacterNews
 from callboard_rooms.backends.room_audio import BusRoomAudio
 from callboard_rooms.backends.room_news import BusRoomNews
 from callboard_rooms.backends.room_store import BucketRoomStore
 from callboard_rooms.backends.turn_jobs import BusTurnJobs
 from callboard_rooms.backends.turn_results import BusTurnResults
+from callboard_rooms.domain.characters import CharacterService
 from callboard_rooms.domain.dialogue import Limits
 from callboard_rooms.domain.ports import StoreUnavailable
 from callboard_rooms.domain.reaper import Reaper
@@ -52,11 +54,14 @@ async def main(config: Config, shutdown: Shutdown, _arguments: argparse.Namespac
             max_request_bytes=jobs.max_request_bytes,
             max_document_bytes=store.max_document_bytes,
         )
-        policy = IdlePolicy(config.rooms.idle_timeout_s, frozenset(config.rooms.keep_alive))
+        timeouts = config.rooms.idle_timeout_s, config.rooms.memory_timeout_s
+        policy = IdlePolicy(*timeouts, frozenset(config.rooms.keep_alive))
         rooms = RoomService(store, effects, BusRoomNews(bus), Figures(), background, bus.clock.now, limits, policy)
         reaper = Reaper(store, rooms, policy, bus.clock.now)
         bus.on_reconnect(reaper.forget)
-        handlers = RoomHandlers(rooms, in_flight)
+        names = [name for model, one in config.chat.models.items() for name in (model, *one.aliases)]
+        characters = CharacterService(BucketCharacterStore(bus), BusCharacterNews(bus), names, bus.clock.now)
+        handlers = RoomHandlers(rooms, characters, in_flight)
         broker = BusBroker(bus, in_flight, {}, [handlers])
         handlers.subscribe(broker)
         feed = TurnFeed(bus, rooms)

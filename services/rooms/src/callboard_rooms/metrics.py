@@ -52,5 +52,5 @@ def begin(reaper: Reaper) -> None:
     WAITING.set_function(lambda: reaper.waiting)
     for outcome in OUTCOMES:
         TURNS.labels(outcome)
-    for request in ("open", "post", "speak", "reset", "end"):
+    for request in ("open", "post", "speak", "reset", "end", "cancel", "characters_put", "characters_delete"):
         REQUESTS.labels(request, "ok")

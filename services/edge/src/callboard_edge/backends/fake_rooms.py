@@ -5,6 +5,7 @@ import time
 from callboard_contracts.chat import ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.rooms import (
+    CancelTurn,
     EndedTurn,
     OpenRoom,
     PostTurn,
@@ -32,6 +33,7 @@ class FakeRooms:
         self.rooms: dict[str, Room] = {}
         self.results: dict[str, ChatResult] = {}
         self.posted: list[Turn] = []
+        self.cancelled: list[str] = []
 
     async def room(self, kind: RoomKind, key: str) -> Room | None:
         """The room that clients call so."""
@@ -61,7 +63,8 @@ class FakeRooms:
         if known is None and not request.opens:
             raise CallboardError(ErrorCode.NOT_FOUND, "No room of that key is open.", param="key")
         room, created = self._opened(request.kind, request.key)
-        if request.unique and room.turn_of(request.turn.message_id) is not None:
+        same = room.turn_of(request.turn.message_id) if request.unique else None
+        if same is not None and not (request.retries and isinstance(same, EndedTurn) and same.failed):
             raise CallboardError(
                 ErrorCode.DUPLICATE_MESSAGE, "The room has a message of this id already.", param="message_id"
             )
@@ -92,6 +95,17 @@ class FakeRooms:
     async def end(self, request: RoomRequest) -> RoomReply:
         """Ends a room."""
         return RoomReply(id=self.rooms.pop(self._checked(request).id).id)
+
+    async def cancel(self, request: CancelTurn) -> RoomReply:
+        """Gives up a turn."""
+        self._fail()
+        room = self.rooms.get(room_id(request.kind, request.key))
+        self.cancelled.append(request.turn)
+        if room is not None and room.running is not None and room.running.id == request.turn:
+            following, waiting = (room.waiting[0], room.waiting[1:]) if room.waiting else (None, ())
+            ended = (*room.ended, _ended(room.running, failed=True))
+            self.rooms[room.id] = room.model_copy(update={"running": following, "waiting": waiting, "ended": ended})
+        return RoomReply(id=room_id(request.kind, request.key))
 
     def end_turn(self, room: Room, result: ChatResult | None = None) -> None:
         """Ends a room's running turn with what its worker kept, and starts the next."""

@@ -4,7 +4,17 @@ from pydantic import ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatResult
-from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomKind, RoomReply, RoomRequest, SpeakInRoom, room_id
+from callboard_contracts.rooms import (
+    CancelTurn,
+    OpenRoom,
+    PostTurn,
+    Room,
+    RoomKind,
+    RoomReply,
+    RoomRequest,
+    SpeakInRoom,
+    room_id,
+)
 from callboard_contracts.streams import BUCKET_ROOMS
 from callboard_edge.backends.result_store import BusResultStore
 from callboard_kit.bucket import Bucket
@@ -62,3 +72,7 @@ class BusRoomsClient:
     async def end(self, request: RoomRequest) -> RoomReply:
         """Ends a room."""
         return await ask_rooms(self._bus, subjects.ROOMS_END, request, self._timeout_s)
+
+    async def cancel(self, request: CancelTurn) -> RoomReply:
+        """Gives up a turn."""
+        return await ask_rooms(self._bus, subjects.ROOMS_CANCEL, request, self._timeout_s)

@@ -29,6 +29,8 @@ _PREFIX = f"$KV.{BUCKET_WORKERS}."
 class WorkerWatch:
     """Fills `Workers` from the bus."""
 
+    name = "worker-watch"
+
     def __init__(self, bus: Bus, workers: Workers) -> None:
         self._bus = bus
         self._bucket = Bucket(bus, BUCKET_WORKERS)

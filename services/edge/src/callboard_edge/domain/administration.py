@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from callboard_contracts.accounts import Account, AccountKey
+from callboard_contracts.characters import Character, StoredCharacter
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.kudos import KudosChange, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
@@ -103,6 +104,42 @@ class RoomRecords(Protocol):
         ...
 
 
+class CharacterRecords(Protocol):
+    """Characters; each method raises CallboardError for what cannot be done."""
+
+    async def all(self) -> list[StoredCharacter]:
+        """Returns every character, by name."""
+        ...
+
+    async def find(self, name: str) -> StoredCharacter:
+        """Finds a character by its name."""
+        ...
+
+    async def put_settings(self, name: str, settings: dict[str, Any], revision: int | None = None) -> StoredCharacter:
+        """Writes a character by its settings."""
+        ...
+
+    async def import_file(
+        self, data: bytes, name: str | None, settings: dict[str, Any], *, replaces: bool = False
+    ) -> tuple[StoredCharacter, bool]:
+        """Writes a character by the file of its card; the second is whether a picture was too large to be kept."""
+        ...
+
+    async def export_file(
+        self, name: str, form: Literal["json", "png"], version: Literal["v1", "v2", "v3"] | None = None
+    ) -> bytes:
+        """A character as the file of a card."""
+        ...
+
+    async def delete(self, name: str, revision: int | None = None) -> Character:
+        """Deletes a character, and everything that it remembers of anybody."""
+        ...
+
+    async def forget(self, name: str, speaker: str | None = None) -> int:
+        """Has a character forget a speaker, or all; returns how many memories that were."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Administration:
     """The dependencies of the admin API; `quota` reads the present settings of quota from the file."""
@@ -112,5 +149,6 @@ class Administration:
     usage: UsageRecords
     kudos: KudosRecords
     rooms: RoomRecords
+    characters: CharacterRecords
     quota: Callable[[], Awaitable[QuotaSection]]
     failure_pause_s: float = 0.5

@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from callboard_contracts.characters import Character
+from callboard_contracts.chat import PromptFormat
 from callboard_contracts.config import ChatSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 from callboard_edge.domain.voices import VoiceCatalog
 from callboard_edge.domain.workers import Workers
+
+MAX_NAMED = 64
+"""An error names no more models than this; there can be many characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatModel:
-    """A chat model on offer."""
+    """A chat model on offer; `character` is set where it is one, and `base` is then the model that it answers with."""
 
     name: str
     aliases: tuple[str, ...]
@@ -24,6 +30,14 @@ class ChatModel:
     tools: ToolUse
     json_schema: bool
     images: bool
+    prompt_format: PromptFormat = "own"
+    character: Character | None = None
+    base: "ChatModel | None" = None
+
+    @property
+    def served_name(self) -> str:
+        """The name by which its workers know it."""
+        return self.name if self.base is None else self.base.name
 
     def output_limit(self, asked: int | None, default: int | None = None) -> int:
         """How long a reply may become, in tokens: what was asked for, within the model's own limit."""
@@ -34,7 +48,8 @@ class ChatModel:
 class SpeechModel:
     """A speech model on offer; `voices` are those configured, none where the workers' own voices are offered.
 
-    `allowed_voices` are those of them that the caller is offered, None for all.
+    `allowed_voices` are those of them that the caller is offered, None for all. Each of the `characters` is a name for
+    its voice.
     """
 
     name: str
@@ -46,20 +61,22 @@ class SpeechModel:
     voice_aliases: Mapping[str, str]
     default_voice: str
     allowed_voices: tuple[str, ...] | None = None
+    characters: Characters = NO_CHARACTERS
 
     def catalog(self, workers: Workers) -> VoiceCatalog:
         """The voices of the model: those configured, else those that its workers announced."""
         voices: tuple[str, ...] | None = self.voices or None
         if voices is None and (offered := workers.model("tts", self.pool, self.name)) is not None:
             voices = tuple(voice.name for voice in offered.voices) or None
-        aliases, allowed = self.voice_aliases, self.allowed_voices
+        allowed = self.allowed_voices
+        aliases = self.voice_aliases
         if allowed is not None:
             voices = allowed if voices is None else tuple(voice for voice in voices if voice in allowed)
             aliases = {alias: voice for alias, voice in aliases.items() if voice in voices}
         default = self.default_voice
         if voices is not None and default not in (*voices, *aliases):
             default = next(iter(voices), default)
-        return VoiceCatalog(voices, aliases, default)
+        return VoiceCatalog(voices, aliases, default, self.characters)
 
     def language(self, workers: Workers, voice: str) -> str | None:
         """The language tag of a voice, as the workers announced it."""
@@ -81,10 +98,15 @@ class Catalogue(Generic[M]):
     """Models by their public names and aliases, in the order of the configuration."""
 
     def __init__(self, models: tuple[M, ...], default: str | None = None) -> None:
-        self.models = models
+        self._models = models
         self.default = default
         self._by_name: dict[str, M] = {alias: model for model in models for alias in model.aliases}
         self._by_name.update({model.name: model for model in models})
+
+    @property
+    def models(self) -> tuple[M, ...]:
+        """The models on offer."""
+        return self._models
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +127,7 @@ class Catalogue(Generic[M]):
         name = name or self.default
         if name is None:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "Missing required field: 'model'.", param="model")
-        model = self._by_name.get(name)
+        model = self.find(name)
         if model is None:
             raise unknown_model(self.names)
         return model
@@ -113,12 +135,12 @@ class Catalogue(Generic[M]):
 
 def unknown_model(names: tuple[str, ...]) -> CallboardError:
     """The error for a model that is not offered."""
-    offered = ", ".join(names) or "none"
+    offered = ", ".join(names[:MAX_NAMED]) or "none"
     return CallboardError(
         ErrorCode.UNKNOWN_MODEL,
         f"There is no model of that name here. On offer: {offered}.",
         param="model",
-        offered=names,
+        offered=names[:MAX_NAMED],
     )
 
 
@@ -136,14 +158,15 @@ def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
             tools=model.tools,
             json_schema=model.json_schema,
             images=model.images,
+            prompt_format=model.prompt_format,
         )
         for name, model in section.models.items()
     )
     return Catalogue(models, section.default_model)
 
 
-def speech_catalogue(section: TtsSection) -> Catalogue[SpeechModel]:
-    """The speech models of the configuration."""
+def speech_catalogue(section: TtsSection, characters: Characters = NO_CHARACTERS) -> Catalogue[SpeechModel]:
+    """The speech models of the configuration, which the characters speak with."""
     models = tuple(
         SpeechModel(
             name=name,
@@ -154,6 +177,7 @@ def speech_catalogue(section: TtsSection) -> Catalogue[SpeechModel]:
             voices=model.voices,
             voice_aliases=model.voice_aliases,
             default_voice=model.default_voice,
+            characters=characters,
         )
         for name, model in section.models.items()
     )

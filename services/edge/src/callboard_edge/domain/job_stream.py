@@ -152,11 +152,15 @@ class JobStream(Generic[T]):
             QuotaRefused: quota refused the hold.
             CallboardError: the queue did not take the job.
         """
+        return await self.submitted(submit(self._deps, reserve, make_job, route), route)
+
+    async def submitted(self, submitting: asyncio.Task[Submission], route: Route) -> Self:
+        """Waits for a task that has the job queued; raises what it raises."""
         self._route = route
         self._deps.waiting.begin(route.service, route.pool, self.request_id)
-        self._submitting = submit(self._deps, reserve, make_job, route)
+        self._submitting = submitting
         try:
-            submission = await asyncio.shield(self._submitting)
+            submission = await asyncio.shield(submitting)
         except BaseException:
             self.close()
             raise
@@ -252,13 +256,17 @@ class JobStream(Generic[T]):
             except (Exception, asyncio.CancelledError):
                 return
             log.info("request_abandoned", extra={"request_id": self.request_id, "worker_seen": self.worker_seen})
-            await self._deps.jobs.cancel(self.request_id)
-            if self.worker_seen or not await self._deps.jobs.remove(submission.job_ref):
-                return
-            if not await self._worker_shows() and submission.hold is not None:
-                await self._deps.quota.release(submission.hold)
+            await self._withdraw(submission)
         finally:
             self._deps.replies.close_request(self.request_id)
+
+    async def _withdraw(self, submission: Submission) -> None:
+        """Takes back what was submitted."""
+        await self._deps.jobs.cancel(self.request_id)
+        if self.worker_seen or submission.job_ref is None or not await self._deps.jobs.remove(submission.job_ref):
+            return
+        if not await self._worker_shows() and submission.hold is not None:
+            await self._deps.quota.release(submission.hold)
 
     async def _worker_shows(self) -> bool:
         """Whether a worker turns out to have had the job; it then settles the hold itself."""

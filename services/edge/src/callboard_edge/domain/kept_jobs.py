@@ -135,14 +135,16 @@ class KeptJobs:
 
 
 def _ticket(job: ChatJob, submission: Submission, route: Route) -> JobTicket:
+    job_ref = submission.job_ref
+    assert job_ref is not None
     return JobTicket(
         request_id=job.request_id,
         service=route.service,
         pool=route.pool,
         tenant=submission.tenant,
         model=job.request.model,
-        stream=submission.job_ref.stream,
-        seq=submission.job_ref.seq,
+        stream=job_ref.stream,
+        seq=job_ref.seq,
         hold=submission.hold,
         created_at=job.created_at,
         deadline_at=job.deadline_at,

@@ -35,20 +35,22 @@ class ModelQuestions:
             raise CallboardError(
                 ErrorCode.BODY_TOO_LARGE, f"The text is longer than {MAX_TEXT_BYTES} bytes.", param="prompt"
             )
-        request = TokenizeRequest(model=model.name, text=text, special=special, turn_tags=turn_tags)
+        request = TokenizeRequest(model=model.served_name, text=text, special=special, turn_tags=turn_tags)
         return await self.inquiry.tokenize(model.pool, request)
 
     async def dialogue_tokens(self, model: ChatModel, messages: Sequence[ChatMessage]) -> TokenizeReply:
         """The tokens of the prompt for a dialogue's next reply."""
-        return await self.inquiry.tokenize(model.pool, TokenizeRequest(model=model.name, messages=tuple(messages)))
+        return await self.inquiry.tokenize(
+            model.pool, TokenizeRequest(model=model.served_name, messages=tuple(messages))
+        )
 
     async def text(self, model: ChatModel, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of some tokens."""
         if len(ids) > MAX_TOKENS:
             raise CallboardError(ErrorCode.BODY_TOO_LARGE, f"There are more than {MAX_TOKENS} tokens.", param="ids")
-        request = DetokenizeRequest(model=model.name, ids=tuple(ids), special=special)
+        request = DetokenizeRequest(model=model.served_name, ids=tuple(ids), special=special)
         return (await self.inquiry.detokenize(model.pool, request)).text
 
     async def description(self, model: ChatModel) -> DescribeModelReply:
         """What the model is."""
-        return await self.inquiry.describe(model.pool, DescribeModelRequest(model=model.name))
+        return await self.inquiry.describe(model.pool, DescribeModelRequest(model=model.served_name))

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from callboard_contracts.config import TierSection
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.character_models import CharacterCatalogue
+from callboard_edge.domain.characters import Characters
+from callboard_edge.domain.workers import Workers
 
 REMEMBERED_S = 10.0
 """How long a caller's tier is remembered."""
@@ -16,7 +19,7 @@ MAX_REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The models that a caller is offered."""
+    """The models that a caller is offered, characters among them."""
 
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
@@ -29,11 +32,20 @@ class Offers:
     """
 
     def __init__(
-        self, everything: Offer, tiers: Mapping[str, TierSection], tier_of: Callable[[Caller], Awaitable[str]]
+        self,
+        everything: Offer,
+        tiers: Mapping[str, TierSection],
+        tier_of: Callable[[Caller], Awaitable[str]],
+        characters: Characters,
+        workers: Workers,
     ) -> None:
-        self._everything = everything
+        def with_characters(offer: Offer, names: tuple[str, ...] | None) -> Offer:
+            models = CharacterCatalogue(offer.chat_models, everything.chat_models, characters, workers, names)
+            return replace(offer, chat_models=models)
+
+        self._everything = with_characters(everything, None)
         self._by_tier = {
-            name: _part(everything, tier)
+            name: with_characters(_part(everything, tier), tier.models)
             for name, tier in tiers.items()
             if tier.models is not None or tier.voices is not None
         }

@@ -20,7 +20,16 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_contracts.rooms import OpenRoom, PostTurn, Room, RoomKind, RoomReply, RoomRequest, SpeakInRoom
+from callboard_contracts.rooms import (
+    CancelTurn,
+    OpenRoom,
+    PostTurn,
+    Room,
+    RoomKind,
+    RoomReply,
+    RoomRequest,
+    SpeakInRoom,
+)
 from callboard_contracts.running import RunningReply, RunningReplyRequest
 from callboard_contracts.speech import AudioSegment
 from callboard_contracts.subjects import JobClass
@@ -305,4 +314,8 @@ class RoomsClient(Protocol):
 
     async def end(self, request: RoomRequest) -> RoomReply:
         """Ends a room and forgets it; raises as `reset`."""
+        ...
+
+    async def cancel(self, request: CancelTurn) -> RoomReply:
+        """Gives up a turn; nothing happens where it is over, or was never added."""
         ...

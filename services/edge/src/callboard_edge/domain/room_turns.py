@@ -1,20 +1,24 @@
 """Turns of rooms: what they may cost is held, and then the rooms service has them answered and spoken in order."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.quota import Hold, ReserveReply, ReserveRequest, Work
-from callboard_contracts.rooms import PostTurn, RoomKind, SpeakInRoom, Turn, TurnSpeech
+from callboard_contracts.rooms import CancelTurn, EndedTurn, PostTurn, RoomKind, SpeakInRoom, Turn, TurnSpeech
 from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
+from callboard_edge.domain.character_prompts import without_memory
 from callboard_edge.domain.prompt_cache import with_preferred_worker
-from callboard_edge.domain.submission import QuotaRefused
-from callboard_edge.domain.workers import check_pool
+from callboard_edge.domain.submission import QuotaRefused, Route, Submission
+from callboard_edge.domain.text_stream import TextSource, TextStream
+from callboard_edge.domain.turn_stream import RepeatedSource, TurnStream
+from callboard_edge.domain.workers import WorkerWait, check_pool
 
 POST_ATTEMPTS = 2
 """A turn is posted again, under the same id, when no rooms process has answered."""
@@ -82,6 +86,10 @@ class RoomTurns:
             CallboardError: `duplicate_message` where `unique`, `not_found` unless the room is open or the turn opens
                 it, `queue_full`; or no worker is expected, or the bus is away.
         """
+        # A character that speaks in a room has its memory there.
+        question = Question(
+            *without_memory(question.request.model_copy(update={"speaker": words.speaker}), question.model)
+        )
         await self.admission.wait_announced("chat", question.model)
         if speech is not None:
             await self.admission.wait_announced("tts", speech.model)
@@ -113,6 +121,72 @@ class RoomTurns:
             return turn
 
         return await asyncio.shield(self.admission.deps.background.start(post(), "post-turn"))
+
+    async def answer(
+        self,
+        caller: Caller,
+        room_of: Callable[[Submission], RoomKey],
+        words: Words,
+        question: Question,
+        request_id: str | None,
+        memory_messages: int,
+    ) -> TextStream:
+        """Has a line answered in a room that remembers both, and streams the reply; raises as `ask`.
+
+        `room_of` finds the room once it is known who asks. A message id that the room knows gets the reply to the first
+        of its turns that did not fail.
+        """
+        admission, model = self.admission, question.model
+        await admission.wait_announced("chat", model)
+        reserve, held = admission.chat_reserve(caller, question.request, model, request_id, joins_dialogue=True)
+        deps, wait = admission.deps, WorkerWait(admission.workers, "chat", model)
+        source = TextSource(deps.replies, reserve.request_id)
+        stream = TurnStream(deps, reserve.request_id, admission.request_timeout_s, source, wait)
+        repeats: list[RoomKey] = []
+
+        async def post() -> Submission:
+            holds: list[Hold] = []
+            try:
+                reply = await self._hold(reserve, holds)
+                submission = Submission(None, reply.tenant, reply.hold, reply.states)
+                room = room_of(submission)
+                stream.cancels = CancelTurn(kind=room.kind, key=room.key, turn=reserve.request_id)
+                turn = self._turn(reserve.request_id, words, reply.tenant).model_copy(
+                    update={
+                        "message_id": words.message_id or reserve.request_id,
+                        "request": self._request(room, words, question),
+                        "pool": model.pool,
+                        "hold": reply.hold,
+                        "held": held if reply.hold else None,
+                        "memory_messages": memory_messages,
+                        "named_lines": False,
+                    }
+                )
+                repeats.append(room)
+                await self._post(PostTurn(kind=room.kind, key=room.key, turn=turn, opens=True, retries=True))
+            except BaseException:
+                await self._release(holds)
+                raise
+            return submission
+
+        try:
+            return await stream.submitted(deps.background.start(post(), "post-turn"), Route("chat", model.pool))
+        except CallboardError as error:
+            if error.info.code is not ErrorCode.DUPLICATE_MESSAGE or not repeats:
+                raise
+            return await self._repeated(repeats[0], words, model, error)
+
+    async def _repeated(self, room: RoomKey, words: Words, model: ChatModel, error: CallboardError) -> TextStream:
+        """The reply to a message that the room has already; raises the error where it is not kept any more."""
+        deps = self.admission.deps
+        found = await deps.room_reader.room(room.kind, room.key)
+        turn = found.turn_of(words.message_id) if found else None
+        if turn is None or (isinstance(turn, EndedTurn) and await deps.room_reader.reply(turn.id) is None):
+            raise error
+        name = uuid4().hex
+        source = RepeatedSource(deps.replies, name, turn_id=turn.id)
+        wait = WorkerWait(self.admission.workers, "chat", model)
+        return TextStream(deps, name, self.admission.request_timeout_s, source, wait)
 
     async def speak(self, caller: Caller, room: RoomKey, words: Words, speech: Speech, secret: str | None) -> Turn:
         """Has a text spoken in a room; raises as `ask`, and `room_secret_required`."""

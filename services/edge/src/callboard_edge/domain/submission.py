@@ -55,9 +55,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job that lies in its queue, and what is held for it."""
+    """A job that lies in its queue, and what is held for it; `job_ref` is None for one that a room queues."""
 
-    job_ref: JobRef
+    job_ref: JobRef | None
     tenant: str
     hold: Hold | None
     states: tuple[LimitState, ...]

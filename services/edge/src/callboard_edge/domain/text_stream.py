@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, TokenUsage, ToolCall
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, TokenLogprob, TokenUsage, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
@@ -29,9 +29,13 @@ class TextSource(StreamSource[ChatFrame]):
 
     async def complete(self) -> Sequence[ChatFrame]:
         """The rest of the reply, from its kept result."""
-        result = await self._replies.result(self._request_id)
+        result = await self.result()
         arrived = self._reorder.feed(self.inbox.drain())
         return [*arrived, self._reorder.complete(result)] if result is not None and not self._reorder.ended else arrived
+
+    async def result(self) -> ChatResult | None:
+        """The kept result, or None."""
+        return await self._replies.result(self._request_id)
 
 
 @dataclass(slots=True)

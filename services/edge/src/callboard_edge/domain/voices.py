@@ -3,22 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from callboard_contracts.characters import Character, named_character
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.voices import parse_blend
+from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceCatalog:
-    """The voices of a speech model; `voices` is None where nobody has said yet which there are."""
+    """The voices of a speech model; `voices` is None where nobody has said yet which there are.
+
+    Each of the `characters` is a name for its own voice.
+    """
 
     voices: tuple[str, ...] | None
     aliases: Mapping[str, str]
     default_voice: str
+    characters: Characters = NO_CHARACTERS
 
     def listed(self) -> tuple[str, ...]:
-        """Every name that a client may use alone: voices first, then aliases."""
-        voices: Sequence[str] = (self.default_voice,) if self.voices is None else self.voices
-        return tuple(dict.fromkeys((*voices, *self.aliases)))
+        """Every name that a client may use alone: voices first, then aliases and characters."""
+        return (*self._own(), *(one.model_name for one in self.characters if self.can_speak(one)))
 
     def resolve(self, requested: str | None) -> str:
         """The engine's name or blend for what a client requested for.
@@ -27,6 +32,9 @@ class VoiceCatalog:
             CallboardError: `unknown_voice`, with the voices on offer.
         """
         voice = (requested if requested is not None else self.default_voice).strip()
+        if named_character(voice) is not None and self._of_character(voice) is None:
+            raise self._unknown("There is no character of that name here.")
+        voice = self._of_character(voice) or voice
         if self.offers(voice) and self.voices is not None:
             return voice
         voice = self.aliases.get(voice, voice)
@@ -44,12 +52,35 @@ class VoiceCatalog:
             return names[0]
         return "+".join(f"{name}({part.weight:g})" for name, part in zip(names, parts, strict=True))
 
+    def words_of(self, requested: str | None) -> dict[str, str]:
+        """How words are spoken by what a client requested for, over the lists of the site."""
+        character = self.characters.named((requested or "").strip())
+        return {} if character is None else character.words
+
+    def can_speak(self, character: Character) -> bool:
+        """Whether the model has a character's voice, or may have it; a blend is looked at when it is asked for."""
+        voice = character.voice
+        return voice is None or self.offers(voice) or voice in self.aliases or any(mark in voice for mark in "+(,")
+
+    def alias_of(self, name: str) -> str | None:
+        """The voice that a name stands for, where it is none itself."""
+        return None if self.offers(name) else self.aliases.get(name) or self._of_character(name)
+
+    def _own(self) -> tuple[str, ...]:
+        """The names without those of characters, of which there can be many."""
+        voices: Sequence[str] = (self.default_voice,) if self.voices is None else self.voices
+        return tuple(dict.fromkeys((*voices, *self.aliases)))
+
+    def _of_character(self, name: str) -> str | None:
+        character = self.characters.named(name)
+        return None if character is None else character.voice or self.default_voice
+
     def offers(self, name: str) -> bool:
         """Whether an engine knows a voice by that name, as far as is known here."""
         return self.voices is None or name in self.voices
 
     def _unknown(self, message: str) -> CallboardError:
-        offered = self.listed()
+        offered = self._own()
         return CallboardError(
             ErrorCode.UNKNOWN_VOICE, f"{message} On offer: {', '.join(offered)}.", param="voice", offered=offered
         )

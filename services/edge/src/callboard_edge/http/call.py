@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +20,10 @@ WRITE_TIMEOUT_S = 30.0
 """How long a client may leave what is sent to it unread before it counts as gone."""
 ROOMY_BYTES = 16 * 1024
 """Far less than a connection buffers before a write has to wait."""
+
+SPEAKER = "X-Callboard-Speaker"
+MESSAGE_ID = "Idempotency-Key"
+MAX_MESSAGE_ID = 128
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -90,6 +95,16 @@ class Call:
         self.first_byte_s: float | None = None
         self.sent_bytes = 0
         self.response: web.StreamResponse | None = None
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks to a character, as a header of the request says, also percent-encoded; empty for nobody."""
+        return urllib.parse.unquote(self.request.headers.get(SPEAKER, ""))
+
+    @property
+    def message_id(self) -> str:
+        """The client's own id of what it says, by which a repeat is known; empty for none."""
+        return self.request.headers.get(MESSAGE_ID, "")[:MAX_MESSAGE_ID]
 
     async def read(self) -> bytes:
         """The request's body, decompressed; raises CallboardError as `BodyReader.read` does."""

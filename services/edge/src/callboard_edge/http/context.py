@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
@@ -32,6 +33,7 @@ class EdgeContext:
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
     offers: Offers
+    characters: Characters
     workers: Workers
     admission: Admission
     text: TextResponder

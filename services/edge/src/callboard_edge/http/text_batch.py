@@ -70,6 +70,9 @@ class TextBatchResponder:
     ) -> web.StreamResponse:
         """Checks and admits all requests and answers them; raises as `TextResponder.respond` does."""
         checked = [await self.text.checked(call, request, model, refused_sampling) for request in requests]
+        # An id of the client's is for all of them.
+        ids = [f"{request.message_id}.{n}" if request.message_id else "" for n, request in enumerate(checked)]
+        checked = [request.model_copy(update={"message_id": own}) for request, own in zip(checked, ids, strict=True)]
         async with AsyncExitStack() as stack:
             replies: list[TextStream] = []
             for request in checked:

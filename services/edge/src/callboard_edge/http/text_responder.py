@@ -134,7 +134,10 @@ class TextResponder:
         self, call: Call, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]
     ) -> ChatRequest:
         """The request as its model's workers take it; raises CallboardError where they do not."""
-        offered = self.workers.model("chat", model.pool, model.name)
+        offered = self.workers.model("chat", model.pool, model.served_name)
+        if model.character is not None:
+            said = {"speaker": call.speaker or request.speaker, "message_id": call.message_id or request.message_id}
+            request = request.model_copy(update=said)
         request = within_bounds(request, model, self.admission.max_request_bytes)
         request = with_usable_tools(with_usual_end(request), model, offered)
         check_abilities(request, model)

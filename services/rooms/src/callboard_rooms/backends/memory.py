@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 
+from callboard_contracts.characters import CharacterChanged
 from callboard_contracts.chat import ChatEnd, ChatJob, ChatResult
 from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.quota import Hold
@@ -57,6 +58,40 @@ class MemoryRoomStore:
             raise Conflict(room_id)
         self._revision += 1
         self._before[room_id], self._rooms[room_id] = before, (data, self._revision)
+        return self._revision
+
+
+class MemoryCharacterStore:
+    """Characters in memory; `before_write` is called before each write, so that a test can write first."""
+
+    def __init__(self) -> None:
+        self.before_write: Callable[[str], object] = lambda _entry: None
+        self.entries: dict[str, tuple[bytes | None, int]] = {}
+        self.told: list[CharacterChanged] = []
+        self._revision = 0
+
+    async def load(self, entry: str) -> tuple[bytes | None, int]:
+        """Reads an entry and its revision."""
+        return self.entries.get(entry, (None, 0))
+
+    async def save(self, entry: str, data: bytes, revision: int | None) -> int:
+        """Writes an entry."""
+        return self._write(entry, data, revision)
+
+    async def delete(self, entry: str, revision: int | None) -> int:
+        """Deletes an entry."""
+        return self._write(entry, None, revision)
+
+    async def changed(self, news: CharacterChanged) -> None:
+        """Notes a change."""
+        self.told.append(news)
+
+    def _write(self, entry: str, data: bytes | None, revision: int | None) -> int:
+        self.before_write(entry)
+        if revision is not None and self.entries.get(entry, (None, 0))[1] != revision:
+            raise Conflict(entry)
+        self._revision += 1
+        self.entries[entry] = data, self._revision
         return self._revision
 
 

@@ -6,7 +6,7 @@ keeps its hits. A turn's messages stay or go together, so that a dialogue always
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from callboard_contracts.chat import ChatMessage, ChatRequest, RoomTurn
 from callboard_contracts.prompt_size import (
@@ -45,6 +45,11 @@ class _Budget:
     size: float
 
 
+def limits_of(turn: Turn, limits: Limits) -> Limits:
+    """The limits of a room as one of its turns has them."""
+    return limits if turn.memory_messages is None else replace(limits, max_messages=turn.memory_messages)
+
+
 def line(speaker: str, text: str) -> str:
     """A message as the model reads it."""
     return f"{speaker}: {text}" if speaker else text
@@ -64,7 +69,7 @@ def remembered(room: Room, turn: Turn, limits: Limits) -> Room:
     model = turn.request.model
     memory = room.memories.get(model, ModelMemory())
     given = _given(room, turn)
-    kept = _fitting(given, _budget(room, turn, turn.request, limits), memory)
+    kept = _fitting(given, _budget(room, turn, turn.request, limits_of(turn, limits)), memory)
     first = kept[0].turn if kept else ""
     if len(kept) == len(given):
         # What was cut before stays cut.
@@ -123,10 +128,22 @@ def _given(room: Room, turn: Turn) -> tuple[RoomMessage, ...]:
 
 
 def _with_dialogue(room: Room, turn: Turn, request: ChatRequest, dialogue: Sequence[RoomMessage]) -> ChatRequest:
-    own = ChatMessage(role="user", content=line(turn.speaker, turn.text))
-    said = (ChatMessage(role=one.role, content=line(one.speaker, one.text)) for one in dialogue)
-    update = {"messages": (*request.messages, *said, own), "turn": RoomTurn(room=room.id, turn=turn.id)}
-    return request.model_copy(update=update)
+    own = RoomMessage(role="user", speaker=turn.speaker, text=turn.text, turn=turn.id, at=turn.created_at)
+    said, room_turn = (*dialogue, own), RoomTurn(room=room.id, turn=turn.id)
+    if request.mode == "completion":
+        # The model goes on where the character's own line begins.
+        lines = [request.prompt, *(line(one.speaker, one.text) for one in said), f"{turn.character}:"]
+        return request.model_copy(update={"prompt": "\n".join(lines), "turn": room_turn})
+    messages = (
+        ChatMessage(
+            role=one.role,
+            content=line(one.speaker, one.text) if turn.named_lines else one.text,
+            # This form writes who speaks by itself.
+            name=one.speaker if request.prompt_format == "pygmalion" and not turn.named_lines else None,
+        )
+        for one in said
+    )
+    return request.model_copy(update={"messages": (*request.messages, *messages), "turn": room_turn})
 
 
 def _budget(room: Room, turn: Turn, request: ChatRequest, limits: Limits) -> _Budget:

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from callboard_contracts.characters import CharacterChanged
 from callboard_contracts.chat import ChatJob, ChatResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.quota import Hold
@@ -49,6 +50,33 @@ class RoomStore(Protocol):
 
     def changes(self, after_revision: int) -> AsyncGenerator[list[tuple[str, StoredRoom]]]:
         """Yields the rooms that were changed after a revision, by their ids, some at a time."""
+        ...
+
+
+class CharacterStore(Protocol):
+    """Keeps characters, which change only at the revision that was read, and what was imported with them.
+
+    Every method raises StoreUnavailable.
+    """
+
+    async def load(self, entry: str) -> tuple[bytes | None, int]:
+        """Reads an entry and its revision; nothing and the mark's revision where it was deleted, 0 for none."""
+        ...
+
+    async def save(self, entry: str, data: bytes, revision: int | None) -> int:
+        """Writes an entry that is at a revision, or whatever is there, and returns the new one; raises Conflict."""
+        ...
+
+    async def delete(self, entry: str, revision: int | None) -> int:
+        """Deletes an entry that is at a revision, or whatever is there, and returns the mark's; raises Conflict."""
+        ...
+
+
+class CharacterNews(Protocol):
+    """Tells edges of characters that have changed."""
+
+    async def changed(self, news: CharacterChanged) -> None:
+        """Says that a character has changed; lost where the bus is away."""
         ...
 
 

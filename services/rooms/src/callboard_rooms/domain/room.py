@@ -21,7 +21,7 @@ from callboard_contracts.rooms import (
     secret_digest,
     without_speaker,
 )
-from callboard_rooms.domain.dialogue import Limits, cut, halved, learned, remembered, without_oldest
+from callboard_rooms.domain.dialogue import Limits, cut, halved, learned, limits_of, remembered, without_oldest
 
 MAX_ENDED_TURNS = 500
 QUEUE_FULL_RETRY_S = 5.0
@@ -41,15 +41,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class IdlePolicy:
-    """When rooms end by themselves."""
+    """When rooms end by themselves; `memory_timeout_s` is for what a character remembers of a speaker."""
 
     idle_timeout_s: float = math.inf
+    memory_timeout_s: float = math.inf
     keep_alive: frozenset[str] = field(default_factory=frozenset[str])
 
     def ends_at(self, room: Room) -> float:
         """When a room ends if nothing happens in it."""
         busy = room.open_turns or room.key in self.keep_alive
-        return math.inf if busy else room.active_at + self.idle_timeout_s
+        timeout_s = self.memory_timeout_s if room.kind == "character" else self.idle_timeout_s
+        return math.inf if busy else room.active_at + timeout_s
 
 
 def new_room(kind: RoomKind, key: str, now: float, first_number: int = 1) -> Room:
@@ -83,17 +85,19 @@ def check_secret(room: Room, secret: str | None) -> None:
         )
 
 
-def added(room: Room, turn: Turn, limits: Limits, now: float, *, unique: bool) -> Room:
+def added(room: Room, turn: Turn, limits: Limits, now: float, *, unique: bool, retries: bool = False) -> Room:
     """The room with one more turn at the end of its queue, which is started where none runs.
 
-    A turn that the room knows by its id is not added again.
+    A turn that the room knows by its id is not added again. With `retries` a message id is free again once its turn has
+    failed.
 
     Raises:
         CallboardError: `duplicate_message`, `queue_full` or `body_too_large`.
     """
     if any(known.id == turn.id for known in (*room.open_turns, *room.ended)):
         return room
-    if unique and room.turn_of(turn.message_id) is not None:
+    same = room.turn_of(turn.message_id) if unique else None
+    if same is not None and not (retries and isinstance(same, EndedTurn) and same.failed):
         raise CallboardError(
             ErrorCode.DUPLICATE_MESSAGE, "The room has a message of this id already.", param="message_id"
         )
@@ -155,7 +159,8 @@ def ended(room: Room, turn_id: str, result: ChatResult | None, limits: Limits, n
             room = halved(room, turn)
         reply = without_speaker(result.text, turn.character).strip()
         if not failed and reply:
-            update["messages"] = cut((*room.messages, *_messages(turn, reply, now)), limits.max_messages)
+            most = limits_of(turn, limits).max_messages
+            update["messages"] = cut((*room.messages, *_messages(turn, reply, now)), most)
     room = started(room.model_copy(update=update), limits, now)
     return fitting(room, limits.max_document_bytes) or room.model_copy(update={"messages": ()})
 

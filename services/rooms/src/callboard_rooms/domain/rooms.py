@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.rooms import (
     MAX_MESSAGE_BYTES,
+    CancelTurn,
     OpenRoom,
     PostTurn,
     Room,
@@ -131,6 +132,19 @@ class RoomService:
         """Ends a room and forgets it."""
         return await self._empty(request, lambda room: Change(None, room.open_turns))
 
+    async def cancel(self, request: CancelTurn) -> RoomReply:
+        """Gives up a turn whose client has left, and starts the next."""
+
+        def decide(stored: StoredRoom) -> Change:
+            if stored.room is None:
+                return Change(None)
+            return rooms.given_up(stored.room, request.turn, self._limits, self._now())
+
+        found = room_id(request.kind, request.key)
+        before, change = await self._change(found, decide)
+        await self._start(before, change)
+        return RoomReply(id=found)
+
     async def turn_ended(self, event: TurnEnded, *, may_lag: bool = False) -> bool:
         """Takes what a worker kept of a turn, and starts the next.
 
@@ -196,7 +210,8 @@ class RoomService:
                 raise _not_found()
             found = stored.room or self._new(request, stored)
             check(found)
-            return Change(rooms.added(found, turn, self._limits, self._now(), unique=request.unique))
+            change = rooms.added(found, turn, self._limits, self._now(), unique=request.unique, retries=request.retries)
+            return Change(change)
 
         before, change = await self._change(room_id(request.kind, request.key), decide)
         assert change.room is not None

@@ -10,11 +10,20 @@ from faststream.nats import NatsBroker
 from pydantic import ValidationError
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.rooms import RoomReply
-from callboard_contracts.subjects import ROOMS_END, ROOMS_OPEN, ROOMS_POST, ROOMS_RESET, ROOMS_SPEAK
+from callboard_contracts.subjects import (
+    CHARACTERS_DELETE,
+    CHARACTERS_PUT,
+    ROOMS_CANCEL,
+    ROOMS_END,
+    ROOMS_OPEN,
+    ROOMS_POST,
+    ROOMS_RESET,
+    ROOMS_SPEAK,
+)
 from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
-from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, subscribe_all
+from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, reply_of, subscribe_all
+from callboard_rooms.domain.characters import CharacterService
 from callboard_rooms.domain.ports import StoreUnavailable
 from callboard_rooms.domain.rooms import RoomService
 from callboard_rooms.metrics import REQUEST_SECONDS, REQUESTS
@@ -32,7 +41,7 @@ class RoomHandlers:
     What comes on top of 2,000 requests in flight is refused at once.
     """
 
-    def __init__(self, rooms: RoomService, in_flight: BackgroundTasks) -> None:
+    def __init__(self, rooms: RoomService, characters: CharacterService, in_flight: BackgroundTasks) -> None:
         self._in_flight = in_flight
         self.handlers: Mapping[str, Handler] = {
             ROOMS_OPEN: rooms.open,
@@ -40,7 +49,11 @@ class RoomHandlers:
             ROOMS_SPEAK: rooms.speak,
             ROOMS_RESET: rooms.reset,
             ROOMS_END: rooms.end,
+            ROOMS_CANCEL: rooms.cancel,
+            CHARACTERS_PUT: characters.put,
+            CHARACTERS_DELETE: characters.delete,
         }
+        self._replies = {subject: reply_of(handler) for subject, handler in self.handlers.items()}
 
     def __call__(self, msg: Any, /, *, context: ContextRepo) -> AnsweringMiddleware:
         """The middleware of one message."""
@@ -52,7 +65,7 @@ class RoomHandlers:
 
     async def answer(self, subject: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Calls a handler and returns its reply, or the error in its form."""
-        request = subject.removeprefix("rooms.")
+        request = subject.removeprefix("rooms.").replace(".", "_")
         started = asyncio.get_running_loop().time()
         result = "ok"
         try:
@@ -61,7 +74,7 @@ class RoomHandlers:
         except Exception as error:
             info = _error_info(request, error)
             result = info.code.value
-            return RoomReply(error=info)
+            return self._replies[subject](error=info)  # pyright: ignore[reportCallIssue] - every reply has an error
         finally:
             REQUESTS.labels(request, result).inc()
             REQUEST_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started, tracing.ids())
@@ -81,8 +94,8 @@ def _error_info(request: str, error: Exception) -> ErrorInfo:
         log.warning("store_unavailable", extra={"request": request, "reason": str(error)})
         return ErrorInfo(
             code=ErrorCode.BUS_UNAVAILABLE,
-            message="The room could not be changed in time; try again shortly.",
+            message="It could not be stored in time; try again shortly.",
             retry_after_s=RETRY_AFTER_S,
         )
     log.error("request_failed", extra={"request": request}, exc_info=error)
-    return ErrorInfo(code=ErrorCode.INTERNAL, message="The room could not be changed.")
+    return ErrorInfo(code=ErrorCode.INTERNAL, message="It could not be stored.")

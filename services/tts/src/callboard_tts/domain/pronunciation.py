@@ -27,6 +27,10 @@ class WordList:
         )
         self._pattern = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)") if longest_first else None
 
+    def with_words(self, own: Mapping[str, str]) -> "WordList":
+        """A list with more entries over those of this one."""
+        return WordList({**self._words, **own})
+
     def parts(self, text: str) -> list[tuple[str, bool]]:
         """Splits a text; each part says whether it is final, because the list or the text gives its pronunciation."""
         parts: list[tuple[str, bool]] = []
@@ -63,9 +67,10 @@ class WordLists:
         self._all = WordList(words)
         self._voices = {voice: WordList({**(words or {}), **own}) for voice, own in (by_voice or {}).items()}
 
-    def of(self, voice: str) -> WordList:
-        """The list for a voice, or for a blend of voices by its whole name."""
-        return self._voices.get(voice, self._all)
+    def of(self, voice: str, own: Mapping[str, str] | None = None) -> WordList:
+        """The list for a voice, or for a blend of voices by its whole name, with a request's own entries over it."""
+        found = self._voices.get(voice, self._all)
+        return found.with_words(own) if own else found
 
 
 NO_WORD_LISTS = WordLists()

@@ -74,7 +74,7 @@ def plan_utterance(
         Pause.CLAUSE: round(defaults.comma_pause_ms / request.speed),
         Pause.SENTENCE: round(defaults.sentence_pause_ms / request.speed),
     }
-    words, role_play = defaults.word_lists.of(voice.spec), defaults.role_play
+    words, role_play = defaults.word_lists.of(voice.spec, request.words), defaults.role_play
     action_voice = None
     if role_play == "voice":
         action_voice = _action_voice(defaults.role_play_voice, voice, known, aliases)

@@ -4,11 +4,12 @@ Unlike elsewhere a field that is not known is refused, since it may be a misspel
 """
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from callboard_admin.accounts import MAX_LIMIT
+from callboard_admin.character_cards import CardFormat, CardVersion
 from callboard_admin.room_records import RoomFormat
 from callboard_admin.usage_exports import ExportFormat
 from callboard_contracts.kudos import KUDOS_SCALE, MAX_KUDOS
@@ -280,3 +281,77 @@ class RoomObject(AnswerBody):
 
     room: RoomSummaryObject
     dialogue: list[RoomMessageObject]
+
+
+class CharacterBody(AdminBody):
+    """The settings of a character; what is left out is the default.
+
+    `prompt` is the text before every dialogue, with the placeholders `{name}`, `{desc}`, `{location}` and
+    `{character}`. `words` says how words are spoken, as `tts.words` does.
+    """
+
+    name: Word | None = None
+    display_name: Word | None = None
+    prompt: str | None = None
+    desc: str | None = None
+    location: str | None = None
+    example_dialogue: str | None = None
+    greetings: list[str] | None = None
+    model: str | None = None
+    fallback_model: str | None = None
+    voice: str | None = None
+    words: dict[str, str] | None = None
+    memory_messages: Whole | None = None
+    prompt_format: str | None = None
+    sampling: dict[str, Any] | None = None
+    max_output_tokens: Whole | None = None
+
+
+class RevisionQuery(AdminQuery):
+    """The revision at which a character must be, 0 for one that must not exist yet; left out, any."""
+
+    revision: int | None = Field(default=None, ge=0)
+
+
+class CharacterImportBody(AdminBody):
+    """A card, as its JSON or as a PNG or JSON file in base64, and settings of the site's own over those of the card."""
+
+    card: dict[str, Any] | None = None
+    file: str | None = None
+    name: Word | None = None
+    model: Word | None = None
+    voice: Word | None = None
+    replace: bool | None = None
+
+
+class CharacterExportQuery(AdminQuery):
+    """The form of a card, and its version; left out, that of the import."""
+
+    format: CardFormat = "json"
+    spec: CardVersion | None = None
+
+
+class ForgetQuery(AdminQuery):
+    """Whom a character forgets; left out, all."""
+
+    speaker: Word | None = None
+
+
+class CharacterObject(AnswerBody):
+    """A character's settings, and the revision at which it is."""
+
+    name: str
+    display_name: str
+    revision: int
+
+
+class CharacterListObject(AnswerBody):
+    """All characters, by name."""
+
+    characters: list[CharacterObject]
+
+
+class ForgottenObject(AnswerBody):
+    """How many memories were forgotten."""
+
+    forgotten: int

@@ -9,13 +9,13 @@ from callboard_contracts.errors import CallboardError
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.protocol import no_credentials
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.admin import accounts, errors, kudos, rooms, usage
+from callboard_edge.protocols.admin import accounts, characters, errors, kudos, rooms, usage
 from callboard_edge.protocols.admin.auth import AdminAuth
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Accounts, usage, kudos and rooms, for whoever has the admin token; web pages may not call it."""
+    """Accounts, usage, kudos, rooms and characters, for whoever has the admin token; web pages may not call it."""
 
     name: str = "admin"
     prefixes: Sequence[str] = ("/admin",)
@@ -26,7 +26,8 @@ class Admin:
         if context.admin is None:
             return []
         auth = AdminAuth(context.admin, context.metrics)
-        return [route for module in (accounts, usage, kudos, rooms) for route in module.routes(context.admin, auth)]
+        modules = (accounts, usage, kudos, rooms, characters)
+        return [route for module in modules for route in module.routes(context.admin, auth)]
 
     def credentials(self, headers: Mapping[str, str]) -> str:
         """An operator is no caller."""

@@ -39,7 +39,7 @@ def routes(context: EdgeContext, figures: Figures) -> list[Route]:
     async def answer(call: Call, route: str, *, stream: bool) -> web.StreamResponse:
         body = await call.json(GenerateBody)
         model = chosen_model((await context.offers.to(call.caller)).chat_models, body.model)
-        offered = context.workers.model("chat", model.pool, model.name)
+        offered = context.workers.model("chat", model.pool, model.served_name)
         request = generate_request(body, model, offered)
         evennia = not stream and (body.max_new_tokens is not None or "User-Agent" not in call.request.headers)
         writer = KoboldWriter(

@@ -31,7 +31,7 @@ def routes(context: EdgeContext) -> list[Route]:
         embeds = any(
             "embedding" in one.abilities
             for model in models
-            if (one := context.workers.model("chat", model.pool, model.name)) is not None
+            if (one := context.workers.model("chat", model.pool, model.served_name)) is not None
         )
         return call.answer(
             {

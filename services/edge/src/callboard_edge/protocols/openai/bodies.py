@@ -163,6 +163,16 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+def _name(value: Any) -> str | None:
+    """Programs put many things here, and what is no name is none."""
+    return value if isinstance(value, str) else None
+
+
+UserName = Annotated[
+    str | None,
+    BeforeValidator(_name),
+    WithJsonSchema({"type": ["string", "null"], "description": "Who speaks to a character, which remembers each."}),
+]
 Stop = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[str], Field(max_length=MAX_STOPS), Tag(f"{TAG}list")],
     Discriminator(
@@ -189,6 +199,7 @@ class SamplingBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Whole | None = Field(default=None, ge=1)
+    user: UserName = None
 
 
 class AudioOutput(Body):
@@ -212,6 +223,7 @@ class ChatCompletionBody(SamplingBody):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
+    safety_identifier: UserName = None
     functions: list[Any] | None = None
     modalities: list[Literal["text", "audio"]] | None = Field(default=None, max_length=2)
     audio: AudioOutput | None = None

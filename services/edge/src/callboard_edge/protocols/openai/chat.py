@@ -55,7 +55,7 @@ def routes(context: EdgeContext) -> list[Route]:
         request = chat_request(await with_transcripts(body, context.admission.deps.replies.result), model)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         if body.modalities and "audio" in body.modalities:
-            speech_model, speech, form = spoken(body, offer.speech_models, context.workers)
+            speech_model, speech, form = spoken(body, model, offer.speech_models, context.workers)
             audio_writer = AudioChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)
             return await context.narrated.respond(
                 call,
@@ -114,6 +114,7 @@ def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
         tool_choice=tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
         prompt_cache_key=body.prompt_cache_key,
+        speaker=body.user or body.safety_identifier or "",
     )
 
 

@@ -7,7 +7,7 @@ from callboard_contracts.chat import ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.abilities import unsupported
-from callboard_edge.domain.catalogue import Catalogue, SpeechModel
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.workers import Workers
 from callboard_edge.media.formats import AudioFormat
 from callboard_edge.protocols.openai.audio_writer import AUDIO_ID
@@ -25,9 +25,9 @@ _STREAMED = ("pcm16", "mp3", "opus")
 
 
 def spoken(
-    body: ChatCompletionBody, models: Catalogue[SpeechModel], workers: Workers
+    body: ChatCompletionBody, chat_model: ChatModel, models: Catalogue[SpeechModel], workers: Workers
 ) -> tuple[SpeechModel, SpeechRequest, AudioFormat]:
-    """The model, the request and the format in which a reply is spoken.
+    """The model, the request and the format in which a reply is spoken; a character speaks with its own voice.
 
     Raises:
         CallboardError: `audio` is missing, names what is not offered, or asks for a format that cannot be streamed.
@@ -42,11 +42,15 @@ def spoken(
     try:
         # OpenAI's clients have no place for the model's name.
         model = models.resolve(audio.model or models.default or next(iter(models.names), None))
-        voice = model.catalog(workers).resolve(audio.voice)
+        catalog, asked = model.catalog(workers), audio.voice
+        if asked is None and chat_model.character is not None and catalog.can_speak(chat_model.character):
+            asked = chat_model.name
+        voice = catalog.resolve(asked)
     except CallboardError as error:
         raise CallboardError.of(error.info.model_copy(update={"param": f"audio.{error.info.param}"})) from None
     speed = 1.0 if audio.speed is None else audio.speed
-    return model, SpeechRequest(model=model.name, text="", voice=voice, speed=speed), _FORMATS[audio.format]
+    request = SpeechRequest(model=model.name, text="", voice=voice, speed=speed, words=catalog.words_of(asked))
+    return model, request, _FORMATS[audio.format]
 
 
 async def with_transcripts(

@@ -83,7 +83,14 @@ def completion_requests(body: CompletionBody, model: ChatModel) -> list[ChatRequ
     shared = sampling(body)
     limit = model.output_limit(body.max_tokens, DEFAULT_MAX_TOKENS)
     return [
-        ChatRequest(mode="completion", model=model.name, prompt=prompt, sampling=shared, max_output_tokens=limit)
+        ChatRequest(
+            mode="completion",
+            model=model.name,
+            prompt=prompt,
+            sampling=shared,
+            max_output_tokens=limit,
+            speaker=body.user or "",
+        )
         for prompt in _prompts(body.prompt)
     ]
 

@@ -75,10 +75,12 @@ def routes(context: EdgeContext) -> list[Route]:
         body = await call.json(SpeechBody)
         model = (await context.offers.to(call.caller)).speech_models.resolve(body.model)
         check_text(body.input, context.settings.speech.max_input_characters)
+        catalog = model.catalog(context.workers)
         request = SpeechRequest(
             model=model.name,
             text=body.input,
-            voice=model.catalog(context.workers).resolve(body.voice),
+            voice=catalog.resolve(body.voice),
+            words=catalog.words_of(body.voice),
             speed=1.0 if body.speed is None else body.speed,
             language=body.language or body.lang_code or None,
             instructions=body.instructions or "",

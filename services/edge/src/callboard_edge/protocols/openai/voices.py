@@ -105,7 +105,7 @@ def routes(context: EdgeContext) -> list[Route]:
 def _voice(name: str, catalogs: Sequence[tuple[SpeechModel, VoiceCatalog]], workers: Workers) -> dict[str, Any]:
     having = [(model, catalog) for model, catalog in catalogs if name in catalog.listed()]
     model, catalog = having[0]
-    meant = None if catalog.offers(name) else catalog.aliases.get(name)
+    meant = catalog.alias_of(name)
     voice: dict[str, Any] = {
         "id": name,
         "name": name,

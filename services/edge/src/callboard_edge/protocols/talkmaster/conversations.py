@@ -27,7 +27,7 @@ def routes(context: EdgeContext) -> list[Route]:
         body = await body_of(call, ConversationStart)
         caller = caller_of(context, call)
         model = chat_model((await context.offers.to(caller)).chat_models, body.model)
-        await turns.check_limits(caller, model.name)
+        await turns.check_limits(caller, model.served_name)
         settings = RoomSettings(
             model=model.name,
             system_instructions=body.system_instructions,

@@ -101,7 +101,7 @@ def chat_request(
         messages.append(ChatMessage(role="system", content=instructions))
     if message is not None:
         messages.append(ChatMessage(role="user", content=message))
-    offered = workers.model("chat", model.pool, model.name)
+    offered = workers.model("chat", model.pool, model.served_name)
     thinks = offered is not None and "thinking" in offered.abilities
     return ChatRequest(
         model=model.name,
@@ -143,7 +143,13 @@ def speech_of(
         if chosen is None:
             return None
         voice = chosen
-    request = SpeechRequest(model=model.name, text=text, voice=voice, instructions=spoken.audio_instructions)
+    request = SpeechRequest(
+        model=model.name,
+        text=text,
+        voice=voice,
+        instructions=spoken.audio_instructions,
+        words=catalog.words_of(spoken.audio_voice),
+    )
     return Speech(request, model)
 
 
