@@ -83,12 +83,12 @@ class Accounts:
         return cls(Bucket(bus, BUCKET_ACCOUNTS), announce)
 
     async def create(
-        self, name: str, tier: str, expires_at: float | None, limits: Limits | None = None
+        self, name: str, tier: str, expires_at: float | None, limits: Limits | None = None, key: str | None = None
     ) -> tuple[Account, str]:
-        """Creates an account with one key and returns both; the key cannot be read again."""
+        """Creates an account with one key, fresh unless it is given, and returns both; it cannot be read again."""
         if not 1 <= len(name) <= 200 or not name.isprintable():
             raise CallboardError(ErrorCode.INVALID_REQUEST, "1 to 200 printable characters are allowed", param="name")
-        key, now = new_key(), time.time()
+        key, now = key or new_key(), time.time()
         first = AccountKey(digest=key_digest(key), created_at=now, expires_at=expires_at)
         account = Account(
             id=new_account_id(),
@@ -150,9 +150,11 @@ class Accounts:
 
         return await self._change(account_id, change)
 
-    async def rotate(self, account_id: str, expires_at: float | None, old_until: float) -> tuple[Account, str]:
-        """Adds a new key to an account; its other keys expire at `old_until` at the latest."""
-        key = new_key()
+    async def rotate(
+        self, account_id: str, expires_at: float | None, old_until: float, key: str | None = None
+    ) -> tuple[Account, str]:
+        """Adds a key to an account, a fresh one unless it is given; its others expire at `old_until` at the latest."""
+        key = key or new_key()
         added = AccountKey(digest=key_digest(key), created_at=time.time(), expires_at=expires_at)
 
         def change(account: Account) -> Account:
