@@ -401,7 +401,8 @@ def test_a_folder_with_one_model_is_served_as_its_launch_variables_say(tmp_path:
         reply = up.post("/v1/chat/completions", body, {"Authorization": f"Bearer {key}"})
         assert reply.status_code == 200, reply.text
         assert reply.json()["model"] == "owl-135m"
-        assert up.command("keys", "list").count("password") == 1
+        listed = [line.split() for line in up.command("keys", "list").splitlines()]
+        assert [line[-1] for line in listed if line[1] == "password"].count("active") == 1
         up.child.signal(signal.SIGTERM)
         assert up.child.wait(60) == ExitCode.OK
         assert up.left() == []

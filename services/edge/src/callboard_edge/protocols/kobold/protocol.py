@@ -9,7 +9,7 @@ from callboard_contracts.errors import CallboardError
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.protocol import bearer
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.kobold import errors, generation, info, perf, running, textgen, unavailable
+from callboard_edge.protocols.kobold import errors, generation, info, perf, running, saves, speech, textgen, unavailable
 from callboard_edge.protocols.kobold.perf import Figures
 
 PREFIXES = ("/api/v1", "/api/latest", "/api/extra", "/sdapi")
@@ -26,7 +26,7 @@ class Kobold:
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes, and the same once more below the prefix for a page of KoboldAI Lite that is not at the root."""
         figures = Figures()
-        modules = (info, running, textgen, unavailable)
+        modules = (info, running, saves, speech, textgen, unavailable)
         found = [route for module in modules for route in module.routes(context)]
         found += [*generation.routes(context, figures), *perf.routes(context, figures)]
         found = [replace(route, handler=errors.served(route.handler)) for route in found]
