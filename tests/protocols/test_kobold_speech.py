@@ -92,7 +92,7 @@ class TestKoboldSpeech(SpeechSuite):
     async def test_unknown_name_is_refused_and_costs_nothing(
         self, asked: dict[str, str], code: str | None, client: Client, tenant: Tenant, speech_engine: StubSpeech
     ) -> None:
-        """Nothing is refused: an unknown voice is always the same one, and an unknown model the site's; `code` is a voice."""
+        """Nothing is refused: an unknown voice is always the same, an unknown model the site's; `code` is a voice."""
         for path in ("/api/extra/tts", "/v1/audio/speech"):
             if path.startswith("/v1") and "model" in asked:
                 continue

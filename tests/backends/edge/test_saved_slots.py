@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ pytestmark = pytest.mark.backend
 
 MIB = 1024 * 1024
 LIFE_S = 3600.0
+CONFIG = Config.model_validate({"kobold": {"saves_max_mib": 16, "saves_life_s": LIFE_S}})
 
 
 def story(word: str, size_bytes: int = 3 * PART_BYTES + 7) -> Save:
@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[NatsServer]:
 @pytest.fixture
 async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
     bus = await Bus.connect(NatsSection(url=server.url), "test-slots", lambda: None)
-    await apply_streams(bus, Config.model_validate({"kobold": {"saves_max_mib": 16, "saves_life_s": LIFE_S}}))
+    await apply_streams(bus, CONFIG)
     yield bus
     await bus.api(f"STREAM.PURGE.{SAVES}", {})
     await bus.close()
@@ -155,12 +155,10 @@ async def test_a_slot_is_forgotten_after_its_life(bus: Bus) -> None:
     assert len(await stored(bus)) == 1 + 1
 
 
-async def test_without_the_bus_it_is_an_error_of_the_catalogue(tmp_path: Path) -> None:
-    server = NatsServer(tmp_path)
-    server.start()
-    bus = await Bus.connect(NatsSection(url=server.url), "test-slots", lambda: None)
+async def test_without_its_stream_it_is_an_error_of_the_catalogue(bus: Bus) -> None:
+    slots = on_bus(bus)
+    await bus.api(f"STREAM.DELETE.{SAVES}", {})
     try:
-        slots = on_bus(bus)
         for call in (
             slots.titles("ann"),
             slots.load("ann", 1),
@@ -171,5 +169,4 @@ async def test_without_the_bus_it_is_an_error_of_the_catalogue(tmp_path: Path) -
                 await call
             assert refused.value.info.code is ErrorCode.BUS_UNAVAILABLE
     finally:
-        await bus.close()
-        server.stop()
+        await apply_streams(bus, CONFIG)

@@ -18,6 +18,7 @@ from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeRepl
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
+from callboard_edge.backends.fake_saved_slots import FakeSavedSlots
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
@@ -148,7 +149,9 @@ async def running(
     metrics, audio = EdgeMetrics(registry), FakeRoomAudio()
     streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)
     results = FakeResultStore(inboxes)
-    context = edge_context(config, deps, results, workers, media, streams, metrics, lambda: None, admin)
+    context = edge_context(
+        config, deps, results, workers, media, streams, metrics, lambda: None, admin, FakeSavedSlots()
+    )
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:

@@ -1,4 +1,4 @@
-"""What callers keep in their slots, as the stream SAVES has it: an index for each tenant, and the parts of each save."""
+"""What callers keep in their slots, as the stream SAVES has it: an index for each tenant, and parts of each save."""
 
 from pydantic import Field
 

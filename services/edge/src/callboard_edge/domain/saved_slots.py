@@ -19,7 +19,10 @@ class SavesFull(Exception):  # noqa: N818 - a state, not a failure
 
 
 class SavedSlots(Protocol):
-    """The slots of all tenants; a save is seen whole or not at all. Every method raises CallboardError without a bus."""
+    """The slots of all tenants; a save is seen whole or not at all.
+
+    Every method raises CallboardError where the bus fails.
+    """
 
     async def titles(self, tenant: str) -> Mapping[int, str]:
         """The titles of a tenant's slots that hold something."""
