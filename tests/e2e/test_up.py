@@ -389,7 +389,7 @@ def test_a_folder_with_one_model_is_served_as_its_launch_variables_say(tmp_path:
     environ = {"KCPP_ARGS": flags, "LLAMA_ARG_N_PARALLEL": "1", "CALLBOARD_MODEL_DIR": str(models)}
     for key in ("sesame", "open sesame"):
         environ["KCPP_ARGS"] = shlex.join(shlex.split(flags)).replace("sesame", shlex.quote(key))
-        up = Up(tmp_path / "site", None, options=("--models", str(models)), environ=environ)
+        up = Up(tmp_path / "site", None, options=("--container", "--models", str(models)), environ=environ)
         ups.append(up)
         up.wait_ready()
         assert "callboard: without effect here: --warp of KCPP_ARGS\n" in up.output()

@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from callboard_cli.configuration import read_config
@@ -24,7 +25,11 @@ from callboard_cli.up.supervision import Supervision
 from callboard_contracts.config import Config
 from callboard_kit.bus_credentials import create_password, with_local_credentials
 from callboard_kit.model_files import model_folder
+from callboard_kit.settings import config_file
 
+CONTAINER_MODELS = Path("/models")
+CONTAINER_HOST = "0.0.0.0"
+CONTAINER_PORT = 5001
 GIVEN = ("model", "context_tokens", "slots", "threads", "max_output_tokens", "host", "port")
 """The options that say how one model is served."""
 
@@ -33,11 +38,12 @@ def register(subparsers: Subparsers) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("up", help="start everything on this machine and stay until Ctrl-C")
     parser.add_argument("-m", "--model", help="serve only this GGUF file, in place of the configuration's chat models")
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help="where it is; the only one there is served")
     parser.add_argument(
-        "--models",
-        type=Path,
-        metavar="FOLDER",
-        help="serve one GGUF file of a folder, as launch variables such as KCPP_ARGS and LLAMA_ARG_MODEL say",
+        "--container",
+        action="store_true",
+        help=f"as the image of a whole site does: one file of {CONTAINER_MODELS}, on port {CONTAINER_PORT} of all "
+        "addresses, with launch variables such as KCPP_ARGS and LLAMA_ARG_MODEL",
     )
     parser.add_argument("-c", "--context-tokens", "--ctx-size", "--contextsize", type=int, help="of each reply")
     parser.add_argument("-np", "--parallel", type=int, dest="slots", help="how many replies are written at once")
@@ -87,18 +93,20 @@ def _up(arguments: argparse.Namespace) -> None:
 def _one_model(arguments: argparse.Namespace, config: Config) -> OneModel | None:
     """What is to be served in place of the configuration's chat models; None leaves them.
 
-    Variables count only where a folder is named, as the image does: elsewhere they may be meant for another program.
+    Variables count only in a container: elsewhere they may be meant for another program.
     """
     given = {name: getattr(arguments, name) for name in GIVEN}
-    folder: Path | None = arguments.models
+    folder: Path | None = arguments.models or (CONTAINER_MODELS if arguments.container else None)
     if folder is None and arguments.model is None:
         if named := [name for name, value in given.items() if value is not None]:
             option = named[0].replace("slots", "parallel").replace("_", "-")
-            raise CommandError(f"--{option}: only with --model or --models", ExitCode.USAGE)
+            raise CommandError(f"--{option}: only with --model, --models or --container", ExitCode.USAGE)
         return None
-    launch = from_environment(os.environ if folder else {}, given)
+    launch = from_environment(os.environ if arguments.container else {}, given)
     if launch.ignored:
         say(f"without effect here: {', '.join(launch.ignored)}")
+    if arguments.container and config_file(arguments.config) is None:
+        launch = replace(launch, host=launch.host or CONTAINER_HOST, port=launch.port or CONTAINER_PORT)
     return OneModel(launch, folder or model_folder(config.site), say)
 
 
