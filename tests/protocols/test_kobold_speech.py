@@ -12,31 +12,24 @@ from urllib.parse import urlencode
 
 import pytest
 
-from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_edge.protocols.kobold.protocol import Kobold
+from callboard_contracts.errors import ErrorCode
 from tests.protocols.client import Client
-from tests.protocols.dialect import MalformedRequest, ParsedError, ParsedSpeech, Request, SpeechDialect
+from tests.protocols.dialect import MalformedRequest, ParsedSpeech, Request, SpeechDialect
 from tests.protocols.speech_suite import DOOMED, LINE, SLOW_S, TEXT, SpeechSuite
 from tests.protocols.suite import STOP_BOUND_S, Connect, check_error
 from tests.protocols.tenants import Tenant
+from tests.protocols.test_kobold import KoboldDialect
 from tests.support.audio import decoded, duration_s
 from tests.support.deployment import SPEECH_MODEL, VOICES, Deployment, eventually
 from tests.support.stub_speech import StubSpeech
 
-ERRORS = {code: (ErrorInfo(code=code, message="").kind.status, code.value) for code in ErrorCode}
-ERRORS[ErrorCode.QUEUE_FULL] = (503, "queue_full")
 FORM = "application/x-www-form-urlencoded"
 
 
-class KoboldSpeech(SpeechDialect):
+class KoboldSpeech(KoboldDialect, SpeechDialect):
     """`/api/extra/tts`."""
 
-    protocol = Kobold()
     path = "/api/extra/tts"
-    errors = ERRORS
-
-    def auth_headers(self, key: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {key}"}
 
     def ask(self, text: str = "Hello there.", *, model: str = SPEECH_MODEL, voice: str = "tenor") -> Request:
         return self.request({"model": model, "input": text, "voice": voice})
@@ -56,11 +49,6 @@ class KoboldSpeech(SpeechDialect):
             "a broken form": MalformedRequest(Request("/api/tts-generate", b"--", "multipart/form-data; boundary=x")),
             "too long": MalformedRequest(self.request({"input": "a" * 5000}), ErrorCode.TEXT_TOO_LONG),
         }
-
-    def read_error(self, body: bytes) -> ParsedError:
-        detail = json.loads(body)["detail"]
-        assert {"msg", "type", "code"} <= set(detail)
-        return ParsedError(detail["code"], detail["msg"])
 
     def read_speech(self, data: bytes, *, cut: bool) -> ParsedSpeech:
         if cut or not data:

@@ -150,7 +150,7 @@ async def running(
     streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)
     results = FakeResultStore(inboxes)
     context = edge_context(
-        config, deps, results, workers, media, streams, metrics, lambda: None, admin, FakeSavedSlots()
+        config, deps, results, workers, media, streams, metrics, lambda: None, admin, saved_slots=FakeSavedSlots()
     )
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
