@@ -75,7 +75,9 @@ def _up(arguments: argparse.Namespace) -> None:
         check_ports(config)
         create_password(config.site)
         config = with_local_credentials(config)
-        ensure(needed_by(config), ModelCache(model_folder(config.site)), Progress())
+        if one_model is None:
+            # One model brings its own files, in a folder that may be read-only.
+            ensure(needed_by(config), ModelCache(model_folder(config.site)), Progress())
         service_plan = plan(config, configuration.path)
         password = one_model.launch.password if one_model else None
         supervision = Supervision(config, service_plan, config.site.data_dir, say, password)
