@@ -13,12 +13,12 @@ async def accept_password(accounts: Accounts, password: str, tier: str) -> None:
 
     Raises:
         BusError: the bus fails.
+        CallboardError: the password is the key of somebody.
     """
     now = time.time()
     account = next((one for one in await accounts.all() if one.name == NAME), None)
     if account is None:
-        await accounts.create(NAME, tier, None, key=password)
-        return
+        account, _key = await accounts.create(NAME, tier, None, key=password)
     known = account.key(key_digest(password))
     if known is None or not known.valid_at(now):
         await accounts.rotate(account.id, None, now, key=password)

@@ -88,6 +88,8 @@ class Accounts:
         """Creates an account with one key, fresh unless it is given, and returns both; it cannot be read again."""
         if not 1 <= len(name) <= 200 or not name.isprintable():
             raise CallboardError(ErrorCode.INVALID_REQUEST, "1 to 200 printable characters are allowed", param="name")
+        if key is not None and await self._bucket.get(key_entry(key_digest(key))) is not None:
+            raise CallboardError(ErrorCode.CONFLICT, "that key belongs to another account")
         key, now = key or new_key(), time.time()
         first = AccountKey(digest=key_digest(key), created_at=now, expires_at=expires_at)
         account = Account(
@@ -153,7 +155,11 @@ class Accounts:
     async def rotate(
         self, account_id: str, expires_at: float | None, old_until: float, key: str | None = None
     ) -> tuple[Account, str]:
-        """Adds a key to an account, a fresh one unless it is given; its others expire at `old_until` at the latest."""
+        """Adds a key to an account, a fresh one unless it is given; its others expire at `old_until` at the latest.
+
+        Raises:
+            CallboardError: the key that is given belongs to another account.
+        """
         key = key or new_key()
         added = AccountKey(digest=key_digest(key), created_at=time.time(), expires_at=expires_at)
 
@@ -161,10 +167,15 @@ class Accounts:
             kept = tuple(
                 old.model_copy(update={"expires_at": min(old.expires_at or old_until, old_until)})
                 for old in account.keys
+                if old.digest != added.digest
             )
             return account.model_copy(update={"keys": (*kept, added)})
 
-        await self._bucket.put(key_entry(added.digest), account_id.encode(), revision=0)
+        known = await self._bucket.get(key_entry(added.digest))
+        if known is None:
+            await self._bucket.put(key_entry(added.digest), account_id.encode(), revision=0)
+        elif known.value.decode() != account_id:
+            raise CallboardError(ErrorCode.CONFLICT, "that key belongs to another account")
         return await self._change(account_id, change), key
 
     async def revoke(self, account_id: str, digest: str | None) -> Account:
