@@ -49,15 +49,15 @@ def key(speaker: str, character: Character = MIRA) -> str:
 
 
 async def posted(edge: EdgeHarness, count: int = 1) -> Turn:
-    """The newest turn, once so many were posted."""
+    """The turn of that number, once it is posted."""
     async with asyncio.timeout(20):
         while len(edge.rooms.posted) < count:
             await asyncio.sleep(0.005)
-    return edge.rooms.posted[-1]
+    return edge.rooms.posted[count - 1]
 
 
 async def answers(edge: EdgeHarness, *texts: str, count: int = 1, keeps: bool = True) -> Turn:
-    """Writes the reply to the newest turn, and has its room remember both."""
+    """Writes the reply to a turn, and has its room remember both."""
     turn = await posted(edge, count)
     for frame in frames(*texts):
         edge.replies.send(turn.id, frame)
