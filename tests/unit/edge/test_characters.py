@@ -439,3 +439,14 @@ async def test_message_that_was_said_before_is_not_spoken_again(edge: EdgeHarnes
     async with asyncio.timeout(20):
         while edge.quota.held.keys() - {edge.rooms.posted[0].id}:
             await asyncio.sleep(0.01)
+
+
+async def test_game_that_speaks_text_generation_webui_has_a_memory_for_each_player(edge: EdgeHarness) -> None:
+    work = plays(edge, " Hm.")
+    body = {"model": "character/mira", "prompt": "You are Mo.\nBo: Hi\nAda: Is it ready?", "max_new_tokens": 40}
+    status, _headers, answer = await edge.post("/api/v1/generate", body)
+    assert (status, json.loads(answer)["results"][0]["text"].strip()) == (200, "Hm.")
+    turn = await work
+    assert (turn.speaker, turn.text) == ("Ada", "Is it ready?")
+    assert turn.request is not None
+    assert (turn.request.mode, turn.request.prompt, turn.request.model) == ("chat", "", "owl")
