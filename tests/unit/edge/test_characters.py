@@ -450,3 +450,15 @@ async def test_game_that_speaks_text_generation_webui_has_a_memory_for_each_play
     assert (turn.speaker, turn.text) == ("Ada", "Is it ready?")
     assert turn.request is not None
     assert (turn.request.mode, turn.request.prompt, turn.request.model) == ("chat", "", "owl")
+
+
+async def test_headers_that_are_no_text_harm_nothing(edge: EdgeHarness) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    body = json.dumps({"text": "Hello."}).encode()
+    head = f"POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n".encode()
+    writer.write(head + b"X-Callboard-Speaker: A\xffda\r\nIdempotency-Key: \xff1\r\n\r\n" + body)
+    turn = await answers(edge, "Hm.")
+    assert (turn.speaker, turn.message_id) == ("A da", "1")
+    async with asyncio.timeout(20):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
