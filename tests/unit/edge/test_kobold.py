@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -470,3 +471,8 @@ async def test_request_as_evennias_client_writes_it(harness: EdgeHarness) -> Non
     assert b"\r\nConnection: close" in headers
     assert json.loads(body)["results"][0]["text"] == "Yes."
     assert (await worker).request.prompt == "You play Mo.\nÁda: Is it ☕?"
+
+
+def test_page_of_fields_has_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "kobold-fields.md").read_text(encoding="utf-8")
+    assert [name for name in GenerateBody.model_fields if f"`{name}`" not in page] == []
