@@ -35,6 +35,8 @@ ANSWER_TIMEOUT_S = 90.0
 STRANGER = "127.0.0.2"
 """The address of attackers without a key; neighbours come from 127.0.0.1."""
 MOST_SHOWN = 300
+NOT_IMPLEMENTED = 501
+"""What a path answers that clients ask and that nothing stands behind."""
 
 
 def config() -> Table:
@@ -218,6 +220,8 @@ def _anonymous_bytes(pid: int) -> int:
 def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | None:
     """What is wrong with an answer: a failure of ours, or an error that is not in the protocol's form."""
     shown = reply.body[:MOST_SHOWN]
+    if reply.status == NOT_IMPLEMENTED:
+        return None
     try:
         if reply.status >= 400 and reply.status != dialect.accepted_status:
             error = read_error(dialect, reply.body)
