@@ -1,12 +1,12 @@
 """What a worker makes of raw prompts that are too long, have tags, or are written in another form."""
 
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from callboard_chat.backends.fake import FakeEngine, FakeScript
 from callboard_chat.domain.models import ContextExceeded
-from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_contracts.chat import ChatMessage, ChatRequest
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.workers import Ability
@@ -25,7 +25,9 @@ class NoTokens(FakeEngine):
     abilities: frozenset[Ability] = FakeEngine.abilities - {"tokenize"}
     most_characters = 150
 
-    async def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> Any:
+    async def stream(
+        self, request: ChatRequest, continuation: Continuation | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         """Refuses what is too long."""
         if len(request.prompt) > self.most_characters:
             self.state.requests.append((request, continuation))
