@@ -63,6 +63,7 @@ async def turns(template: str, start: str = "", end: str = "") -> TurnTexts | No
         raise jinja2.TemplateError
 
     environment = jinja2.Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701 - no HTML
+
     async def render(fields: dict[str, Any]) -> str:
         try:
             return environment.from_string(template).render(**fields, **{"raise": fail})
