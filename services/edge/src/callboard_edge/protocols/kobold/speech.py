@@ -142,13 +142,15 @@ def routes(context: EdgeContext) -> list[Route]:
         get("/api/extra/speakers_list", speakers_list, "speakers_list", "List the names of the voices"),
         get("/speakers", speakers, "speakers", "List the voices, as XTTS servers do"),
         get("/api/voices", voices, "voices", "List the names of the voices, as AllTalk does", VoiceNames),
-        get("/audio/voices", audio_voices, "voices", "List the names of the voices, as KoboldCpp does", VoiceNames),
+        get(
+            "/audio/voices", audio_voices, "audio_voices", "List the names of the voices, as KoboldCpp does", VoiceNames
+        ),
         get("/get_tts_settings", fixed(dict(TTS_SETTINGS)), "tts_settings", "Show the settings that XTTS servers have"),
         Route(
             "POST",
             "/set_tts_settings",
             fixed({"message": "Settings successfully applied"}),
-            "kobold_tts_settings",
+            "kobold_set_tts_settings",
             "Take settings that XTTS servers have, which change nothing here",
             TAG,
             body=AnyBody,
