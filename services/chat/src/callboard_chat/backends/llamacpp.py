@@ -46,6 +46,8 @@ CPU_BATCH_TOKENS = 64
 """About 0.15 s of prompt on two cores with a small model; half of it costs a quarter of the speed."""
 GPU_BATCH_TOKENS = 512
 CALL_TIMEOUT_S = 10.0
+TOKENIZE_TIMEOUT_S = 30.0
+"""A text of a megabyte, as a prompt that is to be cut may be, takes 2.4 s on two busy cores."""
 MAX_ERROR_BYTES = 65_536
 
 
@@ -322,7 +324,7 @@ class LlamaCppEngine:
     async def _call(self, method: str, path: str, body: Json | None = None) -> Json:
         try:
             async with (
-                asyncio.timeout(CALL_TIMEOUT_S),
+                asyncio.timeout(TOKENIZE_TIMEOUT_S if path == "/tokenize" else CALL_TIMEOUT_S),
                 self._session().request(method, self._base + path, json=body) as response,
             ):
                 data = await response.read()
