@@ -50,8 +50,8 @@ def completion(prompt: str, **fields: Any) -> ChatRequest:
 def test_default_prefix_has_every_placeholder_and_evennias_words_where_nothing_is_said() -> None:
     character = mira(desc="a tired miller", location="the mill")
     assert prefix(character, "Ada") == (
-        "You are Mira, a tired miller, and you are in the mill. Stay in this role, answer with short sentences, and say "
-        "only what Mira would say. Ada speaks to you."
+        "You are Mira, a tired miller, and you are in the mill. Stay in this role, answer with short sentences, and "
+        "say only what Mira would say. Ada speaks to you."
     )
     assert prefix(mira(), "Ada").startswith("You are Mira, someone, and you are in the void.")
 
