@@ -298,6 +298,17 @@ async def test_characters_voice_and_words_are_spoken(edge: EdgeHarness) -> None:
         assert (status, json.loads(answer)["error"]["code"]) == (400, "unknown_voice")
 
 
+async def test_character_is_a_voice_of_koboldcpps_clients(edge: EdgeHarness) -> None:
+    body = {"input": "Hello Ada.", "voice": "character/mira"}
+    asked = asyncio.ensure_future(edge.post("/api/extra/tts", body))
+    job = await edge.jobs.next_speech()
+    assert (job.request.voice, job.request.words) == ("ann", {"Ada": "Ay-da"})
+    edge.replies.say(job.request_id, 0, SegmentInfo(attempt=1, piece=0, offset_bytes=0), bytes(4800))
+    end = SegmentInfo(attempt=1, piece=1, offset_bytes=0, end=SpeechEnd(reason="stop", audio_ms=100))
+    edge.replies.say(job.request_id, 1, end, b"")
+    assert (await asked)[0] == 200
+
+
 async def test_narrated_character_speaks_with_its_own_voice(edge: EdgeHarness) -> None:
     body = to_mira(user="Ada", modalities=["text", "audio"], audio={"format": "wav"})
     asked = asyncio.ensure_future(edge.post("/v1/chat/completions", body))
