@@ -48,6 +48,7 @@ CPU_BATCH_TOKENS = 64
 """About 0.15 s of prompt on two cores with a small model; half of it costs a quarter of the speed."""
 GPU_BATCH_TOKENS = 512
 CALL_TIMEOUT_S = 10.0
+EMBEDDING: frozenset[Ability] = frozenset({"embedding"})
 MAX_ERROR_BYTES = 65_536
 
 
@@ -125,7 +126,7 @@ class LlamaCppEngine:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         properties = await self._call("GET", "/props")
-        self._abilities = abilities_of(properties) | ({"embedding"} if self._embeddings else set[Ability]())
+        self._abilities = abilities_of(properties) | (EMBEDDING if self._embeddings else frozenset())
         try:
             self._header = header = await asyncio.to_thread(read_header, self._model)
             self._vocabulary = await asyncio.to_thread(Vocabulary, header.tokens, header.types)

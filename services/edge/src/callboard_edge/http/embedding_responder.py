@@ -51,9 +51,6 @@ class EmbeddingResponder:
             CallboardError: it was refused, or failed before anything was sent.
         """
         check_embeds(self.workers.model("chat", model.pool, model.name))
-        empty = next((index for index, text in enumerate(request.inputs) if not text), None)
-        if empty is not None:
-            raise CallboardError(ErrorCode.INVALID_REQUEST, "A text is empty.", param=f"inputs[{empty}]")
         self.admission.check_size(request)
         held_bytes = 0
 
