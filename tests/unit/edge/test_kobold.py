@@ -493,6 +493,6 @@ async def test_embeddings_are_offered_where_a_worker_makes_them(harness: EdgeHar
 
 
 async def test_site_without_a_model_for_embeddings_says_so() -> None:
-    async with running({"quota": {"tiers": {"anonymous": {"models": ["owl"]}, "standard": {}}}}) as harness:
+    async with running({"quota": {"tiers": {"anonymous": {}, "standard": {"models": ["owl"]}}}}) as harness:
         status, _, body = await harness.post("/api/extra/embeddings", {"input": "An owl."})
     assert (status, json.loads(body)["detail"]["code"]) == (400, "unsupported")
