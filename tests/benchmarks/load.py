@@ -71,6 +71,18 @@ WIRES = {
         "token",
         b'"finish_reason": "stop"',
     ),
+    "Ollama, chat": Wire(
+        "/api/chat",
+        {
+            "messages": [
+                {"role": "system", "content": "You are the prompter of a small theatre. Answer in one sentence."},
+                {"role": "user", "content": QUESTION},
+            ],
+            "options": {"num_predict": MAX_TOKENS},
+        },
+        "content",
+        b'"done":true',
+    ),
 }
 """The streaming path of each protocol."""
 CHAT = "OpenAI, chat"

@@ -35,6 +35,8 @@ ANSWER_TIMEOUT_S = 90.0
 STRANGER = "127.0.0.2"
 """The address of attackers without a key; neighbours come from 127.0.0.1."""
 MOST_SHOWN = 300
+STREAMS = ("text/event-stream", "application/x-ndjson")
+"""The types of streams."""
 
 
 def config() -> Table:
@@ -221,12 +223,14 @@ def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | N
     try:
         if reply.status >= 400 and reply.status != dialect.accepted_status:
             error = read_error(dialect, reply.body)
+            if (reply.status, error.code) in dialect.refusals:
+                return None
             if (reply.status, error.code) not in set(dialect.errors.values()):
                 return f"no error of the protocol: {reply.status} {shown!r}"
             if (reply.status, error.code) == dialect.errors[ErrorCode.OVERLOADED] and busy_allowed:
                 return None if "Retry-After" in reply.headers else "overloaded without Retry-After"
             return None if reply.status < 500 else f"{reply.status} {shown!r}"
-        if reply.headers.get("Content-Type", "").startswith("text/event-stream") and isinstance(dialect, TextDialect):
+        if reply.headers.get("Content-Type", "").startswith(STREAMS) and isinstance(dialect, TextDialect):
             seen = dialect.read_stream(reply.body)
             codes = {dialect.errors[code][1] for code, kind in CATALOGUE.items() if kind.status >= 500}
             if seen.error is not None and seen.error.code in codes:

@@ -1,7 +1,7 @@
 """How a client of one protocol asks, and how it reads what comes back: what a protocol's tests have to bring."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,8 +78,9 @@ class Dialect(ABC):
 
     `errors` has the status and the code of every error of the catalogue; `fields` says what the protocol calls the
     fields of the neutral request, with nothing for what it never names; `own_key` opens a protocol that API keys do
-    not open; `accepted_status` is that of work which was accepted, where it looks like an error. Each method that
-    reads an answer fails where its form is not the protocol's.
+    not open; `accepted_status` is that of work which was accepted, where it looks like an error; `refusals` are the
+    status and the code of errors that are no part of the catalogue. Each method that reads an answer fails where its
+    form is not the protocol's.
     """
 
     protocol: Protocol
@@ -89,6 +90,7 @@ class Dialect(ABC):
     wrong_credentials: ErrorCode = ErrorCode.INVALID_API_KEY
     own_key: str | None = None
     accepted_status: int | None = None
+    refusals: Set[tuple[int, str]] = frozenset()
 
     @abstractmethod
     def auth_headers(self, key: str) -> dict[str, str]:
@@ -127,6 +129,13 @@ class TextDialect(Dialect):
     def request_with_text(self, text: str) -> Request:
         """A request for a reply to the text."""
         return self.ask(text)
+
+    def kept_alive(self, data: bytes) -> int:
+        """How many keep-alives a stream begins with."""
+        count = 0
+        while self.keep_alive and data.startswith(self.keep_alive * (count + 1)):
+            count += 1
+        return count
 
     @abstractmethod
     def read_whole(self, body: bytes) -> ParsedReply:

@@ -1,0 +1,32 @@
+"""The names of models as Ollama's clients write them, with a tag behind a colon or without."""
+
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.catalogue import Catalogue, M
+
+LATEST = ":latest"
+MOST_SHOWN = 128
+
+
+def tagged(name: str) -> str:
+    """A name with its tag, which is `latest` where it has none."""
+    return name if ":" in name.rpartition("/")[2] else name + LATEST
+
+
+def chosen(models: Catalogue[M], name: str | None) -> M:
+    """The model of a name, with or without the tag `latest`; without a name, the site's default.
+
+    Raises:
+        CallboardError: `unknown_model`, or there is no default.
+    """
+    if not name:
+        return models.resolve(None)
+    found = models.find(name) or models.find(name.removesuffix(LATEST)) or models.find(tagged(name))
+    if found is None:
+        offered = ", ".join(models.names) or "none"
+        raise CallboardError(
+            ErrorCode.UNKNOWN_MODEL,
+            f"model '{name[:MOST_SHOWN]}' not found; on offer: {offered}",
+            param="model",
+            offered=models.names,
+        )
+    return found
