@@ -252,7 +252,7 @@ class TestPackage:
     async def test_function_is_called_and_its_result_is_read(
         self, package: ollama.AsyncClient, chat_engine: StubChat
     ) -> None:
-        chat_engine.plays(Script(tool_call={"id": "call_7", "name": "dim", "arguments": '{"level": 3}'}))
+        chat_engine.plays(Script(tool_call={"name": "dim", "arguments": {"level": 3}}))
         pieces = [piece async for piece in await package.chat(CHAT_MODEL, HELLO, tools=[dim], stream=True)]
         (called,) = [call for piece in pieces for call in piece.message.tool_calls or ()]
         assert (called.function.name, called.function.arguments) == ("dim", {"level": 3})

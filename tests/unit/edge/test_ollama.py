@@ -396,11 +396,7 @@ async def test_context_goes_on_with_the_conversation(harness: EdgeHarness) -> No
         ("user", "Why?"),
     ]
     worker = harness.plays(frames("x"))
-    await post(
-        harness,
-        GENERATE,
-        await post(harness, GENERATE, {**body, "prompt": "So?", "system": "Be a fox.", "context": answer["context"]}),
-    )
+    await post(harness, GENERATE, {**body, "prompt": "So?", "system": "Be a fox.", "context": answer["context"]})
     assert [turn.content for turn in (await worker).request.messages] == [
         "Be a fox.",
         "Who?",
