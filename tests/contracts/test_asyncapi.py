@@ -13,7 +13,7 @@ pytestmark = pytest.mark.contract
 DOCUMENT: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "docs" / "reference" / "asyncapi.json").read_text(encoding="utf-8")
 )
-REQUESTS = {value for name, value in vars(subjects).items() if name.startswith(("QUOTA_", "ROOMS_"))}
+REQUESTS = {value for name, value in vars(subjects).items() if name.startswith(("QUOTA_", "ROOMS_", "CHARACTERS_"))}
 CONTROL = {subjects.CTL_ACCOUNTS, subjects.CTL_INVALIDATE}
 
 

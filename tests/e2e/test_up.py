@@ -9,8 +9,9 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -22,7 +23,7 @@ from callboard_cli.failures import ExitCode
 from callboard_contracts.config import NatsSection
 from callboard_kit.bus import Bus, BusUnavailable
 from tests.support.children import Child, wait_until
-from tests.support.models import missing_model_files
+from tests.support.models import missing_model_files, model_file
 from tests.support.ports import free_port
 from tests.support.processes import Table, merged, toml_text
 
@@ -39,7 +40,14 @@ FAKES: Table = {
 class Up:
     """One `callboard up`: its output, and the processes that belong to it."""
 
-    def __init__(self, folder: Path, settings: Table | None, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Table | None,
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.edge_port = free_port()
@@ -52,6 +60,7 @@ class Up:
             "CALLBOARD__NATS__URL": self.bus_url,
             "CALLBOARD__SITE__DATA_DIR": str(folder / "var"),
             "PYTHONUNBUFFERED": "1",
+            **environ,
         }
         arguments: list[str] = []
         if settings is not None:
@@ -61,7 +70,7 @@ class Up:
         log = folder / "up.log"
         # A second one in the same folder writes on behind the first.
         self._before = len(log.read_text()) if log.exists() else 0
-        self.child = Child([*prefix, *CALLBOARD, *arguments, "up"], log, self._environ)
+        self.child = Child([*prefix, *CALLBOARD, *arguments, "up", *options], log, self._environ)
         self._seen: dict[int, psutil.Process] = {}
 
     def wait_ready(self) -> str:
@@ -111,9 +120,10 @@ class Up:
         """A short chat."""
         return self.post("/v1/chat/completions", {"model": "owl", "messages": [{"role": "user", "content": "Hello."}]})
 
-    def post(self, path: str, body: Table) -> httpx.Response:
+    def post(self, path: str, body: Table, headers: Mapping[str, str] = MappingProxyType({})) -> httpx.Response:
         """Sends a request and returns the response."""
-        return httpx.post(f"http://127.0.0.1:{self.edge_port}{path}", json=body, timeout=60)
+        url = f"http://127.0.0.1:{self.edge_port}{path}"
+        return httpx.post(url, json=body, headers=dict(headers), timeout=60)
 
     def left(self) -> list[psutil.Process]:
         """Those of its processes that still run."""
@@ -367,3 +377,33 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
     up.child.signal(signal.SIGINT)
     assert up.child.wait(60) == ExitCode.OK
     assert up.left() == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_model_files()), reason=f"model files missing: {', '.join(missing_model_files())}")
+def test_a_folder_with_one_model_is_served_as_its_launch_variables_say(tmp_path: Path, ups: list[Up]) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "Owl-135M-Q4_1.gguf").symlink_to(model_file("chat.model_file"))
+    flags = "--contextsize 1024 --threads 2 --multiuser 5 --password sesame --quiet --gpulayers 99 --warp 9"
+    environ = {"KCPP_ARGS": flags, "LLAMA_ARG_N_PARALLEL": "1", "CALLBOARD_MODEL_DIR": str(models)}
+    for key in ("sesame", "open sesame"):
+        environ["KCPP_ARGS"] = shlex.join(shlex.split(flags)).replace("sesame", shlex.quote(key))
+        up = Up(tmp_path / "site", None, options=("--container", "--models", str(models)), environ=environ)
+        ups.append(up)
+        up.wait_ready()
+        assert "callboard: without effect here: --warp of KCPP_ARGS\n" in up.output()
+        assert "callboard: serving Owl-135M-Q4_1.gguf as owl-135m, 1 replies at once of 1024 tokens each" in up.output()
+        assert "callboard: no speech: " in up.output()
+        body: Table = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 8}
+        for wrong in ({}, {"Authorization": "Bearer guess"}):
+            assert up.post("/v1/chat/completions", body, wrong).status_code == 401
+        reply = up.post("/v1/chat/completions", body, {"Authorization": f"Bearer {key}"})
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["model"] == "owl-135m"
+        listed = [line.split() for line in up.command("keys", "list").splitlines()]
+        assert [line[-1] for line in listed if line[1] == "password"].count("active") == 1
+        up.child.signal(signal.SIGTERM)
+        assert up.child.wait(60) == ExitCode.OK
+        assert up.left() == []
+    assert "sesame" not in (tmp_path / "site" / "var" / "one-model.toml").read_text()

@@ -37,6 +37,8 @@ STRANGER = "127.0.0.2"
 MOST_SHOWN = 300
 STREAMS = ("text/event-stream", "application/x-ndjson")
 """The types of streams."""
+NOT_IMPLEMENTED = 501
+"""What a path answers that clients ask and that nothing stands behind."""
 
 
 def config() -> Table:
@@ -220,11 +222,11 @@ def _anonymous_bytes(pid: int) -> int:
 def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | None:
     """What is wrong with an answer: a failure of ours, or an error that is not in the protocol's form."""
     shown = reply.body[:MOST_SHOWN]
+    if reply.status == NOT_IMPLEMENTED:
+        return None
     try:
         if reply.status >= 400 and reply.status != dialect.accepted_status:
             error = read_error(dialect, reply.body)
-            if (reply.status, error.code) in dialect.refusals:
-                return None
             if (reply.status, error.code) not in set(dialect.errors.values()):
                 return f"no error of the protocol: {reply.status} {shown!r}"
             if (reply.status, error.code) == dialect.errors[ErrorCode.OVERLOADED] and busy_allowed:

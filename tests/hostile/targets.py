@@ -19,7 +19,7 @@ from tests.hostile.schemas import values_of
 from tests.protocols.dialect import Dialect, Request, SpeechDialect, TextDialect
 from tests.protocols.membership import dialects, routes
 from tests.protocols.suite import ErrorSuite, RequestSuite
-from tests.protocols.test_kobold import KoboldText
+from tests.protocols.test_kobold import KoboldStream, KoboldText
 from tests.protocols.test_ollama import OllamaText
 from tests.protocols.test_openai import OpenAIChat, OpenAICompletions
 from tests.support.deployment import CHAT_MODEL
@@ -57,7 +57,7 @@ SCHEMA_CARRIERS: tuple[SchemaCarrier, ...] = (
     SchemaCarrier(OpenAIChat(), "stop", _openai_schema),
     SchemaCarrier(OllamaText(), "stop", _ollama_schema),
 )
-UNTEMPLATED: tuple[type[TextDialect], ...] = (OpenAICompletions, KoboldText)
+UNTEMPLATED: tuple[type[TextDialect], ...] = (OpenAICompletions, KoboldText, KoboldStream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How a client of one protocol asks, and how it reads what comes back: what a protocol's tests have to bring."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,9 +78,8 @@ class Dialect(ABC):
 
     `errors` has the status and the code of every error of the catalogue; `fields` says what the protocol calls the
     fields of the neutral request, with nothing for what it never names; `own_key` opens a protocol that API keys do
-    not open; `accepted_status` is that of work which was accepted, where it looks like an error; `refusals` are the
-    status and the code of errors that are no part of the catalogue. Each method that reads an answer fails where its
-    form is not the protocol's.
+    not open; `accepted_status` is that of work which was accepted, where it looks like an error. Each method that
+    reads an answer fails where its form is not the protocol's.
     """
 
     protocol: Protocol
@@ -90,7 +89,6 @@ class Dialect(ABC):
     wrong_credentials: ErrorCode = ErrorCode.INVALID_API_KEY
     own_key: str | None = None
     accepted_status: int | None = None
-    refusals: Set[tuple[int, str]] = frozenset()
 
     @abstractmethod
     def auth_headers(self, key: str) -> dict[str, str]:

@@ -77,10 +77,8 @@ class KoboldDialect(Dialect):
 class KoboldText(KoboldDialect, TextDialect):
     """Continues a text: whole by one path, streamed by another."""
 
+    path = WHOLE
     keep_alive = b": keep-alive\n\n"
-
-    def __init__(self, path: str = WHOLE) -> None:
-        self.path = path
 
     def ask(
         self,
@@ -92,7 +90,7 @@ class KoboldText(KoboldDialect, TextDialect):
         stops: Sequence[str] = (),
     ) -> Request:
         body: dict[str, Any] = {"prompt": text, "max_length": max_tokens, "stop_sequence": list(stops), "model": model}
-        path = self.path if self.path != WHOLE else STREAM if stream else WHOLE
+        path = STREAM if stream else WHOLE
         return Request(path, json.dumps({key: value for key, value in body.items() if value is not None}).encode())
 
     def malformed(self) -> Mapping[str, MalformedRequest]:
@@ -132,6 +130,15 @@ class KoboldText(KoboldDialect, TextDialect):
             else:
                 reason = event["finish_reason"]
         return ParsedReply(text, reason, error, complete=reason is not None or error is not None)
+
+
+class KoboldStream(KoboldText):
+    """The same, for whom a request is one for a stream."""
+
+    path = STREAM
+
+    def request_with_text(self, text: str) -> Request:
+        return self.ask(text, stream=True)
 
 
 class KoboldPath(KoboldDialect):
@@ -198,12 +205,12 @@ class TestGenerate(TextSuite):
         assert event.work.completion_tokens >= reply.text.count(" ")
 
 
-class TestLatest(RequestSuite[TextDialect]):
-    dialect = KoboldText("/api/latest/generate")
+class TestLatest(RequestSuite[KoboldPath]):
+    dialect = KoboldPath("/api/latest/generate", "prompt", missing={})
 
 
 class TestStream(RequestSuite[TextDialect]):
-    dialect = KoboldText(STREAM)
+    dialect = KoboldStream()
 
 
 class TestCheck(RequestSuite[KoboldPath]):

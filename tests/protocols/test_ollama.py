@@ -9,7 +9,7 @@ import ollama
 import pytest
 
 from callboard_contracts.errors import CATALOGUE, ErrorCode
-from callboard_edge.protocols.ollama.management import REFUSED_CODE, REFUSED_STATUS
+from callboard_edge.protocols.ollama.management import REFUSED_STATUS
 from callboard_edge.protocols.ollama.protocol import Ollama
 from tests.protocols.dialect import Dialect, MalformedRequest, ParsedError, ParsedReply, Request, TextDialect
 from tests.protocols.suite import ErrorSuite, RequestSuite
@@ -49,7 +49,6 @@ class OllamaDialect(Dialect):
         "output_format.json_schema": '"format"',
         "tools[0].parameters": '"tools[0].function.parameters"',
     }
-    refusals = frozenset({(REFUSED_STATUS, REFUSED_CODE)})
 
     def auth_headers(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
@@ -173,7 +172,7 @@ class TestChat(TextSuite):
     dialect = OllamaText()
 
 
-class TestGenerate(TextSuite):
+class TestGenerate(RequestSuite[TextDialect]):
     dialect = OllamaText(GENERATE)
 
 

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -37,15 +38,21 @@ def missing() -> str:
 
 
 @cache
+def _builds() -> dict[str, dict[str, Any]]:
+    """How compose builds each image, by its name."""
+    services: list[dict[str, Any]] = []
+    for name in ("compose.yaml", "one-container.yaml"):
+        document = yaml.safe_load((ROOT / "deploy" / "compose" / name).read_text(encoding="utf-8"))
+        services += document["services"].values()
+    return {one["image"].rpartition("/")[2].partition(":")[0]: one["build"] for one in services if "build" in one}
+
+
 def build_arguments() -> dict[str, dict[str, str]]:
     """The arguments of each image that compose builds, by its name; `PYTHON_IMAGE` is left to the caller."""
-    document = yaml.safe_load((ROOT / "deploy" / "compose" / "compose.yaml").read_text(encoding="utf-8"))
-    images: dict[str, dict[str, str]] = {}
-    for service in document["services"].values():
-        if "build" in service:
-            arguments = {key: value for key, value in service["build"]["args"].items() if key != "PYTHON_IMAGE"}
-            images[service["image"].rpartition("/")[2].partition(":")[0]] = arguments
-    return images
+    return {
+        name: {key: value for key, value in build["args"].items() if key != "PYTHON_IMAGE"}
+        for name, build in _builds().items()
+    }
 
 
 def ensure_base() -> None:
@@ -81,6 +88,7 @@ def ensure_image(name: str) -> Path:
         *("bud", "--isolation", "chroot", "--layers=false", "--format", "docker", "--quiet"),
         *(f"--volume={path}:{path}:ro" for path in _package_access()),
         *given,
+        *(["--target", target] if (target := _builds()[name].get("target")) else []),
         *("--tag", f"localhost/{name}", "--file", DOCKERFILE, "."),
     )
     container = f"run-{name}"
@@ -110,17 +118,26 @@ def size_mb(root: Path) -> float:
 class ContainerCommand:
     """How to run one container of an image: read-only, as a user without a name, without capabilities, on loopback.
 
-    `mounts` says where the machine's files and folders are seen inside, to be read only. `/tmp` is a file system of its
+    `mounts` says where the machine's files and folders are seen inside, to be read only, and `volumes` those that may
+    be written. `/tmp` is a file system of its
     own from which nothing can be executed, as Docker's default is.
     """
 
-    def __init__(self, image: str, name: str, folder: Path, mounts: Mapping[Path, str]) -> None:
+    def __init__(
+        self,
+        image: str,
+        name: str,
+        folder: Path,
+        mounts: Mapping[Path, str],
+        volumes: Mapping[Path, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self._bundle = folder / f"bundle-{name}"
         self._bundle.mkdir(parents=True, exist_ok=True)
         self._root = ensure_image(image)
         self._config = image_config(image)
         self._mounts = mounts
+        self._volumes = volumes
 
     def argv(self, words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         """Writes the container's bundle, and returns the command that runs it in the foreground."""
@@ -157,6 +174,7 @@ class ContainerCommand:
                 _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=64m"),
                 _mount("/tmp", "tmpfs", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=256m"),
                 *(_mount(inside, "bind", str(outside), "rbind", "ro") for outside, inside in self._mounts.items()),
+                *(_mount(inside, "bind", str(outside), "rbind", "rw") for outside, inside in self._volumes.items()),
             ],
             # Without a network of its own, the container sees the machine's loopback.
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
@@ -176,8 +194,10 @@ def _mount(target: str, kind: str, source: str, *options: str) -> dict[str, Any]
 def _digest(arguments: Mapping[str, str]) -> str:
     """A digest of what goes into an image."""
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
-    paths = [ROOT / DOCKERFILE, *(ROOT / "locks" / f"{name}.txt" for name in ("build", arguments["LOCK"]))]
-    paths += [path for top in ("libs", arguments["MEMBER"]) for path in (ROOT / top).rglob("*") if path.is_file()]
+    paths = [ROOT / DOCKERFILE, *(ROOT / "locks" / f"{name}.txt" for name in ("build", *arguments["LOCK"].split()))]
+    paths += [
+        path for top in ("libs", *arguments["MEMBER"].split()) for path in (ROOT / top).rglob("*") if path.is_file()
+    ]
     for path in sorted(path for path in paths if "__pycache__" not in path.parts):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeRepl
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
+from callboard_edge.backends.fake_saved_slots import FakeSavedSlots
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.submission import Dependencies
@@ -152,7 +153,17 @@ async def running(
     streams = RoomStreams(audio, background, config.room_stream, metrics, time.time, idle_loop)
     results, characters = FakeResultStore(inboxes), Characters()
     context = edge_context(
-        config, deps, results, workers, media, streams, metrics, lambda: None, admin, characters=characters
+        config,
+        deps,
+        results,
+        workers,
+        media,
+        streams,
+        metrics,
+        lambda: None,
+        admin,
+        characters=characters,
+        saved_slots=FakeSavedSlots(),
     )
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)

@@ -96,6 +96,7 @@ def test_example_dialogue_follows_the_prefix() -> None:
         (completion("Once upon a time", speaker="Ada"), SpokenLine("Ada", "Once upon a time")),
         (completion("Bo: Hi", speaker="Ada"), SpokenLine("Ada", "Hi")),
         (completion("{{[INPUT]}}Ada: Hi", turn_tags=True), None),
+        (completion("You are Mo.\nAda: Hi", turn_tags=True), SpokenLine("Ada", "Hi")),
     ],
 )
 def test_last_line_and_its_speaker_are_told(request_: ChatRequest, expected: SpokenLine | None) -> None:
@@ -156,3 +157,9 @@ def test_form_with_names_has_the_names(own: Any, models: Any, expected: str | No
     model = replace(as_model(mira(prompt_format=own)), prompt_format=models)
     asked = opening_request(chat("Hi", speaker="Ada"), model, "Ada")
     assert (asked.messages[0].name, asked.prompt_format) == (expected, own or models)
+
+
+def test_prompt_of_the_clients_own_is_no_part_of_a_dialogue_that_is_remembered() -> None:
+    asked = completion("World.\nAda: {{[INPUT]}}", memory="Lore.", turn_tags=True, overflow="drop_front")
+    opening = opening_request(asked, as_model(mira(prompt="Be {name}.")), "Ada")
+    assert (opening.memory, opening.prompt, opening.turn_tags, opening.overflow) == ("", "", False, "refuse")

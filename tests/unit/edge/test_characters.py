@@ -49,15 +49,15 @@ def key(speaker: str, character: Character = MIRA) -> str:
 
 
 async def posted(edge: EdgeHarness, count: int = 1) -> Turn:
-    """The newest turn, once so many were posted."""
+    """The turn of that number, once it is posted."""
     async with asyncio.timeout(20):
         while len(edge.rooms.posted) < count:
             await asyncio.sleep(0.005)
-    return edge.rooms.posted[-1]
+    return edge.rooms.posted[count - 1]
 
 
 async def answers(edge: EdgeHarness, *texts: str, count: int = 1, keeps: bool = True) -> Turn:
-    """Writes the reply to the newest turn, and has its room remember both."""
+    """Writes the reply to a turn, and has its room remember both."""
     turn = await posted(edge, count)
     for frame in frames(*texts):
         edge.replies.send(turn.id, frame)
@@ -439,3 +439,26 @@ async def test_message_that_was_said_before_is_not_spoken_again(edge: EdgeHarnes
     async with asyncio.timeout(20):
         while edge.quota.held.keys() - {edge.rooms.posted[0].id}:
             await asyncio.sleep(0.01)
+
+
+async def test_game_that_speaks_text_generation_webui_has_a_memory_for_each_player(edge: EdgeHarness) -> None:
+    work = plays(edge, " Hm.")
+    body = {"model": "character/mira", "prompt": "You are Mo.\nBo: Hi\nAda: Is it ready?", "max_new_tokens": 40}
+    status, _headers, answer = await edge.post("/api/v1/generate", body)
+    assert (status, json.loads(answer)["results"][0]["text"].strip()) == (200, "Hm.")
+    turn = await work
+    assert (turn.speaker, turn.text) == ("Ada", "Is it ready?")
+    assert turn.request is not None
+    assert (turn.request.mode, turn.request.prompt, turn.request.model) == ("chat", "", "owl")
+
+
+async def test_headers_that_are_no_text_harm_nothing(edge: EdgeHarness) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    body = json.dumps({"text": "Hello."}).encode()
+    head = f"POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n".encode()
+    writer.write(head + b"X-Callboard-Speaker: A\xffda\r\nIdempotency-Key: \xff1\r\n\r\n" + body)
+    turn = await answers(edge, "Hm.")
+    assert (turn.speaker, turn.message_id) == ("A da", "1")
+    async with asyncio.timeout(20):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()

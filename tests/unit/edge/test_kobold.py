@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -454,3 +455,24 @@ def test_any_body_is_a_request_or_refused(fields: dict[str, Any]) -> None:
     if request is not None:
         assert 1 <= request.max_output_tokens <= 1024
         assert ChatRequest.model_validate_json(request.compact()) == request
+
+
+async def test_request_as_evennias_client_writes_it(harness: EdgeHarness) -> None:
+    content = json.dumps({"max_new_tokens": 250, "temperature": 0.7, "prompt": "You play Mo.\nÁda: Is it ☕?"})
+    head = f"Content-Length: {len(content)}\r\nContent-Type: application/json\r\nHost: 127.0.0.1:{harness.port}"
+    worker = harness.plays(frames("Mo: Yes."))
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+    writer.write(f"POST /api/v1/generate HTTP/1.1\r\n{head}\r\n\r\n{content}".encode())
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    writer.close()
+    headers, _, body = answer.partition(b"\r\n\r\n")
+    assert headers.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close" in headers
+    assert json.loads(body)["results"][0]["text"] == "Yes."
+    assert (await worker).request.prompt == "You play Mo.\nÁda: Is it ☕?"
+
+
+def test_page_of_fields_has_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "kobold-fields.md").read_text(encoding="utf-8")
+    assert [name for name in GenerateBody.model_fields if f"`{name}`" not in page] == []

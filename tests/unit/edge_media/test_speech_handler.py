@@ -221,10 +221,30 @@ async def test_voice_left_out_is_the_default_one(harness: EdgeHarness) -> None:
 
 
 @pytest.mark.parametrize(
+    ("named", "voice"),
+    [({"voice": "bob"}, "bob"), ({"voice": "kobo"}, "ann"), ({"voice": "Bob.wav"}, "bob"), ({}, "ann")],
+)
+async def test_a_body_without_a_model_gets_the_first_and_any_voice(
+    harness: EdgeHarness, named: dict[str, str], voice: str
+) -> None:
+    harness.jobs.script = whole_at_once
+    for name in ("Wendelin", "wendelin", "Wendelin.wav"):
+        async with harness.client.post(harness.url(), json={"input": "Hi", "voice": name}) as response:
+            assert response.status == 200
+            await response.read()
+    async with harness.client.post(harness.url(), json={"input": "Hi", **named}) as response:
+        assert response.status == 200
+        await response.read()
+    *unknown, known = [(job.request.model, job.request.voice) for job in harness.jobs.jobs]
+    assert known == ("voicebox", voice)
+    assert len(set(unknown)) == 1
+    assert unknown[0][1] in ("ann", "bob")
+
+
+@pytest.mark.parametrize(
     ("change", "status", "param", "code"),
     [
         ({"model": "nobody"}, 404, "model", "model_not_found"),
-        ({"model": None}, 400, "model", "invalid_request"),
         ({"model": ["a"]}, 400, "model", "invalid_request"),
         ({"input": None}, 400, "input", "invalid_request"),
         ({"input": ""}, 400, "input", "invalid_request"),
@@ -471,6 +491,6 @@ async def test_voices_are_listed_with_aliases(harness: EdgeHarness) -> None:
     heart = {"id": "af_heart", "name": "af_heart", "language": "en-us", "gender": "female", "models": ["kokoro"]}
     assert voice == heart
     async with harness.client.get(harness.url("/v1/audio/voices?model=tts-1&names=true")) as response:
-        assert await response.json() == {"voices": ["ann", "bob", "alloy", "both"]}
+        assert await response.json() == {"status": "ok", "voices": ["ann", "bob", "alloy", "both"]}
     async with harness.client.get(harness.url("/v1/audio/voices?model=nobody")) as response:
         assert response.status == 404

@@ -141,3 +141,28 @@ async def test_short_ones_do_not_keep_a_long_one_waiting(monkeypatch: pytest.Mon
             await asyncio.sleep(0.03)
     # Each pair of short ones leaves room for the next, so without its turn the long one would be the last.
     assert order.index("long") < 10
+
+
+async def test_crowd_of_one_tenant_that_waits_keeps_no_other_tenant_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_lanes, "OVERTAKING_S", 0.0)
+    lanes = EngineLanes(1, 20.0, 60.0)
+    lanes.measured(0.4, 1.0)
+
+    async def wait() -> None:
+        async with lanes.admitted(long("many"), for_ever=False, is_new=True):
+            pytest.fail("it was admitted")
+
+    async with (
+        lanes.admitted(long("many"), for_ever=False, is_new=True),
+        lanes.admitted(long("many"), for_ever=False, is_new=True),
+    ):
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0.01)
+        async with (
+            asyncio.timeout(20),
+            lanes.admitted(Playback("other", rest_s=2.0, is_whole=True), for_ever=False, is_new=True),
+        ):
+            assert not waiting.done()
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting

@@ -221,6 +221,19 @@ def test_utterance_that_could_not_be_fed_is_short_before_its_first_sound() -> No
     assert all(caller.underruns == 0 for caller in callers[:2])
 
 
+def test_tenant_that_fills_the_lanes_keeps_no_other_from_its_share() -> None:
+    scheduler = PieceScheduler(1, AHEAD_S)
+    scheduler.factor.add(0.4, 1.0)
+    for _ in range(8):
+        scheduler.enter(Playback("many", rest_s=60.0, is_whole=True))
+    assert scheduler.shortage_s(Playback("many", rest_s=2.0, is_whole=True), 0.0)
+    for rest_s in (2.0, 9.0):
+        playback = Playback("other", rest_s=rest_s, is_whole=True)
+        assert not scheduler.shortage_s(playback, 0.0)
+        scheduler.enter(playback)
+    assert scheduler.shortage_s(Playback("other", rest_s=9.0, is_whole=True), 0.0)
+
+
 def test_one_alone_is_never_short() -> None:
     scheduler = PieceScheduler(1, AHEAD_S)
     scheduler.factor.add(3.0, 1.0)

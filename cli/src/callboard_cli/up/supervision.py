@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from callboard_admin.accounts import Accounts
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.streams import keep_applied
 from callboard_cli.up import bus_server
 from callboard_cli.up.child import KILL_TIMEOUT_S, Child
+from callboard_cli.up.password import accept_password
 from callboard_cli.up.probes import BusProbes, ServiceProbes
 from callboard_cli.up.process import SupervisedProcess
 from callboard_cli.up.services import Plan, Service
@@ -40,14 +42,15 @@ Say = Callable[[str], None]
 
 
 class Supervision:
-    """The children of one `up`."""
+    """The children of one `up`; a password is what callers have to send as their key."""
 
-    def __init__(self, config: Config, plan: Plan, data_dir: Path, say: Say) -> None:
+    def __init__(self, config: Config, plan: Plan, data_dir: Path, say: Say, password: str | None = None) -> None:
         self._config = config
         self._plan = plan
         self._folder = data_dir / BUS_FOLDER
         self._logs = data_dir / "logs"
         self._say = say
+        self._password = password
         self._stop = asyncio.Event()
         self._kill_requested = asyncio.Event()
         self._changed = asyncio.Event()
@@ -143,6 +146,8 @@ class Supervision:
             for loss in await store.find_losses():
                 self._say(f"nats: {loss} (store: {self._folder}; what to do: docs/runbooks/bus-storage-full.md)")
             await apply_streams(bus, self._config)
+            if self._password:
+                await accept_password(Accounts.on(bus), self._password, self._config.quota.default_tier)
         except BusError as error:
             raise CommandError(f"the streams could not be declared: {error}") from None
 

@@ -83,12 +83,14 @@ class Accounts:
         return cls(Bucket(bus, BUCKET_ACCOUNTS), announce)
 
     async def create(
-        self, name: str, tier: str, expires_at: float | None, limits: Limits | None = None
+        self, name: str, tier: str, expires_at: float | None, limits: Limits | None = None, key: str | None = None
     ) -> tuple[Account, str]:
-        """Creates an account with one key and returns both; the key cannot be read again."""
+        """Creates an account with one key, fresh unless it is given, and returns both; it cannot be read again."""
         if not 1 <= len(name) <= 200 or not name.isprintable():
             raise CallboardError(ErrorCode.INVALID_REQUEST, "1 to 200 printable characters are allowed", param="name")
-        key, now = new_key(), time.time()
+        if key is not None and await self._bucket.get(key_entry(key_digest(key))) is not None:
+            raise CallboardError(ErrorCode.CONFLICT, "that key belongs to another account")
+        key, now = key or new_key(), time.time()
         first = AccountKey(digest=key_digest(key), created_at=now, expires_at=expires_at)
         account = Account(
             id=new_account_id(),
@@ -150,19 +152,30 @@ class Accounts:
 
         return await self._change(account_id, change)
 
-    async def rotate(self, account_id: str, expires_at: float | None, old_until: float) -> tuple[Account, str]:
-        """Adds a new key to an account; its other keys expire at `old_until` at the latest."""
-        key = new_key()
+    async def rotate(
+        self, account_id: str, expires_at: float | None, old_until: float, key: str | None = None
+    ) -> tuple[Account, str]:
+        """Adds a key to an account, a fresh one unless it is given; its others expire at `old_until` at the latest.
+
+        Raises:
+            CallboardError: the key that is given belongs to another account.
+        """
+        key = key or new_key()
         added = AccountKey(digest=key_digest(key), created_at=time.time(), expires_at=expires_at)
 
         def change(account: Account) -> Account:
             kept = tuple(
                 old.model_copy(update={"expires_at": min(old.expires_at or old_until, old_until)})
                 for old in account.keys
+                if old.digest != added.digest
             )
             return account.model_copy(update={"keys": (*kept, added)})
 
-        await self._bucket.put(key_entry(added.digest), account_id.encode(), revision=0)
+        known = await self._bucket.get(key_entry(added.digest))
+        if known is None:
+            await self._bucket.put(key_entry(added.digest), account_id.encode(), revision=0)
+        elif known.value.decode() != account_id:
+            raise CallboardError(ErrorCode.CONFLICT, "that key belongs to another account")
         return await self._change(account_id, change), key
 
     async def revoke(self, account_id: str, digest: str | None) -> Account:

@@ -94,8 +94,8 @@ def parse_card(text: bytes) -> Card:
     if not isinstance(raw, dict):
         raise bad_card("The card is not a JSON object.")
     _check_depth(raw)
-    found = (version for version, (spec, _number) in SPECS.items() if raw.get("spec") == spec)
-    version: CardVersion | None = next(found, None)
+    versions: list[CardVersion] = [version for version, (spec, _number) in SPECS.items() if raw.get("spec") == spec]
+    version = versions[0] if versions else None
     if version is not None and not isinstance(raw.get("data"), dict):
         raise bad_card("The card has no object 'data'.")
     if version is None and not (isinstance(raw.get("name"), str) and any(field in raw for field in _TEXTS)):

@@ -331,6 +331,10 @@ class KoboldSection(Section):
     path_prefix: str = Field(default="", pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$", max_length=200)
     """Where else these paths are served, such as `/lite` for a page of KoboldAI Lite at `/lite/`, which asks below its
     own address first; left out, at the root alone."""
+    saves_max_mib: int = Field(default=1024, ge=16)
+    """The most disk space for what callers keep in their slots, in MiB; a caller has 12 of at most 10 MiB."""
+    saves_life_s: float = Field(default=365 * 86_400.0, ge=3600)
+    """How long what is in a slot is kept after it was saved."""
 
 
 Bitrate = Literal[16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320]

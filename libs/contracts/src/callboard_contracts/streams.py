@@ -42,6 +42,8 @@ USAGE_LIFE_S = 400 * 86_400
 """Longer than a billing year, so that usage can always be recomputed."""
 COUNTER_LIFE_S = 70 * 86_400
 """Longer than two calendar months, the longest period that a limit covers."""
+SAVES_SPARE_BYTES = 64 * 1024 * 1024
+"""So much beyond what may be saved the stream takes, so that slots can still be changed and emptied when it is full."""
 AUDIT_LIFE_S = 30 * 86_400
 LEASE_LIFE_S = 3600
 LEASE_KEPT_S = 30 * 86_400
@@ -69,6 +71,8 @@ KUDOS = "KUDOS"
 TRANSFERS = "TRANSFERS"
 LEASE = "LEASE"
 AUDIT = "AUDIT"
+SAVES = "SAVES"
+"""What callers keep in their slots."""
 DLQ = "DLQ"
 TURN_CONSUMER = "rooms-turns"
 SETTLEMENT = "quota-settlement"
@@ -229,6 +233,16 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             ("audit.*",),
             max_age_s=AUDIT_LIFE_S,
             options={"duplicate_window": window},
+        ),
+        StreamSpec(
+            SAVES,
+            ("save.index.*", "save.part.*.*.*"),
+            max_age_s=config.kobold.saves_life_s,
+            options={
+                "discard": "new",
+                "max_msgs_per_subject": 1,
+                "max_bytes": config.kobold.saves_max_mib * 1024 * 1024 + SAVES_SPARE_BYTES,
+            },
         ),
         StreamSpec(
             DLQ,

@@ -136,6 +136,16 @@ def describe_model(pool: str) -> str:
     return f"chat.describe.{pool if pool == '*' else token(pool)}"
 
 
+def saved_index(tenant: str) -> str:
+    """Where it is kept what a tenant has in its slots."""
+    return f"save.index.{token(tenant)}"
+
+
+def saved_part(tenant: str, save_id: str, number: int | Literal["*"]) -> str:
+    """Where a part of what was saved is kept; `*` stands for all parts."""
+    return f"save.part.{token(tenant)}.{token(save_id)}.{number}"
+
+
 def dead_letter(stream: str) -> str:
     """Where the dead letters of a work queue are kept; `*` stands for all."""
     return f"dlq.{stream.lower()}"

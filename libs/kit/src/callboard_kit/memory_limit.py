@@ -13,6 +13,8 @@ import resource
 import sys
 from pathlib import Path
 
+from callboard_kit.control_groups import memory_limit_bytes
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK_BYTES = 128 * 1024
 
@@ -55,37 +57,10 @@ def used_bytes() -> int:
 def default_limit_bytes(root: Path = Path("/")) -> int:
     """The limit of a process whose configuration names none; `root` is where `proc` and `sys` are."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    container = _container_bytes(root)
+    container = memory_limit_bytes(root)
     if container is not None and container < machine:
         return max(container, LEAST_IN_CONTAINER_BYTES)
     return int(machine * SHARE_OF_MACHINE)
-
-
-def _container_bytes(root: Path) -> int | None:
-    """The lowest memory limit of the control groups that the process is in, or None."""
-    limits: list[int] = []
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = top / path.lstrip("/")
-        # In a container the path may be the one outside, where nothing is; its own group is at the top then.
-        for folder in (group, *group.parents):
-            limits += [int(text) for text in _lines(folder / name) if text.isdigit()]
-            if folder == top:
-                break
-    return min(limits, default=None)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
 
 
 def give_memory_back() -> None:

@@ -28,6 +28,7 @@ from callboard_edge.backends.result_store import BusResultStore
 from callboard_edge.backends.room_audio import BusRoomAudio
 from callboard_edge.backends.rooms import BusRoomReader, BusRoomsClient
 from callboard_edge.backends.running_replies import BusRunningReplies
+from callboard_edge.backends.saved_slots import BusSavedSlots
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
@@ -40,6 +41,7 @@ from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
+from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health
@@ -232,6 +234,8 @@ async def _serve(
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
     others = BusRunningReplies(bus)
     running = FollowedReplies(others)
+    kobold = config.kobold
+    slots = BusSavedSlots(bus, kobold.saves_max_mib * 1024 * 1024, kobold.saves_life_s, bus.clock.now)
     results = BusResultStore(bus)
     context = edge_context(
         config,
@@ -245,6 +249,7 @@ async def _serve(
         admin,
         running=running,
         characters=characters,
+        saved_slots=slots,
     )
     server = EdgeServer(context, protocols)
     library_output.hide()
@@ -307,6 +312,7 @@ def edge_context(
     *,
     running: FollowedReplies | None = None,
     characters: Characters | None = None,
+    saved_slots: SavedSlots | None = None,
 ) -> EdgeContext:
     """Puts together what the protocols are given; `running` is made where this edge is the only one."""
     settings = edge_settings(config, deps.jobs.max_request_bytes)
@@ -342,6 +348,7 @@ def edge_context(
         running=running or FollowedReplies(),
         ready=ready,
         admin=admin,
+        saved_slots=saved_slots,
     )
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import secrets
 from collections.abc import AsyncGenerator, Sequence, Set
 from dataclasses import replace
@@ -35,6 +34,7 @@ from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
+from callboard_kit.control_groups import processors
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ class LlamaCppEngine:
         params.verbosity = -1
         params.n_threads_http = self._slots + 4
         params.cache_ram_mib = self._prompt_cache_mib
-        threads = self._threads or os.cpu_count() or 1
+        threads = self._threads or processors()
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
         batch = GPU_BATCH_TOKENS if _has_gpu() else CPU_BATCH_TOKENS

@@ -24,7 +24,9 @@ async def turns_of_template(render: Render, start: str, end: str) -> TurnTexts |
     _, after_first, after_reply, user_end = _pieces(plain, _FIRST, _REPLY, _SECOND)
     generation = opened.removeprefix(plain) if opened.startswith(plain) else _pieces(opened, _SECOND)[-1]
     if opened == plain:
-        # The template opens a reply whether it is told to or not.
+        # The template opens a reply whether it is told to or not, so only the token that ends one parts its turns.
+        if not end or end not in after_reply:
+            return None
         user_end, generation = _ended(user_end, end)
         after_first_end, assistant_start = _ended(after_first, end)
         if after_first_end != user_end:
@@ -37,6 +39,8 @@ async def turns_of_template(render: Render, start: str, end: str) -> TurnTexts |
     user_start = await _user_start(render, plain, after_reply, user_end, end)
     if user_start is None:
         return None
+    # What the engine puts before a prompt belongs to no turn.
+    user_start = user_start.removeprefix(start)
     assistant_end = after_reply.removesuffix(user_start)
     system_start, system_end = await _system(render, start, user_start, user_end)
     texts = TurnTexts(

@@ -19,7 +19,10 @@ _MARK = re.compile(
     r"(?<!\{)\{(name|desc|location|character)\}(?!\})|\{\{(char|user)\}\}|<(bot|char|user)>", re.IGNORECASE
 )
 _MACRO = re.compile(r"()\{\{(char|user)\}\}|<(bot|char|user)>", re.IGNORECASE)
+_TAG = "{{["
 _LINE = re.compile(r"(?P<speaker>[^:\n]{1,64}):[ \t]+(?P<text>\S.*)")
+_WITHOUT_PROMPT = {"memory": "", "turn_tags": False, "overflow": "refuse"}
+"""What a request says of a prompt of its own; the room fits its dialogue into the context."""
 _DEFAULTS = {name: field.default for name, field in Sampling.model_fields.items()}
 
 
@@ -46,7 +49,9 @@ def spoken_line(request: ChatRequest, character: Character) -> SpokenLine | None
         speaker, text = speaker_name(request.speaker or last.name), last.content
     else:
         prompt = request.prompt.strip()
-        match = None if request.turn_tags else _LINE.fullmatch(prompt.rpartition("\n")[2])
+        line = prompt.rpartition("\n")[2]
+        # A turn tag begins a line of another form.
+        match = None if request.turn_tags and _TAG in line else _LINE.fullmatch(line)
         if match is not None and match["speaker"].strip().casefold() == character.display_name.casefold():
             # The prompt is a line of the character's own that the model is to go on with.
             return None
@@ -92,9 +97,10 @@ def opening_request(request: ChatRequest, model: ChatModel, speaker: str) -> Cha
     if character.prompt_format == "plain":
         # The model would go on with the visitor's next line.
         stop = (f"\n{speaker}:", f"\n{character.display_name}:")
-        return _settings(request, model, stop).model_copy(update={"mode": "completion", "prompt": text, "messages": ()})
-    messages = (_system(text, model),)
-    return _settings(request, model).model_copy(update={"mode": "chat", "messages": messages, "prompt": ""})
+        update = {"mode": "completion", "prompt": text, "messages": (), **_WITHOUT_PROMPT}
+        return _settings(request, model, stop).model_copy(update=update)
+    update = {"mode": "chat", "messages": (_system(text, model),), "prompt": "", **_WITHOUT_PROMPT}
+    return _settings(request, model).model_copy(update=update)
 
 
 def without_memory(request: ChatRequest, model: ChatModel) -> tuple[ChatRequest, ChatModel]:

@@ -12,7 +12,7 @@ this for each token of the context cannot fit."""
 
 MAX_CUTS = 8
 MARGIN = 1.05
-"""How much more is cut off than measured, so that few tries are needed."""
+"""By how much less is kept than was measured to fit, so that few tries are needed."""
 
 
 def check_context(request: ChatRequest, model: ChatModel) -> None:
@@ -47,7 +47,7 @@ def within_bounds(request: ChatRequest, model: ChatModel, max_request_bytes: int
         if excess <= 0 or written <= 0:
             break
         # JSON writes some characters longer than others, so what is left is measured again.
-        share = max(0.0, 1 - excess * MARGIN / written)
+        share = max(0.0, (written - excess) / written / MARGIN)
         size = len(prompt) + len(memory)
         memory = memory[-keep:] if (keep := min(len(memory), int(size * share / 2))) else ""
         prompt = prompt[-keep:] if (keep := min(len(prompt), int(size * share) - len(memory))) else ""

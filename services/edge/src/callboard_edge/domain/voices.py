@@ -1,5 +1,6 @@
 """The voices of a speech model, and how a requested voice is resolved."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,16 @@ from callboard_contracts.characters import Character, named_character
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.voices import parse_blend
 from callboard_edge.domain.characters import NO_CHARACTERS, Characters
+
+PRESETS: Mapping[str, str] = {
+    "cheery": "af_bella",
+    "sleepy": "af_nicole",
+    "shouty": "am_fenrir",
+    "chatty": "af_sky",
+}
+"""The voices that KoboldCpp makes up, and Kokoro's that come close; its other one, `kobo`, is the default."""
+DEFAULT_PRESET = "kobo"
+FILE_SUFFIX = ".wav"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,25 @@ class VoiceCatalog:
         if len(names) == 1:
             return names[0]
         return "+".join(f"{name}({part.weight:g})" for name, part in zip(names, parts, strict=True))
+
+    def resolve_any(self, requested: str | None) -> str:
+        """The engine's name or blend for what a client requested for; for a name that nobody knows, always the same.
+
+        So are clients served that name voices of a server which makes up what it does not know.
+        """
+        name = (requested or "").strip().removesuffix(FILE_SUFFIX)
+        if not name or name.lower() == DEFAULT_PRESET:
+            return self.resolve(None)
+        for each in (name, name.lower()):
+            try:
+                return self.resolve(each)
+            except CallboardError:
+                pass
+        voices = self.voices or (self.aliases.get(self.default_voice, self.default_voice),)
+        name = name.lower()
+        known = [voice for voice in voices if voice == PRESETS.get(name) or voice.partition("_")[2] == name]
+        number = int.from_bytes(hashlib.sha256(name.encode(errors="replace")).digest()[:8])
+        return known[0] if known else voices[number % len(voices)]
 
     def words_of(self, requested: str | None) -> dict[str, str]:
         """How words are spoken by what a client requested for, over the lists of the site."""

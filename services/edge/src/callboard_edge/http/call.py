@@ -12,6 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from pydantic import BaseModel
 
+from callboard_contracts.characters import speaker_name
 from callboard_edge.domain.caller import Caller
 from callboard_edge.http.bodies import parse
 from callboard_edge.http.body_reader import BodyReader
@@ -99,12 +100,13 @@ class Call:
     @property
     def speaker(self) -> str:
         """Who speaks to a character, as a header of the request says, also percent-encoded; empty for nobody."""
-        return urllib.parse.unquote(self.request.headers.get(SPEAKER, ""))
+        return speaker_name(urllib.parse.unquote(self.request.headers.get(SPEAKER, "")))
 
     @property
     def message_id(self) -> str:
         """The client's own id of what it says, by which a repeat is known; empty for none."""
-        return self.request.headers.get(MESSAGE_ID, "")[:MAX_MESSAGE_ID]
+        # A header may hold bytes that are no text.
+        return "".join(filter(str.isprintable, self.request.headers.get(MESSAGE_ID, "")[:MAX_MESSAGE_ID]))
 
     async def read(self) -> bytes:
         """The request's body, decompressed; raises CallboardError as `BodyReader.read` does."""

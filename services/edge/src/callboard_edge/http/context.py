@@ -11,6 +11,7 @@ from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
+from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.room_recording import RoomRecordingResponder
@@ -26,7 +27,8 @@ class EdgeContext:
     """The parts of the edge that handlers use.
 
     `offers` tells which of the models a caller may ask for, `running` what there is of a reply that has a name. `ready`
-    returns None, or why the edge cannot take work; `admin` is None where the site has no admin API.
+    returns None, or why the edge cannot take work; `admin` is None where the site has no admin API, `saved_slots` where
+    it keeps nothing for callers.
     """
 
     settings: EdgeSettings
@@ -49,3 +51,4 @@ class EdgeContext:
     running: FollowedReplies
     ready: Callable[[], str | None]
     admin: Administration | None = None
+    saved_slots: SavedSlots | None = None

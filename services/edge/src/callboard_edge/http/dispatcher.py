@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -95,7 +95,7 @@ class Dispatcher:
             self._caller(request, protocol),
             match.params,
             headers,
-            self._bodies,
+            self._bodies_of(match.route),
         )
         headers[REQUEST_ID] = call.request_id
         headers["Server"] = SERVER
@@ -130,6 +130,11 @@ class Dispatcher:
             self._count_error(route, error)
             response = self._refusal(call, protocol, error)
         return self._finished(call, route, protocol, response)
+
+    def _bodies_of(self, route: Route | None) -> BodyReader:
+        if route is None or route.max_body_bytes is None:
+            return self._bodies
+        return replace(self._bodies, max_body_bytes=route.max_body_bytes)
 
     def _refusal(self, call: Call, protocol: Protocol, error: CallboardError) -> web.StreamResponse:
         if call.response is not None and call.response.prepared:

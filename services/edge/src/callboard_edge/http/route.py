@@ -27,7 +27,8 @@ class Route:
     """One method on one path; `{name}` in a path matches one segment, `{name:path}` at its end all that follow.
 
     `body` is the model of a JSON request, `query` that of what follows the path, `security` what opens it: a caller's
-    key, the admin token, or nothing. `name` is the fixed word that stands for the route in metrics.
+    key, the admin token, or nothing. `name` is the fixed word that stands for the route in metrics. `max_body_bytes`
+    takes the place of the site's limit on bodies.
     """
 
     method: Method
@@ -41,3 +42,4 @@ class Route:
     security: Literal["key", "admin", "none"] = "key"
     answers: Mapping[int, Answer] = field(default_factory=dict)
     documented: bool = True
+    max_body_bytes: int | None = None

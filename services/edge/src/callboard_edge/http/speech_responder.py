@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -135,8 +136,11 @@ class SpeechResponder:
         model: SpeechModel,
         audio_format: AudioFormat,
         writer: SpeechWriter,
+        whole: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
         """Admits an utterance and sends it while it is spoken; `route` is its name in metrics.
+
+        With headers for `whole` it is sent only when it is complete, for clients that need its length.
 
         Raises:
             CallboardError: it was refused, or failed before any sound; or after, where the writer cannot tell.
@@ -149,7 +153,10 @@ class SpeechResponder:
             call.headers.update(rate_limit_headers(utterance.states))
             with self.metrics.open_streams.labels(route).track_inprogress():
                 try:
-                    end = await self._send(call, utterance, audio_format, writer)
+                    if whole is None:
+                        end = await self._send(call, utterance, audio_format, writer)
+                    else:
+                        end = await self._send_whole(call, utterance, audio_format, writer, whole)
                 except CallboardError as error:
                     if call.response is None:
                         raise
@@ -194,6 +201,35 @@ class SpeechResponder:
                     for part in session.chunks(segment.pcm) if segment.pcm else ():
                         await send(await session.feed(part))
                 segments = await utterance.next_segments()
+
+    async def _send_whole(
+        self,
+        call: Call,
+        utterance: SpeechStream,
+        audio_format: AudioFormat,
+        writer: SpeechWriter,
+        headers: Mapping[str, str],
+    ) -> SpeechEnd:
+        """Sends an utterance once it is complete, and returns its end; raises as `_send` does, with nothing sent."""
+
+        async def wait() -> None:
+            pass
+
+        segments = await utterance.opening(wait)
+        while (end := segments[-1].info.end if segments else None) is None:
+            segments += await utterance.next_segments()
+        async with self.encoders.session(audio_format) as session:
+            session.set_length(sum(len(segment.pcm) for segment in segments))
+            parts = [
+                await session.feed(part)
+                for segment in segments
+                for part in (session.chunks(segment.pcm) if segment.pcm else ())
+            ]
+            parts.append(await session.finish())
+        sound = b"".join(parts)
+        await call.stream(writer.content_type, {**headers, "Content-Length": str(len(sound))})
+        await call.write(writer.audio(sound))
+        return end
 
     async def _failed(self, call: Call, route: str, writer: SpeechWriter, error: CallboardError) -> web.StreamResponse:
         """Shows in the middle of an answer that it is not whole; raises where the writer cannot tell the client."""

@@ -4,7 +4,6 @@ kokoro-onnx supplies the vocabulary. The session is our own, because its threads
 stoppable; the package's stream cannot be cancelled inside a batch.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from kokoro_onnx.config import DEFAULT_VOCAB
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_kit.control_groups import processors
 from callboard_tts.backends.kokoro_base import KokoroBase, Spoken
 from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
@@ -38,7 +38,7 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
     ) -> None:
         super().__init__("kokoro-onnx", VoiceStore(voices), slots, device)
         self._model_file = model_file
-        self._threads_each = threads or max(1, len(os.sched_getaffinity(0)) // slots)
+        self._threads_each = threads or max(1, processors() // slots)
         self._inputs: Mapping[str, str] = {}
         self._gives_frames = False
 

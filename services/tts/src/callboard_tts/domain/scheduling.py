@@ -7,7 +7,7 @@ compete with each other first. Every due time is fixed when the piece is asked f
 The clock's times are given to each call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 BATCH_PATIENCE_S = 30.0
@@ -110,18 +110,31 @@ class PieceScheduler:
     def shortage_s(self, playback: Playback, now: float) -> float:
         """By how many seconds the lanes would lag behind what all live listeners need, with one more; 0 for none.
 
-        One alone is never short, since nobody else is harmed.
+        One alone is never short, since nobody else is harmed. Nor is a tenant within its share, since pieces are shared
+        fairly between tenants: whoever takes more than a share is the one who lags.
         """
-        others = [one for one in self._playbacks if not one.is_batch and one is not playback]
-        factor = self.factor.value
-        if not others or factor is None:
+        others = self._live_others(playback)
+        lag_s = self._lag_s([*others, playback], 1.0, now)
+        if not others or lag_s <= 0 or self.within_share(playback, now):
             return 0.0
-        everyone = [*others, playback]
-        lags_s = [
-            sum(one.needed_s(within_s, now) for one in everyone) * factor / self.lanes - within_s
-            for within_s in HORIZONS_S
-        ]
-        return max(MIN_RETRY_S, *lags_s) if max(lags_s) > 0 else 0.0
+        return max(MIN_RETRY_S, lag_s)
+
+    def within_share(self, playback: Playback, now: float) -> bool:
+        """Whether a tenant with one more utterance takes no more of the lanes than the others leave it in fairness."""
+        others = self._live_others(playback)
+        own = [playback, *(one for one in others if one.tenant == playback.tenant)]
+        tenants = {playback.tenant, *(one.tenant for one in others)}
+        return len(tenants) > 1 and self._lag_s(own, 1 / len(tenants), now) <= 0
+
+    def _live_others(self, playback: Playback) -> list[Playback]:
+        return [one for one in self._playbacks if not one.is_batch and one is not playback]
+
+    def _lag_s(self, playbacks: Sequence[Playback], share: float, now: float) -> float:
+        """By how many seconds a share of the lanes lags behind what these listeners need, at worst."""
+        factor = (self.factor.value or 0.0) / self.lanes
+        return max(
+            sum(one.needed_s(within_s, now) for one in playbacks) * factor - within_s * share for within_s in HORIZONS_S
+        )
 
     def start_delay_s(self, playback: Playback, made_s: float, next_s: float) -> float:
         """How much later a listener starts who has `made_s` of sound, so as not to run dry before the next piece.

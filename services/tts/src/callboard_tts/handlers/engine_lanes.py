@@ -63,12 +63,14 @@ class EngineLanes:
             self._grant()
 
     def _shortage_s(self, playback: Playback) -> float:
-        """As `shortage_s`; nobody passes one of the same class who has waited for long."""
+        """As `shortage_s`; who has waited for long is passed only by another class, or another tenant in its share."""
         now = _now()
+        passes = self._scheduler.within_share(playback, now)
         for other, since in self._waiting.items():
             if other is playback:
                 break
-            if now - since > OVERTAKING_S and other.is_batch <= playback.is_batch:
+            kept_behind = other.is_batch <= playback.is_batch and (other.tenant == playback.tenant or not passes)
+            if kept_behind and now - since > OVERTAKING_S:
                 return MIN_RETRY_S
         return self.shortage_s(playback)
 

@@ -83,7 +83,7 @@ class CharacterHandlers:
             speaker=body.speaker or "",
             message_id=body.message_id or "",
         )
-        speaker, stream = speaker_name(call.speaker or body.speaker), bool(body.stream)
+        speaker, stream = call.speaker or speaker_name(body.speaker), bool(body.stream)
         if body.speech is None:
             writer = MessageWriter(call.fresh_id, character.name, speaker)
             return await self.context.text.respond(call, MESSAGES, request, model, writer, stream=stream)

@@ -24,13 +24,12 @@ class MessageWriter:
 
     def whole(self, reply: TextReply) -> bytes:
         """The reply."""
-        return json.dumps({**self._head, "text": reply.text, **_ending(reply.end)}, ensure_ascii=False).encode()
+        return _encoded({**self._head, "text": reply.text, **_ending(reply.end)})
 
     def spoken(self, reply: SpokenReply, sound: bytes) -> bytes:
         """The reply with its sound."""
         audio = {"format": self._sound_format, "data": base64.b64encode(sound).decode()}
-        answer = {**self._head, "text": reply.text.text, **_ending(reply.text.end), "audio": audio}
-        return json.dumps(answer, ensure_ascii=False).encode()
+        return _encoded({**self._head, "text": reply.text.text, **_ending(reply.text.end), "audio": audio})
 
     def opening(self) -> bytes:
         """Who answers whom."""
@@ -64,4 +63,8 @@ def _ending(end: ChatEnd) -> dict[str, Any]:
 
 
 def _event(fields: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+    return b"data: " + _encoded(fields) + b"\n\n"
+
+
+def _encoded(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")

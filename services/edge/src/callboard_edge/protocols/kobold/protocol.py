@@ -15,7 +15,9 @@ from callboard_edge.protocols.kobold import (
     info,
     perf,
     running,
+    saves,
     server,
+    speech,
     textgen,
     tokens,
     unavailable,
@@ -36,7 +38,7 @@ class Kobold:
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes, and the same once more below the prefix for a page of KoboldAI Lite that is not at the root."""
         figures = Figures()
-        modules = (info, server, running, tokens, textgen, unavailable)
+        modules = (info, server, running, tokens, saves, speech, textgen, unavailable)
         found = [route for module in modules for route in module.routes(context)]
         found += [*generation.routes(context, figures), *perf.routes(context, figures)]
         first: dict[str, Route] = {}

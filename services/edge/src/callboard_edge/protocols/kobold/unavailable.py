@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.abilities import unsupported
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
@@ -19,6 +20,9 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def transcribe(_call: Call) -> web.StreamResponse:
         raise unsupported("Speech is not recognized here.", "audio_data")
+
+    async def mcp(_call: Call) -> web.StreamResponse:
+        raise CallboardError(ErrorCode.NOT_FOUND, "No tools are offered here.")
 
     def post(path: str, handler: Handler, name: str, summary: str) -> Route:
         return Route(
@@ -45,5 +49,5 @@ def routes(context: EdgeContext) -> list[Route]:
             )
             for name in ("status", "getstory", "setstory")
         ),
-        post("/mcp", fixed({"error": "No tools are offered here."}, 404), "mcp", "Call tools: none are offered"),
+        post("/mcp", mcp, "mcp", "Call tools: none are offered"),
     ]

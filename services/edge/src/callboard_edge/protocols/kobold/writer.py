@@ -41,7 +41,7 @@ class KoboldWriter:
     def closing(self, end: ChatEnd) -> bytes:
         """The last event: why the reply ended."""
         self._on_end(end)
-        return _event(self._stopper(end), quoted(end.reason))
+        return _event(self._stop_sequence(end), quoted(end.reason))
 
     def failure(self, error: ErrorInfo) -> bytes:
         """The last event of a reply that failed; `error` is what SillyTavern shows."""
@@ -53,7 +53,7 @@ class KoboldWriter:
         """The whole continuation."""
         end = reply.end
         self._on_end(end)
-        text = reply.text + self._stopper(end)
+        text = reply.text + self._stop_sequence(end)
         result = {
             "text": self._tidy(text) if self._tidy else text,
             "finish_reason": end.reason,
@@ -64,7 +64,7 @@ class KoboldWriter:
         }
         return json.dumps({"results": [result]}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
-    def _stopper(self, end: ChatEnd) -> str:
+    def _stop_sequence(self, end: ChatEnd) -> str:
         return "" if self._trims_stop else end.stop_sequence or ""
 
 

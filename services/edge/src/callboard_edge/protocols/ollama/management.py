@@ -10,11 +10,10 @@ from callboard_edge.protocols.ollama.bodies import AnyBody
 from callboard_edge.protocols.ollama.errors import ErrorAnswer
 from callboard_edge.protocols.ollama.text import TAG
 
-REFUSED_STATUS = 403
-REFUSED_CODE = "models_are_fixed"
+REFUSED_STATUS = 501
 REFUSAL = {
     "error": "the models of this server are set by its operator; /api/tags lists those on offer",
-    "code": REFUSED_CODE,
+    "code": "unsupported",
 }
 _CHANGES: tuple[tuple[Method, str, str, str], ...] = (
     ("POST", "/api/pull", "pull", "Fetch a model"),

@@ -73,14 +73,16 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def speak(call: Call) -> web.StreamResponse:
         body = await call.json(SpeechBody)
-        model = (await context.offers.to(call.caller)).speech_models.resolve(body.model)
+        offered = (await context.offers.to(call.caller)).speech_models
+        model = offered.resolve(body.model or offered.default or next(iter(offered.names), None))
         check_text(body.input, context.settings.speech.max_input_characters)
-        catalog = model.catalog(context.workers)
+        voices = model.catalog(context.workers)
         request = SpeechRequest(
             model=model.name,
             text=body.input,
-            voice=catalog.resolve(body.voice),
-            words=catalog.words_of(body.voice),
+            # OpenAI's clients name a model, KoboldCpp's do not, whose voices are made up where they are not known.
+            voice=voices.resolve(body.voice) if body.model else voices.resolve_any(body.voice),
+            words=voices.words_of(body.voice),
             speed=1.0 if body.speed is None else body.speed,
             language=body.language or body.lang_code or None,
             instructions=body.instructions or "",

@@ -35,6 +35,7 @@ class VoiceObject(AnswerBody):
 class VoiceList(AnswerBody):
     """The voices on offer; as plain names where `names=true` was asked for."""
 
+    status: Literal["ok"]
     voices: list[VoiceObject] | list[str]
 
 
@@ -65,8 +66,9 @@ def routes(context: EdgeContext) -> list[Route]:
         catalogs = [(model, model.catalog(context.workers)) for model in models]
         names = list(dict.fromkeys(name for _model, catalog in catalogs for name in catalog.listed()))
         if query.get("names", "").lower() in _TRUE:
-            return call.answer({"voices": names})
-        return call.answer({"voices": [_voice(name, catalogs, context.workers) for name in names]})
+            return call.answer({"status": "ok", "voices": names})
+        voices = [_voice(name, catalogs, context.workers) for name in names]
+        return call.answer({"status": "ok", "voices": voices})
 
     async def list_models(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
