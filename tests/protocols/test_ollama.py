@@ -120,14 +120,9 @@ class OllamaText(OllamaDialect, TextDialect):
         images = self.request({**right, **pictured})
         return {**found, "images": MalformedRequest(images, ErrorCode.UNSUPPORTED)}
 
-    def kept_alive(self, data: bytes) -> int:
-        count = 0
-        for line in data.split(b"\n")[:-1]:
-            part = json.loads(line)
-            if part["done"] or self.text_of(part):
-                break
-            count += 1
-        return count
+    def kept_alive(self, data: bytes, times: int) -> bool:
+        lines = [json.loads(line) for line in data.split(b"\n")[:-1]][:times]
+        return len(lines) == times and not any(part["done"] or self.text_of(part) for part in lines)
 
     def read_whole(self, body: bytes) -> ParsedReply:
         found = json.loads(body)
