@@ -284,6 +284,7 @@ class TestPackage:
     ) -> None:
         chat_engine.plays(numbered(240, delay_s=0.02))
         stream = await package.generate(CHAT_MODEL, "Hello.", stream=True)
+        assert isinstance(stream, AsyncGenerator)
         async for _piece in stream:
             break
         await stream.aclose()

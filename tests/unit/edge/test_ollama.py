@@ -168,7 +168,7 @@ async def test_log_probabilities_come_with_their_pieces(harness: EdgeHarness) ->
         ChatFrame(seq=0, attempt=1, text="é", tokens=1, logprobs=(one,)),
         ChatFrame(seq=1, attempt=1, end=ChatEnd(reason="stop", usage=USAGE)),
     ]
-    found = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
+    found: dict[str, Any] = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
     found["top_logprobs"] = [{"token": "e", "logprob": -1.5, "bytes": [101]}]
     worker = harness.plays(sent)
     _, _, body = await harness.post(CHAT, asking(logprobs=True, top_logprobs=1))
@@ -386,9 +386,8 @@ async def test_context_goes_on_with_the_conversation(harness: EdgeHarness) -> No
     *_, last = read_lines((await harness.post(GENERATE, body))[2])
     assert all(0 <= number < 2**53 for number in last["context"])
     worker = harness.plays(frames("Me."))
-    _, answer = await post(
-        harness, GENERATE, {"model": "owl", "prompt": "Why?", "context": last["context"], "stream": False}
-    )
+    body = {"model": "owl", "stream": False}
+    _, answer = await post(harness, GENERATE, {**body, "prompt": "Why?", "context": last["context"]})
     assert [(turn.role, turn.content) for turn in (await worker).request.messages] == [
         ("system", "Be an owl."),
         ("user", "Who?"),
@@ -406,7 +405,7 @@ async def test_context_goes_on_with_the_conversation(harness: EdgeHarness) -> No
         "So?",
     ]
     harness.plays(frames("x"))
-    _, raw = await post(harness, GENERATE, {"model": "owl", "prompt": "Who?", "raw": True, "stream": False})
+    _, raw = await post(harness, GENERATE, {**body, "prompt": "Who?", "raw": True})
     assert "context" not in raw
 
 

@@ -52,8 +52,11 @@ def routes(context: EdgeContext) -> list[Route]:
         return list((await context.offers.to(call.caller)).chat_models.models)
 
     async def listed(models: list[ChatModel]) -> list[dict[str, Any]]:
-        found = await asyncio.gather(*(descriptions.of(model) for model in models))
-        return [listed_model(model, about) for model, about in zip(models, found, strict=True)]
+        # Characters are many, and the models that they answer with few.
+        served = {(model.pool, model.served_name): model for model in models}
+        found = await asyncio.gather(*(descriptions.of(model) for model in served.values()))
+        about = dict(zip(served, found, strict=True))
+        return [listed_model(model, about[model.pool, model.served_name]) for model in models]
 
     async def tags(call: Call) -> web.StreamResponse:
         models = [model for model in await visible(call) if context.workers.expects("chat", model)]

@@ -1,7 +1,7 @@
 """The names of models as Ollama's clients write them, with a tag behind a colon or without."""
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.domain.catalogue import Catalogue, M
+from callboard_edge.domain.catalogue import MAX_NAMED, Catalogue, M
 
 LATEST = ":latest"
 MOST_SHOWN = 128
@@ -22,11 +22,7 @@ def chosen(models: Catalogue[M], name: str | None) -> M:
         return models.resolve(None)
     found = models.find(name) or models.find(name.removesuffix(LATEST)) or models.find(tagged(name))
     if found is None:
-        offered = ", ".join(models.names) or "none"
-        raise CallboardError(
-            ErrorCode.UNKNOWN_MODEL,
-            f"model '{name[:MOST_SHOWN]}' not found; on offer: {offered}",
-            param="model",
-            offered=models.names,
-        )
+        offered = models.names[:MAX_NAMED]
+        message = f"model '{name[:MOST_SHOWN]}' not found; on offer: {', '.join(offered) or 'none'}"
+        raise CallboardError(ErrorCode.UNKNOWN_MODEL, message, param="model", offered=offered)
     return found
