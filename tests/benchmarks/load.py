@@ -45,6 +45,8 @@ class Wire:
         return "".join(re.findall(rf'"{self.text}": ?"((?:[^"\\]|\\.)*)"', content))
 
 
+CHARACTER = "prompter"
+_SAID = {"text": QUESTION, "max_tokens": MAX_TOKENS, "stream": True}
 WIRES = {
     "OpenAI, chat": Wire(
         "/v1/chat/completions",
@@ -83,9 +85,14 @@ WIRES = {
         "content",
         b'"done":true',
     ),
+    "a character": Wire(f"/v1/characters/{CHARACTER}/messages", _SAID, "text", b'"finish_reason": "stop"'),
+    "a character that remembers": Wire(
+        f"/v1/characters/{CHARACTER}/messages", {**_SAID, "speaker": "Ada"}, "text", b'"finish_reason": "stop"'
+    ),
 }
 """The streaming path of each protocol."""
 CHAT = "OpenAI, chat"
+REMEMBERING = "a character that remembers"
 
 
 @dataclass(frozen=True, slots=True)

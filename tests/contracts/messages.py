@@ -9,7 +9,7 @@ from callboard_contracts.characters import (
     PutCharacter,
 )
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
-from callboard_contracts.embedding import EmbeddingJob, EmbeddingResult
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
 from callboard_contracts.jobs import AttemptRecord, DeadLetter
@@ -59,6 +59,7 @@ MESSAGES: dict[str, type[Message]] = {
     "dead_letter": DeadLetter,
     "delete_character": DeleteCharacter,
     "edge_heartbeat": EdgeHeartbeat,
+    "embedding_frame": EmbeddingFrame,
     "embedding_job": EmbeddingJob,
     "embedding_result": EmbeddingResult,
     "error_info": ErrorInfo,

@@ -34,8 +34,8 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
         "chat": {
             "pools": {CHAT_POOL: pool, "narrow": {**pool, "slots": 1}, "unserved": pool},
             "models": {
-                "owl": {"max_output_tokens": MAX_OUTPUT_TOKENS},
-                NARROW: {"pool": "narrow", "max_output_tokens": MAX_OUTPUT_TOKENS},
+                "owl": {"max_output_tokens": MAX_OUTPUT_TOKENS, "embeddings": True},
+                NARROW: {"pool": "narrow", "max_output_tokens": MAX_OUTPUT_TOKENS, "embeddings": True},
                 UNSERVED: {"pool": "unserved"},
             },
         },

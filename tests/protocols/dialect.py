@@ -183,3 +183,19 @@ class SpeechDialect(Dialect):
     @abstractmethod
     def read_speech(self, data: bytes, *, cut: bool) -> ParsedSpeech:
         """What a client has heard after these bytes; `cut` where the connection broke."""
+
+
+class EmbeddingDialect(Dialect):
+    """Asks for embeddings."""
+
+    @abstractmethod
+    def ask(self, *texts: str, model: str | None = CHAT_MODEL) -> Request:
+        """A request for the vectors of some texts."""
+
+    def request_with_text(self, text: str) -> Request:
+        """A request for the vector of the text."""
+        return self.ask(text)
+
+    @abstractmethod
+    def read_vectors(self, body: bytes) -> Sequence[Sequence[float]]:
+        """The vectors in an answer."""

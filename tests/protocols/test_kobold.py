@@ -9,13 +9,23 @@ from callboard_contracts.errors import CATALOGUE, ErrorCode
 from callboard_edge.protocols.kobold.protocol import Kobold
 from tests.protocols.client import Client
 from tests.protocols.conftest import NARROW
-from tests.protocols.dialect import Dialect, MalformedRequest, ParsedError, ParsedReply, Request, TextDialect
+from tests.protocols.dialect import (
+    Dialect,
+    EmbeddingDialect,
+    MalformedRequest,
+    ParsedError,
+    ParsedReply,
+    Request,
+    TextDialect,
+)
+from tests.protocols.embedding_suite import EmbeddingSuite
 from tests.protocols.suite import SHORT_DEADLINE, Connect, ErrorSuite, RequestSuite
 from tests.protocols.tenants import Tenant
 from tests.protocols.text_suite import TextSuite
 from tests.support.clients import script_text
 from tests.support.deployment import CHAT_MODEL, eventually
 from tests.support.stub_chat import StubChat, numbered
+from tests.support.stub_openai import Script, word_vector
 
 WHOLE = "/api/v1/generate"
 STREAM = "/api/extra/generate/stream"
@@ -164,6 +174,46 @@ class KoboldPath(KoboldDialect):
             "a list": self.request([]),
         }
         return {name: MalformedRequest(request) for name, request in cases.items()}
+
+
+class KoboldEmbeddings(KoboldDialect, EmbeddingDialect):
+    """`/api/extra/embeddings`; a text that is too long is refused only where the client asks for that."""
+
+    path = "/api/extra/embeddings"
+
+    def ask(self, *texts: str, model: str | None = CHAT_MODEL) -> Request:
+        given = texts[0] if len(texts) == 1 else texts
+        return self.request({"model": model, "input": given, "truncate": False})
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        wrong: dict[str, object] = {
+            "missing field": {},
+            "wrong type": {"input": 7},
+            "an empty text": {"input": ["x", ""]},
+            "an unknown encoding": {"input": "x", "encoding_format": "hex"},
+            "a list": [],
+        }
+        found = {name: MalformedRequest(self.request(body)) for name, body in wrong.items()}
+        return {"unreadable": MalformedRequest(Request(self.path, b'{"input": ')), **found}
+
+    def read_vectors(self, body: bytes) -> Sequence[Sequence[float]]:
+        return [item["embedding"] for item in json.loads(body)["data"]]
+
+
+class TestEmbeddings(EmbeddingSuite):
+    dialect = KoboldEmbeddings()
+
+    async def test_long_text_is_cut_and_no_model_need_be_named(
+        self, client: Client, tenant: Tenant, chat_engine: StubChat
+    ) -> None:
+        chat_engine.plays(Script(context_tokens=10))
+        answer = await client.ask(KoboldEmbeddings().request({"input": ["An owl.", "word " * 40], "model": None}))
+        assert answer.status == 200
+        vectors = self.dialect.read_vectors(answer.body)
+        assert list(vectors[0]) == word_vector("An owl.")
+        assert 0 < vectors[1][0] <= 10
+        (event,) = await tenant.usage(1)
+        assert event.work.prompt_tokens == 2 + vectors[1][0]
 
 
 class TestErrors(ErrorSuite[TextDialect]):

@@ -11,14 +11,23 @@ import pytest
 from callboard_contracts.errors import CATALOGUE, ErrorCode
 from callboard_edge.protocols.ollama.management import REFUSED_STATUS
 from callboard_edge.protocols.ollama.protocol import Ollama
-from tests.protocols.dialect import Dialect, MalformedRequest, ParsedError, ParsedReply, Request, TextDialect
+from tests.protocols.dialect import (
+    Dialect,
+    EmbeddingDialect,
+    MalformedRequest,
+    ParsedError,
+    ParsedReply,
+    Request,
+    TextDialect,
+)
+from tests.protocols.embedding_suite import EmbeddingSuite
 from tests.protocols.suite import ErrorSuite, RequestSuite
 from tests.protocols.tenants import Tenant
 from tests.protocols.text_suite import TextSuite
 from tests.support.clients import script_text
 from tests.support.deployment import CHAT_MODEL, Deployment, eventually
 from tests.support.stub_chat import StubChat, numbered
-from tests.support.stub_openai import Script
+from tests.support.stub_openai import Script, word_vector
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
 TOLD_APART = {
@@ -159,6 +168,45 @@ class OllamaShow(OllamaDialect):
         }
 
 
+class OllamaEmbed(OllamaDialect, EmbeddingDialect):
+    """Asks for vectors; a text that is too long is refused only where the client asks for that."""
+
+    path = "/api/embed"
+
+    def ask(self, *texts: str, model: str | None = CHAT_MODEL) -> Request:
+        return self.request({"model": model, "input": texts[0] if len(texts) == 1 else texts, "truncate": False})
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        wrong: dict[str, object] = {
+            "wrong type": {"input": 7},
+            "an empty text": {"input": ["x", ""]},
+            "numbers in text": {"input": "x", "dimensions": "many"},
+            "a list": [],
+        }
+        found = {name: MalformedRequest(self.request(body)) for name, body in wrong.items()}
+        found["missing field"] = MalformedRequest(Request(self.path, b""))
+        return {"unreadable": MalformedRequest(Request(self.path, b'{"input": ')), **found}
+
+    def read_vectors(self, body: bytes) -> Sequence[Sequence[float]]:
+        return json.loads(body)["embeddings"]
+
+
+class OllamaEmbeddings(OllamaDialect):
+    """Asks for one vector, as older clients do."""
+
+    path = "/api/embeddings"
+
+    def request_with_text(self, text: str) -> Request:
+        return self.request({"model": CHAT_MODEL, "prompt": text})
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        return {
+            "unreadable": MalformedRequest(Request(self.path, b'{"prompt": ')),
+            "wrong type": MalformedRequest(self.request({"model": CHAT_MODEL, "prompt": 7})),
+            "missing field": MalformedRequest(Request(self.path, b"")),
+        }
+
+
 class TestErrors(ErrorSuite[TextDialect]):
     dialect = OllamaText()
 
@@ -169,6 +217,14 @@ class TestChat(TextSuite):
 
 class TestGenerate(RequestSuite[TextDialect]):
     dialect = OllamaText(GENERATE)
+
+
+class TestEmbed(EmbeddingSuite):
+    dialect = OllamaEmbed()
+
+
+class TestEmbeddings(RequestSuite[OllamaEmbeddings]):
+    dialect = OllamaEmbeddings()
 
 
 class TestShow(RequestSuite[OllamaShow]):
@@ -300,3 +356,8 @@ class TestPackage:
         shown = await package.show(CHAT_MODEL)
         assert "completion" in (shown.capabilities or [])
         assert shown.modelinfo
+
+    async def test_texts_are_embedded(self, package: ollama.AsyncClient, chat_engine: StubChat) -> None:
+        found = await package.embed(CHAT_MODEL, ["An owl.", "Two owls."])
+        assert [list(vector) for vector in found.embeddings] == [word_vector("An owl."), word_vector("Two owls.")]
+        assert list((await package.embeddings(CHAT_MODEL, "An owl.")).embedding) == word_vector("An owl.")

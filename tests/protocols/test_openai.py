@@ -2,13 +2,19 @@
 
 import base64
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+from openai import AsyncOpenAI, BadRequestError
+
+from callboard_contracts.embedding import floats
 from callboard_contracts.errors import ErrorCode
 from callboard_edge.protocols.openai.protocol import OpenAI
 from tests.protocols.dialect import (
+    EmbeddingDialect,
     MalformedRequest,
     ParsedError,
     ParsedReply,
@@ -17,10 +23,13 @@ from tests.protocols.dialect import (
     SpeechDialect,
     TextDialect,
 )
+from tests.protocols.embedding_suite import EmbeddingSuite
 from tests.protocols.speech_suite import SpeechSuite
 from tests.protocols.suite import ErrorSuite
+from tests.protocols.tenants import Tenant
 from tests.protocols.text_suite import TextSuite
-from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL
+from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, Deployment
+from tests.support.stub_openai import word_vector
 
 ERRORS = {
     ErrorCode.INVALID_REQUEST: (400, "invalid_request"),
@@ -248,6 +257,52 @@ class OpenAISpeechEvents(OpenAISpeech):
         return ParsedSpeech(sound, error, complete)
 
 
+class OpenAIEmbeddings(EmbeddingDialect):
+    """`/v1/embeddings`."""
+
+    protocol = OpenAI()
+    path = "/v1/embeddings"
+    errors = ERRORS
+
+    def auth_headers(self, key: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"}
+
+    def ask(self, *texts: str, model: str | None = CHAT_MODEL) -> Request:
+        return self.request({"model": model, "input": texts[0] if len(texts) == 1 else texts})
+
+    def request(self, body: object) -> Request:
+        """A request with any JSON."""
+        return Request(self.path, json.dumps(body).encode())
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        right = {"model": CHAT_MODEL, "input": "Hello."}
+        wrong: dict[str, object] = {
+            "missing field": {"model": CHAT_MODEL},
+            "wrong type": {**right, "input": 7},
+            "wrong type of model": {**right, "model": 7},
+            "an empty text": {**right, "input": ["x", ""]},
+            "no text": {**right, "input": []},
+            "too many texts": {**right, "input": ["x"] * 2049},
+            "an unknown encoding": {**right, "encoding_format": "hex"},
+            "no dimensions": {**right, "dimensions": 0},
+            "half a dimension": {**right, "dimensions": 0.5},
+            "a list": [right],
+        }
+        found = {name: MalformedRequest(self.request(body)) for name, body in wrong.items()}
+        tokens = MalformedRequest(self.request({**right, "input": [1, 2]}), ErrorCode.UNSUPPORTED)
+        return {"unreadable": MalformedRequest(Request(self.path, b'{"model": ')), "token ids": tokens, **found}
+
+    def read_error(self, body: bytes) -> ParsedError:
+        return read_error(body)
+
+    def read_vectors(self, body: bytes) -> Sequence[Sequence[float]]:
+        found = json.loads(body)
+        assert found["object"] == "list"
+        assert found["usage"]["prompt_tokens"] == found["usage"]["total_tokens"] > 0
+        assert [item["index"] for item in found["data"]] == list(range(len(found["data"])))
+        return [item["embedding"] for item in found["data"]]
+
+
 class TestErrors(ErrorSuite[TextDialect]):
     dialect = OpenAIChat()
 
@@ -258,6 +313,29 @@ class TestChat(TextSuite):
 
 class TestCompletions(TextSuite):
     dialect = OpenAICompletions()
+
+
+class TestEmbeddings(EmbeddingSuite):
+    dialect = OpenAIEmbeddings()
+
+    async def test_the_openai_client_reads_vectors_as_base64_and_as_numbers(
+        self, deployment: Deployment, tenant: Tenant
+    ) -> None:
+        texts = ["An owl sat.", "A wren."]
+        async with AsyncOpenAI(base_url=deployment.base_url, api_key=tenant.key, max_retries=0) as client:
+            for answer in (
+                await client.embeddings.create(model=CHAT_MODEL, input=texts),
+                await client.embeddings.create(model=CHAT_MODEL, input=texts, encoding_format="float"),
+            ):
+                assert [item.embedding for item in answer.data] == [word_vector(text) for text in texts]
+                assert answer.usage.prompt_tokens == 5
+            raw = await client.embeddings.create(model=CHAT_MODEL, input="A wren.", encoding_format="base64")
+            assert list(floats(base64.b64decode(str(raw.data[0].embedding)))) == word_vector("A wren.")
+            shorter = await client.embeddings.create(model=CHAT_MODEL, input="An owl sat.", dimensions=2)
+            assert math.hypot(*shorter.data[0].embedding) == pytest.approx(1)
+            assert len(shorter.data[0].embedding) == 2
+            with pytest.raises(BadRequestError, match="6 dimensions"):
+                await client.embeddings.create(model=CHAT_MODEL, input="An owl sat.", dimensions=7)
 
 
 class TestSpeech(SpeechSuite):

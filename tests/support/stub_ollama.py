@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.support.stub_openai import Script
+from tests.support.stub_openai import Script, word_vector
 
 
 class StubOllama:
@@ -33,6 +33,7 @@ class StubOllama:
         app.router.add_post("/api/show", self.show)
         app.router.add_post("/api/chat", self.chat)
         app.router.add_post("/api/generate", self.generate)
+        app.router.add_post("/api/embed", self.embed)
         return app
 
     async def tags(self, _request: web.Request) -> web.Response:
@@ -62,6 +63,26 @@ class StubOllama:
         body = await request.json()
         _, bar, said = body["prompt"].partition("|")
         return await self._stream(request, body, said if bar else "")
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """Vectors of the texts' words; a text that is too long is cut, or refused."""
+        body, script = await request.json(), self.script
+        self.requests.append(body)
+        if script.fail_times > 0:
+            script.fail_times -= 1
+            return web.json_response({"error": "the stub refuses: secret raw text"}, status=script.fail_status)
+        context = body["options"]["num_ctx"]
+        words = [text.split() for text in body["input"]]
+        if not body["truncate"] and any(len(each) > context for each in words):
+            return web.json_response({"error": "the input length exceeds the context length"}, status=400)
+        self.active += 1
+        try:
+            await asyncio.sleep(script.first_delay_s)
+        finally:
+            self.active -= 1
+        kept = [" ".join(each[:context]) for each in words]
+        answer = {"embeddings": [word_vector(text) for text in kept], "load_duration": 2_000_000}
+        return web.json_response({**answer, "prompt_eval_count": sum(len(each[:context]) for each in words)})
 
     async def _stream(self, request: web.Request, body: dict[str, Any], said: str) -> web.StreamResponse:
         script = self.script

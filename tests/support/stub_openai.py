@@ -7,6 +7,7 @@ a test or alone: `python -m tests.support.stub_openai --port 0`, which prints it
 
 import argparse
 import asyncio
+import base64
 import dataclasses
 import json
 import time
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+
+from callboard_contracts.embedding import packed
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Script:
     hang_at: int = -1
     """Fall silent before this token until the client leaves."""
     context_tokens: int = 0
+    plain_numbers: bool = False
+    """Write vectors as numbers, whatever was asked for."""
     prompt_tokens: int = 7
     ignore_limit: bool = False
     send_usage: bool = True
@@ -50,6 +55,12 @@ class Script:
     """Take the start of an answer for a turn that is over, and answer again from the beginning."""
     echoes: bool = False
     """Answer with `re: ` and what the last message of a user says."""
+
+
+def word_vector(text: str) -> list[float]:
+    """A vector that tells texts apart: how many words and letters a text has, and its first letters."""
+    letters = text.encode()[:4].ljust(4)
+    return [float(len(text.split())), float(len(text)), *(letter / 256 for letter in letters)]
 
 
 class StubOpenAI:
@@ -76,6 +87,7 @@ class StubOpenAI:
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.completions)
+        app.router.add_post("/v1/embeddings", self.embeddings)
         app.router.add_get("/control", self.state)
         app.router.add_post("/control", self.steer)
         return app
@@ -106,6 +118,34 @@ class StubOpenAI:
         body = await request.json()
         _, bar, said = str(body.get("prompt", "")).partition("|")
         return await self._answer(request, body, said if bar else "", chat=False)
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """Vectors of the texts' words, as base64 where it is asked for."""
+        body, script = await request.json(), self.script
+        self.requests.append(body)
+        if script.fail_times > 0:
+            script.fail_times -= 1
+            return _failure(script.fail_status, script.fail_code, script.retry_after)
+        counts = [len(text.split()) for text in body["input"]]
+        if script.context_tokens and max(counts) > script.context_tokens:
+            return _failure(400, "context_length_exceeded", "")
+        self.active += 1
+        left = True
+        try:
+            await asyncio.sleep(script.first_delay_s)
+            left = False
+        finally:
+            self.active -= 1
+            if left:
+                self.left_early += 1
+                self.last_left_at = time.time()
+        vectors = [word_vector(text) for text in body["input"]]
+        written: list[Any] = vectors
+        if body.get("encoding_format") == "base64" and not script.plain_numbers:
+            written = [base64.b64encode(packed(vector)).decode() for vector in vectors]
+        items = [{"object": "embedding", "index": n, "embedding": each} for n, each in enumerate(written)]
+        usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
+        return web.json_response({"object": "list", "data": items[::-1], "model": body["model"], "usage": usage})
 
     async def _answer(self, request: web.Request, body: dict[str, Any], said: str, *, chat: bool) -> web.StreamResponse:
         script = self.script

@@ -98,6 +98,26 @@ REPLIES = Row(
         ),
     ),
 )
+EMBEDDINGS = Row(
+    "Embeddings",
+    (
+        *spread(
+            "gen_ai_client_operation_duration_seconds",
+            "Embedding duration",
+            "From an embedding job's delivery to the worker to its last vector.",
+            MODEL,
+            'gen_ai_operation_name="embeddings"',
+        ),
+        counter(
+            "Embedded texts",
+            "Texts embedded a second, by model; their tokens count as prompts.",
+            "callboard_chat_embedded_inputs_total",
+            MODEL,
+            by=BY_MODEL,
+            width=12,
+        ),
+    ),
+)
 ENGINES = Row(
     "Engines",
     (
@@ -117,6 +137,6 @@ CHAT = Dashboard(
     "chat",
     "Chat",
     "Where does a reply's time go?",
-    (JOBS, REPLIES, ENGINES, processes("callboard-chat")),
+    (JOBS, REPLIES, EMBEDDINGS, ENGINES, processes("callboard-chat")),
     (Variable("gen_ai_request_model", f"{DURATION}_count", "model"), workers.pool_variable("callboard_chat")),
 )

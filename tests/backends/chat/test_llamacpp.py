@@ -562,7 +562,7 @@ async def test_thinking_is_kept_apart_beside_control_tokens(thinker: LlamaCppEng
 
 
 async def test_abilities_follow_from_the_model(rig: LlamaRig) -> None:
-    expected = {"completion", "chat", "tools", "json_schema", "grammar", "logprobs", "prefill"}
+    expected = {"completion", "chat", "tools", "json_schema", "grammar", "logprobs", "prefill", "tokenize"}
     assert rig.engine.abilities == expected
 
 

@@ -279,3 +279,32 @@ async def test_calls_have_ids_of_their_own(rig: StubRig) -> None:
     rig.stub.script = Script(tool_call={"name": "look", "arguments": {}})
     found = [(await collect(rig.engine, request(tools=(Tool(name="look"),))))[-1].tool_calls[0].id for _ in range(2)]
     assert len(set(found)) == 2
+
+
+async def test_a_model_is_described_by_what_the_server_shows(rig: StubRig) -> None:
+    rig.stub.shown = {
+        "template": "<|im_start|>{{ .Role }}",
+        "details": {"family": "llama", "quantization_level": "Q4_K_M"},
+        "model_info": {
+            "general.architecture": "llama",
+            "general.parameter_count": 135_000_000,
+            "llama.context_length": 8192,
+        },
+    }
+    assert rig.engine.own_turns("stub").format == "alpaca"
+    assert await rig.engine.ready() is None
+    assert rig.engine.own_turns("stub").format == "chatml"
+    told = await rig.engine.describe("stub")
+    assert (told.architecture, told.parameters, told.quantization) == ("llama", 135_000_000, "Q4_K_M")
+    assert (told.context_tokens, told.trained_context_tokens) == (512, 8192)
+    assert told.chat_template == rig.stub.shown["template"]
+    rig.stub.shown["model_info"] = {"general.architecture": ["odd"], "general.parameter_count": "many"}
+    told = await rig.engine.describe("stub")
+    assert (told.architecture, told.parameters, told.trained_context_tokens) == ("llama", None, None)
+    rig.stub.shown = None
+    with pytest.raises(EngineError) as failed:
+        await rig.engine.describe("stub")
+    assert failed.value.info.code is ErrorCode.ENGINE_UNAVAILABLE
+    with pytest.raises(EngineError) as refused:
+        await rig.engine.tokenize(request())
+    assert refused.value.info.code is ErrorCode.UNSUPPORTED

@@ -1,6 +1,7 @@
 """The OpenAI backend against a server that speaks the protocol over a real socket."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
@@ -19,6 +20,7 @@ from callboard_contracts.chat import (
     Tool,
 )
 from callboard_contracts.errors import ErrorCode
+from callboard_contracts.tokens import DescribeModelReply
 from callboard_worker.engine import EngineError
 from tests.backends.chat.suite import ChatEngineSuite, Rig, collect, failure, request, settled, text_of
 from tests.support.ports import free_port
@@ -219,6 +221,26 @@ def test_log_probabilities_come_with_their_text(event: bytes, token_id: int | No
     none = ReplyReader(10).read([event])
     assert none is not None
     assert none.logprobs == ()
+
+
+def test_a_token_that_is_no_whole_character_has_its_bytes() -> None:
+    tokens = [
+        {"token": "\ufffd", "id": 3, "logprob": -1, "bytes": [240, 159], "top_logprobs": []},
+        {"token": "é", "id": 4, "logprob": -1, "bytes": [195, 169], "top_logprobs": []},
+    ]
+    event = json.dumps({"choices": [{"text": "é", "logprobs": {"content": tokens}}]}).encode()
+    chunk = ReplyReader(10, top_logprobs=0).read([event])
+    assert chunk is not None
+    assert [each.bytes for each in chunk.logprobs] == [(240, 159), None]
+
+
+async def test_nothing_is_told_of_tokens_or_models(rig: StubRig) -> None:
+    for question in (rig.engine.tokenize(request()), rig.engine.detokenize("stub", (1,))):
+        with pytest.raises(EngineError) as refused:
+            await question
+        assert refused.value.info.code is ErrorCode.UNSUPPORTED
+    assert await rig.engine.describe("stub") == DescribeModelReply()
+    assert rig.engine.own_turns("stub").format == "alpaca"
 
 
 def test_end_says_what_the_engine_reports() -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.jobs import JOB_VERSION
@@ -32,6 +33,14 @@ class Rig:
     @abstractmethod
     async def send(self, request_id: str, frame: ChatFrame) -> None:
         """Publishes a frame as a worker does."""
+
+    @abstractmethod
+    async def send_vectors(self, request_id: str, frame: EmbeddingFrame) -> None:
+        """Publishes a frame of vectors as a worker does."""
+
+    @abstractmethod
+    async def keep_vectors(self, result: EmbeddingResult) -> None:
+        """Stores the result of an embedding request."""
 
     @abstractmethod
     async def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
@@ -107,6 +116,21 @@ async def received(inbox: Inbox[T], count: int) -> list[T]:
 
 class EdgeBackendSuite:
     """The promises of `JobQueue`, `ReplyRouter` and `ResultStore`."""
+
+    async def test_vectors_arrive_are_read_back_and_are_kept(self, rig: Rig) -> None:
+        request_id = uuid4().hex
+        inbox = rig.replies.open_embedding(request_id, OPEN)
+        sent = [EmbeddingFrame(seq=n, attempt=1, vectors=("AAAAPwAAAL8=",), tokens=2) for n in range(3)]
+        for frame in sent:
+            await rig.send_vectors(request_id, frame)
+        assert await received(inbox, 3) == sent
+        assert await rig.replies.replay_embedding(request_id) == sent
+        assert await rig.replies.replay_embedding(uuid4().hex) == []
+        assert await rig.replies.embedding_result(request_id) is None
+        result = EmbeddingResult(request_id=request_id, model="magpie", vectors=((0.5, -0.5),))
+        await rig.keep_vectors(result)
+        assert await rig.replies.embedding_result(request_id) == result
+        rig.replies.close_request(request_id)
 
     async def test_frames_arrive_in_the_order_in_which_they_were_sent(self, rig: Rig) -> None:
         mine, other = uuid4().hex, uuid4().hex

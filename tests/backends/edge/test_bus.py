@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from callboard_contracts import headers, subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult
 from callboard_contracts.config import Config, NatsSection
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
 from callboard_contracts.quota import (
@@ -31,6 +32,7 @@ from callboard_edge.backends.reply_router import BusReplyRouter
 from callboard_edge.backends.result_store import BusResultStore
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
+from callboard_kit.kept import keep
 from callboard_kit.provisioning import apply_streams
 from tests.backends.edge.suite import OPEN, POOL, QUEUE_BOUND, EdgeBackendSuite, Rig, chat_job, received
 from tests.support.nats_server import NatsServer
@@ -82,6 +84,15 @@ class BusRig(Rig):
         """Publishes a frame."""
         await self.worker.publish(subjects.out(self.replies.edge, request_id), frame.model_dump_json().encode())
         await self.worker.connection.flush()
+
+    async def send_vectors(self, request_id: str, frame: EmbeddingFrame) -> None:
+        """Publishes a frame of vectors."""
+        await self.worker.publish(subjects.out(self.replies.edge, request_id), frame.compact())
+        await self.worker.connection.flush()
+
+    async def keep_vectors(self, result: EmbeddingResult) -> None:
+        """Stores a result."""
+        await keep(self.worker, subjects.result(result.request_id), result, f"{result.request_id}.result")
 
     async def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
         """Publishes a segment."""

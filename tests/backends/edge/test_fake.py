@@ -3,6 +3,7 @@
 import pytest
 
 from callboard_contracts.chat import ChatFrame, ChatResult
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.speech import SegmentInfo
 from callboard_edge.backends.fake import FakeJobQueue, FakeReplyRouter, FakeResultStore
@@ -24,6 +25,14 @@ class FakeRig(Rig):
     async def send(self, request_id: str, frame: ChatFrame) -> None:
         """Publishes a frame."""
         self.fake_replies.send(request_id, frame)
+
+    async def send_vectors(self, request_id: str, frame: EmbeddingFrame) -> None:
+        """Publishes a frame of vectors."""
+        self.fake_replies.send_vectors(request_id, frame)
+
+    async def keep_vectors(self, result: EmbeddingResult) -> None:
+        """Stores a result."""
+        self.fake_replies.embedding_results[result.request_id] = result
 
     async def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
         """Publishes a segment."""

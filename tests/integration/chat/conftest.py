@@ -31,6 +31,7 @@ def config(server: NatsServer, **pool: Any) -> Config:
                 "models": {
                     MODEL: {"pool": POOL, "aliases": ["owl:latest"]},
                     "wren": {"pool": POOL, "tools": "refuse"},
+                    "magpie": {"pool": POOL, "embeddings": True, "chat": False},
                 },
                 "drain_timeout_s": 5,
             },

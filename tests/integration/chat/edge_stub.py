@@ -104,6 +104,10 @@ class EdgeStub:
         await self.post_raw(job.model_dump_json().encode(), request_id, job_class)
         return job
 
+    def waits(self, request_id: str) -> None:
+        """Says from now on that somebody waits for a request."""
+        self._waits_for.add(request_id)
+
     async def post_raw(self, data: bytes, msg_id: str, job_class: subjects.JobClass = "live") -> int:
         """Posts any bytes to the pool's queue and returns their place in the stream."""
         return (await self.bus.publish_stored(subjects.job("chat", POOL, job_class, "t1"), data, msg_id)).seq

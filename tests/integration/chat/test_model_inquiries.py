@@ -1,7 +1,7 @@
 """Edges ask the workers of a pool about their models, over a real bus."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -57,8 +57,8 @@ async def ready(inquiry: BusModelInquiry) -> None:
 
 
 @pytest.fixture
-async def inquiry(edge_stub: EdgeStub) -> AsyncGenerator[BusModelInquiry]:
-    yield BusModelInquiry(edge_stub.bus)
+def inquiry(edge_stub: EdgeStub) -> BusModelInquiry:
+    return BusModelInquiry(edge_stub.bus)
 
 
 async def refusal(inquiry: BusModelInquiry, request: TokenizeRequest | DetokenizeRequest) -> ErrorCode:

@@ -69,6 +69,16 @@ async def test_free_text_has_no_grammar() -> None:
         (gbnf("%llguidance {}\nstart: /a/"), ErrorCode.INVALID_REQUEST, "GBNF"),
         (gbnf("root ::= " + '"a" ' * MAX_GRAMMAR_BYTES), ErrorCode.INVALID_REQUEST, "bytes"),
         (gbnf('root ::= "a"\n' + 'b ::= "b"\n' * MAX_GRAMMAR_RULES), ErrorCode.INVALID_REQUEST, "rules"),
+        (gbnf('root ::= "a"{-1}'), ErrorCode.INVALID_REQUEST, "GBNF"),
+        (gbnf('root ::= "a"{5,1}'), ErrorCode.INVALID_REQUEST, "cannot follow"),
+        (gbnf(f'root ::= "a"{{{"9" * 26}}}'), ErrorCode.INVALID_REQUEST, "too complex"),
+        (gbnf("root ::= root"), ErrorCode.INVALID_REQUEST, "cannot follow"),
+        (gbnf('root ::= (((("a"*)*)*)*)*'), ErrorCode.INVALID_REQUEST, "cannot follow"),
+        (
+            gbnf("\n".join(["root ::= r0", *(f"r{n} ::= r{n + 1} r{n + 1}" for n in range(60)), 'r60 ::= "a" | ""'])),
+            ErrorCode.INVALID_REQUEST,
+            "too complex",
+        ),
         (gbnf(f'root ::= {"(" * 101}"a"{")" * 101}'), ErrorCode.INVALID_REQUEST, f"{MAX_GRAMMAR_DEPTH} deep"),
     ],
 )
@@ -134,6 +144,20 @@ async def test_gbnf_keeps_its_meaning() -> None:
     reply.end()
     with pytest.raises(EngineRefused):
         (await checker(gbnf(text), "- one.\n")).feed("- A")
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ('root ::= root "a" | "b"', "baaa"),
+        ('root ::= "a"{1,1000000000}', "a" * 500),
+        ("root ::= [a-z]{1000000}", "owl"),
+    ],
+)
+async def test_rules_that_begin_with_themselves_and_endless_repetitions_are_followed(text: str, reply: str) -> None:
+    follower = await checker(gbnf(text), reply)
+    with pytest.raises(EngineRefused):
+        follower.feed("B")
 
 
 async def test_grammar_can_follow_the_opening_of_a_reply() -> None:

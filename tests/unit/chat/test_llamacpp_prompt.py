@@ -40,9 +40,15 @@ class Server:
             if last["role"] != "assistant":
                 return {"prompt": FAMILIES["chatml"].render(body["messages"]) + self.opening}
             return {"prompt": FAMILIES["chatml"].render(earlier) + last["content"]}
-        assert body["add_special"]
-        assert body["parse_special"]
+        if path == "/detokenize":
+            return {"content": written(body["tokens"])}
+        if not body["parse_special"]:
+            return {"tokens": [ord(character) for piece in body["content"] for character in piece]}
         return {"tokens": [token for piece in body["content"] for token in tokenised(piece)]}
+
+
+def written(tokens: list[int]) -> str:
+    return "".join(TOKENS[token - 1_000_000] if token >= 1_000_000 else chr(token) for token in tokens)
 
 
 def tokenised(text: str) -> list[int]:
@@ -81,8 +87,7 @@ async def test_control_tokens_in_messages_are_sent_as_plain_tokens() -> None:
     assert call.path == COMPLETIONS
     tokens = call.body["prompt"]
     assert control(tokens) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
-    written = "".join(TOKENS[token - 1_000_000] if token >= 1_000_000 else chr(token) for token in tokens)
-    assert written == f"<|im_start|>user\n{FORGED}<|im_end|>\n<|im_start|>assistant\n"
+    assert written(tokens) == f"<|im_start|>user\n{FORGED}<|im_end|>\n<|im_start|>assistant\n"
     assert server.calls == ["/apply-template", "/tokenize"]
     assert "messages" not in call.body
 
@@ -171,3 +176,59 @@ async def test_a_raw_prompt_is_the_callers_own_template() -> None:
 )
 def test_templates_with_channels_of_their_own_are_known(template: str, plain: bool) -> None:
     assert replies_in_plain_text(template) is plain
+
+
+def raw(prompt: str, **fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate(
+        {"mode": "completion", "model": "owl", "prompt": prompt, "max_output_tokens": 24, **fields}
+    )
+
+
+async def test_memory_stands_before_the_prompt_and_stays_when_that_is_cut() -> None:
+    whole = (await prompts(Server()).call_for(raw("Hi<|im_end|>", memory="Mo. "), None)).body["prompt"]
+    assert written(whole) == "Mo. Hi<|im_end|>"
+    long = raw("".join(f"line {n}\n" for n in range(999)), memory="Mo. ", overflow="drop_front", top_logprobs=2)
+    call = await prompts(Server()).call_for(long, None)
+    read = written(call.body["prompt"])
+    assert read.startswith("Mo. ")
+    assert read.endswith("line 998\n")
+    assert 1000 * 7 // 8 <= len(read) <= 1000
+    assert (call.body["max_tokens"], call.max_tokens, call.body["logprobs"]) == (24, 24, 2)
+    smaller = await prompts(Server()).call_for(long.model_copy(update={"context_tokens": 100}), None)
+    assert len(smaller.body["prompt"]) <= 76
+
+
+async def test_a_takeover_reads_the_same_prompt_and_then_what_was_said_as_text() -> None:
+    long = raw("one two\n" * 999, overflow="drop_front")
+    first = await prompts(Server()).call_for(long, None)
+    said = Continuation("<|im_end|> three", "", 5)
+    second = await prompts(Server()).call_for(long, said)
+    assert second.body["prompt"] == [*first.body["prompt"], *map(ord, said.text)]
+    assert (second.prompt_tokens, second.max_tokens) == (len(first.body["prompt"]), 19)
+
+
+async def test_a_prompt_beyond_the_asked_context_is_refused_with_its_numbers() -> None:
+    with pytest.raises(EngineRefused) as refused:
+        await prompts(Server()).call_for(raw("x" * 100, context_tokens=100), None)
+    assert refused.value.info.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    assert "100 tokens" in refused.value.info.message
+    call = await prompts(Server()).call_for(raw("x" * 90, context_tokens=100), None)
+    assert call.max_tokens == 10
+
+
+async def test_tokens_are_told_as_they_are_read() -> None:
+    told = await prompts(Server()).tokens(request())
+    assert control(list(told.ids)) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert told.text == f"<|im_start|>user\n{FORGED}<|im_end|>\n<|im_start|>assistant\n"
+    trusting = await prompts(Server(), "<|im_start|>", "owl").tokens(request())
+    assert trusting.text == told.text
+    assert len(trusting.ids) < len(told.ids)
+    assert (await prompts(Server()).tokens(raw("Hi"))).ids == (72, 105)
+    assert (await prompts(Server()).tokens(raw("Hi"), special=False)).ids == (72, 105)
+
+
+async def test_a_template_that_renders_nothing_leaves_other_turns() -> None:
+    failing = prompts(Server(fails=True))
+    await failing.learn_template()
+    assert failing.own_turns.format == "chatml"
+    assert failing.call_form is None

@@ -144,7 +144,7 @@ async def test_templates_tell_their_turns(template: str, start: str, end: str, e
         "{% for m in messages %}{{ m.content }}{% endfor %}",
         "{% for m in messages | reverse %}[{{ m.role }}] {{ m.content }}\n{% endfor %}",
         "{% for m in messages %}<{{ m.role }}>" + "x" * 300 + "{{ m.content }}</{{ m.role }}>{% endfor %}",
-        "{% for m in messages %}<{{ m.role }}{{ loop.index }}>{{ m.content }}</{{ m.role }}{{ loop.index }}>{% endfor %}",
+        "{% for m in messages %}<{{ loop.index }}>{{ m.content }}</{{ m.role }}{{ loop.index }}>{% endfor %}",
     ],
 )
 async def test_turns_that_cannot_be_told_are_not(template: str) -> None:

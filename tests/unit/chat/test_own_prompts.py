@@ -18,8 +18,9 @@ def chat(*contents: str, **fields: Any) -> bytes:
     return prompt_text(ChatRequest.model_validate(body))
 
 
-def raw(prompt: str) -> bytes:
-    return prompt_text(ChatRequest(model="owl", mode="completion", prompt=prompt, max_output_tokens=9))
+def raw(prompt: str, **fields: Any) -> bytes:
+    request = ChatRequest(model="owl", mode="completion", prompt=prompt, max_output_tokens=9)
+    return prompt_text(request.model_copy(update=fields))
 
 
 def test_a_conversation_that_goes_on_shares_its_earlier_prompts() -> None:
@@ -50,6 +51,22 @@ def test_raw_prompts_share_what_they_begin_with() -> None:
     assert prompts.shared_tokens("a", raw("Once upon a time")) == 3
     assert prompts.shared_tokens("a", raw("Once more")) == 0
     assert prompts.shared_tokens("a", chat("Once upon a time")) == 0
+
+
+def test_memory_is_a_part_of_its_own() -> None:
+    prompts = OwnPrompts()
+    prompts.add("a", raw("Once", memory="Mo. "), 3)
+    assert prompts.shared_tokens("a", raw("Once upon", memory="Mo. ")) == 3
+    assert prompts.shared_tokens("a", raw("Mo. Once upon")) == 0
+
+
+@pytest.mark.parametrize("fields", [{"overflow": "drop_front"}, {"turn_tags": True}])
+def test_a_prompt_that_may_be_read_as_another_shares_only_itself(fields: dict[str, Any]) -> None:
+    prompts = OwnPrompts()
+    prompts.add("a", raw("A secret", **fields), 30)
+    assert prompts.shared_tokens("a", raw("A secret", **fields)) == 30
+    assert prompts.shared_tokens("a", raw("A secret and more", **fields)) == 0
+    assert prompts.shared_tokens("a", raw("A secret", context_tokens=5, **fields)) == 0
 
 
 def test_what_stands_before_the_messages_counts() -> None:

@@ -40,6 +40,16 @@ def test_a_reply_becomes_numbered_frames_and_an_end() -> None:
     assert reply.result("r1", end).text == "a b "
 
 
+def test_blanks_before_a_reply_are_the_prompts() -> None:
+    reply = Reply(request(mode="completion"), attempt=1, trims_start=True)
+    frames = feed(reply, *words(" ", "\n Good", " day"), Chunk(finish="stop", prompt_tokens=9, completion_tokens=3))
+    assert [frame.text for frame in frames] == ["Good", " day"]
+    assert [frame.tokens for frame in frames] == [2, 1]
+    reply.begin_run()
+    taken_over = Reply(request(mode="completion"), 2, history(frames), trims_start=True)
+    assert [frame.text for frame in feed(taken_over, *words(" to", " you"))] == [" to", " you"]
+
+
 def test_the_limit_holds_against_an_engine_that_goes_on() -> None:
     reply = Reply(request(limit=2), attempt=1)
     frames = feed(reply, *words("a", "b", "c", "d"))

@@ -1,6 +1,7 @@
 """An edge without a bus: its real HTTP side over the fakes, and workers that a test scripts."""
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
+from callboard_contracts.embedding import EmbeddingEnd, EmbeddingFrame, EmbeddingJob, packed
 from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
@@ -35,6 +37,7 @@ CONFIG: dict[str, Any] = {
         "models": {
             "owl": {"pool": "main", "aliases": ["owl:latest"], "max_output_tokens": 100},
             "wren/tiny": {"pool": "main", "context_tokens": 128, "json_schema": False, "tools": "refuse"},
+            "magpie": {"pool": "main", "context_tokens": 512, "embeddings": True, "chat": False},
         },
     },
     "tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth", "voices": ["ann"]}}},
@@ -54,6 +57,18 @@ def frames(*texts: str, end: str | None = "stop", attempt: int = 1, first: int =
     if end is not None:
         last = ChatEnd.model_validate({"reason": end, "usage": USAGE})
         found.append(ChatFrame(seq=first + len(texts), attempt=attempt, end=last))
+    return found
+
+
+def vectors(
+    *values: Sequence[float], end: str | None = "stop", attempt: int = 1, first: int = 0
+) -> list[EmbeddingFrame]:
+    """Frames of one vector each, and an end frame unless `end` is None."""
+    texts = [base64.b64encode(packed(each)).decode() for each in values]
+    found = [EmbeddingFrame(seq=first + n, attempt=attempt, vectors=(one,), tokens=3) for n, one in enumerate(texts)]
+    if end is not None:
+        last = EmbeddingEnd.model_validate({"reason": end, "usage": {"prompt_tokens": 3 * (first + len(values))}})
+        found.append(EmbeddingFrame(seq=first + len(values), attempt=attempt, end=last))
     return found
 
 
@@ -113,6 +128,21 @@ class EdgeHarness:
     def plays(self, sent: Sequence[ChatFrame], pause_s: float = 0.0) -> "asyncio.Task[ChatJob]":
         """Runs a worker beside the test."""
         task = asyncio.ensure_future(self.worker(sent, pause_s))
+        self.workers.append(task)
+        return task
+
+    async def embed(self, sent: Sequence[EmbeddingFrame]) -> EmbeddingJob:
+        """Takes the next embedding job, sends frames for it and acknowledges it at its end."""
+        job = await self.jobs.next_embedding()
+        for frame in sent:
+            self.replies.send_vectors(job.request_id, frame)
+        if sent and sent[-1].end is not None:
+            self.jobs.finish(job.request_id)
+        return job
+
+    def embeds(self, sent: Sequence[EmbeddingFrame]) -> "asyncio.Task[EmbeddingJob]":
+        """Runs a worker that embeds beside the test."""
+        task = asyncio.ensure_future(self.embed(sent))
         self.workers.append(task)
         return task
 

@@ -47,13 +47,13 @@ def completion(prompt: str, **fields: Any) -> ChatRequest:
     )
 
 
-def test_default_prefix_is_evennias() -> None:
-    character = mira(desc="tired miller", location="the mill")
+def test_default_prefix_has_every_placeholder_and_evennias_words_where_nothing_is_said() -> None:
+    character = mira(desc="a tired miller", location="the mill")
     assert prefix(character, "Ada") == (
-        "You are roleplaying that you are Mira, a tired miller existing in the mill. Answer with short sentences. "
-        "Only respond as Mira would. From here on, the conversation between Mira and Ada begins."
+        "You are Mira, a tired miller, and you are in the mill. Stay in this role, answer with short sentences, and "
+        "say only what Mira would say. Ada speaks to you."
     )
-    assert "a commoner existing in the void" in prefix(mira(), "Ada")
+    assert prefix(mira(), "Ada").startswith("You are Mira, someone, and you are in the void.")
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,8 @@ async def test_character_without_a_memory_remembers_nobody(edge: EdgeHarness) ->
 
 async def test_characters_are_listed_after_the_models_and_unknown_ones_refused(edge: EdgeHarness) -> None:
     async with edge.session.get(f"{edge.url}/v1/models") as reply:
-        assert [one["id"] for one in (await reply.json())["data"]] == ["owl", "wren/tiny", "character/mira", "parrot"]
+        listed = [one["id"] for one in (await reply.json())["data"]]
+    assert listed == ["owl", "wren/tiny", "character/mira", "magpie", "parrot"]
     async with edge.session.get(f"{edge.url}/v1/models/character/mira") as reply:
         assert reply.status == 200
     status, _headers, _body = await edge.post("/v1/chat/completions", asking(model="character/nobody"))
@@ -296,6 +297,17 @@ async def test_characters_voice_and_words_are_spoken(edge: EdgeHarness) -> None:
         body = {"model": "parrot", "input": "Hello.", "voice": voice}
         status, _headers, answer = await edge.post("/v1/audio/speech", body)
         assert (status, json.loads(answer)["error"]["code"]) == (400, "unknown_voice")
+
+
+async def test_character_is_a_voice_of_koboldcpps_clients(edge: EdgeHarness) -> None:
+    body = {"input": "Hello Ada.", "voice": "character/mira"}
+    asked = asyncio.ensure_future(edge.post("/api/extra/tts", body))
+    job = await edge.jobs.next_speech()
+    assert (job.request.voice, job.request.words) == ("ann", {"Ada": "Ay-da"})
+    edge.replies.say(job.request_id, 0, SegmentInfo(attempt=1, piece=0, offset_bytes=0), bytes(4800))
+    end = SegmentInfo(attempt=1, piece=1, offset_bytes=0, end=SpeechEnd(reason="stop", audio_ms=100))
+    edge.replies.say(job.request_id, 1, end, b"")
+    assert (await asked)[0] == 200
 
 
 async def test_narrated_character_speaks_with_its_own_voice(edge: EdgeHarness) -> None:

@@ -29,7 +29,7 @@ from callboard_edge.protocols.kobold.bodies import GenerateBody, SamplingBody
 from callboard_edge.protocols.kobold.generation import generate_request
 from callboard_edge.protocols.kobold.sampling import SOURCES, sampling
 from callboard_edge.protocols.kobold.tidy import tidied
-from tests.unit.edge.harness import EdgeHarness, frames, running
+from tests.unit.edge.harness import EdgeHarness, frames, running, vectors
 
 pytestmark = pytest.mark.unit
 
@@ -476,3 +476,23 @@ async def test_request_as_evennias_client_writes_it(harness: EdgeHarness) -> Non
 def test_page_of_fields_has_every_field() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "kobold-fields.md").read_text(encoding="utf-8")
     assert [name for name in GenerateBody.model_fields if f"`{name}`" not in page] == []
+
+
+async def test_embeddings_are_offered_where_a_worker_makes_them(harness: EdgeHarness) -> None:
+    assert (await got(harness, "/api/extra/version"))[1]["embeddings"] is False
+    offered = OfferedModel(name="magpie", abilities=("embedding",))
+    harness.known.announce(
+        WorkerInfo(id="w", service="chat", pool="main", backend="x", models=(offered,), slots=1, at=0)
+    )
+    assert (await got(harness, "/api/extra/version"))[1]["embeddings"] is True
+    worker = harness.embeds(vectors((0.5, 0.25)))
+    status, _, body = await harness.post("/api/extra/embeddings", {"input": "An owl.", "dimensions": 0})
+    request = (await worker).request
+    assert (status, json.loads(body)["data"][0]["embedding"]) == (200, [0.5, 0.25])
+    assert (request.model, request.truncate, request.dimensions) == ("magpie", True, None)
+
+
+async def test_site_without_a_model_for_embeddings_says_so() -> None:
+    async with running({"quota": {"tiers": {"anonymous": {}, "standard": {"models": ["owl"]}}}}) as harness:
+        status, _, body = await harness.post("/api/extra/embeddings", {"input": "An owl."})
+    assert (status, json.loads(body)["detail"]["code"]) == (400, "unsupported")

@@ -19,7 +19,7 @@ from callboard_edge.domain.catalogue import Catalogue, ChatModel
 from callboard_edge.http.bodies import parse
 from callboard_edge.protocols.ollama import context, models, names, text
 from callboard_edge.protocols.ollama.bodies import ChatBody, GenerateBody
-from tests.unit.edge.harness import USAGE, EdgeHarness, frames, running
+from tests.unit.edge.harness import USAGE, EdgeHarness, frames, running, vectors
 
 pytestmark = pytest.mark.unit
 
@@ -465,7 +465,7 @@ async def test_models_are_listed_with_what_workers_say(harness: EdgeHarness) -> 
     async with harness.session.get(harness.url + "/api/tags") as reply:
         answer = await reply.json()
     found = ollama.ListResponse(**answer).models
-    assert [one["name"] for one in answer["models"]] == ["owl:latest", "wren/tiny:latest"]
+    assert [one["name"] for one in answer["models"]] == ["owl:latest", "wren/tiny:latest", "magpie:latest"]
     assert all(one["name"] == one["model"] and len(one["digest"]) == 64 for one in answer["models"])
     assert found[0].size == 105_454_432
     assert answer["models"][0]["details"] == {
@@ -487,7 +487,7 @@ async def test_models_are_listed_where_no_worker_answers(harness: EdgeHarness) -
     offer(harness, "thinking", "tools", "images")
     async with harness.session.get(harness.url + "/api/tags") as reply:
         answer = await reply.json()
-    assert [one["size"] for one in answer["models"]] == [0, 0]
+    assert {one["size"] for one in answer["models"]} == {0}
     status, shown = await post(harness, "/api/show", {"model": "owl"})
     assert status == 200
     assert shown["model_info"]["general.architecture"] == "unknown"
@@ -528,9 +528,54 @@ async def test_model_is_described(harness: EdgeHarness) -> None:
 
 
 def test_capabilities_of_a_model_without_workers_are_those_configured() -> None:
-    assert models.capabilities(OWL, None) == ["completion", "tools"]
-    assert models.capabilities(SEEING, None) == ["completion", "tools", "vision"]
-    assert models.capabilities(OWL, OfferedModel(name="owl", abilities=("embedding",))) == ["embedding"]
+    def configured(model: ChatModel, *, writes: bool, embeds: bool) -> list[str]:
+        return models.capabilities(models.configured(model, writes=writes, embeds=embeds))
+
+    assert configured(OWL, writes=True, embeds=False) == ["completion", "tools"]
+    assert configured(SEEING, writes=True, embeds=True) == ["completion", "tools", "vision", "embedding"]
+    assert configured(OWL, writes=False, embeds=True) == ["embedding"]
+
+
+async def test_texts_are_embedded(harness: EdgeHarness) -> None:
+    worker = harness.embeds(vectors([0.5, 1], [0.25, -2]))
+    body = {"model": "magpie:latest", "input": ["One.", "Two."], "dimensions": 2, "options": {"num_gpu": 1}}
+    status, answer = await post(harness, "/api/embed", body)
+    found = ollama.EmbedResponse(**answer)
+    assert (status, found.embeddings, found.prompt_eval_count) == (200, [[0.5, 1], [0.25, -2]], 6)
+    assert found.model == "magpie:latest"
+    assert found.total_duration
+    request = (await worker).request
+    assert (request.model, request.inputs, request.dimensions, request.truncate) == (
+        "magpie",
+        ("One.", "Two."),
+        2,
+        True,
+    )
+    worker = harness.embeds(vectors([0.5, 1]))
+    status, answer = await post(harness, "/api/embed", {"model": "magpie", "input": "One.", "truncate": False})
+    assert answer["embeddings"] == [[0.5, 1]]
+    assert (await worker).request.truncate is False
+    harness.embeds(vectors([0.5, 1]))
+    status, answer = await post(harness, "/api/embeddings", {"model": "magpie", "prompt": "One."})
+    assert (status, answer) == (200, {"embedding": [0.5, 1]})
+
+
+async def test_nothing_to_embed_loads_the_model(harness: EdgeHarness) -> None:
+    for nothing in ("", [], None):
+        status, answer = await post(harness, "/api/embed", {"model": "magpie", "input": nothing})
+        assert (status, answer) == (200, {"model": "magpie", "embeddings": []})
+    assert (await post(harness, "/api/embeddings", {"model": "magpie"}))[1] == {"embedding": []}
+    for path, text_field in (("/api/embed", "input"), ("/api/embeddings", "prompt")):
+        status, answer = await post(harness, path, {"model": "owl", text_field: "x"})
+        assert (status, answer["code"]) == (404, "unknown_model")
+    status, answer = await post(harness, "/api/embed", {"model": "magpie", "input": [[1, 2]]})
+    assert (status, answer["code"], answer["param"]) == (400, "unsupported", "input")
+
+
+async def test_site_without_embeddings_says_so() -> None:
+    async with running({"chat": {"models": {"owl": {"pool": "main"}}}}) as harness:
+        status, answer = await post(harness, "/api/embed", {"model": "owl", "input": "x"})
+        assert (status, answer["code"]) == (400, "unsupported")
 
 
 async def test_version_is_one_that_clients_can_compare(harness: EdgeHarness) -> None:

@@ -31,8 +31,8 @@ MAX_AVATAR_BYTES = 384 * 1024
 MAX_SPEAKER_CHARACTERS = 64
 MAX_TEXT = 64 * 1024
 DEFAULT_PROMPT = (
-    "You are roleplaying that you are {name}, a {desc} existing in {location}. Answer with short sentences. Only "
-    "respond as {name} would. From here on, the conversation between {name} and {character} begins."
+    "You are {name}, {desc}, and you are in {location}. Stay in this role, answer with short sentences, and say only "
+    "what {name} would say. {character} speaks to you."
 )
 CharacterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 CharacterPromptFormat = PromptFormat | Literal["plain"]

@@ -235,11 +235,15 @@ class PhaseDurations(Message):
 
 
 class TokenLogprob(Message):
-    """One token and its log probability; `top` are the likeliest tokens in its place."""
+    """One token and its log probability; `top` are the likeliest tokens in its place.
+
+    `bytes` is set where they are no whole characters, so that `token` does not tell them.
+    """
 
     token: str
     token_id: int | None = None
     logprob: float
+    bytes: tuple[int, ...] | None = None
     top: tuple["TokenLogprob", ...] = ()
 
 

@@ -136,6 +136,11 @@ class ChatModelSection(Section):
     """Whether the engine can hold a reply to a JSON schema."""
     images: bool = False
     """Whether the engine can read images."""
+    embeddings: bool = False
+    """Whether the model makes embeddings. With `llamacpp` this has the whole pool read each text at once, so that a
+    model that also writes replies is slower to stop them."""
+    chat: bool = True
+    """Whether the model writes replies; a model that only makes embeddings does not."""
     prompt_format: PromptFormat = "own"
     """How turns are written in prompts: `own` is the model's chat template; `chatml`, `alpaca`, `metharme` and
     `pygmalion` are forms that models without one were trained on."""
@@ -198,6 +203,15 @@ class ChatSection(Section):
     """How much of a reply is held at first; when that is used up, as much again each time as was written."""
     drain_timeout_s: float = Field(default=30.0, gt=0)
     """How long running replies may go on after the order to stop."""
+
+    @model_validator(mode="after")
+    def _models_do_what_they_are_for(self) -> Self:
+        for name, model in self.models.items():
+            if not (model.chat or model.embeddings):
+                raise ValueError(f"models.{name}: chat and embeddings are both off; a model does one of them at least")
+            if name == self.default_model and not model.chat:
+                raise ValueError(f"default_model: found {name!r}, which writes no replies")
+        return self
 
 
 class SpeechModelSection(Section):

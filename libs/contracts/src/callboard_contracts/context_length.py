@@ -28,3 +28,17 @@ def context_exceeded(
         ),
         param="prompt" if is_completion else "messages",
     )
+
+
+def input_exceeded(index: int, context_tokens: int, input_tokens: int, *, estimated: bool = False) -> ErrorInfo:
+    """The error for a text to embed that is longer than the context; `index` is its place among the texts."""
+    about = "about " if estimated else ""
+    return ErrorInfo(
+        code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        message=(
+            f"This model's maximum context length is {context_tokens} tokens. However, you requested {about}"
+            f"{input_tokens} tokens ({input_tokens} in your prompt; 0 for the completion). "
+            "Please reduce your prompt; or completion length."
+        ),
+        param=f"inputs[{index}]",
+    )

@@ -9,6 +9,8 @@ the engine's exact count.
 """
 
 import json
+import math
+from collections.abc import Iterable
 
 from callboard_contracts.chat import ChatRequest
 
@@ -29,6 +31,8 @@ TOOL_MESSAGE_TOKENS = 128
 USUAL_TOOL_MESSAGE_TOKENS = 24
 TOOL_SPREAD = 4
 """How much longer a template may make a tool's schema, by indentation."""
+INPUT_TOKENS = 2
+"""What an engine may put around a text that it embeds."""
 USUAL_TOKENS_PER_BYTE = 0.3
 """A cautious figure for a text in a European language, for a model that has not read much yet."""
 
@@ -36,14 +40,14 @@ USUAL_TOKENS_PER_BYTE = 0.3
 def prompt_bytes(request: ChatRequest) -> int:
     """The UTF-8 bytes of a request's text, without tools."""
     if request.mode == "completion":
-        return _utf8(request.memory) + _utf8(request.prompt)
+        return text_bytes(request.memory) + text_bytes(request.prompt)
     total = 0
     for message in request.messages:
-        total += _utf8(message.content) + (_utf8(message.thinking) if message.thinking else 0)
+        total += text_bytes(message.content) + (text_bytes(message.thinking) if message.thinking else 0)
         if message.name:
-            total += _utf8(message.name)
+            total += text_bytes(message.name)
         for call in message.tool_calls:
-            total += _utf8(call.name) + _utf8(call.arguments) * TOOL_SPREAD
+            total += text_bytes(call.name) + text_bytes(call.arguments) * TOOL_SPREAD
     return total
 
 
@@ -99,6 +103,16 @@ def _turn_tags(request: ChatRequest) -> int:
     return (request.memory.count("{{[") + request.prompt.count("{{[")) if request.turn_tags else 0
 
 
+def embedding_tokens(inputs: Iterable[str], tokens_per_byte: float, context_tokens: int) -> int:
+    """About how many tokens texts have that are embedded; at most, with one token for each byte."""
+    return sum(min(INPUT_TOKENS + math.ceil(text_bytes(text) * tokens_per_byte), context_tokens) for text in inputs)
+
+
+def text_bytes(text: str) -> int:
+    """The UTF-8 bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _images(request: ChatRequest) -> int:
     return sum(len(message.images) for message in request.messages)
 
@@ -110,9 +124,6 @@ def _tool_parts(request: ChatRequest) -> int:
 
 def _schema_bytes(request: ChatRequest) -> int:
     return sum(
-        _utf8(tool.name) + _utf8(tool.description) + _utf8(json.dumps(tool.parameters)) for tool in request.tools
+        text_bytes(tool.name) + text_bytes(tool.description) + text_bytes(json.dumps(tool.parameters))
+        for tool in request.tools
     )
-
-
-def _utf8(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

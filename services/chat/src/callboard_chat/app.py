@@ -7,7 +7,9 @@ from callboard_chat import metrics
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.handlers.chat_jobs import ChatJobs
+from callboard_chat.handlers.embedding_jobs import EmbeddingJobs
 from callboard_chat.handlers.model_inquiries import answering
+from callboard_chat.handlers.pool_jobs import PoolJobs
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
@@ -45,6 +47,7 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
                 pool.watchdog_timeout_s,
                 prompt_cache_mib=pool.prompt_cache_mib,
                 parse_special=pool.parse_special,
+                embeddings=pool.makes_embeddings,
             )
         case _:
             from callboard_chat.backends.fake import FakeEngine
@@ -64,9 +67,10 @@ async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shu
     """Runs one worker on a given engine; raises as `Worker.run` does."""
     statistics = {model.name: PromptStatistics() for model in pool.models.values()}
 
-    def make_jobs(bus: Bus) -> ChatJobs:
+    def make_jobs(bus: Bus) -> PoolJobs:
         extensions = HoldExtensions(bus, pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
-        return ChatJobs(bus, engine, pool, extensions, statistics)
+        parts = (bus, engine, pool, extensions, statistics)
+        return PoolJobs(ChatJobs(*parts), EmbeddingJobs(*parts))
 
     worker = Worker(
         pool,

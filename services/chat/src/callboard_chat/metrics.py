@@ -27,7 +27,7 @@ REQUEST_DURATION = Histogram(
 )
 TOKEN_USAGE = Histogram(
     "gen_ai_client_token_usage",
-    "Tokens of a reply, as charged.",
+    "Tokens of a request, as charged.",
     ["gen_ai_request_model", "gen_ai_token_type"],
     buckets=_TOKENS,
 )
@@ -36,6 +36,13 @@ CACHED_PROMPT_TOKENS = Counter(
     "Tokens of prompts that the engine had in its cache.",
     ["gen_ai_request_model"],
 )
+OPERATION_DURATION = Histogram(
+    "gen_ai_client_operation_duration_seconds",
+    "From an embedding job's arrival at the worker to its last vector.",
+    ["gen_ai_request_model", "gen_ai_operation_name"],
+    buckets=SECONDS,
+)
+EMBEDDED_INPUTS = Counter("callboard_chat_embedded_inputs_total", "Texts embedded.", ["gen_ai_request_model"])
 FRAMES = Counter("callboard_chat_frames_total", "Frames sent to edges.")
 ENGINE_ERRORS = Counter("callboard_chat_engine_errors_total", "Failures of the engine by code.", ["backend", "code"])
 OVER_HOLD = Counter(
@@ -56,3 +63,12 @@ class ModelFigures:
         self.input_tokens = TOKEN_USAGE.labels(model, "input")
         self.output_tokens = TOKEN_USAGE.labels(model, "output")
         self.cached_tokens = CACHED_PROMPT_TOKENS.labels(model)
+
+
+class EmbeddingFigures:
+    """The same for embedding jobs."""
+
+    def __init__(self, model: str) -> None:
+        self.duration = OPERATION_DURATION.labels(model, "embeddings")
+        self.inputs = EMBEDDED_INPUTS.labels(model)
+        self.input_tokens = TOKEN_USAGE.labels(model, "input")

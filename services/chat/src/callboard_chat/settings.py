@@ -38,6 +38,11 @@ class PoolSettings(WorkerPool):
         return max((model.context_tokens for model in self.models.values()), default=4096)
 
     @property
+    def makes_embeddings(self) -> bool:
+        """Whether any model of the pool makes embeddings."""
+        return any(model.embeddings for model in self.models.values())
+
+    @property
     def parse_special(self) -> frozenset[str]:
         """The engine's models in whose messages control tokens act as such: those of which no name says otherwise."""
         models = self.models.values()
@@ -65,6 +70,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
             model.images,
             model.parse_special,
             model.prompt_format,
+            model.embeddings,
+            model.chat,
         )
         models |= dict.fromkeys((name, *model.aliases), served)
     return PoolSettings(

@@ -33,7 +33,7 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import chat_catalogue, speech_catalogue
+from callboard_edge.domain.catalogue import chat_catalogue, embedding_catalogue, speech_catalogue
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.kept_jobs import KeptJobs
@@ -48,6 +48,7 @@ from callboard_edge.http import docs, health
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
+from callboard_edge.http.embedding_responder import EmbeddingResponder
 from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.protocol import Protocol, SitePages
 from callboard_edge.http.room_recording import RoomRecordingResponder
@@ -320,7 +321,9 @@ def edge_context(
     parts = deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
     room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
     admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
-    offer = Offer(chat_catalogue(config.chat), speech_catalogue(config.tts, characters))
+    offer = Offer(
+        chat_catalogue(config.chat), speech_catalogue(config.tts, characters), embedding_catalogue(config.chat)
+    )
 
     async def tier_of(caller: Caller) -> str:
         # Where quota is away and the site admits all, a caller counts as one without a key.
@@ -330,12 +333,14 @@ def edge_context(
     return EdgeContext(
         settings=settings,
         chat_models=offer.chat_models,
+        embedding_models=offer.embedding_models,
         speech_models=offer.speech_models,
         offers=Offers(offer, config.quota.tiers, tier_of, characters, workers),
         characters=characters,
         workers=workers,
         admission=admission,
         text=text,
+        embeddings=EmbeddingResponder(admission, workers),
         speech=SpeechResponder(admission, encoders, metrics, settings),
         narrated=NarratedResponder(text, admission, encoders, metrics, settings),
         rooms=deps.rooms,

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 from zlib import crc32
 
 from callboard_chat.domain.control_tokens import ControlTokens
+from callboard_chat.domain.embedding import InputTooLong
 from callboard_chat.domain.front_cut import CHARACTER, LINE, fitted
 from callboard_chat.domain.models import ContextExceeded
-from callboard_chat.domain.ports import Chunk, Continuation, Finish, PromptTokens
+from callboard_chat.domain.ports import Chunk, Continuation, Embedded, Finish, PromptTokens
 from callboard_chat.domain.prompt_formats import OwnTurns, fallback_turns
 from callboard_chat.domain.tool_calls import is_forced, new_call, offered_tools
 from callboard_contracts.chat import ChatRequest, Sampling, ToolCall
+from callboard_contracts.embedding import packed
 from callboard_contracts.prompt_size import context_of, reply_within
 from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
@@ -56,6 +60,14 @@ class FakeScript:
     """What the engine calls where tools are offered; left out, what it is made to call, with made-up arguments."""
     prompt_tokens: int | None = None
     """How long the engine says that any prompt is, with its first token; left out, it counts the words at the end."""
+    dimensions: int = 16
+    """How many numbers a vector has."""
+    embed_delay_s: float = 0.0
+    """How long the engine takes for some texts."""
+    fail_text: str | None = None
+    """The engine reports an error where it is to embed this text."""
+    hang_text: str | None = None
+    """The engine falls silent where it is to embed this text."""
 
 
 @dataclass
@@ -63,6 +75,7 @@ class FakeState:
     """What the fake engine was asked and whether it still works."""
 
     requests: list[tuple[ChatRequest, Continuation | None]] = field(default_factory=list)
+    embedded: list[str] = field(default_factory=list[str])
     active: int = 0
     loaded: bool = False
     closed: bool = False
@@ -86,6 +99,7 @@ class FakeEngine:
             "logprobs",
             "prefill",
             "tokenize",
+            "embedding",
         }
     )
     sampling = frozenset(Sampling.model_fields)
@@ -183,6 +197,32 @@ class FakeEngine:
             context_tokens=self.script.context_tokens,
         )
 
+    async def embed(self, model: str, inputs: Sequence[str], context_tokens: int, *, truncate: bool) -> Embedded:
+        """Makes vectors of the words' hashes, so that texts with the same words are near; see `ChatEngine`."""
+        del model
+        script = self.script
+        if script.unavailable_times:
+            script.unavailable_times -= 1
+            raise EngineUnavailable("scripted", script.retry_after_s)
+        words = [text.split() for text in inputs]
+        most = min(context_tokens, script.context_tokens)
+        too_long = [index for index, found in enumerate(words) if len(found) > most]
+        if too_long and not truncate:
+            raise InputTooLong(too_long[0], most, len(words[too_long[0]]))
+        if script.fail_text in inputs:
+            raise EngineFailed("scripted")
+        self.state.active += 1
+        try:
+            await asyncio.sleep(script.embed_delay_s)
+            if script.hang_text in inputs:
+                await asyncio.Event().wait()
+        finally:
+            self.state.active -= 1
+        self.state.embedded += inputs
+        words = [found[:most] for found in words]
+        vectors = [_vector(found, script.dimensions) for found in words]
+        return Embedded(vectors, sum(map(len, words)), len(too_long))
+
     async def close(self) -> None:
         """Notes that it was closed."""
         self.state.closed = True
@@ -267,3 +307,14 @@ def _example(schema: Any) -> Any:
             return None
         case _:
             return "x" * max(1, int(schema.get("minLength", 1)))
+
+
+def _vector(words: Sequence[str], dimensions: int) -> bytes:
+    """A vector of length 1, the sum of one for each word."""
+    values = [0.0] * dimensions
+    for word in words or ("",):
+        for n in range(dimensions):
+            digest = blake2b(word.encode(), key=n.to_bytes(4, "little"), digest_size=4).digest()
+            values[n] += int.from_bytes(digest, "little") / 2**31 - 1
+    length = math.hypot(*values) or 1.0
+    return packed(value / length for value in values)

@@ -12,20 +12,22 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import xllamacpp
 
-from callboard_chat.backends.gguf import GgufHeader, read_header
+from callboard_chat.backends.gguf import GgufHeader, pools_texts, read_header
+from callboard_chat.backends.llamacpp_embedding import embed
 from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals, thoughts_after
 from callboard_chat.backends.llamacpp_prompt import Prompts
 from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.backends.openai_wire import Json, refused
 from callboard_chat.domain.models import tools_or_format, unsupported_tools
-from callboard_chat.domain.ports import Chunk, Continuation, PromptTokens
+from callboard_chat.domain.ports import Chunk, Continuation, Embedded, PromptTokens
 from callboard_chat.domain.prefill import cannot_continue
 from callboard_chat.domain.prompt_formats import OwnTurns
 from callboard_chat.domain.tool_calls import CallForm
@@ -46,6 +48,9 @@ CPU_BATCH_TOKENS = 64
 """About 0.15 s of prompt on two cores with a small model; half of it costs a quarter of the speed."""
 GPU_BATCH_TOKENS = 512
 CALL_TIMEOUT_S = 10.0
+TOKENIZE_TIMEOUT_S = 30.0
+"""A text of a megabyte, as a prompt that is to be cut may be, takes 2.4 s on two busy cores."""
+EMBEDDING: frozenset[Ability] = frozenset({"embedding"})
 MAX_ERROR_BYTES = 65_536
 
 
@@ -53,7 +58,8 @@ class LlamaCppEngine:
     """One GGUF model with `slots` replies at once, each with a context of `context_tokens`.
 
     `prompt_cache_mib` bounds the memory for prompts that have lost their slot to another; `parse_special` names the
-    models in whose messages control tokens act as such.
+    models in whose messages control tokens act as such. With `embeddings` each text is read in one batch, because a
+    model for embeddings looks at all of it at once.
     """
 
     in_process = True
@@ -69,7 +75,9 @@ class LlamaCppEngine:
         *,
         prompt_cache_mib: int = 0,
         parse_special: Set[str] = frozenset(),
+        embeddings: bool = False,
     ) -> None:
+        self._embeddings = embeddings
         self._model = model
         self._slots = slots
         self._context_tokens = context_tokens
@@ -108,8 +116,9 @@ class LlamaCppEngine:
         if not await asyncio.to_thread(self._model.is_file):
             raise EngineUnavailable(f"no model file at {self._model}; `callboard models fetch` puts it there")
         try:
-            self._server = await asyncio.to_thread(self._start)
-        except RuntimeError:
+            pools = await asyncio.to_thread(pools_texts, self._model) if self._embeddings else True
+            self._server = await asyncio.to_thread(self._start, pools)
+        except (RuntimeError, ValueError):
             raise EngineUnavailable(f"llama.cpp cannot load {self._model}: not a GGUF model, or no memory") from None
         self._base = str(self._server.listening_address)
         self._http = aiohttp.ClientSession(
@@ -119,7 +128,7 @@ class LlamaCppEngine:
             timeout=aiohttp.ClientTimeout(total=None),
         )
         properties = await self._call("GET", "/props")
-        self._abilities = abilities_of(properties)
+        self._abilities = abilities_of(properties) | (EMBEDDING if self._embeddings else frozenset())
         try:
             self._header = header = await asyncio.to_thread(read_header, self._model)
             self._vocabulary = await asyncio.to_thread(Vocabulary, header.tokens, header.types)
@@ -227,6 +236,13 @@ class LlamaCppEngine:
             raise EngineUnavailable
         return self._prompts
 
+    async def embed(self, model: str, inputs: Sequence[str], context_tokens: int, *, truncate: bool) -> Embedded:
+        """Makes vectors; see `ChatEngine`."""
+        del model
+        # The handler watches for silence.
+        call = partial(self._call, timeout_s=None)
+        return await embed(call, inputs, min(context_tokens, self._context_tokens), truncate=truncate)
+
     def _check_tools(self, request: ChatRequest) -> None:
         if not request.tools or request.tool_choice == "none":
             return
@@ -257,7 +273,7 @@ class LlamaCppEngine:
     def _stop(self) -> None:
         self._server = None
 
-    def _start(self) -> Any:
+    def _start(self, pools: bool) -> Any:
         params = llama.CommonParams()
         params.model.path = str(self._model)
         params.n_parallel = self._slots
@@ -275,6 +291,12 @@ class LlamaCppEngine:
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
         batch = GPU_BATCH_TOKENS if _has_gpu() else CPU_BATCH_TOKENS
+        if self._embeddings:
+            batch = self._context_tokens
+            params.embedding = True
+            if not pools:
+                # A model that was made to write: the mean of what it makes of each token.
+                params.pooling_type = llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         params.n_batch = batch
         params.n_ubatch = batch
         return llama.Server(params)
@@ -319,10 +341,12 @@ class LlamaCppEngine:
         plain = set((await self._call("POST", "/tokenize", {**question, "parse_special": False}))["tokens"])
         return [(token["id"], token["piece"], token["id"] not in plain) for token in tokens]
 
-    async def _call(self, method: str, path: str, body: Json | None = None) -> Json:
+    async def _call(
+        self, method: str, path: str, body: Json | None = None, timeout_s: float | None = CALL_TIMEOUT_S
+    ) -> Json:
         try:
             async with (
-                asyncio.timeout(CALL_TIMEOUT_S),
+                asyncio.timeout(TOKENIZE_TIMEOUT_S if path == "/tokenize" else timeout_s),
                 self._session().request(method, self._base + path, json=body) as response,
             ):
                 data = await response.read()

@@ -10,17 +10,18 @@ from typing import Any, Literal, cast
 
 import httpx
 from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
-from callboard_chat.backends.openai_wire import refused
+from callboard_chat.backends.openai_wire import embedding_refused, refused
 from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.control_tokens import ControlTokens, special_tokens, tokens_in
 from callboard_chat.domain.models import ContextExceeded, no_tokens
-from callboard_chat.domain.ports import Chunk, Continuation, Finish, PromptTokens
+from callboard_chat.domain.ports import Chunk, Continuation, Embedded, Finish, PromptTokens
 from callboard_chat.domain.prefill import cannot_continue
 from callboard_chat.domain.prompt_formats import OwnTurns, fallback_turns
 from callboard_chat.domain.tool_calls import is_forced, new_call
 from callboard_contracts.chat import ChatMessage, ChatRequest, PhaseDurations, Thinking, ToolCall
+from callboard_contracts.embedding import packed
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
@@ -42,7 +43,7 @@ NAMES = names(
 )
 SAMPLING = frozenset(NAMES)
 ABILITIES: frozenset[Ability] = frozenset(
-    {"completion", "chat", "tools", "json_schema", "images", "thinking", "prefill"}
+    {"completion", "chat", "tools", "json_schema", "images", "thinking", "prefill", "embedding"}
 )
 
 Answer = ChatResponse | GenerateResponse
@@ -202,6 +203,23 @@ class OllamaEngine:
             context_tokens=self._contexts.get(model),
             trained_context_tokens=_whole(about.get(f"{architecture}.context_length")),
         )
+
+    async def embed(self, model: str, inputs: Sequence[str], context_tokens: int, *, truncate: bool) -> Embedded:
+        """Makes vectors; see `ChatEngine`. The server does not say how many texts it cut."""
+        try:
+            answer = await self._client.embed(
+                model, list(inputs), truncate=truncate, options={"num_ctx": context_tokens}
+            )
+        except ResponseError as error:
+            if error.status_code < 0:
+                raise EngineFailed from None
+            raise embedding_refused(error.status_code, str(error.error).encode()) from None
+        except (json.JSONDecodeError, ValidationError):
+            raise EngineFailed from None
+        except (httpx.HTTPError, OSError):
+            raise EngineUnavailable from None
+        vectors = [packed(vector) for vector in answer.embeddings]
+        return Embedded(vectors, answer.prompt_eval_count or 0, load_s=_seconds(answer.load_duration))
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -10,20 +10,22 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
+from typing import Literal
 
 import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
 from pydantic_core import to_json
 
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
-from callboard_chat.backends.openai_wire import Json, refused, request_body
+from callboard_chat.backends.openai_wire import Json, embedding_refused, read_vectors, refused, request_body
 from callboard_chat.backends.sampling import given, names
 from callboard_chat.domain.control_tokens import ControlTokens
+from callboard_chat.domain.embedding import embed_cut
 from callboard_chat.domain.models import no_tokens
-from callboard_chat.domain.ports import Chunk, Continuation, PromptTokens
+from callboard_chat.domain.ports import Chunk, Continuation, Embedded, PromptTokens
 from callboard_chat.domain.prefill import cannot_continue
 from callboard_chat.domain.prompt_formats import OwnTurns, fallback_turns
-from callboard_contracts.chat import ChatRequest, Mode, Thinking
+from callboard_contracts.chat import ChatRequest, Thinking
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
@@ -52,8 +54,9 @@ SAMPLING = frozenset(NAMES) | {"banned_token_ids"}
 BAN = -100.0
 """The bias that keeps a token out for certain."""
 ABILITIES: frozenset[Ability] = frozenset(
-    {"completion", "chat", "tools", "json_schema", "images", "thinking", "logprobs", "prefill"}
+    {"completion", "chat", "tools", "json_schema", "images", "thinking", "logprobs", "prefill", "embedding"}
 )
+_Path = Literal["chat", "completion", "embedding"]
 
 
 class OpenAIEngine:
@@ -82,7 +85,11 @@ class OpenAIEngine:
             timeout=Timeout(READY_TIMEOUT_S, connect=connect_timeout_s),
         )
         base = str(self._client.base_url).rstrip("/")
-        self._urls = {"chat": f"{base}/chat/completions", "completion": f"{base}/completions"}
+        self._urls = {
+            "chat": f"{base}/chat/completions",
+            "completion": f"{base}/completions",
+            "embedding": f"{base}/embeddings",
+        }
         self._headers = {
             **self._client.auth_headers,
             "Content-Type": "application/json",
@@ -167,7 +174,26 @@ class OpenAIEngine:
         """Knows nothing of a model but its name."""
         return DescribeModelReply()
 
-    async def _send(self, mode: Mode, content: bytes) -> aiohttp.ClientResponse:
+    async def embed(self, model: str, inputs: Sequence[str], context_tokens: int, *, truncate: bool) -> Embedded:
+        """Makes vectors; see `ChatEngine`. A text is cut here, since servers do not agree on how to ask for that."""
+        del context_tokens
+
+        async def asked(texts: Sequence[str]) -> Embedded:
+            body = to_json({"model": model, "input": texts, "encoding_format": "base64"})
+            response = await self._send("embedding", body)
+            try:
+                if response.status >= 400:
+                    error = await _bounded(response, MAX_ERROR_BYTES)
+                    raise embedding_refused(response.status, error, response.headers.get("Retry-After"))
+                return read_vectors(await _bounded(response, MAX_ANSWER_BYTES))
+            except TRANSPORT_ERRORS:
+                raise EngineUnavailable from None
+            finally:
+                response.close()
+
+        return await (embed_cut(asked, inputs) if truncate else asked(inputs))
+
+    async def _send(self, mode: _Path, content: bytes) -> aiohttp.ClientResponse:
         if self._http is None:
             raise EngineUnavailable
         try:
@@ -180,7 +206,7 @@ class OpenAIEngine:
         except TRANSPORT_ERRORS:
             raise EngineUnavailable from None
 
-    async def _post(self, http: aiohttp.ClientSession, mode: Mode, content: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, http: aiohttp.ClientSession, mode: _Path, content: bytes) -> aiohttp.ClientResponse:
         return await http.post(self._urls[mode], data=content, headers=self._headers, allow_redirects=False)
 
     async def close(self) -> None:

@@ -224,16 +224,7 @@ def _logprobs(found: Json, top: int) -> list[TokenLogprob]:
     """The log probabilities of one choice, in the form of chats or in that of completions."""
     if (content := found.get("content")) is not None:
         return [
-            TokenLogprob(
-                token=each["token"],
-                token_id=each.get("id"),
-                logprob=_logprob(each["logprob"]),
-                top=tuple(
-                    TokenLogprob(token=other["token"], token_id=other.get("id"), logprob=_logprob(other["logprob"]))
-                    for other in (each.get("top_logprobs") or ())[:top]
-                ),
-            )
-            for each in content
+            _told(each, tuple(_told(other) for other in (each.get("top_logprobs") or ())[:top])) for each in content
         ]
     tokens = found.get("tokens") or ()
     tops = found.get("top_logprobs") or [None] * len(tokens)
@@ -248,6 +239,17 @@ def _logprobs(found: Json, top: int) -> list[TokenLogprob]:
         )
         for token, logprob, others in zip(tokens, found["token_logprobs"], tops, strict=True)
     ]
+
+
+def _told(each: Json, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    token, data = each["token"], each.get("bytes")
+    return TokenLogprob(
+        token=token,
+        token_id=each.get("id"),
+        logprob=_logprob(each["logprob"]),
+        bytes=tuple(data) if data and bytes(data) != token.encode() else None,
+        top=top,
+    )
 
 
 def _logprob(value: float | None) -> float:

@@ -1,14 +1,18 @@
 """OpenAI's chat protocol from the client's side: request bodies, and what an error status means."""
 
+import json
 import re
+from base64 import b64decode
 from typing import Any
 
+from callboard_chat.domain.embedding import InputTooLong
 from callboard_chat.domain.models import ContextExceeded
-from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.ports import Continuation, Embedded
 from callboard_chat.domain.prefill import with_reply
 from callboard_contracts.chat import ChatMessage, ChatRequest, OutputFormat
+from callboard_contracts.embedding import packed
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_worker.engine import EngineError, EngineRefused, EngineUnavailable
+from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
 MAX_RETRY_AFTER_S = 3600.0
 
@@ -90,18 +94,67 @@ def _message(message: ChatMessage) -> Json:
 
 def refused(request: ChatRequest, status: int, body: bytes, retry_after: str | None = None) -> EngineError:
     """The error for an answer with an error status; the engine's own words stay here."""
-    if status in {408, 425, 429} or status >= 500:
-        return EngineUnavailable(f"the engine answered {status}", _seconds(retry_after))
-    if status in {401, 403, 404}:
-        message = "The engine does not let this site use the model."
-        return EngineRefused(ErrorInfo(code=ErrorCode.ENGINE_FAILED, message=message))
+    if (failed := _failed(status, retry_after)) is not None:
+        return failed
     about = body[:65_536].decode(errors="replace").lower()
-    if any(mark in about for mark in ("context_length", "exceed_context_size", "context length", "context size")):
+    if _is_context_exceeded(about):
         return ContextExceeded(request, *_context_numbers(about))
     if any(mark in about for mark in ("schema", "response_format", "grammar")):
         is_grammar = request.output_format.kind == "grammar"
         message = f"The engine cannot follow the {'grammar' if is_grammar else 'JSON schema'}."
         return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="output_format"))
+    return _not_accepted()
+
+
+def embedding_refused(status: int, body: bytes, retry_after: str | None = None) -> EngineError:
+    """The same for texts that were to be embedded."""
+    about = body[:65_536].decode(errors="replace").lower()
+    if status not in {429, 503} and _is_context_exceeded(about):
+        # Some servers call this their own fault.
+        return InputTooLong(None, *_context_numbers(about))
+    if status == 501:
+        message = "The engine behind the model makes no embeddings."
+        return EngineRefused(ErrorInfo(code=ErrorCode.UNSUPPORTED, message=message, param="model"))
+    return _failed(status, retry_after) or _not_accepted()
+
+
+def read_vectors(body: bytes) -> Embedded:
+    """The vectors of an answer in OpenAI's form; raises EngineFailed for what is none."""
+    try:
+        answer = json.loads(body)
+        return Embedded(vectors_of(answer), int((answer.get("usage") or {}).get("prompt_tokens") or 0))
+    except (ValueError, TypeError, AttributeError):
+        raise EngineFailed("the engine's answer has no vectors") from None
+
+
+def vectors_of(answer: Json) -> list[bytes]:
+    """The vectors in an answer, given as base64 or as numbers; raises EngineFailed."""
+    try:
+        items = sorted(answer["data"], key=lambda item: item["index"])
+        return [_vector(item["embedding"]) for item in items]
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise EngineFailed("the engine's answer has no vectors") from None
+
+
+def _vector(given: str | list[float]) -> bytes:
+    return b64decode(given, validate=True) if isinstance(given, str) else packed(given)
+
+
+def _failed(status: int, retry_after: str | None) -> EngineError | None:
+    if status in {408, 425, 429} or status >= 500:
+        return EngineUnavailable(f"the engine answered {status}", _seconds(retry_after))
+    if status in {401, 403, 404}:
+        message = "The engine does not let this site use the model."
+        return EngineRefused(ErrorInfo(code=ErrorCode.ENGINE_FAILED, message=message))
+    return None
+
+
+def _is_context_exceeded(about: str) -> bool:
+    marks = ("context_length", "exceed_context_size", "context length", "context size")
+    return any(mark in about for mark in marks)
+
+
+def _not_accepted() -> EngineError:
     return EngineRefused(ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="The engine does not accept the request."))
 
 

@@ -1,6 +1,6 @@
 """The models of a pool and what each can do."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from callboard_contracts.chat import ChatRequest, PromptFormat
@@ -27,6 +27,8 @@ class ServedModel:
     images: bool = False
     parse_special: bool = False
     prompt_format: PromptFormat = "own"
+    embeddings: bool = False
+    chat: bool = True
 
     def abilities(self, engine: Set[Ability]) -> frozenset[Ability]:
         """What the model can do on an engine with these abilities."""
@@ -37,6 +39,12 @@ class ServedModel:
         if self.prompt_format != "own" and ability in _OF_OWN_TEMPLATE:
             return False
         match ability:
+            case "embedding":
+                return ability in engine and self.embeddings
+            case "tokenize":
+                return ability in engine
+            case _ if not self.chat:
+                return False
             case "tools":
                 return ability in engine and self.tools == "grammar"
             case "json_schema" | "images":
@@ -54,12 +62,9 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set
     """Why a request cannot be served by these models on an engine with these abilities, or None when it can."""
     model = models.get(request.model)
     if model is None:
-        return ErrorInfo(
-            code=ErrorCode.UNKNOWN_MODEL,
-            message="This pool does not serve the model.",
-            param="model",
-            offered=tuple(sorted(models)),
-        )
+        return unknown_model(models)
+    if not model.chat:
+        return _unsupported("This model writes no replies; it makes embeddings.", "model")
     if request.mode == "chat" and not request.messages:
         return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="There is no message to answer.", param="messages")
     is_own = request.mode == "completion" or format_of(request, model) == "own"
@@ -75,6 +80,16 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set
     if any(message.images for message in request.messages) and not (is_own and model.can("images", engine)):
         return _unsupported("This model cannot read images.", "messages")
     return None
+
+
+def unknown_model(models: Iterable[str]) -> ErrorInfo:
+    """The error for a model that a pool does not serve."""
+    return ErrorInfo(
+        code=ErrorCode.UNKNOWN_MODEL,
+        message="This pool does not serve the model.",
+        param="model",
+        offered=tuple(sorted(models)),
+    )
 
 
 def unsupported_tools() -> ErrorInfo:

@@ -52,6 +52,19 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """What became of some texts: a vector of each, as little-endian floats of 32 bits, and what reading them took.
+
+    `truncated` is how many of them were cut.
+    """
+
+    vectors: Sequence[bytes]
+    prompt_tokens: int
+    truncated: int = 0
+    load_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PromptTokens:
     """The tokens of a prompt, and the text that they are made of."""
 
@@ -90,7 +103,7 @@ class ModelTokens(Protocol):
 
 
 class ChatEngine(Engine, ModelTokens, Protocol):
-    """An engine that writes replies, several at once."""
+    """An engine that writes replies and makes embeddings, several at once."""
 
     @property
     def abilities(self) -> Set[Ability]:
@@ -115,6 +128,17 @@ class ChatEngine(Engine, ModelTokens, Protocol):
         Raises:
             EngineUnavailable: another try can help.
             EngineRefused: with `interrupted` the engine cannot go on from a continuation; else the request is at fault.
+            EngineFailed: the engine reported an error.
+        """
+        ...
+
+    async def embed(self, model: str, inputs: Sequence[str], context_tokens: int, *, truncate: bool) -> Embedded:
+        """Makes a vector of each of some texts; cancelling the call stops the engine's work on them.
+
+        Raises:
+            EngineUnavailable: another try can help.
+            InputTooLong: a text is longer than the context, and is not to be cut.
+            EngineRefused: the texts are at fault.
             EngineFailed: the engine reported an error.
         """
         ...

@@ -31,9 +31,12 @@ class PromptStatistics:
         """Takes in how many tokens an engine counted in a prompt."""
         if request.tools or any(message.images for message in request.messages):
             return
-        size = prompt_bytes(request)
+        self.count(prompt_bytes(request), prompt_tokens)
+
+    def count(self, size: int, tokens: int) -> None:
+        """Takes in how many tokens an engine counted in so many bytes."""
         if size < MIN_PROMPT_BYTES:
             return
         fading = min(1.0, MEMORY_BYTES / (self._bytes + size))
         self._bytes = (self._bytes + size) * fading
-        self._tokens = (self._tokens + prompt_tokens) * fading
+        self._tokens = (self._tokens + tokens) * fading

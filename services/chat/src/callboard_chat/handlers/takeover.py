@@ -1,6 +1,7 @@
 """Finds out how far another worker came with a chat job."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.prior_attempt import History, history
@@ -66,7 +67,7 @@ async def _find(bus: Bus, running: RunningJob[ChatJob]) -> PriorAttempt:
     if frames and known.end:
         return PriorAttempt("frames", known)
     if frames and known.whole:
-        return PriorAttempt("frames", known, wanted=await _is_wanted(bus, running))
+        return PriorAttempt("frames", known, wanted=await is_wanted(bus, running))
     # The memory stream keeps frames for some minutes, and nothing over a restart of the bus.
     kept = await kept_result(bus, job.request_id, ChatResult)
     if kept is not None:
@@ -78,8 +79,8 @@ async def _find(bus: Bus, running: RunningJob[ChatJob]) -> PriorAttempt:
     return PriorAttempt("edge", _received(reply), wanted=reply.open or not running.watched)
 
 
-async def _is_wanted(bus: Bus, running: RunningJob[ChatJob]) -> bool:
-    """Whether a reply whose frames are known is to be gone on with: not when its edge was lost with its worker."""
+async def is_wanted(bus: Bus, running: RunningJob[Any]) -> bool:
+    """Whether a job whose frames are known is to be gone on with: not when its edge was lost with its worker."""
     if not running.watched:
         return True
     try:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingJob, EmbeddingResult
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.jobs import Job, Service
@@ -92,7 +93,7 @@ class FakeQuotaClient:
 
 
 class FakeJobQueue:
-    """Work queues in memory; `next_chat` and `next_speech` are the worker's side."""
+    """Work queues in memory; `next_chat`, `next_embedding` and `next_speech` are the worker's side."""
 
     def __init__(self, max_queued_per_tenant: int = 64) -> None:
         self.failure: CallboardError | None = None
@@ -106,6 +107,7 @@ class FakeJobQueue:
         self._refs: dict[str, JobRef] = {}
         self._queued: dict[int, Job] = {}
         self._chats: asyncio.Queue[ChatJob] = asyncio.Queue()
+        self._embeddings: asyncio.Queue[EmbeddingJob] = asyncio.Queue()
         self._speeches: asyncio.Queue[SpeechJob] = asyncio.Queue()
 
     @property
@@ -128,6 +130,8 @@ class FakeJobQueue:
         self.classes.append(job_class)
         if isinstance(job, ChatJob):
             self._chats.put_nowait(job)
+        elif isinstance(job, EmbeddingJob):
+            self._embeddings.put_nowait(job)
         elif isinstance(job, SpeechJob):
             self._speeches.put_nowait(job)
         ref = self._refs[job.request_id] = JobRef(JOB_STREAMS[service], self._seq)
@@ -149,6 +153,10 @@ class FakeJobQueue:
         """Waits for a chat job and takes it."""
         return await asyncio.wait_for(self._chats.get(), 5)
 
+    async def next_embedding(self) -> EmbeddingJob:
+        """Waits for an embedding job and takes it."""
+        return await asyncio.wait_for(self._embeddings.get(), 5)
+
     async def next_speech(self) -> SpeechJob:
         """Waits for a speech job and takes it."""
         return await asyncio.wait_for(self._speeches.get(), 5)
@@ -159,7 +167,7 @@ class FakeJobQueue:
 
 
 class FakeReplyRouter:
-    """Frames and segments in memory; `send`, `say` and `resume` are the worker's side."""
+    """Frames and segments in memory; `send`, `send_vectors`, `say` and `resume` are the worker's side."""
 
     edge = "edge0"
 
@@ -167,11 +175,14 @@ class FakeReplyRouter:
         self.lose_next = 0
         """How many of the next messages are stored but never delivered."""
         self.results: dict[str, ChatResult] = {}
+        self.embedding_results: dict[str, EmbeddingResult] = {}
         self.stored: dict[str, list[ChatFrame]] = {}
+        self.stored_vectors: dict[str, list[EmbeddingFrame]] = {}
         self.stored_audio: dict[str, list[AudioSegment]] = {}
         self.replays = 0
         self._limits = (max_messages, max_bytes)
         self._chats: dict[str, RequestInbox[ChatFrame, ChatFrame]] = {}
+        self._embeddings: dict[str, RequestInbox[EmbeddingFrame, EmbeddingFrame]] = {}
         self._audio: dict[str, RequestInbox[AudioSegment, AudioSegment]] = {}
         self._states: dict[str, RequestState] = {}
 
@@ -186,6 +197,14 @@ class FakeReplyRouter:
         self._states[request_id] = state
         return inbox
 
+    def open_embedding(self, request_id: str, state: RequestState) -> RequestInbox[EmbeddingFrame, EmbeddingFrame]:
+        """Starts to collect the frames of an embedding request."""
+        inbox = self._embeddings[request_id] = RequestInbox[EmbeddingFrame, EmbeddingFrame](
+            lambda frame: frame, *self._limits
+        )
+        self._states[request_id] = state
+        return inbox
+
     def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
         inbox = self._audio[request_id] = RequestInbox[AudioSegment, AudioSegment](
@@ -197,6 +216,7 @@ class FakeReplyRouter:
     def close_request(self, request_id: str) -> None:
         """Forgets a request."""
         self._chats.pop(request_id, None)
+        self._embeddings.pop(request_id, None)
         self._audio.pop(request_id, None)
         self._states.pop(request_id, None)
 
@@ -204,6 +224,11 @@ class FakeReplyRouter:
         """Reads all frames of a request back."""
         self.replays += 1
         return list(self.stored.get(request_id, ()))
+
+    async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
+        """Reads all frames of an embedding request back."""
+        self.replays += 1
+        return list(self.stored_vectors.get(request_id, ()))
 
     async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
         """Reads the next few segments back."""
@@ -214,6 +239,10 @@ class FakeReplyRouter:
         """The finished reply, if it is there."""
         return self.results.get(request_id)
 
+    async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
+        """The finished vectors, if they are there."""
+        return self.embedding_results.get(request_id)
+
     def send(self, request_id: str, frame: ChatFrame) -> None:
         """Publishes a frame."""
         self.stored.setdefault(request_id, []).append(frame)
@@ -221,6 +250,14 @@ class FakeReplyRouter:
             self.lose_next -= 1
         elif request_id in self._chats:
             self._chats[request_id].put_nowait(frame, len(frame.text) + len(frame.thinking))
+
+    def send_vectors(self, request_id: str, frame: EmbeddingFrame) -> None:
+        """Publishes a frame of vectors."""
+        self.stored_vectors.setdefault(request_id, []).append(frame)
+        if self.lose_next:
+            self.lose_next -= 1
+        elif request_id in self._embeddings:
+            self._embeddings[request_id].put_nowait(frame, sum(map(len, frame.vectors)))
 
     def say(self, request_id: str, n: int, info: SegmentInfo, pcm: bytes) -> None:
         """Publishes a segment."""
@@ -245,16 +282,17 @@ class FakeReplyRouter:
     def forget(self) -> None:
         """Loses everything that was stored, as a memory stream does when the server restarts."""
         self.stored.clear()
+        self.stored_vectors.clear()
         self.stored_audio.clear()
 
     def reconnect(self) -> None:
         """Tells every request that messages may have passed unseen."""
-        for inbox in (*self._chats.values(), *self._audio.values()):
+        for inbox in (*self._chats.values(), *self._embeddings.values(), *self._audio.values()):
             inbox.mark_lost()
 
     def fail_all(self, error: ErrorInfo) -> None:
         """Ends every open request's waiting with an error."""
-        for inbox in (*self._chats.values(), *self._audio.values()):
+        for inbox in (*self._chats.values(), *self._embeddings.values(), *self._audio.values()):
             inbox.fail(error)
 
 

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import HEARTBEAT_INTERVAL_S, EdgeHeartbeat, ResumeReply, ResumeRequest
+from callboard_contracts.model import Message
 from callboard_contracts.speech import AudioSegment
 from callboard_contracts.streams import AUDIO, OUT, RESULT
 from callboard_edge.backends.inbox import RequestInbox
@@ -28,9 +30,11 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 MAX_WAITING_FRAMES = 1024
 MAX_WAITING_FRAME_BYTES = 1024 * 1024
+MAX_WAITING_VECTOR_BYTES = 4 * 1024 * 1024
 MAX_WAITING_SEGMENTS = 64
 MAX_WAITING_AUDIO_BYTES = 2 * 1024 * 1024
 REPLAY_SEGMENTS = 32
@@ -104,6 +108,11 @@ class BusReplyRouter:
         """Starts to collect the frames of a chat request."""
         return self._opened(request_id, state, RequestInbox(read_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES))
 
+    def open_embedding(self, request_id: str, state: RequestState) -> RequestInbox[bytes, EmbeddingFrame]:
+        """Starts to collect the frames of an embedding request."""
+        inbox = RequestInbox(read_embedding_frame, MAX_WAITING_FRAMES, MAX_WAITING_VECTOR_BYTES)
+        return self._opened(request_id, state, inbox)
+
     def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
         inbox = RequestInbox[AudioSegment, AudioSegment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
@@ -122,12 +131,19 @@ class BusReplyRouter:
 
     async def replay_text(self, request_id: str) -> list[ChatFrame]:
         """Reads all frames of a request back from the bus."""
+        return await self._replay(request_id, read_frame)
+
+    async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
+        """Reads all frames of an embedding request back from the bus."""
+        return await self._replay(request_id, read_embedding_frame)
+
+    async def _replay(self, request_id: str, read: Callable[[bytes], M | None]) -> list[M]:
         self._on_replay()
         try:
             messages = await read_subject(self._bus, OUT, subjects.out(self.edge, request_id), limit=65_536)
         except BusUnavailable:
             return []
-        return [frame for frame in (read_frame(message.data) for message in messages) if frame is not None]
+        return [frame for frame in (read(message.data) for message in messages) if frame is not None]
 
     async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
         """Reads the next few segments from number `from_n` on back from the bus."""
@@ -142,9 +158,16 @@ class BusReplyRouter:
 
     async def result(self, request_id: str) -> ChatResult | None:
         """The finished reply, if the bus has it."""
+        return await self._result(request_id, ChatResult)
+
+    async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
+        """The finished vectors, if the bus has them."""
+        return await self._result(request_id, EmbeddingResult)
+
+    async def _result(self, request_id: str, model: type[M]) -> M | None:
         try:
             message = await read_last(self._bus, RESULT, subjects.result(request_id))
-            return ChatResult.model_validate_json(await self._bus.cipher.decrypt(message.data)) if message else None
+            return model.model_validate_json(await self._bus.cipher.decrypt(message.data)) if message else None
         except (BusUnavailable, PayloadUnreadable, ValidationError):
             return None
 
@@ -185,8 +208,17 @@ def _itself(segment: AudioSegment) -> AudioSegment:
 
 def read_frame(data: bytes) -> ChatFrame | None:
     """A frame as it stands on the bus; None, and a line in the log, for what is none."""
+    return _read(ChatFrame, data)
+
+
+def read_embedding_frame(data: bytes) -> EmbeddingFrame | None:
+    """A frame of vectors as it stands on the bus; see `read_frame`."""
+    return _read(EmbeddingFrame, data)
+
+
+def _read(model: type[M], data: bytes) -> M | None:
     try:
-        return ChatFrame.model_validate_json(data)
+        return model.model_validate_json(data)
     except ValidationError:
         log.warning("frame_malformed")
         return None

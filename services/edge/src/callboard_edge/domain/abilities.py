@@ -26,6 +26,16 @@ def check_abilities(request: ChatRequest, model: ChatModel) -> None:
                 raise unsupported("Images cannot be read by this model; send text only.", f"messages[{index}]")
 
 
+def check_embeds(offered: OfferedModel | None) -> None:
+    """Refuses a model whose workers make no embeddings, whatever the configuration says.
+
+    Raises:
+        CallboardError: `unsupported`.
+    """
+    if offered is not None and "embedding" not in offered.abilities:
+        raise unsupported("This model makes no embeddings.", "model")
+
+
 def with_usable_tools(request: ChatRequest, model: ChatModel, offered: OfferedModel | None) -> ChatRequest:
     """The request with the tools that the model may call; none where they are ignored.
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from callboard_contracts.chat import ChatJob, ChatRequest
+from callboard_contracts.embedding import EmbeddingJob, EmbeddingRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.jobs import JOB_VERSION, Service
-from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
+from callboard_contracts.prompt_size import embedding_tokens, prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
@@ -20,9 +21,10 @@ from callboard_contracts.quota import (
 from callboard_contracts.speech import NarratedReply, SpeechJob, SpeechRequest
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
+from callboard_edge.domain.embedding_stream import EmbeddingSource, EmbeddingStream
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.narrated_stream import NarratedStream
-from callboard_edge.domain.prompt_bound import check_context
+from callboard_edge.domain.prompt_bound import check_context, check_inputs
 from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
@@ -49,7 +51,7 @@ class Admission:
         """How large the request in a job may be, as JSON."""
         return self.deps.jobs.max_request_bytes
 
-    def check_size(self, request: ChatRequest) -> None:
+    def check_size(self, request: ChatRequest | EmbeddingRequest) -> None:
         """Refuses a request that no job can carry, before anything is held for it.
 
         Raises:
@@ -99,6 +101,38 @@ class Admission:
             name,
         )
         return reserve.request_id
+
+    async def embeddings(
+        self, caller: Caller, request: EmbeddingRequest, model: ChatModel, request_id: str | None = None
+    ) -> EmbeddingStream:
+        """Holds what texts usually have in tokens and enqueues them; the worker has held what is missing.
+
+        Use the stream as an async context manager. Raises as `chat`.
+        """
+        check_inputs(request, model)
+        await self.wait_announced("chat", model)
+        wait = check_pool(self.workers, "chat", model)
+        tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name) or 1.0
+        work = Work(prompt_tokens=embedding_tokens(request.inputs, tokens_per_byte, model.context_tokens))
+        reserve = self.reserve_request(caller, "embedding", model.name, work, request_id)
+        source = EmbeddingSource(self.deps.replies, reserve.request_id)
+        count = len(request.inputs)
+        stream = EmbeddingStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait, count)
+
+        def job(reply: ReserveReply) -> EmbeddingJob:
+            now = self.deps.now()
+            return EmbeddingJob(
+                version=JOB_VERSION,
+                request_id=reserve.request_id,
+                edge=self.deps.replies.edge,
+                tenant=reply.tenant,
+                hold=reply.hold,
+                created_at=now,
+                deadline_at=now + self.request_timeout_s,
+                request=request,
+            )
+
+        return await stream.submit(reserve, job, Route("chat", model.pool))
 
     async def speech(
         self,

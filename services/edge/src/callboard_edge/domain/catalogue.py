@@ -1,12 +1,12 @@
 """The models that clients may ask for: those configured, as far as their workers have been seen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from callboard_contracts.characters import Character
 from callboard_contracts.chat import PromptFormat
-from callboard_contracts.config import ChatSection, ToolUse, TtsSection
+from callboard_contracts.config import ChatModelSection, ChatSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 from callboard_edge.domain.voices import VoiceCatalog
@@ -145,8 +145,18 @@ def unknown_model(names: tuple[str, ...]) -> CallboardError:
 
 
 def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
-    """The chat models of the configuration."""
-    models = tuple(
+    """The models of the configuration that write replies."""
+    return Catalogue(_chat_models(section, lambda model: model.chat), section.default_model)
+
+
+def embedding_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
+    """The models of the configuration that make embeddings; the first is the default."""
+    models = _chat_models(section, lambda model: model.embeddings)
+    return Catalogue(models, next((model.name for model in models), None))
+
+
+def _chat_models(section: ChatSection, wanted: Callable[[ChatModelSection], bool]) -> tuple[ChatModel, ...]:
+    return tuple(
         ChatModel(
             name=name,
             aliases=model.aliases,
@@ -161,8 +171,8 @@ def chat_catalogue(section: ChatSection) -> Catalogue[ChatModel]:
             prompt_format=model.prompt_format,
         )
         for name, model in section.models.items()
+        if wanted(model)
     )
-    return Catalogue(models, section.default_model)
 
 
 def speech_catalogue(section: TtsSection, characters: Characters = NO_CHARACTERS) -> Catalogue[SpeechModel]:

@@ -13,7 +13,7 @@ from callboard_edge.domain.catalogue import ChatModel
 
 NOBODY = "the visitor"
 """Who speaks where nobody is named."""
-NO_DESC, NO_LOCATION = "commoner", "the void"
+NO_DESC, NO_LOCATION = "someone", "the void"
 """What Evennia writes for a character without a description or a place."""
 _MARK = re.compile(
     r"(?<!\{)\{(name|desc|location|character)\}(?!\})|\{\{(char|user)\}\}|<(bot|char|user)>", re.IGNORECASE

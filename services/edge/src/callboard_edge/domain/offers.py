@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from callboard_contracts.config import TierSection
 from callboard_edge.domain.caller import Caller
@@ -23,6 +23,7 @@ class Offer:
 
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
+    embedding_models: Catalogue[ChatModel] = field(default_factory=lambda: Catalogue[ChatModel](()))
 
 
 class Offers:
@@ -76,14 +77,16 @@ class Offers:
 
 def _part(everything: Offer, tier: TierSection) -> Offer:
     chat, speech = everything.chat_models, everything.speech_models
-    chat_models, speech_models = chat.models, speech.models
+    chat_models, speech_models, embedding_models = chat.models, speech.models, everything.embedding_models.models
     if (names := tier.models) is not None:
         chat_models = tuple(model for model in chat_models if model.name in names)
         speech_models = tuple(model for model in speech_models if model.name in names)
+        embedding_models = tuple(model for model in embedding_models if model.name in names)
     speech_models = tuple(replace(model, allowed_voices=tier.voices) for model in speech_models)
     return Offer(
         Catalogue(chat_models, _default(chat.default, chat_models)),
         Catalogue(speech_models, _default(speech.default, speech_models)),
+        Catalogue(embedding_models, _default(everything.embedding_models.default, embedding_models)),
     )
 
 

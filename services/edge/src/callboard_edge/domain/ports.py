@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from callboard_contracts.chat import ChatFrame, ChatResult
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
@@ -167,6 +168,10 @@ class ReplyRouter(Protocol):
         """Starts to collect the segments of a speech request, whose room is this edge."""
         ...
 
+    def open_embedding(self, request_id: str, state: RequestState) -> Inbox[EmbeddingFrame]:
+        """Starts to collect the frames of an embedding request."""
+        ...
+
     def close_request(self, request_id: str) -> None:
         """Stops collecting; workers learn with the next heartbeat that nobody waits."""
         ...
@@ -179,8 +184,16 @@ class ReplyRouter(Protocol):
         """Reads the next few segments from number `from_n` on back, as `replay_text` does."""
         ...
 
+    async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
+        """Reads all frames of an embedding request back, as `replay_text` does."""
+        ...
+
     async def result(self, request_id: str) -> ChatResult | None:
         """The kept result, if there is one."""
+        ...
+
+    async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
+        """The kept result of an embedding request, if there is one."""
         ...
 
 

@@ -1,9 +1,10 @@
 """When a prompt certainly does not fit, and how much of it can."""
 
 from callboard_contracts.chat import ChatRequest
-from callboard_contracts.context_length import context_exceeded
+from callboard_contracts.context_length import context_exceeded, input_exceeded
+from callboard_contracts.embedding import EmbeddingRequest
 from callboard_contracts.errors import CallboardError
-from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE, context_of, prompt_bytes
+from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE, context_of, prompt_bytes, text_bytes
 from callboard_edge.domain.catalogue import ChatModel
 
 LONGEST_TOKEN_BYTES = 128
@@ -27,6 +28,19 @@ def check_context(request: ChatRequest, model: ChatModel) -> None:
     if size > model.context_tokens * LONGEST_TOKEN_BYTES:
         tokens = max(model.context_tokens + 1, round(size * USUAL_TOKENS_PER_BYTE))
         raise CallboardError.of(context_exceeded(request, model.context_tokens, tokens, estimated=True))
+
+
+def check_inputs(request: EmbeddingRequest, model: ChatModel) -> None:
+    """The same for texts that are to be embedded and not to be cut.
+
+    Raises:
+        CallboardError: `context_length_exceeded`.
+    """
+    for index, text in enumerate(request.inputs):
+        size = text_bytes(text)
+        if size > model.context_tokens * LONGEST_TOKEN_BYTES and not request.truncate:
+            tokens = max(model.context_tokens + 1, round(size * USUAL_TOKENS_PER_BYTE))
+            raise CallboardError.of(input_exceeded(index, model.context_tokens, tokens, estimated=True))
 
 
 def within_bounds(request: ChatRequest, model: ChatModel, max_request_bytes: int) -> ChatRequest:

@@ -142,7 +142,6 @@ class RoomTurns:
         deps, wait = admission.deps, WorkerWait(admission.workers, "chat", model)
         source = TextSource(deps.replies, reserve.request_id)
         stream = TurnStream(deps, reserve.request_id, admission.request_timeout_s, source, wait)
-        repeats: list[RoomKey] = []
 
         async def post() -> Submission:
             holds: list[Hold] = []
@@ -150,7 +149,7 @@ class RoomTurns:
                 reply = await self._hold(reserve, holds)
                 submission = Submission(None, reply.tenant, reply.hold, reply.states)
                 room = room_of(submission)
-                stream.cancels = CancelTurn(kind=room.kind, key=room.key, turn=reserve.request_id)
+                stream.posted = CancelTurn(kind=room.kind, key=room.key, turn=reserve.request_id)
                 turn = self._turn(reserve.request_id, words, reply.tenant).model_copy(
                     update={
                         "message_id": words.message_id or reserve.request_id,
@@ -162,7 +161,6 @@ class RoomTurns:
                         "named_lines": False,
                     }
                 )
-                repeats.append(room)
                 await self._post(PostTurn(kind=room.kind, key=room.key, turn=turn, opens=True, retries=True))
             except BaseException:
                 await self._release(holds)
@@ -172,14 +170,15 @@ class RoomTurns:
         try:
             return await stream.submitted(deps.background.start(post(), "post-turn"), Route("chat", model.pool))
         except CallboardError as error:
-            if error.info.code is not ErrorCode.DUPLICATE_MESSAGE or not repeats:
+            posted = stream.posted
+            if error.info.code is not ErrorCode.DUPLICATE_MESSAGE or posted is None:
                 raise
-            return await self._repeated(repeats[0], words, model, error)
+            return await self._repeated(posted, words, model, error)
 
-    async def _repeated(self, room: RoomKey, words: Words, model: ChatModel, error: CallboardError) -> TextStream:
+    async def _repeated(self, posted: CancelTurn, words: Words, model: ChatModel, error: CallboardError) -> TextStream:
         """The reply to a message that the room has already; raises the error where it is not kept any more."""
         deps = self.admission.deps
-        found = await deps.room_reader.room(room.kind, room.key)
+        found = await deps.room_reader.room(posted.kind, posted.key)
         turn = found.turn_of(words.message_id) if found else None
         if turn is None or (isinstance(turn, EndedTurn) and await deps.room_reader.reply(turn.id) is None):
             raise error

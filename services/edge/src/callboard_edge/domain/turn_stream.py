@@ -17,15 +17,15 @@ class TurnStream(TextStream):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.cancels: CancelTurn | None = None
-        """What gives up the turn, once it is known which room it is posted to."""
+        self.posted: CancelTurn | None = None
+        """The turn as its room knows it, once it is known whose room that is."""
 
     async def _withdraw(self, submission: Submission) -> None:
         del submission
         for attempt in range(CANCEL_ATTEMPTS):
             try:
-                if self.cancels is not None:
-                    await self._deps.rooms.cancel(self.cancels)
+                if self.posted is not None:
+                    await self._deps.rooms.cancel(self.posted)
             except CallboardError:
                 # The rooms service is away; the turn ends by itself and is remembered, as if its client had stayed.
                 if attempt == CANCEL_ATTEMPTS - 1:

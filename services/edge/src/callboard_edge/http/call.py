@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from callboard_edge.http.body_reader import BodyReader
 
 WRITE_TIMEOUT_S = 30.0
 """How long a client may leave what is sent to it unread before it counts as gone."""
+PIECE_BYTES = 256 * 1024
 ROOMY_BYTES = 16 * 1024
 """Far less than a connection buffers before a write has to wait."""
 
@@ -151,6 +152,21 @@ class Call:
             await self._begin(_Stream(headers=self.headers), "application/json", {})
             self.mode = "whole"
         await self.write(b"\n", content=False)
+
+    async def answer_pieces(self, pieces: Iterable[bytes]) -> web.StreamResponse:
+        """A JSON answer in pieces that are encoded as they go out, because it may be large; raises as `write` does."""
+        ready = bytearray()
+        for piece in pieces:
+            ready += piece
+            if len(ready) > PIECE_BYTES:
+                if self.response is None:
+                    await self._begin(_Stream(headers=self.headers), "application/json", {})
+                    self.mode = "whole"
+                await self.write(bytes(ready))
+                ready.clear()
+                # A client that reads as fast as this is written must not keep others waiting.
+                await asyncio.sleep(0)
+        return await self.answer_whole(bytes(ready))
 
     async def answer_whole(self, body: bytes) -> web.StreamResponse:
         """A JSON answer that is encoded already, which may have been held open; raises as `write` does."""

@@ -13,6 +13,7 @@ from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.embedding_responder import EmbeddingResponder
 from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
@@ -33,12 +34,14 @@ class EdgeContext:
 
     settings: EdgeSettings
     chat_models: Catalogue[ChatModel]
+    embedding_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
     offers: Offers
     characters: Characters
     workers: Workers
     admission: Admission
     text: TextResponder
+    embeddings: EmbeddingResponder
     speech: SpeechResponder
     narrated: NarratedResponder
     rooms: RoomsClient

@@ -53,7 +53,7 @@ def routes(context: EdgeContext) -> list[Route]:
 
 def _pools(context: EdgeContext) -> dict[str, str]:
     """Whether each pool is awake, asleep, was never seen, or is not started again."""
-    chat = {model.pool for model in context.chat_models.models}
+    chat = {model.pool for model in (*context.chat_models.models, *context.embedding_models.models)}
     tts = {model.pool for model in context.speech_models.models}
     states = {f"chat/{pool}": context.workers.state("chat", pool) for pool in sorted(chat)}
     return states | {f"tts/{pool}": context.workers.state("tts", pool) for pool in sorted(tts)}

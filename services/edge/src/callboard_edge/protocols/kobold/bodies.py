@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from callboard_edge.http.bodies import AnswerBody, Body
+from callboard_edge.http.embedding_objects import EncodingFormat
 from callboard_edge.http.lenient import Flag, LenientBody, Number, Texts, Whole
 
 MAX_STOPS = 256
@@ -140,6 +141,16 @@ class WordsBody(LenientBody):
     special: Flag = None
     replace_instruct_placeholders: Flag = None
     model: str | None = None
+
+
+class EmbeddingsBody(LenientBody):
+    """Texts whose vectors are asked for; one that is too long is cut, unless `truncate` is false."""
+
+    input: str | list[Any]
+    model: str | None = None
+    truncate: Flag = None
+    encoding_format: EncodingFormat | None = None
+    dimensions: Whole | None = None
 
 
 class TokensBody(LenientBody):

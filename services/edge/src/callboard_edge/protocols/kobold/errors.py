@@ -19,6 +19,7 @@ _PARAMS = {
     "output_format.json_schema": "grammar",
     "tools[0].parameters": "tools",
     "text": "prompt",
+    "inputs": "input",
 }
 """What these clients call the fields of a request."""
 
@@ -66,7 +67,8 @@ def error_object(info: ErrorInfo) -> dict[str, Any]:
     kind = _TYPES.get(status, "bad_input" if status < 500 else "server_error")
     detail: dict[str, Any] = {"msg": info.message, "type": kind, "code": info.code.value}
     if info.param is not None:
-        detail["param"] = _PARAMS.get(info.param, info.param)
+        whole = info.param.partition("[")[0]
+        detail["param"] = _PARAMS.get(info.param) or _PARAMS.get(whole, info.param)
     if status == 401:
         detail["error"] = "Unauthorized"
     return detail

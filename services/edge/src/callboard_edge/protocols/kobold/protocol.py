@@ -10,6 +10,7 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.protocol import bearer
 from callboard_edge.http.route import Route
 from callboard_edge.protocols.kobold import (
+    embeddings,
     errors,
     generation,
     info,
@@ -38,7 +39,7 @@ class Kobold:
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes, and the same once more below the prefix for a page of KoboldAI Lite that is not at the root."""
         figures = Figures()
-        modules = (info, server, running, tokens, saves, speech, textgen, unavailable)
+        modules = (info, server, running, tokens, embeddings, saves, speech, textgen, unavailable)
         found = [route for module in modules for route in module.routes(context)]
         found += [*generation.routes(context, figures), *perf.routes(context, figures)]
         first: dict[str, Route] = {}

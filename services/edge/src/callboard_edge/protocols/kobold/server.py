@@ -30,7 +30,7 @@ def routes(context: EdgeContext) -> list[Route]:
         models = context.chat_models.models
         embeds = any(
             "embedding" in one.abilities
-            for model in models
+            for model in context.embedding_models.models
             if (one := context.workers.model("chat", model.pool, model.served_name)) is not None
         )
         return call.answer(

@@ -114,11 +114,12 @@ def routes(context: EdgeContext) -> list[Route]:
         if not offered:
             raise CallboardError(ErrorCode.UNKNOWN_MODEL, "There is no model for speech here.", param="model")
         model = _chosen(offered, body, context)
-        name = body.audio_format
+        name, catalog = body.audio_format, model.catalog(context.workers)
         request = SpeechRequest(
             model=model.name,
             text=body.input,
-            voice=model.catalog(context.workers).resolve_any(body.voice),
+            voice=catalog.resolve_any(body.voice),
+            words=catalog.words_of(body.voice),
             speed=body.speed,
             instructions=(body.instruction or "")[:MAX_INSTRUCTIONS],
         )

@@ -162,6 +162,20 @@ class GenerateBody(TextBody):
     images: Images = None
 
 
+class EmbedBody(ModelBody):
+    """Texts to embed; without any it loads the model."""
+
+    input: str | list[Any] | None = None
+    truncate: Flag = None
+    dimensions: Whole = None
+
+
+class EmbeddingsBody(ModelBody):
+    """A text to embed, as older clients send it."""
+
+    prompt: str | None = None
+
+
 class ShowBody(LenientBody):
     """Names a model; `name` is what older clients call it."""
 
@@ -290,3 +304,19 @@ class GenerateAnswer(ReplyAnswer):
     response: str
     thinking: str | None = None
     context: list[int] | None = None
+
+
+class EmbedAnswer(AnswerBody):
+    """One vector for each text, in their order; times in nanoseconds."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int | None = None
+    prompt_eval_count: int
+
+
+class EmbeddingsAnswer(AnswerBody):
+    """The vector of the text."""
+
+    embedding: list[float]

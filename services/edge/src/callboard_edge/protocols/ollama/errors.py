@@ -20,6 +20,7 @@ _PARAMS = {
     "output_format": "format",
     "output_format.json_schema": "format",
     "text": "prompt",
+    "inputs": "input",
 }
 """What Ollama calls the fields of a request."""
 

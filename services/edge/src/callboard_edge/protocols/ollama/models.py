@@ -1,6 +1,7 @@
 """`/api/tags`, `/api/ps`, `/api/show` and `/api/version`: the models on offer, and what is known of them."""
 
 import asyncio
+from collections.abc import Set
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +17,7 @@ from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.ollama.bodies import ModelList, RunningModels, ShowBody, ShownModel, Version
 from callboard_edge.protocols.ollama.descriptions import Descriptions
 from callboard_edge.protocols.ollama.errors import ANSWERS
-from callboard_edge.protocols.ollama.names import chosen, tagged
+from callboard_edge.protocols.ollama.names import chosen, find, tagged
 from callboard_edge.protocols.ollama.text import TAG
 
 OLLAMA_VERSION = "0.12.11"
@@ -49,7 +50,9 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def visible(call: Call) -> list[ChatModel]:
         await context.admission.identify(call.caller)
-        return list((await context.offers.to(call.caller)).chat_models.models)
+        offer = await context.offers.to(call.caller)
+        models = (*offer.chat_models.models, *offer.embedding_models.models)
+        return list({model.name: model for model in models}.values())
 
     async def listed(models: list[ChatModel]) -> list[dict[str, Any]]:
         # Characters are many, and the models that they answer with few.
@@ -75,8 +78,17 @@ def routes(context: EdgeContext) -> list[Route]:
     async def show(call: Call) -> web.StreamResponse:
         body = await call.json(ShowBody)
         await context.admission.identify(call.caller)
-        model = chosen((await context.offers.to(call.caller)).chat_models, body.model or body.name)
-        return call.answer(shown_model(model, await descriptions.of(model), offered(model)))
+        offer = await context.offers.to(call.caller)
+        name = body.model or body.name
+        embeds = find(offer.embedding_models, name) if name else None
+        model = embeds or chosen(offer.chat_models, name)
+        served = offered(model)
+        if served is None:
+            abilities = configured(model, writes=find(offer.chat_models, model.name) is not None, embeds=bool(embeds))
+        else:
+            abilities = frozenset(served.abilities)
+        context_tokens = (served.context_tokens if served else None) or model.context_tokens
+        return call.answer(shown_model(model, await descriptions.of(model), context_tokens, abilities))
 
     async def version(call: Call) -> web.StreamResponse:
         return call.answer({"version": OLLAMA_VERSION})
@@ -136,10 +148,11 @@ def listed_model(model: ChatModel, about: DescribeModelReply) -> dict[str, Any]:
     }
 
 
-def shown_model(model: ChatModel, about: DescribeModelReply, offered: OfferedModel | None) -> dict[str, Any]:
+def shown_model(
+    model: ChatModel, about: DescribeModelReply, context_tokens: int, abilities: Set[Ability]
+) -> dict[str, Any]:
     """A model as it is described; its context is what it is served with, which a prompt has to fit into."""
     architecture = about.architecture or ARCHITECTURE
-    context_tokens = (offered.context_tokens if offered else None) or model.context_tokens
     info: dict[str, Any] = {
         "general.architecture": architecture,
         "general.basename": model.name,
@@ -154,7 +167,7 @@ def shown_model(model: ChatModel, about: DescribeModelReply, offered: OfferedMod
         "license": "",
         "details": details(about),
         "model_info": info,
-        "capabilities": capabilities(model, offered),
+        "capabilities": capabilities(abilities),
         "modified_at": MODIFIED_AT,
     }
 
@@ -172,14 +185,21 @@ def details(about: DescribeModelReply) -> dict[str, Any]:
     }
 
 
-def capabilities(model: ChatModel, offered: OfferedModel | None) -> list[str]:
-    """What a model can do: as its workers announced it, or while none has, as it is configured."""
-    if offered is None:
-        configured: dict[Ability, bool] = {"tools": model.tools == "grammar", "images": model.images}
-        return ["completion", *(CAPABILITIES[ability] for ability, has in configured.items() if has)]
-    writes = {"completion", "chat"} & set(offered.abilities)
-    found = ["completion"] if writes else []
-    return found + [word for ability, word in CAPABILITIES.items() if ability in offered.abilities]
+def configured(model: ChatModel, *, writes: bool, embeds: bool) -> Set[Ability]:
+    """What a model can do by its configuration, which counts until a worker has announced it."""
+    has: dict[Ability, bool] = {
+        "chat": writes,
+        "tools": writes and model.tools == "grammar",
+        "images": writes and model.images,
+        "embedding": embeds,
+    }
+    return {ability for ability, can in has.items() if can}
+
+
+def capabilities(abilities: Set[Ability]) -> list[str]:
+    """Abilities in Ollama's words."""
+    found = ["completion"] if {"completion", "chat"} & abilities else []
+    return found + [word for ability, word in CAPABILITIES.items() if ability in abilities]
 
 
 def parameter_size(count: int | None) -> str:

@@ -12,6 +12,11 @@ def tagged(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else name + LATEST
 
 
+def find(models: Catalogue[M], name: str) -> M | None:
+    """The model of a name, with or without the tag `latest`, or None."""
+    return models.find(name) or models.find(name.removesuffix(LATEST)) or models.find(tagged(name))
+
+
 def chosen(models: Catalogue[M], name: str | None) -> M:
     """The model of a name, with or without the tag `latest`; without a name, the site's default.
 
@@ -20,7 +25,7 @@ def chosen(models: Catalogue[M], name: str | None) -> M:
     """
     if not name:
         return models.resolve(None)
-    found = models.find(name) or models.find(name.removesuffix(LATEST)) or models.find(tagged(name))
+    found = find(models, name)
     if found is None:
         offered = models.names[:MAX_NAMED]
         message = f"model '{name[:MOST_SHOWN]}' not found; on offer: {', '.join(offered) or 'none'}"

@@ -9,12 +9,12 @@ from callboard_contracts.errors import CallboardError
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.protocol import bearer
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.ollama import errors, management, models, text
+from callboard_edge.protocols.ollama import embeddings, errors, management, models, text
 
 
 @dataclass(frozen=True, slots=True)
 class Ollama:
-    """Conversations, prompts, and the models on offer; other protocols have their own paths below `/api`."""
+    """Conversations, prompts, embeddings and the models on offer; others have paths of their own below `/api`."""
 
     name: str = "ollama"
     prefixes: Sequence[str] = ("/api",)
@@ -22,7 +22,7 @@ class Ollama:
 
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes."""
-        modules = (text, models, management)
+        modules = (text, embeddings, models, management)
         return [route for module in modules for route in module.routes(context)]
 
     def credentials(self, headers: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
+from callboard_edge.http.embedding_objects import EncodingFormat
 
 MAX_STOPS = 4
 MAX_MESSAGES = 2048
@@ -243,6 +244,17 @@ class CompletionBody(SamplingBody):
     echo: bool | None = None
     suffix: str | None = None
     best_of: Whole | None = Field(default=None, ge=1, le=20)
+
+
+class EmbeddingBody(Body):
+    """A request for the vectors of a text, or of each of several texts."""
+
+    model: str | None = None
+    input: Prompt
+    encoding_format: EncodingFormat | None = None
+    dimensions: Whole | None = Field(default=None, ge=1)
+    truncate: bool | None = None
+    user: str | None = None
 
 
 class PromptTokensDetails(AnswerBody):

@@ -37,7 +37,8 @@ def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
 
     def names(offer: Offer) -> tuple[str, ...]:
-        chat = [model.name for model in offer.chat_models.models if is_expected(context, "chat", model)]
+        models = (*offer.chat_models.models, *offer.embedding_models.models)
+        chat = dict.fromkeys(model.name for model in models if is_expected(context, "chat", model))
         return (*chat, *(model.name for model in offer.speech_models.models if is_expected(context, "tts", model)))
 
     async def list_models(call: Call) -> web.StreamResponse:
@@ -48,7 +49,7 @@ def routes(context: EdgeContext) -> list[Route]:
     async def get_model(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
         name, offer = call.params["model"], await context.offers.to(call.caller)
-        if not (offer.chat_models.find(name) or offer.speech_models.find(name)):
+        if not any(each.find(name) for each in (offer.chat_models, offer.embedding_models, offer.speech_models)):
             raise unknown_model(names(offer))
         return call.answer(model_object(name))
 
