@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from callboard_contracts.characters import Character
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatMessage, PhaseDurations, TokenLogprob, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.tokens import DescribeModelReply
@@ -455,6 +456,21 @@ def test_names_go_with_and_without_their_tag() -> None:
             names.chosen(offered, name)
         assert raised.value.info.code is ErrorCode.UNKNOWN_MODEL
         assert len(raised.value.info.message) < 300
+
+
+async def test_character_is_a_model(harness: EdgeHarness) -> None:
+    harness.characters.take("mira", Character(name="mira", id="1a", display_name="Mira", prompt="Be {name}."), 1)
+    offer(harness, "thinking")
+    worker = harness.plays(frames("Hm."))
+    status, answer = await post(harness, CHAT, asking(model="character/mira:latest", stream=False, think=True))
+    assert (status, answer["model"], answer["message"]["content"]) == (200, "character/mira:latest", "Hm.")
+    request = (await worker).request
+    assert (request.model, request.messages[0].content, request.overflow) == ("owl", "Be Mira.", "drop_front")
+    _, shown = await post(harness, "/api/show", {"model": "character/mira"})
+    assert shown["capabilities"] == ["completion", "thinking"]
+    async with harness.session.get(harness.url + "/api/tags") as reply:
+        assert "character/mira:latest" in [one["name"] for one in (await reply.json())["models"]]
+    assert [pool for pool, _request in harness.inquiry.asked] == ["main"] * 3
 
 
 async def test_models_are_listed_with_what_workers_say(harness: EdgeHarness) -> None:
