@@ -50,7 +50,10 @@ def test_the_set_ups_are_those_that_are_promised() -> None:
     assert profiles == {"cpu", "gpu", "ollama", "observability"}
 
 
-@pytest.mark.parametrize("path", ["deploy/compose/compose.yaml", "deploy/observability/compose.yaml"])
+@pytest.mark.parametrize(
+    "path",
+    ["deploy/compose/compose.yaml", "deploy/compose/one-container.yaml", "deploy/observability/compose.yaml"],
+)
 def test_the_file_is_what_compose_reads(path: str) -> None:
     program = Path(sys.executable).with_name("check-jsonschema")
     checked = subprocess.run(

@@ -92,6 +92,8 @@ async def streamed(session: aiohttp.ClientSession, root: str, character: str, sp
     if "data: [DONE]" not in blocks:
         return None
     events = [json.loads(one.removeprefix("data: ")) for one in blocks if one.startswith("data: {")]
+    if any("error" in one for one in events):
+        return None
     return "".join(choice["delta"].get("content") or "" for one in events for choice in one["choices"])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.http.bodies import parse
 from callboard_edge.protocols.kobold.bodies import GenerateBody, SamplingBody
 from callboard_edge.protocols.kobold.generation import generate_request
+from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.kobold.sampling import SOURCES, sampling
 from callboard_edge.protocols.kobold.tidy import tidied
+from tests.hostile.bodies import examples, raw_bodies
+from tests.hostile.targets import all_targets
 from tests.unit.edge.harness import EdgeHarness, frames, running, vectors
 
 pytestmark = pytest.mark.unit
@@ -171,7 +175,7 @@ async def test_stream_as_lite_reads_it(body: dict[str, Any], harness: EdgeHarnes
     assert {event["finish_reason"] for event in events[:-1]} == {None}
     request = (await worker).request
     assert (request.mode, request.prompt, request.overflow) == ("completion", body["prompt"], "drop_front")
-    assert (request.turn_tags, request.context_tokens, request.max_output_tokens) == (True, 4096, 100)
+    assert (request.turn_tags, request.context_tokens, request.max_output_tokens) == (body is LITE_339, 4096, 100)
     assert request.sampling.stop == tuple(body["stop_sequence"])
     assert request.sampling.temperature == body["temperature"]
     assert request.sampling.repetition_penalty == body["rep_pen"]
@@ -343,6 +347,19 @@ def test_reply_is_what_the_one_asked_says(reply: str, said: str) -> None:
     assert tidied(reply, "You play Mo, a miller.\nAda: Is the flour ready?") == said
 
 
+def test_character_is_known_by_its_name() -> None:
+    assert tidied("Mo: Yes.\nAda: No.", "Ada: Is it ready?", "Mo") == "Yes."
+    assert tidied("Mo: Yes.", "Ada: Is it ready?") == "Mo: Yes."
+
+
+def test_placeholders_are_looked_for() -> None:
+    assert not neutral(prompt="Ada: Hi").turn_tags
+    assert neutral(prompt="{{[INPUT]}}Hi").turn_tags
+    assert neutral(memory="{{[SYSTEM]}}Be brief.").turn_tags
+    assert neutral(stop_sequence=["{{[INPUT]}}"]).turn_tags
+    assert not neutral(prompt="{{[INPUT]}}Hi", replace_instruct_placeholders=False).turn_tags
+
+
 async def test_dialogue_of_textgen_grows_by_the_reply(harness: EdgeHarness) -> None:
     history = {"internal": [["<|BEGIN-VISIBLE-CHAT|>", "Hi."]], "visible": [["", "Hi."]]}
     body = {"user_input": "Name a bird.", "history": history, "max_new_tokens": 50, "context": "You are Mo."}
@@ -471,6 +488,38 @@ async def test_request_as_evennias_client_writes_it(harness: EdgeHarness) -> Non
     assert b"\r\nConnection: close" in headers
     assert json.loads(body)["results"][0]["text"] == "Yes."
     assert (await worker).request.prompt == "You play Mo.\nÁda: Is it ☕?"
+
+
+SPOKEN = re.compile("tts|/audio/")
+"""Paths whose jobs are another worker's."""
+FUZZED = [one for one in all_targets((Kobold(),)) if one.method == "POST" and not SPOKEN.search(one.path)]
+
+
+@pytest.mark.timeout(180)
+async def test_no_handler_fails_or_hangs_and_no_refused_request_is_charged(harness: EdgeHarness) -> None:
+    async def work() -> None:
+        while True:
+            if harness.jobs.queued:
+                await harness.worker(frames("Owl."))
+            await asyncio.sleep(0.001)
+
+    worker = asyncio.ensure_future(work())
+    for target in FUZZED:
+        bodies = await asyncio.to_thread(examples, raw_bodies(target), 6, 7)
+        for body in bodies:
+            held = len(harness.quota.asked)
+            async with (
+                asyncio.timeout(20),
+                harness.session.post(harness.url + target.path, data=body[:90_000]) as reply,
+            ):
+                content = await reply.read()
+            assert reply.status < 500, (target.path, body[:500], content)
+            if reply.status >= 400:
+                assert json.loads(content)["detail"]["msg"]
+                assert len(harness.quota.asked) == held, (target.path, body[:500])
+    assert not worker.done()
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
 
 
 def test_page_of_fields_has_every_field() -> None:

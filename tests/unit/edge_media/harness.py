@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.config import Config
+from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
@@ -186,6 +187,10 @@ class HarnessReplies:
         """Is no part of speech."""
         raise AssertionError(request_id, state)
 
+    def open_embedding(self, request_id: str, state: RequestState) -> RequestInbox[EmbeddingFrame, EmbeddingFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id, state)
+
     def close_request(self, request_id: str) -> None:
         """Forgets a request."""
         self.inboxes.pop(request_id, None)
@@ -194,11 +199,19 @@ class HarnessReplies:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
+    async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
     async def replay_audio(self, request_id: str, from_n: int) -> list[AudioSegment]:
         """Reads back a few segments."""
         return self.kept.get(request_id, [])[from_n : from_n + 32]
 
     async def result(self, request_id: str) -> ChatResult | None:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
@@ -264,6 +277,10 @@ class NoResults:
         raise AssertionError(result)
 
     async def result(self, request_id: str) -> ChatResult | None:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
         """Is no part of speech."""
         raise AssertionError(request_id)
 

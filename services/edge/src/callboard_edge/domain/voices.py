@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from callboard_contracts.characters import Character, named_character
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.voices import parse_blend
+from callboard_contracts.voices import KOKORO_VOICES, parse_blend
 from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 
 PRESETS: Mapping[str, str] = {
@@ -72,6 +72,9 @@ class VoiceCatalog:
         if not name or name.lower() == DEFAULT_PRESET:
             return self.resolve(None)
         for each in (name, name.lower()):
+            # Before a worker has said what its voices are, a made-up name would pass as one.
+            if self.voices is None and each not in (*KOKORO_VOICES, *self.aliases) and not self._of_character(each):
+                continue
             try:
                 return self.resolve(each)
             except CallboardError:

@@ -29,6 +29,8 @@ LEAST_CONTEXT_TOKENS = 128
 TOP_LOGPROBS = 10
 """How many alternatives come with each token, as KoboldCpp has it."""
 MAX_TOP_LOGPROBS = 20
+TURN_TAG = "{{["
+"""The beginning of each of KoboldCpp's tags."""
 THINKING_SHARES = {"minimal": 0.1, "low": 0.25, "medium": 0.5}
 """How much of a reply's length may be thinking, by the effort that is asked for."""
 
@@ -42,10 +44,11 @@ def routes(context: EdgeContext, figures: Figures) -> list[Route]:
         offered = context.workers.model("chat", model.pool, model.served_name)
         request = generate_request(body, model, offered)
         evennia = not stream and (body.max_new_tokens is not None or "User-Agent" not in call.request.headers)
+        own_name = model.character.display_name if model.character else None
         writer = KoboldWriter(
             trims_stop=body.trim_stop is not False,
             on_end=figures.ended,
-            tidy=(lambda text: tidied(text, request.prompt)) if evennia else None,
+            tidy=(lambda text: tidied(text, request.prompt, own_name)) if evennia else None,
         )
         if evennia:
             # A game does not send its request again where a connection that it kept was closed meanwhile.
@@ -111,13 +114,18 @@ def generate_request(body: GenerateBody, model: ChatModel, offered: OfferedModel
         memory=body.memory or "",
         overflow="drop_front",
         context_tokens=context_tokens,
-        turn_tags=body.replace_instruct_placeholders is not False,
+        turn_tags=body.replace_instruct_placeholders is not False and has_turn_tags(body),
         sampling=sampling(body),
         max_output_tokens=limit,
         output_format=output_format(body.grammar),
         thinking=_thinking(body, limit) if "thinking" in abilities else Thinking(),
         top_logprobs=_top_logprobs(body.logprobs) if "logprobs" in abilities else None,
     )
+
+
+def has_turn_tags(body: GenerateBody) -> bool:
+    """Whether there may be tags that stand for the model's template; a prompt without them is taken as it is."""
+    return any(TURN_TAG in text for text in (body.prompt or "", body.memory or "", *(body.stop_sequence or ())))
 
 
 def lengths(body: SamplingBody, model: ChatModel) -> tuple[int | None, int]:

@@ -2,8 +2,8 @@
 
 import asyncio
 import email.parser
-import email.policy
 from collections.abc import Mapping
+from email.message import Message
 from typing import Annotated, Any, cast, get_args
 from urllib.parse import parse_qsl
 
@@ -101,7 +101,7 @@ def routes(context: EdgeContext) -> list[Route]:
     async def speakers(call: Call) -> web.StreamResponse:
         return call.answer([{"name": name, "voice_id": name, "preview_url": ""} for name in await names(call)])
 
-    async def voices(call: Call) -> web.StreamResponse:
+    async def alltalk_voices(call: Call) -> web.StreamResponse:
         return call.answer({"status": "success", "voices": await names(call)})
 
     async def audio_voices(call: Call) -> web.StreamResponse:
@@ -114,12 +114,13 @@ def routes(context: EdgeContext) -> list[Route]:
         if not offered:
             raise CallboardError(ErrorCode.UNKNOWN_MODEL, "There is no model for speech here.", param="model")
         model = _chosen(offered, body, context)
-        name, catalog = body.audio_format, model.catalog(context.workers)
+        name = body.audio_format
+        voices = model.catalog(context.workers)
         request = SpeechRequest(
             model=model.name,
             text=body.input,
-            voice=catalog.resolve_any(body.voice),
-            words=catalog.words_of(body.voice),
+            voice=voices.resolve_any(body.voice),
+            words=voices.words_of(body.voice),
             speed=body.speed,
             instructions=(body.instruction or "")[:MAX_INSTRUCTIONS],
         )
@@ -142,7 +143,7 @@ def routes(context: EdgeContext) -> list[Route]:
         get("/speakers_list", speakers_list, "speakers_list", "List the names of the voices"),
         get("/api/extra/speakers_list", speakers_list, "speakers_list", "List the names of the voices"),
         get("/speakers", speakers, "speakers", "List the voices, as XTTS servers do"),
-        get("/api/voices", voices, "voices", "List the names of the voices, as AllTalk does", VoiceNames),
+        get("/api/voices", alltalk_voices, "voices", "List the names of the voices, as AllTalk does", VoiceNames),
         get(
             "/audio/voices", audio_voices, "audio_voices", "List the names of the voices, as KoboldCpp does", VoiceNames
         ),
@@ -182,21 +183,20 @@ async def _read(call: Call) -> SpeechBody:
     if len(raw) > MAX_FORM_BYTES:
         raise CallboardError(ErrorCode.BODY_TOO_LARGE, f"A form may have {MAX_FORM_BYTES} bytes.")
     try:
-        if kind == FORM:
-            fields = dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
-        else:
-            fields = await asyncio.to_thread(_parts, call.request.headers["Content-Type"], raw)
+        fields = await asyncio.to_thread(form_fields, call.request.headers["Content-Type"], raw)
     except ValueError:
         raise CallboardError(ErrorCode.INVALID_REQUEST, "The body is not a valid form.") from None
     return parse_query(SpeechBody, fields)
 
 
-def _parts(content_type: str, raw: bytes) -> dict[str, str]:
-    """The text fields of a form in parts; raises ValueError."""
-    parser = email.parser.BytesParser(policy=email.policy.HTTP)
-    message = parser.parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + raw)
+def form_fields(content_type: str, raw: bytes) -> dict[str, str]:
+    """The text fields of a form; raises ValueError."""
+    if not content_type.lower().startswith(PARTS):
+        return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
+    message = email.parser.BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + raw)
     fields: dict[str, str] = {}
-    for part in message.iter_parts():
+    parts = cast("list[Message]", message.get_payload()) if message.is_multipart() else []
+    for part in parts:
         name = part.get_param("name", header="content-disposition")
         content = part.get_payload(decode=True)
         if not isinstance(name, str) or not isinstance(content, bytes) or len(fields) >= MAX_FORM_FIELDS:

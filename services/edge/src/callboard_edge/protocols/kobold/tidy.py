@@ -7,16 +7,17 @@ _SPOKEN = re.compile(r"^[ \t]*([^\W\d_][\w' .-]{0,39}):(?=\s|$)", re.MULTILINE)
 _ROUND = str.maketrans("{}", "()")
 
 
-def tidied(text: str, prompt: str) -> str:
+def tidied(text: str, prompt: str, own_name: str | None = None) -> str:
     """The words of the one who answers the last line of a prompt, without a name before them.
 
     A prompt of `Name: text` lines ends without a cue for who is next, so that a model may write the name itself, and
-    go on with what others say. Who speaks is known by those lines, and by the names in what stands before them.
+    go on with what others say. Who speaks is known by those lines, and by the names in what stands before them;
+    `own_name` is that of the one who answers, where it is known.
     """
     spoken = list(_SPOKEN.finditer(prompt))
     names = [match[1] for match in spoken]
     head = prompt[: spoken[0].start()] if spoken else ""
-    known, asker = set(names), names[-1] if names else None
+    known, asker = {*names, own_name}, names[-1] if names else None
     starts = [match for match in _SPOKEN.finditer(text) if match[1] in known or _names(head, match[1])]
     ends = [*(match.start() for match in starts), len(text)]
     turns: list[tuple[str | None, str]] = [(None, text[: ends[0]])]
