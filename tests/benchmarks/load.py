@@ -73,6 +73,18 @@ WIRES = {
         "token",
         b'"finish_reason": "stop"',
     ),
+    "Ollama, chat": Wire(
+        "/api/chat",
+        {
+            "messages": [
+                {"role": "system", "content": "You are the prompter of a small theatre. Answer in one sentence."},
+                {"role": "user", "content": QUESTION},
+            ],
+            "options": {"num_predict": MAX_TOKENS},
+        },
+        "content",
+        b'"done":true',
+    ),
     "a character": Wire(f"/v1/characters/{CHARACTER}/messages", _SAID, "text", b'"finish_reason": "stop"'),
     "a character that remembers": Wire(
         f"/v1/characters/{CHARACTER}/messages", {**_SAID, "speaker": "Ada"}, "text", b'"finish_reason": "stop"'

@@ -35,6 +35,8 @@ ANSWER_TIMEOUT_S = 90.0
 STRANGER = "127.0.0.2"
 """The address of attackers without a key; neighbours come from 127.0.0.1."""
 MOST_SHOWN = 300
+STREAMS = ("text/event-stream", "application/x-ndjson")
+"""The types of streams."""
 NOT_IMPLEMENTED = 501
 """What a path answers that clients ask and that nothing stands behind."""
 
@@ -230,7 +232,7 @@ def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | N
             if (reply.status, error.code) == dialect.errors[ErrorCode.OVERLOADED] and busy_allowed:
                 return None if "Retry-After" in reply.headers else "overloaded without Retry-After"
             return None if reply.status < 500 else f"{reply.status} {shown!r}"
-        if reply.headers.get("Content-Type", "").startswith("text/event-stream") and isinstance(dialect, TextDialect):
+        if reply.headers.get("Content-Type", "").startswith(STREAMS) and isinstance(dialect, TextDialect):
             seen = dialect.read_stream(reply.body)
             codes = {dialect.errors[code][1] for code, kind in CATALOGUE.items() if kind.status >= 500}
             if seen.error is not None and seen.error.code in codes:

@@ -20,6 +20,7 @@ from tests.protocols.dialect import Dialect, Request, SpeechDialect, TextDialect
 from tests.protocols.membership import dialects, routes
 from tests.protocols.suite import ErrorSuite, RequestSuite
 from tests.protocols.test_kobold import KoboldStream, KoboldText
+from tests.protocols.test_ollama import OllamaText
 from tests.protocols.test_openai import OpenAIChat, OpenAICompletions
 from tests.support.deployment import CHAT_MODEL
 from tests.unit.edge.admin_harness import AdminHarness
@@ -36,6 +37,13 @@ def _openai_schema(schema: Json) -> Request:
     return Request(OpenAIChat.path, json.dumps(body).encode())
 
 
+def _ollama_schema(schema: Json) -> Request:
+    messages = [{"role": "user", "content": "Give an example as JSON."}]
+    options = {"num_predict": 32, "temperature": 0}
+    body = {"model": CHAT_MODEL, "messages": messages, "options": options, "format": schema, "stream": False}
+    return Request(OllamaText.path, json.dumps(body).encode())
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaCarrier:
     """A way to ask for a reply that satisfies a JSON schema; `complete` is the reason of one that was not cut."""
@@ -45,7 +53,10 @@ class SchemaCarrier:
     request: Callable[[Json], Request]
 
 
-SCHEMA_CARRIERS: tuple[SchemaCarrier, ...] = (SchemaCarrier(OpenAIChat(), "stop", _openai_schema),)
+SCHEMA_CARRIERS: tuple[SchemaCarrier, ...] = (
+    SchemaCarrier(OpenAIChat(), "stop", _openai_schema),
+    SchemaCarrier(OllamaText(), "stop", _ollama_schema),
+)
 UNTEMPLATED: tuple[type[TextDialect], ...] = (OpenAICompletions, KoboldText, KoboldStream)
 
 

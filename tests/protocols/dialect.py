@@ -128,6 +128,10 @@ class TextDialect(Dialect):
         """A request for a reply to the text."""
         return self.ask(text)
 
+    def kept_alive(self, data: bytes, times: int) -> bool:
+        """Whether a stream begins with so many keep-alives."""
+        return data.startswith(self.keep_alive * times)
+
     @abstractmethod
     def read_whole(self, body: bytes) -> ParsedReply:
         """A whole reply."""

@@ -122,10 +122,10 @@ class TextSuite(TextFaultSuite):
         chat_engine.plays(Script(reply=["At ", "last."], first_delay_s=1.2))
         async with client.open(self.dialect.ask(stream=True)) as answer:
             await answer.until(bool)
-            assert answer.data.startswith(self.dialect.keep_alive)
+            assert self.dialect.kept_alive(answer.data, 1)
             seen = self.dialect.read_stream((await answer.rest()).body)
         assert (seen.text, seen.complete) == ("At last.", True)
-        assert answer.data.startswith(self.dialect.keep_alive * 2)
+        assert self.dialect.kept_alive(answer.data, 2)
 
     async def test_usage_is_settled_once_however_a_reply_ends(
         self,

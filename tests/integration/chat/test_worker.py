@@ -76,6 +76,20 @@ async def test_a_prompt_that_the_engine_counts_longer_cuts_the_reply_at_its_hold
         assert engine.state.active == 0
 
 
+async def test_a_dialogue_that_may_be_cut_loses_its_oldest_messages(server: NatsServer, edge_stub: EdgeStub) -> None:
+    engine = FakeEngine()
+    turns = [{"role": "user", "content": f"turn {n} " + "word " * 40} for n in range(20)]
+    async with worker(server, engine):
+        job = await edge_stub.post(limit=12, messages=turns, overflow="drop_front", context_tokens=200)
+        assert ended(await edge_stub.end(job))[1].prompt_tokens < 200
+        whole = await edge_stub.post(limit=12, messages=turns, context_tokens=200)
+        await edge_stub.end(whole)
+    read = [tuple(request.messages) for request, _ in engine.state.requests]
+    assert read[0] == whole.request.messages[-len(read[0]) :]
+    assert 0 < len(read[0]) < 20
+    assert read[1] == whole.request.messages
+
+
 async def test_a_prompt_that_is_longer_than_its_hold_is_an_error_that_costs_nothing(
     server: NatsServer, edge_stub: EdgeStub
 ) -> None:

@@ -63,6 +63,7 @@ from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.characters.protocol import CharactersProtocol
 from callboard_edge.protocols.kobold.protocol import Kobold
+from callboard_edge.protocols.ollama.protocol import Ollama
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_edge.settings import edge_settings
@@ -78,7 +79,7 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Ollama(), Admin())
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"

@@ -8,8 +8,9 @@ from functools import cache, partial
 from typing import Literal
 
 from callboard_chat import metrics
+from callboard_chat.domain.dialogue_cut import UNBOUNDED, fitted
 from callboard_chat.domain.front_cut import may_be_cut
-from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, refusal
+from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, format_of, refusal
 from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prior_attempt import History
@@ -24,6 +25,7 @@ from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason, TokenUsage
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.prompt_size import usual_prompt_tokens
 from callboard_contracts.quota import Work
 from callboard_contracts.rooms import TurnEnded
 from callboard_kit import tracing
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 RETURN_TIMEOUT_S = 5.0
 """How long the last holds may take to be given back before the worker ends."""
+COUNT_TIMEOUT_S = 5.0
+"""How long the tokens of a prompt may take to count before they are reckoned."""
 
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The reply was not finished before its deadline.")
 STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silent in the middle of the reply.")
@@ -100,8 +104,9 @@ class ChatJobs:
             await self._close_again(running, PriorAttempt("result", result=kept))
             return
         quota = self._quota(job, prior, lambda: running.left_s)
-        prompt = cache(partial(prompt_text, job.request))
-        shown, refused = self._rendered(job.request)
+        request = await self._fitted(job.request)
+        prompt = cache(partial(prompt_text, request))
+        shown, refused = self._rendered(request)
         reply = Reply(
             shown.request,
             running.attempt,
@@ -127,7 +132,7 @@ class ChatJobs:
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:
-            self._learn(job, frame.end)
+            self._learn(request, frame.end)
         await quota.cover_used(frame.end.usage)
         await self._send(job, frame)
         self._observe(running, reply, frame.end)
@@ -162,6 +167,27 @@ class ChatJobs:
             return DEADLINE
         metrics.ENGINE_ERRORS.labels(self._pool.backend, "stalled").inc()
         return STALLED
+
+    async def _fitted(self, request: ChatRequest) -> ChatRequest:
+        """The request without the messages that its context has no room for, where they may go."""
+        model = self._pool.models.get(request.model)
+        if model is None or request.mode != "chat" or request.overflow == "refuse":
+            return request
+        if format_of(request, model) != "own":
+            # The prompt is written here, and cut as a text.
+            return request
+
+        async def count(one: ChatRequest) -> int:
+            if "tokenize" in self._engine.abilities:
+                asked = one.model_copy(update={"model": model.engine_model})
+                try:
+                    async with asyncio.timeout(COUNT_TIMEOUT_S):
+                        return len((await self._engine.tokenize(asked)).ids)
+                except (EngineError, TimeoutError):
+                    log.warning("prompt_not_counted", extra={"model": model.name})
+            return usual_prompt_tokens(one, self._statistics[model.name].tokens_per_byte, UNBOUNDED)
+
+        return await fitted(request, model.context_tokens, count)
 
     def _rendered(self, request: ChatRequest) -> tuple[RenderedRequest, ErrorInfo | None]:
         """The request as the engine gets it, and why it is refused if it is."""
@@ -279,10 +305,10 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    def _learn(self, job: ChatJob, end: ChatEnd) -> None:
-        model = self._pool.models.get(job.request.model)
-        if model is not None and not may_be_cut(job.request, end.usage.prompt_tokens, model.context_tokens):
-            self._statistics[model.name].learn(job.request, end.usage.prompt_tokens)
+    def _learn(self, request: ChatRequest, end: ChatEnd) -> None:
+        model = self._pool.models.get(request.model)
+        if model is not None and not may_be_cut(request, end.usage.prompt_tokens, model.context_tokens):
+            self._statistics[model.name].learn(request, end.usage.prompt_tokens)
 
     def _quota(self, job: ChatJob, prior: PriorAttempt, left_s: Callable[[], float] = lambda: 0.0) -> TextQuota:
         holds = JobHolds(self._extensions, job, prior.extensions, left_s, metrics.WORKER)

@@ -4,13 +4,13 @@ They are many and write their numbers as they like, so that much is taken that i
 `null` for whatever is left out, and values out of range, which are brought into it.
 """
 
-import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.embedding_objects import EncodingFormat
+from callboard_edge.http.lenient import Flag, LenientBody, Number, Texts, Whole
 
 MAX_STOPS = 256
 MAX_BANNED_TEXTS = 768
@@ -19,37 +19,6 @@ MAX_BREAKERS = 128
 MAX_IDS = 1024
 MAX_TURNS = 1024
 MAX_MESSAGES = 2048
-MOST = 2**53
-"""Whole numbers are brought between this and its negative."""
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        text = value.strip()
-        return float(text) if text else None
-    return value
-
-
-def _whole(value: Any) -> Any:
-    number = _number(value)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return number
-    if number != number:
-        raise ValueError("not a number")
-    return int(max(-MOST, min(MOST, number)))
-
-
-def _texts(value: Any) -> Any:
-    """Texts in a list, alone, or as the JSON text of a list; those that are empty are left out."""
-    if isinstance(value, str):
-        try:
-            found = json.loads(value) if value.lstrip().startswith("[") else value
-        except ValueError:
-            found = value
-        value = found if isinstance(found, list) else [value]
-    if not isinstance(value, list):
-        return value
-    return [one for one in value if one not in ("", None)]
 
 
 def _biases(value: Any) -> Any:
@@ -58,18 +27,7 @@ def _biases(value: Any) -> Any:
     return {key: one for key, one in value.items() if one is not None}
 
 
-Number = Annotated[float | None, BeforeValidator(_number), WithJsonSchema({"type": ["number", "string", "null"]})]
-Whole = Annotated[int | None, BeforeValidator(_whole), WithJsonSchema({"type": ["number", "string", "null"]})]
-Flag = bool | None
-_TEXTS_SCHEMA = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}, {"type": "null"}]}
-Texts = Annotated[list[str] | None, BeforeValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
 Biases = Annotated[dict[str, float] | None, BeforeValidator(_biases)]
-
-
-class LenientBody(BaseModel):
-    """The base of requests whose fields are taken as loosely as these clients write them."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
 
 
 class AnyBody(Body):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from callboard_contracts.chat import SamplerName, Sampling
+from callboard_edge.http.lenient import within
 from callboard_edge.protocols.kobold.bodies import (
     MAX_BANNED_TEXTS,
     MAX_BIASES,
@@ -12,7 +13,6 @@ from callboard_edge.protocols.kobold.bodies import (
     SamplingBody,
 )
 
-LEAST_REPETITION_PENALTY = 0.01
 GREATEST_BIAS = 100.0
 SAMPLERS: tuple[SamplerName, ...] = (
     "top_k",
@@ -71,7 +71,7 @@ def sampling(body: SamplingBody) -> Sampling:
     penalties = [one for one in (body.rep_pen, body.repetition_penalty, body.repeat_penalty) if one is not None]
     if penalties:
         # KoboldCpp takes the highest of the three.
-        fields["repetition_penalty"] = min(10.0, max(LEAST_REPETITION_PENALTY, *penalties))
+        fields["repetition_penalty"] = within("repetition_penalty", max(penalties))
     if body.do_sample is False:
         fields["temperature"] = 0.0
     seed = body.sampler_seed if body.sampler_seed is not None else body.seed
@@ -91,16 +91,6 @@ def sampling(body: SamplingBody) -> Sampling:
         banned_texts=tuple((*(body.banned_tokens or ()), *(body.banned_strings or ()))[:MAX_BANNED_TEXTS]),
         ban_end_token=bool(body.ban_eos_token or body.use_default_badwordsids),
     )
-
-
-def within(name: str, value: float) -> float:
-    """A value brought into the range of a sampling field."""
-    for bound in Sampling.model_fields[name].metadata:
-        if (least := getattr(bound, "ge", None)) is not None:
-            value = max(value, least)
-        if (most := getattr(bound, "le", None)) is not None:
-            value = min(value, most)
-    return max(0, min(2, value)) if name == "mirostat" else value
 
 
 def _order(numbers: list[int | None] | None) -> tuple[SamplerName, ...] | None:
