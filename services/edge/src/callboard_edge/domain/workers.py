@@ -110,6 +110,11 @@ class Workers:
             return "failed"
         return "asleep" if (service, pool) in self._pools else "unseen"
 
+    def expects(self, service: Service, pool: str, *, may_sleep: bool) -> bool:
+        """Whether a pool has a worker, has had one, or may be asleep."""
+        state = self.state(service, pool)
+        return state != "failed" and (may_sleep or state != "unseen")
+
     async def wait_announced(self, service: Service, pool: str) -> None:
         """Waits while the first announcement of a pool may still be on its way, which is some seconds at the start."""
         try:

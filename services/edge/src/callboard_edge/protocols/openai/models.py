@@ -77,8 +77,7 @@ def routes(context: EdgeContext) -> list[Route]:
 
 def is_expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel) -> bool:
     """Whether a model's pool has a worker, has had one, or may be asleep."""
-    state = context.workers.state(service, model.pool)
-    return state != "failed" and (model.may_sleep or state != "unseen")
+    return context.workers.expects(service, model.pool, may_sleep=model.may_sleep)
 
 
 def model_object(name: str) -> dict[str, Any]:
