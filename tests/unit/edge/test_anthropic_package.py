@@ -18,8 +18,18 @@ pytestmark = pytest.mark.unit
 HELLO: Any = [{"role": "user", "content": "Hello."}]
 ASKED: Any = {"model": "owl", "max_tokens": 50, "messages": HELLO}
 DIM: Any = {"name": "dim", "description": "Dims the light.", "input_schema": {"type": "object", "properties": {}}}
-OPTIONS: Any = {"timeout": 30.0, "max_retries": 0, "default_headers": {"Connection": "close"}}
-"""A connection that stays open is a task of the edge, which runs in the test's own loop."""
+OPTIONS: Any = {
+    "timeout": 30.0,
+    "max_retries": 0,
+    # A connection that stays open is a task of the edge, which runs in the test's own loop.
+    "default_headers": {"Connection": "close"},
+    "_strict_response_validation": True,
+}
+
+
+def asking(**over: Any) -> Any:
+    """The arguments of a request."""
+    return {**ASKED, **over}
 
 
 @pytest.fixture
@@ -71,7 +81,7 @@ async def test_sync_client_works_too(harness: EdgeHarness) -> None:
 
 async def test_stream_helper_builds_the_message(client: anthropic.AsyncAnthropic, harness: EdgeHarness) -> None:
     harness.plays(calling(), 0.01)
-    asked = {**ASKED, "tools": [DIM], "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    asked = asking(tools=[DIM], thinking={"type": "enabled", "budget_tokens": 1024})
     async with client.messages.stream(**asked) as stream:
         kinds = [event.type async for event in stream]
         reply = await stream.get_final_message()
@@ -93,7 +103,7 @@ async def test_reply_goes_back_with_the_result_of_its_call(
     reply = await client.messages.create(**ASKED, tools=[DIM], tool_choice={"type": "any"})
     result: Any = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "Done."}]}
     worker = harness.plays(frames("It is dim."))
-    await client.messages.create(**{**ASKED, "messages": [*HELLO, reply.to_param(), result]}, tools=[DIM])
+    await client.messages.create(**asking(messages=[*HELLO, reply.to_param(), result], tools=[DIM]))
     _, said, answered = (await worker).request.messages
     assert (said.content, said.thinking, said.tool_calls[0].arguments) == ("I dim it.", "Hm.", '{"to": 3}')
     assert (answered.role, answered.tool_call_id, answered.content) == ("tool", "call_1", "Done.")
@@ -136,11 +146,11 @@ async def test_refusals_are_the_errors_that_users_catch(
 
 async def test_unknown_model_and_wrong_field_are_errors(client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
-        await client.messages.create(**{**ASKED, "model": "nobody"})
+        await client.messages.create(**asking(model="nobody"))
     with pytest.raises(anthropic.NotFoundError):
         await client.models.retrieve("nobody")
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
-        await client.messages.create(**{**ASKED, "max_tokens": 0})
+        await client.messages.create(**asking(max_tokens=0))
     with pytest.raises(anthropic.BadRequestError, match="Batches"):
         await client.messages.batches.create(requests=[])
 
@@ -166,7 +176,7 @@ async def test_failure_in_mid_stream_is_raised(client: anthropic.AsyncAnthropic,
 
 async def test_request_is_sent_again_where_that_can_help() -> None:
     async with running() as harness:
-        options = {**OPTIONS, "max_retries": 1}
+        options: Any = {**OPTIONS, "max_retries": 1}
         async with anthropic.AsyncAnthropic(base_url=harness.url, api_key="cb_x", **options) as client:
             harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_UNAVAILABLE, message="Away.", retry_after_s=0.01)
             with pytest.raises(anthropic.InternalServerError):
