@@ -334,6 +334,7 @@ async def test_request_becomes_neutral() -> None:
     assert tool.parameters == DIM["input_schema"]
     assert (request.tool_choice, request.parallel_tool_calls) == ("required", False)
     assert (request.thinking, request.max_output_tokens) == (Thinking(enabled=True, budget_tokens=30), 50)
+    assert (request.speaker, neutral(asking()).speaker) == ("u", "")
     assert neutral(asking(max_tokens=10**9)).max_output_tokens == OWL.max_output_tokens
 
 

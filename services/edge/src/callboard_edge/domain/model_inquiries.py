@@ -47,7 +47,7 @@ class ModelQuestions:
     async def prompt_tokens(self, model: ChatModel, request: ChatRequest) -> TokenizeReply:
         """The tokens of the prompt for the reply that a request asks for, its tools among them."""
         asked = TokenizeRequest(
-            model=model.name,
+            model=model.served_name,
             messages=request.messages,
             tools=request.tools,
             tool_choice=request.tool_choice,

@@ -99,7 +99,7 @@ class OutputConfig(Body):
 
 
 class Metadata(Body):
-    """What is known of the user; it is not looked at."""
+    """Who the user is, whom a character remembers by it."""
 
     user_id: str | None = None
 

@@ -32,7 +32,11 @@ def messages_request(body: MessagesBody, model: ChatModel) -> ChatRequest:
         stop=tuple(word for word in body.stop_sequences or () if word),
     )
     return prompt_request(body, model).model_copy(
-        update={"sampling": sampling, "max_output_tokens": model.output_limit(body.max_tokens)}
+        update={
+            "sampling": sampling,
+            "max_output_tokens": model.output_limit(body.max_tokens),
+            "speaker": (body.metadata and body.metadata.user_id) or "",
+        }
     )
 
 
