@@ -456,8 +456,10 @@ async def test_tokens_of_a_dialogue_are_as_many_as_its_reply_says_that_it_read(r
     tool = Tool(name="dim", description="Dims the light.", parameters={"type": "object", "properties": {}})
     messages = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="Dim the light."))
     started = (*messages, ChatMessage(role="assistant", content="The light"))
-    for fields in ({}, {"messages": started}, {"tools": (tool,)}, {"tools": (tool,), "tool_choice": "required"}):
-        asked = request(limit=24, **{"messages": messages, **fields})
+    tools = {"messages": messages, "tools": (tool,)}
+    cases: Any = ({"messages": messages}, {"messages": started}, tools, {**tools, "tool_choice": "required"})
+    for fields in cases:
+        asked = request(limit=24, **fields)
         told = await rig.llama.tokenize(asked)
         read = {chunk.prompt_tokens for chunk in await collect(rig.llama, asked) if chunk.prompt_tokens is not None}
         assert read == {len(told.ids)}, fields

@@ -343,7 +343,7 @@ async def test_request_becomes_neutral() -> None:
     [
         (None, "high", Thinking()),
         ({"type": "disabled"}, "high", Thinking(enabled=False)),
-        ({"type": "enabled", "budget_tokens": 1024}, None, Thinking(enabled=True, budget_tokens=1024)),
+        ({"type": "enabled", "budget_tokens": 20}, None, Thinking(enabled=True, budget_tokens=20)),
         ({"type": "adaptive"}, None, Thinking()),
         ({"type": "adaptive"}, "low", Thinking(effort="low")),
         ({"type": "between_tools"}, "max", Thinking(effort="high")),
@@ -351,6 +351,11 @@ async def test_request_becomes_neutral() -> None:
 )
 async def test_thinking_is_asked_for(wanted: Any, effort: str | None, thinking: Thinking) -> None:
     assert neutral(asking(thinking=wanted, output_config={"effort": effort})).thinking == thinking
+
+
+async def test_reply_that_is_cut_to_the_models_limit_thinks_less() -> None:
+    body = asking(max_tokens=4 * OWL.max_output_tokens, thinking={"type": "enabled", "budget_tokens": 1024})
+    assert neutral(body).thinking == Thinking(enabled=True, budget_tokens=256)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,18 @@ def messages_request(body: MessagesBody, model: ChatModel) -> ChatRequest:
         top_k=body.top_k,
         stop=tuple(word for word in body.stop_sequences or () if word),
     )
-    return prompt_request(body, model).model_copy(
+    request = prompt_request(body, model)
+    limit = model.output_limit(body.max_tokens)
+    thinking = request.thinking
+    if thinking.budget_tokens is not None:
+        # A reply that has to be shorter than was asked for thinks less, so that there is as much of its text.
+        budget = max(1, thinking.budget_tokens * limit // body.max_tokens)
+        thinking = thinking.model_copy(update={"budget_tokens": budget})
+    return request.model_copy(
         update={
             "sampling": sampling,
-            "max_output_tokens": model.output_limit(body.max_tokens),
+            "max_output_tokens": limit,
+            "thinking": thinking,
             "speaker": (body.metadata and body.metadata.user_id) or "",
         }
     )
