@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from callboard_contracts.chat import ChatMessage, Image, ToolCall
-from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.abilities import unsupported
 from callboard_edge.protocols.anthropic.bodies import Block, Content, CountTokensBody, Turn
+from callboard_edge.protocols.anthropic.errors import invalid, missing
 
 SEPARATOR = "\n\n"
 """What stands between turns of one role that are made one."""
@@ -133,7 +133,7 @@ def _image(block: Block, place: str) -> Image:
     try:
         base64.b64decode(data, validate=True)
     except ValueError:
-        raise _invalid("The image is not valid base64.", f"{place}.source.data") from None
+        raise invalid("The image is not valid base64.", f"{place}.source.data") from None
     return Image(media_type=source.media_type, data=data)
 
 
@@ -152,9 +152,5 @@ def _text(block: Block, place: str) -> str:
 
 def _required(value: str | None, place: str) -> str:
     if value is None:
-        raise _invalid(f"Missing required field: '{place}'.", place)
+        raise missing(place)
     return value
-
-
-def _invalid(message: str, param: str) -> CallboardError:
-    return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)

@@ -53,6 +53,16 @@ ANSWERS = {
 }
 
 
+def invalid(message: str, param: str) -> CallboardError:
+    """The error for a field that is not as it has to be."""
+    return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)
+
+
+def missing(param: str) -> CallboardError:
+    """The error for a field that is left out."""
+    return invalid(f"Missing required field: '{param}'.", param)
+
+
 def error_object(info: ErrorInfo) -> dict[str, Any]:
     """An error; its message begins with the field at fault where it does not name it, as there is no other place."""
     message, param = info.message, _translated(info.param)

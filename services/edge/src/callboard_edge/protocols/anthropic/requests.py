@@ -3,11 +3,11 @@
 from typing import Literal
 
 from callboard_contracts.chat import ChatRequest, OutputFormat, Sampling, Thinking, Tool
-from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.protocols.anthropic.bodies import CountTokensBody, MessagesBody, ToolDefinition
 from callboard_edge.protocols.anthropic.conversation import conversation
+from callboard_edge.protocols.anthropic.errors import invalid, missing
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS: dict[str, Literal["low", "medium", "high"]] = {
@@ -75,12 +75,12 @@ def _tools(body: CountTokensBody, model: ChatModel) -> tuple[tuple[Tool, ...], s
     if choice is None:
         choice = asked.name if asked else None
         if choice is None or choice not in {tool.name for tool in body.tools or ()}:
-            raise _invalid("There is no tool of that name in 'tools'.", "tool_choice.name")
+            raise invalid("There is no tool of that name in 'tools'.", "tool_choice.name")
         if choice in {"auto", "none", "required"}:
-            raise _invalid(f"A tool with the name '{choice}' cannot be chosen.", "tool_choice.name")
+            raise invalid(f"A tool with the name '{choice}' cannot be chosen.", "tool_choice.name")
     if not body.tools or choice == "none":
         if choice == "required":
-            raise _invalid("'tool_choice' needs 'tools'.", "tool_choice")
+            raise invalid("'tool_choice' needs 'tools'.", "tool_choice")
         return (), choice
     # What a model that ignores tools would not call anyway is not looked at.
     own = [(index, tool) for index, tool in enumerate(body.tools) if model.tools != "ignore" or _is_own(tool)]
@@ -96,9 +96,9 @@ def _tool(tool: ToolDefinition, place: str) -> Tool:
         raise unsupported("Tools that Anthropic defines are not offered here; define it with a schema.", place)
     schema = tool.input_schema
     if schema is None:
-        raise _invalid(f"Missing required field: '{place}.input_schema'.", f"{place}.input_schema")
+        raise missing(f"{place}.input_schema")
     if schema.get("type", "object") != "object":
-        raise _invalid("The input must be described by a JSON schema of an object.", f"{place}.input_schema")
+        raise invalid("The input must be described by a JSON schema of an object.", f"{place}.input_schema")
     return Tool(
         name=tool.name,
         description=tool.description or "",
@@ -115,11 +115,7 @@ def _thinking(body: CountTokensBody) -> Thinking:
         return Thinking(enabled=False)
     if wanted.type == "enabled":
         if wanted.budget_tokens is None:
-            raise _invalid("Missing required field: 'thinking.budget_tokens'.", "thinking.budget_tokens")
+            raise missing("thinking.budget_tokens")
         return Thinking(enabled=True, budget_tokens=wanted.budget_tokens)
     effort = body.output_config.effort if body.output_config else None
     return Thinking(effort=_EFFORTS[effort] if effort else None)
-
-
-def _invalid(message: str, param: str) -> CallboardError:
-    return CallboardError(ErrorCode.INVALID_REQUEST, message, param=param)
