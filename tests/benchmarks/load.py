@@ -67,6 +67,17 @@ WIRES = {
         "text",
         b"data: [DONE]",
     ),
+    "Anthropic": Wire(
+        "/v1/messages",
+        {
+            "system": "You are the prompter of a small theatre. Answer in one sentence.",
+            "messages": [{"role": "user", "content": QUESTION}],
+            "max_tokens": MAX_TOKENS,
+            "stream": True,
+        },
+        "text",
+        b"event: message_stop",
+    ),
     "KoboldCpp": Wire(
         "/api/extra/generate/stream",
         {"prompt": QUESTION, "max_length": MAX_TOKENS, "genkey": "KCPP1234", "trim_stop": True},

@@ -61,6 +61,7 @@ from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
+from callboard_edge.protocols.anthropic.protocol import Anthropic
 from callboard_edge.protocols.characters.protocol import CharactersProtocol
 from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.ollama.protocol import Ollama
@@ -79,7 +80,15 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Ollama(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (
+    OpenAI(),
+    Anthropic(),
+    CharactersProtocol(),
+    Talkmaster(),
+    Kobold(),
+    Ollama(),
+    Admin(),
+)
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
