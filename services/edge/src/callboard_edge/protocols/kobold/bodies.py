@@ -1,75 +1,15 @@
-"""What these clients send and read.
+"""What these clients send and read."""
 
-They are many and write their numbers as they like, so that much is taken that is not quite right: numbers in text,
-`null` for whatever is left out, and values out of range, which are brought into it.
-"""
+from typing import Any
 
-import json
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 
 from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.embedding_objects import EncodingFormat
+from callboard_edge.http.local_bodies import Flag, LenientBody, LocalSamplingBody, Whole
 
-MAX_STOPS = 256
-MAX_BANNED_TEXTS = 768
-MAX_BIASES = 512
-MAX_BREAKERS = 128
-MAX_IDS = 1024
 MAX_TURNS = 1024
 MAX_MESSAGES = 2048
-MOST = 2**53
-"""Whole numbers are brought between this and its negative."""
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        text = value.strip()
-        return float(text) if text else None
-    return value
-
-
-def _whole(value: Any) -> Any:
-    number = _number(value)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return number
-    if number != number:
-        raise ValueError("not a number")
-    return int(max(-MOST, min(MOST, number)))
-
-
-def _texts(value: Any) -> Any:
-    """Texts in a list, alone, or as the JSON text of a list; those that are empty are left out."""
-    if isinstance(value, str):
-        try:
-            found = json.loads(value) if value.lstrip().startswith("[") else value
-        except ValueError:
-            found = value
-        value = found if isinstance(found, list) else [value]
-    if not isinstance(value, list):
-        return value
-    return [one for one in value if one not in ("", None)]
-
-
-def _biases(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: one for key, one in value.items() if one is not None}
-
-
-Number = Annotated[float | None, BeforeValidator(_number), WithJsonSchema({"type": ["number", "string", "null"]})]
-Whole = Annotated[int | None, BeforeValidator(_whole), WithJsonSchema({"type": ["number", "string", "null"]})]
-Flag = bool | None
-_TEXTS_SCHEMA = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}, {"type": "null"}]}
-Texts = Annotated[list[str] | None, BeforeValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
-Biases = Annotated[dict[str, float] | None, BeforeValidator(_biases)]
-
-
-class LenientBody(BaseModel):
-    """The base of requests whose fields are taken as loosely as these clients write them."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
 
 
 class AnyBody(Body):
@@ -82,67 +22,11 @@ class KeyBody(LenientBody):
     genkey: str | None = None
 
 
-class SamplingBody(LenientBody):
+class SamplingBody(LocalSamplingBody):
     """How the next token is chosen and how much is written, by KoboldCpp's names and by text-generation-webui's.
 
     KoboldCpp's length is `max_length`, text-generation-webui's `max_new_tokens`.
     """
-
-    max_length: Whole = None
-    max_new_tokens: Whole = None
-    max_context_length: Whole = None
-    truncation_length: Whole = None
-    temperature: Number = None
-    dynatemp_range: Number = None
-    dynatemp_exponent: Number = None
-    smoothing_factor: Number = None
-    smoothing_curve: Number = None
-    top_k: Whole = None
-    top_p: Number = None
-    min_p: Number = None
-    top_a: Number = None
-    typical: Number = None
-    typical_p: Number = None
-    tfs: Number = None
-    nsigma: Number = None
-    epsilon_cutoff: Number = None
-    eta_cutoff: Number = None
-    xtc_threshold: Number = None
-    xtc_probability: Number = None
-    adaptive_target: Number = None
-    adaptive_decay: Number = None
-    mirostat: Whole = None
-    mirostat_mode: Whole = None
-    mirostat_tau: Number = None
-    mirostat_eta: Number = None
-    presence_penalty: Number = None
-    frequency_penalty: Number = None
-    rep_pen: Number = None
-    repetition_penalty: Number = None
-    repeat_penalty: Number = None
-    rep_pen_range: Whole = None
-    repetition_penalty_range: Whole = None
-    rep_pen_slope: Number = None
-    no_repeat_ngram_size: Whole = None
-    dry_multiplier: Number = None
-    dry_base: Number = None
-    dry_allowed_length: Whole = None
-    dry_penalty_last_n: Whole = None
-    dry_sequence_breakers: Texts = None
-    sampler_order: list[Whole] | None = None
-    sampler_seed: Whole = None
-    seed: Whole = None
-    stop_sequence: Texts = None
-    stopping_strings: Texts = None
-    banned_tokens: Texts = None
-    banned_strings: Texts = None
-    custom_token_bans: str | None = None
-    logit_bias: Biases = None
-    ban_eos_token: Flag = None
-    use_default_badwordsids: Flag = None
-    min_length: Whole = None
-    do_sample: Flag = None
-    genkey: str | None = None
 
     @property
     def is_textgen(self) -> bool:
