@@ -147,7 +147,7 @@ class OpenAIText(TextDialect):
         requests = {name: Request(self.path, body) for name, body in bodies.items()}
         requests |= {name: self.request(body) for name, body in objects.items()}
         found = {name: MalformedRequest(request) for name, request in requests.items()}
-        several = MalformedRequest(self.request({**right, "n": 2}), ErrorCode.UNSUPPORTED)
+        several = MalformedRequest(self.request({**right, "n": 9}), ErrorCode.UNSUPPORTED)
         return {**found, "several answers": several}
 
     def read_error(self, body: bytes) -> ParsedError:

@@ -1,7 +1,7 @@
 """What clients of local servers ask for in the neutral form: renamed, and brought into its range."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from callboard_contracts.chat import OutputFormat, SamplerName, Sampling
@@ -16,6 +16,8 @@ MAX_IDS = 1024
 LEAST_REPETITION_PENALTY = 0.01
 GREATEST_BIAS = 100.0
 LEAST_CONTEXT_TOKENS = 128
+TURN_TAG = "{{["
+"""The beginning of each of KoboldCpp's tags."""
 SAMPLERS: tuple[SamplerName, ...] = (
     "top_k",
     "top_a",
@@ -135,6 +137,11 @@ def grammar_format(grammar: str | None) -> OutputFormat:
         if isinstance(schema, dict):
             return OutputFormat(kind="json_schema", json_schema=schema)
     return OutputFormat(kind="grammar", grammar=grammar)
+
+
+def has_turn_tags(texts: Iterable[str | None], stops: Iterable[str] | None) -> bool:
+    """Whether there may be tags that stand for the model's template; a prompt without them is taken as it is."""
+    return any(TURN_TAG in text for text in (*(text or "" for text in texts), *(stops or ())))
 
 
 def _first(numbers: Sequence[int | None]) -> int | None:

@@ -10,7 +10,7 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.running_replies import reply_name
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
-from callboard_edge.http.local_sampling import context_and_reply, grammar_format, local_sampling
+from callboard_edge.http.local_sampling import context_and_reply, grammar_format, has_turn_tags, local_sampling
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.kobold.bodies import GenerateBody, Results, SamplingBody
 from callboard_edge.protocols.kobold.errors import ANSWERS
@@ -25,8 +25,6 @@ TEXTGEN_LENGTH = 200
 TOP_LOGPROBS = 10
 """How many alternatives come with each token, as KoboldCpp has it."""
 MAX_TOP_LOGPROBS = 20
-TURN_TAG = "{{["
-"""The beginning of each of KoboldCpp's tags."""
 THINKING_SHARES = {"minimal": 0.1, "low": 0.25, "medium": 0.5}
 """How much of a reply's length may be thinking, by the effort that is asked for."""
 
@@ -110,18 +108,13 @@ def generate_request(body: GenerateBody, model: ChatModel, offered: OfferedModel
         memory=body.memory or "",
         overflow="drop_front",
         context_tokens=context_tokens,
-        turn_tags=body.replace_instruct_placeholders is not False and has_turn_tags(body),
+        turn_tags=body.replace_instruct_placeholders is not False and has_turn_tags((body.prompt, body.memory), body.stop_sequence),
         sampling=local_sampling(body),
         max_output_tokens=limit,
         output_format=grammar_format(body.grammar),
         thinking=_thinking(body, limit) if "thinking" in abilities else Thinking(),
         top_logprobs=_top_logprobs(body.logprobs) if "logprobs" in abilities else None,
     )
-
-
-def has_turn_tags(body: GenerateBody) -> bool:
-    """Whether there may be tags that stand for the model's template; a prompt without them is taken as it is."""
-    return any(TURN_TAG in text for text in (body.prompt or "", body.memory or "", *(body.stop_sequence or ())))
 
 
 def lengths(body: SamplingBody, model: ChatModel) -> tuple[int | None, int]:
