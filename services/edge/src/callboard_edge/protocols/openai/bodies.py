@@ -16,14 +16,15 @@ MAX_TOP_LOGPROBS = 20
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
 
-def _kind(value: Any) -> str | None:
+def text_or_list(value: Any) -> str | None:
     """Tells the forms of a field apart by their JSON type, so that an error names the field and not the form."""
     if isinstance(value, str):
         return f"{TAG}text"
     return f"{TAG}list" if isinstance(value, (list, tuple)) else None
 
 
-def _choice_kind(value: Any) -> str | None:
+def choice_kind(value: Any) -> str | None:
+    """Tells a word from an object, as `text_or_list` does its forms."""
     if isinstance(value, str):
         return f"{TAG}word"
     return f"{TAG}object" if isinstance(value, dict) else None
@@ -63,7 +64,7 @@ class ToolCallPart(Body):
 Content = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), Tag(f"{TAG}list")],
     Discriminator(
-        _kind, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
+        text_or_list, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
     ),
 ]
 
@@ -135,7 +136,7 @@ class ChosenTool(Body):
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}word")] | Annotated[ChosenTool, Tag(f"{TAG}object")],
     Discriminator(
-        _choice_kind,
+        choice_kind,
         custom_error_type="tool_choice",
         custom_error_message="Input should be 'none', 'auto', 'required' or an object",
     ),
@@ -178,7 +179,7 @@ UserName = Annotated[
 Stop = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[str], Field(max_length=MAX_STOPS), Tag(f"{TAG}list")],
     Discriminator(
-        _kind, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"
+        text_or_list, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"
     ),
 ]
 
@@ -240,7 +241,7 @@ class ChatCompletionBody(ChatFields, SamplingBody):
 
 Prompt = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[Any], Tag(f"{TAG}list")],
-    Discriminator(_kind, custom_error_type="prompt", custom_error_message="Input should be a string or a list"),
+    Discriminator(text_or_list, custom_error_type="prompt", custom_error_message="Input should be a string or a list"),
 ]
 
 

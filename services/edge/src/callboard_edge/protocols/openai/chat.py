@@ -164,7 +164,11 @@ def _message(turn: ChatTurn, index: int, *, reads_images: bool) -> ChatMessage:
         content = turn.content
     else:
         places = [(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content)]
-        images = tuple(_image(part, at) for part, at in places if reads_images and part.type == "image_url")
+        images = tuple(
+            data_image(part.image_url.url if part.image_url else None, f"{at}.image_url")
+            for part, at in places
+            if reads_images and part.type == "image_url"
+        )
         content = "\n".join(_text(part, at) for part, at in places if not (reads_images and part.type == "image_url"))
     if turn.role == "tool" and turn.tool_call_id is None:
         raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
@@ -191,14 +195,19 @@ def _text(part: ContentPart, place: str) -> str:
     raise unsupported(f"{kind} cannot be read by the models here; send text only.", place)
 
 
-def _image(part: ContentPart, place: str) -> Image:
-    match = _DATA_URL.fullmatch(part.image_url.url) if part.image_url is not None else None
+def data_image(url: str | None, place: str) -> Image:
+    """The image of a data URL.
+
+    Raises:
+        CallboardError: the URL is none of an image, or leads elsewhere.
+    """
+    match = _DATA_URL.fullmatch(url) if url is not None else None
     if match is None:
-        raise unsupported("Images are taken as base64 data URLs only.", f"{place}.image_url")
+        raise unsupported("Images are taken as base64 data URLs only.", place)
     try:
         base64.b64decode(match["data"], validate=True)
     except binascii.Error:
-        raise _invalid("The image is not valid base64.", f"{place}.image_url") from None
+        raise _invalid("The image is not valid base64.", place) from None
     return Image(media_type=match["type"], data=match["data"])
 
 
@@ -221,16 +230,23 @@ def _tools(body: ChatCompletionBody | LocalChatBody) -> tuple[tuple[Tool, ...], 
 
 
 def _tool(function: FunctionSpec, index: int) -> Tool:
-    parameters = function.parameters or _NO_PARAMETERS
+    place = f"tools[{index}].function.parameters"
+    return tool_of(function.name, function.description, function.parameters, strict=function.strict, place=place)
+
+
+def tool_of(
+    name: str, description: str | None, parameters: dict[str, Any] | None, *, strict: bool | None, place: str
+) -> Tool:
+    """A function that the model may call.
+
+    Raises:
+        CallboardError: its parameters are no object.
+    """
+    parameters = parameters or _NO_PARAMETERS
     kind = parameters.get("type")
     if isinstance(kind, str) and kind in _OTHER_TYPES:
-        raise _invalid("The parameters must be a JSON schema of an object.", f"tools[{index}].function.parameters")
-    return Tool(
-        name=function.name,
-        description=function.description or "",
-        parameters=parameters,
-        strict=function.strict,
-    )
+        raise _invalid("The parameters must be a JSON schema of an object.", place)
+    return Tool(name=name, description=description or "", parameters=parameters, strict=strict)
 
 
 def response_format(wanted: ResponseFormat | None) -> OutputFormat:

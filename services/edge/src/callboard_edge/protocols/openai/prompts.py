@@ -34,7 +34,8 @@ class Prompts:
         if all(isinstance(one, str) for one in prompts):
             return [one for one in prompts if isinstance(one, str)]
         # Nothing is held for this work, so that it is done for nobody who may not ask for more.
-        await self.admission.check_caller(caller)
+        if caller.key_digest is not None:
+            await self.admission.identify(caller)
         try:
             # What the engine itself puts before every prompt is not wanted twice.
             start = list((await self.questions.tokens(model, "")).ids)
