@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, NotFoundError
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
