@@ -401,16 +401,17 @@ class TestResponses(TextSuite):
     async def test_dialogue_goes_on_from_a_reply_of_another_edge(
         self, client: Client, connect: Connect, chat_engine: StubChat
     ) -> None:
-        first = json.loads((await client.ask(self.dialect.ask("Hello."))).body)
+        asking = OpenAIResponses()
+        first = json.loads((await client.ask(asking.ask("Hello."))).body)
         other = connect(SHORT_DEADLINE)
         again = await other.ask(Request(f"/v1/responses/{first['id']}", method="GET"))
         assert json.loads(again.body)["output"] == first["output"]
-        on = self.dialect.request({"model": CHAT_MODEL, "input": "And?", "previous_response_id": first["id"]})
+        on = asking.request({"model": CHAT_MODEL, "input": "And?", "previous_response_id": first["id"]})
         answer = await other.ask(on)
         assert answer.status == 200, answer
         assert [one["content"] for one in chat_engine.calls[-1]["messages"]] == [
             "Hello.",
-            self.dialect.text_of(first["output"]),
+            asking.text_of(first["output"]),
             "And?",
         ]
         assert (await connect(key="").ask(on)).status in {400, 401}

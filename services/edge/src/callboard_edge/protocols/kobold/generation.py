@@ -108,7 +108,8 @@ def generate_request(body: GenerateBody, model: ChatModel, offered: OfferedModel
         memory=body.memory or "",
         overflow="drop_front",
         context_tokens=context_tokens,
-        turn_tags=body.replace_instruct_placeholders is not False and has_turn_tags((body.prompt, body.memory), body.stop_sequence),
+        turn_tags=body.replace_instruct_placeholders is not False
+        and has_turn_tags((body.prompt, body.memory), body.stop_sequence),
         sampling=local_sampling(body),
         max_output_tokens=limit,
         output_format=grammar_format(body.grammar),
