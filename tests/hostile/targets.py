@@ -22,7 +22,7 @@ from tests.protocols.suite import ErrorSuite, RequestSuite
 from tests.protocols.test_anthropic import PATH, AnthropicText
 from tests.protocols.test_kobold import KoboldStream, KoboldText
 from tests.protocols.test_ollama import OllamaText
-from tests.protocols.test_openai import OpenAIChat, OpenAICompletions
+from tests.protocols.test_openai import OpenAIChat, OpenAICompletions, OpenAIResponses
 from tests.support.deployment import CHAT_MODEL
 from tests.unit.edge.admin_harness import AdminHarness
 
@@ -52,6 +52,12 @@ def _anthropic_schema(schema: Json) -> Request:
     return Request(PATH, json.dumps({**body, "output_config": form}).encode())
 
 
+def _responses_schema(schema: Json) -> Request:
+    form = {"type": "json_schema", "name": "x", "strict": True, "schema": schema}
+    asked = {"input": "Give an example as JSON.", "max_output_tokens": 32, "temperature": 0, "text": {"format": form}}
+    return Request(OpenAIResponses.path, json.dumps({"model": CHAT_MODEL, **asked}).encode())
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaCarrier:
     """A way to ask for a reply that satisfies a JSON schema; `complete` is the reason of one that was not cut."""
@@ -65,6 +71,7 @@ SCHEMA_CARRIERS: tuple[SchemaCarrier, ...] = (
     SchemaCarrier(OpenAIChat(), "stop", _openai_schema),
     SchemaCarrier(OllamaText(), "stop", _ollama_schema),
     SchemaCarrier(AnthropicText(), "end_turn", _anthropic_schema),
+    SchemaCarrier(OpenAIResponses(), "completed", _responses_schema),
 )
 UNTEMPLATED: tuple[type[TextDialect], ...] = (OpenAICompletions, KoboldText, KoboldStream)
 

@@ -36,6 +36,7 @@ from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import chat_catalogue, embedding_catalogue, speech_catalogue
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
+from callboard_edge.domain.dialogues import Dialogues
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
@@ -360,6 +361,7 @@ def edge_context(
         room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,
         running=running or FollowedReplies(),
+        dialogues=Dialogues(results, deps.background, deps.jobs.max_request_bytes, deps.now),
         ready=ready,
         admin=admin,
         saved_slots=saved_slots,
