@@ -66,8 +66,9 @@ def model() -> Path:
 
 @pytest.fixture
 async def engine(model: Path) -> AsyncGenerator[LlamaCppEngine]:
+    # Two threads of one engine wait for each other where other processes want the same cores.
     engine = LlamaCppEngine(
-        model, slots=3, context_tokens=CONTEXT_TOKENS, threads=2, parse_special=frozenset({"trusting"})
+        model, slots=3, context_tokens=CONTEXT_TOKENS, threads=1, parse_special=frozenset({"trusting"})
     )
     await engine.load()
     yield engine
