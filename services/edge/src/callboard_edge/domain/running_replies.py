@@ -78,6 +78,11 @@ class FollowedReplies:
         self._finished = _Remembered[tuple[TokenLogprob, ...]](FINISHED_LIFE_S)
         self._stops = _Remembered[bool](STOP_LIFE_S)
 
+    @property
+    def count(self) -> int:
+        """How many replies are being written."""
+        return sum(map(len, self._running.values()))
+
     @contextmanager
     def running(self, name: str) -> Generator[FollowedReply]:
         """A reply that can be found by its name for as long as the context is open."""
