@@ -5,9 +5,11 @@ import json
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
+from callboard_edge.protocols.kobold.tidy import tidied
 from tests.support.deployment import Deployment
 from tests.support.models import CHAT_MODEL, built_in_config, missing_model_files
 from tests.support.processes import merged
@@ -206,3 +208,41 @@ async def test_errors_of_the_context_say_both_numbers(client: openai.AsyncOpenAI
         for refused, param in ((chat, "messages"), (completion, "prompt")):
             assert (refused.value.code, refused.value.param) == ("context_length_exceeded", param)
             assert "This model's maximum context length is 2048 tokens. However, you requested " in str(refused.value)
+
+
+PROMPTS = ("Once upon a time, in a mill by the river,", "The theatre was dark.\nAda: Is anybody here?\nMo:", "1, 2, 3,")
+
+
+async def test_one_prompt_has_one_continuation_and_one_count_through_every_protocol(
+    site: Deployment, client: openai.AsyncOpenAI
+) -> None:
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    async with aiohttp.ClientSession(site.root_url(), headers=headers) as session:
+
+        async def posted(path: str, body: dict[str, Any]) -> str:
+            async with session.post(path, json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                return await answer.text()
+
+        for prompt in PROMPTS:
+            kobold = {"prompt": prompt, "max_length": 24, "temperature": 0, "sampler_seed": 7}
+            result = json.loads(await posted("/api/v1/generate", kobold))["results"][0]
+            assert result["text"]
+            streamed = await posted("/api/extra/generate/stream", kobold)
+            lines = [line.removeprefix("data: ") for line in streamed.split("\n") if line.startswith("data: ")]
+            assert "".join(json.loads(line)["token"] for line in lines) == result["text"]
+            textgen = {"prompt": prompt, "max_new_tokens": 24, "temperature": 0, "seed": 7}
+            cleaned = json.loads(await posted("/api/v1/generate", textgen))["results"][0]["text"]
+            assert tidied(result["text"], prompt) == cleaned
+            raw = {**textgen, "truncation_length": 2048, "max_new_tokens": None, "max_length": None}
+            long = json.loads(await posted("/api/v1/generate", {**raw, "stopping_strings": ["\u2603"]}))["results"][0]
+            assert long["text"].startswith(result["text"])
+            openais = await client.completions.create(
+                model=CHAT_MODEL, prompt=prompt, max_tokens=24, temperature=0, seed=7
+            )
+            assert openais.choices[0].text == result["text"]
+            assert openais.usage is not None
+            counted = json.loads(await posted("/api/extra/tokencount", {"prompt": prompt}))
+            assert counted["value"] == result["prompt_tokens"] == openais.usage.prompt_tokens
+            back = json.loads(await posted("/api/extra/detokenize", {"ids": counted["ids"], "special": False}))
+            assert back["result"] == prompt

@@ -320,6 +320,34 @@ async def test_schema_becomes_a_grammar_that_is_held_to(harness: EdgeHarness) ->
         assert wanted.json_schema["properties"]["a"]["type"] == "integer"
 
 
+async def test_sillytavern_over_kobold_connects_generates_and_leaves(harness: EdgeHarness) -> None:
+    for path in ("/api/v1/info/version", "/api/extra/version", "/api/v1/model"):
+        assert (await got(harness, path))[1]["result"]
+    body = {
+        "prompt": "Mira: Hello.\nYou:", "use_story": False, "use_memory": False, "use_authors_note": False,
+        "use_world_info": False, "max_context_length": 2048, "max_length": 80, "rep_pen": 1.1, "rep_pen_range": 600,
+        "rep_pen_slope": 0, "temperature": 0.44, "tfs": 1, "top_a": 0, "top_k": 0, "top_p": 1, "min_p": 0, "typical": 1,
+        "sampler_order": [6, 0, 1, 3, 4, 2, 5], "singleline": False, "use_default_badwordsids": False, "mirostat": 0,
+        "mirostat_eta": 0.1, "mirostat_tau": 5, "grammar": "", "sampler_seed": None, "stop_sequence": ["\nMira:"],
+    }  # fmt: skip
+    worker = harness.plays(frames(" Good", " day."))
+    assert json.loads((await harness.post(GENERATE, body))[2])["results"][0]["text"] == " Good day."
+    request = (await worker).request
+    assert (request.max_output_tokens, request.context_tokens, request.sampling.stop) == (80, 2048, ("\nMira:",))
+    status, perf = await got(harness, "/api/extra/perf")
+    assert (status, perf["total_gens"], perf["last_token_count"], perf["last_input_count"]) == (200, 1, 2, 7)
+    assert (perf["stop_reason"], perf["idle"]) == (1, 1)
+    # Its "stop" ends the request for a stream; the order that it sends beside that finds nothing.
+    worker = harness.plays(frames("One ", end=None))
+    async with harness.session.post(harness.url + STREAM, json=body) as reply:
+        await reply.content.readany()
+    await worker
+    async with harness.session.post(harness.url + "/api/extra/abort") as reply:
+        assert reply.status == 200
+    await harness.all_closed()
+    assert len(harness.jobs.cancelled) == 1
+
+
 async def test_evennia_gets_one_speakers_words_and_a_connection_of_its_own(harness: EdgeHarness) -> None:
     prompt = "You are roleplaying that your name is Mo, a miller.\nAda: Is the flour ready?"
     worker = harness.plays(frames(" Mo: By noon, {wind} ", "willing.\nAda: Good."))

@@ -47,7 +47,7 @@ def routes(context: EdgeContext, figures: Figures) -> list[Route]:
         if evennia:
             # A game does not send its request again where a connection that it kept was closed meanwhile.
             call.headers["Connection"] = "close"
-        with context.running.running(reply_name(call.caller, body.genkey or "")) as reply, figures.generation():
+        with context.running.running(reply_name(call.caller, body.genkey or "")) as reply:
             response = await context.text.respond(
                 call, route, request, model, writer, stream=stream, follow=reply.follow
             )

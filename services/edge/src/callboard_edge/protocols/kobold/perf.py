@@ -1,8 +1,6 @@
 """`/api/extra/perf`: how the last reply of this edge went, and what it does now."""
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -47,28 +45,18 @@ class Figures:
     """Counts the replies of this process."""
 
     def __init__(self) -> None:
-        self._started_s = self._busy_s = time.monotonic()
-        self._running = 0
+        self._started_s = self._ended_s = time.monotonic()
         self._ended = 0
         self._last = ChatEnd(reason="cancelled")
-
-    @contextmanager
-    def generation(self) -> Generator[None]:
-        """One reply, from its request to its end."""
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._busy_s = time.monotonic()
 
     def ended(self, end: ChatEnd) -> None:
         """Takes note of how a reply ended."""
         self._ended += 1
+        self._ended_s = time.monotonic()
         self._last = end
 
-    def answer(self) -> dict[str, float | int | bool]:
-        """The figures under KoboldCpp's names."""
+    def answer(self, running: int) -> dict[str, float | int | bool]:
+        """The figures under KoboldCpp's names, while so many replies are being written."""
         end, now = self._last, time.monotonic()
         prompt_s, generate_s = end.durations.prompt_s or 0.0, end.durations.generate_s or 0.0
         prompt_tokens, tokens = end.usage.prompt_tokens, end.usage.completion_tokens
@@ -90,21 +78,20 @@ class Figures:
             "total_tts_gens": 0,
             "total_transcribe_gens": 0,
             "stop_reason": 2 if end.stop_sequence else STOP_REASONS.get(end.reason, -1),
-            "queue": max(0, self._running - 1),
-            "idle": 0 if self._running else 1,
+            "queue": max(0, running - 1),
+            "idle": 0 if running else 1,
             "hordeexitcounter": 0,
             "uptime": round(now - self._started_s, 3),
-            "idletime": 0.0 if self._running else round(now - self._busy_s, 3),
+            "idletime": 0.0 if running else round(now - self._ended_s, 3),
             "quiet": True,
         }
 
 
 def routes(context: EdgeContext, figures: Figures) -> list[Route]:
     """The route of this module."""
-    del context
 
     async def perf(call: Call) -> web.StreamResponse:
-        return call.answer(figures.answer())
+        return call.answer(figures.answer(context.running.count))
 
     return [
         Route(
