@@ -115,7 +115,7 @@ def check_one_container(command: ContainerCommand, child: Child, port: int) -> N
     wait_until(lambda: "Ctrl-C stops" in child.output() or not child.alive, 180, "it is ready")
     checked = command.exec(["python", "-m", "callboard_kit.health_check", "readyz"])
     assert checked.returncode == 0, child.output()
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="sesame", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="sesame", max_retries=8) as client:
         question: Any = [{"role": "user", "content": "Hello."}]
         reply = client.chat.completions.create(model="smollm2-135m-instruct", messages=question, max_tokens=8)
         assert reply.choices[0].message.content
