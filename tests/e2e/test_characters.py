@@ -71,9 +71,15 @@ async def memory(
 ) -> list[tuple[str, str, str]]:
     url = f"{deployment.root_url()}/v1/characters/{character}/memory?speaker={speaker}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with session.get(url, headers=headers) as reply:
-        assert reply.status == 200, await reply.text()
-        return [(one["role"], one["speaker"], one["text"]) for one in (await reply.json())["messages"]]
+    async with asyncio.timeout(REMEMBERED_S):
+        while True:
+            async with session.get(url, headers=headers) as reply:
+                if reply.status == 200:
+                    found = (await reply.json())["messages"]
+                    return [(one["role"], one["speaker"], one["text"]) for one in found]
+                # The bus is coming back.
+                assert reply.status == 503, await reply.text()
+            await asyncio.sleep(0.2)
 
 
 async def streamed(session: aiohttp.ClientSession, root: str, character: str, speaker: str, n: int) -> str | None:
