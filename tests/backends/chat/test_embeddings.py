@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from callboard_chat.backends.fake import FakeEngine
 from callboard_chat.backends.llamacpp import LlamaCppEngine
@@ -143,11 +142,10 @@ class TestOllama(EmbeddingSuite):
         assert failed.value.info.code is expected
 
 
-@pytest.mark.asyncio(loop_scope="class")
 class TestLlamaCpp(EmbeddingSuite):
     """SmolLM2 was made to write: its vectors are the mean of what it makes of each token."""
 
-    @pytest_asyncio.fixture(scope="class", loop_scope="class")
+    @pytest.fixture
     async def embedding_rig(self) -> AsyncGenerator[LlamaRig]:
         path: Path = model_path(SiteSection(), DEFAULT_MODEL_FILE)
         if not path.exists():
