@@ -126,6 +126,10 @@ class PieceScheduler:
         tenants = {playback.tenant, *(one.tenant for one in others)}
         return len(tenants) > 1 and self._lag_s(own, 1 / len(tenants), now) <= 0
 
+    def speaks_for(self, tenant: str) -> bool:
+        """Whether a tenant has an utterance in work."""
+        return any(one.tenant == tenant for one in self._playbacks)
+
     def _live_others(self, playback: Playback) -> list[Playback]:
         return [one for one in self._playbacks if not one.is_batch and one is not playback]
 

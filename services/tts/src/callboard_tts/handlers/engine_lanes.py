@@ -63,14 +63,17 @@ class EngineLanes:
             self._grant()
 
     def _shortage_s(self, playback: Playback) -> float:
-        """As `shortage_s`; who has waited for long is passed only by another class, or another tenant in its share."""
+        """As `shortage_s`; nobody passes one of the same class who has waited for long.
+
+        A tenant within its share passes those of tenants who are spoken for already.
+        """
         now = _now()
         passes = self._scheduler.within_share(playback, now)
         for other, since in self._waiting.items():
             if other is playback:
                 break
-            kept_behind = other.is_batch <= playback.is_batch and (other.tenant == playback.tenant or not passes)
-            if kept_behind and now - since > OVERTAKING_S:
+            is_passed = passes and other.tenant != playback.tenant and self._scheduler.speaks_for(other.tenant)
+            if now - since > OVERTAKING_S and other.is_batch <= playback.is_batch and not is_passed:
                 return MIN_RETRY_S
         return self.shortage_s(playback)
 
