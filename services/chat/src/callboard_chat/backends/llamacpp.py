@@ -294,6 +294,9 @@ class LlamaCppEngine:
         if self._embeddings:
             batch = self._context_tokens
             params.embedding = True
+            # With a cache for each slot, texts that are read together are split at the end of the shortest, and the
+            # vector of a longer one is made of its rest alone.
+            params.kv_unified = True
             if not pools:
                 # A model that was made to write: the mean of what it makes of each token.
                 params.pooling_type = llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
