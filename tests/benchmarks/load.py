@@ -67,6 +67,28 @@ WIRES = {
         "text",
         b"data: [DONE]",
     ),
+    "Anthropic": Wire(
+        "/v1/messages",
+        {
+            "system": "You are the prompter of a small theatre. Answer in one sentence.",
+            "messages": [{"role": "user", "content": QUESTION}],
+            "max_tokens": MAX_TOKENS,
+            "stream": True,
+        },
+        "text",
+        b"event: message_stop",
+    ),
+    "OpenAI, responses": Wire(
+        "/v1/responses",
+        {
+            "instructions": "You are the prompter of a small theatre. Answer in one sentence.",
+            "input": QUESTION,
+            "max_output_tokens": MAX_TOKENS,
+            "stream": True,
+        },
+        "delta",
+        b"event: response.completed",
+    ),
     "KoboldCpp": Wire(
         "/api/extra/generate/stream",
         {"prompt": QUESTION, "max_length": MAX_TOKENS, "genkey": "KCPP1234", "trim_stop": True},

@@ -19,9 +19,10 @@ from tests.hostile.schemas import values_of
 from tests.protocols.dialect import Dialect, Request, SpeechDialect, TextDialect
 from tests.protocols.membership import dialects, routes
 from tests.protocols.suite import ErrorSuite, RequestSuite
+from tests.protocols.test_anthropic import PATH, AnthropicText
 from tests.protocols.test_kobold import KoboldStream, KoboldText
 from tests.protocols.test_ollama import OllamaText
-from tests.protocols.test_openai import OpenAIChat, OpenAICompletions
+from tests.protocols.test_openai import OpenAIChat, OpenAICompletions, OpenAIResponses
 from tests.support.deployment import CHAT_MODEL
 from tests.unit.edge.admin_harness import AdminHarness
 
@@ -44,6 +45,19 @@ def _ollama_schema(schema: Json) -> Request:
     return Request(OllamaText.path, json.dumps(body).encode())
 
 
+def _anthropic_schema(schema: Json) -> Request:
+    messages = [{"role": "user", "content": "Give an example as JSON."}]
+    body = {"model": CHAT_MODEL, "messages": messages, "max_tokens": 32, "temperature": 0}
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    return Request(PATH, json.dumps({**body, "output_config": form}).encode())
+
+
+def _responses_schema(schema: Json) -> Request:
+    form = {"type": "json_schema", "name": "x", "strict": True, "schema": schema}
+    asked = {"input": "Give an example as JSON.", "max_output_tokens": 32, "temperature": 0, "text": {"format": form}}
+    return Request(OpenAIResponses.path, json.dumps({"model": CHAT_MODEL, **asked}).encode())
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaCarrier:
     """A way to ask for a reply that satisfies a JSON schema; `complete` is the reason of one that was not cut."""
@@ -56,6 +70,8 @@ class SchemaCarrier:
 SCHEMA_CARRIERS: tuple[SchemaCarrier, ...] = (
     SchemaCarrier(OpenAIChat(), "stop", _openai_schema),
     SchemaCarrier(OllamaText(), "stop", _ollama_schema),
+    SchemaCarrier(AnthropicText(), "end_turn", _anthropic_schema),
+    SchemaCarrier(OpenAIResponses(), "completed", _responses_schema),
 )
 UNTEMPLATED: tuple[type[TextDialect], ...] = (OpenAICompletions, KoboldText, KoboldStream)
 

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI, BadRequestError
 from callboard_contracts.embedding import floats
 from callboard_contracts.errors import ErrorCode
 from callboard_edge.protocols.openai.protocol import OpenAI
+from tests.protocols.client import Client
 from tests.protocols.dialect import (
     EmbeddingDialect,
     MalformedRequest,
@@ -25,10 +26,11 @@ from tests.protocols.dialect import (
 )
 from tests.protocols.embedding_suite import EmbeddingSuite
 from tests.protocols.speech_suite import SpeechSuite
-from tests.protocols.suite import ErrorSuite
+from tests.protocols.suite import SHORT_DEADLINE, Connect, ErrorSuite
 from tests.protocols.tenants import Tenant
 from tests.protocols.text_suite import TextSuite
 from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, Deployment
+from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import word_vector
 
 ERRORS = {
@@ -94,6 +96,8 @@ class OpenAIText(TextDialect):
     keep_alive = b": keep-alive\n\n"
     prompt: Mapping[str, Any]
     """The field that has the prompt, as far as the text that takes the place of None."""
+    limit = "max_tokens"
+    """The field that says how long a reply may be."""
 
     def auth_headers(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
@@ -115,7 +119,7 @@ class OpenAIText(TextDialect):
         max_tokens: int | None = 250,
         stops: Sequence[str] = (),
     ) -> Request:
-        fields = {"model": model, "max_tokens": max_tokens, "stop": list(stops) or None, "stream": stream or None}
+        fields = {"model": model, self.limit: max_tokens, "stop": list(stops) or None, "stream": stream or None}
         body = {name: value for name, value in fields.items() if value is not None}
         return self.request({**self.prompt_of(text), **body})
 
@@ -138,8 +142,8 @@ class OpenAIText(TextDialect):
             "missing field": {"model": CHAT_MODEL},
             "wrong type": {**right, "model": 7},
             "wrong type of prompt": {**right, field: 7},
-            "wrong type of limit": {**right, "max_tokens": "many"},
-            "no tokens wanted": {**right, "max_tokens": 0},
+            "wrong type of limit": {**right, self.limit: "many"},
+            "no tokens wanted": {**right, self.limit: 0},
             "out of range": {**right, "temperature": 1e9},
             "a list": [right],
             "null": None,
@@ -147,7 +151,7 @@ class OpenAIText(TextDialect):
         requests = {name: Request(self.path, body) for name, body in bodies.items()}
         requests |= {name: self.request(body) for name, body in objects.items()}
         found = {name: MalformedRequest(request) for name, request in requests.items()}
-        several = MalformedRequest(self.request({**right, "n": 2}), ErrorCode.UNSUPPORTED)
+        several = MalformedRequest(self.request({**right, "n": 9}), ErrorCode.UNSUPPORTED)
         return {**found, "several answers": several}
 
     def read_error(self, body: bytes) -> ParsedError:
@@ -195,6 +199,59 @@ class OpenAICompletions(OpenAIText):
 
     def text_of(self, choice: Any) -> str:
         return choice["text"]
+
+
+class OpenAIResponses(OpenAIText):
+    """`/v1/responses`."""
+
+    path = "/v1/responses"
+    limit = "max_output_tokens"
+    fields: Mapping[str, str] = {
+        "output_format": '"text.format"',
+        "output_format.json_schema": '"text.format.schema"',
+        "tools[0].parameters": '"tools[0].parameters"',
+    }
+
+    def prompt_of(self, text: str) -> dict[str, Any]:
+        return {"input": text}
+
+    def text_of(self, choice: Any) -> str:
+        return "".join(part["text"] for item in choice if item["type"] == "message" for part in item["content"])
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        cases = {name: case for name, case in super().malformed().items() if name != "several answers"}
+        background = self.request({"model": CHAT_MODEL, "input": "Hello.", "background": True})
+        return {**cases, "work in the background": MalformedRequest(background, ErrorCode.UNSUPPORTED)}
+
+    def read_whole(self, body: bytes) -> ParsedReply:
+        found = json.loads(body)
+        return ParsedReply(self.text_of(found["output"]), found["status"], complete=True)
+
+    def read_stream(self, data: bytes) -> ParsedReply:
+        text, reason, error, complete = "", None, None, False
+        *blocks, _unfinished = data.decode("utf-8", "ignore").split("\n\n")
+        numbers: list[int] = []
+        for block in blocks:
+            if block.startswith(":"):
+                continue
+            name, line = block.split("\n")
+            event = json.loads(line.removeprefix("data: "))
+            assert not complete
+            assert name == f"event: {event['type']}"
+            numbers.append(event["sequence_number"])
+            match event["type"]:
+                case "response.output_text.delta":
+                    text += event["delta"]
+                case "error":
+                    error = ParsedError(event["code"], event["message"])
+                case "response.completed" | "response.incomplete" | "response.failed":
+                    complete = True
+                    assert self.text_of(event["response"]["output"]) == text
+                    reason = None if error else event["response"]["status"]
+                case _:
+                    assert error is None
+        assert numbers == list(range(len(numbers)))
+        return ParsedReply(text, reason, error, complete)
 
 
 class OpenAISpeech(SpeechDialect):
@@ -336,6 +393,31 @@ class TestEmbeddings(EmbeddingSuite):
             assert len(shorter.data[0].embedding) == 2
             with pytest.raises(BadRequestError, match="6 dimensions"):
                 await client.embeddings.create(model=CHAT_MODEL, input="An owl sat.", dimensions=7)
+
+
+class TestResponses(TextSuite):
+    dialect = OpenAIResponses()
+
+    async def test_dialogue_goes_on_from_a_reply_of_another_edge(
+        self, client: Client, connect: Connect, chat_engine: StubChat
+    ) -> None:
+        asking = OpenAIResponses()
+        first = json.loads((await client.ask(asking.ask("Hello."))).body)
+        other = connect(SHORT_DEADLINE)
+        again = await other.ask(Request(f"/v1/responses/{first['id']}", method="GET"))
+        assert json.loads(again.body)["output"] == first["output"]
+        on = asking.request({"model": CHAT_MODEL, "input": "And?", "previous_response_id": first["id"]})
+        answer = await other.ask(on)
+        assert answer.status == 200, answer
+        assert [one["content"] for one in chat_engine.calls[-1]["messages"]] == [
+            "Hello.",
+            asking.text_of(first["output"]),
+            "And?",
+        ]
+        assert (await connect(key="").ask(on)).status in {400, 401}
+        assert (await other.ask(Request(f"/v1/responses/{first['id']}", method="DELETE"))).status == 200
+        assert (await client.ask(Request(f"/v1/responses/{first['id']}", method="GET"))).status == 404
+        assert (await client.ask(on)).status == 400
 
 
 class TestSpeech(SpeechSuite):

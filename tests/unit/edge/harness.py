@@ -108,6 +108,7 @@ class EdgeHarness:
     streams: RoomStreams
     inquiry: FakeModelInquiry
     characters: Characters
+    results: FakeResultStore
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -214,6 +215,7 @@ async def running(
             streams,
             inquiry,
             characters,
+            results,
             [mixing],
         )
         try:

@@ -26,10 +26,10 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.workers import Ability, OfferedModel, WorkerInfo
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.http.bodies import parse
+from callboard_edge.http.local_sampling import SOURCES, local_sampling
 from callboard_edge.protocols.kobold.bodies import GenerateBody, SamplingBody
 from callboard_edge.protocols.kobold.generation import generate_request
 from callboard_edge.protocols.kobold.protocol import Kobold
-from callboard_edge.protocols.kobold.sampling import SOURCES, sampling
 from callboard_edge.protocols.kobold.tidy import tidied
 from tests.hostile.bodies import examples, raw_bodies
 from tests.hostile.targets import all_targets
@@ -72,7 +72,7 @@ def neutral(*abilities: Ability, **fields: Any) -> ChatRequest:
 
 
 def sampled(**fields: Any) -> Sampling:
-    return sampling(parse(SamplingBody, json.dumps(fields).encode()))
+    return local_sampling(parse(SamplingBody, json.dumps(fields).encode()))
 
 
 def lite_events(body: bytes) -> list[Any]:

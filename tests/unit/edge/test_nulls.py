@@ -22,6 +22,7 @@ pytestmark = pytest.mark.unit
 SAMPLES: dict[tuple[str, str], Any] = {
     ("FunctionSpec", "name"): "dim",
     ("JsonSchema", "name"): "shape",
+    ("ToolDefinition", "name"): "dim",
 }
 """Values of required fields whose pattern does not allow any text."""
 

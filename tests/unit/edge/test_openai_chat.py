@@ -290,9 +290,11 @@ async def test_every_kind_of_message_is_read(harness: EdgeHarness) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
-    "several choices": ({"n": 2}, "n", "unsupported"),
-    "log probabilities": ({"logprobs": True}, "logprobs", "unsupported"),
-    "top log probabilities": ({"top_logprobs": 3}, "top_logprobs", "unsupported"),
+    "too many choices": ({"n": 9}, "n", "unsupported"),
+    "top log probabilities alone": ({"top_logprobs": 3}, "top_logprobs", "invalid_request"),
+    "too many of them": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_request"),
+    "a temperature out of range": ({"temperature": 3.5}, "temperature", "invalid_request"),
+    "a regular expression": ({"guided_regex": "a+"}, "guided_regex", "unsupported"),
     "old functions": ({"functions": [{"name": "f"}]}, "functions", "unsupported"),
     "no messages": ({"messages": []}, "messages", "invalid_request"),
     "messages of the wrong type": ({"messages": "x"}, "messages", "invalid_request"),

@@ -1,11 +1,13 @@
 """The edge's small rules: addresses, bounds, paths, and how an inbox fills."""
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from callboard_contracts.chat import ChatMessage, ChatRequest, Image, Tool
 from callboard_contracts.config import ChatSection
@@ -136,6 +138,20 @@ def test_router_finds_exact_paths_before_patterns() -> None:
     assert router.find("GET", "/a/x/y").methods == ()
     with pytest.raises(ValueError, match="two routes"):
         Router([route("GET", "/a"), route("GET", "/a")])
+
+
+@pytest.mark.parametrize("path", ["/a", "/a/{name}"])
+def test_router_finds_the_route_for_requests_with_a_header_first(path: str) -> None:
+    plain, marked = route("GET", path), replace(route("GET", path), header="x-mark")
+    router = Router([plain, marked, route("POST", path)])
+    sent = path.replace("{name}", "x")
+    assert router.find("GET", sent, CIMultiDict({"X-Mark": "1"})).route is marked
+    assert router.find("GET", sent, CIMultiDict({"Other": "1"})).route is plain
+    assert router.find("GET", sent).route is plain
+    assert router.find("PUT", sent).methods == ("GET", "POST", "HEAD")
+    with pytest.raises(ValueError, match="two routes"):
+        Router([marked, marked])
+    assert Router([marked]).find("GET", sent).route is None
 
 
 async def test_inbox_drops_what_does_not_fit_and_says_so() -> None:

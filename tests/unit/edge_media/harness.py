@@ -15,7 +15,7 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket
+from callboard_contracts.kept import JobTicket, KeptDialogue
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -293,6 +293,14 @@ class NoResults:
         raise AssertionError(name, request_id)
 
     async def named(self, name: str) -> str | None:
+        """Is no part of speech."""
+        raise AssertionError(name)
+
+    async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:
+        """Is no part of speech."""
+        raise AssertionError(name, dialogue)
+
+    async def dialogue(self, name: str) -> KeptDialogue | None:
         """Is no part of speech."""
         raise AssertionError(name)
 

@@ -1,5 +1,10 @@
 """What is kept of a job whose result is polled, so that any edge can answer for it after any restart."""
 
+from typing import Any
+
+from pydantic import Field
+
+from callboard_contracts.chat import ChatMessage
 from callboard_contracts.jobs import Service
 from callboard_contracts.model import Message
 from callboard_contracts.quota import Hold
@@ -27,3 +32,20 @@ class NamedRequest(Message):
     """Which request a client's own name stands for, kept under `name.<hash>` for as long as its result."""
 
     request_id: str
+
+
+class KeptDialogue(Message):
+    """A dialogue up to a reply that its client may go on from, kept under `name.<hash>` for as long as the reply.
+
+    `messages` are those before the reply, without `instructions`, which count for one reply only; the reply itself is
+    the result of the request. `shown` is what else the client is told of its request when it asks for the reply again.
+    Times are Unix seconds; `deleted` is set once the client took the reply back.
+    """
+
+    request_id: str
+    model: str
+    created_at: float
+    deadline_at: float
+    messages: tuple[ChatMessage, ...] = ()
+    shown: dict[str, Any] = Field(default_factory=dict)
+    deleted: bool = False

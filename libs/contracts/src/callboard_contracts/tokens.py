@@ -5,7 +5,7 @@ Any worker of the pool answers. One that cannot, because its engine does not say
 
 from pydantic import Field
 
-from callboard_contracts.chat import ChatMessage, PromptFormat
+from callboard_contracts.chat import ChatMessage, PromptFormat, Thinking, Tool
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.model import Message
 
@@ -18,13 +18,17 @@ MAX_TOKENS = 100_000
 class TokenizeRequest(Message):
     """A text, or the messages of a dialogue, whose tokens are asked for.
 
-    Messages are counted as a prompt for a reply, in the prompt format. With `special` the tokens are those of a whole
-    prompt, with what the engine puts before it. With `turn_tags` those in the text are replaced first.
+    Messages are counted as a prompt for a reply, in the prompt format, with what tools and thinking add to it. With
+    `special` the tokens are those of a whole prompt, with what the engine puts before it. With `turn_tags` those in the
+    text are replaced first.
     """
 
     model: str
     text: str = ""
     messages: tuple[ChatMessage, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    thinking: Thinking = Thinking()
     prompt_format: PromptFormat | None = None
     special: bool = True
     turn_tags: bool = False

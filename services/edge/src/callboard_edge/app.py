@@ -36,6 +36,7 @@ from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import chat_catalogue, embedding_catalogue, speech_catalogue
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
+from callboard_edge.domain.dialogues import Dialogues
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
@@ -61,6 +62,7 @@ from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
+from callboard_edge.protocols.anthropic.protocol import Anthropic
 from callboard_edge.protocols.characters.protocol import CharactersProtocol
 from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.ollama.protocol import Ollama
@@ -79,7 +81,15 @@ from callboard_kit.store_health import StoreHealth
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Protocol, ...] = (OpenAI(), CharactersProtocol(), Talkmaster(), Kobold(), Ollama(), Admin())
+PROTOCOLS: tuple[Protocol, ...] = (
+    OpenAI(),
+    Anthropic(),
+    CharactersProtocol(),
+    Talkmaster(),
+    Kobold(),
+    Ollama(),
+    Admin(),
+)
 """Every protocol that the edge speaks."""
 
 QUOTA = "quota"
@@ -351,6 +361,7 @@ def edge_context(
         room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
         metrics=metrics,
         running=running or FollowedReplies(),
+        dialogues=Dialogues(results, deps.background, deps.jobs.max_request_bytes, deps.now),
         ready=ready,
         admin=admin,
         saved_slots=saved_slots,

@@ -8,7 +8,7 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingJob, Embeddin
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket
+from callboard_contracts.kept import JobTicket, KeptDialogue
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -303,6 +303,7 @@ class FakeResultStore:
         self.failure: CallboardError | None = None
         self.tickets: dict[str, JobTicket] = {}
         self.names: dict[str, str] = {}
+        self.dialogues: dict[str, KeptDialogue] = {}
         self._replies = replies
 
     async def put_name(self, name: str, request_id: str) -> None:
@@ -314,6 +315,16 @@ class FakeResultStore:
         """The request of a name."""
         self._fail()
         return self.names.get(name)
+
+    async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:
+        """Keeps a dialogue."""
+        self._fail()
+        self.dialogues[name] = dialogue
+
+    async def dialogue(self, name: str) -> KeptDialogue | None:
+        """The dialogue of a name."""
+        self._fail()
+        return self.dialogues.get(name)
 
     async def put_ticket(self, ticket: JobTicket) -> None:
         """Keeps a ticket."""

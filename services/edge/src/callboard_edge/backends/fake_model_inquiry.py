@@ -30,9 +30,10 @@ class FakeModelInquiry:
         self._words: dict[int, str] = {START: ""}
 
     async def tokenize(self, pool: str, request: TokenizeRequest) -> TokenizeReply:
-        """The words of a text, or of all messages."""
+        """The words of a text, or of the names of tools and of all messages."""
         self._take(pool, request)
-        text = request.text + "".join(f"{message.role}: {message.content}\n" for message in request.messages)
+        text = request.text + "".join(f"{tool.name}\n" for tool in request.tools)
+        text += "".join(f"{message.role}: {message.content}\n" for message in request.messages)
         words = re.findall(r"\s*\S+(?:\s+\Z)?", text)
         numbers = [crc32(word.encode()) for word in words]
         self._words |= dict(zip(numbers, words, strict=True))

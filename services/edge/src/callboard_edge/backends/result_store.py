@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
-from callboard_contracts.kept import JobTicket, NamedRequest
+from callboard_contracts.kept import JobTicket, KeptDialogue, NamedRequest
 from callboard_contracts.model import Message
 from callboard_contracts.streams import OUT
 from callboard_edge.backends.reply_router import read_frame
@@ -58,6 +58,15 @@ class BusResultStore:
         """The request of a name."""
         found = await self._last(subjects.request_name, name, NamedRequest)
         return found.request_id if found else None
+
+    async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:
+        """Keeps a dialogue."""
+        kind = "deleted" if dialogue.deleted else "dialogue"
+        await self._put(subjects.request_name(name), dialogue, f"{dialogue.request_id}.{kind}")
+
+    async def dialogue(self, name: str) -> KeptDialogue | None:
+        """The dialogue of a name."""
+        return await self._last(subjects.request_name, name, KeptDialogue)
 
     async def _put(self, subject: str, message: Message, msg_id: str) -> None:
         try:

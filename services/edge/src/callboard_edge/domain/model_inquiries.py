@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callboard_contracts.chat import ChatMessage
+from callboard_contracts.chat import ChatMessage, ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.tokens import (
     MAX_TEXT_BYTES,
@@ -43,6 +43,18 @@ class ModelQuestions:
         return await self.inquiry.tokenize(
             model.pool, TokenizeRequest(model=model.served_name, messages=tuple(messages))
         )
+
+    async def prompt_tokens(self, model: ChatModel, request: ChatRequest) -> TokenizeReply:
+        """The tokens of the prompt for the reply that a request asks for, its tools among them."""
+        asked = TokenizeRequest(
+            model=model.served_name,
+            messages=request.messages,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            thinking=request.thinking,
+            prompt_format=request.prompt_format,
+        )
+        return await self.inquiry.tokenize(model.pool, asked)
 
     async def text(self, model: ChatModel, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of some tokens."""

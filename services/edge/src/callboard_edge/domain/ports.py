@@ -11,7 +11,7 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket
+from callboard_contracts.kept import JobTicket, KeptDialogue
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -226,6 +226,14 @@ class ResultStore(Protocol):
 
     async def named(self, name: str) -> str | None:
         """The request that was given a name, or None; raises CallboardError."""
+        ...
+
+    async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:
+        """Keeps a dialogue, or that it is deleted, under a name; raises CallboardError."""
+        ...
+
+    async def dialogue(self, name: str) -> KeptDialogue | None:
+        """The dialogue of a name, or None; raises CallboardError."""
         ...
 
 

@@ -30,11 +30,14 @@ def reply_name(caller: Caller, key: str) -> str:
 
 
 class FollowedReply:
-    """One reply: what there is of it, and the order to stop it."""
+    """One reply: what there is of it, and the order to stop it.
+
+    One with several choices has several streams; the first is read, and all are stopped.
+    """
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        self._stream: TextStream | None = None
+        self._streams: list[TextStream] = []
         self.logprobs: list[TokenLogprob] = []
         self.stopped = False
 
@@ -45,16 +48,17 @@ class FollowedReply:
 
     def follow(self, stream: TextStream) -> None:
         """Takes note of what a stream brings from now on."""
-        self._stream = stream
-        stream.on_frames = self._take
+        if not self._streams:
+            stream.on_frames = self._take
+        self._streams.append(stream)
         if self.stopped:
             stream.stop()
 
     def stop(self) -> None:
         """Ends the reply where it stands."""
         self.stopped = True
-        if self._stream is not None:
-            self._stream.stop()
+        for stream in self._streams:
+            stream.stop()
 
     def _take(self, frames: Sequence[ChatFrame]) -> None:
         for frame in frames:

@@ -114,7 +114,8 @@ class TextStream(JobStream[ChatFrame]):
                     text.append(frame.text)
                     thinking.append(frame.thinking)
                     reply.tool_calls += frame.tool_calls
-                    reply.logprobs += frame.logprobs
+                    # Those of thinking are none of the reply's own.
+                    reply.logprobs += frame.logprobs if frame.text or not frame.thinking else ()
                     emitted = emitted or has_output(frame)
                     reply.end = frame.end or reply.end
         except CallboardError as error:

@@ -7,6 +7,7 @@ from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.characters import Characters
+from callboard_edge.domain.dialogues import Dialogues
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
@@ -52,6 +53,7 @@ class EdgeContext:
     room_recordings: RoomRecordingResponder
     metrics: EdgeMetrics
     running: FollowedReplies
+    dialogues: Dialogues
     ready: Callable[[], str | None]
     admin: Administration | None = None
     saved_slots: SavedSlots | None = None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 EXPOSED = (
-    "x-request-id, retry-after, retry-after-ms, x-should-retry, "
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
     "x-ratelimit-limit-jobs, x-ratelimit-remaining-jobs, x-ratelimit-reset-jobs"

@@ -20,7 +20,7 @@ from callboard_edge.http.body_reader import BodyBudget, BodyReader
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
-from callboard_edge.http.protocol import SITE, Protocol
+from callboard_edge.http.protocol import SITE, NamesRequests, Protocol
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.route import Route
 from callboard_edge.http.router import Router
@@ -53,6 +53,7 @@ class Dispatcher:
             ((prefix, protocol) for protocol in protocols for prefix in protocol.prefixes),
             key=lambda entry: -len(entry[0]),
         )
+        self._id_headers = {one.name: one.request_id_header for one in protocols if isinstance(one, NamesRequests)}
         self._settings = context.settings
         self._metrics = context.metrics
         self._cors = Cors(context.settings.cors_origins)
@@ -82,7 +83,7 @@ class Dispatcher:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers
         raw_path = request.rel_url.raw_path
-        match = self._router.find(request.method, raw_path)
+        match = self._router.find(request.method, raw_path, given)
         protocol = self._protocol_of(raw_path) if match.route is None else self._protocols[id(match.route)]
         cors = self._cors if protocol.browsers else _NO_BROWSERS
         if request.method == "OPTIONS":
@@ -98,6 +99,8 @@ class Dispatcher:
             self._bodies_of(match.route),
         )
         headers[REQUEST_ID] = call.request_id
+        if (id_header := self._id_headers.get(protocol.name)) is not None:
+            headers[id_header] = call.request_id
         headers["Server"] = SERVER
         if own_id == call.request_id:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})

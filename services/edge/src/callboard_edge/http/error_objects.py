@@ -58,12 +58,15 @@ def _type(status: int) -> str:
 
 
 def error_answer(error: CallboardError, body: Mapping[str, Any]) -> web.Response:
-    """An error as an answer, with the headers that tell a client whether to send its request again."""
+    """An error as an answer, with the status of the catalogue."""
+    return answer_with_retry(error, {"error": body}, error.info.kind.status)
+
+
+def answer_with_retry(error: CallboardError, content: Mapping[str, Any], status: int) -> web.Response:
+    """An answer with the headers that tell a client whether to send its request again."""
     info = error.info
     response = web.Response(
-        body=json.dumps({"error": body}, ensure_ascii=False).encode(),
-        status=info.kind.status,
-        content_type="application/json",
+        body=json.dumps(content, ensure_ascii=False).encode(), status=status, content_type="application/json"
     )
     response.headers["x-should-retry"] = "true" if _can_retry(error) else "false"
     if info.retry_after_s is not None:

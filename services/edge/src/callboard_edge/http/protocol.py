@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 from aiohttp import web
 
@@ -43,6 +44,16 @@ class Protocol(Interface):
 
     def render_error(self, error: CallboardError) -> web.Response:
         """An error as this protocol's clients understand it; `Retry-After` and rate limits are added by the caller."""
+        ...
+
+
+@runtime_checkable
+class NamesRequests(Interface):
+    """A protocol whose clients look for a request's id in a header of their own."""
+
+    @property
+    def request_id_header(self) -> str:
+        """The header's name."""
         ...
 
 

@@ -1,12 +1,13 @@
 """Finds the route of a path."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from callboard_edge.http.route import Route
 
+_Methods = dict[str, list[Route]]
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 
@@ -23,18 +24,20 @@ class Router:
     """Exact paths first, then patterns in the order in which they were given."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._exact: dict[str, dict[str, Route]] = {}
-        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Route]]] = {}
+        self._exact: dict[str, _Methods] = {}
+        self._patterns: dict[str, tuple[re.Pattern[str], _Methods]] = {}
         for route in routes:
             if "{" in route.path:
                 methods = self._patterns.setdefault(route.path, (_pattern(route.path), {}))[1]
             else:
                 methods = self._exact.setdefault(route.path, {})
-            if route.method in methods:
+            found = methods.setdefault(route.method, [])
+            if any(one.header == route.header for one in found):
                 raise ValueError(f"two routes for {route.method} {route.path}")
-            methods[route.method] = route
+            found.append(route)
+            found.sort(key=lambda one: one.header is None)
 
-    def find(self, method: str, path: str) -> Match:
+    def find(self, method: str, path: str, headers: Container[str] = ()) -> Match:
         """The route of a method and raw path; HEAD is taken where GET is, and a slash at the end is ignored.
 
         The path is matched as it was sent, and parameters are decoded afterwards: what an encoded slash or letter
@@ -44,12 +47,16 @@ class Router:
         path = path.partition("?")[0].rstrip("/") or "/"
         methods = self._exact.get(path)
         if methods is not None:
-            return Match(methods.get(wanted), {}, _names(methods))
+            return Match(_meant(methods.get(wanted, ()), headers), {}, _names(methods))
         for pattern, by_method in self._patterns.values():
             if match := pattern.fullmatch(path):
                 params = {name: unquote(value) for name, value in match.groupdict().items()}
-                return Match(by_method.get(wanted), params, _names(by_method))
+                return Match(_meant(by_method.get(wanted, ()), headers), params, _names(by_method))
         return Match(None, {}, ())
+
+
+def _meant(routes: Iterable[Route], headers: Container[str]) -> Route | None:
+    return next((route for route in routes if route.header is None or route.header in headers), None)
 
 
 def _names(methods: Iterable[str]) -> tuple[str, ...]:

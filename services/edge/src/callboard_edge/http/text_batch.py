@@ -1,7 +1,7 @@
 """Answers several requests for text in one answer: all of them, or none."""
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -67,8 +67,12 @@ class TextBatchResponder:
         *,
         stream: bool,
         refused_sampling: Set[str] = frozenset(),
+        follow: Callable[[TextStream], None] | None = None,
     ) -> web.StreamResponse:
-        """Checks and admits all requests and answers them; raises as `TextResponder.respond` does."""
+        """Checks and admits all requests and answers them; raises as `TextResponder.respond` does.
+
+        `follow` is given the stream of each reply before it is read.
+        """
         checked = [await self.text.checked(call, request, model, refused_sampling) for request in requests]
         # An id of the client's is for all of them.
         ids = [f"{request.message_id}.{n}" if request.message_id else "" for n, request in enumerate(checked)]
@@ -79,6 +83,9 @@ class TextBatchResponder:
                 request_id = None if replies else call.fresh_id
                 reply = await self.text.admission.chat(call.caller, request, model, request_id)
                 replies.append(await stack.enter_async_context(reply))
+            if follow is not None:
+                for reply in replies:
+                    follow(reply)
             call.headers.update(rate_limit_headers(replies[-1].states))
             try:
                 if stream:

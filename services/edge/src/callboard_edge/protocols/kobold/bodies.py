@@ -1,33 +1,16 @@
-"""What these clients send and read.
+"""What these clients send and read."""
 
-They are many and write their numbers as they like, so that much is taken that is not quite right: numbers in text,
-`null` for whatever is left out, and values out of range, which are brought into it.
-"""
+from typing import Any
 
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.embedding_objects import EncodingFormat
-from callboard_edge.http.lenient import Flag, LenientBody, Number, Texts, Whole
+from callboard_edge.http.lenient import Flag, LenientBody, Whole
+from callboard_edge.http.local_bodies import LocalSamplingBody
 
-MAX_STOPS = 256
-MAX_BANNED_TEXTS = 768
-MAX_BIASES = 512
-MAX_BREAKERS = 128
-MAX_IDS = 1024
 MAX_TURNS = 1024
 MAX_MESSAGES = 2048
-
-
-def _biases(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: one for key, one in value.items() if one is not None}
-
-
-Biases = Annotated[dict[str, float] | None, BeforeValidator(_biases)]
 
 
 class AnyBody(Body):
@@ -40,67 +23,11 @@ class KeyBody(LenientBody):
     genkey: str | None = None
 
 
-class SamplingBody(LenientBody):
+class SamplingBody(LocalSamplingBody):
     """How the next token is chosen and how much is written, by KoboldCpp's names and by text-generation-webui's.
 
     KoboldCpp's length is `max_length`, text-generation-webui's `max_new_tokens`.
     """
-
-    max_length: Whole = None
-    max_new_tokens: Whole = None
-    max_context_length: Whole = None
-    truncation_length: Whole = None
-    temperature: Number = None
-    dynatemp_range: Number = None
-    dynatemp_exponent: Number = None
-    smoothing_factor: Number = None
-    smoothing_curve: Number = None
-    top_k: Whole = None
-    top_p: Number = None
-    min_p: Number = None
-    top_a: Number = None
-    typical: Number = None
-    typical_p: Number = None
-    tfs: Number = None
-    nsigma: Number = None
-    epsilon_cutoff: Number = None
-    eta_cutoff: Number = None
-    xtc_threshold: Number = None
-    xtc_probability: Number = None
-    adaptive_target: Number = None
-    adaptive_decay: Number = None
-    mirostat: Whole = None
-    mirostat_mode: Whole = None
-    mirostat_tau: Number = None
-    mirostat_eta: Number = None
-    presence_penalty: Number = None
-    frequency_penalty: Number = None
-    rep_pen: Number = None
-    repetition_penalty: Number = None
-    repeat_penalty: Number = None
-    rep_pen_range: Whole = None
-    repetition_penalty_range: Whole = None
-    rep_pen_slope: Number = None
-    no_repeat_ngram_size: Whole = None
-    dry_multiplier: Number = None
-    dry_base: Number = None
-    dry_allowed_length: Whole = None
-    dry_penalty_last_n: Whole = None
-    dry_sequence_breakers: Texts = None
-    sampler_order: list[Whole] | None = None
-    sampler_seed: Whole = None
-    seed: Whole = None
-    stop_sequence: Texts = None
-    stopping_strings: Texts = None
-    banned_tokens: Texts = None
-    banned_strings: Texts = None
-    custom_token_bans: str | None = None
-    logit_bias: Biases = None
-    ban_eos_token: Flag = None
-    use_default_badwordsids: Flag = None
-    min_length: Whole = None
-    do_sample: Flag = None
-    genkey: str | None = None
 
     @property
     def is_textgen(self) -> bool:

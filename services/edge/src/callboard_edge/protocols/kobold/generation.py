@@ -1,11 +1,8 @@
 """The continuation of a text, whole and streamed: for KoboldCpp's clients and text-generation-webui's, by one path."""
 
-import json
-from typing import Any
-
 from aiohttp import web
 
-from callboard_contracts.chat import ChatRequest, OutputFormat, Thinking
+from callboard_contracts.chat import ChatRequest, Thinking
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.workers import OfferedModel
 from callboard_edge.domain.abilities import unsupported
@@ -13,24 +10,21 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.running_replies import reply_name
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.local_sampling import context_and_reply, grammar_format, has_turn_tags, local_sampling
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.kobold.bodies import GenerateBody, Results, SamplingBody
 from callboard_edge.protocols.kobold.errors import ANSWERS
 from callboard_edge.protocols.kobold.info import LATEST, TAG
 from callboard_edge.protocols.kobold.models import chosen_model
 from callboard_edge.protocols.kobold.perf import Figures
-from callboard_edge.protocols.kobold.sampling import sampling
 from callboard_edge.protocols.kobold.tidy import tidied
 from callboard_edge.protocols.kobold.writer import KoboldWriter
 
 TEXTGEN_LENGTH = 200
 """The length of a reply, in tokens, where a client of text-generation-webui names none."""
-LEAST_CONTEXT_TOKENS = 128
 TOP_LOGPROBS = 10
 """How many alternatives come with each token, as KoboldCpp has it."""
 MAX_TOP_LOGPROBS = 20
-TURN_TAG = "{{["
-"""The beginning of each of KoboldCpp's tags."""
 THINKING_SHARES = {"minimal": 0.1, "low": 0.25, "medium": 0.5}
 """How much of a reply's length may be thinking, by the effort that is asked for."""
 
@@ -114,46 +108,24 @@ def generate_request(body: GenerateBody, model: ChatModel, offered: OfferedModel
         memory=body.memory or "",
         overflow="drop_front",
         context_tokens=context_tokens,
-        turn_tags=body.replace_instruct_placeholders is not False and has_turn_tags(body),
-        sampling=sampling(body),
+        turn_tags=body.replace_instruct_placeholders is not False
+        and has_turn_tags((body.prompt, body.memory), body.stop_sequence),
+        sampling=local_sampling(body),
         max_output_tokens=limit,
-        output_format=output_format(body.grammar),
+        output_format=grammar_format(body.grammar),
         thinking=_thinking(body, limit) if "thinking" in abilities else Thinking(),
         top_logprobs=_top_logprobs(body.logprobs) if "logprobs" in abilities else None,
     )
 
 
-def has_turn_tags(body: GenerateBody) -> bool:
-    """Whether there may be tags that stand for the model's template; a prompt without them is taken as it is."""
-    return any(TURN_TAG in text for text in (body.prompt or "", body.memory or "", *(body.stop_sequence or ())))
-
-
 def lengths(body: SamplingBody, model: ChatModel) -> tuple[int | None, int]:
-    """How long memory, prompt and reply may be together, None for the model's own, and how long the reply may be.
-
-    A quarter of the context is left to the prompt.
-    """
-    asked = [body.max_context_length, body.truncation_length]
-    context = next((one for one in asked if one is not None and one > 0), None)
-    if context is not None:
-        context = min(model.context_tokens, max(LEAST_CONTEXT_TOKENS, context))
-    wanted = next((one for one in (body.max_length, body.max_new_tokens) if one is not None and one > 0), None)
-    limit = model.output_limit(wanted, TEXTGEN_LENGTH if body.is_textgen else None)
-    return context, min(limit, max(1, (context or model.context_tokens) * 3 // 4))
-
-
-def output_format(grammar: str | None) -> OutputFormat:
-    """The form of a reply: a grammar in GBNF, or a JSON schema in its place."""
-    if not grammar or not grammar.strip():
-        return OutputFormat()
-    if grammar.lstrip().startswith("{"):
-        try:
-            schema: Any = json.loads(grammar)
-        except (ValueError, RecursionError):
-            schema = None
-        if isinstance(schema, dict):
-            return OutputFormat(kind="json_schema", json_schema=schema)
-    return OutputFormat(kind="grammar", grammar=grammar)
+    """How long memory, prompt and reply may be together, None for the model's own, and how long the reply may be."""
+    return context_and_reply(
+        model,
+        (body.max_context_length, body.truncation_length),
+        (body.max_length, body.max_new_tokens),
+        TEXTGEN_LENGTH if body.is_textgen else None,
+    )
 
 
 def _thinking(body: GenerateBody, limit: int) -> Thinking:

@@ -15,6 +15,7 @@ from callboard_edge.domain.running_replies import reply_name
 from callboard_edge.domain.text_stream import TextReply
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.local_sampling import local_sampling
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.kobold.bodies import (
     ChatBody,
@@ -29,7 +30,6 @@ from callboard_edge.protocols.kobold.generation import lengths
 from callboard_edge.protocols.kobold.info import TAG
 from callboard_edge.protocols.kobold.models import chosen_model, default_model
 from callboard_edge.protocols.kobold.running import key_of
-from callboard_edge.protocols.kobold.sampling import sampling
 
 NOTHING_SAID = "<|BEGIN-VISIBLE-CHAT|>"
 """Stands for the user's words before a greeting."""
@@ -168,7 +168,7 @@ def chat_request(body: ChatBody, model: ChatModel) -> tuple[ChatRequest, ChatHis
         messages=tuple(messages),
         overflow="drop_front",
         context_tokens=context_tokens,
-        sampling=sampling(body),
+        sampling=local_sampling(body),
         max_output_tokens=limit,
     )
     return request, ChatHistory(internal=internal, visible=visible)

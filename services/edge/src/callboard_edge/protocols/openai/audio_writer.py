@@ -8,7 +8,7 @@ from typing import Any
 from callboard_contracts.chat import ChatEnd
 from callboard_contracts.streams import RESULT_LIFE_S
 from callboard_edge.http.narrated_responder import SpokenReply
-from callboard_edge.protocols.openai.writer import ChatWriter, encoded, usage_object
+from callboard_edge.protocols.openai.writer import ChatWriter, ReplyHead, encoded, usage_object
 
 AUDIO_ID = r"audio_([0-9a-f]{32})"
 """What a reply's audio is called, by its request; a later message may name it while the result is kept."""
@@ -17,10 +17,10 @@ AUDIO_ID = r"audio_([0-9a-f]{32})"
 class AudioChatWriter(ChatWriter):
     """Writes the reply to a conversation with its sound."""
 
-    def __init__(self, request_id: str, model: str, *, include_usage: bool) -> None:
-        super().__init__(request_id, model, include_usage=include_usage)
+    def __init__(self, head: ReplyHead, request_id: str) -> None:
+        super().__init__(head)
         self._audio_id = f"audio_{request_id}"
-        self._expires_at = self._reply.created + RESULT_LIFE_S
+        self._expires_at = head.created + RESULT_LIFE_S
 
     def opening(self) -> bytes:
         """The first chunk, which names the role and the audio."""

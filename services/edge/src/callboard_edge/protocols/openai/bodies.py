@@ -12,17 +12,19 @@ MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_TOOLS = 128
 MAX_BIASES = 1024
+MAX_TOP_LOGPROBS = 20
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
 
-def _kind(value: Any) -> str | None:
+def text_or_list(value: Any) -> str | None:
     """Tells the forms of a field apart by their JSON type, so that an error names the field and not the form."""
     if isinstance(value, str):
         return f"{TAG}text"
     return f"{TAG}list" if isinstance(value, (list, tuple)) else None
 
 
-def _choice_kind(value: Any) -> str | None:
+def choice_kind(value: Any) -> str | None:
+    """Tells a word from an object, as `text_or_list` does its forms."""
     if isinstance(value, str):
         return f"{TAG}word"
     return f"{TAG}object" if isinstance(value, dict) else None
@@ -62,7 +64,7 @@ class ToolCallPart(Body):
 Content = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), Tag(f"{TAG}list")],
     Discriminator(
-        _kind, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
+        text_or_list, custom_error_type="content", custom_error_message="Input should be a string or a list of parts"
     ),
 ]
 
@@ -134,7 +136,7 @@ class ChosenTool(Body):
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}word")] | Annotated[ChosenTool, Tag(f"{TAG}object")],
     Discriminator(
-        _choice_kind,
+        choice_kind,
         custom_error_type="tool_choice",
         custom_error_message="Input should be 'none', 'auto', 'required' or an object",
     ),
@@ -177,7 +179,7 @@ UserName = Annotated[
 Stop = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[str], Field(max_length=MAX_STOPS), Tag(f"{TAG}list")],
     Discriminator(
-        _kind, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"
+        text_or_list, custom_error_type="stop", custom_error_message="Input should be a string or a list of strings"
     ),
 ]
 
@@ -212,13 +214,10 @@ class AudioOutput(Body):
     speed: float | None = Field(default=None, ge=0.25, le=4.0)
 
 
-class ChatCompletionBody(SamplingBody):
-    """A request for a reply to a conversation."""
+class ChatFields(Body):
+    """What is asked of a reply to a conversation, whatever kind of server the client was written for."""
 
     messages: list[ChatTurn] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: Whole | None = Field(default=None, ge=1)
-    logprobs: bool | None = None
-    top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: list[ToolSpec] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
@@ -228,11 +227,21 @@ class ChatCompletionBody(SamplingBody):
     functions: list[Any] | None = None
     modalities: list[Literal["text", "audio"]] | None = Field(default=None, max_length=2)
     audio: AudioOutput | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class ChatCompletionBody(ChatFields, SamplingBody):
+    """A request for a reply to a conversation."""
+
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 Prompt = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[Any], Tag(f"{TAG}list")],
-    Discriminator(_kind, custom_error_type="prompt", custom_error_message="Input should be a string or a list"),
+    Discriminator(text_or_list, custom_error_type="prompt", custom_error_message="Input should be a string or a list"),
 ]
 
 
@@ -315,11 +324,42 @@ class AssistantMessage(AnswerBody):
     audio: SpokenAudio | None = None
 
 
+class AlternativeToken(AnswerBody):
+    """A token that might have come, and its log probability; `bytes` are null where it is a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ScoredToken(AlternativeToken):
+    """A token of a reply, and the likeliest in its place."""
+
+    top_logprobs: list[AlternativeToken]
+
+
+class ChatLogprobs(AnswerBody):
+    """The log probabilities of a reply's tokens."""
+
+    content: list[ScoredToken]
+    refusal: list[ScoredToken] | None = None
+
+
+class CompletionLogprobs(AnswerBody):
+    """The log probabilities of a continuation's tokens; offsets are in characters of the continuation."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
 class ChatChoice(AnswerBody):
-    """The one choice of a reply."""
+    """One of the choices of a reply."""
 
     index: int
     message: AssistantMessage
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
@@ -335,10 +375,11 @@ class ChatCompletion(AnswerBody):
 
 
 class CompletionChoice(AnswerBody):
-    """The continuation of the prompt with the number `index`."""
+    """A continuation; each prompt has as many as were asked for, one after another."""
 
     index: int
     text: str
+    logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 

@@ -9,10 +9,12 @@ from aiohttp import web
 
 from callboard_contracts.chat import ChatMessage, ChatRequest, Image, OutputFormat, Role, Tool, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.workers import OfferedModel
 from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.local_sampling import context_and_reply
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.openai.audio_writer import AudioChatWriter
 from callboard_edge.protocols.openai.bodies import (
@@ -21,11 +23,20 @@ from callboard_edge.protocols.openai.bodies import (
     ChatTurn,
     ContentPart,
     FunctionSpec,
+    ResponseFormat,
 )
 from callboard_edge.protocols.openai.chat_audio import spoken, with_transcripts
+from callboard_edge.protocols.openai.choices import of_each, respond, wanted_choices, wanted_logprobs
 from callboard_edge.protocols.openai.errors import ANSWERS
-from callboard_edge.protocols.openai.sampling import REFUSED, sampling
-from callboard_edge.protocols.openai.writer import ChatWriter
+from callboard_edge.protocols.openai.local import (
+    LocalChatBody,
+    chosen_model,
+    guided_format,
+    read_body,
+    wanted_sampling,
+)
+from callboard_edge.protocols.openai.sampling import REFUSED
+from callboard_edge.protocols.openai.writer import ChatWriter, ReplyHead
 
 NAME = "chat_completions"
 _ROLES: dict[str, Role] = {
@@ -49,14 +60,24 @@ def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
 
     async def create(call: Call) -> web.StreamResponse:
-        body = await call.json(ChatCompletionBody)
+        body = await read_body(call, ChatCompletionBody, LocalChatBody)
         offer = await context.offers.to(call.caller)
-        model = offer.chat_models.resolve(body.model)
-        request = chat_request(await with_transcripts(body, context.admission.deps.replies.result), model)
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        model = chosen_model(offer.chat_models, body)
+        offered = context.workers.model("chat", model.pool, model.served_name)
+        wanted = wanted_choices(body, offered)
+        request = chat_request(await with_transcripts(body, context.admission.deps.replies.result), model, offered)
+        head = ReplyHead(
+            f"chatcmpl-{call.fresh_id}",
+            body.model or model.name,
+            include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            logprobs=request.top_logprobs is not None,
+            keeps_stop=isinstance(body, LocalChatBody) and body.keeps_stop,
+        )
+        stream = bool(body.stream)
         if body.modalities and "audio" in body.modalities:
+            if wanted.written > 1 or head.logprobs:
+                raise unsupported("A spoken reply has one choice, without log probabilities.", "modalities")
             speech_model, speech, form = spoken(body, model, offer.speech_models, context.workers)
-            audio_writer = AudioChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)
             return await context.narrated.respond(
                 call,
                 NAME,
@@ -65,13 +86,13 @@ def routes(context: EdgeContext) -> list[Route]:
                 speech,
                 speech_model,
                 form,
-                audio_writer,
-                stream=bool(body.stream),
+                AudioChatWriter(head, call.fresh_id),
+                stream=stream,
                 refused_sampling=REFUSED,
             )
-        writer = ChatWriter(call.fresh_id, body.model or model.name, include_usage=include_usage)
-        return await context.text.respond(
-            call, NAME, request, model, writer, stream=bool(body.stream), refused_sampling=REFUSED
+        writers = [ChatWriter(head, index) for index in range(wanted.answered)]
+        return await respond(
+            context, call, NAME, of_each(request, wanted), model, writers, body, stream=stream, wanted=wanted
         )
 
     return [
@@ -91,28 +112,36 @@ def routes(context: EdgeContext) -> list[Route]:
     ]
 
 
-def chat_request(body: ChatCompletionBody, model: ChatModel) -> ChatRequest:
+def chat_request(
+    body: ChatCompletionBody | LocalChatBody, model: ChatModel, offered: OfferedModel | None
+) -> ChatRequest:
     """The neutral form of a request.
 
     Raises:
         CallboardError: it asks for what cannot be served, or a message is malformed.
     """
-    if body.logprobs or body.top_logprobs:
-        raise unsupported("Log probabilities are not offered.", "logprobs" if body.logprobs else "top_logprobs")
     if body.functions:
         raise unsupported("'functions' is not offered; use 'tools'.", "functions")
     tools, tool_choice = _tools(body)
+    output_format = response_format(body.response_format)
+    if isinstance(body, LocalChatBody):
+        context_tokens, limit = context_and_reply(model, body.contexts, body.lengths)
+        output_format = output_format if output_format.kind != "text" else guided_format(body)
+    else:
+        context_tokens, limit = None, model.output_limit(body.max_completion_tokens or body.max_tokens)
     return ChatRequest(
         mode="chat",
         model=model.name,
         messages=tuple(_message(turn, index, reads_images=model.images) for index, turn in enumerate(body.messages)),
         prompt="",
-        sampling=sampling(body),
-        max_output_tokens=model.output_limit(body.max_completion_tokens or body.max_tokens),
-        output_format=_output_format(body),
+        context_tokens=context_tokens,
+        sampling=wanted_sampling(body),
+        max_output_tokens=limit,
+        output_format=output_format,
         tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
+        top_logprobs=wanted_logprobs(body, offered),
         prompt_cache_key=body.prompt_cache_key,
         speaker=body.user or body.safety_identifier or "",
     )
@@ -135,7 +164,11 @@ def _message(turn: ChatTurn, index: int, *, reads_images: bool) -> ChatMessage:
         content = turn.content
     else:
         places = [(part, f"{place}.content[{position}]") for position, part in enumerate(turn.content)]
-        images = tuple(_image(part, at) for part, at in places if reads_images and part.type == "image_url")
+        images = tuple(
+            data_image(part.image_url.url if part.image_url else None, f"{at}.image_url")
+            for part, at in places
+            if reads_images and part.type == "image_url"
+        )
         content = "\n".join(_text(part, at) for part, at in places if not (reads_images and part.type == "image_url"))
     if turn.role == "tool" and turn.tool_call_id is None:
         raise _invalid("A tool's message needs the id of the call that it answers.", f"{place}.tool_call_id")
@@ -162,18 +195,23 @@ def _text(part: ContentPart, place: str) -> str:
     raise unsupported(f"{kind} cannot be read by the models here; send text only.", place)
 
 
-def _image(part: ContentPart, place: str) -> Image:
-    match = _DATA_URL.fullmatch(part.image_url.url) if part.image_url is not None else None
+def data_image(url: str | None, place: str) -> Image:
+    """The image of a data URL.
+
+    Raises:
+        CallboardError: the URL is none of an image, or leads elsewhere.
+    """
+    match = _DATA_URL.fullmatch(url) if url is not None else None
     if match is None:
-        raise unsupported("Images are taken as base64 data URLs only.", f"{place}.image_url")
+        raise unsupported("Images are taken as base64 data URLs only.", place)
     try:
         base64.b64decode(match["data"], validate=True)
     except binascii.Error:
-        raise _invalid("The image is not valid base64.", f"{place}.image_url") from None
+        raise _invalid("The image is not valid base64.", place) from None
     return Image(media_type=match["type"], data=match["data"])
 
 
-def _tools(body: ChatCompletionBody) -> tuple[tuple[Tool, ...], str]:
+def _tools(body: ChatCompletionBody | LocalChatBody) -> tuple[tuple[Tool, ...], str]:
     choice = body.tool_choice or "auto"
     if not body.tools:
         if choice not in ("auto", "none"):
@@ -192,20 +230,31 @@ def _tools(body: ChatCompletionBody) -> tuple[tuple[Tool, ...], str]:
 
 
 def _tool(function: FunctionSpec, index: int) -> Tool:
-    parameters = function.parameters or _NO_PARAMETERS
+    place = f"tools[{index}].function.parameters"
+    return tool_of(function.name, function.description, function.parameters, strict=function.strict, place=place)
+
+
+def tool_of(
+    name: str, description: str | None, parameters: dict[str, Any] | None, *, strict: bool | None, place: str
+) -> Tool:
+    """A function that the model may call.
+
+    Raises:
+        CallboardError: its parameters are no object.
+    """
+    parameters = parameters or _NO_PARAMETERS
     kind = parameters.get("type")
     if isinstance(kind, str) and kind in _OTHER_TYPES:
-        raise _invalid("The parameters must be a JSON schema of an object.", f"tools[{index}].function.parameters")
-    return Tool(
-        name=function.name,
-        description=function.description or "",
-        parameters=parameters,
-        strict=function.strict,
-    )
+        raise _invalid("The parameters must be a JSON schema of an object.", place)
+    return Tool(name=name, description=description or "", parameters=parameters, strict=strict)
 
 
-def _output_format(body: ChatCompletionBody) -> OutputFormat:
-    wanted = body.response_format
+def response_format(wanted: ResponseFormat | None) -> OutputFormat:
+    """The form of a reply.
+
+    Raises:
+        CallboardError: it is not told in full.
+    """
     if wanted is None or wanted.type == "text":
         return OutputFormat()
     spec = wanted.json_schema

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from callboard_contracts.chat import ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -11,7 +12,9 @@ from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.workers import Workers
 from callboard_edge.media.formats import AudioFormat
 from callboard_edge.protocols.openai.audio_writer import AUDIO_ID
-from callboard_edge.protocols.openai.bodies import ChatCompletionBody, ChatTurn
+from callboard_edge.protocols.openai.bodies import ChatFields, ChatTurn
+
+F = TypeVar("F", bound=ChatFields)
 
 _FORMATS: dict[str, AudioFormat] = {
     "wav": "wav",
@@ -25,7 +28,7 @@ _STREAMED = ("pcm16", "mp3", "opus")
 
 
 def spoken(
-    body: ChatCompletionBody, chat_model: ChatModel, models: Catalogue[SpeechModel], workers: Workers
+    body: ChatFields, chat_model: ChatModel, models: Catalogue[SpeechModel], workers: Workers
 ) -> tuple[SpeechModel, SpeechRequest, AudioFormat]:
     """The model, the request and the format in which a reply is spoken; a character speaks with its own voice.
 
@@ -53,9 +56,7 @@ def spoken(
     return model, request, _FORMATS[audio.format]
 
 
-async def with_transcripts(
-    body: ChatCompletionBody, result: Callable[[str], Awaitable[ChatResult | None]]
-) -> ChatCompletionBody:
+async def with_transcripts(body: F, result: Callable[[str], Awaitable[ChatResult | None]]) -> F:
     """The request with the text of each message that names the audio of an earlier reply.
 
     Raises:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -23,6 +25,17 @@ _PARAMS = (
     (re.compile(r"inputs(\[\d+\])?"), "input"),
 )
 """What OpenAI calls the fields of a request."""
+_RESPONSES_PARAMS = (
+    (re.compile(r"output_format\.json_schema"), "text.format.schema"),
+    (re.compile(r"output_format.*"), "text.format"),
+    (re.compile(r"messages.*"), "input"),
+)
+"""What `/v1/responses` calls them."""
+
+
+class NamedError(CallboardError):
+    """An error whose field is named as its client knows it."""
+
 
 ANSWERS = {
     400: Answer("A field is missing, malformed, out of range, or asks for what the model cannot do.", ErrorAnswer),
@@ -37,9 +50,14 @@ ANSWERS = {
 }
 
 
+def error_fields(info: ErrorInfo) -> dict[str, Any]:
+    """The fields of an error's object."""
+    return error_object(_translated(info, _PARAMS), _CODES)
+
+
 def error_event(info: ErrorInfo) -> bytes:
     """An error in the middle of a stream; it names the limit and the wait, which an answer's headers would tell."""
-    error = error_object(_translated(info), _CODES)
+    error = error_fields(info)
     if info.retry_after_s is not None:
         error["retry_after"] = max(1, math.ceil(info.retry_after_s))
     return b"data: " + json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n\n"
@@ -47,11 +65,17 @@ def error_event(info: ErrorInfo) -> bytes:
 
 def render_error(error: CallboardError) -> web.Response:
     """An error as an answer."""
-    return error_answer(error, error_object(_translated(error.info), _CODES))
+    info = error.info if isinstance(error, NamedError) else _translated(error.info, _PARAMS)
+    return error_answer(error, error_object(info, _CODES))
 
 
-def _translated(info: ErrorInfo) -> ErrorInfo:
-    for pattern, name in _PARAMS:
+def responses_error(error: CallboardError) -> CallboardError:
+    """An error of `/v1/responses`, whose fields have names of their own there."""
+    return error if error.info.param is None else NamedError.of(_translated(error.info, _RESPONSES_PARAMS))
+
+
+def _translated(info: ErrorInfo, params: Sequence[tuple[re.Pattern[str], str]]) -> ErrorInfo:
+    for pattern, name in params:
         if info.param is not None and pattern.fullmatch(info.param):
             return info.model_copy(update={"param": pattern.sub(name, info.param)})
     return info

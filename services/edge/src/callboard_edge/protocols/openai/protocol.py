@@ -9,12 +9,22 @@ from callboard_contracts.errors import CallboardError
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.protocol import bearer
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.openai import chat, completions, embeddings, errors, models, speech, usage, voices
+from callboard_edge.protocols.openai import (
+    chat,
+    completions,
+    embeddings,
+    errors,
+    models,
+    responses,
+    speech,
+    usage,
+    voices,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """Chat, completions, embeddings, speech, models, voices and usage."""
+    """Chat, completions, responses, embeddings, speech, models, voices and usage."""
 
     name: str = "openai"
     prefixes: Sequence[str] = ("/v1",)
@@ -22,7 +32,7 @@ class OpenAI:
 
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes."""
-        modules = (chat, completions, embeddings, models, speech, voices, usage)
+        modules = (chat, completions, responses, embeddings, models, speech, voices, usage)
         return [route for module in modules for route in module.routes(context)]
 
     def credentials(self, headers: Mapping[str, str]) -> str:

@@ -1,7 +1,6 @@
 """The sampling fields of OpenAI's two text paths, and what other servers added to them."""
 
 from callboard_contracts.chat import Sampling
-from callboard_edge.domain.abilities import unsupported
 from callboard_edge.protocols.openai.bodies import SamplingBody
 
 REFUSED = frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logit_bias"})
@@ -9,13 +8,7 @@ REFUSED = frozenset({"temperature", "top_p", "presence_penalty", "frequency_pena
 
 
 def sampling(body: SamplingBody) -> Sampling:
-    """The sampling fields of a request.
-
-    Raises:
-        CallboardError: more than one choice is asked for.
-    """
-    if body.n is not None and body.n > 1:
-        raise unsupported("Only one choice can be generated for a request; leave 'n' out or set it to 1.", "n")
+    """The sampling fields of a request."""
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Sampling(
         temperature=body.temperature,

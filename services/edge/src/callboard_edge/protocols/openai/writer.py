@@ -1,17 +1,20 @@
 """OpenAI's replies: the chunks of a stream, built by hand because they are written for every token, and whole ones."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from callboard_contracts.chat import ChatEnd, ChatFrame, TokenUsage, ToolCall
+from callboard_contracts.chat import ChatEnd, ChatFrame, TokenLogprob, TokenUsage, ToolCall
 from callboard_contracts.errors import ErrorInfo
 from callboard_edge.domain.text_stream import TextReply, failure
 from callboard_edge.protocols.openai.errors import error_event
+from callboard_edge.protocols.openai.logprobs import chat_logprobs, completion_logprobs
 
+CHAT, CHAT_CHUNK = "chat.completion", "chat.completion.chunk"
 COMPLETION = "text_completion"
 DONE = b"data: [DONE]\n\n"
 ARGUMENT_CHARACTERS = 256
@@ -20,11 +23,17 @@ ARGUMENT_CHARACTERS = 256
 
 @dataclass(frozen=True, slots=True)
 class ReplyHead:
-    """What all chunks of a reply share."""
+    """What all chunks of a reply share.
+
+    `logprobs` says whether log probabilities are told, `keeps_stop` whether the stop sequence that ends a reply is a
+    part of it.
+    """
 
     id: str
     model: str
     include_usage: bool = False
+    logprobs: bool = False
+    keeps_stop: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -38,7 +47,8 @@ class ChunkWriter:
     keep_alive = b": keep-alive\n\n"
 
     def __init__(self, head: ReplyHead, kind: str, piece: tuple[str, str], empty_piece: str, index: int = 0) -> None:
-        self._include_usage = head.include_usage
+        self.reply = head
+        self._index = index
         self._head = (
             f'data: {{"id":"{head.id}","object":"{kind}","created":{head.created},'
             f'"model":{quoted(head.model)},"choices":['
@@ -48,6 +58,7 @@ class ChunkWriter:
         before, after = piece
         self._choice_head = f'{self._head}{{"index":{index},'
         self._piece_head = self._choice_head + before
+        self._after_text = after
         self._piece_tail = f'{after},"logprobs":null,"finish_reason":null}}{self._tail}'
         self._empty_piece = empty_piece
 
@@ -57,26 +68,26 @@ class ChunkWriter:
 
     def deltas(self, frames: Sequence[ChatFrame]) -> bytes:
         """The chunks for frames that arrived together; neighbouring text becomes one chunk."""
-        if len(frames) == 1 and not frames[0].thinking and not frames[0].tool_calls:
+        if len(frames) == 1 and not (frames[0].thinking or frames[0].tool_calls or self.reply.logprobs):
             return self.piece(frames[0].text).encode() if frames[0].text else b""
         events: list[str] = []
         text = thinking = ""
+        logprobs: list[TokenLogprob] = []
         for frame in frames:
             if frame.thinking:
-                if text:
-                    events.append(self.piece(text))
-                    text = ""
+                events += self._said(text, logprobs)
+                text, logprobs = "", []
                 thinking += frame.thinking
-            if frame.text:
-                if thinking:
-                    events.append(self.thought(thinking))
-                    thinking = ""
+            if frame.text or (frame.logprobs and not frame.thinking):
+                events += self._thought(thinking)
+                thinking = ""
                 text += frame.text
+                logprobs += frame.logprobs
             if frame.tool_calls:
-                events += self._flushed(text, thinking)
-                text = thinking = ""
+                events += [*self._said(text, logprobs), *self._thought(thinking)]
+                text, thinking, logprobs = "", "", []
                 events += [self.called(call) for call in frame.tool_calls]
-        events += self._flushed(text, thinking)
+        events += [*self._said(text, logprobs), *self._thought(thinking)]
         return "".join(events).encode()
 
     def closing(self, end: ChatEnd) -> bytes:
@@ -86,7 +97,13 @@ class ChunkWriter:
     def finished(self, end: ChatEnd) -> bytes:
         """The chunk that says why the reply ended."""
         reason = f'"logprobs":null,"finish_reason":"{end.reason}"'
-        return f"{self._choice_head}{self._empty_piece},{reason}}}{self._tail}".encode()
+        stopper = self.stopper(end)
+        last = f"{self._choice_head}{self._empty_piece},{reason}}}{self._tail}"
+        return ((self.piece(stopper) if stopper else "") + last).encode()
+
+    def stopper(self, end: ChatEnd) -> str:
+        """The stop sequence that ended the reply, where it is a part of it."""
+        return (end.stop_sequence or "") if self.reply.keeps_stop else ""
 
     def counted(self, usage: TokenUsage) -> bytes:
         """The last chunks of a stream: what it used, where that was asked for, and the mark of its end."""
@@ -94,7 +111,7 @@ class ChunkWriter:
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes:
         """Counts in OpenAI's form, where they were asked for, and the mark of the end."""
-        if not self._include_usage:
+        if not self.reply.include_usage:
             return DONE
         return f'{self._head}],"usage":{json.dumps(usage, separators=(",", ":"))}}}\n\n'.encode() + DONE
 
@@ -120,17 +137,28 @@ class ChunkWriter:
         """A chunk with any delta."""
         return f'{self._choice_head}"delta":{delta},"logprobs":null,"finish_reason":null}}{self._tail}'
 
-    def _flushed(self, text: str, thinking: str) -> list[str]:
-        events = [self.thought(thinking)] if thinking else []
-        return [*events, self.piece(text)] if text else events
+    def logprobs_of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """The log probabilities of the next tokens."""
+        return chat_logprobs(tokens)
+
+    def _said(self, text: str, logprobs: Sequence[TokenLogprob]) -> list[str]:
+        if self.reply.logprobs and logprobs:
+            found = json.dumps(self.logprobs_of(logprobs), separators=(",", ":"))
+            rest = f'{self._after_text},"logprobs":{found},"finish_reason":null}}{self._tail}'
+            return [f"{self._piece_head}{quoted(text)}{rest}"]
+        return [self.piece(text)] if text else []
+
+    def _thought(self, thinking: str) -> list[str]:
+        return [self.thought(thinking)] if thinking else []
 
 
 class ChatWriter(ChunkWriter):
     """Writes the reply to a conversation."""
 
-    def __init__(self, request_id: str, model: str, *, include_usage: bool) -> None:
-        self._reply = ReplyHead(f"chatcmpl-{request_id}", model, include_usage)
-        super().__init__(self._reply, "chat.completion.chunk", ('"delta":{"content":', "}"), '"delta":{}')
+    kind = CHAT
+
+    def __init__(self, head: ReplyHead, index: int = 0) -> None:
+        super().__init__(head, CHAT_CHUNK, ('"delta":{"content":', "}"), '"delta":{}', index)
         self._tool_calls = 0
 
     def opening(self) -> bytes:
@@ -163,9 +191,14 @@ class ChatWriter(ChunkWriter):
 
     def answer(self, reply: TextReply) -> dict[str, Any]:
         """The whole reply as an object."""
+        return _answer(self.reply, CHAT, [self.choice(reply)], [reply.end])
+
+    def choice(self, reply: TextReply) -> dict[str, Any]:
+        """The whole reply as one of the choices of an answer."""
+        text = reply.text + self.stopper(reply.end)
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": reply.text if reply.text or not reply.tool_calls else None,
+            "content": text if text or not reply.tool_calls else None,
             "refusal": None,
         }
         if reply.thinking:
@@ -175,17 +208,19 @@ class ChatWriter(ChunkWriter):
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in reply.tool_calls
             ]
-        return _answer(self._reply, "chat.completion", [_choice(0, {"message": message}, reply.end)], [reply.end])
+        logprobs = self.logprobs_of(reply.logprobs) if self.reply.logprobs and reply.logprobs else None
+        return _choice(self._index, {"message": message}, reply.end, logprobs)
 
 
 class CompletionWriter(ChunkWriter):
     """Writes the continuation of a text, after an `echo` of its beginning where that was asked for."""
 
+    kind = COMPLETION
+
     def __init__(self, head: ReplyHead, *, echo: str, index: int = 0) -> None:
         super().__init__(head, COMPLETION, ('"text":', ""), '"text":""', index)
-        self._reply = head
         self._echo = echo
-        self._index = index
+        self._offset = 0
 
     def opening(self) -> bytes:
         """The echo."""
@@ -193,31 +228,50 @@ class CompletionWriter(ChunkWriter):
 
     def whole(self, reply: TextReply) -> bytes:
         """The whole continuation."""
-        return encoded(_answer(self._reply, COMPLETION, [self.choice(reply)], [reply.end]))
+        return encoded(_answer(self.reply, COMPLETION, [self.choice(reply)], [reply.end]))
 
     def choice(self, reply: TextReply) -> dict[str, Any]:
         """The continuation as one of the choices of an answer."""
-        return _choice(self._index, {"text": self._echo + reply.text}, reply.end)
+        logprobs = self.logprobs_of(reply.logprobs) if self.reply.logprobs and reply.logprobs else None
+        text = self._echo + reply.text + self.stopper(reply.end)
+        return _choice(self._index, {"text": text}, reply.end, logprobs)
+
+    def logprobs_of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """The log probabilities of the next tokens."""
+        found = completion_logprobs(tokens, self._offset)
+        self._offset += sum(len(one.token) for one in tokens)
+        return found
 
 
-class CompletionsWriter:
-    """Writes the continuations of several texts as the choices of one answer, each with a writer of its own."""
+class ChoicesWriter:
+    """Writes several replies as the choices of one answer, each with a writer of its own.
+
+    Of each prompt's replies the best are answered: `best` says how many, and of how many.
+    """
 
     content_type = ChunkWriter.content_type
     keep_alive = ChunkWriter.keep_alive
 
-    def __init__(self, head: ReplyHead, writers: Sequence[CompletionWriter]) -> None:
-        self._head = head
+    def __init__(
+        self, writers: Sequence[ChatWriter] | Sequence[CompletionWriter], best: tuple[int, int] = (1, 1)
+    ) -> None:
         self._writers = writers
+        self._best = best
         self._begun: set[int] = set()
 
     def whole(self, replies: Sequence[TextReply]) -> bytes:
-        """All continuations."""
-        choices = [writer.choice(reply) for writer, reply in zip(self._writers, replies, strict=True)]
-        return encoded(_answer(self._head, COMPLETION, choices, [reply.end for reply in replies]))
+        """All replies."""
+        answered, written = self._best
+        kept: list[TextReply] = []
+        for start in range(0, len(replies), written):
+            rivals = replies[start : start + written]
+            kept += sorted(rivals, key=_likelihood, reverse=True)[:answered] if answered < written else rivals
+        choices = [writer.choice(reply) for writer, reply in zip(self._writers, kept, strict=True)]
+        first = self._writers[0]
+        return encoded(_answer(first.reply, first.kind, choices, [reply.end for reply in replies]))
 
     def deltas(self, index: int, frames: Sequence[ChatFrame]) -> bytes:
-        """The chunks for some frames of one continuation, and for its end."""
+        """The chunks for some frames of one reply, and for its end."""
         writer, end = self._writers[index], frames[-1].end
         opening = b"" if index in self._begun else writer.opening()
         self._begun.add(index)
@@ -225,7 +279,7 @@ class CompletionsWriter:
         return opening + writer.deltas(frames) + finished
 
     def closing(self, ends: Sequence[ChatEnd]) -> bytes:
-        """What all continuations used together, and the mark of the end."""
+        """What all replies used together, and the mark of the end."""
         return self._writers[0].counted(_sum(ends))
 
     def failure(self, error: ErrorInfo) -> bytes:
@@ -252,8 +306,13 @@ def _sum(ends: Sequence[ChatEnd]) -> TokenUsage:
     )
 
 
-def _choice(index: int, content: dict[str, Any], end: ChatEnd) -> dict[str, Any]:
-    return {"index": index, **content, "logprobs": None, "finish_reason": end.reason}
+def _likelihood(reply: TextReply) -> float:
+    """How likely the engine held a reply to be, by the mean of its tokens."""
+    return sum(one.logprob for one in reply.logprobs) / len(reply.logprobs) if reply.logprobs else -math.inf
+
+
+def _choice(index: int, content: dict[str, Any], end: ChatEnd, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+    return {"index": index, **content, "logprobs": logprobs, "finish_reason": end.reason}
 
 
 def _answer(head: ReplyHead, kind: str, choices: list[dict[str, Any]], ends: Sequence[ChatEnd]) -> dict[str, Any]:

@@ -1,19 +1,23 @@
-"""The sampling fields of these clients in the neutral form: renamed, and brought into their range."""
+"""What clients of local servers ask for in the neutral form: renamed, and brought into its range."""
 
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from callboard_contracts.chat import SamplerName, Sampling
+from callboard_contracts.chat import OutputFormat, SamplerName, Sampling
+from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.lenient import within
-from callboard_edge.protocols.kobold.bodies import (
-    MAX_BANNED_TEXTS,
-    MAX_BIASES,
-    MAX_BREAKERS,
-    MAX_IDS,
-    MAX_STOPS,
-    SamplingBody,
-)
+from callboard_edge.http.local_bodies import LocalSamplingBody
 
+MAX_STOPS = 256
+MAX_BANNED_TEXTS = 768
+MAX_BIASES = 512
+MAX_BREAKERS = 128
+MAX_IDS = 1024
 GREATEST_BIAS = 100.0
+LEAST_CONTEXT_TOKENS = 128
+TURN_TAG = "{{["
+"""The beginning of each of KoboldCpp's tags."""
 SAMPLERS: tuple[SamplerName, ...] = (
     "top_k",
     "top_a",
@@ -36,8 +40,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "min_p": ("min_p",),
     "top_a": ("top_a",),
     "typical_p": ("typical", "typical_p"),
-    "tfs": ("tfs",),
-    "top_n_sigma": ("nsigma",),
+    "tfs": ("tfs", "tfs_z"),
+    "top_n_sigma": ("nsigma", "top_n_sigma"),
     "epsilon_cutoff": ("epsilon_cutoff",),
     "eta_cutoff": ("eta_cutoff",),
     "xtc_threshold": ("xtc_threshold",),
@@ -49,25 +53,26 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "mirostat_eta": ("mirostat_eta",),
     "presence_penalty": ("presence_penalty",),
     "frequency_penalty": ("frequency_penalty",),
-    "repetition_range": ("rep_pen_range", "repetition_penalty_range"),
+    "repetition_range": ("rep_pen_range", "repetition_penalty_range", "repeat_last_n"),
     "repetition_slope": ("rep_pen_slope",),
     "no_repeat_ngram_size": ("no_repeat_ngram_size",),
     "dry_multiplier": ("dry_multiplier",),
     "dry_base": ("dry_base",),
     "dry_allowed_length": ("dry_allowed_length",),
     "dry_range": ("dry_penalty_last_n",),
-    "min_output_tokens": ("min_length",),
+    "min_output_tokens": ("min_length", "min_tokens"),
 }
 """Numbers that are only renamed: the neutral name, and those of clients, of which the first that is given counts."""
 
 
-def sampling(body: SamplingBody) -> Sampling:
+def local_sampling(body: LocalSamplingBody) -> Sampling:
     """The sampling fields of a request."""
     fields: dict[str, Any] = {}
     for name, sources in SOURCES.items():
         value = next((found for source in sources if (found := getattr(body, source)) is not None), None)
         if value is not None:
             fields[name] = within(name, value)
+    fields |= _dynamic_temperature(body)
     penalties = [one for one in (body.rep_pen, body.repetition_penalty, body.repeat_penalty) if one is not None]
     if penalties:
         # KoboldCpp takes the highest of the three.
@@ -82,15 +87,65 @@ def sampling(body: SamplingBody) -> Sampling:
             key: max(-GREATEST_BIAS, min(GREATEST_BIAS, value))
             for key, value in list(body.logit_bias.items())[:MAX_BIASES]
         }
+    # The same texts come by several names.
+    stops = dict.fromkeys((*(body.stop_sequence or ()), *(body.stopping_strings or ()), *(body.stop or ())))
     return Sampling(
         **fields,
         dry_sequence_breakers=tuple((body.dry_sequence_breakers or ())[:MAX_BREAKERS]) or None,
         sampler_order=_order(body.sampler_order),
-        stop=tuple((*(body.stop_sequence or ()), *(body.stopping_strings or ()))[:MAX_STOPS]),
+        stop=tuple(stops)[:MAX_STOPS],
         banned_token_ids=_ids(body.custom_token_bans),
         banned_texts=tuple((*(body.banned_tokens or ()), *(body.banned_strings or ()))[:MAX_BANNED_TEXTS]),
-        ban_end_token=bool(body.ban_eos_token or body.use_default_badwordsids),
+        ban_end_token=bool(body.ban_eos_token or body.ignore_eos or body.use_default_badwordsids),
     )
+
+
+def context_and_reply(
+    model: ChatModel, contexts: Sequence[int | None], lengths: Sequence[int | None], default: int | None = None
+) -> tuple[int | None, int]:
+    """How long memory, prompt and reply may be together, None for the model's own, and how long the reply may be.
+
+    The first of `contexts` and of `lengths` that is a number above 0 counts. A quarter of the context is left to the
+    prompt.
+    """
+    context = _first(contexts)
+    if context is not None:
+        context = min(model.context_tokens, max(LEAST_CONTEXT_TOKENS, context))
+    limit = model.output_limit(_first(lengths), default)
+    return context, min(limit, max(1, (context or model.context_tokens) * 3 // 4))
+
+
+def grammar_format(grammar: str | None) -> OutputFormat:
+    """The form of a reply: a grammar in GBNF, or a JSON schema in its place."""
+    if not grammar or not grammar.strip():
+        return OutputFormat()
+    if grammar.lstrip().startswith("{"):
+        try:
+            schema: Any = json.loads(grammar)
+        except (ValueError, RecursionError):
+            schema = None
+        if isinstance(schema, dict):
+            return OutputFormat(kind="json_schema", json_schema=schema)
+    return OutputFormat(kind="grammar", grammar=grammar)
+
+
+def has_turn_tags(texts: Iterable[str | None], stops: Iterable[str] | None) -> bool:
+    """Whether there may be tags that stand for the model's template; a prompt without them is taken as it is."""
+    return any(TURN_TAG in text for text in (*(text or "" for text in texts), *(stops or ())))
+
+
+def _first(numbers: Sequence[int | None]) -> int | None:
+    return next((one for one in numbers if one is not None and one > 0), None)
+
+
+def _dynamic_temperature(body: LocalSamplingBody) -> dict[str, float]:
+    """A range of temperatures that is given by its ends; one that is not open is none."""
+    least = body.dynatemp_min if body.dynatemp_min is not None else body.dynatemp_low
+    most = body.dynatemp_max if body.dynatemp_max is not None else body.dynatemp_high
+    if body.dynatemp_range is not None or least is None or most is None or most <= least:
+        return {}
+    ends = {"temperature": (least + most) / 2, "dynatemp_range": (most - least) / 2}
+    return {name: within(name, value) for name, value in ends.items()}
 
 
 def _order(numbers: list[int | None] | None) -> tuple[SamplerName, ...] | None:
