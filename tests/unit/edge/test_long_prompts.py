@@ -70,6 +70,21 @@ def test_what_may_not_be_cut_is_left_as_it_is() -> None:
         assert within_bounds(request, WREN, JOB_BYTES) is request
 
 
+def test_a_dialogue_of_four_megabytes_keeps_its_system_and_its_latest_messages() -> None:
+    system = ChatMessage(role="system", content="Be an owl.")
+    turns = [ChatMessage(role="user", content=f"{n}" + "x" * 4000) for n in range(1000)]
+    fields: dict[str, Any] = {"model": "owl", "messages": (system, *turns), "max_output_tokens": 28}
+    kept = within_bounds(ChatRequest(**fields, overflow="drop_front"), WREN, JOB_BYTES)
+    assert kept.messages == (system, *turns[-4:])
+    check_context(kept, WREN)
+    with pytest.raises(CallboardError):
+        check_context(within_bounds(ChatRequest(**fields), WREN, JOB_BYTES), WREN)
+    last = ChatRequest(
+        **{**fields, "messages": (ChatMessage(role="user", content="x" * 99_999),)}, overflow="drop_front"
+    )
+    assert within_bounds(last, WREN, JOB_BYTES).messages == last.messages
+
+
 def test_what_is_held_knows_memory_and_what_is_dropped() -> None:
     both = raw("x" * 40, memory="м" * 10)
     assert prompt_bytes(both) == 60

@@ -1,6 +1,6 @@
 """When a prompt certainly does not fit, and how much of it can."""
 
-from callboard_contracts.chat import ChatRequest
+from callboard_contracts.chat import ChatMessage, ChatRequest
 from callboard_contracts.context_length import context_exceeded, input_exceeded
 from callboard_contracts.embedding import EmbeddingRequest
 from callboard_contracts.errors import CallboardError
@@ -22,7 +22,7 @@ def check_context(request: ChatRequest, model: ChatModel) -> None:
     Raises:
         CallboardError: `context_length_exceeded`.
     """
-    if request.mode == "completion" and request.overflow == "drop_front":
+    if request.overflow == "drop_front":
         return
     size = prompt_bytes(request)
     if size > model.context_tokens * LONGEST_TOKEN_BYTES:
@@ -46,11 +46,14 @@ def check_inputs(request: EmbeddingRequest, model: ChatModel) -> None:
 def within_bounds(request: ChatRequest, model: ChatModel, max_request_bytes: int) -> ChatRequest:
     """The request without what of its prompt is certain to be dropped, or does not fit into a job.
 
-    The end of the prompt stays, and of a memory that is too long by itself its own end.
+    The end of the prompt stays, and of a memory that is too long by itself its own end; of a dialogue the latest
+    messages, and those of the system.
     """
-    if request.mode != "completion" or request.overflow != "drop_front":
+    if request.overflow != "drop_front":
         return request
     room = context_of(request, model.context_tokens) * LONGEST_TOKEN_BYTES
+    if request.mode == "chat":
+        return _latest(request, min(room, max_request_bytes))
     memory, prompt = _end(request.memory, room), _end(request.prompt, room)
     if (memory, prompt) != (request.memory, request.prompt):
         request = request.model_copy(update={"memory": memory, "prompt": prompt})
@@ -67,6 +70,21 @@ def within_bounds(request: ChatRequest, model: ChatModel, max_request_bytes: int
         prompt = prompt[-keep:] if (keep := min(len(prompt), int(size * share) - len(memory))) else ""
         request = request.model_copy(update={"memory": memory, "prompt": prompt})
     return request
+
+
+def _latest(request: ChatRequest, room: int) -> ChatRequest:
+    """The request without its oldest messages that are not the system's, as far as all of them have more bytes."""
+    if prompt_bytes(request) <= room:
+        return request
+    sizes = [prompt_bytes(request.model_copy(update={"messages": (message,)})) for message in request.messages]
+    excess = sum(sizes) - room
+    kept: list[ChatMessage] = []
+    for message, size in zip(request.messages[:-1], sizes, strict=False):
+        if excess > 0 and message.role != "system":
+            excess -= size
+        else:
+            kept.append(message)
+    return request.model_copy(update={"messages": (*kept, *request.messages[-1:])})
 
 
 def _end(text: str, size: int) -> str:
