@@ -97,11 +97,11 @@ class ChunkWriter:
     def finished(self, end: ChatEnd) -> bytes:
         """The chunk that says why the reply ended."""
         reason = f'"logprobs":null,"finish_reason":"{end.reason}"'
-        stopper = self.stopper(end)
+        stop = self.kept_stop(end)
         last = f"{self._choice_head}{self._empty_piece},{reason}}}{self._tail}"
-        return ((self.piece(stopper) if stopper else "") + last).encode()
+        return ((self.piece(stop) if stop else "") + last).encode()
 
-    def stopper(self, end: ChatEnd) -> str:
+    def kept_stop(self, end: ChatEnd) -> str:
         """The stop sequence that ended the reply, where it is a part of it."""
         return (end.stop_sequence or "") if self.reply.keeps_stop else ""
 
@@ -195,7 +195,7 @@ class ChatWriter(ChunkWriter):
 
     def choice(self, reply: TextReply) -> dict[str, Any]:
         """The whole reply as one of the choices of an answer."""
-        text = reply.text + self.stopper(reply.end)
+        text = reply.text + self.kept_stop(reply.end)
         message: dict[str, Any] = {
             "role": "assistant",
             "content": text if text or not reply.tool_calls else None,
@@ -233,7 +233,7 @@ class CompletionWriter(ChunkWriter):
     def choice(self, reply: TextReply) -> dict[str, Any]:
         """The continuation as one of the choices of an answer."""
         logprobs = self.logprobs_of(reply.logprobs) if self.reply.logprobs and reply.logprobs else None
-        text = self._echo + reply.text + self.stopper(reply.end)
+        text = self._echo + reply.text + self.kept_stop(reply.end)
         return _choice(self._index, {"text": text}, reply.end, logprobs)
 
     def logprobs_of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
