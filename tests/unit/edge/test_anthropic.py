@@ -315,6 +315,7 @@ async def test_request_becomes_neutral() -> None:
             temperature=0.5,
             top_p=0.9,
             top_k=40,
+            seed=7,
             metadata={"user_id": "u"},
             thinking={"type": "enabled", "budget_tokens": 30},
             tools=[{**DIM, "cache_control": {"type": "ephemeral"}, "type": "custom", "strict": True}],
@@ -327,7 +328,7 @@ async def test_request_becomes_neutral() -> None:
         ChatMessage(role="user", content="Hello."),
     )
     assert request.sampling.model_dump(exclude_defaults=True) == {
-        "temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop": ("END",),
+        "temperature": 0.5, "top_p": 0.9, "top_k": 40, "seed": 7, "stop": ("END",),
     }  # fmt: skip
     (tool,) = request.tools
     assert (tool.name, tool.description, tool.strict) == ("dim", "Dims the light.", True)

@@ -22,6 +22,13 @@ TAG = "~"
 """Begins the tags of unions, which are no part of a field's name."""
 
 
+def text_or_list(value: Any) -> str | None:
+    """Tells the forms of a field apart by their JSON type, so that an error names the field and not the form."""
+    if isinstance(value, str):
+        return f"{TAG}text"
+    return f"{TAG}list" if isinstance(value, (list, tuple)) else None
+
+
 class Body(BaseModel):
     """The base of JSON requests: types are taken strictly, unknown fields are ignored."""
 

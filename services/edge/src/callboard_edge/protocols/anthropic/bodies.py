@@ -4,19 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
+from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole, text_or_list
 
 MAX_MESSAGES = 2048
 MAX_BLOCKS = 256
 MAX_TOOLS = 128
 MAX_STOPS = 256
-
-
-def _kind(value: Any) -> str | None:
-    """Tells the forms of a content apart by their JSON type, so that an error names the field and not the form."""
-    if isinstance(value, str):
-        return f"{TAG}text"
-    return f"{TAG}list" if isinstance(value, (list, tuple)) else None
+LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
 
 class Source(Body):
@@ -46,7 +40,7 @@ class Block(Body):
 Content = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[Block], Field(max_length=MAX_BLOCKS), Tag(f"{TAG}list")],
     Discriminator(
-        _kind, custom_error_type="content", custom_error_message="Input should be a string or a list of blocks"
+        text_or_list, custom_error_type="content", custom_error_message="Input should be a string or a list of blocks"
     ),
 ]
 
@@ -118,7 +112,7 @@ class CountTokensBody(Body):
 
 
 class MessagesBody(CountTokensBody):
-    """A request for a reply to a conversation."""
+    """A request for a reply to a conversation; `seed` is this server's own."""
 
     max_tokens: Whole = Field(ge=1)
     stop_sequences: list[str] | None = Field(default=None, max_length=MAX_STOPS)
@@ -126,6 +120,7 @@ class MessagesBody(CountTokensBody):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: Whole | None = Field(default=None, ge=0)
+    seed: Whole | None = Field(default=None, ge=LEAST_SEED, le=GREATEST_SEED)
     metadata: Metadata | None = None
 
 

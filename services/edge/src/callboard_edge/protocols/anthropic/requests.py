@@ -29,6 +29,7 @@ def messages_request(body: MessagesBody, model: ChatModel) -> ChatRequest:
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
+        seed=body.seed,
         stop=tuple(word for word in body.stop_sequences or () if word),
     )
     request = prompt_request(body, model)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
+from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole, text_or_list
 from callboard_edge.http.embedding_objects import EncodingFormat
 
 MAX_STOPS = 4
@@ -14,13 +14,6 @@ MAX_TOOLS = 128
 MAX_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
-
-
-def text_or_list(value: Any) -> str | None:
-    """Tells the forms of a field apart by their JSON type, so that an error names the field and not the form."""
-    if isinstance(value, str):
-        return f"{TAG}text"
-    return f"{TAG}list" if isinstance(value, (list, tuple)) else None
 
 
 def choice_kind(value: Any) -> str | None:
