@@ -108,9 +108,13 @@ class Dialect(ABC):
 
 
 class TextDialect(Dialect):
-    """Asks for text; `keep_alive` is what a stream sends in a silence, nothing where it sends nothing."""
+    """Asks for text; `keep_alive` is what a stream sends in a silence, nothing where it sends nothing.
+
+    `copies` is how many times a stream has the text of its reply.
+    """
 
     keep_alive: bytes = b""
+    copies: int = 1
 
     @abstractmethod
     def ask(

@@ -206,6 +206,7 @@ class OpenAIResponses(OpenAIText):
 
     path = "/v1/responses"
     limit = "max_output_tokens"
+    copies = 5
     fields: Mapping[str, str] = {
         "output_format": '"text.format"',
         "output_format.json_schema": '"text.format.schema"',

@@ -103,7 +103,7 @@ class TextSuite(TextFaultSuite):
     async def test_slow_reader_loses_nothing_and_disturbs_nobody(
         self, connect: Connect, client: Client, tenant: Tenant, chat_engine: StubChat
     ) -> None:
-        tokens = [f"{n:03}{'x' * 32_000} " for n in range(MAX_OUTPUT_TOKENS)]
+        tokens = [f"{n:03}{'x' * (32_000 // self.dialect.copies)} " for n in range(MAX_OUTPUT_TOKENS)]
         chat_engine.plays(Script(reply=tokens, at_once=True))
         async with slow_session() as slow, connect(via=slow).open(self.dialect.ask(stream=True)) as answer:
             for _ in range(5):

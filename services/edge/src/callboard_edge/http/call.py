@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -20,6 +20,8 @@ from callboard_edge.http.body_reader import BodyReader
 WRITE_TIMEOUT_S = 30.0
 """How long a client may leave what is sent to it unread before it counts as gone."""
 PIECE_BYTES = 256 * 1024
+PART_BYTES = 256 * 1024
+"""How much a client has that time for; one that reads slowly is not gone."""
 ROOMY_BYTES = 16 * 1024
 """Far less than a connection buffers before a write has to wait."""
 
@@ -200,27 +202,38 @@ class Call:
             ConnectionError: the client is gone, or has read nothing for 30 s.
         """
         response = self._sending(data, content=content)
-        if self._has_room(data):
-            await response.write(data)
-            return
-        try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await response.write(data)
-        except TimeoutError:
-            raise ConnectionResetError("the client does not read") from None
+        for part in self._parts(data):
+            if self._has_room(part):
+                await response.write(part)
+                continue
+            try:
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await response.write(part)
+            except TimeoutError:
+                raise ConnectionResetError("the client does not read") from None
 
     async def finish(self, content: bytes = b"") -> web.StreamResponse:
         """Sends the last part of a streamed answer; raises as `write` does."""
-        response = self._sending(content)
-        if self._has_room(content):
-            await response.write_eof(content)
+        *parts, last = self._parts(content)
+        for part in parts:
+            await self.write(part)
+        response = self._sending(last)
+        if self._has_room(last):
+            await response.write_eof(last)
             return response
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await response.write_eof(content)
+                await response.write_eof(last)
         except TimeoutError:
             raise ConnectionResetError("the client does not read") from None
         return response
+
+    @staticmethod
+    def _parts(content: bytes) -> Sequence[bytes]:
+        """Content in parts that are small enough for each to have a time limit of its own."""
+        if len(content) <= PART_BYTES:
+            return (content,)
+        return [content[begin : begin + PART_BYTES] for begin in range(0, len(content), PART_BYTES)]
 
     def _has_room(self, content: bytes) -> bool:
         """Whether content can be written without waiting for the client, so that no time limit is needed."""
