@@ -217,7 +217,9 @@ async def test_leaving_forgetting_cards_and_backups(
         await eventually(lambda: chat_engine.active == 1, 20, "the reply is being written")
     await eventually(lambda: chat_engine.active == 0, 20, "the engine is stopped")
     assert await whole(session, root, "mira", "Ada", 99)
-    after = await memory(deployment, session, "mira", "Ada")
+    async with asyncio.timeout(REMEMBERED_S):
+        while not (after := await memory(deployment, session, "mira", "Ada"))[-1][2].endswith("line 99"):
+            await asyncio.sleep(0.1)
     assert not any("word word" in text for _role, _speaker, text in (*before, *after))
     assert after[-1][2] == f"re: {line('mira', 'Ada', 99)}"
     # A card comes in and goes out as it was.
