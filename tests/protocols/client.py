@@ -27,13 +27,18 @@ class Answer:
 
 
 class OpenAnswer:
-    """An answer that is still being read; `data` is what has been."""
+    """An answer that is still being read."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
-        self.data = b""
+        self._data = bytearray()
         self.cut = False
+
+    @property
+    def data(self) -> bytes:
+        """What has been read."""
+        return bytes(self._data)
 
     async def more(self) -> bool:
         """Reads what comes next; false at the end, and when the connection breaks."""
@@ -43,7 +48,7 @@ class OpenAnswer:
         except aiohttp.ClientError:
             self.cut = True
             return False
-        self.data += part
+        self._data += part
         return bool(part)
 
     async def until(self, condition: Callable[[bytes], bool]) -> None:
