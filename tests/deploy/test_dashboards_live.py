@@ -28,6 +28,7 @@ DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 NO_GPU, NO_CLUSTER = "needs NVIDIA's exporter, and a GPU", "needs the exporters of a cluster"
 EXPECTED_EMPTY = {
     "speech: Characters left out": "the engine reads texts by itself",
+    "chat: Embedding duration": "no model here embeds",
     **{
         f"capacity: {title}": NO_GPU
         for title in ("GPU utilisation", "GPU memory", "GPU power", "GPU temperature", "GPU errors", "Work by GPU")

@@ -32,7 +32,7 @@ class Node(NatsServer):
             listen: "127.0.0.1:{self.port}"
             http: "127.0.0.1:{self.monitor_port}"
             cluster {{ name: callboard-test, listen: "127.0.0.1:{self.route}", routes: [{routes}] }}
-            jetstream {{ store_dir: "{self.folder / "store"}", max_mem: 2G, max_file: 8G }}
+            jetstream {{ store_dir: "{self.folder / "store"}", max_mem: 2G, max_file: 16G }}
             feature_flags {{ js_ack_fc_v2: false }}
             {self.settings}
             """,

@@ -119,7 +119,7 @@ class NatsServer:
             listen: "127.0.0.1:{self.port}"
             http: "127.0.0.1:{self.monitor_port}"
             ports_file_dir: "{self.folder}"
-            jetstream {{ store_dir: "{self.folder / "store"}", max_mem: 2G, max_file: 8G, {sync} }}
+            jetstream {{ store_dir: "{self.folder / "store"}", max_mem: 2G, max_file: 16G, {sync} }}
             feature_flags {{ js_ack_fc_v2: false }}
             {self.settings}
         """

@@ -88,7 +88,7 @@ FORBIDDEN: dict[str, tuple[User, str]] = {
     "a chat worker deletes usage": ("chat", "$JS.API.STREAM.MSG.DELETE.USAGE"),
     "a chat worker deletes a stream": ("chat", "$JS.API.STREAM.DELETE.CHAT"),
     "a chat worker makes a consumer": ("chat", "$JS.API.CONSUMER.CREATE.USAGE.mine"),
-    "a chat worker answers as an edge": ("chat", "_INBOX.edge.someone"),
+    "a speech worker answers as an edge": ("tts", "_INBOX.edge.someone"),
     "a chat worker speaks": ("chat", "audio.edge.someone.0"),
     "a speech worker writes a reply": ("tts", "out.edge.someone"),
     "a speech worker reads chat jobs": ("tts", "$JS.API.STREAM.MSG.GET.CHAT"),
@@ -226,5 +226,5 @@ def test_each_service_checks_the_disk_by_streams_that_it_may_delete_from() -> No
     for user, names in checked.items():
         assert {f"$JS.API.STREAM.MSG.DELETE.{name}" for name in names} <= set(permissions(user).publish)
     together = {name for names in checked.values() for name in names}
-    # What workers note down without waiting for it.
-    assert set(stored_streams(CONFIG)) - together == {"PROGRESS", "DLQ"}
+    # What workers note down without waiting for it, and slots, of which a caller is told what became of each save.
+    assert set(stored_streams(CONFIG)) - together == {"PROGRESS", "DLQ", "SAVES"}
