@@ -73,8 +73,9 @@ async def test_contradictions_are_refused_with_the_bounds_named(carrier: SchemaC
         assert all(word in message for word in case.words), (case.name, message)
 
 
-@pytest.mark.parametrize("carrier", SCHEMA_CARRIERS, ids=lambda one: type(one.dialect).__name__)
-async def test_explosive_schemas_are_obeyed_or_refused(carrier: SchemaCarrier, siege: Siege) -> None:
+async def test_explosive_schemas_are_obeyed_or_refused(siege: Siege) -> None:
+    # Schemas are judged in one place; random ones go through every protocol that has them.
+    carrier = SCHEMA_CARRIERS[0]
     cases = list(schemas.explosive())
     before = await asyncio.to_thread(siege.site.memory)
     replies = await ask(siege.site, [(carrier, schema) for _name, schema in cases])

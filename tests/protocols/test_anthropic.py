@@ -171,9 +171,5 @@ class TestMessages(TextSuite):
     dialect = AnthropicText()
 
 
-class TestMessagesAtTheRoot(RequestSuite[TextDialect]):
-    dialect = AnthropicText("/messages")
-
-
 class TestCountTokens(RequestSuite[AnthropicDialect]):
     dialect = AnthropicDialect("/v1/messages/count_tokens")
