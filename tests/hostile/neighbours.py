@@ -53,7 +53,7 @@ class Neighbours:
         self._seen = 0
         self._baseline_s: dict[str, float] = {}
         self._tick_s = 0.0
-        self._kinds = len(ordinary_dialects(speech=site.speech)) + len(SCHEMA_CARRIERS)
+        self._kinds = len(ordinary_dialects(speech=site.speech)) + len(SCHEMA_CARRIERS[:1])
 
     def measure_baseline(self, site: Site) -> None:
         """Measures how long requests take in quiet times, in the company of other ordinary clients."""

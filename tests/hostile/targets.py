@@ -16,13 +16,13 @@ from callboard_edge.app import PROTOCOLS
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.http.route import Method
 from tests.hostile.schemas import values_of
-from tests.protocols.dialect import Dialect, Request, SpeechDialect, TextDialect
+from tests.protocols.dialect import Dialect, Request, TextDialect
 from tests.protocols.membership import dialects, routes
 from tests.protocols.suite import ErrorSuite, RequestSuite
 from tests.protocols.test_anthropic import PATH, AnthropicText
 from tests.protocols.test_kobold import KoboldStream, KoboldText
 from tests.protocols.test_ollama import OllamaText
-from tests.protocols.test_openai import OpenAIChat, OpenAICompletions, OpenAIResponses
+from tests.protocols.test_openai import OpenAIChat, OpenAICompletions, OpenAIResponses, OpenAISpeech
 from tests.support.deployment import CHAT_MODEL
 from tests.unit.edge.admin_harness import AdminHarness
 
@@ -139,6 +139,6 @@ def _ordinary_bodies() -> Mapping[str, tuple[Json, ...]]:
 
 
 def ordinary_dialects(*, speech: bool) -> list[Dialect]:
-    """The ways to ask for text and, where there is an engine for it, for speech."""
-    kinds = (TextDialect, SpeechDialect) if speech else (TextDialect,)
-    return [one for one in own_dialects() if isinstance(one, kinds)]
+    """A way of each protocol to ask for text and, where there is an engine for it, OpenAI's to ask for speech."""
+    texts = {one.protocol.name: one for one in reversed(own_dialects()) if isinstance(one, TextDialect)}
+    return [*texts.values(), *([OpenAISpeech()] if speech else [])]
