@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole
+from callboard_edge.http.bodies import TAG, AnswerBody, Body, Whole, text_or_list
 from callboard_edge.protocols.openai.bodies import (
     GREATEST_SEED,
     LEAST_SEED,
@@ -15,7 +15,6 @@ from callboard_edge.protocols.openai.bodies import (
     Stop,
     UserName,
     choice_kind,
-    text_or_list,
 )
 
 MAX_METADATA = 16
