@@ -79,9 +79,8 @@ def test_a_dialogue_of_four_megabytes_keeps_its_system_and_its_latest_messages()
     check_context(kept, WREN)
     with pytest.raises(CallboardError):
         check_context(within_bounds(ChatRequest(**fields), WREN, JOB_BYTES), WREN)
-    last = ChatRequest(
-        **{**fields, "messages": (ChatMessage(role="user", content="x" * 99_999),)}, overflow="drop_front"
-    )
+    message = ChatMessage(role="user", content="x" * 99_999)
+    last = ChatRequest(model="owl", messages=(message,), max_output_tokens=28, overflow="drop_front")
     assert within_bounds(last, WREN, JOB_BYTES).messages == last.messages
 
 
