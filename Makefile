@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models hearing-models test test-all images-test hear hostile soak check fix bench docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all images-test live-test hear hostile soak check fix bench docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml servic
 # These tiers start no set of processes, so several of their tests may run at once.
 SIDE_BY_SIDE := unit or contract or backend or deploy
 # These start sets of processes that mostly wait; several files at a time share the processors well.
-PROCESSES := integration or e2e
+PROCESSES := (integration or e2e) and not live
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q
 # ARGS may leave a run without a test.
@@ -48,10 +48,13 @@ hearing-models: $(READY)
 test-all: models hearing-models ## every tier, with real models, processes and faults
 	$(call twice,-n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)")
 	$(call twice,-n 4 --dist loadfile -m "$(PROCESSES)")
-	$(PYTEST) -m "not ($(SIDE_BY_SIDE) or $(PROCESSES) or images or benchmark)" $(ARGS) || { $(NONE_LEFT); }
+	$(PYTEST) -m "not ($(SIDE_BY_SIDE) or integration or e2e or images or benchmark)" $(ARGS) || { $(NONE_LEFT); }
 
 images-test: models ## build every image and run a Callboard out of them (needs root, buildah, runc, debootstrap)
 	$(PYTEST) -m images $(ARGS)
+
+live-test: models ## watch a Callboard with a real Prometheus: alerts of real kills, data on every panel
+	$(PYTEST) -n 2 --dist loadfile -m live $(ARGS)
 
 hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
 	$(BIN)/python -m tests.hearing $(ARGS)

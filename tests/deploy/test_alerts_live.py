@@ -27,7 +27,7 @@ from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.live, pytest.mark.timeout(400), pytest.mark.slow]
 
 SPARE_POOL, SPARE_MODEL = "spare", "heron"
 TOKENS = 150

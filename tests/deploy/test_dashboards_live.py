@@ -22,7 +22,7 @@ from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import SpeechScript, StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.live, pytest.mark.timeout(400), pytest.mark.slow]
 
 DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 NO_GPU, NO_CLUSTER = "needs NVIDIA's exporter, and a GPU", "needs the exporters of a cluster"
