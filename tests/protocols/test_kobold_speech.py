@@ -102,6 +102,7 @@ class TestKoboldSpeech(SpeechSuite):
             ASKS.request({"input": LINE, "voice": "alto"}, "/audio/speech"),
             ASKS.request({"text": LINE, "speaker_wav": "alto", "language": "en"}, "/tts_to_audio/"),
             Request("/api/tts-generate", urlencode(form).encode(), FORM),
+            Request("/api/extra/tts", json.dumps({"input": LINE, "voice": "alto"}).encode(), FORM),
             Request("/api/tts-generate", parts, "multipart/form-data; boundary=b"),
         ]
         answers = [await client.ask(request) for request in asked]

@@ -367,6 +367,7 @@ async def test_evennia_gets_one_speakers_words_and_a_connection_of_its_own(harne
         ("Ada: And the bread?\nMo: Baked.", "Baked."),
         ("Ada: And the bread?", ""),
         ("I have:\nFlour: two sacks\nAda: Good", "I have:\nFlour: two sacks"),
+        ("Bo: By noon.\nBo: Or later.\nBo", "By noon."),
         ("", ""),
         ("{a} $b(c)", "(a) $b(c)"),
     ],

@@ -14,7 +14,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.catalogue import SpeechModel
 from callboard_edge.domain.speech_text import check_text
-from callboard_edge.http.bodies import AnswerBody, Body, parse_query
+from callboard_edge.http.bodies import AnswerBody, Body, parse, parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Handler, Route
@@ -171,15 +171,14 @@ def _chosen(offered: list[SpeechModel], body: SpeechBody, context: EdgeContext) 
 
 
 async def _read(call: Call) -> SpeechBody:
-    """The body, as JSON or as a form.
+    """The body, as JSON or as a form; JSON that is sent as a form, as curl does, is read as what it is.
 
     Raises:
         CallboardError: as `Call.json` does.
     """
-    kind = call.request.content_type
-    if kind not in (FORM, PARTS):
-        return await call.json(SpeechBody)
     raw = await call.read()
+    if call.request.content_type not in (FORM, PARTS) or raw.lstrip().startswith(b"{"):
+        return parse(SpeechBody, raw)
     if len(raw) > MAX_FORM_BYTES:
         raise CallboardError(ErrorCode.BODY_TOO_LARGE, f"A form may have {MAX_FORM_BYTES} bytes.")
     try:

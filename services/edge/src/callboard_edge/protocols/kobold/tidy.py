@@ -1,6 +1,7 @@
 """What Evennia needs of a reply: one speaker's words, and no braces, which its games take for commands."""
 
 import re
+from collections import Counter
 
 _SPOKEN = re.compile(r"^[ \t]*([^\W\d_][\w' .-]{0,39}):(?=\s|$)", re.MULTILINE)
 """The beginning of a line that somebody speaks, as `Name: text`."""
@@ -11,13 +12,14 @@ def tidied(text: str, prompt: str, own_name: str | None = None) -> str:
     """The words of the one who answers the last line of a prompt, without a name before them.
 
     A prompt of `Name: text` lines ends without a cue for who is next, so that a model may write the name itself, and
-    go on with what others say. Who speaks is known by those lines, and by the names in what stands before them;
-    `own_name` is that of the one who answers, where it is known.
+    go on with what others say. Who speaks is known by those lines, by the names in what stands before them, and by
+    beginning several lines of the reply; `own_name` is that of the one who answers, where it is known.
     """
     spoken = list(_SPOKEN.finditer(prompt))
     names = [match[1] for match in spoken]
     head = prompt[: spoken[0].start()] if spoken else ""
-    known, asker = {*names, own_name}, names[-1] if names else None
+    repeated = [name for name, lines in Counter(match[1] for match in _SPOKEN.finditer(text)).items() if lines > 1]
+    known, asker = {*names, *repeated, own_name}, names[-1] if names else None
     starts = [match for match in _SPOKEN.finditer(text) if match[1] in known or _names(head, match[1])]
     ends = [*(match.start() for match in starts), len(text)]
     turns: list[tuple[str | None, str]] = [(None, text[: ends[0]])]
