@@ -25,7 +25,11 @@ def test_every_dialect_that_can_ask_for_a_schema_does() -> None:
     can = {type(one) for one in own_dialects() if isinstance(one, TextDialect) and one.fields["output_format"]}
     carriers = {type(carrier.dialect) for carrier in SCHEMA_CARRIERS}
     assert can - set(UNTEMPLATED) == carriers
-    assert {type(one) for one in ordinary_dialects(speech=False)} >= carriers
+
+
+def test_every_protocol_that_takes_text_is_asked_by_the_neighbours() -> None:
+    asked = {one.protocol.name for one in ordinary_dialects(speech=False)}
+    assert asked == {one.protocol.name for one in own_dialects() if isinstance(one, TextDialect)}
 
 
 def test_protocol_without_a_dialect_is_found() -> None:

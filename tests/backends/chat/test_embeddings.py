@@ -8,7 +8,7 @@ import pytest
 
 from callboard_chat.backends.fake import FakeEngine
 from callboard_chat.backends.llamacpp import LlamaCppEngine
-from callboard_chat.backends.llamacpp_embedding import cut
+from callboard_chat.backends.llamacpp_embedding import cut, portions
 from callboard_chat.backends.ollama import OllamaEngine
 from callboard_chat.backends.openai import OpenAIEngine
 from callboard_chat.domain.ports import ChatEngine
@@ -63,7 +63,7 @@ class LlamaRig(EmbeddingRig):
         return await self.llama.busy_slots()
 
     def slow(self) -> Sequence[str]:
-        return ["An owl and a wren sat on a fence. " * 5] * 32
+        return ["An owl and a wren sat on a fence. " * 5] * 128
 
 
 class TestFake(EmbeddingSuite):
@@ -182,3 +182,11 @@ class TestLlamaCpp(EmbeddingSuite):
 )
 def test_cut_text_keeps_what_the_engine_puts_around_it(tokens: list[int], text: list[int], kept: Any) -> None:
     assert cut(tokens, text, 3) == kept
+
+
+@pytest.mark.parametrize(
+    ("lengths", "together"),
+    [((2, 2, 1, 3), [[2, 2], [1, 3]]), ((5, 1), [[5], [1]]), ((1, 9, 1), [[1], [9], [1]]), ((), [])],
+)
+def test_engine_gets_a_portion_at_a_time(lengths: tuple[int, ...], together: list[list[int]]) -> None:
+    assert [[len(text) for text in some] for some in portions([[0] * length for length in lengths], 4)] == together

@@ -129,6 +129,15 @@ async def test_phases_are_timed(rig: StubRig) -> None:
     assert last.durations == PhaseDurations(load_s=0.001, prompt_s=0.02, generate_s=0.06)
 
 
+@pytest.mark.parametrize("arguments", ["", "{", "[1]", "[" * 100_000])
+async def test_arguments_that_are_no_object_are_left_out(rig: StubRig, arguments: str) -> None:
+    asked = ChatMessage(role="assistant", tool_calls=(ToolCall(id="c", name="look", arguments=arguments),))
+    answered = ChatMessage(role="tool", name="look", content="dirt", tool_call_id="c")
+    await collect(rig.engine, request(messages=(ChatMessage(role="user", content="Look."), asked, answered)))
+    (body,) = rig.stub.requests
+    assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": {}}
+
+
 async def test_tools_go_there_and_calls_come_back(rig: StubRig) -> None:
     rig.stub.script = Script(tool_call={"name": "look", "arguments": {"where": "up"}})
     asked = ChatMessage(role="assistant", tool_calls=(ToolCall(id="c", name="look", arguments='{"where": "down"}'),))

@@ -187,6 +187,12 @@ def test_marks_are_nothing_that_other_clients_send() -> None:
     assert not MARKS & {"temperature", "top_k", "min_p", "repetition_penalty", "seed", "stop", "logit_bias", "user"}
 
 
+@pytest.mark.parametrize("name", ["stop", "stopping_strings", "stop_sequence", "banned_strings"])
+def test_text_of_a_deep_list_is_a_text(name: str) -> None:
+    body = parse(LocalCompletionBody, json.dumps({"prompt": "Once", name: "[" * 100_000}).encode())
+    assert getattr(body, name) == ["[" * 100_000]
+
+
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**80), 2**80), st.floats(allow_nan=False), st.text(max_size=5),
     st.lists(st.integers(), max_size=9), st.lists(st.text(max_size=3), max_size=3),

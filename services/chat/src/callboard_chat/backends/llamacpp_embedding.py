@@ -1,6 +1,6 @@
 """Embeddings by the embedded llama.cpp, which gets texts as tokens so that none is longer than it can read."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from callboard_chat.backends.openai_wire import Json, vectors_of
 from callboard_chat.domain.embedding import InputTooLong
@@ -11,6 +11,9 @@ Call = Callable[[str, str, Json], Awaitable[Json]]
 
 async def embed(call: Call, inputs: Sequence[str], most: int, *, truncate: bool) -> Embedded:
     """Makes a vector of each text of at most so many tokens; control tokens in a text are plain text.
+
+    The engine gets no more at once than one text of that length has: while vectors come, it does not look whether
+    anybody still waits for them.
 
     Raises:
         InputTooLong: a text is longer, and is not to be cut.
@@ -24,8 +27,24 @@ async def embed(call: Call, inputs: Sequence[str], most: int, *, truncate: bool)
             raise InputTooLong(index, most, len(found))
         truncated += 1
         tokens[index] = cut(found, await _tokens(call, inputs[index], add_special=False), most)
-    answer = await call("POST", "/v1/embeddings", {"input": tokens, "encoding_format": "base64"})
-    return Embedded(vectors_of(answer), sum(map(len, tokens)), truncated)
+    vectors: list[bytes] = []
+    for some in portions(tokens, most):
+        vectors += vectors_of(await call("POST", "/v1/embeddings", {"input": some, "encoding_format": "base64"}))
+    return Embedded(vectors, sum(map(len, tokens)), truncated)
+
+
+def portions(texts: Iterable[list[int]], most: int) -> Iterator[list[list[int]]]:
+    """The texts in order, as many together as have at most so many tokens; one that has more comes alone."""
+    some: list[list[int]] = []
+    count = 0
+    for text in texts:
+        if some and count + len(text) > most:
+            yield some
+            some, count = [], 0
+        some.append(text)
+        count += len(text)
+    if some:
+        yield some
 
 
 def cut(tokens: Sequence[int], text: Sequence[int], most: int) -> list[int]:

@@ -33,7 +33,7 @@ def _texts(value: Any) -> Any:
     if isinstance(value, str):
         try:
             found = json.loads(value) if value.lstrip().startswith("[") else value
-        except ValueError:
+        except (ValueError, RecursionError):
             found = value
         value = found if isinstance(found, list) else [value]
     if not isinstance(value, list):
