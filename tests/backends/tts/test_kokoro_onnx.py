@@ -16,6 +16,7 @@ from callboard_tts.domain.voices import choose_voice
 from callboard_worker.engine import EngineUnavailable
 from tests.backends.tts.kokoro_files import MODEL, VOICES, real_files_missing, write_voices
 from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
+from tests.support.memory import anonymous_bytes
 
 pytestmark = [
     pytest.mark.backend,
@@ -139,6 +140,14 @@ async def test_piece_over_the_phoneme_limit_is_spoken_whole(rig: OnnxRig) -> Non
     text = "The owl is on the roof tonight and it can count to ten. "
     once = seconds(await speak(rig.engine, rig.piece(text)))
     assert seconds(await speak(rig.engine, rig.piece(text * 12))) > once * 10
+
+
+async def test_memory_for_long_pieces_is_given_back(rig: OnnxRig) -> None:
+    await speak(rig.engine, rig.piece("Hello there."))
+    before = anonymous_bytes()
+    for words in (24, 34, 44):
+        await speak(rig.engine, rig.piece("owl " * words))
+    assert anonymous_bytes() < before + 100 * 1024 * 1024
 
 
 @pytest.mark.slow
