@@ -192,9 +192,7 @@ class Dispatcher:
         """The protocol of a path that is not served; the site's own where that is of no use to whoever asks."""
         path = raw_path.partition("?")[0] + "/"
         prefix, protocol = next(
-            (prefix, protocol)
-            for prefix, protocol in self._by_prefix
-            if not prefix or path.startswith(f"{prefix}/")
+            (prefix, protocol) for prefix, protocol in self._by_prefix if not prefix or path.startswith(f"{prefix}/")
         )
         if prefix:
             return protocol
