@@ -45,7 +45,7 @@ from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
-from callboard_edge.http import docs, health
+from callboard_edge.http import docs, health, home_page
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
@@ -92,6 +92,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
 )
 """Every protocol that the edge speaks."""
 
+SITE_PREFIXES = ("", "/socket.io")
+"""Unknown paths that get plain text: clients of Socket.IO are not to read JSON of another protocol."""
+
 QUOTA = "quota"
 """The name by which `callboard up` knows the quota service."""
 BACKGROUND_TIMEOUT_S = 3.0
@@ -105,7 +108,7 @@ class EdgeServer:
 
     def __init__(self, context: EdgeContext, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
         self._settings = context.settings
-        site = SitePages(health.routes)
+        site = SitePages(lambda context: [*health.routes(context), *home_page.routes()], prefixes=SITE_PREFIXES)
         served = [ServedRoute(route, protocol) for protocol in (*protocols, site) for route in protocol.routes(context)]
         pages = docs.routes([one.route for one in served])
         served += [ServedRoute(route, site) for route in pages]

@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -53,6 +53,7 @@ class Dispatcher:
             ((prefix, protocol) for protocol in protocols for prefix in protocol.prefixes),
             key=lambda entry: -len(entry[0]),
         )
+        self._site = next(protocol for protocol in protocols if protocol.name == SITE)
         self._id_headers = {one.name: one.request_id_header for one in protocols if isinstance(one, NamesRequests)}
         self._settings = context.settings
         self._metrics = context.metrics
@@ -84,7 +85,7 @@ class Dispatcher:
         given = request.headers
         raw_path = request.rel_url.raw_path
         match = self._router.find(request.method, raw_path, given)
-        protocol = self._protocol_of(raw_path) if match.route is None else self._protocols[id(match.route)]
+        protocol = self._protocol_of(raw_path, given) if match.route is None else self._protocols[id(match.route)]
         cors = self._cors if protocol.browsers else _NO_BROWSERS
         if request.method == "OPTIONS":
             return web.Response(headers={**cors.preflight(given), "Server": SERVER})
@@ -187,14 +188,17 @@ class Dispatcher:
         if error.info.kind.status == 429:
             self._metrics.too_many.labels(code).inc()
 
-    def _protocol_of(self, raw_path: str) -> Protocol:
-        """The protocol of a path that is not served."""
-        path = raw_path.partition("?")[0]
-        return next(
-            protocol
-            for prefix, protocol in self._by_prefix
-            if not prefix or path == prefix or path.startswith(f"{prefix}/")
+    def _protocol_of(self, raw_path: str, headers: Mapping[str, str]) -> Protocol:
+        """The protocol of a path that is not served; the site's own where that is of no use to whoever asks."""
+        path = raw_path.partition("?")[0] + "/"
+        prefix, protocol = next(
+            (prefix, protocol) for prefix, protocol in self._by_prefix if not prefix or path.startswith(f"{prefix}/")
         )
+        if prefix:
+            return protocol
+        # A page of KoboldAI Lite in a folder asks below that first, and tries the root only after what is no JSON.
+        nested = any(f"{inner}/" in path for inner, owner in self._by_prefix if inner and owner is not protocol)
+        return self._site if nested or "text/html" in headers.get("Accept", "") else protocol
 
     def _caller(self, request: web.BaseRequest, protocol: Protocol) -> Caller:
         headers = request.headers

@@ -15,8 +15,8 @@ from callboard_edge.http.route import Route
 class Protocol(Interface):
     """A client protocol: its routes, where it finds a caller's key, and how it shows an error.
 
-    `prefixes` are the beginnings of the paths that belong to it, known ones and unknown ones alike. `browsers` says
-    whether web pages of other origins may call it.
+    `prefixes` are the beginnings of the paths that belong to it, known ones and unknown ones alike; an empty one is for
+    all that belong to no other. `browsers` says whether web pages of other origins may call it.
     """
 
     @property
@@ -79,7 +79,7 @@ def plain_error(error: CallboardError) -> web.Response:
 
 @dataclass(frozen=True, slots=True)
 class SitePages:
-    """What the edge serves beside the protocols: health and the API document; errors are plain text."""
+    """What the edge serves beside the protocols: health, the API document and a page; errors are plain text."""
 
     pages: Callable[[EdgeContext], Sequence[Route]]
     name: str = SITE

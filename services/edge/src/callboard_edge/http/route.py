@@ -28,8 +28,9 @@ class Route:
 
     `body` is the model of a JSON request, `query` that of what follows the path, `security` what opens it: a caller's
     key, the admin token, or nothing. `name` is the fixed word that stands for the route in metrics. `max_body_bytes`
-    takes the place of the site's limit on bodies. A route with a `header` is for requests that carry it, and stands
-    before another of the same method and path.
+    takes the place of the site's limit on bodies. A route with a `header` is for requests that carry it, one with a
+    `media_type` for those whose `Accept` names it, HEAD not among them; both stand before another of the same method
+    and path.
     """
 
     method: Method
@@ -45,3 +46,4 @@ class Route:
     documented: bool = True
     max_body_bytes: int | None = None
     header: str | None = None
+    media_type: str | None = None

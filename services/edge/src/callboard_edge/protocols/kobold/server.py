@@ -94,6 +94,8 @@ def routes(context: EdgeContext) -> list[Route]:
                         "version": KOBOLDAI_VERSION,
                     },
                     "openai": {"name": "OpenAI API", "rel_url": "/v1", "documentation": API_PAGE, "version": "1"},
+                    "anthropic": {"name": "Anthropic API", "rel_url": "/", "documentation": API_PAGE, "version": "1"},
+                    "ollama": {"name": "Ollama API", "rel_url": "/", "documentation": API_PAGE, "version": "1"},
                 },
             }
         )
