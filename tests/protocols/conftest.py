@@ -59,7 +59,7 @@ def shared_deployment(
 ) -> Generator[Deployment]:
     """One of each service, two edges, and a worker for the narrow pool."""
     table = config(shared_chat_engine.url, shared_speech_engine.url)
-    deployment = Deployment(tmp_path_factory.mktemp("protocols"), table, edge_module=EDGE_MODULE)
+    deployment = Deployment(tmp_path_factory.mktemp("protocols"), table, edge_module=EDGE_MODULE, forked=True)
     try:
         deployment.start()
         others = [deployment.add_chat("narrow"), deployment.add_edge(edge={"request_timeout_s": SHORT_DEADLINE_S})]

@@ -168,9 +168,8 @@ class PolledSuite(RequestSuite[PolledDialect]):
         self, tmp_path: Path, chat_engine: StubChat, session: aiohttp.ClientSession
     ) -> None:
         """A job that is done, one that runs and one that waits."""
-        deployment = Deployment(
-            tmp_path / "deployment", config(chat_engine.url, chat_engine.url), edge_module=EDGE_MODULE
-        )
+        table = config(chat_engine.url, chat_engine.url)
+        deployment = Deployment(tmp_path / "deployment", table, edge_module=EDGE_MODULE, forked=True)
         try:
             await asyncio.to_thread(deployment.start, chats=0, speakers=0)
             worker = await asyncio.to_thread(deployment.add_chat, "narrow")

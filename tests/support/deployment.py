@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, read_subject
 from tests.support.children import wait_until
 from tests.support.cluster import Cluster
+from tests.support.fork_server import run_forked
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service, Table, merged
@@ -73,6 +72,7 @@ class Deployment:
         log_level: str = "debug",
         edge_module: str = "callboard_edge",
         clustered: bool = False,
+        forked: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -92,6 +92,7 @@ class Deployment:
         self._config = config
         self._log_level = log_level
         self._edge_module = edge_module
+        self._forked = forked
         self.streams: Service | None = None
         self.quotas: list[Service] = []
         self.rooms: list[Service] = []
@@ -214,13 +215,7 @@ class Deployment:
         """Runs `callboard <words>` with this set's configuration and returns what it prints."""
         own = self._service("command", "callboard_cli", {}, None)
         own.write_config()
-        done = subprocess.run(
-            [sys.executable, "-m", "callboard_cli", "--config", str(own.config_file), *words],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        done = run_forked("callboard_cli", ["--config", str(own.config_file), *words], COMMAND_TIMEOUT_S)
         assert done.returncode == 0, f"callboard {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -295,7 +290,9 @@ class Deployment:
     ) -> Service:
         user = "operator" if module == "callboard_cli" else self._user_of(module)
         config = merged(merged(self._config, {"nats": {"user": user, "password": self._passwords[user]}}), over)
-        return Service(name, module, config, self.folder, health_port=health_port, arguments=arguments)
+        return Service(
+            name, module, config, self.folder, health_port=health_port, arguments=arguments, forked=self._forked
+        )
 
     def _user_of(self, module: str) -> str:
         return "edge" if module == self._edge_module else module.removeprefix("callboard_")
