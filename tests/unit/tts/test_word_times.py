@@ -35,7 +35,7 @@ def named(text: str, language: str = "en-us") -> list[tuple[str, str]]:
     [
         ("Dr. No paid $5.50.", {"Dr.": "Doctor", "No": "No", "paid": "paid", "$5.50.": "5 dollars and 50 cents"}),
         ("It took 3 km at 10:30 p.m.", {"3": "3", "km": "kilometers", "at": "at", "10:30": "10 30", "p.m.": "P M"}),
-        ("**Stop** it, see [the docs](http://a.b/c).", {"Stop": "Stop", "it,": "it", "the": "the", "docs.": "docs"}),
+        ("**Stop** it, see [the docs](http://a.b/c).", {"Stop": "Stop", "it,": "it", "the": "the", "docs": "docs"}),
         ("She didn’t say “no” to AT&amp;T.", {"didn’t": "didn't", "“no”": "no", "AT&amp;T.": "AT and T"}),
         ("𝐁𝐨𝐥𝐝 cafe\u0301 — now.", {"𝐁𝐨𝐥𝐝": "Bold", "cafe\u0301": "café", "now.": "now"}),
         ("One\nTwo 😀 https://a.b/c three", {"One": "One", "Two": "Two", "three": "three"}),
