@@ -16,6 +16,7 @@ from callboard_tts.domain.pieces import split_text
 from callboard_tts.domain.ports import PieceRequest
 from callboard_tts.domain.pronunciation import NO_WORDS
 from callboard_tts.domain.sound import Trimmer, quiet_stretches
+from callboard_tts.domain.splitting import Limits
 from callboard_tts.domain.voices import choose_voice
 from callboard_tts.domain.words import piece_words
 from callboard_worker.engine import EngineUnavailable
@@ -191,7 +192,7 @@ PAUSES_MS = {Pause.NONE: 0, Pause.CLAUSE: 300, Pause.SENTENCE: 600}
 
 async def timed(rig: OnnxRig, text: str, speed: float = 1.0) -> tuple[list[tuple[str, float, float]], float]:
     """The words of a text of one piece with their times in seconds, and the length of its sound."""
-    (piece,) = split_text(text, "en-us")
+    (piece,) = split_text(text, "en-us", Limits(clause_words=99, targets=(1000,), bounds=(1000,)))
     words = piece_words(piece, "en-us", NO_WORDS)
     request = replace(rig.piece(piece.text, speed), pauses_ms=PAUSES_MS, words=[spoken for _name, spoken in words])
     found: list[tuple[str, float, float]] = []
@@ -248,5 +249,5 @@ async def test_words_of_a_piece_over_the_phoneme_limit_go_on(rig: OnnxRig) -> No
     request = replace(rig.piece(" ".join(words)), pauses_ms=PAUSES_MS, words=words)
     async with aclosing(rig.engine.synthesise(request)) as parts:
         times = [time for part in [part async for part in parts] for time in part.words]
-    assert [time.index for time in times] == list(range(len(words)))
+    assert [time.number for time in times] == list(range(len(words)))
     assert all(before.end <= after.begin + SAMPLE_RATE_HZ // 100 for before, after in itertools.pairwise(times))

@@ -479,11 +479,11 @@ async def test_words_are_told_with_the_sound_at_every_speed(bus: FakeBus, speed:
         assert at - 0.02 <= begin < end <= total_s + 0.02
         assert is_loud(bus.pcm, begin + 0.02, end - 0.02)
         at = end
-    # Between two pieces there is a pause, which belongs to no word.
+    # Between two pieces there is a pause, and the mark before it, a character's tone; both belong to no word.
     gaps = [after[1] - before[2] for before, after in itertools.pairwise(words)]
-    assert max(gaps) == pytest.approx(0.6 / speed, abs=0.05)
+    assert max(gaps) == pytest.approx(0.66 / speed, abs=0.05)
     assert words[0][1] == pytest.approx(0, abs=0.01)
-    assert words[-1][2] == pytest.approx(total_s, abs=0.05)
+    assert words[-1][2] == pytest.approx(total_s - 0.06 / speed, abs=0.05)
 
 
 async def test_words_are_told_only_where_they_are_asked_for(bus: FakeBus) -> None:

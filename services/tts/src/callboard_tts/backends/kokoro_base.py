@@ -32,9 +32,9 @@ _MARKS = re.compile(r"[\s\"“”()]*[.!?,;:—…][.!?,;:—…\s\"“”()]*")
 
 
 class Span(NamedTuple):
-    """The phonemes of a word in a sequence."""
+    """The phonemes of a word, by its number, in a sequence."""
 
-    index: int
+    number: int
     begin: int
     end: int
 

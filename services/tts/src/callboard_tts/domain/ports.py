@@ -16,9 +16,9 @@ Samples = NDArray[np.float32]
 
 
 class WordTime(NamedTuple):
-    """When a word of the request sounds, in samples from the beginning of the piece's sound."""
+    """When a word of the request, by its number, sounds, in samples from the beginning of the piece's sound."""
 
-    index: int
+    number: int
     begin: int
     end: int
 

@@ -207,4 +207,4 @@ def _spoken_word(names: Sequence[str], time: WordTime, trimmed: int, factor: flo
     start_ms, end_ms = (
         pause_ms + int(max(0, at - trimmed) / factor * 1000 / SAMPLE_RATE_HZ) for at in (time.begin, time.end)
     )
-    return SpokenWord(word=names[time.index], start_ms=start_ms, end_ms=end_ms)
+    return SpokenWord(word=names[time.number], start_ms=start_ms, end_ms=end_ms)
