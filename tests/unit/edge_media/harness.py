@@ -27,7 +27,7 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, SpeechJob
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, SpeechJob, SpokenWord
 from callboard_contracts.subjects import JobClass
 from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
@@ -133,9 +133,9 @@ class Worker:
         self._piece = 0
         self._spoken_bytes = 0
 
-    def say(self, pcm: bytes) -> None:
+    def say(self, pcm: bytes, *words: SpokenWord) -> None:
         """Sends one piece as one segment."""
-        self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, piece_done=True), pcm)
+        self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, piece_done=True, words=words), pcm)
         self._piece += 1
         self._spoken_bytes += len(pcm)
 

@@ -44,6 +44,8 @@ class OfferedModel(Message):
 
     `sampling` names the fields of a request's sampling that the engine honours. `tokens_per_byte` is how many tokens a
     byte of a prompt usually is; a worker that says so extends the hold of a job that tells how it was reckoned.
+    `word_times` says that a speech model can tell when each word sounds; it is no entry of `abilities`, since an edge
+    of an older version knows no others than its own.
     """
 
     name: str
@@ -52,6 +54,7 @@ class OfferedModel(Message):
     sampling: tuple[str, ...] = ()
     voices: tuple[OfferedVoice, ...] = ()
     tokens_per_byte: float | None = Field(default=None, gt=0)
+    word_times: bool = False
 
 
 class WorkerInfo(Message):

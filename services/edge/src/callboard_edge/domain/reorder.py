@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, ToolCall, order_of_frames
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.interest import ResumeReply
-from callboard_contracts.speech import AudioSegment, order_of_segments
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, order_of_segments
 
 
 @dataclass(slots=True)
@@ -228,9 +228,14 @@ class SpeechReorderBuffer:
             self._order.clear()
             return segment
         if info.piece < self._piece:
-            return AudioSegment(segment.n, info, b"")
+            return AudioSegment(segment.n, info.model_copy(update={"words": ()}), b"")
         if info.piece > self._piece:
             self._piece, self._offset_bytes = info.piece, 0
         skip_bytes = max(0, self._offset_bytes - info.offset_bytes)
+        begin_bytes = info.offset_bytes + skip_bytes
         self._offset_bytes = max(self._offset_bytes, info.offset_bytes + len(segment.pcm))
-        return AudioSegment(segment.n, info, segment.pcm[skip_bytes:]) if skip_bytes else segment
+        if not skip_bytes:
+            return segment
+        words = tuple(word for word in info.words if word.start_ms * BYTES_PER_MS >= begin_bytes)
+        rest = info.model_copy(update={"offset_bytes": begin_bytes, "words": words})
+        return AudioSegment(segment.n, rest, segment.pcm[skip_bytes:])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.narrated_stream import Arrived, NarratedStream
 from callboard_edge.domain.text_stream import TextReply
+from callboard_edge.domain.word_times import TimedWord, WordClock
 from callboard_edge.http.call import Call
 from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.text_responder import FIRST_WAIT_S, TextResponder
@@ -31,6 +32,7 @@ class SpokenReply:
     text: TextReply
     speech: SpeechEnd
     audio_tokens: int
+    words: Sequence[TimedWord] = ()
 
 
 class NarratedWriter(Protocol):
@@ -60,6 +62,10 @@ class NarratedWriter(Protocol):
 
     def audio(self, sound: bytes) -> bytes:
         """A part of the sound."""
+        ...
+
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """When the words of the sound that follows are heard, where they were asked for."""
         ...
 
     def ending(self, reply: SpokenReply) -> bytes:
@@ -138,6 +144,7 @@ class NarratedResponder:
         self, call: Call, narrated: NarratedStream, session: EncodingSession, writer: NarratedWriter
     ) -> bytes:
         progress, pcm = _Progress(), bytearray()
+        clock, words = WordClock(session.info.delay_ms), list[TimedWord]()
         while not narrated.ended:
             arrived = await narrated.take(KEEP_ALIVE_S)
             if arrived == Arrived() and (call.response is not None or narrated.waking):
@@ -145,9 +152,10 @@ class NarratedResponder:
             progress.add(arrived.frames, arrived.segments)
             for segment in arrived.segments:
                 pcm += segment.pcm
+                words += clock.words_of(segment)
         session.set_length(len(pcm))
         sound = (await session.feed(bytes(pcm)) if pcm else b"") + await session.finish()
-        return writer.spoken(progress.reply(narrated), sound)
+        return writer.spoken(replace(progress.reply(narrated), words=words), sound)
 
     async def _streamed(
         self, call: Call, route: str, narrated: NarratedStream, session: EncodingSession, writer: NarratedWriter
@@ -155,6 +163,7 @@ class NarratedResponder:
         progress, wait_s = _Progress(), FIRST_WAIT_S
         loop = asyncio.get_running_loop()
         written_at = loop.time()
+        clock = WordClock(session.info.delay_ms)
         while not narrated.ended:
             try:
                 arrived = await narrated.take(wait_s)
@@ -172,6 +181,8 @@ class NarratedResponder:
             if arrived.frames and (content := writer.deltas(arrived.frames)):
                 await call.write(content)
                 written_at = loop.time()
+            if words := [word for segment in arrived.segments for word in clock.words_of(segment)]:
+                await call.write(writer.words(words))
             async for sound in _encoded(session, arrived.segments):
                 await call.write(writer.audio(sound))
                 written_at = loop.time()

@@ -42,6 +42,11 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
         self._inputs: Mapping[str, str] = {}
         self._gives_frames = False
 
+    @property
+    def tells_word_times(self) -> bool:
+        """Whether the model's file has the value that says how long each phoneme sounds."""
+        return self._gives_frames
+
     def _open(self) -> tuple[ort.InferenceSession, Mapping[str, int]]:
         if not self._model_file.is_file():
             raise EngineUnavailable(f"no model at {self._model_file}; fetch it with: callboard models fetch")

@@ -199,12 +199,16 @@ class SamplingBody(Body):
 
 
 class AudioOutput(Body):
-    """How a reply is spoken; `model` is a speech model, left out for the site's default or its first."""
+    """How a reply is spoken; `model` is a speech model, left out for the site's default or its first.
+
+    With `["word"]` in `timestamp_granularities` the reply says when each of its words is heard.
+    """
 
     voice: VoiceName = None
     format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]
     model: str | None = None
     speed: float | None = Field(default=None, ge=0.25, le=4.0)
+    timestamp_granularities: list[Literal["word"]] | None = Field(default=None, max_length=1)
 
 
 class ChatFields(Body):
@@ -297,13 +301,25 @@ class CalledTool(AnswerBody):
     function: CalledFunction
 
 
+class SpokenWordObject(AnswerBody):
+    """A word, and when it is heard, in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
 class SpokenAudio(AnswerBody):
-    """The sound of a reply, as base64; until `expires_at` a later message may name it by its id."""
+    """The sound of a reply, as base64; until `expires_at` a later message may name it by its id.
+
+    `words` is left out unless it was asked for.
+    """
 
     id: str
     data: str
     expires_at: int
     transcript: str
+    words: list[SpokenWordObject] = Field(default_factory=list)
 
 
 class AssistantMessage(AnswerBody):
