@@ -149,6 +149,29 @@ async def test_stream_has_the_packages_events(harness: EdgeHarness, client: Asyn
     assert set(whole) == set(events[-1]["response"])
 
 
+@pytest.mark.parametrize("name", ["summary", "generate_summary"])
+async def test_thoughts_are_a_summary_where_one_is_asked_for(
+    name: str, harness: EdgeHarness, client: AsyncOpenAI
+) -> None:
+    asked: Any = {"effort": "low", name: "auto"}
+    harness.plays(THOUGHTFUL)
+    async with client.responses.stream(model="owl", input="Hello.", reasoning=asked, tools=[TOOL]) as stream:
+        seen = [event async for event in stream if "reasoning" in event.type]
+        final = await stream.get_final_response()
+    part, text = "response.reasoning_summary_part", "response.reasoning_summary_text"
+    kinds = list(dict.fromkeys(event.type for event in seen))
+    assert kinds == [f"{part}.added", f"{text}.delta", f"{text}.done", f"{part}.done"]
+    assert {(event.output_index, event.summary_index) for event in seen} == {(0, 0)}  # pyright: ignore[reportAttributeAccessIssue]
+    harness.plays(THOUGHTFUL)
+    whole = await client.responses.create(model="owl", input="Hello.", reasoning=asked, tools=[TOOL])
+    for response in (final, whole):
+        thoughts = response.output[0]
+        assert isinstance(thoughts, ResponseReasoningItem)
+        assert ([part.text for part in thoughts.summary], thoughts.content) == (["Let me see."], None)
+        assert response.reasoning is not None
+        assert (response.reasoning.effort, response.reasoning.summary) == ("low", "auto")
+
+
 async def test_reply_that_is_cut_is_incomplete(harness: EdgeHarness) -> None:
     harness.plays(frames("Hoo", end="length"))
     whole = json.loads((await harness.post(PATH, asking()))[2])
