@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.domain.reply import Reply
 from callboard_contracts.chat import ChatFrame, ChatJob
+from tests.hostile.targets import own_dialects
 from tests.protocols.dialect import ParsedReply, TextDialect
-from tests.protocols.membership import dialects
-from tests.protocols.suite import RequestSuite
-from tests.protocols.toy import Toy
 from tests.unit.edge.harness import EdgeHarness, running
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
@@ -55,7 +53,7 @@ def dialect_id(one: TextDialect) -> str:
     return f"{type(one).__name__} {one.path}"
 
 
-DIALECTS = {dialect_id(one): one for one in dialects(RequestSuite) if isinstance(one, TextDialect)}
+DIALECTS = {dialect_id(one): one for one in own_dialects() if isinstance(one, TextDialect)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +171,12 @@ def test_any_text_is_streamed_at_once_and_whole(name: str) -> None:
 
     with asyncio.Runner() as runner:
 
-        @settings(max_examples=25, deadline=None, database=None, suppress_health_check=(HealthCheck.too_slow,))
+        @settings(max_examples=20, deadline=None, database=None, suppress_health_check=(HealthCheck.too_slow,))
         @given(sayings())
         def run(said: Said) -> None:
             runner.run(ask(edge, said))
 
-        serving = running(protocols=[Toy()])
+        serving = running()
         edge = runner.run(serving.__aenter__())
         try:
             run()
