@@ -17,9 +17,10 @@ class _Count:
     thinking: int = 0
     tool_calls: int = 0
     tokens: int = 0
+    thinking_tokens: int = 0
 
     def copy(self) -> "_Count":
-        return _Count(self.text, self.thinking, self.tool_calls, self.tokens)
+        return _Count(self.text, self.thinking, self.tool_calls, self.tokens, self.thinking_tokens)
 
 
 class TextReorderBuffer:
@@ -88,6 +89,7 @@ class TextReorderBuffer:
             text=self.text,
             thinking=self.thinking,
             tokens=self.tokens,
+            thinking_tokens=self._count.thinking_tokens,
         )
 
     def feed(self, frames: Iterable[ChatFrame]) -> list[ChatFrame]:
@@ -150,6 +152,7 @@ class TextReorderBuffer:
         count.thinking += len(frame.thinking)
         count.tool_calls += len(frame.tool_calls)
         count.tokens += frame.tokens
+        count.thinking_tokens += frame.thinking_tokens
         skip = self._skip
         if skip.text or skip.thinking or skip.tool_calls:
             frame = self._without_repeats(frame)

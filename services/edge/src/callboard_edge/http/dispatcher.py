@@ -20,8 +20,7 @@ from callboard_edge.http.body_reader import BodyBudget, BodyReader
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
-from callboard_edge.http.protocol import SITE, NamesRequests, Protocol
-from callboard_edge.http.rate_limits import rate_limit_headers
+from callboard_edge.http.protocol import SITE, NamesLimits, NamesRequests, Protocol
 from callboard_edge.http.route import Route
 from callboard_edge.http.router import Router
 from callboard_kit import tracing
@@ -55,6 +54,7 @@ class Dispatcher:
         )
         self._site = next(protocol for protocol in protocols if protocol.name == SITE)
         self._id_headers = {one.name: one.request_id_header for one in protocols if isinstance(one, NamesRequests)}
+        self._limit_headers = {one.name: one.limit_headers for one in protocols if isinstance(one, NamesLimits)}
         self._settings = context.settings
         self._metrics = context.metrics
         self._cors = Cors(context.settings.cors_origins)
@@ -98,6 +98,7 @@ class Dispatcher:
             match.params,
             headers,
             self._bodies_of(match.route),
+            self._limit_headers.get(protocol.name),
         )
         headers[REQUEST_ID] = call.request_id
         if (id_header := self._id_headers.get(protocol.name)) is not None:
@@ -149,7 +150,7 @@ class Dispatcher:
         if error.info.retry_after_s is not None:
             response.headers.setdefault("Retry-After", str(max(1, math.ceil(error.info.retry_after_s))))
         if isinstance(error, QuotaRefused):
-            response.headers.update(rate_limit_headers(error.states))
+            call.tell_limits(error.states)
         if error.info.code in (ErrorCode.REQUEST_TIMEOUT, ErrorCode.BODY_TOO_LARGE, ErrorCode.OVERLOADED):
             response.force_close()
         return response

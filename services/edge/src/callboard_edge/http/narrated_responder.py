@@ -17,7 +17,6 @@ from callboard_edge.domain.narrated_stream import Arrived, NarratedStream
 from callboard_edge.domain.text_stream import TextReply
 from callboard_edge.domain.word_times import TimedWord, WordClock
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.text_responder import FIRST_WAIT_S, TextResponder
 from callboard_edge.media.encoder_pool import EncoderPool, EncodingSession
 from callboard_edge.media.formats import AudioFormat
@@ -134,7 +133,7 @@ class NarratedResponder:
                 call.caller, request, model, speech_request, speech_model, audio_ms, call.fresh_id
             ) as narrated,
         ):
-            call.headers.update(rate_limit_headers(narrated.text.states))
+            call.tell_limits(narrated.text.states)
             if not stream:
                 return await call.answer_whole(await self._whole(call, narrated, session, writer))
             with self.metrics.open_streams.labels(route).track_inprogress():

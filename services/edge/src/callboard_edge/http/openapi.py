@@ -13,6 +13,8 @@ REFERENCE = "#/components/schemas/{model}"
 DISTRIBUTION = "callboard-edge"
 ADMIN_SCHEME = {"type": "http", "scheme": "bearer", "description": "The admin token of the configuration."}
 
+OTHER_ERROR = {"description": "Another error, in the form of the other errors on this path."}
+
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of all documented routes."""
@@ -54,7 +56,10 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "tags": [route.tag],
-        "responses": {str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
+        "responses": {
+            **{str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
+            "default": OTHER_ERROR,
+        },
     }
     names = [part.strip("{}").removesuffix(":path") for part in route.path.split("/") if part.startswith("{")]
     if names or route.query:

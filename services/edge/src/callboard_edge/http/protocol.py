@@ -1,6 +1,6 @@
 """What a protocol is to the rest of the edge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
 from typing import runtime_checkable
@@ -8,6 +8,7 @@ from typing import runtime_checkable
 from aiohttp import web
 
 from callboard_contracts.errors import CallboardError
+from callboard_contracts.quota import LimitState
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Route
 
@@ -54,6 +55,15 @@ class NamesRequests(Interface):
     @property
     def request_id_header(self) -> str:
         """The header's name."""
+        ...
+
+
+@runtime_checkable
+class NamesLimits(Interface):
+    """A protocol whose clients look for their limits in headers of their own too."""
+
+    def limit_headers(self, states: Iterable[LimitState]) -> Mapping[str, str]:
+        """The headers that tell where limits stand."""
         ...
 
 

@@ -17,7 +17,6 @@ from callboard_edge.domain.catalogue import SpeechModel
 from callboard_edge.domain.speech_stream import SpeechStream, unexplained
 from callboard_edge.domain.word_times import TimedWord, WordClock
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.formats import FORMATS, AudioFormat
 from callboard_edge.media.id3 import beginning
@@ -160,7 +159,7 @@ class SpeechResponder:
         # The worker extends the hold while it speaks, as far as the text turns out to need it.
         audio_ms = min(most_ms, speech.hold_slice_ms)
         async with await self.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
-            call.headers.update(rate_limit_headers(utterance.states))
+            call.tell_limits(utterance.states)
             with self.metrics.open_streams.labels(route).track_inprogress():
                 try:
                     if whole is None:

@@ -103,6 +103,8 @@ def routes(context: EdgeContext) -> list[Route]:
     return [
         open_route("/api/extra/version", server, "server", "Say what the server can do, in KoboldCpp's words"),
         open_route("/props", props, "props", "Describe the model, its chat template among it"),
-        open_route("/slots", fixed({"error": NO_SLOTS}, 501), "slots", "Show the engine's slots: not offered"),
+        open_route(
+            "/slots", fixed({"error": NO_SLOTS}, 501), "slots", "Show the engine's slots: not offered", status=501
+        ),
         open_route("/.well-known/serviceinfo", service, "serviceinfo", "Say what kind of server this is"),
     ]

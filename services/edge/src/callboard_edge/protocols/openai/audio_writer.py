@@ -69,8 +69,7 @@ def spoken_usage(reply: SpokenReply) -> dict[str, Any]:
     text_tokens = usage["completion_tokens"]
     usage["completion_tokens"] = text_tokens + reply.audio_tokens
     usage["total_tokens"] += reply.audio_tokens
-    details = {"text_tokens": text_tokens, "audio_tokens": reply.audio_tokens, "reasoning_tokens": 0}
-    usage["completion_tokens_details"] = details
+    usage["completion_tokens_details"] |= {"text_tokens": text_tokens, "audio_tokens": reply.audio_tokens}
     return usage
 
 

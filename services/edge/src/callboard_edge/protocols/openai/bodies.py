@@ -270,10 +270,11 @@ class PromptTokensDetails(AnswerBody):
 
 
 class CompletionTokensDetails(AnswerBody):
-    """Of a spoken reply: the tokens of its text, and those that its audio counts as."""
+    """The tokens of the model's reasoning; of a spoken reply also those of its text and what its audio counts as."""
 
-    text_tokens: int
-    audio_tokens: int
+    reasoning_tokens: int
+    text_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class Usage(AnswerBody):
@@ -283,7 +284,7 @@ class Usage(AnswerBody):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails
 
 
 class CalledFunction(AnswerBody):
