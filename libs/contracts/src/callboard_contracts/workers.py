@@ -39,11 +39,23 @@ class OfferedVoice(Message):
     language: str | None = None
 
 
+class Throughput(Message):
+    """What a worker has lately written with a model.
+
+    `tokens_per_s` is the speed of one reply and `tokens_per_reply` its length, as means over the last replies.
+    """
+
+    tokens_per_s: float = Field(gt=0)
+    tokens_per_reply: float = Field(gt=0)
+    tokens_last_minute: int = Field(default=0, ge=0)
+
+
 class OfferedModel(Message):
     """A model that a worker serves, by its public name.
 
     `sampling` names the fields of a request's sampling that the engine honours. `tokens_per_byte` is how many tokens a
     byte of a prompt usually is; a worker that says so extends the hold of a job that tells how it was reckoned.
+    `throughput` is left out until a first reply was written.
     """
 
     name: str
@@ -52,6 +64,7 @@ class OfferedModel(Message):
     sampling: tuple[str, ...] = ()
     voices: tuple[OfferedVoice, ...] = ()
     tokens_per_byte: float | None = Field(default=None, gt=0)
+    throughput: Throughput | None = None
 
 
 class WorkerInfo(Message):
