@@ -146,6 +146,12 @@ class UserAnswer(AnswerBody):
     moderator: bool
 
 
+class SharedKeyBody(LenientBody):
+    """A key for several people."""
+
+    name: str | None = None
+
+
 class WorkerBody(LenientBody):
     """What is to change of a worker."""
 

@@ -11,8 +11,8 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.kudos import KUDOS_SCALE, KudosReply, KudosTransferRequest
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
-from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.horde.bodies import TransferAnswer, TransferBody, UserAnswer
+from callboard_edge.http.route import Answer, Method, Route
+from callboard_edge.protocols.horde.bodies import SharedKeyBody, TransferAnswer, TransferBody, UserAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.rate_limits import RateLimits
@@ -21,6 +21,12 @@ from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of
 ANONYMOUS = "Anonymous#0"
 _NUMBER = re.compile(r"[0-9]{1,20}")
 MAX_NUMBER = 2**64
+_SHARED_KEYS: tuple[tuple[Method, str], ...] = (
+    ("PUT", "/api/v2/sharedkeys"),
+    ("GET", "/api/v2/sharedkeys/{id}"),
+    ("PATCH", "/api/v2/sharedkeys/{id}"),
+    ("DELETE", "/api/v2/sharedkeys/{id}"),
+)
 
 
 def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
@@ -71,14 +77,17 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         ),
         *(
             Route(
-                method, path, shared, "horde_shared_key", "Refuse shared keys", TAG, security="none", documented=False
+                method,
+                path,
+                shared,
+                "horde_shared_key",
+                "Refuse shared keys",
+                TAG,
+                body=SharedKeyBody if method in ("PUT", "PATCH") else None,
+                security="none",
+                documented=False,
             )
-            for method, path in (
-                ("PUT", "/api/v2/sharedkeys"),
-                ("GET", "/api/v2/sharedkeys/{id}"),
-                ("PATCH", "/api/v2/sharedkeys/{id}"),
-                ("DELETE", "/api/v2/sharedkeys/{id}"),
-            )
+            for method, path in _SHARED_KEYS
         ),
     ]
 
