@@ -123,7 +123,7 @@ class TestTexts(PolledSuite):
 
     async def under_way(self, client: Client, job_id: str) -> ParsedJob:
         """Text is only shown whole, so the frames on the bus tell how much of it there is."""
-        before = self.frames()
+        before = await asyncio.to_thread(self.frames)
         seen = await self.reaches(client, job_id, lambda seen: seen.running)
         await eventually(lambda: self.frames() > before + WORDS, 30, "some of the text is written")
         return seen
