@@ -64,6 +64,7 @@ def config() -> Table:
             "models": {SPEECH_MODEL: {**speech, "aliases": [], "voice_aliases": {"tenor": VOICE, "alto": VOICE}}},
             "max_input_characters": 60,
         },
+        "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
         "quota": {
             "anonymous_tier": "anonymous",
             "default_tier": "standard",

@@ -48,6 +48,7 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
                 }
             }
         },
+        "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
         "quota": {"tiers": {"small": {"tokens_per_day": 600}, "tiny": {"tokens_per_day": 200}}},
     }
     return merged(stub_config(chat_url, speech_url), over)

@@ -37,6 +37,7 @@ from callboard_edge.domain.catalogue import chat_catalogue, embedding_catalogue,
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
+from callboard_edge.domain.job_groups import JobGroups
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
@@ -64,6 +65,7 @@ from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.anthropic.protocol import Anthropic
 from callboard_edge.protocols.characters.protocol import CharactersProtocol
+from callboard_edge.protocols.horde.protocol import Horde
 from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.ollama.protocol import Ollama
 from callboard_edge.protocols.openai.protocol import OpenAI
@@ -87,6 +89,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     CharactersProtocol(),
     Talkmaster(),
     Kobold(),
+    Horde(),
     Ollama(),
     Admin(),
 )
@@ -331,7 +334,8 @@ def edge_context(
     """Puts together what the protocols are given; `running` is made where this edge is the only one."""
     settings = edge_settings(config, deps.jobs.max_request_bytes)
     characters = Characters() if characters is None else characters
-    parts = deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
+    kept = KeptJobs(deps, results)
+    parts = deps, workers, kept, config.edge.request_timeout_s, config.chat.hold_slice_tokens
     room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
     admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
     offer = Offer(
@@ -365,6 +369,7 @@ def edge_context(
         metrics=metrics,
         running=running or FollowedReplies(),
         dialogues=Dialogues(results, deps.background, deps.jobs.max_request_bytes, deps.now),
+        groups=JobGroups(kept, results, deps.background),
         ready=ready,
         admin=admin,
         saved_slots=saved_slots,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from callboard_contracts.config import Config, TtsSection
+from callboard_contracts.config import Config, HordeSection, TtsSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class EdgeSettings:
     simulators: tuple[IPv4Network | IPv6Network, ...]
     speaks_in_rooms: bool
     kobold_prefix: str
+    horde: HordeSection
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -36,4 +37,5 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         simulators=config.talkmaster.simulators,
         speaks_in_rooms=config.talkmaster.speech,
         kobold_prefix=config.kobold.path_prefix,
+        horde=config.horde,
     )

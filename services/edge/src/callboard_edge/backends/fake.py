@@ -8,7 +8,8 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingJob, Embeddin
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket, KeptDialogue
+from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -24,7 +25,7 @@ from callboard_contracts.speech import AudioSegment, SegmentInfo, SpeechJob
 from callboard_contracts.streams import JOB_STREAMS
 from callboard_contracts.subjects import JobClass
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.ports import JobRef, RequestState
+from callboard_edge.domain.ports import JobRef, QueueDepth, RequestState
 
 TENANT = "anonymous"
 LEASE_MARGIN_S = 30.0
@@ -45,6 +46,10 @@ class FakeQuotaClient:
         self.identified: list[IdentifyRequest] = []
         self.held: dict[str, Hold] = {}
         self.released: list[str] = []
+        self.accounts: dict[str, str] = {}
+        """The accounts of keys, by the keys' digests; all other callers are one tenant."""
+        self.balances: dict[str, int] = {}
+        self.transfers: dict[str, KudosTransferRequest] = {}
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Takes a hold, or says why not."""
@@ -82,6 +87,28 @@ class FakeQuotaClient:
             error=self.refusal,
         )
 
+    async def kudos(self, account: str) -> KudosReply:
+        """Says what an account has."""
+        if account not in self.balances:
+            error = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="account: no such account", param="account")
+            return KudosReply(error=error)
+        return KudosReply(account=account, name="ada", balance=self.balances[account])
+
+    async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
+        """Moves kudos, once for each id."""
+        repeated = request.id in self.transfers
+        if not repeated:
+            if request.target not in self.balances:
+                error = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="target: no such account", param="target")
+                return KudosReply(error=error)
+            if self.balances.get(request.source, 0) < request.amount:
+                error = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="The account has fewer kudos.", limit="kudos")
+                return KudosReply(error=error)
+            self.balances[request.source] -= request.amount
+            self.balances[request.target] += request.amount
+            self.transfers[request.id] = request
+        return KudosReply(account=request.source, balance=self.balances[request.source], repeated=repeated)
+
     async def check_caller(self, key_digest: str | None) -> ErrorInfo | None:
         """Lets everybody in, unless keys are required."""
         return KEY_REQUIRED if self.require_key and key_digest is None else None
@@ -89,7 +116,8 @@ class FakeQuotaClient:
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
         self.identified.append(request)
-        return IdentifyReply(tenant=TENANT, tier="standard", error=self.refusal)
+        tenant = self.accounts.get(request.key_digest or "", TENANT)
+        return IdentifyReply(tenant=tenant, tier="standard", error=self.refusal)
 
 
 class FakeJobQueue:
@@ -101,6 +129,7 @@ class FakeJobQueue:
         self.cancelled: list[str] = []
         self.removed: list[str] = []
         self.classes: list[JobClass] = []
+        self.depths: dict[JobClass, QueueDepth] = {}
         self.max_request_bytes = 64 * 1024 * 1024
         self._most = max_queued_per_tenant
         self._seq = 0
@@ -148,6 +177,11 @@ class FakeJobQueue:
             return False
         self.removed.append(job.request_id)
         return True
+
+    async def depth(self, service: Service, pool: str, job_class: JobClass) -> QueueDepth:
+        """How long a queue is, as a test has it."""
+        del service, pool
+        return self.depths.get(job_class, QueueDepth())
 
     async def next_chat(self) -> ChatJob:
         """Waits for a chat job and takes it."""
@@ -304,6 +338,7 @@ class FakeResultStore:
         self.tickets: dict[str, JobTicket] = {}
         self.names: dict[str, str] = {}
         self.dialogues: dict[str, KeptDialogue] = {}
+        self.groups: dict[str, KeptGroup] = {}
         self._replies = replies
 
     async def put_name(self, name: str, request_id: str) -> None:
@@ -315,6 +350,16 @@ class FakeResultStore:
         """The request of a name."""
         self._fail()
         return self.names.get(name)
+
+    async def put_group(self, name: str, group: KeptGroup) -> None:
+        """Keeps the jobs of a request."""
+        self._fail()
+        self.groups[name] = group
+
+    async def group(self, name: str) -> KeptGroup | None:
+        """The jobs of a request."""
+        self._fail()
+        return self.groups.get(name)
 
     async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:
         """Keeps a dialogue."""

@@ -2,15 +2,21 @@
 
 import logging
 
+from cachetools import TTLCache
+
 from callboard_contracts import subjects
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.streams import JOB_STREAMS
+from callboard_contracts.streams import JOB_STREAMS, consumer_name
 from callboard_contracts.subjects import JobClass
-from callboard_edge.domain.ports import JobRef
+from callboard_edge.domain.ports import JobRef, QueueDepth
 from callboard_kit.bus import Bus, BusError, BusUnavailable
-from callboard_kit.jobs import ENQUEUE_TIMEOUT_S, enqueue, max_request_bytes
+from callboard_kit.jobs import ENQUEUE_TIMEOUT_S, bus_unavailable, enqueue, max_request_bytes
 
 log = logging.getLogger(__name__)
+
+DEPTH_LIFE_S = 1.0
+"""Many clients ask again and again how long the same queue is."""
+MAX_DEPTHS = 1024
 
 
 class BusJobQueue:
@@ -19,6 +25,7 @@ class BusJobQueue:
     def __init__(self, bus: Bus, enqueue_timeout_s: float = ENQUEUE_TIMEOUT_S) -> None:
         self._bus = bus
         self._enqueue_timeout_s = enqueue_timeout_s
+        self._depths: TTLCache[str, QueueDepth] = TTLCache(MAX_DEPTHS, DEPTH_LIFE_S)
 
     @property
     def max_request_bytes(self) -> int:
@@ -43,3 +50,16 @@ class BusJobQueue:
             return await self._bus.delete_message(job_ref.stream, job_ref.seq)
         except BusError:
             return False
+
+    async def depth(self, service: Service, pool: str, job_class: JobClass) -> QueueDepth:
+        """How long a pool's queue is."""
+        consumer = consumer_name(service, pool, job_class)
+        known = self._depths.get(consumer)
+        if known is not None:
+            return known
+        try:
+            info = await self._bus.api(f"CONSUMER.INFO.{JOB_STREAMS[service]}.{consumer}", {})
+        except BusError as error:
+            raise bus_unavailable() from error
+        depth = self._depths[consumer] = QueueDepth(info["num_pending"], info["delivered"]["stream_seq"])
+        return depth

@@ -11,7 +11,8 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket, KeptDialogue
+from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -56,6 +57,14 @@ class JobRef:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many jobs of a queue wait for a worker, and the place of the last that one was given."""
+
+    waiting: int = 0
+    delivered_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RequestState:
     """What an open request tells workers: the newest attempt seen, and how far the reply has come.
 
@@ -87,6 +96,14 @@ class QuotaClient(Protocol):
 
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used; answers `quota_unavailable` when quota is away, whatever the site admits."""
+        ...
+
+    async def kudos(self, account: str) -> KudosReply:
+        """Says what an account is called and has in kudos; answers `quota_unavailable` as `usage` does."""
+        ...
+
+    async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
+        """Moves kudos, once for each id; answers as `kudos`, after which the transfer may have happened."""
         ...
 
 
@@ -123,6 +140,10 @@ class JobQueue(Protocol):
 
     async def remove(self, job_ref: JobRef) -> bool:
         """Deletes a job that may still be queued; false when it is already gone."""
+        ...
+
+    async def depth(self, service: Service, pool: str, job_class: JobClass) -> QueueDepth:
+        """How long a pool's queue is, as it was a second ago at the most; raises CallboardError (`bus_unavailable`)."""
         ...
 
 
@@ -226,6 +247,14 @@ class ResultStore(Protocol):
 
     async def named(self, name: str) -> str | None:
         """The request that was given a name, or None; raises CallboardError."""
+        ...
+
+    async def put_group(self, name: str, group: KeptGroup) -> None:
+        """Keeps which jobs a request is made of, and again when all have ended; raises CallboardError."""
+        ...
+
+    async def group(self, name: str) -> KeptGroup | None:
+        """The jobs of a request, or None; raises CallboardError."""
         ...
 
     async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:

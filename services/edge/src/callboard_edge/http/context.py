@@ -8,6 +8,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
+from callboard_edge.domain.job_groups import JobGroups
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
@@ -54,6 +55,7 @@ class EdgeContext:
     metrics: EdgeMetrics
     running: FollowedReplies
     dialogues: Dialogues
+    groups: JobGroups
     ready: Callable[[], str | None]
     admin: Administration | None = None
     saved_slots: SavedSlots | None = None
