@@ -29,6 +29,10 @@ Ability = Literal[
     "prefill",
     "embedding",
     "tokenize",
+    "transcription",
+    "translation",
+    "word_timestamps",
+    "hotwords",
 ]
 
 
@@ -44,6 +48,7 @@ class OfferedModel(Message):
 
     `sampling` names the fields of a request's sampling that the engine honours. `tokens_per_byte` is how many tokens a
     byte of a prompt usually is; a worker that says so extends the hold of a job that tells how it was reckoned.
+    `languages` are the codes of those that it hears, such as `en`; none where the engine alone knows.
     """
 
     name: str
@@ -52,6 +57,7 @@ class OfferedModel(Message):
     sampling: tuple[str, ...] = ()
     voices: tuple[OfferedVoice, ...] = ()
     tokens_per_byte: float | None = Field(default=None, gt=0)
+    languages: tuple[str, ...] = ()
 
 
 class WorkerInfo(Message):
