@@ -24,7 +24,13 @@ from callboard_kit.model_files import model_folder, model_path
 OLDEST_PYTHON = (3, 11)
 STORE_BYTES = 2_000 * MEGABYTE
 VERSION_TIMEOUT_S = 20.0
-BACKEND_PACKAGES = {"llamacpp": "xllamacpp", "kokoro_onnx": "kokoro_onnx", "kokoro": "kokoro", "ollama": "ollama"}
+BACKEND_PACKAGES = {
+    "llamacpp": "xllamacpp",
+    "kokoro_onnx": "kokoro_onnx",
+    "kokoro": "kokoro",
+    "ollama": "ollama",
+    "faster_whisper": "faster_whisper",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +78,8 @@ def _python(_config: Config) -> Iterable[Finding]:
 
 
 def _packages(config: Config) -> Iterable[Finding]:
-    modules = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota", "callboard_rooms"]
-    pools = (*config.chat.pools.values(), *config.tts.pools.values())
+    modules = [f"callboard_{name}" for name in ("edge", "chat", "tts", "stt", "quota", "rooms")]
+    pools = (*config.chat.pools.values(), *config.tts.pools.values(), *config.stt.pools.values())
     modules += sorted({BACKEND_PACKAGES[pool.backend] for pool in pools if pool.backend in BACKEND_PACKAGES})
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:

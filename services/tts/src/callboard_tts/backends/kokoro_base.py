@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
-from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
+from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pauses import Mark, even_pauses
