@@ -26,10 +26,7 @@ STORE_BYTES = 2_000 * MEGABYTE
 VERSION_TIMEOUT_S = 20.0
 BACKEND_PACKAGES = {
     "llamacpp": "xllamacpp",
-    "kokoro_onnx": "kokoro_onnx",
-    "kokoro": "kokoro",
-    "ollama": "ollama",
-    "faster_whisper": "faster_whisper",
+    **{name: name for name in ("kokoro_onnx", "kokoro", "ollama", "faster_whisper")},
 }
 
 

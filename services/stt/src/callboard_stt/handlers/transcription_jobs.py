@@ -9,7 +9,6 @@ from typing import Literal
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.quota import Work
 from callboard_contracts.transcription import (
     TranscriptionEnd,
     TranscriptionEndReason,

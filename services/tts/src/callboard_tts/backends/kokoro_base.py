@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
-from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pauses import Mark, even_pauses
@@ -20,6 +19,7 @@ from callboard_tts.domain.ports import PieceRequest, Samples
 from callboard_tts.domain.sound import Trimmer
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
+from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
 
 log = logging.getLogger(__name__)
 
