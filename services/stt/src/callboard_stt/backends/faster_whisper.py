@@ -39,6 +39,11 @@ class FasterWhisperEngine:
         self._model: WhisperModel | None = None
 
     @property
+    def active(self) -> int:
+        """How many sounds it listens to at this moment."""
+        return self._threads.active
+
+    @property
     def abilities(self) -> AbstractSet[Ability]:
         """What Whisper does; a model for English alone has nothing to translate."""
         multilingual = self._model is not None and self._model.model.is_multilingual
