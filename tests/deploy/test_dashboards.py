@@ -239,7 +239,7 @@ def test_what_grafana_and_prometheus_load_exists() -> None:
     assert f"127.0.0.1:{QuotaSection().metrics_port}" in configuration
     assert f"127.0.0.1:{RoomsSection().metrics_port}" in configuration
     jobs = set(re.findall(r"job_name: (\S+)", configuration))
-    assert jobs == {f"callboard-{name}" for name in ("edge", "chat", "tts", "quota", "rooms", "nats")}
+    assert jobs == {f"callboard-{name}" for name in ("edge", "chat", "tts", "stt", "quota", "rooms", "nats")}
     compose = (OBSERVABILITY / "prometheus" / "compose.yml").read_text("utf-8")
     assert set(re.findall(r"job_name: (\S+)", compose)) == jobs
     asked = {value for _, panel in panels() for target in panel["targets"] for selector in selectors(target["expr"])

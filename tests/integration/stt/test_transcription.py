@@ -22,7 +22,7 @@ from callboard_contracts.transcription import (
 from callboard_kit.bus import Bus
 from callboard_kit.sounds import delete_sound, store_sound
 from callboard_kit.stream_reads import read_subject
-from tests.integration.quota.deployment import QuotaDeployment, eventually, hold_of, no_leases, request
+from tests.integration.quota.deployment import QuotaDeployment, hold_of, no_leases, request
 from tests.support.ports import free_port
 from tests.support.processes import Service, merged
 from tests.support.sounds import melody, silence, wav
@@ -132,7 +132,7 @@ async def test_sounds_become_text_and_are_charged_once_as_heard(deployment: Quot
             found = await ended(bus, "lost")
             assert text_of(segment for frame in found for segment in frame.segments) == f"{TEXT} {TEXT} {TEXT}"
             assert {frame.attempt for frame in found} == {1, 2}
-            await eventually(lambda: no_leases(bus))
+            await no_leases(bus)
             assert await charged_ms(bus, job) == [24_000]
 
             await delete_sound(bus, "e1", "lost")
@@ -147,7 +147,7 @@ async def test_sounds_become_text_and_are_charged_once_as_heard(deployment: Quot
                 job = await asked(bus, name, sound)
                 (last,) = [frame.end for frame in await ended(bus, name) if frame.end is not None]
                 assert (last.error.code if last.error else None) == code
-                await eventually(lambda: no_leases(bus))
+                await no_leases(bus)
                 assert await charged_ms(bus, job) == [0]
         finally:
             for worker in (first, second):
