@@ -12,6 +12,7 @@ from faster_whisper.transcribe import Segment
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.transcription import TranscribedSegment, TranscribedWord, TranscriptionRequest
 from callboard_contracts.workers import Ability
+from callboard_kit.control_groups import processors
 from callboard_stt.domain.ports import SAMPLE_RATE_HZ, SAMPLES_PER_MS, Recognised, Samples, Sound
 from callboard_stt.domain.stretches import stretches
 from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
@@ -32,7 +33,7 @@ class FasterWhisperEngine:
     ) -> None:
         self._model_path = model_path
         self._slots = slots
-        self._cpu_threads = threads or 0
+        self._cpu_threads = threads or max(1, processors() // slots)
         self._device = device
         self._beam_size = beam_size
         self._threads = EngineThreads("whisper", slots, stop_timeout_s)
