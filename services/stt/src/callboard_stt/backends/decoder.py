@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 
@@ -16,6 +17,8 @@ from callboard_stt.domain.ports import Sound
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "callboard_stt.backends.decoder_process")
+INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH")
+"""What the process sees of the environment: no secrets."""
 READ_BYTES = 1024 * 1024
 SPARE_BYTES = 16 * 1024 * 1024
 """So much more than the longest sound may come before the process is ended; one frame can be long."""
@@ -84,7 +87,10 @@ class ProcessDecoder:
         return process
 
     async def _started(self) -> Process:
-        return await asyncio.create_subprocess_exec(*COMMAND, str(self._max_s), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        environ = {name: value for name in INHERITED if (value := os.environ.get(name)) is not None}
+        return await asyncio.create_subprocess_exec(
+            *COMMAND, str(self._max_s), stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environ
+        )
 
 
 async def _write(stdin: asyncio.StreamWriter, file: bytes) -> None:

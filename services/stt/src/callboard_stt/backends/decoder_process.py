@@ -17,8 +17,13 @@ from av.container import InputContainer
 
 SAMPLE_RATE_HZ = 16_000
 BYTES_PER_SAMPLE = 2
-MAX_CPU_S = 300
-MAX_MEMORY_BYTES = 2 * 1024 * 1024 * 1024
+LIMITS = {
+    resource.RLIMIT_CPU: 300,
+    resource.RLIMIT_DATA: 2 * 1024 * 1024 * 1024,
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_CORE: 0,
+}
+"""Seconds of processor time and bytes of memory; files it writes none."""
 MAX_BAD_PACKETS = 200
 """A file is given up that has more damage than this."""
 CONTAINERS = (
@@ -80,9 +85,9 @@ def decode(file: bytes, max_s: float, write: "io.BufferedWriter | io.BytesIO") -
 
 def main() -> int:
     """Decodes the file on standard input."""
-    for kind, most in ((resource.RLIMIT_CPU, MAX_CPU_S), (resource.RLIMIT_DATA, MAX_MEMORY_BYTES)):
+    for kind, wanted in LIMITS.items():
         _, hard = resource.getrlimit(kind)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (most, most))
     av.logging.set_level(av.logging.PANIC)
     verdict = decode(sys.stdin.buffer.read(), float(sys.argv[1]), sys.stdout.buffer)
