@@ -368,7 +368,7 @@ class SttSection(Section):
     models: dict[str, RecognitionModelSection] = Field(default_factory=dict)
     default_model: str | None = None
     """The model of requests that name none."""
-    max_upload_bytes: int = Field(default=25 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
+    max_upload_bytes: int = Field(default=25 * 1024 * 1024, ge=1024, le=100 * 1024 * 1024)
     """The largest file of a request."""
     max_audio_s: float = Field(default=3600.0, ge=1, le=6 * 3600)
     """The longest sound of a request."""

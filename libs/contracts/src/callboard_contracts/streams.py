@@ -33,7 +33,7 @@ ROOMS_BYTES = 1024 * 1024 * 1024
 A cluster that refuses what does not fit refuses changes and deletions too, so that no room could ever end.
 """
 CHARACTERS_BYTES = 1024 * 1024 * 1024
-SOUND_BYTES = 512 * 1024 * 1024
+SOUND_BYTES = 128 * 1024 * 1024
 """So much all sounds that are to be transcribed may have together; one more is refused."""
 ROOM_AUDIO_BYTES = 512 * 1024 * 1024
 ROOM_LIFE_S = 86_400
