@@ -13,7 +13,7 @@ from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.transcription import TranscribedSegment, TranscribedWord, TranscriptionRequest
 from callboard_contracts.workers import Ability
 from callboard_kit.control_groups import processors
-from callboard_stt.domain.ports import SAMPLE_RATE_HZ, SAMPLES_PER_MS, Recognised, Samples, Sound
+from callboard_stt.domain.ports import NOTHING, SAMPLE_RATE_HZ, SAMPLES_PER_MS, Recognised, Samples, Sound
 from callboard_stt.domain.stretches import stretches
 from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 from callboard_worker.threads import EngineThreads, StopSignal
@@ -145,6 +145,7 @@ class FasterWhisperEngine:
                 before = (before + one.text)[-PROMPT_CHARACTERS:]
                 tell(Recognised((one,), language, probability))
                 stop.check()
+            tell(NOTHING)
 
     def _heard(
         self, samples: Samples, request: TranscriptionRequest, language: str | None, before: str

@@ -62,6 +62,10 @@ class Recognised:
     language_probability: float | None = None
 
 
+NOTHING = Recognised()
+"""Says that the engine works, and has heard nobody."""
+
+
 class RecognitionEngine(Engine, Protocol):
     """Writes down one sound after another, never on the event loop's own thread."""
 

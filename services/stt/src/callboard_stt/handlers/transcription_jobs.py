@@ -21,7 +21,7 @@ from callboard_kit.bus import Bus
 from callboard_kit.sounds import read_sound
 from callboard_stt import metrics
 from callboard_stt.domain.models import transcription_refusal
-from callboard_stt.domain.ports import RecognitionEngine, Sound, SoundDecoder
+from callboard_stt.domain.ports import NOTHING, RecognitionEngine, Sound, SoundDecoder
 from callboard_stt.domain.transcript import Transcript
 from callboard_stt.handlers.heard_quota import HeardQuota
 from callboard_stt.handlers.takeover import PriorTranscription, find_prior_transcription, sent_frames
@@ -171,11 +171,13 @@ class TranscriptionJobs:
         running.heard_at = clock()
         async with aclosing(self._engine.transcribe(model, sound, request, start_ms)) as heard:
             async for recognised in heard:
+                running.heard_at = clock()
+                if recognised == NOTHING:
+                    continue
                 if recognised.segments and not transcript.segments:
                     metrics.TIME_TO_FIRST_SEGMENT.observe(clock() - running.started_at, tracing.ids())
                 for frame in transcript.take(recognised):
                     await self._send(job, frame)
-                running.heard_at = clock()
 
     def _explain(self, reason: Literal["deadline", "stalled"]) -> ErrorInfo:
         if reason == "deadline":
