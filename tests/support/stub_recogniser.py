@@ -4,6 +4,8 @@ import asyncio
 import io
 import wave
 from dataclasses import dataclass, field
+from email.parser import BytesParser
+from email.policy import HTTP
 from typing import Any
 
 import numpy as np
@@ -56,11 +58,8 @@ class StubRecogniser:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         script = self.script
-        form = await request.post()
-        fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
-        file = form["file"]
-        assert isinstance(file, web.FileField)
-        script.requests.append({"path": request.path, "file_name": file.filename, **fields})
+        fields, file_name, file = _form(request.headers["Content-Type"], await request.read())
+        script.requests.append({"path": request.path, "file_name": file_name, **fields})
         script.running += 1
         try:
             await asyncio.sleep(script.delay_s)
@@ -70,7 +69,22 @@ class StubRecogniser:
             return web.json_response({"error": {"message": "scripted"}}, status=script.fail_status)
         if script.body is not None:
             return web.Response(text=script.body, content_type="application/json")
-        return web.json_response(_heard(file.file.read(), plain=script.plain))
+        return web.json_response(_heard(file, plain=script.plain))
+
+
+def _form(content_type: str, body: bytes) -> tuple[dict[str, str], str, bytes]:
+    """The fields of a form, and the name and the bytes of its file."""
+    form = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    fields: dict[str, str] = {}
+    file = ("", b"")
+    for part in form.iter_parts():
+        name, content = str(part.get_param("name", header="Content-Disposition")), part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        if (file_name := part.get_filename()) is not None:
+            file = (file_name, content)
+        else:
+            fields[name] = content.decode()
+    return fields, *file
 
 
 def _heard(data: bytes, *, plain: bool) -> dict[str, Any]:

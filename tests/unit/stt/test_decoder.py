@@ -62,9 +62,9 @@ async def test_sound_that_breaks_off_is_heard_to_there(decoder: ProcessDecoder) 
     assert 1500 < sound.duration_ms < 2500
 
 
-async def test_hours_in_a_few_bytes_stop_at_the_bound(decoder: ProcessDecoder) -> None:
-    file = encoded(silence(3600), "flac", "flac")
-    assert len(file) < 2_000_000
+async def test_long_sound_in_a_few_bytes_stops_at_the_bound(decoder: ProcessDecoder) -> None:
+    file = encoded(silence(600), "flac", "flac")
+    assert len(file) < 100_000
     with pytest.raises(CallboardError, match="longer than"):
         await decoder.decode(file)
 
@@ -93,7 +93,7 @@ async def test_cancelled_decoding_leaves_no_process_behind(decoder: ProcessDecod
     await decoder.start()
     assert decoder._spare is not None
     process = await decoder._spare
-    decoding = asyncio.ensure_future(decoder.decode(encoded(silence(600), "flac", "flac")))
+    decoding = asyncio.ensure_future(decoder.decode(encoded(silence(60), "flac", "flac")))
     await asyncio.sleep(0)
     decoding.cancel()
     await asyncio.gather(decoding, return_exceptions=True)

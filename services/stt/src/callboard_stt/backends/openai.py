@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.transcription import TranscribedSegment, TranscribedWord, TranscriptionRequest
@@ -104,33 +104,30 @@ class OpenAIRecognitionEngine:
             raise _refusal(error.status_code) from error
         except openai.APIConnectionError as error:
             raise EngineUnavailable("the engine cannot be reached") from error
-        except ValidationError as error:
+        except ValueError as error:
             raise EngineFailed("the engine's answer is not a transcription") from error
         if (recognised := _recognised(answer, sound.duration_ms, start_ms)) is not None:
             yield recognised
 
     async def _ask(self, model: str, sound: Sound, request: TranscriptionRequest, start_ms: int) -> _Answer:
         prompt = ", ".join(filter(None, (request.prompt, *request.hotwords)))
-        fields: dict[str, Any] = {"prompt": prompt} if prompt else {}
-        if request.temperature is not None:
-            fields["temperature"] = request.temperature
-        file = _file(sound, start_ms)
-        if request.task == "translate":
-            raw = await self._client.audio.translations.with_raw_response.create(
-                model=model, file=file, response_format="verbose_json", **fields
-            )
-        else:
-            if request.language:
-                fields["language"] = request.language
-            granularities = ["segment", *(["word"] if request.word_timestamps else [])]
-            raw = await self._client.audio.transcriptions.with_raw_response.create(
-                model=model,
-                file=file,
-                response_format="verbose_json",
-                timestamp_granularities=granularities,
-                **fields,
-            )
-        return _Answer.model_validate_json(await raw.http_response.aread())
+        translates = request.task == "translate"
+        granularities = ["segment", *(["word"] if request.word_timestamps else [])]
+        fields: dict[str, Any] = {
+            "model": model,
+            "response_format": "verbose_json",
+            "prompt": prompt,
+            "temperature": request.temperature,
+            **({} if translates else {"language": request.language, "timestamp_granularities": granularities}),
+        }
+        answer = await self._client.post(
+            "/audio/translations" if translates else "/audio/transcriptions",
+            cast_to=object,
+            body={name: value for name, value in fields.items() if value not in (None, "")},
+            files=[("file", _file(sound, start_ms))],
+            options={"headers": {"Content-Type": "multipart/form-data"}},
+        )
+        return _Answer.model_validate(answer)
 
 
 def _file(sound: Sound, start_ms: int) -> tuple[str, bytes]:
