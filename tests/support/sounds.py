@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 RATE_HZ = 16_000
@@ -49,6 +51,7 @@ def encoded(pcm: Pcm, container: str, codec: str) -> bytes:
     target = io.BytesIO()
     with av.open(target, "w", format=container) as file:
         stream = file.add_stream(codec, rate=48_000 if codec == "libopus" else RATE_HZ)
+        assert isinstance(stream, AudioStream)
         resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate)
         frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = RATE_HZ
@@ -67,6 +70,7 @@ def film_without_sound() -> bytes:
     target = io.BytesIO()
     with av.open(target, "w", format="matroska") as file:
         stream = file.add_stream("mpeg4", rate=10)
+        assert isinstance(stream, VideoStream)
         stream.width = stream.height = 64
         for _ in range(5):
             picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")

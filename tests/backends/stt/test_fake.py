@@ -17,13 +17,13 @@ class FakeRig(Rig):
     speech = melody([300, 400, 500])
 
     def __init__(self) -> None:
-        self.engine: FakeEngine = FakeEngine()
+        self.engine = self.fake = FakeEngine()
 
     def busy(self) -> bool:
-        return self.engine.active > 0
+        return self.fake.active > 0
 
     def slow(self) -> None:
-        self.engine = FakeEngine(Script(latency_s=0.05))
+        self.engine = self.fake = FakeEngine(Script(latency_s=0.05))
 
     def fails(self) -> None:
         self.model = "fake?fail_segment=1"

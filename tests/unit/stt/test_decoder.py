@@ -82,8 +82,8 @@ async def test_playlist_opens_no_other_file(decoder: ProcessDecoder, tmp_path: P
 
 async def test_decoder_that_was_killed_costs_its_file_alone(decoder: ProcessDecoder) -> None:
     await decoder.start()
-    assert decoder._spare is not None
-    spare = await decoder._spare
+    assert decoder.spare is not None
+    spare = await decoder.spare
     spare.kill()
     await spare.wait()
     assert (await decoder.decode(wav(tone(440, 1)))).duration_ms == 1000
@@ -91,8 +91,8 @@ async def test_decoder_that_was_killed_costs_its_file_alone(decoder: ProcessDeco
 
 async def test_cancelled_decoding_leaves_no_process_behind(decoder: ProcessDecoder) -> None:
     await decoder.start()
-    assert decoder._spare is not None
-    process = await decoder._spare
+    assert decoder.spare is not None
+    process = await decoder.spare
     decoding = asyncio.ensure_future(decoder.decode(encoded(silence(60), "flac", "flac")))
     await asyncio.sleep(0)
     decoding.cancel()

@@ -9,6 +9,7 @@ import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import ResumeReply
+from callboard_contracts.transcription import TranscriptionJob
 from callboard_stt.backends.fake import FakeEngine, Script
 from callboard_stt.domain.models import ServedModel
 from callboard_stt.domain.ports import Sound
@@ -77,7 +78,7 @@ def jobs_on(bus: FakeBus, script: Script | None = None, pool: PoolSettings = POO
     return TranscriptionJobs(bus.as_bus(), FakeEngine(script), PlainDecoder(), extensions, pool)
 
 
-def running(job=None, attempt: int = 1) -> RunningJob:  # noqa: ANN001 - made here
+def running(job: TranscriptionJob | None = None, attempt: int = 1) -> RunningJob[TranscriptionJob]:
     job = job or make_job()
     return RunningJob(job, attempt, is_batch=False, entered_at=job.created_at)
 
@@ -116,7 +117,7 @@ async def test_what_cannot_be_written_down_is_an_error_and_costs_nothing(
 ) -> None:
     bus.sound = sound
     pool = replace(POOL, models={"whisper": ServedModel("whisper", "fake", translation=False)})
-    await jobs_on(bus, pool=pool).run(running(make_job(**request_)))
+    await jobs_on(bus, pool=pool).run(running(make_job(None, 60, **request_)))
     assert bus.end.error is not None
     assert (bus.end.reason, bus.end.error.code) == ("error", code)
     assert (bus.text, bus.usage[0].work.audio_ms) == ("", 0)

@@ -35,16 +35,17 @@ class ProcessDecoder:
 
     def __init__(self, max_s: float) -> None:
         self._max_s = max_s
-        self._spare: asyncio.Task[Process] | None = None
+        self.spare: asyncio.Task[Process] | None = None
+        """The process that waits for the next file."""
 
     async def start(self) -> None:
         """Starts the process that waits for the first file."""
-        self._spare = asyncio.ensure_future(self._started())
+        self.spare = asyncio.ensure_future(self._started())
 
     async def close(self) -> None:
         """Ends the process that waits."""
-        if self._spare is not None:
-            spare, self._spare = self._spare, None
+        if self.spare is not None:
+            spare, self.spare = self.spare, None
             await _end(await spare)
 
     async def decode(self, file: bytes) -> Sound:
@@ -79,8 +80,8 @@ class ProcessDecoder:
 
     async def _take(self) -> Process:
         """A process that waits for its file, and the next one is started."""
-        process = await (self._spare or self._started())
-        self._spare = None
+        process = await (self.spare or self._started())
+        self.spare = None
         if process.returncode is not None:
             process = await self._started()
         await self.start()

@@ -10,10 +10,13 @@ import json
 import resource
 import sys
 from collections.abc import Iterable
+from typing import BinaryIO
 
 import av
 from av.audio.resampler import AudioResampler
 from av.container import InputContainer
+from av.error import FFmpegError
+from av.logging import PANIC, set_level
 
 SAMPLE_RATE_HZ = 16_000
 BYTES_PER_SAMPLE = 2
@@ -40,7 +43,7 @@ def decoded(container: InputContainer, max_bytes: int) -> Iterable[bytes]:
     for packet in container.demux(container.streams.audio[0]):
         try:
             frames = packet.decode()
-        except av.FFmpegError:
+        except FFmpegError:
             bad += 1
             if bad > MAX_BAD_PACKETS:
                 return
@@ -63,7 +66,7 @@ def decoded(container: InputContainer, max_bytes: int) -> Iterable[bytes]:
         yield bytes(part.planes[0])[: part.samples * BYTES_PER_SAMPLE]
 
 
-def decode(file: bytes, max_s: float, write: "io.BufferedWriter | io.BytesIO") -> dict[str, str | None]:
+def decode(file: bytes, max_s: float, write: BinaryIO) -> dict[str, str | None]:
     """Writes the sound of a file and returns what is known of it."""
     name: str | None = None
     sent, max_bytes = 0, int(max_s * SAMPLE_RATE_HZ) * BYTES_PER_SAMPLE
@@ -76,7 +79,7 @@ def decode(file: bytes, max_s: float, write: "io.BufferedWriter | io.BytesIO") -
             for pcm in decoded(container, max_bytes):
                 write.write(pcm)
                 sent += len(pcm)
-    except (av.FFmpegError, ValueError, MemoryError):
+    except (FFmpegError, ValueError, MemoryError):
         # What was decoded before the damage is still the beginning of the sound.
         pass
     problem = "too_long" if sent > max_bytes else None if sent else "unreadable"
@@ -89,7 +92,7 @@ def main() -> int:
         _, hard = resource.getrlimit(kind)
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (most, most))
-    av.logging.set_level(av.logging.PANIC)
+    set_level(PANIC)
     verdict = decode(sys.stdin.buffer.read(), float(sys.argv[1]), sys.stdout.buffer)
     sys.stdout.buffer.flush()
     sys.stderr.write(json.dumps(verdict))

@@ -19,6 +19,8 @@ from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailab
 from callboard_worker.threads import EngineThreads, StopSignal
 
 WARM_S = 1
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""What Whisper tries one after the other while a reading is not plausible."""
 PROMPT_CHARACTERS = 400
 """So much of the text before is told to the engine where it goes on; Whisper takes some 220 tokens."""
 
@@ -151,7 +153,6 @@ class FasterWhisperEngine:
         self, samples: Samples, request: TranscriptionRequest, language: str | None, before: str
     ) -> tuple[Iterator[Segment], str, float]:
         assert self._model is not None
-        temperature = {} if request.temperature is None else {"temperature": request.temperature}
         segments, info = self._model.transcribe(
             samples.astype(np.float32) / 32768,
             language=language,
@@ -161,7 +162,7 @@ class FasterWhisperEngine:
             hotwords=" ".join(request.hotwords) or None,
             word_timestamps=request.word_timestamps,
             vad_filter=request.voice_activity,
-            **temperature,
+            temperature=TEMPERATURES if request.temperature is None else request.temperature,
         )
         return iter(segments), info.language, info.language_probability
 
