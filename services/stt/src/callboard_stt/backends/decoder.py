@@ -55,6 +55,9 @@ class ProcessDecoder:
             pcm, verdict = await self._run(process, file)
         finally:
             await _end(process)
+            if self.spare is None:
+                # Not before, since its start would take time from the sound at hand.
+                await self.start()
         container, problem = verdict.get("container") or "", verdict.get("problem")
         if problem is not None:
             known = problem if problem in _PROBLEMS else "unreadable"
@@ -68,24 +71,26 @@ class ProcessDecoder:
         assert stdin is not None
         assert stdout is not None
         assert stderr is not None
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_write(stdin, file))
-            pcm = group.create_task(_read(stdout, int(self._max_s * SAMPLE_RATE_HZ) * BYTES_PER_SAMPLE + SPARE_BYTES))
-            verdict = group.create_task(_read(stderr, MAX_VERDICT_BYTES))
         try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_write(stdin, file))
+                most = int(self._max_s * SAMPLE_RATE_HZ) * BYTES_PER_SAMPLE + SPARE_BYTES
+                pcm = group.create_task(_read(stdout, most))
+                verdict = group.create_task(_read(stderr, MAX_VERDICT_BYTES))
             return pcm.result(), json.loads(verdict.result())
-        except ValueError:
+        except (ValueError, ExceptionGroup):
             log.warning("decoder_died", extra={"code": process.returncode})
             return b"", {"problem": "unreadable"}
 
     async def _take(self) -> Process:
-        """A process that waits for its file, and the next one is started."""
-        process = await (self.spare or self._started())
-        self.spare = None
-        if process.returncode is not None:
-            process = await self._started()
-        await self.start()
-        return process
+        """A process that waits for its file."""
+        starting, self.spare = self.spare or asyncio.ensure_future(self._started()), None
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self.spare = self.spare or starting
+            raise
+        return process if process.returncode is None else await self._started()
 
     async def _started(self) -> Process:
         environ = {name: value for name in INHERITED if (value := os.environ.get(name)) is not None}
@@ -105,10 +110,12 @@ async def _write(stdin: asyncio.StreamWriter, file: bytes) -> None:
 
 
 async def _read(stream: asyncio.StreamReader, max_bytes: int) -> bytes:
-    """All that comes; more than `max_bytes` cannot, and is not waited for."""
+    """All that comes; raises ValueError where that is more than it can be."""
     found = bytearray()
-    while len(found) <= max_bytes and (part := await stream.read(READ_BYTES)):
+    while part := await stream.read(READ_BYTES):
         found += part
+        if len(found) > max_bytes:
+            raise ValueError("the decoder says too much")
     return bytes(found)
 
 
