@@ -88,7 +88,10 @@ class ProcessDecoder:
         try:
             process = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            self.spare = self.spare or starting
+            if self.spare is None:
+                self.spare = starting
+            else:
+                starting.cancel()
             raise
         return process if process.returncode is None else await self._started()
 
