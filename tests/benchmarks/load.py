@@ -115,6 +115,8 @@ WIRES = {
 """The streaming path of each protocol."""
 CHAT = "OpenAI, chat"
 REMEMBERING = "a character that remembers"
+SPEAKERS = 40
+"""So many people speak in turn with a character that remembers; nobody says a thousand lines within minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +203,13 @@ class Line(asyncio.Protocol):
             self._transport.close()
 
 
-def request_bytes(target: Target) -> bytes:
-    """One streamed request as it goes over the wire."""
+def request_bytes(target: Target, n: int = 0) -> bytes:
+    """One streamed request as it goes over the wire; where a speaker is named, the speakers take turns."""
     wire = WIRES[target.wire]
-    body = json.dumps({"model": target.model, **wire.body}).encode()
+    asked = {"model": target.model, **wire.body}
+    if "speaker" in asked:
+        asked["speaker"] = f"{asked['speaker']} {n % SPEAKERS}"
+    body = json.dumps(asked).encode()
     head = (
         f"POST {wire.path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         f"accept: application/json\r\nauthorization: Bearer {target.key}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -223,11 +228,11 @@ async def connect(target: Target) -> Line:
 async def pairs(plan: Plan) -> list[list[Timing]]:
     """Asks every target in turn, so that all see the same machine; one list of timings for each target."""
     lines = [await connect(target) for target in plan.targets]
-    requests = [request_bytes(target) for target in plan.targets]
+    requests = [[request_bytes(target, n) for n in range(SPEAKERS)] for target in plan.targets]
     timings: list[list[Timing]] = [[] for _ in plan.targets]
     for n in range(plan.warm_up + plan.samples):
         for line, request, kept in zip(lines, requests, timings, strict=True):
-            timing = await line.ask(request, checked=n < plan.warm_up)
+            timing = await line.ask(request[n % SPEAKERS], checked=n < plan.warm_up)
             if n >= plan.warm_up:
                 kept.append(timing)
     for line in lines:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.benchmarks.chat_cost import NS_PER_MS, arrivals_at, bench_config, run
 from tests.benchmarks.figures import Figure, percentile
-from tests.benchmarks.load import CHARACTER, CHAT, REMEMBERING, WIRES, Plan, Target, Timing
+from tests.benchmarks.load import CHARACTER, CHAT, REMEMBERING, SPEAKERS, WIRES, Plan, Target, Timing
 from tests.benchmarks.mock_engine import MODEL
 from tests.support.children import Child, wait_until
 from tests.support.deployment import Deployment
@@ -16,7 +16,7 @@ TIMES = 1.3
 NOTES = f"""\
 The mock engine again, through the streaming path of each protocol in turn over kept-alive connections, and the engine
 alone beside them. The added time of each may be at most {TIMES:g} times that of OpenAI's chat, but for a character that
-remembers: its room is written before each reply, and again after it before the next message, which is sent at once.
+remembers, with which {SPEAKERS} people speak in turn: its room is written before each reply.
 """
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,8 @@ from callboard_contracts import subjects
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.kudos import KudosReply
 from callboard_contracts.streams import CHAT, KEYS, LEASE, SETTLEMENT, USAGE
+from callboard_edge.backends.saved_slots import BusSavedSlots
+from callboard_edge.domain.saved_slots import Save
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
@@ -79,6 +82,13 @@ async def states(bus: Bus, names: list[str]) -> dict[str, Any]:
     return {name: (state["messages"], max(1, state["first_seq"]), state["last_seq"]) for name, state in found.items()}
 
 
+STORY = Save("A story", "any", b"Once" * 200_000)
+
+
+def slots(bus: Bus) -> BusSavedSlots:
+    return BusSavedSlots(bus, 2**30, 86_400.0, time.time)
+
+
 async def test_everything_counts_on_from_where_it_was(
     pair: tuple[QuotaDeployment, QuotaDeployment], tmp_path: Path
 ) -> None:
@@ -99,6 +109,7 @@ async def test_everything_counts_on_from_where_it_was(
         for hold in open_holds[:3]:
             await report(bus, event_of(hold, 70))
         await Bucket(bus, "ROOMS").put("0" * 32, b"a room", None)
+        await slots(bus).save("someone", 3, STORY)
         await bus.publish_stored("job.chat.main.live.someone", b"a prompt", "job-1")
         await bus.publish_stored(subjects.DATA_KEYS, b"a key", "key-1")
         made = await command(used, "backup", str(file))
@@ -124,6 +135,7 @@ async def test_everything_counts_on_from_where_it_was(
         entry = await Bucket(bus, "ROOMS").get("0" * 32)
         assert entry is not None
         assert entry.value == b"a room"
+        assert await slots(bus).load("someone", 3) == STORY
     await asyncio.to_thread(fresh.nats.stop)
     await asyncio.to_thread(fresh.nats.start)
     service = await asyncio.to_thread(fresh.add)
