@@ -21,6 +21,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_speech_to_text_is_left_out_where_its_files_are_missing(models: Path) -> None:
     said: list[str] = []
+    (models.parent / "var").mkdir()
     packaged = read_config(None)
     left = without_recogniser(packaged, said.append)
     assert packaged.config.stt.models

@@ -22,7 +22,7 @@ INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH")
 READ_BYTES = 1024 * 1024
 SPARE_BYTES = 16 * 1024 * 1024
 """So much more than the longest sound may come before the process is ended; one frame can be long."""
-MAX_VERDICT_BYTES = 4096
+MAX_REPORT_BYTES = 4096
 _PROBLEMS = {
     "silent_film": "The file is a film without sound.",
     "unreadable": "The file is not a sound that can be read, or it is damaged.",
@@ -52,13 +52,13 @@ class ProcessDecoder:
         """The sound of a file; see `SoundDecoder`."""
         process = await self._take()
         try:
-            pcm, verdict = await self._run(process, file)
+            pcm, report = await self._run(process, file)
         finally:
             await _end(process)
             if self.spare is None:
                 # Not before, since its start would take time from the sound at hand.
                 await self.start()
-        container, problem = verdict.get("container") or "", verdict.get("problem")
+        container, problem = report.get("container") or "", report.get("problem")
         if problem is not None:
             known = problem if problem in _PROBLEMS else "unreadable"
             metrics.UNREADABLE.labels(known).inc()
@@ -76,8 +76,8 @@ class ProcessDecoder:
                 group.create_task(_write(stdin, file))
                 most = int(self._max_s * SAMPLE_RATE_HZ) * BYTES_PER_SAMPLE + SPARE_BYTES
                 pcm = group.create_task(_read(stdout, most))
-                verdict = group.create_task(_read(stderr, MAX_VERDICT_BYTES))
-            return pcm.result(), json.loads(verdict.result())
+                report = group.create_task(_read(stderr, MAX_REPORT_BYTES))
+            return pcm.result(), json.loads(report.result())
         except (ValueError, ExceptionGroup):
             log.warning("decoder_died", extra={"code": process.returncode})
             return b"", {"problem": "unreadable"}

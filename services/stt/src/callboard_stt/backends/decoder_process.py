@@ -93,9 +93,9 @@ def main() -> int:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (most, most))
     set_level(PANIC)
-    verdict = decode(sys.stdin.buffer.read(), float(sys.argv[1]), sys.stdout.buffer)
+    report = decode(sys.stdin.buffer.read(), float(sys.argv[1]), sys.stdout.buffer)
     sys.stdout.buffer.flush()
-    sys.stderr.write(json.dumps(verdict))
+    sys.stderr.write(json.dumps(report))
     return 0
 
 
