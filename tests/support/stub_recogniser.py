@@ -76,15 +76,15 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], str, bytes]:
     """The fields of a form, and the name and the bytes of its file."""
     form = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     fields: dict[str, str] = {}
-    file = ("", b"")
+    name_of_file, file = "", b""
     for part in form.iter_parts():
         name, content = str(part.get_param("name", header="Content-Disposition")), part.get_payload(decode=True)
         assert isinstance(content, bytes)
         if (file_name := part.get_filename()) is not None:
-            file = (file_name, content)
+            name_of_file, file = file_name, content
         else:
             fields[name] = content.decode()
-    return fields, *file
+    return fields, name_of_file, file
 
 
 def _heard(data: bytes, *, plain: bool) -> dict[str, Any]:

@@ -91,10 +91,10 @@ async def test_decoder_that_was_killed_costs_its_file_alone(decoder: ProcessDeco
 
 async def test_cancelled_decoding_ends_its_process(decoder: ProcessDecoder) -> None:
     await decoder.start()
-    assert decoder.spare is not None
-    process = await decoder.spare
+    assert (spare := decoder.spare) is not None
+    process = await spare
     decoding = asyncio.ensure_future(decoder.decode(wav(silence(MAX_S))))
-    while decoder.spare is not None:
+    while decoder.spare is spare:
         await asyncio.sleep(0)
     decoding.cancel()
     await asyncio.gather(decoding, return_exceptions=True)
