@@ -91,7 +91,8 @@ async def test_decoder_that_was_killed_costs_its_file_alone(decoder: ProcessDeco
 
 async def test_cancelled_decoding_ends_its_process(decoder: ProcessDecoder) -> None:
     await decoder.start()
-    assert (spare := decoder.spare) is not None
+    spare = decoder.spare
+    assert spare is not None
     process = await spare
     decoding = asyncio.ensure_future(decoder.decode(wav(silence(MAX_S))))
     while decoder.spare is spare:
