@@ -45,7 +45,7 @@ TEXT = Row(
             "Files that were not written down: a *silent_film* without sound, *unreadable*, or *too_long*.",
             "callboard_stt_unreadable_total",
             workers.POOL,
-            by="problem",
+            by="reason",
         ),
     ),
 )

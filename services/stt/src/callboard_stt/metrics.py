@@ -6,7 +6,7 @@ from callboard_worker.metrics import WorkerMetrics
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120, 300)
 _LENGTHS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
-PROBLEMS = ("silent_film", "unreadable", "too_long")
+REFUSALS = ("silent_film", "unreadable", "too_long")
 
 TIME_TO_FIRST_SEGMENT = Histogram(
     "callboard_stt_time_to_first_segment_seconds",
@@ -33,12 +33,12 @@ SPEECHLESS = Counter("callboard_stt_speechless_total", "Sounds in which nobody s
 UNREADABLE = Counter(
     "callboard_stt_unreadable_total",
     "Files that were refused: a *silent_film* without sound, *unreadable*, or *too_long*.",
-    ["problem"],
+    ["reason"],
 )
 ENGINE_ERRORS = Counter(
     "callboard_stt_engine_errors_total", "Failures of the engine by their kind.", ["backend", "kind"]
 )
-for _problem in PROBLEMS:
-    UNREADABLE.labels(_problem)
+for _reason in REFUSALS:
+    UNREADABLE.labels(_reason)
 
 WORKER = WorkerMetrics("callboard_stt", ("frames", "result", "edge", "none"))
