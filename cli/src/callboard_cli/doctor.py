@@ -16,9 +16,10 @@ from callboard_cli.models.catalogue import catalogue, needed_by
 from callboard_cli.models.progress import MEGABYTE
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.up.bus_server import binary
+from callboard_cli.up.optional import missing_file
 from callboard_cli.up.ports import bind_error, configured_ports
 from callboard_cli.up.store import StoreLock
-from callboard_contracts.config import Config
+from callboard_contracts.config import Config, SttSection
 from callboard_kit.model_files import model_folder, model_path
 
 OLDEST_PYTHON = (3, 11)
@@ -116,7 +117,8 @@ def _ports(config: Config) -> Iterable[Finding]:
 
 def _models(config: Config) -> Iterable[Finding]:
     cache = ModelCache(model_folder(config.site))
-    needed = needed_by(config)
+    # A site does without speech to text where its files are not there.
+    needed = needed_by(config.model_copy(update={"stt": SttSection()}))
     missing = [file for file in needed if cache.state(file) == "missing"]
     if missing:
         size = sum(file.size_bytes for file in missing) / MEGABYTE
@@ -124,6 +126,8 @@ def _models(config: Config) -> Iterable[Finding]:
         yield Finding("models", found, "run `callboard models fetch`; `up` does it too")
     else:
         yield Finding("models", f"{len(needed)} files in {cache.folder}")
+    if (file := missing_file(config, "stt")) is not None:
+        yield Finding("speech to text", f"{file} is not in {cache.folder}; `callboard models fetch` fetches it")
     known = {file.name for file in catalogue()}
     for name, pool in config.chat.pools.items():
         if pool.backend == "llamacpp" and pool.model_file and pool.model_file not in known:

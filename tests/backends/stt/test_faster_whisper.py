@@ -86,7 +86,9 @@ class TestFasterWhisper(RecognitionEngineSuite):
         assert text_of(await heard(rig, noise(5))) == ""
 
     async def test_other_language_is_found_and_translated(self, rig: WhisperRig) -> None:
-        spanish = spoken("Buenas noches, el teatro abre a las ocho y la obra empieza a las nueve.", "ef_dora")
+        spanish = await asyncio.to_thread(
+            spoken, "Buenas noches, el teatro abre a las ocho y la obra empieza a las nueve.", "ef_dora"
+        )
         assert "teatro" in text_of(await heard(rig, spanish)).lower()
         assert "theater" in text_of(await heard(rig, spanish, task="translate")).lower().replace("theatre", "theater")
 
