@@ -83,10 +83,11 @@ METRIC_MODULES = {
     "Edge": "callboard_edge.metrics",
     "Chat": "callboard_chat.metrics",
     "Speech": "callboard_tts.metrics",
+    "Speech to text": "callboard_stt.metrics",
     "Quota": "callboard_quota.metrics",
     "Rooms": "callboard_rooms.metrics",
 }
-OF_POOLS = {"Chat", "Speech"}
+OF_POOLS = {"Chat", "Speech", "Speech to text"}
 """The services whose processes each belong to a pool; its name is a label of everything that they export."""
 UNITS = {
     "_seconds": "seconds",

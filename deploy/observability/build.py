@@ -13,13 +13,14 @@ from deploy.observability.definitions.capacity import CAPACITY
 from deploy.observability.definitions.chat import CHAT
 from deploy.observability.definitions.edge import EDGE
 from deploy.observability.definitions.quota import QUOTA
+from deploy.observability.definitions.recognition import RECOGNITION
 from deploy.observability.definitions.rooms import ROOMS
 from deploy.observability.definitions.service_level import SERVICE_LEVEL
 from deploy.observability.definitions.speech import SPEECH
 from deploy.observability.grafana import to_json
 
 HERE = Path(__file__).parent
-DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, ROOMS, QUOTA, BUS, CAPACITY)
+DASHBOARDS = (SERVICE_LEVEL, EDGE, CHAT, SPEECH, RECOGNITION, ROOMS, QUOTA, BUS, CAPACITY)
 
 RULE_OBJECT = "kubernetes/rules.yaml"
 

@@ -42,7 +42,7 @@ from callboard_contracts.rooms import (
     TurnEnded,
 )
 from callboard_contracts.speech import SegmentInfo, SpeechJob, UtteranceStart
-from callboard_contracts.transcription import TranscriptionJob, TranscriptionResult
+from callboard_contracts.transcription import TranscriptionFrame, TranscriptionJob, TranscriptionResult
 from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 
 MESSAGES: dict[str, type[Message]] = {
@@ -89,6 +89,7 @@ MESSAGES: dict[str, type[Message]] = {
     "segment_info": SegmentInfo,
     "speak_in_room": SpeakInRoom,
     "speech_job": SpeechJob,
+    "transcription_frame": TranscriptionFrame,
     "transcription_job": TranscriptionJob,
     "transcription_result": TranscriptionResult,
     "turn_ended": TurnEnded,

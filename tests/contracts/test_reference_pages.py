@@ -96,7 +96,7 @@ def test_every_member_has_the_same_version_and_the_changelog_knows_it() -> None:
     projects = [tomllib.loads(path.read_text()) for path in sorted(ROOT.glob("*/*/pyproject.toml"))]
     projects.append(tomllib.loads((ROOT / "cli" / "pyproject.toml").read_text()))
     versions = {project["project"]["version"] for project in projects}
-    assert len(projects) == 10
+    assert len(projects) == 11
     root = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert versions == {root["tool"]["towncrier"]["version"]}
     released = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

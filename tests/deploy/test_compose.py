@@ -15,6 +15,7 @@ from callboard_cli.models.catalogue import needed_by
 from callboard_contracts.config import Config
 from callboard_contracts.permissions import USERS
 from callboard_kit.settings import load_config
+from callboard_stt.settings import pool_settings as recognition_pool
 from callboard_tts.settings import pool_settings as speech_pool
 from tests.support.compose import FOLDER, Compose, compose, setups
 from tests.support.nats_server import server_binary
@@ -23,8 +24,13 @@ pytestmark = pytest.mark.deploy
 
 ROOT = FOLDER.parents[1]
 SCENARIOS = ("ollama-kokoro", "ollama-text", "openai-openai", "openai-text")
-OURS = ("streams", "quota", "rooms", "chat", "edge", "models", "tts", "tts-gpu")
-METRICS_PORTS = {"edge": 9104, "quota": 9103, "rooms": 9106, "chat": 9105, "tts": 9105, "tts-gpu": 9105}
+OURS = ("streams", "quota", "rooms", "chat", "edge", "models", "tts", "tts-gpu", "stt")
+METRICS_PORTS = {
+    "edge": 9104,
+    "quota": 9103,
+    "rooms": 9106,
+    **dict.fromkeys(("chat", "tts", "tts-gpu", "stt"), 9105),
+}
 GRACE_MARGIN_S = 10.0
 WORST_WORKER_DRAIN_S = 50.0
 
@@ -40,6 +46,8 @@ def metrics_port(config: Config, service: str, pool: str) -> int:
             return config.chat.pools[pool].metrics_port
         case "tts" | "tts-gpu":
             return config.tts.pools[pool].metrics_port
+        case "stt":
+            return config.stt.pools[pool].metrics_port
         case _:
             return getattr(config, service).metrics_port
 
@@ -47,7 +55,7 @@ def metrics_port(config: Config, service: str, pool: str) -> int:
 def test_the_set_ups_are_those_that_are_promised() -> None:
     assert set(setups()) == {".env", "gpu.env", "ollama.env", *(f"talkmaster-{name}.env" for name in SCENARIOS)}
     profiles = {name for service in compose().document["services"].values() for name in service.get("profiles", [])}
-    assert profiles == {"cpu", "gpu", "ollama", "observability"}
+    assert profiles == {"cpu", "gpu", "ollama", "stt", "observability"}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,8 @@ def test_every_service_starts_on_its_settings(setup: Compose, tmp_path: Path) ->
             assert chat_pool(config, pool).api_key == "secret"
         if name.startswith("tts"):
             assert speech_pool(config, pool).api_key == "secret"
+        if name == "stt":
+            assert recognition_pool(config, pool).api_key == "secret"
         if name in METRICS_PORTS:
             arguments = setup.services[name]["build"]["args"]
             assert metrics_port(config, name, pool) == METRICS_PORTS[name] == int(arguments["METRICS_PORT"])
@@ -97,6 +107,7 @@ def test_every_pool_of_the_configuration_has_a_worker(setup: Compose, tmp_path: 
         if "--pool" in service.get("command", ())
     }
     assert set(config.chat.pools) == {served.pop("chat")}
+    assert set(config.stt.pools) == {served.pop(name) for name in ("stt",) if name in served}
     assert set(config.tts.pools) == set(served.values())
 
 
@@ -177,9 +188,9 @@ def test_containers_get_longer_to_stop_than_services_take(tmp_path: Path) -> Non
     assert grace_s("edge") >= config.edge.drain_timeout_s + GRACE_MARGIN_S
     # The proxy holds the connections of the edges that drain.
     assert grace_s("proxy") >= grace_s("edge")
-    for name in ("chat", "tts", "tts-gpu"):
+    for name in ("chat", "tts", "tts-gpu", "stt"):
         assert grace_s(name) >= WORST_WORKER_DRAIN_S + GRACE_MARGIN_S
-    assert max(config.chat.drain_timeout_s, config.tts.drain_timeout_s) <= WORST_WORKER_DRAIN_S
+    assert max(section.drain_timeout_s for section in (config.chat, config.tts, config.stt)) <= WORST_WORKER_DRAIN_S
 
 
 def test_compose_serves_what_up_serves(tmp_path: Path) -> None:
@@ -187,6 +198,7 @@ def test_compose_serves_what_up_serves(tmp_path: Path) -> None:
     packaged = load_config(ROOT / "cli" / "src" / "callboard_cli" / "callboard.toml", {})
     assert ours.chat.models == packaged.chat.models
     assert ours.tts.models == packaged.tts.models
+    assert ours.stt.models == packaged.stt.models
     assert ours.quota == packaged.quota
     assert (ours.chat.default_model, ours.tts.default_model) == ("smollm2", "kokoro")
     assert (packaged.chat.default_model, packaged.tts.default_model) == ("smollm2", "kokoro")
@@ -254,6 +266,6 @@ def test_each_user_of_the_bus_gets_a_password_once_and_only_its_service_sees_it(
 
 
 def test_worker_containers_have_a_memory_limit() -> None:
-    for name in ("chat", "tts"):
+    for name in ("chat", "tts", "stt"):
         assert compose().document["services"][name]["mem_limit"] == "4g"
         assert compose(over={"CALLBOARD_WORKER_MEMORY": "9g"}).document["services"][name]["mem_limit"] == "9g"

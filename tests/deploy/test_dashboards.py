@@ -99,7 +99,7 @@ def test_a_metric_is_named_by_the_rules(metric: Metric) -> None:
         assert metric.name in OPENTELEMETRY
         assert set(metric.labels) <= OPENTELEMETRY_LABELS
     else:
-        assert re.fullmatch(r"callboard(_(edge|chat|tts|quota|rooms))?(_[a-z]+)+", metric.name)
+        assert re.fullmatch(r"callboard(_(edge|chat|tts|stt|quota|rooms))?(_[a-z]+)+", metric.name)
     assert not SCALED.search(metric.name)
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     if metric.kind == "histogram" and metric.name != "gen_ai_client_token_usage":
@@ -213,7 +213,7 @@ def test_panels_of_a_dashboard_do_not_overlap(path: Path) -> None:
 
 def test_dashboards_are_told_apart_by_their_ids_and_titles() -> None:
     dashboards = [dashboard_json(path) for path in DASHBOARDS]
-    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 8
+    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards) == 9
     assert len({dashboard["title"] for dashboard in dashboards}) == len(dashboards)
 
 
@@ -239,7 +239,7 @@ def test_what_grafana_and_prometheus_load_exists() -> None:
     assert f"127.0.0.1:{QuotaSection().metrics_port}" in configuration
     assert f"127.0.0.1:{RoomsSection().metrics_port}" in configuration
     jobs = set(re.findall(r"job_name: (\S+)", configuration))
-    assert jobs == {f"callboard-{name}" for name in ("edge", "chat", "tts", "quota", "rooms", "nats")}
+    assert jobs == {f"callboard-{name}" for name in ("edge", "chat", "tts", "stt", "quota", "rooms", "nats")}
     compose = (OBSERVABILITY / "prometheus" / "compose.yml").read_text("utf-8")
     assert set(re.findall(r"job_name: (\S+)", compose)) == jobs
     asked = {value for _, panel in panels() for target in panel["targets"] for selector in selectors(target["expr"])

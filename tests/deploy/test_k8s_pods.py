@@ -102,7 +102,7 @@ def test_a_service_has_all_three_probes_and_liveness_asks_nothing_of_others(over
             assert main[probe]["failureThreshold"] >= 1
             assert main[probe].get("successThreshold", 1) == 1
         starts_within_s = main["startupProbe"]["periodSeconds"] * main["startupProbe"]["failureThreshold"]
-        assert starts_within_s >= (600 if main["name"] in {"chat", "tts"} else quota.FIRST_STORE_WAIT_S)
+        assert starts_within_s >= (600 if main["name"] in {"chat", "tts", "stt"} else quota.FIRST_STORE_WAIT_S)
 
 
 @pytest.mark.parametrize("overlay", ALL)
@@ -112,6 +112,7 @@ def test_a_pod_has_time_to_end_what_it_began(overlay: str) -> None:
         "edge": config.edge.drain_timeout_s + 3 * edge.LAST_EVENT_S + edge.BACKGROUND_TIMEOUT_S,
         "chat": max(config.chat.drain_timeout_s, WORKER_DRAIN_S),
         "tts": max(config.tts.drain_timeout_s, WORKER_DRAIN_S),
+        "stt": max(config.stt.drain_timeout_s, WORKER_DRAIN_S),
         "quota": 3 * quota.DRAIN_TIMEOUT_S,
         "rooms": 4 * rooms.DRAIN_TIMEOUT_S,
     }

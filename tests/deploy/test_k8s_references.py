@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from callboard_cli.models.catalogue import needed_by, select
-from callboard_contracts.config import ChatPoolSection, Config, SpeechPoolSection
+from callboard_contracts.config import ChatPoolSection, Config, RecognitionPoolSection, SpeechPoolSection
+from callboard_contracts.permissions import USERS
 from callboard_contracts.streams import JOB_STREAMS, consumers
 from callboard_kit.settings import load_config
 from tests.deploy.known_metrics import own_metrics, rules
@@ -40,9 +41,7 @@ from tests.support.nats_server import server_binary
 pytestmark = pytest.mark.deploy
 
 CLUSTER_WIDE = {"Namespace", "PriorityClass"}
-MADE_BY_THE_OPERATOR = {f"nats-{user}" for user in ("edge", "chat", "tts", "rooms", "quota", "operator")} | {
-    "callboard-tls"
-}
+MADE_BY_THE_OPERATOR = {f"nats-{user}" for user in USERS} | {"callboard-tls"}
 """The Secrets that docs/how-to/kubernetes.md has the operator make."""
 LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?")
@@ -244,7 +243,7 @@ def test_a_service_takes_its_configuration_and_listens_where_its_pod_says(overla
         if "callboard/pool" in pod_labels(each)
     }
     config = load_config(configuration(overlay), {})
-    assert pools == {*(("chat", pool) for pool in config.chat.pools), *(("tts", pool) for pool in config.tts.pools)}
+    assert pools == {(service, pool) for service in JOB_STREAMS for pool in getattr(config, service).pools}
     assert config.nats.replicas == (1 if overlay in {"dev", "ci"} else 3)
 
 
@@ -273,14 +272,13 @@ def test_the_model_files_that_are_fetched_are_those_that_the_pool_loads(overlay:
             service, pool = pod_labels(workload)["app.kubernetes.io/name"], pod_labels(workload)["callboard/pool"]
             section = getattr(config, service)
             only = section.model_copy(update={"pools": {pool: section.pools[pool]}})
-            empty = getattr(Config(), "tts" if service == "chat" else "chat")
-            update: dict[str, Any] = {service: only, "tts" if service == "chat" else "chat": empty}
+            update: dict[str, Any] = {**{name: getattr(Config(), name) for name in JOB_STREAMS}, service: only}
             assert set(select(container["args"][2:])) == set(needed_by(config.model_copy(update=update)))
             mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
             assert str(config.site.model_dir) in mounted
 
 
-def slots(section: ChatPoolSection | SpeechPoolSection) -> int:
+def slots(section: ChatPoolSection | SpeechPoolSection | RecognitionPoolSection) -> int:
     """How many jobs one worker of a pool takes at once."""
     return max(section.slots, section.utterances_at_once) if isinstance(section, SpeechPoolSection) else section.slots
 
@@ -293,7 +291,7 @@ def test_a_pool_grows_by_both_of_its_queues_and_by_its_slots(overlay: str) -> No
     for scaler in of_kind(rendered(overlay), "ScaledObject"):
         labels, spec = scaler["metadata"]["labels"], scaler["spec"]
         service, pool = labels["app.kubernetes.io/name"], labels["callboard/pool"]
-        section: ChatPoolSection | SpeechPoolSection = getattr(config, service).pools[pool]
+        section: ChatPoolSection | SpeechPoolSection | RecognitionPoolSection = getattr(config, service).pools[pool]
         for trigger in spec["triggers"]:
             queue = trigger["metadata"]
             consumer = declared[queue["consumer"]]
@@ -382,7 +380,7 @@ def test_every_process_is_scraped_under_the_name_that_the_dashboards_know(overla
             jobs.add(rename["replacement"])
     # The command line and its Job have no port, so no target comes of them.
     assert jobs - {"callboard-streams", "callboard-cli"} == {
-        f"callboard-{service}" for service in ("edge", "chat", "tts", "quota", "rooms", "nats")
+        f"callboard-{service}" for service in ("edge", "chat", "tts", "stt", "quota", "rooms", "nats")
     }
 
 
@@ -504,9 +502,7 @@ def test_a_server_takes_the_configuration_with_secrets_from_its_environment(incl
     users = folder / include
     users.parent.mkdir(exist_ok=True)
     users.write_text((K8S / "components" / "nats-access" / "users.conf").read_text())
-    secrets = {
-        f"NATS_PASSWORD_{user}".upper(): "p1e5" for user in ("edge", "chat", "tts", "rooms", "quota", "operator")
-    }
+    secrets = {f"NATS_PASSWORD_{user}".upper(): "p1e5" for user in USERS}
     command = [server_binary(), "-t", "-c", str(folder / "nats.conf")]
     tried = subprocess.run(
         command, env={"POD_NAME": "nats-0", **secrets}, capture_output=True, text=True, timeout=20, check=False

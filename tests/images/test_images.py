@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
-MOST_MB = {"edge": 215, "quota": 110, "rooms": 110, "chat": 260, "cli": 150, "tts": 950, "callboard": 1250}
+MOST_MB = {"edge": 215, "quota": 110, "rooms": 110, "chat": 260, "cli": 150, "tts": 950, "stt": 650, "callboard": 1500}
 """How much an image may have over its base."""
 IMAGES = [name for name in build_arguments() if not name.endswith("-gpu")]
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "ensurepip")

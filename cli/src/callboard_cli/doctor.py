@@ -16,15 +16,19 @@ from callboard_cli.models.catalogue import catalogue, needed_by
 from callboard_cli.models.progress import MEGABYTE
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.up.bus_server import binary
+from callboard_cli.up.optional import missing_file
 from callboard_cli.up.ports import bind_error, configured_ports
 from callboard_cli.up.store import StoreLock
-from callboard_contracts.config import Config
+from callboard_contracts.config import Config, SttSection
 from callboard_kit.model_files import model_folder, model_path
 
 OLDEST_PYTHON = (3, 11)
 STORE_BYTES = 2_000 * MEGABYTE
 VERSION_TIMEOUT_S = 20.0
-BACKEND_PACKAGES = {"llamacpp": "xllamacpp", "kokoro_onnx": "kokoro_onnx", "kokoro": "kokoro", "ollama": "ollama"}
+BACKEND_PACKAGES = {
+    "llamacpp": "xllamacpp",
+    **{name: name for name in ("kokoro_onnx", "kokoro", "ollama", "faster_whisper")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,8 @@ def _python(_config: Config) -> Iterable[Finding]:
 
 
 def _packages(config: Config) -> Iterable[Finding]:
-    modules = ["callboard_edge", "callboard_chat", "callboard_tts", "callboard_quota", "callboard_rooms"]
-    pools = (*config.chat.pools.values(), *config.tts.pools.values())
+    modules = [f"callboard_{name}" for name in ("edge", "chat", "tts", "stt", "quota", "rooms")]
+    pools = (*config.chat.pools.values(), *config.tts.pools.values(), *config.stt.pools.values())
     modules += sorted({BACKEND_PACKAGES[pool.backend] for pool in pools if pool.backend in BACKEND_PACKAGES})
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
@@ -113,7 +117,8 @@ def _ports(config: Config) -> Iterable[Finding]:
 
 def _models(config: Config) -> Iterable[Finding]:
     cache = ModelCache(model_folder(config.site))
-    needed = needed_by(config)
+    # A site does without speech to text where its files are not there.
+    needed = needed_by(config.model_copy(update={"stt": SttSection()}))
     missing = [file for file in needed if cache.state(file) == "missing"]
     if missing:
         size = sum(file.size_bytes for file in missing) / MEGABYTE
@@ -121,6 +126,8 @@ def _models(config: Config) -> Iterable[Finding]:
         yield Finding("models", found, "run `callboard models fetch`; `up` does it too")
     else:
         yield Finding("models", f"{len(needed)} files in {cache.folder}")
+    if (file := missing_file(config, "stt")) is not None:
+        yield Finding("speech to text", f"{file} is not in {cache.folder}; `callboard models fetch` fetches it")
     known = {file.name for file in catalogue()}
     for name, pool in config.chat.pools.items():
         if pool.backend == "llamacpp" and pool.model_file and pool.model_file not in known:

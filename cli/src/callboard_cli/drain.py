@@ -46,7 +46,8 @@ def _run(arguments: argparse.Namespace) -> int:
         states = await drain(bus, workers)
         _show(states)
         if not arguments.no_wait:
-            longest_s = max(config.chat.drain_timeout_s, config.tts.drain_timeout_s) + ANNOUNCE_LIFE_S + MARGIN_S
+            drain_s = max(section.drain_timeout_s for section in (config.chat, config.tts, config.stt))
+            longest_s = drain_s + ANNOUNCE_LIFE_S + MARGIN_S
             states = await _wait(bus, states, arguments.timeout or longest_s)
         done = "draining" if arguments.no_wait else "ended"
         return ExitCode.OK if all(one.state == done for one in states) else ExitCode.FAILED

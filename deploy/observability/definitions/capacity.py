@@ -24,10 +24,10 @@ USED, LIMIT = (total(f"callboard:pool_slots_{kind}:sum", POOL, by=BY_POOL) for k
 WORKERS = total("callboard:pool_workers:max", POOL, by="pool")
 OUTPUT_TOKENS = per_second("gen_ai_client_token_usage_sum", POOL, 'gen_ai_token_type="output"', by="pool")
 AUDIO_SECONDS = per_second("callboard_tts_audio_seconds_total", POOL, by="pool")
-LOADS = tuple(of(f"callboard_{service}_engine_load_seconds", POOL) for service in ("chat", "tts"))
+LOADS = tuple(of(f"callboard_{service}_engine_load_seconds", POOL) for service in ("chat", "tts", "stt"))
 GPU = "{{Hostname}} {{gpu}}"
 GPUS = f"count ({of('DCGM_FI_DEV_GPU_UTIL')})"
-OUR_PODS = 'container=~"(edge|chat|tts|quota|rooms|nats|engine).*"'
+OUR_PODS = 'container=~"(edge|chat|tts|stt|quota|rooms|nats|engine).*"'
 
 POOLS = Row(
     "Pools",

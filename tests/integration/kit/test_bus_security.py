@@ -34,11 +34,13 @@ SERVICES = {
     "rooms": ("callboard_rooms",),
     "chat": ("callboard_chat", "--pool", "main"),
     "tts": ("callboard_tts", "--pool", "booth"),
+    "stt": ("callboard_stt", "--pool", "ear"),
 }
 COMMANDS = (("streams", "apply"), ("keys", "list"))
 POOLS = {
     "chat": {"pools": {"main": {"backend": "fake"}}},
     "tts": {"pools": {"booth": {"backend": "fake"}}},
+    "stt": {"pools": {"ear": {"backend": "fake"}}},
     "quota": {"metrics_port": 0},
     "rooms": {"metrics_port": 0},
     "edge": {"metrics_port": 0, "port": 0},

@@ -34,7 +34,7 @@ def test_select_takes_names_groups_and_folders_once_each() -> None:
 
 
 def test_select_of_an_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(CommandError, match="'llama-900b' is not known; there are kokoro, smollm2"):
+    with pytest.raises(CommandError, match="'llama-900b' is not known; there are kokoro, smollm2, whisper"):
         select(["llama-900b"])
 
 

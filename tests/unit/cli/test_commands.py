@@ -77,7 +77,8 @@ def test_up_refuses_a_taken_port_before_it_fetches(home: Path, capsys: pytest.Ca
         holder.bind(("127.0.0.1", config.edge.port))
         holder.listen(1)
         assert main(["up"]) == ExitCode.PORT_TAKEN
-    assert capsys.readouterr().err.startswith(f"callboard: edge.port: port {config.edge.port} on 127.0.0.1")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"callboard: edge.port: port {config.edge.port} on 127.0.0.1")
     assert not (home / "models").exists()
 
 

@@ -107,12 +107,13 @@ def test_a_service_that_cannot_load_its_engine_says_so_in_one_line(tmp_path: Pat
     assert json.loads(lines[-2])["event"] == "start_failed"
 
 
-@pytest.mark.parametrize("service", ["chat", "edge", "quota", "rooms", "tts"])
+@pytest.mark.parametrize("service", ["chat", "edge", "quota", "rooms", "stt", "tts"])
 def test_a_service_whose_imports_fail_says_so_in_one_line(service: str, tmp_path: Path) -> None:
     broken = "raise ImportError('libsound.so.4: cannot open shared object file: No such file or directory')"
     (tmp_path / "prometheus_client.py").write_text(broken)
+    pool = ["--pool", "local"] if service in ("chat", "stt", "tts") else []
     done = subprocess.run(
-        [sys.executable, "-m", f"callboard_{service}", *(["--pool", "local"] if service in ("chat", "tts") else [])],
+        [sys.executable, "-m", f"callboard_{service}", *pool],
         cwd=tmp_path,
         env={"PYTHONPATH": ":".join([str(tmp_path), *sys.path])},
         capture_output=True,

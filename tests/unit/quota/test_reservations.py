@@ -40,7 +40,12 @@ SETTINGS = QuotaSection.model_validate(
             "scarce": {"jobs_at_once": 2},
             "whole": {"tokens_per_day": 5000},
         },
-        "weights": {"completion_token_cost": 2.0, "audio_cost_per_second": 50, "model_factors": {"eagle": 1.5}},
+        "weights": {
+            "completion_token_cost": 2.0,
+            "audio_cost_per_second": 50,
+            "heard_cost_per_second": 20,
+            "model_factors": {"eagle": 1.5},
+        },
     }
 )
 
@@ -137,20 +142,20 @@ def test_model_and_site_limits_apply_to_everybody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "model", "units"),
+    ("kind", "work", "model", "units"),
     [
-        (Work(prompt_tokens=10, completion_tokens=10), "owl", 30_000),
-        (Work(prompt_tokens=10, completion_tokens=10), "eagle", 45_000),
-        (Work(audio_ms=1), "owl", 50),
-        (Work(audio_ms=1), "eagle", 75),
-        (Work(), "owl", 0),
+        ("chat", Work(prompt_tokens=10, completion_tokens=10), "owl", 30_000),
+        ("chat", Work(prompt_tokens=10, completion_tokens=10), "eagle", 45_000),
+        ("speech", Work(audio_ms=1), "owl", 50),
+        ("speech", Work(audio_ms=1), "eagle", 75),
+        ("transcription", Work(audio_ms=1), "owl", 20),
+        ("transcription", Work(audio_ms=1), "eagle", 30),
+        ("chat", Work(), "owl", 0),
     ],
 )
-def test_work_costs_what_the_weights_say(work: Work, model: str, units: int) -> None:
+def test_work_costs_what_the_weights_say(kind: WorkKind, work: Work, model: str, units: int) -> None:
     harness = make_harness()
-    request = ReserveRequest(
-        request_id="r", kind="chat", model=model, work=work, key_digest=KEY, address=None, life_s=60
-    )
+    request = ReserveRequest(request_id="r", kind=kind, model=model, work=work, key_digest=KEY, address=None, life_s=60)
     hold = run(harness.reservations.reserve(request)).hold
     assert hold is not None
     assert hold.entries[0].amount == units

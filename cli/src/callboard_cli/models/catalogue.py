@@ -12,6 +12,7 @@ from callboard_contracts.config import Config
 
 DEFAULT_SPEECH_MODEL = "kokoro-82m-int8.onnx"
 VOICES_FOLDER = "kokoro-voices"
+DEFAULT_RECOGNITION_MODEL = "whisper-base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +117,10 @@ def needed_by(config: Config) -> tuple[ModelFile, ...]:
             names.append(speech_pool.model_file or DEFAULT_SPEECH_MODEL)
         if speech_pool.backend in ("kokoro_onnx", "kokoro"):
             names.append(speech_pool.voices_file or VOICES_FOLDER)
-    known = {file.name for file in catalogue()} | {VOICES_FOLDER}
+    names += [
+        pool.model_file or DEFAULT_RECOGNITION_MODEL
+        for pool in config.stt.pools.values()
+        if pool.backend == "faster_whisper"
+    ]
+    known = {name for file in catalogue() for name in (file.name, file.name.split("/", 1)[0])}
     return select(name for name in names if name in known)

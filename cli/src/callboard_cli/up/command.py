@@ -18,6 +18,7 @@ from callboard_cli.subcommands import Subparsers
 from callboard_cli.up.banner import banner
 from callboard_cli.up.launch import from_environment
 from callboard_cli.up.one_model import OneModel
+from callboard_cli.up.optional import without_recogniser
 from callboard_cli.up.ports import check_ports
 from callboard_cli.up.services import plan
 from callboard_cli.up.store import StoreLock
@@ -71,6 +72,8 @@ def _up(arguments: argparse.Namespace) -> None:
     try:
         if one_model:
             configuration = one_model.configuration(configuration)
+        elif config_file(arguments.config) is None:
+            configuration = without_recogniser(configuration, say)
         config = configuration.config
         check_ports(config)
         create_password(config.site)

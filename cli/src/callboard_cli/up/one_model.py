@@ -1,6 +1,5 @@
 """The configuration of a site that serves one GGUF file: that of the operator, with the file as its only chat model."""
 
-import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -12,13 +11,13 @@ from callboard_cli.configuration import Configuration, read_config
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.models import hub
 from callboard_cli.models.adding import model_name, obtain
-from callboard_cli.models.cache import ModelCache
-from callboard_cli.models.catalogue import needed_by
 from callboard_cli.models.command import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS
 from callboard_cli.models.downloads import GGUF
 from callboard_cli.models.progress import Progress
 from callboard_cli.up.launch import Launch
-from callboard_contracts.config import Config, TtsSection
+from callboard_cli.up.optional import missing_file
+from callboard_cli.up.toml_writer import written
+from callboard_contracts.config import Config
 from callboard_kit.bus_credentials import write_private
 from callboard_kit.model_files import model_folder
 
@@ -47,14 +46,15 @@ class OneModel:
         """
         table = tomllib.loads(base.path.read_text(encoding="utf-8"))
         table["chat"] = self._chat(base.config)
-        if not self._can_speak(base.config):
-            table.pop("tts", None)
+        for section in ("tts", "stt"):
+            if not self._has_files(base.config, section):
+                table.pop(section, None)
         edge: Table = table.setdefault("edge", {})
         edge |= {key: value for key in ("host", "port") if (value := getattr(self.launch, key)) is not None}
         if self.launch.password:
             table.setdefault("quota", {})["require_key"] = True
         path = base.config.site.data_dir.absolute() / FILE
-        write_private(path, "".join(f"{json.dumps(key)} = {_inline(value)}\n" for key, value in table.items()))
+        write_private(path, written(table))
         return read_config(path)
 
     def _chat(self, config: Config) -> Table:
@@ -108,25 +108,15 @@ class OneModel:
         more = "" if len(names) <= SHOWN_FILES else f" and {len(names) - SHOWN_FILES} more"
         return f"name one of those in {self.folder}: {', '.join(names[:SHOWN_FILES])}{more}"
 
-    def _can_speak(self, config: Config) -> bool:
-        """Whether the files of the voices are there: nothing is fetched that was not asked for."""
-        cache = ModelCache(model_folder(config.site))
-        speech = config.model_copy(update={"chat": Config().chat})
-        missing = [file.name for file in needed_by(speech) if cache.state(file) == "missing"]
-        if missing and config.tts != TtsSection():
-            self.say(f"no speech: {missing[0]} is not in {cache.folder}; `callboard models fetch` fetches it")
-        return not missing
+    def _has_files(self, config: Config, section: str) -> bool:
+        """Whether the files of a section's pools are there: nothing is fetched that was not asked for."""
+        missing = missing_file(config, section)
+        if missing is not None:
+            what = {"tts": "speech", "stt": "speech to text"}[section]
+            folder = model_folder(config.site)
+            self.say(f"no {what}: {missing} is not in {folder}; `callboard models fetch` fetches it")
+        return missing is None
 
 
 def _is_repository(source: str) -> bool:
     return bool(hub.NAME.fullmatch(source)) and not source.startswith((".", "/")) and not source.endswith(".gguf")
-
-
-def _inline(value: Any) -> str:
-    """A value in TOML, on one line."""
-    if isinstance(value, dict):
-        entries: Table = value
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(each)}" for key, each in entries.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_inline(each) for each in value) + "]"
-    return json.dumps(value, ensure_ascii=False)

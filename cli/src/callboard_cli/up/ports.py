@@ -47,7 +47,7 @@ def configured_ports(config: Config) -> list[ConfiguredPort]:
         ConfiguredPort("rooms.metrics_port", LOOPBACK, config.rooms.metrics_port),
         ConfiguredPort("nats.url", host, port),
     ]
-    for service, pools in (("chat", config.chat.pools), ("tts", config.tts.pools)):
+    for service, pools in (("chat", config.chat.pools), ("tts", config.tts.pools), ("stt", config.stt.pools)):
         ports += [
             ConfiguredPort(f"{service}.pools.{name}.metrics_port", LOOPBACK, pool.metrics_port)
             for name, pool in pools.items()

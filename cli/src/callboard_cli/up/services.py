@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from callboard_cli.up.ports import bus_address, free_ports
-from callboard_contracts.config import ChatSection, Config, TtsSection
+from callboard_contracts.config import ChatSection, Config, SttSection, TtsSection
 from callboard_contracts.jobs import Service as WorkerService
 
 STOP_MARGIN_S = 5.0
@@ -44,7 +44,7 @@ class Plan:
 def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.environ) -> Plan:
     """Plans the processes, and chooses every port that the configuration leaves open."""
     overrides: dict[str, str] = {}
-    spare = iter(free_ports(4 + len(config.chat.pools) + len(config.tts.pools)))
+    spare = iter(free_ports(4 + len(config.chat.pools) + len(config.tts.pools) + len(config.stt.pools)))
 
     def port(setting: str, configured: int) -> int:
         if configured:
@@ -64,7 +64,11 @@ def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.envi
     edge_port = port("edge.port", config.edge.port)
     edge_metrics = port("edge.metrics_port", config.edge.metrics_port)
     services = [service("edge", "callboard_edge", edge_metrics, config.edge.drain_timeout_s)]
-    sections: tuple[tuple[WorkerService, ChatSection | TtsSection], ...] = (("chat", config.chat), ("tts", config.tts))
+    sections: tuple[tuple[WorkerService, ChatSection | TtsSection | SttSection], ...] = (
+        ("chat", config.chat),
+        ("tts", config.tts),
+        ("stt", config.stt),
+    )
     for kind, section in sections:
         for name, pool in section.pools.items():
             metrics = port(f"{kind}.pools.{name}.metrics_port", pool.metrics_port)

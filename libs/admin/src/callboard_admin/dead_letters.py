@@ -28,7 +28,7 @@ from callboard_kit.stream_reads import read_batches, read_last, read_subject, su
 OPERATOR = "operator"
 """The tenant of retries, which quota does not know and so does not charge, and the edge that nobody is."""
 POLL_S = 0.25
-SERVICES: dict[str, Service] = {"CHAT": "chat", "TTS": "tts"}
+SERVICES: dict[str, Service] = {"CHAT": "chat", "TTS": "tts", "STT": "stt"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,12 @@ async def site_status(bus: Bus, config: Config) -> SiteStatus:
 
 
 def _pools(config: Config) -> list[tuple[Service, str]]:
-    return [*(("chat", name) for name in config.chat.pools), *(("tts", name) for name in config.tts.pools)]
+    sections: tuple[tuple[Service, Iterable[str]], ...] = (
+        ("chat", config.chat.pools),
+        ("tts", config.tts.pools),
+        ("stt", config.stt.pools),
+    )
+    return [(service, name) for service, pools in sections for name in pools]
 
 
 async def _pool(

@@ -310,6 +310,74 @@ class TtsSection(Section):
         return self
 
 
+class RecognitionModelSection(Section):
+    """A model that writes down speech, as clients see it."""
+
+    pool: Name
+    """The pool of workers that serves the model."""
+    engine_model: str | None = None
+    """The name that the engine knows the model by; left out, the public name."""
+    aliases: tuple[str, ...] = ()
+    """Other names that clients may use for it."""
+    translation: bool = True
+    """Whether the model can write English of speech in another language."""
+
+
+class RecognitionPoolSection(Section):
+    """A group of like workers that write down speech, and the engine behind them."""
+
+    backend: Literal["faster_whisper", "openai", "fake"]
+    """What kind of engine it is."""
+    slots: int = Field(default=1, ge=1, le=256)
+    """How many sounds one worker listens to at once."""
+    may_sleep: bool = False
+    """Whether the pool may be without a worker, as one that is scaled to zero is; its requests then wait for one. Left
+    out, they are refused until a first worker has announced itself, and again once all have been gone for long."""
+    longest_wake_s: float = Field(default=180.0, gt=0)
+    """The longest that a worker of the pool takes to come. A request that no worker has begun waits so long for a pool
+    that may sleep, and else for so long after the last worker went; then it is refused."""
+    url: str | None = None
+    """For `openai`: the engine's address with its version segment."""
+    api_key: SecretStr | None = None
+    """The key that the engine asks for; best given from a file."""
+    model_file: str | None = None
+    """For `faster_whisper`: a folder that `callboard models` knows, or a path to one with a CTranslate2 model."""
+    threads: int | None = Field(default=None, ge=1)
+    """For `faster_whisper`: processor threads of each slot; left out, what the engine chooses."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """For `faster_whisper`: where the model runs."""
+    beam_size: int = Field(default=1, ge=1, le=10)
+    """For `faster_whisper`: how many readings are followed at once; more are slower and hear a little better."""
+    memory_limit_mib: int | None = Field(default=None, ge=256)
+    """The memory that one worker may allocate, beside mapped model files and a GPU's memory; more ends that worker
+    alone. Left out, the memory limit of its container, or three quarters of the machine's memory."""
+    metrics_port: Port = 0
+    """The port of a worker's `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
+    max_queued_per_tenant: int = Field(default=64, ge=1)
+    """How many requests of one caller may wait; the largest of all pools counts."""
+    segment_timeout_s: float = Field(default=60.0, gt=0)
+    """The longest that an engine may take from one segment to the next."""
+    watchdog_timeout_s: float = Field(default=30.0, ge=6)
+    """How long an engine may ignore the order to stop a job before its worker ends, to be restarted."""
+
+
+class SttSection(Section):
+    """Pools that write down speech, the models they serve, and how much they listen to."""
+
+    pools: dict[Name, RecognitionPoolSection] = Field(default_factory=dict)
+    models: dict[str, RecognitionModelSection] = Field(default_factory=dict)
+    default_model: str | None = None
+    """The model of requests that name none."""
+    max_upload_bytes: int = Field(default=25 * 1024 * 1024, ge=1024, le=100 * 1024 * 1024)
+    """The largest file of a request."""
+    max_audio_s: float = Field(default=3600.0, ge=1, le=6 * 3600)
+    """The longest sound of a request."""
+    hold_slice_ms: int = Field(default=30_000, ge=1000, le=600_000)
+    """How much sound is held until a worker knows how long it is."""
+    drain_timeout_s: float = Field(default=30.0, gt=0)
+    """How long running requests may go on after the order to stop."""
+
+
 class RoomsSection(Section):
     """Conversations that are kept."""
 
@@ -433,7 +501,9 @@ class WeightSection(Section):
     completion_token_cost: float = Field(default=1.0, ge=0)
     """For each token of a reply."""
     audio_cost_per_second: float = Field(default=100.0, ge=0)
-    """For each second of speech."""
+    """For each second of speech that is spoken."""
+    heard_cost_per_second: float = Field(default=100.0, ge=0)
+    """For each second of sound that is written down."""
     model_factors: dict[str, float] = Field(default_factory=dict)
     """By model, what its work is multiplied by; 1 where it is not named."""
 
@@ -480,6 +550,7 @@ class Config(Section):
     edge: EdgeSection = EdgeSection()
     chat: ChatSection = ChatSection()
     tts: TtsSection = TtsSection()
+    stt: SttSection = SttSection()
     rooms: RoomsSection = RoomsSection()
     talkmaster: TalkmasterSection = TalkmasterSection()
     kobold: KoboldSection = KoboldSection()
@@ -489,16 +560,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Self:
-        for name, model in self.chat.models.items():
-            if model.pool not in self.chat.pools:
-                raise ValueError(_unknown(f"chat.models.{name}.pool", model.pool, self.chat.pools))
-        for name, model in self.tts.models.items():
-            if model.pool not in self.tts.pools:
-                raise ValueError(_unknown(f"tts.models.{name}.pool", model.pool, self.tts.pools))
-        if self.chat.default_model is not None and self.chat.default_model not in self.chat.models:
-            raise ValueError(_unknown("chat.default_model", self.chat.default_model, self.chat.models))
-        if self.tts.default_model is not None and self.tts.default_model not in self.tts.models:
-            raise ValueError(_unknown("tts.default_model", self.tts.default_model, self.tts.models))
+        for service, section in (("chat", self.chat), ("tts", self.tts), ("stt", self.stt)):
+            for name, model in section.models.items():
+                if model.pool not in section.pools:
+                    raise ValueError(_unknown(f"{service}.models.{name}.pool", model.pool, section.pools))
+            if section.default_model is not None and section.default_model not in section.models:
+                raise ValueError(_unknown(f"{service}.default_model", section.default_model, section.models))
         for key, tier in (
             ("quota.anonymous_tier", self.quota.anonymous_tier),
             ("quota.address_tier", self.quota.address_tier),
@@ -508,9 +575,9 @@ class Config(Section):
         ):
             if tier is not None and tier not in self.quota.tiers:
                 raise ValueError(_unknown(key, tier, self.quota.tiers))
-        models = {*self.chat.models, *self.tts.models}
-        for name, section in self.quota.tiers.items():
-            for model in section.models or ():
+        models = {*self.chat.models, *self.tts.models, *self.stt.models}
+        for name, tier_section in self.quota.tiers.items():
+            for model in tier_section.models or ():
                 if model not in models and not model.startswith(MODEL_PREFIX):
                     raise ValueError(_unknown(f"quota.tiers.{name}.models", model, models))
         return self

@@ -30,6 +30,8 @@ from callboard_contracts.streams import (
     ROOM_AUDIO,
     SAVES,
     SETTLEMENT,
+    SOUND,
+    STT,
     TRANSFERS,
     TTS,
     TURN_CONSUMER,
@@ -64,20 +66,21 @@ from callboard_contracts.subjects import (
     tokenize,
 )
 
-User = Literal["edge", "chat", "tts", "rooms", "quota", "operator"]
+User = Literal["edge", "chat", "tts", "stt", "rooms", "quota", "operator"]
 USERS: tuple[User, ...] = get_args(User)
 
 _API = "$JS.API"
 _ASKED_BY_ANSWERER: dict[User, tuple[User, ...]] = {
-    "edge": ("chat", "tts", "edge"),
+    "edge": ("chat", "tts", "stt", "edge"),
     "chat": ("chat", "edge", "operator"),
     "tts": ("tts", "operator"),
+    "stt": ("stt", "operator"),
     "rooms": ("edge", "operator"),
-    "quota": ("edge", "chat", "tts", "rooms", "operator"),
+    "quota": ("edge", "chat", "tts", "stt", "rooms", "operator"),
 }
 """Who asks whom, and so to whose inboxes an answer may go."""
 _OWN_STREAMS: dict[User, tuple[str, ...]] = {
-    "edge": (CHAT, TTS, RESULT, KEYS),
+    "edge": (CHAT, TTS, STT, RESULT, KEYS),
     "rooms": (TURNS,),
     "quota": (USAGE, QUOTA, KUDOS, TRANSFERS, LEASE, AUDIT),
 }
@@ -174,7 +177,8 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
     "edge": (
         *_CIPHER,
         *_STORE_CHECK,
-        *("job.chat.*.*.*", "job.tts.*.*.*"),
+        *("job.chat.*.*.*", "job.tts.*.*.*", "job.stt.*.*.*"),
+        *("sound.*.*.*", _api("STREAM.PURGE", SOUND)),
         *("ctl.cancel.*", "ctl.interest.*", RUNNING_REPLY),
         *(tokenize("*"), detokenize("*"), describe_model("*")),
         *("result.*", "ticket.*", "name.*"),
@@ -193,6 +197,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
     ),
     "chat": (*_worker("chat"), "out.*.*", "turn.*.*"),
     "tts": (*_worker("tts"), "audio.*.*.*", "room_audio.*.*.*", *_read(AUDIO), *_read(ROOM_AUDIO)),
+    "stt": (*_worker("stt"), "out.*.*", *_read(SOUND)),
     "rooms": (
         *_CIPHER,
         *_STORE_CHECK,
@@ -228,6 +233,7 @@ _SUBSCRIBE: dict[User, tuple[str, ...]] = {
     ),
     "chat": (*_worker_listens("chat"), tokenize("*"), detokenize("*"), describe_model("*")),
     "tts": (*_worker_listens("tts"), "out.*.*"),
+    "stt": _worker_listens("stt"),
     "rooms": (*_ROOMS_REQUESTS, *_CHARACTERS_REQUESTS),
     "quota": ("quota.>", CTL_ACCOUNTS, CTL_INVALIDATE),
 }

@@ -33,6 +33,8 @@ ROOMS_BYTES = 1024 * 1024 * 1024
 A cluster that refuses what does not fit refuses changes and deletions too, so that no room could ever end.
 """
 CHARACTERS_BYTES = 1024 * 1024 * 1024
+SOUND_BYTES = 128 * 1024 * 1024
+"""So much all sounds that are to be transcribed may have together; one more is refused."""
 ROOM_AUDIO_BYTES = 512 * 1024 * 1024
 ROOM_LIFE_S = 86_400
 """How long the end of a turn waits for a rooms process."""
@@ -53,7 +55,8 @@ DEDUPLICATION_WINDOW_S = 2 * LEASE_LIFE_S
 
 CHAT = "CHAT"
 TTS = "TTS"
-JOB_STREAMS: dict[str, str] = {"chat": CHAT, "tts": TTS}
+STT = "STT"
+JOB_STREAMS: dict[str, str] = {"chat": CHAT, "tts": TTS, "stt": STT}
 """The work queue of each service."""
 OUT = "OUT"
 ATTEMPTS = "ATTEMPTS"
@@ -62,6 +65,8 @@ PROGRESS = "PROGRESS"
 KEYS = "KEYS"
 """The keys of the payloads in work queues and results."""
 AUDIO = "AUDIO"
+SOUND = "SOUND"
+"""What is to be transcribed, until it has been."""
 ROOM_AUDIO = "ROOM_AUDIO"
 TURNS = "TURNS"
 """The ends of turns, until the rooms service has handled them."""
@@ -176,10 +181,12 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
     """All streams of an installation."""
     chat_bound = max((pool.max_queued_per_tenant for pool in config.chat.pools.values()), default=64)
     tts_bound = max((pool.max_queued_per_tenant for pool in config.tts.pools.values()), default=64)
+    stt_bound = max((pool.max_queued_per_tenant for pool in config.stt.pools.values()), default=64)
     window = DEDUPLICATION_WINDOW_S * NANOSECONDS_PER_S
     return (
         StreamSpec(CHAT, ("job.chat.>",), options=_work_queue(chat_bound)),
         StreamSpec(TTS, ("job.tts.>",), options=_work_queue(tts_bound)),
+        StreamSpec(STT, ("job.stt.>",), options=_work_queue(stt_bound)),
         StreamSpec(
             OUT, ("out.*.*",), memory=True, max_age_s=frames_life_s(config), options={"max_bytes": 256 * 1024 * 1024}
         ),
@@ -205,6 +212,13 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         # Without an age: the server erases a key only when it is deleted by its number.
         StreamSpec(KEYS, (subjects.DATA_KEYS,)),
         StreamSpec(AUDIO, ("audio.>",), memory=True, max_age_s=AUDIO_LIFE_S, options={"max_bytes": 512 * 1024 * 1024}),
+        StreamSpec(
+            SOUND,
+            ("sound.*.*.*",),
+            memory=True,
+            max_age_s=frames_life_s(config),
+            options={"discard": "new", "max_bytes": SOUND_BYTES},
+        ),
         _room_audio(config),
         StreamSpec(
             TURNS,
@@ -290,6 +304,7 @@ def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
     return (
         *_pool_consumers(CHAT, "chat", config.chat.pools),
         *_pool_consumers(TTS, "tts", config.tts.pools),
+        *_pool_consumers(STT, "stt", config.stt.pools),
         ConsumerSpec(USAGE, SETTLEMENT, "usage.*", 20_000, max_deliveries=-1),
         ConsumerSpec(TURNS, TURN_CONSUMER, "turn.*.*", 10_000, max_deliveries=-1),
     )

@@ -46,6 +46,11 @@ def audio(room: str, utterance: str, n: int | str) -> str:
     return f"audio.{room}.{utterance}.{n}"
 
 
+def sound(edge: str, request_id: str, n: int | str) -> str:
+    """Where part `n` of the sound lies that is to be transcribed; `*` is allowed for each."""
+    return f"sound.{edge}.{request_id}.{n}"
+
+
 def room_audio(room: str, utterance: str, n: int | str) -> str:
     """Where segment `n` of an utterance in a room appears, and its announcement as `start`; `*` is allowed for each."""
     return f"room_audio.{room}.{utterance}.{n}"

@@ -29,6 +29,10 @@ Ability = Literal[
     "prefill",
     "embedding",
     "tokenize",
+    "transcription",
+    "translation",
+    "word_timestamps",
+    "hotwords",
 ]
 
 
@@ -58,6 +62,7 @@ class OfferedModel(Message):
     `word_times` says that a speech model can tell when each word sounds; it is no entry of `abilities`, since an edge
     of an older version knows no others than its own.
     `throughput` is left out until a first reply was written.
+    `languages` are the codes of those that it hears, such as `en`; none where the engine alone knows.
     """
 
     name: str
@@ -68,6 +73,7 @@ class OfferedModel(Message):
     tokens_per_byte: float | None = Field(default=None, gt=0)
     word_times: bool = False
     throughput: Throughput | None = None
+    languages: tuple[str, ...] = ()
 
 
 class WorkerInfo(Message):

@@ -12,7 +12,7 @@ from callboard_kit import tracing
 
 PACKAGES = tuple(
     f"callboard_{part}"
-    for part in ("admin", "chat", "cli", "contracts", "edge", "kit", "quota", "rooms", "tts", "worker")
+    for part in ("admin", "chat", "cli", "contracts", "edge", "kit", "quota", "rooms", "stt", "tts", "worker")
 )
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

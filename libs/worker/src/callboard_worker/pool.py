@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
-from callboard_contracts.config import ChatPoolSection, SpeechPoolSection
+from callboard_contracts.config import ChatPoolSection, RecognitionPoolSection, SpeechPoolSection
 from callboard_contracts.jobs import Service
 from callboard_kit.lifecycle import StartError
 
@@ -37,7 +37,7 @@ class WorkerPool:
         return f"{self.service}.pools.{self.name}"
 
 
-S = TypeVar("S", ChatPoolSection, SpeechPoolSection)
+S = TypeVar("S", ChatPoolSection, SpeechPoolSection, RecognitionPoolSection)
 
 
 def find_pool(service: Service, pools: Mapping[str, S], name: str, with_url: Collection[str]) -> S:

@@ -218,3 +218,15 @@ class RunningJobs:
         self._settled_at = asyncio.get_running_loop().time() + RECONNECT_GRACE_S
         for running in self._jobs.values():
             running.unsure = running.resend is not None
+
+
+async def is_wanted(bus: Bus, running: RunningJob[Any]) -> bool:
+    """Whether a job whose frames are known is to be gone on with: not when its edge was lost with its worker."""
+    if not running.watched:
+        return True
+    try:
+        reply = await ask_edge(bus, running.job, running.attempt)
+    except BusUnavailable:
+        # An edge that listens but does not answer stands still for a while.
+        return True
+    return reply is not None and reply.open

@@ -173,7 +173,7 @@ class EdgeMetrics:
     def watch_pools(self, config: Config, workers: Workers, waiting: WaitingJobs) -> None:
         """Shows for each pool of the configuration what is known of it at the moment."""
         pools: dict[Service, Mapping[str, ChatPoolSection | SpeechPoolSection]]
-        pools = {"chat": config.chat.pools, "tts": config.tts.pools}
+        pools = {"chat": config.chat.pools, "tts": config.tts.pools, "stt": config.stt.pools}
         for service, sections in pools.items():
             for pool, section in sections.items():
                 may_sleep = str(section.may_sleep).lower()

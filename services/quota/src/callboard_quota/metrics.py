@@ -82,7 +82,7 @@ def count_event(event: AuditEvent) -> None:
 
 def begin() -> None:
     """Exports counters as 0 from the start, so that the first event is an increase."""
-    for work in ("chat", "speech"):
+    for work in ("chat", "speech", "transcription"):
         DECISIONS.labels(work, "admitted")
         UNITS.labels(work)
     SETTLEMENTS.labels("settled")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from callboard_chat.handlers.takeover import is_wanted
 from callboard_contracts import subjects
 from callboard_contracts.embedding import (
     EmbeddingEnd,
@@ -18,7 +17,7 @@ from callboard_contracts.streams import OUT
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
 from callboard_worker.hold_extensions import open_extensions
-from callboard_worker.running import RunningJob
+from callboard_worker.running import RunningJob, is_wanted
 from callboard_worker.takeover import ask_edge, kept_result
 
 MAX_FRAMES = 8192

@@ -1,7 +1,6 @@
 """Finds out how far another worker came with a chat job."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from callboard_chat.domain.ports import Continuation
 from callboard_chat.domain.prior_attempt import History, history
@@ -10,11 +9,11 @@ from callboard_contracts.chat import ChatFrame, ChatJob, ChatResult
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import Hold
 from callboard_contracts.streams import OUT
-from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import read_subject
 from callboard_worker.hold_extensions import open_extensions
 from callboard_worker.progress import recorded_progress
-from callboard_worker.running import RunningJob
+from callboard_worker.running import RunningJob, is_wanted
 from callboard_worker.takeover import ask_edge, kept_result
 
 MAX_FRAMES = 200_000
@@ -77,18 +76,6 @@ async def _find(bus: Bus, running: RunningJob[ChatJob]) -> PriorAttempt:
     if reply is None:
         return PriorAttempt("none", wanted=not running.watched)
     return PriorAttempt("edge", _received(reply), wanted=reply.open or not running.watched)
-
-
-async def is_wanted(bus: Bus, running: RunningJob[Any]) -> bool:
-    """Whether a job whose frames are known is to be gone on with: not when its edge was lost with its worker."""
-    if not running.watched:
-        return True
-    try:
-        reply = await ask_edge(bus, running.job, running.attempt)
-    except BusUnavailable:
-        # An edge that listens but does not answer stands still for a while.
-        return True
-    return reply is not None and reply.open
 
 
 async def _completed(bus: Bus, job: ChatJob, prior: PriorAttempt) -> PriorAttempt:

@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 
 from callboard_contracts.config import WeightSection
-from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, Rates, Work
+from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, Rates, Work, WorkKind
 
 MAX_WORK = 1_000_000_000
 """The most of one kind of work in a request; far above any real one, and far below what would overflow."""
 MS_PER_S = 1000
 
 
-def rates_of(weights: WeightSection, model: str) -> Rates:
-    """What work of a model costs now."""
+def rates_of(weights: WeightSection, model: str, kind: WorkKind) -> Rates:
+    """What work of a model costs now; sound that is heard has a price of its own."""
     factor = weights.model_factors.get(model, 1.0) * UNITS_PER_TOKEN
+    audio_cost = weights.heard_cost_per_second if kind == "transcription" else weights.audio_cost_per_second
     return Rates(
         prompt_units=round(weights.prompt_token_cost * factor),
         completion_units=round(weights.completion_token_cost * factor),
-        audio_units_per_s=round(weights.audio_cost_per_second * factor),
+        audio_units_per_s=round(audio_cost * factor),
     )
 
 

@@ -193,7 +193,9 @@ class ReservationService:
         return account
 
     def _hold_request(self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float) -> HoldRequest:
-        rates = request.extends.rates if request.extends else rates_of(self.settings.weights, request.model)
+        rates = rates_of(self.settings.weights, request.model, request.kind)
+        if request.extends:
+            rates = request.extends.rates
         units = cost(request.work, rates)
         limits = limit_set.limits
         amounts = [(tenant, metric, metric.held(units)) for tenant, metric in limit_set.counted]

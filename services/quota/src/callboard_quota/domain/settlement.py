@@ -20,7 +20,7 @@ def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]
     """
     holds = holds_of(event)
     if not holds:
-        rates = rates_of(settings.weights, event.model)
+        rates = rates_of(settings.weights, event.model, event.kind)
         holds = [unheld(event, settings)]
         return [(holds[0], cost(event.work, rates))]
     return list(zip(holds, shares(cost(event.work, holds[0].rates), holds), strict=True))

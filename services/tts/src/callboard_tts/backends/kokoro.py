@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from callboard_tts.backends.kokoro_base import KokoroBase, Spoken
-from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
 from callboard_worker.engine import EngineUnavailable
+from callboard_worker.threads import StopSignal
 
 CONFIG_NAME = "config.json"
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
-from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
 from callboard_tts.domain.alignment import word_spans
 from callboard_tts.domain.boundaries import Pause
@@ -21,6 +20,7 @@ from callboard_tts.domain.ports import Part, PieceRequest, Samples, WordTime
 from callboard_tts.domain.sound import WINDOW_SAMPLES, Trimmer
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
+from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
 
 log = logging.getLogger(__name__)
 

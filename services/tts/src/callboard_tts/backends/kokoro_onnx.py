@@ -14,9 +14,9 @@ from kokoro_onnx.config import DEFAULT_VOCAB
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_kit.control_groups import processors
 from callboard_tts.backends.kokoro_base import KokoroBase, Spoken
-from callboard_tts.backends.threads import StopSignal
 from callboard_tts.backends.voice_files import Style, VoiceStore
 from callboard_worker.engine import EngineRefused, EngineUnavailable
+from callboard_worker.threads import StopSignal
 
 FRAMES_OUTPUT = "/encoder/Clip_output_0"
 """The value inside the graph that says how long each phoneme sounds; the graph does not give it out by itself."""

@@ -5,8 +5,7 @@ import threading
 
 import pytest
 
-from callboard_tts.backends import threads as threads_module
-from callboard_tts.backends.threads import Cancelled, EngineThreads, StopSignal
+from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
 
 pytestmark = pytest.mark.unit
 
@@ -49,15 +48,14 @@ async def test_cancelled_work_is_told_and_waited_for() -> None:
     threads.close()
 
 
-async def test_work_that_never_stops_marks_the_engine_as_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads_module, "STOP_TIMEOUT_S", 0.05)
+async def test_work_that_never_stops_marks_the_engine_as_broken() -> None:
     release, begun = threading.Event(), threading.Event()
 
     def work(_stop: StopSignal) -> None:
         begun.set()
         release.wait(10)
 
-    threads = EngineThreads("test", 1)
+    threads = EngineThreads("test", 1, stop_timeout_s=0.05)
     task = asyncio.ensure_future(threads.run(work))
     await asyncio.to_thread(begun.wait, 5)
     task.cancel()

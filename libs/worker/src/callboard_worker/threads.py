@@ -53,19 +53,20 @@ class StopSignal:
 
 
 class EngineThreads:
-    """A pool of one thread for each slot of an engine."""
+    """A pool of one thread for each slot of an engine.
 
-    def __init__(self, name: str, slots: int) -> None:
+    Work that ignores the order to stop for `stop_timeout_s` marks the engine as broken.
+    """
+
+    def __init__(self, name: str, slots: int, stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
+        self._stop_timeout_s = stop_timeout_s
         self._executor = ThreadPoolExecutor(max_workers=slots, thread_name_prefix=name)
         self._name = name
         self.broken: str | None = None
         self.active = 0
 
     async def run(self, work: Callable[[StopSignal], T]) -> T:
-        """Runs blocking work; a cancelled caller tells the work to stop and waits for its end.
-
-        Work that ignores the signal for 5 s marks the engine as broken.
-        """
+        """Runs blocking work; a cancelled caller tells the work to stop and waits for its end."""
         stop = StopSignal()
         future = asyncio.get_running_loop().run_in_executor(self._executor, work, stop)
         self.active += 1
@@ -73,7 +74,7 @@ class EngineThreads:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             stop.set()
-            _done, pending = await asyncio.wait({future}, timeout=STOP_TIMEOUT_S)
+            _done, pending = await asyncio.wait({future}, timeout=self._stop_timeout_s)
             if pending:
                 self.broken = "the engine does not stop"
                 log.error("engine_stuck", extra={"engine": self._name})  # noqa: TRY400 - no error to show

@@ -1,0 +1,1 @@
+"""Writes down speech: jobs from the queue, text back as it is recognised."""

@@ -1,0 +1,1 @@
+"""What a transcription is made of: no bus, no environment, no engine."""

@@ -1,0 +1,1 @@
+"""From a job on the bus to its usage event."""
