@@ -105,8 +105,8 @@ build/docs-env/.ready: locks/docs.txt scripts/environment
 	@scripts/environment build/docs-env locks/docs.txt
 	@touch $@
 
-build/clients-env/.ready: locks/clients.txt scripts/environment
-	@scripts/environment build/clients-env locks/clients.txt
+build/clients-env/.ready: tests/clients/python/requirements.txt scripts/environment
+	@scripts/environment build/clients-env $<
 	@touch $@
 
 build/clients-node/.ready: $(wildcard tests/clients/javascript/package*.json)
