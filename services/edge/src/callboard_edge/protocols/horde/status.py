@@ -1,6 +1,7 @@
 """What a Horde says of itself: its models, its load, and that it is there."""
 
 from importlib.metadata import version
+from typing import Any
 
 from aiohttp import web
 
@@ -26,7 +27,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
 
     async def models(call: Call) -> web.StreamResponse:
         limits.other(call)
-        shown: list[dict[str, object]] = []
+        shown: list[Any] = []
         if parse_query(TypeQuery, call.request.query).type == TEXT:
             for pool in pools_for(context, (await context.offers.to(call.caller)).chat_models.models):
                 jobs = await queued(pool)
