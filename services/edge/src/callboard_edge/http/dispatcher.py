@@ -139,7 +139,10 @@ class Dispatcher:
     def _bodies_of(self, route: Route | None) -> BodyReader:
         if route is None or route.max_body_bytes is None:
             return self._bodies
-        return replace(self._bodies, max_body_bytes=route.max_body_bytes)
+        # A body that may be larger may also take longer.
+        bodies, most_bytes = self._bodies, route.max_body_bytes
+        timeout_s = bodies.body_timeout_s * max(1.0, most_bytes / bodies.max_body_bytes)
+        return replace(bodies, max_body_bytes=most_bytes, body_timeout_s=timeout_s)
 
     def _refusal(self, call: Call, protocol: Protocol, error: CallboardError) -> web.StreamResponse:
         if call.response is not None and call.response.prepared:
