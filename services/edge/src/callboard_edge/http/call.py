@@ -38,12 +38,17 @@ LimitHeaders = Callable[[Sequence[LimitState]], Mapping[str, str]]
 M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HeldBody:
     """A body, and how to say that its bytes are no longer kept."""
 
     raw: bytes
     release: Callable[[], None]
+
+    def take(self) -> bytes:
+        """The bytes, which are then no longer kept here."""
+        raw, self.raw = self.raw, b""
+        return raw
 
 
 class _Stream(web.StreamResponse):

@@ -4,23 +4,23 @@ import asyncio
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.transcription import MAX_HOTWORDS, MAX_PROMPT_CHARACTERS
 from callboard_edge.domain.languages import language_tag
+from callboard_edge.domain.sounds import Sound
 from callboard_edge.http.bodies import parse, parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.multipart import FORM, FormParser, is_form
 
 FILE = "file"
 BASE64 = "audio_data"
-MAX_PROMPT = 4096
-MAX_WORDS = 128
 MAX_WORD = 128
 FORM_BYTES = 256 * 1024
 """What a form has beside its file, at most."""
@@ -57,7 +57,7 @@ def _language(value: Any) -> Any:
 
 
 Words = Annotated[
-    tuple[Annotated[str, Field(max_length=MAX_WORD)], ...], Field(max_length=MAX_WORDS), BeforeValidator(_listed)
+    tuple[Annotated[str, Field(max_length=MAX_WORD)], ...], Field(max_length=MAX_HOTWORDS), BeforeValidator(_listed)
 ]
 Single = BeforeValidator(_one)
 
@@ -74,7 +74,7 @@ class TranscriptionBody(BaseModel):
     language: Annotated[
         str | None, BeforeValidator(_language), Field(validation_alias=AliasChoices("language", "langcode"))
     ] = None
-    prompt: Annotated[str | None, Field(max_length=MAX_PROMPT), Single] = None
+    prompt: Annotated[str | None, Field(max_length=MAX_PROMPT_CHARACTERS), Single] = None
     hotwords: Annotated[Words, Field(validation_alias=AliasChoices("hotwords", "keywords"))] = ()
     temperature: Annotated[float | None, Field(ge=0, le=1), Single] = None
     response_format: Annotated[TranscriptFormat | None, Single] = None
@@ -92,11 +92,10 @@ class Base64Body(TranscriptionBody):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A sound as its client sent it; `release` says that its bytes are no longer kept."""
+    """What a client sent."""
 
     body: TranscriptionBody
-    sound: bytes | bytearray
-    release: Callable[[], None]
+    sound: Sound
 
 
 @asynccontextmanager
@@ -111,10 +110,12 @@ async def uploaded(call: Call, max_sound_bytes: int) -> AsyncGenerator[Upload]:
         parser = FormParser(call.request.headers["Content-Type"], FILE, max_sound_bytes)
         async with call.held_body(parser.feed) as held:
             form = parser.close()
-            sound = form.file
-            if sound is None:
+            if form.file is None:
                 raise CallboardError(ErrorCode.INVALID_REQUEST, f"Missing required field: '{FILE}'.", param=FILE)
-            yield Upload(parse_query(TranscriptionBody, form.fields), _some(sound, FILE), held.release)
+            body, sound = parse_query(TranscriptionBody, form.fields), _sound(form.file, FILE, held.release)
+            # Once it is released nothing may keep its bytes.
+            form.file = None
+            yield Upload(body, sound)
         return
     if kind not in {"application/json", "text/json"}:
         raise CallboardError(
@@ -123,8 +124,10 @@ async def uploaded(call: Call, max_sound_bytes: int) -> AsyncGenerator[Upload]:
             offered=(FORM, "application/json"),
         )
     async with call.held_body() as held:
-        body, sound = await asyncio.to_thread(_decoded, held.raw, max_sound_bytes)
-        yield Upload(body, _some(sound, BASE64), held.release)
+        body, content = await asyncio.to_thread(_decoded, held.take(), max_sound_bytes)
+        sound = _sound(content, BASE64, held.release)
+        del content
+        yield Upload(body, sound)
 
 
 def max_upload_bytes(max_sound_bytes: int) -> int:
@@ -147,7 +150,7 @@ def _decoded(raw: bytes, max_sound_bytes: int) -> tuple[TranscriptionBody, bytes
         raise CallboardError(ErrorCode.INVALID_REQUEST, f"'{BASE64}' is not valid base64.", param=BASE64) from None
 
 
-def _some(sound: bytes | bytearray, param: str) -> bytes | bytearray:
-    if not sound:
+def _sound(content: bytes | bytearray, param: str, release: Callable[[], None]) -> Sound:
+    if not content:
         raise CallboardError(ErrorCode.INVALID_REQUEST, "The file is empty.", param=param)
-    return sound
+    return Sound(content, release)
