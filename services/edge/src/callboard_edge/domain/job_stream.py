@@ -146,7 +146,11 @@ class JobStream(Generic[T]):
         """Whether a gap was there when messages were last taken."""
 
     async def submit(
-        self, reserve: ReserveRequest, make_job: MakeJob, route: Route, store: Callable[[], Awaitable[None]] | None = None
+        self,
+        reserve: ReserveRequest,
+        make_job: MakeJob,
+        route: Route,
+        store: Callable[[], Awaitable[None]] | None = None,
     ) -> Self:
         """Takes the hold and enqueues the job; `store` first puts where its worker finds it what the job cannot carry.
 

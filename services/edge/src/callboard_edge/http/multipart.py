@@ -80,7 +80,7 @@ class FormParser:
             self._buffer.clear()
             return False
         line, found, _ = self._buffer.partition(b"\r\n")
-        if len(line) > MAX_PART_HEADER_BYTES or (line.strip(b" \t") not in {b"", b"-", b"\r"}):
+        if len(line) > MAX_PART_HEADER_BYTES or bytes(line).strip(b" \t") not in {b"", b"-", b"\r"}:
             raise _malformed("something stands behind a boundary")
         if not found:
             return False

@@ -12,7 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.transcription import MAX_HOTWORDS, MAX_PROMPT_CHARACTERS
+from callboard_contracts.transcription import (
+    MAX_HOTWORDS,
+    MAX_PROMPT_CHARACTERS,
+    TranscriptionRequest,
+    TranscriptionTask,
+)
+from callboard_edge.domain.catalogue import RecognitionModel
 from callboard_edge.domain.languages import language_tag
 from callboard_edge.domain.sounds import Sound
 from callboard_edge.http.bodies import parse, parse_query
@@ -84,6 +90,12 @@ class TranscriptionBody(BaseModel):
     suppress_non_speech: Annotated[bool | None, Single] = None
 
 
+class FileForm(TranscriptionBody):
+    """The same as a form."""
+
+    file: Annotated[str, Field(json_schema_extra={"format": "binary"})]
+
+
 class Base64Body(TranscriptionBody):
     """The same as JSON; `audio_data` is the sound as base64, also as a data URL."""
 
@@ -128,6 +140,21 @@ async def uploaded(call: Call, max_sound_bytes: int) -> AsyncGenerator[Upload]:
         sound = _sound(content, BASE64, held.release)
         del content
         yield Upload(body, sound)
+
+
+def transcription_request(
+    body: TranscriptionBody, model: RecognitionModel, task: TranscriptionTask = "transcribe"
+) -> TranscriptionRequest:
+    """The neutral form of a request."""
+    return TranscriptionRequest(
+        model=model.name,
+        task=task,
+        language=body.language,
+        prompt=body.prompt or "",
+        hotwords=body.hotwords,
+        temperature=body.temperature,
+        word_timestamps="word" in body.timestamp_granularities,
+    )
 
 
 def max_upload_bytes(max_sound_bytes: int) -> int:
