@@ -3,10 +3,13 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
+from openai import AsyncOpenAI, BadRequestError, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.jobs import Service
@@ -67,7 +70,12 @@ async def test_text_of_a_file_is_answered_and_its_sound_is_deleted(harness: Edge
     assert json.loads(body) == {"text": "Hello there. Good night.", "usage": {"type": "duration", "seconds": 2.0}}
     job = await worker
     request = job.request
-    assert (request.model, request.task, request.language, request.prompt) == ("ear", "transcribe", "en", fields["prompt"])
+    assert (request.model, request.task, request.language, request.prompt) == (
+        "ear",
+        "transcribe",
+        "en",
+        fields["prompt"],
+    )
     assert (request.temperature, request.hotwords, request.word_timestamps) == (0.2, ("Owl", "Wren"), False)
     assert (job.parts, job.sound_bytes, await stored) == (1, len(SOUND), SOUND)
     (reserve,) = harness.quota.asked
@@ -125,8 +133,7 @@ async def test_verbose_json_has_segments_and_the_words_that_are_asked_for(harnes
         (
             "srt",
             "text/plain; charset=utf-8",
-            "1\n00:00:00,000 --> 00:00:01,000\nHello <there>.\n\n"
-            "2\n00:00:01,000 --> 00:00:02,000\nGood -> night.\n",
+            "1\n00:00:00,000 --> 00:00:01,000\nHello <there>.\n\n2\n00:00:01,000 --> 00:00:02,000\nGood -> night.\n",
         ),
         (
             "vtt",
@@ -385,3 +392,73 @@ async def test_site_without_such_a_model_says_so_in_each_protocol() -> None:
         assert (status, json.loads(answer)["detail"]["code"]) == (400, "unsupported")
         async with deaf.session.get(f"{deaf.url}/api/extra/version") as reply:
             assert (await reply.json())["transcribe"] is False
+
+
+@asynccontextmanager
+async def package(harness: EdgeHarness) -> AsyncGenerator[AsyncOpenAI]:
+    """The `openai` package, pointed at the edge."""
+    http = DefaultAsyncHttpxClient(headers={"Connection": "close"})
+    async with AsyncOpenAI(base_url=harness.url + "/v1", api_key="none", max_retries=0, http_client=http) as client:
+        yield client
+
+
+async def test_openai_package_reads_every_format(harness: EdgeHarness) -> None:
+    file = ("owl.wav", SOUND, "audio/wav")
+    async with package(harness) as client:
+        create = client.audio.transcriptions.create
+        harness.hears(heard("Hello there."))
+        found = await create(model="whisper-1", file=file)
+        assert (found.text, found.usage.seconds if found.usage and found.usage.type == "duration" else 0) == (
+            "Hello there.",
+            1.0,
+        )
+        worker = harness.hears(heard("Hello there."))
+        verbose = await create(
+            model="ear",
+            file=file,
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+            language="en",
+            prompt="An owl.",
+            temperature=0.5,
+        )
+        assert (verbose.duration, verbose.language, [one.word for one in verbose.words or ()]) == (
+            1.0,
+            "english",
+            ["Hello", "there."],
+        )
+        assert [(one.start, one.end, one.text) for one in verbose.segments or ()] == [(0.0, 1.0, " Hello there.")]
+        assert (await worker).request.temperature == 0.5
+        for response_format, beginning in (("text", "Hello there."), ("srt", "1\n00:00"), ("vtt", "WEBVTT")):
+            harness.hears(heard("Hello there."))
+            text: Any = await create(model="ear", file=file, response_format=response_format)  # pyright: ignore[reportArgumentType,reportCallIssue]
+            assert text.startswith(beginning)
+        harness.hears(heard("Guten Abend."))
+        assert (await client.audio.translations.create(model="ear", file=file)).text == "Guten Abend."
+
+
+async def test_openai_package_streams_and_shows_errors(harness: EdgeHarness) -> None:
+    file = ("owl.wav", SOUND, "audio/wav")
+    async with package(harness) as client:
+        harness.hears(heard("Hello there.", "Good night."))
+        stream = await client.audio.transcriptions.create(model="ear", file=file, stream=True)
+        seen = [event async for event in stream]
+        assert "".join(event.delta for event in seen if event.type == "transcript.text.delta") == (
+            "Hello there. Good night."
+        )
+        assert seen[-1].type == "transcript.text.done"
+        with pytest.raises(BadRequestError, match="empty"):
+            await client.audio.transcriptions.create(model="ear", file=("owl.wav", b"", "audio/wav"))
+        with pytest.raises(BadRequestError, match="probabilities"):
+            await client.audio.transcriptions.create(model="ear", file=file, include=["logprobs"])
+
+
+async def test_openai_package_works_without_async_too(harness: EdgeHarness) -> None:
+    harness.hears(heard("Hello there."))
+
+    def ask_once() -> str:
+        http = DefaultHttpxClient(headers={"Connection": "close"})
+        with OpenAI(base_url=harness.url + "/v1", api_key="none", max_retries=0, http_client=http) as client:
+            return client.audio.transcriptions.create(model="ear", file=("owl.wav", SOUND, "audio/wav")).text
+
+    assert await asyncio.to_thread(ask_once) == "Hello there."

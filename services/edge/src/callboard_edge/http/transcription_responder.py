@@ -116,7 +116,7 @@ class TranscriptionResponder:
             # Nothing was sent, so an error keeps its status.
             _ = stream.transcript
         await call.stream(writer.content_type)
-        sent = 0
+        sent, delta = 0, b""
         if not frames:
             await call.write(writer.keep_alive, content=False)
         try:
@@ -131,8 +131,9 @@ class TranscriptionResponder:
                     break
                 if delta or not frames:
                     await call.write(delta or writer.keep_alive, content=bool(delta))
+                delta = b""
                 frames = await stream.take(KEEP_ALIVE_S)
         except CallboardError as error:
             self.metrics.errors.labels(route, error.info.code.value).inc()
-            last = writer.failure(error.info)
+            last = delta + writer.failure(error.info)
         return await call.finish(last)
