@@ -402,6 +402,7 @@ async def package(harness: EdgeHarness) -> AsyncGenerator[AsyncOpenAI]:
         yield client
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 async def test_openai_package_reads_every_format(harness: EdgeHarness) -> None:
     file = ("owl.wav", SOUND, "audio/wav")
     async with package(harness) as client:

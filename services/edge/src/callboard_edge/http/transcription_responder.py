@@ -16,7 +16,6 @@ from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.transcription_stream import Transcript, TranscriptionStream
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.metrics import EdgeMetrics
 
 FIRST_WAIT_S = 3.0
@@ -92,7 +91,7 @@ class TranscriptionResponder:
         async with await self.admission.transcription(
             call.caller, request, model, sound, held_ms, call.fresh_id
         ) as stream:
-            call.headers.update(rate_limit_headers(stream.states))
+            call.tell_limits(stream.states)
             if isinstance(writer, TranscriptEvents):
                 call.mode = "stream"
                 with self.metrics.open_streams.labels(route).track_inprogress():
