@@ -27,7 +27,7 @@ TTS_POOL = "booth"
 CHAT_MODEL = "owl"
 SPEECH_MODEL = "parrot"
 VOICES = ("tenor", "alto")
-JOB_QUEUES = ("CHAT", "TTS")
+JOB_QUEUES = ("CHAT", "TTS", "STT")
 QUEUE_STREAMS = (*JOB_QUEUES, "LEASE")
 COMMAND_TIMEOUT_S = 60.0
 
@@ -98,6 +98,7 @@ class Deployment:
         self.rooms: list[Service] = []
         self.chats: list[Service] = []
         self.speakers: list[Service] = []
+        self.recognisers: list[Service] = []
         self.edges: list[Service] = []
 
     @property
@@ -108,7 +109,7 @@ class Deployment:
     @property
     def services(self) -> list[Service]:
         """Every service that was started, workers before the quota, the edge first."""
-        return [*self.edges, *self.chats, *self.speakers, *self.rooms, *self.quotas]
+        return [*self.edges, *self.chats, *self.speakers, *self.recognisers, *self.rooms, *self.quotas]
 
     def root_url(self, edge: int = 0) -> str:
         """The root of an edge's HTTP paths."""
@@ -199,6 +200,18 @@ class Deployment:
         own = {"tts": {"pools": {name: {"metrics_port": port}}}}
         service = self._service(f"tts-{len(self.speakers)}", "callboard_tts", merged(own, over), port, "--pool", name)
         self.speakers.append(service)
+        service.start()
+        return service
+
+    def add_recogniser(self, **over: Any) -> Service:
+        """Starts another worker that writes down speech."""
+        name = next(iter(self._config["stt"]["pools"]))
+        port = free_port()
+        own = {"stt": {"pools": {name: {"metrics_port": port}}}}
+        service = self._service(
+            f"stt-{len(self.recognisers)}", "callboard_stt", merged(own, over), port, "--pool", name
+        )
+        self.recognisers.append(service)
         service.start()
         return service
 

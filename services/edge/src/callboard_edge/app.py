@@ -33,7 +33,12 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import chat_catalogue, embedding_catalogue, speech_catalogue
+from callboard_edge.domain.catalogue import (
+    chat_catalogue,
+    embedding_catalogue,
+    recognition_catalogue,
+    speech_catalogue,
+)
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
@@ -57,6 +62,7 @@ from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
+from callboard_edge.http.transcription_responder import TranscriptionResponder
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.idle_loop import IdleLoopError, read_loop
 from callboard_edge.media.room_streams import RoomStreams
@@ -339,7 +345,10 @@ def edge_context(
     room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
     admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
     offer = Offer(
-        chat_catalogue(config.chat), speech_catalogue(config.tts, characters), embedding_catalogue(config.chat)
+        chat_catalogue(config.chat),
+        speech_catalogue(config.tts, characters),
+        embedding_catalogue(config.chat),
+        recognition_catalogue(config.stt),
     )
 
     async def tier_of(caller: Caller) -> str:
@@ -352,6 +361,7 @@ def edge_context(
         chat_models=offer.chat_models,
         embedding_models=offer.embedding_models,
         speech_models=offer.speech_models,
+        recognition_models=offer.recognition_models,
         offers=Offers(offer, config.quota.tiers, tier_of, characters, workers),
         characters=characters,
         workers=workers,
@@ -360,6 +370,7 @@ def edge_context(
         embeddings=EmbeddingResponder(admission, workers),
         speech=SpeechResponder(admission, encoders, metrics, settings),
         narrated=NarratedResponder(text, admission, encoders, metrics, settings),
+        transcriptions=TranscriptionResponder(admission, workers, metrics, config.stt),
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         inquiry=deps.inquiry,

@@ -11,6 +11,7 @@ from callboard_contracts.subjects import JobClass
 from callboard_edge.domain.ports import JobRef, QueueDepth
 from callboard_kit.bus import Bus, BusError, BusUnavailable
 from callboard_kit.jobs import ENQUEUE_TIMEOUT_S, bus_unavailable, enqueue, max_request_bytes
+from callboard_kit.sounds import delete_sound, store_sound
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ class BusJobQueue:
         """Stores a job; see `JobQueue`."""
         seq = await enqueue(self._bus, job, service, pool, job_class, self._enqueue_timeout_s)
         return JobRef(JOB_STREAMS[service], seq)
+
+    async def store_sound(self, edge: str, request_id: str, sound: bytes | bytearray) -> int:
+        """Stores a sound in parts; see `JobQueue`."""
+        return await store_sound(self._bus, edge, request_id, sound)
+
+    async def delete_sound(self, edge: str, request_id: str) -> None:
+        """Deletes what is stored of a sound; see `JobQueue`."""
+        await delete_sound(self._bus, edge, request_id)
 
     async def cancel(self, request_id: str) -> None:
         """Tells the worker of a request to stop."""

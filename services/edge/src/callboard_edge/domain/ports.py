@@ -43,6 +43,7 @@ from callboard_contracts.tokens import (
     TokenizeReply,
     TokenizeRequest,
 )
+from callboard_contracts.transcription import TranscriptionFrame, TranscriptionResult
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 
 T = TypeVar("T")
@@ -134,6 +135,18 @@ class JobQueue(Protocol):
         """
         ...
 
+    async def store_sound(self, edge: str, request_id: str, sound: bytes | bytearray) -> int:
+        """Stores what a transcription job is about, before it is enqueued, and returns in how many parts.
+
+        Raises:
+            CallboardError: `overloaded` or `bus_unavailable`; a part may then be stored.
+        """
+        ...
+
+    async def delete_sound(self, edge: str, request_id: str) -> None:
+        """Deletes what is stored of a sound; one that cannot be deleted expires."""
+        ...
+
     async def cancel(self, request_id: str) -> None:
         """Tells the worker of a request, if there is one, to stop."""
         ...
@@ -193,6 +206,10 @@ class ReplyRouter(Protocol):
         """Starts to collect the frames of an embedding request."""
         ...
 
+    def open_transcription(self, request_id: str, state: RequestState) -> Inbox[TranscriptionFrame]:
+        """Starts to collect the frames of a transcription request."""
+        ...
+
     def close_request(self, request_id: str) -> None:
         """Stops collecting; workers learn with the next heartbeat that nobody waits."""
         ...
@@ -207,6 +224,14 @@ class ReplyRouter(Protocol):
 
     async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
         """Reads all frames of an embedding request back, as `replay_text` does."""
+        ...
+
+    async def replay_transcription(self, request_id: str) -> list[TranscriptionFrame]:
+        """Reads all frames of a transcription request back, as `replay_text` does."""
+        ...
+
+    async def transcription_result(self, request_id: str) -> TranscriptionResult | None:
+        """The kept result of a transcription request, if there is one."""
         ...
 
     async def result(self, request_id: str) -> ChatResult | None:

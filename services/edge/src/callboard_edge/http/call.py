@@ -5,7 +5,10 @@ import json
 import secrets
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -16,7 +19,7 @@ from callboard_contracts.characters import speaker_name
 from callboard_contracts.quota import LimitState
 from callboard_edge.domain.caller import Caller
 from callboard_edge.http.bodies import parse
-from callboard_edge.http.body_reader import BodyReader
+from callboard_edge.http.body_reader import BodyReader, OpenBody
 from callboard_edge.http.rate_limits import rate_limit_headers
 
 WRITE_TIMEOUT_S = 30.0
@@ -33,6 +36,19 @@ MAX_MESSAGE_ID = 128
 
 LimitHeaders = Callable[[Sequence[LimitState]], Mapping[str, str]]
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(slots=True)
+class HeldBody:
+    """A body, and how to say that its bytes are no longer kept."""
+
+    raw: bytes
+    release: Callable[[], None]
+
+    def take(self) -> bytes:
+        """The bytes, which are then no longer kept here."""
+        raw, self.raw = self.raw, b""
+        return raw
 
 
 class _Stream(web.StreamResponse):
@@ -128,6 +144,20 @@ class Call:
         body = await self._bodies.read(self.request)
         self.body_bytes = len(body)
         return body
+
+    @asynccontextmanager
+    async def held_body(self, feed: Callable[[bytes], None] | None = None) -> AsyncGenerator[HeldBody]:
+        """The request's body, which counts against what open bodies may hold until it is released, or at the end.
+
+        With `feed`, the bytes go there as they arrive. Raises as `read` does.
+        """
+        body = OpenBody()
+        try:
+            raw = await self._bodies.read_into(body, self.request, feed)
+            self.body_bytes = body.held_bytes
+            yield HeldBody(raw, partial(self._bodies.budget.give_back, body))
+        finally:
+            self._bodies.budget.give_back(body)
 
     async def json(self, model: type[M]) -> M:
         """The request's body, checked.

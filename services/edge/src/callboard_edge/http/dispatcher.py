@@ -16,7 +16,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
-from callboard_edge.http.body_reader import BodyBudget, BodyReader
+from callboard_edge.http.body_reader import MAX_OPEN_BODY_BYTES, BodyBudget, BodyReader
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
@@ -58,7 +58,9 @@ class Dispatcher:
         self._settings = context.settings
         self._metrics = context.metrics
         self._cors = Cors(context.settings.cors_origins)
-        self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, BodyBudget())
+        largest = max((one.route.max_body_bytes or 0 for one in served), default=0)
+        budget = BodyBudget(max(MAX_OPEN_BODY_BYTES, largest))
+        self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, budget)
         self._check_caller = context.admission.check_caller
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
@@ -139,7 +141,10 @@ class Dispatcher:
     def _bodies_of(self, route: Route | None) -> BodyReader:
         if route is None or route.max_body_bytes is None:
             return self._bodies
-        return replace(self._bodies, max_body_bytes=route.max_body_bytes)
+        # A body that may be larger may also take longer.
+        bodies, most_bytes = self._bodies, route.max_body_bytes
+        timeout_s = bodies.body_timeout_s * max(1.0, most_bytes / bodies.max_body_bytes)
+        return replace(bodies, max_body_bytes=most_bytes, body_timeout_s=timeout_s)
 
     def _refusal(self, call: Call, protocol: Protocol, error: CallboardError) -> web.StreamResponse:
         if call.response is not None and call.response.prepared:

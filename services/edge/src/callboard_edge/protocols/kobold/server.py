@@ -33,6 +33,7 @@ def routes(context: EdgeContext) -> list[Route]:
             for model in context.embedding_models.models
             if (one := context.workers.model("chat", model.pool, model.served_name)) is not None
         )
+        hears = any(context.workers.expects("stt", model) for model in context.recognition_models.models)
         return call.answer(
             {
                 "result": "KoboldCpp",
@@ -42,7 +43,7 @@ def routes(context: EdgeContext) -> list[Route]:
                 "txt2img": False,
                 "vision": False,
                 "audio": False,
-                "transcribe": False,
+                "transcribe": hears,
                 "multiplayer": False,
                 "websearch": False,
                 "tts": bool(context.speech_models.models),
