@@ -43,7 +43,7 @@ def spoken(text: str = SENTENCE, voice: str = "af_heart") -> Pcm:
         await engine.load()
         piece = PieceRequest(0, text, choose_voice(voice, None, engine.voices()), 1.0, "kokoro")
         async with aclosing(engine.synthesise(piece)) as parts:
-            sound = np.concatenate([part async for part in parts])
+            sound = np.concatenate([part.samples async for part in parts])
         await engine.close()
         moments = np.arange(0, sound.size, 1.5)
         return (np.interp(moments, np.arange(sound.size), sound) * 32767).astype(np.int16)

@@ -15,7 +15,8 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket, KeptDialogue
+from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -37,7 +38,7 @@ from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.backends.inbox import RequestInbox
-from callboard_edge.domain.ports import JobRef, RequestState
+from callboard_edge.domain.ports import JobRef, QueueDepth, RequestState
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.media.encoder_pool import EncoderPool
@@ -121,6 +122,14 @@ class HarnessQuota:
         """Knows everybody."""
         del request
         return IdentifyReply(tenant="t")
+
+    async def kudos(self, account: str) -> KudosReply:
+        """Is no part of speech."""
+        raise AssertionError(account)
+
+    async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
+        """Is no part of speech."""
+        raise AssertionError(request)
 
 
 class Worker:
@@ -226,6 +235,14 @@ class HarnessReplies:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
+    async def put_group(self, name: str, group: KeptGroup) -> None:
+        """Is no part of speech."""
+        raise AssertionError(name, group)
+
+    async def group(self, name: str) -> KeptGroup | None:
+        """Is no part of speech."""
+        raise AssertionError(name)
+
     async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
         """Is no part of speech."""
         raise AssertionError(request_id)
@@ -265,6 +282,10 @@ class HarnessJobs:
     async def delete_sound(self, edge: str, request_id: str) -> None:
         """Is no part of speech."""
         raise AssertionError(edge, request_id)
+
+    async def depth(self, service: Service, pool: str, job_class: JobClass) -> QueueDepth:
+        """Is no part of speech."""
+        raise AssertionError(service, pool, job_class)
 
     async def cancel(self, request_id: str) -> None:
         """Tells the worker."""
