@@ -235,14 +235,6 @@ class HarnessReplies:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
-    async def put_group(self, name: str, group: KeptGroup) -> None:
-        """Is no part of speech."""
-        raise AssertionError(name, group)
-
-    async def group(self, name: str) -> KeptGroup | None:
-        """Is no part of speech."""
-        raise AssertionError(name)
-
     async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
         """Is no part of speech."""
         raise AssertionError(request_id)
@@ -323,6 +315,14 @@ class NoResults:
     async def result(self, request_id: str) -> ChatResult | None:
         """Is no part of speech."""
         raise AssertionError(request_id)
+
+    async def put_group(self, name: str, group: KeptGroup) -> None:
+        """Is no part of speech."""
+        raise AssertionError(name, group)
+
+    async def group(self, name: str) -> KeptGroup | None:
+        """Is no part of speech."""
+        raise AssertionError(name)
 
     async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
         """Is no part of speech."""
