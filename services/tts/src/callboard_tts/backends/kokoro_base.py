@@ -28,6 +28,8 @@ ModelT = TypeVar("ModelT")
 
 FRAME = 600
 """How many samples one step of the model's durations is long."""
+LEAD = 900
+"""By how much a phoneme is heard before the model's durations say so: measured with three voices, 10 to 75 ms."""
 _MARKS = re.compile(r"[\s\"“”()]*[.!?,;:—…][.!?,;:—…\s\"“”()]*")
 
 
@@ -128,7 +130,7 @@ class KokoroBase(ABC, Generic[ModelT]):
             samples, times = await self._threads.run(
                 lambda stop, sequence=sequence: self._part(model, sequence, piece, stop)
             )
-            yield Part(samples, [WordTime(index, length + begin, length + end) for index, begin, end in times])
+            yield Part(samples, [WordTime(number, length + begin, length + end) for number, begin, end in times])
             length += samples.size
 
     @property
@@ -195,12 +197,16 @@ class KokoroBase(ABC, Generic[ModelT]):
         if frames is not None:
             # The receiver trims the sound once more, and may find the last faded window silent.
             last = max(0, samples.size - WINDOW_SAMPLES)
-            ends = np.cumsum(frames) * FRAME
-            for index, first, end in sequence.words:
+            ends = np.maximum(0, np.cumsum(frames) * FRAME - LEAD)
+            for number, first, end in sequence.words:
                 starts_at = moved(int(ends[first]), cuts, after=True) - trimmed
                 ends_at = moved(int(ends[end]), cuts, after=False) - trimmed
                 starts_at = min(max(0, starts_at), last)
-                times.append(WordTime(index, starts_at, min(max(starts_at, ends_at), last)))
+                times.append(WordTime(number, starts_at, min(max(starts_at, ends_at), last)))
+            if piece.pauses_ms and times:
+                # Trimmed sound begins with the first word and ends with the last.
+                times[0] = times[0]._replace(begin=0)
+                times[-1] = times[-1]._replace(end=last)
         return Part(np.concatenate([samples, pause]), times)
 
     def _speak(self, model: ModelT, phonemes: str, voice: VoiceChoice, speed: float, stop: StopSignal) -> Spoken:
