@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models hearing-models test test-all images-test live-test hear hostile soak check fix bench docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak check fix bench docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml servic
 # These tiers start no set of processes, so several of their tests may run at once.
 SIDE_BY_SIDE := unit or contract or backend or deploy
 # These start sets of processes that mostly wait; several files at a time share the processors well.
-PROCESSES := (integration or e2e) and not live
+PROCESSES := (integration or e2e) and not (live or clients)
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q
 # ARGS may leave a run without a test.
@@ -56,6 +56,9 @@ images-test: models ## build every image and run a Callboard out of them (needs 
 live-test: models ## watch a Callboard with a real Prometheus: alerts of real kills, data on every panel
 	$(PYTEST) -n 2 --dist loadfile -m live $(ARGS)
 
+clients-test: $(READY) build/clients-env/.ready build/clients-node/.ready ## ask as LangChain, Instructor, pydantic-ai and npm's clients do
+	$(PYTEST) -m clients $(ARGS)
+
 hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
 	$(BIN)/python -m tests.hearing $(ARGS)
 
@@ -100,4 +103,13 @@ $(READY): locks/dev.txt scripts/environment $(addsuffix /pyproject.toml,$(MEMBER
 
 build/docs-env/.ready: locks/docs.txt scripts/environment
 	@scripts/environment build/docs-env locks/docs.txt
+	@touch $@
+
+build/clients-env/.ready: tests/clients/python/requirements.txt scripts/environment
+	@scripts/environment build/clients-env $<
+	@touch $@
+
+build/clients-node/.ready: $(wildcard tests/clients/javascript/package*.json)
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@npm --prefix $(@D) ci --no-audit --no-fund --loglevel error || echo "npm's packages are not to be had here; their tests skip"
 	@touch $@

@@ -107,6 +107,16 @@ WIRES = {
         "content",
         b'"done":true',
     ),
+    "Ollama, generate": Wire(
+        "/api/generate",
+        {
+            "system": "You are the prompter of a small theatre. Answer in one sentence.",
+            "prompt": QUESTION,
+            "options": {"num_predict": MAX_TOKENS},
+        },
+        "response",
+        b'"done":true',
+    ),
     "a character": Wire(f"/v1/characters/{CHARACTER}/messages", _SAID, "text", b'"finish_reason": "stop"'),
     "a character that remembers": Wire(
         f"/v1/characters/{CHARACTER}/messages", {**_SAID, "speaker": "Ada"}, "text", b'"finish_reason": "stop"'

@@ -82,7 +82,7 @@ def strict(effort: Effort) -> Effort:
 
 def measure(folder: Path, effort: Effort, *, sync_always: bool) -> QuotaCost:
     """Starts a bus and one quota process, measures them, and stops them."""
-    deployment = QuotaDeployment(folder, AMPLE, nats=NatsServer(folder / "nats", sync_always=sync_always))
+    deployment = QuotaDeployment(folder, AMPLE, nats=NatsServer(folder / "nats", sync_always=sync_always), forked=False)
     try:
         deployment.start(1)
         figures = uvloop.run(_measure(deployment, effort))

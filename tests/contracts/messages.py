@@ -13,7 +13,7 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingJob, Embeddin
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
 from callboard_contracts.jobs import AttemptRecord, DeadLetter
-from callboard_contracts.kept import JobTicket, KeptDialogue
+from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
 from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.model import Message
 from callboard_contracts.progress import WorkerProgress
@@ -67,6 +67,7 @@ MESSAGES: dict[str, type[Message]] = {
     "identify_request": IdentifyRequest,
     "job_ticket": JobTicket,
     "kept_dialogue": KeptDialogue,
+    "kept_group": KeptGroup,
     "kudos_balance_request": KudosBalanceRequest,
     "kudos_earn_request": KudosEarnRequest,
     "kudos_reply": KudosReply,

@@ -26,7 +26,7 @@ def shared_deployment(
 ) -> Generator[Deployment]:
     """One of each service; tests that use it must leave it as they found it."""
     config = merged(stub_config(shared_chat_engine.url, shared_speech_engine.url), SHARED_LIMITS)
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"), config)
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"), config, forked=True)
     try:
         deployment.start()
         yield deployment
@@ -60,9 +60,9 @@ def make_deployment(tmp_path: Path, chat_engine: StubChat, speech_engine: StubSp
     """Starts sets that a test may break; each is killed afterwards if the test did not stop it."""
     deployments: list[Deployment] = []
 
-    def make(over: dict[str, Any] | None = None, **counts: int) -> Deployment:
+    def make(over: dict[str, Any] | None = None, *, forked: bool = True, **counts: int) -> Deployment:
         config = merged(stub_config(chat_engine.url, speech_engine.url), over or {})
-        deployment = Deployment(tmp_path / f"deployment-{len(deployments)}", config)
+        deployment = Deployment(tmp_path / f"deployment-{len(deployments)}", config, forked=forked)
         deployments.append(deployment)
         deployment.start(**counts)
         return deployment

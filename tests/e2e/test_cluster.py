@@ -37,7 +37,7 @@ async def clustered(tmp_path: Path, chat_engine: StubChat, speech_engine: StubSp
     chat_engine.plays(numbered(WORDS, delay_s=0.05))
     own: dict[str, Any] = {"nats": {"replicas": 3}, "chat": {"pools": {CHAT_POOL: {"slots": 16}}}}
     config = merged(stub_config(chat_engine.url, speech_engine.url), own)
-    deployment = Deployment(tmp_path / "deployment", config, clustered=True)
+    deployment = Deployment(tmp_path / "deployment", config, clustered=True, forked=True)
     try:
         await asyncio.to_thread(deployment.start, chats=2, quotas=2)
         yield deployment

@@ -25,7 +25,7 @@ async def test_large_bodies_leave_a_tenth_of_the_memory_at_most(
     make_deployment: MakeBoard, chat_engine: StubChat
 ) -> None:
     models = {"chat": {"models": {"owl": {"context_tokens": 100_000}}}}
-    deployment = await asyncio.to_thread(make_deployment, models, speakers=0)
+    deployment = await asyncio.to_thread(make_deployment, models, forked=False, speakers=0)
     chat_engine.plays(numbered(3))
     edge = psutil.Process(deployment.edges[0].running.pid)
 

@@ -10,6 +10,10 @@ import openai
 import pytest
 
 from callboard_edge.protocols.kobold.tidy import tidied
+from tests.protocols.dialect import TextDialect
+from tests.protocols.test_anthropic import AnthropicText
+from tests.protocols.test_ollama import GENERATE, OllamaText
+from tests.protocols.test_openai import OpenAIChat, OpenAIResponses
 from tests.support.deployment import Deployment
 from tests.support.models import CHAT_MODEL, built_in_config, missing_model_files
 from tests.support.processes import merged
@@ -210,6 +214,7 @@ async def test_errors_of_the_context_say_both_numbers(client: openai.AsyncOpenAI
             assert "This model's maximum context length is 2048 tokens. However, you requested " in str(refused.value)
 
 
+GREEDY = {"temperature": 0, "seed": 7}
 PROMPTS = ("Once upon a time, in a mill by the river,", "The theatre was dark.\nAda: Is anybody here?\nMo:", "1, 2, 3,")
 
 
@@ -235,6 +240,11 @@ async def test_one_prompt_has_one_continuation_and_one_count_through_every_proto
             cleaned = json.loads(await posted("/api/v1/generate", textgen))["results"][0]["text"]
             assert tidied(result["text"], prompt) == cleaned
             raw = {**textgen, "truncation_length": 2048, "max_new_tokens": None, "max_length": None}
+            ollama = {"model": CHAT_MODEL, "prompt": prompt, "raw": True, "options": {"num_predict": 24, **GREEDY}}
+            continued = json.loads(await posted(GENERATE, {**ollama, "stream": False}))
+            assert (continued["response"], continued["prompt_eval_count"]) == (result["text"], result["prompt_tokens"])
+            pieces = [json.loads(line)["response"] for line in (await posted(GENERATE, ollama)).splitlines()]
+            assert "".join(pieces) == result["text"]
             long = json.loads(await posted("/api/v1/generate", {**raw, "stopping_strings": ["\u2603"]}))["results"][0]
             assert long["text"].startswith(result["text"])
             openais = await client.completions.create(
@@ -246,3 +256,43 @@ async def test_one_prompt_has_one_continuation_and_one_count_through_every_proto
             assert counted["value"] == result["prompt_tokens"] == openais.usage.prompt_tokens
             back = json.loads(await posted("/api/extra/detokenize", {"ids": counted["ids"], "special": False}))
             assert back["result"] == prompt
+
+
+TALKING: dict[TextDialect, dict[str, Any]] = {
+    OpenAIChat(): GREEDY,
+    # Neither has a seed.
+    OpenAIResponses(): {"temperature": 0},
+    AnthropicText(): {"temperature": 0},
+    OllamaText(): {"options": {"num_predict": 32, **GREEDY}},
+    OllamaText(GENERATE): {"options": {"num_predict": 32, **GREEDY}},
+}
+SAID = (
+    "Tell me of the sea.",
+    "Repeat this: \U0001f469\u200d\U0001f4bb \U0001f989 Привет! བཀྲ་ཤིས \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "Write three emoji and then the word owl in Russian.",
+)
+
+
+async def test_one_dialogue_has_one_reply_through_every_protocol_whole_and_streamed(
+    site: Deployment, client: openai.AsyncOpenAI
+) -> None:
+    async with aiohttp.ClientSession(site.root_url()) as session:
+
+        async def reply(dialect: TextDialect, said: str, *, stream: bool) -> tuple[str, bool]:
+            request = dialect.ask(said, model=CHAT_MODEL, max_tokens=32, stream=stream)
+            body = {**json.loads(request.body), **TALKING[dialect]}
+            async with session.post(request.path, json=body, headers=dialect.auth_headers(client.api_key)) as answer:
+                data = await answer.read()
+                assert answer.status == 200, data
+            assert "\ufffd" not in data.decode()
+            seen = dialect.read_stream(data) if stream else dialect.read_whole(data)
+            return seen.text, seen.complete
+
+        for said in SAID:
+            replies = {
+                (type(one).__name__, one.path, stream): await reply(one, said, stream=stream)
+                for one in TALKING
+                for stream in (False, True)
+            }
+            assert len(set(replies.values())) == 1, replies
+            assert next(iter(replies.values()))[0]

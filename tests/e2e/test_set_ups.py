@@ -45,7 +45,7 @@ async def answer(session: aiohttp.ClientSession, deployment: Deployment) -> str 
 async def test_text_by_ollama(tmp_path: Path) -> None:
     stub = StubOllama()
     served = ThreadedApp(stub.app).start()
-    deployment = Deployment(tmp_path / "set", table_of("ollama-text", tmp_path, served.url, ""))
+    deployment = Deployment(tmp_path / "set", table_of("ollama-text", tmp_path, served.url, ""), forked=True)
     try:
         await asyncio.to_thread(deployment.start, speakers=0, rooms=1)
         async with aiohttp.ClientSession() as session:
@@ -59,7 +59,7 @@ async def test_text_by_ollama(tmp_path: Path) -> None:
 
 async def test_text_and_speech_by_openai(tmp_path: Path, chat_engine: StubChat, speech_engine: StubSpeech) -> None:
     table = table_of("openai-openai", tmp_path, chat_engine.url, speech_engine.url)
-    deployment = Deployment(tmp_path / "set", table)
+    deployment = Deployment(tmp_path / "set", table, forked=True)
     try:
         await asyncio.to_thread(deployment.start, rooms=1)
         async with aiohttp.ClientSession() as session:

@@ -82,7 +82,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Generator[Traced]:
         chat.start()
         speech.start()
         config = merged(stub_config(chat.url, speech.url), {"site": {"traces_endpoint": receiver.url}})
-        deployment = Deployment(tmp_path_factory.mktemp("traced"), config)
+        deployment = Deployment(tmp_path_factory.mktemp("traced"), config, forked=True)
         try:
             deployment.start(rooms=1)
             yield Traced(deployment, receiver, chat)
@@ -165,7 +165,9 @@ def test_collector_that_is_away_holds_nothing_up(tmp_path: Path) -> None:
         chat.start()
         speech.start()
         nobody = {"site": {"traces_endpoint": "http://127.0.0.1:9"}}
-        with Deployment(tmp_path, merged(stub_config(chat.url, speech.url), nobody)).running() as deployment:
+        with Deployment(
+            tmp_path, merged(stub_config(chat.url, speech.url), nobody), forked=True
+        ).running() as deployment:
             request = urllib.request.Request(
                 f"{deployment.base_url}/chat/completions",
                 json.dumps(chat_body()).encode(),

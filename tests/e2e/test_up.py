@@ -150,25 +150,17 @@ def start(ups: list[Up], tmp_path: Path, settings: Table | None = FAKES) -> Up:
     return up
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_everything_and_leaves_no_process(tmp_path: Path, ups: list[Up], number: signal.Signals) -> None:
-    up = start(ups, tmp_path)
-    up.wait_ready()
-    assert len(up.left()) == 6
-    up.child.signal(number)
-    assert up.child.wait(30) == ExitCode.OK
-    assert up.left() == []
-    assert up.output().endswith("callboard: stopped\n")
-    assert "Traceback" not in up.output()
-
-
-def test_it_starts_again_on_the_same_store(tmp_path: Path, ups: list[Up]) -> None:
-    for _ in range(2):
+def test_a_signal_stops_everything_and_it_starts_again_on_the_same_store(tmp_path: Path, ups: list[Up]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
         up = Up(tmp_path, FAKES)
         ups.append(up)
         up.wait_ready()
-        up.child.signal(signal.SIGTERM)
+        assert len(up.left()) == 6
+        up.child.signal(number)
         assert up.child.wait(30) == ExitCode.OK
+        assert up.left() == []
+        assert up.output().endswith("callboard: stopped\n")
+        assert "Traceback" not in up.output()
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path, ups: list[Up]) -> None:
@@ -206,17 +198,23 @@ def test_a_store_in_use_is_one_line(tmp_path: Path, ups: list[Up]) -> None:
     assert first.child.alive
 
 
-@pytest.mark.parametrize("victim", ["callboard_chat", "callboard_edge", "callboard_quota", "nats-server"])
-def test_a_killed_child_is_started_again_and_the_site_serves(tmp_path: Path, ups: list[Up], victim: str) -> None:
+def test_a_killed_child_is_started_again_and_the_site_serves(tmp_path: Path, ups: list[Up]) -> None:
     up = start(ups, tmp_path)
     up.wait_ready()
-    name = {"nats-server": "nats", "callboard_chat": "chat-stage"}.get(victim, victim.removeprefix("callboard_"))
-    up.part(victim).kill()
-    wait_until(lambda: f"callboard: {name} is ready again (restart 1)\n" in up.output(), READY_S, "it is back")
-    assert f"callboard: {name} was ended by SIGKILL" in up.output()
-    wait_until(lambda: up.readyz().get("processes", {}).get(name) == {"state": "running", "restarts": 1}, 20, "told")
-    wait_until(lambda: up.readyz()["status"] == "ready", 20, "the edge is ready")
-    assert up.chat().status_code == 200
+
+    def comes_back(victim: str, name: str) -> None:
+        up.part(victim).kill()
+        wait_until(lambda: f"callboard: {name} is ready again (restart 1)\n" in up.output(), READY_S, f"{name} is back")
+        assert f"callboard: {name} was ended by SIGKILL" in up.output()
+        running = {"state": "running", "restarts": 1}
+        wait_until(lambda: up.readyz().get("processes", {}).get(name) == running, 20, f"{name} is told")
+        wait_until(lambda: up.readyz()["status"] == "ready", 20, "the edge is ready")
+        assert up.chat().status_code == 200
+
+    comes_back("callboard_chat", "chat-stage")
+    comes_back("callboard_edge", "edge")
+    comes_back("callboard_quota", "quota")
+    comes_back("nats-server", "nats")
     up.child.signal(signal.SIGTERM)
     assert up.child.wait(30) == ExitCode.OK
     assert "Traceback" not in up.output()

@@ -54,6 +54,12 @@ class Connection:
                     found = (found + part)[-1_000_000:]
         return found
 
+    async def read(self, size: int) -> None:
+        """Reads so many bytes, or fewer where no more come."""
+        with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                await self._reader.readexactly(size)
+
     def close(self) -> None:
         """Hangs up, also where the other end does not take what is still to be sent."""
         self._writer.transport.abort()
@@ -172,6 +178,19 @@ async def vanishing(port: int, raw: bytes, count: int, chance: random.Random) ->
 
     cuts = [chance.choice([len(raw), len(raw) - 1, chance.randrange(1, len(raw))]) for _ in range(count)]
     await asyncio.gather(*(one(at, chance.choice([0, 0.05, 0.5])) for at in cuts))
+
+
+async def cut_streams(port: int, raw: bytes, count: int, chance: random.Random) -> None:
+    """Clients that leave once they have so many bytes of the answer."""
+
+    async def one(size: int, *, reset: bool) -> None:
+        async with connected(port) as connection:
+            await connection.send(raw)
+            await connection.read(size)
+            if reset:
+                connection.reset()
+
+    await asyncio.gather(*(one(chance.randrange(1, 4000), reset=chance.random() < 0.5) for _ in range(count)))
 
 
 async def half_closed(port: int, raw: bytes) -> bytes:

@@ -19,6 +19,7 @@ from tests.protocols.suite import read_error
 from tests.protocols.tenants import ADMIN_TOKEN
 from tests.support.children import Child
 from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, Deployment
+from tests.support.memory import anonymous_bytes
 from tests.support.models import CHAT_MODEL as BUILT_IN_CHAT
 from tests.support.models import SPEECH_MODEL as BUILT_IN_SPEECH
 from tests.support.models import VOICE, built_in_config
@@ -29,6 +30,8 @@ WORKER_LIMIT_BYTES = 3072 * MIB
 SERVICE_LIMIT_BYTES = 1536 * MIB
 MAX_CONNECTIONS = 400
 MEMORY_SLACK_BYTES = 24 * MIB
+INDEX_BYTES = 500
+"""What the bus remembers of each stored message; one that has just read a store of 168,000 of them has 600 of each."""
 """What a process may keep beside the 10 %: allocators and runtimes give memory back in large pieces."""
 MEMORY_TIMEOUT_S = 45.0
 ANSWER_TIMEOUT_S = 90.0
@@ -61,6 +64,7 @@ def config() -> Table:
             "models": {SPEECH_MODEL: {**speech, "aliases": [], "voice_aliases": {"tenor": VOICE, "alto": VOICE}}},
             "max_input_characters": 60,
         },
+        "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
         "quota": {
             "anonymous_tier": "anonymous",
             "default_tier": "standard",
@@ -175,9 +179,9 @@ class Site:
 
     def memory(self) -> dict[str, int]:
         """The memory of each process that no file backs, in bytes; that of the bus without what its streams hold."""
-        found = {name: _anonymous_bytes(child.pid) for name, child in self._children.items() if child.alive}
+        found = {name: anonymous_bytes(child.pid) for name, child in self._children.items() if child.alive}
         page: Any = self.deployment.nats.monitor("jsz")
-        found["nats"] -= int(page["memory"])
+        found["nats"] -= int(page["memory"]) + int(page["messages"]) * INDEX_BYTES
         return found
 
     def check_processes(self) -> None:
@@ -212,11 +216,6 @@ async def _pieces(raw: bytes) -> Any:
     for start in range(0, len(raw), MIB):
         yield raw[start : start + MIB]
         await asyncio.sleep(0)
-
-
-def _anonymous_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | None:

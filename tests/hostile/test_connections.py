@@ -60,6 +60,10 @@ async def test_clients_that_flood_dribble_or_vanish_harm_nobody(siege: Siege) ->
         raw = connections.whole(ordinary(dialect, stream=chance.random() < 0.5))
         await connections.vanishing(port, raw, 20, chance)
 
+    async def cut(dialect: Dialect, chance: random.Random) -> None:
+        raw = connections.whole(ordinary(dialect, stream=True), "Connection: close")
+        await connections.cut_streams(port, raw, 8, chance)
+
     async def half_closed(dialect: Dialect, _chance: random.Random) -> None:
         raw = connections.whole(ordinary(dialect), "Connection: close")
         answer = await connections.half_closed(port, raw)
@@ -80,7 +84,7 @@ async def test_clients_that_flood_dribble_or_vanish_harm_nobody(siege: Siege) ->
             await asyncio.gather(*sending)
 
     kinds: list[Callable[[Dialect, random.Random], Awaitable[None]]] = [
-        unfinished, idle, dribbled, vanishing, half_closed, not_reading, keyless,
+        unfinished, idle, dribbled, vanishing, cut, half_closed, not_reading, keyless,
     ]  # fmt: skip
     left: list[Callable[[Dialect, random.Random], Awaitable[None]]] = []
 

@@ -48,6 +48,7 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
                 }
             }
         },
+        "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
         "quota": {"tiers": {"small": {"tokens_per_day": 600}, "tiny": {"tokens_per_day": 200}}},
     }
     return merged(stub_config(chat_url, speech_url), over)
@@ -59,7 +60,7 @@ def shared_deployment(
 ) -> Generator[Deployment]:
     """One of each service, two edges, and a worker for the narrow pool."""
     table = config(shared_chat_engine.url, shared_speech_engine.url)
-    deployment = Deployment(tmp_path_factory.mktemp("protocols"), table, edge_module=EDGE_MODULE)
+    deployment = Deployment(tmp_path_factory.mktemp("protocols"), table, edge_module=EDGE_MODULE, forked=True)
     try:
         deployment.start()
         others = [deployment.add_chat("narrow"), deployment.add_edge(edge={"request_timeout_s": SHORT_DEADLINE_S})]

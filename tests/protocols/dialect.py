@@ -67,10 +67,14 @@ class ParsedSpeech:
 
 @dataclass(frozen=True, slots=True)
 class ParsedJob:
-    """A polled job as a client reads it; `reason` is None while it has not ended."""
+    """A polled job as a client reads it; `reason` is None while it has not ended.
+
+    `running` is set where the protocol says that a worker has the job.
+    """
 
     text: str
     reason: str | None = None
+    running: bool = False
 
 
 class Dialect(ABC):

@@ -54,6 +54,14 @@ class PolledSuite(RequestSuite[PolledDialect]):
         """Polls until a job has ended."""
         return await self.reaches(client, job_id, lambda seen: seen.reason is not None)
 
+    async def under_way(self, client: Client, job_id: str) -> ParsedJob:
+        """Polls until a worker has written some of a job's text."""
+        return await self.reaches(client, job_id, lambda seen: seen.text.count(" ") >= 5)
+
+    async def check_job_failed(self, client: Client, job_id: str, code: ErrorCode) -> None:
+        """Checks that a job shows an error in the place of its result."""
+        check_error(self.dialect, await client.ask(self.dialect.poll(job_id)), code)
+
     @asynccontextmanager
     async def busy(self, client: Client, chat_engine: StubChat) -> AsyncGenerator[None]:
         """Keeps the one slot of the narrow pool busy."""
@@ -70,7 +78,7 @@ class PolledSuite(RequestSuite[PolledDialect]):
         # Longer than workers wait for an edge that has fallen silent, which must not matter here.
         chat_engine.plays(numbered(90, delay_s=0.05))
         job_id = await self.submitted(connect(edge))
-        seen = await self.reaches(client, job_id, lambda seen: seen.text.count(" ") >= 5)
+        seen = await self.under_way(client, job_id)
         assert seen.reason is None
         assert script_text(90).startswith(seen.text)
         (queued,) = await deployment.read("CHAT")
@@ -112,7 +120,7 @@ class PolledSuite(RequestSuite[PolledDialect]):
     ) -> None:
         chat_engine.plays(numbered(200, delay_s=0.05))
         job_id = await self.submitted(client, model=NARROW)
-        await self.reaches(client, job_id, lambda seen: seen.text.count(" ") >= 5)
+        await self.under_way(client, job_id)
         # Any edge can do it.
         assert (await connect(SHORT_DEADLINE).ask(self.dialect.cancel(job_id))).status < 300
         await eventually(lambda: chat_engine.left_at > 0, 5, "the engine is stopped")
@@ -162,15 +170,14 @@ class PolledSuite(RequestSuite[PolledDialect]):
         (event,) = await tenant.usage(1)
         assert (event.outcome, event.work.completion_tokens) == ("error", 0)
         for _ in range(2):
-            check_error(self.dialect, await client.ask(self.dialect.poll(job_id)), ErrorCode.ENGINE_FAILED)
+            await self.check_job_failed(client, job_id, ErrorCode.ENGINE_FAILED)
 
     async def test_restart_of_the_bus_loses_nothing(
         self, tmp_path: Path, chat_engine: StubChat, session: aiohttp.ClientSession
     ) -> None:
         """A job that is done, one that runs and one that waits."""
-        deployment = Deployment(
-            tmp_path / "deployment", config(chat_engine.url, chat_engine.url), edge_module=EDGE_MODULE
-        )
+        table = config(chat_engine.url, chat_engine.url)
+        deployment = Deployment(tmp_path / "deployment", table, edge_module=EDGE_MODULE, forked=True)
         try:
             await asyncio.to_thread(deployment.start, chats=0, speakers=0)
             worker = await asyncio.to_thread(deployment.add_chat, "narrow")

@@ -11,6 +11,7 @@ import pytest
 from callboard_contracts.errors import CATALOGUE, ErrorCode
 from callboard_edge.protocols.ollama.management import REFUSED_STATUS
 from callboard_edge.protocols.ollama.protocol import Ollama
+from tests.protocols.cut_suite import CutSuite
 from tests.protocols.dialect import (
     Dialect,
     EmbeddingDialect,
@@ -215,7 +216,7 @@ class TestChat(TextSuite):
     dialect = OllamaText()
 
 
-class TestGenerate(RequestSuite[TextDialect]):
+class TestGenerate(CutSuite):
     dialect = OllamaText(GENERATE)
 
 

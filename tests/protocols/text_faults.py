@@ -4,7 +4,7 @@ import asyncio
 import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import aiohttp
@@ -13,8 +13,9 @@ import pytest
 from callboard_contracts.errors import ErrorCode
 from tests.protocols.client import Answer, Client
 from tests.protocols.conftest import NARROW
-from tests.protocols.dialect import ParsedReply, TextDialect
-from tests.protocols.suite import SHORT_DEADLINE, STOP_BOUND_S, Connect, RequestSuite, check_error, check_failed
+from tests.protocols.cut_suite import CutSuite
+from tests.protocols.dialect import ParsedReply
+from tests.protocols.suite import SHORT_DEADLINE, STOP_BOUND_S, Connect, check_error, check_failed
 from tests.protocols.tenants import Tenant, new_tenant
 from tests.support.clients import script_text
 from tests.support.deployment import Deployment, eventually
@@ -22,12 +23,8 @@ from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 
 
-class TextFaultSuite(RequestSuite[TextDialect]):
+class TextFaultSuite(CutSuite):
     """Replies that do not come to their end."""
-
-    def words(self, count: int) -> Callable[[bytes], bool]:
-        """Whether a stream has brought that many words."""
-        return lambda data: self.dialect.read_stream(data).text.count(" ") >= count
 
     async def both(self, client: Client, **asked: object) -> tuple[Answer, Answer]:
         """Asks for the same reply whole and streamed, at once, and returns the two answers in that order."""

@@ -25,7 +25,7 @@ OPTIONS = (
     "--remote-debugging-port=0",
 )
 START_TIMEOUT_S = 60.0
-CALL_TIMEOUT_S = 20.0
+CALL_TIMEOUT_S = 30.0
 
 
 class Page:
@@ -35,16 +35,27 @@ class Page:
         self._socket = socket
         self._calls = 0
 
-    async def evaluate(self, script: str) -> Any:
-        """The value of an expression, once its promise is kept; raises AssertionError where it throws."""
+    async def call(self, method: str, **params: Any) -> Any:
+        """What a method of the protocol answers."""
         self._calls += 1
-        params = {"expression": script, "awaitPromise": True, "returnByValue": True}
-        await self._socket.send_json({"id": self._calls, "method": "Runtime.evaluate", "params": params})
+        await self._socket.send_json({"id": self._calls, "method": method, "params": params})
         async with asyncio.timeout(CALL_TIMEOUT_S):
             while (answer := await self._socket.receive_json()).get("id") != self._calls:
                 pass
-        assert "exceptionDetails" not in answer["result"], answer["result"]
-        return answer["result"]["result"].get("value")
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of an expression, once its promise is kept; raises AssertionError where it throws."""
+        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    async def press(self, key: str, code: int, text: str = "") -> None:
+        """Presses a key and lets it go."""
+        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
     async def until(self, script: str, timeout_s: float = 30.0) -> None:
         """Waits until an expression is true."""

@@ -9,17 +9,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_S = 20.0
 
 # The kernel sends the death signal when the *thread* that forked ends, so one thread that lives as long as the test
 # run starts every child.
-_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the one that started it ends."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -33,17 +35,38 @@ def _popen(argv: Sequence[str], environ: Mapping[str, str] | None, log: Path) ->
             stderr=sink,
             env=None if environ is None else dict(environ),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
+
+
+class Process(Protocol):
+    """What a test does with a process, in the words of `subprocess.Popen`."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
 
 
 class Child:
     """One child process whose output goes to a file."""
 
-    def __init__(self, argv: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        process: Process | None = None,
+    ) -> None:
         self.argv = list(argv)
         self.log = log
-        self.process = _spawner.submit(_popen, self.argv, environ, log).result(timeout=30)
+        self.process: Process = process or spawner.submit(_popen, self.argv, environ, log).result(timeout=30)
         self.pid = self.process.pid
 
     @property

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, read_subject
 from tests.support.children import wait_until
 from tests.support.cluster import Cluster
+from tests.support.fork_server import run_forked
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service, Table, merged
@@ -28,7 +27,7 @@ TTS_POOL = "booth"
 CHAT_MODEL = "owl"
 SPEECH_MODEL = "parrot"
 VOICES = ("tenor", "alto")
-JOB_QUEUES = ("CHAT", "TTS")
+JOB_QUEUES = ("CHAT", "TTS", "STT")
 QUEUE_STREAMS = (*JOB_QUEUES, "LEASE")
 COMMAND_TIMEOUT_S = 60.0
 
@@ -73,6 +72,7 @@ class Deployment:
         log_level: str = "debug",
         edge_module: str = "callboard_edge",
         clustered: bool = False,
+        forked: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -92,11 +92,13 @@ class Deployment:
         self._config = config
         self._log_level = log_level
         self._edge_module = edge_module
+        self._forked = forked
         self.streams: Service | None = None
         self.quotas: list[Service] = []
         self.rooms: list[Service] = []
         self.chats: list[Service] = []
         self.speakers: list[Service] = []
+        self.recognisers: list[Service] = []
         self.edges: list[Service] = []
 
     @property
@@ -107,7 +109,7 @@ class Deployment:
     @property
     def services(self) -> list[Service]:
         """Every service that was started, workers before the quota, the edge first."""
-        return [*self.edges, *self.chats, *self.speakers, *self.rooms, *self.quotas]
+        return [*self.edges, *self.chats, *self.speakers, *self.recognisers, *self.rooms, *self.quotas]
 
     def root_url(self, edge: int = 0) -> str:
         """The root of an edge's HTTP paths."""
@@ -201,6 +203,18 @@ class Deployment:
         service.start()
         return service
 
+    def add_recogniser(self, **over: Any) -> Service:
+        """Starts another worker that writes down speech."""
+        name = next(iter(self._config["stt"]["pools"]))
+        port = free_port()
+        own = {"stt": {"pools": {name: {"metrics_port": port}}}}
+        service = self._service(
+            f"stt-{len(self.recognisers)}", "callboard_stt", merged(own, over), port, "--pool", name
+        )
+        self.recognisers.append(service)
+        service.start()
+        return service
+
     def add_edge(self, **over: Any) -> Service:
         """Starts another edge."""
         port = free_port()
@@ -214,13 +228,7 @@ class Deployment:
         """Runs `callboard <words>` with this set's configuration and returns what it prints."""
         own = self._service("command", "callboard_cli", {}, None)
         own.write_config()
-        done = subprocess.run(
-            [sys.executable, "-m", "callboard_cli", "--config", str(own.config_file), *words],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        done = run_forked("callboard_cli", ["--config", str(own.config_file), *words], COMMAND_TIMEOUT_S)
         assert done.returncode == 0, f"callboard {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -295,7 +303,9 @@ class Deployment:
     ) -> Service:
         user = "operator" if module == "callboard_cli" else self._user_of(module)
         config = merged(merged(self._config, {"nats": {"user": user, "password": self._passwords[user]}}), over)
-        return Service(name, module, config, self.folder, health_port=health_port, arguments=arguments)
+        return Service(
+            name, module, config, self.folder, health_port=health_port, arguments=arguments, forked=self._forked
+        )
 
     def _user_of(self, module: str) -> str:
         return "edge" if module == self._edge_module else module.removeprefix("callboard_")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.children import Child, wait_until
+from tests.support.fork_server import ForkedChild
 
 READY_TIMEOUT_S = 60.0
 Table = dict[str, Any]
@@ -55,7 +56,10 @@ def merged(base: Table, over: Mapping[str, Any]) -> Table:
 
 
 class Service:
-    """One process of the set: `python -m <module> --config <file>`, with its health port."""
+    """One process of the set: `python -m <module> --config <file>`, with its health port.
+
+    A forked one starts in a fraction of the time, but shares memory with others.
+    """
 
     def __init__(
         self,
@@ -67,13 +71,16 @@ class Service:
         health_port: int | None,
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        forked: bool = False,
     ) -> None:
         self.name = name
         self.config = config
         self.health_port = health_port
         self.config_file = folder / f"{name}.toml"
         self._log = folder / f"{name}.log"
-        self._argv = [sys.executable, "-m", module, "--config", str(self.config_file), *arguments]
+        self._module = module
+        self._arguments = ["--config", str(self.config_file), *arguments]
+        self._forked = forked
         self._environ = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | dict(environ or {})
         self.child: Child | None = None
 
@@ -92,7 +99,11 @@ class Service:
     def start(self) -> None:
         """Starts the process without waiting for it."""
         self.write_config()
-        self.child = Child(self._argv, self._log, self._environ)
+        self.child = (
+            ForkedChild(self._module, self._arguments, self._log, self._environ)
+            if self._forked
+            else Child([sys.executable, "-m", self._module, *self._arguments], self._log, self._environ)
+        )
 
     def write_config(self) -> None:
         """Writes the process's configuration file."""

@@ -253,6 +253,18 @@ def test_end_says_what_the_engine_reports() -> None:
     assert last.durations is None
 
 
+def test_tokens_of_thinking_are_told_apart() -> None:
+    reader = ReplyReader(10)
+    thought = b'{"choices": [{"delta": {"reasoning_content": "a"}}]}'
+    said = b'{"choices": [{"delta": {"content": "b"}}]}'
+    chunk = reader.read([thought, thought, said])
+    assert chunk is not None
+    assert (chunk.tokens, chunk.thinking_tokens) == (3, 2)
+    details = b'"usage": {"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 8}}'
+    reader.read([b'{"choices": [{"delta": {}, "finish_reason": "stop"}], ' + details + b"}"])
+    assert reader.last().thinking_tokens == 6
+
+
 def test_timings_become_durations() -> None:
     reader = ReplyReader(10)
     timings = b'"timings": {"cache_n": 4, "prompt_n": 3, "prompt_ms": 250, "predicted_n": 1, "predicted_ms": 40}'

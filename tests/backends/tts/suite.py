@@ -49,7 +49,7 @@ class Rig(ABC):
 async def speak(engine: SpeechEngine, piece: PieceRequest) -> Samples:
     """The whole sound of a piece."""
     async with aclosing(engine.synthesise(piece)) as parts:
-        return np.concatenate([part async for part in parts])
+        return np.concatenate([part.samples async for part in parts])
 
 
 class SpeechEngineSuite:
@@ -91,7 +91,7 @@ class SpeechEngineSuite:
 
     async def test_closed_generator_stops_the_engine(self, rig: Rig) -> None:
         async with aclosing(rig.engine.synthesise(rig.piece())) as parts:
-            assert (await anext(parts)).size > 0
+            assert (await anext(parts)).samples.size > 0
         async with asyncio.timeout(20):
             while await rig.busy():
                 await asyncio.sleep(0.005)

@@ -1,6 +1,8 @@
 """The real Kokoro through ONNX Runtime."""
 
 import asyncio
+import itertools
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,17 @@ import pytest
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
 from callboard_tts.domain.boundaries import Pause
+from callboard_tts.domain.pieces import split_text
 from callboard_tts.domain.ports import PieceRequest
+from callboard_tts.domain.pronunciation import NO_WORDS
 from callboard_tts.domain.sound import Trimmer, quiet_stretches
+from callboard_tts.domain.splitting import Limits
 from callboard_tts.domain.voices import choose_voice
+from callboard_tts.domain.words import piece_words
 from callboard_worker.engine import EngineUnavailable
 from tests.backends.tts.kokoro_files import MODEL, VOICES, real_files_missing, write_voices
-from tests.backends.tts.suite import Rig, SpeechEngineSuite, speak
+from tests.backends.tts.suite import TEXT, Rig, SpeechEngineSuite, speak
+from tests.support.memory import anonymous_bytes
 
 pytestmark = [
     pytest.mark.backend,
@@ -141,6 +148,14 @@ async def test_piece_over_the_phoneme_limit_is_spoken_whole(rig: OnnxRig) -> Non
     assert seconds(await speak(rig.engine, rig.piece(text * 12))) > once * 10
 
 
+async def test_memory_for_long_pieces_is_given_back(rig: OnnxRig) -> None:
+    await speak(rig.engine, rig.piece("Hello there."))
+    before = anonymous_bytes()
+    for words in (24, 34, 44):
+        await speak(rig.engine, rig.piece("owl " * words))
+    assert anonymous_bytes() < before + 100 * 1024 * 1024
+
+
 @pytest.mark.slow
 async def test_two_slots_speak_at_once() -> None:
     engine = KokoroOnnxEngine(MODEL, VOICES, slots=2)
@@ -170,3 +185,69 @@ async def test_damaged_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(EngineUnavailable, match=r"bad\.onnx"):
         await KokoroOnnxEngine(tmp_path / "bad.onnx", write_voices(tmp_path / "voices", "af_one")).load()
+
+
+PAUSES_MS = {Pause.NONE: 0, Pause.CLAUSE: 300, Pause.SENTENCE: 600}
+
+
+async def timed(rig: OnnxRig, text: str, speed: float = 1.0) -> tuple[list[tuple[str, float, float]], float]:
+    """The words of a text of one piece with their times in seconds, and the length of its sound."""
+    (piece,) = split_text(text, "en-us", Limits(clause_words=99, targets=(1000,), bounds=(1000,)))
+    words = piece_words(piece, "en-us", NO_WORDS)
+    request = replace(rig.piece(piece.text, speed), pauses_ms=PAUSES_MS, words=[spoken for _name, spoken in words])
+    found: list[tuple[str, float, float]] = []
+    trimmer, length = Trimmer(), 0
+    async with aclosing(rig.engine.synthesise(request)) as parts:
+        async for part in parts:
+            length += trimmer.feed(part.samples).size
+            found += [
+                (words[index][0], (begin - trimmer.trimmed) / SAMPLE_RATE_HZ, (end - trimmer.trimmed) / SAMPLE_RATE_HZ)
+                for index, begin, end in part.words
+            ]
+    return found, (length + trimmer.finish().size) / SAMPLE_RATE_HZ
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.7])
+async def test_words_are_timed_as_the_text_writes_them(rig: OnnxRig, speed: float) -> None:
+    text = "Dr. Smith paid $25.50 for 3 owls, of the old kind. It was 10:30 p.m. in town."
+    words, length_s = await timed(rig, text, speed)
+    assert [name for name, _begin, _end in words] == text.split()
+    at = 0.0
+    for _name, begin, end in words:
+        assert at <= begin < end <= length_s
+        at = end
+    assert words[0][1] < 0.15
+    assert length_s - words[-1][2] < 0.25
+    times = {name: (begin, end) for name, begin, end in words}
+    # "Twenty-five dollars and fifty cents" is the longest, and a pause follows each mark.
+    assert max(times, key=lambda name: times[name][1] - times[name][0]) == "$25.50"
+    assert times["It"][0] - times["kind."][1] > 0.4
+    assert times["of"][0] - times["owls,"][1] > 0.15
+
+
+async def test_asking_for_times_changes_no_sound(rig: OnnxRig) -> None:
+    piece = replace(rig.piece(), pauses_ms=PAUSES_MS)
+    plain = await speak(rig.engine, piece)
+    assert np.array_equal(await speak(rig.engine, replace(piece, words=TEXT.split())), plain)
+
+
+async def test_given_phonemes_are_what_is_spoken(rig: OnnxRig) -> None:
+    usual, given, same = [
+        await speak(rig.engine, rig.piece(f"I say {word} now."))
+        for word in ("tomato", "[tomato](/təˈmɑːtoʊ/)", "[potato](/təˈmɑːtoʊ/)")
+    ]
+    assert np.array_equal(given, same)
+    assert usual.size != given.size or not np.array_equal(usual, given)
+    # Phonemes that no voice knows leave the word as it is written.
+    unknown = await speak(rig.engine, rig.piece("I say [tomato](/番茄/) now."))
+    assert np.array_equal(unknown, usual)
+
+
+@pytest.mark.slow
+async def test_words_of_a_piece_over_the_phoneme_limit_go_on(rig: OnnxRig) -> None:
+    words = ("The owl is on the roof tonight and it can count to ten. " * 11).split()
+    request = replace(rig.piece(" ".join(words)), pauses_ms=PAUSES_MS, words=words)
+    async with aclosing(rig.engine.synthesise(request)) as parts:
+        times = [time for part in [part async for part in parts] for time in part.words]
+    assert [time.number for time in times] == list(range(len(words)))
+    assert all(before.end <= after.begin + SAMPLE_RATE_HZ // 100 for before, after in itertools.pairwise(times))

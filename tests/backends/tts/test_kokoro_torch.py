@@ -123,7 +123,7 @@ async def test_voice_of_the_packages_own_kind_is_read(rig: TorchRig, tmp_path: P
 
 async def test_piece_over_the_phoneme_limit_comes_in_parts(rig: TorchRig) -> None:
     text = "The owl is on the roof tonight and it can count to ten. " * 12
-    parts = [part.size async for part in rig.engine.synthesise(rig.piece(text))]
+    parts = [part.samples.size async for part in rig.engine.synthesise(rig.piece(text))]
     assert len(parts) == 2
 
 

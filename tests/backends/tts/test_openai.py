@@ -73,7 +73,7 @@ async def test_sound_comes_while_the_server_still_speaks(rig: OpenAIRig) -> None
     rig.slow()
     started = time.monotonic()
     parts = rig.engine.synthesise(rig.piece())
-    assert (await anext(parts)).size
+    assert (await anext(parts)).samples.size
     assert rig.stub.running == 1
     assert time.monotonic() - started < 5
     await parts.aclose()

@@ -39,7 +39,7 @@ class Crew:
         }
         module = "tests.integration.chat.scripted_worker"
         name = f"chat-{len(self.services)}"
-        service = Service(name, module, table, self._folder, health_port=port, arguments=("--pool", POOL))
+        service = Service(name, module, table, self._folder, health_port=port, arguments=("--pool", POOL), forked=True)
         self.services.append(service)
         await asyncio.to_thread(service.start)
         await asyncio.to_thread(service.wait_ready)

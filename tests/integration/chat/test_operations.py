@@ -57,7 +57,7 @@ class Site:
         pools = {**self._table["chat"]["pools"], POOL: {"backend": "fake", "slots": 2, "metrics_port": port}}
         table = {**self._table, "chat": {**self._table["chat"], "pools": pools}}
         module, name = "tests.integration.chat.scripted_worker", f"chat-{len(self.services)}"
-        service = Service(name, module, table, self._folder, health_port=port, arguments=("--pool", POOL))
+        service = Service(name, module, table, self._folder, health_port=port, arguments=("--pool", POOL), forked=True)
         self.services.append(service)
         await asyncio.to_thread(service.start)
         await asyncio.to_thread(service.wait_ready)

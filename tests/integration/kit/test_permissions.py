@@ -216,7 +216,7 @@ def test_permissions_name_only_streams_that_there_are() -> None:
         for subject in permissions(user, admin_api=True).publish:
             if subject.startswith("$JS.API."):
                 words = subject.removeprefix("$JS.API.").split(".")
-                at = {"DIRECT": 2, "STREAM": 3 if words[1] == "MSG" else 2, "CONSUMER": 3}[words[0]]
+                at = {"DIRECT": 2, "STREAM": 3 if words[1] == "MSG" else 2, "CONSUMER": 3 if words[1] == "MSG" else 2}[words[0]]
                 assert words[at] in names, subject
 
 

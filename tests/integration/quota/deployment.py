@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +26,7 @@ from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from callboard_kit.stream_reads import read_subject
 from callboard_quota.backends.jetstream_ledger import counter_value
-from tests.support.children import Child
+from tests.support.fork_server import ForkedChild
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.processes import Service, Table, merged, toml_text
@@ -50,12 +49,15 @@ BASE: Table = {
 class QuotaDeployment:
     """One bus and any number of quota processes; the methods block, so tests call them in a thread."""
 
-    def __init__(self, folder: Path, config: Table | None = None, nats: NatsServer | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: Table | None = None, nats: NatsServer | None = None, *, forked: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.nats = nats or NatsServer(folder / "nats")
         self.table = merged(BASE, config or {})
         self.quotas: list[Service] = []
+        self._forked = forked
         self._names = itertools.count()
 
     def start(self, quotas: int = 1) -> None:
@@ -72,7 +74,7 @@ class QuotaDeployment:
         port = free_port()
         table = merged(self.table, {"quota": {"metrics_port": port, **quota}})
         name = f"quota{next(self._names)}"
-        service = Service(name, "callboard_quota", table, self.folder, health_port=port)
+        service = Service(name, "callboard_quota", table, self.folder, health_port=port, forked=self._forked)
         service.start()
         self.quotas.append(service)
         return service
@@ -101,8 +103,7 @@ class QuotaDeployment:
         config = self.folder / "command.toml"
         config.write_text(toml_text(self.table), encoding="utf-8")
         log = self.folder / f"command{next(self._names)}.log"
-        argv = [sys.executable, "-m", "callboard_cli", "--config", str(config), *arguments]
-        child = Child(argv, log)
+        child = ForkedChild("callboard_cli", ["--config", str(config), *arguments], log)
         code = child.wait(COMMAND_TIMEOUT_S)
         assert code == 0, child.output()
         return child.output()

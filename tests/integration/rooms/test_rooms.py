@@ -33,7 +33,7 @@ STREAMS = ("CHAT", "TURNS")
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("rooms"), CONFIG)
+    deployment = Deployment(tmp_path_factory.mktemp("rooms"), CONFIG, forked=True)
     try:
         deployment.start(chats=1, speakers=0, quotas=1, edges=0, rooms=2)
         yield deployment

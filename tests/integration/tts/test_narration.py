@@ -233,7 +233,10 @@ async def test_worker_that_takes_over_goes_on_in_the_middle_of_a_reply(
     for name in ("tts-0", "tts-1"):
         port = free_port()
         own = merged(slow, {"tts": {"pools": {POOL: {"metrics_port": port}}}})
-        services.append(Service(name, "callboard_tts", own, tmp_path, health_port=port, arguments=("--pool", POOL)))
+        arguments = ("--pool", POOL)
+        services.append(
+            Service(name, "callboard_tts", own, tmp_path, health_port=port, arguments=arguments, forked=True)
+        )
     first, second = services
     try:
         await asyncio.to_thread(first.start)

@@ -20,6 +20,7 @@ from callboard_chat.domain.embedding import (
 from callboard_chat.domain.models import ServedModel, refusal
 from callboard_chat.domain.ports import Embedded
 from callboard_chat.domain.prompt_statistics import PromptStatistics
+from callboard_chat.domain.reply_statistics import ReplyStatistics
 from callboard_chat.settings import pool_settings
 from callboard_contracts.chat import ChatMessage, ChatRequest
 from callboard_contracts.config import Config
@@ -203,7 +204,8 @@ def test_worker_offers_what_each_model_is_configured_for() -> None:
     }
     pool = pool_settings(Config.model_validate({"chat": table}), "main", {})
     statistics = {name: PromptStatistics() for name in ("owl", "magpie")}
-    owl, magpie = offered_models(pool, FakeEngine(), statistics)
+    replies = {name: ReplyStatistics() for name in statistics}
+    owl, magpie = offered_models(pool, FakeEngine(), statistics, replies)
     assert pool.makes_embeddings
     assert magpie.abilities == ("embedding", "tokenize")
     assert "chat" in owl.abilities

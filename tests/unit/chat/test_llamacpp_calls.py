@@ -152,6 +152,8 @@ def test_chunks_become_words_thoughts_and_calls(size: int) -> None:
     assert [(call.name, call.arguments) for call in last.tool_calls] == [("dim", '{"level":3}')]
     assert last.finish == "tool_calls"
     assert sum(chunk.tokens for chunk in chunks) == len(chunks)
+    if size == 1:
+        assert sum(chunk.thinking_tokens for chunk in chunks) == len("<think>Shall I?</think>")
 
 
 HERMES = (

@@ -1,5 +1,7 @@
 """Frames are numbered without gaps, limits hold, and what was used is what was said."""
 
+from dataclasses import replace
+
 import pytest
 
 from callboard_chat.domain.ports import Chunk, Continuation
@@ -88,6 +90,46 @@ def test_thinking_is_kept_apart() -> None:
     frames = feed(reply, *words("<thi", "nk>hm", "</think>", "\n", "Yes."), Chunk(finish="stop"))
     assert "".join(frame.text for frame in frames) == "Yes."
     assert "".join(frame.thinking for frame in frames) == "hm"
+
+
+TAGGED = words("<thi", "nk>", "Let ", "me see.", "</thi", "nk>", "\n\n", "Yes", ".")
+APART = [Chunk(thinking="Let ", tokens=1, thinking_tokens=1), Chunk(thinking="me", tokens=1, thinking_tokens=1)]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "thinking", "completion"),
+    [
+        ([*TAGGED, Chunk(finish="stop", completion_tokens=9)], 6, 9),
+        ([*APART, *words("Yes", "."), Chunk(finish="stop")], 2, 4),
+        ([Chunk("Yes.", "Let me see.", tokens=4, thinking_tokens=3), Chunk(finish="stop")], 3, 4),
+        # One piece with both, as an engine under load hands over, is shared out by length.
+        ([Chunk("<think>abcdef</think>xyz", tokens=12), Chunk(finish="stop")], 8, 12),
+        # Some engines count thoughts that they never show.
+        ([*words("Yes"), Chunk(finish="stop", completion_tokens=30, thinking_tokens=29)], 29, 30),
+        ([*words("a <", "b"), Chunk(finish="stop")], 0, 2),
+        (words("<think>", *["hm "] * 99, "more"), 100, 100),
+    ],
+    ids=["tagged", "apart", "at once", "in one piece", "never shown", "no tag", "cut by the limit"],
+)
+def test_tokens_of_thinking_are_counted(chunks: list[Chunk], thinking: int, completion: int) -> None:
+    reply = Reply(request(), attempt=1)
+    feed(reply, *(replace(chunk) for chunk in chunks))
+    assert reply.finish is not None
+    end = reply.end(reply.finish).end
+    assert end is not None
+    assert (end.usage.thinking_tokens, end.usage.completion_tokens) == (thinking, completion)
+
+
+def test_tokens_of_thinking_are_counted_on_by_another_worker() -> None:
+    frames = feed(Reply(request(), attempt=1), *TAGGED[:4])
+    taken_over = Reply(request(), 2, history(frames))
+    feed(taken_over, *TAGGED[4:], Chunk(finish="stop"))
+    end = taken_over.end("stop").end
+    assert end is not None
+    assert (end.usage.thinking_tokens, end.usage.completion_tokens) == (6, 9)
+    cut = taken_over.end("cancelled").end
+    assert cut is not None
+    assert cut.usage.thinking_tokens == 6
 
 
 def test_a_completion_is_left_as_it_is() -> None:

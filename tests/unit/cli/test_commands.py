@@ -137,6 +137,7 @@ def test_the_banner_has_examples_that_can_be_pasted(home: Path) -> None:
     assert bodies[1]["voice"] == "af_heart"
     assert "'" not in json.dumps(bodies)
     assert "http://127.0.0.1:8080/docs" in text
+    assert "    http://127.0.0.1:8080/\n" in text
     assert home.exists()
 
 

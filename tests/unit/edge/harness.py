@@ -15,6 +15,13 @@ from prometheus_client import CollectorRegistry
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, TokenUsage
 from callboard_contracts.config import Config
 from callboard_contracts.embedding import EmbeddingEnd, EmbeddingFrame, EmbeddingJob, packed
+from callboard_contracts.transcription import (
+    TranscribedSegment,
+    TranscribedWord,
+    TranscriptionEnd,
+    TranscriptionFrame,
+    TranscriptionJob,
+)
 from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
 from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
@@ -41,6 +48,11 @@ CONFIG: dict[str, Any] = {
         },
     },
     "tts": {"pools": {"booth": {"backend": "fake"}}, "models": {"parrot": {"pool": "booth", "voices": ["ann"]}}},
+    "stt": {
+        "pools": {"stalls": {"backend": "fake"}},
+        "models": {"ear": {"pool": "stalls", "aliases": ["whisper-1"]}},
+        "max_upload_bytes": 200_000,
+    },
     "edge": {"request_timeout_s": 10.0, "body_timeout_s": 3.0, "max_body_bytes": 100_000},
 }
 USAGE = TokenUsage(prompt_tokens=7, completion_tokens=2)
@@ -69,6 +81,23 @@ def vectors(
     if end is not None:
         last = EmbeddingEnd.model_validate({"reason": end, "usage": {"prompt_tokens": 3 * (first + len(values))}})
         found.append(EmbeddingFrame(seq=first + len(values), attempt=attempt, end=last))
+    return found
+
+
+def heard(*texts: str, end: str | None = "stop", language: str = "en", attempt: int = 1) -> list[TranscriptionFrame]:
+    """Frames of one segment of a second each, and an end frame unless `end` is None."""
+    found: list[TranscriptionFrame] = []
+    for n, text in enumerate(texts):
+        words = tuple(
+            TranscribedWord(word=f" {word}", start_s=n + 0.25 * at, end_s=n + 0.25 * (at + 1))
+            for at, word in enumerate(text.split())
+        )
+        segment = TranscribedSegment(start_s=n, end_s=n + 1, text=f" {text}", words=words, avg_logprob=-0.25)
+        found.append(TranscriptionFrame(seq=n, attempt=attempt, segments=(segment,), duration_ms=1000 * len(texts)))
+    if end is not None:
+        ms = 1000 * len(texts)
+        last = TranscriptionEnd.model_validate({"reason": end, "language": language, "duration_ms": ms, "heard_ms": ms})
+        found.append(TranscriptionFrame(seq=len(texts), attempt=attempt, end=last))
     return found
 
 
@@ -144,6 +173,21 @@ class EdgeHarness:
     def embeds(self, sent: Sequence[EmbeddingFrame]) -> "asyncio.Task[EmbeddingJob]":
         """Runs a worker that embeds beside the test."""
         task = asyncio.ensure_future(self.embed(sent))
+        self.workers.append(task)
+        return task
+
+    async def hear(self, sent: Sequence[TranscriptionFrame]) -> TranscriptionJob:
+        """Takes the next transcription job, sends frames for it and acknowledges it at its end."""
+        job = await self.jobs.next_transcription()
+        for frame in sent:
+            self.replies.write_down(job.request_id, frame)
+        if sent and sent[-1].end is not None:
+            self.jobs.finish(job.request_id)
+        return job
+
+    def hears(self, sent: Sequence[TranscriptionFrame]) -> "asyncio.Task[TranscriptionJob]":
+        """Runs a worker that writes down speech beside the test."""
+        task = asyncio.ensure_future(self.hear(sent))
         self.workers.append(task)
         return task
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from callboard_contracts.chat import (
 )
 from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.quota import LimitState
 from callboard_contracts.tokens import TokenizeRequest
 from callboard_edge.domain.catalogue import ChatModel, chat_catalogue
 from callboard_edge.domain.conversation import with_usual_end
@@ -75,7 +77,7 @@ def refusal(body: dict[str, Any], of: ChatModel = OWL) -> ErrorInfo:
 
 
 def ending(reason: str = "stop", **fields: Any) -> ChatFrame:
-    usage = TokenUsage(prompt_tokens=7, completion_tokens=2, cached_prompt_tokens=4)
+    usage = TokenUsage(prompt_tokens=7, completion_tokens=2, cached_prompt_tokens=4, thinking_tokens=1)
     return ChatFrame(seq=9, attempt=1, end=ChatEnd.model_validate({"reason": reason, "usage": usage, **fields}))
 
 
@@ -164,6 +166,7 @@ async def test_reply_is_whole(harness: EdgeHarness) -> None:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 4,
             "output_tokens": 2,
+            "output_tokens_details": {"thinking_tokens": 1},
         },
     }
 
@@ -187,6 +190,7 @@ async def test_stream_has_its_events_in_their_order(harness: EdgeHarness) -> Non
                     "cache_creation_input_tokens": 0,
                     "cache_read_input_tokens": 0,
                     "output_tokens": 0,
+                    "output_tokens_details": {"thinking_tokens": 0},
                 },
             },
         },
@@ -201,10 +205,38 @@ async def test_stream_has_its_events_in_their_order(harness: EdgeHarness) -> Non
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 4,
                 "output_tokens": 2,
+                "output_tokens_details": {"thinking_tokens": 1},
             },
         },
         {"type": "message_stop"},
     ]
+
+
+async def test_limits_are_told_in_anthropics_headers_too(harness: EdgeHarness) -> None:
+    states = (
+        LimitState(limit="key.tokens_per_day", allowed=1000, remaining=900, resets_in_s=3723),
+        LimitState(limit="address.requests_per_minute", allowed=60, remaining=-1, resets_in_s=12),
+        LimitState(limit="key.jobs_at_once", allowed=2, remaining=1, resets_in_s=0),
+    )
+    harness.quota.states = states
+    harness.plays(numbered(*frames("Hi", end=None), ending()))
+    served = (await harness.post(PATH, asking()))[:2]
+    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="No.", retry_after_s=1)
+    for wanted, (status, headers) in ((200, served), (429, (await harness.post(PATH, asking()))[:2])):
+        assert status == wanted
+        told = {name.lower(): value for name, value in headers.items() if name.lower().startswith("anthropic-")}
+        tokens, requests = [
+            datetime.fromisoformat(told.pop(f"anthropic-ratelimit-{kind}-reset")) for kind in ("tokens", "requests")
+        ]
+        assert (tokens - requests).total_seconds() in (3710, 3711, 3712)
+        assert requests.tzinfo is not None
+        assert told == {
+            "anthropic-ratelimit-tokens-limit": "1000",
+            "anthropic-ratelimit-tokens-remaining": "900",
+            "anthropic-ratelimit-requests-limit": "60",
+            "anthropic-ratelimit-requests-remaining": "0",
+        }
+        assert headers["x-ratelimit-limit-jobs"] == "2"
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.01])

@@ -38,12 +38,6 @@ async def test_path_under_v1_that_is_not_served_answers_as_openai(
             assert ("POST" if path == CHAT else "GET, HEAD") in reply.headers["Allow"]
 
 
-async def test_path_elsewhere_that_is_not_served_answers_plainly(harness: EdgeHarness) -> None:
-    async with harness.session.get(harness.url + "/nothing") as reply:
-        assert reply.status == 404
-        assert reply.content_type == "text/plain"
-
-
 async def test_slash_at_the_end_is_ignored(harness: EdgeHarness) -> None:
     async with harness.session.get(harness.url + "/v1/models/") as reply:
         assert reply.status == 200

@@ -23,6 +23,7 @@ COUNTS = {
     "completion_tokens": 2,
     "total_tokens": 9,
     "prompt_tokens_details": {"cached_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0},
 }
 TOOL = {"type": "function", "function": {"name": "dim", "parameters": {"type": "object"}}}
 
@@ -90,6 +91,25 @@ async def test_cached_tokens_are_told_in_whole_and_streamed_replies(harness: Edg
     harness.plays(sent)
     _, _, body = await harness.post(CHAT, asking(stream=True, stream_options={"include_usage": True}))
     assert read_events(body)[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 5}
+
+
+async def test_reasoning_tokens_are_told_in_whole_and_streamed_replies(harness: EdgeHarness) -> None:
+    end = ChatEnd(reason="stop", usage=USAGE.model_copy(update={"thinking_tokens": 1}))
+    sent = [
+        ChatFrame(seq=0, attempt=1, thinking="Hm.", tokens=1, thinking_tokens=1),
+        ChatFrame(seq=1, attempt=1, text="Hoo.", tokens=1, end=end),
+    ]
+    for over in ({}, {"n": 2}):
+        asked = asking(**over)
+        for _ in range(over.get("n", 1)):
+            harness.plays(sent)
+        _, _, body = await harness.post(CHAT, asked)
+        wanted = {"reasoning_tokens": over.get("n", 1)}
+        assert json.loads(body)["usage"]["completion_tokens_details"] == wanted
+        for _ in range(over.get("n", 1)):
+            harness.plays(sent)
+        _, _, body = await harness.post(CHAT, {**asked, "stream": True, "stream_options": {"include_usage": True}})
+        assert read_events(body)[-1]["usage"]["completion_tokens_details"] == wanted
 
 
 async def test_stream_escapes_what_readers_take_for_line_ends(harness: EdgeHarness) -> None:

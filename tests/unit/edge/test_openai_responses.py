@@ -8,8 +8,14 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, NotFoundError
-from openai.types.responses import Response, ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
-from pydantic import BaseModel
+from openai.types.responses import (
+    Response,
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseReasoningItem,
+    ResponseStreamEvent,
+)
+from pydantic import BaseModel, TypeAdapter
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatResult, TokenLogprob, ToolCall
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
@@ -29,8 +35,11 @@ THOUGHTFUL = [
     ChatFrame(seq=2, attempt=1, text="Y\u2028es", tokens=1),
     ChatFrame(seq=3, attempt=1, text=".", tokens=1),
     ChatFrame(seq=4, attempt=1, tool_calls=(CALL, OTHER), tokens=4),
-    ChatFrame(seq=5, attempt=1, end=ChatEnd(reason="tool_calls", usage=USAGE)),
+    ChatFrame(
+        seq=5, attempt=1, end=ChatEnd(reason="tool_calls", usage=USAGE.model_copy(update={"thinking_tokens": 1}))
+    ),
 ]
+EVENTS: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 
 
 @pytest.fixture
@@ -97,6 +106,7 @@ async def test_reply_is_whole(harness: EdgeHarness, client: AsyncOpenAI) -> None
     assert (request.max_output_tokens, request.sampling.temperature) == (50, 0.5)
     assert response.usage is not None
     assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens) == (7, 2, 9)
+    assert response.usage.output_tokens_details.reasoning_tokens == 0
     assert (response.instructions, response.temperature) == ("Be an owl.", 0.5)
     Response.model_validate_json(response.model_dump_json(by_alias=True))
     await harness.all_closed()
@@ -134,6 +144,18 @@ async def test_stream_has_the_packages_events(harness: EdgeHarness, client: Asyn
     _, headers, body = await harness.post(PATH, asking(stream=True, tools=[TOOL]))
     assert headers["Content-Type"] == "text/event-stream"
     events = events_of(body)
+    for event in events:
+        EVENTS.validate_python(event)
+    reasoned = [event["type"] for event in events if event.get("item_id", "").startswith("rs_")]
+    assert reasoned == [
+        "response.content_part.added",
+        *["response.reasoning_text.delta"] * reasoned.count("response.reasoning_text.delta"),
+        "response.reasoning_text.done",
+        "response.content_part.done",
+    ]
+    for counts in (final.usage, Response.model_validate(events[-1]["response"]).usage):
+        assert counts is not None
+        assert counts.output_tokens_details.reasoning_tokens == 1
     reasoning, message, *_calls = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert reasoning["content"] == [{"type": "reasoning_text", "text": "Let me see."}]
     assert message["content"][0]["text"] == "Y\u2028es."
@@ -147,6 +169,29 @@ async def test_stream_has_the_packages_events(harness: EdgeHarness, client: Asyn
             item["id"] = item["id"].replace(one["id"].removeprefix("resp_"), "")
     assert whole["output"] == events[-1]["response"]["output"]
     assert set(whole) == set(events[-1]["response"])
+
+
+@pytest.mark.parametrize("name", ["summary", "generate_summary"])
+async def test_thoughts_are_a_summary_where_one_is_asked_for(
+    name: str, harness: EdgeHarness, client: AsyncOpenAI
+) -> None:
+    asked: Any = {"effort": "low", name: "auto"}
+    harness.plays(THOUGHTFUL)
+    async with client.responses.stream(model="owl", input="Hello.", reasoning=asked, tools=[TOOL]) as stream:
+        seen = [event async for event in stream if "reasoning" in event.type]
+        final = await stream.get_final_response()
+    part, text = "response.reasoning_summary_part", "response.reasoning_summary_text"
+    kinds = list(dict.fromkeys(event.type for event in seen))
+    assert kinds == [f"{part}.added", f"{text}.delta", f"{text}.done", f"{part}.done"]
+    assert {(event.output_index, event.summary_index) for event in seen} == {(0, 0)}  # pyright: ignore[reportAttributeAccessIssue]
+    harness.plays(THOUGHTFUL)
+    whole = await client.responses.create(model="owl", input="Hello.", reasoning=asked, tools=[TOOL])
+    for response in (final, whole):
+        thoughts = response.output[0]
+        assert isinstance(thoughts, ResponseReasoningItem)
+        assert ([part.text for part in thoughts.summary], thoughts.content) == (["Let me see."], None)
+        assert response.reasoning is not None
+        assert (response.reasoning.effort, response.reasoning.summary) == ("low", "auto")
 
 
 async def test_reply_that_is_cut_is_incomplete(harness: EdgeHarness) -> None:

@@ -141,6 +141,19 @@ def test_router_finds_exact_paths_before_patterns() -> None:
 
 
 @pytest.mark.parametrize("path", ["/a", "/a/{name}"])
+def test_router_finds_the_route_for_those_that_read_a_media_type_first(path: str) -> None:
+    plain, page = route("GET", path), replace(route("GET", path), media_type="text/html")
+    router = Router([plain, page])
+    sent = path.replace("{name}", "x")
+    assert router.find("GET", sent, CIMultiDict({"Accept": "text/html,*/*"})).route is page
+    assert router.find("GET", sent, CIMultiDict({"Accept": "*/*"})).route is plain
+    assert router.find("GET", sent).route is plain
+    assert router.find("HEAD", sent, CIMultiDict({"Accept": "text/html"})).route is plain
+    with pytest.raises(ValueError, match="two routes"):
+        Router([page, page])
+
+
+@pytest.mark.parametrize("path", ["/a", "/a/{name}"])
 def test_router_finds_the_route_for_requests_with_a_header_first(path: str) -> None:
     plain, marked = route("GET", path), replace(route("GET", path), header="x-mark")
     router = Router([plain, marked, route("POST", path)])

@@ -27,8 +27,9 @@ from callboard_contracts.quota import (
     UsageReply,
     UsageRequest,
 )
-from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, SpeechJob
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, SegmentInfo, SpeechEnd, SpeechJob, SpokenWord
 from callboard_contracts.subjects import JobClass
+from callboard_contracts.transcription import TranscriptionFrame, TranscriptionResult
 from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
 from callboard_edge.app import EdgeServer, edge_context
@@ -133,9 +134,9 @@ class Worker:
         self._piece = 0
         self._spoken_bytes = 0
 
-    def say(self, pcm: bytes) -> None:
+    def say(self, pcm: bytes, *words: SpokenWord) -> None:
         """Sends one piece as one segment."""
-        self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, piece_done=True), pcm)
+        self._put(SegmentInfo(attempt=1, piece=self._piece, offset_bytes=0, piece_done=True, words=words), pcm)
         self._piece += 1
         self._spoken_bytes += len(pcm)
 
@@ -191,6 +192,12 @@ class HarnessReplies:
         """Is no part of speech."""
         raise AssertionError(request_id, state)
 
+    def open_transcription(
+        self, request_id: str, state: RequestState
+    ) -> RequestInbox[TranscriptionFrame, TranscriptionFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id, state)
+
     def close_request(self, request_id: str) -> None:
         """Forgets a request."""
         self.inboxes.pop(request_id, None)
@@ -200,6 +207,14 @@ class HarnessReplies:
         raise AssertionError(request_id)
 
     async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def replay_transcription(self, request_id: str) -> list[TranscriptionFrame]:
+        """Is no part of speech."""
+        raise AssertionError(request_id)
+
+    async def transcription_result(self, request_id: str) -> TranscriptionResult | None:
         """Is no part of speech."""
         raise AssertionError(request_id)
 
@@ -242,6 +257,14 @@ class HarnessJobs:
         worker = self.workers[job.request_id] = Worker(job, self._frames)
         self._tasks.append(asyncio.ensure_future(self.script(worker)))
         return JobRef("TTS", len(self.jobs))
+
+    async def store_sound(self, edge: str, request_id: str, sound: bytes | bytearray) -> int:
+        """Is no part of speech."""
+        raise AssertionError(edge, request_id, sound)
+
+    async def delete_sound(self, edge: str, request_id: str) -> None:
+        """Is no part of speech."""
+        raise AssertionError(edge, request_id)
 
     async def cancel(self, request_id: str) -> None:
         """Tells the worker."""

@@ -271,6 +271,7 @@ def make_job(
     speed: float = 1.0,
     deadline_s: float = 60,
     hold: Hold | None = None,
+    word_times: bool = False,
 ) -> SpeechJob:
     return SpeechJob(
         version=JOB_VERSION,
@@ -279,7 +280,7 @@ def make_job(
         tenant="t1",
         room="edge1",
         utterance="r1",
-        request=SpeechRequest(model=model, text=text, voice=voice, speed=speed),
+        request=SpeechRequest(model=model, text=text, voice=voice, speed=speed, word_times=word_times),
         hold=hold,
         created_at=time.time(),
         deadline_at=time.time() + deadline_s,

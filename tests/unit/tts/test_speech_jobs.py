@@ -447,3 +447,68 @@ async def test_message_that_is_no_job_is_refused_without_its_text(bus: FakeBus) 
     with pytest.raises(ValueError, match="not a SpeechJob") as error:
         await jobs.handle(delivery)
     assert "secret" not in str(error.value)
+
+
+def words_at(bus: FakeBus) -> list[tuple[str, float, float]]:
+    """The words of all segments, in seconds from the beginning of the sound."""
+    found: list[tuple[str, float, float]] = []
+    piece_bytes: dict[int, int] = {}
+    sent = 0
+    for info, message in zip(bus.infos, bus.segments, strict=True):
+        begin = piece_bytes.setdefault(info.piece, sent - info.offset_bytes) // BYTES_PER_MS
+        found += [(one.word, (begin + one.start_ms) / 1000, (begin + one.end_ms) / 1000) for one in info.words]
+        sent += len(message.data)
+    return found
+
+
+def is_loud(pcm: bytes, begin_s: float, end_s: float) -> bool:
+    sound = np.frombuffer(pcm, "<i2").astype(np.float64)[int(begin_s * 24_000) : int(end_s * 24_000)]
+    return bool(sound.size) and float(np.sqrt(np.mean(np.square(sound)))) > 300
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0, 1.1, 2.5])
+async def test_words_are_told_with_the_sound_at_every_speed(bus: FakeBus, speed: float) -> None:
+    text = "Dr. Ray has 20 owls, who sing $5 songs. " + TEXT
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(text, speed=speed, word_times=True)))
+    words = words_at(bus)
+    assert [name for name, _begin, _end in words] == text.split()
+    total_s = len(bus.pcm) / BYTES_PER_MS / 1000
+    at = 0.0
+    for _name, begin, end in words:
+        assert at - 0.02 <= begin < end <= total_s + 0.02
+        assert is_loud(bus.pcm, begin + 0.02, end - 0.02)
+        at = end
+    # Between two pieces there is a pause, and the mark before it, a character's tone; both belong to no word.
+    gaps = [after[1] - before[2] for before, after in itertools.pairwise(words)]
+    assert max(gaps) == pytest.approx(0.66 / speed, abs=0.05)
+    assert words[0][1] == pytest.approx(0, abs=0.01)
+    assert words[-1][2] == pytest.approx(total_s - 0.06 / speed, abs=0.05)
+
+
+async def test_words_are_told_only_where_they_are_asked_for(bus: FakeBus) -> None:
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job()))
+    assert not any(info.words for info in bus.infos)
+
+
+async def test_worker_that_takes_over_tells_each_word_once(bus: FakeBus) -> None:
+    whole = FakeBus()
+    jobs, _ = await handler(whole)
+    await jobs.handle(deliver(make_job(word_times=True)))
+    # The first worker died after some segments.
+    bus.segments = whole.segments[:3]
+    jobs, _ = await handler(bus)
+    await jobs.handle(deliver(make_job(word_times=True), attempt=2))
+    assert bus.pcm == whole.pcm
+    assert words_at(bus) == words_at(whole)
+
+
+async def test_engine_that_knows_no_times_is_an_error(bus: FakeBus) -> None:
+    jobs, engine = await handler(bus)
+    engine.tells_word_times = False
+    await jobs.handle(deliver(make_job(word_times=True)))
+    assert bus.end is not None
+    assert bus.end.error is not None
+    assert (bus.end.error.code, bus.end.error.param) == (ErrorCode.UNSUPPORTED, "word_times")
+    assert bus.pcm == b""

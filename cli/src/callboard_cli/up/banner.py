@@ -1,4 +1,4 @@
-"""What `up` prints when everything is ready: the address and three things to try."""
+"""What `up` prints when everything is ready: the address and what to try."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ def address(config: Config, port: int) -> str:
 def banner(config: Config, port: int, took_s: float, data_dir: str) -> str:
     """Returns the text."""
     base = address(config, port)
-    lines = [f"Callboard is ready at {base} ({took_s:.1f} s)", ""]
+    lines = [f"Callboard is ready at {base} ({took_s:.1f} s)", "", "  A page to talk and listen:", f"    {base}/", ""]
     chat = config.chat.default_model or next(iter(config.chat.models), None)
     if chat:
         body = {

@@ -218,11 +218,15 @@ class ChatJob(Job):
 
 
 class TokenUsage(Message):
-    """Token counts as the engine's tokenizer counts them; cached tokens are part of the prompt's."""
+    """Token counts as the engine's tokenizer counts them.
+
+    Cached tokens are part of the prompt's, and those of thinking part of the completion's.
+    """
 
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)
     cached_prompt_tokens: int = Field(default=0, ge=0)
+    thinking_tokens: int = Field(default=0, ge=0)
 
 
 class PhaseDurations(Message):
@@ -264,8 +268,8 @@ class ChatFrame(Message):
     """A piece of a reply on `out.<edge>.<request>`.
 
     `seq` counts from 0 without gaps over all attempts; `attempt` is the delivery that wrote the frame; `tokens` is
-    how many engine tokens the frame stands for. `thinking` is the model's reasoning, never part of `text`. The last
-    frame has `end`.
+    how many engine tokens the frame stands for, and `thinking_tokens` how many of them are reasoning. `thinking` is
+    the model's reasoning, never part of `text`. The last frame has `end`.
     """
 
     seq: int = Field(ge=0)
@@ -273,6 +277,7 @@ class ChatFrame(Message):
     text: str = ""
     thinking: str = ""
     tokens: int = Field(default=0, ge=0)
+    thinking_tokens: int = Field(default=0, ge=0)
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     end: ChatEnd | None = None

@@ -419,6 +419,20 @@ class KoboldSection(Section):
     """How long what is in a slot is kept after it was saved."""
 
 
+class HordeSection(Section):
+    """Clients of the AI Horde; each edge counts for itself, and 0 is no limit."""
+
+    submits_per_s: int = Field(default=2, ge=0)
+    """How many requests an address, and a key, may submit in a second."""
+    submits_per_minute: int = Field(default=90, ge=0)
+    """How many requests an address may submit in a minute."""
+    polls_per_minute: int = Field(default=120, ge=0)
+    """How often an address may ask in a minute how one request stands; clients ask up to 75 times, and give up when
+    they are refused."""
+    others_per_minute: int = Field(default=90, ge=0)
+    """How often an address may ask anything else in a minute."""
+
+
 Bitrate = Literal[16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320]
 
 
@@ -540,6 +554,7 @@ class Config(Section):
     rooms: RoomsSection = RoomsSection()
     talkmaster: TalkmasterSection = TalkmasterSection()
     kobold: KoboldSection = KoboldSection()
+    horde: HordeSection = HordeSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 

@@ -31,8 +31,8 @@ class ResumeRequest(Message):
 class ResumeReply(Message):
     """How far a reply has come at its edge; `open` is false when nobody waits any more.
 
-    `attempt` is the newest attempt seen, `next_seq` the number of the next frame or segment. Text, thinking and tokens
-    are those of a chat reply.
+    `attempt` is the newest attempt seen, `next_seq` the number of the next frame or segment. Text, thinking and their
+    tokens are those of a chat reply.
     """
 
     open: bool
@@ -41,3 +41,4 @@ class ResumeReply(Message):
     text: str = ""
     thinking: str = ""
     tokens: int = 0
+    thinking_tokens: int = 0

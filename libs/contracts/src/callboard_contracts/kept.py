@@ -34,6 +34,23 @@ class NamedRequest(Message):
     request_id: str
 
 
+class KeptGroup(Message):
+    """The polled jobs that one request of a client made, kept under `name.<hash>` for as long as their results.
+
+    `stops` are the stop sequences that the client is shown where one ended a reply. Times are Unix seconds; `ended` is
+    set once all jobs have.
+    """
+
+    request_id: str
+    job_ids: tuple[str, ...]
+    model: str
+    pool: str
+    max_output_tokens: int = Field(ge=1)
+    stops: tuple[str, ...] = ()
+    created_at: float
+    ended: bool = False
+
+
 class KeptDialogue(Message):
     """A dialogue up to a reply that its client may go on from, kept under `name.<hash>` for as long as the reply.
 

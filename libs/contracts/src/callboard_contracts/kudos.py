@@ -51,10 +51,13 @@ class KudosBalanceRequest(Message):
 class KudosReply(Message):
     """What an account has; after a transfer it is the giver's balance.
 
+    `name` is the account's, in the answer to who asks for a balance.
+
     `repeated` says that the transaction had been made before. What is held for requests that run is not in the balance.
     """
 
     account: str = ""
+    name: str = ""
     balance: int = 0
     repeated: bool = False
     error: ErrorInfo | None = None

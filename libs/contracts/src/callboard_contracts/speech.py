@@ -40,6 +40,8 @@ class SpeechRequest(Message):
     instructions: str = ""
     words: WordsTable = Field(default_factory=dict)
     """How words are spoken, before the lists of the site."""
+    word_times: bool = False
+    """Whether the segments are to say when each word of the text sounds."""
 
 
 class NarratedReply(Message):
@@ -101,12 +103,21 @@ class UtteranceStart(Message):
     secret_digest: str | None = None
 
 
+class SpokenWord(Message):
+    """A word as the text writes it, and when it sounds, in milliseconds from the beginning of its piece's sound."""
+
+    word: str
+    start_ms: int = Field(ge=0)
+    end_ms: int = Field(ge=0)
+
+
 class SegmentInfo(Message):
     """What is known of one segment beside its PCM; it travels as JSON in the header `Callboard-Segment`.
 
     `piece` counts the spoken pieces of the text and `offset_bytes` is where the segment starts inside its piece, so
     that a worker that takes over continues exactly after the last segment. The last segment has `end`, and no PCM.
     `text` is what the piece says, in the first segment of each piece that is spoken in a room.
+    `words` are those that begin in the segment, where the request asks for their times.
     `extensions` are the holds granted since the segment before, so that a worker that takes over settles them too.
     """
 
@@ -115,6 +126,7 @@ class SegmentInfo(Message):
     offset_bytes: int = Field(ge=0)
     piece_done: bool = False
     text: str = ""
+    words: tuple[SpokenWord, ...] = ()
     extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     end: SpeechEnd | None = None
 

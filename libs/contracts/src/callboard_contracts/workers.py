@@ -43,11 +43,25 @@ class OfferedVoice(Message):
     language: str | None = None
 
 
+class Throughput(Message):
+    """What a worker has lately written with a model.
+
+    `tokens_per_s` is the speed of one reply and `tokens_per_reply` its length, as means over the last replies.
+    """
+
+    tokens_per_s: float = Field(gt=0)
+    tokens_per_reply: float = Field(gt=0)
+    tokens_last_minute: int = Field(default=0, ge=0)
+
+
 class OfferedModel(Message):
     """A model that a worker serves, by its public name.
 
     `sampling` names the fields of a request's sampling that the engine honours. `tokens_per_byte` is how many tokens a
     byte of a prompt usually is; a worker that says so extends the hold of a job that tells how it was reckoned.
+    `word_times` says that a speech model can tell when each word sounds; it is no entry of `abilities`, since an edge
+    of an older version knows no others than its own.
+    `throughput` is left out until a first reply was written.
     `languages` are the codes of those that it hears, such as `en`; none where the engine alone knows.
     """
 
@@ -57,6 +71,8 @@ class OfferedModel(Message):
     sampling: tuple[str, ...] = ()
     voices: tuple[OfferedVoice, ...] = ()
     tokens_per_byte: float | None = Field(default=None, gt=0)
+    word_times: bool = False
+    throughput: Throughput | None = None
     languages: tuple[str, ...] = ()
 
 

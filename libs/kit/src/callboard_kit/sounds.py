@@ -18,7 +18,7 @@ PARTS_AT_ONCE = 8
 FULL_RETRY_S = 5.0
 
 
-async def store_sound(bus: Bus, edge: str, request_id: str, sound: bytes) -> int:
+async def store_sound(bus: Bus, edge: str, request_id: str, sound: bytes | bytearray) -> int:
     """Stores a sound and returns in how many parts; call before its job is queued.
 
     Raises:
@@ -28,7 +28,7 @@ async def store_sound(bus: Bus, edge: str, request_id: str, sound: bytes) -> int
     free = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def store(n: int) -> None:
-        part = sound[n * SOUND_PART_BYTES : (n + 1) * SOUND_PART_BYTES]
+        part = bytes(sound[n * SOUND_PART_BYTES : (n + 1) * SOUND_PART_BYTES])
         async with free:
             await bus.publish_stored(subjects.sound(edge, request_id, n), part, f"{request_id}.sound.{n}")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from callboard_chat import metrics
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prompt_statistics import PromptStatistics
+from callboard_chat.domain.reply_statistics import ReplyStatistics
 from callboard_chat.handlers.chat_jobs import ChatJobs
 from callboard_chat.handlers.embedding_jobs import EmbeddingJobs
 from callboard_chat.handlers.model_inquiries import answering
@@ -66,17 +67,18 @@ async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace)
 async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown) -> None:
     """Runs one worker on a given engine; raises as `Worker.run` does."""
     statistics = {model.name: PromptStatistics() for model in pool.models.values()}
+    replies = {name: ReplyStatistics() for name in statistics}
 
     def make_jobs(bus: Bus) -> PoolJobs:
         extensions = HoldExtensions(bus, pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
         parts = (bus, engine, pool, extensions, statistics)
-        return PoolJobs(ChatJobs(*parts), EmbeddingJobs(*parts))
+        return PoolJobs(ChatJobs(*parts, replies), EmbeddingJobs(*parts))
 
     worker = Worker(
         pool,
         engine,
         metrics.WORKER,
-        lambda: offered_models(pool, engine, statistics),
+        lambda: offered_models(pool, engine, statistics, replies),
         make_jobs,
         shutdown,
         lambda bus: answering(bus, engine, pool),
@@ -85,7 +87,10 @@ async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shu
 
 
 def offered_models(
-    pool: PoolSettings, engine: ChatEngine, statistics: Mapping[str, PromptStatistics]
+    pool: PoolSettings,
+    engine: ChatEngine,
+    statistics: Mapping[str, PromptStatistics],
+    replies: Mapping[str, ReplyStatistics],
 ) -> list[OfferedModel]:
     """What a worker announces: each model by its public name, with what it can do here."""
     return [
@@ -95,6 +100,7 @@ def offered_models(
             abilities=tuple(sorted(model.abilities(engine.abilities) - (set() if pool.can_continue else {"prefill"}))),
             sampling=tuple(sorted(engine.sampling)),
             tokens_per_byte=statistics[model.name].tokens_per_byte,
+            throughput=replies[model.name].throughput,
         )
         for model in dict.fromkeys(pool.models.values())
     ]

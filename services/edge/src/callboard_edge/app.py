@@ -33,10 +33,16 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import chat_catalogue, embedding_catalogue, speech_catalogue
+from callboard_edge.domain.catalogue import (
+    chat_catalogue,
+    embedding_catalogue,
+    recognition_catalogue,
+    speech_catalogue,
+)
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
+from callboard_edge.domain.job_groups import JobGroups
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import ResultStore
@@ -45,7 +51,7 @@ from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
-from callboard_edge.http import docs, health
+from callboard_edge.http import docs, health, home_page
 from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
@@ -56,6 +62,7 @@ from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
+from callboard_edge.http.transcription_responder import TranscriptionResponder
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.idle_loop import IdleLoopError, read_loop
 from callboard_edge.media.room_streams import RoomStreams
@@ -64,6 +71,7 @@ from callboard_edge.protocols.admin.auth import token_digest
 from callboard_edge.protocols.admin.protocol import Admin
 from callboard_edge.protocols.anthropic.protocol import Anthropic
 from callboard_edge.protocols.characters.protocol import CharactersProtocol
+from callboard_edge.protocols.horde.protocol import Horde
 from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.ollama.protocol import Ollama
 from callboard_edge.protocols.openai.protocol import OpenAI
@@ -87,10 +95,14 @@ PROTOCOLS: tuple[Protocol, ...] = (
     CharactersProtocol(),
     Talkmaster(),
     Kobold(),
+    Horde(),
     Ollama(),
     Admin(),
 )
 """Every protocol that the edge speaks."""
+
+SITE_PREFIXES = ("", "/socket.io")
+"""Unknown paths that get plain text: clients of Socket.IO are not to read JSON of another protocol."""
 
 QUOTA = "quota"
 """The name by which `callboard up` knows the quota service."""
@@ -105,7 +117,7 @@ class EdgeServer:
 
     def __init__(self, context: EdgeContext, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
         self._settings = context.settings
-        site = SitePages(health.routes)
+        site = SitePages(lambda context: [*health.routes(context), *home_page.routes()], prefixes=SITE_PREFIXES)
         served = [ServedRoute(route, protocol) for protocol in (*protocols, site) for route in protocol.routes(context)]
         pages = docs.routes([one.route for one in served])
         served += [ServedRoute(route, site) for route in pages]
@@ -328,11 +340,15 @@ def edge_context(
     """Puts together what the protocols are given; `running` is made where this edge is the only one."""
     settings = edge_settings(config, deps.jobs.max_request_bytes)
     characters = Characters() if characters is None else characters
-    parts = deps, workers, KeptJobs(deps, results), config.edge.request_timeout_s, config.chat.hold_slice_tokens
+    kept = KeptJobs(deps, results)
+    parts = deps, workers, kept, config.edge.request_timeout_s, config.chat.hold_slice_tokens
     room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
     admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
     offer = Offer(
-        chat_catalogue(config.chat), speech_catalogue(config.tts, characters), embedding_catalogue(config.chat)
+        chat_catalogue(config.chat),
+        speech_catalogue(config.tts, characters),
+        embedding_catalogue(config.chat),
+        recognition_catalogue(config.stt),
     )
 
     async def tier_of(caller: Caller) -> str:
@@ -345,6 +361,7 @@ def edge_context(
         chat_models=offer.chat_models,
         embedding_models=offer.embedding_models,
         speech_models=offer.speech_models,
+        recognition_models=offer.recognition_models,
         offers=Offers(offer, config.quota.tiers, tier_of, characters, workers),
         characters=characters,
         workers=workers,
@@ -353,6 +370,7 @@ def edge_context(
         embeddings=EmbeddingResponder(admission, workers),
         speech=SpeechResponder(admission, encoders, metrics, settings),
         narrated=NarratedResponder(text, admission, encoders, metrics, settings),
+        transcriptions=TranscriptionResponder(admission, workers, metrics, config.stt),
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         inquiry=deps.inquiry,
@@ -362,6 +380,7 @@ def edge_context(
         metrics=metrics,
         running=running or FollowedReplies(),
         dialogues=Dialogues(results, deps.background, deps.jobs.max_request_bytes, deps.now),
+        groups=JobGroups(kept, results, deps.background),
         ready=ready,
         admin=admin,
         saved_slots=saved_slots,

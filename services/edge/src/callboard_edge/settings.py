@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from callboard_contracts.config import Config, TtsSection
+from callboard_contracts.config import Config, HordeSection, SttSection, TtsSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,11 @@ class EdgeSettings:
     max_connections: int
     require_key: bool
     speech: TtsSection
+    stt: SttSection
     simulators: tuple[IPv4Network | IPv6Network, ...]
     speaks_in_rooms: bool
     kobold_prefix: str
+    horde: HordeSection
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -33,7 +35,9 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         max_connections=edge.max_connections,
         require_key=config.quota.require_key,
         speech=config.tts,
+        stt=config.stt,
         simulators=config.talkmaster.simulators,
         speaks_in_rooms=config.talkmaster.speech,
         kobold_prefix=config.kobold.path_prefix,
+        horde=config.horde,
     )

@@ -63,6 +63,7 @@ def offered_models(pool: PoolSettings, engine: SpeechEngine) -> list[OfferedMode
         OfferedModel(
             name=model.name,
             voices=tuple(OfferedVoice(name=name, language=known.get(name)) for name in model.voices or known),
+            word_times=engine.tells_word_times,
         )
         for model in served.values()
     ]

@@ -143,7 +143,9 @@ class FakeEngine:
         limit = max(0, output_tokens - said.tokens)
         if script.ignores_prefill:
             said = Continuation()
-        thinking = [Chunk(thinking=text, tokens=1) for text in _after(script.thinking, said.thinking)]
+        thinking = [
+            Chunk(thinking=text, tokens=1, thinking_tokens=1) for text in _after(script.thinking, said.thinking)
+        ]
         spoken = () if is_forced(request) else _spoken(script, said)
         chunks = [*(thinking if not said.text else ()), *spoken]
         self.state.active += 1

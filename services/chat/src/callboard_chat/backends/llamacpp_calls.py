@@ -102,7 +102,11 @@ class CallSplitter:
 
     def take(self, chunk: Chunk) -> Chunk:
         """The chunk without what belongs to calls; the last one has the calls."""
-        text, thinking = self._thoughts.feed(chunk.text) if chunk.text else ("", "")
+        text = thinking = ""
+        if chunk.text:
+            text, thinking = self._thoughts.feed(chunk.text)
+            untold = chunk.tokens - chunk.thinking_tokens
+            chunk.thinking_tokens += self._thoughts.thinking_tokens(untold, text, thinking)
         if chunk.finish is not None:
             rest, last_thinking = self._thoughts.flush()
             text, thinking = text + rest, thinking + last_thinking

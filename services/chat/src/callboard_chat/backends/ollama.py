@@ -152,7 +152,7 @@ class OllamaEngine:
                         yield _last(answer, text, thinking, calls, said)
                         return
                     if text or thinking:
-                        yield Chunk(text, thinking, tokens=1)
+                        yield Chunk(text, thinking, tokens=1, thinking_tokens=0 if text else 1)
         except ResponseError as error:
             if error.status_code < 0:
                 raise EngineFailed from None
@@ -342,6 +342,7 @@ def _last(answer: Answer, text: str, thinking: str, calls: list[ToolCall], said:
         text,
         thinking,
         tokens=1 if text or thinking else 0,
+        thinking_tokens=1 if thinking and not text else 0,
         tool_calls=tuple(calls),
         finish="tool_calls" if calls and finish != "length" else finish,
         prompt_tokens=prompt_tokens,

@@ -66,7 +66,7 @@ class ReplyReader:
         self._prompt_fixed = prompt_tokens is not None
         self._cached_prompt_tokens: int | None = None
         self._read_prompt_tokens = 0
-        self._tokens = 0
+        self._tokens = self._thinking_tokens = 0
         self._top_logprobs = top_logprobs
         self._logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[str]] = {}
@@ -87,7 +87,7 @@ class ReplyReader:
         """Takes the payloads that arrived together and returns what they say as one chunk."""
         text = ""
         thinking = ""
-        before, read_before = self._tokens, self._read_prompt_tokens
+        before, read_before, thinking_before = self._tokens, self._read_prompt_tokens, self._thinking_tokens
         for event in _events(payloads):
             if self.done:
                 break
@@ -110,6 +110,7 @@ class ReplyReader:
             text,
             thinking,
             tokens,
+            self._thinking_tokens - thinking_before,
             logprobs=logprobs,
             prompt_tokens=self._prompt_tokens,
             cached_prompt_tokens=self._cached_prompt_tokens,
@@ -142,7 +143,10 @@ class ReplyReader:
                     self._finish = "length"
                     self.done = True
                     break
-                self._tokens = max(self._tokens, timings["predicted_n"]) if timings else self._tokens + 1
+                before = self._tokens
+                self._tokens = max(before, timings["predicted_n"]) if timings else before + 1
+                if thought and not said:
+                    self._thinking_tokens += self._tokens - before
                 text += said
                 thinking += thought
                 for call in calls or ():
@@ -169,7 +173,9 @@ class ReplyReader:
             raise EngineFailed
         if self._finish is None:
             raise EngineUnavailable("the reply broke off")
+        told = (self._usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
         return Chunk(
+            thinking_tokens=max(0, (told or 0) - self._thinking_tokens),
             tool_calls=tuple(
                 new_call(name, arguments, call_id) for _, (call_id, name, arguments) in sorted(self._calls.items())
             ),

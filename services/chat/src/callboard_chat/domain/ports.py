@@ -17,15 +17,17 @@ Finish = Literal["stop", "length", "tool_calls"]
 class Chunk:
     """A piece of a reply as an engine hands it over.
 
-    `tokens` is how many engine tokens the piece stands for. The last chunk has `finish`, and `stop_sequence` where the
-    engine says which one ended the reply. The counts are the engine's own for this run so far, None where it has not
-    said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens` counts only what this run
-    made, without what a continuation started from.
+    `tokens` is how many engine tokens the piece stands for, and `thinking_tokens` how many of them the engine wrote
+    apart from the text; the last chunk may bring those of thinking that was never shown. It also has `finish`, and
+    `stop_sequence` where the engine says which one ended the reply. The counts are the engine's own for this run so
+    far, None where it has not said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens`
+    counts only what this run made, without what a continuation started from.
     """
 
     text: str = ""
     thinking: str = ""
     tokens: int = 0
+    thinking_tokens: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
@@ -44,6 +46,7 @@ class Continuation:
     text: str = ""
     thinking: str = ""
     tokens: int = 0
+    thinking_tokens: int = 0
 
     @property
     def prefill(self) -> str:

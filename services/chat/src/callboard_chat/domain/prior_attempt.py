@@ -39,6 +39,7 @@ def history(frames: Iterable[ChatFrame]) -> History:
         "".join(frame.text for frame in kept),
         "".join(frame.thinking for frame in kept),
         sum(frame.tokens for frame in kept),
+        sum(frame.thinking_tokens for frame in kept),
     )
     return History(
         next_seq=first + len(kept),

@@ -57,10 +57,12 @@ class Reply:
         self._text = [prior.said.text]
         self._thinking = [prior.said.thinking]
         self._tokens = prior.said.tokens
+        self._thinking_tokens = prior.said.thinking_tokens
         self._tool_calls: tuple[ToolCall, ...] = prior.tool_calls
         self._logprobs = [prior.logprobs]
         self._sent: list[ChatFrame] = []
         self._pending_tokens = 0
+        self._pending_thinking_tokens = 0
         self._pending_logprobs: tuple[TokenLogprob, ...] = ()
         self._prompt_tokens = prior.prompt_tokens
         self._cached_prompt_tokens = 0
@@ -95,7 +97,7 @@ class Reply:
         self._at_start = self._trims_start and not said.text
         self._base_tokens = self._tokens
         self._prompt_known = self._prompt_tokens is not None
-        self._pending_tokens = 0
+        self._pending_tokens = self._pending_thinking_tokens = 0
         self._pending_logprobs = ()
         self._engine_tokens = None
         self._cutter = StopCutter(self._request.sampling.stop)
@@ -110,7 +112,7 @@ class Reply:
     @property
     def said(self) -> Continuation:
         """What the frames so far have said."""
-        return Continuation("".join(self._text), "".join(self._thinking), self._tokens)
+        return Continuation("".join(self._text), "".join(self._thinking), self._tokens, self._thinking_tokens)
 
     @property
     def started(self) -> bool:
@@ -197,11 +199,15 @@ class Reply:
         tokens = 0
         if completed or self.started:
             total = min(self._total_tokens, self._limit) if completed else self._tokens
+            thinking = self._thinking_tokens + (self._pending_thinking_tokens if completed else 0)
             prompt = self._prompt_tokens
             if prompt is None:
                 prompt = estimated_prompt_tokens(self._request)
             usage = TokenUsage(
-                prompt_tokens=prompt, completion_tokens=total, cached_prompt_tokens=self._cached_prompt_tokens
+                prompt_tokens=prompt,
+                completion_tokens=total,
+                cached_prompt_tokens=self._cached_prompt_tokens,
+                thinking_tokens=min(thinking, total),
             )
             tokens = max(0, total - self._tokens)
         end = ChatEnd(
@@ -266,13 +272,15 @@ class Reply:
         self.limit_to(allowed)
 
     def _split(self, chunk: Chunk) -> tuple[str, str]:
-        text, thinking = chunk.text, chunk.thinking
+        text, thinking, thinking_tokens = chunk.text, chunk.thinking, chunk.thinking_tokens
         if self._splitter is not None:
             if thinking:
                 self._splitter.leave()
             if text:
                 text, split = self._splitter.feed(text)
+                thinking_tokens += self._splitter.thinking_tokens(chunk.tokens - thinking_tokens, text, split)
                 thinking += split
+        self._pending_thinking_tokens += thinking_tokens
         text, thinking = self._new(text, thinking)
         if self._at_start:
             text = text.lstrip()
@@ -294,10 +302,11 @@ class Reply:
             # This run makes the whole reply, of which the first tokens are sent and counted already.
             self._base_tokens = 0
             self._pending_tokens = max(0, self._pending_tokens - self._tokens)
+            self._pending_thinking_tokens = max(0, self._pending_thinking_tokens - self._thinking_tokens)
             self._pending_logprobs = self._pending_logprobs[self._tokens :]
         elif self._prefill.decided and self._pending_tokens > self._limit - self._tokens:
             # What was held back while nothing was certain goes past the limit.
-            self._pending_tokens = 0
+            self._pending_tokens = self._pending_thinking_tokens = 0
             self.finish = "length"
             return "", ""
         return text, thinking
@@ -318,6 +327,8 @@ class Reply:
         seq = self._next_seq
         self._next_seq += 1
         self._tokens += tokens
+        thinking_tokens, self._pending_thinking_tokens = min(self._pending_thinking_tokens, tokens), 0
+        self._thinking_tokens += thinking_tokens
         if text:
             self._text.append(text)
         if thinking:
@@ -331,6 +342,7 @@ class Reply:
             text=text,
             thinking=thinking,
             tokens=tokens,
+            thinking_tokens=thinking_tokens,
             tool_calls=calls,
             logprobs=logprobs,
             end=end,

@@ -17,6 +17,8 @@ class ThinkingSplitter:
         self._leading_only = leading_only
         self._strip = inside
         self._held = ""
+        self._was_inside = inside
+        self._uncertain_tokens = 0
 
     def leave(self) -> None:
         """Ends a block that the engine itself has split off, so that its tags will not appear."""
@@ -52,6 +54,23 @@ class ThinkingSplitter:
                     rest = content
             rest = self._read(rest, OPEN, reply)
         return "".join(reply), "".join(thinking)
+
+    def thinking_tokens(self, tokens: int, text: str, thinking: str) -> int:
+        """How many tokens are reasoning, now that a chunk of so many was split in two.
+
+        Tags are part of it. A chunk that has both parts is shared out by their lengths.
+        """
+        tokens += self._uncertain_tokens
+        inside = self._inside or self._was_inside
+        self._was_inside = self._inside
+        self._uncertain_tokens = 0
+        if text or thinking:
+            return round(tokens * len(thinking) / (len(text) + len(thinking)))
+        if inside:
+            return tokens
+        # It may be the beginning of a tag.
+        self._uncertain_tokens = tokens
+        return 0
 
     def flush(self) -> tuple[str, str]:
         """Returns what was held back, now that nothing more comes: reply, reasoning."""

@@ -18,6 +18,7 @@ from callboard_chat.domain.prompt_rendering import RenderedRequest, TextFit, ren
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.reply_format import check_format, uncheckable
+from callboard_chat.domain.reply_statistics import ReplyStatistics
 from callboard_chat.domain.retries import Retries, final_error
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
 from callboard_chat.handlers.text_quota import TextQuota
@@ -60,12 +61,14 @@ class ChatJobs:
         pool: PoolSettings,
         extensions: HoldExtensions,
         statistics: Mapping[str, PromptStatistics],
+        replies: Mapping[str, ReplyStatistics],
     ) -> None:
         self._bus = bus
         self._engine = engine
         self._pool = pool
         self._extensions = extensions
         self._statistics = statistics
+        self._replies = replies
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
         self._own_prompts = OwnPrompts()
@@ -132,7 +135,7 @@ class ChatJobs:
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:
-            self._learn(request, frame.end)
+            self._learn(running, request, frame.end)
         await quota.cover_used(frame.end.usage)
         await self._send(job, frame)
         self._observe(running, reply, frame.end)
@@ -305,9 +308,13 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    def _learn(self, request: ChatRequest, end: ChatEnd) -> None:
+    def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd) -> None:
         model = self._pool.models.get(request.model)
-        if model is not None and not may_be_cut(request, end.usage.prompt_tokens, model.context_tokens):
+        if model is None:
+            return
+        seconds = asyncio.get_running_loop().time() - running.started_at
+        self._replies[model.name].learn(end.usage.completion_tokens, seconds)
+        if not may_be_cut(request, end.usage.prompt_tokens, model.context_tokens):
             self._statistics[model.name].learn(request, end.usage.prompt_tokens)
 
     def _quota(self, job: ChatJob, prior: PriorAttempt, left_s: Callable[[], float] = lambda: 0.0) -> TextQuota:

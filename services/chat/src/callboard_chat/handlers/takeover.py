@@ -93,4 +93,4 @@ async def _completed(bus: Bus, job: ChatJob, prior: PriorAttempt) -> PriorAttemp
 def _received(reply: ResumeReply | None) -> History:
     if reply is None:
         return History()
-    return History(reply.next_seq, Continuation(reply.text, reply.thinking, reply.tokens))
+    return History(reply.next_seq, Continuation(reply.text, reply.thinking, reply.tokens, reply.thinking_tokens))

@@ -2,15 +2,22 @@
 
 import logging
 
+from cachetools import TTLCache
+
 from callboard_contracts import subjects
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.streams import JOB_STREAMS
+from callboard_contracts.streams import JOB_STREAMS, consumer_name
 from callboard_contracts.subjects import JobClass
-from callboard_edge.domain.ports import JobRef
+from callboard_edge.domain.ports import JobRef, QueueDepth
 from callboard_kit.bus import Bus, BusError, BusUnavailable
-from callboard_kit.jobs import ENQUEUE_TIMEOUT_S, enqueue, max_request_bytes
+from callboard_kit.jobs import ENQUEUE_TIMEOUT_S, bus_unavailable, enqueue, max_request_bytes
+from callboard_kit.sounds import delete_sound, store_sound
 
 log = logging.getLogger(__name__)
+
+DEPTH_LIFE_S = 1.0
+"""Many clients ask again and again how long the same queue is."""
+MAX_DEPTHS = 1024
 
 
 class BusJobQueue:
@@ -19,6 +26,7 @@ class BusJobQueue:
     def __init__(self, bus: Bus, enqueue_timeout_s: float = ENQUEUE_TIMEOUT_S) -> None:
         self._bus = bus
         self._enqueue_timeout_s = enqueue_timeout_s
+        self._depths: TTLCache[str, QueueDepth] = TTLCache(MAX_DEPTHS, DEPTH_LIFE_S)
 
     @property
     def max_request_bytes(self) -> int:
@@ -29,6 +37,14 @@ class BusJobQueue:
         """Stores a job; see `JobQueue`."""
         seq = await enqueue(self._bus, job, service, pool, job_class, self._enqueue_timeout_s)
         return JobRef(JOB_STREAMS[service], seq)
+
+    async def store_sound(self, edge: str, request_id: str, sound: bytes | bytearray) -> int:
+        """Stores a sound in parts; see `JobQueue`."""
+        return await store_sound(self._bus, edge, request_id, sound)
+
+    async def delete_sound(self, edge: str, request_id: str) -> None:
+        """Deletes what is stored of a sound; see `JobQueue`."""
+        await delete_sound(self._bus, edge, request_id)
 
     async def cancel(self, request_id: str) -> None:
         """Tells the worker of a request to stop."""
@@ -43,3 +59,16 @@ class BusJobQueue:
             return await self._bus.delete_message(job_ref.stream, job_ref.seq)
         except BusError:
             return False
+
+    async def depth(self, service: Service, pool: str, job_class: JobClass) -> QueueDepth:
+        """How long a pool's queue is."""
+        consumer = consumer_name(service, pool, job_class)
+        known = self._depths.get(consumer)
+        if known is not None:
+            return known
+        try:
+            info = await self._bus.api(f"CONSUMER.INFO.{JOB_STREAMS[service]}.{consumer}", {})
+        except BusError as error:
+            raise bus_unavailable() from error
+        depth = self._depths[consumer] = QueueDepth(info["num_pending"], info["delivered"]["stream_seq"])
+        return depth

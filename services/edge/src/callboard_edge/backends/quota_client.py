@@ -8,6 +8,7 @@ from cachetools import LRUCache
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.kudos import KudosBalanceRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -93,6 +94,15 @@ class BusQuotaClient:
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used."""
         return await self._line.ask(subjects.QUOTA_USAGE, request, UsageReply) or UsageReply(error=UNAVAILABLE)
+
+    async def kudos(self, account: str) -> KudosReply:
+        """Says what an account is called and has in kudos."""
+        request = KudosBalanceRequest(account=account)
+        return await self._line.ask(subjects.QUOTA_KUDOS_SHOW, request, KudosReply) or KudosReply(error=UNAVAILABLE)
+
+    async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
+        """Moves kudos."""
+        return await self._line.ask(subjects.QUOTA_KUDOS_TRANSFER, request, KudosReply) or KudosReply(error=UNAVAILABLE)
 
     def _why_not(self, digest: str | None) -> ErrorInfo | None:
         """Why a caller is not let in while quota is away; where keys are required, only those that it let in are."""

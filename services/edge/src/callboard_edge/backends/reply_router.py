@@ -18,6 +18,7 @@ from callboard_contracts.interest import HEARTBEAT_INTERVAL_S, EdgeHeartbeat, Re
 from callboard_contracts.model import Message
 from callboard_contracts.speech import AudioSegment
 from callboard_contracts.streams import AUDIO, OUT, RESULT
+from callboard_contracts.transcription import TranscriptionFrame, TranscriptionResult
 from callboard_edge.backends.inbox import RequestInbox
 from callboard_edge.backends.segments import read_segment
 from callboard_edge.domain.ports import RequestState
@@ -113,6 +114,11 @@ class BusReplyRouter:
         inbox = RequestInbox(read_embedding_frame, MAX_WAITING_FRAMES, MAX_WAITING_VECTOR_BYTES)
         return self._opened(request_id, state, inbox)
 
+    def open_transcription(self, request_id: str, state: RequestState) -> RequestInbox[bytes, TranscriptionFrame]:
+        """Starts to collect the frames of a transcription request."""
+        inbox = RequestInbox(read_transcription_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES)
+        return self._opened(request_id, state, inbox)
+
     def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
         inbox = RequestInbox[AudioSegment, AudioSegment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
@@ -136,6 +142,10 @@ class BusReplyRouter:
     async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
         """Reads all frames of an embedding request back from the bus."""
         return await self._replay(request_id, read_embedding_frame)
+
+    async def replay_transcription(self, request_id: str) -> list[TranscriptionFrame]:
+        """Reads all frames of a transcription request back from the bus."""
+        return await self._replay(request_id, read_transcription_frame)
 
     async def _replay(self, request_id: str, read: Callable[[bytes], M | None]) -> list[M]:
         self._on_replay()
@@ -163,6 +173,10 @@ class BusReplyRouter:
     async def embedding_result(self, request_id: str) -> EmbeddingResult | None:
         """The finished vectors, if the bus has them."""
         return await self._result(request_id, EmbeddingResult)
+
+    async def transcription_result(self, request_id: str) -> TranscriptionResult | None:
+        """The finished transcript, if the bus has it."""
+        return await self._result(request_id, TranscriptionResult)
 
     async def _result(self, request_id: str, model: type[M]) -> M | None:
         try:
@@ -214,6 +228,11 @@ def read_frame(data: bytes) -> ChatFrame | None:
 def read_embedding_frame(data: bytes) -> EmbeddingFrame | None:
     """A frame of vectors as it stands on the bus; see `read_frame`."""
     return _read(EmbeddingFrame, data)
+
+
+def read_transcription_frame(data: bytes) -> TranscriptionFrame | None:
+    """A frame of a transcript as it stands on the bus; see `read_frame`."""
+    return _read(TranscriptionFrame, data)
 
 
 def _read(model: type[M], data: bytes) -> M | None:

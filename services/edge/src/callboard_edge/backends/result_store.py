@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
-from callboard_contracts.kept import JobTicket, KeptDialogue, NamedRequest
+from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup, NamedRequest
 from callboard_contracts.model import Message
 from callboard_contracts.streams import OUT
 from callboard_edge.backends.reply_router import read_frame
@@ -58,6 +58,15 @@ class BusResultStore:
         """The request of a name."""
         found = await self._last(subjects.request_name, name, NamedRequest)
         return found.request_id if found else None
+
+    async def put_group(self, name: str, group: KeptGroup) -> None:
+        """Keeps the jobs of a request."""
+        kind = "ended" if group.ended else "group"
+        await self._put(subjects.request_name(name), group, f"{group.request_id}.{kind}")
+
+    async def group(self, name: str) -> KeptGroup | None:
+        """The jobs of a request."""
+        return await self._last(subjects.request_name, name, KeptGroup)
 
     async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:
         """Keeps a dialogue."""

@@ -4,8 +4,9 @@ from collections.abc import Set
 
 from callboard_contracts.chat import ChatRequest, Sampling
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.transcription import TranscriptionRequest
 from callboard_contracts.workers import OfferedModel
-from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.catalogue import ChatModel, RecognitionModel
 
 _SAMPLING_DEFAULTS = {name: field.default for name, field in Sampling.model_fields.items()}
 _OURS = frozenset({"stop"})
@@ -34,6 +35,26 @@ def check_embeds(offered: OfferedModel | None) -> None:
     """
     if offered is not None and "embedding" not in offered.abilities:
         raise unsupported("This model makes no embeddings.", "model")
+
+
+def check_hears(request: TranscriptionRequest, model: RecognitionModel, offered: OfferedModel | None) -> None:
+    """Refuses what the model cannot hear or write, as far as its workers said.
+
+    Raises:
+        CallboardError: `unsupported`, with the request's field as `param`.
+    """
+    abilities = None if offered is None else offered.abilities
+    wanted = {
+        "translation": (request.task == "translate", "This model does not translate.", "model"),
+        "word_timestamps": (request.word_timestamps, "This model does not time words.", "word_timestamps"),
+        "hotwords": (bool(request.hotwords), "This model takes no words to listen for.", "hotwords"),
+    }
+    for ability, (asked, message, param) in wanted.items():
+        offers = abilities is None or ability in abilities
+        if asked and not (offers and (model.translation or ability != "translation")):
+            raise unsupported(message, param)
+    if offered is not None and offered.languages and request.language not in {None, *offered.languages}:
+        raise unsupported("This model does not hear this language.", "language")
 
 
 def with_usable_tools(request: ChatRequest, model: ChatModel, offered: OfferedModel | None) -> ChatRequest:

@@ -19,16 +19,19 @@ from callboard_contracts.quota import (
     WorkKind,
 )
 from callboard_contracts.speech import NarratedReply, SpeechJob, SpeechRequest
+from callboard_contracts.transcription import TranscriptionJob, TranscriptionRequest
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import ChatModel, SpeechModel
+from callboard_edge.domain.catalogue import ChatModel, RecognitionModel, SpeechModel
 from callboard_edge.domain.embedding_stream import EmbeddingSource, EmbeddingStream
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.prompt_bound import check_context, check_inputs
 from callboard_edge.domain.prompt_cache import with_preferred_worker
+from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
 from callboard_edge.domain.submission import Dependencies, Route
 from callboard_edge.domain.text_stream import TextSource, TextStream
+from callboard_edge.domain.transcription_stream import TranscriptionSource, TranscriptionStream
 from callboard_edge.domain.workers import Served, Workers, WorkerWait, check_pool
 
 
@@ -175,6 +178,54 @@ class Admission:
             )
 
         return await stream.submit(reserve, job, Route("tts", model.pool))
+
+    async def transcription(
+        self,
+        caller: Caller,
+        request: TranscriptionRequest,
+        model: RecognitionModel,
+        sound: Sound,
+        audio_ms: int,
+        request_id: str | None = None,
+    ) -> TranscriptionStream:
+        """Holds the beginning of a sound, `audio_ms` long, stores the sound, releases it here and enqueues the request.
+
+        The worker extends the hold once it knows how long the sound is. Use the stream as an async context manager.
+
+        Raises:
+            QuotaRefused: quota refused the hold.
+            CallboardError: no worker is expected, the sound was not stored, or the queue did not take the job.
+        """
+        await self.wait_announced("stt", model)
+        wait = check_pool(self.workers, "stt", model)
+        reserve = self.reserve_request(caller, "transcription", model.name, Work(audio_ms=audio_ms), request_id)
+        source = TranscriptionSource(self.deps.replies, reserve.request_id)
+        stream = TranscriptionStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
+        edge, parts = self.deps.replies.edge, 0
+
+        async def store() -> None:
+            nonlocal parts
+            try:
+                parts = await self.deps.jobs.store_sound(edge, reserve.request_id, sound.content)
+            finally:
+                sound.release()
+
+        def job(reply: ReserveReply) -> TranscriptionJob:
+            now = self.deps.now()
+            return TranscriptionJob(
+                version=JOB_VERSION,
+                request_id=reserve.request_id,
+                edge=edge,
+                tenant=reply.tenant,
+                hold=reply.hold,
+                created_at=now,
+                deadline_at=now + self.request_timeout_s,
+                request=request,
+                parts=parts,
+                sound_bytes=sound.size_bytes,
+            )
+
+        return await stream.submit(reserve, job, Route("stt", model.pool), store)
 
     async def narrated(
         self,

@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from callboard_contracts.characters import Character
 from callboard_contracts.chat import PromptFormat
-from callboard_contracts.config import ChatModelSection, ChatSection, ToolUse, TtsSection
+from callboard_contracts.config import ChatModelSection, ChatSection, SttSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 from callboard_edge.domain.voices import VoiceCatalog
@@ -82,6 +82,18 @@ class SpeechModel:
         """The language tag of a voice, as the workers announced it."""
         offered = workers.model("tts", self.pool, self.name)
         return next((one.language for one in offered.voices if one.name == voice), None) if offered else None
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionModel:
+    """A model on offer that writes down speech; `translation` says whether it can write it in English."""
+
+    name: str
+    aliases: tuple[str, ...]
+    pool: str
+    may_sleep: bool
+    longest_wake_s: float
+    translation: bool
 
 
 class _Named(Protocol):
@@ -192,3 +204,19 @@ def speech_catalogue(section: TtsSection, characters: Characters = NO_CHARACTERS
         for name, model in section.models.items()
     )
     return Catalogue(models, section.default_model)
+
+
+def recognition_catalogue(section: SttSection) -> Catalogue[RecognitionModel]:
+    """The models of the configuration that write down speech; the first is the default where none is named."""
+    models = tuple(
+        RecognitionModel(
+            name=name,
+            aliases=model.aliases,
+            pool=model.pool,
+            may_sleep=section.pools[model.pool].may_sleep,
+            longest_wake_s=section.pools[model.pool].longest_wake_s,
+            translation=model.translation,
+        )
+        for name, model in section.models.items()
+    )
+    return Catalogue(models, section.default_model or next(iter(section.models), None))

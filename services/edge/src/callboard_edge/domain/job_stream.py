@@ -4,12 +4,12 @@ import asyncio
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.interest import ResumeReply
-from callboard_contracts.quota import Hold, LimitState, ReserveRequest
+from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, LimitState, ReserveRequest
 from callboard_edge.domain.ports import Inbox, RequestState
 from callboard_edge.domain.submission import Dependencies, MakeJob, Route, Submission, submit
 from callboard_edge.domain.workers import WorkerWait
@@ -145,14 +145,20 @@ class JobStream(Generic[T]):
         self._missing = False
         """Whether a gap was there when messages were last taken."""
 
-    async def submit(self, reserve: ReserveRequest, make_job: MakeJob, route: Route) -> Self:
-        """Takes the hold and enqueues the job.
+    async def submit(
+        self,
+        reserve: ReserveRequest,
+        make_job: MakeJob,
+        route: Route,
+        store: Callable[[], Awaitable[None]] | None = None,
+    ) -> Self:
+        """Takes the hold and enqueues the job; `store` first puts where its worker finds it what the job cannot carry.
 
         Raises:
             QuotaRefused: quota refused the hold.
-            CallboardError: the queue did not take the job.
+            CallboardError: the queue did not take the job, or what it needs was not stored.
         """
-        return await self.submitted(submit(self._deps, reserve, make_job, route), route)
+        return await self.submitted(submit(self._deps, reserve, make_job, route, store), route)
 
     async def submitted(self, submitting: asyncio.Task[Submission], route: Route) -> Self:
         """Waits for a task that has the job queued; raises what it raises."""
@@ -181,6 +187,11 @@ class JobStream(Generic[T]):
     def waking(self) -> bool:
         """Whether the job waits for a worker of a pool that has none at this moment."""
         return not self.ended and self._wait.waking
+
+    def charged_tokens(self, audio_ms: int) -> int:
+        """What quota charges for so much sound, in whole tokens; 0 where no hold was taken."""
+        rate = self.hold.rates.audio_units_per_s if self.hold is not None else 0
+        return -(-audio_ms * rate // (1000 * UNITS_PER_TOKEN))
 
     async def batches(self, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[Sequence[T]]:
         """Yields what arrives together, up to the end; an empty batch after each silence of `keep_alive_s`.

@@ -2,12 +2,12 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from callboard_contracts.config import TierSection
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, M, RecognitionModel, SpeechModel
 from callboard_edge.domain.character_models import CharacterCatalogue
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.workers import Workers
@@ -24,6 +24,7 @@ class Offer:
     chat_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
     embedding_models: Catalogue[ChatModel] = field(default_factory=lambda: Catalogue[ChatModel](()))
+    recognition_models: Catalogue[RecognitionModel] = field(default_factory=lambda: Catalogue[RecognitionModel](()))
 
 
 class Offers:
@@ -76,21 +77,19 @@ class Offers:
 
 
 def _part(everything: Offer, tier: TierSection) -> Offer:
-    chat, speech = everything.chat_models, everything.speech_models
-    chat_models, speech_models, embedding_models = chat.models, speech.models, everything.embedding_models.models
-    if (names := tier.models) is not None:
-        chat_models = tuple(model for model in chat_models if model.name in names)
-        speech_models = tuple(model for model in speech_models if model.name in names)
-        embedding_models = tuple(model for model in embedding_models if model.name in names)
-    speech_models = tuple(replace(model, allowed_voices=tier.voices) for model in speech_models)
+    speech = _named(everything.speech_models, tier.models)
+    voiced = tuple(replace(model, allowed_voices=tier.voices) for model in speech.models)
     return Offer(
-        Catalogue(chat_models, _default(chat.default, chat_models)),
-        Catalogue(speech_models, _default(speech.default, speech_models)),
-        Catalogue(embedding_models, _default(everything.embedding_models.default, embedding_models)),
+        _named(everything.chat_models, tier.models),
+        Catalogue(voiced, speech.default),
+        _named(everything.embedding_models, tier.models),
+        _named(everything.recognition_models, tier.models),
     )
 
 
-def _default(name: str | None, models: tuple[ChatModel, ...] | tuple[SpeechModel, ...]) -> str | None:
-    """The default model where it is offered, else the first one."""
-    names = [model.name for model in models]
-    return name if name is None or name in names else next(iter(names), None)
+def _named(catalogue: Catalogue[M], names: Collection[str] | None) -> Catalogue[M]:
+    """The models of these names, None for all; the default where it is one of them, else the first one."""
+    models = tuple(model for model in catalogue.models if names is None or model.name in names)
+    kept = [model.name for model in models]
+    default = catalogue.default
+    return Catalogue(models, default if default is None or default in kept else next(iter(kept), None))

@@ -11,7 +11,8 @@ from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
-from callboard_contracts.kept import JobTicket, KeptDialogue
+from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -42,6 +43,7 @@ from callboard_contracts.tokens import (
     TokenizeReply,
     TokenizeRequest,
 )
+from callboard_contracts.transcription import TranscriptionFrame, TranscriptionResult
 from callboard_edge.domain.room_playout import RoomEvent, WantedSegments
 
 T = TypeVar("T")
@@ -53,6 +55,14 @@ class JobRef:
 
     stream: str
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many jobs of a queue wait for a worker, and the place of the last that one was given."""
+
+    waiting: int = 0
+    delivered_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,14 @@ class QuotaClient(Protocol):
         """Says what a caller has used; answers `quota_unavailable` when quota is away, whatever the site admits."""
         ...
 
+    async def kudos(self, account: str) -> KudosReply:
+        """Says what an account is called and has in kudos; answers `quota_unavailable` as `usage` does."""
+        ...
+
+    async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
+        """Moves kudos, once for each id; answers as `kudos`, after which the transfer may have happened."""
+        ...
+
 
 class Background(Protocol):
     """The owner of work that must not end when its request does.
@@ -117,12 +135,28 @@ class JobQueue(Protocol):
         """
         ...
 
+    async def store_sound(self, edge: str, request_id: str, sound: bytes | bytearray) -> int:
+        """Stores what a transcription job is about, before it is enqueued, and returns in how many parts.
+
+        Raises:
+            CallboardError: `overloaded` or `bus_unavailable`; a part may then be stored.
+        """
+        ...
+
+    async def delete_sound(self, edge: str, request_id: str) -> None:
+        """Deletes what is stored of a sound; one that cannot be deleted expires."""
+        ...
+
     async def cancel(self, request_id: str) -> None:
         """Tells the worker of a request, if there is one, to stop."""
         ...
 
     async def remove(self, job_ref: JobRef) -> bool:
         """Deletes a job that may still be queued; false when it is already gone."""
+        ...
+
+    async def depth(self, service: Service, pool: str, job_class: JobClass) -> QueueDepth:
+        """How long a pool's queue is, as it was a second ago at the most; raises CallboardError (`bus_unavailable`)."""
         ...
 
 
@@ -172,6 +206,10 @@ class ReplyRouter(Protocol):
         """Starts to collect the frames of an embedding request."""
         ...
 
+    def open_transcription(self, request_id: str, state: RequestState) -> Inbox[TranscriptionFrame]:
+        """Starts to collect the frames of a transcription request."""
+        ...
+
     def close_request(self, request_id: str) -> None:
         """Stops collecting; workers learn with the next heartbeat that nobody waits."""
         ...
@@ -186,6 +224,14 @@ class ReplyRouter(Protocol):
 
     async def replay_embedding(self, request_id: str) -> list[EmbeddingFrame]:
         """Reads all frames of an embedding request back, as `replay_text` does."""
+        ...
+
+    async def replay_transcription(self, request_id: str) -> list[TranscriptionFrame]:
+        """Reads all frames of a transcription request back, as `replay_text` does."""
+        ...
+
+    async def transcription_result(self, request_id: str) -> TranscriptionResult | None:
+        """The kept result of a transcription request, if there is one."""
         ...
 
     async def result(self, request_id: str) -> ChatResult | None:
@@ -226,6 +272,14 @@ class ResultStore(Protocol):
 
     async def named(self, name: str) -> str | None:
         """The request that was given a name, or None; raises CallboardError."""
+        ...
+
+    async def put_group(self, name: str, group: KeptGroup) -> None:
+        """Keeps which jobs a request is made of, and again when all have ended; raises CallboardError."""
+        ...
+
+    async def group(self, name: str) -> KeptGroup | None:
+        """The jobs of a request, or None; raises CallboardError."""
         ...
 
     async def put_dialogue(self, name: str, dialogue: KeptDialogue) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, ToolCall, order_of_frames
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.interest import ResumeReply
-from callboard_contracts.speech import AudioSegment, order_of_segments
+from callboard_contracts.speech import BYTES_PER_MS, AudioSegment, order_of_segments
 
 
 @dataclass(slots=True)
@@ -17,9 +17,10 @@ class _Count:
     thinking: int = 0
     tool_calls: int = 0
     tokens: int = 0
+    thinking_tokens: int = 0
 
     def copy(self) -> "_Count":
-        return _Count(self.text, self.thinking, self.tool_calls, self.tokens)
+        return _Count(self.text, self.thinking, self.tool_calls, self.tokens, self.thinking_tokens)
 
 
 class TextReorderBuffer:
@@ -88,6 +89,7 @@ class TextReorderBuffer:
             text=self.text,
             thinking=self.thinking,
             tokens=self.tokens,
+            thinking_tokens=self._count.thinking_tokens,
         )
 
     def feed(self, frames: Iterable[ChatFrame]) -> list[ChatFrame]:
@@ -150,6 +152,7 @@ class TextReorderBuffer:
         count.thinking += len(frame.thinking)
         count.tool_calls += len(frame.tool_calls)
         count.tokens += frame.tokens
+        count.thinking_tokens += frame.thinking_tokens
         skip = self._skip
         if skip.text or skip.thinking or skip.tool_calls:
             frame = self._without_repeats(frame)
@@ -228,9 +231,14 @@ class SpeechReorderBuffer:
             self._order.clear()
             return segment
         if info.piece < self._piece:
-            return AudioSegment(segment.n, info, b"")
+            return AudioSegment(segment.n, info.model_copy(update={"words": ()}), b"")
         if info.piece > self._piece:
             self._piece, self._offset_bytes = info.piece, 0
         skip_bytes = max(0, self._offset_bytes - info.offset_bytes)
+        begin_bytes = info.offset_bytes + skip_bytes
         self._offset_bytes = max(self._offset_bytes, info.offset_bytes + len(segment.pcm))
-        return AudioSegment(segment.n, info, segment.pcm[skip_bytes:]) if skip_bytes else segment
+        if not skip_bytes:
+            return segment
+        words = tuple(word for word in info.words if word.start_ms * BYTES_PER_MS >= begin_bytes)
+        rest = info.model_copy(update={"offset_bytes": begin_bytes, "words": words})
+        return AudioSegment(segment.n, rest, segment.pcm[skip_bytes:])

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.quota import UNITS_PER_TOKEN
 from callboard_contracts.speech import AudioSegment, SpeechEnd
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
@@ -64,11 +63,6 @@ class SpeechStream(JobStream[AudioSegment]):
         if end is not None and (error := failed_speech(end)) is not None:
             raise (FailedAfterOutput if end.audio_ms else CallboardError).of(error)
         return segments
-
-    def charged_tokens(self, audio_ms: int) -> int:
-        """What quota charges for so much sound, in whole tokens; 0 where no hold was taken."""
-        rate = self.hold.rates.audio_units_per_s if self.hold is not None else 0
-        return -(-audio_ms * rate // (1000 * UNITS_PER_TOKEN))
 
 
 def failed_speech(end: SpeechEnd) -> ErrorInfo | None:

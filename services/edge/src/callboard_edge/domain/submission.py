@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from callboard_contracts.errors import CallboardError
@@ -66,22 +66,36 @@ class Submission:
 MakeJob = Callable[[ReserveReply], Job]
 
 
-def submit(deps: Dependencies, reserve: ReserveRequest, make_job: MakeJob, route: Route) -> asyncio.Task[Submission]:
-    """Takes a hold and enqueues the job; the hold is released when the queue refuses the job.
+def submit(
+    deps: Dependencies,
+    reserve: ReserveRequest,
+    make_job: MakeJob,
+    route: Route,
+    store: Callable[[], Awaitable[None]] | None = None,
+) -> asyncio.Task[Submission]:
+    """Takes a hold and enqueues the job, after `store`; the hold is released when either fails.
 
     The task outlives a caller that is cancelled, so that nobody loses track of a hold. It fails with QuotaRefused, or
     with the CallboardError of the queue.
     """
-    return deps.background.start(_submit(deps, reserve, make_job, route), "submit")
+    return deps.background.start(_submit(deps, reserve, make_job, route, store), "submit")
 
 
-async def _submit(deps: Dependencies, reserve: ReserveRequest, make_job: MakeJob, route: Route) -> Submission:
+async def _submit(
+    deps: Dependencies,
+    reserve: ReserveRequest,
+    make_job: MakeJob,
+    route: Route,
+    store: Callable[[], Awaitable[None]] | None,
+) -> Submission:
     reply = await deps.quota.reserve(reserve)
     if reply.error is not None:
         refused = QuotaRefused.of(reply.error)
         refused.states = reply.states
         raise refused
     try:
+        if store is not None:
+            await store()
         job_ref = await deps.jobs.enqueue(make_job(reply), route.service, route.pool, route.job_class)
     except BaseException:
         if reply.hold is not None:

@@ -61,7 +61,7 @@ class TextStream(JobStream[ChatFrame]):
     on_frames: Callable[[Sequence[ChatFrame]], None] | None = None
     _stopping = False
     _cut = False
-    _tokens = 0
+    _tokens = _thinking_tokens = 0
 
     @property
     def ended(self) -> bool:
@@ -82,6 +82,7 @@ class TextStream(JobStream[ChatFrame]):
                 raise
             frames = self._cut_short()
         self._tokens += sum(frame.tokens for frame in frames)
+        self._thinking_tokens += sum(frame.thinking_tokens for frame in frames)
         if self.on_frames is not None:
             self.on_frames(frames)
         return frames
@@ -92,7 +93,8 @@ class TextStream(JobStream[ChatFrame]):
             return arrived
         self._cut = True
         tokens = self._tokens + sum(frame.tokens for frame in arrived)
-        end = ChatEnd(reason="length", usage=TokenUsage(completion_tokens=tokens))
+        thinking = self._thinking_tokens + sum(frame.thinking_tokens for frame in arrived)
+        end = ChatEnd(reason="length", usage=TokenUsage(completion_tokens=tokens, thinking_tokens=thinking))
         return [*arrived, ChatFrame(seq=0, attempt=1, end=end)]
 
     async def collect(self, on_silence: Callable[[], Awaitable[None]] | None = None) -> TextReply:

@@ -129,6 +129,11 @@ class Workers:
         """When the last worker of a pool went, by the event loop's clock; at the start, as far as is known."""
         return self._gone_at.get((service, pool), self.loaded_at or 0.0)
 
+    def started_at(self, service: Service, pool: str) -> float | None:
+        """When a worker of a pool last started, in Unix time; None where that is unknown."""
+        record = self._pools.get((service, pool))
+        return None if record is None else record.last_started_at
+
     def model(self, service: Service, pool: str, name: str) -> OfferedModel | None:
         """What the workers of a pool offer under a model's name, or last offered; None when that is unknown."""
         offers: Sequence[OfferedModel] = [model for info in self.of(service, pool) for model in info.models]

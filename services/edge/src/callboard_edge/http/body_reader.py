@@ -22,11 +22,12 @@ RETRY_AFTER_S = 1.0
 
 
 class OpenBody:
-    """A body that is being read, and what it holds of the budget."""
+    """A body and what it holds of the budget; `whole` once all of it is here."""
 
     def __init__(self) -> None:
         self.held_bytes = 0
         self.gave_way = False
+        self.whole = False
         self.time_limit: asyncio.Timeout | None = None
 
     def give_way(self) -> None:
@@ -40,7 +41,7 @@ class BodyBudget:
     """The memory that bodies may hold while they arrive.
 
     When there is too little, the largest body gives way: whoever sends a small one is served beside senders of large
-    bodies that never end.
+    bodies that never end. One that is whole has paid its time and is left alone.
     """
 
     def __init__(self, limit_bytes: int = MAX_OPEN_BODY_BYTES) -> None:
@@ -58,7 +59,7 @@ class BodyBudget:
         body.held_bytes += size_bytes
         self.held_bytes += size_bytes
         while self.held_bytes > self._limit_bytes:
-            largest = max(self._open, key=lambda one: one.held_bytes)
+            largest = max((one for one in self._open if not one.whole), key=lambda one: one.held_bytes, default=body)
             self.give_back(largest)
             if largest is body:
                 raise _overloaded()
@@ -87,6 +88,19 @@ class BodyReader:
             CallboardError: the body is too large, did not arrive in time, is broken, or is encoded in another way
                 than gzip and zstd.
         """
+        body = OpenBody()
+        try:
+            return await self.read_into(body, request)
+        finally:
+            self.budget.give_back(body)
+
+    async def read_into(
+        self, body: OpenBody, request: web.BaseRequest, feed: Callable[[bytes], None] | None = None
+    ) -> bytes:
+        """The same, for a body that counts until the caller gives it back to the budget.
+
+        With `feed`, the bytes go there as they arrive and nothing is returned.
+        """
         encoding = _encoding(request.headers)
         announced = request.content_length
         if announced is not None and announced > self.max_body_bytes:
@@ -95,13 +109,18 @@ class BodyReader:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # The interim response is no part of the answer's own size.
             request.writer.output_size = 0
-        body = OpenBody()
         try:
             if encoding is None and request.content.is_eof():
-                return await self._collect(request, body)
+                return await self._collect(request, body, feed)
             async with asyncio.timeout(self.body_timeout_s) as body.time_limit:
-                raw = await self._collect(request, body)
-                return raw if encoding is None else await self._decompressed(raw, encoding)
+                if encoding is None:
+                    return await self._collect(request, body, feed)
+                raw = await self._decompressed(await self._collect(request, body, None), encoding)
+                self.budget.take(body, len(raw))
+                if feed is None:
+                    return raw
+                feed(raw)
+                return b""
         except TimeoutError:
             if body.gave_way:
                 raise _overloaded() from None
@@ -110,20 +129,21 @@ class BodyReader:
             ) from None
         except web.RequestPayloadError:
             raise _broken() from None
-        finally:
-            self.budget.give_back(body)
 
-    async def _collect(self, request: web.BaseRequest, body: OpenBody) -> bytes:
+    async def _collect(self, request: web.BaseRequest, body: OpenBody, feed: Callable[[bytes], None] | None) -> bytes:
         content = request.content
+        chunks: list[bytes] = []
+        take = feed or chunks.append
         if content.is_eof():
             raw = content.read_nowait()
             self._take(body, raw)
-            return raw
-        chunks: list[bytes] = []
-        async for chunk in content.iter_any():
-            self._take(body, chunk)
-            chunks.append(chunk)
-        return b"".join(chunks)
+            take(raw)
+        else:
+            async for chunk in content.iter_any():
+                self._take(body, chunk)
+                take(chunk)
+        body.whole = True
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _take(self, body: OpenBody, chunk: bytes) -> None:
         if body.held_bytes + len(chunk) > self.max_body_bytes:

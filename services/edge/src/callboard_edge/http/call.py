@@ -5,7 +5,10 @@ import json
 import secrets
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -13,9 +16,11 @@ from multidict import CIMultiDict
 from pydantic import BaseModel
 
 from callboard_contracts.characters import speaker_name
+from callboard_contracts.quota import LimitState
 from callboard_edge.domain.caller import Caller
 from callboard_edge.http.bodies import parse
-from callboard_edge.http.body_reader import BodyReader
+from callboard_edge.http.body_reader import BodyReader, OpenBody
+from callboard_edge.http.rate_limits import rate_limit_headers
 
 WRITE_TIMEOUT_S = 30.0
 """How long a client may leave what is sent to it unread before it counts as gone."""
@@ -29,7 +34,21 @@ SPEAKER = "X-Callboard-Speaker"
 MESSAGE_ID = "Idempotency-Key"
 MAX_MESSAGE_ID = 128
 
+LimitHeaders = Callable[[Sequence[LimitState]], Mapping[str, str]]
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(slots=True)
+class HeldBody:
+    """A body, and how to say that its bytes are no longer kept."""
+
+    raw: bytes
+    release: Callable[[], None]
+
+    def take(self) -> bytes:
+        """The bytes, which are then no longer kept here."""
+        raw, self.raw = self.raw, b""
+        return raw
 
 
 class _Stream(web.StreamResponse):
@@ -63,6 +82,7 @@ class Call:
 
     __slots__ = (
         "_bodies",
+        "_limit_headers",
         "body_bytes",
         "caller",
         "first_byte_s",
@@ -85,6 +105,7 @@ class Call:
         params: Mapping[str, str],
         headers: CIMultiDict[str],
         bodies: BodyReader,
+        limit_headers: LimitHeaders | None = None,
     ) -> None:
         self.request = request
         self.fresh_id = secrets.token_hex(16)
@@ -93,6 +114,7 @@ class Call:
         self.params = params
         self.headers = headers
         self._bodies = bodies
+        self._limit_headers = limit_headers
         self.body_bytes = 0
         self.mode = "whole"
         self.started_s = time.perf_counter()
@@ -111,11 +133,31 @@ class Call:
         # A header may hold bytes that are no text.
         return "".join(filter(str.isprintable, self.request.headers.get(MESSAGE_ID, "")[:MAX_MESSAGE_ID]))
 
+    def tell_limits(self, states: Sequence[LimitState]) -> None:
+        """Lets the answer tell where the caller's limits stand, also in the protocol's own headers."""
+        self.headers.update(rate_limit_headers(states))
+        if self._limit_headers is not None:
+            self.headers.update(self._limit_headers(states))
+
     async def read(self) -> bytes:
         """The request's body, decompressed; raises CallboardError as `BodyReader.read` does."""
         body = await self._bodies.read(self.request)
         self.body_bytes = len(body)
         return body
+
+    @asynccontextmanager
+    async def held_body(self, feed: Callable[[bytes], None] | None = None) -> AsyncGenerator[HeldBody]:
+        """The request's body, which counts against what open bodies may hold until it is released, or at the end.
+
+        With `feed`, the bytes go there as they arrive. Raises as `read` does.
+        """
+        body = OpenBody()
+        try:
+            raw = await self._bodies.read_into(body, self.request, feed)
+            self.body_bytes = body.held_bytes
+            yield HeldBody(raw, partial(self._bodies.budget.give_back, body))
+        finally:
+            self._bodies.budget.give_back(body)
 
     async def json(self, model: type[M]) -> M:
         """The request's body, checked.

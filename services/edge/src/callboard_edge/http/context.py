@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
-from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, RecognitionModel, SpeechModel
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
+from callboard_edge.domain.job_groups import JobGroups
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
@@ -20,6 +21,7 @@ from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
+from callboard_edge.http.transcription_responder import TranscriptionResponder
 from callboard_edge.metrics import EdgeMetrics
 from callboard_edge.settings import EdgeSettings
 
@@ -37,6 +39,7 @@ class EdgeContext:
     chat_models: Catalogue[ChatModel]
     embedding_models: Catalogue[ChatModel]
     speech_models: Catalogue[SpeechModel]
+    recognition_models: Catalogue[RecognitionModel]
     offers: Offers
     characters: Characters
     workers: Workers
@@ -45,6 +48,7 @@ class EdgeContext:
     embeddings: EmbeddingResponder
     speech: SpeechResponder
     narrated: NarratedResponder
+    transcriptions: TranscriptionResponder
     rooms: RoomsClient
     room_reader: RoomReader
     inquiry: ModelInquiry
@@ -54,6 +58,7 @@ class EdgeContext:
     metrics: EdgeMetrics
     running: FollowedReplies
     dialogues: Dialogues
+    groups: JobGroups
     ready: Callable[[], str | None]
     admin: Administration | None = None
     saved_slots: SavedSlots | None = None

@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -16,12 +16,11 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
-from callboard_edge.http.body_reader import BodyBudget, BodyReader
+from callboard_edge.http.body_reader import MAX_OPEN_BODY_BYTES, BodyBudget, BodyReader
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
-from callboard_edge.http.protocol import SITE, NamesRequests, Protocol
-from callboard_edge.http.rate_limits import rate_limit_headers
+from callboard_edge.http.protocol import SITE, NamesLimits, NamesRequests, Protocol
 from callboard_edge.http.route import Route
 from callboard_edge.http.router import Router
 from callboard_kit import tracing
@@ -53,11 +52,15 @@ class Dispatcher:
             ((prefix, protocol) for protocol in protocols for prefix in protocol.prefixes),
             key=lambda entry: -len(entry[0]),
         )
+        self._site = next(protocol for protocol in protocols if protocol.name == SITE)
         self._id_headers = {one.name: one.request_id_header for one in protocols if isinstance(one, NamesRequests)}
+        self._limit_headers = {one.name: one.limit_headers for one in protocols if isinstance(one, NamesLimits)}
         self._settings = context.settings
         self._metrics = context.metrics
         self._cors = Cors(context.settings.cors_origins)
-        self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, BodyBudget())
+        largest = max((one.route.max_body_bytes or 0 for one in served), default=0)
+        budget = BodyBudget(max(MAX_OPEN_BODY_BYTES, largest))
+        self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, budget)
         self._check_caller = context.admission.check_caller
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
@@ -84,7 +87,7 @@ class Dispatcher:
         given = request.headers
         raw_path = request.rel_url.raw_path
         match = self._router.find(request.method, raw_path, given)
-        protocol = self._protocol_of(raw_path) if match.route is None else self._protocols[id(match.route)]
+        protocol = self._protocol_of(raw_path, given) if match.route is None else self._protocols[id(match.route)]
         cors = self._cors if protocol.browsers else _NO_BROWSERS
         if request.method == "OPTIONS":
             return web.Response(headers={**cors.preflight(given), "Server": SERVER})
@@ -97,6 +100,7 @@ class Dispatcher:
             match.params,
             headers,
             self._bodies_of(match.route),
+            self._limit_headers.get(protocol.name),
         )
         headers[REQUEST_ID] = call.request_id
         if (id_header := self._id_headers.get(protocol.name)) is not None:
@@ -137,7 +141,10 @@ class Dispatcher:
     def _bodies_of(self, route: Route | None) -> BodyReader:
         if route is None or route.max_body_bytes is None:
             return self._bodies
-        return replace(self._bodies, max_body_bytes=route.max_body_bytes)
+        # A body that may be larger may also take longer.
+        bodies, most_bytes = self._bodies, route.max_body_bytes
+        timeout_s = bodies.body_timeout_s * max(1.0, most_bytes / bodies.max_body_bytes)
+        return replace(bodies, max_body_bytes=most_bytes, body_timeout_s=timeout_s)
 
     def _refusal(self, call: Call, protocol: Protocol, error: CallboardError) -> web.StreamResponse:
         if call.response is not None and call.response.prepared:
@@ -148,7 +155,7 @@ class Dispatcher:
         if error.info.retry_after_s is not None:
             response.headers.setdefault("Retry-After", str(max(1, math.ceil(error.info.retry_after_s))))
         if isinstance(error, QuotaRefused):
-            response.headers.update(rate_limit_headers(error.states))
+            call.tell_limits(error.states)
         if error.info.code in (ErrorCode.REQUEST_TIMEOUT, ErrorCode.BODY_TOO_LARGE, ErrorCode.OVERLOADED):
             response.force_close()
         return response
@@ -187,14 +194,17 @@ class Dispatcher:
         if error.info.kind.status == 429:
             self._metrics.too_many.labels(code).inc()
 
-    def _protocol_of(self, raw_path: str) -> Protocol:
-        """The protocol of a path that is not served."""
-        path = raw_path.partition("?")[0]
-        return next(
-            protocol
-            for prefix, protocol in self._by_prefix
-            if not prefix or path == prefix or path.startswith(f"{prefix}/")
+    def _protocol_of(self, raw_path: str, headers: Mapping[str, str]) -> Protocol:
+        """The protocol of a path that is not served; the site's own where that is of no use to whoever asks."""
+        path = raw_path.partition("?")[0] + "/"
+        prefix, protocol = next(
+            (prefix, protocol) for prefix, protocol in self._by_prefix if not prefix or path.startswith(f"{prefix}/")
         )
+        if prefix:
+            return protocol
+        # A page of KoboldAI Lite in a folder asks below that first, and tries the root only after what is no JSON.
+        nested = any(f"{inner}/" in path for inner, owner in self._by_prefix if inner and owner is not protocol)
+        return self._site if nested or "text/html" in headers.get("Accept", "") else protocol
 
     def _caller(self, request: web.BaseRequest, protocol: Protocol) -> Caller:
         headers = request.headers

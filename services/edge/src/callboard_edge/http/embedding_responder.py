@@ -14,7 +14,6 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.embedding_stream import Vectors
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 
 MAX_HELD_BYTES = 128 * 1024 * 1024
 """What the vectors of all open requests may take together."""
@@ -67,7 +66,7 @@ class EmbeddingResponder:
 
         try:
             async with await self.admission.embeddings(call.caller, request, model, call.fresh_id) as stream:
-                call.headers.update(rate_limit_headers(stream.states))
+                call.tell_limits(stream.states)
 
                 async def on_silence() -> None:
                     # While a worker is there an error keeps its own status.

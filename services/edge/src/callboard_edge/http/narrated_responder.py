@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aiohttp import web
@@ -15,8 +15,8 @@ from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.narrated_stream import Arrived, NarratedStream
 from callboard_edge.domain.text_stream import TextReply
+from callboard_edge.domain.word_times import TimedWord, WordClock
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.text_responder import FIRST_WAIT_S, TextResponder
 from callboard_edge.media.encoder_pool import EncoderPool, EncodingSession
 from callboard_edge.media.formats import AudioFormat
@@ -31,6 +31,7 @@ class SpokenReply:
     text: TextReply
     speech: SpeechEnd
     audio_tokens: int
+    words: Sequence[TimedWord] = ()
 
 
 class NarratedWriter(Protocol):
@@ -60,6 +61,10 @@ class NarratedWriter(Protocol):
 
     def audio(self, sound: bytes) -> bytes:
         """A part of the sound."""
+        ...
+
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """When the words of the sound that follows are heard, where they were asked for."""
         ...
 
     def ending(self, reply: SpokenReply) -> bytes:
@@ -128,7 +133,7 @@ class NarratedResponder:
                 call.caller, request, model, speech_request, speech_model, audio_ms, call.fresh_id
             ) as narrated,
         ):
-            call.headers.update(rate_limit_headers(narrated.text.states))
+            call.tell_limits(narrated.text.states)
             if not stream:
                 return await call.answer_whole(await self._whole(call, narrated, session, writer))
             with self.metrics.open_streams.labels(route).track_inprogress():
@@ -138,6 +143,7 @@ class NarratedResponder:
         self, call: Call, narrated: NarratedStream, session: EncodingSession, writer: NarratedWriter
     ) -> bytes:
         progress, pcm = _Progress(), bytearray()
+        clock, words = WordClock(session.info.delay_ms), list[TimedWord]()
         while not narrated.ended:
             arrived = await narrated.take(KEEP_ALIVE_S)
             if arrived == Arrived() and (call.response is not None or narrated.waking):
@@ -145,9 +151,10 @@ class NarratedResponder:
             progress.add(arrived.frames, arrived.segments)
             for segment in arrived.segments:
                 pcm += segment.pcm
+                words += clock.words_of(segment)
         session.set_length(len(pcm))
         sound = (await session.feed(bytes(pcm)) if pcm else b"") + await session.finish()
-        return writer.spoken(progress.reply(narrated), sound)
+        return writer.spoken(replace(progress.reply(narrated), words=words), sound)
 
     async def _streamed(
         self, call: Call, route: str, narrated: NarratedStream, session: EncodingSession, writer: NarratedWriter
@@ -155,6 +162,7 @@ class NarratedResponder:
         progress, wait_s = _Progress(), FIRST_WAIT_S
         loop = asyncio.get_running_loop()
         written_at = loop.time()
+        clock = WordClock(session.info.delay_ms)
         while not narrated.ended:
             try:
                 arrived = await narrated.take(wait_s)
@@ -172,6 +180,8 @@ class NarratedResponder:
             if arrived.frames and (content := writer.deltas(arrived.frames)):
                 await call.write(content)
                 written_at = loop.time()
+            if words := [word for segment in arrived.segments for word in clock.words_of(segment)]:
+                await call.write(writer.words(words))
             async for sound in _encoded(session, arrived.segments):
                 await call.write(writer.audio(sound))
                 written_at = loop.time()

@@ -13,11 +13,13 @@ REFERENCE = "#/components/schemas/{model}"
 DISTRIBUTION = "callboard-edge"
 ADMIN_SCHEME = {"type": "http", "scheme": "bearer", "description": "The admin token of the configuration."}
 
+OTHER_ERROR = {"description": "Another error, in the form of the other errors on this path."}
+
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of all documented routes."""
     shown = [route for route in routes if route.documented]
-    inputs = {route.body for route in shown if route.body is not None}
+    inputs = {model for route in shown for model in (route.body, route.form) if model is not None}
     outputs = {answer.model for route in shown for answer in route.answers.values() if answer.model is not None}
     modes: list[tuple[type[BaseModel], Any]] = [
         *((model, "validation") for model in sorted(inputs, key=_name)),
@@ -54,7 +56,10 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "tags": [route.tag],
-        "responses": {str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
+        "responses": {
+            **{str(status): _response(answer, references) for status, answer in sorted(route.answers.items())},
+            "default": OTHER_ERROR,
+        },
     }
     names = [part.strip("{}").removesuffix(":path") for part in route.path.split("/") if part.startswith("{")]
     if names or route.query:
@@ -63,9 +68,14 @@ def _operation(route: Route, references: dict[Any, str]) -> dict[str, Any]:
         ] + _query(route.query)
     if route.security != "key":
         operation["security"] = [{"admin": []}] if route.security == "admin" else []
-    if route.body is not None:
-        schema = {"$ref": references[(route.body, "validation")]}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    bodies = {"application/json": route.body, "multipart/form-data": route.form}
+    content = {
+        kind: {"schema": {"$ref": references[(model, "validation")]}}
+        for kind, model in bodies.items()
+        if model is not None
+    }
+    if content:
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 

@@ -1,6 +1,6 @@
 """What a protocol is to the rest of the edge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
 from typing import runtime_checkable
@@ -8,6 +8,7 @@ from typing import runtime_checkable
 from aiohttp import web
 
 from callboard_contracts.errors import CallboardError
+from callboard_contracts.quota import LimitState
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Route
 
@@ -15,8 +16,8 @@ from callboard_edge.http.route import Route
 class Protocol(Interface):
     """A client protocol: its routes, where it finds a caller's key, and how it shows an error.
 
-    `prefixes` are the beginnings of the paths that belong to it, known ones and unknown ones alike. `browsers` says
-    whether web pages of other origins may call it.
+    `prefixes` are the beginnings of the paths that belong to it, known ones and unknown ones alike; an empty one is for
+    all that belong to no other. `browsers` says whether web pages of other origins may call it.
     """
 
     @property
@@ -57,6 +58,15 @@ class NamesRequests(Interface):
         ...
 
 
+@runtime_checkable
+class NamesLimits(Interface):
+    """A protocol whose clients look for their limits in headers of their own too."""
+
+    def limit_headers(self, states: Iterable[LimitState]) -> Mapping[str, str]:
+        """The headers that tell where limits stand."""
+        ...
+
+
 def bearer(headers: Mapping[str, str]) -> str:
     """The credentials that a request carries as `Authorization: Bearer`, or nothing."""
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
@@ -79,7 +89,7 @@ def plain_error(error: CallboardError) -> web.Response:
 
 @dataclass(frozen=True, slots=True)
 class SitePages:
-    """What the edge serves beside the protocols: health and the API document; errors are plain text."""
+    """What the edge serves beside the protocols: health, the API document and a page; errors are plain text."""
 
     pages: Callable[[EdgeContext], Sequence[Route]]
     name: str = SITE

@@ -2,24 +2,27 @@
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 from callboard_contracts.quota import LimitState
 
 
 def rate_limit_headers(states: Iterable[LimitState]) -> dict[str, str]:
-    """`x-ratelimit-*` for limits that each count something else: requests, tokens or jobs."""
+    """`x-ratelimit-*` for limits that each count something else."""
     headers: dict[str, str] = {}
     for state in states:
-        if "request" in state.limit:
-            kind = "requests"
-        elif "job" in state.limit:
-            kind = "jobs"
-        else:
-            kind = "tokens"
+        kind = counted(state)
         headers[f"x-ratelimit-limit-{kind}"] = str(state.allowed)
         headers[f"x-ratelimit-remaining-{kind}"] = str(max(0, state.remaining))
         headers[f"x-ratelimit-reset-{kind}"] = _duration(state.resets_in_s)
     return headers
+
+
+def counted(state: LimitState) -> Literal["requests", "jobs", "tokens"]:
+    """What a limit counts."""
+    if "request" in state.limit:
+        return "requests"
+    return "jobs" if "job" in state.limit else "tokens"
 
 
 def _duration(seconds: float) -> str:

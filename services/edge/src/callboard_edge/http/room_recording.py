@@ -1,7 +1,7 @@
 """Answers those who fetch what was said in a room: one MP3, or the dialogue with times."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 from urllib.parse import quote
 
@@ -11,8 +11,9 @@ from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.rooms import Room, RoomKind, room_id
 from callboard_edge.domain.ports import RoomAudioSource, RoomReader
-from callboard_edge.domain.recording import Cue, Recording, Sound, allowed, texts_of
+from callboard_edge.domain.recording import Recording, Sound, allowed, texts_of
 from callboard_edge.http.call import Call
+from callboard_edge.http.captions import Caption, webvtt
 from callboard_edge.media.encoder_pool import EncoderPool, EncodingSession
 from callboard_edge.media.id3 import tags
 
@@ -59,7 +60,8 @@ class RoomRecordingResponder:
         with self._place():
             async with self._working:
                 cues = await recording.cues(texts_of(room))
-        return web.Response(text=webvtt(cues), content_type="text/vtt", charset="utf-8")
+        captions = [Caption(cue.begin_ms, cue.end_ms, cue.text, cue.speaker) for cue in cues]
+        return web.Response(text=webvtt(captions), content_type="text/vtt", charset="utf-8")
 
     async def _next(self, sounds: AsyncGenerator[Sound], session: EncodingSession) -> bytes | None:
         """The next part of a recording, encoded; None at its end."""
@@ -84,22 +86,3 @@ class RoomRecordingResponder:
         starts = await self._source.starts(name, 0.0)
         utterances = allowed(starts, room, secret)
         return Recording(self._source, name, utterances, self._pause_s), room
-
-
-def webvtt(cues: Sequence[Cue]) -> str:
-    """Cues as a WebVTT file."""
-    blocks = [
-        f"\n{_time(cue.begin_ms)} --> {_time(cue.end_ms)}\n<v {_escaped(cue.speaker)}>{_escaped(cue.text)}\n"
-        for cue in cues
-    ]
-    return "".join(["WEBVTT\n", *blocks])
-
-
-def _escaped(text: str) -> str:
-    line = " ".join(text.split())
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _time(ms: int) -> str:
-    seconds, ms = divmod(ms, 1000)
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{ms:03}"

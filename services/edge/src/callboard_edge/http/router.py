@@ -1,12 +1,13 @@
 """Finds the route of a path."""
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from callboard_edge.http.route import Route
 
+_NO_HEADERS: Mapping[str, str] = {}
 _Methods = dict[str, list[Route]]
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
@@ -32,12 +33,12 @@ class Router:
             else:
                 methods = self._exact.setdefault(route.path, {})
             found = methods.setdefault(route.method, [])
-            if any(one.header == route.header for one in found):
+            if any(_condition(one) == _condition(route) for one in found):
                 raise ValueError(f"two routes for {route.method} {route.path}")
             found.append(route)
-            found.sort(key=lambda one: one.header is None)
+            found.sort(key=lambda one: _condition(one) == (None, None))
 
-    def find(self, method: str, path: str, headers: Container[str] = ()) -> Match:
+    def find(self, method: str, path: str, headers: Mapping[str, str] = _NO_HEADERS) -> Match:
         """The route of a method and raw path; HEAD is taken where GET is, and a slash at the end is ignored.
 
         The path is matched as it was sent, and parameters are decoded afterwards: what an encoded slash or letter
@@ -45,18 +46,26 @@ class Router:
         """
         wanted = "GET" if method == "HEAD" else method
         path = path.partition("?")[0].rstrip("/") or "/"
+        accept = "" if method == "HEAD" else headers.get("Accept", "")
         methods = self._exact.get(path)
         if methods is not None:
-            return Match(_meant(methods.get(wanted, ()), headers), {}, _names(methods))
+            return Match(_meant(methods.get(wanted, ()), headers, accept), {}, _names(methods))
         for pattern, by_method in self._patterns.values():
             if match := pattern.fullmatch(path):
                 params = {name: unquote(value) for name, value in match.groupdict().items()}
-                return Match(_meant(by_method.get(wanted, ()), headers), params, _names(by_method))
+                return Match(_meant(by_method.get(wanted, ()), headers, accept), params, _names(by_method))
         return Match(None, {}, ())
 
 
-def _meant(routes: Iterable[Route], headers: Container[str]) -> Route | None:
-    return next((route for route in routes if route.header is None or route.header in headers), None)
+def _condition(route: Route) -> tuple[str | None, str | None]:
+    return route.header, route.media_type
+
+
+def _meant(routes: Iterable[Route], headers: Mapping[str, str], accept: str) -> Route | None:
+    for route in routes:
+        if (route.header is None or route.header in headers) and (route.media_type or "") in accept:
+            return route
+    return None
 
 
 def _names(methods: Iterable[str]) -> tuple[str, ...]:

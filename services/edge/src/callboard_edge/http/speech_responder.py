@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -15,8 +15,8 @@ from callboard_contracts.speech_duration import max_audio_ms
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import SpeechModel
 from callboard_edge.domain.speech_stream import SpeechStream, unexplained
+from callboard_edge.domain.word_times import TimedWord, WordClock
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.formats import FORMATS, AudioFormat
 from callboard_edge.media.id3 import beginning
@@ -49,6 +49,10 @@ class SpeechWriter(Protocol):
         """A part of the sound."""
         ...
 
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """When the words of the sound that follows are heard, where they were asked for."""
+        ...
+
     def closing(self, end: SpeechEnd, tokens: int) -> bytes:
         """The end of an utterance that is complete; `tokens` is what was charged."""
         ...
@@ -73,6 +77,11 @@ class RawAudio:
     def audio(self, sound: bytes) -> bytes:
         """The sound itself."""
         return sound
+
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """Nothing."""
+        del words
+        return b""
 
     def closing(self, end: SpeechEnd, tokens: int) -> bytes:
         """Nothing."""
@@ -150,7 +159,7 @@ class SpeechResponder:
         # The worker extends the hold while it speaks, as far as the text turns out to need it.
         audio_ms = min(most_ms, speech.hold_slice_ms)
         async with await self.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
-            call.headers.update(rate_limit_headers(utterance.states))
+            call.tell_limits(utterance.states)
             with self.metrics.open_streams.labels(route).track_inprogress():
                 try:
                     if whole is None:
@@ -177,6 +186,7 @@ class SpeechResponder:
             CallboardError: the utterance failed; nothing has been sent if the answer has not begun.
         """
         length: int | None = None
+        clock, words = WordClock(FORMATS[audio_format].delay_ms), b""
 
         async def send(sound: bytes) -> None:
             if not sound:
@@ -184,7 +194,9 @@ class SpeechResponder:
             if call.response is None:
                 known = length is not None and writer.length_is_sound
                 await call.stream(writer.content_type, {"Content-Length": str(length)} if known else None)
-            await call.write(writer.audio(sound))
+            nonlocal words
+            told, words = words, b""
+            await call.write(told + writer.audio(sound))
 
         on_silence = partial(_keep_alive, call, utterance, writer)
         async with self.encoders.session(audio_format) as session:
@@ -198,6 +210,8 @@ class SpeechResponder:
                     if segment.info.end is not None:
                         await send(await session.finish())
                         return segment.info.end
+                    if heard := clock.words_of(segment):
+                        words += writer.words(heard)
                     for part in session.chunks(segment.pcm) if segment.pcm else ():
                         await send(await session.feed(part))
                 segments = await utterance.next_segments()

@@ -14,7 +14,6 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.text_stream import TextReply, TextStream, failure
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.text_responder import FIRST_WAIT_S, TextResponder
 
 Part = tuple[int, Sequence[ChatFrame] | CallboardError]
@@ -86,7 +85,7 @@ class TextBatchResponder:
             if follow is not None:
                 for reply in replies:
                     follow(reply)
-            call.headers.update(rate_limit_headers(replies[-1].states))
+            call.tell_limits(replies[-1].states)
             try:
                 if stream:
                     with self.text.metrics.open_streams.labels(route).track_inprogress():

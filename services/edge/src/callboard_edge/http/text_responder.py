@@ -24,7 +24,6 @@ from callboard_edge.domain.schema_validator import SchemaValidator
 from callboard_edge.domain.text_stream import TextReply, TextStream, failure
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.metrics import EdgeMetrics
 
 FIRST_WAIT_S = 0.5
@@ -104,7 +103,7 @@ class TextResponder:
         """
         request = await self.checked(call, request, model, refused_sampling)
         async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
-            call.headers.update(rate_limit_headers(reply.states))
+            call.tell_limits(reply.states)
             if follow is not None:
                 follow(reply)
             if not stream:

@@ -44,6 +44,8 @@ class FormatInfo:
     """Whether encoding takes long enough to need a thread; false where bytes pass almost unchanged."""
     total_bytes: Callable[[int], int] | None = None
     """The encoded length in bytes for a length of PCM, where the format determines it."""
+    delay_ms: int = 0
+    """The silence with which the decoded audio begins, where the format has no way to have players skip it."""
 
 
 def _mp3() -> Encoder:
@@ -63,9 +65,9 @@ def _container(name: Literal["opus", "aac", "flac"]) -> Callable[[], Encoder]:
 
 
 FORMATS: dict[AudioFormat, FormatInfo] = {
-    "mp3": FormatInfo("audio/mpeg", _mp3, cpu_bound=True),
+    "mp3": FormatInfo("audio/mpeg", _mp3, cpu_bound=True, delay_ms=46),
     "opus": FormatInfo("audio/ogg", _container("opus"), cpu_bound=True),
-    "aac": FormatInfo("audio/aac", _container("aac"), cpu_bound=True),
+    "aac": FormatInfo("audio/aac", _container("aac"), cpu_bound=True, delay_ms=43),
     "flac": FormatInfo("audio/flac", _container("flac"), cpu_bound=True),
     "wav": FormatInfo("audio/wav", WavEncoder, cpu_bound=False, total_bytes=WavEncoder.total_bytes),
     "pcm": FormatInfo("audio/pcm", PcmEncoder, cpu_bound=False, total_bytes=lambda n: n),

@@ -93,7 +93,11 @@ class KudosService:
     async def balance(self, request: KudosBalanceRequest) -> KudosReply:
         """Reads what an account has, without what is held for requests that run."""
         refused = await self._unknown(account=request.account)
-        return refused or KudosReply(account=request.account, balance=await self._balance(request.account))
+        if refused:
+            return refused
+        account = await self._accounts.by_id(request.account)
+        balance = await self._balance(request.account)
+        return KudosReply(account=request.account, name=account.name if account else "", balance=balance)
 
     async def _transaction(
         self, transaction_id: str, kind: str, account: str, entries: tuple[HoldEntry, ...]

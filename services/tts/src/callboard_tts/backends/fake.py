@@ -11,7 +11,8 @@ import numpy as np
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_contracts.voices import KOKORO_LANGUAGES, KOKORO_VOICES
-from callboard_tts.domain.ports import PieceRequest, Samples
+from callboard_tts.domain.alignment import word_spans
+from callboard_tts.domain.ports import Part, PieceRequest, Samples, WordTime
 from callboard_tts.domain.voices import Voice
 from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
 
@@ -58,6 +59,7 @@ class FakeEngine:
     """
 
     in_process = True
+    tells_word_times = True
 
     def __init__(self, script: Script | None = None) -> None:
         self._script = script or Script()
@@ -83,7 +85,7 @@ class FakeEngine:
         """Never."""
         return None
 
-    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
+    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Part, None]:
         """Yields the tones of a piece with 300 ms of silence on both sides, in parts of half a second."""
         self.active += 1
         try:
@@ -96,11 +98,11 @@ class FakeEngine:
                 raise EngineFailed("scripted")
             if piece.index == script.hang_piece:
                 await asyncio.Event().wait()
-            sound = tones(piece)
+            sound, times = tones(piece), word_times(piece)
             size = CHUNK_MS * SAMPLE_RATE_HZ // 1000
             for begin in range(0, sound.size, size):
                 await asyncio.sleep(script.chunk_latency_s)
-                yield sound[begin : begin + size]
+                yield Part(sound[begin : begin + size], [time for time in times if begin <= time.begin < begin + size])
                 if piece.index == script.break_piece:
                     raise EngineFailed("scripted")
         except (asyncio.CancelledError, GeneratorExit):
@@ -127,8 +129,26 @@ def tones(piece: PieceRequest) -> Samples:
     return np.concatenate([edge, *words, edge])
 
 
+def word_times(piece: PieceRequest) -> list[WordTime]:
+    """When the words that are asked for sound: the beginning and the end of their characters' tones."""
+    edges, at = [], EDGE_SILENCE_MS * SAMPLE_RATE_HZ // 1000
+    for word in piece.text.split():
+        length = _samples(len(word) / piece.speed)
+        edges += [at + length * place // len(word) for place in range(len(word) + 1)]
+        at += length
+    return [
+        WordTime(index, edges[span[0]], edges[span[1]])
+        for index, span in enumerate(word_spans(" ".join(piece.text.split()), piece.words))
+        if span is not None
+    ]
+
+
+def _samples(characters: float) -> int:
+    return int(characters * MS_PER_CHARACTER * SAMPLE_RATE_HZ / 1000)
+
+
 def _tone(name: str, characters: float) -> Samples:
-    length = int(characters * MS_PER_CHARACTER * SAMPLE_RATE_HZ / 1000)
+    length = _samples(characters)
     pitch_hz = 200 + zlib.crc32(name.encode()) % 600
     moments = np.arange(length, dtype=np.float32) / SAMPLE_RATE_HZ
     return (0.3 * np.sin(2 * np.pi * pitch_hz * moments)).astype(np.float32)

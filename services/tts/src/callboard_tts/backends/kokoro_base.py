@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.backends.phonemes import Phonemizer, split_phonemes
 from callboard_tts.backends.voice_files import Style, VoiceStore, style_row
+from callboard_tts.domain.alignment import word_spans
 from callboard_tts.domain.boundaries import Pause
-from callboard_tts.domain.pauses import Mark, even_pauses
-from callboard_tts.domain.ports import PieceRequest, Samples
-from callboard_tts.domain.sound import Trimmer
+from callboard_tts.domain.pauses import Cut, Mark, even_pauses, moved
+from callboard_tts.domain.ports import Part, PieceRequest, Samples, WordTime
+from callboard_tts.domain.sound import WINDOW_SAMPLES, Trimmer
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
@@ -28,6 +29,21 @@ ModelT = TypeVar("ModelT")
 FRAME = 600
 """How many samples one step of the model's durations is long."""
 _MARKS = re.compile(r"[\s\"“”()]*[.!?,;:—…][.!?,;:—…\s\"“”()]*")
+
+
+class Span(NamedTuple):
+    """The phonemes of a word, by its number, in a sequence."""
+
+    number: int
+    begin: int
+    end: int
+
+
+class PhonemeSequence(NamedTuple):
+    """Phonemes that the model takes at once, and the words among them whose times are asked for."""
+
+    phonemes: str
+    words: Sequence[Span]
 
 
 class Spoken(NamedTuple):
@@ -102,13 +118,23 @@ class KokoroBase(ABC, Generic[ModelT]):
         """How many pieces are being worked on."""
         return self._threads.active
 
-    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
+    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Part, None]:
         """Yields the sound of a piece; one that is too long for the model comes in several parts."""
         model = self._model
         if model is None:
             raise EngineUnavailable("the engine is not loaded")
-        for phonemes in await self._threads.run(lambda _stop: self._phonemes(piece)):
-            yield await self._threads.run(lambda stop, phonemes=phonemes: self._part(model, phonemes, piece, stop))
+        length = 0
+        for sequence in await self._threads.run(lambda _stop: self._sequences(piece)):
+            samples, times = await self._threads.run(
+                lambda stop, sequence=sequence: self._part(model, sequence, piece, stop)
+            )
+            yield Part(samples, [WordTime(index, length + begin, length + end) for index, begin, end in times])
+            length += samples.size
+
+    @property
+    def tells_word_times(self) -> bool:
+        """Whether the model gives durations."""
+        return True
 
     @abstractmethod
     def _open(self) -> tuple[ModelT, Mapping[str, int]]:
@@ -133,19 +159,49 @@ class KokoroBase(ABC, Generic[ModelT]):
             self._speak(model, ("hˈɛlO " * length)[:length], choice, 1.0, stop)
         self._model = model
 
-    def _phonemes(self, piece: PieceRequest) -> list[str]:
-        return split_phonemes(self._phonemizer.phonemes(piece.text, piece.voice.language))
+    def _sequences(self, piece: PieceRequest) -> list[PhonemeSequence]:
+        """The phonemes of a piece as the model takes them, and where in each the words sound."""
+        phonemes = self._phonemizer.phonemes(piece.text, piece.voice.language)
+        spans: list[tuple[int, int] | None] = []
+        if piece.words:
+            spans = word_spans(phonemes, self._phonemizer.words(piece.words, piece.voice.language))
+        sequences: list[PhonemeSequence] = []
+        end = 0
+        for part in split_phonemes(phonemes):
+            begin, first = phonemes.index(part, end), end
+            end = begin + len(part)
+            words = [
+                Span(index, max(0, span[0] - begin), min(max(0, span[1] - begin), len(part)))
+                for index, span in enumerate(spans)
+                if span is not None and (first <= span[0] < end or (span[0] >= end == len(phonemes)))
+            ]
+            sequences.append(PhonemeSequence(part, words))
+        return sequences
 
-    def _part(self, model: ModelT, phonemes: str, piece: PieceRequest, stop: StopSignal) -> Samples:
+    def _part(self, model: ModelT, sequence: PhonemeSequence, piece: PieceRequest, stop: StopSignal) -> Part:
         """A part of a piece with its inner pauses and the one after it."""
+        phonemes = sequence.phonemes
         samples, frames = self._speak(model, phonemes, piece.voice, piece.speed, stop)
-        if not piece.pauses_ms:
-            return samples
+        cuts: Sequence[Cut] = ()
+        trimmed, pause = 0, np.zeros(0, np.float32)
+        if piece.pauses_ms:
+            if frames is not None:
+                samples, cuts = even_pauses(samples, find_marks(phonemes, frames), piece.pauses_ms)
+            trimmer = Trimmer()
+            samples = np.concatenate([trimmer.feed(samples), trimmer.finish()])
+            trimmed = trimmer.trimmed
+            pause = np.zeros(piece.pauses_ms[last_pause(phonemes)] * SAMPLE_RATE_HZ // 1000, np.float32)
+        times: list[WordTime] = []
         if frames is not None:
-            samples = even_pauses(samples, find_marks(phonemes, frames), piece.pauses_ms)
-        trimmer = Trimmer()
-        pause = np.zeros(piece.pauses_ms[last_pause(phonemes)] * SAMPLE_RATE_HZ // 1000, np.float32)
-        return np.concatenate([trimmer.feed(samples), trimmer.finish(), pause])
+            # The receiver trims the sound once more, and may find the last faded window silent.
+            last = max(0, samples.size - WINDOW_SAMPLES)
+            ends = np.cumsum(frames) * FRAME
+            for index, first, end in sequence.words:
+                starts_at = moved(int(ends[first]), cuts, after=True) - trimmed
+                ends_at = moved(int(ends[end]), cuts, after=False) - trimmed
+                starts_at = min(max(0, starts_at), last)
+                times.append(WordTime(index, starts_at, min(max(starts_at, ends_at), last)))
+        return Part(np.concatenate([samples, pause]), times)
 
     def _speak(self, model: ModelT, phonemes: str, voice: VoiceChoice, speed: float, stop: StopSignal) -> Spoken:
         style = style_row(self._voices.style(voice), len(phonemes))

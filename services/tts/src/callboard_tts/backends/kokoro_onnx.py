@@ -42,6 +42,11 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
         self._inputs: Mapping[str, str] = {}
         self._gives_frames = False
 
+    @property
+    def tells_word_times(self) -> bool:
+        """Whether the model's file has the value that says how long each phoneme sounds."""
+        return self._gives_frames
+
     def _open(self) -> tuple[ort.InferenceSession, Mapping[str, int]]:
         if not self._model_file.is_file():
             raise EngineUnavailable(f"no model at {self._model_file}; fetch it with: callboard models fetch")
@@ -72,6 +77,8 @@ class KokoroOnnxEngine(KokoroBase[ort.InferenceSession]):
         tokens = np.array([[0, *self._phonemizer.tokens(phonemes), 0]], np.int64)
         tokens_name = "input_ids" if "input_ids" in self._inputs else "tokens"
         options = ort.RunOptions()
+        # Each length of a piece needs memory of other sizes, which the session would keep for good.
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         stop.on_set(lambda: setattr(options, "terminate", True))
         outputs = model.run(None, {tokens_name: tokens, "style": style, "speed": self._speed(speed)}, options)
         frames = np.asarray(outputs[1]).ravel().astype(np.int64) if self._gives_frames else None

@@ -8,7 +8,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
-from callboard_tts.domain.ports import PieceRequest, Samples
+from callboard_tts.domain.ports import Part, PieceRequest
 from callboard_tts.domain.pronunciation import without_pronunciations
 from callboard_tts.domain.sound import from_pcm
 from callboard_tts.domain.voices import Voice
@@ -29,6 +29,7 @@ class OpenAISpeechEngine:
     """A speech server elsewhere; it is asked for 24 kHz PCM, piece by piece, and read while it speaks."""
 
     in_process = False
+    tells_word_times = False
 
     def __init__(
         self, url: str, api_key: str | None, voices: Sequence[str] = (), stall_timeout_s: float = STALL_TIMEOUT_S
@@ -62,7 +63,7 @@ class OpenAISpeechEngine:
         """Never: every piece is a request of its own."""
         return None
 
-    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
+    async def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Part, None]:
         """Yields the sound as the server sends it; closing the generator closes the request."""
         received = 0
         rest = b""
@@ -81,7 +82,7 @@ class OpenAISpeechEngine:
                     received += len(chunk)
                     data = rest + chunk
                     rest = data[len(data) - len(data) % BYTES_PER_SAMPLE :]
-                    yield from_pcm(data)
+                    yield Part(from_pcm(data))
         except openai.APIStatusError as error:
             log.warning("engine_refused", extra={"status": error.status_code})
             raise _refusal(error.status_code) from error

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from num2words import num2words
@@ -98,6 +98,9 @@ _NEAREST = str.maketrans(
 )
 """Sounds of other languages that the model was not trained on, and the nearest that it was."""
 _PALATALS = {"ᶄ": "kʲ", "ᶃ": "ɡʲ", "ᶀ": "bʲ", "ᶆ": "mʲ", "ᶇ": "ɲ", "ᶈ": "pʲ", "ᶉ": "ɾʲ", "ᶁ": "dʲ", "g": "ɡ"}
+_DIPHTHONGS = {**_COMMON, "o^ʊ": "O", "ə^ʊ": "Q", "ɝ": "ɜɹ", "ɚ": "əɹ"}
+_LOOKALIKES = str.maketrans({":": "ː", "'": "ˈ", "’": "ˈ", "g": "ɡ", "\u0361": "", ".": ""})
+"""What people write in phonemes for the characters of IPA; ties and the marks between syllables have no sound."""
 _WIDE_MARKS = str.maketrans(
     {
         "，": ", ",
@@ -164,23 +167,42 @@ class Phonemizer:
         Raises:
             EngineFailed: the language is not supported, or its converter cannot be loaded or failed.
         """
+        return self._phonemes(text, language, counts=True)
+
+    def words(self, words: Sequence[str], language: str) -> list[str]:
+        """Gives the phonemes of each word alone; raises as `phonemes` does."""
+        return [self._phonemes(word, language, counts=False) for word in words]
+
+    def _phonemes(self, text: str, language: str, *, counts: bool) -> str:
         with _lock:
-            sounds = " ".join(self._read(run, is_foreign=bool(run.script)) for run in split_runs(text, language))
+            sounds = " ".join(self._read(run, counts=counts) for run in split_runs(text, language))
         sounds = "".join(sound for sound in sounds if sound in self._vocabulary or sound.isspace())
         return _BEFORE_MARK.sub("", " ".join(sounds.split()))
 
-    def _read(self, run: Run, *, is_foreign: bool) -> str:
-        sounds = ""
+    def _read(self, run: Run, *, counts: bool) -> str:
+        sounds, is_foreign = "", bool(run.script)
         try:
             if run.language is not None:
-                sounds = _converted(run.text, self._converter(run.language))
+                sounds = self._converted(run.text, run.language)
         except Exception as error:
             if not is_foreign:
                 raise EngineFailed(f"the conversion of {run.language} to phonemes failed") from error
             log.warning("reader_failed", extra={"language": run.language, "error": type(error).__name__})
-        if is_foreign and not sounds:
+        if is_foreign and not sounds and counts:
             metrics.LEFT_OUT.labels(run.script).inc(len(run.text))
         return sounds.translate(_NEAREST) if is_foreign else sounds
+
+    def _converted(self, text: str, language: str) -> str:
+        """The phonemes of a text; those that it gives are taken as they are, where the model knows one of them."""
+        convert = self._converter(language)
+        sounds = ""
+        at = 0
+        for match in PRONUNCIATION.finditer(text):
+            before, word, given = text[at : match.start()], match[1], _as_trained(match[2], language)
+            is_known = any(sound in self._vocabulary and sound.isalpha() for sound in given)
+            sounds += _spaced(before, convert) + (given if is_known else convert(word).strip())
+            at = match.end()
+        return sounds + _spaced(text[at:], convert)
 
     def tokens(self, phonemes: str) -> list[int]:
         """Gives the model's token ids of phonemes."""
@@ -208,14 +230,12 @@ def split_phonemes(phonemes: str, limit: int = MAX_PHONEMES) -> list[str]:
     return split_phonemes(phonemes[:place].strip(), limit) + split_phonemes(phonemes[place:].strip(), limit)
 
 
-def _converted(text: str, convert: Callable[[str], str]) -> str:
-    sounds = ""
-    at = 0
-    for match in PRONUNCIATION.finditer(text):
-        before, given = text[at : match.start()], match[2]
-        sounds += _spaced(before, convert) + given
-        at = match.end()
-    return sounds + _spaced(text[at:], convert)
+def _as_trained(given: str, language: str) -> str:
+    """Phonemes in usual IPA as the model was trained on them: its diphthongs and affricates are one character each."""
+    sounds = given.translate(_LOOKALIKES)
+    if language.startswith("en-"):
+        sounds = _replaced(sounds, _sorted({pair.replace("^", ""): sound for pair, sound in _DIPHTHONGS.items()}))
+    return sounds
 
 
 def _spaced(text: str, convert: Callable[[str], str]) -> str:

@@ -119,6 +119,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"\[([^\[\]]{1,500})\]\((?!/[^()\n]{0,119}[^\x00-\x7f()\n])(?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)",
             r"\1",
         ),
+        # The word of a pronunciation that was left out; a piece may end within its brackets.
+        (r"\]\(/\)", ""),
         (r"\[\^?\d+\]", ""),
         (r"<(?:https?://|mailto:)[^>\s]*>", ""),
         (rf"(?<![A-Za-z0-9])(?:(?:https?|ftp)://|www\.){_URL}*(?<![.,;:!?)\]}}*_'])", ""),
@@ -176,6 +178,11 @@ def without_markup(text: str) -> str:
     text = _LINES.sub(" ", text)
     text = _SPACES.sub(" ", text)
     return re.sub(r" +(?=[,.!?;:…](?:\s|$))", "", text).strip()
+
+
+def plain_spelling(text: str) -> str:
+    """A text with plain letters and quotation marks in place of styled ones, and without invisible marks."""
+    return _INVISIBLE.sub("", plain_characters(text).translate(_QUOTES))
 
 
 def without_speaker(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,14 +27,36 @@ class Mark:
     pause: Pause
 
 
-def even_pauses(samples: Samples, marks: Sequence[Mark], pauses_ms: Mapping[Pause, int]) -> Samples:
-    """Gives each silence at a mark the length of its kind of pause.
+class Cut(NamedTuple):
+    """A stretch of sound in whose place there is a silence of `length` samples."""
+
+    begin: int
+    end: int
+    length: int
+
+
+def moved(position: int, cuts: Sequence[Cut], *, after: bool) -> int:
+    """Where a position in sound lies once its cuts are made; one inside a cut goes before the silence or `after` it."""
+    shift = 0
+    for begin, end, length in cuts:
+        if position > end or (after and position == end):
+            shift += length - (end - begin)
+        elif position > begin or (after and position == begin):
+            return begin + shift + (length if after else 0)
+    return position + shift
+
+
+def even_pauses(
+    samples: Samples, marks: Sequence[Mark], pauses_ms: Mapping[Pause, int]
+) -> tuple[Samples, Sequence[Cut]]:
+    """Gives each silence at a mark the length of its kind of pause; returns the sound and what was cut of it.
 
     Where the engine ran over the end of a sentence, the pause is made at the quietest place; a comma that it ran over
     has none.
     """
     stretches = quiet_stretches(samples)
     parts: list[Samples] = []
+    cuts: list[Cut] = []
     at = 0
     for mark in marks:
         near = [
@@ -46,9 +69,10 @@ def even_pauses(samples: Samples, marks: Sequence[Mark], pauses_ms: Mapping[Paus
             if mark.pause is not Pause.SENTENCE:
                 continue
             begin = end = _quietest(samples, max(at, mark.begin - _REACH), min(samples.size, mark.end + _REACH))
-        parts += [faded(samples[at:begin]), np.zeros(pauses_ms[mark.pause] * SAMPLE_RATE_HZ // 1000, np.float32)]
+        cuts.append(Cut(begin, end, pauses_ms[mark.pause] * SAMPLE_RATE_HZ // 1000))
+        parts += [faded(samples[at:begin]), np.zeros(cuts[-1].length, np.float32)]
         at = end
-    return np.concatenate([*parts, faded(samples[at:])]) if parts else samples
+    return (np.concatenate([*parts, faded(samples[at:])]) if parts else samples), cuts
 
 
 def _quietest(samples: Samples, begin: int, end: int) -> int:

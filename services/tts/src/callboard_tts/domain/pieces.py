@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from callboard_tts.domain.boundaries import Pause, without_inner_stops
 from callboard_tts.domain.markup import BlockFilter, is_speakable, without_markup, without_speaker
 from callboard_tts.domain.normalization import normalize_text
-from callboard_tts.domain.pronunciation import NO_WORDS, WordList
+from callboard_tts.domain.pronunciation import NO_WORDS, PronunciationFilter, WordList
 from callboard_tts.domain.role_play import Passage, RolePlay, RolePlayFilter
 from callboard_tts.domain.splitting import Fragment, Limits, Splitter
 
@@ -20,6 +20,8 @@ class Piece:
     is_action: bool = False
     written: str = ""
     """The text as it was written, without markup."""
+    source: str = ""
+    """The text as it was written, with markup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +51,25 @@ class PieceStream:
         self._splitter = Splitter(limits)
         self._actions = RolePlayFilter(role_play)
         self._blocks = BlockFilter(self._forget)
+        self._pronunciations = PronunciationFilter()
         self._count = 0
         self._pause = Pause.NONE
         self._first = True
 
     def feed(self, text: str) -> list[Piece]:
         """Takes more text and returns the pieces that it completes."""
-        return self._spoken(self._actions.feed(self._blocks.feed(text)))
+        return self._spoken(self._actions.feed(self._pronunciations.feed(self._blocks.feed(text))))
 
     def finish(self, *, whole_sentences: bool = False) -> list[Piece]:
         """Ends the text and returns the remaining pieces; a sentence that broke off is dropped where asked for."""
-        pieces = self._spoken([*self._actions.feed(self._blocks.finish()), *self._actions.finish()])
+        rest = self._pronunciations.feed(self._blocks.finish()) + self._pronunciations.finish()
+        pieces = self._spoken([*self._actions.feed(rest), *self._actions.finish()])
         if whole_sentences:
             self._splitter.drop_unfinished()
         return pieces + self._pieces(self._splitter.finish())
 
     def _forget(self) -> None:
+        self._pronunciations.forget()
         self._splitter.forget()
         self._actions.forget()
 
@@ -87,7 +92,7 @@ class PieceStream:
             spoken = without_inner_stops(normalize_text(written, self._language, self._words))
             if is_speakable(spoken):
                 pause = self._pause if self._count else Pause.NONE
-                pieces.append(Piece(self._count, spoken, pause, is_action, written))
+                pieces.append(Piece(self._count, spoken, pause, is_action, written, text))
                 self._count += 1
                 self._pause = fragment.pause
             else:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,27 @@ Samples = NDArray[np.float32]
 """Mono sound at 24 kHz, between -1 and 1."""
 
 
+class WordTime(NamedTuple):
+    """When a word of the request, by its number, sounds, in samples from the beginning of the piece's sound."""
+
+    number: int
+    begin: int
+    end: int
+
+
+class Part(NamedTuple):
+    """A part of a piece's sound, and the words that begin in it where they are asked for."""
+
+    samples: Samples
+    words: Sequence[WordTime] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class PieceRequest:
     """One piece of text for an engine; `model` is the engine's own name for the model.
 
     An engine that knows where the marks of the text sound makes each pause there as long as `pauses_ms` says.
+    `words` are the words whose times are asked for, each as it would be spoken alone.
     """
 
     index: int
@@ -29,16 +45,22 @@ class PieceRequest:
     model: str
     instructions: str = ""
     pauses_ms: Mapping[Pause, int] = field(default_factory=dict[Pause, int])
+    words: Sequence[str] = ()
 
 
 class SpeechEngine(Engine, Protocol):
     """Turns one piece of text after another into sound, never on the event loop's own thread."""
 
+    @property
+    def tells_word_times(self) -> bool:
+        """Whether the loaded engine knows when each word sounds."""
+        ...
+
     def voices(self) -> Sequence[Voice]:
         """The voices that the engine knows; empty when it takes any name and judges itself."""
         ...
 
-    def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Samples, None]:
+    def synthesise(self, piece: PieceRequest) -> AsyncGenerator[Part, None]:
         """Yields the sound of a piece as it is made.
 
         Closing the generator, or cancelling the task that waits on it, stops the engine within 250 ms.

@@ -5,7 +5,14 @@ from dataclasses import dataclass, replace
 
 from callboard_contracts.ordering import newest
 from callboard_contracts.quota import Hold
-from callboard_contracts.speech import BYTES_PER_MS, MAX_SEGMENT_BYTES, AudioSegment, SpeechEnd, order_of_segments
+from callboard_contracts.speech import (
+    BYTES_PER_MS,
+    MAX_SEGMENT_BYTES,
+    AudioSegment,
+    SpeechEnd,
+    SpokenWord,
+    order_of_segments,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +60,17 @@ def progress_of(published: Iterable[AudioSegment]) -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a piece's PCM and where it starts in the piece; the first has the piece's text."""
+    """A stretch of a piece's PCM and where it starts in the piece; the first has the piece's text.
+
+    `words` are those that begin in it.
+    """
 
     piece: int
     offset_bytes: int
     pcm: bytes
     piece_done: bool = False
     text: str = ""
+    words: tuple[SpokenWord, ...] = ()
 
 
 class PieceCutter:
@@ -70,6 +81,11 @@ class PieceCutter:
         self._text = text
         self._skip = skip_bytes
         self._offset = 0
+        self._words: list[SpokenWord] = []
+
+    def expect(self, words: Iterable[SpokenWord]) -> None:
+        """Takes words of the PCM that follows; those that begin in what was sent are left out."""
+        self._words += [word for word in words if word.start_ms * BYTES_PER_MS >= self._skip]
 
     def feed(self, pcm: bytes) -> list[Segment]:
         """Takes PCM and returns it as segments."""
@@ -80,6 +96,7 @@ class PieceCutter:
                 self._offset + begin,
                 pcm[begin : begin + MAX_SEGMENT_BYTES],
                 text=self._text if self._offset + begin == 0 else "",
+                words=self._words_before(self._offset + min(begin + MAX_SEGMENT_BYTES, len(pcm))),
             )
             for begin in range(start, len(pcm), MAX_SEGMENT_BYTES)
         ]
@@ -89,7 +106,13 @@ class PieceCutter:
     def finish(self, pcm: bytes) -> list[Segment]:
         """Takes the last PCM of the piece; the last segment, which may be empty, says that the piece is done."""
         segments = self.feed(pcm)
+        words, self._words = tuple(self._words), []
         if not segments:
-            return [Segment(self._piece, max(self._offset, self._skip), b"", piece_done=True)]
+            return [Segment(self._piece, max(self._offset, self._skip), b"", piece_done=True, words=words)]
         last = segments[-1]
-        return [*segments[:-1], replace(last, piece_done=True)]
+        return [*segments[:-1], replace(last, piece_done=True, words=last.words + words)]
+
+    def _words_before(self, end: int) -> tuple[SpokenWord, ...]:
+        words = tuple(word for word in self._words if word.start_ms * BYTES_PER_MS < end)
+        self._words = self._words[len(words) :]
+        return words

@@ -9,7 +9,7 @@ SILENCE_RMS = 0.004
 """About -48 dB: above the noise floor of the engines, below the quietest breath in a word."""
 WINDOW_S = 0.0025
 FADE_S = 0.002
-_WINDOW = int(WINDOW_S * SAMPLE_RATE_HZ)
+WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
 _FADE = int(FADE_S * SAMPLE_RATE_HZ)
 
 
@@ -23,6 +23,13 @@ class Trimmer:
     def __init__(self) -> None:
         self._held = np.zeros(0, dtype=np.float32)
         self._begun = False
+        self.trimmed = 0
+        """How many samples were taken off the beginning so far."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first sound is here, so that `trimmed` stays as it is."""
+        return self._begun
 
     def feed(self, samples: Samples) -> Samples:
         """Takes samples and returns those that certainly belong to the piece."""
@@ -30,12 +37,14 @@ class Trimmer:
         loud = _loud_windows(held)
         if loud.size == 0:
             # Before the first sound only whole windows are dropped, so that the windows never depend on the chunks.
-            self._held = held if self._begun else held[held.size - held.size % _WINDOW :]
+            self._held = held if self._begun else held[held.size - held.size % WINDOW_SAMPLES :]
+            self.trimmed += held.size - self._held.size
             return held[:0]
         # The last loud window waits: it may be the end and need its fade.
-        begin, end = (0 if self._begun else int(loud[0]) * _WINDOW), int(loud[-1]) * _WINDOW
+        begin, end = (0 if self._begun else int(loud[0]) * WINDOW_SAMPLES), int(loud[-1]) * WINDOW_SAMPLES
         out = held[begin:end].copy()
         self._held = held[end:]
+        self.trimmed += begin
         if out.size and not self._begun:
             _fade_in(out)
             self._begun = True
@@ -45,12 +54,13 @@ class Trimmer:
         """Returns the remaining samples without the silence at the end."""
         held, self._held = self._held, self._held[:0]
         begun, self._begun = self._begun, False
-        padded = np.concatenate([held, np.zeros(-held.size % _WINDOW, dtype=np.float32)])
+        padded = np.concatenate([held, np.zeros(-held.size % WINDOW_SAMPLES, dtype=np.float32)])
         loud = _loud_windows(padded)
         if loud.size == 0:
             return held[:0]
-        out = held[(0 if begun else int(loud[0]) * _WINDOW) : (int(loud[-1]) + 1) * _WINDOW].copy()
+        out = held[(0 if begun else int(loud[0]) * WINDOW_SAMPLES) : (int(loud[-1]) + 1) * WINDOW_SAMPLES].copy()
         if not begun:
+            self.trimmed += int(loud[0]) * WINDOW_SAMPLES
             _fade_in(out)
         _fade_out(out)
         return out
@@ -76,8 +86,12 @@ def quiet_stretches(samples: Samples) -> list[tuple[int, int]]:
     """The first sample and the end of each silence of at least one window, in order."""
     loud = _loud_windows(samples)
     begins = np.concatenate([[0], loud + 1])
-    ends = np.concatenate([loud, [samples.size // _WINDOW]])
-    return [(int(begin) * _WINDOW, int(end) * _WINDOW) for begin, end in zip(begins, ends, strict=True) if begin < end]
+    ends = np.concatenate([loud, [samples.size // WINDOW_SAMPLES]])
+    return [
+        (int(begin) * WINDOW_SAMPLES, int(end) * WINDOW_SAMPLES)
+        for begin, end in zip(begins, ends, strict=True)
+        if begin < end
+    ]
 
 
 def faded(samples: Samples) -> Samples:
@@ -89,8 +103,8 @@ def faded(samples: Samples) -> Samples:
 
 
 def _loud_windows(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    whole = samples.size // _WINDOW
-    power = np.mean(np.square(samples[: whole * _WINDOW].reshape(-1, _WINDOW)), axis=1)
+    whole = samples.size // WINDOW_SAMPLES
+    power = np.mean(np.square(samples[: whole * WINDOW_SAMPLES].reshape(-1, WINDOW_SAMPLES)), axis=1)
     return np.flatnonzero(power > SILENCE_RMS**2)
 
 

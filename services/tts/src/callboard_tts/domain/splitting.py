@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from callboard_tts.domain.boundaries import Pause, Undecided, boundary
+from callboard_tts.domain.pronunciation import inside_pronunciation
 from callboard_tts.domain.script import is_cjk, sound_units, word_share
 
 
@@ -124,6 +125,9 @@ class Splitter:
         bound = limits.bound(self._count)
         first = self._count == 0
         is_due = False
+        if kind is not None and inside_pronunciation(self._text, end):
+            # The word in brackets and its phonemes are spoken as one.
+            kind = None
         if kind is not None and words >= limits.fragment_words:
             if kind is Pause.SENTENCE:
                 self._places.sentence = end
@@ -135,7 +139,8 @@ class Splitter:
             self._places.gap = end
         if units >= bound:
             places = self._places
-            return places.sentence or places.clause or places.gap or _inside_word(self._text, end)
+            place = places.sentence or places.clause or places.gap
+            return place or (0 if inside_pronunciation(self._text, end) else _inside_word(self._text, end))
         if not is_due:
             return 0
         if _words_follow(self._text, end, limits.following_words):

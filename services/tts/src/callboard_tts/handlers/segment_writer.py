@@ -59,6 +59,7 @@ class SegmentWriter:
             offset_bytes=segment.offset_bytes,
             piece_done=segment.piece_done,
             text=segment.text if self._job.in_room else "",
+            words=segment.words,
             extensions=extensions,
         )
         await self._publish(info, segment.pcm)

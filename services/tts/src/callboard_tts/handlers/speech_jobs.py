@@ -45,6 +45,9 @@ RETURN_TIMEOUT_S = 5.0
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The speech was not finished before its deadline.")
 UNAVAILABLE = ErrorInfo(code=ErrorCode.ENGINE_UNAVAILABLE, message="The speech engine could not be reached.")
 FAILED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The speech engine failed on this text.")
+NO_WORD_TIMES = ErrorInfo(
+    code=ErrorCode.UNSUPPORTED, message="This model cannot tell when each word sounds.", param="word_times"
+)
 STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The speech engine took too long for a piece of this text.")
 
 
@@ -143,6 +146,8 @@ class SpeechJobs:
         for_ever, is_new = running.is_batch or job.in_room, progress.next_n == 0
 
         async def work() -> Outcome[SpeechEndReason]:
+            if job.request.word_times and not self._engine.tells_word_times:
+                return Outcome("error", NO_WORD_TIMES)
             utterance = plan_utterance(job.request, self._defaults, *self._voices(job))
             gate = QuotaGatedWriter(writer, holds, utterance, job.request.speed, progress.piece)
             try:

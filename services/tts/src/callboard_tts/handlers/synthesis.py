@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from callboard_contracts.speech import SpeechJob
+from callboard_contracts.speech import SAMPLE_RATE_HZ, SpeechJob, SpokenWord
 from callboard_tts import metrics
 from callboard_tts.domain.hold_limits import usual_ms
 from callboard_tts.domain.pieces import Piece, PieceBatch
-from callboard_tts.domain.ports import PieceRequest, SpeechEngine
+from callboard_tts.domain.ports import PieceRequest, SpeechEngine, WordTime
 from callboard_tts.domain.scheduling import UNKNOWN_PIECE_S, Playback
 from callboard_tts.domain.segments import PieceCutter, Progress, Segment
 from callboard_tts.domain.sound import Trimmer, silence, to_pcm
 from callboard_tts.domain.tempo import Stretcher, engine_speed
 from callboard_tts.domain.utterance import Utterance
+from callboard_tts.domain.words import piece_words
 from callboard_tts.handlers.audio_quota import QuotaGatedWriter
 from callboard_tts.handlers.engine_lanes import EngineLanes
 from callboard_tts.handlers.segment_writer import BYTES_PER_S
@@ -105,6 +106,9 @@ class Synthesis:
         """
         request = self._running.job.request
         speed = engine_speed(request.speed)
+        words: list[tuple[str, str]] = []
+        if request.word_times:
+            words = await asyncio.to_thread(piece_words, piece, utterance.voice.language, utterance.words)
         wanted = PieceRequest(
             piece.index,
             piece.text,
@@ -113,7 +117,9 @@ class Synthesis:
             self._engine_model,
             request.instructions,
             {pause: round(length_ms * request.speed / speed) for pause, length_ms in utterance.pauses_ms.items()},
+            [spoken for _name, spoken in words],
         )
+        names = [name for name, _spoken in words]
         skip = self._progress.offset_bytes if piece.index == self._progress.piece else 0
         tries = 0
         expected_s = self._expected_s(piece)
@@ -121,10 +127,10 @@ class Synthesis:
             self._taken.clear()
             await self._taken.wait()
         while True:
-            pause, cutter = silence(utterance.pause_ms(piece)), PieceCutter(piece.index, skip, piece.written)
+            pause_ms, cutter = utterance.pause_ms(piece), PieceCutter(piece.index, skip, piece.written)
             try:
                 async with self._lanes.lane(self._playback, expected_s):
-                    await self._make_once(wanted, pause, cutter, next_s, made)
+                    await self._make_once(wanted, names, pause_ms, cutter, next_s, made)
             except EngineUnavailable as error:
                 self.engine_away = True
                 metrics.ENGINE_ERRORS.labels(self._backend, "unavailable").inc()
@@ -139,9 +145,16 @@ class Synthesis:
                 return
 
     async def _make_once(
-        self, wanted: PieceRequest, pause: bytes, cutter: PieceCutter, next_s: float, made: Made
+        self,
+        wanted: PieceRequest,
+        names: Sequence[str],
+        pause_ms: int,
+        cutter: PieceCutter,
+        next_s: float,
+        made: Made,
     ) -> None:
-        trimmer = Trimmer()
+        trimmer, pause = Trimmer(), silence(pause_ms)
+        times: list[WordTime] = []
         speed = self._running.job.request.speed
         stretcher = Stretcher(speed / wanted.speed) if speed != wanted.speed else None
         clock = asyncio.get_running_loop().time
@@ -151,13 +164,19 @@ class Synthesis:
             while not is_whole:
                 started = self._running.heard_at = clock()
                 try:
-                    samples = await anext(parts, None)
+                    part = await anext(parts, None)
                 finally:
                     # While its sound is worked on here, nothing is expected of the engine.
                     self._running.heard_at = None
                 working_s += clock() - started
-                is_whole = samples is None
-                sound = trimmer.finish() if samples is None else trimmer.feed(samples)
+                is_whole = part is None
+                sound = trimmer.finish() if part is None else trimmer.feed(part.samples)
+                times += part.words if part else ()
+                if sound.size or is_whole:
+                    # From the first sound on it is known how much silence was trimmed before it.
+                    factor = speed / wanted.speed
+                    cutter.expect(_spoken_word(names, time, trimmer.trimmed, factor, pause_ms) for time in times)
+                    times.clear()
                 if stretcher:
                     sound = await asyncio.to_thread(stretcher.feed, sound, final=is_whole)
                 pcm = to_pcm(sound)
@@ -181,3 +200,11 @@ class Synthesis:
             made_s = max(sound_s, playback.piece_s)
             self._starts_at = now + (self._lanes.start_delay_s(playback, made_s, next_s) if delays else 0.0)
         playback.made(sound_s, max(now, self._starts_at))
+
+
+def _spoken_word(names: Sequence[str], time: WordTime, trimmed: int, factor: float, pause_ms: int) -> SpokenWord:
+    """A word by its name and its time in what is sent of the piece: trimmed, stretched and after its pause."""
+    start_ms, end_ms = (
+        pause_ms + int(max(0, at - trimmed) / factor * 1000 / SAMPLE_RATE_HZ) for at in (time.begin, time.end)
+    )
+    return SpokenWord(word=names[time.number], start_ms=start_ms, end_ms=end_ms)

@@ -140,11 +140,18 @@ class ReplyBlock(AnswerBody):
     input: dict[str, Any] | None = None
 
 
+class OutputTokensDetails(AnswerBody):
+    """What of a reply's tokens is thinking, tags included."""
+
+    thinking_tokens: int
+
+
 class MessageUsage(AnswerBody):
     """Exact token counts; the prompt has `input_tokens` and those that were read from the cache."""
 
     input_tokens: int
     output_tokens: int
+    output_tokens_details: OutputTokensDetails
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
 

@@ -155,10 +155,11 @@ def _input(call: ToolCall) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _usage(usage: TokenUsage) -> dict[str, int]:
+def _usage(usage: TokenUsage) -> dict[str, Any]:
     return {
         "input_tokens": max(0, usage.prompt_tokens - usage.cached_prompt_tokens),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_prompt_tokens,
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.thinking_tokens},
     }

@@ -8,6 +8,7 @@ from typing import Any
 from callboard_contracts.chat import ChatEnd, ChatFrame
 from callboard_contracts.errors import ErrorInfo
 from callboard_edge.domain.text_stream import TextReply
+from callboard_edge.domain.word_times import TimedWord
 from callboard_edge.http.narrated_responder import SpokenReply
 from callboard_edge.protocols.characters.errors import error_of
 
@@ -43,6 +44,11 @@ class MessageWriter:
     def audio(self, sound: bytes) -> bytes:
         """A piece of the sound."""
         return _event({"audio": base64.b64encode(sound).decode()})
+
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """Nothing: nobody can ask for them."""
+        del words
+        return b""
 
     def closing(self, end: ChatEnd) -> bytes:
         """Why the reply ended and what it used."""

@@ -87,7 +87,9 @@ def fixed(answer: dict[str, Any] | list[Any], status: int = 200) -> Handler:
     return handler
 
 
-def open_route(path: str, handler: Handler, name: str, summary: str, body: type[AnyBody] | None = None) -> Route:
+def open_route(
+    path: str, handler: Handler, name: str, summary: str, body: type[AnyBody] | None = None, status: int = 200
+) -> Route:
     """A route that anybody may ask, whatever key he has; PUT where it takes a body."""
     return Route(
         "PUT" if body else "GET",
@@ -98,7 +100,7 @@ def open_route(path: str, handler: Handler, name: str, summary: str, body: type[
         TAG,
         body=body,
         security="none",
-        answers={200: Answer("It.")},
+        answers={status: Answer("It.")},
     )
 
 

@@ -42,11 +42,13 @@ class Performance(AnswerBody):
 
 
 class Figures:
-    """Counts the replies of this process."""
+    """Counts what this process answered."""
 
     def __init__(self) -> None:
         self._started_s = self._ended_s = time.monotonic()
         self._ended = 0
+        self.transcribed = 0
+        """How many sounds were written down."""
         self._last = ChatEnd(reason="cancelled")
 
     def ended(self, end: ChatEnd) -> None:
@@ -76,7 +78,7 @@ class Figures:
             "total_gens": self._ended,
             "total_img_gens": 0,
             "total_tts_gens": 0,
-            "total_transcribe_gens": 0,
+            "total_transcribe_gens": self.transcribed,
             "stop_reason": 2 if end.stop_sequence else STOP_REASONS.get(end.reason, -1),
             "queue": max(0, running - 1),
             "idle": 0 if running else 1,

@@ -21,6 +21,7 @@ from callboard_edge.protocols.kobold import (
     speech,
     textgen,
     tokens,
+    transcription,
     unavailable,
 )
 from callboard_edge.protocols.kobold.perf import Figures
@@ -41,7 +42,7 @@ class Kobold:
         figures = Figures()
         modules = (info, server, running, tokens, embeddings, saves, speech, textgen, unavailable)
         found = [route for module in modules for route in module.routes(context)]
-        found += [*generation.routes(context, figures), *perf.routes(context, figures)]
+        found += [route for module in (generation, perf, transcription) for route in module.routes(context, figures)]
         first: dict[str, Route] = {}
         for route in found:
             first.setdefault(route.name, route)

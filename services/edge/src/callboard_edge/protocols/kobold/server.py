@@ -33,6 +33,7 @@ def routes(context: EdgeContext) -> list[Route]:
             for model in context.embedding_models.models
             if (one := context.workers.model("chat", model.pool, model.served_name)) is not None
         )
+        hears = any(context.workers.expects("stt", model) for model in context.recognition_models.models)
         return call.answer(
             {
                 "result": "KoboldCpp",
@@ -42,7 +43,7 @@ def routes(context: EdgeContext) -> list[Route]:
                 "txt2img": False,
                 "vision": False,
                 "audio": False,
-                "transcribe": False,
+                "transcribe": hears,
                 "multiplayer": False,
                 "websearch": False,
                 "tts": bool(context.speech_models.models),
@@ -94,6 +95,8 @@ def routes(context: EdgeContext) -> list[Route]:
                         "version": KOBOLDAI_VERSION,
                     },
                     "openai": {"name": "OpenAI API", "rel_url": "/v1", "documentation": API_PAGE, "version": "1"},
+                    "anthropic": {"name": "Anthropic API", "rel_url": "/", "documentation": API_PAGE, "version": "1"},
+                    "ollama": {"name": "Ollama API", "rel_url": "/", "documentation": API_PAGE, "version": "1"},
                 },
             }
         )
@@ -101,6 +104,8 @@ def routes(context: EdgeContext) -> list[Route]:
     return [
         open_route("/api/extra/version", server, "server", "Say what the server can do, in KoboldCpp's words"),
         open_route("/props", props, "props", "Describe the model, its chat template among it"),
-        open_route("/slots", fixed({"error": NO_SLOTS}, 501), "slots", "Show the engine's slots: not offered"),
+        open_route(
+            "/slots", fixed({"error": NO_SLOTS}, 501), "slots", "Show the engine's slots: not offered", status=501
+        ),
         open_route("/.well-known/serviceinfo", service, "serviceinfo", "Say what kind of server this is"),
     ]

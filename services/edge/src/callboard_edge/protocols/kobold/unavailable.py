@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.domain.abilities import unsupported
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Handler, Route
@@ -17,9 +16,6 @@ NO_MULTIPLAYER = {"error": "Shared stories are not offered here."}
 def routes(context: EdgeContext) -> list[Route]:
     """The routes of this module."""
     del context
-
-    async def transcribe(_call: Call) -> web.StreamResponse:
-        raise unsupported("Speech is not recognized here.", "audio_data")
 
     async def mcp(_call: Call) -> web.StreamResponse:
         raise CallboardError(ErrorCode.NOT_FOUND, "No tools are offered here.")
@@ -38,7 +34,6 @@ def routes(context: EdgeContext) -> list[Route]:
         )
 
     return [
-        post("/api/extra/transcribe", transcribe, "transcribe", "Recognize speech: not offered"),
         post("/api/extra/websearch", fixed([]), "websearch", "Search the web: nothing is found"),
         *(
             post(

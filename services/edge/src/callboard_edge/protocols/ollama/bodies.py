@@ -307,13 +307,13 @@ class GenerateAnswer(ReplyAnswer):
 
 
 class EmbedAnswer(AnswerBody):
-    """One vector for each text, in their order; times in nanoseconds."""
+    """One vector for each text, in their order; times in nanoseconds, left out with the counts where there is none."""
 
     model: str
     embeddings: list[list[float]]
-    total_duration: int
+    total_duration: int | None = None
     load_duration: int | None = None
-    prompt_eval_count: int
+    prompt_eval_count: int | None = None
 
 
 class EmbeddingsAnswer(AnswerBody):

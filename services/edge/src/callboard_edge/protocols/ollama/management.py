@@ -52,6 +52,13 @@ def routes(context: EdgeContext) -> list[Route]:
         for method, path, name, summary in _CHANGES
     ]
     blob = Route(
-        "GET", "/api/blobs/{digest}", no_blob, "ollama_blob", "Find a file: there is none", TAG, security="none"
+        "GET",
+        "/api/blobs/{digest}",
+        no_blob,
+        "ollama_blob",
+        "Find a file: there is none",
+        TAG,
+        security="none",
+        answers={404: Answer("Always.", ErrorAnswer)},
     )
     return [*found, blob]

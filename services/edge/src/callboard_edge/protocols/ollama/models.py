@@ -1,4 +1,4 @@
-"""`/api/tags`, `/api/ps`, `/api/show` and `/api/version`: the models on offer, and what is known of them."""
+"""`/api/tags`, `/api/ps`, `/api/show`, `/api/version` and the root: the models on offer, and what is known of them."""
 
 import asyncio
 from collections.abc import Set
@@ -24,6 +24,8 @@ OLLAMA_VERSION = "0.12.11"
 """Clients take from this what they may ask for; log probabilities came with it."""
 MODIFIED_AT = "2026-01-01T00:00:00Z"
 """A fixed date, because a configured model has none of its own."""
+LIVENESS = "Ollama is running"
+"""What clients look for at the root before they ask for anything."""
 EXPIRES_AT = "2100-01-01T00:00:00Z"
 """Far enough for Ollama's clients to call it for ever."""
 ARCHITECTURE = "unknown"
@@ -93,6 +95,10 @@ def routes(context: EdgeContext) -> list[Route]:
     async def version(call: Call) -> web.StreamResponse:
         return call.answer({"version": OLLAMA_VERSION})
 
+    async def root(call: Call) -> web.StreamResponse:
+        call.headers.add("Vary", "Accept")
+        return web.Response(text=LIVENESS)
+
     return [
         Route(
             "GET",
@@ -131,6 +137,16 @@ def routes(context: EdgeContext) -> list[Route]:
             TAG,
             security="none",
             answers={200: Answer("The release.", Version)},
+        ),
+        Route(
+            "GET",
+            "/",
+            root,
+            "ollama_root",
+            "Say that the server runs; browsers get a page",
+            TAG,
+            security="none",
+            answers={200: Answer("It does.", media_types=("text/plain",))},
         ),
     ]
 

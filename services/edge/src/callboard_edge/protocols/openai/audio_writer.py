@@ -1,13 +1,17 @@
 """OpenAI's replies with audio: the text is the audio's transcript, and the sound comes as base64 beside it."""
 
 import base64
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from callboard_contracts.chat import ChatEnd
 from callboard_contracts.streams import RESULT_LIFE_S
+from callboard_edge.domain.word_times import TimedWord
 from callboard_edge.http.narrated_responder import SpokenReply
+from callboard_edge.protocols.openai.words import word_objects
 from callboard_edge.protocols.openai.writer import ChatWriter, ReplyHead, encoded, usage_object
 
 AUDIO_ID = r"audio_([0-9a-f]{32})"
@@ -35,6 +39,10 @@ class AudioChatWriter(ChatWriter):
         """A chunk of sound."""
         return self.delta(f'{{"audio":{{"data":"{base64.b64encode(sound).decode()}"}}}}').encode()
 
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """A chunk of word timestamps."""
+        return self.delta(f'{{"audio":{{"words":{json.dumps(word_objects(words), separators=(",", ":"))}}}}}').encode()
+
     def ending(self, reply: SpokenReply) -> bytes:
         """The last chunks: until when the audio can be named, why the reply ended, and what it used."""
         expiry = self.delta(f'{{"audio":{{"id":"{self._audio_id}","expires_at":{self._expires_at}}}}}').encode()
@@ -50,6 +58,7 @@ class AudioChatWriter(ChatWriter):
             "data": base64.b64encode(sound).decode(),
             "expires_at": self._expires_at,
             "transcript": reply.text.text,
+            **({"words": word_objects(reply.words)} if reply.words else {}),
         }
         return encoded({**answer, "usage": spoken_usage(reply)})
 
@@ -60,8 +69,7 @@ def spoken_usage(reply: SpokenReply) -> dict[str, Any]:
     text_tokens = usage["completion_tokens"]
     usage["completion_tokens"] = text_tokens + reply.audio_tokens
     usage["total_tokens"] += reply.audio_tokens
-    details = {"text_tokens": text_tokens, "audio_tokens": reply.audio_tokens, "reasoning_tokens": 0}
-    usage["completion_tokens_details"] = details
+    usage["completion_tokens_details"] |= {"text_tokens": text_tokens, "audio_tokens": reply.audio_tokens}
     return usage
 
 

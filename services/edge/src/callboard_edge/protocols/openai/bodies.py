@@ -199,12 +199,16 @@ class SamplingBody(Body):
 
 
 class AudioOutput(Body):
-    """How a reply is spoken; `model` is a speech model, left out for the site's default or its first."""
+    """How a reply is spoken; `model` is a speech model, left out for the site's default or its first.
+
+    With `["word"]` in `timestamp_granularities` the reply says when each of its words is heard.
+    """
 
     voice: VoiceName = None
     format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]
     model: str | None = None
     speed: float | None = Field(default=None, ge=0.25, le=4.0)
+    timestamp_granularities: list[Literal["word"]] | None = Field(default=None, max_length=1)
 
 
 class ChatFields(Body):
@@ -266,10 +270,11 @@ class PromptTokensDetails(AnswerBody):
 
 
 class CompletionTokensDetails(AnswerBody):
-    """Of a spoken reply: the tokens of its text, and those that its audio counts as."""
+    """The tokens of the model's reasoning; of a spoken reply also those of its text and what its audio counts as."""
 
-    text_tokens: int
-    audio_tokens: int
+    reasoning_tokens: int
+    text_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class Usage(AnswerBody):
@@ -279,7 +284,7 @@ class Usage(AnswerBody):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails
 
 
 class CalledFunction(AnswerBody):
@@ -297,13 +302,25 @@ class CalledTool(AnswerBody):
     function: CalledFunction
 
 
+class SpokenWordObject(AnswerBody):
+    """A word, and when it is heard, in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
 class SpokenAudio(AnswerBody):
-    """The sound of a reply, as base64; until `expires_at` a later message may name it by its id."""
+    """The sound of a reply, as base64; until `expires_at` a later message may name it by its id.
+
+    `words` is left out unless it was asked for.
+    """
 
     id: str
     data: str
     expires_at: int
     transcript: str
+    words: list[SpokenWordObject] = Field(default_factory=list)
 
 
 class AssistantMessage(AnswerBody):

@@ -9,10 +9,12 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.speech import SpeechRequest
 from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, SpeechModel
+from callboard_edge.domain.word_times import check_word_times
 from callboard_edge.domain.workers import Workers
 from callboard_edge.media.formats import AudioFormat
 from callboard_edge.protocols.openai.audio_writer import AUDIO_ID
 from callboard_edge.protocols.openai.bodies import ChatFields, ChatTurn
+from callboard_edge.protocols.openai.words import GRANULARITIES
 
 F = TypeVar("F", bound=ChatFields)
 
@@ -49,10 +51,19 @@ def spoken(
         if asked is None and chat_model.character is not None and catalog.can_speak(chat_model.character):
             asked = chat_model.name
         voice = catalog.resolve(asked)
+        if audio.timestamp_granularities:
+            check_word_times(model, workers, GRANULARITIES)
     except CallboardError as error:
         raise CallboardError.of(error.info.model_copy(update={"param": f"audio.{error.info.param}"})) from None
     speed = 1.0 if audio.speed is None else audio.speed
-    request = SpeechRequest(model=model.name, text="", voice=voice, speed=speed, words=catalog.words_of(asked))
+    request = SpeechRequest(
+        model=model.name,
+        text="",
+        voice=voice,
+        speed=speed,
+        words=catalog.words_of(asked),
+        word_times=bool(audio.timestamp_granularities),
+    )
     return model, request, _FORMATS[audio.format]
 
 

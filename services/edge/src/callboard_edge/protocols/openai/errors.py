@@ -22,6 +22,7 @@ _PARAMS = (
     (re.compile(r"output_format"), "response_format"),
     (re.compile(r"(tools\[\d+\])\.parameters"), r"\1.function.parameters"),
     (re.compile(r"text"), "input"),
+    (re.compile(r"word_timestamps"), "timestamp_granularities"),
     (re.compile(r"inputs(\[\d+\])?"), "input"),
 )
 """What OpenAI calls the fields of a request."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from callboard_contracts.jobs import Service
-from callboard_edge.domain.catalogue import ChatModel, SpeechModel, unknown_model
+from callboard_edge.domain.catalogue import ChatModel, RecognitionModel, SpeechModel, unknown_model
 from callboard_edge.domain.offers import Offer
 from callboard_edge.http.bodies import AnswerBody
 from callboard_edge.http.call import Call
@@ -39,7 +39,9 @@ def routes(context: EdgeContext) -> list[Route]:
     def names(offer: Offer) -> tuple[str, ...]:
         models = (*offer.chat_models.models, *offer.embedding_models.models)
         chat = dict.fromkeys(model.name for model in models if is_expected(context, "chat", model))
-        return (*chat, *(model.name for model in offer.speech_models.models if is_expected(context, "tts", model)))
+        speech = (model.name for model in offer.speech_models.models if is_expected(context, "tts", model))
+        heard = (model.name for model in offer.recognition_models.models if is_expected(context, "stt", model))
+        return tuple(dict.fromkeys((*chat, *speech, *heard)))
 
     async def list_models(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
@@ -49,7 +51,8 @@ def routes(context: EdgeContext) -> list[Route]:
     async def get_model(call: Call) -> web.StreamResponse:
         await context.admission.identify(call.caller)
         name, offer = call.params["model"], await context.offers.to(call.caller)
-        if not any(each.find(name) for each in (offer.chat_models, offer.embedding_models, offer.speech_models)):
+        kinds = offer.chat_models, offer.embedding_models, offer.speech_models, offer.recognition_models
+        if not any(each.find(name) for each in kinds):
             raise unknown_model(names(offer))
         return call.answer(model_object(name))
 
@@ -75,7 +78,7 @@ def routes(context: EdgeContext) -> list[Route]:
     ]
 
 
-def is_expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel) -> bool:
+def is_expected(context: EdgeContext, service: Service, model: ChatModel | SpeechModel | RecognitionModel) -> bool:
     """Whether a model's pool has a worker, has had one, or may be asleep."""
     return context.workers.expects(service, model)
 

@@ -17,6 +17,7 @@ from callboard_edge.protocols.openai import (
     models,
     responses,
     speech,
+    transcriptions,
     usage,
     voices,
 )
@@ -24,7 +25,7 @@ from callboard_edge.protocols.openai import (
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """Chat, completions, responses, embeddings, speech, models, voices and usage."""
+    """Chat, completions, responses, embeddings, speech, transcriptions, models, voices and usage."""
 
     name: str = "openai"
     prefixes: Sequence[str] = ("/v1",)
@@ -32,7 +33,7 @@ class OpenAI:
 
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes."""
-        modules = (chat, completions, responses, embeddings, models, speech, voices, usage)
+        modules = (chat, completions, responses, embeddings, models, speech, transcriptions, voices, usage)
         return [route for module in modules for route in module.routes(context)]
 
     def credentials(self, headers: Mapping[str, str]) -> str:

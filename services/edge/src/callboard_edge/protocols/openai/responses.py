@@ -16,7 +16,12 @@ from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Handler, Route
 from callboard_edge.protocols.openai.errors import ANSWERS, responses_error
-from callboard_edge.protocols.openai.responses_bodies import DeletedResponse, ResponseObject, ResponsesBody
+from callboard_edge.protocols.openai.responses_bodies import (
+    DeletedResponse,
+    ReasoningConfig,
+    ResponseObject,
+    ResponsesBody,
+)
 from callboard_edge.protocols.openai.responses_input import joined, messages_of, reply_messages, responses_request
 from callboard_edge.protocols.openai.responses_writer import (
     ResponseHead,
@@ -187,13 +192,14 @@ def shown(body: ResponsesBody, request: ChatRequest) -> dict[str, Any]:
     """What a client is told of its own request."""
     text = body.text.format if body.text else None
     choice = body.tool_choice or "auto"
+    reasoning = body.reasoning or ReasoningConfig()
     return {
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": body.previous_response_id,
-        "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+        "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary or reasoning.generate_summary},
         "store": body.store is not False,
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": {"format": _given(text) if text else {"type": "text"}},

@@ -104,10 +104,15 @@ class TextConfig(Body):
     format: TextFormat | None = None
 
 
+SummaryKind = Literal["auto", "concise", "detailed"]
+
+
 class ReasoningConfig(Body):
-    """How much the model reasons first, where it can."""
+    """How much the model reasons first, where it can; with a `summary` its thoughts come as one, in full."""
 
     effort: str | None = None
+    summary: SummaryKind | None = None
+    generate_summary: SummaryKind | None = None
 
 
 class ResponsesBody(Body):

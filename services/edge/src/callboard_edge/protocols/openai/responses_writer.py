@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any
+from typing import Any, Literal
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatResult, TokenLogprob, TokenUsage, ToolCall
 from callboard_contracts.errors import ErrorInfo
@@ -14,6 +14,14 @@ from callboard_edge.protocols.openai.logprobs import chat_logprobs
 from callboard_edge.protocols.openai.writer import ARGUMENT_CHARACTERS, encoded
 
 Json = dict[str, Any]
+Kind = Literal["message", "reasoning", "summary"]
+
+_PARTS: dict[Kind, tuple[str, str, str]] = {
+    "message": ("response.content_part", "response.output_text", "content_index"),
+    "reasoning": ("response.content_part", "response.reasoning_text", "content_index"),
+    "summary": ("response.reasoning_summary_part", "response.reasoning_summary_text", "summary_index"),
+}
+"""What the events of an item's part and of its text are called, and what numbers the part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,11 @@ class ResponseHead:
     def id(self) -> str:
         """The reply's id."""
         return response_id(self.request_id)
+
+    @property
+    def thoughts(self) -> Kind:
+        """How thoughts are told: as a summary where that was asked for, which many clients read alone."""
+        return "summary" if self.shown.get("reasoning", {}).get("summary") else "reasoning"
 
 
 def response_id(request_id: str) -> str:
@@ -70,7 +83,8 @@ def output_of(head: ResponseHead, reply: TextReply | ChatResult) -> list[Json]:
     status = "incomplete" if reply.end.reason == "length" else "completed"
     items: list[Json] = []
     if reply.thinking:
-        items.append(_reasoning(f"rs_{head.request_id}", status, [_thought(reply.thinking)]))
+        thought = _thought(head.thoughts, reply.thinking)
+        items.append(_reasoning(head.thoughts, f"rs_{head.request_id}", status, [thought]))
     if reply.text or not reply.tool_calls:
         logprobs = reply.logprobs if head.logprobs else ()
         items.append(_message(f"msg_{head.request_id}", status, [_said(reply.text, logprobs)]))
@@ -86,7 +100,7 @@ def usage_object(usage: TokenUsage) -> Json:
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_prompt_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 
@@ -104,8 +118,9 @@ class ResponseWriter:
         self._head = head
         self._number = 0
         self._done: list[Json] = []
-        self._open: str | None = None
-        """The kind of the item that grows: reasoning or a message."""
+        self._open: Kind | None = None
+        """The kind of the item that grows."""
+        self._thoughts: Kind = head.thoughts
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._counts = {"rs": 0, "msg": 0, "fc": 0}
@@ -132,15 +147,15 @@ class ResponseWriter:
                 text, logprobs = "", []
                 thinking += frame.thinking
             if frame.text:
-                events.append(self._grown("reasoning", thinking))
+                events.append(self._grown(self._thoughts, thinking))
                 thinking = ""
                 text += frame.text
                 logprobs += frame.logprobs
             if frame.tool_calls:
-                events += [self._grown("message", text, logprobs), self._grown("reasoning", thinking)]
+                events += [self._grown("message", text, logprobs), self._grown(self._thoughts, thinking)]
                 text, thinking, logprobs = "", "", []
                 events += [self._called(call) for call in frame.tool_calls]
-        return b"".join([*events, self._grown("message", text, logprobs), self._grown("reasoning", thinking)])
+        return b"".join([*events, self._grown("message", text, logprobs), self._grown(self._thoughts, thinking)])
 
     def closing(self, end: ChatEnd) -> bytes:
         """The end of the last item, and of the reply."""
@@ -157,13 +172,14 @@ class ResponseWriter:
         failed = ended_response(self._head, ChatEnd(reason="error", error=error), self._done)
         return events + self._event("error", told) + self._event("response.failed", {"response": failed})
 
-    def _grown(self, kind: str, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+    def _grown(self, kind: Kind, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """The events for more of an item, which is begun where another one was open."""
         if not text:
             return b""
         events = b"" if self._open == kind else self._closed() + self._opened(kind)
         self._text.append(text)
-        name = "response.output_text.delta" if kind == "message" else "response.reasoning_text.delta"
+        _, text_event, index = _PARTS[kind]
+        name = f"{text_event}.delta"
         rest = ""
         if kind == "message":
             self._logprobs += logprobs
@@ -172,37 +188,39 @@ class ResponseWriter:
         number = self._next()
         data = (
             f'{{"type":"{name}","sequence_number":{number},"item_id":"{self._item_id}",'
-            f'"output_index":{len(self._done)},"content_index":0,"delta":{quoted(text)}{rest}}}'
+            f'"output_index":{len(self._done)},"{index}":0,"delta":{quoted(text)}{rest}}}'
         )
         return events + f"event: {name}\ndata: {data}\n\n".encode()
 
-    def _opened(self, kind: str) -> bytes:
+    def _opened(self, kind: Kind) -> bytes:
         self._open, self._text, self._logprobs = kind, [], []
         if kind == "message":
             self._item_id = self._fresh("msg")
             item, part = _message(self._item_id, "in_progress", []), _said("", ())
         else:
             self._item_id = self._fresh("rs")
-            item, part = _reasoning(self._item_id, "in_progress", []), _thought("")
+            item, part = _reasoning(kind, self._item_id, "in_progress", []), _thought(kind, "")
         added = self._event("response.output_item.added", {"output_index": len(self._done), "item": item})
-        return added + self._event("response.content_part.added", {**self._place(), "part": part})
+        return added + self._event(f"{_PARTS[kind][0]}.added", {**self._place(kind), "part": part})
 
     def _closed(self, status: str = "completed") -> bytes:
         """The events for the end of the item that grows, where there is one."""
-        kind, text, place = self._open, "".join(self._text), self._place()
+        kind, text = self._open, "".join(self._text)
         if kind is None:
             return b""
         self._open = None
+        place = self._place(kind)
+        part_event, text_event, _ = _PARTS[kind]
         if kind == "message":
             part = _said(text, self._logprobs if self._head.logprobs else ())
             told = {**place, "text": text, "logprobs": self._scored(self._logprobs)}
-            events = self._event("response.output_text.done", told)
+            events = self._event(f"{text_event}.done", told)
             item = _message(self._item_id, status, [part])
         else:
-            part = _thought(text)
-            events = self._event("response.reasoning_text.done", {**place, "text": text})
-            item = _reasoning(self._item_id, status, [part])
-        events += self._event("response.content_part.done", {**place, "part": part})
+            part = _thought(kind, text)
+            events = self._event(f"{text_event}.done", {**place, "text": text})
+            item = _reasoning(kind, self._item_id, status, [part])
+        events += self._event(f"{part_event}.done", {**place, "part": part})
         return events + self._ended(item)
 
     def _called(self, call: ToolCall) -> bytes:
@@ -231,8 +249,8 @@ class ResponseWriter:
         self._counts[kind] += 1
         return f"{kind}_{self._head.request_id}" + (f"_{number}" if number else "")
 
-    def _place(self) -> Json:
-        return {"item_id": self._item_id, "output_index": len(self._done), "content_index": 0}
+    def _place(self, kind: Kind) -> Json:
+        return {"item_id": self._item_id, "output_index": len(self._done), _PARTS[kind][2]: 0}
 
     def _scored(self, logprobs: Sequence[TokenLogprob]) -> list[Json]:
         return _logprobs(logprobs) if self._head.logprobs else []
@@ -251,8 +269,9 @@ def _message(item_id: str, status: str, content: list[Json]) -> Json:
     return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
-def _reasoning(item_id: str, status: str, content: list[Json]) -> Json:
-    return {"id": item_id, "type": "reasoning", "summary": [], "content": content, "status": status}
+def _reasoning(kind: Kind, item_id: str, status: str, parts: list[Json]) -> Json:
+    told: Json = {"summary": parts} if kind == "summary" else {"summary": [], "content": parts}
+    return {"id": item_id, "type": "reasoning", **told, "status": status}
 
 
 def _call(item_id: str, call: ToolCall, status: str, arguments: str) -> Json:
@@ -264,8 +283,8 @@ def _said(text: str, logprobs: Sequence[TokenLogprob]) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": _logprobs(logprobs)}
 
 
-def _thought(text: str) -> Json:
-    return {"type": "reasoning_text", "text": text}
+def _thought(kind: Kind, text: str) -> Json:
+    return {"type": "summary_text" if kind == "summary" else "reasoning_text", "text": text}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> list[Json]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
@@ -9,7 +10,9 @@ from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.speech import SpeechEnd, SpeechRequest
+from callboard_edge.domain.abilities import unsupported
 from callboard_edge.domain.speech_text import check_text
+from callboard_edge.domain.word_times import TimedWord, check_word_times
 from callboard_edge.http.bodies import Body
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
@@ -19,6 +22,7 @@ from callboard_edge.http.speech_responder import raw_audio
 from callboard_edge.media.formats import FORMATS, AudioFormat
 from callboard_edge.protocols.openai.bodies import VoiceName
 from callboard_edge.protocols.openai.errors import ANSWERS, error_event
+from callboard_edge.protocols.openai.words import GRANULARITIES, word_objects
 
 NAME = "speech"
 MAX_INSTRUCTIONS = 4096
@@ -29,7 +33,8 @@ MAX_LANGUAGE = 35
 class SpeechBody(Body):
     """What is to be spoken, by whom, and in which form it is wanted.
 
-    `language` is a tag such as `en-gb`, left out for the voice's own; `lang_code` is what Kokoro servers call it.
+    `language` is a tag such as `en-gb`, left out for the voice's own; `lang_code` is what Kokoro servers call it. With
+    `["word"]` in `timestamp_granularities`, as for transcriptions, events say when each word of the text is heard.
     """
 
     model: str | None = None
@@ -41,6 +46,7 @@ class SpeechBody(Body):
     response_format: AudioFormat | None = None
     speed: Annotated[float, Field(ge=0.25, le=4.0)] | None = None
     stream_format: Literal["audio", "sse"] | None = None
+    timestamp_granularities: Annotated[list[Literal["word"]], Field(max_length=1)] | None = None
 
 
 class SpeechEvents:
@@ -57,6 +63,10 @@ class SpeechEvents:
     def audio(self, sound: bytes) -> bytes:
         """A part of the sound."""
         return _event({"type": "speech.audio.delta", "audio": base64.b64encode(sound).decode()})
+
+    def words(self, words: Sequence[TimedWord]) -> bytes:
+        """When the words of the sound that follows are heard."""
+        return _event({"type": "speech.audio.words", "words": word_objects(words)})
 
     def closing(self, end: SpeechEnd, tokens: int) -> bytes:
         """The end, and what was charged."""
@@ -76,6 +86,10 @@ def routes(context: EdgeContext) -> list[Route]:
         offered = (await context.offers.to(call.caller)).speech_models
         model = offered.resolve(body.model or offered.default or next(iter(offered.names), None))
         check_text(body.input, context.settings.speech.max_input_characters)
+        if body.timestamp_granularities:
+            if body.stream_format != "sse":
+                raise unsupported("Word timestamps come in the events of stream_format 'sse' only.", GRANULARITIES)
+            check_word_times(model, context.workers, GRANULARITIES)
         voices = model.catalog(context.workers)
         request = SpeechRequest(
             model=model.name,
@@ -86,6 +100,7 @@ def routes(context: EdgeContext) -> list[Route]:
             speed=1.0 if body.speed is None else body.speed,
             language=body.language or body.lang_code or None,
             instructions=body.instructions or "",
+            word_times=bool(body.timestamp_granularities),
         )
         name = body.response_format or "mp3"
         writer = SpeechEvents() if body.stream_format == "sse" else raw_audio(name)

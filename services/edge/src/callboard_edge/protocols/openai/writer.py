@@ -294,6 +294,7 @@ def usage_object(usage: TokenUsage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_prompt_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
     }
 
 
@@ -303,6 +304,7 @@ def _sum(ends: Sequence[ChatEnd]) -> TokenUsage:
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         completion_tokens=sum(usage.completion_tokens for usage in usages),
         cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
+        thinking_tokens=sum(usage.thinking_tokens for usage in usages),
     )
 
 

@@ -11,7 +11,6 @@ from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.bodies import validated
 from callboard_edge.http.call import Call
-from callboard_edge.http.rate_limits import rate_limit_headers
 from callboard_edge.http.route import Handler
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,7 +43,7 @@ def served(handler: Handler) -> Handler:
         except QuotaRefused as error:
             if error.info.kind.status != 429:
                 raise
-            call.headers.update(rate_limit_headers(error.states))
+            call.tell_limits(error.states)
             body = {"error": error.info.message, "ip_address": call.caller.address}
             raise Refusal(error.info.code, 429, body, error.info) from error
 

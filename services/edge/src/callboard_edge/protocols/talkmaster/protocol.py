@@ -24,10 +24,13 @@ PREFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class Talkmaster:
-    """Rooms of characters, conversations, single messages and translations, posted and then polled."""
+    """Rooms of characters, conversations, single messages and translations, posted and then polled.
+
+    Paths that belong to no protocol are answered as AI Talkmaster's server does.
+    """
 
     name: str = "talkmaster"
-    prefixes: Sequence[str] = PREFIXES
+    prefixes: Sequence[str] = (*PREFIXES, "")
     browsers: bool = True
 
     def routes(self, context: EdgeContext) -> Sequence[Route]:

@@ -1,0 +1,1 @@
+"""The protocol of the AI Horde, for those who ask for text."""

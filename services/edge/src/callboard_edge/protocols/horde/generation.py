@@ -1,0 +1,179 @@
+"""Texts that are asked for once and fetched later."""
+
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from callboard_contracts.chat import ChatRequest
+from callboard_contracts.kept import KeptGroup
+from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.job_groups import GroupJob, GroupState
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
+from callboard_edge.protocols.horde.errors import ANSWERS
+from callboard_edge.protocols.horde.pools import pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.rate_limits import RateLimits
+from callboard_edge.protocols.horde.requesters import check_key
+from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of
+
+TAG = "AI Horde"
+KUDOS = 0
+"""What a text of the site's own pools costs: they take tokens of the account's limits, and no kudos."""
+
+
+def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
+    """The routes of this module."""
+    groups = context.groups
+
+    async def submit(call: Call) -> web.StreamResponse:
+        check_key(call)
+        limits.submit(call)
+        body = await call.json(AsyncBody)
+        check_body(body)
+        model = chosen_model(context, (await context.offers.to(call.caller)).chat_models, body)
+        request = await context.text.checked(call, chat_request(body, model), model, frozenset())
+        if body.dry_run:
+            await context.admission.identify(call.caller)
+            return call.answer({"kudos": KUDOS})
+        count = (body.params and body.params.n) or 1
+        request_id = str(uuid.uuid4())
+        group = KeptGroup(
+            request_id=request_id,
+            job_ids=(call.fresh_id, *(uuid.uuid4().hex for _ in range(count - 1))),
+            model=model.name,
+            pool=model.pool,
+            max_output_tokens=request.max_output_tokens,
+            stops=tuple((body.params or Params()).stop_sequence or ()),
+            created_at=context.admission.deps.now(),
+        )
+
+        async def enter(job_id: str) -> None:
+            await context.admission.chat_kept(call.caller, request, model, job_id)
+
+        await groups.submit(_name(request_id), group, enter)
+        return call.answer({"id": request_id, "kudos": KUDOS, **_remarks(context, body, request, model)}, 202)
+
+    async def status(call: Call) -> web.StreamResponse:
+        limits.poll(call, call.params["id"])
+        return call.answer(await _status(context, await groups.find(_name(call.params["id"]))))
+
+    async def cancel(call: Call) -> web.StreamResponse:
+        limits.poll(call, call.params["id"])
+        return call.answer(await _status(context, await groups.cancel(_name(call.params["id"]))))
+
+    return [
+        Route(
+            "POST",
+            "/api/v2/generate/text/async",
+            submit,
+            "horde_submit",
+            "Ask for a text that is fetched later",
+            TAG,
+            body=AsyncBody,
+            answers={
+                200: Answer("What it would cost, where `dry_run` is set.", KudosAnswer),
+                202: Answer("The request is queued.", AsyncAnswer),
+                **ANSWERS,
+            },
+        ),
+        Route(
+            "GET",
+            "/api/v2/generate/text/status/{id}",
+            status,
+            "horde_status",
+            "Fetch a text, or how its request stands",
+            TAG,
+            security="none",
+            answers={200: Answer("The request as it stands.", StatusAnswer), **ANSWERS},
+        ),
+        Route(
+            "DELETE",
+            "/api/v2/generate/text/status/{id}",
+            cancel,
+            "horde_cancel",
+            "Cancel a request, and fetch what was written",
+            TAG,
+            security="none",
+            answers={200: Answer("The request as it stands.", StatusAnswer), **ANSWERS},
+        ),
+    ]
+
+
+def _name(request_id: str) -> str:
+    return f"horde {request_id}"
+
+
+def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model: ChatModel) -> dict[str, Any]:
+    """What the requester should know of a request that was accepted."""
+    remarks: dict[str, Any] = {}
+    if context.workers.state("chat", model.pool) != "awake":
+        remarks["message"] = "No worker of this model is there at the moment; one is expected."
+    max_length, context_length = lengths_of(body)
+    if request.max_output_tokens < max_length or (request.context_tokens or context_length) < context_length:
+        text = (
+            f"The model writes at most {request.max_output_tokens} tokens here, and reads at most "
+            f"{request.context_tokens or model.context_tokens} together with them."
+        )
+        remarks["warnings"] = [{"code": "LengthsReduced", "message": text}]
+    return remarks
+
+
+async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
+    group, jobs = state.group, [job for job in state.jobs if not job.ended]
+    processing, position, wait_s = 0, 0, 0
+    if jobs:
+        pool = pool_of(context, group.pool)
+        batch, live = await waiting(context, group.pool)
+        for job in jobs:
+            # A worker that was given the job may still read its prompt.
+            begun = job.begun or job.place <= batch.delivered_seq
+            ahead = 0 if begun else live.waiting + max(1, min(batch.waiting, job.place - batch.delivered_seq))
+            left = max(1, group.max_output_tokens - job.tokens)
+            processing += begun
+            position = max(position, ahead)
+            wait_s = max(wait_s, pool.wait_s(ahead, min(left, pool.tokens_per_reply) if ahead else left))
+    generations = [shown for job in state.jobs if (shown := _generation(group, job)) is not None]
+    return {
+        "finished": len(generations),
+        "processing": processing,
+        "restarted": 0,
+        "waiting": len(jobs) - processing,
+        "done": state.ended,
+        "faulted": state.ended and any(_failed(job) for job in state.jobs),
+        "wait_time": wait_s,
+        "queue_position": position,
+        "kudos": KUDOS,
+        "is_possible": state.ended or processing > 0 or _is_possible(context, group),
+        "generations": generations,
+    }
+
+
+def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
+    """A text that is there; of a job that was cancelled, what it had written."""
+    result = job.result
+    if result is None or result.end.error is not None or (result.end.reason == "cancelled" and not result.text):
+        return None
+    stop = result.end.stop_sequence
+    # Clients look for the stop sequence that they sent, and cut it off themselves.
+    text = result.text + stop if stop is not None and stop in group.stops else result.text
+    return {
+        "text": text,
+        "seed": 0,
+        "worker_id": worker_id(group.pool),
+        "worker_name": group.pool,
+        "model": group.model,
+        "state": "ok",
+        "gen_metadata": [],
+    }
+
+
+def _failed(job: GroupJob) -> bool:
+    return job.result is None or job.result.end.error is not None
+
+
+def _is_possible(context: EdgeContext, group: KeptGroup) -> bool:
+    served = (model for model in context.chat_models.models if model.pool == group.pool)
+    return any(context.workers.expects("chat", model) for model in served)

@@ -1,0 +1,108 @@
+"""The site's own pools as the Horde's workers: who they are, what they offer, and how fast they write."""
+
+import math
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from callboard_contracts.workers import Throughput, WorkerInfo
+from callboard_edge.domain.catalogue import ChatModel
+from callboard_edge.domain.ports import QueueDepth
+from callboard_edge.http.context import EdgeContext
+
+_NAMESPACE = uuid.UUID("5a1c4be0-5d7e-5f0f-9c54-2f3c2f0f7f11")
+"""Makes the same id of a pool's name on every edge, after every restart."""
+UNKNOWN_TOKENS_PER_S = 10.0
+UNKNOWN_TOKENS_PER_REPLY = 80.0
+"""What is reckoned with until a pool has written its first reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool as a worker of the site; `models` are those that the caller is offered."""
+
+    name: str
+    models: Sequence[ChatModel]
+    workers: Sequence[WorkerInfo]
+    tokens_per_s: float
+    """The speed of one reply."""
+    tokens_per_reply: float
+    tokens_last_minute: int
+
+    @property
+    def id(self) -> str:
+        """The id by which requesters choose it."""
+        return worker_id(self.name)
+
+    @property
+    def slots(self) -> int:
+        """How many replies it writes at once."""
+        return sum(worker.slots for worker in self._working)
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether a job would be begun at once."""
+        return any(worker.slots_used < worker.slots for worker in self._working)
+
+    @property
+    def draining(self) -> bool:
+        """Whether all of its workers take no new jobs."""
+        return bool(self.workers) and not self._working
+
+    def wait_s(self, ahead: int, tokens: float) -> int:
+        """About how long it takes until so many jobs and then so many tokens are written."""
+        rounds = math.ceil(ahead / max(1, self.slots))
+        return math.ceil((rounds * self.tokens_per_reply + tokens) / self.tokens_per_s)
+
+    @property
+    def _working(self) -> list[WorkerInfo]:
+        return [worker for worker in self.workers if worker.ready and not worker.draining]
+
+
+def worker_id(pool: str) -> str:
+    """The id of a pool as a worker."""
+    return str(uuid.uuid5(_NAMESPACE, pool))
+
+
+def pool_of(context: EdgeContext, name: str, models: Sequence[ChatModel] = ()) -> Pool:
+    """A pool as it stands."""
+    workers = context.workers.of("chat", name)
+    figures = [model.throughput for worker in workers for model in worker.models if model.throughput is not None]
+    return Pool(
+        name=name,
+        models=models,
+        workers=workers,
+        tokens_per_s=_mean((one.tokens_per_s for one in figures), UNKNOWN_TOKENS_PER_S),
+        tokens_per_reply=_mean((one.tokens_per_reply for one in figures), UNKNOWN_TOKENS_PER_REPLY),
+        tokens_last_minute=sum(one.tokens_last_minute for one in figures),
+    )
+
+
+def model_speed(pool: Pool, model: ChatModel) -> float:
+    """How fast one reply of a model is written, in tokens a second; 0 until there was one."""
+    found: list[Throughput] = [
+        one.throughput
+        for worker in pool.workers
+        for one in worker.models
+        if one.name == model.served_name and one.throughput is not None
+    ]
+    return round(_mean((one.tokens_per_s for one in found), 0.0), 1)
+
+
+def pools_for(context: EdgeContext, caller_models: Sequence[ChatModel]) -> list[Pool]:
+    """The pools that serve some models, in the order of the models."""
+    by_name: dict[str, list[ChatModel]] = {}
+    for model in caller_models:
+        by_name.setdefault(model.pool, []).append(model)
+    return [pool_of(context, name, models) for name, models in by_name.items()]
+
+
+async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDepth]:
+    """The queue of jobs that are polled, and that of jobs that are listened to, which run first."""
+    jobs = context.admission.deps.jobs
+    return await jobs.depth("chat", pool, "batch"), await jobs.depth("chat", pool, "live")
+
+
+def _mean(numbers: Iterable[float], unknown: float) -> float:
+    found = list(numbers)
+    return sum(found) / len(found) if found else unknown

@@ -1,0 +1,127 @@
+"""What requesters ask, in the neutral form, and which of the models it goes to."""
+
+from collections.abc import Sequence
+
+from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, unknown_model
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.local_sampling import context_and_reply, has_turn_tags, local_sampling
+from callboard_edge.protocols.horde.bodies import AsyncBody, Params
+from callboard_edge.protocols.horde.errors import Refusal
+from callboard_edge.protocols.horde.pools import pool_of, worker_id
+
+DEFAULT_LENGTH = 80
+DEFAULT_CONTEXT_LENGTH = 2048
+MAX_WORKERS = 5
+MAX_STOPS = 128
+MAX_STOP_CHARACTERS = 2000
+MIN_SAMPLERS = 7
+KOBOLDCPP = "koboldcpp/"
+"""Begins the names of models as workers of KoboldCpp offer them."""
+
+_NOT_OFFERED = {
+    "webhook": (400, "BadRequest", "This site calls no webhooks; leave 'webhook' out and ask for the status."),
+    "softprompt": (400, "BadRequest", "No worker here has soft prompts; leave 'softprompt' out."),
+    "extra_source_images": (400, "InvalidExtraSourceImages", "Texts are made without images."),
+    "proxied_account": (403, "OnlyServiceAccountProxy", "This site has no service accounts, which act for others."),
+    "style": (404, "StyleNotFound", "This site has no styles; leave 'style' out."),
+}
+
+
+def lengths_of(body: AsyncBody) -> tuple[int, int]:
+    """How long the reply, and how long prompt and reply together may be, as the requester has it."""
+    params = body.params or Params()
+    return params.max_length or DEFAULT_LENGTH, params.max_context_length or DEFAULT_CONTEXT_LENGTH
+
+
+def check_body(body: AsyncBody) -> None:
+    """Refuses what no worker could serve, and what is not offered here.
+
+    Raises:
+        Refusal: the field at fault.
+    """
+    params = body.params or Params()
+    if not body.prompt:
+        raise Refusal(400, "MissingPrompt", "You cannot specify an empty prompt.", "prompt")
+    max_length, context_length = lengths_of(body)
+    if max_length > context_length:
+        raise Refusal(400, "TokenOverflow", "'max_length' is larger than 'max_context_length'.", "params.max_length")
+    order = params.sampler_order
+    if order is not None and len(set(order)) < MIN_SAMPLERS:
+        message = f"'sampler_order' must name {MIN_SAMPLERS} samplers."
+        raise Refusal(400, "MissingFullSamplerOrder", message, "params.sampler_order")
+    stops = params.stop_sequence or ()
+    if len(stops) > MAX_STOPS:
+        message = f"There are more than {MAX_STOPS} stop sequences."
+        raise Refusal(400, "TooManyStopSequences", message, "params.stop_sequence")
+    if sum(map(len, stops)) > MAX_STOP_CHARACTERS:
+        message = f"The stop sequences have more than {MAX_STOP_CHARACTERS} characters together."
+        raise Refusal(400, "ExcessiveStopSequence", message, "params.stop_sequence")
+    for field, (status, rc, message) in _NOT_OFFERED.items():
+        if getattr(body, field):
+            raise Refusal(status, rc, message, field)
+
+
+def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: AsyncBody) -> ChatModel:
+    """The model that is to write: of those that are asked for, one that would begin soonest.
+
+    Own pools are trusted, validated and not slow, so that those filters leave all of them.
+
+    Raises:
+        CallboardError: `unknown_model`.
+        Refusal: a worker is not known, or those asked for serve no such model.
+    """
+    found = _asked(models, body.models or ())
+    wanted = (body.workers or ())[:MAX_WORKERS]
+    known = {worker_id(model.pool) for model in models.models}
+    if any(worker not in known for worker in wanted):
+        raise Refusal(404, "WorkerNotFound", "This site has no worker of such an id.", "workers")
+    if wanted:
+        excludes = bool(body.worker_blacklist)
+        found = [model for model in found if (worker_id(model.pool) in wanted) != excludes]
+    if not found:
+        raise Refusal(400, "NoValidWorkers", "None of the workers that are asked for serves such a model.", "workers")
+    max_length, context_length = lengths_of(body)
+
+    def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
+        pool = pool_of(context, model.pool)
+        fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
+        return not context.workers.expects("chat", model), not pool.slots, not fits, not pool.has_free_slot
+
+    return min(found, key=rank)
+
+
+def _asked(models: Catalogue[ChatModel], names: Sequence[str]) -> list[ChatModel]:
+    if names:
+        found = [models.find(name) or models.find(name.removeprefix(KOBOLDCPP)) for name in names]
+        if not any(found):
+            raise unknown_model(models.names)
+        return [model for model in found if model is not None]
+    own = [model for model in models.models if model.character is None]
+    if not own:
+        raise CallboardError(ErrorCode.UNKNOWN_MODEL, "There is no model for text here.", param="models")
+    return sorted(own, key=lambda model: model.name != models.default)
+
+
+def chat_request(body: AsyncBody, model: ChatModel) -> ChatRequest:
+    """The neutral form of a request that was checked.
+
+    A prompt may always have placeholders for the model's own turns, as Lite writes them without saying so.
+    """
+    params = body.params or Params()
+    max_length, context_length = lengths_of(body)
+    context_tokens, limit = context_and_reply(model, (context_length,), (max_length,))
+    sampling = local_sampling(params)
+    if params.singleline:
+        sampling = sampling.model_copy(update={"stop": (*sampling.stop, "\n")})
+    return ChatRequest(
+        mode="completion",
+        model=model.name,
+        prompt=body.prompt or "",
+        overflow="drop_front",
+        context_tokens=context_tokens,
+        turn_tags=has_turn_tags((body.prompt,), params.stop_sequence),
+        sampling=sampling,
+        max_output_tokens=limit,
+    )

@@ -1,0 +1,108 @@
+"""What a Horde says of itself: its models, its load, and that it is there."""
+
+from importlib.metadata import version
+from typing import Any
+
+from aiohttp import web
+
+from callboard_edge.http.bodies import parse_query
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.horde.bodies import HeartbeatAnswer, ModelAnswer, PerformanceAnswer, TypeQuery
+from callboard_edge.protocols.horde.errors import ANSWERS
+from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.pools import Pool, model_speed, pools_for, waiting
+from callboard_edge.protocols.horde.rate_limits import RateLimits
+
+TEXT = "text"
+
+
+def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
+    """The routes of this module."""
+
+    async def queued(pool: Pool) -> int:
+        batch, live = await waiting(context, pool.name)
+        return batch.waiting + live.waiting
+
+    async def models(call: Call) -> web.StreamResponse:
+        limits.other(call)
+        shown: list[Any] = []
+        if parse_query(TypeQuery, call.request.query).type == TEXT:
+            for pool in pools_for(context, (await context.offers.to(call.caller)).chat_models.models):
+                jobs = await queued(pool)
+                shown += [
+                    {
+                        "name": model.name,
+                        "count": len(pool.workers),
+                        "performance": model_speed(pool, model),
+                        "queued": round(jobs * pool.tokens_per_reply),
+                        "jobs": jobs,
+                        "eta": pool.wait_s(jobs, 0) if jobs else 0,
+                        "type": TEXT,
+                    }
+                    for model in pool.models
+                    if pool.workers
+                ]
+        return call.answer(shown)
+
+    async def performance(call: Call) -> web.StreamResponse:
+        limits.other(call)
+        pools = pools_for(context, context.chat_models.models)
+        waits = [await queued(pool) for pool in pools]
+        tokens = sum(jobs * pool.tokens_per_reply for jobs, pool in zip(waits, pools, strict=True))
+        workers, threads = sum(bool(pool.workers) for pool in pools), sum(pool.slots for pool in pools)
+        return call.answer(
+            {
+                "queued_requests": sum(waits),
+                "queued_text_requests": sum(waits),
+                "worker_count": workers,
+                "text_worker_count": workers,
+                "thread_count": threads,
+                "text_thread_count": threads,
+                "queued_megapixelsteps": 0,
+                "past_minute_megapixelsteps": 0,
+                "queued_forms": 0,
+                "queued_tokens": round(tokens),
+                "past_minute_tokens": sum(pool.tokens_last_minute for pool in pools),
+                "interrogator_count": 0,
+                "interrogator_thread_count": 0,
+            }
+        )
+
+    async def heartbeat(call: Call) -> web.StreamResponse:
+        return call.answer({"message": "OK", "version": version("callboard-edge")})
+
+    return [
+        Route(
+            "GET",
+            "/api/v2/status/models",
+            models,
+            "horde_models",
+            "List the models that have a worker",
+            TAG,
+            security="none",
+            query=TypeQuery,
+            answers={200: Answer("A list of models, where `type` is `text`; else none.", ModelAnswer), **ANSWERS},
+        ),
+        Route(
+            "GET",
+            "/api/v2/status/performance",
+            performance,
+            "horde_performance",
+            "Say what waits, and what was written lately",
+            TAG,
+            security="none",
+            answers={200: Answer("Figures of the whole site.", PerformanceAnswer), **ANSWERS},
+        ),
+        Route(
+            "GET",
+            "/api/v2/status/heartbeat",
+            heartbeat,
+            "horde_heartbeat",
+            "Say that the site is there",
+            TAG,
+            security="none",
+            answers={200: Answer("A sign of life.", HeartbeatAnswer)},
+        ),
+    ]
