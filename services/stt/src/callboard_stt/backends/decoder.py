@@ -23,6 +23,8 @@ READ_BYTES = 1024 * 1024
 SPARE_BYTES = 16 * 1024 * 1024
 """So much more than the longest sound may come before the process is ended; one frame can be long."""
 MAX_REPORT_BYTES = 4096
+END_TIMEOUT_S = 20.0
+"""How long a decoder may take to end once it has said everything."""
 _PROBLEMS = {
     "silent_film": "The file is a film without sound.",
     "unreadable": "The file is not a sound that can be read, or it is damaged.",
@@ -77,8 +79,10 @@ class ProcessDecoder:
                 most = int(self._max_s * SAMPLE_RATE_HZ) * BYTES_PER_SAMPLE + SPARE_BYTES
                 pcm = group.create_task(_read(stdout, most))
                 report = group.create_task(_read(stderr, MAX_REPORT_BYTES))
+            # It ends by itself now. To kill it in this moment would take its exit code from asyncio.
+            await asyncio.wait_for(process.wait(), END_TIMEOUT_S)
             return pcm.result(), json.loads(report.result())
-        except (ValueError, ExceptionGroup):
+        except (ValueError, TimeoutError, ExceptionGroup):
             log.warning("decoder_died", extra={"code": process.returncode})
             return b"", {"problem": "unreadable"}
 
