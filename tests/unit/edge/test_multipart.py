@@ -1,6 +1,8 @@
 """The parser of forms: every cut, unusual part headers, and its bounds."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.http.multipart import (
@@ -134,3 +136,24 @@ def test_type_without_a_usable_boundary_is_refused(content_type: str) -> None:
 def test_type_is_a_form_in_any_case() -> None:
     assert is_form({"Content-Type": "Multipart/Form-Data; boundary=x"})
     assert not is_form({"Content-Type": "multipart/mixed; boundary=x"})
+
+
+def outcome(raw: bytes, step: int) -> FormContent | str:
+    """What a body is read as, or why it is not."""
+    try:
+        return parse(raw, step)
+    except CallboardError as error:
+        return error.info.message
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([MODEL, FILE, b"--xYz", b"\r\n", b"--", b" ", SOUND, b"--xYz--\r\n", b"\r\n--xYz\r\n", b"a: b"])
+        | st.binary(max_size=12),
+        max_size=9,
+    ).map(b"".join),
+    st.integers(1, 40),
+)
+def test_any_bytes_are_read_alike_however_they_arrive(raw: bytes, step: int) -> None:
+    assert outcome(raw, step) == outcome(raw, len(raw) + 1)

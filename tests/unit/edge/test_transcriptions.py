@@ -25,7 +25,7 @@ SOUND = bytes(range(256)) * 40
 AUDIO_DATA = base64.b64encode(SOUND).decode()
 
 
-def form(sound: bytes | None = SOUND, **fields: Any) -> aiohttp.FormData:
+def form(sound: bytes | None = SOUND, /, **fields: Any) -> aiohttp.FormData:
     """A form with a file, which stands first."""
     data = aiohttp.FormData()
     if sound is not None:
@@ -64,7 +64,12 @@ async def assert_nothing_happened(harness: EdgeHarness) -> None:
 async def test_text_of_a_file_is_answered_and_its_sound_is_deleted(harness: EdgeHarness) -> None:
     worker = harness.hears(heard("Hello there.", "Good night."))
     stored = asyncio.ensure_future(_sound_when_queued(harness))
-    fields = {"prompt": "An owl speaks.", "language": "en-GB", "temperature": "0.2", "hotwords": "Owl, Wren"}
+    fields: dict[str, Any] = {
+        "prompt": "An owl speaks.",
+        "language": "en-GB",
+        "temperature": "0.2",
+        "hotwords": "Owl, Wren",
+    }
     status, headers, body = await ask(harness, form(**fields))
     assert (status, headers["Content-Type"]) == (200, "application/json")
     assert json.loads(body) == {"text": "Hello there. Good night.", "usage": {"type": "duration", "seconds": 2.0}}
@@ -119,7 +124,7 @@ async def test_verbose_json_has_segments_and_the_words_that_are_asked_for(harnes
     assert "words" not in found
     for names, present in ((["word"], {"words"}), (["word", "segment"], {"words", "segments"})):
         worker = harness.hears(heard("Hello there."))
-        asked = form(response_format="verbose_json", **{"timestamp_granularities[]": names})
+        asked = form(**{"response_format": "verbose_json", "timestamp_granularities[]": names})
         found = json.loads((await ask(harness, asked))[2])
         assert {"words", "segments"} & set(found) == present
         assert found["words"][1] == {"word": "there.", "start": 0.25, "end": 0.5}
@@ -273,7 +278,7 @@ async def test_other_content_types_are_refused(harness: EdgeHarness, content_typ
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_large_uploads_are_refused_and_not_kept(harness: EdgeHarness, announced: bool) -> None:
-    async def pieces() -> Any:
+    async def pieces() -> AsyncGenerator[bytes]:
         yield b'--xYz\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
         for _ in range(100):
             yield bytes(10_000)
@@ -312,7 +317,7 @@ async def test_job_that_is_not_taken_leaves_neither_hold_nor_sound(harness: Edge
 
 def announce(harness: EdgeHarness, **over: Any) -> None:
     """Has a worker announce what it can."""
-    offered = OfferedModel(name="ear", abilities=frozenset({"transcription"}), **over)
+    offered = OfferedModel(name="ear", abilities=("transcription",), **over)
     service: Service = "stt"
     harness.known.announce(
         WorkerInfo(id="w", service=service, pool="stalls", backend="fake", models=(offered,), slots=1, at=0)
@@ -322,12 +327,13 @@ def announce(harness: EdgeHarness, **over: Any) -> None:
 async def test_what_the_model_cannot_do_is_refused(harness: EdgeHarness) -> None:
     announce(harness, languages=("en",))
     words = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
-    for path, fields, param in (
+    cases: list[tuple[str, dict[str, Any], str]] = [
         (TRANSLATIONS, {}, "model"),
         (TRANSCRIPTIONS, words, "timestamp_granularities"),
         (TRANSCRIPTIONS, {"hotwords": "owl"}, "hotwords"),
         (TRANSCRIPTIONS, {"language": "de"}, "language"),
-    ):
+    ]
+    for path, fields, param in cases:
         status, _headers, body = await ask(harness, form(**fields), path)
         assert (status, error_of(body)) == (400, ("unsupported", param))
     await assert_nothing_happened(harness)
@@ -435,7 +441,7 @@ async def test_openai_package_reads_every_format(harness: EdgeHarness) -> None:
             text: Any = await create(model="ear", file=file, response_format=response_format)  # pyright: ignore[reportArgumentType,reportCallIssue]
             assert text.startswith(beginning)
         harness.hears(heard("Guten Abend."))
-        assert (await client.audio.translations.create(model="ear", file=file)).text == "Guten Abend."
+        assert (await client.audio.translations.create(model="ear", file=file)).text == "Guten Abend."  # pyright: ignore[reportDeprecated]
 
 
 async def test_openai_package_streams_and_shows_errors(harness: EdgeHarness) -> None:

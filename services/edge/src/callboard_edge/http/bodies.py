@@ -80,7 +80,7 @@ def _is_large(text: bytes) -> bool:
     return text.count(b"{") + text.count(b"[") > MAX_CONTAINERS or text.count(b",") > MAX_VALUES
 
 
-def parse_query(model: type[M], query: Mapping[str, str]) -> M:
+def parse_query(model: type[M], query: Mapping[str, object]) -> M:
     """Reads what stands behind the question mark of a path as a model; raises as `parse` does."""
     try:
         return model.model_validate(dict(query))
