@@ -216,7 +216,7 @@ async def test_character_without_a_memory_remembers_nobody(edge: EdgeHarness) ->
 async def test_characters_are_listed_after_the_models_and_unknown_ones_refused(edge: EdgeHarness) -> None:
     async with edge.session.get(f"{edge.url}/v1/models") as reply:
         listed = [one["id"] for one in (await reply.json())["data"]]
-    assert listed == ["owl", "wren/tiny", "character/mira", "magpie", "parrot"]
+    assert listed == ["owl", "wren/tiny", "character/mira", "magpie", "parrot", "ear"]
     async with edge.session.get(f"{edge.url}/v1/models/character/mira") as reply:
         assert reply.status == 200
     status, _headers, _body = await edge.post("/v1/chat/completions", asking(model="character/nobody"))

@@ -73,7 +73,7 @@ async def test_models_are_listed_and_described(harness: EdgeHarness) -> None:
     async with harness.session.get(harness.url + "/v1/models") as reply:
         listed = await reply.json()
     assert listed["object"] == "list"
-    assert [entry["id"] for entry in listed["data"]] == ["owl", "wren/tiny", "magpie", "parrot"]
+    assert [entry["id"] for entry in listed["data"]] == ["owl", "wren/tiny", "magpie", "parrot", "ear"]
     assert set(listed["data"][0]) == {"id", "object", "created", "owned_by"}
     for name in ("owl", "owl:latest", "wren/tiny", "wren%2Ftiny", "parrot"):
         async with harness.session.get(f"{harness.url}/v1/models/{name}") as reply:

@@ -174,7 +174,7 @@ async def test_hold_is_what_the_model_usually_reads(harness: EdgeHarness) -> Non
 async def test_models_are_listed_once_each(harness: EdgeHarness) -> None:
     async with harness.session.get(harness.url + "/v1/models") as reply:
         names = [model["id"] for model in (await reply.json())["data"]]
-    assert names == ["owl", "wren/tiny", "magpie", "parrot"]
+    assert names == ["owl", "wren/tiny", "magpie", "parrot", "ear"]
     async with harness.session.get(harness.url + "/v1/models/magpie") as reply:
         assert reply.status == 200
 

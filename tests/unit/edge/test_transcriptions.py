@@ -237,7 +237,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, str | None]]] = {
     "temperature": ({"temperature": "hot"}, ("invalid_request", "temperature")),
     "too hot": ({"temperature": "1.5"}, ("invalid_request", "temperature")),
     "not a number": ({"temperature": "nan"}, ("invalid_request", "temperature")),
-    "language": ({"language": "the tongue of owls"}, ("invalid_request", "language")),
+    "language": ({"language": "what owls speak"}, ("invalid_request", "language")),
     "words without their format": (
         {"timestamp_granularities[]": "word"}, ("invalid_request", "timestamp_granularities"),
     ),

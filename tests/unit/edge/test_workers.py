@@ -83,7 +83,7 @@ async def test_models_of_a_pool_that_was_never_seen_are_not_listed(harness: Edge
         async with harness.session.get(harness.url + "/v1/models") as reply:
             return [model["id"] for model in (await reply.json())["data"]]
 
-    assert await listed() == ["owl", "wren/tiny", "magpie", "parrot"]
+    assert await listed() == ["owl", "wren/tiny", "magpie", "parrot", "ear"]
     harness.known.mark_loaded(0)
     harness.known.announce(announcement())
     assert await listed() == ["owl", "wren/tiny", "magpie"]

@@ -41,8 +41,8 @@ Granularity = Literal["word", "segment"]
 def _listed(value: Any) -> Any:
     """A list, also where one value stands for itself or several are in one text."""
     parts = value if isinstance(value, list) else [value]
-    split = [one.strip() for part in parts for one in (part.split(",") if isinstance(part, str) else [part])]
-    return tuple(one for one in split if one != "")
+    split = [one for part in parts for one in (map(str.strip, part.split(",")) if isinstance(part, str) else [part])]
+    return tuple(one for one in split if one not in ("", None))
 
 
 def _one(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.lenient import Flag, LenientBody
@@ -202,6 +202,10 @@ class WorkerAnswer(AnswerBody):
     max_context_length: int
 
 
+class WorkersAnswer(RootModel[tuple[WorkerAnswer, ...]]):
+    """A list of workers."""
+
+
 class ModelAnswer(AnswerBody):
     """A model, and how long those wait who ask for it now; `eta` is in seconds."""
 
@@ -212,6 +216,10 @@ class ModelAnswer(AnswerBody):
     jobs: float
     eta: int
     type: Literal["text"]
+
+
+class ModelsAnswer(RootModel[tuple[ModelAnswer, ...]]):
+    """A list of models."""
 
 
 class PerformanceAnswer(AnswerBody):

@@ -9,7 +9,12 @@ from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.horde.bodies import HeartbeatAnswer, ModelAnswer, PerformanceAnswer, TypeQuery
+from callboard_edge.protocols.horde.bodies import (
+    HeartbeatAnswer,
+    ModelsAnswer,
+    PerformanceAnswer,
+    TypeQuery,
+)
 from callboard_edge.protocols.horde.errors import ANSWERS
 from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.pools import Pool, model_speed, pools_for, waiting
@@ -83,7 +88,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             TAG,
             security="none",
             query=TypeQuery,
-            answers={200: Answer("A list of models, where `type` is `text`; else none.", ModelAnswer), **ANSWERS},
+            answers={200: Answer("A list of models, where `type` is `text`; else none.", ModelsAnswer), **ANSWERS},
         ),
         Route(
             "GET",

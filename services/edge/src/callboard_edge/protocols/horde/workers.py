@@ -6,7 +6,7 @@ from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.horde.bodies import TypeQuery, WorkerAnswer, WorkerBody
+from callboard_edge.protocols.horde.bodies import TypeQuery, WorkerAnswer, WorkerBody, WorkersAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.pools import Pool, pools_for
@@ -65,7 +65,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             TAG,
             security="none",
             query=TypeQuery,
-            answers={200: Answer("A list of workers.", WorkerAnswer), **ANSWERS},
+            answers={200: Answer("A list of workers.", WorkersAnswer), **ANSWERS},
         ),
         Route(
             "GET",
