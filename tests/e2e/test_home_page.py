@@ -72,7 +72,7 @@ def site(
     """A site with a character and a voice whose names try to be markup."""
     over = {"tts": {"models": {"parrot": {"voices": VOICES}}}}
     config = merged(stub_config(shared_chat_engine.url, shared_speech_engine.url), over)
-    deployment = Deployment(tmp_path_factory.mktemp("home"), config)
+    deployment = Deployment(tmp_path_factory.mktemp("home"), config, forked=True)
     try:
         deployment.start(rooms=1)
         file = deployment.folder / "mira.json"

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.children import Child, wait_until
-from tests.support.fork_server import ForkedChild, run_forked
+from tests.support.fork_server import PRELOADED, ForkedChild, run_forked
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -23,6 +23,10 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(["http.server"]
 child = ForkedChild("http.server", ["0", "--bind", "127.0.0.1"], pathlib.Path(sys.argv[1]))
 print(child.pid, flush=True)
 signal.pause()
+"""
+METRICS = f"""
+import {", ".join(PRELOADED)}, prometheus_client
+print(*(metric.name for metric in prometheus_client.REGISTRY.collect()))
 """
 
 
@@ -66,3 +70,18 @@ def test_none_outlives_a_test_run_that_is_killed(tmp_path: Path) -> None:
     finally:
         run.kill()
     wait_until(lambda: not forked.is_running(), 20, "it ends with the run")
+
+
+def test_each_process_has_its_own_metrics_alone() -> None:
+    argv = [sys.executable, "-c", METRICS]
+    found = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    services = (
+        "callboard_chat",
+        "callboard_edge",
+        "callboard_quota",
+        "callboard_rooms",
+        "callboard_stt",
+        "callboard_tts",
+    )
+    assert found
+    assert [name for name in found if name.startswith((*services, "gen_ai"))] == []
