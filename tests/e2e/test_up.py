@@ -20,8 +20,9 @@ import psutil
 import pytest
 
 from callboard_cli.failures import ExitCode
-from callboard_contracts.config import NatsSection
+from callboard_contracts.config import NatsSection, SiteSection
 from callboard_kit.bus import Bus, BusUnavailable
+from callboard_kit.model_files import model_path
 from tests.support.children import Child, wait_until
 from tests.support.models import missing_model_files, model_file
 from tests.support.ports import free_port
@@ -364,9 +365,11 @@ def test_the_printed_examples_work_as_they_stand(tmp_path: Path, ups: list[Up]) 
     docs = next(line.strip() for line in banner.splitlines() if line.endswith("/docs"))
     page = subprocess.run(["curl", "-sSf", "-m", "10", docs], capture_output=True, timeout=20, check=True)
     assert page.stdout.lower().startswith(b"<!doctype html")
+    hears = model_path(SiteSection(), "whisper-base/model.bin").exists()
+    offered = {"smollm2", "kokoro", "whisper"} if hears else {"smollm2", "kokoro"}
     for key in ("none", up.command("keys", "create", "--name", "me").strip()):
         with openai.OpenAI(base_url=f"http://127.0.0.1:{up.edge_port}/v1", api_key=key, max_retries=0) as client:
-            assert {model.id for model in client.models.list()} == {"smollm2", "kokoro"}
+            assert {model.id for model in client.models.list()} == offered
             question: Any = [{"role": "user", "content": "Say yes."}]
             spoken = client.post("/audio/speech", body={"input": "Hello.", "voice": "alloy"}, cast_to=httpx.Response)
             assert spoken.status_code == 200

@@ -73,7 +73,7 @@ def workers(server: NatsServer, stub: StubChat, tmp_path: Path) -> Generator[Cre
 async def test_a_worker_that_is_killed_is_replaced_in_mid_reply(
     edge_stub: EdgeStub, workers: Crew, stub: StubChat
 ) -> None:
-    stub.plays(numbered(WORDS, 0.05))
+    stub.plays(numbered(WORDS, 0.15))
     first = await workers.add()
     job = await edge_stub.post(limit=500)
     await edge_stub.until(lambda: len(edge_stub.of(job)) >= 10)
