@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from callboard_cli.failures import ExitCode
-from callboard_contracts.config import NatsSection, SiteSection
+from callboard_contracts.config import NatsSection
 from callboard_kit.bus import Bus, BusUnavailable
 from tests.support.children import Child, wait_until
 from tests.support.models import missing_model_files, model_file
