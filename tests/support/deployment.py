@@ -265,7 +265,7 @@ class Deployment:
         """Every message of a stream that matches a subject, in order."""
         bus = await Bus.connect(NatsSection(url=self.nats.url), "test", lambda: None)
         try:
-            return await read_subject(bus, stream, subject)
+            return await read_subject(bus, stream, subject, timeout_s=20)
         finally:
             await bus.close()
 

@@ -360,6 +360,15 @@ async def test_json_with_base64_is_taken_as_koboldcpp_takes_it(harness: EdgeHarn
     assert await stored == SOUND
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain"])
+async def test_koboldcpps_json_is_taken_however_it_is_labelled(harness: EdgeHarness, content_type: str) -> None:
+    worker = harness.hears(heard("Hello there."))
+    body = json.dumps({"audio_data": AUDIO_DATA}).encode()
+    async with harness.session.post(harness.url + KOBOLD, data=body, headers={"Content-Type": content_type}) as reply:
+        assert (reply.status, await reply.json()) == (200, {"text": "Hello there."})
+    await worker
+
+
 async def test_koboldcpp_takes_a_form_too_and_counts_what_it_wrote_down(harness: EdgeHarness) -> None:
     worker = harness.hears(heard("Guten Abend.", language="de"))
     status, _headers, answer = await ask(harness, form(model="koboldcpp", langcode="de"), KOBOLD)

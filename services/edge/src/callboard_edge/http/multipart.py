@@ -34,12 +34,19 @@ class FormContent:
 class FormParser:
     """Takes a form's bytes as they come and keeps only what its parts say; `file_field` is the part with the file."""
 
-    def __init__(self, content_type: str, file_field: str, max_file_bytes: int) -> None:
+    def __init__(
+        self,
+        content_type: str,
+        file_field: str | None = None,
+        max_file_bytes: int = 0,
+        max_field_bytes: int = MAX_FIELD_BYTES,
+    ) -> None:
         """Raises CallboardError for a content type that is not a form's, or that has no usable boundary."""
         self.content = FormContent()
         self._delimiter = b"\r\n--" + _boundary(content_type)
         self._file_field = file_field
         self._max_file_bytes = max_file_bytes
+        self._max_field_bytes = max_field_bytes
         # The first boundary may be the first that there is, and then has no line before it.
         self._buffer = bytearray(b"\r\n")
         self._step = self._preamble
@@ -157,8 +164,8 @@ class FormParser:
             self._part += content
             if not is_file:
                 self._field_bytes += len(content)
-                if self._field_bytes > MAX_FIELD_BYTES:
-                    raise _malformed(f"its text fields are longer than {MAX_FIELD_BYTES} bytes")
+                if self._field_bytes > self._max_field_bytes:
+                    raise _malformed(f"its text fields are longer than {self._max_field_bytes} bytes")
 
     def _end_part(self) -> None:
         if self._name == self._file_field:

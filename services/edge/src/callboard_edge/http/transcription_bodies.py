@@ -111,13 +111,14 @@ class Upload:
 
 
 @asynccontextmanager
-async def uploaded(call: Call, max_sound_bytes: int) -> AsyncGenerator[Upload]:
+async def uploaded(call: Call, max_sound_bytes: int, *, is_labelled: bool = True) -> AsyncGenerator[Upload]:
     """What a request brings, in either form; its bytes count as those of an open body until they are released.
+
+    Where it need not be labelled, what is no form is JSON.
 
     Raises:
         CallboardError: it is of another type, has no sound, several or too much, or a field is wrong.
     """
-    kind = call.request.content_type
     if is_form(call.request.headers):
         parser = FormParser(call.request.headers["Content-Type"], FILE, max_sound_bytes)
         async with call.held_body(parser.feed) as held:
@@ -129,7 +130,7 @@ async def uploaded(call: Call, max_sound_bytes: int) -> AsyncGenerator[Upload]:
             form.file = None
             yield Upload(body, sound)
         return
-    if kind not in {"application/json", "text/json"}:
+    if is_labelled and call.request.content_type not in {"application/json", "text/json"}:
         raise CallboardError(
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             f"The body must be {FORM} with the sound as '{FILE}', or JSON with base64 of it as '{BASE64}'.",

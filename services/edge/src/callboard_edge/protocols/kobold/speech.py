@@ -1,9 +1,7 @@
 """Speech for clients of KoboldCpp, of XTTS servers and of AllTalk: whole files, in any voice that they name."""
 
 import asyncio
-import email.parser
 from collections.abc import Mapping
-from email.message import Message
 from typing import Annotated, Any, cast, get_args
 from urllib.parse import parse_qsl
 
@@ -17,6 +15,7 @@ from callboard_edge.domain.speech_text import check_text
 from callboard_edge.http.bodies import AnswerBody, Body, parse, parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.multipart import FORM, FormParser, is_form
 from callboard_edge.http.route import Answer, Handler, Route
 from callboard_edge.http.speech_responder import RawAudio
 from callboard_edge.media.formats import FORMATS, AudioFormat
@@ -28,7 +27,7 @@ TAG = "KoboldCpp speech"
 MAX_FORM_BYTES = 256 * 1024
 MAX_FORM_FIELDS = 64
 MAX_INSTRUCTIONS = 4096
-FORM, PARTS = "application/x-www-form-urlencoded", "multipart/form-data"
+URL_ENCODED = "application/x-www-form-urlencoded"
 TTS_SETTINGS: Mapping[str, Any] = {
     "temperature": 0.75,
     "speed": 1.0,
@@ -177,7 +176,7 @@ async def _read(call: Call) -> SpeechBody:
         CallboardError: as `Call.json` does.
     """
     raw = await call.read()
-    if call.request.content_type not in (FORM, PARTS) or raw.lstrip().startswith(b"{"):
+    if call.request.content_type not in (URL_ENCODED, FORM) or raw.lstrip().startswith(b"{"):
         return parse(SpeechBody, raw)
     if len(raw) > MAX_FORM_BYTES:
         raise CallboardError(ErrorCode.BODY_TOO_LARGE, f"A form may have {MAX_FORM_BYTES} bytes.")
@@ -189,16 +188,9 @@ async def _read(call: Call) -> SpeechBody:
 
 
 def form_fields(content_type: str, raw: bytes) -> dict[str, str]:
-    """The text fields of a form; raises ValueError."""
-    if not content_type.lower().startswith(PARTS):
+    """The text fields of a form; raises ValueError or CallboardError."""
+    if not is_form({"Content-Type": content_type}):
         return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
-    message = email.parser.BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + raw)
-    fields: dict[str, str] = {}
-    parts = cast("list[Message]", message.get_payload()) if message.is_multipart() else []
-    for part in parts:
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        if not isinstance(name, str) or not isinstance(content, bytes) or len(fields) >= MAX_FORM_FIELDS:
-            raise ValueError("not a text field")
-        fields[name] = content.decode()
-    return fields
+    parser = FormParser(content_type, max_field_bytes=MAX_FORM_BYTES)
+    parser.feed(raw)
+    return {name: texts[-1] for name, texts in parser.close().fields.items()}

@@ -54,7 +54,7 @@ def routes(context: EdgeContext, figures: Figures) -> list[Route]:
         offered = (await context.offers.to(call.caller)).recognition_models
         if not offered.models:
             raise unsupported("Speech is not recognized here.", BASE64)
-        async with uploaded(call, most_bytes) as upload:
+        async with uploaded(call, most_bytes, is_labelled=False) as upload:
             # These clients name no model of this kind, or one that is another server's.
             model = offered.find(upload.body.model or "") or offered.resolve(None)
             request = transcription_request(upload.body, model)
