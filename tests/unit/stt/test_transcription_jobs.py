@@ -13,10 +13,11 @@ from callboard_contracts.transcription import TranscriptionJob
 from callboard_stt.backends.fake import FakeEngine, Script
 from callboard_stt.domain.models import ServedModel
 from callboard_stt.domain.ports import Sound
-from callboard_stt.handlers import takeover, transcription_jobs
+from callboard_stt.handlers import transcription_jobs
 from callboard_stt.handlers.transcription_jobs import TranscriptionJobs
 from callboard_stt.settings import PoolSettings
 from callboard_worker import engine as engine_module
+from callboard_worker import prior_frames
 from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.outcomes import WORKER_DIED
 from callboard_worker.running import RunningJob
@@ -66,9 +67,8 @@ class PlainDecoder:
 def bus(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
     bus = FakeBus(PCM.tobytes())
     monkeypatch.setattr(transcription_jobs, "read_sound", bus.read_sound)
-    for module in (takeover, transcription_jobs):
-        monkeypatch.setattr(module, "open_extensions", bus.open_extensions)
-    monkeypatch.setattr(takeover, "read_subject", bus.read_subject)
+    monkeypatch.setattr(prior_frames, "open_extensions", bus.open_extensions)
+    monkeypatch.setattr(prior_frames, "read_subject", bus.read_subject)
     monkeypatch.setattr(engine_module, "FIRST_DELAY_S", 0.001)
     return bus
 

@@ -13,7 +13,6 @@ from callboard_chat.domain.models import ServedModel
 from callboard_chat.domain.ports import ChatEngine, Embedded
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.retries import Retries
-from callboard_chat.handlers.embedding_takeover import PriorEmbedding, find_prior_embedding, sent_frames
 from callboard_chat.handlers.input_quota import InputQuota
 from callboard_chat.settings import PoolSettings
 from callboard_contracts import subjects
@@ -24,6 +23,7 @@ from callboard_contracts.embedding import (
     EmbeddingFrame,
     EmbeddingJob,
     EmbeddingResult,
+    order_of_embedding_frames,
     packed,
 )
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -32,13 +32,23 @@ from callboard_kit import tracing
 from callboard_kit.bus import Bus
 from callboard_worker.engine import EngineError
 from callboard_worker.handler import read_job
-from callboard_worker.hold_extensions import HoldExtensions, JobHolds, open_extensions
+from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
+from callboard_worker.prior_frames import FrameKind, PriorFrames, find_prior_frames, sent_frames
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
 log = logging.getLogger(__name__)
 
+PriorEmbedding = PriorFrames[EmbeddingFrame, EmbeddingEnd, EmbeddingResult]
+FRAMES = FrameKind(
+    EmbeddingFrame,
+    EmbeddingResult,
+    order_of_embedding_frames,
+    lambda frame: frame.end,
+    max_frames=8192,
+    is_whole=lambda result: bool(result.vectors or result.error),
+)
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The texts were not embedded before the deadline.")
 STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silent while it embedded the texts.")
 
@@ -78,9 +88,9 @@ class EmbeddingJobs:
             },
             name=f"embeddings {job.request.model}",
         )
-        prior = PriorEmbedding("none")
+        prior: PriorEmbedding = PriorFrames("none")
         if running.attempt > 1:
-            search = find_prior_embedding(self._bus, running)
+            search = find_prior_frames(self._bus, FRAMES, running)
             prior = await take_over(job, running.attempt, search, metrics.WORKER)
         quota = self._quota(job, prior, lambda: running.left_s)
         if prior.end is not None or prior.result is not None:
@@ -105,14 +115,13 @@ class EmbeddingJobs:
 
     async def answer_dead(self, job: EmbeddingJob, error: ErrorInfo) -> None:
         """Ends the request with an error, unless it has an end."""
-        frames = await sent_frames(self._bus, job.request_id)
-        prior = PriorEmbedding("frames", frames, extensions=await open_extensions(self._bus, job))
+        prior = await sent_frames(self._bus, FRAMES, job)
         quota = self._quota(job, prior, lambda: 0.0)
         if prior.end is not None:
             await self._keep(job, prior.end, None, quota)
             return
-        attempt = max((frame.attempt for frame in frames), default=1)
-        embedding = Embedding(job.request, attempt, frames)
+        attempt = max((frame.attempt for frame in prior.frames), default=1)
+        embedding = Embedding(job.request, attempt, prior.frames)
         frame = embedding.end("error", error)
         assert frame.end is not None
         end = frame.end

@@ -1,7 +1,7 @@
 """The vectors of an embedding request as they come from its workers."""
 
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from callboard_contracts.embedding import (
@@ -12,7 +12,7 @@ from callboard_contracts.embedding import (
     packed,
 )
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.interest import ResumeReply
+from callboard_edge.domain.frame_buffer import FrameBuffer
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.submission import Dependencies
@@ -30,69 +30,27 @@ class Vectors:
     vectors: list[bytes] = field(default_factory=list[bytes])
 
 
-class EmbeddingBuffer:
-    """The frames of one request in order; a newer attempt replaces what an older one wrote under the same numbers."""
+class EmbeddingBuffer(FrameBuffer[EmbeddingFrame, bytes, EmbeddingEnd]):
+    """The vectors of one request."""
 
     def __init__(self) -> None:
-        self.end: EmbeddingEnd | None = None
-        self._order = order_of_embedding_frames()
-        self._vectors: list[list[bytes]] = []
+        super().__init__(order_of_embedding_frames())
 
-    @property
-    def ended(self) -> bool:
-        """Whether the end is here."""
-        return self.end is not None
-
-    @property
-    def missing(self) -> bool:
-        """Whether a later frame is here while an earlier one is not."""
-        return self._order.missing and not self.ended
-
-    @property
-    def attempt(self) -> int:
-        """The newest attempt seen."""
-        return self._order.attempt
+    def read(self, frame: EmbeddingFrame) -> tuple[list[bytes], EmbeddingEnd | None]:
+        """The vectors of a frame, and its end."""
+        return [b64decode(vector) for vector in frame.vectors], frame.end
 
     @property
     def size_bytes(self) -> int:
         """How much the vectors so far take."""
-        return sum(len(vector) for vectors in self._vectors for vector in vectors)
-
-    @property
-    def vectors(self) -> list[bytes]:
-        """All vectors so far."""
-        return [vector for vectors in self._vectors for vector in vectors]
-
-    def announce(self, attempt: int) -> None:
-        """Notes that an attempt has begun, so that what older ones still send is left aside."""
-        self._order.announce(attempt)
-
-    def resume(self) -> ResumeReply:
-        """How far the vectors have come, for a worker that takes the job over."""
-        return ResumeReply(open=not self.ended, attempt=self.attempt, next_seq=self._order.next_number)
-
-    def feed(self, frames: Iterable[EmbeddingFrame]) -> list[EmbeddingFrame]:
-        """Takes frames in any order and returns those that come next, in order."""
-        ready: list[EmbeddingFrame] = []
-        for frame in frames:
-            if self.ended:
-                break
-            ordered = self._order.take(frame)
-            if ordered.rewound_to is not None:
-                del self._vectors[ordered.rewound_to :]
-            for accepted in ordered.pieces:
-                self._vectors.append([b64decode(vector) for vector in accepted.vectors])
-                ready.append(accepted)
-                self.end = accepted.end or self.end
-        return ready
+        return sum(map(len, self.content))
 
     def complete(self, result: EmbeddingResult) -> EmbeddingFrame:
         """Ends the request with its kept result, which may lack the vectors."""
         error = result.error or (None if result.vectors else INTERRUPTED)
-        self.end = EmbeddingEnd(reason="error" if error else "stop", usage=result.usage, error=error)
-        self._vectors = [[packed(vector) for vector in result.vectors]]
-        self._order.clear()
-        return EmbeddingFrame(seq=self._order.next_number, attempt=max(1, self.attempt), end=self.end)
+        end = EmbeddingEnd(reason="error" if error else "stop", usage=result.usage, error=error)
+        seq, attempt = self.finish(end, [packed(vector) for vector in result.vectors])
+        return EmbeddingFrame(seq=seq, attempt=attempt, end=end)
 
 
 class EmbeddingSource(StreamSource[EmbeddingFrame]):
@@ -139,7 +97,7 @@ class EmbeddingStream(JobStream[EmbeddingFrame]):
             if not arrived:
                 await on_silence()
             on_growth(self._frames.size_bytes)
-        end, vectors = self._frames.end, self._frames.vectors
+        end, vectors = self._frames.end, self._frames.content
         assert end is not None
         if end.reason == "cancelled":
             raise CallboardError(ErrorCode.INTERRUPTED, "The request was interrupted.")

@@ -1,11 +1,10 @@
 """What is heard in a sound, as it comes from its workers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_contracts.interest import ResumeReply
 from callboard_contracts.transcription import (
     TranscribedSegment,
     TranscriptionEnd,
@@ -14,6 +13,7 @@ from callboard_contracts.transcription import (
     order_of_transcription_frames,
     text_of,
 )
+from callboard_edge.domain.frame_buffer import FrameBuffer
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S, FailedAfterOutput, JobStream, StreamSource
 from callboard_edge.domain.ports import Inbox, ReplyRouter, RequestState
 from callboard_edge.domain.submission import Dependencies
@@ -33,63 +33,20 @@ class Transcript:
         return text_of(self.segments)
 
 
-class TranscriptionBuffer:
-    """The frames of one request in order; a newer attempt replaces what an older one wrote under the same numbers."""
+class TranscriptionBuffer(FrameBuffer[TranscriptionFrame, TranscribedSegment, TranscriptionEnd]):
+    """The segments of one request."""
 
     def __init__(self) -> None:
-        self.end: TranscriptionEnd | None = None
-        self._order = order_of_transcription_frames()
-        self._segments: list[tuple[TranscribedSegment, ...]] = []
+        super().__init__(order_of_transcription_frames())
 
-    @property
-    def ended(self) -> bool:
-        """Whether the end is here."""
-        return self.end is not None
-
-    @property
-    def missing(self) -> bool:
-        """Whether a later frame is here while an earlier one is not."""
-        return self._order.missing and not self.ended
-
-    @property
-    def attempt(self) -> int:
-        """The newest attempt seen."""
-        return self._order.attempt
-
-    @property
-    def segments(self) -> tuple[TranscribedSegment, ...]:
-        """All segments so far."""
-        return tuple(segment for segments in self._segments for segment in segments)
-
-    def announce(self, attempt: int) -> None:
-        """Notes that an attempt has begun, so that what older ones still send is left aside."""
-        self._order.announce(attempt)
-
-    def resume(self) -> ResumeReply:
-        """How far the text has come, for a worker that takes the job over."""
-        return ResumeReply(open=not self.ended, attempt=self.attempt, next_seq=self._order.next_number)
-
-    def feed(self, frames: Iterable[TranscriptionFrame]) -> list[TranscriptionFrame]:
-        """Takes frames in any order and returns those that come next, in order."""
-        ready: list[TranscriptionFrame] = []
-        for frame in frames:
-            if self.ended:
-                break
-            ordered = self._order.take(frame)
-            if ordered.rewound_to is not None:
-                del self._segments[ordered.rewound_to :]
-            for accepted in ordered.pieces:
-                self._segments.append(accepted.segments)
-                ready.append(accepted)
-                self.end = accepted.end or self.end
-        return ready
+    def read(self, frame: TranscriptionFrame) -> tuple[Sequence[TranscribedSegment], TranscriptionEnd | None]:
+        """The segments of a frame, and its end."""
+        return frame.segments, frame.end
 
     def complete(self, result: TranscriptionResult) -> TranscriptionFrame:
         """Ends the request with its kept result, which has all segments."""
-        self.end = result.end
-        self._segments = [result.segments]
-        self._order.clear()
-        return TranscriptionFrame(seq=self._order.next_number, attempt=max(1, self.attempt), end=result.end)
+        seq, attempt = self.finish(result.end, result.segments)
+        return TranscriptionFrame(seq=seq, attempt=attempt, end=result.end)
 
 
 class TranscriptionSource(StreamSource[TranscriptionFrame]):
@@ -129,7 +86,7 @@ class TranscriptionStream(JobStream[TranscriptionFrame]):
     @property
     def text(self) -> str:
         """The text so far."""
-        return text_of(self._frames.segments)
+        return text_of(self._frames.content)
 
     @property
     def transcript(self) -> Transcript:
@@ -143,7 +100,7 @@ class TranscriptionStream(JobStream[TranscriptionFrame]):
         assert end is not None
         if (error := _failed(end)) is not None:
             raise (FailedAfterOutput if end.heard_ms else CallboardError).of(error)
-        return Transcript(self._frames.segments, end)
+        return Transcript(tuple(self._frames.content), end)
 
     async def collect(self, on_silence: Callable[[], Awaitable[None]]) -> Transcript:
         """Waits for the end; `on_silence` is called after each long silence. Raises as `transcript`."""

@@ -15,6 +15,7 @@ from callboard_contracts.transcription import (
     TranscriptionFrame,
     TranscriptionJob,
     TranscriptionResult,
+    order_of_transcription_frames,
 )
 from callboard_kit import tracing
 from callboard_kit.bus import Bus
@@ -24,12 +25,12 @@ from callboard_stt.domain.models import transcription_refusal
 from callboard_stt.domain.ports import NOTHING, RecognitionEngine, Sound, SoundDecoder
 from callboard_stt.domain.transcript import Transcript
 from callboard_stt.handlers.heard_quota import HeardQuota
-from callboard_stt.handlers.takeover import PriorTranscription, find_prior_transcription, sent_frames
 from callboard_stt.settings import PoolSettings
 from callboard_worker.engine import EngineError, EngineUnavailable, backoff_s
 from callboard_worker.handler import read_job
-from callboard_worker.hold_extensions import HoldExtensions, JobHolds, open_extensions
+from callboard_worker.hold_extensions import HoldExtensions, JobHolds
 from callboard_worker.outcomes import Outcome, keep_outcome, outcome_of
+from callboard_worker.prior_frames import FrameKind, PriorFrames, find_prior_frames, sent_frames
 from callboard_worker.running import RunningJob
 from callboard_worker.takeover import take_over
 
@@ -41,6 +42,10 @@ RETURN_TIMEOUT_S = 5.0
 
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The speech was not written down before the deadline.")
 STALLED = ErrorInfo(code=ErrorCode.ENGINE_FAILED, message="The engine fell silent while it listened.")
+PriorTranscription = PriorFrames[TranscriptionFrame, TranscriptionEnd, TranscriptionResult]
+FRAMES = FrameKind(
+    TranscriptionFrame, TranscriptionResult, order_of_transcription_frames, lambda frame: frame.end, max_frames=65_536
+)
 LOST = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The sound was lost on its way; try again.")
 
 
@@ -78,9 +83,9 @@ class TranscriptionJobs:
             },
             name=f"transcribe {job.request.model}",
         )
-        prior = PriorTranscription("none")
+        prior: PriorTranscription = PriorFrames("none")
         if running.attempt > 1:
-            search = find_prior_transcription(self._bus, running)
+            search = find_prior_frames(self._bus, FRAMES, running)
             prior = await take_over(job, running.attempt, search, metrics.WORKER)
         quota = self._quota(job, prior, lambda: running.left_s)
         if prior.end is not None or prior.result is not None:
@@ -106,13 +111,12 @@ class TranscriptionJobs:
 
     async def answer_dead(self, job: TranscriptionJob, error: ErrorInfo) -> None:
         """Ends the request with an error, unless it has an end; what was heard is settled."""
-        frames = await sent_frames(self._bus, job.request_id)
-        prior = PriorTranscription("frames", frames, extensions=await open_extensions(self._bus, job))
+        prior = await sent_frames(self._bus, FRAMES, job)
         quota = self._quota(job, prior, lambda: 0.0)
         if prior.end is not None:
             await self._keep(job, prior.end, None, quota)
             return
-        transcript = Transcript(max((frame.attempt for frame in frames), default=1), frames)
+        transcript = Transcript(max((frame.attempt for frame in prior.frames), default=1), prior.frames)
         frame = transcript.end("error", error)
         assert frame.end is not None
         await self._send(job, frame, flush=True)
