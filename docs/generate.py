@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from runpy import run_path
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from prometheus_client import CollectorRegistry
@@ -22,10 +22,11 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from callboard_contracts import config as config_module
+from callboard_contracts import config, pools
 from callboard_contracts.chat import Sampling
-from callboard_contracts.config import Config, Section
+from callboard_contracts.config import Config
 from callboard_contracts.errors import CATALOGUE
+from callboard_contracts.section import Section
 from callboard_edge.domain.schema_keywords import ANNOTATIONS, ENFORCED, LIMITED, REFUSED
 from callboard_worker.metrics import WorkerMetrics
 
@@ -35,7 +36,7 @@ NOTE = "<!-- Written by docs/generate.py from the code; change it there. -->\n"
 
 def settings_page() -> str:
     """Every key of `callboard.toml`."""
-    meanings = _meanings()
+    meanings = {**_meanings(config), **_meanings(pools)}
     lines = [
         NOTE,
         "# Settings",
@@ -53,7 +54,7 @@ def settings_page() -> str:
         lines.append("|---|---|---|---|")
         for name, field in section.model_fields.items():
             if _inner_section(field.annotation) is None:
-                meaning = meanings.get((section.__name__, name), "")
+                meaning = next(meanings[key] for kind in section.__mro__ if (key := (kind.__name__, name)) in meanings)
                 lines.append(f"| `{name}` | {_allowed(field)} | {_default(field)} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
@@ -171,10 +172,10 @@ def _metrics_of(module: str) -> Iterator[Metric]:
             yield Metric(name, family.type, labels, family.documentation)
 
 
-def _meanings() -> dict[tuple[str, str], str]:
-    """The sentence under each field, which Python itself forgets."""
+def _meanings(module: ModuleType) -> dict[tuple[str, str], str]:
+    """The sentence under each field of a module's classes, which Python itself forgets."""
     found: dict[tuple[str, str], str] = {}
-    for node in ast.parse(inspect.getsource(config_module)).body:
+    for node in ast.parse(inspect.getsource(module)).body:
         if not isinstance(node, ast.ClassDef):
             continue
         for field, after in zip(node.body, node.body[1:], strict=False):

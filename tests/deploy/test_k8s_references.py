@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from callboard_cli.models.catalogue import needed_by, select
-from callboard_contracts.config import ChatPoolSection, Config, RecognitionPoolSection, SpeechPoolSection
+from callboard_contracts.config import Config
 from callboard_contracts.permissions import USERS
+from callboard_contracts.pools import ChatPoolSection, RecognitionPoolSection, SpeechPoolSection
 from callboard_contracts.streams import JOB_STREAMS, consumers
 from callboard_kit.settings import load_config
 from tests.deploy.known_metrics import own_metrics, rules
@@ -40,6 +41,7 @@ from tests.support.nats_server import server_binary
 
 pytestmark = pytest.mark.deploy
 
+AnyPool = ChatPoolSection | SpeechPoolSection | RecognitionPoolSection
 CLUSTER_WIDE = {"Namespace", "PriorityClass"}
 MADE_BY_THE_OPERATOR = {f"nats-{user}" for user in USERS} | {"callboard-tls"}
 """The Secrets that docs/how-to/kubernetes.md has the operator make."""
@@ -278,7 +280,7 @@ def test_the_model_files_that_are_fetched_are_those_that_the_pool_loads(overlay:
             assert str(config.site.model_dir) in mounted
 
 
-def slots(section: ChatPoolSection | SpeechPoolSection | RecognitionPoolSection) -> int:
+def slots(section: AnyPool) -> int:
     """How many jobs one worker of a pool takes at once."""
     return max(section.slots, section.utterances_at_once) if isinstance(section, SpeechPoolSection) else section.slots
 
@@ -291,7 +293,7 @@ def test_a_pool_grows_by_both_of_its_queues_and_by_its_slots(overlay: str) -> No
     for scaler in of_kind(rendered(overlay), "ScaledObject"):
         labels, spec = scaler["metadata"]["labels"], scaler["spec"]
         service, pool = labels["app.kubernetes.io/name"], labels["callboard/pool"]
-        section: ChatPoolSection | SpeechPoolSection | RecognitionPoolSection = getattr(config, service).pools[pool]
+        section: AnyPool = getattr(config, service).pools[pool]
         for trigger in spec["triggers"]:
             queue = trigger["metadata"]
             consumer = declared[queue["consumer"]]

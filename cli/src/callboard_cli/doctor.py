@@ -19,7 +19,8 @@ from callboard_cli.up.bus_server import binary
 from callboard_cli.up.optional import missing_file
 from callboard_cli.up.ports import bind_error, configured_ports
 from callboard_cli.up.store import StoreLock
-from callboard_contracts.config import Config, SttSection
+from callboard_contracts.config import Config
+from callboard_contracts.pools import SttSection
 from callboard_kit.model_files import model_folder, model_path
 
 OLDEST_PYTHON = (3, 11)

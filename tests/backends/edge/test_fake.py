@@ -6,7 +6,9 @@ from callboard_contracts.chat import ChatFrame, ChatResult
 from callboard_contracts.embedding import EmbeddingFrame, EmbeddingResult
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply
 from callboard_contracts.speech import SegmentInfo
-from callboard_edge.backends.fake import FakeJobQueue, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_job_queue import FakeJobQueue
+from callboard_edge.backends.fake_reply_router import FakeReplyRouter
+from callboard_edge.backends.fake_result_store import FakeResultStore
 from tests.backends.edge.suite import QUEUE_BOUND, EdgeBackendSuite, Rig
 
 pytestmark = pytest.mark.backend

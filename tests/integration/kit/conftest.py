@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
+from callboard_contracts.config import Config, NatsSection
+from callboard_contracts.pools import ChatPoolSection, ChatSection
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from tests.support.nats_server import NatsServer

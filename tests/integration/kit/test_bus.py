@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
+from callboard_contracts.config import Config, NatsSection
+from callboard_contracts.pools import ChatPoolSection, ChatSection
 from callboard_kit.bus import ApiError, Bus, BusUnavailable, NoResponders, PublishRefused
 from callboard_kit.provisioning import apply_streams
 from callboard_kit.stream_reads import read_last, read_last_of_each, read_subject

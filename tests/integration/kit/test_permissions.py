@@ -13,10 +13,11 @@ from callboard_admin.kudos_records import KudosRecords
 from callboard_admin.room_records import RoomRecords
 from callboard_admin.usage_records import UsageRecords
 from callboard_cli.nats.users import write_users
-from callboard_contracts.config import ChatPoolSection, ChatSection, Config, NatsSection
+from callboard_contracts.config import Config, NatsSection
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.kudos import KudosReply
 from callboard_contracts.permissions import USERS, User, checked_streams, permissions
+from callboard_contracts.pools import ChatPoolSection, ChatSection
 from callboard_contracts.streams import BucketSpec, StreamSpec, buckets, stored_streams, streams
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams

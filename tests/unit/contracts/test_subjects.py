@@ -1,7 +1,8 @@
 import pytest
 
 from callboard_contracts import subjects
-from callboard_contracts.config import ChatPoolSection, ChatSection, Config
+from callboard_contracts.config import Config
+from callboard_contracts.pools import ChatPoolSection, ChatSection
 from callboard_contracts.streams import consumers, streams
 
 pytestmark = pytest.mark.unit

@@ -23,8 +23,8 @@ from callboard_contracts.chat import (
     TokenUsage,
     ToolCall,
 )
-from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.pools import ChatSection
 from callboard_contracts.quota import LimitState
 from callboard_contracts.tokens import TokenizeRequest
 from callboard_edge.domain.catalogue import ChatModel, chat_catalogue

@@ -7,7 +7,7 @@ import pytest
 
 from callboard_contracts.characters import Character
 from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling, Tool
-from callboard_contracts.config import ChatSection
+from callboard_contracts.pools import ChatSection
 from callboard_edge.domain.catalogue import ChatModel, chat_catalogue
 from callboard_edge.domain.character_prompts import (
     SpokenLine,

@@ -15,7 +15,7 @@ from callboard_contracts.quota import LimitState
 from callboard_contracts.rooms import Turn, room_id
 from callboard_contracts.speech import SegmentInfo, SpeechEnd
 from callboard_contracts.workers import WorkerInfo
-from callboard_edge.backends.fake import TENANT
+from callboard_edge.backends.fake_quota_client import TENANT
 from callboard_edge.domain.characters import Characters
 from tests.unit.edge.harness import EdgeHarness, asking, frames, read_events, running, said
 

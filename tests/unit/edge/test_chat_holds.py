@@ -9,8 +9,11 @@ from callboard_contracts.config import Config
 from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import Work
 from callboard_contracts.workers import OfferedModel, WorkerInfo
-from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_job_queue import FakeJobQueue
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
+from callboard_edge.backends.fake_quota_client import FakeQuotaClient
+from callboard_edge.backends.fake_reply_router import FakeReplyRouter
+from callboard_edge.backends.fake_result_store import FakeResultStore
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller

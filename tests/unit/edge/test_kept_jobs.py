@@ -7,8 +7,11 @@ import pytest
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
-from callboard_edge.backends.fake import FakeJobQueue, FakeQuotaClient, FakeReplyRouter, FakeResultStore
+from callboard_edge.backends.fake_job_queue import FakeJobQueue
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
+from callboard_edge.backends.fake_quota_client import FakeQuotaClient
+from callboard_edge.backends.fake_reply_router import FakeReplyRouter
+from callboard_edge.backends.fake_result_store import FakeResultStore
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.domain import kept_jobs
 from callboard_edge.domain.admission import Admission

@@ -21,8 +21,8 @@ from callboard_contracts.chat import (
     TokenLogprob,
     TokenUsage,
 )
-from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.pools import ChatSection
 from callboard_contracts.workers import Ability, OfferedModel, WorkerInfo
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.http.bodies import parse

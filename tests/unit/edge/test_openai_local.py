@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, OutputFormat
-from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError
+from callboard_contracts.pools import ChatSection
 from callboard_contracts.workers import OfferedModel
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.http.bodies import parse

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from callboard_contracts.chat import ChatMessage, ChatRequest, Image, Tool
-from callboard_contracts.config import ChatSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.pools import ChatSection
 from callboard_contracts.prompt_size import prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import LimitState
 from callboard_edge.backends.inbox import RequestInbox

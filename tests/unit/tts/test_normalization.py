@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kokoro_onnx.config import DEFAULT_VOCAB
 
-from callboard_contracts.config import TtsSection
+from callboard_contracts.pools import TtsSection
 from callboard_tts.backends.phonemes import Phonemizer
 from callboard_tts.domain.characters import decoded_entities, plain_characters
 from callboard_tts.domain.markup import without_markup

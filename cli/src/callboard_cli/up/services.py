@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from callboard_cli.up.ports import bus_address, free_ports
-from callboard_contracts.config import ChatSection, Config, SttSection, TtsSection
+from callboard_contracts.config import Config
 from callboard_contracts.jobs import Service as WorkerService
+from callboard_contracts.pools import ChatSection, SttSection, TtsSection
 
 STOP_MARGIN_S = 5.0
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
-from callboard_contracts.config import ChatPoolSection, RecognitionPoolSection, SpeechPoolSection
 from callboard_contracts.jobs import Service
+from callboard_contracts.pools import ChatPoolSection, RecognitionPoolSection, SpeechPoolSection
 from callboard_kit.lifecycle import StartError
 
 

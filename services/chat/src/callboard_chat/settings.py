@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
-from callboard_contracts.config import ChatPoolSection, Config
+from callboard_contracts.config import Config
+from callboard_contracts.pools import ChatPoolSection
 from callboard_kit.memory_limit import MIB, default_limit_bytes
 from callboard_kit.model_files import model_path
 from callboard_worker.pool import WorkerPool, find_pool, secret

@@ -6,8 +6,9 @@ from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from callboard_contracts.config import ChatPoolSection, Config, RecognitionPoolSection, SpeechPoolSection
+from callboard_contracts.config import Config
 from callboard_contracts.jobs import Service
+from callboard_contracts.pools import PoolSection
 from callboard_edge.domain.waiting_jobs import WaitingJobs
 from callboard_edge.domain.workers import Workers
 
@@ -172,7 +173,7 @@ class EdgeMetrics:
 
     def watch_pools(self, config: Config, workers: Workers, waiting: WaitingJobs) -> None:
         """Shows for each pool of the configuration what is known of it at the moment."""
-        pools: dict[Service, Mapping[str, ChatPoolSection | SpeechPoolSection | RecognitionPoolSection]]
+        pools: dict[Service, Mapping[str, PoolSection]]
         pools = {"chat": config.chat.pools, "tts": config.tts.pools, "stt": config.stt.pools}
         for service, sections in pools.items():
             for pool, section in sections.items():

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from callboard_contracts.config import Config, HordeSection, SttSection, TtsSection
+from callboard_contracts.config import Config, HordeSection
+from callboard_contracts.pools import SttSection, TtsSection
 
 
 @dataclass(frozen=True, slots=True)

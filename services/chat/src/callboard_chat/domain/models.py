@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from callboard_contracts.chat import ChatRequest, PromptFormat
-from callboard_contracts.config import ToolUse
 from callboard_contracts.context_length import context_exceeded
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.pools import ToolUse
 from callboard_contracts.schema_bounds import MAX_ARRAY_ITEMS, array_items, too_many_items
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineRefused

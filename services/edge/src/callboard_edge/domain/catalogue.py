@@ -6,8 +6,8 @@ from typing import Generic, Protocol, TypeVar
 
 from callboard_contracts.characters import Character
 from callboard_contracts.chat import PromptFormat
-from callboard_contracts.config import ChatModelSection, ChatSection, SttSection, ToolUse, TtsSection
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.pools import ChatModelSection, ChatSection, SttSection, ToolUse, TtsSection
 from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 from callboard_edge.domain.voices import VoiceCatalog
 from callboard_edge.domain.workers import Workers

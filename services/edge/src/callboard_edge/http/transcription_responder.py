@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 
 from aiohttp import web
 
-from callboard_contracts.config import SttSection
 from callboard_contracts.errors import CallboardError, ErrorInfo
+from callboard_contracts.pools import SttSection
 from callboard_contracts.transcription import TranscriptionRequest
 from callboard_edge.domain.abilities import check_hears
 from callboard_edge.domain.admission import Admission
