@@ -226,7 +226,7 @@ def problem_of(dialect: Dialect, reply: Reply, *, busy_allowed: bool) -> str | N
     try:
         if reply.status >= 400 and reply.status != dialect.accepted_status:
             error = read_error(dialect, reply.body)
-            if (reply.status, error.code) not in set(dialect.errors.values()):
+            if (reply.status, error.code) not in {*dialect.errors.values(), *dialect.own_errors}:
                 return f"no error of the protocol: {reply.status} {shown!r}"
             if (reply.status, error.code) == dialect.errors[ErrorCode.OVERLOADED] and busy_allowed:
                 return None if "Retry-After" in reply.headers else "overloaded without Retry-After"

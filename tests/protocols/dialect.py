@@ -82,13 +82,14 @@ class Dialect(ABC):
 
     `errors` has the status and the code of every error of the catalogue; `fields` says what the protocol calls the
     fields of the neutral request, with nothing for what it never names; `own_key` opens a protocol that API keys do
-    not open; `accepted_status` is that of work which was accepted, where it looks like an error. Each method that
-    reads an answer fails where its form is not the protocol's.
+    not open; `accepted_status` is that of work which was accepted, where it looks like an error; `own_errors` has what
+    only this protocol refuses. Each method that reads an answer fails where its form is not the protocol's.
     """
 
     protocol: Protocol
     path: str
     errors: Mapping[ErrorCode, tuple[int, str]]
+    own_errors: frozenset[tuple[int, str]] = frozenset()
     fields: Mapping[str, str] = {}
     wrong_credentials: ErrorCode = ErrorCode.INVALID_API_KEY
     own_key: str | None = None

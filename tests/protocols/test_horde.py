@@ -29,6 +29,30 @@ TIMEOUT_S = 60
 HCLI_POLL_S = 0.8
 LITE_TICK_S = 0.5
 WORDS = 5
+OWN_ERRORS = frozenset(
+    {
+        (400, "MissingPrompt"),
+        (400, "TokenOverflow"),
+        (400, "MissingFullSamplerOrder"),
+        (400, "TooManyStopSequences"),
+        (400, "ExcessiveStopSequence"),
+        (400, "InvalidExtraSourceImages"),
+        (400, "NoValidWorkers"),
+        (400, "KudosTransferFromAnon"),
+        (400, "KudosTransferToAnon"),
+        (400, "KudosTransferToSelf"),
+        (400, "KudosTransferNotEnough"),
+        (401, "InvalidAPIKey"),
+        (403, "AnonForbidden"),
+        (403, "Forbidden"),
+        (403, "NotOwner"),
+        (403, "OnlyServiceAccountProxy"),
+        (403, "SharedKeyExpired"),
+        (404, "StyleNotFound"),
+        (404, "UserNotFound"),
+        (404, "WorkerNotFound"),
+    }
+)
 
 
 class HordeDialect(Dialect):
@@ -39,6 +63,7 @@ class HordeDialect(Dialect):
         **{code: (kind.status, RETURN_CODES.get(code, code.value)) for code, kind in CATALOGUE.items()},
         ErrorCode.UNKNOWN_MODEL: (400, "UnsupportedModel"),
     }
+    own_errors = OWN_ERRORS
 
     def auth_headers(self, key: str) -> dict[str, str]:
         return {"apikey": key}
