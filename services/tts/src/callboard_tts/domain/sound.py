@@ -66,6 +66,12 @@ class Trimmer:
         return out
 
 
+def sound_end(samples: Samples) -> int:
+    """Where the last sound ends, as a trimmer finds it; 0 for silence alone."""
+    loud = _loud_windows(samples)
+    return min(samples.size, (int(loud[-1]) + 1) * WINDOW_SAMPLES) if loud.size else 0
+
+
 def to_pcm(samples: Samples) -> bytes:
     """Converts samples to signed 16-bit little-endian PCM, clipped at full scale."""
     return (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
