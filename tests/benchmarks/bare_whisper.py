@@ -1,4 +1,4 @@
-"""faster-whisper called alone, in a process of its own: each line of input is a file, each line of output its figures."""
+"""faster-whisper called alone, in a process of its own: a file a line in, its figures a line out."""
 
 import json
 import sys
@@ -11,9 +11,8 @@ from callboard_kit.control_groups import processors
 
 def main() -> None:
     """Writes down what it is told, with the folder of the model given on the command line."""
-    model = WhisperModel(
-        sys.argv[1], device="cpu", compute_type="auto", cpu_threads=processors(), local_files_only=True
-    )
+    threads = processors()
+    model = WhisperModel(sys.argv[1], device="cpu", compute_type="auto", cpu_threads=threads, local_files_only=True)
     for line in sys.stdin:
         start = time.monotonic()
         segments, info = model.transcribe(json.loads(line), beam_size=1, vad_filter=True)

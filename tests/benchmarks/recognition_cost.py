@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from callboard_cli.models.catalogue import select
 from callboard_contracts.config import SiteSection
 from callboard_kit.model_files import model_path
 from tests.benchmarks.child import LineProcess
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.speech_cost import ANSWER_TIMEOUT_S, PARAGRAPH, REST_S, hear
-from tests.support.audio import pcm_samples
 from tests.support.deployment import Deployment
 from tests.support.forms import FORM, form
 from tests.support.models import built_in_config, missing_model_files
@@ -55,7 +56,7 @@ def measure(folder: Path, *, quick: bool) -> RecognitionCost | str:
         deployment.add_recogniser().wait_ready()
         key = deployment.create_key("standard")
         sound = folder / "paragraph.wav"
-        sound.write_bytes(wav(pcm_samples(hear(deployment, key, PARAGRAPH).pcm), SPOKEN_RATE_HZ))
+        sound.write_bytes(wav(np.frombuffer(hear(deployment, key, PARAGRAPH).pcm, np.int16), SPOKEN_RATE_HZ))
         with LineProcess("faster-whisper alone", "tests.benchmarks.bare_whisper", str(model)) as bare:
             figures = _measure(deployment, key, bare, sound, rounds=5 if quick else 15)
         deployment.stop()
