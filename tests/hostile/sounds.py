@@ -25,6 +25,7 @@ MARKS = (
     b"#EXTM3U\n",
     b"ffconcat version 1.0\n",
 )
+NAMES = (b"name=file", b'name="', b"name*=utf-8''fi%6ce", b'name="file[]"')
 HEAD_BYTES = 96
 """Where containers have their sizes and counts."""
 
@@ -95,9 +96,7 @@ def spoiled_form(file: bytes, chance: random.Random) -> tuple[bytes, str]:
         right.replace(b"\r\n", b"\n"),
         right.replace(b"\r\n", b"\r", 3),
         right.replace(b"form-data", b"attachment", 1),
-        right.replace(
-            b'name="file"', chance.choice((b"name=file", b'name="', b"name*=utf-8''fi%6ce", b'name="file[]"'))
-        ),
+        right.replace(b'name="file"', chance.choice(NAMES)),
         right.replace(b"Content-Disposition", b"Content-Transfer-Encoding: base64\r\nContent-Disposition", 1),
         right.replace(b"Content-Disposition", b"X: " + b"y" * 9000 + b"\r\nContent-Disposition", 1),
         right.replace(b"Content-Disposition", b"Content-Type: text/plain; charset=\xff\xfe\r\nContent-Disposition"),
