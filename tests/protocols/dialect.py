@@ -8,7 +8,7 @@ from typing import Literal
 from callboard_contracts.errors import ErrorCode
 from callboard_edge.http.protocol import Protocol
 from tests.support.deployment import CHAT_MODEL, HEARING_MODEL, SPEECH_MODEL
-from tests.support.sounds import melody, wav
+from tests.support.sounds import tone, wav
 
 JSON = "application/json"
 MALFORMED_KINDS = frozenset({"unreadable", "wrong type", "missing field"})
@@ -209,8 +209,8 @@ class HearingDialect(Dialect):
         """The same with the file as base64."""
 
     def request_with_text(self, text: str) -> Request:
-        """A request with a second of sound, whose file has the text behind it."""
-        return self.ask_as_json(wav(melody([440])) + text.encode())
+        """A request with a fifth of a second of sound, whose file has the text behind it."""
+        return self.ask_as_json(wav(tone(440, 0.2)) + text.encode())
 
     @abstractmethod
     def read_text(self, body: bytes) -> ParsedReply:
