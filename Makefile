@@ -64,10 +64,10 @@ clients-test: $(READY) build/clients-env/.ready build/clients-node/.ready ## ask
 hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
 	$(BIN)/python -m tests.hearing $(ARGS)
 
-hostile: models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
+hostile: models hearing-models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
 	$(PYTEST) -m hostile $(ARGS)
 
-soak: models ## the same for an hour
+soak: models hearing-models ## the same for an hour
 	CALLBOARD_HOSTILE_S=$${CALLBOARD_HOSTILE_S:-3600} $(PYTEST) -m hostile $(ARGS)
 
 check: $(READY) ## format, lint, types, imports and dependencies; changes nothing
