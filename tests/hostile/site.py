@@ -31,9 +31,9 @@ WORKER_LIMIT_BYTES = 3072 * MIB
 SERVICE_LIMIT_BYTES = 1536 * MIB
 MAX_CONNECTIONS = 400
 MEMORY_SLACK_BYTES = 24 * MIB
-INDEX_BYTES = 500
-"""What the bus remembers of each stored message; one that has just read a store of 168,000 of them has 600 of each."""
 """What a process may keep beside the 10 %: allocators and runtimes give memory back in large pieces."""
+BLOCK_BYTES = 8 * MIB
+"""Of each stream that is written to, the bus keeps its newest block in memory, which is at most so long."""
 MEMORY_TIMEOUT_S = 45.0
 ANSWER_TIMEOUT_S = 90.0
 STRANGER = "127.0.0.2"
@@ -187,11 +187,24 @@ class Site:
         return reply
 
     def memory(self) -> dict[str, int]:
-        """The memory of each process that no file backs, in bytes; that of the bus without what its streams hold."""
+        """The memory of each process that no file backs, in bytes; that of the bus without what its streams hold.
+
+        Of the bus it is what its last garbage collection left: the next begins when there is twice as much, and what it
+        frees stays with the process for a while.
+        """
         found = {name: anonymous_bytes(child.pid) for name, child in self._children.items() if child.alive}
-        page: Any = self.deployment.nats.monitor("jsz")
-        found["nats"] -= int(page["memory"]) + int(page["messages"]) * INDEX_BYTES
+        heap: Any = self.deployment.nats.monitor("debug/vars")["memstats"]
+        found["nats"] = int(heap["NextGC"]) // 2 - self._held_by_streams()
         return found
+
+    def _held_by_streams(self) -> int:
+        page: Any = self.deployment.nats.monitor("jsz?streams=true&config=true")
+        streams = [stream for account in page["account_details"] for stream in account["stream_detail"]]
+        return sum(
+            size if stream["config"]["storage"] == "memory" else min(size, BLOCK_BYTES)
+            for stream in streams
+            for size in [int(stream["state"]["bytes"])]
+        )
 
     def check_processes(self) -> None:
         """Fails where a process died or is not ready."""
