@@ -118,6 +118,7 @@ class EdgeServer:
 
     def __init__(self, context: EdgeContext, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
         self._settings = context.settings
+        self._spirit_box = context.spirit_box
         site = SitePages(lambda context: [*health.routes(context), *home_page.routes()])
         served = [ServedRoute(route, protocol) for protocol in (*protocols, site) for route in protocol.routes(context)]
         pages = docs.routes([one.route for one in served])
@@ -144,8 +145,10 @@ class EdgeServer:
         return int(self._runner.addresses[0][1])
 
     async def stop_listening(self) -> None:
-        """Takes no new connections; open ones are served to their end."""
+        """Takes no new connections; open ones are served to their end, but for the spirit box's, which have none."""
         self._dispatcher.closing = True
+        if self._spirit_box is not None:
+            self._spirit_box.close()
         if self._site is not None:
             await self._site.stop()
 
@@ -155,6 +158,8 @@ class EdgeServer:
 
     async def close(self) -> None:
         """Ends what is still open."""
+        if self._spirit_box is not None:
+            self._spirit_box.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -302,8 +307,6 @@ async def _serve(
             await shutdown.wait()
             await server.stop_listening()
             streams.close()
-            if context.spirit_box is not None:
-                context.spirit_box.close()
             await _drain(server, replies, config.edge.drain_timeout_s)
     finally:
         await server.close()

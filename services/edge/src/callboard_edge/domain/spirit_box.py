@@ -134,6 +134,7 @@ class SpiritBox:
         self.figures = figures
         self.heard_ms = min(stt.hold_slice_ms, int(stt.max_audio_s * 1000))
         self.spoken_ms = tts.hold_slice_ms
+        self._closed = False
         self._lines: dict[Ear, str | None] = {}
         self._visitors: set[Visitor] = set()
         self._addresses: Counter[str | None] = Counter()
@@ -153,9 +154,11 @@ class SpiritBox:
         """Takes a connection, whose visitor is not known yet.
 
         Raises:
-            CallboardError: there are too many, or too many from this address.
+            CallboardError: there are too many, or too many from this address, or the process stops.
         """
         settings, lines = self.settings, self._lines
+        if self._closed:
+            raise CallboardError(ErrorCode.INTERRUPTED, "The server is shutting down.", retry_after_s=1.0)
         of_address = sum(one == address for one in lines.values())
         if len(lines) >= 2 * settings.max_visitors or of_address >= 2 * settings.max_visitors_per_address:
             raise CallboardError(ErrorCode.OVERLOADED, "Too many connections are open; try again later.")
@@ -210,7 +213,8 @@ class SpiritBox:
         return Sound(recording, release)
 
     def close(self) -> None:
-        """Ends every connection."""
+        """Ends every connection and takes none any more; safe to repeat."""
+        self._closed = True
         for ear in tuple(self._lines):
             ear.close()
 
