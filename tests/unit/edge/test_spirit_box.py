@@ -37,7 +37,7 @@ from tests.unit.edge.harness import CONFIG, frames, heard
 pytestmark = pytest.mark.unit
 
 RECORDING = b"\x1aE\xdf\xa3 a recording"
-REFUSAL, SILENCE = b"knock", b"hush"
+REFUSAL, SILENCE = b"thud", b"hush"
 VOICES = (
     OfferedVoice(name="ann", language="en-us"),
     OfferedVoice(name="greta", language="de"),
@@ -258,18 +258,17 @@ async def test_monologue_goes_on_part_after_part_to_its_bound_with_seeds_in_orde
 
 async def test_earlier_questions_are_told_and_the_same_seed_begins_anew() -> None:
     async with stage() as on:
-        seeds: list[int | None] = []
+        jobs: list[ChatJob] = []
         for n in range(3):
             if n != 1:
                 on.visitor.seed(5)
             on.visitor.contact(RECORDING)
             await on.hear(f"Question {n}?")
-            chat, _speech = await on.play(f"Answer {n}.")
-            seeds.append(chat.request.sampling.seed)
+            jobs.append((await on.play(f"Answer {n}."))[0])
             await on.ear.hears(n + 1)
             await on.quiet()
-        assert seeds == [5, 6, 5]
-        assert [message.content for message in chat.request.messages[1:]] == [
+        assert [job.request.sampling.seed for job in jobs] == [5, 6, 5]
+        assert [message.content for message in jobs[2].request.messages[1:]] == [
             *("Question 0?", "Answer 0.", "Question 1?", "Answer 1."),
             "Question 2?",
         ]
@@ -355,7 +354,7 @@ def test_base_model_continues_the_question_and_then_what_it_said() -> None:
         (RECORDING, "", ErrorCode.INVALID_REQUEST),
     ],
 )
-async def test_what_cannot_be_heard_gets_one_knocking_answer_and_no_job(
+async def test_what_cannot_be_heard_gets_one_dull_answer_and_no_job(
     recording: bytes, said: str | None, code: ErrorCode
 ) -> None:
     async with stage() as on:

@@ -177,7 +177,7 @@ WRONG_EVENTS = {
     "a seed that is text": ('42["seed",{"seed":"7"}]', False),
     "a seed that is true": ('42["seed",{"seed":true}]', False),
     "a seed without an object": ('42["seed",7]', False),
-    "an event that nobody knows": ('42["knock"]', False),
+    "an event that nobody knows": ('42["thud"]', False),
     "a contact that is text": ('42["contact","hello"]', True),
     "a contact that is JSON": ('42["contact",{"_placeholder":true,"num":0}]', True),
 }
