@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+import socketio  # pyright: ignore[reportMissingTypeStubs]
+from socketio.exceptions import ConnectionError as Refused  # pyright: ignore[reportMissingTypeStubs]
 
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -344,6 +346,33 @@ async def test_recording_over_the_limit_is_refused_and_one_far_over_closes_the_c
             assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
             assert socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
         assert harness.quota.asked == []
+
+
+@pytest.mark.parametrize("transports", [None, ["polling"], ["websocket"]])
+async def test_client_library_asks_and_hears_and_is_told_why_not(transports: list[str] | None) -> None:
+    async with edge() as harness:
+        client: Any = socketio.AsyncClient(reconnection=False)
+        heard: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        for name in ("first_response", "failure", "disconnect", "connect_error"):
+            client.on(name, lambda *told, name=name: heard.put_nowait((name, told[0] if told else None)))
+        with pytest.raises(Refused):
+            await client.connect(harness.url, auth={"user": "seance", "password": "month"}, transports=transports)
+        assert await heard.get() == ("connect_error", {"message": "The password is wrong."})
+        await client.connect(harness.url, auth={"user": "seance", "password": "moth"}, transports=transports)
+        assert client.transport() == (transports or ["websocket"])[0]
+        await client.emit("seed", {"seed": 7})
+        await client.emit("contact", RECORDING)
+        await answered(harness)
+        async with asyncio.timeout(10):
+            name, sound = await heard.get()
+            assert (name, is_mp3(sound)) == ("first_response", True)
+            await client.emit("contact", "hello")
+            assert (await heard.get())[1]["code"] == "invalid_request"
+            assert (await heard.get())[0] == "first_response"
+            await client.disconnect()
+            assert (await heard.get())[0] == "disconnect"
+        await harness.all_closed()
+        assert harness.figure("callboard_edge_spirit_visitors") == 0
 
 
 class NoReceiver:

@@ -91,9 +91,7 @@ class Seance:
         self.session.take_back()
 
     def close(self) -> None:
-        """Ends the session."""
-        if self._visitor is not None:
-            self.session.send(packets.DISCONNECT)
+        """Ends the session; a page that is not told to stay away connects again by itself."""
         self.session.end()
 
     def _take(self, packet: Packet) -> None:
