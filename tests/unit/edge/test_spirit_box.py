@@ -335,6 +335,21 @@ async def test_language_of_the_question_decides_language_and_voice(language: str
         assert chat.request.messages[1].content == ("Kérdés: Hm?" if language == "hu" else "Hm?")
 
 
+async def test_long_conversation_loses_its_oldest_part_instead_of_being_refused() -> None:
+    async with stage(chat_model="wren/tiny", instructions="Be short.", max_output_tokens=8) as on:
+        jobs: list[ChatJob] = []
+        for n in range(3):
+            on.visitor.contact(RECORDING)
+            await on.hear(f"{n}" * 6000)
+            jobs.append((await on.play("So."))[0])
+            await on.ear.hears(n + 1)
+            await on.quiet()
+        request = jobs[-1].request
+        assert request.overflow == "drop_front"
+        told = [message.content[:3] for message in request.messages]
+        assert told == ["Be ", "So.", "111", "So.", "222"]
+
+
 def test_base_model_continues_the_question_and_then_what_it_said() -> None:
     settings = SpiritBoxSection(prompt_form="base")
     monologue = Monologue("Who are {said}?", "en")

@@ -27,6 +27,7 @@ from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.languages import language_tag, voice_for_language
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import Background
+from callboard_edge.domain.prompt_bound import within_bounds
 from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.spirit_prompts import Exchange, Monologue, Seed, spirit_request
 from callboard_edge.domain.text_stream import has_output
@@ -359,6 +360,7 @@ class Visitor:
         model, settings = cast.chat, self._box.settings
         limit = model.output_limit(settings.max_output_tokens)
         request = spirit_request(settings, model.name, limit, monologue, tuple(self._earlier), self._seed.next())
+        request = within_bounds(request, model, self._box.admission.max_request_bytes)
         check_abilities(request, model)
         offered = self._box.workers.model("chat", model.pool, model.served_name)
         return with_honoured_sampling(request, offered, frozenset())

@@ -63,7 +63,10 @@ def spirit_request(
     earlier: Sequence[Exchange],
     seed: int | None,
 ) -> ChatRequest:
-    """What the model is asked next: the question where nothing is said yet, else for the continuation."""
+    """What the model is asked next: the question where nothing is said yet, else for the continuation.
+
+    What is too long for the model loses its oldest part.
+    """
     forms = settings.form_of(monologue.language)
     marks = {
         QUESTION_MARK: monologue.question,
@@ -78,6 +81,7 @@ def spirit_request(
             mode="completion",
             model=model,
             prompt=continuation if monologue.said else question,
+            overflow="drop_front",
             sampling=Sampling(seed=seed, stop=("\n",)),
             max_output_tokens=max_output_tokens,
         )
@@ -90,7 +94,11 @@ def spirit_request(
         messages.append(ChatMessage(role="assistant", content=part))
         messages.append(ChatMessage(role="user", content=continuation))
     return ChatRequest(
-        model=model, messages=tuple(messages), sampling=Sampling(seed=seed), max_output_tokens=max_output_tokens
+        model=model,
+        messages=tuple(messages),
+        overflow="drop_front",
+        sampling=Sampling(seed=seed),
+        max_output_tokens=max_output_tokens,
     )
 
 

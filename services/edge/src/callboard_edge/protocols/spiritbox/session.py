@@ -15,7 +15,8 @@ from callboard_edge.http.call import WRITE_TIMEOUT_S
 from callboard_kit.lifecycle import is_set_within
 
 PING_INTERVAL_S = 25.0
-PING_TIMEOUT_S = 20.0
+PING_TIMEOUT_S = 60.0
+"""Long enough for the answer to a ping that waits behind a recording on a slow line."""
 JOIN_TIMEOUT_S = 20.0
 """How long a session may be open without a visitor."""
 PROBE_TIMEOUT_S = 10.0
@@ -125,7 +126,7 @@ class Session:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "The session is polled already.")
         self._polled = True
         try:
-            while not (self._waiting or self.is_over or self._upgrading):
+            while not (self._waiting or self.is_over or self._upgrading or self._on_websocket):
                 self._wake.clear()
                 await is_set_within(self._wake, PING_INTERVAL_S + PING_TIMEOUT_S)
         except asyncio.CancelledError:
@@ -133,7 +134,7 @@ class Session:
             raise
         finally:
             self._polled = False
-        if self._upgrading and not self.is_over:
+        if (self._upgrading or self._on_websocket) and not self.is_over:
             return NOOP
         packets = [packet for one in self._all() for packet in one.packets]
         if self.is_over:
