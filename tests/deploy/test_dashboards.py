@@ -35,7 +35,7 @@ BUILT_IN = {"__rate_interval", "__range", "__range_ms", "__interval", "__all"}
 CLOSED_LABELS = {
     "backend", "code", "decision", "gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type", "kind",
     "may_sleep", "memory", "mode", "outcome", "pool", "protocol", "reason", "request", "result", "route", "script",
-    "service", "source", "status", "work",
+    "service", "source", "stage", "status", "work",
 }  # fmt: skip
 """Labels whose values come from the code or the configuration, never from a client."""
 BASE_UNITS = ("_seconds", "_bytes", "_ratio")

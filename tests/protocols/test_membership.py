@@ -15,11 +15,14 @@ from tests.protocols.toy import Toy
 
 pytestmark = pytest.mark.unit
 
+SOCKETS = {"spiritbox"}
+"""The suites ask with one request; tests/e2e/test_spirit_box.py asks those protocols that talk over a socket."""
+
 
 def missing(protocols: Sequence[Protocol]) -> set[str]:
     """What has not joined: protocols by their name, and paths that take a request from the holder of a key."""
     asked = list(dialects(RequestSuite))
-    joined = {one.protocol.name for one in asked} & {one.protocol.name for one in dialects(ErrorSuite)}
+    joined = ({one.protocol.name for one in asked} | SOCKETS) & {one.protocol.name for one in dialects(ErrorSuite)}
     posts = [route for _protocol, route in routes(protocols) if route.method == "POST"]
     paths = {one.path for one in asked}
     # One handler may serve several paths under one name.

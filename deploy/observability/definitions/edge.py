@@ -174,11 +174,36 @@ ROOMS = Row(
         ),
     ),
 )
+STAGES = "callboard_edge_spirit_stage_seconds"
+SPIRIT_BOX = Row(
+    "Spirit box",
+    (
+        gauge("Visitors", "Visitors that are connected.", "callboard_edge_spirit_visitors"),
+        counter(
+            "Questions",
+            "Questions a second, by how they came out; *replaced*: by the next one, or left, before an answer.",
+            "callboard_edge_spirit_contacts_total",
+            by="outcome",
+        ),
+        panel(
+            "After the end of a question, p50",
+            "How soon its text, the first token of the answer and the first sound of it come.",
+            "s",
+            Query(quantile(0.5, STAGES, by="stage"), "{{stage}}"),
+        ),
+        panel(
+            "After the end of a question, p95",
+            "How soon its text, the first token of the answer and the first sound of it come.",
+            "s",
+            Query(quantile(0.95, STAGES, by="stage"), "{{stage}}"),
+        ),
+    ),
+)
 
 EDGE = Dashboard(
     "edge",
     "Edge",
     "Who asks what, and what do they get?",
-    (TRAFFIC, LATENCY, STREAMS, ROOMS, processes("callboard-edge")),
+    (TRAFFIC, LATENCY, STREAMS, ROOMS, SPIRIT_BOX, processes("callboard-edge")),
     (Variable("route", REQUESTS),),
 )

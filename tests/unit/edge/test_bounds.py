@@ -12,9 +12,9 @@ import zstandard
 
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_edge.domain.attempts import Attempts
 from callboard_edge.http import connections, dispatcher
 from callboard_edge.http.body_reader import BodyBudget, OpenBody
-from callboard_edge.protocols.admin.auth import Attempts
 from callboard_edge.settings import edge_settings
 from tests.unit.edge.admin_harness import TOKEN, AdminHarness, Operator
 from tests.unit.edge.harness import EdgeHarness, asking, frames, running

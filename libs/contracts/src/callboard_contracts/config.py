@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, model_validator
 from callboard_contracts.characters import MODEL_PREFIX
 from callboard_contracts.pools import ChatSection, SttSection, TtsSection
 from callboard_contracts.section import Name, Port, Section
+from callboard_contracts.spirit_box import SpiritBoxSection
 
 BUS_USER = "callboard"
 """The user of the bus where the configuration names only a password."""
@@ -288,6 +289,7 @@ class Config(Section):
     talkmaster: TalkmasterSection = TalkmasterSection()
     kobold: KoboldSection = KoboldSection()
     horde: HordeSection = HordeSection()
+    spirit_box: SpiritBoxSection = SpiritBoxSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 
@@ -313,6 +315,24 @@ class Config(Section):
             for model in tier_section.models or ():
                 if model not in models and not model.startswith(MODEL_PREFIX):
                     raise ValueError(_unknown(f"quota.tiers.{name}.models", model, models))
+        return self
+
+    @model_validator(mode="after")
+    def _spirit_box_has_models(self) -> Self:
+        box = self.spirit_box
+        for key, model, offered in (
+            ("transcription_model", box.transcription_model, self.stt.models),
+            ("chat_model", box.chat_model, self.chat.models),
+            ("speech_model", box.speech_model, self.tts.models),
+        ):
+            if model is None and box.enabled and not offered:
+                raise ValueError(f"spirit_box.{key}: none is defined; a spirit box hears, answers and speaks")
+            if (
+                model is not None
+                and model not in offered
+                and not (key == "chat_model" and model.startswith(MODEL_PREFIX))
+            ):
+                raise ValueError(_unknown(f"spirit_box.{key}", model, offered))
         return self
 
 

@@ -75,7 +75,7 @@ CATALOGUE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.REQUEST_TIMEOUT: ErrorKind(408, True, "The request's body did not arrive in time."),
     ErrorCode.BODY_TOO_LARGE: ErrorKind(413, False, "The request's body is over the size limit."),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, False, "The request's body is encoded in a way not offered."),
-    ErrorCode.TOO_MANY_ATTEMPTS: ErrorKind(429, True, "This address sent too many wrong admin tokens."),
+    ErrorCode.TOO_MANY_ATTEMPTS: ErrorKind(429, True, "This address sent too many wrong admin tokens or passwords."),
     ErrorCode.QUOTA_EXCEEDED: ErrorKind(429, True, "A limit of the API key, the address or the site is reached."),
     ErrorCode.QUEUE_FULL: ErrorKind(
         429,

@@ -49,6 +49,7 @@ from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
+from callboard_edge.domain.spirit_box import Sounds, SpiritBox
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health, home_page
@@ -63,6 +64,7 @@ from callboard_edge.http.room_stream import RoomStreamResponder
 from callboard_edge.http.speech_responder import SpeechResponder
 from callboard_edge.http.text_responder import TextResponder
 from callboard_edge.http.transcription_responder import TranscriptionResponder
+from callboard_edge.media import spirit_sounds
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.idle_loop import IdleLoopError, read_loop
 from callboard_edge.media.room_streams import RoomStreams
@@ -75,6 +77,7 @@ from callboard_edge.protocols.horde.protocol import Horde
 from callboard_edge.protocols.kobold.protocol import Kobold
 from callboard_edge.protocols.ollama.protocol import Ollama
 from callboard_edge.protocols.openai.protocol import OpenAI
+from callboard_edge.protocols.spiritbox.protocol import SpiritBoxProtocol
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_edge.settings import edge_settings
 from callboard_kit import library_output
@@ -97,12 +100,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Kobold(),
     Horde(),
     Ollama(),
+    SpiritBoxProtocol(),
     Admin(),
 )
 """Every protocol that the edge speaks."""
-
-SITE_PREFIXES = ("", "/socket.io")
-"""Unknown paths that get plain text: clients of Socket.IO are not to read JSON of another protocol."""
 
 QUOTA = "quota"
 """The name by which `callboard up` knows the quota service."""
@@ -117,7 +118,8 @@ class EdgeServer:
 
     def __init__(self, context: EdgeContext, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
         self._settings = context.settings
-        site = SitePages(lambda context: [*health.routes(context), *home_page.routes()], prefixes=SITE_PREFIXES)
+        self._spirit_box = context.spirit_box
+        site = SitePages(lambda context: [*health.routes(context), *home_page.routes()])
         served = [ServedRoute(route, protocol) for protocol in (*protocols, site) for route in protocol.routes(context)]
         pages = docs.routes([one.route for one in served])
         served += [ServedRoute(route, site) for route in pages]
@@ -143,8 +145,10 @@ class EdgeServer:
         return int(self._runner.addresses[0][1])
 
     async def stop_listening(self) -> None:
-        """Takes no new connections; open ones are served to their end."""
+        """Takes no new connections; open ones are served to their end, but for the spirit box's, which have none."""
         self._dispatcher.closing = True
+        if self._spirit_box is not None:
+            self._spirit_box.close()
         if self._site is not None:
             await self._site.stop()
 
@@ -154,6 +158,8 @@ class EdgeServer:
 
     async def close(self) -> None:
         """Ends what is still open."""
+        if self._spirit_box is not None:
+            self._spirit_box.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -356,13 +362,14 @@ def edge_context(
         return (await admission.identify(caller)).tier or config.quota.anonymous_tier
 
     text = TextResponder(admission, workers, metrics)
+    offers = Offers(offer, config.quota.tiers, tier_of, characters, workers)
     return EdgeContext(
         settings=settings,
         chat_models=offer.chat_models,
         embedding_models=offer.embedding_models,
         speech_models=offer.speech_models,
         recognition_models=offer.recognition_models,
-        offers=Offers(offer, config.quota.tiers, tier_of, characters, workers),
+        offers=offers,
         characters=characters,
         workers=workers,
         admission=admission,
@@ -384,7 +391,31 @@ def edge_context(
         ready=ready,
         admin=admin,
         saved_slots=saved_slots,
+        spirit_box=spirit_box(config, admission, offers, workers, encoders, metrics),
     )
+
+
+def spirit_box(
+    config: Config,
+    admission: Admission,
+    offers: Offers,
+    workers: Workers,
+    encoders: EncoderPool,
+    metrics: EdgeMetrics,
+) -> SpiritBox | None:
+    """The site's spirit box, or None where it has none."""
+    if not config.spirit_box.enabled:
+        return None
+
+    async def encoded(pcm: bytes) -> bytes:
+        async with encoders.session("mp3") as session:
+            return await session.feed(pcm) + await session.finish()
+
+    sounds = Sounds(encoded, spirit_sounds.refusal(), spirit_sounds.silence())
+    figures = metrics.spirit_box
+    box = SpiritBox(config.spirit_box, config.stt, config.tts, admission, offers, workers, sounds, figures)
+    figures.visitors.set_function(lambda: box.visitors)
+    return box
 
 
 async def _drain(server: EdgeServer, replies: BusReplyRouter, timeout_s: float) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from callboard_contracts.config import Config
 from callboard_contracts.jobs import Service
 from callboard_contracts.pools import PoolSection
+from callboard_edge.domain.spirit_box import Outcome, Stage
 from callboard_edge.domain.waiting_jobs import WaitingJobs
 from callboard_edge.domain.workers import Workers
 
@@ -18,6 +20,42 @@ LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2
 
 ADMIN_REFUSALS = ("missing", "wrong", "blocked")
 MEMORY_USES = ("kept", "none")
+STAGES: tuple[Stage, ...] = get_args(Stage)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+STAGE_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
+
+
+class SpiritBoxMetrics:
+    """What is counted of the spirit box."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.visitors = Gauge("callboard_edge_spirit_visitors", "Visitors of the spirit box.", registry=registry)
+        self.contacts = Counter(
+            "callboard_edge_spirit_contacts_total",
+            "Questions to the spirit box, by outcome: answered, failed, or replaced by the next one (or left) before "
+            "an answer was heard.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.stages = Histogram(
+            "callboard_edge_spirit_stage_seconds",
+            "From the end of a question to its text, to the first token of the answer, and to its first sound.",
+            ("stage",),
+            buckets=STAGE_BUCKETS,
+            registry=registry,
+        )
+        for outcome in OUTCOMES:
+            self.contacts.labels(outcome)
+        for stage in STAGES:
+            self.stages.labels(stage)
+
+    def reached(self, stage: Stage, seconds: float) -> None:
+        """Notes how long after the end of a question a stage was reached."""
+        self.stages.labels(stage).observe(seconds)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Counts a question."""
+        self.contacts.labels(outcome).inc()
 
 
 class EdgeMetrics:
@@ -148,6 +186,7 @@ class EdgeMetrics:
             ("memory",),
             registry=registry,
         )
+        self.spirit_box = SpiritBoxMetrics(registry)
         for reason in ADMIN_REFUSALS:
             self.admin_refusals.labels(reason)
         for memory in MEMORY_USES:

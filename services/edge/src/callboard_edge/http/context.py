@@ -14,6 +14,7 @@ from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
+from callboard_edge.domain.spirit_box import SpiritBox
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.embedding_responder import EmbeddingResponder
 from callboard_edge.http.narrated_responder import NarratedResponder
@@ -32,7 +33,7 @@ class EdgeContext:
 
     `offers` tells which of the models a caller may ask for, `running` what there is of a reply that has a name. `ready`
     returns None, or why the edge cannot take work; `admin` is None where the site has no admin API, `saved_slots` where
-    it keeps nothing for callers.
+    it keeps nothing for callers, `spirit_box` where it has none.
     """
 
     settings: EdgeSettings
@@ -62,3 +63,4 @@ class EdgeContext:
     ready: Callable[[], str | None]
     admin: Administration | None = None
     saved_slots: SavedSlots | None = None
+    spirit_box: SpiritBox | None = None

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Mapping
 
 from aiohttp import web
-from cachetools import LRUCache
 from pydantic import BaseModel
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.administration import Administration
+from callboard_edge.domain.attempts import Attempts
 from callboard_edge.http.call import Call
 from callboard_edge.http.error_objects import ErrorAnswer
 from callboard_edge.http.protocol import bearer
@@ -29,11 +29,6 @@ REFUSED = {
     401: Answer("The admin token is missing or wrong.", ErrorAnswer),
     503: Answer("The bus did not answer.", ErrorAnswer),
 }
-MAX_ADDRESSES = 10_000
-FREE_FAILURES = 6
-"""So many wrong tokens of an address cost no more than the pause of each."""
-FIRST_BLOCK_S = 1.0
-LONGEST_BLOCK_S = 300.0
 
 
 def token_digest(token: str) -> bytes:
@@ -108,33 +103,6 @@ class AdminAuth:
         log.warning("admin_refused", extra={"request_id": call.request_id})
         await asyncio.sleep(self._admin.failure_pause_s)
         raise CallboardError(ErrorCode.INVALID_ADMIN_TOKEN, "The admin token is missing or wrong.")
-
-
-class Attempts:
-    """The wrong tokens of each address, which block it for ever longer; a right one clears it.
-
-    Of very many addresses the least recent are forgotten.
-    """
-
-    def __init__(self) -> None:
-        self._failures: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ADDRESSES)
-
-    def blocked_s(self, address: str) -> float:
-        """How long no token of an address is looked at, in seconds; 0 for now."""
-        _count, until = self._failures.get(address, (0, 0.0))
-        return max(0.0, until - asyncio.get_running_loop().time())
-
-    def fail(self, address: str) -> None:
-        """Counts a wrong token."""
-        count = self._failures.get(address, (0, 0.0))[0] + 1
-        block_s = (
-            min(LONGEST_BLOCK_S, FIRST_BLOCK_S * 2.0 ** (count - FREE_FAILURES)) if count >= FREE_FAILURES else 0.0
-        )
-        self._failures[address] = (count, asyncio.get_running_loop().time() + block_s)
-
-    def clear(self, address: str) -> None:
-        """Forgets an address's wrong tokens."""
-        self._failures.pop(address, None)
 
 
 def quota_silent(error: BusError) -> CallboardError:

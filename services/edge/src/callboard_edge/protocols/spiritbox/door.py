@@ -1,0 +1,68 @@
+"""Who is let in: those who know the site's password, and holders of an API key."""
+
+import hashlib
+import hmac
+from typing import Any, cast
+
+from callboard_contracts.accounts import KEY_PREFIX, key_digest
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.spirit_box import SpiritBoxSection
+from callboard_edge.domain.admission import Admission
+from callboard_edge.domain.attempts import Attempts
+from callboard_edge.domain.caller import Caller
+
+USER = "seance"
+MAX_PASSWORD_CHARACTERS = 1024
+
+
+class Door:
+    """Checks passwords; an address with many wrong ones is not listened to for a while."""
+
+    def __init__(self, settings: SpiritBoxSection, admission: Admission) -> None:
+        self._password = _digest(settings.password.get_secret_value()) if settings.password is not None else None
+        api_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+        self._key_digest = key_digest(api_key) if api_key else None
+        self._admission = admission
+        self._attempts = Attempts()
+
+    async def caller(self, credentials: Any, address: str | None) -> Caller:
+        """The caller that a visitor counts as.
+
+        Raises:
+            CallboardError: the password is wrong, the key is unknown, the address is blocked, or quota is away.
+        """
+        if (wait_s := self._attempts.blocked_s(address or "")) > 0:
+            raise CallboardError(
+                ErrorCode.TOO_MANY_ATTEMPTS, "Too many wrong passwords; try again later.", retry_after_s=wait_s
+            )
+        typed = _typed(credentials)
+        if self._password is not None and hmac.compare_digest(_digest(typed), self._password):
+            caller = Caller(self._key_digest, address)
+            await self._admission.check_caller(caller)
+        elif typed.startswith(KEY_PREFIX):
+            caller = Caller(key_digest(typed), address)
+            try:
+                await self._admission.identify(caller)
+            except CallboardError as error:
+                if error.info.code is ErrorCode.INVALID_API_KEY:
+                    self._attempts.fail(address or "")
+                raise
+        else:
+            self._attempts.fail(address or "")
+            raise CallboardError(ErrorCode.INVALID_API_KEY, "The password is wrong.")
+        self._attempts.clear(address or "")
+        return caller
+
+
+def _typed(credentials: Any) -> str:
+    """What was typed; nothing where the packet has no password, or is of somebody else."""
+    found: dict[Any, Any] = cast("dict[Any, Any]", credentials) if isinstance(credentials, dict) else {}
+    password = found.get("password")
+    if found.get("user") != USER or not isinstance(password, str) or len(password) > MAX_PASSWORD_CHARACTERS:
+        return ""
+    return password
+
+
+def _digest(password: str) -> bytes:
+    """All digests are of one length, so that the time of a comparison reveals nothing."""
+    return hashlib.sha256(password.encode("utf-8", "surrogatepass")).digest()
