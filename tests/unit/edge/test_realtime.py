@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import numpy as np
+import openai
 import pytest
 from openai.types.beta.realtime import RealtimeServerEvent as BetaEvent
 from openai.types.realtime import RealtimeServerEvent
@@ -15,6 +17,8 @@ from pydantic import TypeAdapter
 
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.speech import SegmentInfo, SpeechEnd
+from tests.support.sounds import silence, tone
 from tests.unit.edge.harness import EdgeHarness, frames, heard, running
 
 pytestmark = pytest.mark.unit
@@ -279,3 +283,54 @@ async def test_edge_that_stops_finishes_the_answer_and_says_goodbye(harness: Edg
         assert (await client.until("response.done"))[-1]["response"]["status"] == "completed"
         assert (await client.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
         assert client.socket.close_code == 1001
+
+
+async def test_official_client_hears_the_answer_in_both_forms(harness: EdgeHarness) -> None:
+    pytest.importorskip("websockets", reason="the realtime client needs it")
+    root = f"{harness.url}/v1"
+    # The beta's client takes TLS for granted where nothing is said of it.
+    sockets = root.replace("http", "ws", 1)
+    async with openai.AsyncOpenAI(base_url=root, websocket_base_url=sockets, api_key="none", max_retries=0) as client:
+        for connect, name in ((client.realtime.connect, "output_audio"), (client.beta.realtime.connect, "audio")):
+            playing = asyncio.ensure_future(_speak(harness))
+            async with connect(model="owl") as connection:
+                session = (await connection.recv()).session
+                await connection.response.create(response={"instructions": "Speak."})
+                events = []
+                async with asyncio.timeout(10):
+                    while not events or events[-1].type != "response.done":
+                        events.append(await connection.recv())
+            await playing
+            deltas = [event.delta for event in events if event.type == f"response.{name}.delta"]
+            assert b"".join(map(base64.b64decode, deltas)) == b"\1\0" * 20_000
+            assert len(deltas) == 2
+            assert events[-1].response.status == "completed"
+            assert session.id.startswith("sess_")
+    await harness.all_closed()
+    assert not harness.jobs.cancelled
+
+
+async def test_who_speaks_into_an_answer_cancels_both_of_its_jobs(harness: EdgeHarness) -> None:
+    async with connected(harness) as client:
+        await client.send({"type": "response.create", "response": {"instructions": "Speak."}})
+        speech = await harness.jobs.next_speech()
+        chat = await harness.worker(frames("Once upon ", end=None))
+        harness.replies.say(speech.request_id, 0, SegmentInfo(attempt=1, piece=0, offset_bytes=0), b"\1\0" * 2400)
+        await client.until("response.output_audio.delta")
+        sound = np.repeat(np.concatenate((silence(0.2), tone(300, 0.4))), 3)[::2].astype("<i2").tobytes()
+        await client.send({"type": "input_audio_buffer.append", "audio": base64.b64encode(sound).decode()})
+        done = (await client.until("response.done"))[-1]["response"]
+        assert (done["status"], done["status_details"]["reason"]) == ("cancelled", "turn_detected")
+        assert harness.figure("callboard_edge_realtime_interruptions_total") == 1
+        await harness.all_closed()
+    assert sorted(harness.jobs.cancelled) == sorted([chat.request_id, speech.request_id])
+
+
+async def _speak(harness: EdgeHarness) -> None:
+    """Writes an answer and speaks it."""
+    speech = await harness.jobs.next_speech()
+    await harness.worker(frames("Good evening."))
+    ends = SpeechEnd(reason="stop", audio_ms=833)
+    harness.replies.say(speech.request_id, 0, SegmentInfo(attempt=1, piece=0, offset_bytes=0), b"\1\0" * 20_000)
+    harness.replies.say(speech.request_id, 1, SegmentInfo(attempt=1, piece=1, offset_bytes=0, end=ends), b"")
+    harness.jobs.finish(speech.request_id)
