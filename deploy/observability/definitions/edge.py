@@ -174,11 +174,33 @@ ROOMS = Row(
         ),
     ),
 )
+FIRST_TEXT = "callboard_edge_realtime_first_text_seconds"
+FIRST_SOUND = "callboard_edge_realtime_first_audio_seconds"
+SINCE_LAST_WORD = "From the last word that somebody said, with the silence that had to pass where the site found the end."
+REALTIME = Row(
+    "Real-time conversation",
+    (
+        gauge("Sessions", "Open sessions of `/v1/realtime`.", "callboard_edge_realtime_sessions"),
+        counter(
+            "Sessions refused",
+            "Sessions that were refused because the site or the caller has too many open.",
+            "callboard_edge_realtime_refused_total",
+            by="limit",
+        ),
+        counter(
+            "Interruptions",
+            "Answers that were stopped because somebody spoke into them.",
+            "callboard_edge_realtime_interruptions_total",
+        ),
+        *spread(FIRST_TEXT, "First text", SINCE_LAST_WORD),
+        *spread(FIRST_SOUND, "First sound", SINCE_LAST_WORD),
+    ),
+)
 
 EDGE = Dashboard(
     "edge",
     "Edge",
     "Who asks what, and what do they get?",
-    (TRAFFIC, LATENCY, STREAMS, ROOMS, processes("callboard-edge")),
+    (TRAFFIC, LATENCY, STREAMS, ROOMS, REALTIME, processes("callboard-edge")),
     (Variable("route", REQUESTS),),
 )

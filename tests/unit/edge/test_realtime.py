@@ -250,6 +250,7 @@ async def test_sessions_are_counted_and_bounded() -> None:
                 await asyncio.sleep(0.01)
         async with connected(harness):
             pass
+        assert harness.figure("callboard_edge_clients_gone_total", route="realtime") == 0
 
 
 async def test_refusal_of_quota_ends_a_response_and_costs_nothing(harness: EdgeHarness) -> None:

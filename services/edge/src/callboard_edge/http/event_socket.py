@@ -44,6 +44,8 @@ class EventSocket:
         self._wakened = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self.said_goodbye = False
+        """Whether the client has closed the connection in order."""
 
     @classmethod
     async def accept(
@@ -100,6 +102,7 @@ class EventSocket:
             case WSMsgType.BINARY:
                 return Received("binary")
             case _:
+                self.said_goodbye = message.type is WSMsgType.CLOSE
                 return Received("closed")
 
     async def run(self) -> None:

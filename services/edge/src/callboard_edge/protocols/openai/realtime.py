@@ -1,5 +1,6 @@
 """OpenAI's `/v1/realtime`: a conversation by voice over a WebSocket."""
 
+import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -60,7 +61,13 @@ def routes(context: EdgeContext) -> list[Route]:
                 max_bytes=limits.max_event_bytes * HARD_LIMIT,
                 max_unsent_bytes=limits.max_unsent_bytes,
             )
-            await Talk(context, call, socket, offer, model, shape_of(headers)).run()
+            try:
+                await Talk(context, call, socket, offer, model, shape_of(headers)).run()
+            except asyncio.CancelledError:
+                # The library cancels the handler of every connection that ends, also of one that is closed in order.
+                if not socket.said_goodbye or (task := asyncio.current_task()) is None:
+                    raise
+                task.uncancel()
         assert call.response is not None
         return call.response
 
