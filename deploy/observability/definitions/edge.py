@@ -176,7 +176,9 @@ ROOMS = Row(
 )
 FIRST_TEXT = "callboard_edge_realtime_first_text_seconds"
 FIRST_SOUND = "callboard_edge_realtime_first_audio_seconds"
-SINCE_LAST_WORD = "From the last word that somebody said, with the silence that had to pass where the site found the end."
+SINCE_LAST_WORD = (
+    "From somebody's last word, with the silence that had to pass where the site found the end of the turn."
+)
 REALTIME = Row(
     "Real-time conversation",
     (
