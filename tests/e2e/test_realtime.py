@@ -2,8 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ SENTENCES = [
 REPLY = "".join(SENTENCES)
 LONG = Script(reply=[f"{word} " for word in (REPLY + " ").split() * 8], token_delay_s=0.05)
 TRANSCRIBED: dict[str, Any] = {"transcription": {"model": "whisper-1"}}
-Connect = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +135,10 @@ async def test_beta_client_speaks_and_the_server_finds_the_turns(
 ) -> None:
     chat_engine.plays(Script(reply=SENTENCES[:1]))
     async with client.beta.realtime.connect(model="owl") as connection:
-        assert (await connection.recv()).session.turn_detection.type == "server_vad"
-        settings = {"input_audio_transcription": {"model": "whisper-1"}, "output_audio_format": "g711_ulaw"}
-        await connection.session.update(session=settings)  # pyright: ignore
+        opened: Any = await connection.recv()
+        assert opened.session.turn_detection.type == "server_vad"
+        settings: Any = {"input_audio_transcription": {"model": "whisper-1"}, "output_audio_format": "g711_ulaw"}
+        await connection.session.update(session=settings)
         await until(connection, "session.updated")
         for part in spoken(1, 1, 1):
             await connection.input_audio_buffer.append(audio=part)
@@ -208,7 +207,8 @@ async def test_lost_connection_takes_everything_with_it(
         await until(connection, "conversation.created")
         await connection.response.create(response={"instructions": "Speak."})
         await until(connection, "response.output_audio.delta")
-        connection._connection.transport.abort()
+        raw: Any = connection._connection  # pyright: ignore[reportPrivateUsage]
+        raw.transport.abort()
         await eventually(lambda: chat_engine.active == speech_engine.running == 0, 10, "nobody works for nobody")
     await eventually(lambda: not deployment.left_over(), 15, "no hold is left")
 
@@ -239,7 +239,7 @@ async def test_bad_events_are_answered_and_the_session_goes_on(
     since = len(await deployment.usage())
     async with client.realtime.connect(model="owl") as connection:
         await until(connection, "conversation.created")
-        raw = connection._connection
+        raw: Any = connection._connection  # pyright: ignore[reportPrivateUsage]
         for message in (
             b"\x00\x01",
             "{not json",

@@ -183,7 +183,7 @@ async def test_bad_events_are_told_and_the_session_goes_on(harness: EdgeHarness)
             ('{"type": "x", "pad": "' + "y" * 3_000_000 + '"}', "body_too_large", None),
         ]
         for message, code, param in bad:
-            send = client.socket.send_bytes if isinstance(message, bytes) else client.socket.send_str
+            send: Any = client.socket.send_bytes if isinstance(message, bytes) else client.socket.send_str
             await send(message)
             event = await client.next()
             assert (event["type"], event["error"]["code"], event["error"]["param"]) == ("error", code, param), message
@@ -267,8 +267,8 @@ async def test_client_that_is_gone_takes_its_jobs_with_it(harness: EdgeHarness) 
         await client.send(TEXT_ONLY, saying("Hello."), {"type": "response.create"})
         job = await harness.worker(frames("Good ", end=None))
         await client.until("response.output_text.delta")
-        transport = client.socket._conn.transport  # pyright: ignore
-        transport.abort()
+        connection: Any = client.socket._conn  # pyright: ignore[reportPrivateUsage]
+        connection.transport.abort()
         await harness.all_closed()
     assert harness.jobs.cancelled == [job.request_id]
 
@@ -292,12 +292,13 @@ async def test_official_client_hears_the_answer_in_both_forms(harness: EdgeHarne
     # The beta's client takes TLS for granted where nothing is said of it.
     sockets = root.replace("http", "ws", 1)
     async with openai.AsyncOpenAI(base_url=root, websocket_base_url=sockets, api_key="none", max_retries=0) as client:
-        for connect, name in ((client.realtime.connect, "output_audio"), (client.beta.realtime.connect, "audio")):
+        forms: Any = ((client.realtime.connect, "output_audio"), (client.beta.realtime.connect, "audio"))
+        for connect, name in forms:
             playing = asyncio.ensure_future(_speak(harness))
             async with connect(model="owl") as connection:
-                session = (await connection.recv()).session
+                opened: Any = await connection.recv()
                 await connection.response.create(response={"instructions": "Speak."})
-                events = []
+                events: list[Any] = []
                 async with asyncio.timeout(10):
                     while not events or events[-1].type != "response.done":
                         events.append(await connection.recv())
@@ -306,7 +307,7 @@ async def test_official_client_hears_the_answer_in_both_forms(harness: EdgeHarne
             assert b"".join(map(base64.b64decode, deltas)) == b"\1\0" * 20_000
             assert len(deltas) == 2
             assert events[-1].response.status == "completed"
-            assert session.id.startswith("sess_")
+            assert opened.session.id.startswith("sess_")
     await harness.all_closed()
     assert not harness.jobs.cancelled
 

@@ -33,7 +33,8 @@ class Board:
         self.sounds: list[tuple[Item, Part]] = []
         self.plans: list[Plan] = []
         self.stopped: list[tuple[Response, CancelReason]] = []
-        wanted = SessionSettings("owl", **{"transcription": Transcription(), **settings})
+        given: dict[str, Any] = {"transcription": Transcription(), **settings}
+        wanted = SessionSettings("owl", **given)
         self.session = Session(Events(self, shape), self, wanted, 60_000, max_items, 60)
 
     def send(self, event: str, tag: str | None = None) -> None:
