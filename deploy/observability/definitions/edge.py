@@ -199,11 +199,35 @@ SPIRIT_BOX = Row(
         ),
     ),
 )
+FIRST_TEXT = "callboard_edge_realtime_first_text_seconds"
+FIRST_SOUND = "callboard_edge_realtime_first_audio_seconds"
+SINCE_LAST_WORD = (
+    "From somebody's last word, with the silence that had to pass where the site found the end of the turn."
+)
+REALTIME = Row(
+    "Real-time conversation",
+    (
+        gauge("Sessions", "Open sessions of `/v1/realtime`.", "callboard_edge_realtime_sessions"),
+        counter(
+            "Sessions refused",
+            "Sessions that were refused because the site or the caller has too many open.",
+            "callboard_edge_realtime_refused_total",
+            by="limit",
+        ),
+        counter(
+            "Interruptions",
+            "Answers that were stopped because somebody spoke into them.",
+            "callboard_edge_realtime_interruptions_total",
+        ),
+        *spread(FIRST_TEXT, "First text", SINCE_LAST_WORD),
+        *spread(FIRST_SOUND, "First sound", SINCE_LAST_WORD),
+    ),
+)
 
 EDGE = Dashboard(
     "edge",
     "Edge",
     "Who asks what, and what do they get?",
-    (TRAFFIC, LATENCY, STREAMS, ROOMS, SPIRIT_BOX, processes("callboard-edge")),
+    (TRAFFIC, LATENCY, STREAMS, ROOMS, SPIRIT_BOX, REALTIME, processes("callboard-edge")),
     (Variable("route", REQUESTS),),
 )

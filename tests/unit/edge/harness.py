@@ -35,6 +35,7 @@ from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.live_sessions import LiveSessions
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.room_streams import RoomStreams
@@ -141,6 +142,7 @@ class EdgeHarness:
     inquiry: FakeModelInquiry
     characters: Characters
     results: FakeResultStore
+    live_sessions: LiveSessions
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -263,6 +265,7 @@ async def running(
             inquiry,
             characters,
             results,
+            context.live_sessions,
             [mixing],
         )
         try:

@@ -108,6 +108,27 @@ class EdgeSection(Section):
     """How long open requests may go on after the order to stop."""
 
 
+class RealtimeSection(Section):
+    """Sessions of `/v1/realtime`, in which clients speak and are answered."""
+
+    max_sessions: int = Field(default=64, ge=0)
+    """How many sessions an edge holds at once; with 0 it refuses all."""
+    max_sessions_per_caller: int = Field(default=8, ge=1)
+    """How many of them a key may have, or an address without one."""
+    max_session_s: float = Field(default=3600.0, ge=1)
+    """How long a session lasts at most."""
+    max_event_bytes: int = Field(default=2 * 1024 * 1024, ge=4096, le=32 * 1024 * 1024)
+    """The largest event of a client; one that is twice as large ends the session."""
+    max_buffer_s: float = Field(default=120.0, ge=1, le=1800)
+    """How much sound a turn may have: more is refused, or ends the turn where turns are detected."""
+    max_items: int = Field(default=256, ge=2, le=4096)
+    """How many items a conversation keeps; the oldest is deleted for one more."""
+    max_unsent_bytes: int = Field(default=2 * 1024 * 1024, ge=64 * 1024)
+    """How much waits for a client that reads slowly, before its answer waits too; at 24 kHz, 64 kB a second."""
+    heartbeat_s: float = Field(default=20.0, ge=1)
+    """How often a silent client is asked whether it is still there; half as long after that it counts as gone."""
+
+
 class RoomsSection(Section):
     """Conversations that are kept."""
 
@@ -290,6 +311,7 @@ class Config(Section):
     kobold: KoboldSection = KoboldSection()
     horde: HordeSection = HordeSection()
     spirit_box: SpiritBoxSection = SpiritBoxSection()
+    realtime: RealtimeSection = RealtimeSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 

@@ -57,6 +57,7 @@ from callboard_edge.http.connections import GuardedServer
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
 from callboard_edge.http.embedding_responder import EmbeddingResponder
+from callboard_edge.http.live_sessions import LiveSessions
 from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.protocol import Protocol, SitePages
 from callboard_edge.http.room_recording import RoomRecordingResponder
@@ -307,6 +308,7 @@ async def _serve(
             await shutdown.wait()
             await server.stop_listening()
             streams.close()
+            context.live_sessions.stopping.set()
             await _drain(server, replies, config.edge.drain_timeout_s)
     finally:
         await server.close()
@@ -378,6 +380,7 @@ def edge_context(
         speech=SpeechResponder(admission, encoders, metrics, settings),
         narrated=NarratedResponder(text, admission, encoders, metrics, settings),
         transcriptions=TranscriptionResponder(admission, workers, metrics, config.stt),
+        live_sessions=LiveSessions(config.realtime, metrics),
         rooms=deps.rooms,
         room_reader=deps.room_reader,
         inquiry=deps.inquiry,

@@ -17,7 +17,10 @@ from callboard_edge.domain.workers import Workers
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2)
+SPOKEN_TURN_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 30, 60)
 
+REALTIME_LIMITS = ("site", "caller")
+TURNS = ("server_vad", "client")
 ADMIN_REFUSALS = ("missing", "wrong", "blocked")
 MEMORY_USES = ("kept", "none")
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -187,6 +190,40 @@ class EdgeMetrics:
             registry=registry,
         )
         self.spirit_box = SpiritBoxMetrics(registry)
+        self.realtime_sessions = Gauge(
+            "callboard_edge_realtime_sessions", "Open sessions of real-time conversation.", registry=registry
+        )
+        self.realtime_refused = Counter(
+            "callboard_edge_realtime_refused_total",
+            "Sessions that were refused because too many are open, of the site or of the caller.",
+            ("limit",),
+            registry=registry,
+        )
+        self.realtime_first_text = Histogram(
+            "callboard_edge_realtime_first_text_seconds",
+            "From the end of what somebody said to the first text of the answer, by what ended the turn: *server_vad* "
+            "or *client*. With *server_vad* the silence that has to pass first counts too.",
+            ("turn",),
+            buckets=SPOKEN_TURN_BUCKETS,
+            registry=registry,
+        )
+        self.realtime_first_audio = Histogram(
+            "callboard_edge_realtime_first_audio_seconds",
+            "The same to the first sound of the answer.",
+            ("turn",),
+            buckets=SPOKEN_TURN_BUCKETS,
+            registry=registry,
+        )
+        self.realtime_interruptions = Counter(
+            "callboard_edge_realtime_interruptions_total",
+            "Answers that were stopped because somebody spoke into them.",
+            registry=registry,
+        )
+        for limit in REALTIME_LIMITS:
+            self.realtime_refused.labels(limit)
+        for turn in TURNS:
+            self.realtime_first_text.labels(turn)
+            self.realtime_first_audio.labels(turn)
         for reason in ADMIN_REFUSALS:
             self.admin_refusals.labels(reason)
         for memory in MEMORY_USES:

@@ -17,6 +17,7 @@ from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.spirit_box import SpiritBox
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.embedding_responder import EmbeddingResponder
+from callboard_edge.http.live_sessions import LiveSessions
 from callboard_edge.http.narrated_responder import NarratedResponder
 from callboard_edge.http.room_recording import RoomRecordingResponder
 from callboard_edge.http.room_stream import RoomStreamResponder
@@ -50,6 +51,7 @@ class EdgeContext:
     speech: SpeechResponder
     narrated: NarratedResponder
     transcriptions: TranscriptionResponder
+    live_sessions: LiveSessions
     rooms: RoomsClient
     room_reader: RoomReader
     inquiry: ModelInquiry

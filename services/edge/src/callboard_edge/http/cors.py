@@ -34,9 +34,11 @@ class Cors:
             }
         return {"Vary": "Origin"}
 
-    def allows(self, origin: str | None, host: str) -> bool:
-        """Whether a page may open a WebSocket, which browsers leave to the server: one of the site, or of an origin."""
-        return self._any or origin is None or origin in self._origins or origin.partition("://")[2] == host
+    def allows(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page of an origin may open a WebSocket, for which browsers ask nobody; pages of this host may."""
+        if origin is None or self._any or origin in self._origins:
+            return True
+        return origin.partition("://")[2] == host
 
     def preflight(self, asked: Mapping[str, str]) -> dict[str, str]:
         """What the answer to a preflight carries: the header names that the page asked for are all allowed."""

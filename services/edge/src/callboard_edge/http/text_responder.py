@@ -133,18 +133,24 @@ class TextResponder:
         self, call: Call, request: ChatRequest, model: ChatModel, refused_sampling: Set[str]
     ) -> ChatRequest:
         """The request as its model's workers take it; raises CallboardError where they do not."""
-        offered = self.workers.model("chat", model.pool, model.served_name)
         if model.character is not None:
             said = {"speaker": call.speaker or request.speaker, "message_id": call.message_id or request.message_id}
             request = request.model_copy(update=said)
+        request = await self.prepared(request, model, refused_sampling)
+        if call.body_bytes * MAX_GROWTH > self.admission.max_request_bytes:
+            self.admission.check_size(request)
+        return request
+
+    async def prepared(
+        self, request: ChatRequest, model: ChatModel, refused_sampling: Set[str] = frozenset()
+    ) -> ChatRequest:
+        """The same for a request that comes with no call of its own, and whose size is not looked at."""
+        offered = self.workers.model("chat", model.pool, model.served_name)
         request = within_bounds(request, model, self.admission.max_request_bytes)
         request = with_usable_tools(with_usual_end(request), model, offered)
         check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
-        request = await self.schemas.enforceable(request)
-        if call.body_bytes * MAX_GROWTH > self.admission.max_request_bytes:
-            self.admission.check_size(request)
-        return request
+        return await self.schemas.enforceable(request)
 
     async def _collected(self, call: Call, reply: TextStream) -> TextReply:
         async def on_silence() -> None:

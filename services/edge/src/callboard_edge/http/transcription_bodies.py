@@ -62,6 +62,8 @@ def _language(value: Any) -> Any:
     return "no" if code == "nb" else code
 
 
+Language = Annotated[str | None, BeforeValidator(_language)]
+"""A language's code, read from a code, a tag or a name."""
 Words = Annotated[
     tuple[Annotated[str, Field(max_length=MAX_WORD)], ...], Field(max_length=MAX_HOTWORDS), BeforeValidator(_listed)
 ]

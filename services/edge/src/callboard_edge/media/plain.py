@@ -39,11 +39,11 @@ class WavEncoder:
 
     def __init__(self) -> None:
         self._aligner = SampleAligner()
-        self._header = _wav_header(None)
+        self._header = wav_header(None)
 
     def set_length(self, total_pcm_bytes: int) -> None:
         """Writes the length into the header."""
-        self._header = _wav_header(total_pcm_bytes)
+        self._header = wav_header(total_pcm_bytes)
 
     @staticmethod
     def total_bytes(total_pcm_bytes: int) -> int:
@@ -64,7 +64,8 @@ class WavEncoder:
         """Does nothing."""
 
 
-def _wav_header(total_pcm_bytes: int | None) -> bytes:
+def wav_header(total_pcm_bytes: int | None, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+    """The header of a WAV file with one channel of 16-bit PCM, whose length may be unknown."""
     if total_pcm_bytes is None or total_pcm_bytes + WAV_HEADER_BYTES >= UNKNOWN_LENGTH:
         riff_bytes = data_bytes = UNKNOWN_LENGTH
     else:
@@ -79,8 +80,8 @@ def _wav_header(total_pcm_bytes: int | None) -> bytes:
         16,
         1,
         1,
-        SAMPLE_RATE_HZ,
-        SAMPLE_RATE_HZ * BYTES_PER_SAMPLE,
+        rate_hz,
+        rate_hz * BYTES_PER_SAMPLE,
         BYTES_PER_SAMPLE,
         8 * BYTES_PER_SAMPLE,
         b"data",

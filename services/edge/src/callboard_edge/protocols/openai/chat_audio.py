@@ -44,27 +44,46 @@ def spoken(
         raise CallboardError(ErrorCode.INVALID_REQUEST, "Missing required field: 'audio'.", param="audio")
     if body.stream and audio.format not in _STREAMED:
         raise unsupported(f"A streamed reply is spoken as one of {', '.join(_STREAMED)}.", "audio.format")
+    speed, word_times = 1.0 if audio.speed is None else audio.speed, bool(audio.timestamp_granularities)
     try:
-        # OpenAI's clients have no place for the model's name.
-        model = models.resolve(audio.model or models.default or next(iter(models.names), None))
-        catalog, asked = model.catalog(workers), audio.voice
-        if asked is None and chat_model.character is not None and catalog.can_speak(chat_model.character):
-            asked = chat_model.name
-        voice = catalog.resolve(asked)
-        if audio.timestamp_granularities:
+        model, request = voiced(
+            chat_model, models, workers, audio.model, audio.voice, speed=speed, word_times=word_times
+        )
+        if word_times:
             check_word_times(model, workers, GRANULARITIES)
     except CallboardError as error:
         raise CallboardError.of(error.info.model_copy(update={"param": f"audio.{error.info.param}"})) from None
-    speed = 1.0 if audio.speed is None else audio.speed
+    return model, request, _FORMATS[audio.format]
+
+
+def voiced(
+    chat_model: ChatModel,
+    models: Catalogue[SpeechModel],
+    workers: Workers,
+    name: str | None,
+    voice: str | None,
+    *,
+    speed: float = 1.0,
+    word_times: bool = False,
+) -> tuple[SpeechModel, SpeechRequest]:
+    """How the reply of a chat model is spoken; OpenAI's clients have no place for the name of the speech model.
+
+    Raises:
+        CallboardError: there is no such model or voice.
+    """
+    model = models.resolve(name or models.default or next(iter(models.names), None))
+    catalog = model.catalog(workers)
+    if voice is None and chat_model.character is not None and catalog.can_speak(chat_model.character):
+        voice = chat_model.name
     request = SpeechRequest(
         model=model.name,
         text="",
-        voice=voice,
+        voice=catalog.resolve(voice),
         speed=speed,
-        words=catalog.words_of(asked),
-        word_times=bool(audio.timestamp_granularities),
+        words=catalog.words_of(voice),
+        word_times=word_times,
     )
-    return model, request, _FORMATS[audio.format]
+    return model, request
 
 
 async def with_transcripts(body: F, result: Callable[[str], Awaitable[ChatResult | None]]) -> F:

@@ -15,6 +15,7 @@ from callboard_edge.protocols.openai import (
     embeddings,
     errors,
     models,
+    realtime,
     responses,
     speech,
     transcriptions,
@@ -25,7 +26,7 @@ from callboard_edge.protocols.openai import (
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """Chat, completions, responses, embeddings, speech, transcriptions, models, voices and usage."""
+    """Chat, completions, responses, embeddings, speech, transcriptions, conversation, models, voices and usage."""
 
     name: str = "openai"
     prefixes: Sequence[str] = ("/v1",)
@@ -33,12 +34,13 @@ class OpenAI:
 
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes."""
-        modules = (chat, completions, responses, embeddings, models, speech, transcriptions, voices, usage)
+        modules = (chat, completions, responses, embeddings, models, speech, transcriptions, realtime, voices, usage)
         return [route for module in modules for route in module.routes(context)]
 
     def credentials(self, headers: Mapping[str, str]) -> str:
-        """The bearer token; other programs put the same key into headers of their own."""
-        return bearer(headers) or headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
+        """The bearer token; other programs put the same key into headers of their own, and pages into a subprotocol."""
+        own = headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
+        return bearer(headers) or own or realtime.key_in(headers)
 
     def render_error(self, error: CallboardError) -> web.Response:
         """An `error` object."""

@@ -22,10 +22,12 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.protocols.openai.chat import data_image, tool_of
 from callboard_edge.protocols.openai.choices import check_logprobs
 from callboard_edge.protocols.openai.responses_bodies import (
+    ChosenResponseTool,
     InputContent,
     InputItem,
     InputPart,
     ResponsesBody,
+    ResponseTool,
     TextFormat,
 )
 
@@ -93,7 +95,7 @@ def responses_request(
         top_logprobs = body.top_logprobs or 0
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     system = [ChatMessage(role="system", content=body.instructions)] if body.instructions else []
-    tools, tool_choice = _tools(body, model)
+    tools, tool_choice = functions_of(body.tools, body.tool_choice, model)
     return ChatRequest(
         model=model.name,
         messages=(*system, *messages),
@@ -190,9 +192,16 @@ def _text(part: InputPart, place: str) -> str:
     raise _invalid("Content parts must be of the type 'input_text' or 'output_text'.", f"{place}.type")
 
 
-def _tools(body: ResponsesBody, model: ChatModel) -> tuple[tuple[Tool, ...], str]:
+def functions_of(
+    offered: Sequence[ResponseTool] | None, choice: str | ChosenResponseTool | None, model: ChatModel
+) -> tuple[tuple[Tool, ...], str]:
+    """The functions that a model may call, and which of them it must.
+
+    Raises:
+        CallboardError: a tool is no function, or the choice names none.
+    """
     tools: list[Tool] = []
-    for index, spec in enumerate(body.tools or ()):
+    for index, spec in enumerate(offered or ()):
         if spec.type != "function":
             if model.tools == "ignore":
                 continue
@@ -201,7 +210,7 @@ def _tools(body: ResponsesBody, model: ChatModel) -> tuple[tuple[Tool, ...], str
             raise _invalid("A function needs a name.", f"tools[{index}].name")
         parameters = f"tools[{index}].parameters"
         tools.append(tool_of(spec.name, spec.description, spec.parameters, strict=spec.strict, place=parameters))
-    choice = body.tool_choice or "auto"
+    choice = choice or "auto"
     if not isinstance(choice, str):
         if choice.type != "function":
             raise unsupported("Only a function can be chosen.", "tool_choice")
