@@ -7,6 +7,7 @@ from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
 from callboard_contracts.config import Config
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatPoolSection
 from callboard_kit.memory_limit import MIB, default_limit_bytes
 from callboard_kit.model_files import model_path
@@ -30,6 +31,7 @@ class PoolSettings(WorkerPool):
     connect_timeout_s: float
     decision_timeout_s: float
     admits_unheld: bool
+    kudos: KudosSection
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
 
@@ -94,6 +96,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         drain_timeout_s=config.chat.drain_timeout_s,
         decision_timeout_s=config.quota.decision_timeout_s,
         admits_unheld=config.quota.on_unreachable == "admit_and_settle",
+        kudos=config.kudos,
         models=models,
     )
 

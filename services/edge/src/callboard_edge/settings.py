@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from callboard_contracts.config import Config, HordeSection
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import SttSection, TtsSection
 
 
@@ -23,6 +24,7 @@ class EdgeSettings:
     speaks_in_rooms: bool
     kobold_prefix: str
     horde: HordeSection
+    kudos: KudosSection
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -41,4 +43,5 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         speaks_in_rooms=config.talkmaster.speech,
         kobold_prefix=config.kobold.path_prefix,
         horde=config.horde,
+        kudos=config.kudos,
     )

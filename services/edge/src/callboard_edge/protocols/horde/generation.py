@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError
 from callboard_contracts.kept import KeptGroup
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.job_groups import GroupJob, GroupState
@@ -15,13 +16,12 @@ from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
 from callboard_edge.protocols.horde.pools import pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import check_key
 from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of
 
 TAG = "AI Horde"
-KUDOS = 0
-"""What a text of the site's own pools costs: they take tokens of the account's limits, and no kudos."""
 
 
 def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
@@ -35,10 +35,12 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         check_body(body)
         model = chosen_model(context, (await context.offers.to(call.caller)).chat_models, body)
         request = await context.text.checked(call, chat_request(body, model), model, frozenset())
+        count = (body.params and body.params.n) or 1
+        quoted = await quote(context, body, request, model, count)
         if body.dry_run:
             await context.admission.identify(call.caller)
-            return call.answer({"kudos": KUDOS})
-        count = (body.params and body.params.n) or 1
+            return call.answer({"kudos": quoted.kudos})
+        check_upfront(call, quoted)
         request_id = str(uuid.uuid4())
         group = KeptGroup(
             request_id=request_id,
@@ -51,10 +53,14 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         )
 
         async def enter(job_id: str) -> None:
-            await context.admission.chat_kept(call.caller, request, model, job_id)
+            price = quoted.of(group.job_ids.index(job_id))
+            await context.admission.chat_kept(call.caller, request, model, job_id, kudos=price)
 
-        await groups.submit(_name(request_id), group, enter)
-        return call.answer({"id": request_id, "kudos": KUDOS, **_remarks(context, body, request, model)}, 202)
+        try:
+            await groups.submit(_name(request_id), group, enter)
+        except CallboardError as error:
+            raise explained(error) from error
+        return call.answer({"id": request_id, "kudos": quoted.kudos, **_remarks(context, body, request, model)}, 202)
 
     async def status(call: Call) -> web.StreamResponse:
         limits.poll(call, call.params["id"])
@@ -145,7 +151,7 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
         "faulted": state.ended and any(_failed(job) for job in state.jobs),
         "wait_time": wait_s,
         "queue_position": position,
-        "kudos": KUDOS,
+        "kudos": kudos_shown(sum(job.result.kudos for job in state.jobs if job.result is not None)),
         "is_possible": state.ended or processing > 0 or _is_possible(context, group),
         "generations": generations,
     }
