@@ -302,10 +302,9 @@ class TestClients:
             return seen
 
         async def balance_is(kudos: float) -> None:
-            async def told() -> bool:
-                return (await _json(session, "GET", f"{url}/api/v2/find_user", None, key))[1]["kudos"] == kudos
-
-            await eventually(told, f"the balance is {kudos}")
+            async with asyncio.timeout(TIMEOUT_S):
+                while (await _json(session, "GET", f"{url}/api/v2/find_user", None, key))[1]["kudos"] != kudos:
+                    await asyncio.sleep(0.05)
 
         _status, price = await _json(session, "POST", url + SUBMIT, {**asked, "dry_run": True}, key)
         chat_engine.plays(Script(reply=["a", " text"], token_delay_s=0.0))
@@ -314,7 +313,7 @@ class TestClients:
         # Three fees, and two short texts.
         assert 3 < seen["kudos"] < price["kudos"] / 2
         await balance_is(round(100 - seen["kudos"], 3))
-        chat_engine.plays(Script(status=400))
+        chat_engine.plays(Script(fail_status=400, fail_times=9))
         failed = await ended()
         assert (failed["faulted"], failed["kudos"]) == (True, 0)
         await balance_is(round(100 - seen["kudos"], 3))

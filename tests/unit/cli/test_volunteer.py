@@ -77,7 +77,7 @@ async def made(stack: AsyncExitStack, horde: StubHorde, kind: Kind = "koboldcpp"
 
 
 def job(**payload: Any) -> dict[str, Any]:
-    return {**JOB, "payload": {**JOB["payload"], **payload}}  # type: ignore[dict-item]
+    return {**JOB, "payload": {**JOB["payload"], **payload}}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -290,6 +290,20 @@ async def test_no_jobs_are_asked_for_while_the_engine_is_away(stack: AsyncExitSt
     site.engine.kind = "koboldcpp"
     await running
     assert site.volunteer.tally.done == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_tags_of_turns_are_left_to_the_engine_that_knows_them(stack: AsyncExitStack, kind: Kind) -> None:
+    prompt, stops = "{{[INPUT]}}Hoot?{{[OUTPUT]}}", ["{{[INPUT]}}", "{{[INPUT_END]}}", "\nUser:"]
+    site = await made(stack, StubHorde([job(prompt=prompt, stop_sequence=stops)]), kind)
+    await site.run_until(SUBMIT)
+    ((_, body),) = site.engine.asked
+    sent = body.get("options", body)
+    if kind == "koboldcpp":
+        assert (body["prompt"], body["stop_sequence"]) == (prompt, stops)
+    else:
+        assert body["prompt"] == "\n### Instruction:\nHoot?\n### Response:\n"
+        assert sent["stop"] == ["### Instruction:", "\nUser:"]
 
 
 async def test_prompt_beyond_llamacpps_context_loses_its_beginning(stack: AsyncExitStack) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-JOB = {
+JOB: dict[str, Any] = {
     "id": "bbbbbbbb-0000-4000-8000-000000000002",
     "ids": ["bbbbbbbb-0000-4000-8000-000000000002"],
     "payload": {"prompt": "An owl", "n": 1, "max_length": 40, "max_context_length": 1024},

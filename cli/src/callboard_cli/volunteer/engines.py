@@ -19,12 +19,23 @@ SILENCE_TIMEOUT_S = 120.0
 MAX_SENT_STOPS = 4
 """So many stop sequences every OpenAI-compatible server takes; the others are looked for here."""
 Payload = Mapping[str, Any]
+_TAGS = {
+    "{{[INPUT]}}": "\n### Instruction:\n",
+    "{{[OUTPUT]}}": "\n### Response:\n",
+    "{{[SYSTEM]}}": "\n",
+    "{{[INPUT_END]}}": "",
+    "{{[OUTPUT_END]}}": "",
+    "{{[SYSTEM_END]}}": "",
+}
+"""What KoboldAI Lite wrote around turns before it left that to the engine."""
 
 
 class Engine(ABC):
     """One engine at a URL; a key, where it needs one, goes with every request."""
 
     kind: ClassVar[Kind]
+    replaces_tags: ClassVar[bool] = False
+    """Whether it puts its model's own texts in place of the tags that KoboldAI Lite writes around turns."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str | None = None) -> None:
         self._session = session
@@ -81,6 +92,7 @@ class KoboldCpp(Engine):
     """KoboldCpp, which takes jobs as they are."""
 
     kind = "koboldcpp"
+    replaces_tags = True
 
     async def models(self) -> Sequence[str]:
         """The one model, as `koboldcpp/NAME`."""
@@ -272,6 +284,22 @@ async def until_stop(pieces: AsyncGenerator[str], stops: Sequence[str], most: in
             yield piece
             # A generator that is never awaited elsewhere would keep a fast engine's pieces from being reported.
             await asyncio.sleep(0)
+
+
+def without_tags(payload: Payload) -> dict[str, Any]:
+    """A job for an engine that knows no tags of turns: with Alpaca's texts in their place, and in stop sequences."""
+
+    def replaced(text: str) -> str:
+        for tag, written in _TAGS.items():
+            text = text.replace(tag, written)
+        return text
+
+    stops = [replaced(stop).strip() if stop in _TAGS else stop for stop in payload["stop_sequence"]]
+    return {
+        **payload,
+        "prompt": replaced(payload["prompt"]),
+        "stop_sequence": list(dict.fromkeys(stop for stop in stops if stop)),
+    }
 
 
 def _renamed(payload: Payload, fields: Mapping[str, str]) -> dict[str, Any]:

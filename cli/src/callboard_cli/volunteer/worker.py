@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from callboard_cli.volunteer.engines import Engine, until_stop
+from callboard_cli.volunteer.engines import Engine, until_stop, without_tags
 from callboard_cli.volunteer.errors import EngineAway, EngineFailed
 from callboard_cli.volunteer.server import Answer, HordeServer, NoJson, ServerAway, ServerSilent
 
@@ -216,6 +216,7 @@ class Volunteer:
         try:
             model = self._offer.engine_model(job.get("model"))
             payload = _payload(job.get("payload"))
+            payload = payload if self._engine.replaces_tags else without_tags(payload)
         except (KeyError, TypeError):
             self._say(f"job {job_id}: it cannot be done here")
             await self._submit(job_id, None)
