@@ -9,6 +9,7 @@ from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
 from callboard_contracts.quota import Work
+from callboard_contracts.volunteers import ServedBy, VolunteerTerms
 
 Role = Literal["system", "user", "assistant", "tool"]
 EndReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -194,6 +195,8 @@ class ChatRequest(Message):
     """Who says the last message to a character, by the name that the client gives; left out, nobody is remembered."""
     message_id: str = ""
     """The client's own id of the last message, by which a character's memory knows a repeat."""
+    volunteers: VolunteerTerms | None = None
+    """What is asked of volunteers, where they write the reply."""
 
 
 class ChatJob(Job):
@@ -254,7 +257,7 @@ class TokenLogprob(Message):
 class ChatEnd(Message):
     """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
 
-    `stop_sequence` is the one that ended the reply, where one did.
+    `stop_sequence` is the one that ended the reply, where one did; `served_by` the volunteer who wrote it, where one did.
     """
 
     reason: EndReason
@@ -262,6 +265,7 @@ class ChatEnd(Message):
     durations: PhaseDurations = PhaseDurations()
     stop_sequence: str | None = None
     error: ErrorInfo | None = None
+    served_by: ServedBy | None = None
 
 
 class ChatFrame(Message):
