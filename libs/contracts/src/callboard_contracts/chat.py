@@ -44,6 +44,16 @@ class ChatMessage(Message):
 
 
 SamplerName = Literal["repetition_penalty", "top_k", "top_a", "top_p", "tfs", "typical_p", "temperature"]
+KOBOLD_SAMPLERS: tuple[SamplerName, ...] = (
+    "top_k",
+    "top_a",
+    "top_p",
+    "tfs",
+    "typical_p",
+    "temperature",
+    "repetition_penalty",
+)
+"""By the numbers that KoboldAI and KoboldCpp know them by."""
 
 
 class Sampling(Message):
@@ -257,7 +267,7 @@ class TokenLogprob(Message):
 class ChatEnd(Message):
     """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
 
-    `stop_sequence` is the one that ended the reply, where one did; `served_by` the volunteer who wrote it, where one did.
+    `stop_sequence` is the one that ended the reply, where one did; `served_by` is the volunteer who wrote it.
     """
 
     reason: EndReason

@@ -168,11 +168,17 @@ class WithdrawPop(Message):
 
 
 class SubmitRequest(Message):
-    """A volunteer of an account submits the text of a job, or None where it failed."""
+    """A volunteer of an account submits the text of a job, or None where it failed.
+
+    `worker_id` and `worker_name` are the account's volunteer that was seen last, for a job that another chat worker
+    handed out before it was lost.
+    """
 
     id: str
     account: str
     text: str | None
+    worker_id: str = ""
+    worker_name: str = ""
 
 
 class ProgressRequest(Message):

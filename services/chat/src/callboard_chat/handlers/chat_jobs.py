@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import cache, partial
 from typing import Literal
@@ -12,7 +12,7 @@ from callboard_chat.domain.dialogue_cut import UNBOUNDED, fitted
 from callboard_chat.domain.front_cut import may_be_cut
 from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, format_of, refusal
 from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
-from callboard_chat.domain.ports import ChatEngine
+from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_rendering import RenderedRequest, TextFit, rendered
 from callboard_chat.domain.prompt_statistics import PromptStatistics
@@ -40,6 +40,9 @@ from callboard_worker.takeover import kept_result, take_over
 
 log = logging.getLogger(__name__)
 
+StreamJob = Callable[[ChatJob, ChatRequest, Continuation | None], AsyncGenerator[Chunk, None]]
+"""How an engine that has to know the job writes its reply; see `ChatEngine.stream`."""
+
 RETURN_TIMEOUT_S = 5.0
 """How long the last holds may take to be given back before the worker ends."""
 COUNT_TIMEOUT_S = 5.0
@@ -62,6 +65,7 @@ class ChatJobs:
         extensions: HoldExtensions,
         statistics: Mapping[str, PromptStatistics],
         replies: Mapping[str, ReplyStatistics],
+        stream_job: StreamJob | None = None,
     ) -> None:
         self._bus = bus
         self._engine = engine
@@ -69,6 +73,7 @@ class ChatJobs:
         self._extensions = extensions
         self._statistics = statistics
         self._replies = replies
+        self._stream_job: StreamJob = stream_job or (lambda _job, request, said: engine.stream(request, said))
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
         self._own_prompts = OwnPrompts()
@@ -260,7 +265,7 @@ class ChatJobs:
         job = running.job
         first = not reply.started
         try:
-            async with aclosing(self._engine.stream(fit.cut(request) if fit else request, said)) as chunks:
+            async with aclosing(self._stream_job(job, fit.cut(request) if fit else request, said)) as chunks:
                 async for chunk in chunks:
                     if chunk.read_prompt_tokens is None:
                         running.heard_at = clock()
