@@ -6,6 +6,7 @@ from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
+from callboard_contracts.kudos import KudosTerms
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
 from callboard_contracts.quota import Work
@@ -213,11 +214,12 @@ class ChatJob(Job):
     """A chat request in a work queue.
 
     `held` is what the hold was reckoned for where the worker is to extend it; left out, it holds the most that the
-    reply can cost.
+    reply can cost. `kudos` is set where the reply costs some, if only its requester has them.
     """
 
     request: ChatRequest
     held: Work | None = None
+    kudos: KudosTerms | None = None
 
     @property
     def preferred_worker(self) -> str | None:
@@ -298,7 +300,10 @@ class ChatFrame(Message):
 
 
 class ChatResult(Message):
-    """The whole reply, kept in RESULT for clients that poll and for an edge that missed frames."""
+    """The whole reply, kept in RESULT for clients that poll and for an edge that missed frames.
+
+    `kudos` are what its requester pays for it, in thousandths.
+    """
 
     request_id: str
     model: str
@@ -306,6 +311,7 @@ class ChatResult(Message):
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    kudos: int = Field(default=0, ge=0)
     end: ChatEnd
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from callboard_contracts.characters import MODEL_PREFIX
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatSection, SttSection, TtsSection
 from callboard_contracts.section import Name, Port, Section
 
@@ -284,6 +285,7 @@ class Config(Section):
     talkmaster: TalkmasterSection = TalkmasterSection()
     kobold: KoboldSection = KoboldSection()
     horde: HordeSection = HordeSection()
+    kudos: KudosSection = KudosSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 

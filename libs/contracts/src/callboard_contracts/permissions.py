@@ -51,6 +51,7 @@ from callboard_contracts.subjects import (
     QUOTA_KUDOS_EARN,
     QUOTA_KUDOS_SHOW,
     QUOTA_KUDOS_TRANSFER,
+    QUOTA_KUDOS_UPTIME,
     QUOTA_RELEASE,
     QUOTA_RESERVE,
     QUOTA_USAGE,
@@ -204,7 +205,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         f"$KV.{BUCKET_VOLUNTEERS}.volunteer.*",
         *_read(f"KV_{BUCKET_VOLUNTEERS}"),
     ),
-    "chat": (*_worker("chat"), "out.*.*", "turn.*.*"),
+    "chat": (*_worker("chat"), "out.*.*", "turn.*.*", QUOTA_KUDOS_UPTIME),
     "tts": (*_worker("tts"), "audio.*.*.*", "room_audio.*.*.*", *_read(AUDIO), *_read(ROOM_AUDIO)),
     "stt": (*_worker("stt"), "out.*.*", *_read(SOUND)),
     "rooms": (

@@ -16,7 +16,6 @@ from callboard_contracts.quota import AuditEvent, Hold
 from callboard_quota.domain.changes import (
     audit_event,
     credited_kudos,
-    held_kudos,
     increments,
     is_transaction,
     late_charge,
@@ -141,7 +140,7 @@ class Ledger:
         total_units = units if total_units is None else total_units
         wanted = audit_event("settled", hold, self._clock.now(), reason, units=units, total_units=total_units)
         if kudos:
-            wanted = wanted.model_copy(update={"kudos": min(kudos, held_kudos(hold))})
+            wanted = wanted.model_copy(update={"kudos": min(kudos, hold.kudos)})
         ended = await self._end(wanted, hold)
         if ended.first or ended.outcome.kind == "settled":
             return ended
