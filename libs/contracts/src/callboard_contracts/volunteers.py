@@ -57,12 +57,16 @@ class VolunteerTerms(Message):
 
 
 class ServedBy(Message):
-    """The volunteer that wrote a text; `account` is its owner's, and never leaves the site."""
+    """The volunteer that wrote a text; `account` is its owner's, and never leaves the site.
+
+    `reward` is what it earns, in thousandths of a kudos.
+    """
 
     worker_id: str
     worker_name: str
     model: str
     account: str
+    reward: int = Field(default=0, ge=0)
 
 
 class VolunteerRecord(Message):

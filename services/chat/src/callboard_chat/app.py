@@ -13,6 +13,7 @@ from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply_statistics import ReplyStatistics
 from callboard_chat.domain.volunteer_board import VolunteerBoard
 from callboard_chat.domain.volunteer_models import VolunteerModels
+from callboard_chat.domain.volunteer_rewards import reward_by
 from callboard_chat.handlers.chat_jobs import ChatJobs
 from callboard_chat.handlers.embedding_jobs import EmbeddingJobs
 from callboard_chat.handlers.model_inquiries import answering
@@ -61,7 +62,7 @@ def build_engine(pool: PoolSettings, worker_id: str = "") -> ChatEngine:
             from callboard_chat.backends.volunteers import KEEP_ALIVE_S, VolunteerEngine
 
             assert isinstance(pool.models, VolunteerModels)
-            board = VolunteerBoard(worker_id, pool.slots)
+            board = VolunteerBoard(worker_id, pool.slots, reward=reward_by(pool.kudos))
             keep_alive_s = min(KEEP_ALIVE_S, pool.stall_timeout_s / 4)
             return VolunteerEngine(board, pool.models, pool.volunteer_time_s, keep_alive_s)
         case _:

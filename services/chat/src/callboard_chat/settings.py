@@ -8,6 +8,7 @@ from pathlib import Path
 from callboard_chat.domain.models import ServedModel
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_contracts.config import Config
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatPoolSection
 from callboard_kit.memory_limit import MIB, default_limit_bytes
 from callboard_kit.model_files import model_path
@@ -34,6 +35,7 @@ class PoolSettings(WorkerPool):
     decision_timeout_s: float
     admits_unheld: bool
     volunteer_time_s: float
+    kudos: KudosSection
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
 
@@ -102,6 +104,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         admits_unheld=config.quota.on_unreachable == "admit_and_settle",
         models=VolunteerModels(models, section.prompt_format) if volunteers else models,
         volunteer_time_s=section.volunteer_time_s,
+        kudos=config.kudos,
     )
 
 

@@ -40,6 +40,9 @@ MAX_BATCH_CHARACTERS = 500_000
 """No more than one job is handed out at once where their prompts are longer."""
 _KEY = 16
 
+Reward = Callable[["PostedJob", "Handout", str], int]
+"""What a volunteer earns with a text, in thousandths of a kudos."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -67,6 +70,7 @@ class Handout:
     until: float
     time_s: float
     prefix: str
+    validated: bool = False
     told: str = ""
 
 
@@ -141,9 +145,16 @@ class _Recent(OrderedDict[K, V]):
 class VolunteerBoard:
     """The jobs of one process; `mark` begins their ids, so that edges find it by them."""
 
-    def __init__(self, mark: str, most_jobs: int, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        mark: str,
+        most_jobs: int,
+        clock: Callable[[], float] | None = None,
+        reward: Reward = lambda _job, _handout, _text: 0,
+    ) -> None:
         self._mark = mark[:ID_MARK]
         self._most_jobs = most_jobs
+        self._reward = reward
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._waiting = WaitingJobs()
         self._jobs: dict[WaitingJob, PostedJob] = {}
@@ -273,7 +284,7 @@ class VolunteerBoard:
         if text is None or "contradictory" in suspicions:
             self._fault(handout)
             return SubmitReply(outcome="faulted", worker_id=by.worker_id, suspicions=suspicions)
-        self._finish(handout, text)
+        by = self._finish(handout, text)
         return self._accepted(by, handout.job, text, seconds, suspicions)
 
     def progress(self, job_id: str, account: str, text: str | None, delta: str | None) -> SubmitReply:
@@ -293,7 +304,7 @@ class VolunteerBoard:
             handout.told += new
             # Whoever writes on has not fallen silent.
             handout.until = self._clock() + handout.time_s
-            handout.job.add(new, handout.by)
+            handout.job.add(new, self._rewarded(handout, handout.told))
         return SubmitReply(outcome="accepted", worker_id=handout.by.worker_id)
 
     def _submit_late(self, job_id: str, account: str, text: str | None, adopter: ServedBy | None) -> SubmitReply:
@@ -301,7 +312,8 @@ class VolunteerBoard:
             # The reply was complete with what had been streamed, and counts as the volunteer's.
             del self._left[job_id]
             self._ended.put(job_id, (account, "duplicate"))
-            return self._accepted(left.by, left.job, left.told, self._clock() - left.handed_at, ())
+            by = self._rewarded(left, left.told)
+            return self._accepted(by, left.job, left.told, self._clock() - left.handed_at, ())
         outcome = self._late_outcome(job_id, account)
         digits = job_id.replace("-", "")
         job = self._by_key.get(digits[ID_MARK : ID_MARK + _KEY])
@@ -314,7 +326,9 @@ class VolunteerBoard:
             self._close(job.handout, "aborted")
         self._waiting.remove(job.waiting)
         model = next(iter(job.waiting.models), adopter.model)
-        by = adopter.model_copy(update={"model": model})
+        now = self._clock()
+        taken_over = Handout(job_id, job, adopter.model_copy(update={"model": model}), now, now, job.time_s, "")
+        by = self._rewarded(taken_over, text)
         self._ended.put(job_id, (account, "duplicate"))
         job.add(rest, by)
         job.end("done")
@@ -333,6 +347,7 @@ class VolunteerBoard:
         return SubmitReply(
             outcome="accepted",
             worker_id=by.worker_id,
+            reward=by.reward,
             tokens=tokens,
             seconds=round(seconds, 3),
             suspicions=tuple(suspicions),
@@ -343,7 +358,7 @@ class VolunteerBoard:
         job_id = _uuid(self._mark + job.key + secrets.token_hex(4))
         model = job.waiting.model_for(offer) or offer.models[0]
         by = ServedBy(worker_id=offer.worker_id, worker_name=offer.worker_name, model=model, account=offer.account)
-        handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said)
+        handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said, offer.validated)
         job.handout = handout
         self._handouts[job_id] = handout
         self._pops.put(request.ticket, [*self._pops.get(request.ticket, ()), job_id])
@@ -359,12 +374,17 @@ class VolunteerBoard:
                 return
         self._waiting.add(job.waiting)
 
-    def _finish(self, handout: Handout, text: str) -> None:
+    def _finish(self, handout: Handout, text: str) -> ServedBy:
         job = handout.job
         self._close(handout, "duplicate")
+        by = self._rewarded(handout, text)
         # A volunteer may have streamed blanks or a stop sequence that it cut off in the end.
-        job.add(text[len(handout.told) :], handout.by)
+        job.add(text[len(handout.told) :], by)
         job.end("done")
+        return by
+
+    def _rewarded(self, handout: Handout, text: str) -> ServedBy:
+        return handout.by.model_copy(update={"reward": self._reward(handout.job, handout, text)})
 
     def _fault(self, handout: Handout) -> None:
         job = handout.job

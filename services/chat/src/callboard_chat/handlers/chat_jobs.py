@@ -27,7 +27,7 @@ from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason, TokenUsage
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.prompt_size import usual_prompt_tokens
-from callboard_contracts.quota import Work
+from callboard_contracts.quota import VolunteerWork, Work
 from callboard_contracts.rooms import TurnEnded
 from callboard_kit import tracing
 from callboard_kit.bus import Bus
@@ -342,6 +342,7 @@ class ChatJobs:
             outcome=end.reason,
             extensions=quota.extensions,
             result=result,
+            volunteer=_volunteer_work(end),
         )
         if (turn := job.request.turn) is not None:
             ended = TurnEnded(room=turn.room, turn=turn.turn)
@@ -372,6 +373,14 @@ class ChatJobs:
         )
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info("job_ended", extra={**ids, "reason": end.reason, "code": code})
+
+
+def _volunteer_work(end: ChatEnd) -> VolunteerWork | None:
+    """Who is paid for a reply; nobody for one that failed."""
+    by = end.served_by
+    if by is None or end.reason == "error":
+        return None
+    return VolunteerWork(worker=by.worker_id, worker_name=by.worker_name, owner=by.account, reward=by.reward)
 
 
 def _result_of(job: ChatJob, known: History) -> ChatResult | None:
