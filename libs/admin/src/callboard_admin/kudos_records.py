@@ -140,8 +140,8 @@ def check_totals(totals: KudosTotals, outcomes: dict[str, AuditEvent]) -> Verify
     for hold_id, outcome in outcomes.items():
         changes = totals.holds.get(hold_id, {})
         amount = outcome.kudos if outcome.kind == "settled" else 0
-        # An earning creates kudos; a transfer takes from one account what it gives to another.
-        created = amount if outcome.reason == "earn" else 0
+        # A transfer takes from one account what it gives to another; every other transaction creates kudos.
+        created = 0 if outcome.reason == "transfer" else amount
         earned += created
         credited = sum(change for change in changes.values() if change > 0)
         if sum(changes.values()) != created or credited != amount:

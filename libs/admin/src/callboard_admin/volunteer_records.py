@@ -18,8 +18,8 @@ Change = Callable[[VolunteerRecord], VolunteerRecord]
 class VolunteerBucket(Protocol):
     """What of a bucket is needed."""
 
-    async def get(self, key: str) -> Entry | None:
-        """Reads one entry, or None."""
+    async def get(self, key: str, *, deleted: bool = False) -> Entry | None:
+        """Reads one entry, or None; with `deleted` also what is left of one that was."""
         ...
 
     async def list(self, pattern: str, limit: int = ...) -> list[Entry]:
@@ -72,8 +72,8 @@ class VolunteerRecords:
         """
         key = volunteer_entry(worker_id)
         for _ in range(MAX_ATTEMPTS):
-            entry = await self._bucket.get(key)
-            known = new if entry is None else _read(entry)
+            entry = await self._bucket.get(key, deleted=True)
+            known = new if entry is None or entry.deleted else _read(entry)
             if known is None:
                 raise CallboardError(ErrorCode.NOT_FOUND, "there is no such volunteer")
             changed = change(known)
@@ -88,8 +88,6 @@ class VolunteerRecords:
     async def remove(self, worker_id: str) -> None:
         """Forgets a volunteer."""
         await self._bucket.delete(volunteer_entry(worker_id), marker_life_s=60)
-
-
 
 
 def _read(entry: Entry) -> VolunteerRecord:

@@ -21,6 +21,8 @@ KUDOS_METRIC = "kudos"
 """The metric of a hold's entry that takes kudos from an account."""
 KUDOS_CREDIT_METRIC = "kudos_credit"
 """The metric of a hold's entry that gives kudos to an account when the hold is settled."""
+_MAX_ID = 61
+"""Leaves room for a number behind the id of a transaction."""
 
 
 class KudosTerms(Message):
@@ -127,4 +129,6 @@ def uptime_id(worker: str, period: int) -> str:
 
 def _transaction_id(kind: str, of: str) -> str:
     whole = f"{kind}-{of}"
-    return whole if is_token(whole) else f"{kind}-{hashlib.sha256(of.encode()).hexdigest()[:40]}"
+    return (
+        whole if len(whole) <= _MAX_ID and is_token(whole) else f"{kind}-{hashlib.sha256(of.encode()).hexdigest()[:40]}"
+    )

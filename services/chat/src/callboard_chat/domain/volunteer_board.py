@@ -36,8 +36,6 @@ REMEMBERED_ENDS = 8192
 REMEMBERED_POPS = 2048
 MAX_PARKED = 2048
 """So many volunteers may wait at once; one more is answered at once."""
-MAX_BATCH_CHARACTERS = 500_000
-"""No more than one job is handed out at once where their prompts are longer."""
 _KEY = 16
 
 Reward = Callable[["PostedJob", "Handout", str], int]
@@ -230,13 +228,17 @@ class VolunteerBoard:
     def pop(self, request: PopRequest) -> PopReply:
         """Hands out jobs that fit a volunteer."""
         jobs: list[HandedJob] = []
-        size, now = 0, self._clock()
-        while len(jobs) < request.amount and size < MAX_BATCH_CHARACTERS:
+        now = self._clock()
+        while len(jobs) < request.amount:
             waiting = self._waiting.take(request.offer, now)
             if waiting is None:
                 break
-            jobs.append(self._hand_out(self._jobs[waiting], request))
-            size += len(waiting.prompt)
+            job = self._jobs[waiting]
+            if jobs and job.payload(request.offer, job.said) != jobs[0].payload:
+                # A batch has one payload: the texts of one request.
+                self._waiting.add(waiting)
+                break
+            jobs.append(self._hand_out(job, request))
         worker = request.offer.worker_id
         skipped = {} if jobs else self._waiting.skipped(request.offer, now)
         return PopReply(jobs=tuple(jobs), skipped=skipped, dropped=self._dropped.pop(worker, 0))

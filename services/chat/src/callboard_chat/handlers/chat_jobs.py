@@ -10,6 +10,7 @@ from typing import Literal
 from callboard_chat import metrics
 from callboard_chat.domain.dialogue_cut import UNBOUNDED, fitted
 from callboard_chat.domain.front_cut import may_be_cut
+from callboard_chat.domain.kudos_cost import kudos_cost
 from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, format_of, refusal
 from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
 from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation
@@ -332,6 +333,9 @@ class ChatJobs:
         if charged != used:
             metrics.OVER_HOLD.inc()
             log.warning("used_more_than_held", extra={"request_id": job.request_id, "model": job.request.model})
+        kudos = kudos_cost(self._pool.kudos, job, end, end.served_by.reward if end.served_by else None)
+        if result is not None and kudos != result.kudos:
+            result = result.model_copy(update={"kudos": kudos})
         await keep_outcome(
             self._bus,
             job,
@@ -342,6 +346,7 @@ class ChatJobs:
             outcome=end.reason,
             extensions=quota.extensions,
             result=result,
+            kudos=kudos,
             volunteer=_volunteer_work(end),
         )
         if (turn := job.request.turn) is not None:

@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from callboard_contracts.errors import CallboardError
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.volunteers import (
     MAX_DROPS_PER_HOUR,
     MAX_SUSPICIONS_PER_HOUR,
@@ -14,7 +15,6 @@ from callboard_contracts.volunteers import (
     VolunteerRecord,
     volunteer_id,
 )
-from callboard_kit.bus_errors import BusError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class TooManyVolunteers(Exception):  # noqa: N818 - a limit
 
 
 class VolunteerStore(Protocol):
-    """Where the records are kept; every method raises BusError, and CallboardError for what cannot be done."""
+    """Where the records are kept; every method raises CallboardError: `bus_unavailable` if they cannot be reached."""
 
     async def change(self, worker_id: str, change: Change, new: VolunteerRecord | None = None) -> VolunteerRecord:
         """Changes the newest version of a record, or `new` where there is none."""
@@ -74,11 +74,20 @@ class Noted:
     drops: list[float] = field(default_factory=list[float])
     suspicions: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
 
+    def add(self, other: "Noted") -> None:
+        """Takes in what was noted before."""
+        self.fulfilled += other.fulfilled
+        self.tokens += other.tokens
+        self.seconds += other.seconds
+        self.reward += other.reward
+        self.drops = [*other.drops, *self.drops][-MAX_KEPT:]
+        self.suspicions = [*other.suspicions, *self.suspicions][-MAX_KEPT:]
+
 
 class Volunteers:
-    """The records of all volunteers; `now` tells the Unix time."""
+    """The records of all volunteers; `now` tells the Unix time. Without a `store` the site has none."""
 
-    def __init__(self, store: VolunteerStore, now: Callable[[], float], most_per_account: int = 20) -> None:
+    def __init__(self, store: VolunteerStore | None, now: Callable[[], float], most_per_account: int = 20) -> None:
         self._store = store
         self._now = now
         self._most_per_account = most_per_account
@@ -122,9 +131,10 @@ class Volunteers:
         Raises:
             NameTaken: the name is another account's.
             TooManyVolunteers: the account has as many as it may.
-            CallboardError, BusError: the record cannot be written.
+            CallboardError: the record cannot be written.
         """
         worker_id, now = volunteer_id(said.name), self._now()
+        assert self._store is not None
         known = self._records.get(worker_id)
         if known is not None:
             if known.account != said.account:
@@ -157,13 +167,15 @@ class Volunteers:
         return record
 
     async def change(self, worker_id: str, change: Change) -> VolunteerRecord:
-        """Changes a record; raises CallboardError and BusError."""
+        """Changes a record; raises CallboardError."""
+        assert self._store is not None
         record = await self._store.change(worker_id, change)
         self.take(record)
         return record
 
     async def remove(self, worker_id: str) -> None:
-        """Forgets a volunteer; its name is free then. Raises BusError."""
+        """Forgets a volunteer; its name is free then. Raises CallboardError."""
+        assert self._store is not None
         await self._store.remove(worker_id)
         self._noted.pop(worker_id, None)
         self.forget(worker_id)
@@ -194,16 +206,20 @@ class Volunteers:
     async def flush(self) -> None:
         """Writes what is noted; what cannot be written stays noted."""
         now = self._now()
+        if self._store is None:
+            return
         for worker_id, noted in list(self._noted.items()):
             del self._noted[worker_id]
             try:
-                self.take(await self._store.change(worker_id, lambda record, noted=noted: with_noted(record, noted, now)))
-            except CallboardError:
-                # Its owner has deleted it.
-                continue
-            except BusError as error:
-                log.warning("volunteer_not_noted", extra={"worker": worker_id, "reason": str(error)})
-                self._noted.setdefault(worker_id, noted)
+                self.take(await self._store.change(worker_id, partial(with_noted, noted=noted, now=now)))
+            except CallboardError as error:
+                if error.info.code is ErrorCode.NOT_FOUND:
+                    # Its owner has deleted it.
+                    continue
+                log.warning("volunteer_not_noted", extra={"worker": worker_id, "code": error.info.code.value})
+                later = self._noted.setdefault(worker_id, noted)
+                if later is not noted:
+                    later.add(noted)
                 return
 
     def _note(self, worker_id: str) -> Noted:
