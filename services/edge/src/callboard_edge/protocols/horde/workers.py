@@ -30,41 +30,95 @@ AGENT = "Callboard:1:unknown"
 
 def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
     """The routes of this module."""
+    handlers = _Handlers(context, limits)
+    path = "/api/v2/workers/{id}"
+    return [
+        Route(
+            "GET",
+            "/api/v2/workers",
+            handlers.listed,
+            "horde_workers",
+            "List the workers",
+            TAG,
+            security="none",
+            query=TypeQuery,
+            answers={200: Answer("A list of workers.", WorkersAnswer), **ANSWERS},
+        ),
+        Route(
+            "GET",
+            path,
+            handlers.one,
+            "horde_worker",
+            "Show a worker",
+            TAG,
+            security="none",
+            answers={200: Answer("The worker.", WorkerAnswer), **ANSWERS},
+        ),
+        Route(
+            "PUT",
+            path,
+            handlers.changed,
+            "horde_worker_change",
+            "Change a worker of one's own",
+            TAG,
+            body=WorkerBody,
+            answers={200: Answer("What was changed.", ChangedWorkerAnswer), **ANSWERS},
+        ),
+        Route(
+            "DELETE",
+            path,
+            handlers.deleted,
+            "horde_worker_delete",
+            "Delete a worker of one's own",
+            TAG,
+            answers={200: Answer("The worker that is gone.", DeletedWorkerAnswer), **ANSWERS},
+        ),
+    ]
 
-    async def pools(call: Call) -> list[Pool]:
-        found = pools_for(context, (await context.offers.to(call.caller)).chat_models.models)
-        return [pool for pool in found if not is_pool_of_volunteers(context, pool.name)]
 
-    async def found(call: Call) -> Pool | VolunteerRecord:
+class _Handlers:
+    """What is asked of workers."""
+
+    def __init__(self, context: EdgeContext, limits: RateLimits) -> None:
+        self._context = context
+        self._limits = limits
+
+    async def _pools(self, call: Call) -> list[Pool]:
+        found = pools_for(self._context, (await self._context.offers.to(call.caller)).chat_models.models)
+        return [pool for pool in found if not is_pool_of_volunteers(self._context, pool.name)]
+
+    async def _found(self, call: Call) -> Pool | VolunteerRecord:
         wanted = call.params["id"].lower()
-        if (volunteer := context.volunteers.get(wanted)) is not None:
+        if (volunteer := self._context.volunteers.get(wanted)) is not None:
             return volunteer
-        worker = next((pool for pool in await pools(call) if pool.id == wanted), None)
+        worker = next((pool for pool in await self._pools(call) if pool.id == wanted), None)
         if worker is None:
             raise Refusal(404, "WorkerNotFound", "This site has no worker of that id.")
         return worker
 
-    def shown(pool: Pool | VolunteerRecord) -> dict[str, object]:
+    def _shown(self, pool: Pool | VolunteerRecord) -> dict[str, object]:
         if isinstance(pool, VolunteerRecord):
-            return _volunteer(pool, context.admission.deps.now())
-        started_at = context.workers.started_at("chat", pool.name) if pool.workers else None
-        uptime_s = 0 if started_at is None else max(0, int(context.admission.deps.now() - started_at))
+            return _volunteer(pool, self._context.admission.deps.now())
+        started_at = self._context.workers.started_at("chat", pool.name) if pool.workers else None
+        uptime_s = 0 if started_at is None else max(0, int(self._context.admission.deps.now() - started_at))
         return _worker(pool, uptime_s)
 
-    async def listed(call: Call) -> web.StreamResponse:
-        limits.other(call)
+    async def listed(self, call: Call) -> web.StreamResponse:
+        """Lists those that are there."""
+        self._limits.other(call)
         wanted = parse_query(TypeQuery, call.request.query).type in (None, "text")
-        workers = (*await pools(call), *sorted(context.volunteers.online(), key=lambda one: one.name))
-        return call.answer([shown(one) for one in workers] if wanted else [])
+        workers = (*await self._pools(call), *sorted(self._context.volunteers.online(), key=lambda one: one.name))
+        return call.answer([self._shown(one) for one in workers] if wanted else [])
 
-    async def one(call: Call) -> web.StreamResponse:
-        limits.other(call)
-        return call.answer(shown(await found(call)))
+    async def one(self, call: Call) -> web.StreamResponse:
+        """Shows one."""
+        self._limits.other(call)
+        return call.answer(self._shown(await self._found(call)))
 
-    async def own(call: Call) -> VolunteerRecord:
-        limits.other(call)
-        account = await account_of(context, call)
-        worker = await found(call)
+    async def _own(self, call: Call) -> VolunteerRecord:
+        self._limits.other(call)
+        account = await account_of(self._context, call)
+        worker = await self._found(call)
         if account is None:
             raise Refusal(403, "AnonForbidden", "The anonymous key changes no workers.")
         if not isinstance(worker, VolunteerRecord):
@@ -73,9 +127,10 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             raise Refusal(403, "NotOwner", "This worker belongs to another user.")
         return worker
 
-    async def changed(call: Call) -> web.StreamResponse:
+    async def changed(self, call: Call) -> web.StreamResponse:
+        """Changes one of the caller's own."""
         body = await call.json(WorkerBody)
-        worker = await own(call)
+        worker = await self._own(call)
         if body.info is not None and len(body.info) > MAX_INFO:
             raise Refusal(400, "BadRequest", f"'info' has more than {MAX_INFO} characters.", "info")
         if body.name is not None:
@@ -87,58 +142,15 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
                 fields["maintenance_message"] = body.maintenance_msg[:MAX_INFO]
         if body.info is not None:
             fields["info"] = body.info
-        record = await context.volunteers.change(worker.id, lambda one: one.model_copy(update=fields))
+        record = await self._context.volunteers.change(worker.id, lambda one: one.model_copy(update=fields))
         told = {"maintenance": record.maintenance, "info": record.info}
         return call.answer({name: told[name] for name in told if name in fields})
 
-    async def deleted(call: Call) -> web.StreamResponse:
-        worker = await own(call)
-        await context.volunteers.remove(worker.id)
+    async def deleted(self, call: Call) -> web.StreamResponse:
+        """Forgets one of the caller's own."""
+        worker = await self._own(call)
+        await self._context.volunteers.remove(worker.id)
         return call.answer({"deleted_id": worker.id, "deleted_name": worker.name})
-
-    path = "/api/v2/workers/{id}"
-    return [
-        Route(
-            "GET",
-            "/api/v2/workers",
-            listed,
-            "horde_workers",
-            "List the workers",
-            TAG,
-            security="none",
-            query=TypeQuery,
-            answers={200: Answer("A list of workers.", WorkersAnswer), **ANSWERS},
-        ),
-        Route(
-            "GET",
-            path,
-            one,
-            "horde_worker",
-            "Show a worker",
-            TAG,
-            security="none",
-            answers={200: Answer("The worker.", WorkerAnswer), **ANSWERS},
-        ),
-        Route(
-            "PUT",
-            path,
-            changed,
-            "horde_worker_change",
-            "Change a worker of one's own",
-            TAG,
-            body=WorkerBody,
-            answers={200: Answer("What was changed.", ChangedWorkerAnswer), **ANSWERS},
-        ),
-        Route(
-            "DELETE",
-            path,
-            deleted,
-            "horde_worker_delete",
-            "Delete a worker of one's own",
-            TAG,
-            answers={200: Answer("The worker that is gone.", DeletedWorkerAnswer), **ANSWERS},
-        ),
-    ]
 
 
 def _worker(pool: Pool, uptime_s: int) -> dict[str, object]:
