@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import aiohttp
@@ -129,7 +129,9 @@ async def test_both_programs_serve_a_requester_and_are_paid_and_shown(hall: Hall
     assert "shed" in listed
 
 
-async def test_what_a_volunteer_tells_is_streamed_at_once_by_another_protocol(hall: Hall) -> None:
+async def test_what_a_volunteer_tells_is_streamed_at_once_by_another_protocol(
+    hall: Hall, record_property: Callable[[str, object], None]
+) -> None:
     async with openai.AsyncOpenAI(base_url=hall.site.base_url, api_key=hall.keys[1], max_retries=0) as client:
         popped = asyncio.create_task(hall.barn.job())
         message: Any = [{"role": "user", "content": "Tell me of an owl."}]
@@ -142,7 +144,7 @@ async def test_what_a_volunteer_tells_is_streamed_at_once_by_another_protocol(ha
         began = time.monotonic()
         assert (await hall.barn.progress(job["id"], text="Once"))[0] == 200
         first_at, text = await pieces
-        print(f"first piece of text after {1000 * (first_at - began):.0f} ms")
+        record_property("first_piece_ms", round(1000 * (first_at - began)))
         assert first_at - began < STREAM_BOUND_S
         assert text == "Once"
         assert await hall.barn.progress(job["id"], delta=" upon") == (200, {"accepted": True})
@@ -173,7 +175,8 @@ async def test_whoever_may_not_or_misbehaves_is_refused_and_the_job_goes_on(hall
     for data in (b"{", b'{"name": "\xff"}', b"[]"):
         async with hall.session.post(barn.url + POP, data=data, headers=barn.headers) as answer:
             assert (answer.status, set(await answer.json()) >= {"message", "rc"}) == (400, True)
-    assert (await barn.submit("00000000-0000-4000-8000-000000000000x", "x"))[1]["rc"] == "InvalidJobID"
+    for unknown in ("x", "00000000-0000-4000-8000-000000000000"):
+        assert (await barn.submit(unknown, "x"))[1]["rc"] == "InvalidJobID"
 
     request_id = await hall.ask()
     job = await barn.job()
@@ -221,7 +224,8 @@ async def test_a_killed_chat_process_costs_nobody_the_text_and_a_new_edge_takes_
     holder = await asyncio.to_thread(_holder, hall.site)
     holder.running.kill()
     status, answer = await hall.barn.submit(job["id"], " sat through it.")
-    assert (status, answer["reward"] > 0) == (200, True)
+    assert status == 200, answer
+    assert answer["reward"] > 0
     state = await hall.done(request_id)
     assert [one["text"] for one in state["generations"]] == [" sat through it."]
     assert state["generations"][0]["worker_name"] == "barn"

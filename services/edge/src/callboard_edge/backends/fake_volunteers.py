@@ -11,6 +11,7 @@ from callboard_contracts.volunteers import (
     SubmitRequest,
     VolunteerRecord,
 )
+from callboard_edge.domain.volunteer_jobs import ChatWorkerGone
 
 
 class FakeVolunteerStore:
@@ -46,6 +47,8 @@ class FakeVolunteerWorkers:
         self.told: list[tuple[str, ProgressRequest]] = []
         self.withdrawn: list[tuple[str, str]] = []
         self.gone: set[str] = set()
+        self.lost: set[str] = set()
+        """Those whose processes have ended."""
         self.jobs: list[PopReply] = []
         """What pops get, one after another; then nothing."""
         self.nothing = PopReply()
@@ -66,6 +69,8 @@ class FakeVolunteerWorkers:
     async def submit(self, worker: str, request: SubmitRequest) -> SubmitReply | None:
         """What became of a text."""
         self.submits.append((worker, request))
+        if worker in self.lost:
+            raise ChatWorkerGone
         return None if worker in self.gone else self.outcomes.get(worker, SubmitReply(outcome="unknown"))
 
     async def progress(self, worker: str, request: ProgressRequest) -> SubmitReply | None:

@@ -14,7 +14,8 @@ from callboard_contracts.volunteers import (
     SubmitRequest,
     WithdrawPop,
 )
-from callboard_kit.bus import Bus, BusError
+from callboard_edge.domain.volunteer_jobs import ChatWorkerGone
+from callboard_kit.bus import Bus, BusError, NoResponders
 
 TIMEOUT_S = 2.0
 SUBMIT_TIMEOUT_S = 5.0
@@ -40,8 +41,14 @@ class BusVolunteerWorkers:
             return
 
     async def submit(self, worker: str, request: SubmitRequest) -> SubmitReply | None:
-        """What became of a text."""
-        return await self._ask(subjects.volunteer_submit(worker), request, SubmitReply, SUBMIT_TIMEOUT_S)
+        """What became of a text; raises ChatWorkerGone."""
+        try:
+            data = await self._bus.request(subjects.volunteer_submit(worker), request.encoded(), SUBMIT_TIMEOUT_S)
+            return SubmitReply.model_validate_json(data)
+        except NoResponders:
+            raise ChatWorkerGone from None
+        except (BusError, ValidationError):
+            return None
 
     async def progress(self, worker: str, request: ProgressRequest) -> SubmitReply | None:
         """What became of a piece of a text."""

@@ -27,8 +27,14 @@ LONG_TURN_S = 5.0
 ADOPTION_WAIT_S = 15.0
 """How long a text may wait until another chat worker has taken over the job of one that was lost."""
 ADOPTION_PAUSE_S = 0.5
+REMEMBERED_S = 120.0
+"""How long a chat worker that is gone is known as one that had jobs."""
 MAX_ADOPTIONS = 64
 """So many texts wait for that at once."""
+
+
+class ChatWorkerGone(Exception):  # noqa: N818 - a state: another takes its jobs over
+    """Nobody listens under the id of a chat worker."""
 
 
 class VolunteerWorkers(Protocol):
@@ -43,7 +49,7 @@ class VolunteerWorkers(Protocol):
         ...
 
     async def submit(self, worker: str, request: SubmitRequest) -> SubmitReply | None:
-        """What became of a text."""
+        """What became of a text; raises ChatWorkerGone."""
         ...
 
     async def progress(self, worker: str, request: ProgressRequest) -> SubmitReply | None:
@@ -66,6 +72,8 @@ class VolunteerJobs:
         self.pools = tuple(pools)
         self._stopping = stopping
         self._adoptions = 0
+        self._seen: dict[str, float] = {}
+        """When chat workers were last there, by the beginnings of their jobs' ids."""
 
     async def pop(self, offer: VolunteerOffer, amount: int, wait_s: float) -> PopReply:
         """Jobs for a volunteer, for which it waits for so long."""
@@ -106,10 +114,8 @@ class VolunteerJobs:
 
         The text of a job whose chat worker is gone waits a while for another to take the job over.
         """
-        reply = await self._submit(request)
-        if reply is None or reply.outcome != "unknown" or self._holder(request.id) or request.text is None:
-            return reply
-        if self._adoptions >= MAX_ADOPTIONS:
+        reply, lost = await self._submit(request)
+        if not lost or request.text is None or self._adoptions >= MAX_ADOPTIONS:
             return reply
         self._adoptions += 1
         try:
@@ -117,7 +123,7 @@ class VolunteerJobs:
             until = clock() + ADOPTION_WAIT_S
             while reply is not None and reply.outcome == "unknown" and clock() < until and not self._stopping():
                 await asyncio.sleep(ADOPTION_PAUSE_S)
-                reply = await self._submit(request)
+                reply, _ = await self._submit(request)
             return reply
         finally:
             self._adoptions -= 1
@@ -127,15 +133,22 @@ class VolunteerJobs:
         holder = self._holder(request.id)
         return SubmitReply(outcome="unknown") if holder is None else await self._ask.progress(holder, request)
 
-    async def _submit(self, request: SubmitRequest) -> SubmitReply | None:
-        holder = self._holder(request.id)
+    async def _submit(self, request: SubmitRequest) -> tuple[SubmitReply | None, bool]:
+        """What became of a text, and whether its job may be with a chat worker that was lost."""
+        holder, ids = self._holder(request.id), self._ids(draining=True)
         if holder is not None:
-            return await self._ask.submit(holder, request)
-        for worker in self._ids(draining=True):
-            reply = await self._ask.submit(worker, request)
+            try:
+                return await self._ask.submit(holder, request), False
+            except ChatWorkerGone:
+                ids.remove(holder)
+        for worker in ids:
+            try:
+                reply = await self._ask.submit(worker, request)
+            except ChatWorkerGone:
+                continue
             if reply is not None and reply.outcome != "unknown":
-                return reply
-        return SubmitReply(outcome="unknown")
+                return reply, False
+        return SubmitReply(outcome="unknown"), request.id[:ID_MARK] in self._seen
 
     async def _pop(self, worker: str, offer: VolunteerOffer, amount: int, wait_s: float) -> PopReply | None:
         ticket = secrets.token_hex(16)
@@ -155,4 +168,7 @@ class VolunteerJobs:
 
     def _ids(self, *, draining: bool = False) -> list[str]:
         found: list[WorkerInfo] = [one for pool in self.pools for one in self._workers.of("chat", pool)]
+        now = asyncio.get_running_loop().time()
+        self._seen = {mark: at for mark, at in self._seen.items() if now - at < REMEMBERED_S}
+        self._seen |= {one.id[:ID_MARK]: now for one in found}
         return [one.id for one in found if draining or not one.draining]
