@@ -22,6 +22,7 @@ from callboard_cli import (
     streams,
     talkmaster,
     usage,
+    workers,
 )
 from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_error
 from callboard_cli.models import command as models
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         keys,
         usage,
         kudos,
+        workers,
         rooms,
         characters,
         dlq,

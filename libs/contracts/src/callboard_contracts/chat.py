@@ -10,6 +10,7 @@ from callboard_contracts.kudos import KudosTerms
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
 from callboard_contracts.quota import Work
+from callboard_contracts.volunteers import ServedBy, VolunteerTerms
 
 Role = Literal["system", "user", "assistant", "tool"]
 EndReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -44,6 +45,16 @@ class ChatMessage(Message):
 
 
 SamplerName = Literal["repetition_penalty", "top_k", "top_a", "top_p", "tfs", "typical_p", "temperature"]
+KOBOLD_SAMPLERS: tuple[SamplerName, ...] = (
+    "top_k",
+    "top_a",
+    "top_p",
+    "tfs",
+    "typical_p",
+    "temperature",
+    "repetition_penalty",
+)
+"""By the numbers that KoboldAI and KoboldCpp know them by."""
 
 
 class Sampling(Message):
@@ -195,6 +206,8 @@ class ChatRequest(Message):
     """Who says the last message to a character, by the name that the client gives; left out, nobody is remembered."""
     message_id: str = ""
     """The client's own id of the last message, by which a character's memory knows a repeat."""
+    volunteers: VolunteerTerms | None = None
+    """What is asked of volunteers, where they write the reply."""
 
 
 class ChatJob(Job):
@@ -256,7 +269,7 @@ class TokenLogprob(Message):
 class ChatEnd(Message):
     """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
 
-    `stop_sequence` is the one that ended the reply, where one did.
+    `stop_sequence` is the one that ended the reply, where one did; `served_by` is the volunteer who wrote it.
     """
 
     reason: EndReason
@@ -264,6 +277,7 @@ class ChatEnd(Message):
     durations: PhaseDurations = PhaseDurations()
     stop_sequence: str | None = None
     error: ErrorInfo | None = None
+    served_by: ServedBy | None = None
 
 
 class ChatFrame(Message):

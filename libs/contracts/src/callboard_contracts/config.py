@@ -159,6 +159,10 @@ class HordeSection(Section):
     polls_per_minute: int = Field(default=120, ge=0)
     """How often an address may ask in a minute how one request stands; clients ask up to 75 times, and give up when
     they are refused."""
+    worker_calls_per_s: int = Field(default=60, ge=0)
+    """How often volunteers at one address may pop, submit and tell progress in a second."""
+    workers_per_account: int = Field(default=20, ge=1)
+    """How many volunteers one account may have."""
     others_per_minute: int = Field(default=90, ge=0)
     """How often an address may ask anything else in a minute."""
 

@@ -1,5 +1,6 @@
 """What the edge needs out of the configuration, as plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
@@ -25,6 +26,8 @@ class EdgeSettings:
     kobold_prefix: str
     horde: HordeSection
     kudos: KudosSection
+    engine_models: Mapping[str, str]
+    """The names by which engines know chat models, where they are others."""
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -44,4 +47,5 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         kobold_prefix=config.kobold.path_prefix,
         horde=config.horde,
         kudos=config.kudos,
+        engine_models={name: one.engine_model for name, one in config.chat.models.items() if one.engine_model},
     )

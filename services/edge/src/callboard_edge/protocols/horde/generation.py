@@ -15,11 +15,11 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.pools import engine_name, is_of_volunteers, pool_of, waiting, worker_id
 from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
-from callboard_edge.protocols.horde.requesters import check_key
-from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of
+from callboard_edge.protocols.horde.requesters import account_of, check_key
+from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of, volunteer_terms
 
 TAG = "AI Horde"
 
@@ -33,8 +33,11 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         limits.submit(call)
         body = await call.json(AsyncBody)
         check_body(body)
-        model = chosen_model(context, (await context.offers.to(call.caller)).chat_models, body)
-        request = await context.text.checked(call, chat_request(body, model), model, frozenset())
+        models = (await context.offers.to(call.caller)).chat_models
+        model = chosen_model(context, models, body)
+        kudos = await _kudos_of(context, call) if is_of_volunteers(context, model) else 0
+        terms = volunteer_terms(context, body, model, models, kudos)
+        request = await context.text.checked(call, chat_request(body, model, terms), model, frozenset())
         count = (body.params and body.params.n) or 1
         quoted = await quote(context, body, request, model, count)
         if body.dry_run:
@@ -164,16 +167,23 @@ def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
         return None
     stop = result.end.stop_sequence
     # Clients look for the stop sequence that they sent, and cut it off themselves.
+    by = result.end.served_by
     text = result.text + stop if stop is not None and stop in group.stops else result.text
     return {
         "text": text,
         "seed": 0,
-        "worker_id": worker_id(group.pool),
-        "worker_name": group.pool,
-        "model": group.model,
+        "worker_id": worker_id(group.pool) if by is None else by.worker_id,
+        "worker_name": group.pool if by is None else by.worker_name,
+        "model": group.model if by is None else by.model,
         "state": "ok",
         "gen_metadata": [],
     }
+
+
+async def _kudos_of(context: EdgeContext, call: Call) -> int:
+    """What a requester has in kudos, in thousandths, by which volunteers serve it sooner; 0 where nobody knows."""
+    account = await account_of(context, call)
+    return 0 if account is None else (await context.admission.deps.quota.kudos(account)).balance
 
 
 def _failed(job: GroupJob) -> bool:
@@ -181,5 +191,8 @@ def _failed(job: GroupJob) -> bool:
 
 
 def _is_possible(context: EdgeContext, group: KeptGroup) -> bool:
+    model = context.chat_models.find(group.model)
+    if model is not None and is_of_volunteers(context, model):
+        return bool(context.volunteers.offering(engine_name(context, model)))
     served = (model for model in context.chat_models.models if model.pool == group.pool)
     return any(context.workers.expects("chat", model) for model in served)
