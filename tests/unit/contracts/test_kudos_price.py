@@ -106,6 +106,8 @@ def test_uptime_reward_grows_with_what_is_offered() -> None:
     assert uptime_reward(KUDOS, context_tokens=1024, billions=7.0) == 40_000
     assert uptime_reward(KUDOS, context_tokens=4096, billions=14.0) == 170_000
     assert uptime_reward(KUDOS, context_tokens=1024, billions=None) == 40_000
+    most = uptime_reward(KUDOS, context_tokens=32_768, billions=140)
+    assert uptime_reward(KUDOS, context_tokens=1_048_576, billions=9_000) == most
     assert uptime_period(KUDOS, 1201.0) == 2
 
 

@@ -8,9 +8,16 @@ import pytest
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.chat import ChatEnd, ChatJob, ChatResult
 from callboard_contracts.kudos import KUDOS_SCALE
+from callboard_contracts.kudos_price import KudosSection
+from callboard_contracts.volunteers import VolunteerRecord, volunteer_id
 from callboard_contracts.workers import OfferedModel, PoolRecord, WorkerInfo
+from callboard_edge.backends.fake_quota_client import FakeQuotaClient
+from callboard_edge.backends.fake_volunteers import FakeVolunteerStore
 from callboard_edge.domain import job_groups, kept_jobs
 from callboard_edge.domain.ports import QueueDepth
+from callboard_edge.domain.uptime_rewards import UptimeRewards
+from callboard_edge.domain.volunteers import SignIn, Volunteers
+from callboard_kit.background_tasks import BackgroundTasks
 from tests.unit.edge.harness import USAGE, EdgeHarness, running
 
 pytestmark = pytest.mark.unit
@@ -138,3 +145,53 @@ async def test_site_that_counts_none_holds_none() -> None:
         for over in ({"dry_run": True}, {"slow_workers": False}):
             assert (await submit(edge, ADA, **over))[1]["kudos"] == 0
         assert [request.kudos for request in edge.quota.asked] == [0]
+
+
+class Stay:
+    """A volunteer that is there, and what its owner is paid for that."""
+
+    def __init__(self, **kudos: Any) -> None:
+        self.now = 1_000_000.0
+        self.quota, self.background = FakeQuotaClient(), BackgroundTasks()
+        rewards = UptimeRewards(KudosSection(**{"enabled": True, **kudos}), self.quota, self.background)
+        self.store = FakeVolunteerStore()
+        self.volunteers = Volunteers(self.store, lambda: self.now, on_seen=rewards.seen)
+
+    async def goes_on(self, minutes: int, fulfilled: int = 1) -> list[int]:
+        """Asks for work once a minute, and returns what was paid so far."""
+        worker = volunteer_id("barn")
+        for _ in range(minutes):
+            said = SignIn("barn", ACCOUNT, ("owl-7b",), 80, 1024, 1, nsfw=True, bridge_agent="Callboard:1:x")
+            record = await self.volunteers.sign_in(said)
+            self.now += 60
+            if record.fulfilled != fulfilled:
+                await self.volunteers.change(worker, lambda one: one.model_copy(update={"fulfilled": fulfilled}))
+        await self.background.close(5)
+        return [request.amount for request in self.quota.uptimes.values()]
+
+    async def changed(self, **fields: Any) -> VolunteerRecord:
+        """Changes the volunteer's record."""
+        return await self.volunteers.change(volunteer_id("barn"), lambda one: one.model_copy(update=fields))
+
+
+async def test_volunteer_is_paid_for_each_period_that_it_is_there() -> None:
+    stay = Stay()
+    assert await stay.goes_on(9) == []
+    assert await stay.goes_on(3) == [40_000]
+    assert await stay.goes_on(20) == [40_000] * 3
+    assert {request.account for request in stay.quota.uptimes.values()} == {ACCOUNT}
+    stay.now += 3600
+    assert await stay.goes_on(5) == [40_000] * 3
+
+
+@pytest.mark.parametrize("fields", [{"maintenance": True}, {"paused": True}])
+async def test_volunteer_that_takes_no_jobs_is_not_paid(fields: dict[str, Any]) -> None:
+    stay = Stay()
+    await stay.goes_on(2)
+    await stay.changed(**fields)
+    assert await stay.goes_on(30) == []
+
+
+async def test_volunteer_that_wrote_nothing_and_one_of_a_site_without_kudos_are_not_paid() -> None:
+    assert await Stay().goes_on(30, fulfilled=0) == []
+    assert await Stay(enabled=False).goes_on(30) == []

@@ -74,6 +74,10 @@ class KudosSection(Section):
     """That reward, for a model of the size below."""
     uptime_per_context: float = Field(default=15.0, ge=0)
     """What each 1,024 tokens of the context offered add to it."""
+    uptime_max_context: int = Field(default=32_768, ge=80)
+    """The longest context that counts for it, since offering one costs nothing."""
+    uptime_max_billions: float = Field(default=140.0, gt=0)
+    """The largest size that counts for it."""
     uptime_billions: float = Field(default=7.0, gt=0)
     """The size of a model whose reward is not scaled."""
 
@@ -151,7 +155,8 @@ def needs_upfront(kudos: KudosSection, *, max_length: int, threads: int, waiting
 
 def uptime_reward(kudos: KudosSection, *, context_tokens: int, billions: float | None) -> int:
     """What a worker earns for having been there for a period, by what it offers."""
-    size = kudos.uptime_billions if billions is None else billions
+    size = min(kudos.uptime_billions if billions is None else billions, kudos.uptime_max_billions)
+    context_tokens = min(context_tokens, kudos.uptime_max_context)
     earned = kudos.uptime_base + kudos.uptime_per_context * context_tokens / TOKENS_PER_STEP
     return _bounded(int(earned * size / kudos.uptime_billions * KUDOS_SCALE))
 

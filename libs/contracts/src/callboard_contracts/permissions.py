@@ -190,6 +190,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         *(tokenize("*"), detokenize("*"), describe_model("*")),
         *("result.*", "ticket.*", "name.*"),
         *(QUOTA_RESERVE, QUOTA_RELEASE, QUOTA_IDENTIFY, QUOTA_USAGE, QUOTA_KUDOS_SHOW, QUOTA_KUDOS_TRANSFER),
+        QUOTA_KUDOS_UPTIME,
         _api("CONSUMER.INFO", CHAT, "*"),
         *_ROOMS_REQUESTS,
         *_read(OUT),
@@ -205,7 +206,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         f"$KV.{BUCKET_VOLUNTEERS}.volunteer.*",
         *_read(f"KV_{BUCKET_VOLUNTEERS}"),
     ),
-    "chat": (*_worker("chat"), "out.*.*", "turn.*.*", QUOTA_KUDOS_UPTIME),
+    "chat": (*_worker("chat"), "out.*.*", "turn.*.*"),
     "tts": (*_worker("tts"), "audio.*.*.*", "room_audio.*.*.*", *_read(AUDIO), *_read(ROOM_AUDIO)),
     "stt": (*_worker("stt"), "out.*.*", *_read(SOUND)),
     "rooms": (

@@ -53,6 +53,7 @@ from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.uptime_rewards import UptimeRewards
 from callboard_edge.domain.volunteer_jobs import VolunteerJobs, VolunteerWorkers
 from callboard_edge.domain.volunteer_models import VolunteerCatalogue, volunteer_pools
 from callboard_edge.domain.volunteers import Volunteers
@@ -224,8 +225,6 @@ async def _serve(
     encoders = EncoderPool()
     workers = Workers()
     characters = Characters()
-    volunteers = Volunteers(BusVolunteerStore(bus), bus.clock.now, config.horde.workers_per_account)
-    watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters), VolunteerWatch(bus, volunteers)
     store = StoreHealth(bus, f"edge-{edge_id}", checked_streams("edge", stored_streams(config)))
     quota = BusQuotaClient(
         bus,
@@ -236,6 +235,11 @@ async def _serve(
         require_key=config.quota.require_key,
         wait_s=config.quota.longest_decision_s,
     )
+    uptime_rewards = UptimeRewards(config.kudos, quota, background)
+    volunteers = Volunteers(
+        BusVolunteerStore(bus), bus.clock.now, config.horde.workers_per_account, uptime_rewards.seen
+    )
+    watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters), VolunteerWatch(bus, volunteers)
     deps = Dependencies(
         quota=quota,
         jobs=BusJobQueue(bus),

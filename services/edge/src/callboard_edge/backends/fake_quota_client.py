@@ -3,7 +3,7 @@
 import asyncio
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.kudos import KUDOS_METRIC, KudosReply, KudosTransferRequest
+from callboard_contracts.kudos import KUDOS_METRIC, KudosReply, KudosTransferRequest, KudosUptimeRequest
 from callboard_contracts.quota import (
     Hold,
     HoldEntry,
@@ -39,6 +39,7 @@ class FakeQuotaClient:
         self.accounts: dict[str, str] = {}
         """The accounts of keys, by the keys' digests; all other callers are one tenant."""
         self.balances: dict[str, int] = {}
+        self.uptimes: dict[tuple[str, int], KudosUptimeRequest] = {}
         self.transfers: dict[str, KudosTransferRequest] = {}
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
@@ -94,6 +95,11 @@ class FakeQuotaClient:
             error = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="account: no such account", param="account")
             return KudosReply(error=error)
         return KudosReply(account=account, name="ada", balance=self.balances[account])
+
+    async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
+        """Pays a volunteer, once for a period."""
+        self.uptimes[request.worker, request.period] = request
+        return KudosReply(account=request.account)
 
     async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
         """Moves kudos, once for each id."""

@@ -85,9 +85,19 @@ class Noted:
 
 
 class Volunteers:
-    """The records of all volunteers; `now` tells the Unix time. Without a `store` the site has none."""
+    """The records of all volunteers; `now` tells the Unix time. Without a `store` the site has none.
 
-    def __init__(self, store: VolunteerStore | None, now: Callable[[], float], most_per_account: int = 20) -> None:
+    `on_seen` learns of each volunteer whose being there is noted, by its record before and after.
+    """
+
+    def __init__(
+        self,
+        store: VolunteerStore | None,
+        now: Callable[[], float],
+        most_per_account: int = 20,
+        on_seen: Callable[[VolunteerRecord, VolunteerRecord], None] = lambda _before, _after: None,
+    ) -> None:
+        self._on_seen = on_seen
         self._store = store
         self._now = now
         self._most_per_account = most_per_account
@@ -143,9 +153,11 @@ class Volunteers:
                 return known
         elif len(self.of_account(said.account)) >= self._most_per_account:
             raise TooManyVolunteers
-        new = VolunteerRecord(id=worker_id, name=said.name, account=said.account, created_at=now, seen_at=now)
+        new = before = VolunteerRecord(id=worker_id, name=said.name, account=said.account, created_at=now, seen_at=now)
 
         def seen(record: VolunteerRecord) -> VolunteerRecord:
+            nonlocal before
+            before = record
             if record.account != said.account:
                 raise NameTaken
             since_s = max(0.0, now - record.seen_at)
@@ -164,6 +176,7 @@ class Volunteers:
 
         record = await self._store.change(worker_id, seen, new)
         self.take(record)
+        self._on_seen(before, record)
         return record
 
     async def change(self, worker_id: str, change: Change) -> VolunteerRecord:
