@@ -8,8 +8,10 @@ READY := $(VENV)/.ready
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml) cli/pyproject.toml)
 # These tiers start no set of processes, so several of their tests may run at once.
 SIDE_BY_SIDE := unit or contract or backend or deploy
-# These start sets of processes that mostly wait; several files at a time share the processors well.
+# These start sets of processes that mostly wait; several files at a time share the processors well. What drives them
+# needs no debug mode of its event loop, which would take a third of its time.
 PROCESSES := (integration or e2e) and not (live or clients)
+DRIVING := -o asyncio_debug=false
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest -q
 # ARGS may leave a run without a test.
@@ -47,8 +49,8 @@ hearing-models: $(READY)
 
 test-all: models hearing-models ## every tier, with real models, processes and faults
 	$(call twice,-n auto --maxprocesses 4 -m "$(SIDE_BY_SIDE)")
-	$(call twice,-n 4 --dist loadfile -m "$(PROCESSES)")
-	$(PYTEST) -m "not ($(SIDE_BY_SIDE) or integration or e2e or images or benchmark)" $(ARGS) || { $(NONE_LEFT); }
+	$(call twice,-n 6 --dist loadfile $(DRIVING) -m "$(PROCESSES)")
+	$(PYTEST) $(DRIVING) -m "not ($(SIDE_BY_SIDE) or integration or e2e or images or benchmark)" $(ARGS) || { $(NONE_LEFT); }
 
 images-test: models ## build every image and run a Callboard out of them (needs root, buildah, runc, debootstrap)
 	$(PYTEST) -m images $(ARGS)
@@ -62,10 +64,10 @@ clients-test: $(READY) build/clients-env/.ready build/clients-node/.ready ## ask
 hear: models hearing-models ## hear 300 spoken sentences back, and print the word error of each kind
 	$(BIN)/python -m tests.hearing $(ARGS)
 
-hostile: models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
+hostile: models hearing-models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
 	$(PYTEST) -m hostile $(ARGS)
 
-soak: models ## the same for an hour
+soak: models hearing-models ## the same for an hour
 	CALLBOARD_HOSTILE_S=$${CALLBOARD_HOSTILE_S:-3600} $(PYTEST) -m hostile $(ARGS)
 
 check: $(READY) ## format, lint, types, imports and dependencies; changes nothing

@@ -34,7 +34,10 @@ def page() -> str:
     handlers = RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, Verifier.__new__(Verifier))
     broker = NatsBroker()
     room_handlers = RoomHandlers(
-        RoomService.__new__(RoomService), CharacterService.__new__(CharacterService), BackgroundTasks()
+        Bus.__new__(Bus),
+        RoomService.__new__(RoomService),
+        CharacterService.__new__(CharacterService),
+        BackgroundTasks(),
     )
     handlers.subscribe(broker)
     room_handlers.subscribe(broker)

@@ -8,11 +8,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import chat_cost, conversations, machine, prompt_cache, protocol_cost, quota_cost, speech_cost
+from tests.benchmarks import (
+    chat_cost,
+    conversations,
+    machine,
+    prompt_cache,
+    protocol_cost,
+    quota_cost,
+    recognition_cost,
+    speech_cost,
+)
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "quota")
+PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -79,6 +88,8 @@ def main() -> int:
             lines += ["## Conversations", "", conversations.NOTES, *table(measured), ""]
         if "speech" in parts:
             lines += _speech(Path(folder), figures, quick=arguments.quick)
+        if "recognition" in parts:
+            lines += _recognition(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:
             lines += _quota(Path(folder), figures, quick=arguments.quick)
     page = "\n".join(lines).rstrip() + "\n"
@@ -115,6 +126,14 @@ def _speech(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
         return ["## Speech", "", f"Not measured: {measured}.", ""]
     figures += measured.figures
     return ["## Speech", "", speech_cost.NOTES, *table(measured.figures), ""]
+
+
+def _recognition(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    measured = recognition_cost.measure(folder / "recognition", quick=quick)
+    if isinstance(measured, str):
+        return ["## Speech to text", "", f"Not measured: {measured}.", ""]
+    figures += measured.figures
+    return ["## Speech to text", "", recognition_cost.NOTES, *table(measured.figures), ""]
 
 
 def _quota(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from tests.support.nats_server import server_binary
 
-PACKAGES = ("aiohttp", "nats-py", "openai", "uvloop", "pydantic", "faststream", "onnxruntime", "kokoro-onnx")
+PACKAGES = (
+    "aiohttp",
+    "nats-py",
+    "openai",
+    "uvloop",
+    "pydantic",
+    "faststream",
+    "onnxruntime",
+    "kokoro-onnx",
+    "faster-whisper",
+)
 
 
 def description() -> list[str]:

@@ -35,7 +35,7 @@ REPLY = (
     "Good evening, dear guest, and welcome to the pond. The lily opened this morning, just before the rain came. "
     "If you stay a while, you will hear the others, for they sing as soon as it is dark."
 )
-FIRST_PIECE = "Good evening, dear guest, and welcome to the pond."
+FIRST_PIECE = "Good evening, dear guest,"
 BAR_S = 3.0
 TURN_TIMEOUT_S = 120.0
 

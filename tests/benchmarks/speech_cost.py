@@ -3,15 +3,12 @@
 import asyncio
 import http.client
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +16,7 @@ from callboard_contracts.headers import SEGMENT
 from callboard_contracts.speech import SegmentInfo
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pieces import Piece, split_text
+from tests.benchmarks.child import LineProcess
 from tests.benchmarks.figures import Figure
 from tests.support.audio import Samples, pcm_samples
 from tests.support.deployment import Deployment
@@ -72,45 +70,19 @@ class Heard:
     request_id: str
 
 
-class BareEngine:
+class BareEngine(LineProcess):
     """kokoro-onnx in a process of its own."""
 
     def __init__(self) -> None:
         voice = model_file("tts.voices_file") / f"{VOICE}.bin"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.bare_kokoro", str(model_file("tts.model_file")), str(voice)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._line() == "ready"
+        model = model_file("tts.model_file")
+        super().__init__("kokoro-onnx alone", "tests.benchmarks.bare_kokoro", str(model), str(voice))
+        assert self.line() == "ready"
 
     def speak(self, text: str) -> tuple[float, float]:
         """Seconds of work and seconds of sound for a text."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(text) + "\n")
-        self._process.stdin.flush()
-        found = json.loads(self._line())
+        found = json.loads(self.ask(json.dumps(text)))
         return found["took_s"], found["audio_s"]
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if not line:
-            raise RuntimeError("kokoro-onnx alone ended early")
-        return line
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait(20)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
 
 
 def measure(folder: Path, *, quick: bool) -> SpeechCost | str:

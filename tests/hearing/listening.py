@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cache
 
 import av
@@ -34,15 +34,20 @@ GAP_S = 0.8
 HEARD_SPEED = 2.0
 """No recogniser was trained on faster speech. It is slowed down to this speed, which brings back no lost word."""
 DEADLINE_S = 600.0
-_PROMPTS = {"zh": "以下是普通话的句子。", "hi": "یہ ہندی کے جملے ہیں۔"}
+Hear = Callable[[Sequence[Samples], str], Awaitable[str]]
+PROMPTS = {"zh": "以下是普通话的句子。", "hi": "یہ ہندی کے جملے ہیں۔"}
 """Has Whisper write simplified characters, and Hindi in Urdu's script, as its Devanagari goes round in circles."""
 
 
 class Listener:
-    """Speaks with the real engine and a speech worker around it; everything but the bus is as in production."""
+    """Speaks with the real engine and a speech worker around it; everything but the bus is as in production.
 
-    def __init__(self, engine: KokoroOnnxEngine) -> None:
+    `hear` writes down some sounds of a language.
+    """
+
+    def __init__(self, engine: KokoroOnnxEngine, hear: Hear | None = None) -> None:
         self._engine = engine
+        self._hear = hear or hear_together
         self._pool = pool_settings(Config.model_validate(built_in_config()), "local")
 
     async def listen(self, kind: Kind, sentences: Sequence[Sentence]) -> Result:
@@ -52,7 +57,7 @@ class Listener:
         spoken = time.monotonic()
         if kind.speed > HEARD_SPEED:
             sounds = [stretched(sound, HEARD_SPEED / kind.speed) for sound in sounds]
-        heard = await asyncio.to_thread(hear, sounds, kind.language)
+        heard = await self._hear(sounds, kind.language)
         expected = " ".join(sentence.words for sentence in sentences)
         errors = compare(expected, heard, kind.language, by_sound=kind.by_sound)
         audio_s = sum(sound.size for sound in sounds) / SAMPLE_RATE_HZ
@@ -85,6 +90,11 @@ def stretched(sound: Samples, factor: float) -> Samples:
     return Stretcher(factor).feed(sound, final=True)
 
 
+async def hear_together(sounds: Sequence[Samples], language: str) -> str:
+    """What a recogniser writes down of some sounds, away from the event loop."""
+    return await asyncio.to_thread(hear, sounds, language)
+
+
 def hear(sounds: Sequence[Samples], language: str) -> str:
     """What a recogniser writes down of some sounds, which share its windows."""
     gap = np.zeros(int(GAP_S * SAMPLE_RATE_HZ), np.float32)
@@ -98,7 +108,7 @@ def hear(sounds: Sequence[Samples], language: str) -> str:
             temperature=0.0,
             condition_on_previous_text=False,
             without_timestamps=True,
-            initial_prompt=_PROMPTS.get(language),
+            initial_prompt=PROMPTS.get(language),
         )
         heard += [segment.text.strip() for segment in segments]
     return " ".join(heard)

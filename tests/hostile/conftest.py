@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Generator
 
 import pytest
 
+from tests.hearing.models import whisper_folder
 from tests.hostile.neighbours import Neighbours
 from tests.hostile.site import Site
 from tests.support.models import missing_model_files, model_file
@@ -30,7 +31,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     """The site for all attacks; at the end its accounts must be exact and its processes stop in order."""
     if not model_file("chat.model_file").exists():
         pytest.skip(f"model files missing: {', '.join(missing_model_files())}; `make models` fetches them")
-    one = Site(tmp_path_factory.mktemp("hostile"), speech=not missing_model_files())
+    one = Site(
+        tmp_path_factory.mktemp("hostile"),
+        speech=not missing_model_files(),
+        hearing=(whisper_folder("base") / "model.bin").exists(),
+    )
     try:
         one.start()
         yield one

@@ -18,7 +18,7 @@ from tests.protocols.dialect import JSON, Dialect, TextDialect
 from tests.protocols.suite import read_error
 from tests.protocols.tenants import ADMIN_TOKEN
 from tests.support.children import Child
-from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, Deployment
+from tests.support.deployment import CHAT_MODEL, HEARING_MODEL, SPEECH_MODEL, Deployment
 from tests.support.memory import anonymous_bytes
 from tests.support.models import CHAT_MODEL as BUILT_IN_CHAT
 from tests.support.models import SPEECH_MODEL as BUILT_IN_SPEECH
@@ -26,6 +26,7 @@ from tests.support.models import VOICE, built_in_config
 from tests.support.processes import Table, merged
 
 MIB = 1024 * 1024
+WHISPER = "whisper-base"
 WORKER_LIMIT_BYTES = 3072 * MIB
 SERVICE_LIMIT_BYTES = 1536 * MIB
 MAX_CONNECTIONS = 400
@@ -44,8 +45,12 @@ NOT_IMPLEMENTED = 501
 """What a path answers that clients ask and that nothing stands behind."""
 
 
-def config() -> Table:
+def config(*, hearing: bool) -> Table:
     """The built-in engines under the names that the dialects ask for, with short replies and a short patience."""
+    pool = {"backend": "faster_whisper", "model_file": WHISPER, "threads": 1}
+    # Its forms and sounds are small, so that many of them may come.
+    heard = {"max_upload_bytes": 256 * 1024, "max_audio_s": 30}
+    ear: Table = {"pools": {"stalls": pool}, "models": {HEARING_MODEL: {"pool": "stalls"}}, **heard}
     # With one thread an engine does not wait for a thread that a loaded machine keeps from its processor.
     one_thread: Table = {"pools": {"local": {"threads": 1}}}
     # A prompt cache fills up to its bound, which would look like memory that is not given back.
@@ -64,6 +69,7 @@ def config() -> Table:
             "models": {SPEECH_MODEL: {**speech, "aliases": [], "voice_aliases": {"tenor": VOICE, "alto": VOICE}}},
             "max_input_characters": 60,
         },
+        "stt": ear if hearing else {},
         "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
         "quota": {
             "anonymous_tier": "anonymous",
@@ -87,10 +93,11 @@ class Reply:
 class Site:
     """The processes under attack; `faults` are inputs that were answered wrongly, each kept as a file."""
 
-    def __init__(self, folder: Path, *, speech: bool) -> None:
+    def __init__(self, folder: Path, *, speech: bool, hearing: bool) -> None:
         self.folder = folder
         self.speech = speech
-        self.deployment = Deployment(folder, config(), log_level="info")
+        self.hearing = hearing
+        self.deployment = Deployment(folder, config(hearing=hearing), log_level="info")
         self.faults: list[str] = []
         self.answers = 0
         """How many requests of attackers were answered."""
@@ -103,11 +110,13 @@ class Site:
         """Starts everything and puts each process under its limit."""
         deployment = self.deployment
         deployment.start(rooms=1, speakers=1 if self.speech else 0)
+        if self.hearing:
+            deployment.add_recogniser().wait_ready()
         assert deployment.nats.child is not None
         assert deployment.streams is not None
         self._children = {service.name: service.running for service in (*deployment.services, deployment.streams)}
         self._children["nats"] = deployment.nats.child
-        workers = {service.name for service in (*deployment.chats, *deployment.speakers)}
+        workers = {service.name for service in (*deployment.chats, *deployment.speakers, *deployment.recognisers)}
         for name, child in self._children.items():
             size_bytes = WORKER_LIMIT_BYTES if name in workers else SERVICE_LIMIT_BYTES
             resource.prlimit(child.pid, resource.RLIMIT_DATA, (size_bytes, size_bytes))

@@ -16,7 +16,7 @@ from callboard_edge.app import PROTOCOLS
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.http.route import Method
 from tests.hostile.schemas import values_of
-from tests.protocols.dialect import Dialect, Request, TextDialect
+from tests.protocols.dialect import Dialect, HearingDialect, Request, TextDialect
 from tests.protocols.membership import dialects, routes
 from tests.protocols.suite import ErrorSuite, RequestSuite
 from tests.protocols.test_anthropic import PATH, AnthropicText
@@ -105,6 +105,11 @@ def own_dialects() -> list[Dialect]:
     """One dialect for each way to ask a protocol that the edge speaks."""
     names = {protocol.name for protocol in PROTOCOLS}
     return [one for one in dialects(RequestSuite) if one.protocol.name in names]
+
+
+def hearing_dialects() -> list[HearingDialect]:
+    """One dialect for each path that takes a sound."""
+    return [one for one in own_dialects() if isinstance(one, HearingDialect)]
 
 
 def all_targets(protocols: Sequence[Protocol] = PROTOCOLS) -> list[Target]:

@@ -5,9 +5,18 @@ from dataclasses import dataclass
 import pytest
 
 from callboard_edge.app import PROTOCOLS
+from callboard_edge.http.transcription_bodies import FileForm
 from tests.hostile.bodies import encode, examples, raw_bodies
-from tests.hostile.targets import SCHEMA_CARRIERS, UNTEMPLATED, all_targets, ordinary_dialects, own_dialects
+from tests.hostile.targets import (
+    SCHEMA_CARRIERS,
+    UNTEMPLATED,
+    all_targets,
+    hearing_dialects,
+    ordinary_dialects,
+    own_dialects,
+)
 from tests.protocols.dialect import TextDialect
+from tests.protocols.membership import routes
 from tests.protocols.toy import Toy
 
 pytestmark = pytest.mark.unit
@@ -30,6 +39,11 @@ def test_every_dialect_that_can_ask_for_a_schema_does() -> None:
 def test_every_protocol_that_takes_text_is_asked_by_the_neighbours() -> None:
     asked = {one.protocol.name for one in ordinary_dialects(speech=False)}
     assert asked == {one.protocol.name for one in own_dialects() if isinstance(one, TextDialect)}
+
+
+def test_every_path_that_takes_a_file_is_sent_broken_forms_and_sounds() -> None:
+    taking = {route.path for _protocol, route in routes(PROTOCOLS) if route.form is FileForm}
+    assert taking == {one.path for one in hearing_dialects()}
 
 
 def test_protocol_without_a_dialect_is_found() -> None:

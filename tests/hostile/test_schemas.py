@@ -94,4 +94,4 @@ async def test_random_schemas_are_obeyed_or_refused(siege: Siege) -> None:
         chosen = [*found, *chance.sample(official, BATCH // 2)]
         await ask(siege.site, [(chance.choice(SCHEMA_CARRIERS), schema) for schema in chosen])
 
-    assert await siege.withstand(0.3, attack) > 0
+    assert await siege.withstand(0.25, attack) > 0

@@ -7,7 +7,8 @@ from typing import Literal
 
 from callboard_contracts.errors import ErrorCode
 from callboard_edge.http.protocol import Protocol
-from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL
+from tests.support.deployment import CHAT_MODEL, HEARING_MODEL, SPEECH_MODEL
+from tests.support.sounds import tone, wav
 
 JSON = "application/json"
 MALFORMED_KINDS = frozenset({"unreadable", "wrong type", "missing field"})
@@ -192,6 +193,28 @@ class SpeechDialect(Dialect):
     @abstractmethod
     def read_speech(self, data: bytes, *, cut: bool) -> ParsedSpeech:
         """What a client has heard after these bytes; `cut` where the connection broke."""
+
+
+class HearingDialect(Dialect):
+    """Asks what is said in a sound; `sends_text_early` says whether text comes before all of the sound was heard."""
+
+    sends_text_early: bool = False
+
+    @abstractmethod
+    def ask(self, sound: bytes, *, model: str = HEARING_MODEL) -> Request:
+        """A request for the text of a file."""
+
+    @abstractmethod
+    def ask_as_json(self, sound: bytes) -> Request:
+        """The same with the file as base64."""
+
+    def request_with_text(self, text: str) -> Request:
+        """A request with a fifth of a second of sound, whose file has the text behind it."""
+        return self.ask_as_json(wav(tone(440, 0.2)) + text.encode())
+
+    @abstractmethod
+    def read_text(self, body: bytes) -> ParsedReply:
+        """What was heard, as far as the answer has come."""
 
 
 class EmbeddingDialect(Dialect):

@@ -36,6 +36,11 @@ class Tenant:
         """What the ledger has charged or holds: one amount where all limits count the same."""
         return set((await self.deployment.charged_units(self.id)).values()) or {0}
 
+    async def heard_ms(self) -> int:
+        """How much sound the ledger has counted."""
+        counters = await self.deployment.counters(self.id)
+        return sum(value for subject, value in counters.items() if subject.split(".")[3] == "heard")
+
     async def settles_at(self, expected: int) -> None:
         """Waits until every counter of the ledger stands at so many units."""
         until = asyncio.get_running_loop().time() + SETTLE_TIMEOUT_S

@@ -26,6 +26,7 @@ CHAT_POOL = "main"
 TTS_POOL = "booth"
 CHAT_MODEL = "owl"
 SPEECH_MODEL = "parrot"
+HEARING_MODEL = "ear"
 VOICES = ("tenor", "alto")
 JOB_QUEUES = ("CHAT", "TTS", "STT")
 QUEUE_STREAMS = (*JOB_QUEUES, "LEASE")

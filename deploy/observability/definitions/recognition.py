@@ -19,6 +19,7 @@ TEXT = Row(
             workers.POOL,
             unit="suffix: ×",
             limits=((1, "red"),),
+            runbook="recognition-slower-than-real-time",
         ),
         *spread(
             "callboard_stt_decode_seconds",

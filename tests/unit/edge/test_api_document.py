@@ -18,7 +18,7 @@ from callboard_contracts.speech import SegmentInfo, SpeechEnd
 from tests.hostile.bodies import examples
 from tests.hostile.schemas import values_of
 from tests.hostile.targets import ordinary, own_dialects
-from tests.unit.edge.harness import EdgeHarness, frames, running, vectors
+from tests.unit.edge.harness import EdgeHarness, frames, heard, running, vectors
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(300)]
 
@@ -137,7 +137,7 @@ class Workers:
 
     def __init__(self, edge: EdgeHarness) -> None:
         self._edge = edge
-        for work in (self._chat, self._embed, self._speak):
+        for work in (self._chat, self._embed, self._speak, self._hear):
             edge.workers.append(asyncio.ensure_future(self._repeat(work)))
 
     async def _repeat(self, work: Any) -> None:
@@ -160,6 +160,12 @@ class Workers:
         say(job.request_id, 0, SegmentInfo(attempt=1, piece=0, offset_bytes=0, piece_done=True), sound)
         end = SpeechEnd(reason="stop", audio_ms=100)
         say(job.request_id, 1, SegmentInfo(attempt=1, piece=1, offset_bytes=0, end=end), b"")
+        self._edge.jobs.finish(job.request_id)
+
+    async def _hear(self) -> None:
+        job = await self._edge.jobs.next_transcription()
+        for frame in heard("Hoo."):
+            self._edge.replies.write_down(job.request_id, frame)
         self._edge.jobs.finish(job.request_id)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from hypothesis import strategies as st
 
 from callboard_contracts.quota import Hold, Rates, UsageEvent, Work
+from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.decision import HoldRequest
 from callboard_quota.domain.limit_kinds import UNITS, Metric
 from callboard_quota.domain.limits import Limit
@@ -180,7 +181,7 @@ def hold_request(
     """A request for a hold in every counter of the limits."""
     amounts: dict[tuple[str, Metric], int] = {(tenant, UNITS): units}
     for limit in limits:
-        amounts[limit.tenant, limit.metric] = limit.metric.held(units)
+        amounts[limit.tenant, limit.metric] = limit.metric.held(Cost(units))
     return HoldRequest(
         request_id=request_id,
         tenant=tenant,

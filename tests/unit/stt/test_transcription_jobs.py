@@ -9,6 +9,7 @@ import pytest
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import ResumeReply
+from callboard_contracts.quota import HoldEntry, Rates
 from callboard_contracts.transcription import TranscriptionJob
 from callboard_stt.backends.fake import FakeEngine, Script
 from callboard_stt.domain.models import ServedModel
@@ -128,6 +129,14 @@ async def test_hold_grows_to_the_length_before_anything_is_heard(bus: FakeBus) -
     assert bus.asked_ms == [2000]
     assert bus.usage[0].work.audio_ms == 3000
     assert [hold.id for hold in bus.usage[0].extensions] == ["h1"]
+
+
+async def test_free_sound_that_is_counted_is_held_all_the_same(bus: FakeBus) -> None:
+    hold = hold_for(1000)
+    counted = HoldEntry(tenant="t1", metric="heard", bucket="h1", amount=1000)
+    free = hold.model_copy(update={"rates": Rates(), "entries": (*hold.entries, counted)})
+    await jobs_on(bus).run(running(make_job(free)))
+    assert bus.asked_ms == [2000]
 
 
 async def test_limit_refuses_the_sound_whole(bus: FakeBus) -> None:

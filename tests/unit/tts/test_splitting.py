@@ -83,9 +83,19 @@ def test_fragments_stay_under_their_bounds(text: str) -> None:
         assert sum(map(sound_units, fragment.text.strip())) <= limits.bound(count) + 4
 
 
-def test_first_piece_ends_at_a_clause_of_eight_words() -> None:
-    first, *_ = split(["When the morning came over the grey sea, she put out the lamp and went down. Then she slept."])
-    assert first == Fragment("When the morning came over the grey sea,", Pause.CLAUSE)
+def test_first_piece_ends_at_a_clause_of_four_words() -> None:
+    first, second, *_ = split(
+        ["When the morning came, over the grey sea, she put out the lamp and went down. She slept."]
+    )
+    assert first == Fragment("When the morning came,", Pause.CLAUSE)
+    assert second.text.startswith(" over the grey sea, she put out")
+    first, *_ = split(["In the end, she put out the lamp, took her coat from the door and went down the stairs."])
+    assert first == Fragment("In the end, she put out the lamp,", Pause.CLAUSE)
+
+
+def test_first_piece_ends_at_a_clause_only_where_words_follow_with_it() -> None:
+    first, *_ = split(["When the morning came, she slept."])
+    assert first == Fragment("When the morning came, she slept.", Pause.SENTENCE)
 
 
 def test_first_piece_ends_at_a_sentence_before_a_long_clause_ends() -> None:

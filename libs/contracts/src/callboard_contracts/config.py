@@ -211,6 +211,10 @@ class LimitsSection(Section):
     """Over the last 24 hours."""
     tokens_per_month: int | None = Field(default=None, ge=0)
     """Over the calendar month, in UTC."""
+    heard_seconds_per_day: int | None = Field(default=None, ge=0)
+    """Of sound that is written down, over the last 24 hours."""
+    heard_seconds_per_month: int | None = Field(default=None, ge=0)
+    """Of sound that is written down, over the calendar month, in UTC."""
     requests_per_minute: int | None = Field(default=None, ge=0)
     """Admitted in one minute."""
     jobs_at_once: int | None = Field(default=None, ge=0)

@@ -14,6 +14,8 @@ from callboard_contracts.kudos_price import MAX_REWARD
 from callboard_contracts.model import Message
 
 UNITS_PER_TOKEN = 1000
+HEARD_METRIC = "heard"
+"""What counts the milliseconds of sound that are written down."""
 WorkKind = Literal["chat", "speech", "transcription", "embedding"]
 WorkOutcome = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
@@ -74,7 +76,15 @@ class Hold(Message):
     @property
     def units(self) -> int | None:
         """How many units are held; None when the hold counts no units and so bounds nothing."""
-        return max((entry.amount for entry in self.entries if entry.metric == "units"), default=None)
+        return self._held("units")
+
+    @property
+    def heard_ms(self) -> int | None:
+        """How much sound may be heard for it; None when the hold counts none and so bounds nothing."""
+        return self._held(HEARD_METRIC)
+
+    def _held(self, metric: str) -> int | None:
+        return max((entry.amount for entry in self.entries if entry.metric == metric), default=None)
 
     @property
     def kudos(self) -> int:
@@ -229,8 +239,9 @@ class AuditEvent(Message):
 
     `units` is what was held (admitted, refused), finally charged (settled, released, expired) or added (corrected);
     `reason` is a short fixed word, such as the limit that refused or the rule that ignored an event. `total_units` is
-    what a settled usage event charged to all of its holds together. `kudos` are
-    what was finally taken from an account, or earned by it; a kudos transaction is recorded as work of the kind kudos.
+    what a settled usage event charged to all of its holds together. `heard_ms` is the sound that was finally counted
+    (settled) or added (corrected). `kudos` are what was finally taken from an account, or earned by it; a kudos
+    transaction is recorded as work of the kind kudos.
     `worker` is the volunteer that a transaction pays for; such an event is kept under the worker's id as well.
     """
 
@@ -242,6 +253,7 @@ class AuditEvent(Message):
     model: str = ""
     units: int = 0
     total_units: int = 0
+    heard_ms: int = 0
     kudos: int = 0
     worker: str = ""
     reason: str = ""

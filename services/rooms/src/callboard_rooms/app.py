@@ -9,6 +9,7 @@ import secrets
 from callboard_contracts.config import Config
 from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import stored_streams
+from callboard_contracts.subjects import ROOMS_POST
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import BusBroker
 from callboard_kit.bus import Bus, BusError
@@ -61,8 +62,8 @@ async def main(config: Config, shutdown: Shutdown, _arguments: argparse.Namespac
         bus.on_reconnect(reaper.forget)
         names = [name for model, one in config.chat.models.items() for name in (model, *one.aliases)]
         characters = CharacterService(BucketCharacterStore(bus), BusCharacterNews(bus), names, bus.clock.now)
-        handlers = RoomHandlers(rooms, characters, in_flight)
-        broker = BusBroker(bus, in_flight, {}, [handlers])
+        handlers = RoomHandlers(bus, rooms, characters, in_flight)
+        broker = BusBroker(bus, in_flight, {ROOMS_POST: handlers.post}, [handlers])
         handlers.subscribe(broker)
         feed = TurnFeed(bus, rooms)
         begin(reaper)

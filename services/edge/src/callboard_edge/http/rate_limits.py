@@ -18,8 +18,10 @@ def rate_limit_headers(states: Iterable[LimitState]) -> dict[str, str]:
     return headers
 
 
-def counted(state: LimitState) -> Literal["requests", "jobs", "tokens"]:
+def counted(state: LimitState) -> Literal["requests", "jobs", "tokens", "heard-seconds"]:
     """What a limit counts."""
+    if "heard" in state.limit:
+        return "heard-seconds"
     if "request" in state.limit:
         return "requests"
     return "jobs" if "job" in state.limit else "tokens"

@@ -1,6 +1,7 @@
 """What work costs, in integers. A unit is a thousandth of a token."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from callboard_contracts.config import WeightSection
 from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, Rates, Work, WorkKind
@@ -8,6 +9,13 @@ from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, Rates, Work, WorkKi
 MAX_WORK = 1_000_000_000
 """The most of one kind of work in a request; far above any real one, and far below what would overflow."""
 MS_PER_S = 1000
+
+
+class Cost(NamedTuple):
+    """What work is charged: units, and milliseconds of sound that are heard."""
+
+    units: int
+    heard_ms: int = 0
 
 
 def rates_of(weights: WeightSection, model: str, kind: WorkKind) -> Rates:
@@ -26,20 +34,28 @@ def is_plausible(work: Work) -> bool:
     return max(work.prompt_tokens, work.completion_tokens, work.audio_ms) <= MAX_WORK
 
 
-def cost(work: Work, rates: Rates) -> int:
-    """The units that work costs; a started unit counts whole."""
-    return (
+def cost(work: Work, rates: Rates, kind: WorkKind) -> Cost:
+    """What work costs; a started unit counts whole."""
+    units = (
         work.prompt_tokens * rates.prompt_units
         + work.completion_tokens * rates.completion_units
         + -(-work.audio_ms * rates.audio_units_per_s // MS_PER_S)
     )
+    return Cost(units, work.audio_ms if kind == "transcription" else 0)
 
 
-def shares(units: int, holds: Sequence[Hold]) -> list[int]:
+def shares(whole: Cost, holds: Sequence[Hold]) -> list[Cost]:
     """Divides a cost among the holds taken for it: each is filled in turn, and the last takes the rest."""
-    divided: list[int] = []
+    # Sound is counted by those holds alone that have a counter of it.
+    counting = [hold.heard_ms is not None for hold in holds]
+    last = max((n for n, counts in enumerate(counting) if counts), default=-1)
+    units, heard_ms = whole if last >= 0 else (whole.units, 0)
+    divided: list[Cost] = []
     for n, hold in enumerate(holds):
-        share = units if n == len(holds) - 1 else min(units, hold.units or 0)
+        share = Cost(
+            units if n == len(holds) - 1 else min(units, hold.units or 0),
+            heard_ms if n == last else min(heard_ms, hold.heard_ms or 0),
+        )
         divided.append(share)
-        units -= share
+        units, heard_ms = units - share.units, heard_ms - share.heard_ms
     return divided

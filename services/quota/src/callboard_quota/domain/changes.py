@@ -2,7 +2,8 @@
 
 from callboard_contracts.kudos import KUDOS_CREDIT_METRIC, KUDOS_METRIC
 from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
-from callboard_quota.domain.limit_kinds import charge_of
+from callboard_quota.domain.amounts import Cost
+from callboard_quota.domain.limit_kinds import charge_of, is_measured, measured
 from callboard_quota.domain.ports import Change, Counter
 
 
@@ -39,9 +40,9 @@ def reversal(hold: Hold) -> list[Change]:
     ]
 
 
-def settlement(hold: Hold, units: int, kudos: int) -> list[Change]:
+def settlement(hold: Hold, cost: Cost, kudos: int) -> list[Change]:
     """The increments that leave of a hold what its work cost."""
-    remains = {"cost": units, "kudos": kudos, "nothing": 0}
+    remains = {"cost": cost.units, "heard": cost.heard_ms, "kudos": kudos, "nothing": 0}
     return [
         Change(_counter(entry), remains[charge] - entry.amount, f"{hold.id}.s{n}")
         for n, entry in enumerate(hold.entries)
@@ -49,12 +50,12 @@ def settlement(hold: Hold, units: int, kudos: int) -> list[Change]:
     ]
 
 
-def late_charge(hold: Hold, units: int) -> list[Change]:
+def late_charge(hold: Hold, cost: Cost) -> list[Change]:
     """The increments that charge work whose hold had ended; kudos that went back are left where they are."""
     return [
-        Change(_counter(entry), units, f"{hold.id}.l{n}")
+        Change(_counter(entry), measured(charge_of(entry.metric), cost), f"{hold.id}.l{n}")
         for n, entry in enumerate(hold.entries)
-        if charge_of(entry.metric) == "cost"
+        if is_measured(entry.metric)
     ]
 
 
@@ -67,6 +68,7 @@ def audit_event(
     hold_id: str = "",
     units: int = 0,
     total_units: int = 0,
+    heard_ms: int = 0,
 ) -> AuditEvent:
     """What happened to a hold, or to a usage event, which may name a hold."""
     transaction = isinstance(of, Hold) and is_transaction(of)
@@ -79,6 +81,7 @@ def audit_event(
         model="" if transaction else of.model,
         units=units,
         total_units=total_units,
+        heard_ms=heard_ms,
         reason=reason,
         at=at,
     )

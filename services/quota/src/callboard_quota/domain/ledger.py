@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.quota import AuditEvent, Hold
+from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.changes import (
     audit_event,
     credited_kudos,
@@ -95,7 +96,7 @@ class Ledger:
         A hold gives back what its work does not use, and most work uses little of it.
         """
         limit, used = refused.limit_usage.limit, refused.limit_usage.used
-        if limit.metric.charge != "cost" or limit.tenant != request.tenant or refused.retry_after_s is None:
+        if not limit.metric.is_measured or limit.tenant != request.tenant or refused.retry_after_s is None:
             return refused
         amount = request.amount(limit.tenant, limit.metric)
         held = 0
@@ -129,7 +130,13 @@ class Ledger:
         return last
 
     async def settle(
-        self, hold: Hold, units: int, reason: str = "", total_units: int | None = None, kudos: int = 0
+        self,
+        hold: Hold,
+        units: int,
+        reason: str = "",
+        total_units: int | None = None,
+        kudos: int = 0,
+        heard_ms: int = 0,
     ) -> Ended:
         """Charges a hold's work and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
 
@@ -138,7 +145,9 @@ class Ledger:
         held, and nothing once the hold had ended.
         """
         total_units = units if total_units is None else total_units
-        wanted = audit_event("settled", hold, self._clock.now(), reason, units=units, total_units=total_units)
+        wanted = audit_event(
+            "settled", hold, self._clock.now(), reason, units=units, total_units=total_units, heard_ms=heard_ms
+        )
         if kudos:
             wanted = wanted.model_copy(update={"kudos": min(kudos, hold.kudos)})
         ended = await self._end(wanted, hold)
@@ -146,7 +155,7 @@ class Ledger:
             return ended
         wanted = wanted.model_copy(update={"hold_id": late_id(hold), "reason": AFTER_EXPIRY, "kudos": 0})
         outcome = await self._store.record_outcome(wanted)
-        await self._apply(late_charge(hold, outcome.units))
+        await self._apply(late_charge(hold, _cost(outcome)))
         return Ended(outcome, first=outcome is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
@@ -217,14 +226,14 @@ class Ledger:
         settled = outcome.kind == "settled" and outcome.hold_id == hold.id
         if not settled and not all([await counters.is_applied(change) for change in taken]):
             return
-        for change in settlement(hold, 0, outcome.kudos) if settled else reversal(hold):
+        for change in settlement(hold, Cost(0), outcome.kudos) if settled else reversal(hold):
             if change.counter.metric == KUDOS.name and change.amount and not await counters.is_applied(change):
                 await self._store.apply([change])
 
     async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:
         outcome = await self._store.record_outcome(wanted)
         if outcome.kind == "settled" and outcome.hold_id == hold.id:
-            changes = settlement(hold, outcome.units, outcome.kudos)
+            changes = settlement(hold, _cost(outcome), outcome.kudos)
             if is_transaction(hold):
                 await self._store.apply(changes)
                 await self._store.close(hold)
@@ -348,3 +357,8 @@ class Ledger:
     def _keep_unconfirmed(self, hold: Hold) -> None:
         if len(self.unconfirmed_holds) < MAX_UNCONFIRMED_HOLDS:
             self.unconfirmed_holds.append(hold)
+
+
+def _cost(outcome: AuditEvent) -> Cost:
+    """What a recorded outcome says that the work cost."""
+    return Cost(outcome.units, outcome.heard_ms)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.kudos import KUDOS_METRIC, KUDOS_SCALE
-from callboard_contracts.quota import UNITS_PER_TOKEN
+from callboard_contracts.quota import HEARD_METRIC, UNITS_PER_TOKEN, WorkKind
+from callboard_quota.domain.amounts import MS_PER_S, Cost
 from callboard_quota.domain.windows import (
     DAY_HOURS,
     LIFETIME_BUCKET,
@@ -22,9 +23,9 @@ from callboard_quota.domain.windows import (
     minute_bucket,
 )
 
-Charge = Literal["cost", "kudos", "all", "nothing"]
-"""What remains of a hold's entry when it is settled: the cost of the work in units, the kudos that were spent, all, or
-nothing."""
+Charge = Literal["cost", "heard", "kudos", "all", "nothing"]
+"""What remains of a hold's entry when it is settled: the cost of the work in units, the milliseconds of sound that were
+heard, the kudos that were spent, all, or nothing."""
 METRICS: dict[str, "Metric"] = {}
 """By the name that stands in subjects and holds."""
 LIMIT_KINDS: dict[str, "LimitKind"] = {}
@@ -41,15 +42,26 @@ class Metric:
     """How many of the counter's measure make one of the client's."""
     is_brief: bool = False
     """Whether its counters are dropped when their hour is closed, since no limit looks back that far."""
+    only: WorkKind | None = None
+    """The one kind of work that is counted; left out, every kind."""
 
     @property
     def is_hourly(self) -> bool:
         """Whether a limit on it may count earlier hours too."""
         return self.bucket is hour_bucket
 
-    def held(self, cost: int) -> int:
-        """What a request with that cost in units raises the counter by."""
-        return cost if self.charge == "cost" else 1
+    @property
+    def is_measured(self) -> bool:
+        """Whether its amounts come from the work that was done, and so are the same as usage events say."""
+        return self.charge in {"cost", "heard"}
+
+    def counts(self, kind: WorkKind) -> bool:
+        """Whether work of that kind raises the counter."""
+        return self.only in {None, kind}
+
+    def held(self, cost: Cost) -> int:
+        """What a request that may cost so much raises the counter by."""
+        return measured(self.charge, cost) if self.is_measured else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +95,16 @@ def register(kind: LimitKind) -> LimitKind:
     return kind
 
 
+def measured(charge: Charge, cost: Cost) -> int:
+    """What of a cost a charge by measured work is."""
+    return cost.heard_ms if charge == "heard" else cost.units
+
+
+def is_measured(metric: str) -> bool:
+    """Whether a metric is charged what usage events say."""
+    return metric in METRICS and METRICS[metric].is_measured
+
+
 def charge_of(metric: str) -> Charge:
     """What a metric is charged; nothing for a credit, and for the metric of a kind that is gone."""
     known = METRICS.get(metric)
@@ -90,12 +112,19 @@ def charge_of(metric: str) -> Charge:
 
 
 UNITS = Metric("units", hour_bucket, "cost", client_factor=UNITS_PER_TOKEN)
+HEARD = Metric(HEARD_METRIC, hour_bucket, "heard", client_factor=MS_PER_S, only="transcription")
 JOBS = Metric("jobs", hour_bucket, "nothing", is_brief=True)
 REQUESTS = Metric("requests", minute_bucket, "all", is_brief=True)
 KUDOS = Metric(KUDOS_METRIC, lambda _at: LIFETIME_BUCKET, "kudos", client_factor=KUDOS_SCALE)
 
 TOKENS_PER_DAY = register(LimitKind("tokens_per_day", UNITS, SlidingHours(DAY_HOURS), "the tokens of 24 hours"))
 TOKENS_PER_MONTH = register(LimitKind("tokens_per_month", UNITS, CalendarMonth(), "the tokens of the month"))
+HEARD_SECONDS_PER_DAY = register(
+    LimitKind("heard_seconds_per_day", HEARD, SlidingHours(DAY_HOURS), "the seconds of sound heard in 24 hours")
+)
+HEARD_SECONDS_PER_MONTH = register(
+    LimitKind("heard_seconds_per_month", HEARD, CalendarMonth(), "the seconds of sound heard in the month")
+)
 REQUESTS_PER_MINUTE = register(LimitKind("requests_per_minute", REQUESTS, CalendarMinute(), "the requests of a minute"))
 JOBS_AT_ONCE = register(LimitKind("jobs_at_once", JOBS, OpenHolds(), "the jobs at one time", waits=True))
 BALANCE = register(LimitKind("kudos", KUDOS, Lifetime(), "kudos", is_balance=True))

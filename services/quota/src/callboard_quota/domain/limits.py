@@ -8,7 +8,7 @@ from cachetools import LRUCache
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import LimitsSection, QuotaSection
-from callboard_quota.domain.limit_kinds import BALANCE, LIMIT_KINDS, UNITS, LimitKind, Metric
+from callboard_quota.domain.limit_kinds import BALANCE, HEARD, LIMIT_KINDS, UNITS, LimitKind, Metric
 from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
 
 Scope = Literal["key", "address", "model", "site"]
@@ -77,7 +77,8 @@ class LimitSet:
     """What a request is decided by.
 
     `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several of one
-    kind on one tenant only the lowest; `counted` are the tenants and metrics that the request counts in.
+    kind on one tenant only the lowest; `counted` are the tenants and metrics that requests count in. Of both, those
+    apply whose metric counts the request's kind of work.
     """
 
     tenant: str
@@ -117,7 +118,7 @@ class LimitPolicy:
             principals.append(address_principal(self._settings, address, anonymous=address == tenant))
         principals = principals or [Principal("address", tenant, ())]
         limits = _strictest([*principals, *shared_principals(self._settings, model)])
-        limits = tuple([limit for limit in limits if limit.metric.charge == "cost"])
+        limits = tuple([limit for limit in limits if limit.metric.is_measured])
         return LimitSet(tenant, "", principals[0].scope, limits, _counted(principals[0].tenant, limits))
 
     def _find(self, account: Account | None, address: str | None, model: str | None) -> LimitSet:
@@ -169,6 +170,6 @@ def _strictest(principals: Iterable[Principal]) -> tuple[Limit, ...]:
 
 
 def _counted(payer: str, limits: Iterable[Limit]) -> tuple[tuple[str, Metric], ...]:
-    counters: dict[tuple[str, Metric], None] = {(payer, UNITS): None}
+    counters: dict[tuple[str, Metric], None] = {(payer, UNITS): None, (payer, HEARD): None}
     counters |= {(limit.tenant, limit.metric): None for limit in limits}
     return tuple(counters)

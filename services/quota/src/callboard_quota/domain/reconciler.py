@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent, UsageEvent
 from callboard_contracts.streams import COUNTER_LIFE_S
-from callboard_quota.domain.limit_kinds import METRICS, UNITS, charge_of
+from callboard_quota.domain.limit_kinds import HEARD, METRICS, UNITS, charge_of
 from callboard_quota.domain.ports import Change, Clock, Counter, CounterStore, Journal, LedgerStore, Logged, UsageLog
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.windows import CLOSING_S, HOUR_S, hour_bucket, hour_start, minutes_of
@@ -148,9 +148,9 @@ class Reconciler:
             event = logged.event
             if event is None or await self._aggregator.rejection_reason(logged):
                 continue
-            for counter, units in self._aggregator.charged(event):
+            for counter, amount in self._aggregator.charged(event):
                 if counter.bucket <= checkpoint.closed_through and await self._is_first(logged, event, counter):
-                    await self._correct(counter, units, f"late.{logged.seq}", "late_event", event.request_id)
+                    await self._correct(counter, amount, f"late.{logged.seq}", "late_event", event.request_id)
         return last_seq
 
     async def _is_first(self, logged: Logged, event: UsageEvent, counter: Counter) -> bool:
@@ -181,13 +181,17 @@ class Reconciler:
             return
         if amount > 0:
             await self._on_increase(counter.tenant)
-        log.warning("counter_corrected", extra={"tenant": counter.tenant, "bucket": counter.bucket, "units": amount})
+        log.warning(
+            "counter_corrected",
+            extra={"tenant": counter.tenant, "metric": counter.metric, "bucket": counter.bucket, "amount": amount},
+        )
         self._journal.record(
             AuditEvent(
                 kind="corrected",
                 request_id=request_id or name.replace(".", "-"),
                 tenant=counter.tenant,
-                units=amount,
+                units=0 if counter.metric == HEARD.name else amount,
+                heard_ms=amount if counter.metric == HEARD.name else 0,
                 reason=reason,
                 at=self._clock.now(),
             )

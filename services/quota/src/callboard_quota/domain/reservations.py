@@ -218,9 +218,10 @@ class ReservationService:
         rates = rates_of(self.settings.weights, request.model, request.kind)
         if request.extends:
             rates = request.extends.rates
-        units = cost(request.work, rates)
-        limits = limit_set.limits
-        amounts = [(tenant, metric, metric.held(units)) for tenant, metric in limit_set.counted]
+        costs = cost(request.work, rates, request.kind)
+        limits = tuple([limit for limit in limit_set.limits if limit.metric.counts(request.kind)])
+        counted = [(tenant, metric) for tenant, metric in limit_set.counted if metric.counts(request.kind)]
+        amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in counted]
         if kudos:
             limits += (kudos_limit(limit_set.tenant),)
             amounts.append((limit_set.tenant, KUDOS, kudos))

@@ -4,18 +4,18 @@ from collections.abc import Awaitable, Callable
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
-from callboard_quota.domain.amounts import cost, rates_of, shares
+from callboard_quota.domain.amounts import Cost, cost, rates_of, shares
 from callboard_quota.domain.changes import audit_event, late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
 from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
-from callboard_quota.domain.limit_kinds import UNITS
+from callboard_quota.domain.limit_kinds import HEARD, UNITS
 from callboard_quota.domain.limits import shared_principals
 from callboard_quota.domain.ports import Clock, CounterStore, Journal
 from callboard_quota.domain.windows import hour_bucket
 
 
-def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]:
-    """What an event charges to each hold, in units.
+def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, Cost]]:
+    """What an event charges to each hold.
 
     Work that was admitted without a hold, while quota could not be reached, is charged to an empty hold in the hour of
     the event.
@@ -24,27 +24,36 @@ def charges(event: UsageEvent, settings: QuotaSection) -> list[tuple[Hold, int]]
     if not holds:
         rates = rates_of(settings.weights, event.model, event.kind)
         holds = [unheld(event, settings)]
-        return [(holds[0], cost(event.work, rates))]
-    return list(zip(holds, shares(cost(event.work, holds[0].rates), holds), strict=True))
+        return [(holds[0], cost(event.work, rates, event.kind))]
+    return list(zip(holds, shares(cost(event.work, holds[0].rates, event.kind), holds), strict=True))
 
 
-def charged_as(outcome: AuditEvent | None, units: int, total_units: int) -> bool:
+def charged_as(outcome: AuditEvent | None, charged: Cost, total_units: int) -> bool:
     """Whether a hold was settled by an event that charges so much to it and so much in all."""
     # Outcomes without a total were recorded before there was one.
-    return outcome is not None and outcome.units == units and outcome.total_units in {0, total_units}
+    return (
+        outcome is not None
+        and Cost(outcome.units, outcome.heard_ms) == charged
+        and outcome.total_units in {0, total_units}
+    )
 
 
 def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
     """An empty hold to settle an event against that has none; its id is always the same for the event."""
     tenants = [event.tenant, *(principal.tenant for principal in shared_principals(settings, event.model))]
     bucket = hour_bucket(event.at)
+    metrics = [metric for metric in (UNITS, HEARD) if metric.counts(event.kind)]
     return Hold(
         id=f"{event.request_id}-{event.kind}",
         request_id=event.request_id,
         tenant=event.tenant,
         kind=event.kind,
         model=event.model,
-        entries=tuple(HoldEntry(tenant=tenant, metric=UNITS.name, bucket=bucket, amount=0) for tenant in tenants),
+        entries=tuple(
+            HoldEntry(tenant=tenant, metric=metric.name, bucket=bucket, amount=0)
+            for metric in metrics
+            for tenant in tenants
+        ),
         expires_at=event.at,
     )
 
@@ -86,20 +95,20 @@ class Settler:
             return reason
         result, counts = "settled", True
         charged = charges(event, self.settings)
-        total = sum(units for _hold, units in charged)
-        for n, (hold, units) in enumerate(charged):
+        total = sum(share.units for _hold, share in charged)
+        for n, (hold, share) in enumerate(charged):
             if not self._ledger.can_settle(hold):
-                self._ignore(event, "too_late", hold, units)
+                self._ignore(event, "too_late", hold, share.units)
                 result = "too_late"
             else:
-                ended = await self._ledger.settle(hold, units, event.outcome, total, event.kudos)
+                ended = await self._ledger.settle(hold, share.units, event.outcome, total, event.kudos, share.heard_ms)
                 if ended.first:
                     self._journal.count(ended.outcome)
                     result = AFTER_EXPIRY if ended.late else result
                 else:
                     result = "settled_before"
-                    self._ignore(event, result, hold, units)
-                if charged_as(ended.outcome, units, total):
+                    self._ignore(event, result, hold, share.units)
+                if charged_as(ended.outcome, share, total):
                     continue
                 counts = n > 0
             if n == 0:

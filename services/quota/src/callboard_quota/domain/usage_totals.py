@@ -7,7 +7,7 @@ from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import UsageEvent
 from callboard_quota.domain.changes import late_id
 from callboard_quota.domain.event_rules import EventRules
-from callboard_quota.domain.limit_kinds import charge_of
+from callboard_quota.domain.limit_kinds import charge_of, is_measured, measured
 from callboard_quota.domain.ports import Counter, CounterStore, Logged, UsageLog
 from callboard_quota.domain.settlement import charged_as, charges
 
@@ -27,8 +27,8 @@ class UsageTotals:
 
     def add(self, charged: Iterable[tuple[Counter, int]]) -> None:
         """Adds charges to the sums."""
-        for counter, units in charged:
-            self.sums[counter] = self.sums.get(counter, 0) + units
+        for counter, amount in charged:
+            self.sums[counter] = self.sums.get(counter, 0) + amount
 
     def ignore(self, logged: Logged, reason: str) -> None:
         """Lists an event that is ignored."""
@@ -64,10 +64,10 @@ class UsageAggregator:
     def charged(self, event: UsageEvent) -> list[tuple[Counter, int]]:
         """What an event adds to which counters."""
         return [
-            (Counter(entry.tenant, entry.metric, entry.bucket), units)
-            for hold, units in charges(event, self._settings())
+            (Counter(entry.tenant, entry.metric, entry.bucket), measured(charge_of(entry.metric), cost))
+            for hold, cost in charges(event, self._settings())
             for entry in hold.entries
-            if charge_of(entry.metric) == "cost"
+            if is_measured(entry.metric)
         ]
 
     async def sums(
@@ -90,8 +90,8 @@ class UsageAggregator:
 
         def relevant(event: UsageEvent) -> list[tuple[Counter, int]]:
             return [
-                (counter, units)
-                for counter, units in self.charged(event)
+                (counter, amount)
+                for counter, amount in self.charged(event)
                 if counter.bucket in buckets and (only is None or counter in only)
             ]
 
@@ -118,7 +118,7 @@ class UsageAggregator:
             totals.add(charged)
         for tenant, identities in disputed.items():
             for events in (await self._events_of(start_seq, until_seq, tenant, identities)).values():
-                totals.add([(counter, -units) for counter, units in relevant(events[0])])
+                totals.add([(counter, -amount) for counter, amount in relevant(events[0])])
                 totals.add(relevant(await self._settled(events)))
         return totals
 
@@ -141,10 +141,10 @@ class UsageAggregator:
         settled = {outcome.hold_id: outcome for outcome in outcomes if outcome.kind == "settled"}
         for event in events:
             holds = charges(event, self._settings())
-            total = sum(units for _hold, units in holds)
+            total = sum(cost.units for _hold, cost in holds)
             # The first hold decides which event counts; the other holds may still wait for it to be delivered again.
-            first, units = holds[0]
-            if charged_as(settled.get(first.id, settled.get(late_id(first))), units, total):
+            first, cost = holds[0]
+            if charged_as(settled.get(first.id, settled.get(late_id(first))), cost, total):
                 return event
         return events[0]
 

@@ -1,4 +1,7 @@
-"""The requests of edges and operators, as FastStream subscribers, from which the AsyncAPI document is made."""
+"""The requests of edges and operators, as FastStream subscribers, from which the AsyncAPI document is made.
+
+Turns, whose clients wait for a reply, reach their handler directly.
+"""
 
 import asyncio
 import logging
@@ -7,9 +10,11 @@ from typing import Any
 
 from faststream import ContextRepo
 from faststream.nats import NatsBroker
+from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.rooms import PostTurn, RoomReply
 from callboard_contracts.subjects import (
     CHARACTERS_DELETE,
     CHARACTERS_PUT,
@@ -23,6 +28,7 @@ from callboard_contracts.subjects import (
 from callboard_kit import tracing
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, reply_of, subscribe_all
+from callboard_kit.bus import Bus, BusError
 from callboard_rooms.domain.characters import CharacterService
 from callboard_rooms.domain.ports import StoreUnavailable
 from callboard_rooms.domain.rooms import RoomService
@@ -41,7 +47,9 @@ class RoomHandlers:
     What comes on top of 2,000 requests in flight is refused at once.
     """
 
-    def __init__(self, rooms: RoomService, characters: CharacterService, in_flight: BackgroundTasks) -> None:
+    def __init__(self, bus: Bus, rooms: RoomService, characters: CharacterService, in_flight: BackgroundTasks) -> None:
+        self._bus = bus
+        self._rooms = rooms
         self._in_flight = in_flight
         self.handlers: Mapping[str, Handler] = {
             ROOMS_OPEN: rooms.open,
@@ -62,6 +70,19 @@ class RoomHandlers:
     def subscribe(self, broker: NatsBroker) -> None:
         """Has the broker take the requests, in the queue group that all rooms processes share."""
         subscribe_all(broker, QUEUE, self.handlers)
+
+    async def post(self, message: Msg) -> None:
+        """Answers a turn without FastStream, which would cost more than the change of the room."""
+
+        async def post() -> RoomReply:
+            return await self._rooms.post(PostTurn.model_validate_json(message.data))
+
+        reply = await self.answer(ROOMS_POST, post)
+        if message.reply:
+            try:
+                await self._bus.publish(message.reply, reply.model_dump_json(exclude_none=True).encode(), flush=True)
+            except BusError:
+                log.warning("reply_lost", extra={"request": "post"})
 
     async def answer(self, subject: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Calls a handler and returns its reply, or the error in its form."""

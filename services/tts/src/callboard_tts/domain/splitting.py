@@ -29,7 +29,7 @@ class Limits:
     while the next is made, and pieces of other utterances are made in between.
     """
 
-    clause_words: float = 8
+    clause_words: float = 4
     fragment_words: float = 5
     following_words: float = 3
     targets: tuple[float, ...] = (0, 60, 60, 60, 80, 80, 100, 130)
@@ -128,13 +128,12 @@ class Splitter:
         if kind is not None and inside_pronunciation(self._text, end):
             # The word in brackets and its phonemes are spoken as one.
             kind = None
-        if kind is not None and words >= limits.fragment_words:
-            if kind is Pause.SENTENCE:
-                self._places.sentence = end
-                is_due = units >= limits.target(self._count)
-            elif kind is Pause.CLAUSE:
-                self._places.clause = end
-                is_due = first and words >= limits.clause_words
+        if kind is Pause.SENTENCE and words >= limits.fragment_words:
+            self._places.sentence = end
+            is_due = units >= limits.target(self._count)
+        elif kind is Pause.CLAUSE and words >= (limits.clause_words if first else limits.fragment_words):
+            self._places.clause = end
+            is_due = first
         if kind is Pause.NONE and words > 0:
             self._places.gap = end
         if units >= bound:

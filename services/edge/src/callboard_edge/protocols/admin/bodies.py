@@ -40,6 +40,8 @@ class LimitsBody(AdminBody):
 
     tokens_per_day: Limit | None = None
     tokens_per_month: Limit | None = None
+    heard_seconds_per_day: Limit | None = None
+    heard_seconds_per_month: Limit | None = None
     requests_per_minute: Limit | None = None
     jobs_at_once: Limit | None = None
 

@@ -9,10 +9,10 @@ from callboard_edge.http.rate_limits import counted
 
 
 def limit_headers(states: Iterable[LimitState], now: float) -> dict[str, str]:
-    """`anthropic-ratelimit-*` for the limits of requests and tokens; clients know none of jobs."""
+    """`anthropic-ratelimit-*` for the limits of requests and tokens; clients know no others."""
     headers: dict[str, str] = {}
     for state in states:
-        if (kind := counted(state)) == "jobs":
+        if (kind := counted(state)) not in {"requests", "tokens"}:
             continue
         resets_at = datetime.fromtimestamp(math.ceil(now + max(0.0, state.resets_in_s)), UTC)
         head = f"anthropic-ratelimit-{kind}"
