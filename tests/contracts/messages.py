@@ -14,7 +14,13 @@ from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import EdgeHeartbeat, ResumeReply, ResumeRequest
 from callboard_contracts.jobs import AttemptRecord, DeadLetter
 from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
-from callboard_contracts.kudos import KudosBalanceRequest, KudosEarnRequest, KudosReply, KudosTransferRequest
+from callboard_contracts.kudos import (
+    KudosBalanceRequest,
+    KudosEarnRequest,
+    KudosReply,
+    KudosTransferRequest,
+    KudosUptimeRequest,
+)
 from callboard_contracts.model import Message
 from callboard_contracts.progress import WorkerProgress
 from callboard_contracts.quota import (
@@ -72,6 +78,7 @@ MESSAGES: dict[str, type[Message]] = {
     "kudos_earn_request": KudosEarnRequest,
     "kudos_reply": KudosReply,
     "kudos_transfer_request": KudosTransferRequest,
+    "kudos_uptime_request": KudosUptimeRequest,
     "open_room": OpenRoom,
     "pool_record": PoolRecord,
     "post_turn": PostTurn,

@@ -22,11 +22,13 @@ from callboard_cli import (
     streams,
     talkmaster,
     usage,
+    workers,
 )
 from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_error
 from callboard_cli.models import command as models
 from callboard_cli.nats import command as nats
 from callboard_cli.up import command as up
+from callboard_cli.volunteer import command as volunteer
 from callboard_contracts.errors import CallboardError
 from callboard_kit.settings import SettingsError
 
@@ -47,12 +49,14 @@ def parser() -> argparse.ArgumentParser:
         keys,
         usage,
         kudos,
+        workers,
         rooms,
         characters,
         dlq,
         drain,
         backup,
         talkmaster,
+        volunteer,
     ):
         module.register(subparsers)
     return top

@@ -45,7 +45,7 @@ from callboard_quota.handlers.rpc import subscribe_control
 from callboard_quota.handlers.usage import UsageFeed
 from tests.integration.quota.deployment import report
 from tests.support.nats_server import NatsServer
-from tests.unit.quota.interleaving import ManualClock, hold_request, unheld
+from tests.unit.quota.interleaving import ManualClock, hold_request, no_reward, unheld
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -388,7 +388,7 @@ def make_harness(bus: Bus, publisher: AcknowledgedPublisher) -> Harness:
     return Harness(
         clock,
         ledger,
-        Settler(QuotaSection(), rules, ledger, counters, clock, journal),
+        Settler(QuotaSection(), rules, ledger, counters, clock, journal, no_reward),
         Reaper(store, ledger, clock, journal, counters),
         Reconciler("w", store, counters, log, aggregator, clock, journal, ledger.invalidate),
         Verifier(store, counters, log, aggregator, clock, asyncio.sleep),

@@ -16,7 +16,7 @@ from callboard_contracts.errors import CallboardError, ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
-from callboard_contracts.kudos import KudosReply, KudosTransferRequest
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest, KudosUptimeRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -126,6 +126,9 @@ class HarnessQuota:
     async def kudos(self, account: str) -> KudosReply:
         """Is no part of speech."""
         raise AssertionError(account)
+
+    async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
+        raise NotImplementedError
 
     async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
         """Is no part of speech."""

@@ -51,6 +51,10 @@ async def yield_once() -> None:
     await YieldOnce()
 
 
+async def no_reward(_event: UsageEvent) -> None:
+    """Pays nobody."""
+
+
 async def leases_in(store: LedgerStore) -> list[Hold]:
     """The holds of all open leases."""
     return [hold async for hold in store.leases()]

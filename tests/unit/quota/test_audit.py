@@ -68,6 +68,18 @@ async def test_what_is_recorded_while_a_batch_is_in_flight_goes_out_after_it(cap
     assert "audit_not_drained" not in caplog.text
 
 
+async def test_payment_can_be_read_by_the_volunteer_it_is_for_too() -> None:
+    publisher = SlowPublisher()
+    publisher.released.set()
+    journal = AuditJournal(cast("AcknowledgedPublisher", publisher), lambda _event: None, pytest.fail)
+    running = asyncio.ensure_future(journal.run())
+    journal.record(event("reward-r").model_copy(update={"worker": "barn"}))
+    journal.record(event("not an id"))
+    await journal.drain(5.0)
+    running.cancel()
+    assert publisher.batches == [["audit.reward-r", "audit.barn"]]
+
+
 async def test_batch_that_was_not_confirmed_goes_out_again() -> None:
     publisher = SlowPublisher(StoreUnavailable("slow"), StoreUnavailable("slow"))
     journal = AuditJournal(cast("AcknowledgedPublisher", publisher), lambda _event: None, pytest.fail)

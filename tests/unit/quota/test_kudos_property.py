@@ -11,7 +11,6 @@ from callboard_contracts.accounts import Account
 from callboard_contracts.kudos import KudosEarnRequest, KudosReply, KudosTransferRequest
 from callboard_contracts.quota import Hold
 from callboard_quota.backends.memory import MemoryAccounts, MemoryCounterStore, MemoryJournal, MemoryLedger
-from callboard_quota.domain.changes import held_kudos
 from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
@@ -202,7 +201,7 @@ class KudosInterleaving(Interleaving):
             outcome = outcomes.get(spend.hold.id)
             if outcome is None:
                 continue  # It was open until its ids were forgotten, and all that it held went back.
-            assert outcome.kudos == (min(spend.cost or 0, held_kudos(spend.hold)) if outcome.kind == "settled" else 0)
+            assert outcome.kudos == (min(spend.cost or 0, spend.hold.kudos) if outcome.kind == "settled" else 0)
             spent += outcome.kudos
         balances = [-self.store.values.get(Counter(account, "kudos", LIFETIME_BUCKET), 0) for account in ACCOUNTS]
         return FinalState(balances, earned, spent, [outcome.request_id for outcome in transactions.values()])

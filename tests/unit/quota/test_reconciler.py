@@ -27,7 +27,16 @@ from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.domain.windows import CLOSING_S, SETTLE_GRACE_S, hour_bucket
-from tests.unit.quota.interleaving import NOON, ManualClock, Stepper, hold_request, run, unheld, yield_once
+from tests.unit.quota.interleaving import (
+    NOON,
+    ManualClock,
+    Stepper,
+    hold_request,
+    no_reward,
+    run,
+    unheld,
+    yield_once,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -96,7 +105,7 @@ def harness() -> Harness:
     async def pause(_seconds: float) -> None:
         await yield_once()
 
-    settler = Settler(settings, rules, ledger, counters, clock, journal)
+    settler = Settler(settings, rules, ledger, counters, clock, journal, no_reward)
     reaper = Reaper(store, ledger, clock, journal, MemoryCounterStore(store))
     verifier = Verifier(store, counters, log, aggregator, clock, pause)
     run(make("first").pass_once())

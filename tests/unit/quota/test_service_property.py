@@ -41,7 +41,17 @@ from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
 from callboard_quota.domain.usage_totals import UsageAggregator
 from callboard_quota.domain.verification import Verifier
-from tests.unit.quota.interleaving import NOON, Interleaving, ManualClock, Stepper, leases_in, no_pause, run, yield_once
+from tests.unit.quota.interleaving import (
+    NOON,
+    Interleaving,
+    ManualClock,
+    Stepper,
+    leases_in,
+    no_pause,
+    no_reward,
+    run,
+    yield_once,
+)
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
@@ -84,7 +94,7 @@ class Process:
         self.reservations = ReservationService(
             SETTINGS, SECRET, MemoryAccounts(), self.ledger, clock, journal, waits, no_pause
         )
-        self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryCounterStore(store), clock, journal)
+        self.settler = Settler(SETTINGS, RULES, self.ledger, MemoryCounterStore(store), clock, journal, no_reward)
         self.reaper = Reaper(store, self.ledger, clock, journal, MemoryCounterStore(store))
         self.reaping: Stepper[object] | None = None
 

@@ -16,7 +16,14 @@ from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.tenants import Secret
-from tests.unit.quota.interleaving import NOON, ManualClock, no_pause, run, yield_once
+from tests.unit.quota.interleaving import (
+    NOON,
+    ManualClock,
+    no_pause,
+    no_reward,
+    run,
+    yield_once,
+)
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(400)]
 
@@ -55,7 +62,7 @@ class Site:
         waits = ConcurrencyWait(ledger, no_pause)
         self.quota = ReservationService(section, SECRET, MemoryAccounts(), ledger, clock, journal, waits)
         rules = EventRules(SECRET, MemoryAccounts())
-        self.settler = Settler(section, rules, ledger, MemoryCounterStore(self.store), clock, journal)
+        self.settler = Settler(section, rules, ledger, MemoryCounterStore(self.store), clock, journal, no_reward)
         self.running: list[Reply] = []
         self.charged_units = 0
 

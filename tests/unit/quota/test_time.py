@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from callboard_contracts.config import Config, QuotaSection
+from callboard_contracts.config import Config
 from callboard_contracts.streams import DEDUPLICATION_WINDOW_S, LEASE_LIFE_S
 from callboard_kit.lifecycle import StartError
 from callboard_quota import settings
@@ -98,8 +98,8 @@ def test_requests_that_outlive_any_lease_stop_the_start() -> None:
 def test_changed_file_is_adopted_and_a_wrong_one_ignored(tmp_path: Path) -> None:
     file = tmp_path / "callboard.toml"
     file.write_text("[quota]\nrequire_key = false\n", encoding="utf-8")
-    adopted: list[QuotaSection] = []
-    live = settings.LiveSettings(file, QuotaSection(), adopted.append)
+    adopted: list[Config] = []
+    live = settings.LiveSettings(file, Config(), adopted.append)
     live.reload()
     assert adopted == []
     file.write_text("[quota]\nrequire_key = true\n", encoding="utf-8")
@@ -108,4 +108,4 @@ def test_changed_file_is_adopted_and_a_wrong_one_ignored(tmp_path: Path) -> None
     live.reload()
     file.unlink()
     live.reload()
-    assert [quota.require_key for quota in adopted] == [True]
+    assert [config.quota.require_key for config in adopted] == [True]

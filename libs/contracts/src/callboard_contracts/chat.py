@@ -6,9 +6,11 @@ from pydantic import Field
 
 from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.jobs import Job
+from callboard_contracts.kudos import KudosTerms
 from callboard_contracts.model import Message
 from callboard_contracts.ordering import AttemptOrder
 from callboard_contracts.quota import Work
+from callboard_contracts.volunteers import ServedBy, VolunteerTerms
 
 Role = Literal["system", "user", "assistant", "tool"]
 EndReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -43,6 +45,16 @@ class ChatMessage(Message):
 
 
 SamplerName = Literal["repetition_penalty", "top_k", "top_a", "top_p", "tfs", "typical_p", "temperature"]
+KOBOLD_SAMPLERS: tuple[SamplerName, ...] = (
+    "top_k",
+    "top_a",
+    "top_p",
+    "tfs",
+    "typical_p",
+    "temperature",
+    "repetition_penalty",
+)
+"""By the numbers that KoboldAI and KoboldCpp know them by."""
 
 
 class Sampling(Message):
@@ -194,17 +206,20 @@ class ChatRequest(Message):
     """Who says the last message to a character, by the name that the client gives; left out, nobody is remembered."""
     message_id: str = ""
     """The client's own id of the last message, by which a character's memory knows a repeat."""
+    volunteers: VolunteerTerms | None = None
+    """What is asked of volunteers, where they write the reply."""
 
 
 class ChatJob(Job):
     """A chat request in a work queue.
 
     `held` is what the hold was reckoned for where the worker is to extend it; left out, it holds the most that the
-    reply can cost.
+    reply can cost. `kudos` is set where the reply costs some, if only its requester has them.
     """
 
     request: ChatRequest
     held: Work | None = None
+    kudos: KudosTerms | None = None
 
     @property
     def preferred_worker(self) -> str | None:
@@ -254,7 +269,7 @@ class TokenLogprob(Message):
 class ChatEnd(Message):
     """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
 
-    `stop_sequence` is the one that ended the reply, where one did.
+    `stop_sequence` is the one that ended the reply, where one did; `served_by` is the volunteer who wrote it.
     """
 
     reason: EndReason
@@ -262,6 +277,7 @@ class ChatEnd(Message):
     durations: PhaseDurations = PhaseDurations()
     stop_sequence: str | None = None
     error: ErrorInfo | None = None
+    served_by: ServedBy | None = None
 
 
 class ChatFrame(Message):
@@ -284,7 +300,10 @@ class ChatFrame(Message):
 
 
 class ChatResult(Message):
-    """The whole reply, kept in RESULT for clients that poll and for an edge that missed frames."""
+    """The whole reply, kept in RESULT for clients that poll and for an edge that missed frames.
+
+    `kudos` are what its requester pays for it, in thousandths.
+    """
 
     request_id: str
     model: str
@@ -292,6 +311,7 @@ class ChatResult(Message):
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    kudos: int = Field(default=0, ge=0)
     end: ChatEnd
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from callboard_contracts.characters import MODEL_PREFIX
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatSection, SttSection, TtsSection
 from callboard_contracts.section import Name, Port, Section
 from callboard_contracts.spirit_box import SpiritBoxSection
@@ -180,6 +181,10 @@ class HordeSection(Section):
     polls_per_minute: int = Field(default=120, ge=0)
     """How often an address may ask in a minute how one request stands; clients ask up to 75 times, and give up when
     they are refused."""
+    worker_calls_per_s: int = Field(default=60, ge=0)
+    """How often volunteers at one address may pop, submit and tell progress in a second."""
+    workers_per_account: int = Field(default=20, ge=1)
+    """How many volunteers one account may have."""
     others_per_minute: int = Field(default=90, ge=0)
     """How often an address may ask anything else in a minute."""
 
@@ -312,6 +317,7 @@ class Config(Section):
     horde: HordeSection = HordeSection()
     spirit_box: SpiritBoxSection = SpiritBoxSection()
     realtime: RealtimeSection = RealtimeSection()
+    kudos: KudosSection = KudosSection()
     room_stream: RoomStreamSection = RoomStreamSection()
     quota: QuotaSection = QuotaSection()
 

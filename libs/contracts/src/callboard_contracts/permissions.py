@@ -16,6 +16,7 @@ from callboard_contracts.streams import (
     BUCKET_ACCOUNTS,
     BUCKET_CHARACTERS,
     BUCKET_ROOMS,
+    BUCKET_VOLUNTEERS,
     BUCKET_WORKERS,
     CHAT,
     DLQ,
@@ -50,6 +51,7 @@ from callboard_contracts.subjects import (
     QUOTA_KUDOS_EARN,
     QUOTA_KUDOS_SHOW,
     QUOTA_KUDOS_TRANSFER,
+    QUOTA_KUDOS_UPTIME,
     QUOTA_RELEASE,
     QUOTA_RESERVE,
     QUOTA_USAGE,
@@ -64,6 +66,10 @@ from callboard_contracts.subjects import (
     describe_model,
     detokenize,
     tokenize,
+    volunteer_pop,
+    volunteer_progress,
+    volunteer_submit,
+    volunteer_withdraw,
 )
 
 User = Literal["edge", "chat", "tts", "stt", "rooms", "quota", "operator"]
@@ -140,6 +146,7 @@ _COMMON = (_api("STREAM.INFO", QUOTA),)
 """The clock of every process; the answer also tells how many counters there are, but not what they say."""
 _CIPHER = (DATA_KEYS, _api("STREAM.INFO", KEYS), _api("STREAM.MSG.GET", KEYS), _delete(KEYS))
 """Encrypting and decrypting payloads, and erasing their keys on time."""
+_VOLUNTEERS = (volunteer_pop("*"), volunteer_withdraw("*"), volunteer_submit("*"), volunteer_progress("*"))
 _STORE_CHECK = (f"$KV.{BUCKET_WORKERS}.store.*",)
 _ROOMS_REQUESTS = (ROOMS_OPEN, ROOMS_POST, ROOMS_SPEAK, ROOMS_RESET, ROOMS_END, ROOMS_CANCEL)
 _CHARACTERS_REQUESTS = (CHARACTERS_PUT, CHARACTERS_DELETE)
@@ -183,6 +190,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         *(tokenize("*"), detokenize("*"), describe_model("*")),
         *("result.*", "ticket.*", "name.*"),
         *(QUOTA_RESERVE, QUOTA_RELEASE, QUOTA_IDENTIFY, QUOTA_USAGE, QUOTA_KUDOS_SHOW, QUOTA_KUDOS_TRANSFER),
+        QUOTA_KUDOS_UPTIME,
         _api("CONSUMER.INFO", CHAT, "*"),
         *_ROOMS_REQUESTS,
         *_read(OUT),
@@ -194,6 +202,9 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         *_read_last(f"KV_{BUCKET_ROOMS}", f"$KV.{BUCKET_ROOMS}.*"),
         *_read(f"KV_{BUCKET_CHARACTERS}"),
         *_read(f"KV_{BUCKET_WORKERS}"),
+        *_VOLUNTEERS,
+        f"$KV.{BUCKET_VOLUNTEERS}.volunteer.*",
+        *_read(f"KV_{BUCKET_VOLUNTEERS}"),
     ),
     "chat": (*_worker("chat"), "out.*.*", "turn.*.*"),
     "tts": (*_worker("tts"), "audio.*.*.*", "room_audio.*.*.*", *_read(AUDIO), *_read(ROOM_AUDIO)),
@@ -230,8 +241,9 @@ _SUBSCRIBE: dict[User, tuple[str, ...]] = {
     "edge": (
         *("out.*.*", "audio.*.*.*", "room_audio.*.*.*"),
         *("ctl.resume.*.*", RUNNING_REPLY, CTL_CHARACTERS, f"$KV.{BUCKET_WORKERS}.>"),
+        f"$KV.{BUCKET_VOLUNTEERS}.>",
     ),
-    "chat": (*_worker_listens("chat"), tokenize("*"), detokenize("*"), describe_model("*")),
+    "chat": (*_worker_listens("chat"), tokenize("*"), detokenize("*"), describe_model("*"), *_VOLUNTEERS),
     "tts": (*_worker_listens("tts"), "out.*.*"),
     "stt": _worker_listens("stt"),
     "rooms": (*_ROOMS_REQUESTS, *_CHARACTERS_REQUESTS),

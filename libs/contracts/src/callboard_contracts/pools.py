@@ -72,10 +72,10 @@ class ChatModelSection(ModelSection):
 class ChatPoolSection(PoolSection):
     """A group of like workers and the engine behind them."""
 
-    backend: Literal["llamacpp", "ollama", "openai", "fake"]
+    backend: Literal["llamacpp", "ollama", "openai", "volunteers", "fake"]
     """What kind of engine it is."""
     slots: int = Field(default=4, ge=1, le=1024)
-    """How many replies one worker writes at once."""
+    """How many replies one worker writes at once; for `volunteers`, where it is left out, 512 jobs wait for one."""
     url: str | None = None
     """The engine's address, for `ollama` and `openai` (there with its version segment)."""
     model_file: str | None = None
@@ -85,6 +85,10 @@ class ChatPoolSection(PoolSection):
     prompt_cache_mib: int | None = Field(default=None, ge=0)
     """For `llamacpp`: the most memory, in MiB, for prompts that have lost their slot to another and may come again; 0
     keeps none. Left out, an eighth of the worker's memory limit, at most 8192."""
+    prompt_format: PromptFormat = "alpaca"
+    """For `volunteers`: how turns are written in the prompts of models that the configuration does not name."""
+    volunteer_time_s: float = Field(default=30.0, ge=1)
+    """For `volunteers`: the time that one has for a job, beside half a second for each token that it may write."""
     resume: Literal["prefill", "restart"] = "prefill"
     """How a reply goes on after its worker died: `prefill` hands the engine what was already said as the start of
     its answer; `restart` ends the reply with a retryable error instead."""

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from callboard_contracts.errors import ErrorInfo
-from callboard_contracts.kudos import MAX_KUDOS
+from callboard_contracts.kudos import KUDOS_METRIC, MAX_KUDOS
+from callboard_contracts.kudos_price import MAX_REWARD
 from callboard_contracts.model import Message
 
 UNITS_PER_TOKEN = 1000
@@ -85,6 +86,11 @@ class Hold(Message):
     def _held(self, metric: str) -> int | None:
         return max((entry.amount for entry in self.entries if entry.metric == metric), default=None)
 
+    @property
+    def kudos(self) -> int:
+        """The kudos that are taken from an account, in thousandths."""
+        return sum(entry.amount for entry in self.entries if entry.metric == KUDOS_METRIC)
+
 
 class ReserveRequest(Message):
     """The edge asks for a hold.
@@ -92,7 +98,8 @@ class ReserveRequest(Message):
     `key_digest` is the hex SHA-256 of the API key, `address` the client's IP address; quota turns both into opaque
     tenants, and neither is stored or logged in this form. With `extends` a worker asks for a further hold on the same
     accounts as one that it has; `work` is then what is needed on top, and key and address are left out.
-    `kudos` are held from the key's account, in thousandths, beside what the work costs.
+    `kudos` are held from the key's account, in thousandths, beside what the work costs. With `kudos_if_any` no more is
+    held than the account has, and nothing from a caller without one; else such a request is refused.
 
     `wait_s` is how long the sender waits at most; while quota waits for its store, an empty message every
     `DECISION_HEARTBEAT_S` says so. A request that got no answer may be sent again with the next number as
@@ -108,6 +115,7 @@ class ReserveRequest(Message):
     life_s: float = Field(gt=0)
     extends: Hold | None = Field(default=None, validation_alias=AliasChoices("extends", "top_up"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
+    kudos_if_any: bool = False
     wait_s: float = Field(default=0.0, ge=0, le=MAX_DECISION_WAIT_S)
     repeat: int = Field(default=0, ge=0)
 
@@ -178,11 +186,25 @@ class ReleaseReply(Message):
     settled: bool
 
 
+class VolunteerWork(Message):
+    """Which volunteer did a request's work, and what its owner earns for it once the event is settled.
+
+    `worker` is the worker's id and `owner` the account that runs it; `reward` is in thousandths of kudos, and 0 where
+    the site counts none.
+    """
+
+    worker: str
+    worker_name: str = ""
+    owner: str
+    reward: int = Field(default=0, ge=0, le=MAX_REWARD, strict=True)
+
+
 class UsageEvent(Message):
     """What a request really used; published to USAGE under the id `<request>.<kind>`, so it counts once.
 
     `extensions` are the further holds that a worker took for the same work, in the order in which it got them.
-    `kudos` are what the work really cost in thousandths of kudos; more than was held is never taken.
+    `kudos` are what the work really cost in thousandths of kudos; more than was held is never taken. `volunteer` is
+    paid out of nobody's account, once for the event, by the transaction `reward_id` of the request.
     """
 
     version: Literal[1] = 1
@@ -196,6 +218,7 @@ class UsageEvent(Message):
     hold: Hold | None = None
     extensions: tuple[Hold, ...] = Field(default=(), validation_alias=AliasChoices("extensions", "top_ups"))
     kudos: int = Field(default=0, ge=0, le=MAX_KUDOS, strict=True)
+    volunteer: VolunteerWork | None = None
     at: float = Field(ge=0, le=LATEST)
 
 
@@ -219,6 +242,7 @@ class AuditEvent(Message):
     what a settled usage event charged to all of its holds together. `heard_ms` is the sound that was finally counted
     (settled) or added (corrected). `kudos` are what was finally taken from an account, or earned by it; a kudos
     transaction is recorded as work of the kind kudos.
+    `worker` is the volunteer that a transaction pays for; such an event is kept under the worker's id as well.
     """
 
     kind: AuditKind
@@ -231,6 +255,7 @@ class AuditEvent(Message):
     total_units: int = 0
     heard_ms: int = 0
     kudos: int = 0
+    worker: str = ""
     reason: str = ""
     at: float
 

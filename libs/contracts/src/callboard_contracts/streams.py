@@ -33,6 +33,8 @@ ROOMS_BYTES = 1024 * 1024 * 1024
 A cluster that refuses what does not fit refuses changes and deletions too, so that no room could ever end.
 """
 CHARACTERS_BYTES = 1024 * 1024 * 1024
+VOLUNTEERS_BYTES = 64 * 1024 * 1024
+"""So much the records of all volunteers may have together; one more is refused."""
 SOUND_BYTES = 128 * 1024 * 1024
 """So much all sounds that are to be transcribed may have together; one more is refused."""
 ROOM_AUDIO_BYTES = 512 * 1024 * 1024
@@ -86,6 +88,7 @@ BUCKET_ROOMS = "ROOMS"
 BUCKET_CHARACTERS = "CHARACTERS"
 BUCKET_ACCOUNTS = "ACCOUNTS"
 BUCKET_WORKERS = "WORKERS"
+BUCKET_VOLUNTEERS = "VOLUNTEERS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,4 +332,5 @@ def buckets() -> tuple[BucketSpec, ...]:
         BucketSpec(BUCKET_CHARACTERS, key_ttl=True, max_bytes=CHARACTERS_BYTES),
         BucketSpec(BUCKET_ACCOUNTS, history=8),
         BucketSpec(BUCKET_WORKERS, key_ttl=True),
+        BucketSpec(BUCKET_VOLUNTEERS, key_ttl=True, max_bytes=VOLUNTEERS_BYTES),
     )

@@ -141,6 +141,26 @@ def describe_model(pool: str) -> str:
     return f"chat.describe.{pool if pool == '*' else token(pool)}"
 
 
+def volunteer_pop(worker_id: str) -> str:
+    """Where a chat worker is asked for jobs for a volunteer; `*` stands for all chat workers."""
+    return f"volunteers.pop.{worker_id if worker_id == '*' else token(worker_id)}"
+
+
+def volunteer_withdraw(worker_id: str) -> str:
+    """Where a chat worker learns that a volunteer left before its answer; `*` stands for all chat workers."""
+    return f"volunteers.withdraw.{worker_id if worker_id == '*' else token(worker_id)}"
+
+
+def volunteer_submit(worker_id: str) -> str:
+    """Where a chat worker takes the text of a volunteer; `*` stands for all chat workers."""
+    return f"volunteers.submit.{worker_id if worker_id == '*' else token(worker_id)}"
+
+
+def volunteer_progress(worker_id: str) -> str:
+    """Where a chat worker takes a piece of a volunteer's text; `*` stands for all chat workers."""
+    return f"volunteers.progress.{worker_id if worker_id == '*' else token(worker_id)}"
+
+
 def saved_index(tenant: str) -> str:
     """Where it is kept what a tenant has in its slots."""
     return f"save.index.{token(tenant)}"
@@ -229,3 +249,4 @@ QUOTA_VERIFY = "quota.verify"
 QUOTA_KUDOS_SHOW = "quota.kudos.show"
 QUOTA_KUDOS_EARN = "quota.kudos.earn"
 QUOTA_KUDOS_TRANSFER = "quota.kudos.transfer"
+QUOTA_KUDOS_UPTIME = "quota.kudos.uptime"

@@ -62,6 +62,7 @@ class OfferedModel(Message):
     `word_times` says that a speech model can tell when each word sounds; it is no entry of `abilities`, since an edge
     of an older version knows no others than its own.
     `throughput` is left out until a first reply was written.
+    `max_output_tokens` is the longest reply, where the workers know better than the configuration.
     `languages` are the codes of those that it hears, such as `en`; none where the engine alone knows.
     """
 
@@ -74,6 +75,7 @@ class OfferedModel(Message):
     word_times: bool = False
     throughput: Throughput | None = None
     languages: tuple[str, ...] = ()
+    max_output_tokens: int | None = Field(default=None, ge=1)
 
 
 class WorkerInfo(Message):

@@ -10,7 +10,7 @@ from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.jobs import Job
 from callboard_contracts.model import Message
-from callboard_contracts.quota import Hold, UsageEvent, Work, WorkKind, WorkOutcome
+from callboard_contracts.quota import Hold, UsageEvent, VolunteerWork, Work, WorkKind, WorkOutcome
 from callboard_kit.bus import Bus, BusError, PublishRefused
 from callboard_kit.kept import keep
 from callboard_worker.engine import EngineError
@@ -92,8 +92,12 @@ async def keep_outcome(
     outcome: WorkOutcome,
     extensions: tuple[Hold, ...] = (),
     result: Message | None = None,
+    kudos: int = 0,
+    volunteer: VolunteerWork | None = None,
 ) -> None:
     """Stores what a job used and, where there is one, its result; a repeat goes under the same ids and counts once.
+
+    `kudos` are what the work cost in thousandths, and `volunteer` is who did it and is paid.
 
     Raises:
         ExceptionGroup: the bus did not keep it in time; the job is to be handed out again.
@@ -108,6 +112,8 @@ async def keep_outcome(
         outcome=outcome,
         hold=job.hold,
         extensions=extensions,
+        kudos=kudos,
+        volunteer=volunteer,
         at=bus.clock.now(),
     )
     async with asyncio.TaskGroup() as group:

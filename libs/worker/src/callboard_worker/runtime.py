@@ -74,7 +74,8 @@ class Worker(Generic[J]):
     """Runs the jobs of one pool on one engine.
 
     `offers` says what the worker announces, once the engine is loaded; `make_kind` makes the kind of job that the
-    service is for. What `beside` makes is entered while jobs are taken, and left when the worker drains.
+    service is for. What `beside` makes is entered while jobs are taken, and left when the worker drains. `worker_id` is
+    made up where none is given.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class Worker(Generic[J]):
         make_kind: Callable[[Bus], JobKind[J]],
         shutdown: Shutdown,
         beside: Callable[[Bus], AbstractAsyncContextManager[object]] = nullcontext,
+        worker_id: str | None = None,
     ) -> None:
-        self._id = uuid.uuid4().hex
+        self._id = worker_id or uuid.uuid4().hex
         self._pool = pool
         self._engine = engine
         self._metrics = metrics
@@ -99,6 +101,10 @@ class Worker(Generic[J]):
         self._reason = self._readiness.reason()
         self._renew: Callable[[], None] = lambda: None
         self._running: RunningJobs | None = None
+
+    def announce(self) -> None:
+        """Announces the worker again now, because what it offers has changed."""
+        self._renew()
 
     async def run(self, config: Config) -> None:
         """Runs until told to stop, then drains.

@@ -1,16 +1,24 @@
 """The composition root of a chat worker: the only place that knows all its parts."""
 
 import argparse
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from callboard_chat import metrics
+from callboard_chat.domain.models import ServedModel
+from callboard_chat.domain.per_model import PerModel
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply_statistics import ReplyStatistics
+from callboard_chat.domain.volunteer_board import VolunteerBoard
+from callboard_chat.domain.volunteer_models import VolunteerModels
+from callboard_chat.domain.volunteer_rewards import reward_by
 from callboard_chat.handlers.chat_jobs import ChatJobs
 from callboard_chat.handlers.embedding_jobs import EmbeddingJobs
 from callboard_chat.handlers.model_inquiries import answering
 from callboard_chat.handlers.pool_jobs import PoolJobs
+from callboard_chat.handlers.volunteer_calls import TakesVolunteers, serving_volunteers
 from callboard_chat.settings import PoolSettings, pool_settings
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
@@ -21,8 +29,8 @@ from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.runtime import Worker
 
 
-def build_engine(pool: PoolSettings) -> ChatEngine:
-    """Makes the engine that the pool names; each backend's libraries are loaded only here."""
+def build_engine(pool: PoolSettings, worker_id: str = "") -> ChatEngine:
+    """Makes the engine that the pool names, for a worker; each backend's libraries are loaded only here."""
     match pool.backend:
         case "openai":
             from callboard_chat.backends.openai import OpenAIEngine
@@ -50,6 +58,13 @@ def build_engine(pool: PoolSettings) -> ChatEngine:
                 parse_special=pool.parse_special,
                 embeddings=pool.makes_embeddings,
             )
+        case "volunteers":
+            from callboard_chat.backends.volunteers import KEEP_ALIVE_S, VolunteerEngine
+
+            assert isinstance(pool.models, VolunteerModels)
+            board = VolunteerBoard(worker_id, pool.slots, reward=reward_by(pool.kudos))
+            keep_alive_s = min(KEEP_ALIVE_S, pool.stall_timeout_s / 4)
+            return VolunteerEngine(board, pool.models, pool.volunteer_time_s, keep_alive_s)
         case _:
             from callboard_chat.backends.fake import FakeEngine
 
@@ -61,18 +76,32 @@ async def run(config: Config, shutdown: Shutdown, arguments: argparse.Namespace)
     pool = pool_settings(config, arguments.pool)
     give_memory_back()
     limit_memory(pool.memory_limit_mib)
-    await run_worker(config, pool, build_engine(pool), shutdown)
+    worker_id = uuid.uuid4().hex
+    await run_worker(config, pool, build_engine(pool, worker_id), shutdown, worker_id)
 
 
-async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown) -> None:
+async def run_worker(
+    config: Config, pool: PoolSettings, engine: ChatEngine, shutdown: Shutdown, worker_id: str | None = None
+) -> None:
     """Runs one worker on a given engine; raises as `Worker.run` does."""
-    statistics = {model.name: PromptStatistics() for model in pool.models.values()}
-    replies = {name: ReplyStatistics() for name in statistics}
+    volunteers = engine if isinstance(engine, TakesVolunteers) else None
+    statistics = PerModel(PromptStatistics)
+    replies = PerModel(ReplyStatistics)
 
     def make_jobs(bus: Bus) -> PoolJobs:
         extensions = HoldExtensions(bus, pool.decision_timeout_s, admits_unheld=pool.admits_unheld)
         parts = (bus, engine, pool, extensions, statistics)
-        return PoolJobs(ChatJobs(*parts, replies), EmbeddingJobs(*parts))
+        stream_job = None if volunteers is None else volunteers.stream_job
+        return PoolJobs(ChatJobs(*parts, replies, stream_job), EmbeddingJobs(*parts))
+
+    @asynccontextmanager
+    async def beside(bus: Bus) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(answering(bus, engine, pool))
+            if volunteers is not None and worker_id is not None:
+                calls = serving_volunteers(bus, worker_id, volunteers, worker.announce)
+                await stack.enter_async_context(calls)
+            yield
 
     worker = Worker(
         pool,
@@ -81,7 +110,8 @@ async def run_worker(config: Config, pool: PoolSettings, engine: ChatEngine, shu
         lambda: offered_models(pool, engine, statistics, replies),
         make_jobs,
         shutdown,
-        lambda bus: answering(bus, engine, pool),
+        beside,
+        worker_id,
     )
     await worker.run(config)
 
@@ -101,6 +131,12 @@ def offered_models(
             sampling=tuple(sorted(engine.sampling)),
             tokens_per_byte=statistics[model.name].tokens_per_byte,
             throughput=replies[model.name].throughput,
+            max_output_tokens=_max_output_tokens(engine, model),
         )
         for model in dict.fromkeys(pool.models.values())
     ]
+
+
+def _max_output_tokens(engine: ChatEngine, model: ServedModel) -> int | None:
+    lengths = engine.models.lengths(model.engine_model) if isinstance(engine, TakesVolunteers) else None
+    return None if lengths is None else lengths[0]

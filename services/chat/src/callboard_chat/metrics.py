@@ -1,6 +1,8 @@
 """All figures of a chat worker, under OpenTelemetry's names for generative models where one exists."""
 
-from prometheus_client import Counter, Histogram
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
 
 from callboard_worker.metrics import SECONDS, WorkerMetrics
 
@@ -50,6 +52,14 @@ OVER_HOLD = Counter(
     "Replies that used more than was held for them, their prompt being counted only at the end; what is over is not "
     "charged.",
 )
+VOLUNTEER_POPS = Counter(
+    "callboard_chat_volunteer_pops_total", "Pops of volunteers, by whether they got a job.", ["result"]
+)
+VOLUNTEER_SUBMITS = Counter(
+    "callboard_chat_volunteer_submits_total", "Texts that volunteers submitted, by what became of them.", ["outcome"]
+)
+VOLUNTEER_JOBS = Gauge("callboard_chat_volunteer_jobs", "Jobs on the board for volunteers, by state.", ["state"])
+VOLUNTEERS_PARKED = Gauge("callboard_chat_volunteers_parked", "Volunteers that wait for a job.")
 WORKER = WorkerMetrics("callboard_chat", ("frames", "result", "edge", "none"))
 
 
@@ -72,3 +82,29 @@ class EmbeddingFigures:
         self.duration = OPERATION_DURATION.labels(model, "embeddings")
         self.inputs = EMBEDDED_INPUTS.labels(model)
         self.input_tokens = TOKEN_USAGE.labels(model, "input")
+
+
+class Board(Protocol):
+    """What is counted of a board for volunteers."""
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a volunteer."""
+        ...
+
+    @property
+    def handed_out(self) -> int:
+        """How many jobs volunteers have in work."""
+        ...
+
+    @property
+    def parked(self) -> int:
+        """How many volunteers wait for a job."""
+        ...
+
+
+def watch_volunteers(board: Board) -> None:
+    """Has the gauges of volunteers show a board."""
+    VOLUNTEER_JOBS.labels("waiting").set_function(lambda: board.waiting)
+    VOLUNTEER_JOBS.labels("handed_out").set_function(lambda: board.handed_out)
+    VOLUNTEERS_PARKED.set_function(lambda: board.parked)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
+from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_contracts.config import Config
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatPoolSection
 from callboard_kit.memory_limit import MIB, default_limit_bytes
 from callboard_kit.model_files import model_path
@@ -15,6 +17,8 @@ from callboard_worker.pool import WorkerPool, find_pool, secret
 DEFAULT_MODEL_FILE = "smollm2-135m-instruct-q4_1.gguf"
 PROMPT_CACHE_SHARE = 8
 """One part in so many of a worker's memory limit, unless the configuration says how much."""
+VOLUNTEER_SLOTS = 512
+"""So many jobs wait for volunteers in one worker, unless the configuration says how many."""
 MAX_DEFAULT_PROMPT_CACHE_MIB = 8192
 """llama.cpp's own default."""
 
@@ -30,6 +34,8 @@ class PoolSettings(WorkerPool):
     connect_timeout_s: float
     decision_timeout_s: float
     admits_unheld: bool
+    volunteer_time_s: float
+    kudos: KudosSection
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
 
@@ -58,6 +64,8 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         StartError: there is no such pool, or it lacks what its backend needs.
     """
     section = find_pool("chat", config.chat.pools, pool, with_url={"openai", "ollama"})
+    volunteers = section.backend == "volunteers"
+    slots = section.slots if not volunteers or "slots" in section.model_fields_set else VOLUNTEER_SLOTS
     models: dict[str, ServedModel] = {}
     for name, model in config.chat.models.items():
         if model.pool != pool:
@@ -79,7 +87,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         service="chat",
         name=pool,
         backend=section.backend,
-        slots=section.slots,
+        slots=slots,
         url=section.url,
         api_key=secret(section.api_key),
         model_path=model_path(config.site, section.model_file or DEFAULT_MODEL_FILE, environ),
@@ -94,7 +102,9 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         drain_timeout_s=config.chat.drain_timeout_s,
         decision_timeout_s=config.quota.decision_timeout_s,
         admits_unheld=config.quota.on_unreachable == "admit_and_settle",
-        models=models,
+        models=VolunteerModels(models, section.prompt_format) if volunteers else models,
+        volunteer_time_s=section.volunteer_time_s,
+        kudos=config.kudos,
     )
 
 

@@ -29,6 +29,9 @@ from callboard_edge.backends.room_audio import BusRoomAudio
 from callboard_edge.backends.rooms import BusRoomReader, BusRoomsClient
 from callboard_edge.backends.running_replies import BusRunningReplies
 from callboard_edge.backends.saved_slots import BusSavedSlots
+from callboard_edge.backends.volunteer_store import BusVolunteerStore
+from callboard_edge.backends.volunteer_watch import VolunteerWatch
+from callboard_edge.backends.volunteer_workers import BusVolunteerWorkers
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.admission import Admission
@@ -51,6 +54,10 @@ from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.spirit_box import Sounds, SpiritBox
 from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.uptime_rewards import UptimeRewards
+from callboard_edge.domain.volunteer_jobs import VolunteerJobs, VolunteerWorkers
+from callboard_edge.domain.volunteer_models import VolunteerCatalogue, volunteer_pools
+from callboard_edge.domain.volunteers import Volunteers
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http import docs, health, home_page
 from callboard_edge.http.connections import GuardedServer
@@ -225,7 +232,6 @@ async def _serve(
     encoders = EncoderPool()
     workers = Workers()
     characters = Characters()
-    watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters)
     store = StoreHealth(bus, f"edge-{edge_id}", checked_streams("edge", stored_streams(config)))
     quota = BusQuotaClient(
         bus,
@@ -236,6 +242,11 @@ async def _serve(
         require_key=config.quota.require_key,
         wait_s=config.quota.longest_decision_s,
     )
+    uptime_rewards = UptimeRewards(config.kudos, quota, background)
+    volunteers = Volunteers(
+        BusVolunteerStore(bus), bus.clock.now, config.horde.workers_per_account, uptime_rewards.seen
+    )
+    watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters), VolunteerWatch(bus, volunteers)
     deps = Dependencies(
         quota=quota,
         jobs=BusJobQueue(bus),
@@ -260,6 +271,7 @@ async def _serve(
 
     metrics.watch_pools(config, workers, deps.waiting)
     metrics.characters.set_function(lambda: len(characters))
+    metrics.volunteers_online.set_function(lambda: len(volunteers.online()))
     loop = await idle_loop(config.room_stream.idle_loop)
     streams = RoomStreams(BusRoomAudio(bus), background, config.room_stream, metrics, bus.clock.now, loop)
     others = BusRunningReplies(bus)
@@ -280,6 +292,8 @@ async def _serve(
         running=running,
         characters=characters,
         saved_slots=slots,
+        volunteers=volunteers,
+        volunteer_workers=BusVolunteerWorkers(bus),
     )
     server = EdgeServer(context, protocols)
     library_output.hide()
@@ -301,6 +315,7 @@ async def _serve(
             for watch in watches:
                 supervisor.start(watch.run(), watch.name)
             supervisor.start(store.run(), "store-health")
+            supervisor.start(volunteers.run(), "volunteers")
             supervisor.start(streams.run(), "room-streams")
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
             freeze_gc()
@@ -310,6 +325,7 @@ async def _serve(
             streams.close()
             context.live_sessions.stopping.set()
             await _drain(server, replies, config.edge.drain_timeout_s)
+            await volunteers.flush()
     finally:
         await server.close()
         encoders.close()
@@ -344,16 +360,22 @@ def edge_context(
     running: FollowedReplies | None = None,
     characters: Characters | None = None,
     saved_slots: SavedSlots | None = None,
+    volunteers: Volunteers | None = None,
+    volunteer_workers: VolunteerWorkers | None = None,
 ) -> EdgeContext:
-    """Puts together what the protocols are given; `running` is made where this edge is the only one."""
+    """Puts together what the protocols are given; `running` is made where this edge is the only one.
+
+    Without `volunteers` and the `volunteer_workers` that hold their jobs the site takes none.
+    """
     settings = edge_settings(config, deps.jobs.max_request_bytes)
     characters = Characters() if characters is None else characters
     kept = KeptJobs(deps, results)
     parts = deps, workers, kept, config.edge.request_timeout_s, config.chat.hold_slice_tokens
     room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
     admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
+    pools = volunteer_pools(config.chat)
     offer = Offer(
-        chat_catalogue(config.chat),
+        VolunteerCatalogue(chat_catalogue(config.chat), config.chat, workers),
         speech_catalogue(config.tts, characters),
         embedding_catalogue(config.chat),
         recognition_catalogue(config.stt),
@@ -395,6 +417,10 @@ def edge_context(
         admin=admin,
         saved_slots=saved_slots,
         spirit_box=spirit_box(config, admission, offers, workers, encoders, metrics),
+        volunteers=volunteers or Volunteers(None, deps.now),
+        volunteer_jobs=None
+        if volunteer_workers is None or not pools
+        else VolunteerJobs(volunteer_workers, workers, pools, lambda: ready() is not None),
     )
 
 

@@ -94,6 +94,23 @@ class EdgeMetrics:
             ("route",),
             registry=registry,
         )
+        self.volunteer_pops = Counter(
+            "callboard_edge_volunteer_pops_total",
+            "Pops of volunteers that were answered, by whether they got a job.",
+            ("result",),
+            registry=registry,
+        )
+        self.volunteer_submits = Counter(
+            "callboard_edge_volunteer_submits_total",
+            "Texts that volunteers submitted, by what became of them.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.volunteers_online = Gauge(
+            "callboard_edge_volunteers_online",
+            "Volunteers that have asked for work within five minutes, as each edge knows them.",
+            registry=registry,
+        )
         self.errors = Counter(
             "callboard_edge_errors_total",
             "Requests that ended in an error, by its code, before or in the middle of the answer.",

@@ -1,9 +1,11 @@
 """What the edge needs out of the configuration, as plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from callboard_contracts.config import Config, HordeSection
+from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import SttSection, TtsSection
 
 
@@ -23,6 +25,9 @@ class EdgeSettings:
     speaks_in_rooms: bool
     kobold_prefix: str
     horde: HordeSection
+    kudos: KudosSection
+    engine_models: Mapping[str, str]
+    """The names by which engines know chat models, where they are others."""
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -41,4 +46,6 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         speaks_in_rooms=config.talkmaster.speech,
         kobold_prefix=config.kobold.path_prefix,
         horde=config.horde,
+        kudos=config.kudos,
+        engine_models={name: one.engine_model for name, one in config.chat.models.items() if one.engine_model},
     )

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from callboard_contracts.config import Config, QuotaSection
+from callboard_contracts.config import Config
 from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import stored_streams
 from callboard_contracts.subjects import QUOTA_RESERVE
@@ -121,9 +121,11 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     reservations = ReservationService(config.quota, secret, accounts, ledger, clock, journal, waits)
     counters = StreamCounterStore(bus)
     rules = EventRules(secret, accounts)
-    settler = Settler(config.quota, rules, ledger, counters, clock, journal)
+    kudos = KudosService(
+        store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc(), config.kudos
+    )
+    settler = Settler(config.quota, rules, ledger, counters, clock, journal, kudos.reward)
     reaper = Reaper(store, ledger, clock, journal, counters)
-    kudos = KudosService(store, ledger, accounts, clock, journal, lambda rule: KUDOS_REFUSALS.labels(rule).inc())
     usage_log = StreamUsageLog(bus)
     aggregator = UsageAggregator(usage_log, counters, rules, lambda: reservations.settings)
     process = secrets.token_hex(4)
@@ -136,11 +138,11 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     handlers.subscribe(broker)
     subscribe_control(broker, accounts.invalidate, ledger.window_cache.invalidate)
 
-    def apply(quota: QuotaSection) -> None:
-        reservations.settings = quota
-        settler.settings = quota
+    def apply(changed: Config) -> None:
+        reservations.settings = settler.settings = changed.quota
+        kudos.settings = changed.kudos
 
-    live = settings.LiveSettings(arguments.config, config.quota, apply)
+    live = settings.LiveSettings(arguments.config, config, apply)
 
     begin()
 

@@ -51,7 +51,11 @@ RECONCILE_AGE_SECONDS = Gauge(
 )
 
 
-KUDOS = Counter("callboard_quota_kudos", "Kudos that were earned, spent and transferred, in thousandths.", ("kind",))
+KUDOS = Counter(
+    "callboard_quota_kudos",
+    "Kudos that were credited, paid to volunteers, spent and transferred, in thousandths.",
+    ("kind",),
+)
 KUDOS_REFUSALS = Counter("callboard_quota_kudos_refusals", "Kudos transactions refused, by rule.", ("reason",))
 
 
@@ -88,7 +92,7 @@ def begin() -> None:
     SETTLEMENTS.labels("settled")
     for request in ("reserve", "release", "settle"):
         STORE_FAILURES.labels(request)
-    for move in ("earn", "spend", "transfer"):
+    for move in ("earn", "reward", "uptime", "spend", "transfer"):
         KUDOS.labels(move)
     for rule in RULES:
         KUDOS_REFUSALS.labels(rule)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from callboard_contracts.config import Config, QuotaSection
+from callboard_contracts.config import Config
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_kit.lifecycle import StartError
 from callboard_kit.settings import SettingsError, load_config
@@ -24,7 +24,7 @@ def check(config: Config) -> None:
 class LiveSettings:
     """Reads the configuration again from time to time, so that tiers change without a restart."""
 
-    def __init__(self, path: Path | None, current: QuotaSection, apply: Callable[[QuotaSection], None]) -> None:
+    def __init__(self, path: Path | None, current: Config, apply: Callable[[Config], None]) -> None:
         self._path = path
         self._current = current
         self._apply = apply
@@ -41,7 +41,7 @@ class LiveSettings:
                 log.warning("settings_refused", extra={"reason": str(error)})
             return
         self._complaint = ""
-        if config.quota != self._current:
-            self._current = config.quota
-            self._apply(config.quota)
+        if (config.quota, config.kudos) != (self._current.quota, self._current.kudos):
+            self._current = config
+            self._apply(config)
             log.info("settings_changed")

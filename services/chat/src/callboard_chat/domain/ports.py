@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from callboard_chat.domain.prompt_formats import OwnTurns
 from callboard_contracts.chat import ChatRequest, PhaseDurations, TokenLogprob, ToolCall
 from callboard_contracts.tokens import DescribeModelReply
+from callboard_contracts.volunteers import ServedBy
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import Engine
 
@@ -21,7 +22,8 @@ class Chunk:
     apart from the text; the last chunk may bring those of thinking that was never shown. It also has `finish`, and
     `stop_sequence` where the engine says which one ended the reply. The counts are the engine's own for this run so
     far, None where it has not said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens`
-    counts only what this run made, without what a continuation started from.
+    counts only what this run made, without what a continuation started from. `served_by` is the volunteer who writes
+    the reply, where one does.
     """
 
     text: str = ""
@@ -37,6 +39,7 @@ class Chunk:
     read_prompt_tokens: int | None = None
     completion_tokens: int | None = None
     durations: PhaseDurations | None = None
+    served_by: ServedBy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from callboard_contracts.chat import (
 )
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import Hold, Work
+from callboard_contracts.volunteers import ServedBy
 
 
 class Reply:
@@ -74,6 +75,7 @@ class Reply:
         self._cutter = StopCutter(request.sampling.stop)
         self._stop_sequence: str | None = None
         self._durations = PhaseDurations()
+        self._served_by: ServedBy | None = None
         self._splitter: ThinkingSplitter | None = None
         self._trims_start = trims_start
         self._at_start = False
@@ -216,6 +218,7 @@ class Reply:
             durations=self._durations.model_copy(update={"queue_s": queue_s}),
             stop_sequence=self._stop_sequence if reason == "stop" else None,
             error=error,
+            served_by=self._served_by,
         )
         return self._frame("", "", tokens, (), end)
 
@@ -256,6 +259,8 @@ class Reply:
             self._engine_tokens = chunk.completion_tokens
         if chunk.durations is not None:
             self._durations = chunk.durations
+        if chunk.served_by is not None:
+            self._served_by = chunk.served_by
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
         hold = self._hold

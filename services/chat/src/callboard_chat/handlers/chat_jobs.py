@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import cache, partial
 from typing import Literal
@@ -10,9 +10,10 @@ from typing import Literal
 from callboard_chat import metrics
 from callboard_chat.domain.dialogue_cut import UNBOUNDED, fitted
 from callboard_chat.domain.front_cut import may_be_cut
+from callboard_chat.domain.kudos_cost import kudos_cost
 from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, format_of, refusal
 from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
-from callboard_chat.domain.ports import ChatEngine
+from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_rendering import RenderedRequest, TextFit, rendered
 from callboard_chat.domain.prompt_statistics import PromptStatistics
@@ -27,7 +28,7 @@ from callboard_contracts import subjects
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatRequest, ChatResult, EndReason, TokenUsage
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.prompt_size import usual_prompt_tokens
-from callboard_contracts.quota import Work
+from callboard_contracts.quota import VolunteerWork, Work
 from callboard_contracts.rooms import TurnEnded
 from callboard_kit import tracing
 from callboard_kit.bus import Bus
@@ -39,6 +40,9 @@ from callboard_worker.running import RunningJob
 from callboard_worker.takeover import kept_result, take_over
 
 log = logging.getLogger(__name__)
+
+StreamJob = Callable[[ChatJob, ChatRequest, Continuation | None], AsyncGenerator[Chunk, None]]
+"""How an engine that has to know the job writes its reply; see `ChatEngine.stream`."""
 
 RETURN_TIMEOUT_S = 5.0
 """How long the last holds may take to be given back before the worker ends."""
@@ -62,6 +66,7 @@ class ChatJobs:
         extensions: HoldExtensions,
         statistics: Mapping[str, PromptStatistics],
         replies: Mapping[str, ReplyStatistics],
+        stream_job: StreamJob | None = None,
     ) -> None:
         self._bus = bus
         self._engine = engine
@@ -69,6 +74,7 @@ class ChatJobs:
         self._extensions = extensions
         self._statistics = statistics
         self._replies = replies
+        self._stream_job: StreamJob = stream_job or (lambda _job, request, said: engine.stream(request, said))
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
         self._own_prompts = OwnPrompts()
@@ -260,7 +266,7 @@ class ChatJobs:
         job = running.job
         first = not reply.started
         try:
-            async with aclosing(self._engine.stream(fit.cut(request) if fit else request, said)) as chunks:
+            async with aclosing(self._stream_job(job, fit.cut(request) if fit else request, said)) as chunks:
                 async for chunk in chunks:
                     if chunk.read_prompt_tokens is None:
                         running.heard_at = clock()
@@ -327,6 +333,9 @@ class ChatJobs:
         if charged != used:
             metrics.OVER_HOLD.inc()
             log.warning("used_more_than_held", extra={"request_id": job.request_id, "model": job.request.model})
+        kudos = kudos_cost(self._pool.kudos, job, end, end.served_by.reward if end.served_by else None)
+        if result is not None and kudos != result.kudos:
+            result = result.model_copy(update={"kudos": kudos})
         await keep_outcome(
             self._bus,
             job,
@@ -337,6 +346,8 @@ class ChatJobs:
             outcome=end.reason,
             extensions=quota.extensions,
             result=result,
+            kudos=kudos,
+            volunteer=_volunteer_work(end),
         )
         if (turn := job.request.turn) is not None:
             ended = TurnEnded(room=turn.room, turn=turn.turn)
@@ -367,6 +378,14 @@ class ChatJobs:
         )
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info("job_ended", extra={**ids, "reason": end.reason, "code": code})
+
+
+def _volunteer_work(end: ChatEnd) -> VolunteerWork | None:
+    """Who is paid for a reply; nobody for one that failed."""
+    by = end.served_by
+    if by is None or end.reason == "error":
+        return None
+    return VolunteerWork(worker=by.worker_id, worker_name=by.worker_name, owner=by.account, reward=by.reward)
 
 
 def _result_of(job: ChatJob, known: History) -> ChatResult | None:

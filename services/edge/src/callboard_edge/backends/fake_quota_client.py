@@ -3,9 +3,10 @@
 import asyncio
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.kudos import KudosReply, KudosTransferRequest
+from callboard_contracts.kudos import KUDOS_METRIC, KudosReply, KudosTransferRequest, KudosUptimeRequest
 from callboard_contracts.quota import (
     Hold,
+    HoldEntry,
     IdentifyReply,
     IdentifyRequest,
     LimitState,
@@ -38,6 +39,7 @@ class FakeQuotaClient:
         self.accounts: dict[str, str] = {}
         """The accounts of keys, by the keys' digests; all other callers are one tenant."""
         self.balances: dict[str, int] = {}
+        self.uptimes: dict[tuple[str, int], KudosUptimeRequest] = {}
         self.transfers: dict[str, KudosTransferRequest] = {}
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
@@ -46,13 +48,22 @@ class FakeQuotaClient:
         await asyncio.sleep(self.delay_s)
         if self.refusal is not None and self.refused_kind in (None, request.kind):
             return ReserveReply(error=self.refusal, states=self.states)
+        account = self.accounts.get(request.key_digest or "", TENANT)
+        kudos = request.kudos
+        if kudos > self.balances.get(account, 0):
+            if not request.kudos_if_any:
+                error = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="The account has fewer.", limit="key.kudos")
+                return ReserveReply(error=error)
+            kudos = self.balances.get(account, 0)
+        if kudos:
+            self.balances[account] -= kudos
         hold = Hold(
             id=request.request_id,
             request_id=request.request_id,
             tenant=TENANT,
             kind=request.kind,
             model=request.model,
-            entries=(),
+            entries=(HoldEntry(tenant=account, metric=KUDOS_METRIC, bucket="ever", amount=kudos),) if kudos else (),
             expires_at=request.life_s + LEASE_MARGIN_S,
         )
         self.held[request.request_id] = hold
@@ -61,6 +72,8 @@ class FakeQuotaClient:
     async def release(self, hold: Hold) -> None:
         """Gives a hold back."""
         if self.held.pop(hold.request_id, None) is not None:
+            for entry in hold.entries:
+                self.balances[entry.tenant] += entry.amount
             self.released.append(hold.request_id)
 
     async def usage(self, request: UsageRequest) -> UsageReply:
@@ -82,6 +95,11 @@ class FakeQuotaClient:
             error = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="account: no such account", param="account")
             return KudosReply(error=error)
         return KudosReply(account=account, name="ada", balance=self.balances[account])
+
+    async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
+        """Pays a volunteer, once for a period."""
+        self.uptimes[request.worker, request.period] = request
+        return KudosReply(account=request.account)
 
     async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
         """Moves kudos, once for each id."""

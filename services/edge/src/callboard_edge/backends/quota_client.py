@@ -8,7 +8,7 @@ from cachetools import LRUCache
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import ErrorCode, ErrorInfo
-from callboard_contracts.kudos import KudosBalanceRequest, KudosReply, KudosTransferRequest
+from callboard_contracts.kudos import KudosBalanceRequest, KudosReply, KudosTransferRequest, KudosUptimeRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -99,6 +99,10 @@ class BusQuotaClient:
         """Says what an account is called and has in kudos."""
         request = KudosBalanceRequest(account=account)
         return await self._line.ask(subjects.QUOTA_KUDOS_SHOW, request, KudosReply) or KudosReply(error=UNAVAILABLE)
+
+    async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
+        """Pays a volunteer for having been there."""
+        return await self._line.ask(subjects.QUOTA_KUDOS_UPTIME, request, KudosReply) or KudosReply(error=UNAVAILABLE)
 
     async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
         """Moves kudos."""

@@ -24,6 +24,7 @@ from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, RecognitionModel, SpeechModel
 from callboard_edge.domain.embedding_stream import EmbeddingSource, EmbeddingStream
 from callboard_edge.domain.kept_jobs import KeptJobs
+from callboard_edge.domain.kudos_price import KudosPrice
 from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.prompt_bound import check_context, check_inputs
 from callboard_edge.domain.prompt_cache import with_preferred_worker
@@ -93,13 +94,19 @@ class Admission:
         model: ChatModel,
         request_id: str | None = None,
         name: str | None = None,
+        kudos: KudosPrice | None = None,
     ) -> str:
-        """Holds what a chat request may cost, enqueues it as a batch job and returns its id; raises as `chat`."""
+        """Holds what a chat request may cost, enqueues it as a batch job and returns its id; raises as `chat`.
+
+        `kudos` are what it costs an account beside that.
+        """
         await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
+        if kudos is not None:
+            reserve = reserve.model_copy(update={"kudos": kudos.amount, "kudos_if_any": not kudos.upfront})
         await self.kept.submit(
             reserve,
-            lambda reply: self._chat_job(reserve, reply, request, model, held),
+            lambda reply: self._chat_job(reserve, reply, request, model, held, kudos),
             Route("chat", model.pool, "batch"),
             name,
         )
@@ -335,7 +342,13 @@ class Admission:
         )
 
     def _chat_job(
-        self, reserve: ReserveRequest, reply: ReserveReply, request: ChatRequest, model: ChatModel, held: Work | None
+        self,
+        reserve: ReserveRequest,
+        reply: ReserveReply,
+        request: ChatRequest,
+        model: ChatModel,
+        held: Work | None,
+        kudos: KudosPrice | None = None,
     ) -> ChatJob:
         now = self.deps.now()
         return ChatJob(
@@ -348,4 +361,5 @@ class Admission:
             deadline_at=now + self.request_timeout_s,
             request=with_preferred_worker(request, model, self.workers),
             held=held if reply.hold else None,
+            kudos=kudos.terms if kudos and reply.hold and reply.hold.kudos else None,
         )

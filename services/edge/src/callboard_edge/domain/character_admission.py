@@ -14,6 +14,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
 from callboard_edge.domain.catalogue import ChatModel, SpeechModel
 from callboard_edge.domain.character_prompts import opening_request, spoken_line, without_memory
+from callboard_edge.domain.kudos_price import KudosPrice
 from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.room_turns import Question, RoomKey, RoomTurns, Words
 from callboard_edge.domain.submission import Submission
@@ -63,9 +64,10 @@ class CharacterAdmission(Admission):
         model: ChatModel,
         request_id: str | None = None,
         name: str | None = None,
+        kudos: KudosPrice | None = None,
     ) -> str:
         """Admits a request that is polled; a character answers it without its memory."""
-        return await super().chat_kept(caller, *self._without_memory(request, model), request_id, name)
+        return await super().chat_kept(caller, *self._without_memory(request, model), request_id, name, kudos)
 
     async def narrated(
         self,

@@ -25,7 +25,8 @@ class CharacterCatalogue(Catalogue[ChatModel]):
         workers: Workers,
         names: Collection[str] | None,
     ) -> None:
-        super().__init__(offered.models, offered.default)
+        super().__init__((), offered.default)
+        self._offered = offered
         self._everything = everything
         self._characters = characters
         self._workers = workers
@@ -35,11 +36,11 @@ class CharacterCatalogue(Catalogue[ChatModel]):
     def models(self) -> tuple[ChatModel, ...]:
         """The models on offer, then the characters by their names."""
         found = (self._as_model(character) for character in self._characters)
-        return (*super().models, *(model for model in found if model is not None))
+        return (*self._offered.models, *(model for model in found if model is not None))
 
     def find(self, name: str) -> ChatModel | None:
         """The model of a name or alias, or the character of `character/<name>`, or None."""
-        if (own := super().find(name)) is not None:
+        if (own := self._offered.find(name)) is not None:
             return own
         character = self._characters.named(name)
         return None if character is None else self._as_model(character)

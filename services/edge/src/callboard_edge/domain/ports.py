@@ -12,7 +12,7 @@ from callboard_contracts.errors import ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.jobs import Job, Service
 from callboard_contracts.kept import JobTicket, KeptDialogue, KeptGroup
-from callboard_contracts.kudos import KudosReply, KudosTransferRequest
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest, KudosUptimeRequest
 from callboard_contracts.quota import (
     Hold,
     IdentifyReply,
@@ -101,6 +101,10 @@ class QuotaClient(Protocol):
 
     async def kudos(self, account: str) -> KudosReply:
         """Says what an account is called and has in kudos; answers `quota_unavailable` as `usage` does."""
+        ...
+
+    async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
+        """Pays a volunteer for having been there, once for a period; answers as `kudos`."""
         ...
 
     async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:

@@ -15,6 +15,8 @@ from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.spirit_box import SpiritBox
+from callboard_edge.domain.volunteer_jobs import VolunteerJobs
+from callboard_edge.domain.volunteers import Volunteers
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.embedding_responder import EmbeddingResponder
 from callboard_edge.http.live_sessions import LiveSessions
@@ -34,7 +36,7 @@ class EdgeContext:
 
     `offers` tells which of the models a caller may ask for, `running` what there is of a reply that has a name. `ready`
     returns None, or why the edge cannot take work; `admin` is None where the site has no admin API, `saved_slots` where
-    it keeps nothing for callers, `spirit_box` where it has none.
+    it keeps nothing for callers, `spirit_box` where it has none, `volunteer_jobs` where it takes no volunteers.
     """
 
     settings: EdgeSettings
@@ -62,7 +64,9 @@ class EdgeContext:
     running: FollowedReplies
     dialogues: Dialogues
     groups: JobGroups
+    volunteers: Volunteers
     ready: Callable[[], str | None]
     admin: Administration | None = None
     saved_slots: SavedSlots | None = None
     spirit_box: SpiritBox | None = None
+    volunteer_jobs: VolunteerJobs | None = None

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from callboard_contracts.chat import OutputFormat, SamplerName, Sampling
+from callboard_contracts.chat import KOBOLD_SAMPLERS, OutputFormat, SamplerName, Sampling
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.lenient import within
 from callboard_edge.http.local_bodies import LocalSamplingBody
@@ -18,16 +18,6 @@ GREATEST_BIAS = 100.0
 LEAST_CONTEXT_TOKENS = 128
 TURN_TAG = "{{["
 """The beginning of each of KoboldCpp's tags."""
-SAMPLERS: tuple[SamplerName, ...] = (
-    "top_k",
-    "top_a",
-    "top_p",
-    "tfs",
-    "typical_p",
-    "temperature",
-    "repetition_penalty",
-)
-"""By KoboldCpp's numbers."""
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "temperature": ("temperature",),
@@ -151,9 +141,9 @@ def _dynamic_temperature(body: LocalSamplingBody) -> dict[str, float]:
 def _order(numbers: list[int | None] | None) -> tuple[SamplerName, ...] | None:
     """The samplers of KoboldCpp's numbers; None where they are not each of them once."""
     given = [one for one in numbers or () if one is not None]
-    if sorted(given) != list(range(len(SAMPLERS))):
+    if sorted(given) != list(range(len(KOBOLD_SAMPLERS))):
         return None
-    return tuple(SAMPLERS[number] for number in given)
+    return tuple(KOBOLD_SAMPLERS[number] for number in given)
 
 
 def _ids(text: str | None) -> tuple[int, ...]:

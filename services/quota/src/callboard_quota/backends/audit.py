@@ -51,7 +51,7 @@ class AuditJournal:
             await asyncio.sleep(GATHER_S)
             while len(events) < BATCH and not self._waiting.empty():
                 events.append(self._waiting.get_nowait())
-            await self._publish([message for event in events if (message := _outgoing(event))])
+            await self._publish([message for event in events for message in _outgoing(event)])
             for _ in events:
                 self._waiting.task_done()
 
@@ -73,9 +73,11 @@ class AuditJournal:
                 return
 
 
-def _outgoing(event: AuditEvent) -> Outgoing | None:
-    try:
-        subject = subjects.audit(event.request_id)
-    except ValueError:
-        return None  # The id is a client's and names no request.
-    return Outgoing(subject, event.model_dump_json().encode(), {MSG_ID: secrets.token_hex(ID_BYTES)})
+def _outgoing(event: AuditEvent) -> list[Outgoing]:
+    data = event.model_dump_json().encode()
+    # An id may be a client's and name no request.
+    return [
+        Outgoing(subjects.audit(of), data, {MSG_ID: secrets.token_hex(ID_BYTES)})
+        for of in (event.request_id, event.worker)
+        if subjects.is_token(of)
+    ]

@@ -17,11 +17,6 @@ def is_transaction(hold: Hold) -> bool:
     return any(entry.metric == KUDOS_CREDIT_METRIC for entry in hold.entries)
 
 
-def held_kudos(hold: Hold) -> int:
-    """The kudos that a hold has taken from an account."""
-    return sum(entry.amount for entry in hold.entries if entry.metric == KUDOS_METRIC)
-
-
 def credited_kudos(hold: Hold) -> int:
     """The kudos that a transaction credits to an account."""
     return sum(entry.amount for entry in hold.entries if entry.metric == KUDOS_CREDIT_METRIC)

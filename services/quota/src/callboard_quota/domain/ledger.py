@@ -17,7 +17,6 @@ from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.changes import (
     audit_event,
     credited_kudos,
-    held_kudos,
     increments,
     is_transaction,
     late_charge,
@@ -150,7 +149,7 @@ class Ledger:
             "settled", hold, self._clock.now(), reason, units=units, total_units=total_units, heard_ms=heard_ms
         )
         if kudos:
-            wanted = wanted.model_copy(update={"kudos": min(kudos, held_kudos(hold))})
+            wanted = wanted.model_copy(update={"kudos": min(kudos, hold.kudos)})
         ended = await self._end(wanted, hold)
         if ended.first or ended.outcome.kind == "settled":
             return ended
@@ -183,8 +182,10 @@ class Ledger:
         await self._store.apply(increments(hold))
         return await self._end(audit_event("expired", hold, self._clock.now(), reason), hold)
 
-    async def transaction(self, hold: Hold, limit: Limit | None) -> Ended:
+    async def transaction(self, hold: Hold, limit: Limit | None, worker: str = "") -> Ended:
         """Books a kudos transaction: debits the payer if the limit allows and credits the receiver, or undoes it.
+
+        `worker` is the volunteer that it pays for, if any.
 
         A transaction ends one way and counts once, however often it is repeated or cut off. The recorded outcome may be
         that of another hold of the same transaction, in which case this one is undone.
@@ -202,7 +203,8 @@ class Ledger:
                     value = (await self._store.apply([Change(counter, 0, None)]))[0].value
                 allowed = value is not None and value <= limit.maximum
             wanted = audit_event("settled" if allowed else "released", hold, self._clock.now(), hold.model)
-            return await self._end(wanted.model_copy(update={"kudos": credited_kudos(hold) if allowed else 0}), hold)
+            credited = credited_kudos(hold) if allowed else 0
+            return await self._end(wanted.model_copy(update={"kudos": credited, "worker": worker}), hold)
         except BaseException:
             self._keep_unconfirmed(hold)
             raise
@@ -277,6 +279,11 @@ class Ledger:
             resets_in_s = limit.kind.window.resets_in_s(now, oldest_at)
             limit_usages.append(LimitUsage(limit, sum(used.values()), resets_in_s))
         return limit_usages
+
+    async def kudos(self, account: str) -> int:
+        """What an account has, without what is held for work that runs. Raises StoreUnavailable."""
+        counter = Counter(account, KUDOS.name, KUDOS.bucket(self._clock.now()))
+        return -(await self._store.read([counter])).get(counter, 0)
 
     def can_settle(self, hold: Hold) -> bool:
         """Whether the hold's ids are still remembered by the store, so that settling it is safe."""

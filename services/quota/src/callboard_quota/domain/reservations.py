@@ -26,7 +26,7 @@ from callboard_contracts.subjects import token
 from callboard_quota.domain.amounts import cost, is_plausible, rates_of
 from callboard_quota.domain.changes import audit_event
 from callboard_quota.domain.concurrency import ConcurrencyWait
-from callboard_quota.domain.decision import HoldRequest, LimitUsage, Refused
+from callboard_quota.domain.decision import Granted, HoldRequest, LimitUsage, Refused
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limit_kinds import KUDOS, TOKENS_PER_DAY, TOKENS_PER_MONTH
 from callboard_quota.domain.limits import Limit, LimitPolicy, LimitSet, kudos_limit
@@ -35,6 +35,8 @@ from callboard_quota.domain.tenants import ACCOUNT_MARK, ADDRESS_MARK, ANONYMOUS
 from callboard_quota.domain.windows import DECISION_LIFE_S
 
 STORE_RETRY_S = 0.1
+KUDOS_ATTEMPTS = 3
+"""How often the kudos of an account are read anew where others spend them meanwhile; then none are held."""
 
 
 class RefusedRequest(Exception):  # noqa: N818 - a decision, not a failure
@@ -99,14 +101,19 @@ class ReservationService:
             limit_set = await self._limit_set(request)
             tenant = limit_set.tenant
             if request.kudos and (request.extends or limit_set.scope != "key"):
-                raise _invalid("kudos", "only an account has kudos, and an extension takes none")
-            hold_request = self._hold_request(request, limit_set, confirm_timeout_s)
+                if request.extends or not request.kudos_if_any:
+                    raise _invalid("kudos", "only an account has kudos, and an extension takes none")
+                request = request.model_copy(update={"kudos": 0})
+            hold_request = self._hold_request(request, limit_set, confirm_timeout_s, request.kudos)
         except RefusedRequest as refused:
             self._record(request, "refused", tenant, reason=refused.info.code.value)
             return ReserveReply(tenant=tenant, error=refused.info)
         if request.repeat and request.extends is None:
             await self._ledger.take_back(tenant, request.request_id, request.repeat)
-        outcome = await self._ledger.reserve(hold_request)
+        if request.kudos and request.kudos_if_any:
+            hold_request, outcome = await self._reserve_if_any(request, limit_set, confirm_timeout_s)
+        else:
+            outcome = await self._ledger.reserve(hold_request)
         if isinstance(outcome, Refused):
             outcome = await self._concurrency_wait.wait(hold_request, outcome)
         if isinstance(outcome, Refused):
@@ -116,6 +123,19 @@ class ReservationService:
             return ReserveReply(tenant=tenant, error=_exceeded(outcome), states=states)
         self._record(request, "admitted", tenant, hold_id=outcome.hold.id, units=hold_request.units)
         return ReserveReply(tenant=tenant, hold=outcome.hold, states=tuple(map(_state, outcome.limit_usages)))
+
+    async def _reserve_if_any(
+        self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float
+    ) -> tuple[HoldRequest, Granted | Refused]:
+        """Reserves with as many of the kudos as the account has; others may take some of them at the same moment."""
+        for _ in range(KUDOS_ATTEMPTS):
+            kudos = min(request.kudos, max(0, await self._ledger.kudos(limit_set.tenant)))
+            hold_request = self._hold_request(request, limit_set, confirm_timeout_s, kudos)
+            outcome = await self._ledger.reserve(hold_request)
+            if isinstance(outcome, Granted) or not outcome.limit_usage.limit.kind.is_balance:
+                return hold_request, outcome
+        hold_request = self._hold_request(request, limit_set, confirm_timeout_s, 0)
+        return hold_request, await self._ledger.reserve(hold_request)
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
@@ -192,7 +212,9 @@ class ReservationService:
             raise _bad_key("The API key has expired.")
         return account
 
-    def _hold_request(self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float) -> HoldRequest:
+    def _hold_request(
+        self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float, kudos: int
+    ) -> HoldRequest:
         rates = rates_of(self.settings.weights, request.model, request.kind)
         if request.extends:
             rates = request.extends.rates
@@ -200,9 +222,9 @@ class ReservationService:
         limits = tuple([limit for limit in limit_set.limits if limit.metric.counts(request.kind)])
         counted = [(tenant, metric) for tenant, metric in limit_set.counted if metric.counts(request.kind)]
         amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in counted]
-        if request.kudos:
+        if kudos:
             limits += (kudos_limit(limit_set.tenant),)
-            amounts.append((limit_set.tenant, KUDOS, request.kudos))
+            amounts.append((limit_set.tenant, KUDOS, kudos))
         return HoldRequest(
             request_id=request.request_id,
             tenant=limit_set.tenant,

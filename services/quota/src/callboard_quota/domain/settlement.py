@@ -1,5 +1,7 @@
 """Settles holds by usage events, each event counted once."""
 
+from collections.abc import Awaitable, Callable
+
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import Cost, cost, rates_of, shares
@@ -57,7 +59,7 @@ def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
 
 
 class Settler:
-    """Settles usage events one by one; `settings` may be replaced at any time."""
+    """Settles usage events one by one, and has their volunteers paid; `settings` may be replaced at any time."""
 
     def __init__(
         self,
@@ -67,8 +69,10 @@ class Settler:
         counters: CounterStore,
         clock: Clock,
         journal: Journal,
+        reward: Callable[[UsageEvent], Awaitable[None]],
     ) -> None:
         self.settings = settings
+        self._reward = reward
         self._rules = rules
         self._ledger = ledger
         self._counter_store = counters
@@ -89,7 +93,7 @@ class Settler:
         if reason:
             self._ignore(event, reason)
             return reason
-        result = "settled"
+        result, counts = "settled", True
         charged = charges(event, self.settings)
         total = sum(share.units for _hold, share in charged)
         for n, (hold, share) in enumerate(charged):
@@ -106,9 +110,12 @@ class Settler:
                     self._ignore(event, result, hold, share.units)
                 if charged_as(ended.outcome, share, total):
                     continue
+                counts = n > 0
             if n == 0:
                 # The first hold decides for all: of two events about the same work one counts, never a part of each.
                 break
+        if counts:
+            await self._reward(event)
         return result
 
     async def _was_held(self, event: UsageEvent) -> bool:

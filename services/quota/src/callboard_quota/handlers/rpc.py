@@ -24,6 +24,7 @@ from callboard_contracts.subjects import (
     QUOTA_KUDOS_EARN,
     QUOTA_KUDOS_SHOW,
     QUOTA_KUDOS_TRANSFER,
+    QUOTA_KUDOS_UPTIME,
     QUOTA_RELEASE,
     QUOTA_RESERVE,
     QUOTA_USAGE,
@@ -79,6 +80,7 @@ class RpcHandlers:
             QUOTA_KUDOS_SHOW: kudos.balance,
             QUOTA_KUDOS_EARN: kudos.earn,
             QUOTA_KUDOS_TRANSFER: kudos.transfer,
+            QUOTA_KUDOS_UPTIME: kudos.uptime,
         }
         self._replies = {subject: reply_of(handler) for subject, handler in self.handlers.items()}
         IN_FLIGHT.set_function(lambda: len(in_flight))

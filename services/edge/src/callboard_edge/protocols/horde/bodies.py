@@ -9,6 +9,9 @@ from callboard_edge.http.lenient import Flag, LenientBody
 from callboard_edge.http.local_bodies import LocalSamplingBody
 
 MAX_NAMES = 1024
+MAX_WORDS = 1000
+MAX_LENGTH = 1_000_000
+MAX_CONTEXT_LENGTH = 100_000_000
 Ratio = Annotated[float | None, Field(ge=0, le=1)]
 
 
@@ -144,6 +147,82 @@ class UserAnswer(AnswerBody):
     trusted: bool
     flagged: bool
     moderator: bool
+
+
+class PopBody(LenientBody):
+    """A volunteer asks for a job."""
+
+    name: Annotated[str | None, Field(max_length=1000)] = None
+    models: Annotated[list[str] | None, Field(max_length=MAX_NAMES)] = None
+    max_length: Annotated[int | None, Field(ge=1, le=MAX_LENGTH)] = None
+    max_context_length: Annotated[int | None, Field(ge=1, le=MAX_CONTEXT_LENGTH)] = None
+    softprompts: list[str] | None = None
+    priority_usernames: Annotated[list[str] | None, Field(max_length=MAX_WORDS)] = None
+    blacklist: Annotated[list[str] | None, Field(max_length=MAX_WORDS)] = None
+    bridge_agent: Annotated[str | None, Field(max_length=1000)] = None
+    threads: Annotated[int | None, Field(ge=1, le=50)] = None
+    amount: Annotated[int | None, Field(ge=1, le=20)] = None
+    nsfw: Flag = None
+    require_upfront_kudos: Flag = None
+    extra_slow_worker: Flag = None
+
+
+class PopAnswer(AnswerBody):
+    """A job, or null and why there is none; `ttl` is the time for it in seconds."""
+
+    id: str | None
+    ids: list[str]
+    payload: dict[str, Any]
+    model: str | None
+    ttl: int | None
+    softprompt: str | None
+    skipped: dict[str, int]
+    messages: list[Any]
+    extra_source_images: list[Any] | None
+
+
+class SubmitBody(LenientBody):
+    """The text of a job; null is a failure."""
+
+    id: str
+    generation: str | None = None
+    state: Literal["ok", "censored", "faulted", "csam"] | None = None
+    seed: int | None = None
+    gen_metadata: Annotated[list[Any] | None, Field(max_length=50)] = None
+
+
+class SubmitAnswer(AnswerBody):
+    """What the text has earned, in kudos."""
+
+    reward: float
+
+
+class ProgressBody(LenientBody):
+    """What a volunteer has written so far: the whole `text`, or the `delta` that follows what it told before."""
+
+    id: str
+    text: str | None = None
+    delta: str | None = None
+
+
+class ProgressAnswer(AnswerBody):
+    """That the piece was taken, and goes to whoever reads the reply."""
+
+    accepted: bool
+
+
+class DeletedWorkerAnswer(AnswerBody):
+    """The worker that is gone."""
+
+    deleted_id: str
+    deleted_name: str
+
+
+class ChangedWorkerAnswer(AnswerBody):
+    """What was changed."""
+
+    maintenance: bool | None = None
+    info: str | None = None
 
 
 class SharedKeyBody(LenientBody):

@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from callboard_contracts.chat import ChatRequest
+from callboard_contracts.errors import CallboardError
 from callboard_contracts.kept import KeptGroup
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.job_groups import GroupJob, GroupState
@@ -14,14 +15,13 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.pools import engine_name, is_of_volunteers, pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
-from callboard_edge.protocols.horde.requesters import check_key
-from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of
+from callboard_edge.protocols.horde.requesters import account_of, check_key
+from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of, volunteer_terms
 
 TAG = "AI Horde"
-KUDOS = 0
-"""What a text of the site's own pools costs: they take tokens of the account's limits, and no kudos."""
 
 
 def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
@@ -33,12 +33,17 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         limits.submit(call)
         body = await call.json(AsyncBody)
         check_body(body)
-        model = chosen_model(context, (await context.offers.to(call.caller)).chat_models, body)
-        request = await context.text.checked(call, chat_request(body, model), model, frozenset())
+        models = (await context.offers.to(call.caller)).chat_models
+        model = chosen_model(context, models, body)
+        kudos = await _kudos_of(context, call) if is_of_volunteers(context, model) else 0
+        terms = volunteer_terms(context, body, model, models, kudos)
+        request = await context.text.checked(call, chat_request(body, model, terms), model, frozenset())
+        count = (body.params and body.params.n) or 1
+        quoted = await quote(context, body, request, model, count)
         if body.dry_run:
             await context.admission.identify(call.caller)
-            return call.answer({"kudos": KUDOS})
-        count = (body.params and body.params.n) or 1
+            return call.answer({"kudos": quoted.kudos})
+        check_upfront(call, quoted)
         request_id = str(uuid.uuid4())
         group = KeptGroup(
             request_id=request_id,
@@ -51,10 +56,14 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         )
 
         async def enter(job_id: str) -> None:
-            await context.admission.chat_kept(call.caller, request, model, job_id)
+            price = quoted.of(group.job_ids.index(job_id))
+            await context.admission.chat_kept(call.caller, request, model, job_id, kudos=price)
 
-        await groups.submit(_name(request_id), group, enter)
-        return call.answer({"id": request_id, "kudos": KUDOS, **_remarks(context, body, request, model)}, 202)
+        try:
+            await groups.submit(_name(request_id), group, enter)
+        except CallboardError as error:
+            raise explained(error) from error
+        return call.answer({"id": request_id, "kudos": quoted.kudos, **_remarks(context, body, request, model)}, 202)
 
     async def status(call: Call) -> web.StreamResponse:
         limits.poll(call, call.params["id"])
@@ -145,7 +154,7 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
         "faulted": state.ended and any(_failed(job) for job in state.jobs),
         "wait_time": wait_s,
         "queue_position": position,
-        "kudos": KUDOS,
+        "kudos": kudos_shown(sum(job.result.kudos for job in state.jobs if job.result is not None)),
         "is_possible": state.ended or processing > 0 or _is_possible(context, group),
         "generations": generations,
     }
@@ -158,16 +167,23 @@ def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
         return None
     stop = result.end.stop_sequence
     # Clients look for the stop sequence that they sent, and cut it off themselves.
+    by = result.end.served_by
     text = result.text + stop if stop is not None and stop in group.stops else result.text
     return {
         "text": text,
         "seed": 0,
-        "worker_id": worker_id(group.pool),
-        "worker_name": group.pool,
-        "model": group.model,
+        "worker_id": worker_id(group.pool) if by is None else by.worker_id,
+        "worker_name": group.pool if by is None else by.worker_name,
+        "model": group.model if by is None else by.model,
         "state": "ok",
         "gen_metadata": [],
     }
+
+
+async def _kudos_of(context: EdgeContext, call: Call) -> int:
+    """What a requester has in kudos, in thousandths, by which volunteers serve it sooner; 0 where nobody knows."""
+    account = await account_of(context, call)
+    return 0 if account is None else (await context.admission.deps.quota.kudos(account)).balance
 
 
 def _failed(job: GroupJob) -> bool:
@@ -175,5 +191,8 @@ def _failed(job: GroupJob) -> bool:
 
 
 def _is_possible(context: EdgeContext, group: KeptGroup) -> bool:
+    model = context.chat_models.find(group.model)
+    if model is not None and is_of_volunteers(context, model):
+        return bool(context.volunteers.offering(engine_name(context, model)))
     served = (model for model in context.chat_models.models if model.pool == group.pool)
     return any(context.workers.expects("chat", model) for model in served)

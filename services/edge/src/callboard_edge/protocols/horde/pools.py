@@ -97,6 +97,28 @@ def pools_for(context: EdgeContext, caller_models: Sequence[ChatModel]) -> list[
     return [pool_of(context, name, models) for name, models in by_name.items()]
 
 
+def is_of_volunteers(context: EdgeContext, model: ChatModel) -> bool:
+    """Whether volunteers write with a model."""
+    return is_pool_of_volunteers(context, model.pool)
+
+
+def is_pool_of_volunteers(context: EdgeContext, pool: str) -> bool:
+    """Whether volunteers are the workers of a pool."""
+    return context.volunteer_jobs is not None and pool in context.volunteer_jobs.pools
+
+
+def worker_count(context: EdgeContext, pool: Pool, model: ChatModel) -> int:
+    """How many workers write with a model now."""
+    if is_of_volunteers(context, model):
+        return len(context.volunteers.offering(engine_name(context, model)))
+    return len(pool.workers)
+
+
+def engine_name(context: EdgeContext, model: ChatModel) -> str:
+    """The name by which volunteers offer a model."""
+    return context.settings.engine_models.get(model.served_name, model.served_name)
+
+
 async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDepth]:
     """The queue of jobs that are polled, and that of jobs that are listened to, which run first."""
     jobs = context.admission.deps.jobs

@@ -8,7 +8,7 @@ from aiohttp import web
 from callboard_contracts.errors import CallboardError
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Route
-from callboard_edge.protocols.horde import errors, generation, requesters, status, users, workers
+from callboard_edge.protocols.horde import errors, generation, requesters, status, users, volunteers, workers
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 
 
@@ -23,7 +23,7 @@ class Horde:
     def routes(self, context: EdgeContext) -> Sequence[Route]:
         """All routes."""
         limits = RateLimits(context.settings.horde)
-        modules = (generation, status, workers, users)
+        modules = (generation, volunteers, status, workers, users)
         found = [route for module in modules for route in module.routes(context, limits)]
         return [replace(route, handler=errors.served(route.handler)) for route in found]
 

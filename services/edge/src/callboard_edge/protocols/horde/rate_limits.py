@@ -37,6 +37,10 @@ class RateLimits:
         """Counts a question for one request."""
         self._count("poll", f"{call.caller.address} {request_id[:64]}", self._settings.polls_per_minute, MINUTE_S)
 
+    def worker(self, call: Call) -> None:
+        """Counts what a volunteer asks or says."""
+        self._count("worker", call.caller.address or "", self._settings.worker_calls_per_s, SECOND_S)
+
     def other(self, call: Call) -> None:
         """Counts anything else."""
         self._count("other", call.caller.address or "", self._settings.others_per_minute, MINUTE_S)

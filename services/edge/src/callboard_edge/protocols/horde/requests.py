@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.volunteers import VolunteerTerms
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, unknown_model
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.local_sampling import context_and_reply, has_turn_tags, local_sampling
 from callboard_edge.protocols.horde.bodies import AsyncBody, Params
 from callboard_edge.protocols.horde.errors import Refusal
-from callboard_edge.protocols.horde.pools import pool_of, worker_id
+from callboard_edge.protocols.horde.pools import engine_name, is_of_volunteers, pool_of, worker_id
 
 DEFAULT_LENGTH = 80
 DEFAULT_CONTEXT_LENGTH = 2048
 MAX_WORKERS = 5
+MAX_OTHER_MODELS = 32
 MAX_STOPS = 128
 MAX_STOP_CHARACTERS = 2000
 MIN_SAMPLERS = 7
@@ -74,12 +76,10 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     """
     found = _asked(models, body.models or ())
     wanted = (body.workers or ())[:MAX_WORKERS]
-    known = {worker_id(model.pool) for model in models.models}
-    if any(worker not in known for worker in wanted):
+    pools = {worker_id(model.pool) for model in models.models if not is_of_volunteers(context, model)}
+    if any(worker not in pools and context.volunteers.get(worker) is None for worker in wanted):
         raise Refusal(404, "WorkerNotFound", "This site has no worker of such an id.", "workers")
-    if wanted:
-        excludes = bool(body.worker_blacklist)
-        found = [model for model in found if (worker_id(model.pool) in wanted) != excludes]
+    found = [model for model in found if _has_worker(context, model, wanted, excludes=bool(body.worker_blacklist))]
     if not found:
         raise Refusal(400, "NoValidWorkers", "None of the workers that are asked for serves such a model.", "workers")
     max_length, context_length = lengths_of(body)
@@ -87,9 +87,44 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
         pool = pool_of(context, model.pool)
         fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
+        if is_of_volunteers(context, model):
+            some = context.volunteers.offering(engine_name(context, model))
+            fits = any(one.max_context_length >= context_length and one.max_length >= max_length for one in some)
         return not context.workers.expects("chat", model), not pool.slots, not fits, not pool.has_free_slot
 
     return min(found, key=rank)
+
+
+def _has_worker(context: EdgeContext, model: ChatModel, wanted: Sequence[str], *, excludes: bool) -> bool:
+    """Whether a worker that is asked for, or not excluded, serves a model."""
+    if not wanted:
+        return True
+    if not is_of_volunteers(context, model):
+        return (worker_id(model.pool) in wanted) != excludes
+    some = context.volunteers.offering(engine_name(context, model))
+    return any((one.id in wanted) != excludes for one in some) or not (some or not excludes)
+
+
+def volunteer_terms(
+    context: EdgeContext, body: AsyncBody, model: ChatModel, models: Catalogue[ChatModel], kudos: int
+) -> VolunteerTerms | None:
+    """What is asked of volunteers, where they write with the model; `kudos` are the requester's, in thousandths."""
+    if not is_of_volunteers(context, model):
+        return None
+    others = (models.find(name) for name in body.models or ())
+    wanted = (body.workers or ())[:MAX_WORKERS]
+    return VolunteerTerms(
+        models=tuple(one.name for one in others if one is not None and one.pool == model.pool)[:MAX_OTHER_MODELS],
+        any_model=not body.models,
+        workers=tuple(worker for worker in wanted if context.volunteers.get(worker) is not None),
+        excludes=bool(body.worker_blacklist),
+        trusted_only=bool(body.trusted_workers),
+        validated_only=bool(body.validated_backends),
+        slow_workers=body.slow_workers is not False,
+        extra_slow_workers=bool(body.extra_slow_workers),
+        nsfw=body.nsfw is not False,
+        kudos=max(0, kudos),
+    )
 
 
 def _asked(models: Catalogue[ChatModel], names: Sequence[str]) -> list[ChatModel]:
@@ -104,7 +139,7 @@ def _asked(models: Catalogue[ChatModel], names: Sequence[str]) -> list[ChatModel
     return sorted(own, key=lambda model: model.name != models.default)
 
 
-def chat_request(body: AsyncBody, model: ChatModel) -> ChatRequest:
+def chat_request(body: AsyncBody, model: ChatModel, volunteers: VolunteerTerms | None = None) -> ChatRequest:
     """The neutral form of a request that was checked.
 
     A prompt may always have placeholders for the model's own turns, as Lite writes them without saying so.
@@ -124,4 +159,5 @@ def chat_request(body: AsyncBody, model: ChatModel) -> ChatRequest:
         turn_tags=has_turn_tags((body.prompt,), params.stop_sequence),
         sampling=sampling,
         max_output_tokens=limit,
+        volunteers=volunteers,
     )

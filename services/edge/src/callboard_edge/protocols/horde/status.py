@@ -17,7 +17,14 @@ from callboard_edge.protocols.horde.bodies import (
 )
 from callboard_edge.protocols.horde.errors import ANSWERS
 from callboard_edge.protocols.horde.generation import TAG
-from callboard_edge.protocols.horde.pools import Pool, model_speed, pools_for, waiting
+from callboard_edge.protocols.horde.pools import (
+    Pool,
+    is_pool_of_volunteers,
+    model_speed,
+    pools_for,
+    waiting,
+    worker_count,
+)
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 
 TEXT = "text"
@@ -39,7 +46,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
                 shown += [
                     {
                         "name": model.name,
-                        "count": len(pool.workers),
+                        "count": worker_count(context, pool, model),
                         "performance": model_speed(pool, model),
                         "queued": round(jobs * pool.tokens_per_reply),
                         "jobs": jobs,
@@ -47,7 +54,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
                         "type": TEXT,
                     }
                     for model in pool.models
-                    if pool.workers
+                    if worker_count(context, pool, model)
                 ]
         return call.answer(shown)
 
@@ -56,7 +63,10 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         pools = pools_for(context, context.chat_models.models)
         waits = [await queued(pool) for pool in pools]
         tokens = sum(jobs * pool.tokens_per_reply for jobs, pool in zip(waits, pools, strict=True))
-        workers, threads = sum(bool(pool.workers) for pool in pools), sum(pool.slots for pool in pools)
+        own = [pool for pool in pools if not is_pool_of_volunteers(context, pool.name)]
+        online = context.volunteers.online()
+        workers = sum(bool(pool.workers) for pool in own) + len(online)
+        threads = sum(pool.slots for pool in own) + sum(one.threads for one in online)
         return call.answer(
             {
                 "queued_requests": sum(waits),

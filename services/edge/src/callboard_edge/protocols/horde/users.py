@@ -37,7 +37,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         if not call.request.headers.get("apikey"):
             raise Refusal(401, "InvalidAPIKey", "An API key is required.")
         account = await account_of(context, call)
-        return call.answer(_user(ANONYMOUS, 0, 0) if account is None else _own(await _kudos(context, account)))
+        return call.answer(_user(ANONYMOUS, 0, 0) if account is None else _own(context, await _kudos(context, account)))
 
     async def user(call: Call) -> web.StreamResponse:
         limits.other(call)
@@ -46,7 +46,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             return call.answer(_user(ANONYMOUS, 0, 0))
         account = _account(call.params["id"])
         reply = await _kudos(context, account)
-        return call.answer(_own(reply) if account == own else _user(_username(reply), _number(account), None))
+        return call.answer(_own(context, reply) if account == own else _user(_username(reply), _number(account), None))
 
     async def transfer(call: Call) -> web.StreamResponse:
         limits.other(call)
@@ -120,8 +120,10 @@ async def _transfer(context: EdgeContext, call: Call, source: str, body: Transfe
     raise CallboardError.of(reply.error)
 
 
-def _own(reply: KudosReply) -> dict[str, Any]:
-    return _user(_username(reply), _number(reply.account), reply.balance / KUDOS_SCALE)
+def _own(context: EdgeContext, reply: KudosReply) -> dict[str, Any]:
+    workers = [record.id for record in context.volunteers.of_account(reply.account)]
+    user = _user(_username(reply), _number(reply.account), reply.balance / KUDOS_SCALE)
+    return {**user, "worker_count": len(workers), "worker_ids": workers}
 
 
 def _username(reply: KudosReply) -> str:

@@ -1,0 +1,212 @@
+"""Volunteers as an engine: each reply is a job that waits until one of them takes it and submits its text."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from callboard_chat.domain.control_tokens import ControlTokens
+from callboard_chat.domain.models import estimated_prompt_tokens, no_tokens
+from callboard_chat.domain.ports import Chunk, Continuation, Embedded, PromptTokens
+from callboard_chat.domain.prompt_formats import FORMATS, OwnTurns
+from callboard_chat.domain.volunteer_board import BoardFull, PostedJob, VolunteerBoard, estimated_tokens
+from callboard_chat.domain.volunteer_matching import Conditions, WaitingJob
+from callboard_chat.domain.volunteer_models import LEAST_CONTEXT, VolunteerModels
+from callboard_contracts.chat import KOBOLD_SAMPLERS, ChatJob, ChatRequest, Sampling
+from callboard_contracts.tokens import DescribeModelReply
+from callboard_contracts.volunteers import VolunteerOffer, VolunteerTerms
+from callboard_contracts.workers import Ability
+from callboard_worker.engine import EngineFailed, EngineUnavailable
+
+ABILITIES: frozenset[Ability] = frozenset({"completion", "chat", "prefill"})
+_PARAMS: dict[str, str] = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "top_a": "top_a",
+    "tfs": "tfs",
+    "typical_p": "typical",
+    "min_p": "min_p",
+    "repetition_penalty": "rep_pen",
+    "repetition_range": "rep_pen_range",
+    "repetition_slope": "rep_pen_slope",
+    "smoothing_factor": "smoothing_factor",
+    "dynatemp_range": "dynatemp_range",
+    "dynatemp_exponent": "dynatemp_exponent",
+}
+"""The Horde's names of the sampling fields that its workers take."""
+SAMPLING = frozenset({*_PARAMS, "sampler_order", "stop"})
+KEEP_ALIVE_S = 10.0
+_BYTES_PER_TOKEN = 3
+"""Fewer than usual, so that a prompt fits where it is said to."""
+
+
+class VolunteerEngine:
+    """Writes replies with whoever volunteers.
+
+    `time_s` is the time that every job has beside that for its length; a reply that waits or is written says so every
+    `keep_alive_s`.
+    """
+
+    abilities = ABILITIES
+    sampling = SAMPLING
+    in_process = False
+    honours_prefill = True
+
+    def __init__(
+        self,
+        board: VolunteerBoard,
+        models: VolunteerModels,
+        time_s: float,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        self.board = board
+        self.models = models
+        self._time_s = time_s
+        self._keep_alive_s = keep_alive_s
+        self._control_tokens = ControlTokens()
+
+    async def load(self) -> None:
+        """Nothing is loaded."""
+
+    async def ready(self) -> str | None:
+        """Always ready: jobs wait until somebody volunteers."""
+        return None
+
+    def broken(self) -> str | None:
+        """Never."""
+        return None
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> AsyncGenerator[Chunk, None]:
+        """Writes a reply that belongs to no job; see `ChatEngine`."""
+        return self._stream("", "", request, continuation)
+
+    def stream_job(
+        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due."""
+        return self._stream(job.request_id, job.tenant, request, continuation)
+
+    async def _stream(
+        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None
+    ) -> AsyncGenerator[Chunk, None]:
+        start = continuation or Continuation()
+        left = max(1, request.max_output_tokens - start.tokens)
+        try:
+            job = self.board.post(
+                request_id,
+                self._waiting(request, requester, left),
+                lambda offer, said: payload(request, offer, said, left - estimated_tokens(said[len(start.text) :])),
+                left,
+                self._time_s,
+                start.text,
+            )
+        except BoardFull:
+            raise EngineUnavailable("too many jobs wait for volunteers") from None
+        try:
+            async for chunk in self._chunks(job, request, start, left):
+                yield chunk
+        finally:
+            self.board.withdraw(job)
+
+    async def _chunks(
+        self, job: PostedJob, request: ChatRequest, start: Continuation, left: int
+    ) -> AsyncGenerator[Chunk, None]:
+        told = 0
+        while True:
+            until_s = min(self._keep_alive_s, self.board.expire(job))
+            if job.state == "open":
+                await job.wait(until_s)
+            text = job.read()
+            made = min(left, estimated_tokens(job.said[len(start.text) :]))
+            tokens, told = max(0, made - told), max(told, made)
+            if job.state == "open":
+                yield Chunk(text=text, tokens=tokens, served_by=job.served_by)
+                continue
+            if job.state == "failed":
+                if text:
+                    yield Chunk(text=text, tokens=tokens, served_by=job.served_by)
+                raise EngineFailed("volunteers failed on the job")
+            yield Chunk(
+                text=text,
+                tokens=tokens,
+                finish="length" if made >= left else "stop",
+                prompt_tokens=estimated_prompt_tokens(request),
+                completion_tokens=made,
+                served_by=job.served_by,
+            )
+            return
+
+    def broken_up(self, request: ChatRequest) -> ChatRequest:
+        """Breaks up all control tokens that are well known."""
+        return self._control_tokens.broken_up(request)
+
+    def own_turns(self, model: str) -> OwnTurns:
+        """What the pool's prompt format writes, since the models' own templates are with the volunteers."""
+        form = self.models[model].prompt_format
+        return OwnTurns(FORMATS["alpaca" if form == "own" else form].texts, "alpaca" if form == "own" else form)
+
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> PromptTokens:
+        """Volunteers tell no tokens."""
+        raise no_tokens()
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, special: bool = True) -> str:
+        """Volunteers tell no tokens."""
+        raise no_tokens()
+
+    async def describe(self, model: str) -> DescribeModelReply:
+        """How much volunteers read at once."""
+        lengths = self.models.lengths(model)
+        return DescribeModelReply(context_tokens=None if lengths is None else lengths[1])
+
+    async def embed(self, model: str, inputs: Sequence[str], context_tokens: int, *, truncate: bool) -> Embedded:
+        """Volunteers make no embeddings."""
+        raise EngineFailed("volunteers make no embeddings")
+
+    def _waiting(self, request: ChatRequest, requester: str, left: int) -> WaitingJob:
+        terms = request.volunteers or VolunteerTerms()
+        context = request.context_tokens
+        if context is None or request.volunteers is None:
+            context = len(request.prompt.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + left
+        models = tuple(dict.fromkeys((request.model, *(self.models[name].engine_model for name in terms.models))))
+        return WaitingJob(
+            Conditions(
+                max_length=left,
+                context_length=max(LEAST_CONTEXT, context),
+                trusted_only=terms.trusted_only,
+                validated_only=terms.validated_only,
+                slow_workers=terms.slow_workers,
+                extra_slow_workers=terms.extra_slow_workers,
+                nsfw=terms.nsfw,
+            ),
+            () if terms.any_model else models,
+            request.prompt,
+            asyncio.get_running_loop().time(),
+            requester,
+            terms.kudos,
+            frozenset(terms.workers),
+            terms.excludes,
+        )
+
+
+def payload(request: ChatRequest, offer: VolunteerOffer, said: str, max_length: int) -> dict[str, Any]:
+    """What a volunteer gets of a request, in the Horde's words; it writes on after what was said."""
+    sampling: Sampling = request.sampling
+    context = request.context_tokens if request.volunteers is not None else None
+    found: dict[str, Any] = {
+        "prompt": request.prompt + said,
+        "n": 1,
+        "max_length": max(1, max_length),
+        "max_context_length": min(context or offer.max_context_length, offer.max_context_length),
+    }
+    for name, param in _PARAMS.items():
+        value = getattr(sampling, name)
+        if value is not None:
+            found[param] = value
+    if sampling.sampler_order:
+        found["sampler_order"] = [KOBOLD_SAMPLERS.index(name) for name in sampling.sampler_order]
+    if sampling.stop:
+        found["stop_sequence"] = list(sampling.stop)
+    return found

@@ -1,0 +1,142 @@
+"""Answers edges for volunteers: pops, submits, pieces of text, and volunteers that left."""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar, runtime_checkable
+
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from callboard_chat import metrics
+from callboard_chat.domain.ports import Chunk, Continuation
+from callboard_chat.domain.volunteer_board import VolunteerBoard
+from callboard_chat.domain.volunteer_models import VolunteerModels
+from callboard_contracts import subjects
+from callboard_contracts.chat import ChatJob, ChatRequest
+from callboard_contracts.model import Message
+from callboard_contracts.volunteers import (
+    PopReply,
+    PopRequest,
+    ProgressRequest,
+    ServedBy,
+    SubmitReply,
+    SubmitRequest,
+    WithdrawPop,
+)
+from callboard_kit.background_tasks import BackgroundTasks
+from callboard_kit.bus import Bus
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 1.0
+
+M = TypeVar("M", bound=Message)
+
+
+@runtime_checkable
+class TakesVolunteers(Protocol):
+    """An engine whose replies volunteers write."""
+
+    board: VolunteerBoard
+    models: VolunteerModels
+
+    def stream_job(
+        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None
+    ) -> AsyncGenerator[Chunk, None]:
+        """Writes the reply of a job."""
+        ...
+
+
+class VolunteerCalls:
+    """What one worker answers; `announce` is called when a model is offered that was not before."""
+
+    def __init__(self, engine: TakesVolunteers, max_reply_bytes: int, announce: Callable[[], None]) -> None:
+        self._board = engine.board
+        self._models = engine.models
+        self._max_reply_bytes = max_reply_bytes
+        self._announce = announce
+
+    async def pop(self, request: PopRequest) -> PopReply:
+        """Jobs for a volunteer, for which it may wait."""
+        if self._models.see(request.offer):
+            self._announce()
+        reply = await self._board.pop_within(request)
+        if reply.jobs and len(reply.compact()) > self._max_reply_bytes:
+            # What no message can carry no volunteer can write; several jobs go out one by one.
+            for job in reply.jobs[0 if len(reply.jobs) == 1 else 1 :]:
+                self._board.submit(job.id, request.offer.account, None)
+            kept = reply.jobs[:1] if len(reply.jobs) > 1 else ()
+            reply = reply.model_copy(update={"jobs": kept})
+        metrics.VOLUNTEER_POPS.labels("job" if reply.jobs else "none").inc()
+        return reply
+
+    async def submit(self, request: SubmitRequest) -> SubmitReply:
+        """What became of a text."""
+        adopter = None
+        if request.worker_id:
+            adopter = ServedBy(
+                worker_id=request.worker_id, worker_name=request.worker_name, model="", account=request.account
+            )
+        reply = self._board.submit(request.id, request.account, request.text, adopter)
+        metrics.VOLUNTEER_SUBMITS.labels(reply.outcome).inc()
+        return reply
+
+    async def progress(self, request: ProgressRequest) -> SubmitReply:
+        """What became of a piece of a text."""
+        return self._board.progress(request.id, request.account, request.text, request.delta)
+
+    def withdraw(self, request: WithdrawPop) -> None:
+        """Takes back what went to a volunteer that has left."""
+        self._board.withdraw_pop(request.ticket)
+
+
+@asynccontextmanager
+async def serving_volunteers(
+    bus: Bus, worker_id: str, engine: TakesVolunteers, announce: Callable[[], None]
+) -> AsyncGenerator[None]:
+    """Answers what edges ask this worker until the block is left.
+
+    Raises:
+        BusUnavailable: the connection has ended.
+    """
+    calls = VolunteerCalls(engine, bus.connection.max_payload, announce)
+    metrics.watch_volunteers(engine.board)
+    # There are no more of them than volunteers that the board lets wait, each with a time limit.
+    parked = BackgroundTasks()
+
+    async def answered(message: Msg, kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> None:
+        try:
+            request = kind.model_validate_json(message.data)
+        except ValidationError:
+            log.warning("volunteer_call_malformed", extra={"kind": kind.__name__})
+            return
+        await bus.publish(message.reply, (await answer(request)).encoded(), flush=True)
+
+    async def popped(message: Msg) -> None:
+        parked.start(answered(message, PopRequest, calls.pop), "pop")
+
+    async def submitted(message: Msg) -> None:
+        await answered(message, SubmitRequest, calls.submit)
+
+    async def progressed(message: Msg) -> None:
+        await answered(message, ProgressRequest, calls.progress)
+
+    async def withdrawn(message: Msg) -> None:
+        try:
+            calls.withdraw(WithdrawPop.model_validate_json(message.data))
+        except ValidationError:
+            log.warning("volunteer_call_malformed", extra={"kind": "WithdrawPop"})
+
+    subscriptions = [
+        await bus.subscribe(subjects.volunteer_pop(worker_id), popped),
+        await bus.subscribe(subjects.volunteer_submit(worker_id), submitted),
+        await bus.subscribe(subjects.volunteer_progress(worker_id), progressed),
+        await bus.subscribe(subjects.volunteer_withdraw(worker_id), withdrawn),
+    ]
+    try:
+        yield
+    finally:
+        await bus.unsubscribe(subscriptions[0])
+        # Volunteers may submit what they have in work as long as its jobs run.
+        await parked.close(CLOSE_TIMEOUT_S)

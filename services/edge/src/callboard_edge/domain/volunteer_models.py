@@ -1,0 +1,72 @@
+"""The models that volunteers offer, beside those of the configuration."""
+
+import asyncio
+from dataclasses import replace
+
+from callboard_contracts.pools import ChatSection
+from callboard_edge.domain.catalogue import Catalogue, ChatModel
+from callboard_edge.domain.workers import Workers
+
+REMEMBERED_S = 30.0
+"""How long a model is offered on after its chat worker went, so that a restart hides none."""
+UNKNOWN_CONTEXT = 2048
+UNKNOWN_LENGTH = 80
+
+
+def volunteer_pools(section: ChatSection) -> tuple[str, ...]:
+    """The pools whose replies volunteers write."""
+    return tuple(name for name, pool in section.pools.items() if pool.backend == "volunteers")
+
+
+class VolunteerCatalogue(Catalogue[ChatModel]):
+    """The models of the configuration, then those that chat workers announce for volunteers."""
+
+    def __init__(self, configured: Catalogue[ChatModel], section: ChatSection, workers: Workers) -> None:
+        super().__init__(configured.models, configured.default)
+        self._pools = {name: section.pools[name] for name in volunteer_pools(section)}
+        self._taken = set(section.models) | {alias for one in section.models.values() for alias in one.aliases}
+        self._workers = workers
+        self._known: dict[str, tuple[ChatModel, float]] = {}
+
+    @property
+    def models(self) -> tuple[ChatModel, ...]:
+        """The models on offer."""
+        return (*super().models, *self._offered().values())
+
+    def find(self, name: str) -> ChatModel | None:
+        """The model of a name or alias, or None."""
+        return super().find(name) or (self._offered().get(name) if self._pools else None)
+
+    def _offered(self) -> dict[str, ChatModel]:
+        found: dict[str, ChatModel] = {}
+        for pool in self._pools:
+            for info in self._workers.of("chat", pool):
+                for one in info.models:
+                    if one.name in self._taken:
+                        continue
+                    model = found.get(one.name) or self._model(one.name, pool)
+                    found[one.name] = replace(
+                        model,
+                        context_tokens=max(model.context_tokens, one.context_tokens or UNKNOWN_CONTEXT),
+                        max_output_tokens=max(model.max_output_tokens, one.max_output_tokens or UNKNOWN_LENGTH),
+                    )
+        now = asyncio.get_running_loop().time() if self._pools else 0.0
+        self._known |= {name: (model, now + REMEMBERED_S) for name, model in found.items()}
+        self._known = {name: known for name, known in self._known.items() if known[1] >= now}
+        return {name: known[0] for name, known in self._known.items()}
+
+    def _model(self, name: str, pool: str) -> ChatModel:
+        section = self._pools[pool]
+        return ChatModel(
+            name=name,
+            aliases=(),
+            pool=pool,
+            may_sleep=section.may_sleep,
+            longest_wake_s=section.longest_wake_s,
+            context_tokens=0,
+            max_output_tokens=0,
+            tools="refuse",
+            json_schema=False,
+            images=False,
+            prompt_format=section.prompt_format,
+        )

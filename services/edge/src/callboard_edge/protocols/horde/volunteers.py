@@ -1,0 +1,313 @@
+"""Workers of volunteers: they pop jobs, tell what they have written so far, and submit texts."""
+
+import math
+import re
+from typing import Any
+
+from aiohttp import web
+
+from callboard_contracts.characters import MODEL_PREFIX
+from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.kudos import KUDOS_SCALE
+from callboard_contracts.kudos_price import is_validated
+from callboard_contracts.volunteers import (
+    MAX_MODEL_NAME,
+    MAX_OFFERED_MODELS,
+    MAX_TEXT_BYTES,
+    PopReply,
+    ProgressRequest,
+    SubmitReply,
+    SubmitRequest,
+    VolunteerOffer,
+    VolunteerRecord,
+)
+from callboard_edge.domain.volunteer_jobs import LONGEST_WAIT_S, VolunteerJobs
+from callboard_edge.domain.volunteers import NameTaken, SignIn, TooManyVolunteers
+from callboard_edge.http.call import Call
+from callboard_edge.http.context import EdgeContext
+from callboard_edge.http.route import Answer, Route
+from callboard_edge.protocols.horde.bodies import (
+    PopAnswer,
+    PopBody,
+    ProgressAnswer,
+    ProgressBody,
+    SubmitAnswer,
+    SubmitBody,
+)
+from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
+from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.rate_limits import RateLimits
+from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of
+
+WAIT = "X-Wait"
+DEFAULT_LENGTH = 512
+DEFAULT_CONTEXT_LENGTH = 2048
+LEAST_NAME, MOST_NAME = 3, 100
+MAX_BLACKLIST_CHARACTERS = 100
+SLOW_TOKENS_PER_S = 3.0
+"""A volunteer that has written slower than this is slow."""
+RETRY_AFTER_S = 2.0
+_USERNAME = re.compile(r"[^#]+#([0-9]{1,20})")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
+    """The routes of this module."""
+    handlers = _Handlers(context, limits)
+    return [
+        Route(
+            "POST",
+            "/api/v2/generate/text/pop",
+            handlers.pop,
+            "horde_pop",
+            "Fetch a job, as a worker",
+            TAG,
+            body=PopBody,
+            answers={200: Answer("A job, or `id` null.", PopAnswer), **ANSWERS},
+        ),
+        Route(
+            "POST",
+            "/api/v2/generate/text/submit",
+            handlers.submit,
+            "horde_submit_text",
+            "Submit the text of a job",
+            TAG,
+            body=SubmitBody,
+            answers={200: Answer("The text was taken.", SubmitAnswer), **ANSWERS},
+        ),
+        Route(
+            "POST",
+            "/api/v2/generate/text/progress",
+            handlers.progress,
+            "horde_progress",
+            "Tell what was written so far of a job",
+            TAG,
+            body=ProgressBody,
+            answers={200: Answer("The piece was taken.", ProgressAnswer), **ANSWERS},
+        ),
+    ]
+
+
+class _Handlers:
+    """What volunteers ask and say."""
+
+    def __init__(self, context: EdgeContext, limits: RateLimits) -> None:
+        self._context = context
+        self._limits = limits
+
+    def _jobs(self) -> VolunteerJobs:
+        if self._context.volunteer_jobs is None:
+            raise Refusal(403, "Forbidden", "This site takes no volunteers.")
+        return self._context.volunteer_jobs
+
+    async def _owner(self, call: Call) -> str:
+        self._limits.worker(call)
+        account = await account_of(self._context, call)
+        if account is None:
+            raise Refusal(403, "AnonForbiddenWorker", "The anonymous key cannot run workers; use a key of your own.")
+        return account
+
+    async def pop(self, call: Call) -> web.StreamResponse:
+        """Hands out a job."""
+        account = await self._owner(call)
+        held = self._jobs()
+        body = await call.json(PopBody)
+        said = _sign_in(self._context, body, account)
+        priority = tuple(_account_of(name) for name in body.priority_usernames or ())
+        try:
+            record = await self._context.volunteers.sign_in(said)
+        except NameTaken:
+            raise Refusal(403, "WrongCredentials", "A worker of that name belongs to another user.", "name") from None
+        except TooManyVolunteers:
+            raise Refusal(403, "TooManyWorkers", "You have as many workers as one user may have here.") from None
+        if record.paused:
+            raise Refusal(403, "WorkerFlaggedMaintenance", "This worker was paused by the site.")
+        offer = _offer(self._context, body, record, said.models, priority)
+        reply = await held.pop(offer, body.amount or 1, 0.0 if record.maintenance else _wait_s(call))
+        if reply.dropped:
+            self._context.volunteers.dropped(record.id, reply.dropped)
+        if record.maintenance and not reply.jobs:
+            message = "This worker is in maintenance, and no request of your own waits for it."
+            raise Refusal(403, "WorkerMaintenance", record.maintenance_message or message)
+        self._context.metrics.volunteer_pops.labels("job" if reply.jobs else "none").inc()
+        return call.answer(_popped(reply))
+
+    async def submit(self, call: Call) -> web.StreamResponse:
+        """Takes the text of a job."""
+        account = await self._owner(call)
+        held = self._jobs()
+        body = await call.json(SubmitBody)
+        job_id = _job_id(body.id)
+        text = None if body.state in ("faulted", "censored", "csam") else body.generation
+        too_long = text is not None and len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES
+        newest = next(iter(self._context.volunteers.of_account(account)), None)
+        request = SubmitRequest(
+            id=job_id,
+            account=account,
+            text=None if too_long else text,
+            worker_id=newest.id if newest else "",
+            worker_name=newest.name if newest else "",
+        )
+        reply = _answered(await held.submit(request))
+        self._context.metrics.volunteer_submits.labels(reply.outcome).inc()
+        self._note(reply)
+        if reply.outcome == "faulted":
+            if too_long:
+                raise Refusal(400, "BadRequest", f"The text is longer than {MAX_TEXT_BYTES} bytes.", "generation")
+            if body.generation is None:
+                raise Refusal(400, "BadRequest", "Missing required field: 'generation'.", "generation")
+        _refuse(reply)
+        return call.answer({"reward": _kudos(reply.reward)})
+
+    async def progress(self, call: Call) -> web.StreamResponse:
+        """Takes a piece of a text."""
+        account = await self._owner(call)
+        held = self._jobs()
+        body = await call.json(ProgressBody)
+        if (body.text is None) == (body.delta is None):
+            raise Refusal(400, "BadRequest", "Either 'text' or 'delta' is needed.", "text")
+        if len((body.text or body.delta or "").encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
+            raise Refusal(400, "BadRequest", f"The text is longer than {MAX_TEXT_BYTES} bytes.", "text")
+        request = ProgressRequest(id=_job_id(body.id), account=account, text=body.text, delta=body.delta)
+        reply = _answered(await held.progress(request))
+        if reply.outcome == "faulted" and reply.worker_id is not None:
+            self._note(reply)
+            raise Refusal(400, "AbortedGen", "The text is not what was told before; others will do the job.", "text")
+        _refuse(reply)
+        return call.answer({"accepted": True})
+
+    def _note(self, reply: SubmitReply) -> None:
+        """Puts what became of a text down to its volunteer."""
+        if reply.worker_id is None:
+            return
+        if reply.outcome == "accepted":
+            self._context.volunteers.fulfilled(reply.worker_id, reply.tokens, reply.seconds, reply.reward)
+        else:
+            self._context.volunteers.dropped(reply.worker_id)
+        if reply.suspicions:
+            self._context.volunteers.suspected(reply.worker_id, reply.suspicions)
+
+
+def _sign_in(context: EdgeContext, body: PopBody, account: str) -> SignIn:
+    name = (body.name or "").strip()
+    if not LEAST_NAME <= len(name) <= MOST_NAME or not name.isprintable():
+        message = f"A worker needs a name of {LEAST_NAME} to {MOST_NAME} printable characters."
+        raise Refusal(400, "BadRequest", message, "name")
+    if any(name.casefold() == model.pool.casefold() for model in context.chat_models.models):
+        raise Refusal(400, "PolymorphicNameConflict", "A worker of the site has that name.", "name")
+    models = tuple(dict.fromkeys(one.strip() for one in body.models or () if _may_be_offered(one.strip())))
+    if not models:
+        raise Refusal(400, "BadRequest", "A worker has to offer a model.", "models")
+    return SignIn(
+        name=name,
+        account=account,
+        models=models[:MAX_OFFERED_MODELS],
+        max_length=body.max_length or DEFAULT_LENGTH,
+        max_context_length=body.max_context_length or DEFAULT_CONTEXT_LENGTH,
+        threads=body.threads or 1,
+        nsfw=body.nsfw is not False,
+        bridge_agent=body.bridge_agent or "unknown:0:unknown",
+    )
+
+
+def _may_be_offered(model: str) -> bool:
+    return bool(model) and len(model) <= MAX_MODEL_NAME and model.isprintable() and not model.startswith(MODEL_PREFIX)
+
+
+def _offer(
+    context: EdgeContext, body: PopBody, record: VolunteerRecord, models: tuple[str, ...], priority: tuple[str, ...]
+) -> VolunteerOffer:
+    speed = record.tokens_per_s
+    words = (word.strip().casefold()[:MAX_BLACKLIST_CHARACTERS] for word in body.blacklist or ())
+    return VolunteerOffer(
+        worker_id=record.id,
+        worker_name=record.name,
+        account=record.account,
+        models=models,
+        max_length=record.max_length,
+        max_context_length=record.max_context_length,
+        nsfw=record.nsfw,
+        trusted=record.trusted,
+        validated=is_validated(context.settings.kudos, record.bridge_agent),
+        slow=speed is not None and speed < SLOW_TOKENS_PER_S,
+        extra_slow=bool(body.extra_slow_worker),
+        needs_kudos=bool(body.require_upfront_kudos),
+        blacklist=tuple(word for word in words if word),
+        priority=() if record.maintenance else priority,
+        own_only=record.maintenance,
+    )
+
+
+def _account_of(username: str) -> str:
+    """The account of a user's name, whose number is its id; raises Refusal."""
+    found = _USERNAME.fullmatch(username)
+    if found is None or int(found[1]) >= 2**64:
+        raise Refusal(400, "InvalidPriorityUsername", "A user's name is 'name#number'.", "priority_usernames")
+    return f"{ACCOUNT_MARK}{int(found[1]):016x}"
+
+
+def _wait_s(call: Call) -> float:
+    """How long a worker waits for a job, as it says in seconds; what is no number is none."""
+    try:
+        wait_s = float(call.request.headers.get(WAIT, "0"))
+    except ValueError:
+        return 0.0
+    return min(max(0.0, wait_s), LONGEST_WAIT_S) if math.isfinite(wait_s) else 0.0
+
+
+def _popped(reply: PopReply) -> dict[str, Any]:
+    first = next(iter(reply.jobs), None)
+    if first is None:
+        return {
+            "id": None,
+            "ids": [],
+            "payload": {},
+            "model": None,
+            "ttl": None,
+            "softprompt": None,
+            "skipped": reply.skipped,
+            "messages": [],
+            "extra_source_images": None,
+        }
+    return {
+        "id": first.id,
+        "ids": [job.id for job in reply.jobs],
+        "payload": first.payload,
+        "model": first.model,
+        "ttl": math.floor(first.ttl_s),
+        "softprompt": None,
+        "skipped": {},
+        "messages": [],
+        "extra_source_images": None,
+    }
+
+
+def _job_id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise Refusal(404, "InvalidJobID", "There is no such job.", "id")
+    return text.lower()
+
+
+def _answered(reply: SubmitReply | None) -> SubmitReply:
+    if reply is None:
+        message = "The process that holds the job does not answer; try again."
+        raise CallboardError(ErrorCode.NO_WORKER, message, retry_after_s=RETRY_AFTER_S)
+    return reply
+
+
+def _refuse(reply: SubmitReply) -> None:
+    match reply.outcome:
+        case "duplicate":
+            raise Refusal(400, "DuplicateGen", "The text of this job was submitted before.", "id")
+        case "aborted":
+            raise Refusal(400, "AbortedGen", "This job is no longer yours: it took too long, or was cancelled.", "id")
+        case "foreign":
+            raise Refusal(403, "WrongCredentials", "This job was given to a worker of another user.", "id")
+        case "unknown":
+            raise Refusal(404, "InvalidJobID", "There is no such job.", "id")
+        case "accepted" | "faulted":
+            return
+
+
+def _kudos(thousandths: int) -> float:
+    return thousandths / KUDOS_SCALE
