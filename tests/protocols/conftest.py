@@ -7,7 +7,7 @@ import pytest
 
 from tests.protocols.client import new_session
 from tests.protocols.tenants import ADMIN_TOKEN, Tenant, new_tenant
-from tests.support.deployment import CHAT_POOL, JOB_QUEUES, TTS_POOL, Deployment, stub_config
+from tests.support.deployment import CHAT_MODEL, CHAT_POOL, JOB_QUEUES, TTS_POOL, Deployment, stub_config
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat
 from tests.support.stub_speech import StubSpeech
@@ -49,6 +49,7 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
             }
         },
         "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
+        "kudos": {"enabled": True, "model_billions": {CHAT_MODEL: 7.0}},
         "quota": {"tiers": {"small": {"tokens_per_day": 600}, "tiny": {"tokens_per_day": 200}}},
     }
     return merged(stub_config(chat_url, speech_url), over)

@@ -281,6 +281,44 @@ class TestClients:
         assert "{{[" not in json.dumps(chat_engine.calls)
         await tenant.usage(1)
 
+    async def test_text_costs_what_was_written_and_no_more_than_was_told(
+        self, url: str, session: aiohttp.ClientSession, tenant: Tenant, chat_engine: StubChat, deployment: Deployment
+    ) -> None:
+        """Kudos are held with the texts, settled by them, and given back by one that fails; verified in the end."""
+        key = {"apikey": tenant.key}
+        params = {"n": 2, "max_length": 40, "max_context_length": 1024}
+        asked = {"prompt": "An owl", "models": [CHAT_MODEL], "params": params, "slow_workers": False}
+        status, refused = await _json(session, "POST", url + SUBMIT, asked, key)
+        assert (status, refused["rc"]) == (403, "KudosUpfront")
+        await tenant.assert_no_usage()
+        await asyncio.to_thread(deployment.command, "kudos", "earn", tenant.id, "100")
+
+        async def ended() -> dict[str, Any]:
+            status, answer = await _json(session, "POST", url + SUBMIT, asked, key)
+            assert (status, answer["kudos"]) == (202, price["kudos"])
+            async with asyncio.timeout(TIMEOUT_S):
+                while not (seen := (await _json(session, "GET", f"{url}{STATUS}/{answer['id']}"))[1])["done"]:
+                    await asyncio.sleep(0.05)
+            return seen
+
+        async def balance_is(kudos: float) -> None:
+            async with asyncio.timeout(TIMEOUT_S):
+                while (await _json(session, "GET", f"{url}/api/v2/find_user", None, key))[1]["kudos"] != kudos:
+                    await asyncio.sleep(0.05)
+
+        _status, price = await _json(session, "POST", url + SUBMIT, {**asked, "dry_run": True}, key)
+        chat_engine.plays(Script(reply=["a", " text"], token_delay_s=0.0))
+        seen = await ended()
+        assert len(seen["generations"]) == 2
+        # Three fees, and two short texts.
+        assert 3 < seen["kudos"] < price["kudos"] / 2
+        await balance_is(round(100 - seen["kudos"], 3))
+        chat_engine.plays(Script(fail_status=400, fail_times=9))
+        failed = await ended()
+        assert (failed["faulted"], failed["kudos"]) == (True, 0)
+        await balance_is(round(100 - seen["kudos"], 3))
+        await asyncio.to_thread(deployment.command, "kudos", "verify")
+
     async def test_account_gives_kudos_to_another(
         self, url: str, session: aiohttp.ClientSession, tenant: Tenant, deployment: Deployment
     ) -> None:

@@ -28,6 +28,7 @@ from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_
 from callboard_cli.models import command as models
 from callboard_cli.nats import command as nats
 from callboard_cli.up import command as up
+from callboard_cli.volunteer import command as volunteer
 from callboard_contracts.errors import CallboardError
 from callboard_kit.settings import SettingsError
 
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         drain,
         backup,
         talkmaster,
+        volunteer,
     ):
         module.register(subparsers)
     return top

@@ -2,11 +2,12 @@
 
 import argparse
 import re
+import time
 from decimal import Decimal
 
 from callboard_admin.accounts import Accounts
 from callboard_admin.kudos_records import KudosRecords
-from callboard_admin.periods import show_time
+from callboard_admin.periods import parse_start, show_time
 from callboard_cli.bus_command import run_on_bus
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.subcommands import Subparsers
@@ -18,6 +19,7 @@ from callboard_kit.bus import Bus
 WHO_HELP = "an account's id or name, or a key"
 AMOUNT_HELP = "kudos, with at most three decimals"
 ID_HELP = "the id of the transaction, so that a repeat counts once; default: a new one"
+SINCE_HELP = "a period such as 30d, or a date; default: 30d"
 _AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,3})?")
 
 
@@ -42,6 +44,14 @@ def register(subparsers: Subparsers) -> None:
     history = actions.add_parser("history", help="show every change of an account's kudos")
     history.add_argument("who", help=WHO_HELP)
     history.set_defaults(run=_history)
+    leaders = actions.add_parser("leaders", help="show whose volunteers earned most")
+    leaders.add_argument("--since", default="30d", help=SINCE_HELP)
+    leaders.add_argument("--limit", type=int, default=20, help="how many accounts are shown")
+    leaders.set_defaults(run=_leaders)
+    worker = actions.add_parser("worker", help="show what a volunteer was paid, by the id of its worker")
+    worker.add_argument("worker", help="the worker's id")
+    worker.add_argument("--since", default="30d", help=SINCE_HELP)
+    worker.set_defaults(run=_worker)
     verify = actions.add_parser("verify", help="compare all balances with what was earned and spent; fails on drift")
     verify.set_defaults(run=_verify)
 
@@ -95,6 +105,38 @@ def _history(arguments: argparse.Namespace) -> int:
         changes = KudosRecords(bus).history(await _account(bus, arguments.who))
         rows = [(show_time(one.at), _text(one.change), _text(one.balance), one.reason) async for one in changes]
         print_table([("AT", "CHANGE", "BALANCE", "BY"), *rows])
+        return ExitCode.OK
+
+    return run_on_bus(arguments, act)
+
+
+def _leaders(arguments: argparse.Namespace) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
+        since = parse_start(arguments.since, time.time(), "since")
+        names = {account.id: account.name for account in await Accounts.on(bus).all()}
+        records = KudosRecords(bus)
+        rows = [
+            (
+                names.get(one.account, one.account),
+                _text(one.total),
+                _text(one.rewards),
+                _text(one.uptime),
+                _text(await records.balance(one.account)),
+            )
+            for one in await records.leaders(since, max(1, arguments.limit))
+        ]
+        print_table([("ACCOUNT", "EARNED", "FOR TEXTS", "FOR UPTIME", "BALANCE"), *rows])
+        return ExitCode.OK
+
+    return run_on_bus(arguments, act)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    async def act(bus: Bus, _config: Config) -> int:
+        since = parse_start(arguments.since, time.time(), "since")
+        paid = KudosRecords(bus).payments(arguments.worker, since)
+        rows = [(show_time(one.at), _text(one.amount), one.reason, one.account, one.id) async for one in paid]
+        print_table([("AT", "KUDOS", "FOR", "ACCOUNT", "BY"), *rows])
         return ExitCode.OK
 
     return run_on_bus(arguments, act)

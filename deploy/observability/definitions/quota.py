@@ -71,7 +71,7 @@ KUDOS = Row(
     (
         counter(
             "Kudos moved",
-            "Thousandths of kudos earned, spent and transferred a second.",
+            "Thousandths of kudos credited, paid to volunteers, spent and transferred a second.",
             "callboard_quota_kudos_total",
             by="kind",
             unit="short",

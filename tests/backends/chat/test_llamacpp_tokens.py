@@ -102,11 +102,6 @@ async def test_as_many_tokens_are_told_as_are_read(engine: LlamaCppEngine) -> No
     assert await all_told(engine, wanted(40)) == []
 
 
-@pytest.mark.slow
-async def test_as_many_tokens_are_told_as_are_read_of_200_texts(engine: LlamaCppEngine) -> None:
-    assert await all_told(engine, wanted(200)) == []
-
-
 async def test_tokens_become_their_text_again(engine: LlamaCppEngine) -> None:
     for text in texts(60):
         if "\0" in text:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from callboard_contracts import subjects
 from callboard_contracts.accounts import key_digest
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.kudos import KudosReply
+from callboard_contracts.quota import VolunteerWork
 from callboard_kit.bus import Bus, BusError
 from tests.integration.quota.deployment import (
     QuotaDeployment,
@@ -137,6 +139,48 @@ async def test_hold_that_expires_gives_kudos_back_and_later_work_takes_none(
     await report(bus, event_of(reply.hold, 10).model_copy(update={"kudos": 500}))
     await settled(bus)
     assert await balance(bus, account) == 1_000
+
+
+async def test_volunteer_is_paid_once_for_its_work_and_the_requester_pays_what_it_cost(
+    deployment: QuotaDeployment, bus: Bus
+) -> None:
+    requester, digest = await account_of(deployment, "asks")
+    owner, _ = await account_of(deployment, "lends")
+    await earn(bus, "asks-1", requester, 5_000)
+    reply = await reserve(bus, request("asks-a", 10, key_digest=digest, kudos=8_000, kudos_if_any=True))
+    assert reply.hold
+    assert reply.hold.kudos == 5_000
+    worker = "5a1c4be0-5d7e-5f0f-9c54-2f3c2f0f7f11"
+    paid = VolunteerWork(worker=worker, owner=owner, reward=3_200)
+    event = event_of(reply.hold, 10).model_copy(update={"kudos": 4_200, "volunteer": paid})
+    subject = subjects.usage(event.tenant)
+    for number in range(3):
+        # Under other ids, as after a restart of the bus: the stream takes them all, quota counts one.
+        await bus.publish_stored(subject, event.encoded(), f"asks-a.{number}")
+    await settled(bus)
+    assert (await balance(bus, requester), await balance(bus, owner)) == (800, 3_200)
+    present = int(time.time() // 600)
+    for _ in range(2):
+        fields = {"worker": worker, "account": owner, "period": present, "amount": 40_000}
+        assert (await kudos(bus, subjects.QUOTA_KUDOS_UPTIME, **fields)).balance == 43_200
+    leaders = await asyncio.to_thread(deployment.command, "kudos", "leaders")
+    assert next(line for line in leaders.splitlines() if line.startswith("lends")).split()[1:] == [
+        "43.2",
+        "3.2",
+        "40",
+        "43.2",
+    ]
+
+    async def told() -> bool:
+        shown = await asyncio.to_thread(deployment.command, "kudos", "worker", worker)
+        rows = [line.split()[1:] for line in shown.splitlines()[1:]]
+        return rows == [
+            ["3.2", "reward", owner, "reward-asks-a"],
+            ["40", "uptime", owner, f"uptime-{worker}-{present}"],
+        ]
+
+    await eventually(told, "the worker's payments are recorded")
+    await asyncio.to_thread(deployment.command, "kudos", "verify")
 
 
 async def test_command_line_shows_credits_moves_and_verifies(deployment: QuotaDeployment) -> None:

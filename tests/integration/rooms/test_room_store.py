@@ -19,11 +19,11 @@ async def test_full_bucket_takes_new_rooms_in_place_of_those_that_rested_longest
     await bus.api(f"STREAM.UPDATE.{spec['name']}", {**spec, "max_bytes": MAX_BYTES})
     store = BucketRoomStore(bus)
     busy = new_room("ait", "busy", 0.0)
-    revision = await store.save(busy, 0)
+    revision = (await store.save(busy, 0)).revision
     rooms = [new_room("ait", f"room-{n}", 0.0).model_copy(update={"settings": SETTINGS}) for n in range(40)]
     for room in rooms:
         await store.save(room, 0)
-        revision = await store.save(busy, revision)
+        revision = (await store.save(busy, revision)).revision
     assert (await store.load(busy.id)).room == busy
     assert (await store.load(rooms[0].id)).room is None
     assert (await store.load(rooms[-1].id)).room == rooms[-1]

@@ -51,3 +51,9 @@ def test_balanced_totals_have_no_problem() -> None:
 )
 def test_totals_that_do_not_balance_are_found(changes: list[tuple[str, int, str]]) -> None:
     assert check_totals(totals_of(*changes), OUTCOMES).problems
+
+
+def test_payments_of_volunteers_create_kudos() -> None:
+    outcomes = {"w-x": transaction("w", "reward", 40), "p-x": transaction("p", "uptime", 60)}
+    result = check_totals(totals_of(("ada", 40, "w-x.s0"), ("ada", 60, "p-x.s0")), outcomes)
+    assert (result.problems, result.earned, result.total) == (frozenset(), 100, 100)

@@ -14,7 +14,7 @@ from callboard_admin.accounts import Accounts
 from callboard_admin.room_records import RoomRecords
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.kudos import KudosChange, KudosTransaction
+from callboard_contracts.kudos import KudosChange, KudosLeader, KudosPayment, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_contracts.rooms import RoomReply, RoomRequest
 from callboard_edge.domain.administration import Administration
@@ -110,6 +110,9 @@ class FakeKudos:
         default_factory=dict[str, tuple[tuple[str, str, int], KudosTransaction]]
     )
     changes: dict[str, list[KudosChange]] = field(default_factory=dict[str, list[KudosChange]])
+    earners: list[KudosLeader] = field(default_factory=list[KudosLeader])
+    asked_since: float = 0.0
+    paid: dict[str, list[KudosPayment]] = field(default_factory=dict[str, list[KudosPayment]])
     trouble: Exception | None = None
 
     async def balance(self, account: str) -> int:
@@ -133,6 +136,17 @@ class FakeKudos:
         for change in self.changes.get(account, []):
             if change.at >= since and change.seq > after_seq:
                 yield change
+
+    async def leaders(self, since: float, limit: int) -> list[KudosLeader]:
+        self._fail()
+        self.asked_since = since
+        return self.earners[:limit]
+
+    async def payments(self, worker: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosPayment]:
+        self._fail()
+        for payment in self.paid.get(worker, []):
+            if payment.at >= since and payment.seq > after_seq:
+                yield payment
 
     def _transaction(self, transaction_id: str | None, source: str, target: str, amount: int) -> KudosTransaction:
         contents = (source, target, amount)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from callboard_contracts.kudos import KudosChange
+from callboard_contracts.kudos import KudosChange, KudosLeader, KudosPayment
 from callboard_kit.bus import BusUnavailable, NoResponders
 from tests.unit.edge.admin_harness import AdminHarness, Operator
 from tests.unit.edge.harness import running
@@ -134,3 +134,32 @@ async def test_trouble_of_the_bus_is_503(operator: Operator, trouble: Exception,
 async def test_history_of_an_impossible_part_is_refused(operator: Operator, query: str, param: str) -> None:
     status, answer = await asked(operator, "GET", f"/accounts/ann/kudos/history?{query}")
     assert (status, answer["error"]["param"]) == (400, param)
+
+
+async def test_accounts_whose_volunteers_earned_most(operator: Operator) -> None:
+    account = (await asked(operator, "POST", "/accounts/ann/kudos", {"amount": 1}))[1]["account"]
+    operator.admin_harness.kudos.earners = [
+        KudosLeader(account, 4_000, 40_000),
+        KudosLeader("k_00000000000000ff", 5_000, 0),
+    ]
+    status, told = await asked(operator, "GET", "/kudos/leaders?since=7d")
+    assert status == 200
+    assert told["leaders"] == [
+        {"account": account, "name": "ann", "rewards": 4, "uptime": 40, "kudos": 1},
+        {"account": "k_00000000000000ff", "name": None, "rewards": 5, "uptime": 0, "kudos": 0},
+    ]
+    assert len((await asked(operator, "GET", "/kudos/leaders?limit=1"))[1]["leaders"]) == 1
+    for query in ("since=when", "limit=0", "limit=1001", "sincee=7d"):
+        assert (await asked(operator, "GET", f"/kudos/leaders?{query}"))[0] == 400
+
+
+async def test_what_a_volunteer_was_paid_is_told_in_parts(operator: Operator) -> None:
+    worker = "5a1c4be0-5d7e-5f0f-9c54-2f3c2f0f7f11"
+    operator.admin_harness.kudos.paid[worker] = [
+        KudosPayment(n, 4e9 + n, "k_1", n * 1000, "reward", f"reward-r{n}") for n in range(1, 4)
+    ]
+    status, told = await asked(operator, "GET", f"/kudos/workers/{worker}/history?limit=2")
+    assert (status, told["worker"], told["next"]) == (200, worker, 2)
+    assert [(one["amount"], one["id"]) for one in told["payments"]] == [(1, "reward-r1"), (2, "reward-r2")]
+    _, rest = await asked(operator, "GET", f"/kudos/workers/{worker}/history?after=2")
+    assert ([one["amount"] for one in rest["payments"]], rest["next"]) == ([3], None)

@@ -573,6 +573,55 @@ async def test_change_that_others_come_before_is_made_again(site: Deployment) ->
     assert len((await site.room()).waiting) == 1
 
 
+async def test_room_that_this_process_wrote_is_not_read_again(site: Deployment) -> None:
+    await site.end(await site.post(turn()))
+    loads = site.store.loads
+    await site.end(await site.post(turn()))
+    assert site.store.loads == loads
+    assert len((await site.room()).messages) == 4
+
+
+async def test_room_that_others_changed_is_read_before_anything_is_refused() -> None:
+    first = Deployment()
+    other = Deployment(first)
+    one = await first.post(turn())
+    await other.rooms.reset(REQUEST)
+    await other.rooms.end(REQUEST)
+    # The room that this process knows has the message already.
+    await first.post(one)
+    assert (await first.room()).running is not None
+    assert first.figures.conflicts == 0
+    await other.rooms.end(REQUEST)
+    assert await refusal(first.rooms.reset(REQUEST)) is ErrorCode.NOT_FOUND
+
+
+async def test_place_of_a_job_is_only_noted_while_its_turn_runs() -> None:
+    deployment = Deployment()
+    short, long = turn(), turn()
+    await deployment.rooms.post(post(short))
+    while not deployment.turns.chats:
+        await asyncio.sleep(0)
+    revision = (await deployment.store.load(ROOM)).revision
+    deployment.turns.results[short.id] = result(short.id, "Hoo.")
+    assert await deployment.rooms.turn_ended(TurnEnded(room=ROOM, turn=short.id))
+    await deployment.settle()
+    assert (await deployment.store.load(ROOM)).revision == revision + 1
+    await deployment.post(long)
+    running = (await deployment.room()).running
+    assert running is not None
+    assert running.job_seq is not None
+
+
+async def test_turn_that_is_given_up_before_its_job_is_noted_takes_back_its_job() -> None:
+    deployment = Deployment()
+    await deployment.rooms.post(post(turn()))
+    while not deployment.turns.chats:
+        await asyncio.sleep(0)
+    await deployment.rooms.reset(REQUEST)
+    await deployment.settle()
+    assert deployment.turns.removed == [1]
+
+
 async def test_turn_whose_client_left_is_given_up_and_the_next_begins() -> None:
     deployment = Deployment()
     first, second = turn(), turn()

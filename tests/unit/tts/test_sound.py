@@ -5,7 +5,7 @@ import pytest
 
 from callboard_contracts.speech import SAMPLE_RATE_HZ
 from callboard_tts.domain.ports import Samples
-from callboard_tts.domain.sound import Trimmer, from_pcm, silence, to_pcm
+from callboard_tts.domain.sound import Trimmer, from_pcm, silence, sound_end, to_pcm
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +55,12 @@ def test_silent_piece_becomes_nothing() -> None:
 
 def test_sound_to_the_very_end_is_kept() -> None:
     assert trimmed([tone(101)]).size == 101 * MS
+
+
+def test_end_of_a_sound_is_where_a_trimmer_ends_it() -> None:
+    for sound in (tone(101), np.concatenate([tone(50), quiet(20)]), trimmed([np.concatenate([tone(30), quiet(9)])])):
+        assert sound_end(sound) == trimmed([sound]).size
+    assert sound_end(quiet(50)) == sound_end(quiet(0)) == 0
 
 
 def test_trimmer_can_be_used_again() -> None:

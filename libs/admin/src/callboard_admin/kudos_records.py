@@ -8,19 +8,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from callboard_contracts import subjects
-from callboard_contracts.errors import CallboardError
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.headers import INCREMENT, MSG_ID
 from callboard_contracts.kudos import (
     KudosBalanceRequest,
     KudosChange,
     KudosEarnRequest,
+    KudosLeader,
+    KudosPayment,
     KudosReply,
     KudosTransaction,
     KudosTransferRequest,
 )
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent
-from callboard_contracts.streams import KUDOS, TRANSFERS
+from callboard_contracts.streams import AUDIT, KUDOS, TRANSFERS
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, first_seq, read_batches
 
@@ -30,6 +32,8 @@ VERIFY_ATTEMPTS = 5
 VERIFY_PAUSE_S = 0.5
 """Transactions go on while the streams are read, so only a problem that every attempt finds is reported."""
 ID_BYTES = 8
+PAYMENTS = {"reward", "uptime"}
+"""The transactions that pay for volunteers' work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,35 @@ class KudosRecords:
                 if change.change:
                     yield change
 
+    async def leaders(self, since: float, limit: int) -> list[KudosLeader]:
+        """Returns the accounts whose volunteers earned most since a Unix time; reads all transactions since then."""
+        earned: dict[str, dict[str, int]] = {}
+        async for event in self._transactions(since):
+            if event.kind == "settled" and event.reason in PAYMENTS:
+                amounts = earned.setdefault(event.tenant, dict.fromkeys(PAYMENTS, 0))
+                amounts[event.reason] += event.kudos
+        found = [KudosLeader(account, one["reward"], one["uptime"]) for account, one in earned.items()]
+        return sorted(found, key=lambda leader: (-leader.total, leader.account))[:limit]
+
+    async def payments(self, worker: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosPayment]:
+        """Yields what a volunteer was paid since a Unix time and after a `seq`, the oldest first, of the last 30 days.
+
+        Raises:
+            CallboardError: that is no worker's id.
+        """
+        try:
+            subject = subjects.audit(worker)
+        except ValueError:
+            raise CallboardError(ErrorCode.INVALID_REQUEST, "that is not a worker's id", param="worker") from None
+        seq = await first_seq(self._bus, AUDIT, subject, since, READ_TIMEOUT_S)
+        if seq is None:
+            return
+        async for batch in read_batches(self._bus, AUDIT, subject, max(seq, after_seq + 1)):
+            for message in batch:
+                event = AuditEvent.model_validate_json(message.data)
+                if event.worker == worker and event.kind == "settled":
+                    yield KudosPayment(message.seq, event.at, event.tenant, event.kudos, event.reason, event.request_id)
+
     async def verify(self) -> VerifyResult:
         """Compares all balances with what was earned, transferred, spent and held; reads all transactions ever made."""
         result = await self._verify_once()
@@ -101,10 +134,19 @@ class KudosRecords:
                 change = _change(message)
                 totals.add(message.subject.rpartition(".")[2], change.change, change.reason)
         outcomes: dict[str, AuditEvent] = {}
-        async for batch in read_batches(self._bus, TRANSFERS, subjects.transfer("*")):
-            for outcome in (AuditEvent.model_validate_json(message.data) for message in batch):
-                outcomes[outcome.hold_id] = outcome
+        async for outcome in self._transactions():
+            outcomes[outcome.hold_id] = outcome
         return check_totals(totals, outcomes)
+
+    async def _transactions(self, since: float = 0.0) -> AsyncGenerator[AuditEvent]:
+        """Yields how each transaction since a Unix time ended."""
+        subject = subjects.transfer("*")
+        seq = await first_seq(self._bus, TRANSFERS, subject, since, READ_TIMEOUT_S) if since else 1
+        if seq is None:
+            return
+        async for batch in read_batches(self._bus, TRANSFERS, subject, seq):
+            for message in batch:
+                yield AuditEvent.model_validate_json(message.data)
 
     async def _request(self, subject: str, request: Message) -> KudosReply:
         body = request.model_dump_json().encode()

@@ -117,6 +117,35 @@ class KudosChange:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class KudosLeader:
+    """What an account earned by its volunteers: for texts, and for having been there."""
+
+    account: str
+    rewards: int
+    uptime: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.rewards + self.uptime
+
+
+@dataclass(frozen=True, slots=True)
+class KudosPayment:
+    """One payment for a volunteer's work; `reason` is `reward` or `uptime`, and `id` the transaction.
+
+    `seq` is higher with each payment, and `at` a Unix time.
+    """
+
+    seq: int
+    at: float
+    account: str
+    amount: int
+    reason: str
+    id: str
+
+
 def reward_id(request_id: str) -> str:
     """The transaction that pays the volunteer who did a request's work; one for each request."""
     return _transaction_id("reward", request_id)

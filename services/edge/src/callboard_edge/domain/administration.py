@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from callboard_contracts.accounts import Account, AccountKey
 from callboard_contracts.characters import Character, StoredCharacter
 from callboard_contracts.config import QuotaSection
-from callboard_contracts.kudos import KudosChange, KudosTransaction
+from callboard_contracts.kudos import KudosChange, KudosLeader, KudosPayment, KudosTransaction
 from callboard_contracts.quota import AuditEvent, VerifyReply
 from callboard_contracts.rooms import Room
 
@@ -85,6 +85,14 @@ class KudosRecords(Protocol):
 
     def history(self, account: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosChange]:
         """Yields the changes of an account's kudos since a time and after a `seq`, the oldest first."""
+        ...
+
+    async def leaders(self, since: float, limit: int) -> list[KudosLeader]:
+        """Returns the accounts whose volunteers earned most since a time."""
+        ...
+
+    def payments(self, worker: str, since: float = 0.0, after_seq: int = 0) -> AsyncGenerator[KudosPayment]:
+        """Yields what a volunteer was paid since a time and after a `seq`, the oldest first."""
         ...
 
 

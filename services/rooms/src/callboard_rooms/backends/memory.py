@@ -14,25 +14,29 @@ from callboard_rooms.domain.ports import Conflict, StoredRoom, StoreUnavailable
 class MemoryRoomStore:
     """Behaves like the bucket; `before_write` is called before each write, so that a test can write first.
 
-    The next `lagging` reads find a room as it was before its last write, as a replica that lags behind has it.
+    The next `lagging` reads find a room as it was before its last write, as a replica that lags behind has it; `loads`
+    counts all of them.
     """
 
     def __init__(self, max_document_bytes: int = 1_000_000) -> None:
         self.max_document_bytes = max_document_bytes
         self.before_write: Callable[[str], object] = lambda _room_id: None
         self.lagging = 0
+        self.loads = 0
         self._rooms: dict[str, tuple[bytes | None, int]] = {}
         self._before: dict[str, tuple[bytes | None, int]] = {}
         self._revision = 0
 
     async def load(self, room_id: str) -> StoredRoom:
         """Reads a room."""
+        self.loads += 1
         lags, self.lagging = self.lagging > 0, max(0, self.lagging - 1)
         return _stored(*(self._before if lags else self._rooms).get(room_id, (None, 0)))
 
-    async def save(self, room: Room, revision: int) -> int:
+    async def save(self, room: Room, revision: int) -> StoredRoom:
         """Writes a room that is at a revision."""
-        return self._write(room.id, room.compact(), revision)
+        data = room.compact()
+        return StoredRoom(room, self._write(room.id, data, revision), len(data))
 
     async def delete(self, room_id: str, revision: int) -> None:
         """Deletes a room that is at a revision."""

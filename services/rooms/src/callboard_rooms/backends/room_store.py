@@ -40,10 +40,11 @@ class BucketRoomStore:
             raise StoreUnavailable("no answer in time") from error
         return StoredRoom(None, 0) if entry is None else _stored(entry)
 
-    async def save(self, room: Room, revision: int) -> int:
+    async def save(self, room: Room, revision: int) -> StoredRoom:
         """Writes a room that is at a revision."""
+        data = room.compact()
         try:
-            return await self._bucket.put(room.id, room.compact(), revision, msg_id=uuid4().hex)
+            return StoredRoom(room, await self._bucket.put(room.id, data, revision, msg_id=uuid4().hex), len(data))
         except bucket.Conflict:
             raise Conflict(room.id) from None
         except BusError as error:

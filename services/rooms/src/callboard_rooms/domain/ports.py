@@ -22,10 +22,14 @@ class Conflict(Exception):  # noqa: N818 - a state, not a failure
 
 @dataclass(frozen=True, slots=True)
 class StoredRoom:
-    """A room at a revision; what is left of one that has ended is a revision alone, and 0 stands for none."""
+    """A room at a revision; what is left of one that has ended is a revision alone, and 0 stands for none.
+
+    `size_bytes` is that of its document, where it was written.
+    """
 
     room: Room | None
     revision: int
+    size_bytes: int = 0
 
 
 class RoomStore(Protocol):
@@ -40,8 +44,8 @@ class RoomStore(Protocol):
         """Reads a room."""
         ...
 
-    async def save(self, room: Room, revision: int) -> int:
-        """Writes a room that is at a revision and returns the new one; raises Conflict."""
+    async def save(self, room: Room, revision: int) -> StoredRoom:
+        """Writes a room that is at a revision and returns it at the new one; raises Conflict."""
         ...
 
     async def delete(self, room_id: str, revision: int) -> None:

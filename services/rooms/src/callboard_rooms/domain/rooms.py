@@ -7,8 +7,8 @@ next pass of the reaper, in any process, does it.
 import asyncio
 import logging
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -29,6 +29,7 @@ from callboard_contracts.rooms import (
 from callboard_rooms.domain import room as rooms
 from callboard_rooms.domain.dialogue import Limits
 from callboard_rooms.domain.ports import Conflict, RoomMetrics, RoomNews, RoomStore, StoredRoom, StoreUnavailable
+from callboard_rooms.domain.recent_rooms import RecentRooms
 from callboard_rooms.domain.room import Change, IdlePolicy
 from callboard_rooms.domain.turns import TurnEffects
 
@@ -39,8 +40,8 @@ FIRST_PAUSE_S = 0.004
 MAX_PAUSE_S = 0.25
 MAX_POST_AGE_S = 30.0
 """A turn that was made longer ago is refused: its edge has given it up by now and released its holds."""
-LAG_S = 10.0
-"""For so long a replica may answer with a room as it was before this process wrote it."""
+NOTE_PAUSE_S = 0.25
+"""The places of a turn's jobs are noted after this time, beside the reply; many a turn has ended by then."""
 GIVE_UP_ATTEMPTS = 60
 GIVE_UP_PAUSE_S = 1.0
 """A turn that its room has forgotten is taken back for a minute, as no other process would."""
@@ -49,6 +50,14 @@ SURELY_DEDUPLICATED_S = 60.0
 DEADLINE = ErrorInfo(code=ErrorCode.DEADLINE_EXCEEDED, message="The reply was not finished before its deadline.")
 
 Decide = Callable[[StoredRoom], Change]
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a turn's jobs lie in their work queues."""
+
+    job_seq: int | None
+    speech_seq: int | None
 
 
 class Background(Protocol):
@@ -87,8 +96,9 @@ class RoomService:
         self._policy = policy
         self._sleep = sleep
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._written: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """The revisions that this process has written in the last 10 s, and until when they are remembered."""
+        self._recent = RecentRooms(now)
+        self._unnoted: dict[str, _Places] = {}
+        """The places of the jobs that this process has queued and not noted in their rooms yet."""
 
     async def open(self, request: OpenRoom) -> RoomReply:
         """Opens a room, or finds it open; a secret claims a room that nobody has claimed."""
@@ -154,6 +164,7 @@ class RoomService:
         result = await self._effects.results.read(event.turn)
         if result is None and may_lag:
             return False
+        self._unnoted.pop(event.turn, None)
 
         def decide(stored: StoredRoom) -> Change:
             if stored.room is None:
@@ -237,46 +248,69 @@ class RoomService:
             CallboardError: what the decision refuses, or `conflict`.
         """
         async with self._locks.setdefault(room_id, asyncio.Lock()):
+            done = await self._change_recalled(room_id, decide)
+            if done is not None:
+                return done
             for attempt in range(MAX_ATTEMPTS):
                 try:
                     stored = await self._load(room_id)
                     change = decide(stored)
-                    if change.room == stored.room:
-                        return stored, change
-                    if change.room is None:
-                        await self._store.delete(room_id, stored.revision)
-                    else:
-                        self._note_written(room_id, await self._store.save(change.room, stored.revision))
+                    if change.room != stored.room:
+                        await self._write(room_id, change, stored.revision)
                 except Conflict:
                     self._metrics.conflict()
                     await self._sleep(random.uniform(0.0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
-                    continue
-                await self._news.changed(room_id)
-                return stored, change
+                else:
+                    return stored, change
         raise CallboardError(
             ErrorCode.CONFLICT, "Others were changing the room at the same moment; try again.", retry_after_s=1.0
         )
 
+    async def _change_recalled(self, room_id: str, decide: Decide) -> tuple[StoredRoom, Change] | None:
+        """Changes a room as this process wrote it last, which saves reading it; None where that does not do.
+
+        The write finds out whether the room is still so. What is refused, and what changes nothing, is decided by a
+        room that was read.
+        """
+        recalled = self._recent.recall(room_id)
+        if recalled is None:
+            return None
+        try:
+            change = decide(recalled)
+        except CallboardError:
+            return None
+        if change.room is None or change.room == recalled.room:
+            return None
+        try:
+            await self._write(room_id, change, recalled.revision)
+        except Conflict:
+            self._metrics.conflict()
+            return None
+        return recalled, change
+
     async def _load(self, room_id: str) -> StoredRoom:
         """Reads a room; raises Conflict where a replica does not have yet what this process has written."""
         stored = await self._store.load(room_id)
-        written, until = self._written.get(room_id, (0, 0.0))
-        if stored.revision < written and self._now() < until:
+        if stored.revision < self._recent.revision(room_id):
             raise Conflict(room_id)
         return stored
 
-    def _note_written(self, room_id: str, revision: int) -> None:
-        now = self._now()
-        self._written[room_id] = (revision, now + LAG_S)
-        self._written.move_to_end(room_id)
-        while next(iter(self._written.values()))[1] <= now:
-            self._written.popitem(last=False)
+    async def _write(self, room_id: str, change: Change, revision: int) -> None:
+        """Writes a room that is at a revision, and says so; raises Conflict."""
+        # Until it is known whether it was written, and by whom.
+        self._recent.forget(room_id)
+        if change.room is None:
+            await self._store.delete(room_id, revision)
+        else:
+            self._recent.note(room_id, await self._store.save(change.room, revision))
+        await self._news.changed(room_id)
 
     async def _start(self, before: StoredRoom, change: Change, error: ErrorInfo | None = None) -> None:
         """Sees to what a change caused: the jobs of the turn that runs now, and the end of those given up."""
         for turn in change.cancelled:
             self._metrics.turn_ended("failed" if error else "cancelled")
-            self._background.start(self._give_up(_id(before, change), turn, error), "give-up-turn")
+            placed = _placed(turn, self._unnoted.pop(turn.id, None))
+            self._background.start(self._give_up(_id(before, change), placed, error), "give-up-turn")
         room = change.room
         if room is None or room.running is None:
             return
@@ -295,18 +329,36 @@ class RoomService:
                 raise
             return
 
+        places = _Places(job_seq, speech_seq)
+        if turn.request is None:
+            await self._note_queued(room, turn, places)
+            self._metrics.turn_ended("spoken")
+        else:
+            self._unnoted[turn.id] = places
+            self._background.start(self._note_later(room, turn), "note-turn")
+
+    async def _note_later(self, room: Room, turn: Turn) -> None:
+        """Notes where a turn's jobs lie, unless it has ended by then; a process that dies before it, another finds."""
+        await self._sleep(NOTE_PAUSE_S)
+        places = self._unnoted.pop(turn.id, None)
+        if places is not None:
+            try:
+                await self._note_queued(room, turn, places)
+            except (CallboardError, StoreUnavailable):
+                # The reaper finds the turn.
+                log.warning("turn_not_noted", extra={"request_id": turn.id})
+
+    async def _note_queued(self, room: Room, turn: Turn, places: _Places) -> None:
+        """Notes where a turn's jobs lie, and takes them back if it was given up while it was started."""
+
         def decide(stored: StoredRoom) -> Change:
             if stored.room is None:
                 return Change(None)
-            return Change(rooms.queued(stored.room, turn.id, job_seq, speech_seq, self._now()))
+            return Change(rooms.queued(stored.room, turn.id, places.job_seq, places.speech_seq, self._now()))
 
         _, change = await self._change(room.id, decide)
-        if turn.request is None:
-            self._metrics.turn_ended("spoken")
         if _given_up(change.room, turn):
-            # It was given up while it was started.
-            queued = turn.model_copy(update={"job_seq": job_seq, "speech_seq": speech_seq})
-            self._background.start(self._give_up(room.id, queued), "give-up-turn")
+            self._background.start(self._give_up(room.id, _placed(turn, places)), "give-up-turn")
 
     async def _give_up(self, room_id: str, turn: Turn, error: ErrorInfo | None = None) -> None:
         """Ends a turn outside its room, as soon as the bus lets it."""
@@ -339,7 +391,7 @@ class RoomService:
             if self._now() - (turn.started_at or 0.0) > SURELY_DEDUPLICATED_S:
                 seq = await self._effects.jobs.find_chat(turn)
                 if seq is not None:
-                    await self._note_queued(room, turn, seq)
+                    await self._note_queued(room, turn, _Places(seq, None))
                     return
             # A job that has left its queue left its result before.
             if await self._effects.results.read(turn.id) is not None:
@@ -347,19 +399,17 @@ class RoomService:
                 return
         await self._queue(room, turn)
 
-    async def _note_queued(self, room: Room, turn: Turn, seq: int) -> None:
-        def decide(stored: StoredRoom) -> Change:
-            if stored.room is None:
-                return Change(None)
-            return Change(rooms.queued(stored.room, turn.id, seq, None, self._now()))
-
-        await self._change(room.id, decide)
-
 
 def _id(before: StoredRoom, change: Change) -> str:
     room = before.room or change.room
     assert room is not None
     return room.id
+
+
+def _placed(turn: Turn, places: _Places | None) -> Turn:
+    if places is None:
+        return turn
+    return turn.model_copy(update={"job_seq": places.job_seq, "speech_seq": places.speech_seq})
 
 
 def _given_up(room: Room | None, turn: Turn) -> bool:

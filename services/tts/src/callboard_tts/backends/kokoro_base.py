@@ -17,7 +17,7 @@ from callboard_tts.domain.alignment import word_spans
 from callboard_tts.domain.boundaries import Pause
 from callboard_tts.domain.pauses import Cut, Mark, even_pauses, moved
 from callboard_tts.domain.ports import Part, PieceRequest, Samples, WordTime
-from callboard_tts.domain.sound import WINDOW_SAMPLES, Trimmer
+from callboard_tts.domain.sound import Trimmer, sound_end
 from callboard_tts.domain.voices import Voice, VoiceChoice
 from callboard_worker.engine import EngineError, EngineFailed, EngineUnavailable
 from callboard_worker.threads import Cancelled, EngineThreads, StopSignal
@@ -195,8 +195,8 @@ class KokoroBase(ABC, Generic[ModelT]):
             pause = np.zeros(piece.pauses_ms[last_pause(phonemes)] * SAMPLE_RATE_HZ // 1000, np.float32)
         times: list[WordTime] = []
         if frames is not None:
-            # The receiver trims the sound once more, and may find the last faded window silent.
-            last = max(0, samples.size - WINDOW_SAMPLES)
+            # The receiver trims the sound once more, and finds windows silent that were faded.
+            last = sound_end(samples)
             ends = np.maximum(0, np.cumsum(frames) * FRAME - LEAD)
             for number, first, end in sequence.words:
                 starts_at = moved(int(ends[first]), cuts, after=True) - trimmed

@@ -54,8 +54,7 @@ class Trimmer:
         """Returns the remaining samples without the silence at the end."""
         held, self._held = self._held, self._held[:0]
         begun, self._begun = self._begun, False
-        padded = np.concatenate([held, np.zeros(-held.size % WINDOW_SAMPLES, dtype=np.float32)])
-        loud = _loud_windows(padded)
+        loud = _loud_windows(_in_windows(held))
         if loud.size == 0:
             return held[:0]
         out = held[(0 if begun else int(loud[0]) * WINDOW_SAMPLES) : (int(loud[-1]) + 1) * WINDOW_SAMPLES].copy()
@@ -64,6 +63,12 @@ class Trimmer:
             _fade_in(out)
         _fade_out(out)
         return out
+
+
+def sound_end(samples: Samples) -> int:
+    """Where the last sound ends, as a trimmer finds it; 0 for silence alone."""
+    loud = _loud_windows(_in_windows(samples))
+    return min(samples.size, (int(loud[-1]) + 1) * WINDOW_SAMPLES) if loud.size else 0
 
 
 def to_pcm(samples: Samples) -> bytes:
@@ -100,6 +105,10 @@ def faded(samples: Samples) -> Samples:
     _fade_in(copy)
     _fade_out(copy)
     return copy
+
+
+def _in_windows(samples: Samples) -> Samples:
+    return np.concatenate([samples, np.zeros(-samples.size % WINDOW_SAMPLES, dtype=np.float32)])
 
 
 def _loud_windows(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

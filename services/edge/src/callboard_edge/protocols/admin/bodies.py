@@ -127,6 +127,13 @@ class HistoryQuery(AdminQuery):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 
+class LeaderQuery(AdminQuery):
+    """Since when, by default `30d`, and how many."""
+
+    since: Period | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
 class RoomQuery(AdminQuery):
     """How many rooms."""
 
@@ -207,6 +214,40 @@ class HistoryObject(AnswerBody):
 
     account: str
     changes: list[ChangeObject]
+    next: int | None
+
+
+class LeaderObject(AnswerBody):
+    """What an account's volunteers earned, for texts and for having been there; `kudos` is its balance now."""
+
+    account: str
+    name: str | None
+    rewards: float
+    uptime: float
+    kudos: float
+
+
+class LeadersObject(AnswerBody):
+    """Accounts, the one that earned most first."""
+
+    leaders: list[LeaderObject]
+
+
+class PaymentObject(AnswerBody):
+    """One payment for a volunteer's work; `id` is the transaction."""
+
+    at: str
+    account: str
+    amount: float
+    reason: str
+    id: str
+
+
+class PaymentsObject(AnswerBody):
+    """Payments, the oldest first; `next` is the `after` of the next part, null at the end."""
+
+    worker: str
+    payments: list[PaymentObject]
     next: int | None
 
 

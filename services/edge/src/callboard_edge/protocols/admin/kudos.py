@@ -4,14 +4,15 @@ Verification reads every transaction that was ever made, so it is left to the co
 """
 
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from callboard_admin.periods import parse_start, show_time
-from callboard_contracts.kudos import KUDOS_SCALE, KudosChange, KudosTransaction
+from callboard_contracts.kudos import KUDOS_SCALE, KudosChange, KudosPayment, KudosTransaction
 from callboard_edge.domain.administration import Administration
 from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
@@ -24,9 +25,15 @@ from callboard_edge.protocols.admin.bodies import (
     EarnBody,
     HistoryObject,
     HistoryQuery,
+    LeaderQuery,
+    LeadersObject,
+    PaymentsObject,
     TransactionObject,
     TransferBody,
 )
+
+DEFAULT_SINCE = "30d"
+Told = TypeVar("Told", KudosChange, KudosPayment)
 
 
 def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
@@ -55,20 +62,41 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
 
     async def history(call: Call) -> web.StreamResponse:
         query = parse_query(HistoryQuery, call.request.query)
-        since = 0.0
-        if query.since is not None or not query.after:
-            since = parse_start(query.since or "30d", time.time(), "since")
         account = await account_id(named(call))
-        changes: list[KudosChange] = []
-        more = False
-        async with aclosing(admin.kudos.history(account, since, query.after)) as found:
-            async for change in found:
-                more = len(changes) == query.limit
-                if more:
-                    break
-                changes.append(change)
-        shown = [_shown(change) for change in changes]
-        return call.answer({"account": account, "changes": shown, "next": changes[-1].seq if more else None})
+        changes, after = await _part(admin.kudos.history(account, _since(query), query.after), query.limit)
+        return call.answer({"account": account, "changes": [_shown(change) for change in changes], "next": after})
+
+    async def leaders(call: Call) -> web.StreamResponse:
+        query = parse_query(LeaderQuery, call.request.query)
+        since = parse_start(query.since or DEFAULT_SINCE, time.time(), "since")
+        names = {account.id: account.name for account in await admin.accounts.all()}
+        found = [
+            {
+                "account": leader.account,
+                "name": names.get(leader.account),
+                "rewards": leader.rewards / KUDOS_SCALE,
+                "uptime": leader.uptime / KUDOS_SCALE,
+                "kudos": await admin.kudos.balance(leader.account) / KUDOS_SCALE,
+            }
+            for leader in await admin.kudos.leaders(since, query.limit)
+        ]
+        return call.answer({"leaders": found})
+
+    async def payments(call: Call) -> web.StreamResponse:
+        query = parse_query(HistoryQuery, call.request.query)
+        worker = call.params["worker"]
+        paid, after = await _part(admin.kudos.payments(worker, _since(query), query.after), query.limit)
+        shown = [
+            {
+                "at": show_time(one.at),
+                "account": one.account,
+                "amount": one.amount / KUDOS_SCALE,
+                "reason": one.reason,
+                "id": one.id,
+            }
+            for one in paid
+        ]
+        return call.answer({"worker": worker, "payments": shown, "next": after})
 
     one = "/accounts/{account}/kudos"
     made = Answer("The transaction, made now or before under the same id.", TransactionObject)
@@ -108,7 +136,42 @@ def routes(admin: Administration, guard: AdminAuth) -> list[Route]:
             query=HistoryQuery,
             answers={200: Answer("The changes, the oldest first.", HistoryObject), 404: UNKNOWN},
         ),
+        guard.route(
+            "GET",
+            "/kudos/leaders",
+            leaders,
+            "admin_kudos_leaders",
+            "List the accounts whose volunteers earned most",
+            query=LeaderQuery,
+            answers={200: Answer("The accounts, the one that earned most first.", LeadersObject)},
+        ),
+        guard.route(
+            "GET",
+            "/kudos/workers/{worker}/history",
+            payments,
+            "admin_kudos_worker_history",
+            "List what a volunteer was paid",
+            query=HistoryQuery,
+            answers={200: Answer("The payments, the oldest first.", PaymentsObject)},
+        ),
     ]
+
+
+def _since(query: HistoryQuery) -> float:
+    if query.since is None and query.after:
+        return 0.0
+    return parse_start(query.since or DEFAULT_SINCE, time.time(), "since")
+
+
+async def _part(all_of_it: AsyncGenerator[Told], limit: int) -> tuple[list[Told], int | None]:
+    """The first of what is told, and the `after` of what follows, None at the end."""
+    told: list[Told] = []
+    async with aclosing(all_of_it) as found:
+        async for one in found:
+            if len(told) == limit:
+                return told, told[-1].seq
+            told.append(one)
+    return told, None
 
 
 def _thousandths(amount: Decimal) -> int:
