@@ -251,6 +251,7 @@ BACKENDS = {
     "llamacpp": "callboard_chat.backends.llamacpp_request",
     "ollama": "callboard_chat.backends.ollama",
     "openai": "callboard_chat.backends.openai",
+    "volunteers": "callboard_chat.backends.volunteers",
 }
 """The chat backends with a real engine behind them, each of which declares what it honours."""
 

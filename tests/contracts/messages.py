@@ -49,6 +49,15 @@ from callboard_contracts.rooms import (
 )
 from callboard_contracts.speech import SegmentInfo, SpeechJob, UtteranceStart
 from callboard_contracts.transcription import TranscriptionFrame, TranscriptionJob, TranscriptionResult
+from callboard_contracts.volunteers import (
+    PopReply,
+    PopRequest,
+    ProgressRequest,
+    SubmitReply,
+    SubmitRequest,
+    VolunteerRecord,
+    WithdrawPop,
+)
 from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 
 MESSAGES: dict[str, type[Message]] = {
@@ -81,8 +90,11 @@ MESSAGES: dict[str, type[Message]] = {
     "kudos_uptime_request": KudosUptimeRequest,
     "open_room": OpenRoom,
     "pool_record": PoolRecord,
+    "pop_reply": PopReply,
+    "pop_request": PopRequest,
     "post_turn": PostTurn,
     "process_record": ProcessRecord,
+    "progress_request": ProgressRequest,
     "put_character": PutCharacter,
     "release_reply": ReleaseReply,
     "release_request": ReleaseRequest,
@@ -96,6 +108,8 @@ MESSAGES: dict[str, type[Message]] = {
     "segment_info": SegmentInfo,
     "speak_in_room": SpeakInRoom,
     "speech_job": SpeechJob,
+    "submit_reply": SubmitReply,
+    "submit_request": SubmitRequest,
     "transcription_frame": TranscriptionFrame,
     "transcription_job": TranscriptionJob,
     "transcription_result": TranscriptionResult,
@@ -106,6 +120,8 @@ MESSAGES: dict[str, type[Message]] = {
     "utterance_start": UtteranceStart,
     "verify_reply": VerifyReply,
     "verify_request": VerifyRequest,
+    "volunteer_record": VolunteerRecord,
+    "withdraw_pop": WithdrawPop,
     "worker_info": WorkerInfo,
     "worker_progress": WorkerProgress,
 }

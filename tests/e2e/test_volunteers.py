@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import aiohttp
@@ -102,6 +102,7 @@ async def test_both_programs_serve_a_requester_and_are_paid_and_shown(hall: Hall
         assert set(payload) >= {"prompt", "max_length", "max_context_length", "n"}
         return f" sat in {payload['prompt'][-1]} oaks."
 
+    before = (await hall.get("/api/v2/find_user", apikey=hall.keys[0]))["kudos"]
     first = await hall.ask("An owl 1")
     await horde_worker(hall.barn, write, 1)
     state = await hall.done(first)
@@ -118,20 +119,20 @@ async def test_both_programs_serve_a_requester_and_are_paid_and_shown(hall: Hall
     assert workers["shed"]["max_context_length"] == 4096
     (model,) = await hall.get("/api/v2/status/models?type=text")
     assert (model["name"], model["count"]) == (MODEL, 2)
-    assert MODEL in [one["name"] for one in (await hall.get("/api/tags"))["models"]]
+    assert f"{MODEL}:latest" in [one["name"] for one in (await hall.get("/api/tags"))["models"]]
     own = await hall.get("/api/v2/find_user", apikey=hall.keys[0])
     assert own["worker_ids"] == [workers["barn"]["id"]]
     async with asyncio.timeout(15):
-        while (await hall.get("/api/v2/find_user", apikey=hall.keys[0]))["kudos"] != hall.barn.rewards[0]:
+        while (await hall.get("/api/v2/find_user", apikey=hall.keys[0]))["kudos"] < round(
+            before + hall.barn.rewards[0], 3
+        ):
             await asyncio.sleep(0.1)
     listed = await asyncio.to_thread(hall.site.command, "workers", "list")
     assert "barn" in listed
     assert "shed" in listed
 
 
-async def test_what_a_volunteer_tells_is_streamed_at_once_by_another_protocol(
-    hall: Hall, record_property: Callable[[str, object], None]
-) -> None:
+async def test_what_a_volunteer_tells_is_streamed_at_once_by_another_protocol(hall: Hall) -> None:
     async with openai.AsyncOpenAI(base_url=hall.site.base_url, api_key=hall.keys[1], max_retries=0) as client:
         popped = asyncio.create_task(hall.barn.job())
         message: Any = [{"role": "user", "content": "Tell me of an owl."}]
@@ -144,7 +145,6 @@ async def test_what_a_volunteer_tells_is_streamed_at_once_by_another_protocol(
         began = time.monotonic()
         assert (await hall.barn.progress(job["id"], text="Once"))[0] == 200
         first_at, text = await pieces
-        record_property("first_piece_ms", round(1000 * (first_at - began)))
         assert first_at - began < STREAM_BOUND_S
         assert text == "Once"
         assert await hall.barn.progress(job["id"], delta=" upon") == (200, {"accepted": True})

@@ -51,6 +51,16 @@ OWN_ERRORS = frozenset(
         (404, "StyleNotFound"),
         (404, "UserNotFound"),
         (404, "WorkerNotFound"),
+        (400, "AbortedGen"),
+        (400, "DuplicateGen"),
+        (400, "InvalidPriorityUsername"),
+        (400, "PolymorphicNameConflict"),
+        (403, "AnonForbiddenWorker"),
+        (403, "TooManyWorkers"),
+        (403, "WorkerFlaggedMaintenance"),
+        (403, "WorkerMaintenance"),
+        (403, "WrongCredentials"),
+        (404, "InvalidJobID"),
     }
 )
 

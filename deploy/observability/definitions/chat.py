@@ -80,6 +80,32 @@ REPLIES = Row(
             workers.POOL,
             width=12,
         ),
+        panel(
+            "Volunteers",
+            "Volunteers that have asked for work within five minutes, those that wait for a job at this moment, and "
+            "the jobs that wait for one or that one has.",
+            "short",
+            Query("max(callboard_edge_volunteers_online)", "online"),
+            Query("sum(callboard_chat_volunteers_parked)", "waiting for a job"),
+            Query("sum by (state) (callboard_chat_volunteer_jobs)", "jobs {{state}}"),
+            width=8,
+        ),
+        panel(
+            "Pops",
+            "Pops of volunteers a second, by whether they got a job: answered by edges, and asked of chat workers.",
+            "reqps",
+            Query("sum by (result) (rate(callboard_edge_volunteer_pops_total[5m]))", "edge {{result}}"),
+            Query("sum by (result) (rate(callboard_chat_volunteer_pops_total[5m]))", "chat {{result}}"),
+            width=8,
+        ),
+        panel(
+            "Texts of volunteers",
+            "Texts that volunteers submitted a second, by what became of them.",
+            "reqps",
+            Query("sum by (outcome) (rate(callboard_edge_volunteer_submits_total[5m]))", "edge {{outcome}}"),
+            Query("sum by (outcome) (rate(callboard_chat_volunteer_submits_total[5m]))", "chat {{outcome}}"),
+            width=8,
+        ),
         *spread(
             USAGE,
             "Prompt length",

@@ -1,7 +1,6 @@
 """The engine whose replies volunteers write, with a volunteer that streams, and with those that misbehave."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -90,8 +89,8 @@ class Stage:
 
 
 @pytest.fixture
-async def stage() -> AsyncGenerator[Stage]:
-    yield Stage()
+async def stage() -> Stage:
+    return Stage()
 
 
 async def test_a_job_is_handed_out_in_the_hordes_words_and_answered(stage: Stage) -> None:

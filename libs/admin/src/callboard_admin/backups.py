@@ -31,6 +31,7 @@ from callboard_contracts.streams import (
     BUCKET_ACCOUNTS,
     BUCKET_CHARACTERS,
     BUCKET_ROOMS,
+    BUCKET_VOLUNTEERS,
     CHAT,
     KEYS,
     LEASE,
@@ -100,7 +101,7 @@ def backed_up(config: Config, *, rooms: bool = True) -> tuple[str, ...]:
     The order matters where a site is at work. Leases come first and outcomes later, so that the reaper finds a lease
     for each outcome whose increments were not read. Usage events come last, so that none is missing that was counted.
     """
-    buckets = (BUCKET_ACCOUNTS, BUCKET_CHARACTERS, BUCKET_ROOMS)
+    buckets = (BUCKET_ACCOUNTS, BUCKET_CHARACTERS, BUCKET_ROOMS, BUCKET_VOLUNTEERS)
     names = (*stored_streams(config), *(f"KV_{bucket}" for bucket in buckets))
     left_out = SHORT_LIVED if rooms else SHORT_LIVED | ROOM_STREAMS
     return tuple(

@@ -180,7 +180,7 @@ class SubmitRequest(Message):
 
     id: str
     account: str
-    text: str | None
+    text: str | None = None
     worker_id: str = ""
     worker_name: str = ""
 
