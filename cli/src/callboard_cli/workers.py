@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from callboard_admin.volunteer_records import VolunteerRecords
 from callboard_cli.bus_command import run_on_bus
@@ -71,7 +71,7 @@ def _row(record: VolunteerRecord, now: float) -> tuple[str, ...]:
     )
 
 
-def _changing(fields: dict[str, object]) -> Callable[[argparse.Namespace], int]:
+def _changing(fields: Mapping[str, object]) -> Callable[[argparse.Namespace], int]:
     def run(arguments: argparse.Namespace) -> int:
         async def act(bus: Bus, _config: Config) -> int:
             records = VolunteerRecords.on(bus)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from callboard_chat.backends.volunteers import VolunteerEngine
+from callboard_chat.domain.pending_jobs import PendingJobs
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_chat.domain.volunteer_board import VolunteerBoard
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_contracts.chat import ChatJob, ChatRequest, Sampling
 from callboard_contracts.errors import ErrorCode
@@ -38,9 +38,9 @@ class Stage:
 
     def __init__(self, mark: str = MARK, most_jobs: int = 8) -> None:
         self.clock = Clock()
-        self.board = VolunteerBoard(mark, most_jobs, self.clock)
+        self.pending = PendingJobs(mark, most_jobs, self.clock)
         self.models = VolunteerModels({}, "alpaca", self.clock)
-        self.engine = VolunteerEngine(self.board, self.models, 30.0, keep_alive_s=0.01)
+        self.engine = VolunteerEngine(self.pending, self.models, 30.0, keep_alive_s=0.01)
         self._tickets = 0
 
     def ask(
@@ -76,7 +76,7 @@ class Stage:
             }
         )
         self.models.see(offer)
-        reply = await self.board.pop_within(PopRequest(ticket=f"t{self._tickets}", offer=offer, wait_s=wait_s))
+        reply = await self.pending.pop_within(PopRequest(ticket=f"t{self._tickets}", offer=offer, wait_s=wait_s))
         return reply.jobs[0] if reply.jobs else None
 
     async def got(self, worker: str = "w", account: str = ANN) -> HandedJob:
@@ -85,7 +85,7 @@ class Stage:
         return job
 
     def submit(self, job: HandedJob, text: str | None, account: str = ANN) -> SubmitReply:
-        return self.board.submit(job.id, account, text)
+        return self.pending.submit(job.id, account, text)
 
 
 @pytest.fixture
@@ -137,9 +137,9 @@ async def test_text_is_streamed_while_a_volunteer_tells_it(stage: Stage) -> None
     async with aclosing(stage.engine.stream_job(job_request, job_request.request, None)) as chunks:
         first = asyncio.ensure_future(anext(chunks))
         job = await stage.got()
-        assert stage.board.progress(job.id, BEN, "Once", None).outcome == "foreign"
-        assert stage.board.progress(job.id, ANN, "Once", None).outcome == "accepted"
-        assert stage.board.progress(job.id, ANN, None, " upon").outcome == "accepted"
+        assert stage.pending.progress(job.id, BEN, "Once", None).outcome == "foreign"
+        assert stage.pending.progress(job.id, ANN, "Once", None).outcome == "accepted"
+        assert stage.pending.progress(job.id, ANN, None, " upon").outcome == "accepted"
         said = ""
         while said != "Once upon":
             said += (await first).text
@@ -153,7 +153,7 @@ async def test_text_is_streamed_while_a_volunteer_tells_it(stage: Stage) -> None
 async def test_another_volunteer_goes_on_after_what_was_told(stage: Stage) -> None:
     asked = stage.ask(request("Tell.", limit=40, mode="completion"))
     first = await stage.got("w1")
-    stage.board.progress(first.id, ANN, "Once upon", None)
+    stage.pending.progress(first.id, ANN, "Once upon", None)
     assert stage.submit(first, None).outcome == "faulted"
     assert await stage.pop("w1") is None
     second = await stage.got("w2", BEN)
@@ -180,8 +180,8 @@ async def test_a_silent_volunteer_loses_the_job_and_comes_too_late(stage: Stage)
     offer = VolunteerOffer(
         worker_id="w1", worker_name="w1", account=ANN, models=("stub",), max_length=80, max_context_length=1024
     )
-    assert stage.board.pop(PopRequest(ticket="x", offer=offer)).dropped == 1
-    assert stage.board.pop(PopRequest(ticket="y", offer=offer)).dropped == 0
+    assert stage.pending.pop(PopRequest(ticket="x", offer=offer)).dropped == 1
+    assert stage.pending.pop(PopRequest(ticket="y", offer=offer)).dropped == 0
 
 
 async def test_the_third_failure_fails_the_request(stage: Stage) -> None:
@@ -201,18 +201,18 @@ async def test_only_the_volunteer_that_has_a_job_submits_it_and_once(stage: Stag
     assert stage.submit(job, "mine").outcome == "accepted"
     assert stage.submit(job, "mine").outcome == "duplicate"
     assert stage.submit(job, "stolen", BEN).outcome == "foreign"
-    assert stage.board.submit("00000000-0000-4000-8000-000000000000", ANN, "x").outcome == "unknown"
-    assert stage.board.progress(job.id, ANN, "more", None).outcome == "duplicate"
+    assert stage.pending.submit("00000000-0000-4000-8000-000000000000", ANN, "x").outcome == "unknown"
+    assert stage.pending.progress(job.id, ANN, "more", None).outcome == "duplicate"
     assert text_of(await asked) == "mine"
 
 
-async def test_a_cancelled_job_leaves_the_board_and_its_volunteer_comes_too_late(stage: Stage) -> None:
+async def test_a_cancelled_job_is_not_pending_and_its_volunteer_comes_too_late(stage: Stage) -> None:
     waiting, handed = stage.ask(), stage.ask(request_id="r2")
     job = await stage.got()
     for task in (waiting, handed):
         task.cancel()
     await asyncio.gather(waiting, handed, return_exceptions=True)
-    assert (stage.board.waiting, stage.board.handed_out) == (0, 0)
+    assert (stage.pending.waiting, stage.pending.handed_out) == (0, 0)
     assert stage.submit(job, "late").outcome == "aborted"
     assert await stage.pop() is None
 
@@ -224,7 +224,7 @@ async def test_what_was_streamed_before_the_reply_ended_still_counts(stage: Stag
     chunks = stage.engine.stream_job(job_request, job_request.request, None)
     first = asyncio.ensure_future(anext(chunks))
     job = await stage.got()
-    stage.board.progress(job.id, ANN, "Once. STOP", None)
+    stage.pending.progress(job.id, ANN, "Once. STOP", None)
     await first
     await chunks.aclose()
     assert stage.submit(job, "Once. STOP and more").outcome == "accepted"
@@ -234,7 +234,7 @@ async def test_what_was_streamed_before_the_reply_ended_still_counts(stage: Stag
 async def test_a_waiting_volunteer_gets_a_job_the_moment_it_comes(stage: Stage) -> None:
     popped = asyncio.ensure_future(stage.pop(wait_s=5.0))
     await asyncio.sleep(0.01)
-    assert stage.board.parked == 1
+    assert stage.pending.parked == 1
     asked = stage.ask()
     async with asyncio.timeout(1):
         job = await popped
@@ -242,13 +242,13 @@ async def test_a_waiting_volunteer_gets_a_job_the_moment_it_comes(stage: Stage) 
     stage.submit(job, "here")
     assert text_of(await asked) == "here"
     assert await stage.pop(wait_s=0.01) is None
-    assert stage.board.parked == 0
+    assert stage.pending.parked == 0
 
 
 async def test_what_went_to_a_volunteer_that_left_goes_back_without_a_failure(stage: Stage) -> None:
     asked = stage.ask()
     await stage.got("w1")
-    stage.board.withdraw_pop("t1")
+    stage.pending.withdraw_pop("t1")
     again = await stage.got("w1")
     stage.submit(again, "back")
     assert text_of(await asked) == "back"
@@ -257,7 +257,7 @@ async def test_what_went_to_a_volunteer_that_left_goes_back_without_a_failure(st
 async def test_a_text_that_contradicts_what_was_streamed_is_a_failure(stage: Stage) -> None:
     asked = stage.ask()
     job = await stage.got("w1")
-    stage.board.progress(job.id, ANN, "Once upon", None)
+    stage.pending.progress(job.id, ANN, "Once upon", None)
     reply = stage.submit(job, "Twice upon a time")
     assert (reply.outcome, reply.suspicions) == ("faulted", ("contradictory",))
     second = await stage.got("w2")
@@ -275,7 +275,7 @@ async def test_texts_that_look_false_are_told(stage: Stage) -> None:
     assert found == [("empty",), ("speed",), ("speed", "repeated")]
 
 
-async def test_a_board_that_is_full_says_so() -> None:
+async def test_too_many_pending_jobs_are_refused() -> None:
     stage = Stage(most_jobs=1)
     asked = stage.ask()
     await asyncio.sleep(0)
@@ -289,14 +289,14 @@ async def test_another_process_takes_the_text_of_a_job_that_it_has_taken_over(st
     lost = Stage("fedcba98")
     first = lost.ask()
     job = await lost.got()
-    lost.board.progress(job.id, ANN, "Once", None)
+    lost.pending.progress(job.id, ANN, "Once", None)
     first.cancel()
     asked = stage.ask(said=Continuation("Once", "", 1))
     await asyncio.sleep(0)
     by = ServedBy(worker_id="w", worker_name="barn", model="", account=ANN)
-    assert stage.board.submit(job.id, ANN, "Twice upon", by).outcome == "aborted"
-    assert stage.board.submit(job.id, ANN, "Once upon", by).outcome == "accepted"
-    assert stage.board.submit(job.id, ANN, "Once upon", by).outcome == "duplicate"
+    assert stage.pending.submit(job.id, ANN, "Twice upon", by).outcome == "aborted"
+    assert stage.pending.submit(job.id, ANN, "Once upon", by).outcome == "accepted"
+    assert stage.pending.submit(job.id, ANN, "Once upon", by).outcome == "duplicate"
     chunks = await asked
     assert text_of(chunks) == " upon"
     assert chunks[-1].served_by == by.model_copy(update={"model": "stub"})

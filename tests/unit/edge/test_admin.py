@@ -43,6 +43,8 @@ ROUTES = [
     ("POST", "/accounts/ann/kudos", {"amount": 1}),
     ("POST", "/accounts/ann/kudos/transfer", {"to": "bob", "amount": 1}),
     ("GET", "/accounts/ann/kudos/history", None),
+    ("GET", "/kudos/leaders", None),
+    ("GET", "/kudos/workers/w1/history", None),
     *(("GET", f"/rooms{path}", None) for path in ("", "/r1", "/r1/export")),
     ("DELETE", "/rooms/r1", None),
     *(("GET", f"/characters{path}", None) for path in ("", "/mira", "/mira/export")),

@@ -153,7 +153,7 @@ class Stay:
     def __init__(self, **kudos: Any) -> None:
         self.now = 1_000_000.0
         self.quota, self.background = FakeQuotaClient(), BackgroundTasks()
-        rewards = UptimeRewards(KudosSection(**{"enabled": True, **kudos}), self.quota, self.background)
+        rewards = UptimeRewards(KudosSection.model_validate({"enabled": True, **kudos}), self.quota, self.background)
         self.store = FakeVolunteerStore()
         self.volunteers = Volunteers(self.store, lambda: self.now, on_seen=rewards.seen)
 

@@ -45,8 +45,10 @@ def all_bodies(model: type[BaseModel], found: dict[type[BaseModel], None]) -> No
 
 def bodies() -> list[type[BaseModel]]:
     found: dict[type[BaseModel], None] = {}
+    # The spirit box has no bodies of requests, and digests its password.
+    context = mock.MagicMock(spirit_box=None)
     for protocol in PROTOCOLS:
-        for route in protocol.routes(mock.MagicMock()):
+        for route in protocol.routes(context):
             if route.body is not None:
                 all_bodies(route.body, found)
     return list(found)

@@ -56,7 +56,8 @@ class Clock:
 
 def said(name: str = "barn", account: str = ADA, **fields: Any) -> SignIn:
     base: dict[str, Any] = {"models": ("owl-7b",), "max_length": 80, "max_context_length": 1024, "threads": 1}
-    return SignIn(name=name, account=account, **{**base, "nsfw": True, "bridge_agent": "x:1:y", **fields})
+    given: dict[str, Any] = {**base, "nsfw": True, "bridge_agent": "x:1:y", **fields}
+    return SignIn(name=name, account=account, **given)
 
 
 def announce(workers: Workers, worker: str, *models: OfferedModel, draining: bool = False) -> None:

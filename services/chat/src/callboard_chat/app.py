@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from callboard_chat import metrics
 from callboard_chat.domain.models import ServedModel
+from callboard_chat.domain.pending_jobs import PendingJobs
 from callboard_chat.domain.per_model import PerModel
 from callboard_chat.domain.ports import ChatEngine
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply_statistics import ReplyStatistics
-from callboard_chat.domain.volunteer_board import VolunteerBoard
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_chat.domain.volunteer_rewards import reward_by
 from callboard_chat.handlers.chat_jobs import ChatJobs
@@ -62,9 +62,9 @@ def build_engine(pool: PoolSettings, worker_id: str = "") -> ChatEngine:
             from callboard_chat.backends.volunteers import KEEP_ALIVE_S, VolunteerEngine
 
             assert isinstance(pool.models, VolunteerModels)
-            board = VolunteerBoard(worker_id, pool.slots, reward=reward_by(pool.kudos))
+            pending = PendingJobs(worker_id, pool.slots, reward=reward_by(pool.kudos))
             keep_alive_s = min(KEEP_ALIVE_S, pool.stall_timeout_s / 4)
-            return VolunteerEngine(board, pool.models, pool.volunteer_time_s, keep_alive_s)
+            return VolunteerEngine(pending, pool.models, pool.volunteer_time_s, keep_alive_s)
         case _:
             from callboard_chat.backends.fake import FakeEngine
 

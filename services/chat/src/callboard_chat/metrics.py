@@ -58,7 +58,7 @@ VOLUNTEER_POPS = Counter(
 VOLUNTEER_SUBMITS = Counter(
     "callboard_chat_volunteer_submits_total", "Texts that volunteers submitted, by what became of them.", ["outcome"]
 )
-VOLUNTEER_JOBS = Gauge("callboard_chat_volunteer_jobs", "Jobs on the board for volunteers, by state.", ["state"])
+VOLUNTEER_JOBS = Gauge("callboard_chat_volunteer_jobs", "Jobs for volunteers, by state.", ["state"])
 VOLUNTEERS_PARKED = Gauge("callboard_chat_volunteers_parked", "Volunteers that wait for a job.")
 WORKER = WorkerMetrics("callboard_chat", ("frames", "result", "edge", "none"))
 
@@ -84,8 +84,8 @@ class EmbeddingFigures:
         self.input_tokens = TOKEN_USAGE.labels(model, "input")
 
 
-class Board(Protocol):
-    """What is counted of a board for volunteers."""
+class PendingJobs(Protocol):
+    """What is counted of the jobs for volunteers."""
 
     @property
     def waiting(self) -> int:
@@ -103,8 +103,8 @@ class Board(Protocol):
         ...
 
 
-def watch_volunteers(board: Board) -> None:
-    """Has the gauges of volunteers show a board."""
-    VOLUNTEER_JOBS.labels("waiting").set_function(lambda: board.waiting)
-    VOLUNTEER_JOBS.labels("handed_out").set_function(lambda: board.handed_out)
-    VOLUNTEERS_PARKED.set_function(lambda: board.parked)
+def watch_volunteers(pending: PendingJobs) -> None:
+    """Has the gauges of volunteers show these jobs."""
+    VOLUNTEER_JOBS.labels("waiting").set_function(lambda: pending.waiting)
+    VOLUNTEER_JOBS.labels("handed_out").set_function(lambda: pending.handed_out)
+    VOLUNTEERS_PARKED.set_function(lambda: pending.parked)

@@ -6,9 +6,9 @@ from typing import Any
 
 from callboard_chat.domain.control_tokens import ControlTokens
 from callboard_chat.domain.models import estimated_prompt_tokens, no_tokens
+from callboard_chat.domain.pending_jobs import PendingJobs, PostedJob, TooManyPending, estimated_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Embedded, PromptTokens
 from callboard_chat.domain.prompt_formats import FORMATS, OwnTurns
-from callboard_chat.domain.volunteer_board import BoardFull, PostedJob, VolunteerBoard, estimated_tokens
 from callboard_chat.domain.volunteer_matching import Conditions, WaitingJob
 from callboard_chat.domain.volunteer_models import LEAST_CONTEXT, VolunteerModels
 from callboard_contracts.chat import KOBOLD_SAMPLERS, ChatJob, ChatRequest, Sampling
@@ -54,12 +54,12 @@ class VolunteerEngine:
 
     def __init__(
         self,
-        board: VolunteerBoard,
+        pending: PendingJobs,
         models: VolunteerModels,
         time_s: float,
         keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
-        self.board = board
+        self.pending = pending
         self.models = models
         self._time_s = time_s
         self._keep_alive_s = keep_alive_s
@@ -95,7 +95,7 @@ class VolunteerEngine:
         start = continuation or Continuation()
         left = max(1, request.max_output_tokens - start.tokens)
         try:
-            job = self.board.post(
+            job = self.pending.post(
                 request_id,
                 self._waiting(request, requester, left),
                 lambda offer, said: payload(request, offer, said, left - estimated_tokens(said[len(start.text) :])),
@@ -103,20 +103,20 @@ class VolunteerEngine:
                 self._time_s,
                 start.text,
             )
-        except BoardFull:
+        except TooManyPending:
             raise EngineUnavailable("too many jobs wait for volunteers") from None
         try:
             async for chunk in self._chunks(job, request, start, left):
                 yield chunk
         finally:
-            self.board.withdraw(job)
+            self.pending.withdraw(job)
 
     async def _chunks(
         self, job: PostedJob, request: ChatRequest, start: Continuation, left: int
     ) -> AsyncGenerator[Chunk, None]:
         told = 0
         while True:
-            until_s = min(self._keep_alive_s, self.board.expire(job))
+            until_s = min(self._keep_alive_s, self.pending.expire(job))
             if job.state == "open":
                 await job.wait(until_s)
             text = job.read()

@@ -9,8 +9,8 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from callboard_chat import metrics
+from callboard_chat.domain.pending_jobs import PendingJobs
 from callboard_chat.domain.ports import Chunk, Continuation
-from callboard_chat.domain.volunteer_board import VolunteerBoard
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatJob, ChatRequest
@@ -38,7 +38,7 @@ M = TypeVar("M", bound=Message)
 class TakesVolunteers(Protocol):
     """An engine whose replies volunteers write."""
 
-    board: VolunteerBoard
+    pending: PendingJobs
     models: VolunteerModels
 
     def stream_job(
@@ -52,7 +52,7 @@ class VolunteerCalls:
     """What one worker answers; `announce` is called when a model is offered that was not before."""
 
     def __init__(self, engine: TakesVolunteers, max_reply_bytes: int, announce: Callable[[], None]) -> None:
-        self._board = engine.board
+        self._pending = engine.pending
         self._models = engine.models
         self._max_reply_bytes = max_reply_bytes
         self._announce = announce
@@ -61,11 +61,11 @@ class VolunteerCalls:
         """Jobs for a volunteer, for which it may wait."""
         if self._models.see(request.offer):
             self._announce()
-        reply = await self._board.pop_within(request)
+        reply = await self._pending.pop_within(request)
         if reply.jobs and len(reply.compact()) > self._max_reply_bytes:
             # What no message can carry no volunteer can write; several jobs go out one by one.
             for job in reply.jobs[0 if len(reply.jobs) == 1 else 1 :]:
-                self._board.submit(job.id, request.offer.account, None)
+                self._pending.submit(job.id, request.offer.account, None)
             kept = reply.jobs[:1] if len(reply.jobs) > 1 else ()
             reply = reply.model_copy(update={"jobs": kept})
         metrics.VOLUNTEER_POPS.labels("job" if reply.jobs else "none").inc()
@@ -78,17 +78,17 @@ class VolunteerCalls:
             adopter = ServedBy(
                 worker_id=request.worker_id, worker_name=request.worker_name, model="", account=request.account
             )
-        reply = self._board.submit(request.id, request.account, request.text, adopter)
+        reply = self._pending.submit(request.id, request.account, request.text, adopter)
         metrics.VOLUNTEER_SUBMITS.labels(reply.outcome).inc()
         return reply
 
     async def progress(self, request: ProgressRequest) -> SubmitReply:
         """What became of a piece of a text."""
-        return self._board.progress(request.id, request.account, request.text, request.delta)
+        return self._pending.progress(request.id, request.account, request.text, request.delta)
 
     def withdraw(self, request: WithdrawPop) -> None:
         """Takes back what went to a volunteer that has left."""
-        self._board.withdraw_pop(request.ticket)
+        self._pending.withdraw_pop(request.ticket)
 
 
 @asynccontextmanager
@@ -101,8 +101,8 @@ async def serving_volunteers(
         BusUnavailable: the connection has ended.
     """
     calls = VolunteerCalls(engine, bus.connection.max_payload, announce)
-    metrics.watch_volunteers(engine.board)
-    # There are no more of them than volunteers that the board lets wait, each with a time limit.
+    metrics.watch_volunteers(engine.pending)
+    # There are no more of them than volunteers that are let wait, each with a time limit.
     parked = BackgroundTasks()
 
     async def answered(message: Msg, kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> None:

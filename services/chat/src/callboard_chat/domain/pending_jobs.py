@@ -1,4 +1,4 @@
-"""The board on which jobs wait for volunteers: handed out by pops, answered by submits, given back by failures."""
+"""Jobs that wait for volunteers: handed out by pops, answered by submits, given back by failures."""
 
 import asyncio
 import math
@@ -45,7 +45,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class BoardFull(Exception):  # noqa: N818 - a state: another try may help
+class TooManyPending(Exception):  # noqa: N818 - a state: another try may help
     """No more jobs may wait."""
 
 
@@ -74,7 +74,7 @@ class Handout:
 
 @dataclass(eq=False)
 class PostedJob:
-    """A job on the board, for the one that waits for its text.
+    """A job that is pending, for the one that waits for its text.
 
     `payload` makes what a volunteer gets, of the volunteer's offer and what was said so far. `max_tokens` is the
     longest reply, and `time_s` how long a volunteer has for it.
@@ -140,7 +140,7 @@ class _Recent(OrderedDict[K, V]):
             self.popitem(last=False)
 
 
-class VolunteerBoard:
+class PendingJobs:
     """The jobs of one process; `mark` begins their ids, so that edges find it by them."""
 
     def __init__(
@@ -190,9 +190,9 @@ class VolunteerBoard:
         time_s: float,
         said: str = "",
     ) -> PostedJob:
-        """Lets a job wait for volunteers; raises BoardFull."""
+        """Lets a job wait for volunteers; raises TooManyPending."""
         if len(self._jobs) >= self._most_jobs:
-            raise BoardFull
+            raise TooManyPending
         key = blake2b(request_id.encode(), digest_size=_KEY // 2).hexdigest()
         job = PostedJob(waiting, key, payload, max_tokens, time_s + S_PER_TOKEN * max_tokens, said)
         self._jobs[waiting] = job
@@ -201,7 +201,7 @@ class VolunteerBoard:
         return job
 
     def withdraw(self, job: PostedJob) -> None:
-        """Takes a job off the board, whoever has it; what its volunteer still submits comes too late."""
+        """Takes a job back, whoever has it; what its volunteer still submits comes too late."""
         if job.state == "open":
             job.state = "left"
         self._waiting.remove(job.waiting)
