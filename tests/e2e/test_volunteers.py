@@ -192,6 +192,9 @@ async def test_whoever_may_not_or_misbehaves_is_refused_and_the_job_goes_on(hall
     assert (await third.submit(job["id"], " sat."))[1]["reward"] > 0
     assert (await third.submit(job["id"], " sat."))[1]["rc"] == "DuplicateGen"
     assert (await hall.done(request_id))["generations"][0]["text"] == " sat."
+    loft = next(one["id"] for one in await hall.get("/api/v2/workers") if one["name"] == "loft")
+    async with hall.session.delete(f"{hall.site.root_url()}/api/v2/workers/{loft}", headers=third.headers) as answer:
+        assert answer.status == 200
 
 
 async def test_an_owner_pauses_and_deletes_only_workers_of_ones_own(hall: Hall) -> None:

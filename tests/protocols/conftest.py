@@ -36,7 +36,12 @@ def config(chat_url: str, speech_url: str) -> dict[str, object]:
     over = {
         "edge": {"admin_token": ADMIN_TOKEN, "max_body_bytes": MAX_BODY_BYTES, "request_timeout_s": 60},
         "chat": {
-            "pools": {CHAT_POOL: pool, "narrow": {**pool, "slots": 1}, "unserved": pool},
+            "pools": {
+                CHAT_POOL: pool,
+                "narrow": {**pool, "slots": 1},
+                "unserved": pool,
+                "volunteers": {"backend": "volunteers", "max_queued_per_tenant": MAX_QUEUED},
+            },
             "models": {
                 "owl": {"max_output_tokens": MAX_OUTPUT_TOKENS, "embeddings": True},
                 NARROW: {"pool": "narrow", "max_output_tokens": MAX_OUTPUT_TOKENS, "embeddings": True},

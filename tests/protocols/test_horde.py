@@ -141,12 +141,76 @@ class HordeTransfer(HordeDialect):
         return {name: MalformedRequest(Request(self.path, body)) for name, body in bodies.items()}
 
 
+class HordePop(HordeDialect):
+    """Work that a volunteer asks for."""
+
+    path = "/api/v2/generate/text/pop"
+
+    def request_with_text(self, text: str) -> Request:
+        return Request(self.path, json.dumps({"name": text, "models": ["owl"]}).encode())
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        bodies = {
+            "unreadable": b'{"name": {barn}',
+            "wrong type": b'{"name": "barn", "models": 7}',
+            "missing field": b'{"models": ["owl"]}',
+            "out of range": b'{"name": "barn", "models": ["owl"], "threads": 51}',
+        }
+        return {name: MalformedRequest(Request(self.path, body)) for name, body in bodies.items()}
+
+
+class HordeSubmit(HordeDialect):
+    """A text that a volunteer hands in."""
+
+    path = "/api/v2/generate/text/submit"
+
+    def request_with_text(self, text: str) -> Request:
+        return Request(self.path, json.dumps({"id": "of-nobody", "generation": text}).encode())
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        bodies = {
+            "unreadable": b'{"id": {1}',
+            "wrong type": b'{"id": "1", "generation": 7}',
+            "missing field": b'{"generation": "Hoo."}',
+        }
+        return {name: MalformedRequest(Request(self.path, body)) for name, body in bodies.items()}
+
+
+class HordeProgress(HordeDialect):
+    """A text of which a volunteer tells while it writes."""
+
+    path = "/api/v2/generate/text/progress"
+
+    def request_with_text(self, text: str) -> Request:
+        return Request(self.path, json.dumps({"id": "of-nobody", "text": text}).encode())
+
+    def malformed(self) -> Mapping[str, MalformedRequest]:
+        bodies = {
+            "unreadable": b'{"id": {1}',
+            "wrong type": b'{"id": "1", "text": 7}',
+            "missing field": b'{"text": "Hoo."}',
+        }
+        return {name: MalformedRequest(Request(self.path, body)) for name, body in bodies.items()}
+
+
 class TestErrors(ErrorSuite[HordeText]):
     dialect = HordeText()
 
 
 class TestTransfer(RequestSuite[HordeTransfer]):
     dialect = HordeTransfer()
+
+
+class TestPop(RequestSuite[HordePop]):
+    dialect = HordePop()
+
+
+class TestSubmit(RequestSuite[HordeSubmit]):
+    dialect = HordeSubmit()
+
+
+class TestProgress(RequestSuite[HordeProgress]):
+    dialect = HordeProgress()
 
 
 class TestTexts(PolledSuite):
