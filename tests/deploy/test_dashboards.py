@@ -34,8 +34,9 @@ BUILT_IN = {"__rate_interval", "__range", "__range_ms", "__interval", "__all"}
 
 CLOSED_LABELS = {
     "backend", "code", "decision", "gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type", "kind",
+    "limit",
     "may_sleep", "memory", "mode", "outcome", "pool", "protocol", "reason", "request", "result", "route", "script",
-    "service", "source", "stage", "status", "work",
+    "service", "source", "stage", "state", "status", "turn", "work",
 }  # fmt: skip
 """Labels whose values come from the code or the configuration, never from a client."""
 BASE_UNITS = ("_seconds", "_bytes", "_ratio")

@@ -13,6 +13,7 @@ from deploy.observability.panels import (
     processes,
     quantile,
     spread,
+    total,
 )
 
 MODEL = f'gen_ai_request_model=~"$model",{workers.POOL}'
@@ -85,25 +86,25 @@ REPLIES = Row(
             "Volunteers that have asked for work within five minutes, those that wait for a job at this moment, and "
             "the jobs that wait for one or that one has.",
             "short",
-            Query("max(callboard_edge_volunteers_online)", "online"),
-            Query("sum(callboard_chat_volunteers_parked)", "waiting for a job"),
-            Query("sum by (state) (callboard_chat_volunteer_jobs)", "jobs {{state}}"),
+            Query(f"max ({of('callboard_edge_volunteers_online')})", "online"),
+            Query(total("callboard_chat_volunteers_parked", workers.POOL), "waiting for a job"),
+            Query(total("callboard_chat_volunteer_jobs", workers.POOL, by="state"), "jobs {{state}}"),
             width=8,
         ),
         panel(
             "Pops",
             "Pops of volunteers a second, by whether they got a job: answered by edges, and asked of chat workers.",
             "reqps",
-            Query("sum by (result) (rate(callboard_edge_volunteer_pops_total[5m]))", "edge {{result}}"),
-            Query("sum by (result) (rate(callboard_chat_volunteer_pops_total[5m]))", "chat {{result}}"),
+            Query(per_second("callboard_edge_volunteer_pops_total", by="result"), "edge {{result}}"),
+            Query(per_second("callboard_chat_volunteer_pops_total", workers.POOL, by="result"), "chat {{result}}"),
             width=8,
         ),
         panel(
             "Texts of volunteers",
             "Texts that volunteers submitted a second, by what became of them.",
             "reqps",
-            Query("sum by (outcome) (rate(callboard_edge_volunteer_submits_total[5m]))", "edge {{outcome}}"),
-            Query("sum by (outcome) (rate(callboard_chat_volunteer_submits_total[5m]))", "chat {{outcome}}"),
+            Query(per_second("callboard_edge_volunteer_submits_total", by="outcome"), "edge {{outcome}}"),
+            Query(per_second("callboard_chat_volunteer_submits_total", workers.POOL, by="outcome"), "chat {{outcome}}"),
             width=8,
         ),
         *spread(
