@@ -36,5 +36,5 @@ class RunawayEngine(FakeEngine):
 
 
 if __name__ == "__main__":
-    app.build_engine = lambda _: RunawayEngine()
+    app.build_engine = lambda *_: RunawayEngine()
     sys.exit(worker_main("chat", app.run))
