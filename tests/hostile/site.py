@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import json
 import resource
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,18 @@ BLOCK_BYTES = 8 * MIB
 """Of each stream that is written to, the bus keeps its newest block in memory, which is at most so long."""
 MEMORY_TIMEOUT_S = 45.0
 ANSWER_TIMEOUT_S = 90.0
+READ_BY = {
+    "af_heart": "The owl is here. 猫",
+    "bf_emma": "Hello.",
+    "ef_dora": "Hola.",
+    "ff_siwis": "Bonjour.",
+    "hf_alpha": "नमस्ते।",
+    "if_sara": "Ciao.",
+    "jf_alpha": "こんにちは。",
+    "pf_dora": "Olá.",
+    "zf_xiaobei": "你好。",
+}
+"""A voice of each language, with a text that its reader, or that of another script, has to read."""
 STRANGER = "127.0.0.2"
 """The address of attackers without a key; neighbours come from 127.0.0.1."""
 MOST_SHOWN = 300
@@ -122,6 +136,20 @@ class Site:
             resource.prlimit(child.pid, resource.RLIMIT_DATA, (size_bytes, size_bytes))
         self.key = deployment.create_key("attacker")
         self.neighbour_key = deployment.create_key("standard")
+        if self.speech:
+            self._speak_every_language()
+
+    def _speak_every_language(self) -> None:
+        """Has each language spoken once: what a reader loads with its first text is kept for good, and no leak."""
+        for voice, text in READ_BY.items():
+            body = {"model": SPEECH_MODEL, "voice": voice, "input": text, "response_format": "pcm"}
+            request = urllib.request.Request(
+                f"{self.url}/v1/audio/speech",
+                json.dumps(body).encode(),
+                {"Content-Type": JSON, "Authorization": f"Bearer {self.neighbour_key}"},
+            )
+            with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as answer:
+                assert answer.read(), voice
 
     @property
     def url(self) -> str:
