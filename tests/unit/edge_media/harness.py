@@ -128,7 +128,8 @@ class HarnessQuota:
         raise AssertionError(account)
 
     async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
-        raise NotImplementedError
+        """Is no part of speech."""
+        raise AssertionError(request)
 
     async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
         """Is no part of speech."""

@@ -1,4 +1,8 @@
-"""Keeps the edge's view of the volunteers current, as `worker_watch` does for workers."""
+"""Keeps the edge's view of the volunteers current.
+
+A record is written by compare-and-set, and refused writes pass on the bucket's subject too. So a message there says only
+which record to read. All are read at the start, after each reconnection, and now and then, since a message can be lost.
+"""
 
 import asyncio
 import logging
@@ -9,13 +13,16 @@ from nats.aio.subscription import Subscription
 from callboard_contracts.streams import BUCKET_VOLUNTEERS
 from callboard_contracts.volunteers import VolunteerRecord, volunteer_entry
 from callboard_edge.domain.volunteers import Volunteers
-from callboard_kit.bucket import OPERATION, Bucket
+from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.lifecycle import is_set_within
 
 log = logging.getLogger(__name__)
 
 READ_INTERVAL_S = 60.0
+RETRY_INTERVAL_S = 1.0
+LAG_PAUSE_S = 0.2
+"""How long a write may need until it can be read."""
 _PREFIX = f"$KV.{BUCKET_VOLUNTEERS}."
 
 
@@ -29,12 +36,14 @@ class VolunteerWatch:
         self._bucket = Bucket(bus, BUCKET_VOLUNTEERS)
         self._volunteers = volunteers
         self._due = asyncio.Event()
+        self._written: set[str] = set()
+        """The entries that may have changed."""
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        """Subscribes to changes and reads all records; raises BusUnavailable."""
+        """Subscribes to what is written and reads all records; raises BusUnavailable."""
         self._subscription = await self._bus.subscribe(f"{_PREFIX}>", self._changed)
-        self._bus.on_reconnect(self._due.set)
+        self._bus.on_reconnect(self._reconnected)
         await self._read()
 
     async def close(self) -> None:
@@ -44,11 +53,15 @@ class VolunteerWatch:
             self._subscription = None
 
     async def run(self) -> None:
-        """Reads all records again from time to time, for as long as the process runs."""
+        """Reads what was written, and all records from time to time, for as long as the process runs."""
         while True:
+            await is_set_within(self._due, RETRY_INTERVAL_S if self._written else READ_INTERVAL_S)
             self._due.clear()
-            await is_set_within(self._due, READ_INTERVAL_S)
-            await self._read()
+            if self._written:
+                await asyncio.sleep(LAG_PAUSE_S)
+                await self._read_written()
+            else:
+                await self._read()
 
     async def _read(self) -> None:
         try:
@@ -60,12 +73,27 @@ class VolunteerWatch:
         for entry in entries:
             self._take(entry.key, entry.value)
 
+    async def _read_written(self) -> None:
+        written, self._written = self._written, set()
+        try:
+            for key in written:
+                entry = await self._bucket.get(key, deleted=True)
+                if entry is None or entry.deleted:
+                    self._volunteers.forget(_id(key))
+                else:
+                    self._take(key, entry.value)
+        except BusError as error:
+            log.warning("volunteers_unread", extra={"reason": str(error)})
+            self._written |= written
+
+    def _reconnected(self) -> None:
+        # Everything is read, whatever was written.
+        self._written.clear()
+        self._due.set()
+
     async def _changed(self, message: Msg) -> None:
-        key = message.subject.removeprefix(_PREFIX)
-        if message.headers and OPERATION in message.headers:
-            self._volunteers.forget(_id(key))
-        else:
-            self._take(key, message.data)
+        self._written.add(message.subject.removeprefix(_PREFIX))
+        self._due.set()
 
     def _take(self, key: str, value: bytes) -> None:
         try:
