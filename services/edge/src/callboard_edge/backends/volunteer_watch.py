@@ -1,7 +1,8 @@
 """Keeps the edge's view of the volunteers current.
 
-A record is written by compare-and-set, and refused writes pass on the bucket's subject too. So a message there only says
-which record to read. All are read at the start, after each reconnection, and now and then, since a message can be lost.
+A record is written by compare-and-set, and refused writes pass on the bucket's subject too. So a message there says
+which record to read, and no more. All are read at the start, after each reconnection, and now and then, since a message
+can be lost.
 """
 
 import asyncio
