@@ -117,6 +117,10 @@ class PostedJob:
     def end(self, state: Literal["done", "failed"]) -> None:
         """Says that no more text comes."""
         self.state = state
+        self.touch()
+
+    def touch(self) -> None:
+        """Wakes whoever waits for something new."""
         self._changed.set()
 
 
@@ -401,6 +405,7 @@ class PendingJobs:
     def _close(self, handout: Handout, outcome: Literal["duplicate", "aborted"]) -> None:
         del self._handouts[handout.id]
         handout.job.handout = None
+        handout.job.touch()
         self._ended.put(handout.id, (handout.by.account, outcome))
 
     def _suspicions(self, handout: Handout, text: str, seconds: float) -> tuple[Suspicion, ...]:
