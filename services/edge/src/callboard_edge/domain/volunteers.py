@@ -126,9 +126,11 @@ class Volunteers:
         now = self._now()
         return [record for record in self._records.values() if record.is_online(now)]
 
-    def offering(self, model: str) -> list[VolunteerRecord]:
-        """Those that are there and write with a model."""
-        return [one for one in self.online() if model in one.models and not (one.maintenance or one.paused)]
+    def offering(self, *names: str) -> list[VolunteerRecord]:
+        """Those that are there and write with a model of any of these names."""
+        return [
+            one for one in self.online() if not (set(names).isdisjoint(one.models) or one.maintenance or one.paused)
+        ]
 
     def of_account(self, account: str) -> list[VolunteerRecord]:
         """Those of one owner, the one seen last first."""

@@ -15,7 +15,14 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import engine_name, is_of_volunteers, pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.pools import (
+    is_of_volunteers,
+    pool_of,
+    takes_volunteers,
+    volunteers_for,
+    waiting,
+    worker_id,
+)
 from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of, check_key
@@ -35,7 +42,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         check_body(body)
         models = (await context.offers.to(call.caller)).chat_models
         model = chosen_model(context, models, body)
-        kudos = await _kudos_of(context, call) if is_of_volunteers(context, model) else 0
+        kudos = await _kudos_of(context, call) if takes_volunteers(context, model) else 0
         terms = volunteer_terms(context, body, model, models, kudos)
         request = await context.text.checked(call, chat_request(body, model, terms), model, frozenset())
         count = (body.params and body.params.n) or 1
@@ -192,7 +199,9 @@ def _failed(job: GroupJob) -> bool:
 
 def _is_possible(context: EdgeContext, group: KeptGroup) -> bool:
     model = context.chat_models.find(group.model)
+    if model is not None and takes_volunteers(context, model) and volunteers_for(context, model):
+        return True
     if model is not None and is_of_volunteers(context, model):
-        return bool(context.volunteers.offering(engine_name(context, model)))
+        return False
     served = (model for model in context.chat_models.models if model.pool == group.pool)
     return any(context.workers.expects("chat", model) for model in served)
