@@ -12,7 +12,15 @@ from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_contracts.chat import ChatJob, ChatRequest, Sampling
 from callboard_contracts.errors import ErrorCode
-from callboard_contracts.volunteers import HandedJob, PopRequest, ServedBy, SubmitReply, VolunteerOffer, VolunteerTerms
+from callboard_contracts.volunteers import (
+    HandedJob,
+    PopRequest,
+    ServedBy,
+    SubmitReply,
+    VolunteerOffer,
+    VolunteerTerms,
+    handout_mark,
+)
 from callboard_worker.engine import EngineError, EngineUnavailable
 from tests.backends.chat.suite import collect, request, text_of
 
@@ -100,6 +108,7 @@ async def test_a_job_is_handed_out_in_the_hordes_words_and_answered(stage: Stage
     asked = stage.ask(request("An owl", limit=40, mode="completion", sampling=sampling))
     job = await stage.got()
     assert job.id.startswith(MARK)
+    assert job.id.endswith(handout_mark("w"))
     assert job.model == "stub"
     assert job.payload == {
         "prompt": "An owl",

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from callboard_chat.domain.volunteer_matching import WaitingJob, WaitingJobs
 from callboard_contracts.volunteers import (
+    HANDOUT_MARK,
     ID_MARK,
     HandedJob,
     PopReply,
@@ -19,6 +20,7 @@ from callboard_contracts.volunteers import (
     SubmitReply,
     Suspicion,
     VolunteerOffer,
+    handout_mark,
 )
 
 MAX_FAULTS = 3
@@ -37,6 +39,7 @@ REMEMBERED_POPS = 2048
 MAX_PARKED = 2048
 """So many volunteers may wait at once; one more is answered at once."""
 _KEY = 16
+_CHANCE = 8
 
 Reward = Callable[["PostedJob", "Handout", str], int]
 """What a volunteer earns with a text, in thousandths of a kudos."""
@@ -361,7 +364,7 @@ class PendingJobs:
 
     def _hand_out(self, job: PostedJob, request: PopRequest) -> HandedJob:
         offer, now = request.offer, self._clock()
-        job_id = _uuid(self._mark + job.key + secrets.token_hex(4))
+        job_id = self._new_id(job, offer)
         model = job.waiting.model_for(offer) or offer.models[0]
         by = ServedBy(worker_id=offer.worker_id, worker_name=offer.worker_name, model=model, account=offer.account)
         handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said, offer.validated)
@@ -369,6 +372,14 @@ class PendingJobs:
         self._handouts[job_id] = handout
         self._pops.put(request.ticket, [*self._pops.get(request.ticket, ()), job_id])
         return HandedJob(id=job_id, model=model, payload=job.payload(offer, job.said), ttl_s=job.time_s)
+
+    def _new_id(self, job: PostedJob, offer: VolunteerOffer) -> str:
+        """An id that says where the job is, which it is and who got it, and that no hand-out before had."""
+        while True:
+            chance = secrets.token_hex((_CHANCE - HANDOUT_MARK) // 2)
+            job_id = _uuid(self._mark + job.key + chance + handout_mark(offer.worker_id))
+            if job_id not in self._handouts and job_id not in self._ended:
+                return job_id
 
     def _offer(self, job: PostedJob) -> None:
         """Gives a job to the volunteer that has waited longest of those that it fits, else lets it wait."""
