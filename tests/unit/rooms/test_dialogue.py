@@ -44,7 +44,8 @@ def tokens(request: ChatRequest) -> int:
 def over(room: Room, request: ChatRequest, limits: Limits, text: str = "Hoo. " * 8) -> Room:
     """The room after its running turn was answered."""
     assert room.running is not None
-    return known(ended(room, room.running.id, result(room.running.id, text, prompt_tokens=tokens(request)), limits, NOW))
+    kept = result(room.running.id, text, prompt_tokens=tokens(request))
+    return known(ended(room, room.running.id, kept, limits, NOW))
 
 
 @settings(deadline=None, max_examples=20)
