@@ -8,8 +8,8 @@ import aiohttp
 import openai
 import pytest
 
-from tests.support.deployment import Deployment
 from tests.support.clients import script_text
+from tests.support.deployment import Deployment
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.volunteers import POP, Volunteer
 

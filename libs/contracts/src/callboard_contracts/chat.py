@@ -270,7 +270,8 @@ class ChatEnd(Message):
     """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
 
     `stop_sequence` is the one that ended the reply, where one did; `served_by` is the volunteer who wrote it.
-    `restarts` is how often it was begun again or gone on with, after a worker was lost, an engine broke off or a volunteer failed.
+    `restarts` is how often it was begun again or gone on with, after a worker was lost, an engine broke off or a
+    volunteer failed.
     """
 
     reason: EndReason
