@@ -13,19 +13,17 @@ from typing import Any
 
 from callboard_cli.volunteer.engines import Engine, until_stop, without_tags
 from callboard_cli.volunteer.errors import EngineAway, EngineFailed
+from callboard_cli.volunteer.jobs import read_payload, ttl_s
 from callboard_cli.volunteer.server import Answer, HordeServer, NoJson, ServerAway, ServerSilent
 
 ENGINE_TRIES = 5
 SUBMIT_TRIES = 10
 FAULTS_IN_A_ROW = 5
 """After so many failed jobs no more are asked for until the engine answers again."""
-DEFAULT_TTL_S = 150.0
 HAND_BACK_S = 2.0
 """How long a volunteer that ends at once takes to hand its jobs back."""
 SUBMIT_MARGIN_S = 5.0
 """So much before its time is over a job is handed in as it is, or given up."""
-DEFAULT_LENGTH = 80
-DEFAULT_CONTEXT_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 16
 """No text of so many tokens is longer."""
 FATAL = {"InvalidAPIKey", "AnonForbiddenWorker", "WrongCredentials", "PolymorphicNameConflict"}
@@ -220,14 +218,14 @@ class Volunteer:
         text = _Text()
         try:
             model = self._offer.engine_model(job.get("model"))
-            payload = _payload(job.get("payload"))
+            payload = read_payload(job.get("payload"))
             payload = payload if self._engine.replaces_tags else without_tags(payload)
         except (KeyError, TypeError):
             self._say(f"job {job_id}: it cannot be done here")
             await self._submit(job_id, None)
             return
         try:
-            async with asyncio.timeout(max(1.0, _ttl_s(job) - SUBMIT_MARGIN_S)):
+            async with asyncio.timeout(max(1.0, ttl_s(job) - SUBMIT_MARGIN_S)):
                 await self._written(job_id, model, payload, text)
         except asyncio.CancelledError:
             await self._hand_back(job_id)
@@ -356,26 +354,3 @@ class Volunteer:
             for one in (task, stopped):
                 one.cancel()
             await asyncio.gather(task, stopped, return_exceptions=True)
-
-
-def _payload(payload: Any) -> dict[str, Any]:
-    """What a job asks for, with the lengths that the Horde's own servers may leave out; raises TypeError."""
-    if not isinstance(payload, dict) or not isinstance(payload.get("prompt"), str):
-        raise TypeError("no prompt")
-    stops = payload.get("stop_sequence")
-    known = {
-        **payload,
-        "max_length": _length(payload.get("max_length"), DEFAULT_LENGTH),
-        "max_context_length": _length(payload.get("max_context_length"), DEFAULT_CONTEXT_TOKENS),
-        "stop_sequence": [stop for stop in stops if isinstance(stop, str) and stop] if isinstance(stops, list) else [],
-    }
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def _length(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) and value > 0 else otherwise
-
-
-def _ttl_s(job: dict[str, Any]) -> float:
-    ttl = job.get("ttl")
-    return float(ttl) if isinstance(ttl, int | float) and math.isfinite(ttl) and ttl > 0 else DEFAULT_TTL_S

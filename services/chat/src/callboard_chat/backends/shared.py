@@ -11,7 +11,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from callboard_chat import metrics
-from callboard_chat.backends.volunteers import ABILITIES, VolunteerEngine, VolunteerReply
+from callboard_chat.backends.shared_job import SharedJob
+from callboard_chat.backends.volunteers import ABILITIES, VolunteerEngine
 from callboard_chat.domain.models import ContextExceeded, ServedModel, refusal
 from callboard_chat.domain.pending_jobs import PendingJobs
 from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation, Embedded, PromptTokens
@@ -124,7 +125,7 @@ class SharedEngine:
         own_may = terms.own_engine != "may_not"
         if shown is None and not own_may:
             raise EngineFailed("the volunteers that are asked for cannot write the reply")
-        waiting = _Waiting(self._slots, self._volunteers, job, shown, continuation, own_may=own_may)
+        waiting = SharedJob(self._slots, self._volunteers, job, shown, continuation, own_may=own_may)
         came_at = self._clock()
         try:
             while True:
@@ -193,7 +194,7 @@ class SharedEngine:
         served = self._pool_models.get(model)
         return served is not None and any(map(self.models.lengths, self._volunteers.names_of(served.name)))
 
-    def _offer(self, waiting: "_Waiting", waited_s: float, *, batch: bool) -> bool:
+    def _offer(self, waiting: SharedJob, waited_s: float, *, batch: bool) -> bool:
         """Lets a job wait for whoever may have it now; returns whether that is all who ever may."""
         rule, offered, away = self._rule, self._is_offered(waiting.model), self._own_is_away
 
@@ -240,122 +241,3 @@ class SharedEngine:
             return None
         written = shown.continued(has_text=bool(continuation and continuation.text))
         return TextFit(TOKENS_PER_BYTE).cut(written.model_copy(update={"model": pool_model.name}))
-
-
-class _Waiting:
-    """One job that waits for an own slot, for volunteers, or for both."""
-
-    def __init__(
-        self,
-        slots: OwnSlots,
-        volunteers: VolunteerEngine,
-        job: ChatJob,
-        shown: ChatRequest | None,
-        continuation: Continuation | None,
-        *,
-        own_may: bool,
-    ) -> None:
-        self.own_may = own_may
-        self.shown = shown
-        self.model = job.request.model
-        self.reply: VolunteerReply | None = None
-        self.dropped = bool(continuation and continuation.tokens)
-        """Whether somebody has broken off."""
-        self.faults = 0
-        """How many volunteers have failed on it."""
-        self._slots = slots
-        self._volunteers = volunteers
-        self._job = job
-        self._continuation = continuation
-        self._turn: Turn | None = None
-        self._woken = asyncio.Event()
-        self._told = False
-        self._at_start = job.request.mode == "chat" and not (continuation and continuation.text)
-
-    @property
-    def has_slot(self) -> bool:
-        """Whether the own engine is to write it."""
-        return self._turn is not None and self._turn.has_slot
-
-    @property
-    def place(self) -> int:
-        """Which in line for an own slot it is, from 1; 0 where it is not in line."""
-        return self._slots.place(self._turn) if self._turn else 0
-
-    def line_up(self, *, batch: bool) -> None:
-        """Has it wait for an own slot too."""
-        if self._turn is None:
-            self._turn = Turn(self._may_begin, self._begin)
-            self._slots.enter(self._turn, batch=batch)
-        else:
-            # A volunteer may have given it back while a slot was free.
-            self._slots.serve()
-
-    def post(self) -> None:
-        """Has it wait for volunteers too."""
-        if self.reply is None and not self.has_slot and self.shown is not None:
-            job = self._job
-            self.reply = self._volunteers.post(job.request_id, job.tenant, self.shown, self._continuation)
-
-    async def wait(self, timeout_s: float) -> None:
-        """Waits until something has changed, or for the time given."""
-        if self.has_slot:
-            return
-        if self.reply is not None:
-            await self.reply.wait(timeout_s)
-            return
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._woken.wait()
-        except TimeoutError:
-            return
-
-    def chunk(self) -> Chunk | None:
-        """What a volunteer has written since, or None.
-
-        Raises:
-            EngineUnavailable: the volunteer dropped a text that was partly told, and another engine may go on.
-            EngineFailed: too many volunteers failed, and no other engine may try.
-        """
-        if self.reply is None:
-            return None
-        job = self.reply.job
-        self.faults = max(self.faults, job.faults)
-        self.dropped = self.dropped or job.faults > 0
-        if job.faults and self.own_may:
-            if self._told:
-                raise EngineUnavailable("a volunteer gave the job back")
-            if job.state == "failed":
-                self._withdraw()
-                self.shown = None
-                return None
-        chunk = self.reply.chunk()
-        if self._at_start and chunk.text:
-            chunk.text = chunk.text.lstrip()
-            self._at_start = not chunk.text
-        self._told = self._told or bool(chunk.text)
-        # Until there is a text, nothing is expected of anybody.
-        return chunk if self._told or chunk.finish is not None else None
-
-    def end(self) -> None:
-        """Takes it back, wherever it waits or runs."""
-        self._withdraw()
-        if self._turn is not None:
-            self._slots.leave(self._turn)
-
-    def _may_begin(self) -> bool:
-        if self.reply is None:
-            return True
-        job = self.reply.job
-        return job.handout is None and job.state != "done" and not self._told and job.served_by is None
-
-    def _begin(self) -> None:
-        if self.reply is not None:
-            self.reply.job.touch()
-        self._withdraw()
-        self._woken.set()
-
-    def _withdraw(self) -> None:
-        if self.reply is not None:
-            self._volunteers.pending.withdraw(self.reply.job)
-            self.reply = None
