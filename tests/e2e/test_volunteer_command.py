@@ -23,11 +23,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 OWL = "owl"
 SMALL = "smollm2"
 LLAMACPP = """
-import sys, time, xllamacpp
+import os, sys, time, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.port, params.n_ctx = sys.argv[1], int(sys.argv[2]), 2048
 server = xllamacpp.Server(params)
 print("ready", flush=True)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 time.sleep(600)
 """
 """The server of llama.cpp, as the package of it that chat workers use has it."""
