@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="default: by chance")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--volunteers", type=int, default=200)
-    parser.add_argument("--over", type=float, default=100.0, metavar="S", help="how long requests come")
+    parser.add_argument("--over", type=float, default=70.0, metavar="S", help="how long requests come")
     parser.add_argument("--folder", type=Path, help="where stores and logs stay")
     arguments = parser.parse_args()
     logging.getLogger("callboard_kit").setLevel(logging.ERROR)

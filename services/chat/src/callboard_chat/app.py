@@ -112,6 +112,8 @@ async def run_worker(
         shutdown,
         beside,
         worker_id,
+        # Hundreds of jobs wait here at once, and are written elsewhere.
+        counts_deaths=volunteers is None,
     )
     await worker.run(config)
 

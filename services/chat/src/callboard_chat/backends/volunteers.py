@@ -1,7 +1,8 @@
 """Volunteers as an engine: each reply is a job that waits until one of them takes it and submits its text."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from callboard_chat.domain.control_tokens import ControlTokens
@@ -44,7 +45,7 @@ class VolunteerEngine:
     """Writes replies with whoever volunteers.
 
     `time_s` is the time that every job has beside that for its length; a reply that waits or is written says so every
-    `keep_alive_s`.
+    `keep_alive_s`. `now` tells the Unix time.
     """
 
     abilities = ABILITIES
@@ -58,11 +59,13 @@ class VolunteerEngine:
         models: VolunteerModels,
         time_s: float,
         keep_alive_s: float = KEEP_ALIVE_S,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.pending = pending
         self.models = models
         self._time_s = time_s
         self._keep_alive_s = keep_alive_s
+        self._now = now
         self._control_tokens = ControlTokens()
 
     async def load(self) -> None:
@@ -81,23 +84,27 @@ class VolunteerEngine:
 
     def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> AsyncGenerator[Chunk, None]:
         """Writes a reply that belongs to no job; see `ChatEngine`."""
-        return self._stream("", "", request, continuation)
+        return self._stream("", "", request, continuation, 0.0)
 
     def stream_job(
         self, job: ChatJob, request: ChatRequest, continuation: Continuation | None
     ) -> AsyncGenerator[Chunk, None]:
-        """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due."""
-        return self._stream(job.request_id, job.tenant, request, continuation)
+        """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due.
+
+        A job that waited in the queue, or with a worker that was lost, is as old as it was there.
+        """
+        age_s = max(0.0, self._now() - job.created_at)
+        return self._stream(job.request_id, job.tenant, request, continuation, age_s)
 
     async def _stream(
-        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None
+        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None, age_s: float
     ) -> AsyncGenerator[Chunk, None]:
         start = continuation or Continuation()
         left = max(1, request.max_output_tokens - start.tokens)
         try:
             job = self.pending.post(
                 request_id,
-                self._waiting(request, requester, left),
+                self._waiting(request, requester, left, age_s),
                 lambda offer, said: payload(request, offer, said, left - estimated_tokens(said[len(start.text) :])),
                 left,
                 self._time_s,
@@ -165,7 +172,7 @@ class VolunteerEngine:
         """Volunteers make no embeddings."""
         raise EngineFailed("volunteers make no embeddings")
 
-    def _waiting(self, request: ChatRequest, requester: str, left: int) -> WaitingJob:
+    def _waiting(self, request: ChatRequest, requester: str, left: int, age_s: float) -> WaitingJob:
         terms = request.volunteers or VolunteerTerms()
         context = request.context_tokens
         if context is None or request.volunteers is None:
@@ -184,7 +191,7 @@ class VolunteerEngine:
             ),
             () if terms.any_model else models,
             request.prompt,
-            asyncio.get_running_loop().time(),
+            asyncio.get_running_loop().time() - age_s,
             requester,
             terms.kudos,
             frozenset(terms.workers),

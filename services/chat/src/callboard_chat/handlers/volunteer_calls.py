@@ -78,7 +78,9 @@ class VolunteerCalls:
             adopter = ServedBy(
                 worker_id=request.worker_id, worker_name=request.worker_name, model="", account=request.account
             )
-        reply = self._pending.submit(request.id, request.account, request.text, adopter)
+        reply = self._pending.submit(
+            request.id, request.account, request.text, adopter, adopter_validated=request.validated
+        )
         metrics.VOLUNTEER_SUBMITS.labels(reply.outcome).inc()
         return reply
 

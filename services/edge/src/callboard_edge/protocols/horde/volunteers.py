@@ -147,6 +147,7 @@ class _Handlers:
             text=None if too_long else text,
             worker_id=newest.id if newest else "",
             worker_name=newest.name if newest else "",
+            validated=newest is not None and is_validated(self._context.settings.kudos, newest.bridge_agent),
         )
         reply = _answered(await held.submit(request))
         self._context.metrics.volunteer_submits.labels(reply.outcome).inc()
