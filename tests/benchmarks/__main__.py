@@ -17,11 +17,12 @@ from tests.benchmarks import (
     quota_cost,
     recognition_cost,
     speech_cost,
+    volunteer_cost,
 )
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota")
+PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota", "volunteers")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -92,6 +93,10 @@ def main() -> int:
             lines += _recognition(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:
             lines += _quota(Path(folder), figures, quick=arguments.quick)
+        if "volunteers" in parts:
+            measured = volunteer_cost.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Volunteers", "", volunteer_cost.NOTES, *table(measured), ""]
     page = "\n".join(lines).rstrip() + "\n"
     print(page)
     whole = len(parts) == len(PARTS) and not arguments.quick
