@@ -25,11 +25,13 @@ from callboard_contracts.volunteers import (
     WithdrawPop,
 )
 from callboard_kit.background_tasks import BackgroundTasks
-from callboard_kit.bus import Bus
+from callboard_kit.bus import Bus, BusError, NoResponders
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
+HAND_OVER_S = 0.5
+"""So long the server has to say that the edge of a pop is gone, whose job another volunteer then gets at once."""
 
 M = TypeVar("M", bound=Message)
 
@@ -115,8 +117,27 @@ async def serving_volunteers(
             return
         await bus.publish(message.reply, (await answer(request)).encoded(), flush=True)
 
+    async def handed_over(message: Msg) -> None:
+        try:
+            request = PopRequest.model_validate_json(message.data)
+        except ValidationError:
+            log.warning("volunteer_call_malformed", extra={"kind": "PopRequest"})
+            return
+        reply = await calls.pop(request)
+        if not reply.jobs:
+            await bus.publish(message.reply, reply.encoded(), flush=True)
+            return
+        try:
+            # Edges do not answer to it, but only one that is there gets it.
+            await bus.request(message.reply, reply.encoded(), HAND_OVER_S)
+        except NoResponders:
+            log.info("volunteer_pop_undelivered", extra={"worker": request.offer.worker_id, "jobs": len(reply.jobs)})
+            calls.withdraw(WithdrawPop(ticket=request.ticket))
+        except BusError:
+            return
+
     async def popped(message: Msg) -> None:
-        parked.start(answered(message, PopRequest, calls.pop), "pop")
+        parked.start(handed_over(message), "pop")
 
     async def submitted(message: Msg) -> None:
         await answered(message, SubmitRequest, calls.submit)
