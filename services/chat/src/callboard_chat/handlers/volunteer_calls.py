@@ -117,27 +117,8 @@ async def serving_volunteers(
             return
         await bus.publish(message.reply, (await answer(request)).encoded(), flush=True)
 
-    async def handed_over(message: Msg) -> None:
-        try:
-            request = PopRequest.model_validate_json(message.data)
-        except ValidationError:
-            log.warning("volunteer_call_malformed", extra={"kind": "PopRequest"})
-            return
-        reply = await calls.pop(request)
-        if not reply.jobs:
-            await bus.publish(message.reply, reply.encoded(), flush=True)
-            return
-        try:
-            # Edges do not answer to it, but only one that is there gets it.
-            await bus.request(message.reply, reply.encoded(), HAND_OVER_S)
-        except NoResponders:
-            log.info("volunteer_pop_undelivered", extra={"worker": request.offer.worker_id, "jobs": len(reply.jobs)})
-            calls.withdraw(WithdrawPop(ticket=request.ticket))
-        except BusError:
-            return
-
     async def popped(message: Msg) -> None:
-        parked.start(handed_over(message), "pop")
+        parked.start(_hand_over(bus, calls, message), "pop")
 
     async def submitted(message: Msg) -> None:
         await answered(message, SubmitRequest, calls.submit)
@@ -163,3 +144,24 @@ async def serving_volunteers(
         await bus.unsubscribe(subscriptions[0])
         # Volunteers may submit what they have in work as long as its jobs run.
         await parked.close(CLOSE_TIMEOUT_S)
+
+
+async def _hand_over(bus: Bus, calls: VolunteerCalls, message: Msg) -> None:
+    """Answers a pop, and takes the jobs back where its edge is gone."""
+    try:
+        request = PopRequest.model_validate_json(message.data)
+    except ValidationError:
+        log.warning("volunteer_call_malformed", extra={"kind": "PopRequest"})
+        return
+    reply = await calls.pop(request)
+    if not reply.jobs:
+        await bus.publish(message.reply, reply.encoded(), flush=True)
+        return
+    try:
+        # Edges do not answer to it, but the server says when nobody is there to get it.
+        await bus.request(message.reply, reply.encoded(), HAND_OVER_S)
+    except NoResponders:
+        log.info("volunteer_pop_undelivered", extra={"worker": request.offer.worker_id, "jobs": len(reply.jobs)})
+        calls.withdraw(WithdrawPop(ticket=request.ticket))
+    except BusError:
+        return
