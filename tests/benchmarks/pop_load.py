@@ -93,21 +93,19 @@ class _Load:
     plan: PopPlan
     samples: PopSamples = field(default_factory=PopSamples)
     idle: list[_Line] = field(default_factory=list[_Line])
-    open: int = 0
+    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
 
     async def call(self, request: bytes) -> tuple[int, bytes]:
-        """One call over a connection that is free; opens one where there is none."""
-        if self.idle:
-            line = self.idle.pop()
-        elif self.open >= MAX_CONNECTIONS:
-            raise ConnectionError(f"{MAX_CONNECTIONS} calls wait for their answers")
-        else:
-            self.open += 1
-            loop = asyncio.get_running_loop()
-            _, line = await loop.create_connection(_Line, "127.0.0.1", self.plan.port)
-        answer = await line.call(request)
-        self.idle.append(line)
-        return answer
+        """One call over a connection that is free; opens one where there is none, up to the most."""
+        async with self.free:
+            if self.idle:
+                line = self.idle.pop()
+            else:
+                loop = asyncio.get_running_loop()
+                _, line = await loop.create_connection(_Line, "127.0.0.1", self.plan.port)
+            answer = await line.call(request)
+            self.idle.append(line)
+            return answer
 
     async def pop(self, number: int, due: float) -> None:
         """One volunteer's pop; a job is submitted at once."""

@@ -27,10 +27,10 @@ CONFIG: Table = {
         "polls_per_minute": 0,
         "others_per_minute": 0,
         "worker_calls_per_s": 0,
-        "workers_per_account": 50,
+        "workers_per_account": 100,
     },
     "kudos": {"enabled": True},
-    "edge": {"request_timeout_s": 90},
+    "edge": {"request_timeout_s": 60},
     "quota": {
         "reap_interval_s": 1,
         "lease_margin_s": 5,
