@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.benchmarks import (
     chat_cost,
     conversations,
+    holds,
     machine,
     prompt_cache,
     protocol_cost,
@@ -22,7 +23,7 @@ from tests.benchmarks import (
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota", "volunteers")
+PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota", "holds", "volunteers")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -93,6 +94,10 @@ def main() -> int:
             lines += _recognition(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:
             lines += _quota(Path(folder), figures, quick=arguments.quick)
+        if "holds" in parts:
+            measured = holds.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Holds on a key with little left", "", holds.NOTES, *table(measured), ""]
         if "volunteers" in parts:
             measured = volunteer_cost.measure(Path(folder), quick=arguments.quick)
             figures += measured
