@@ -10,7 +10,7 @@ from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.ports import Background
 
 FRESH_S = 10.0
-"""How long an account is taken for a key's without asking, so that a revoked key is refused so much later."""
+"""How long an account is taken for a key's without asking; a revoked key works so long, and for one last call."""
 KEPT_S = 300.0
 """How long the same while quota does not answer."""
 MAX_KNOWN = 10_000
