@@ -70,7 +70,6 @@ class VolunteerCalls:
                 self._pending.submit(job.id, request.offer.account, None)
             kept = reply.jobs[:1] if len(reply.jobs) > 1 else ()
             reply = reply.model_copy(update={"jobs": kept})
-        metrics.VOLUNTEER_POPS.labels("job" if reply.jobs else "none").inc()
         return reply
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
@@ -155,13 +154,17 @@ async def _hand_over(bus: Bus, calls: VolunteerCalls, message: Msg) -> None:
         return
     reply = await calls.pop(request)
     if not reply.jobs:
+        metrics.VOLUNTEER_POPS.labels("none").inc()
         await bus.publish(message.reply, reply.encoded(), flush=True)
         return
+    result = "job"
     try:
         # Edges do not answer to it, but the server says when nobody is there to get it.
         await bus.request(message.reply, reply.encoded(), HAND_OVER_S)
     except NoResponders:
         log.info("volunteer_pop_undelivered", extra={"worker": request.offer.worker_id, "jobs": len(reply.jobs)})
         calls.withdraw(WithdrawPop(ticket=request.ticket))
+        result = "undelivered"
     except BusError:
-        return
+        pass
+    metrics.VOLUNTEER_POPS.labels(result).inc()
