@@ -17,7 +17,9 @@ import uvloop
 from pydantic import BaseModel
 
 ANSWER_TIMEOUT_S = 30.0
-MAX_CONNECTIONS = 512
+MAX_CONNECTIONS = 200
+TRIES = 3
+"""The edge may close a connection in the moment in which it is used again."""
 TEXT = " sat in the oak and said nothing of it to anybody who asked."
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
@@ -53,6 +55,7 @@ class _Line(asyncio.Protocol):
         self._whole = 0
         self._answered: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
+        self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remembers where calls go."""
@@ -74,6 +77,7 @@ class _Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails the call under way."""
+        self.closed = True
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(exc or ConnectionError("the connection was closed in mid-answer"))
 
@@ -98,14 +102,24 @@ class _Load:
     async def call(self, request: bytes) -> tuple[int, bytes]:
         """One call over a connection that is free; opens one where there is none, up to the most."""
         async with self.free:
-            if self.idle:
-                line = self.idle.pop()
-            else:
-                loop = asyncio.get_running_loop()
-                _, line = await loop.create_connection(_Line, "127.0.0.1", self.plan.port)
-            answer = await line.call(request)
-            self.idle.append(line)
-            return answer
+            for _ in range(TRIES):
+                line = await self._line()
+                try:
+                    answer = await line.call(request)
+                except ConnectionError:
+                    continue
+                except TimeoutError:
+                    break
+                self.idle.append(line)
+                return answer
+            return 0, b"{}"
+
+    async def _line(self) -> _Line:
+        while self.idle:
+            if not (line := self.idle.pop()).closed:
+                return line
+        _, line = await asyncio.get_running_loop().create_connection(_Line, "127.0.0.1", self.plan.port)
+        return line
 
     async def pop(self, number: int, due: float) -> None:
         """One volunteer's pop; a job is submitted at once."""
@@ -123,7 +137,7 @@ class _Load:
         answer = json.loads(body)
         if status != 200:
             self.samples.bad.append(f"pop: {status} {answer}")
-        elif answer["id"] is not None:
+        elif answer["id"]:
             self.samples.jobs += 1
             sent = clock()
             status, body = await self.call(_request("submit", key, {"id": answer["id"], "generation": TEXT}))
