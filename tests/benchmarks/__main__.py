@@ -12,6 +12,7 @@ from tests.benchmarks import (
     chat_cost,
     conversations,
     holds,
+    large,
     machine,
     prompt_cache,
     protocol_cost,
@@ -23,7 +24,18 @@ from tests.benchmarks import (
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota", "holds", "volunteers")
+PARTS = (
+    "chat",
+    "protocols",
+    "cache",
+    "conversations",
+    "speech",
+    "recognition",
+    "quota",
+    "holds",
+    "large",
+    "volunteers",
+)
 
 INTRODUCTION = """\
 # Benchmarks
@@ -98,6 +110,10 @@ def main() -> int:
             measured = holds.measure(Path(folder), quick=arguments.quick)
             figures += measured
             lines += ["## Holds on a key with little left", "", holds.NOTES, *table(measured), ""]
+        if "large" in parts:
+            measured = large.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Large", "", large.NOTES, *table(measured), ""]
         if "volunteers" in parts:
             measured = volunteer_cost.measure(Path(folder), quick=arguments.quick)
             figures += measured
