@@ -1,7 +1,7 @@
 """The load generator of volunteers: a process of its own that pops at a fixed rate, and submits what it gets.
 
 Each pop is timed from when it was due, so that one that had to wait for others counts as slow. The plan arrives as JSON
-on the command line, and the samples leave as JSON on standard output.
+on the command line, and the samples leave as JSON in the file that it names.
 """
 
 import asyncio
@@ -9,8 +9,10 @@ import itertools
 import json
 import re
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import uvloop
@@ -35,6 +37,7 @@ class PopPlan(BaseModel):
     jobs_per_s: float
     duration_s: float
     model: str
+    samples_file: Path
 
 
 class PopSamples(BaseModel):
@@ -123,7 +126,7 @@ class _Load:
 
     async def pop(self, number: int, due: float) -> None:
         """One volunteer's pop; a job is submitted at once."""
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         key = self.plan.keys[number % self.plan.volunteers % len(self.plan.keys)]
         offer = {
             "name": f"volunteer-{number % self.plan.volunteers}",
@@ -166,7 +169,8 @@ def _request(call: str, key: str, body: dict[str, Any]) -> bytes:
 
 async def _at_a_rate(rate: float, duration_s: float, act: Callable[[int, float], Awaitable[None]]) -> None:
     """Begins an act at each moment that is due, whether or not those before have ended."""
-    clock = asyncio.get_running_loop().time
+    # uvloop's own clock has milliseconds.
+    clock = time.monotonic
     began = clock()
     async with asyncio.TaskGroup() as group:
         for number in itertools.count():
@@ -192,8 +196,9 @@ async def load(plan: PopPlan) -> PopSamples:
 
 
 def main() -> None:
-    """Prints the samples as JSON."""
-    print(uvloop.run(load(PopPlan.model_validate_json(sys.argv[1]))).model_dump_json())
+    """Writes the samples as JSON."""
+    plan = PopPlan.model_validate_json(sys.argv[1])
+    plan.samples_file.write_text(uvloop.run(load(plan)).model_dump_json(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def _pops(deployment: Deployment, keys: Sequence[str], effort: Effort, what: str
         jobs_per_s=jobs_per_s,
         duration_s=effort.duration_s,
         model=MODEL,
+        samples_file=deployment.folder / "pops.json",
     )
     # The first pop of each volunteer writes its record.
     _run(plan.model_copy(update={"duration_s": 2.0, "jobs_per_s": 0.0}))
@@ -133,7 +134,7 @@ def _run(plan: PopPlan) -> PopSamples:
     )
     if done.returncode:
         raise RuntimeError(f"the load generator failed: {done.stderr[-2000:]}")
-    return PopSamples.model_validate_json(done.stdout)
+    return PopSamples.model_validate_json(plan.samples_file.read_text(encoding="utf-8"))
 
 
 def _matching() -> list[Figure]:
