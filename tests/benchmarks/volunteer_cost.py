@@ -20,7 +20,8 @@ from tests.support.deployment import Deployment
 from tests.support.processes import Table
 from tests.support.volunteers import Volunteer
 
-MODEL = "owl-7b"
+MODEL, FIRST_MODEL = "owl-7b", "wren-1b"
+"""What the many offer, and the volunteer of the first tokens, which so gets no job that the many have left."""
 POPS_PER_S = 500.0
 JOBS_PER_S = 20.0
 KEYS = 10
@@ -78,7 +79,6 @@ def measure(folder: Path, *, quick: bool) -> list[Figure]:
         figures += _pops(deployment, keys, effort, f"{JOBS_PER_S:g} jobs a second", JOBS_PER_S)
         figures += _matching()
         figures += asyncio.run(_first_tokens(deployment, owner, effort.tokens))
-        deployment.wait_idle()
         deployment.stop()
         return figures
     finally:
@@ -173,6 +173,11 @@ async def _first_tokens(deployment: Deployment, key: str, count: int) -> list[Fi
         openai.AsyncOpenAI(base_url=deployment.base_url, api_key=key, max_retries=0) as client,
     ):
         volunteer = Volunteer(deployment.root_url(), key, session, "first", max_length=512, max_context_length=4096)
+        volunteer.offer["models"] = [FIRST_MODEL]
+        async with asyncio.timeout(30):
+            while FIRST_MODEL not in [one.id async for one in client.models.list()]:
+                await volunteer.pop()
+                await asyncio.sleep(POLL_S)
         for number in range(count):
             # Both kinds in turn, so that they see the same machine.
             for long, kept in ((True, waiting), (False, polling)):
@@ -209,7 +214,7 @@ async def _ask(client: openai.AsyncOpenAI, prompt: str) -> tuple[float, float]:
     messages: Any = [{"role": "user", "content": prompt}]
     sent, first = time.perf_counter(), 0.0
     async with asyncio.timeout(30):
-        stream = await client.chat.completions.create(model=MODEL, messages=messages, stream=True, max_tokens=60)
+        stream = await client.chat.completions.create(model=FIRST_MODEL, messages=messages, stream=True, max_tokens=60)
         async for chunk in stream:
             if not first and chunk.choices and chunk.choices[0].delta.content:
                 first = time.perf_counter()
