@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak check fix bench docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak soak-volunteers check fix bench docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,6 +69,9 @@ hostile: models hearing-models ## attack real engines for two minutes, or for CA
 
 soak: models hearing-models ## the same for an hour
 	CALLBOARD_HOSTILE_S=$${CALLBOARD_HOSTILE_S:-3600} $(PYTEST) -m hostile $(ARGS)
+
+soak-volunteers: $(READY) ## 200 volunteers of all manners and 2,000 requests, while processes are killed; six minutes
+	$(BIN)/python -m tests.volunteer_soak $(ARGS)
 
 check: $(READY) ## format, lint, types, imports and dependencies; changes nothing
 	$(BIN)/ruff format --check .

@@ -19,11 +19,23 @@ from tests.benchmarks import (
     quota_cost,
     recognition_cost,
     speech_cost,
+    volunteer_cost,
 )
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota", "holds", "large")
+PARTS = (
+    "chat",
+    "protocols",
+    "cache",
+    "conversations",
+    "speech",
+    "recognition",
+    "quota",
+    "holds",
+    "large",
+    "volunteers",
+)
 
 INTRODUCTION = """\
 # Benchmarks
@@ -102,6 +114,10 @@ def main() -> int:
             measured = large.measure(Path(folder), quick=arguments.quick)
             figures += measured
             lines += ["## Large", "", large.NOTES, *table(measured), ""]
+        if "volunteers" in parts:
+            measured = volunteer_cost.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Volunteers", "", volunteer_cost.NOTES, *table(measured), ""]
     page = "\n".join(lines).rstrip() + "\n"
     print(page)
     whole = len(parts) == len(PARTS) and not arguments.quick

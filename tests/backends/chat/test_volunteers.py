@@ -10,8 +10,10 @@ from callboard_chat.backends.volunteers import VolunteerEngine
 from callboard_chat.domain.pending_jobs import PendingJobs
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.volunteer_models import VolunteerModels
+from callboard_chat.domain.volunteer_rewards import reward_by
 from callboard_contracts.chat import ChatJob, ChatRequest, Sampling
 from callboard_contracts.errors import ErrorCode
+from callboard_contracts.kudos_price import KudosSection, reward
 from callboard_contracts.volunteers import (
     HandedJob,
     PopRequest,
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.backend
 MARK = "0123abcd"
 ANN = "k_00000000000000aa"
 BEN = "k_00000000000000bb"
+NOW = 1_000_000.0
 
 
 class Clock:
@@ -48,17 +51,21 @@ class Stage:
         self.clock = Clock()
         self.pending = PendingJobs(mark, most_jobs, self.clock)
         self.models = VolunteerModels({}, "alpaca", self.clock)
-        self.engine = VolunteerEngine(self.pending, self.models, 30.0, keep_alive_s=0.01)
+        self.engine = VolunteerEngine(self.pending, self.models, 30.0, keep_alive_s=0.01, now=lambda: NOW)
         self._tickets = 0
 
     def ask(
-        self, wanted: ChatRequest | None = None, said: Continuation | None = None, request_id: str = "r1"
+        self,
+        wanted: ChatRequest | None = None,
+        said: Continuation | None = None,
+        request_id: str = "r1",
+        age_s: float = 0.0,
     ) -> "asyncio.Task[list[Chunk]]":
         job = ChatJob(
             request_id=request_id,
             edge="e",
             tenant="k_asker",
-            created_at=0,
+            created_at=NOW - age_s,
             deadline_at=9e9,
             request=wanted or request(mode="completion"),
         )
@@ -309,6 +316,40 @@ async def test_another_process_takes_the_text_of_a_job_that_it_has_taken_over(st
     chunks = await asked
     assert text_of(chunks) == " upon"
     assert chunks[-1].served_by == by.model_copy(update={"model": "stub"})
+
+
+async def test_a_job_is_as_old_as_its_request_wherever_it_waited_before(stage: Stage) -> None:
+    asked = [
+        stage.ask(request("young", mode="completion"), request_id="r1"),
+        stage.ask(request("old", mode="completion"), request_id="r2", age_s=60.0),
+        stage.ask(request("of a faster clock", mode="completion"), request_id="r3", age_s=-5.0),
+    ]
+    await asyncio.sleep(0)
+    prompts: list[str] = []
+    for _ in asked:
+        job = await stage.got()
+        prompts.append(job.payload["prompt"])
+        stage.submit(job, "text")
+    assert prompts == ["old", "young", "of a faster clock"]
+    await asyncio.gather(*asked)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+async def test_who_finished_the_job_of_a_lost_process_earns_as_its_program_does(*, validated: bool) -> None:
+    section = KudosSection(enabled=True)
+    lost, stage = Stage("fedcba98"), Stage()
+    stage.pending = PendingJobs(MARK, 8, stage.clock, reward_by(section))
+    stage.engine.pending = stage.pending
+    first = lost.ask()
+    job = await lost.got()
+    first.cancel()
+    asked = stage.ask()
+    await asyncio.sleep(0)
+    by = ServedBy(worker_id="w", worker_name="barn", model="", account=ANN)
+    reply = stage.pending.submit(job.id, ANN, "Once upon a time", by, adopter_validated=validated)
+    whole = reward(section, tokens=20, prompt_tokens=20, billions=None)
+    assert reply.reward == (whole if validated else int(whole * section.unvalidated_share))
+    await asked
 
 
 async def test_a_reply_outside_of_a_job_is_written_too(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from callboard_contracts.volunteers import (
 )
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_edge.backends.fake_volunteers import FakeVolunteerStore, FakeVolunteerWorkers
-from callboard_edge.domain import volunteer_jobs
+from callboard_edge.domain import volunteer_jobs, volunteer_models
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.domain.volunteer_jobs import VolunteerJobs
 from callboard_edge.domain.volunteer_models import VolunteerCatalogue
@@ -214,6 +214,27 @@ async def test_models_of_volunteers_stand_beside_those_of_the_configuration() ->
     assert catalogue.find("wren") is not None
     assert catalogue.find("owl") is not None
     assert catalogue.find("heron") is None
+
+
+async def test_offers_are_put_together_anew_only_when_an_announcement_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate(OVER)
+    workers = Workers()
+    catalogue = VolunteerCatalogue(chat_catalogue(config.chat), config.chat, workers)
+    wren = OfferedModel(name="wren", context_tokens=1024)
+    announce(workers, A, wren)
+    known = catalogue.find("wren")
+    assert catalogue.find("wren") is known
+    announce(workers, A, wren, OfferedModel(name="rook", context_tokens=512))
+    assert catalogue.names == ("owl", "named", "wren", "rook")
+    # A model is remembered from when it was last announced, not from when it was last put together.
+    later_s = asyncio.get_running_loop().time() + volunteer_models.REMEMBERED_S - 1
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later_s)
+    workers.forget(A)
+    assert "rook" in catalogue.names
+    later_s += volunteer_models.REMEMBERED_S - 1
+    assert "rook" in catalogue.names
+    later_s += 2
+    assert catalogue.names == ("owl", "named")
 
 
 @pytest.fixture

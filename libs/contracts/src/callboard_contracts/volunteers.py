@@ -182,7 +182,7 @@ class SubmitRequest(Message):
     """A volunteer of an account submits the text of a job, or None where it failed.
 
     `worker_id` and `worker_name` are the account's volunteer that the job's id names, for a job that another chat
-    worker handed out before it was lost.
+    worker handed out before it was lost; `validated` says that its program earns the whole reward.
     """
 
     id: str
@@ -190,6 +190,7 @@ class SubmitRequest(Message):
     text: str | None = None
     worker_id: str = ""
     worker_name: str = ""
+    validated: bool = False
 
 
 class ProgressRequest(Message):

@@ -32,11 +32,15 @@ class Attempts:
     """Records the attempts of one worker, and finds out how those before them ended.
 
     A job whose worker died begins on probation: one such job at a time, until its engine says something or for some
-    seconds. A death in that time counts against that job alone.
+    seconds. A death in that time counts against that job alone. Where `counted` is false, jobs only wait in the worker
+    and cannot end it: all begin at once, and nothing is recorded.
     """
 
-    def __init__(self, bus: Bus, worker: str, metrics: WorkerMetrics, *, engine_in_process: bool) -> None:
+    def __init__(
+        self, bus: Bus, worker: str, metrics: WorkerMetrics, *, engine_in_process: bool, counted: bool = True
+    ) -> None:
         self._bus = bus
+        self._counted = counted
         # An engine in this process may end it at once. Any other leaves time to write the record with the reply.
         self._record_delay_s = 0.0 if engine_in_process else RECORD_DELAY_S
         self._worker = worker
@@ -69,6 +73,8 @@ class Attempts:
         Raises:
             Nak: the bus does not answer at this moment.
         """
+        if not self._counted:
+            return 0
         request_id = running.job.request_id
         deaths = await self._deaths(running) if running.attempt > 1 else 0
         if deaths >= MAX_WORKER_DEATHS:
@@ -84,6 +90,8 @@ class Attempts:
 
     async def end(self, running: RunningJob[Any], *, returned: bool) -> None:
         """Takes note that an attempt ended here; `returned` where the job is to be handed out again."""
+        if not self._counted:
+            return
         request_id = running.job.request_id
         if returned:
             await self._record(request_id, self.end_state)

@@ -76,6 +76,7 @@ class Worker(Generic[J]):
     `offers` says what the worker announces, once the engine is loaded; `make_kind` makes the kind of job that the
     service is for. What `beside` makes is entered while jobs are taken, and left when the worker drains. `worker_id` is
     made up where none is given. `room` says how many more jobs are welcome, where that is not all of the pool's slots.
+    Without `counts_deaths`, no job is taken for one that ends its workers.
     """
 
     def __init__(
@@ -89,8 +90,11 @@ class Worker(Generic[J]):
         beside: Callable[[Bus], AbstractAsyncContextManager[object]] = nullcontext,
         worker_id: str | None = None,
         room: Callable[[], int] | None = None,
+        *,
+        counts_deaths: bool = True,
     ) -> None:
         self._room = room
+        self._counts_deaths = counts_deaths
         self._id = worker_id or uuid.uuid4().hex
         self._pool = pool
         self._engine = engine
@@ -141,7 +145,8 @@ class Worker(Generic[J]):
         pool, shutdown = self._pool, self._shutdown
         stream = JOB_STREAMS[pool.service]
         running = self._running = RunningJobs(bus, pool.stall_timeout_s)
-        attempts = Attempts(bus, self._id, self._metrics, engine_in_process=self._engine.in_process)
+        in_process = self._engine.in_process
+        attempts = Attempts(bus, self._id, self._metrics, engine_in_process=in_process, counted=self._counts_deaths)
         kind = self._make_kind(bus)
         handler = JobHandler(kind, running, attempts, bus, stream, self._metrics)
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")

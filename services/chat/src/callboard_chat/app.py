@@ -145,6 +145,8 @@ async def run_worker(
         beside,
         worker_id,
         engine.room if isinstance(engine, LimitsItself) else None,
+        # Hundreds of jobs wait here at once, and are written elsewhere.
+        counts_deaths=pool.backend != "volunteers",
     )
     await worker.run(config)
 

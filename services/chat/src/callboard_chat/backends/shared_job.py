@@ -62,7 +62,9 @@ class SharedJob:
         """Has it wait for volunteers too."""
         if self.reply is None and not self.has_slot and self.shown is not None:
             job = self._job
-            self.reply = self._volunteers.post(job.request_id, job.tenant, self.shown, self._continuation)
+            self.reply = self._volunteers.post(
+                job.request_id, job.tenant, self.shown, self._continuation, self._volunteers.age_s(job)
+            )
 
     async def wait(self, timeout_s: float) -> None:
         """Waits until something has changed, or for the time given."""

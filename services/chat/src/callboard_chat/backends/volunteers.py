@@ -1,7 +1,8 @@
 """Volunteers as an engine: each reply is a job that waits until one of them takes it and submits its text."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from callboard_chat.domain.control_tokens import ControlTokens
@@ -46,6 +47,7 @@ class VolunteerEngine:
 
     `time_s` is the time that every job has beside that for its length; a reply that waits or is written says so every
     `keep_alive_s`. `names` are those by which volunteers offer a model, where it has others than the engine's own.
+    `now` tells the Unix time.
     """
 
     abilities = ABILITIES
@@ -60,12 +62,14 @@ class VolunteerEngine:
         time_s: float,
         keep_alive_s: float = KEEP_ALIVE_S,
         names: Mapping[str, Sequence[str]] | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.pending = pending
         self.models = models
         self.keep_alive_s = keep_alive_s
         self._time_s = time_s
         self._names = names or {}
+        self._now = now
         self._control_tokens = ControlTokens()
 
     async def load(self) -> None:
@@ -84,19 +88,23 @@ class VolunteerEngine:
 
     def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> AsyncGenerator[Chunk, None]:
         """Writes a reply that belongs to no job; see `ChatEngine`."""
-        return self._stream("", "", request, continuation)
+        return self._stream("", "", request, continuation, 0.0)
 
     def stream_job(
         self, job: ChatJob, request: ChatRequest, continuation: Continuation | None, *, batch: bool = False
     ) -> AsyncGenerator[Chunk, None]:
         """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due."""
         del batch
-        return self._stream(job.request_id, job.tenant, request, continuation)
+        return self._stream(job.request_id, job.tenant, request, continuation, self.age_s(job))
+
+    def age_s(self, job: ChatJob) -> float:
+        """How old a job is, whether it waited in the queue or with a worker that was lost."""
+        return max(0.0, self._now() - job.created_at)
 
     async def _stream(
-        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None
+        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None, age_s: float
     ) -> AsyncGenerator[Chunk, None]:
-        reply = self.post(request_id, requester, request, continuation)
+        reply = self.post(request_id, requester, request, continuation, age_s)
         try:
             while True:
                 await reply.wait(self.keep_alive_s)
@@ -108,15 +116,18 @@ class VolunteerEngine:
             self.pending.withdraw(reply.job)
 
     def post(
-        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None
+        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None, age_s: float
     ) -> "VolunteerReply":
-        """Lets a reply wait for volunteers, until it is withdrawn; raises EngineUnavailable."""
+        """Lets a reply wait for volunteers, until it is withdrawn; raises EngineUnavailable.
+
+        `age_s` is how long its job has waited already.
+        """
         start = continuation or Continuation()
         left = max(1, request.max_output_tokens - start.tokens)
         try:
             job = self.pending.post(
                 request_id,
-                self._waiting(request, requester, left),
+                self._waiting(request, requester, left, age_s),
                 lambda offer, said: payload(request, offer, said, left - estimated_tokens(said[len(start.text) :])),
                 left,
                 self._time_s,
@@ -156,7 +167,7 @@ class VolunteerEngine:
         """The names by which volunteers offer a model."""
         return self._names.get(engine_model, (engine_model,))
 
-    def _waiting(self, request: ChatRequest, requester: str, left: int) -> WaitingJob:
+    def _waiting(self, request: ChatRequest, requester: str, left: int, age_s: float) -> WaitingJob:
         terms = request.volunteers or VolunteerTerms()
         context = request.context_tokens
         if context is None or request.volunteers is None:
@@ -172,10 +183,11 @@ class VolunteerEngine:
                 slow_workers=terms.slow_workers,
                 extra_slow_workers=terms.extra_slow_workers,
                 nsfw=terms.nsfw,
+                unpaid=terms.kudos <= 0,
             ),
             () if terms.any_model else models,
             request.prompt,
-            asyncio.get_running_loop().time(),
+            asyncio.get_running_loop().time() - age_s,
             requester,
             terms.kudos,
             frozenset(terms.workers),

@@ -179,14 +179,22 @@ class PendingJobs:
                 self._close(handout, "aborted")
                 self._offer(handout.job)
 
-    def submit(self, job_id: str, account: str, text: str | None, adopter: ServedBy | None = None) -> SubmitReply:
+    def submit(
+        self,
+        job_id: str,
+        account: str,
+        text: str | None,
+        adopter: ServedBy | None = None,
+        *,
+        adopter_validated: bool = False,
+    ) -> SubmitReply:
         """Takes the text of a job, or None where its volunteer failed.
 
         `adopter` is who is taken for the volunteer where another process had handed out the job before it was lost.
         """
         handout = self._handouts.get(job_id)
         if handout is None:
-            return self._submit_late(job_id, account, text, adopter)
+            return self._submit_late(job_id, account, text, adopter, adopter_validated=adopter_validated)
         by, seconds = handout.by, self._clock() - handout.handed_at
         if by.account != account:
             return SubmitReply(outcome="foreign")
@@ -217,7 +225,9 @@ class PendingJobs:
             handout.job.add(new, self._rewarded(handout, handout.told))
         return SubmitReply(outcome="accepted", worker_id=handout.by.worker_id)
 
-    def _submit_late(self, job_id: str, account: str, text: str | None, adopter: ServedBy | None) -> SubmitReply:
+    def _submit_late(
+        self, job_id: str, account: str, text: str | None, adopter: ServedBy | None, *, adopter_validated: bool
+    ) -> SubmitReply:
         if (left := self._left.get(job_id)) is not None and left.by.account == account and text is not None:
             # The reply was complete with what had been streamed, and counts as the volunteer's.
             del self._left[job_id]
@@ -237,7 +247,8 @@ class PendingJobs:
         self._waiting.remove(job.waiting)
         model = next(iter(job.waiting.models), adopter.model)
         now = self._clock()
-        taken_over = Handout(job_id, job, adopter.model_copy(update={"model": model}), now, now, job.time_s, "")
+        by = adopter.model_copy(update={"model": model})
+        taken_over = Handout(job_id, job, by, now, now, job.time_s, "", adopter_validated)
         by = self._rewarded(taken_over, text)
         self._ended.put(job_id, (account, "duplicate"))
         job.add(rest, by)

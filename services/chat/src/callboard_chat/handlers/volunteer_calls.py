@@ -25,11 +25,13 @@ from callboard_contracts.volunteers import (
     WithdrawPop,
 )
 from callboard_kit.background_tasks import BackgroundTasks
-from callboard_kit.bus import Bus
+from callboard_kit.bus import Bus, BusError, NoResponders
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
+HAND_OVER_S = 0.5
+"""So long the server has to say that the edge of a pop is gone, whose job another volunteer then gets at once."""
 
 M = TypeVar("M", bound=Message)
 
@@ -75,7 +77,6 @@ class VolunteerCalls:
                 self._pending.submit(job.id, request.offer.account, None)
             kept = reply.jobs[:1] if len(reply.jobs) > 1 else ()
             reply = reply.model_copy(update={"jobs": kept})
-        metrics.VOLUNTEER_POPS.labels("job" if reply.jobs else "none").inc()
         return reply
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
@@ -85,7 +86,9 @@ class VolunteerCalls:
             adopter = ServedBy(
                 worker_id=request.worker_id, worker_name=request.worker_name, model="", account=request.account
             )
-        reply = self._pending.submit(request.id, request.account, request.text, adopter)
+        reply = self._pending.submit(
+            request.id, request.account, request.text, adopter, adopter_validated=request.validated
+        )
         metrics.VOLUNTEER_SUBMITS.labels(reply.outcome).inc()
         return reply
 
@@ -121,7 +124,7 @@ async def serving_volunteers(
         await bus.publish(message.reply, (await answer(request)).encoded(), flush=True)
 
     async def popped(message: Msg) -> None:
-        parked.start(answered(message, PopRequest, calls.pop), "pop")
+        parked.start(_hand_over(bus, calls, message), "pop")
 
     async def submitted(message: Msg) -> None:
         await answered(message, SubmitRequest, calls.submit)
@@ -147,3 +150,28 @@ async def serving_volunteers(
         await bus.unsubscribe(subscriptions[0])
         # Volunteers may submit what they have in work as long as its jobs run.
         await parked.close(CLOSE_TIMEOUT_S)
+
+
+async def _hand_over(bus: Bus, calls: VolunteerCalls, message: Msg) -> None:
+    """Answers a pop, and takes the jobs back where its edge is gone."""
+    try:
+        request = PopRequest.model_validate_json(message.data)
+    except ValidationError:
+        log.warning("volunteer_call_malformed", extra={"kind": "PopRequest"})
+        return
+    reply = await calls.pop(request)
+    if not reply.jobs:
+        metrics.VOLUNTEER_POPS.labels("none").inc()
+        await bus.publish(message.reply, reply.encoded(), flush=True)
+        return
+    result = "job"
+    try:
+        # Edges do not answer to it, but the server says when nobody is there to get it.
+        await bus.request(message.reply, reply.encoded(), HAND_OVER_S)
+    except NoResponders:
+        log.info("volunteer_pop_undelivered", extra={"worker": request.offer.worker_id, "jobs": len(reply.jobs)})
+        calls.withdraw(WithdrawPop(ticket=request.ticket))
+        result = "undelivered"
+    except BusError:
+        pass
+    metrics.VOLUNTEER_POPS.labels(result).inc()

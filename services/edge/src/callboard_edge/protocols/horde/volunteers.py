@@ -22,6 +22,7 @@ from callboard_contracts.volunteers import (
     VolunteerRecord,
     handout_mark,
 )
+from callboard_edge.domain.known_accounts import KnownAccounts
 from callboard_edge.domain.volunteer_jobs import LONGEST_WAIT_S, VolunteerJobs
 from callboard_edge.domain.volunteers import NameTaken, SignIn, TooManyVolunteers
 from callboard_edge.http.call import Call
@@ -38,7 +39,7 @@ from callboard_edge.protocols.horde.bodies import (
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.rate_limits import RateLimits
-from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of
+from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of, check_key
 
 WAIT = "X-Wait"
 DEFAULT_LENGTH = 512
@@ -95,6 +96,7 @@ class _Handlers:
     def __init__(self, context: EdgeContext, limits: RateLimits) -> None:
         self._context = context
         self._limits = limits
+        self._accounts = KnownAccounts(context.admission.deps.background)
 
     def _jobs(self) -> VolunteerJobs:
         if self._context.volunteer_jobs is None:
@@ -103,7 +105,10 @@ class _Handlers:
 
     async def _owner(self, call: Call) -> str:
         self._limits.worker(call)
-        account = await account_of(self._context, call)
+        check_key(call)
+        account = None
+        if (digest := call.caller.key_digest) is not None:
+            account = await self._accounts.account(digest, lambda: account_of(self._context, call))
         if account is None:
             raise Refusal(403, "AnonForbiddenWorker", "The anonymous key cannot run workers; use a key of your own.")
         return account
@@ -149,6 +154,7 @@ class _Handlers:
             text=None if too_long else text,
             worker_id=worker.id if worker else "",
             worker_name=worker.name if worker else "",
+            validated=worker is not None and is_validated(self._context.settings.kudos, worker.bridge_agent),
         )
         reply = _answered(await held.submit(request))
         self._context.metrics.volunteer_submits.labels(reply.outcome).inc()
