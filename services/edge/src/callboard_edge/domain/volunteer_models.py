@@ -1,14 +1,18 @@
 """The models that volunteers offer, beside those of the configuration."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from callboard_contracts.pools import ChatSection
+from callboard_contracts.workers import WorkerInfo
 from callboard_edge.domain.catalogue import Catalogue, ChatModel
 from callboard_edge.domain.workers import Workers
 
 REMEMBERED_S = 30.0
 """How long a model is offered on after its chat worker went, so that a restart hides none."""
+RECKONED_S = 1.0
+"""How long what was made of the same announcements is used again, since a request may name many models."""
 UNKNOWN_CONTEXT = 2048
 UNKNOWN_LENGTH = 80
 
@@ -27,6 +31,9 @@ class VolunteerCatalogue(Catalogue[ChatModel]):
         self._taken = set(section.models) | {alias for one in section.models.values() for alias in one.aliases}
         self._workers = workers
         self._known: dict[str, tuple[ChatModel, float]] = {}
+        self._announced: Sequence[tuple[str, WorkerInfo]] = ()
+        self._reckoned_until = 0.0
+        self._reckoned: dict[str, ChatModel] = {}
 
     @property
     def models(self) -> tuple[ChatModel, ...]:
@@ -35,22 +42,33 @@ class VolunteerCatalogue(Catalogue[ChatModel]):
 
     def find(self, name: str) -> ChatModel | None:
         """The model of a name or alias, or None."""
-        return super().find(name) or (self._offered().get(name) if self._pools else None)
+        return super().find(name) or self._offered().get(name)
 
     def _offered(self) -> dict[str, ChatModel]:
+        if not self._pools:
+            return {}
+        now = asyncio.get_running_loop().time()
+        announced = [(pool, info) for pool in self._pools for info in self._workers.of("chat", pool)]
+        same = len(announced) == len(self._announced) and all(
+            new[1] is old[1] for new, old in zip(announced, self._announced, strict=True)
+        )
+        if not same or now >= self._reckoned_until:
+            self._announced, self._reckoned_until = announced, now + RECKONED_S
+            self._reckoned = self._reckon(now)
+        return self._reckoned
+
+    def _reckon(self, now: float) -> dict[str, ChatModel]:
         found: dict[str, ChatModel] = {}
-        for pool in self._pools:
-            for info in self._workers.of("chat", pool):
-                for one in info.models:
-                    if one.name in self._taken:
-                        continue
-                    model = found.get(one.name) or self._model(one.name, pool)
-                    found[one.name] = replace(
-                        model,
-                        context_tokens=max(model.context_tokens, one.context_tokens or UNKNOWN_CONTEXT),
-                        max_output_tokens=max(model.max_output_tokens, one.max_output_tokens or UNKNOWN_LENGTH),
-                    )
-        now = asyncio.get_running_loop().time() if self._pools else 0.0
+        for pool, info in self._announced:
+            for one in info.models:
+                if one.name in self._taken:
+                    continue
+                model = found.get(one.name) or self._model(one.name, pool)
+                found[one.name] = replace(
+                    model,
+                    context_tokens=max(model.context_tokens, one.context_tokens or UNKNOWN_CONTEXT),
+                    max_output_tokens=max(model.max_output_tokens, one.max_output_tokens or UNKNOWN_LENGTH),
+                )
         self._known |= {name: (model, now + REMEMBERED_S) for name, model in found.items()}
         self._known = {name: known for name, known in self._known.items() if known[1] >= now}
         return {name: known[0] for name, known in self._known.items()}

@@ -102,20 +102,29 @@ class Volunteers:
         self._now = now
         self._most_per_account = most_per_account
         self._records: dict[str, VolunteerRecord] = {}
+        self._by_model: dict[str, dict[str, VolunteerRecord]] = {}
         self._noted: dict[str, Noted] = {}
 
     def take(self, record: VolunteerRecord) -> None:
         """Takes in a record as it stands."""
+        self.forget(record.id)
         self._records[record.id] = record
+        for model in record.models:
+            self._by_model.setdefault(model, {})[record.id] = record
 
     def forget(self, worker_id: str) -> None:
         """Takes in that a record is gone."""
-        self._records.pop(worker_id, None)
+        record = self._records.pop(worker_id, None)
+        for model in record.models if record else ():
+            of_model = self._by_model[model]
+            of_model.pop(worker_id, None)
+            if not of_model:
+                del self._by_model[model]
 
     def keep_only(self, worker_ids: Iterable[str]) -> None:
         """Forgets all records but these."""
-        kept = set(worker_ids)
-        self._records = {name: record for name, record in self._records.items() if name in kept}
+        for worker_id in self._records.keys() - set(worker_ids):
+            self.forget(worker_id)
 
     def get(self, worker_id: str) -> VolunteerRecord | None:
         """The record of an id, or None."""
@@ -128,7 +137,9 @@ class Volunteers:
 
     def offering(self, model: str) -> list[VolunteerRecord]:
         """Those that are there and write with a model."""
-        return [one for one in self.online() if model in one.models and not (one.maintenance or one.paused)]
+        now = self._now()
+        found = self._by_model.get(model, {}).values()
+        return [one for one in found if one.is_online(now) and not (one.maintenance or one.paused)]
 
     def of_account(self, account: str) -> list[VolunteerRecord]:
         """Those of one owner, the one seen last first."""

@@ -8,7 +8,7 @@ from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.lenient import Flag, LenientBody
 from callboard_edge.http.local_bodies import LocalSamplingBody
 
-MAX_NAMES = 1024
+MAX_NAMES = 256
 MAX_WORDS = 1000
 MAX_LENGTH = 1_000_000
 MAX_CONTEXT_LENGTH = 100_000_000

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from callboard_contracts.workers import Throughput, WorkerInfo
+from callboard_contracts.workers import WorkerInfo
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.ports import QueueDepth
 from callboard_edge.http.context import EdgeContext
@@ -78,15 +78,14 @@ def pool_of(context: EdgeContext, name: str, models: Sequence[ChatModel] = ()) -
     )
 
 
-def model_speed(pool: Pool, model: ChatModel) -> float:
-    """How fast one reply of a model is written, in tokens a second; 0 until there was one."""
-    found: list[Throughput] = [
-        one.throughput
-        for worker in pool.workers
-        for one in worker.models
-        if one.name == model.served_name and one.throughput is not None
-    ]
-    return round(_mean((one.tokens_per_s for one in found), 0.0), 1)
+def model_speeds(pool: Pool) -> dict[str, float]:
+    """How fast one reply of each model is written, in tokens a second, by served names; none until there was one."""
+    found: dict[str, list[float]] = {}
+    for worker in pool.workers:
+        for one in worker.models:
+            if one.throughput is not None:
+                found.setdefault(one.name, []).append(one.throughput.tokens_per_s)
+    return {name: round(_mean(figures, 0.0), 1) for name, figures in found.items()}
 
 
 def pools_for(context: EdgeContext, caller_models: Sequence[ChatModel]) -> list[Pool]:

@@ -83,9 +83,10 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     if not found:
         raise Refusal(400, "NoValidWorkers", "None of the workers that are asked for serves such a model.", "workers")
     max_length, context_length = lengths_of(body)
+    by_name = {name: pool_of(context, name) for name in {model.pool for model in found}}
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
-        pool = pool_of(context, model.pool)
+        pool = by_name[model.pool]
         fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
         if is_of_volunteers(context, model):
             some = context.volunteers.offering(engine_name(context, model))
