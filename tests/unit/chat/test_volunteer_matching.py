@@ -7,6 +7,7 @@ import pytest
 
 from callboard_chat.domain.volunteer_matching import (
     MAX_HEAD_START_S,
+    MAX_SEARCHED,
     RETRY_SAME_S,
     Conditions,
     WaitingJob,
@@ -119,6 +120,15 @@ def test_jobs_that_are_taken_out_or_given_back_keep_their_rank() -> None:
     jobs.remove(second)
     assert jobs.take(offer(), 2.0) is first
     assert len(jobs) == 0
+
+
+def test_blacklisted_words_are_searched_for_in_so_many_characters_and_no_more() -> None:
+    bad = job(prompt="a bad word " + " " * MAX_SEARCHED)
+    jobs = waiting(bad, job(at=1.0, prompt="fine"))
+    assert jobs.take(offer(blacklist=("bad",)), 2.0) is None
+    assert jobs.skipped(offer(blacklist=("bad",)), 2.0) == {"blacklist": 2}
+    # A single prompt is looked at however long it is.
+    assert jobs.take(offer(blacklist=("good",)), 2.0) is bad
 
 
 def test_the_cost_of_a_pop_does_not_grow_with_the_jobs_that_wait() -> None:

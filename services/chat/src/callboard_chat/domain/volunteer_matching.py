@@ -22,6 +22,8 @@ RETRY_SAME_S = 15.0
 """How long a volunteer that failed on a job does not get it again, so that others may try it first."""
 MAX_LOOKS = 200
 """So many jobs of one pile are looked at for one pop, where blacklists and exclusions pass them over."""
+MAX_SEARCHED = 4_000_000
+"""So many characters of prompts are searched for one job, each once for each blacklisted word: some milliseconds."""
 ANY = ""
 """The group of jobs that any model may write."""
 
@@ -51,6 +53,19 @@ class Conditions:
         if (offer.slow and not self.slow_workers) or (offer.extra_slow and not self.extra_slow_workers):
             return "performance"
         return None
+
+
+@dataclass(slots=True)
+class SearchBudget:
+    """How many characters may still be searched for blacklisted words."""
+
+    left: int = MAX_SEARCHED
+
+    def covers(self, characters: int) -> bool:
+        """Whether any are left, of which so many are taken off; a single prompt may be longer than all of them."""
+        some = self.left > 0
+        self.left -= characters
+        return some
 
 
 @dataclass(eq=False)
@@ -90,17 +105,23 @@ class WaitingJob:
         """The volunteers that alone may have it; none where others may."""
         return frozenset() if self.excludes else self.workers
 
-    def refusal(self, offer: VolunteerOffer, now: float) -> str | None:
-        """Why this one job is not for a volunteer whose models and conditions fit, or None."""
+    def refusal(self, offer: VolunteerOffer, now: float, budget: SearchBudget) -> str | None:
+        """Why this one job is not for a volunteer whose models and conditions fit, or None.
+
+        What the budget does not cover counts as blacklisted.
+        """
         if self.workers and (offer.worker_id in self.workers) == self.excludes:
             return "worker_id"
         if offer.needs_kudos and self.kudos <= 0:
             return "kudos"
-        if any(word in self.folded for word in offer.blacklist):
-            return "blacklist"
         failed_at = self.failed_at.get(offer.worker_id)
         if failed_at is not None and now - failed_at < RETRY_SAME_S:
             return "worker_id"
+        words = offer.blacklist
+        if words and not (
+            budget.covers(len(words) * len(self.folded)) and all(word not in self.folded for word in words)
+        ):
+            return "blacklist"
         return None
 
     def model_for(self, offer: VolunteerOffer) -> str | None:
@@ -157,7 +178,10 @@ class WaitingJobs:
 
     def take(self, offer: VolunteerOffer, now: float) -> WaitingJob | None:
         """The job that a volunteer gets, which then waits no longer, or None."""
-        found = self._of_preferred(offer, now) or (None if offer.own_only else self._best(offer, now))
+        budget = SearchBudget()
+        found = self._of_preferred(offer, now, budget)
+        if found is None and not offer.own_only:
+            found = self._best(offer, now, budget)
         if found is not None:
             self.remove(found)
         return found
@@ -165,6 +189,7 @@ class WaitingJobs:
     def skipped(self, offer: VolunteerOffer, now: float) -> dict[str, int]:
         """How many jobs a volunteer could not take, by the Horde's words for the reasons."""
         found: dict[str, int] = {}
+        budget = SearchBudget()
         looked_at = 0
         for name in self._groups_of(offer):
             for conditions, pile in self._by_model.get(name, {}).items():
@@ -174,7 +199,7 @@ class WaitingJobs:
                     found[reason] = found.get(reason, 0) + len(pile)
                     continue
                 for _, _, job in pile[:MAX_LOOKS]:
-                    if (reason := job.refusal(offer, now)) is not None:
+                    if (reason := job.refusal(offer, now, budget)) is not None:
                         found[reason] = found.get(reason, 0) + 1
         for worker, group in self._by_worker.items():
             if worker != offer.worker_id:
@@ -184,17 +209,17 @@ class WaitingJobs:
             found["models"] = others
         return found
 
-    def fits(self, job: WaitingJob, offer: VolunteerOffer, now: float) -> bool:
+    def fits(self, job: WaitingJob, offer: VolunteerOffer, now: float, budget: SearchBudget) -> bool:
         """Whether a volunteer may have a job."""
         if offer.own_only and job.requester not in self._preferred(offer):
             return False
         return (
             job.model_for(offer) is not None
             and job.conditions.refusal(offer) is None
-            and job.refusal(offer, now) is None
+            and job.refusal(offer, now, budget) is None
         )
 
-    def _best(self, offer: VolunteerOffer, now: float) -> WaitingJob | None:
+    def _best(self, offer: VolunteerOffer, now: float, budget: SearchBudget) -> WaitingJob | None:
         best: _Ranked | None = None
         for pile in self._piles(offer):
             if best is not None and pile[0][:2] >= best[:2]:
@@ -203,14 +228,14 @@ class WaitingJobs:
                 if best is not None and ranked[:2] >= best[:2]:
                     break
                 job = ranked[2]
-                if job.refusal(offer, now) is None and job.model_for(offer) is not None:
+                if job.model_for(offer) is not None and job.refusal(offer, now, budget) is None:
                     best = ranked
                     break
         return best[2] if best else None
 
-    def _of_preferred(self, offer: VolunteerOffer, now: float) -> WaitingJob | None:
+    def _of_preferred(self, offer: VolunteerOffer, now: float, budget: SearchBudget) -> WaitingJob | None:
         jobs = (job for account in self._preferred(offer) for job in self._by_requester.get(account, ()))
-        return min((job for job in jobs if self.fits(job, offer, now)), key=lambda job: job.rank, default=None)
+        return min((job for job in jobs if self.fits(job, offer, now, budget)), key=lambda job: job.rank, default=None)
 
     @staticmethod
     def _preferred(offer: VolunteerOffer) -> tuple[str, ...]:

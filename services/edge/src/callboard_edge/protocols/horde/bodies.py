@@ -9,7 +9,8 @@ from callboard_edge.http.lenient import Flag, LenientBody
 from callboard_edge.http.local_bodies import LocalSamplingBody
 
 MAX_NAMES = 256
-MAX_WORDS = 1000
+MAX_USERS = 1000
+MAX_WORDS = 100
 MAX_LENGTH = 1_000_000
 MAX_CONTEXT_LENGTH = 100_000_000
 Ratio = Annotated[float | None, Field(ge=0, le=1)]
@@ -157,7 +158,7 @@ class PopBody(LenientBody):
     max_length: Annotated[int | None, Field(ge=1, le=MAX_LENGTH)] = None
     max_context_length: Annotated[int | None, Field(ge=1, le=MAX_CONTEXT_LENGTH)] = None
     softprompts: list[str] | None = None
-    priority_usernames: Annotated[list[str] | None, Field(max_length=MAX_WORDS)] = None
+    priority_usernames: Annotated[list[str] | None, Field(max_length=MAX_USERS)] = None
     blacklist: Annotated[list[str] | None, Field(max_length=MAX_WORDS)] = None
     bridge_agent: Annotated[str | None, Field(max_length=1000)] = None
     threads: Annotated[int | None, Field(ge=1, le=50)] = None

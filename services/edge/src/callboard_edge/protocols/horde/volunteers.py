@@ -172,7 +172,7 @@ class _Handlers:
         reply = _answered(await held.progress(request))
         if reply.outcome == "faulted" and reply.worker_id is not None:
             self._note(reply)
-            raise Refusal(400, "AbortedGen", "The text is not what was told before; others will do the job.", "text")
+            raise Refusal(400, "AbortedGen", "The text is too long, or not what was told before; others do the job.", "text")
         _refuse(reply)
         return call.answer({"accepted": True})
 
