@@ -4,6 +4,7 @@ A volunteer pops a job and submits its text. Edges know each by a record in the 
 pool has the backend `volunteers` hold the jobs. Nothing that goes to a volunteer says who asks.
 """
 
+import unicodedata
 import uuid
 from typing import Any, Literal
 
@@ -211,8 +212,11 @@ class SubmitReply(Message):
 
 
 def volunteer_id(name: str) -> str:
-    """The id of a volunteer, which is made of its name, so that there is one of each name."""
-    return str(uuid.uuid5(_NAMESPACE, name.casefold()))
+    """The id of a volunteer, which is made of its name, so that there is one of each name.
+
+    Names that differ only in case, blanks or the form of their letters, such as full-width ones, are one.
+    """
+    return str(uuid.uuid5(_NAMESPACE, " ".join(unicodedata.normalize("NFKC", name).casefold().split())))
 
 
 def volunteer_entry(worker_id: str) -> str:

@@ -104,6 +104,8 @@ class Volunteers:
         self._records: dict[str, VolunteerRecord] = {}
         self._by_model: dict[str, dict[str, VolunteerRecord]] = {}
         self._noted: dict[str, Noted] = {}
+        self._signing_in: dict[str, str] = {}
+        """The accounts of new volunteers whose records are being written, by their ids."""
 
     def take(self, record: VolunteerRecord) -> None:
         """Takes in a record as it stands."""
@@ -162,7 +164,7 @@ class Volunteers:
                 raise NameTaken
             if _offers(known, said) and 0 <= now - known.seen_at < SEEN_INTERVAL_S:
                 return known
-        elif len(self.of_account(said.account)) >= self._most_per_account:
+        elif self._too_many(worker_id, said.account):
             raise TooManyVolunteers
         new = before = VolunteerRecord(id=worker_id, name=said.name, account=said.account, created_at=now, seen_at=now)
 
@@ -185,10 +187,21 @@ class Volunteers:
                 }
             )
 
-        record = await self._store.change(worker_id, seen, new)
+        if known is None:
+            self._signing_in[worker_id] = said.account
+        try:
+            record = await self._store.change(worker_id, seen, new)
+        finally:
+            self._signing_in.pop(worker_id, None)
         self.take(record)
         self._on_seen(before, record)
         return record
+
+    def _too_many(self, worker_id: str, account: str) -> bool:
+        """Whether a new volunteer would be one too many of its account, those counted that sign in meanwhile."""
+        own = {record.id for record in self._records.values() if record.account == account}
+        own |= {other for other, owner in self._signing_in.items() if owner == account}
+        return len(own - {worker_id}) >= self._most_per_account
 
     async def change(self, worker_id: str, change: Change) -> VolunteerRecord:
         """Changes a record; raises CallboardError."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel
+from pydantic import BeforeValidator, Field, RootModel
 
 from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.lenient import Flag, LenientBody
@@ -124,11 +124,17 @@ class TypeQuery(Body):
     type: str | None = None
 
 
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a truth value is no amount")
+    return value
+
+
 class TransferBody(LenientBody):
     """Kudos for another user."""
 
     username: str
-    amount: Annotated[int, Field(ge=1, le=10**12)]
+    amount: Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1, le=10**12)]
 
 
 class TransferAnswer(AnswerBody):

@@ -28,6 +28,8 @@ class Pool:
     """The speed of one reply."""
     tokens_per_reply: float
     tokens_last_minute: int
+    threads: int | None = None
+    """Those of the volunteers, where they are its workers."""
 
     @property
     def id(self) -> str:
@@ -36,12 +38,19 @@ class Pool:
 
     @property
     def slots(self) -> int:
-        """How many replies it writes at once."""
-        return sum(worker.slots for worker in self._working)
+        """How many replies it writes at once; by volunteers, as many as their threads are."""
+        return sum(worker.slots for worker in self._working) if self.threads is None else self.threads
+
+    @property
+    def held_back(self) -> int:
+        """How many jobs wait for volunteers, beside those in the queue: chat workers hold them meanwhile."""
+        return 0 if self.threads is None else max(0, self._slots_used - self.threads)
 
     @property
     def has_free_slot(self) -> bool:
         """Whether a job would be begun at once."""
+        if self.threads is not None:
+            return self._slots_used < self.threads
         return any(worker.slots_used < worker.slots for worker in self._working)
 
     @property
@@ -53,6 +62,10 @@ class Pool:
         """About how long it takes until so many jobs and then so many tokens are written."""
         rounds = math.ceil(ahead / max(1, self.slots))
         return math.ceil((rounds * self.tokens_per_reply + tokens) / self.tokens_per_s)
+
+    @property
+    def _slots_used(self) -> int:
+        return sum(worker.slots_used for worker in self.workers)
 
     @property
     def _working(self) -> list[WorkerInfo]:
@@ -75,6 +88,7 @@ def pool_of(context: EdgeContext, name: str, models: Sequence[ChatModel] = ()) -
         tokens_per_s=_mean((one.tokens_per_s for one in figures), UNKNOWN_TOKENS_PER_S),
         tokens_per_reply=_mean((one.tokens_per_reply for one in figures), UNKNOWN_TOKENS_PER_REPLY),
         tokens_last_minute=sum(one.tokens_last_minute for one in figures),
+        threads=_threads(context) if is_pool_of_volunteers(context, name) else None,
     )
 
 
@@ -118,10 +132,23 @@ def engine_name(context: EdgeContext, model: ChatModel) -> str:
     return context.settings.engine_models.get(model.served_name, model.served_name)
 
 
+def offers_now(context: EdgeContext, pool: str, model: str) -> bool:
+    """Whether somebody writes with a model of a pool, by the name that clients use, or is expected to."""
+    found = context.chat_models.find(model)
+    if is_pool_of_volunteers(context, pool):
+        return bool(context.volunteers.offering(model if found is None else engine_name(context, found)))
+    served = (one for one in context.chat_models.models if one.pool == pool)
+    return any(context.workers.expects("chat", one) for one in served)
+
+
 async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDepth]:
     """The queue of jobs that are polled, and that of jobs that are listened to, which run first."""
     jobs = context.admission.deps.jobs
     return await jobs.depth("chat", pool, "batch"), await jobs.depth("chat", pool, "live")
+
+
+def _threads(context: EdgeContext) -> int:
+    return sum(one.threads for one in context.volunteers.online() if not (one.maintenance or one.paused))
 
 
 def _mean(numbers: Iterable[float], unknown: float) -> float:

@@ -35,7 +35,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
 
     async def queued(pool: Pool) -> int:
         batch, live = await waiting(context, pool.name)
-        return batch.waiting + live.waiting
+        return batch.waiting + live.waiting + pool.held_back
 
     async def models(call: Call) -> web.StreamResponse:
         limits.other(call)
