@@ -181,6 +181,7 @@ class VolunteerEngine:
                 slow_workers=terms.slow_workers,
                 extra_slow_workers=terms.extra_slow_workers,
                 nsfw=terms.nsfw,
+                unpaid=terms.kudos <= 0,
             ),
             () if terms.any_model else models,
             request.prompt,
