@@ -262,14 +262,14 @@ class WaitingJobs:
             found["models"] = others
         return found
 
-    def fits(self, job: WaitingJob, offer: VolunteerOffer, now: float, budget: SearchBudget) -> bool:
+    def fits(self, job: WaitingJob, offer: VolunteerOffer, now: float, budget: SearchBudget | None = None) -> bool:
         """Whether a volunteer may have a job."""
         if offer.own_only and job.requester not in _preferred(offer):
             return False
         return (
             job.model_for(offer) is not None
             and job.conditions.refusal(offer) is None
-            and job.refusal(offer, now, budget) is None
+            and job.refusal(offer, now, budget or SearchBudget()) is None
         )
 
     def _best(
