@@ -9,6 +9,7 @@ from callboard_contracts.pronunciation import WordsTable
 from callboard_contracts.section import Name, Port, Section
 
 ToolUse = Literal["refuse", "ignore", "grammar"]
+VolunteerUse = Literal["never", "second", "first"]
 
 
 class ModelSection(Section):
@@ -67,6 +68,9 @@ class ChatModelSection(ModelSection):
     parse_special: bool = False
     """Whether control tokens in the text of messages act as such. Left out, they are plain text, and only the model's
     template makes turns."""
+    volunteer_models: tuple[str, ...] = ()
+    """In a pool that shares its jobs with volunteers: the names under which they offer the model; left out, the public
+    name."""
 
 
 class ChatPoolSection(PoolSection):
@@ -86,9 +90,19 @@ class ChatPoolSection(PoolSection):
     """For `llamacpp`: the most memory, in MiB, for prompts that have lost their slot to another and may come again; 0
     keeps none. Left out, an eighth of the worker's memory limit, at most 8192."""
     prompt_format: PromptFormat = "alpaca"
-    """For `volunteers`: how turns are written in the prompts of models that the configuration does not name."""
+    """For `volunteers`: how turns are written in the prompts of models that the configuration does not name. In a pool
+    that shares its jobs with volunteers, the same for dialogues that its own engine writes by the model's template."""
     volunteer_time_s: float = Field(default=30.0, ge=1)
-    """For `volunteers`: the time that one has for a job, beside half a second for each token that it may write."""
+    """The time that a volunteer has for a job, beside half a second for each token that it may write."""
+    volunteers: VolunteerUse = "never"
+    """Whether the pool shares its jobs with volunteers: as `second` they get what its own engine has no room for, as
+    `first` its own engine gets what they have no room for. Whoever drops a job leaves it to the other."""
+    volunteer_slots: int = Field(default=32, ge=1, le=1024)
+    """Where jobs are shared: how many one worker may have beside its `slots`, with volunteers or waiting."""
+    second_after_jobs: int = Field(default=0, ge=0)
+    """Where jobs are shared: how many wait in one worker for those who come first before the others get any."""
+    second_after_s: float = Field(default=10.0, ge=0)
+    """Where jobs are shared: how long a job waits at most for those who come first before the others may have it."""
     resume: Literal["prefill", "restart"] = "prefill"
     """How a reply goes on after its worker died: `prefill` hands the engine what was already said as the start of
     its answer; `restart` ends the reply with a retryable error instead."""
@@ -99,6 +113,22 @@ class ChatPoolSection(PoolSection):
     watchdog_timeout_s: float = Field(default=30.0, ge=6)
     """How long an engine may neither answer nor obey the order to stop a job before its worker ends, to be restarted.
     With a large model on few processor cores, one batch of a prompt must fit into it."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether an engine of the site and volunteers write for the pool."""
+        return self.volunteers != "never"
+
+    @property
+    def takes_volunteers(self) -> bool:
+        """Whether volunteers write for the pool, alone or not."""
+        return self.is_shared or self.backend == "volunteers"
+
+    @model_validator(mode="after")
+    def _has_an_engine_to_share_with(self) -> Self:
+        if self.is_shared and self.backend == "volunteers":
+            raise ValueError("volunteers: found with the backend 'volunteers', which has no engine to share jobs with")
+        return self
 
 
 class ChatSection(Section):

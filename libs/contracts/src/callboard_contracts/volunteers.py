@@ -42,7 +42,8 @@ class VolunteerTerms(Message):
     """What a requester asks of volunteers; left out, any may write the text.
 
     `models` may write it beside the model of the request, `any_model` says that every model may. With `excludes`, the
-    `workers` are those that may not. `kudos`, in thousandths, are the requester's, which are served first.
+    `workers` are those that may not. `kudos`, in thousandths, are the requester's, which are served first. Where the
+    pool has an engine of its own, `own_engine` says whether that may write the text, or must.
     """
 
     models: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class VolunteerTerms(Message):
     extra_slow_workers: bool = False
     nsfw: bool = True
     kudos: int = Field(default=0, ge=0)
+    own_engine: Literal["may", "must", "may_not"] = "may"
 
 
 class ServedBy(Message):

@@ -112,7 +112,7 @@ class PullLoop:
     """Takes jobs from a work queue and runs each in a task of its own, at most `slots` at once.
 
     `passes_on` is asked first, and says whether another worker has the job now. `on_change` is called when `served` has
-    changed.
+    changed. `room` says how many more jobs are welcome at this moment, where that is not all of the slots.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class PullLoop:
         handle: Handler,
         passes_on: Pass | None = None,
         on_change: Callable[[], None] = lambda: None,
+        room: Callable[[], int] | None = None,
     ) -> None:
         self._bus = bus
         self._live_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{live}"
@@ -132,7 +133,8 @@ class PullLoop:
         self._waiting = _Inbox()
         self._batch_probe = _Inbox()
         self._step = _Step.LIVE_NOW
-        self._slots = slots
+        self._most = slots
+        self._room = room
         self._handle = handle
         self._passes_on = passes_on
         self._promises: deque[asyncio.TimerHandle] = deque()
@@ -156,6 +158,12 @@ class PullLoop:
     def running(self) -> int:
         """How many jobs run at this moment."""
         return len(self._running)
+
+    @property
+    def _slots(self) -> int:
+        if self._room is None:
+            return self._most
+        return min(self._most, len(self._running) + max(0, self._room()))
 
     async def run(self, stopping: Callable[[], Awaitable[None]]) -> None:
         """Takes jobs until `stopping` returns; jobs that run then are left to `drain`.

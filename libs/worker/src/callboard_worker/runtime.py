@@ -75,7 +75,7 @@ class Worker(Generic[J]):
 
     `offers` says what the worker announces, once the engine is loaded; `make_kind` makes the kind of job that the
     service is for. What `beside` makes is entered while jobs are taken, and left when the worker drains. `worker_id` is
-    made up where none is given.
+    made up where none is given. `room` says how many more jobs are welcome, where that is not all of the pool's slots.
     """
 
     def __init__(
@@ -88,7 +88,9 @@ class Worker(Generic[J]):
         shutdown: Shutdown,
         beside: Callable[[Bus], AbstractAsyncContextManager[object]] = nullcontext,
         worker_id: str | None = None,
+        room: Callable[[], int] | None = None,
     ) -> None:
+        self._room = room
         self._id = worker_id or uuid.uuid4().hex
         self._pool = pool
         self._engine = engine
@@ -144,7 +146,9 @@ class Worker(Generic[J]):
         handler = JobHandler(kind, running, attempts, bus, stream, self._metrics)
         live, batch = consumer_name(pool.service, pool.name, "live"), consumer_name(pool.service, pool.name, "batch")
         handover = Handover(bus, self._id, self._metrics, lambda: self._readiness.reason() is None)
-        loop = PullLoop(bus, stream, live, batch, pool.slots, handler.handle, handover.passes_on, self._changed)
+        loop = PullLoop(
+            bus, stream, live, batch, pool.slots, handler.handle, handover.passes_on, self._changed, self._room
+        )
         self._readiness.loop = loop
         self._metrics.slots_used.set_function(lambda: loop.running)
         announcer = Announcer(bus, lambda: self._describe(bus))

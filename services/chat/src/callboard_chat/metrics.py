@@ -60,6 +60,11 @@ VOLUNTEER_SUBMITS = Counter(
 )
 VOLUNTEER_JOBS = Gauge("callboard_chat_volunteer_jobs", "Jobs for volunteers, by state.", ["state"])
 VOLUNTEERS_PARKED = Gauge("callboard_chat_volunteers_parked", "Volunteers that wait for a job.")
+SHARED_JOBS = Counter(
+    "callboard_chat_shared_jobs_total",
+    "Jobs that the site's own engine or volunteers could write, by who began or finished them.",
+    ["by"],
+)
 WORKER = WorkerMetrics("callboard_chat", ("frames", "result", "edge", "none"))
 
 
@@ -108,3 +113,9 @@ def watch_volunteers(pending: PendingJobs) -> None:
     VOLUNTEER_JOBS.labels("waiting").set_function(lambda: pending.waiting)
     VOLUNTEER_JOBS.labels("handed_out").set_function(lambda: pending.handed_out)
     VOLUNTEERS_PARKED.set_function(lambda: pending.parked)
+
+
+def watch_shared() -> None:
+    """Has the counts of shared jobs begin with 0."""
+    for by in ("own", "volunteers"):
+        SHARED_JOBS.labels(by)

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
+from callboard_chat.domain.shared_jobs import SharingRule
 from callboard_chat.domain.volunteer_models import VolunteerModels
+from callboard_contracts.chat import PromptFormat
 from callboard_contracts.config import Config
 from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatPoolSection
@@ -35,6 +37,14 @@ class PoolSettings(WorkerPool):
     decision_timeout_s: float
     admits_unheld: bool
     volunteer_time_s: float
+    own_slots: int
+    """How many replies the engine of the site writes at once."""
+    sharing: SharingRule | None
+    """How jobs are shared with volunteers; None where they are not."""
+    volunteer_models: VolunteerModels | None
+    """The models of a pool for which volunteers write, as they get them."""
+    volunteer_names: Mapping[str, tuple[str, ...]]
+    """The names by which volunteers offer the models of a pool that shares its jobs."""
     kudos: KudosSection
     models: Mapping[str, ServedModel]
     """The models of this pool by the names that clients use, aliases among them."""
@@ -66,7 +76,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
     section = find_pool("chat", config.chat.pools, pool, with_url={"openai", "ollama"})
     volunteers = section.backend == "volunteers"
     slots = section.slots if not volunteers or "slots" in section.model_fields_set else VOLUNTEER_SLOTS
-    models: dict[str, ServedModel] = {}
+    served_models: dict[str, ServedModel] = {}
     for name, model in config.chat.models.items():
         if model.pool != pool:
             continue
@@ -82,7 +92,14 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
             model.embeddings,
             model.chat,
         )
-        models |= dict.fromkeys((name, *model.aliases), served)
+        served_models |= dict.fromkeys((name, *model.aliases), served)
+    models: Mapping[str, ServedModel] = served_models
+    own_slots, of_volunteers = slots, None
+    if section.is_shared:
+        slots += section.volunteer_slots
+        of_volunteers = VolunteerModels(_as_written_by_volunteers(models, section.prompt_format), section.prompt_format)
+    elif volunteers:
+        models = of_volunteers = VolunteerModels(models, section.prompt_format)
     return PoolSettings(
         service="chat",
         name=pool,
@@ -102,10 +119,35 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         drain_timeout_s=config.chat.drain_timeout_s,
         decision_timeout_s=config.quota.decision_timeout_s,
         admits_unheld=config.quota.on_unreachable == "admit_and_settle",
-        models=VolunteerModels(models, section.prompt_format) if volunteers else models,
+        models=models,
         volunteer_time_s=section.volunteer_time_s,
+        own_slots=own_slots,
+        sharing=SharingRule(section.volunteers == "second", section.second_after_jobs, section.second_after_s)
+        if section.is_shared
+        else None,
+        volunteer_models=of_volunteers,
+        volunteer_names={
+            name: model.volunteer_models
+            for name, model in config.chat.models.items()
+            if model.pool == pool and model.volunteer_models
+        },
         kudos=config.kudos,
     )
+
+
+def _as_written_by_volunteers(models: Mapping[str, ServedModel], form: PromptFormat) -> dict[str, ServedModel]:
+    """The models of a pool as volunteers get them: plain text under the public name."""
+    return {
+        name: replace(
+            model,
+            engine_model=model.name,
+            tools="refuse",
+            json_schema=False,
+            images=False,
+            prompt_format=form if model.prompt_format == "own" else model.prompt_format,
+        )
+        for name, model in models.items()
+    }
 
 
 def _prompt_cache_mib(section: ChatPoolSection) -> int:

@@ -1,12 +1,12 @@
 """What the edge needs out of the configuration, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from callboard_contracts.config import Config, HordeSection
 from callboard_contracts.kudos_price import KudosSection
-from callboard_contracts.pools import SttSection, TtsSection
+from callboard_contracts.pools import ChatSection, SttSection, TtsSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,10 @@ class EdgeSettings:
     kobold_prefix: str
     horde: HordeSection
     kudos: KudosSection
-    engine_models: Mapping[str, str]
-    """The names by which engines know chat models, where they are others."""
+    volunteer_models: Mapping[str, tuple[str, ...]]
+    """The names by which volunteers offer chat models, where they are others."""
+    shared_pools: Set[str]
+    """The chat pools whose jobs their own engine and volunteers share."""
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -47,5 +49,18 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         kobold_prefix=config.kobold.path_prefix,
         horde=config.horde,
         kudos=config.kudos,
-        engine_models={name: one.engine_model for name, one in config.chat.models.items() if one.engine_model},
+        volunteer_models=_volunteer_models(config.chat),
+        shared_pools=frozenset(name for name, pool in config.chat.pools.items() if pool.is_shared),
     )
+
+
+def _volunteer_models(chat: ChatSection) -> dict[str, tuple[str, ...]]:
+    found = {
+        name: model.volunteer_models
+        if chat.pools[model.pool].is_shared
+        else (model.engine_model,)
+        if model.engine_model
+        else ()
+        for name, model in chat.models.items()
+    }
+    return {name: names for name, names in found.items() if names}

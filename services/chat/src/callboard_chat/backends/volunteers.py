@@ -1,7 +1,7 @@
 """Volunteers as an engine: each reply is a job that waits until one of them takes it and submits its text."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from callboard_chat.domain.control_tokens import ControlTokens
@@ -45,7 +45,7 @@ class VolunteerEngine:
     """Writes replies with whoever volunteers.
 
     `time_s` is the time that every job has beside that for its length; a reply that waits or is written says so every
-    `keep_alive_s`.
+    `keep_alive_s`. `names` are those by which volunteers offer a model, where it has others than the engine's own.
     """
 
     abilities = ABILITIES
@@ -59,11 +59,13 @@ class VolunteerEngine:
         models: VolunteerModels,
         time_s: float,
         keep_alive_s: float = KEEP_ALIVE_S,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.pending = pending
         self.models = models
+        self.keep_alive_s = keep_alive_s
         self._time_s = time_s
-        self._keep_alive_s = keep_alive_s
+        self._names = names or {}
         self._control_tokens = ControlTokens()
 
     async def load(self) -> None:
@@ -85,14 +87,30 @@ class VolunteerEngine:
         return self._stream("", "", request, continuation)
 
     def stream_job(
-        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None
+        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None, *, batch: bool = False
     ) -> AsyncGenerator[Chunk, None]:
         """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due."""
+        del batch
         return self._stream(job.request_id, job.tenant, request, continuation)
 
     async def _stream(
         self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None
     ) -> AsyncGenerator[Chunk, None]:
+        reply = self.post(request_id, requester, request, continuation)
+        try:
+            while True:
+                await reply.wait(self.keep_alive_s)
+                chunk = reply.chunk()
+                yield chunk
+                if chunk.finish is not None:
+                    return
+        finally:
+            self.pending.withdraw(reply.job)
+
+    def post(
+        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None
+    ) -> "VolunteerReply":
+        """Lets a reply wait for volunteers, until it is withdrawn; raises EngineUnavailable."""
         start = continuation or Continuation()
         left = max(1, request.max_output_tokens - start.tokens)
         try:
@@ -106,39 +124,7 @@ class VolunteerEngine:
             )
         except TooManyPending:
             raise EngineUnavailable("too many jobs wait for volunteers") from None
-        try:
-            async for chunk in self._chunks(job, request, start, left):
-                yield chunk
-        finally:
-            self.pending.withdraw(job)
-
-    async def _chunks(
-        self, job: PostedJob, request: ChatRequest, start: Continuation, left: int
-    ) -> AsyncGenerator[Chunk, None]:
-        told = 0
-        while True:
-            until_s = min(self._keep_alive_s, self.pending.expire(job))
-            if job.state == "open":
-                await job.wait(until_s)
-            text = job.read()
-            made = min(left, estimated_tokens(job.said[len(start.text) :]))
-            tokens, told = max(0, made - told), max(told, made)
-            if job.state == "open":
-                yield Chunk(text=text, tokens=tokens, served_by=job.served_by)
-                continue
-            if job.state == "failed":
-                if text:
-                    yield Chunk(text=text, tokens=tokens, served_by=job.served_by)
-                raise EngineFailed("volunteers failed on the job")
-            yield Chunk(
-                text=text,
-                tokens=tokens,
-                finish="length" if made >= left else "stop",
-                prompt_tokens=estimated_prompt_tokens(request),
-                completion_tokens=made,
-                served_by=job.served_by,
-            )
-            return
+        return VolunteerReply(self.pending, job, request, len(start.text), left)
 
     def broken_up(self, request: ChatRequest) -> ChatRequest:
         """Breaks up all control tokens that are well known."""
@@ -166,12 +152,17 @@ class VolunteerEngine:
         """Volunteers make no embeddings."""
         raise EngineFailed("volunteers make no embeddings")
 
+    def names_of(self, engine_model: str) -> Sequence[str]:
+        """The names by which volunteers offer a model."""
+        return self._names.get(engine_model, (engine_model,))
+
     def _waiting(self, request: ChatRequest, requester: str, left: int) -> WaitingJob:
         terms = request.volunteers or VolunteerTerms()
         context = request.context_tokens
         if context is None or request.volunteers is None:
             context = len(request.prompt.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + left
-        models = tuple(dict.fromkeys((request.model, *(self.models[name].engine_model for name in terms.models))))
+        asked = (request.model, *(self.models[name].engine_model for name in terms.models))
+        models = tuple(dict.fromkeys(name for model in asked for name in self.names_of(model)))
         return WaitingJob(
             Conditions(
                 max_length=left,
@@ -190,6 +181,43 @@ class VolunteerEngine:
             terms.kudos,
             frozenset(terms.workers),
             terms.excludes,
+        )
+
+
+class VolunteerReply:
+    """A reply that waits for volunteers or is written by one; whoever posted its `job` withdraws it."""
+
+    def __init__(self, pending: PendingJobs, job: PostedJob, request: ChatRequest, begin: int, left: int) -> None:
+        self.job = job
+        self._pending = pending
+        self._request = request
+        self._begin = begin
+        self._left = left
+        self._told = 0
+
+    async def wait(self, timeout_s: float) -> None:
+        """Waits until there is something new, or for the time given; a volunteer that ran out of time loses the job."""
+        until_s = min(timeout_s, self._pending.expire(self.job))
+        if self.job.state == "open":
+            await self.job.wait(until_s)
+
+    def chunk(self) -> Chunk:
+        """What has come since the last call; raises EngineFailed where volunteers failed and nothing more came."""
+        job = self.job
+        text = job.read()
+        made = min(self._left, estimated_tokens(job.said[self._begin :]))
+        tokens, self._told = max(0, made - self._told), max(self._told, made)
+        if job.state == "failed" and not text:
+            raise EngineFailed("volunteers failed on the job")
+        if job.state != "done":
+            return Chunk(text=text, tokens=tokens, served_by=job.served_by)
+        return Chunk(
+            text=text,
+            tokens=tokens,
+            finish="length" if made >= self._left else "stop",
+            prompt_tokens=estimated_prompt_tokens(self._request),
+            completion_tokens=made,
+            served_by=job.served_by,
         )
 
 

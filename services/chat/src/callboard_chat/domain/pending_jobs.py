@@ -321,6 +321,7 @@ class PendingJobs:
         if not self._in_hand[handout.by.worker_id]:
             del self._in_hand[handout.by.worker_id]
         handout.job.handout = None
+        handout.job.touch()
         self._ended.put(handout.id, (handout.by.account, outcome))
 
 

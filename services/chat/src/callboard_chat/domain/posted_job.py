@@ -83,4 +83,8 @@ class PostedJob:
     def end(self, state: Literal["done", "failed"]) -> None:
         """Says that no more text comes."""
         self.state = state
+        self.touch()
+
+    def touch(self) -> None:
+        """Wakes whoever waits for something new."""
         self._changed.set()

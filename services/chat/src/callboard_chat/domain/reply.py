@@ -102,6 +102,7 @@ class Reply:
         self._pending_tokens = self._pending_thinking_tokens = 0
         self._pending_logprobs = ()
         self._engine_tokens = None
+        self._served_by = None
         self._cutter = StopCutter(self._request.sampling.stop)
         self._prefill = PrefillCheck(said if self._checks_prefill else Continuation())
         if self._request.mode == "chat":

@@ -41,7 +41,7 @@ from callboard_worker.takeover import kept_result, take_over
 
 log = logging.getLogger(__name__)
 
-StreamJob = Callable[[ChatJob, ChatRequest, Continuation | None], AsyncGenerator[Chunk, None]]
+StreamJob = Callable[[RunningJob[ChatJob], ChatRequest, Continuation | None], AsyncGenerator[Chunk, None]]
 """How an engine that has to know the job writes its reply; see `ChatEngine.stream`."""
 
 RETURN_TIMEOUT_S = 5.0
@@ -74,7 +74,7 @@ class ChatJobs:
         self._extensions = extensions
         self._statistics = statistics
         self._replies = replies
-        self._stream_job: StreamJob = stream_job or (lambda _job, request, said: engine.stream(request, said))
+        self._stream_job: StreamJob = stream_job or (lambda _running, request, said: engine.stream(request, said))
         self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
         self._other = metrics.ModelFigures("other")
         self._own_prompts = OwnPrompts()
@@ -266,7 +266,7 @@ class ChatJobs:
         job = running.job
         first = not reply.started
         try:
-            async with aclosing(self._stream_job(job, fit.cut(request) if fit else request, said)) as chunks:
+            async with aclosing(self._stream_job(running, fit.cut(request) if fit else request, said)) as chunks:
                 async for chunk in chunks:
                     if chunk.read_prompt_tokens is None:
                         running.heard_at = clock()

@@ -38,11 +38,18 @@ M = TypeVar("M", bound=Message)
 class TakesVolunteers(Protocol):
     """An engine whose replies volunteers write."""
 
-    pending: PendingJobs
-    models: VolunteerModels
+    @property
+    def pending(self) -> PendingJobs:
+        """The jobs that volunteers may pop."""
+        ...
+
+    @property
+    def models(self) -> VolunteerModels:
+        """What volunteers offer."""
+        ...
 
     def stream_job(
-        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None
+        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None, *, batch: bool = False
     ) -> AsyncGenerator[Chunk, None]:
         """Writes the reply of a job."""
         ...

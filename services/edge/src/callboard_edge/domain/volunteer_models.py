@@ -18,8 +18,8 @@ UNKNOWN_LENGTH = 80
 
 
 def volunteer_pools(section: ChatSection) -> tuple[str, ...]:
-    """The pools whose replies volunteers write."""
-    return tuple(name for name, pool in section.pools.items() if pool.backend == "volunteers")
+    """The pools whose replies volunteers write, alone or beside an engine of the site."""
+    return tuple(name for name, pool in section.pools.items() if pool.takes_volunteers)
 
 
 class VolunteerCatalogue(Catalogue[ChatModel]):
@@ -27,7 +27,7 @@ class VolunteerCatalogue(Catalogue[ChatModel]):
 
     def __init__(self, configured: Catalogue[ChatModel], section: ChatSection, workers: Workers) -> None:
         super().__init__(configured.models, configured.default)
-        self._pools = {name: section.pools[name] for name in volunteer_pools(section)}
+        self._pools = {name: pool for name, pool in section.pools.items() if pool.backend == "volunteers"}
         self._taken = set(section.models) | {alias for one in section.models.values() for alias in one.aliases}
         self._workers = workers
         self._known: dict[str, tuple[ChatModel, float]] = {}

@@ -137,11 +137,11 @@ class Volunteers:
         now = self._now()
         return [record for record in self._records.values() if record.is_online(now)]
 
-    def offering(self, model: str) -> list[VolunteerRecord]:
-        """Those that are there and write with a model."""
+    def offering(self, *names: str) -> list[VolunteerRecord]:
+        """Those that are there and write with a model of any of these names."""
         now = self._now()
-        found = self._by_model.get(model, {}).values()
-        return [one for one in found if one.is_online(now) and not (one.maintenance or one.paused)]
+        found = {record.id: record for name in names for record in self._by_model.get(name, {}).values()}
+        return [one for one in found.values() if one.is_online(now) and not (one.maintenance or one.paused)]
 
     def of_account(self, account: str) -> list[VolunteerRecord]:
         """Those of one owner, the one seen last first."""

@@ -15,7 +15,7 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import is_of_volunteers, offers_now, pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.pools import offers_now, pool_of, takes_volunteers, waiting, worker_id
 from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of, check_key
@@ -35,7 +35,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         check_body(body)
         models = (await context.offers.to(call.caller)).chat_models
         model = chosen_model(context, models, body)
-        kudos = await _kudos_of(context, call) if is_of_volunteers(context, model) else 0
+        kudos = await _kudos_of(context, call) if takes_volunteers(context, model) else 0
         terms = volunteer_terms(context, body, model, models, kudos)
         request = await context.text.checked(call, chat_request(body, model, terms), model, frozenset())
         count = (body.params and body.params.n) or 1

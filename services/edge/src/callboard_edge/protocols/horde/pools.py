@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from callboard_contracts.volunteers import VolunteerRecord
 from callboard_contracts.workers import WorkerInfo
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.ports import QueueDepth
@@ -110,33 +111,42 @@ def pools_for(context: EdgeContext, caller_models: Sequence[ChatModel]) -> list[
     return [pool_of(context, name, models) for name, models in by_name.items()]
 
 
+def takes_volunteers(context: EdgeContext, model: ChatModel) -> bool:
+    """Whether volunteers write with a model, alone or beside an engine of the site."""
+    return context.volunteer_jobs is not None and model.pool in context.volunteer_jobs.pools
+
+
 def is_of_volunteers(context: EdgeContext, model: ChatModel) -> bool:
-    """Whether volunteers write with a model."""
+    """Whether volunteers alone write with a model."""
     return is_pool_of_volunteers(context, model.pool)
 
 
 def is_pool_of_volunteers(context: EdgeContext, pool: str) -> bool:
-    """Whether volunteers are the workers of a pool."""
-    return context.volunteer_jobs is not None and pool in context.volunteer_jobs.pools
+    """Whether volunteers are the only workers of a pool."""
+    jobs = context.volunteer_jobs
+    return jobs is not None and pool in jobs.pools and pool not in context.settings.shared_pools
 
 
 def worker_count(context: EdgeContext, pool: Pool, model: ChatModel) -> int:
     """How many workers write with a model now."""
-    if is_of_volunteers(context, model):
-        return len(context.volunteers.offering(engine_name(context, model)))
-    return len(pool.workers)
+    own = 0 if is_of_volunteers(context, model) else len(pool.workers)
+    return own + (len(volunteers_for(context, model)) if takes_volunteers(context, model) else 0)
 
 
-def engine_name(context: EdgeContext, model: ChatModel) -> str:
-    """The name by which volunteers offer a model."""
-    return context.settings.engine_models.get(model.served_name, model.served_name)
+def volunteers_for(context: EdgeContext, model: ChatModel) -> list[VolunteerRecord]:
+    """The volunteers that are there and write with a model."""
+    name = model.served_name
+    return context.volunteers.offering(*context.settings.volunteer_models.get(name, (name,)))
 
 
 def offers_now(context: EdgeContext, pool: str, model: str) -> bool:
     """Whether somebody writes with a model of a pool, by the name that clients use, or is expected to."""
     found = context.chat_models.find(model)
+    # A model that volunteers alone offered is forgotten some time after the last of them.
+    if found is not None and takes_volunteers(context, found) and volunteers_for(context, found):
+        return True
     if is_pool_of_volunteers(context, pool):
-        return bool(context.volunteers.offering(model if found is None else engine_name(context, found)))
+        return False
     served = (one for one in context.chat_models.models if one.pool == pool)
     return any(context.workers.expects("chat", one) for one in served)
 

@@ -1,6 +1,7 @@
 """What requesters ask, in the neutral form, and which of the models it goes to."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -10,7 +11,13 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.local_sampling import context_and_reply, has_turn_tags, local_sampling
 from callboard_edge.protocols.horde.bodies import AsyncBody, Params
 from callboard_edge.protocols.horde.errors import Refusal
-from callboard_edge.protocols.horde.pools import engine_name, is_of_volunteers, pool_of, worker_id
+from callboard_edge.protocols.horde.pools import (
+    is_of_volunteers,
+    pool_of,
+    takes_volunteers,
+    volunteers_for,
+    worker_id,
+)
 
 DEFAULT_LENGTH = 80
 DEFAULT_CONTEXT_LENGTH = 2048
@@ -89,7 +96,7 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
         pool = by_name[model.pool]
         fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
         if is_of_volunteers(context, model):
-            some = context.volunteers.offering(engine_name(context, model))
+            some = volunteers_for(context, model)
             fits = any(one.max_context_length >= context_length and one.max_length >= max_length for one in some)
         return not context.workers.expects("chat", model), not pool.slots, not fits, not pool.has_free_slot
 
@@ -100,9 +107,11 @@ def _has_worker(context: EdgeContext, model: ChatModel, wanted: Sequence[str], *
     """Whether a worker that is asked for, or not excluded, serves a model."""
     if not wanted:
         return True
-    if not is_of_volunteers(context, model):
-        return (worker_id(model.pool) in wanted) != excludes
-    some = context.volunteers.offering(engine_name(context, model))
+    if not is_of_volunteers(context, model) and (worker_id(model.pool) in wanted) != excludes:
+        return True
+    if not takes_volunteers(context, model):
+        return False
+    some = volunteers_for(context, model)
     return any((one.id in wanted) != excludes for one in some) or not (some or not excludes)
 
 
@@ -110,7 +119,7 @@ def volunteer_terms(
     context: EdgeContext, body: AsyncBody, model: ChatModel, models: Catalogue[ChatModel], kudos: int
 ) -> VolunteerTerms | None:
     """What is asked of volunteers, where they write with the model; `kudos` are the requester's, in thousandths."""
-    if not is_of_volunteers(context, model):
+    if not takes_volunteers(context, model):
         return None
     others = (models.find(name) for name in body.models or ())
     wanted = (body.workers or ())[:MAX_WORKERS]
@@ -125,7 +134,22 @@ def volunteer_terms(
         extra_slow_workers=bool(body.extra_slow_workers),
         nsfw=body.nsfw is not False,
         kudos=max(0, kudos),
+        own_engine=_own_engine(context, model, wanted, excludes=bool(body.worker_blacklist)),
     )
+
+
+def _own_engine(
+    context: EdgeContext, model: ChatModel, wanted: Sequence[str], *, excludes: bool
+) -> Literal["may", "must", "may_not"]:
+    """Whether the pool's own engine may write, by the workers that are asked for or excluded."""
+    named = worker_id(model.pool) in wanted
+    if not wanted:
+        return "may"
+    if excludes:
+        return "may_not" if named else "may"
+    if not named:
+        return "may_not"
+    return "may" if any(context.volunteers.get(worker) is not None for worker in wanted) else "must"
 
 
 def _asked(models: Catalogue[ChatModel], names: Sequence[str]) -> list[ChatModel]:

@@ -172,7 +172,8 @@ class _Handlers:
         reply = _answered(await held.progress(request))
         if reply.outcome == "faulted" and reply.worker_id is not None:
             self._note(reply)
-            raise Refusal(400, "AbortedGen", "The text is too long, or not what was told before; others do the job.", "text")
+            message = "The text is too long, or not what was told before; others will do the job."
+            raise Refusal(400, "AbortedGen", message, "text")
         _refuse(reply)
         return call.answer({"accepted": True})
 

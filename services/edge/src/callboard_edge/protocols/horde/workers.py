@@ -150,7 +150,7 @@ class _Handlers:
         """Forgets one of the caller's own."""
         worker = await self._own(call)
         if worker.paused:
-            raise Refusal(403, "WorkerFlaggedMaintenance", "This worker was paused by the site, which alone removes it.")
+            raise Refusal(403, "WorkerFlaggedMaintenance", "This worker was paused by the site, which removes it.")
         await self._context.volunteers.remove(worker.id)
         return call.answer({"deleted_id": worker.id, "deleted_name": worker.name})
 
