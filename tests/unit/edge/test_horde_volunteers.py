@@ -25,8 +25,8 @@ BARN = volunteer_id("barn")
 OFFER: dict[str, Any] = {"name": "barn", "models": ["owl-7b"], "max_length": 80, "max_context_length": 1024}
 CONFIG: dict[str, Any] = {
     "chat": {
-        "pools": {"crowd": {"backend": "volunteers"}},
-        "models": {"owl": {"pool": "crowd", "engine_model": "owl-7b"}},
+        "pools": {"crowd": {"backend": "volunteers"}, "main": {"backend": "fake"}},
+        "models": {"owl": {"pool": "crowd", "engine_model": "owl-7b"}, "wren": {"pool": "main"}},
         "default_model": "owl",
     },
     "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
@@ -77,7 +77,7 @@ async def popped(site: Site, **over: Any) -> VolunteerRecord:
 
 
 async def test_a_request_waits_until_there_are_hands_for_it(site: Site) -> None:
-    body = {"prompt": "An owl", "params": {"max_length": 40}}
+    body = {"prompt": "An owl", "params": {"max_length": 40}, "models": ["owl"]}
     status, answer = await site.ask("POST", f"{TEXT}/async", body, **ANONYMOUS)
     assert (status, answer["message"][:9]) == (202, "No worker")
     path = f"{TEXT}/status/{answer['id']}"
@@ -96,6 +96,29 @@ async def test_a_request_waits_until_there_are_hands_for_it(site: Site) -> None:
     (model,) = (await site.ask("GET", "/api/v2/status/models?type=text"))[1]
     assert (model["count"], model["jobs"]) == (1, 3)
     assert "message" not in (await site.ask("POST", f"{TEXT}/async", body, **ANONYMOUS))[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "record", "model"),
+    [
+        ({}, {}, "owl"),
+        ({"trusted_workers": True}, {}, "wren"),
+        ({"trusted_workers": True}, {"trusted": True}, "owl"),
+        ({"validated_backends": True}, {"bridge_agent": "mine:1:x"}, "wren"),
+        ({"slow_workers": False}, {"tokens": 40, "seconds": 20.0}, "wren"),
+        ({"nsfw": True}, {"nsfw": False}, "wren"),
+    ],
+)
+async def test_a_request_goes_to_whoever_may_write_it(
+    asked: dict[str, Any], record: dict[str, Any], model: str, site: Site
+) -> None:
+    own = WorkerInfo(id="w", service="chat", pool="main", backend="fake", slots=1, slots_used=1, at=0)
+    site.edge.known.announce(own.model_copy(update={"models": (OfferedModel(name="wren"),)}))
+    site.volunteers.take((await popped(site)).model_copy(update=record))
+    body = {"prompt": "An owl", "params": {"max_context_length": 1024}, **asked}
+    status, answer = await site.ask("POST", f"{TEXT}/async", body, **ANONYMOUS)
+    assert status == 202, answer
+    assert (await site.edge.jobs.next_chat()).request.model == model
 
 
 @pytest.mark.parametrize(

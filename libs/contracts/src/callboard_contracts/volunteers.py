@@ -17,6 +17,8 @@ ONLINE_S = 300.0
 """A volunteer that has asked for work within this time counts as there."""
 RECORD_LIFE_S = 90 * 86_400
 """A volunteer that has not asked for work for so long is forgotten, and its name is free."""
+SLOW_TOKENS_PER_S = 3.0
+"""A volunteer that has written slower than this is slow."""
 MAX_DROPS_PER_HOUR = 20
 """A volunteer that drops more jobs is set into maintenance."""
 MAX_SUSPICIONS_PER_HOUR = 20
@@ -110,6 +112,12 @@ class VolunteerRecord(Message):
     def tokens_per_s(self) -> float | None:
         """How fast it has written; None until its first text."""
         return self.tokens / self.seconds if self.tokens and self.seconds > 0 else None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has written slowly; one without a text counts as fast."""
+        speed = self.tokens_per_s
+        return speed is not None and speed < SLOW_TOKENS_PER_S
 
     def is_online(self, now: float) -> bool:
         """Whether it has lately asked for work."""

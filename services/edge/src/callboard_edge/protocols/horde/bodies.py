@@ -126,7 +126,7 @@ class TypeQuery(Body):
 
 def _no_truth_value(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a truth value is no amount")
+        raise ValueError("a truth value is no amount")  # noqa: TRY004 - pydantic names the field at fault by it
     return value
 
 

@@ -44,8 +44,6 @@ DEFAULT_LENGTH = 512
 DEFAULT_CONTEXT_LENGTH = 2048
 LEAST_NAME, MOST_NAME = 3, 100
 MAX_BLACKLIST_CHARACTERS = 100
-SLOW_TOKENS_PER_S = 3.0
-"""A volunteer that has written slower than this is slow."""
 RETRY_AFTER_S = 2.0
 _USERNAME = re.compile(r"[^#]+#([0-9]{1,20})")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -218,7 +216,6 @@ def _may_be_offered(model: str) -> bool:
 def _offer(
     context: EdgeContext, body: PopBody, record: VolunteerRecord, models: tuple[str, ...], priority: tuple[str, ...]
 ) -> VolunteerOffer:
-    speed = record.tokens_per_s
     words = (word.strip().casefold()[:MAX_BLACKLIST_CHARACTERS] for word in body.blacklist or ())
     return VolunteerOffer(
         worker_id=record.id,
@@ -230,7 +227,7 @@ def _offer(
         nsfw=record.nsfw,
         trusted=record.trusted,
         validated=is_validated(context.settings.kudos, record.bridge_agent),
-        slow=speed is not None and speed < SLOW_TOKENS_PER_S,
+        slow=record.is_slow,
         extra_slow=bool(body.extra_slow_worker),
         needs_kudos=bool(body.require_upfront_kudos),
         blacklist=tuple(word for word in words if word),
