@@ -242,6 +242,7 @@ async def test_models_of_volunteers_stand_beside_those_of_the_configuration() ->
         OfferedModel(name="wren", context_tokens=4096, max_output_tokens=512),
         OfferedModel(name="owl", context_tokens=1),
         OfferedModel(name="named", context_tokens=1),
+        *(OfferedModel(name=name) for name in ("owl:latest", "OWL", "\uff4fwl:Latest")),
     )
     assert catalogue.names == ("owl", "named", "wren")
     wren = catalogue.resolve("wren")

@@ -1,12 +1,13 @@
 """The models that volunteers offer, beside those of the configuration."""
 
 import asyncio
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
 from callboard_contracts.pools import ChatSection
 from callboard_contracts.workers import WorkerInfo
-from callboard_edge.domain.catalogue import Catalogue, ChatModel
+from callboard_edge.domain.catalogue import LATEST, Catalogue, ChatModel
 from callboard_edge.domain.workers import Workers
 
 REMEMBERED_S = 30.0
@@ -23,12 +24,16 @@ def volunteer_pools(section: ChatSection) -> tuple[str, ...]:
 
 
 class VolunteerCatalogue(Catalogue[ChatModel]):
-    """The models of the configuration, then those that chat workers announce for volunteers."""
+    """The models of the configuration, then those that chat workers announce for volunteers.
+
+    Names that could be taken for one of the configuration are not offered: prompts for that would go to strangers.
+    """
 
     def __init__(self, configured: Catalogue[ChatModel], section: ChatSection, workers: Workers) -> None:
         super().__init__(configured.models, configured.default)
         self._pools = {name: pool for name, pool in section.pools.items() if pool.backend == "volunteers"}
-        self._taken = set(section.models) | {alias for one in section.models.values() for alias in one.aliases}
+        names = (*section.models, *(alias for one in section.models.values() for alias in one.aliases))
+        self._taken = frozenset(map(_looks, names))
         self._workers = workers
         self._known: dict[str, tuple[ChatModel, float]] = {}
         self._announced: Sequence[tuple[str, WorkerInfo]] = ()
@@ -61,7 +66,7 @@ class VolunteerCatalogue(Catalogue[ChatModel]):
         found: dict[str, ChatModel] = {}
         for pool, info in self._announced:
             for one in info.models:
-                if one.name in self._taken:
+                if _looks(one.name) in self._taken:
                     continue
                 model = found.get(one.name) or self._model(one.name, pool)
                 found[one.name] = replace(
@@ -88,3 +93,8 @@ class VolunteerCatalogue(Catalogue[ChatModel]):
             images=False,
             prompt_format=section.prompt_format,
         )
+
+
+def _looks(name: str) -> str:
+    """A name without what a client may leave out or write in another way."""
+    return unicodedata.normalize("NFKC", name).casefold().removesuffix(LATEST)
