@@ -15,6 +15,7 @@ from callboard_edge.http.route import Answer, Method, Route
 from callboard_edge.protocols.horde.bodies import SharedKeyBody, TransferAnswer, TransferBody, UserAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.prices import kudos_shown
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, APIKEY, account_of, key_of
 
@@ -137,7 +138,7 @@ async def _transfer(context: EdgeContext, call: Call, source: str, body: Transfe
 
 def _own(context: EdgeContext, reply: KudosReply) -> dict[str, Any]:
     workers = [record.id for record in context.volunteers.of_account(reply.account)]
-    user = _user(_username(reply), _number(reply.account), reply.balance / KUDOS_SCALE)
+    user = _user(_username(reply), _number(reply.account), kudos_shown(reply.balance))
     return {**user, "worker_count": len(workers), "worker_ids": workers}
 
 

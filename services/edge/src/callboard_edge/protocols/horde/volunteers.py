@@ -8,7 +8,6 @@ from aiohttp import web
 
 from callboard_contracts.characters import MODEL_PREFIX
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.kudos import KUDOS_SCALE
 from callboard_contracts.kudos_price import is_validated
 from callboard_contracts.volunteers import (
     MAX_MODEL_NAME,
@@ -36,6 +35,7 @@ from callboard_edge.protocols.horde.bodies import (
 )
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.prices import kudos_shown
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of
 
@@ -155,7 +155,7 @@ class _Handlers:
             if body.generation is None:
                 raise Refusal(400, "BadRequest", "Missing required field: 'generation'.", "generation")
         _refuse(reply)
-        return call.answer({"reward": _kudos(reply.reward)})
+        return call.answer({"reward": kudos_shown(reply.reward)})
 
     async def progress(self, call: Call) -> web.StreamResponse:
         """Takes a piece of a text."""
@@ -305,7 +305,3 @@ def _refuse(reply: SubmitReply) -> None:
             raise Refusal(404, "InvalidJobID", "There is no such job.", "id")
         case "accepted" | "faulted":
             return
-
-
-def _kudos(thousandths: int) -> float:
-    return thousandths / KUDOS_SCALE
