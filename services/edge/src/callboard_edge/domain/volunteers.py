@@ -118,10 +118,10 @@ class Volunteers:
         """Takes in that a record is gone."""
         record = self._records.pop(worker_id, None)
         for model in record.models if record else ():
-            of_model = self._by_model[model]
+            of_model = self._by_model.get(model, {})
             of_model.pop(worker_id, None)
             if not of_model:
-                del self._by_model[model]
+                self._by_model.pop(model, None)
 
     def keep_only(self, worker_ids: Iterable[str]) -> None:
         """Forgets all records but these."""
