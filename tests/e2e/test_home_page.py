@@ -17,6 +17,7 @@ from tests.support.processes import merged
 from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import StubSpeech
+from tests.support.volunteers import POP, Volunteer
 
 pytestmark = [
     pytest.mark.e2e,
@@ -70,7 +71,10 @@ def site(
     tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat, shared_speech_engine: StubSpeech
 ) -> Generator[Deployment]:
     """A site with a character and a voice whose names try to be markup."""
-    over = {"tts": {"models": {"parrot": {"voices": VOICES}}}}
+    over = {
+        "tts": {"models": {"parrot": {"voices": VOICES}}},
+        "chat": {"pools": {"crowd": {"backend": "volunteers"}}},
+    }
     config = merged(stub_config(shared_chat_engine.url, shared_speech_engine.url), over)
     deployment = Deployment(tmp_path_factory.mktemp("home"), config, forked=True)
     try:
@@ -199,6 +203,30 @@ async def test_key_is_used_for_this_tab_alone(site: Deployment) -> None:
         await click(page, "Forget it")
         await page.until("document.getElementById('usage-text').textContent.includes('Tier: anonymous')")
         assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_own_workers_are_paused_and_resumed_and_everybody_sees_who_is_there(site: Deployment) -> None:
+    key = await asyncio.to_thread(site.create_key, "standard")
+    async with aiohttp.ClientSession() as session:
+        barn = Volunteer(site.root_url(), key, session, "barn", models=[MARKUP])
+        await barn.pop()
+        async with home(site.root_url()) as page:
+            rows = "[...document.querySelectorAll('#{} tbody tr')].map((one) => one.innerText).join()"
+            await page.until(f"{rows.format('live-workers')}.includes('barn')")
+            assert MARKUP in await page.evaluate(rows.format("live-workers"))
+            assert CHAT_MODEL in await page.evaluate(rows.format("live-models"))
+            assert await page.evaluate("document.getElementById('own-workers').hidden")
+            await page.evaluate(f"document.getElementById('key').value = {key!r}")
+            await click(page, "Use this key")
+            for pressed, status in (("Pause: barn", 403), ("Resume: barn", 200)):
+                await page.until(
+                    f"[...document.querySelectorAll('button')].some((one) => one.ariaLabel === {pressed!r})"
+                )
+                await click(page, pressed)
+                async with asyncio.timeout(20):
+                    while (await barn.post(POP, barn.offer))[0] != status:
+                        await asyncio.sleep(0.05)
+            assert "1 worker" in await page.evaluate("document.getElementById('own-text').innerText")
 
 
 async def test_page_fits_a_phone_and_all_of_it_is_reached_by_keyboard(site: Deployment) -> None:

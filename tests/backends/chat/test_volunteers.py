@@ -20,6 +20,7 @@ from callboard_contracts.volunteers import (
     SubmitReply,
     VolunteerOffer,
     VolunteerTerms,
+    handout_mark,
 )
 from callboard_worker.engine import EngineError, EngineUnavailable
 from tests.backends.chat.suite import collect, request, text_of
@@ -108,6 +109,7 @@ async def test_a_job_is_handed_out_in_the_hordes_words_and_answered(stage: Stage
     asked = stage.ask(request("An owl", limit=40, mode="completion", sampling=sampling))
     job = await stage.got()
     assert job.id.startswith(MARK)
+    assert job.id.endswith(handout_mark("w"))
     assert job.model == "stub"
     assert job.payload == {
         "prompt": "An owl",

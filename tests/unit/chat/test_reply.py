@@ -9,6 +9,7 @@ from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
 from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, EndReason, Sampling, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.volunteers import ServedBy
 
 pytestmark = pytest.mark.unit
 
@@ -40,6 +41,28 @@ def test_a_reply_becomes_numbered_frames_and_an_end() -> None:
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (9, 3)
     assert sum(frame.tokens for frame in frames) == 3
     assert reply.result("r1", end).text == "a b "
+
+
+def test_a_reply_tells_how_often_it_was_begun_again() -> None:
+    reply = Reply(request(), attempt=2)
+    (first,) = feed(reply, *words("a "))
+    reply.begin_run()
+    (second,) = feed(reply, Chunk(text="b ", tokens=1, restarts=2))
+    end = reply.end("stop").end
+    assert end is not None
+    assert (first.restarts, second.restarts, end.restarts) == (1, 4, 4)
+    assert feed(Reply(request(), attempt=1), *words("a "))[0].restarts == 0
+
+
+def test_a_reply_that_is_begun_again_is_no_longer_the_volunteers_that_dropped_it() -> None:
+    reply = Reply(request(), attempt=1)
+    by = ServedBy(worker_id="w", worker_name="barn", model="owl", account="k", reward=9)
+    feed(reply, Chunk(text="a ", tokens=1, served_by=by))
+    reply.begin_run()
+    feed(reply, *words("b "), Chunk(finish="stop"))
+    end = reply.end("stop").end
+    assert end is not None
+    assert end.served_by is None
 
 
 def test_blanks_before_a_reply_are_the_prompts() -> None:

@@ -110,11 +110,13 @@ async def test_request_is_a_job_that_is_polled_and_shows_every_field_of_the_cont
         "generations": [],
     }
     for frame in frames("a ", "b ", end=None):
-        edge.replies.send(job.request_id, frame)
+        edge.replies.send(job.request_id, frame.model_copy(update={"restarts": 1}))
     runs = await state(edge, request_id)
+    assert runs["restarted"] == 1
     assert (runs["processing"], runs["waiting"], runs["queue_position"], runs["wait_time"]) == (1, 0, 0, 10)
-    finish(edge, job, " sat in the oak.")
+    finish(edge, job, " sat in the oak.", restarts=2)
     done = await state(edge, request_id)
+    assert done["restarted"] == 2
     assert (done["finished"], done["done"], done["faulted"], done["wait_time"]) == (1, True, False, 0)
     assert done["generations"] == [
         {

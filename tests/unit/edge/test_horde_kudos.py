@@ -180,6 +180,10 @@ async def test_volunteer_is_paid_for_each_period_that_it_is_there() -> None:
     assert await stay.goes_on(3) == [40_000]
     assert await stay.goes_on(20) == [40_000] * 3
     assert {request.account for request in stay.quota.uptimes.values()} == {ACCOUNT}
+    await stay.volunteers.flush()
+    record = stay.volunteers.get(volunteer_id("barn"))
+    assert record is not None
+    assert (record.uptime_reward, record.reward) == (120_000, 0)
     stay.now += 3600
     assert await stay.goes_on(5) == [40_000] * 3
 

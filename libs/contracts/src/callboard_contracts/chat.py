@@ -270,6 +270,8 @@ class ChatEnd(Message):
     """Why a reply ended and what it used; `error` is set exactly when the reason is `error`.
 
     `stop_sequence` is the one that ended the reply, where one did; `served_by` is the volunteer who wrote it.
+    `restarts` is how often it was begun again or gone on with, after a worker was lost, an engine broke off or a
+    volunteer failed.
     """
 
     reason: EndReason
@@ -278,6 +280,7 @@ class ChatEnd(Message):
     stop_sequence: str | None = None
     error: ErrorInfo | None = None
     served_by: ServedBy | None = None
+    restarts: int = Field(default=0, ge=0)
 
 
 class ChatFrame(Message):
@@ -285,7 +288,8 @@ class ChatFrame(Message):
 
     `seq` counts from 0 without gaps over all attempts; `attempt` is the delivery that wrote the frame; `tokens` is
     how many engine tokens the frame stands for, and `thinking_tokens` how many of them are reasoning. `thinking` is
-    the model's reasoning, never part of `text`. The last frame has `end`.
+    the model's reasoning, never part of `text`. `restarts` is how often the reply was begun again so far, for those who
+    poll. The last frame has `end`.
     """
 
     seq: int = Field(ge=0)
@@ -296,6 +300,7 @@ class ChatFrame(Message):
     thinking_tokens: int = Field(default=0, ge=0)
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    restarts: int = Field(default=0, ge=0)
     end: ChatEnd | None = None
 
 

@@ -4,6 +4,7 @@ A volunteer pops a job and submits its text. Edges know each by a record in the 
 pool has the backend `volunteers` hold the jobs. Nothing that goes to a volunteer says who asks.
 """
 
+import hashlib
 import unicodedata
 import uuid
 from typing import Any, Literal
@@ -34,6 +35,8 @@ MAX_POP_WAIT_S = 25.0
 """How long one chat worker holds a volunteer that waits for a job."""
 ID_MARK = 8
 """So many hexadecimal digits at the start of a job's id are those of the chat worker that handed it out."""
+HANDOUT_MARK = 4
+"""So many hexadecimal digits at the end of a job's id are those of the volunteer that got it."""
 _NAMESPACE = uuid.UUID("0a0a2d43-4f0e-5c8e-9a57-3b8f6ad0c2b1")
 
 Suspicion = Literal["speed", "empty", "repeated", "contradictory"]
@@ -77,7 +80,8 @@ class ServedBy(Message):
 class VolunteerRecord(Message):
     """What is known of a volunteer; times are in Unix seconds.
 
-    Its owner sets it into `maintenance`, as too many drops do; an operator or a rule has it `paused`. `drops` and
+    `reward` is what it has earned with texts and `uptime_reward` for being there, in thousandths of a kudos. Its owner
+    sets it into `maintenance`, as too many drops do; an operator or a rule has it `paused`. `drops` and
     `suspicions` are the times of those of the last hour.
     """
 
@@ -104,6 +108,7 @@ class VolunteerRecord(Message):
     tokens: int = Field(default=0, ge=0)
     seconds: float = Field(default=0.0, ge=0)
     reward: int = Field(default=0, ge=0)
+    uptime_reward: int = Field(default=0, ge=0)
     drops: tuple[float, ...] = ()
     suspicions: tuple[float, ...] = ()
     suspected: dict[str, int] = Field(default_factory=dict)
@@ -185,8 +190,8 @@ class WithdrawPop(Message):
 class SubmitRequest(Message):
     """A volunteer of an account submits the text of a job, or None where it failed.
 
-    `worker_id` and `worker_name` are the account's volunteer that was seen last, for a job that another chat worker
-    handed out before it was lost.
+    `worker_id` and `worker_name` are the account's volunteer that the job's id names, for a job that another chat
+    worker handed out before it was lost.
     """
 
     id: str
@@ -227,6 +232,11 @@ def volunteer_id(name: str) -> str:
     Names that differ only in case, blanks or the form of their letters, such as full-width ones, are one.
     """
     return str(uuid.uuid5(_NAMESPACE, " ".join(unicodedata.normalize("NFKC", name).casefold().split())))
+
+
+def handout_mark(worker_id: str) -> str:
+    """The hexadecimal digits by which the id of a job tells which of its owner's volunteers got it."""
+    return hashlib.blake2b(worker_id.encode(), digest_size=HANDOUT_MARK // 2).hexdigest()
 
 
 def volunteer_entry(worker_id: str) -> str:

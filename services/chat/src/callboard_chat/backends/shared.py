@@ -142,6 +142,7 @@ class SharedEngine:
             try:
                 async with aclosing(self._own.stream(request, continuation)) as chunks:
                     async for one in chunks:
+                        one.restarts = waiting.faults
                         yield one
             except EngineUnavailable:
                 self._away_until = self._clock() + AWAY_S
@@ -260,6 +261,8 @@ class _Waiting:
         self.reply: VolunteerReply | None = None
         self.dropped = bool(continuation and continuation.tokens)
         """Whether somebody has broken off."""
+        self.faults = 0
+        """How many volunteers have failed on it."""
         self._slots = slots
         self._volunteers = volunteers
         self._job = job
@@ -317,6 +320,7 @@ class _Waiting:
         if self.reply is None:
             return None
         job = self.reply.job
+        self.faults = max(self.faults, job.faults)
         self.dropped = self.dropped or job.faults > 0
         if job.faults and self.own_may:
             if self._told:

@@ -210,7 +210,7 @@ class VolunteerReply:
         if job.state == "failed" and not text:
             raise EngineFailed("volunteers failed on the job")
         if job.state != "done":
-            return Chunk(text=text, tokens=tokens, served_by=job.served_by)
+            return Chunk(text=text, tokens=tokens, served_by=job.served_by, restarts=job.faults)
         return Chunk(
             text=text,
             tokens=tokens,
@@ -218,6 +218,7 @@ class VolunteerReply:
             prompt_tokens=estimated_prompt_tokens(self._request),
             completion_tokens=made,
             served_by=job.served_by,
+            restarts=job.faults,
         )
 
 

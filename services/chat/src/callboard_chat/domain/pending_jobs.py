@@ -14,6 +14,7 @@ from callboard_chat.domain.recent_entries import RecentEntries
 from callboard_chat.domain.suspicions import Suspicions
 from callboard_chat.domain.volunteer_matching import SearchBudget, WaitingJob, WaitingJobs
 from callboard_contracts.volunteers import (
+    HANDOUT_MARK,
     ID_MARK,
     MAX_TEXT_BYTES,
     HandedJob,
@@ -23,6 +24,7 @@ from callboard_contracts.volunteers import (
     SubmitReply,
     Suspicion,
     VolunteerOffer,
+    handout_mark,
 )
 
 MAX_FAULTS = 3
@@ -37,6 +39,7 @@ MAX_IN_HAND = 64
 MAX_PARKED = 2048
 """So many volunteers may wait at once; one more is answered at once."""
 _KEY = 16
+_CHANCE = 8
 
 
 class TooManyPending(Exception):  # noqa: N818 - a state: another try may help
@@ -270,7 +273,7 @@ class PendingJobs:
 
     def _hand_out(self, job: PostedJob, request: PopRequest) -> HandedJob:
         offer, now = request.offer, self._clock()
-        job_id = _uuid(self._mark + job.key + secrets.token_hex(4))
+        job_id = self._new_id(job, offer)
         model = job.waiting.model_for(offer) or offer.models[0]
         by = ServedBy(worker_id=offer.worker_id, worker_name=offer.worker_name, model=model, account=offer.account)
         handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said, offer.validated)
@@ -279,6 +282,14 @@ class PendingJobs:
         self._in_hand[offer.worker_id] += 1
         self._pops.put(request.ticket, [*self._pops.get(request.ticket, ()), job_id])
         return HandedJob(id=job_id, model=model, payload=job.payload(offer, job.said), ttl_s=job.time_s)
+
+    def _new_id(self, job: PostedJob, offer: VolunteerOffer) -> str:
+        """An id that says where the job is, which it is and who got it, and that no hand-out before had."""
+        while True:
+            chance = secrets.token_hex((_CHANCE - HANDOUT_MARK) // 2)
+            job_id = _uuid(self._mark + job.key + chance + handout_mark(offer.worker_id))
+            if job_id not in self._handouts and job_id not in self._ended:
+                return job_id
 
     def _offer(self, job: PostedJob) -> None:
         """Gives a job to the volunteer that has waited longest of those that it fits, else lets it wait."""

@@ -23,7 +23,7 @@ class Chunk:
     `stop_sequence` where the engine says which one ended the reply. The counts are the engine's own for this run so
     far, None where it has not said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens`
     counts only what this run made, without what a continuation started from. `served_by` is the volunteer who writes
-    the reply, where one does.
+    the reply, where one does, and `restarts` is how many volunteers have failed on it in this run.
     """
 
     text: str = ""
@@ -40,6 +40,7 @@ class Chunk:
     completion_tokens: int | None = None
     durations: PhaseDurations | None = None
     served_by: ServedBy | None = None
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,8 @@ class Reply:
         self._stop_sequence: str | None = None
         self._durations = PhaseDurations()
         self._served_by: ServedBy | None = None
+        self._restarts = attempt - 2
+        self._run_restarts = 0
         self._splitter: ThinkingSplitter | None = None
         self._trims_start = trims_start
         self._at_start = False
@@ -103,6 +105,8 @@ class Reply:
         self._pending_logprobs = ()
         self._engine_tokens = None
         self._served_by = None
+        self._restarts += 1 + self._run_restarts
+        self._run_restarts = 0
         self._cutter = StopCutter(self._request.sampling.stop)
         self._prefill = PrefillCheck(said if self._checks_prefill else Continuation())
         if self._request.mode == "chat":
@@ -220,6 +224,7 @@ class Reply:
             stop_sequence=self._stop_sequence if reason == "stop" else None,
             error=error,
             served_by=self._served_by,
+            restarts=self._restarts + self._run_restarts,
         )
         return self._frame("", "", tokens, (), end)
 
@@ -262,6 +267,7 @@ class Reply:
             self._durations = chunk.durations
         if chunk.served_by is not None:
             self._served_by = chunk.served_by
+        self._run_restarts = max(self._run_restarts, chunk.restarts)
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
         hold = self._hold
@@ -351,6 +357,7 @@ class Reply:
             thinking_tokens=thinking_tokens,
             tool_calls=calls,
             logprobs=logprobs,
+            restarts=self._restarts + self._run_restarts,
             end=end,
         )
         self._sent.append(frame)

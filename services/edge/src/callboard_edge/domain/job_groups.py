@@ -23,7 +23,8 @@ SUBMIT_TIMEOUT_S = 120.0
 class GroupJob:
     """One job of a request; `result` is None until it ends, and afterwards where the result is gone.
 
-    `place` is where the job lies in its work queue, `tokens` and `text` are what it has written so far.
+    `place` is where the job lies in its work queue, `tokens` and `text` are what it has written so far, `restarts` is
+    how often it was begun again.
     """
 
     ended: bool
@@ -32,6 +33,7 @@ class GroupJob:
     begun: bool = False
     text: str = ""
     tokens: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class JobGroups:
             results = await asyncio.gather(*map(self._store.result, group.job_ids))
             if not any(results):
                 raise _unknown()
-            return GroupState(group, [GroupJob(ended=True, result=result) for result in results])
+            return GroupState(group, [_ended_job(result) for result in results])
         state = GroupState(group, await asyncio.gather(*map(self._job, group.job_ids)))
         if state.ended:
             # The results are kept for some time from now on, so the group has to be kept as long.
@@ -112,7 +114,7 @@ class JobGroups:
             if error.info.code is not ErrorCode.NOT_FOUND:
                 raise
             # Its ticket may be gone a little earlier than its result.
-            return GroupJob(ended=True, result=await self._store.result(job_id))
+            return _ended_job(await self._store.result(job_id))
         return _group_job(job)
 
     async def _submit(self, name: str, group: KeptGroup, enter: Callable[[str], Awaitable[object]]) -> None:
@@ -144,7 +146,12 @@ def _group_job(job: KeptJob) -> GroupJob:
         begun=job.state == "running",
         text=job.text,
         tokens=job.tokens,
+        restarts=job.restarts,
     )
+
+
+def _ended_job(result: ChatResult | None) -> GroupJob:
+    return GroupJob(ended=True, result=result, restarts=result.end.restarts if result else 0)
 
 
 def _unknown() -> CallboardError:

@@ -29,7 +29,10 @@ JobState = Literal["queued", "running", "done"]
 
 @dataclass(frozen=True, slots=True)
 class KeptJob:
-    """A polled job as it stands; `result` is there when it is done, `text` and `thinking` grow until then."""
+    """A polled job as it stands; `result` is there when it is done, `text` and `thinking` grow until then.
+
+    `restarts` is how often it was begun again, as far as its worker has told.
+    """
 
     state: JobState
     ticket: JobTicket
@@ -37,6 +40,7 @@ class KeptJob:
     thinking: str = ""
     tokens: int = 0
     result: ChatResult | None = None
+    restarts: int = 0
 
 
 class KeptJobs:
@@ -89,7 +93,7 @@ class KeptJobs:
         result = await self._store.result(request_id)
         if result is not None:
             tokens = result.end.usage.completion_tokens
-            return KeptJob("done", ticket, result.text, result.thinking, tokens, result)
+            return KeptJob("done", ticket, result.text, result.thinking, tokens, result, result.end.restarts)
         buffer = TextReorderBuffer()
         frames = await self._store.frames(request_id)
         if not frames and self._deps.now() > ticket.deadline_at + ANSWER_GRACE_S:
@@ -98,7 +102,9 @@ class KeptJobs:
             result = await self._store.result(request_id)
             return KeptJob("done" if result else "queued", ticket, result=result)
         buffer.feed(frames)
-        return KeptJob("running" if frames else "queued", ticket, buffer.text, buffer.thinking, buffer.tokens)
+        restarts = max((frame.restarts for frame in frames), default=0)
+        state: JobState = "running" if frames else "queued"
+        return KeptJob(state, ticket, buffer.text, buffer.thinking, buffer.tokens, restarts=restarts)
 
     async def find_named(self, name: str) -> KeptJob:
         """The newest job of a client's own name as it stands; raises as `find`."""

@@ -1,6 +1,7 @@
 """Pays volunteers for having been there, where the site counts kudos."""
 
 import logging
+from collections.abc import Callable
 
 from callboard_contracts.kudos import KudosUptimeRequest
 from callboard_contracts.kudos_price import KudosSection, model_billions, uptime_period, uptime_reward
@@ -21,8 +22,8 @@ class UptimeRewards:
         self._quota = quota
         self._background = background
 
-    def seen(self, before: VolunteerRecord, record: VolunteerRecord) -> None:
-        """Takes in that a volunteer is there, by its record before and now."""
+    def seen(self, before: VolunteerRecord, record: VolunteerRecord, paid: Callable[[int], None]) -> None:
+        """Takes in that a volunteer is there, by its record before and now; `paid` is told what it earned by that."""
         kudos = self._kudos
         periods = [int(one.uptime_s // kudos.uptime_period_s) for one in (before, record)]
         if not kudos.enabled or periods[0] == periods[1] or record.maintenance or record.paused or not record.fulfilled:
@@ -37,10 +38,12 @@ class UptimeRewards:
             ),
         )
         if request.amount:
-            self._background.start(self._pay(request), "pay-uptime")
+            self._background.start(self._pay(request, paid), "pay-uptime")
 
-    async def _pay(self, request: KudosUptimeRequest) -> None:
+    async def _pay(self, request: KudosUptimeRequest, paid: Callable[[int], None]) -> None:
         reply = await self._quota.pay_uptime(request)
         if reply.error is not None:
             # It is not tried again, since the period may be over by then.
             log.warning("uptime_not_paid", extra={"worker": request.worker, "code": reply.error.code.value})
+        elif not reply.repeated:
+            paid(request.amount)

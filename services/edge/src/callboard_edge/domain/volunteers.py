@@ -27,6 +27,7 @@ MAX_KEPT = 64
 DROPPED = "Too many jobs were dropped in an hour."
 
 Change = Callable[[VolunteerRecord], VolunteerRecord]
+OnSeen = Callable[[VolunteerRecord, VolunteerRecord, Callable[[int], None]], None]
 
 
 class NameTaken(Exception):  # noqa: N818 - a state, not a failure
@@ -71,6 +72,7 @@ class Noted:
     tokens: int = 0
     seconds: float = 0.0
     reward: int = 0
+    uptime_reward: int = 0
     drops: list[float] = field(default_factory=list[float])
     suspicions: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
 
@@ -80,6 +82,7 @@ class Noted:
         self.tokens += other.tokens
         self.seconds += other.seconds
         self.reward += other.reward
+        self.uptime_reward += other.uptime_reward
         self.drops = [*other.drops, *self.drops][-MAX_KEPT:]
         self.suspicions = [*other.suspicions, *self.suspicions][-MAX_KEPT:]
 
@@ -87,7 +90,8 @@ class Noted:
 class Volunteers:
     """The records of all volunteers; `now` tells the Unix time. Without a `store` the site has none.
 
-    `on_seen` learns of each volunteer whose being there is noted, by its record before and after.
+    `on_seen` learns of each volunteer whose being there is noted, by its record before and after, and is given what
+    takes in its pay for that.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Volunteers:
         store: VolunteerStore | None,
         now: Callable[[], float],
         most_per_account: int = 20,
-        on_seen: Callable[[VolunteerRecord, VolunteerRecord], None] = lambda _before, _after: None,
+        on_seen: OnSeen = lambda _before, _after, _paid: None,
     ) -> None:
         self._on_seen = on_seen
         self._store = store
@@ -194,7 +198,7 @@ class Volunteers:
         finally:
             self._signing_in.pop(worker_id, None)
         self.take(record)
-        self._on_seen(before, record)
+        self._on_seen(before, record, partial(self._paid, worker_id))
         return record
 
     def _too_many(self, worker_id: str, account: str) -> bool:
@@ -259,6 +263,9 @@ class Volunteers:
                     later.add(noted)
                 return
 
+    def _paid(self, worker_id: str, amount: int) -> None:
+        self._note(worker_id).uptime_reward += amount
+
     def _note(self, worker_id: str) -> Noted:
         return self._noted.setdefault(worker_id, Noted())
 
@@ -276,6 +283,7 @@ def with_noted(record: VolunteerRecord, noted: Noted, now: float) -> VolunteerRe
         "tokens": record.tokens + noted.tokens,
         "seconds": round(record.seconds + noted.seconds, 3),
         "reward": record.reward + noted.reward,
+        "uptime_reward": record.uptime_reward + noted.uptime_reward,
         "drops": drops,
         "suspicions": suspicions,
         "suspected": suspected,

@@ -2,6 +2,7 @@
 
 import { base, element, json, key, useKey, withKey } from "./api.js";
 import "./offer.js";
+import "./workers.js";
 
 const entry = document.getElementById("key");
 const copied = document.getElementById("copied");

@@ -152,7 +152,7 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
     return {
         "finished": len(generations),
         "processing": processing,
-        "restarted": 0,
+        "restarted": sum(job.restarts for job in state.jobs),
         "waiting": len(jobs) - processing,
         "done": state.ended,
         "faulted": state.ended and any(_failed(job) for job in state.jobs),

@@ -19,6 +19,7 @@ from callboard_contracts.volunteers import (
     SubmitRequest,
     VolunteerOffer,
     VolunteerRecord,
+    handout_mark,
 )
 from callboard_edge.domain.volunteer_jobs import LONGEST_WAIT_S, VolunteerJobs
 from callboard_edge.domain.volunteers import NameTaken, SignIn, TooManyVolunteers
@@ -138,13 +139,14 @@ class _Handlers:
         job_id = _job_id(body.id)
         text = None if body.state in ("faulted", "censored", "csam") else body.generation
         too_long = text is not None and len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES
-        newest = next(iter(self._context.volunteers.of_account(account)), None)
+        own = self._context.volunteers.of_account(account)
+        worker = next((one for one in own if job_id.endswith(handout_mark(one.id))), None)
         request = SubmitRequest(
             id=job_id,
             account=account,
             text=None if too_long else text,
-            worker_id=newest.id if newest else "",
-            worker_name=newest.name if newest else "",
+            worker_id=worker.id if worker else "",
+            worker_name=worker.name if worker else "",
         )
         reply = _answered(await held.submit(request))
         self._context.metrics.volunteer_submits.labels(reply.outcome).inc()

@@ -183,7 +183,7 @@ def _worker(pool: Pool, uptime_s: int) -> dict[str, object]:
 
 
 def _volunteer(one: VolunteerRecord, now: float) -> dict[str, object]:
-    earned = one.reward / KUDOS_SCALE
+    generated, uptime = one.reward / KUDOS_SCALE, one.uptime_reward / KUDOS_SCALE
     return {
         "type": "text",
         "name": one.name,
@@ -191,8 +191,8 @@ def _volunteer(one: VolunteerRecord, now: float) -> dict[str, object]:
         "online": one.is_online(now),
         "requests_fulfilled": one.fulfilled,
         "uncompleted_jobs": one.dropped,
-        "kudos_rewards": earned,
-        "kudos_details": {"generated": earned, "uptime": 0},
+        "kudos_rewards": generated + uptime,
+        "kudos_details": {"generated": generated, "uptime": uptime},
         "performance": f"{one.tokens_per_s or 0.0:.1f} tokens per second",
         "threads": one.threads,
         "uptime": int(one.uptime_s),
