@@ -162,6 +162,9 @@ async def test_a_name_of_another_user_is_refused_in_all_of_its_forms(site: Site)
 async def test_an_owner_changes_a_worker_but_no_pause_of_the_site(site: Site) -> None:
     record = await popped(site)
     path = f"/api/v2/workers/{BARN}"
+    site.volunteers.take(record.model_copy(update={"reward": 1500, "uptime_reward": 40_179}))
+    shown = (await site.ask("GET", path))[1]
+    assert (shown["kudos_rewards"], shown["kudos_details"]) == (41.679, {"generated": 1.5, "uptime": 40})
     changed = {"name": "barn", "info": "by the lake", "maintenance": False}
     assert await site.ask("PUT", path, changed, **KEY) == (200, {"maintenance": False, "info": "by the lake"})
     for over in ({"name": "shed"}, {"info": "x" * 1001}, {"maintenance": 7}):

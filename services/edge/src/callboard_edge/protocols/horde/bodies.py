@@ -258,7 +258,7 @@ class KudosDetails(AnswerBody):
     """What a worker has earned, and for what."""
 
     generated: float
-    uptime: float
+    uptime: int
 
 
 class WorkerAnswer(AnswerBody):

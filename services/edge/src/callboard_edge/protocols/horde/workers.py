@@ -192,7 +192,8 @@ def _volunteer(one: VolunteerRecord, now: float) -> dict[str, object]:
         "requests_fulfilled": one.fulfilled,
         "uncompleted_jobs": one.dropped,
         "kudos_rewards": generated + uptime,
-        "kudos_details": {"generated": generated, "uptime": uptime},
+        # The Horde's own library takes whole kudos only for having been there.
+        "kudos_details": {"generated": generated, "uptime": int(uptime)},
         "performance": f"{one.tokens_per_s or 0.0:.1f} tokens per second",
         "threads": one.threads,
         "uptime": int(one.uptime_s),
