@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from callboard_chat.settings import pool_settings as chat_pool
+from callboard_cli.__main__ import parser
 from callboard_cli.models.catalogue import needed_by
 from callboard_contracts.config import Config
 from callboard_contracts.permissions import USERS
@@ -60,7 +61,12 @@ def test_the_set_ups_are_those_that_are_promised() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["deploy/compose/compose.yaml", "deploy/compose/one-container.yaml", "deploy/observability/compose.yaml"],
+    [
+        "deploy/compose/compose.yaml",
+        "deploy/compose/one-container.yaml",
+        "deploy/compose/volunteer.yaml",
+        "deploy/observability/compose.yaml",
+    ],
 )
 def test_the_file_is_what_compose_reads(path: str) -> None:
     program = Path(sys.executable).with_name("check-jsonschema")
@@ -269,3 +275,20 @@ def test_worker_containers_have_a_memory_limit() -> None:
     for name in ("chat", "tts", "stt"):
         assert compose().document["services"][name]["mem_limit"] == "4g"
         assert compose(over={"CALLBOARD_WORKER_MEMORY": "9g"}).document["services"][name]["mem_limit"] == "9g"
+
+
+def test_volunteer_starts_by_its_compose_file() -> None:
+    """With its key from a file, the machine's own engine, and the time to finish what it has in work."""
+    given = {"CALLBOARD_VOLUNTEER_SERVER": "https://voices.example", "CALLBOARD_VOLUNTEER_NAME": "barn"}
+    given["CALLBOARD_VOLUNTEER_OPTIONS"] = "--model owl"
+    service = compose(over=given, file="volunteer.yaml").services["volunteer"]
+    assert service["build"]["args"]["MEMBER"] == "cli"
+    found = parser().parse_args(shlex.split(service["command"]))
+    assert (found.server, found.engine, found.name, found.model) == (
+        "https://voices.example",
+        "http://host.docker.internal:11434",
+        "barn",
+        "owl",
+    )
+    assert found.key_file == Path("/run/secrets") / service["secrets"][0]
+    assert service["extra_hosts"] == ["host.docker.internal:host-gateway"]

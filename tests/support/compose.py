@@ -16,7 +16,7 @@ from callboard_kit.settings import load_config
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
 DEFAULT_SETUP = ".env"
-_VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::[-?]([^}]*))?\}")
 
 
 def env_file(path: Path) -> dict[str, str]:
@@ -75,14 +75,14 @@ class Compose:
         return load_config(FOLDER / source, environ)
 
 
-def compose(setup: str = DEFAULT_SETUP, over: Mapping[str, str] | None = None) -> Compose:
-    """Reads the compose file with the variables of a set-up, and others over them."""
+def compose(setup: str = DEFAULT_SETUP, over: Mapping[str, str] | None = None, file: str = "compose.yaml") -> Compose:
+    """Reads a compose file with the variables of a set-up, and others over them."""
     variables = env_file(FOLDER / setup) | dict(over or {})
 
     def value(match: re.Match[str]) -> str:
         return "$" if match[0] == "$$" else variables.get(match[1]) or match[2] or ""
 
-    document = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
+    document = yaml.safe_load((FOLDER / file).read_text(encoding="utf-8"))
     return Compose(setup, variables, _replaced(document, value))
 
 

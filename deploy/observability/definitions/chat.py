@@ -107,6 +107,14 @@ REPLIES = Row(
             Query(per_second("callboard_chat_volunteer_submits_total", workers.POOL, by="outcome"), "chat {{outcome}}"),
             width=8,
         ),
+        panel(
+            "Shared jobs",
+            "Jobs of pools that share them with volunteers, a second: those that the own engine began, and those that "
+            "volunteers finished.",
+            "reqps",
+            Query(per_second("callboard_chat_shared_jobs_total", workers.POOL, by="by"), "{{by}}"),
+            width=8,
+        ),
         *spread(
             USAGE,
             "Prompt length",

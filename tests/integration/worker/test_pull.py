@@ -24,9 +24,13 @@ BATCH = "job.chat.main.batch.tenant"
 
 @asynccontextmanager
 async def pulling(
-    bus: Bus, handle: Callable[[Delivery], Awaitable[None]], slots: int = 1, drain_s: float = 5.0
+    bus: Bus,
+    handle: Callable[[Delivery], Awaitable[None]],
+    slots: int = 1,
+    drain_s: float = 5.0,
+    room: Callable[[], int] | None = None,
 ) -> AsyncGenerator[PullLoop]:
-    loop = PullLoop(bus, "CHAT", "chat-main-live", "chat-main-batch", slots, handle)
+    loop = PullLoop(bus, "CHAT", "chat-main-live", "chat-main-batch", slots, handle, room=room)
     shutdown = Shutdown()
     running = asyncio.ensure_future(loop.run(shutdown.wait))
     try:
@@ -83,6 +87,28 @@ async def test_no_more_jobs_run_than_there_are_slots(bus: Bus) -> None:
         await eventually(lambda: done == 8)
     assert most == 2
     assert await left_in_queue(bus) == 0
+
+
+async def test_no_more_jobs_are_taken_than_are_welcome(bus: Bus) -> None:
+    room, gate = 1, asyncio.Event()
+    seen: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> None:
+        nonlocal room
+        seen.append(delivery.data)
+        room = 0
+        await gate.wait()
+
+    for number in range(3):
+        await bus.publish_stored(LIVE, b"live%d" % number, f"live{number}")
+    async with pulling(bus, handle, slots=8, room=lambda: room):
+        await eventually(lambda: len(seen) == 1)
+        room = 1
+        await eventually(lambda: len(seen) == 2)
+        gate.set()
+        room = 8
+        await eventually(lambda: len(seen) == 3)
+    assert seen == [b"live0", b"live1", b"live2"]
 
 
 async def test_live_jobs_overtake_waiting_batch_jobs(bus: Bus) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from callboard_chat import settings
+from callboard_chat.domain.shared_jobs import SharingRule
 from callboard_chat.settings import pool_settings
 from callboard_contracts.config import Config
 from callboard_kit.lifecycle import StartError
@@ -82,3 +84,27 @@ def test_control_tokens_are_parsed_only_where_every_name_of_a_model_says_so() ->
     assert pool_settings(Config.model_validate(written), "stage", {}).parse_special == {"owl-q4", "wren"}
     models["lark"] = {"pool": "stage", "engine_model": "owl-q4"}
     assert pool_settings(Config.model_validate(written), "stage", {}).parse_special == {"wren"}
+
+
+def test_a_pool_that_shares_its_jobs_has_slots_for_both_and_its_models_as_volunteers_get_them() -> None:
+    shared = config(volunteers="second", slots=2, volunteer_slots=8, second_after_jobs=1, second_after_s=3)
+    shared.chat.models["wren"] = shared.chat.models["wren"].model_copy(update={"volunteer_models": ("x/wren",)})
+    pool = pool_settings(shared, "stage", {})
+    assert (pool.slots, pool.own_slots, pool.sharing) == (10, 2, SharingRule(True, 1, 3.0))
+    assert pool.models["owl"].engine_model == "owl-q4"
+    assert pool.volunteer_models is not None
+    written = pool.volunteer_models["owl:latest"]
+    assert (written.engine_model, written.tools, written.json_schema, written.prompt_format) == (
+        "owl",
+        "refuse",
+        False,
+        "alpaca",
+    )
+    assert pool.volunteer_names == {"wren": ("x/wren",)}
+    alone = pool_settings(config(slots=2), "stage", {})
+    assert (alone.slots, alone.own_slots, alone.sharing, alone.volunteer_models) == (2, 2, None, None)
+
+
+def test_volunteers_alone_share_with_nobody() -> None:
+    with pytest.raises(ValidationError, match="no engine to share jobs with"):
+        config(backend="volunteers", volunteers="first")

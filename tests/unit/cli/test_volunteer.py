@@ -167,6 +167,21 @@ async def test_stop_finishes_the_job_at_hand_and_asks_for_no_more(stack: AsyncEx
     assert len(site.horde.of(POP)) == 1
 
 
+async def test_volunteer_that_is_to_end_at_once_hands_its_jobs_back(stack: AsyncExitStack) -> None:
+    gate = asyncio.Event()
+    site = await made(stack, StubHorde([JOB], node="callboard"), gate=gate)
+    running = asyncio.create_task(site.volunteer.run())
+    async with asyncio.timeout(5):
+        while not site.horde.of(PROGRESS):
+            await asyncio.sleep(0.005)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    gate.set()
+    assert [body["state"] for body in site.horde.of(SUBMIT)] == ["faulted"]
+    assert site.said[-1].endswith("handed back")
+
+
 async def test_stop_ends_an_idle_wait_at_once(stack: AsyncExitStack) -> None:
     site = Site(stack, StubHorde(), StubEngine("koboldcpp"))
     await site.start(rhythm=Rhythm(no_job_s=600.0))

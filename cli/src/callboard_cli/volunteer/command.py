@@ -36,8 +36,8 @@ def register(subparsers: Subparsers) -> None:
         "volunteer",
         help="lend an engine of this machine to a Callboard or an AI Horde",
         description="Fetches jobs over HTTPS, has the engine write them and hands the texts in. Nothing listens, so it "
-        "works from behind any firewall. SIGTERM or Ctrl-C ends it once the jobs at hand are done; a second one at "
-        f"once. The API key comes from the environment, as {KEY}, or from a file.",
+        "works from behind any firewall. SIGTERM or Ctrl-C ends it once the jobs at hand are done; a second one "
+        f"hands them back. The API key comes from the environment, as {KEY}, or from a file.",
     )
     parser.add_argument("--server", required=True, help="the address to work for, such as https://voices.example")
     parser.add_argument("--engine", required=True, help="the engine's address, such as http://127.0.0.1:5001")

@@ -20,6 +20,8 @@ SUBMIT_TRIES = 10
 FAULTS_IN_A_ROW = 5
 """After so many failed jobs no more are asked for until the engine answers again."""
 DEFAULT_TTL_S = 150.0
+HAND_BACK_S = 2.0
+"""How long a volunteer that ends at once takes to hand its jobs back."""
 SUBMIT_MARGIN_S = 5.0
 """So much before its time is over a job is handed in as it is, or given up."""
 DEFAULT_LENGTH = 80
@@ -117,7 +119,10 @@ class _Text:
 
 
 class Volunteer:
-    """Works in several loops under one name until `stop` is set; jobs that run are then finished."""
+    """Works in several loops under one name until `stop` is set; jobs that run are then finished.
+
+    Cancelled, it hands them back.
+    """
 
     def __init__(
         self, server: HordeServer, engine: Engine, offer: Offer, say: Say, rhythm: Rhythm | None = None
@@ -224,6 +229,9 @@ class Volunteer:
         try:
             async with asyncio.timeout(max(1.0, _ttl_s(job) - SUBMIT_MARGIN_S)):
                 await self._written(job_id, model, payload, text)
+        except asyncio.CancelledError:
+            await self._hand_back(job_id)
+            raise
         except TimeoutError:
             self._say(f"job {job_id}: its time is over")
             await self._submit(job_id, None)
@@ -285,6 +293,16 @@ class Volunteer:
                 text.lost = True
                 return
             await asyncio.sleep(max(self._rhythm.progress_s, answer.retry_after_s or 0.0))
+
+    async def _hand_back(self, job_id: str) -> None:
+        """Gives a job up in the short time that is left, so that nobody waits until its own is over."""
+        try:
+            async with asyncio.timeout(HAND_BACK_S):
+                await self._submit(job_id, None)
+        except TimeoutError:
+            self._say(f"job {job_id}: it could not be handed back")
+        else:
+            self._say(f"job {job_id}: handed back")
 
     async def _submit(self, job_id: str, said: str | None) -> bool:
         """Hands a text in, or a fault where there is none; returns whether a text was taken."""
