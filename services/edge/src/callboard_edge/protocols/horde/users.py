@@ -69,17 +69,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
 
     answers = {200: Answer("The user.", UserAnswer), **ANSWERS}
     return [
-        Route(
-            "GET",
-            "/api/v2/find_user",
-            find,
-            "horde_find_user",
-            "Show the key's own user",
-            TAG,
-            # A key that is not known is no error of the caller here.
-            security="none",
-            answers=answers,
-        ),
+        Route("GET", "/api/v2/find_user", find, "horde_find_user", "Show the key's own user", TAG, answers=answers),
         Route("GET", "/api/v2/users/{id}", user, "horde_user", "Show a user", TAG, answers=answers),
         Route(
             "POST",
