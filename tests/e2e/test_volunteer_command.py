@@ -21,6 +21,7 @@ from tests.unit.cli.volunteer_stubs import StubEngine, serving
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 OWL = "owl"
+SMALL = "smollm2"
 LLAMACPP = """
 import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
@@ -35,7 +36,10 @@ time.sleep(600)
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     config: dict[str, Any] = {
-        "chat": {"pools": {"crowd": {"backend": "volunteers", "volunteer_time_s": 1}}},
+        "chat": {
+            "pools": {"crowd": {"backend": "volunteers", "volunteer_time_s": 1}},
+            "models": {SMALL: {"pool": "crowd", "engine_model": "smollm2-135m", "prompt_format": "chatml"}},
+        },
         "kudos": {"enabled": True},
         "quota": {"reap_interval_s": 1},
     }
@@ -140,6 +144,8 @@ async def test_job_of_a_volunteer_or_an_engine_that_is_killed_is_gone_on_with_an
         urls = [
             await server.enter_async_context(serving(one.handle)) for server, one in zip(servers, engines, strict=True)
         ]
+        # What the engines were asked ends with them.
+        stack.callback(never.set)
         barn = await stack.enter_async_context(lent(site, key, urls[0], "barn"))
         found: list[str] = []
         async for piece in pieces(client, OWL, 6):
@@ -189,7 +195,7 @@ async def test_server_of_llamacpp_is_lent(site: Deployment, key: str, client: op
             while await process.stdout.readline() not in {b"ready\n", b""}:
                 pass
         async with lent(site, key, f"http://127.0.0.1:{port}", "barn", offer="smollm2-135m") as barn:
-            found = [piece async for piece in pieces(client, "smollm2-135m", 24)]
+            found = [piece async for piece in pieces(client, SMALL, 24)]
             assert len(found) > 1
             assert len("".join(found).split()) > 3
             barn.process.send_signal(signal.SIGTERM)

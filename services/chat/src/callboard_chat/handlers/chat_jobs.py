@@ -316,7 +316,8 @@ class ChatJobs:
 
     def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd) -> None:
         model = self._pool.models.get(request.model)
-        if model is None:
+        if model is None or (self._pool.sharing is not None and end.served_by is not None):
+            # The figures of a shared pool are its own engine's, which counts its tokens.
             return
         seconds = asyncio.get_running_loop().time() - running.started_at
         self._replies[model.name].learn(end.usage.completion_tokens, seconds)
