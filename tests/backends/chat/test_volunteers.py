@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from callboard_chat.backends.volunteers import VolunteerEngine
-from callboard_chat.domain.pending_jobs import PendingJobs
+from callboard_chat.domain.pending_jobs import MAX_IN_HAND, PendingJobs
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_chat.domain.volunteer_rewards import reward_by
@@ -15,6 +15,7 @@ from callboard_contracts.chat import ChatJob, ChatRequest, Sampling
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.kudos_price import KudosSection, reward
 from callboard_contracts.volunteers import (
+    MAX_TEXT_BYTES,
     HandedJob,
     PopRequest,
     ServedBy,
@@ -289,6 +290,29 @@ async def test_texts_that_look_false_are_told(stage: Stage) -> None:
         found.append(stage.submit(await stage.got(), text).suspicions)
         await asked
     assert found == [("empty",), ("speed",), ("speed", "repeated")]
+
+
+async def test_a_volunteer_that_tells_without_end_loses_the_job(stage: Stage) -> None:
+    asked = stage.ask()
+    job = await stage.got("w1")
+    half = "x" * (MAX_TEXT_BYTES // 2)
+    told = [stage.pending.progress(job.id, ANN, None, piece).outcome for piece in (half, half, "x")]
+    assert told == ["accepted", "accepted", "faulted"]
+    stage.submit(await stage.got("w2"), ".")
+    assert text_of(await asked) == f"{half}{half}."
+
+
+async def test_a_volunteer_has_so_many_jobs_in_hand_and_no_more() -> None:
+    stage = Stage(most_jobs=MAX_IN_HAND + 1)
+    asked = [stage.ask(request_id=f"r{number}") for number in range(MAX_IN_HAND + 1)]
+    held = [await stage.got() for _ in range(MAX_IN_HAND)]
+    assert await stage.pop() is None
+    assert await stage.pop(wait_s=0.01) is None
+    stage.submit(held[0], "x")
+    held[0] = await stage.got()
+    for job in held:
+        stage.submit(job, "x")
+    await asyncio.gather(*asked)
 
 
 async def test_too_many_pending_jobs_are_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from callboard_chat.domain.volunteer_matching import (
     MAX_HEAD_START_S,
+    MAX_SEARCHED,
     RETRY_SAME_S,
     Conditions,
     WaitingJob,
@@ -102,6 +103,15 @@ def test_jobs_of_the_owner_and_of_priority_users_come_before_all_others() -> Non
     assert jobs.take(offer(own_only=True), 20.0) is own
     assert jobs.take(offer(own_only=True), 20.0) is None
     assert jobs.take(offer(), 20.0) is stranger
+
+
+def test_blacklisted_words_are_searched_for_in_so_many_characters_and_no_more() -> None:
+    bad = job(prompt="a bad word " + " " * MAX_SEARCHED)
+    jobs = waiting(bad, job(at=1.0, prompt="fine"))
+    assert jobs.take(offer(blacklist=("bad",)), 2.0) is None
+    assert jobs.skipped(offer(blacklist=("bad",)), 2.0) == {"blacklist": 2}
+    # A single prompt is looked at however long it is.
+    assert jobs.take(offer(blacklist=("good",)), 2.0) is bad
 
 
 def test_a_job_of_several_models_leaves_all_of_its_places() -> None:

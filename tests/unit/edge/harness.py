@@ -35,6 +35,8 @@ from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.submission import Dependencies
+from callboard_edge.domain.volunteer_jobs import VolunteerWorkers
+from callboard_edge.domain.volunteers import Volunteers
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.live_sessions import LiveSessions
 from callboard_edge.http.protocol import Protocol
@@ -222,6 +224,8 @@ async def running(
     admin: Administration | None = None,
     protocols: Sequence[Protocol] = (),
     idle_loop: bytes | None = None,
+    volunteers: Volunteers | None = None,
+    volunteer_workers: VolunteerWorkers | None = None,
 ) -> AsyncGenerator[EdgeHarness]:
     """Starts an edge on a free loopback port."""
     table = {key: {**value, **(over or {}).get(key, {})} for key, value in CONFIG.items()}
@@ -246,6 +250,8 @@ async def running(
         admin,
         characters=characters,
         saved_slots=FakeSavedSlots(),
+        volunteers=volunteers,
+        volunteer_workers=volunteer_workers,
     )
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)

@@ -317,6 +317,8 @@ async def test_browsers_of_other_origins_may_ask(edge: EdgeHarness) -> None:
     async with edge.session.get(f"{edge.url}{STATUS}/x") as answer:
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert answer.headers["Horde-Node"] == "callboard"
+    async with edge.session.get(f"{edge.url}/api/v2/status/heartbeat") as answer:
+        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
 
 
 async def test_rates_are_limited_as_the_horde_does() -> None:
@@ -382,12 +384,15 @@ async def test_workers_of_the_site_are_changed_by_nobody(
 
 async def test_users_are_accounts_and_see_only_their_own_kudos(edge: EdgeHarness) -> None:
     assert (await ask(edge, "GET", "/api/v2/find_user"))[0] == 401
+    status, answer = await ask(edge, "GET", "/api/v2/find_user", apikey="an-unknown-key")
+    assert (status, answer["rc"]) == (404, "UserNotFound")
     _status, own = await ask(edge, "GET", "/api/v2/find_user", **KEY)
     assert (own["username"], own["id"], own["kudos"], own["worker_ids"]) == ("ada#7", 7, 50, [])
     assert await ask(edge, "GET", "/api/v2/users/7", **KEY) == (200, own)
     _status, other = await ask(edge, "GET", "/api/v2/users/255", **KEY)
     assert other["username"] == "ada#255"
     assert "kudos" not in other
+    assert await ask(edge, "GET", "/api/v2/users/255") == (200, other)
     for unknown in ("9", "x", "9" * 30):
         status, answer = await ask(edge, "GET", f"/api/v2/users/{unknown}", **KEY)
         assert (status, answer["rc"]) == (404, "UserNotFound")
@@ -411,6 +416,10 @@ async def test_kudos_are_given_once_for_each_key_of_a_request(edge: EdgeHarness)
         ("ada#255", 51, KEY, 400, "KudosTransferNotEnough"),
         ("ada#255", 0, KEY, 400, "BadRequest"),
         ("ada#255", -5, KEY, 400, "BadRequest"),
+        ("ada#255", 1.5, KEY, 400, "BadRequest"),
+        ("ada#255", True, KEY, 400, "BadRequest"),
+        ("ada#255", 10**30, KEY, 400, "BadRequest"),
+        ("ada#255", None, KEY, 400, "BadRequest"),
         ("ada#7", 5, KEY, 400, "KudosTransferToSelf"),
         ("Anonymous#0", 5, KEY, 400, "KudosTransferToAnon"),
         ("eve#255", 5, KEY, 404, "UserNotFound"),
@@ -421,7 +430,7 @@ async def test_kudos_are_given_once_for_each_key_of_a_request(edge: EdgeHarness)
     ],
 )
 async def test_kudos_that_cannot_be_given_stay(
-    username: str, amount: int, headers: dict[str, str], status: int, rc: str, edge: EdgeHarness
+    username: str, amount: float | None, headers: dict[str, str], status: int, rc: str, edge: EdgeHarness
 ) -> None:
     sent = {"username": username, "amount": amount}
     seen, answer = await ask(edge, "POST", "/api/v2/kudos/transfer", sent, **headers)

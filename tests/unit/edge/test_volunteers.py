@@ -1,7 +1,6 @@
 """Volunteers at the edge: their records, which chat worker is asked, and the models that they bring."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from callboard_contracts.volunteers import (
     SubmitReply,
     SubmitRequest,
     VolunteerOffer,
+    VolunteerRecord,
     volunteer_id,
 )
 from callboard_contracts.workers import OfferedModel, WorkerInfo
@@ -22,9 +22,9 @@ from callboard_edge.domain import volunteer_jobs, volunteer_models
 from callboard_edge.domain.catalogue import chat_catalogue
 from callboard_edge.domain.volunteer_jobs import VolunteerJobs
 from callboard_edge.domain.volunteer_models import VolunteerCatalogue
-from callboard_edge.domain.volunteers import NameTaken, SignIn, TooManyVolunteers, Volunteers
+from callboard_edge.domain.volunteers import Change, NameTaken, SignIn, TooManyVolunteers, Volunteers
 from callboard_edge.domain.workers import Workers
-from tests.unit.edge.harness import EdgeHarness, running
+from tests.unit.edge.harness import running
 
 pytestmark = pytest.mark.unit
 
@@ -52,6 +52,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class SlowVolunteerStore(FakeVolunteerStore):
+    """Lets others go on while it writes."""
+
+    async def change(self, worker_id: str, change: Change, new: VolunteerRecord | None = None) -> VolunteerRecord:
+        await asyncio.sleep(0)
+        return await super().change(worker_id, change, new)
 
 
 def said(name: str = "barn", account: str = ADA, **fields: Any) -> SignIn:
@@ -83,6 +91,36 @@ async def test_a_name_belongs_to_the_account_that_used_it_first() -> None:
         await one.sign_in(said("loft"))
     await one.remove(record.id)
     assert (await one.sign_in(said(account="k_other"))).account == "k_other"
+
+
+def test_names_that_look_the_same_are_one() -> None:
+    forms = ("Big Barn", "big  barn", "\uff22\uff49\uff47 Barn", "BIG BARN")
+    assert len({volunteer_id(name) for name in forms}) == 1
+    assert volunteer_id("caf\u00e9") == volunteer_id("cafe\u0301") != volunteer_id("cafe")
+
+
+async def test_volunteers_that_sign_in_at_once_are_counted_too() -> None:
+    volunteers = Volunteers(SlowVolunteerStore(), Clock(), 2)
+    names = ("barn", "barn", "shed", "loft", "tent")
+    found = await asyncio.gather(*(volunteers.sign_in(said(name)) for name in names), return_exceptions=True)
+    assert [type(one) for one in found] == [VolunteerRecord] * 3 + [TooManyVolunteers] * 2
+    assert {one.name for one in volunteers.of_account(ADA)} == {"barn", "shed"}
+
+
+async def test_volunteers_are_found_by_what_they_offer_now() -> None:
+    clock = Clock()
+    volunteers = Volunteers(FakeVolunteerStore(), clock)
+    record = await volunteers.sign_in(said(models=("owl", "wren")))
+    other = await volunteers.sign_in(said("shed", models=("wren",)))
+    volunteers.take(record.model_copy(update={"models": ("owl", "raven")}))
+    assert [[one.id for one in volunteers.offering(name)] for name in ("owl", "wren", "raven")] == [
+        [record.id],
+        [other.id],
+        [record.id],
+    ]
+    volunteers.take(record.model_copy(update={"paused": True}))
+    volunteers.keep_only([record.id])
+    assert volunteers.offering("owl") == volunteers.offering("wren") == []
 
 
 async def test_a_record_is_written_when_something_changes_and_once_a_minute() -> None:
@@ -204,6 +242,7 @@ async def test_models_of_volunteers_stand_beside_those_of_the_configuration() ->
         OfferedModel(name="wren", context_tokens=4096, max_output_tokens=512),
         OfferedModel(name="owl", context_tokens=1),
         OfferedModel(name="named", context_tokens=1),
+        *(OfferedModel(name=name) for name in ("owl:latest", "OWL", "\uff4fwl:Latest")),
     )
     assert catalogue.names == ("owl", "named", "wren")
     wren = catalogue.resolve("wren")
@@ -235,13 +274,6 @@ async def test_offers_are_put_together_anew_only_when_an_announcement_comes(monk
     assert "rook" in catalogue.names
     later_s += 2
     assert catalogue.names == ("owl", "named")
-
-
-@pytest.fixture
-async def edge() -> AsyncGenerator[EdgeHarness]:
-    async with running(OVER) as one:
-        one.quota.accounts[key_digest("cb_ada")] = ADA
-        yield one
 
 
 async def test_a_site_without_volunteers_refuses_them() -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.streams import BUCKET_VOLUNTEERS
-from callboard_contracts.volunteers import RECORD_LIFE_S, VolunteerRecord, volunteer_entry
+from callboard_contracts.volunteers import RECORD_LIFE_S, VolunteerRecord, volunteer_entry, volunteer_id
 from callboard_kit.bucket import Bucket, Conflict, Entry
 from callboard_kit.bus import Bus
 
@@ -58,7 +58,7 @@ class VolunteerRecords:
             CallboardError: there is none.
         """
         for record in await self.all():
-            if text.casefold() in (record.id, record.name.casefold()):
+            if record.id in (text.casefold(), volunteer_id(text)):
                 return record
         raise CallboardError(ErrorCode.NOT_FOUND, f"{text[:200]!r} names no volunteer", param="who")
 

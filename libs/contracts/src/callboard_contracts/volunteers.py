@@ -5,6 +5,7 @@ pool has the backend `volunteers` hold the jobs. Nothing that goes to a voluntee
 """
 
 import hashlib
+import unicodedata
 import uuid
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ ONLINE_S = 300.0
 """A volunteer that has asked for work within this time counts as there."""
 RECORD_LIFE_S = 90 * 86_400
 """A volunteer that has not asked for work for so long is forgotten, and its name is free."""
+SLOW_TOKENS_PER_S = 3.0
+"""A volunteer that has written slower than this is slow."""
 MAX_DROPS_PER_HOUR = 20
 """A volunteer that drops more jobs is set into maintenance."""
 MAX_SUSPICIONS_PER_HOUR = 20
@@ -114,6 +117,12 @@ class VolunteerRecord(Message):
     def tokens_per_s(self) -> float | None:
         """How fast it has written; None until its first text."""
         return self.tokens / self.seconds if self.tokens and self.seconds > 0 else None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has written slowly; one without a text counts as fast."""
+        speed = self.tokens_per_s
+        return speed is not None and speed < SLOW_TOKENS_PER_S
 
     def is_online(self, now: float) -> bool:
         """Whether it has lately asked for work."""
@@ -219,8 +228,11 @@ class SubmitReply(Message):
 
 
 def volunteer_id(name: str) -> str:
-    """The id of a volunteer, which is made of its name, so that there is one of each name."""
-    return str(uuid.uuid5(_NAMESPACE, name.casefold()))
+    """The id of a volunteer, which is made of its name, so that there is one of each name.
+
+    Names that differ only in case, blanks or the form of their letters, such as full-width ones, are one.
+    """
+    return str(uuid.uuid5(_NAMESPACE, " ".join(unicodedata.normalize("NFKC", name).casefold().split())))
 
 
 def handout_mark(worker_id: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -11,10 +12,11 @@ from typing import Any, Literal
 from callboard_chat.domain.posted_job import Handout, PostedJob, Reward, estimated_tokens
 from callboard_chat.domain.recent_entries import RecentEntries
 from callboard_chat.domain.suspicions import Suspicions
-from callboard_chat.domain.volunteer_matching import WaitingJob, WaitingJobs
+from callboard_chat.domain.volunteer_matching import SearchBudget, WaitingJob, WaitingJobs
 from callboard_contracts.volunteers import (
     HANDOUT_MARK,
     ID_MARK,
+    MAX_TEXT_BYTES,
     HandedJob,
     PopReply,
     PopRequest,
@@ -32,6 +34,8 @@ S_PER_TOKEN = 0.5
 REMEMBERED_WORKERS = 2048
 REMEMBERED_ENDS = 8192
 REMEMBERED_POPS = 2048
+MAX_IN_HAND = 64
+"""So many jobs one volunteer has at once, in all of its loops, so that none carries the whole queue away."""
 MAX_PARKED = 2048
 """So many volunteers may wait at once; one more is answered at once."""
 _KEY = 16
@@ -73,6 +77,7 @@ class PendingJobs:
         self._suspicions = Suspicions()
         self._dropped: RecentEntries[str, int] = RecentEntries(REMEMBERED_WORKERS)
         self._parked: dict[str, _Parked] = {}
+        self._in_hand: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -137,7 +142,8 @@ class PendingJobs:
         """Hands out jobs that fit a volunteer."""
         jobs: list[HandedJob] = []
         now = self._clock()
-        while len(jobs) < request.amount:
+        worker = request.offer.worker_id
+        while len(jobs) < request.amount and self._in_hand[worker] < MAX_IN_HAND:
             waiting = self._waiting.take(request.offer, now)
             if waiting is None:
                 break
@@ -147,7 +153,6 @@ class PendingJobs:
                 self._waiting.add(waiting)
                 break
             jobs.append(self._hand_out(job, request))
-        worker = request.offer.worker_id
         skipped = {} if jobs else self._waiting.skipped(request.offer, now)
         return PopReply(jobs=tuple(jobs), skipped=skipped, dropped=self._dropped.pop(worker, 0))
 
@@ -218,6 +223,9 @@ class PendingJobs:
                 self._fault(handout)
                 return SubmitReply(outcome="faulted", worker_id=handout.by.worker_id, suspicions=("contradictory",))
             new = text[len(handout.told) :]
+        if len(handout.told) + len(new) > MAX_TEXT_BYTES:
+            self._fault(handout)
+            return SubmitReply(outcome="faulted", worker_id=handout.by.worker_id)
         if new:
             handout.told += new
             # Whoever writes on has not fallen silent.
@@ -282,6 +290,7 @@ class PendingJobs:
         handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said, offer.validated)
         job.handout = handout
         self._handouts[job_id] = handout
+        self._in_hand[offer.worker_id] += 1
         self._pops.put(request.ticket, [*self._pops.get(request.ticket, ()), job_id])
         return HandedJob(id=job_id, model=model, payload=job.payload(offer, job.said), ttl_s=job.time_s)
 
@@ -295,9 +304,12 @@ class PendingJobs:
 
     def _offer(self, job: PostedJob) -> None:
         """Gives a job to the volunteer that has waited longest of those that it fits, else lets it wait."""
-        now = self._clock()
+        now, budget = self._clock(), SearchBudget()
         for ticket, parked in self._parked.items():
-            if not parked.answer.done() and self._waiting.fits(job.waiting, parked.request.offer, now):
+            offer = parked.request.offer
+            if parked.answer.done() or self._in_hand[offer.worker_id] >= MAX_IN_HAND:
+                continue
+            if self._waiting.fits(job.waiting, offer, now, budget):
                 parked.answer.set_result(self._hand_out(job, parked.request))
                 del self._parked[ticket]
                 return
@@ -327,6 +339,9 @@ class PendingJobs:
 
     def _close(self, handout: Handout, outcome: Literal["duplicate", "aborted"]) -> None:
         del self._handouts[handout.id]
+        self._in_hand[handout.by.worker_id] -= 1
+        if not self._in_hand[handout.by.worker_id]:
+            del self._in_hand[handout.by.worker_id]
         handout.job.handout = None
         handout.job.touch()
         self._ended.put(handout.id, (handout.by.account, outcome))

@@ -26,6 +26,8 @@ FIRST_LOOKS = 32
 """So many jobs are looked at by rank before the piles are."""
 MAX_LOOKS = 200
 """So many jobs of one pile are looked at for one pop, where blacklists and exclusions pass them over."""
+MAX_SEARCHED = 4_000_000
+"""So many characters of prompts are searched for one job, each once for each blacklisted word: some milliseconds."""
 ANY = ""
 """The group of jobs that any model may write."""
 MODEL, WORKER = "model", "worker"
@@ -61,6 +63,19 @@ class Conditions:
         if self.unpaid and offer.needs_kudos:
             return "kudos"
         return None
+
+
+@dataclass(slots=True)
+class SearchBudget:
+    """How many characters may still be searched for blacklisted words."""
+
+    left: int = MAX_SEARCHED
+
+    def covers(self, characters: int) -> bool:
+        """Whether any are left, of which so many are taken off; a single prompt may be longer than all of them."""
+        some = self.left > 0
+        self.left -= characters
+        return some
 
 
 @dataclass(eq=False)
@@ -100,15 +115,21 @@ class WaitingJob:
         """The volunteers that alone may have it; none where others may."""
         return frozenset() if self.excludes else self.workers
 
-    def refusal(self, offer: VolunteerOffer, now: float) -> str | None:
-        """Why this one job is not for a volunteer whose models and conditions fit, or None."""
+    def refusal(self, offer: VolunteerOffer, now: float, budget: SearchBudget) -> str | None:
+        """Why this one job is not for a volunteer whose models and conditions fit, or None.
+
+        What the budget does not cover counts as blacklisted.
+        """
         if self.workers and (offer.worker_id in self.workers) == self.excludes:
             return "worker_id"
-        if any(word in self.folded for word in offer.blacklist):
-            return "blacklist"
         failed_at = self.failed_at.get(offer.worker_id)
         if failed_at is not None and now - failed_at < RETRY_SAME_S:
             return "worker_id"
+        words = offer.blacklist
+        if words and not (
+            budget.covers(len(words) * len(self.folded)) and all(word not in self.folded for word in words)
+        ):
+            return "blacklist"
         return None
 
     def model_for(self, offer: VolunteerOffer) -> str | None:
@@ -209,9 +230,10 @@ class WaitingJobs:
 
     def take(self, offer: VolunteerOffer, now: float) -> WaitingJob | None:
         """The job that a volunteer gets, which then waits no longer, or None."""
-        found = self._best(offer, now, _preferred(offer))
+        budget = SearchBudget()
+        found = self._best(offer, now, _preferred(offer), budget)
         if found is None and not offer.own_only:
-            found = self._best(offer, now, (None,))
+            found = self._best(offer, now, (None,), budget)
         if found is not None:
             self.remove(found)
         return found
@@ -222,7 +244,7 @@ class WaitingJobs:
         Of those that its conditions fit, the first are looked at one by one.
         """
         found: dict[str, int] = {}
-        looked_at, looks = 0, MAX_LOOKS
+        looked_at, looks, budget = 0, MAX_LOOKS, SearchBudget()
         for group in self._groups_of(offer, (None,), MODEL):
             looked_at += len(group.every)
             for pile in group.piles.values():
@@ -230,7 +252,7 @@ class WaitingJobs:
                     found[reason] = found.get(reason, 0) + count
                 for _, _, job in _first(pile.fitting(offer), looks):
                     looks -= 1
-                    if (reason := job.refusal(offer, now)) is not None:
+                    if (reason := job.refusal(offer, now, budget)) is not None:
                         found[reason] = found.get(reason, 0) + 1
         asking_others = self._asking - sum(len(group.every) for group in self._groups_of(offer, (None,), WORKER))
         if asking_others:
@@ -240,21 +262,23 @@ class WaitingJobs:
             found["models"] = others
         return found
 
-    def fits(self, job: WaitingJob, offer: VolunteerOffer, now: float) -> bool:
+    def fits(self, job: WaitingJob, offer: VolunteerOffer, now: float, budget: SearchBudget | None = None) -> bool:
         """Whether a volunteer may have a job."""
         if offer.own_only and job.requester not in _preferred(offer):
             return False
         return (
             job.model_for(offer) is not None
             and job.conditions.refusal(offer) is None
-            and job.refusal(offer, now) is None
+            and job.refusal(offer, now, budget or SearchBudget()) is None
         )
 
-    def _best(self, offer: VolunteerOffer, now: float, requesters: Sequence[str | None]) -> WaitingJob | None:
+    def _best(
+        self, offer: VolunteerOffer, now: float, requesters: Sequence[str | None], budget: SearchBudget
+    ) -> WaitingJob | None:
         """The job that comes first of those that a volunteer may have, of some requesters or all."""
         groups = list(self._groups_of(offer, requesters, MODEL, WORKER))
         for ranked in islice(merge(*(islice(group.every, FIRST_LOOKS) for group in groups)), FIRST_LOOKS):
-            if self.fits(ranked[2], offer, now):
+            if self.fits(ranked[2], offer, now, budget):
                 return ranked[2]
         best: _Ranked | None = None
         for ranked_jobs in (jobs for group in groups for pile in group.piles.values() for jobs in pile.fitting(offer)):
@@ -262,7 +286,7 @@ class WaitingJobs:
                 if best is not None and ranked[:2] >= best[:2]:
                     break
                 job = ranked[2]
-                if job.refusal(offer, now) is None and job.model_for(offer) is not None:
+                if job.model_for(offer) is not None and job.refusal(offer, now, budget) is None:
                     best = ranked
                     break
         return best[2] if best else None

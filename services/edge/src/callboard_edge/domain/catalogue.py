@@ -12,6 +12,8 @@ from callboard_edge.domain.characters import NO_CHARACTERS, Characters
 from callboard_edge.domain.voices import VoiceCatalog
 from callboard_edge.domain.workers import Workers
 
+LATEST = ":latest"
+"""The tag of a name that has none, as Ollama's clients write it."""
 MAX_NAMED = 64
 """An error names no more models than this; there can be many characters."""
 

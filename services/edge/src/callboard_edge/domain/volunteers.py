@@ -106,20 +106,31 @@ class Volunteers:
         self._now = now
         self._most_per_account = most_per_account
         self._records: dict[str, VolunteerRecord] = {}
+        self._by_model: dict[str, dict[str, VolunteerRecord]] = {}
         self._noted: dict[str, Noted] = {}
+        self._signing_in: dict[str, str] = {}
+        """The accounts of new volunteers whose records are being written, by their ids."""
 
     def take(self, record: VolunteerRecord) -> None:
         """Takes in a record as it stands."""
+        self.forget(record.id)
         self._records[record.id] = record
+        for model in record.models:
+            self._by_model.setdefault(model, {})[record.id] = record
 
     def forget(self, worker_id: str) -> None:
         """Takes in that a record is gone."""
-        self._records.pop(worker_id, None)
+        record = self._records.pop(worker_id, None)
+        for model in record.models if record else ():
+            of_model = self._by_model.get(model, {})
+            of_model.pop(worker_id, None)
+            if not of_model:
+                self._by_model.pop(model, None)
 
     def keep_only(self, worker_ids: Iterable[str]) -> None:
         """Forgets all records but these."""
-        kept = set(worker_ids)
-        self._records = {name: record for name, record in self._records.items() if name in kept}
+        for worker_id in self._records.keys() - set(worker_ids):
+            self.forget(worker_id)
 
     def get(self, worker_id: str) -> VolunteerRecord | None:
         """The record of an id, or None."""
@@ -132,9 +143,9 @@ class Volunteers:
 
     def offering(self, *names: str) -> list[VolunteerRecord]:
         """Those that are there and write with a model of any of these names."""
-        return [
-            one for one in self.online() if not (set(names).isdisjoint(one.models) or one.maintenance or one.paused)
-        ]
+        now = self._now()
+        found = {record.id: record for name in names for record in self._by_model.get(name, {}).values()}
+        return [one for one in found.values() if one.is_online(now) and not (one.maintenance or one.paused)]
 
     def of_account(self, account: str) -> list[VolunteerRecord]:
         """Those of one owner, the one seen last first."""
@@ -157,7 +168,7 @@ class Volunteers:
                 raise NameTaken
             if _offers(known, said) and 0 <= now - known.seen_at < SEEN_INTERVAL_S:
                 return known
-        elif len(self.of_account(said.account)) >= self._most_per_account:
+        elif self._too_many(worker_id, said.account):
             raise TooManyVolunteers
         new = before = VolunteerRecord(id=worker_id, name=said.name, account=said.account, created_at=now, seen_at=now)
 
@@ -180,10 +191,21 @@ class Volunteers:
                 }
             )
 
-        record = await self._store.change(worker_id, seen, new)
+        if known is None:
+            self._signing_in[worker_id] = said.account
+        try:
+            record = await self._store.change(worker_id, seen, new)
+        finally:
+            self._signing_in.pop(worker_id, None)
         self.take(record)
         self._on_seen(before, record, partial(self._paid, worker_id))
         return record
+
+    def _too_many(self, worker_id: str, account: str) -> bool:
+        """Whether a new volunteer would be one too many of its account, those counted that sign in meanwhile."""
+        own = {record.id for record in self._records.values() if record.account == account}
+        own |= {other for other, owner in self._signing_in.items() if owner == account}
+        return len(own - {worker_id}) >= self._most_per_account
 
     async def change(self, worker_id: str, change: Change) -> VolunteerRecord:
         """Changes a record; raises CallboardError."""

@@ -2,14 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel
+from pydantic import BeforeValidator, Field, RootModel
 
 from callboard_edge.http.bodies import AnswerBody, Body
 from callboard_edge.http.lenient import Flag, LenientBody
 from callboard_edge.http.local_bodies import LocalSamplingBody
 
-MAX_NAMES = 1024
-MAX_WORDS = 1000
+MAX_NAMES = 256
+MAX_USERS = 1000
+MAX_WORDS = 100
 MAX_LENGTH = 1_000_000
 MAX_CONTEXT_LENGTH = 100_000_000
 Ratio = Annotated[float | None, Field(ge=0, le=1)]
@@ -123,11 +124,17 @@ class TypeQuery(Body):
     type: str | None = None
 
 
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a truth value is no amount")  # noqa: TRY004 - pydantic names the field at fault by it
+    return value
+
+
 class TransferBody(LenientBody):
     """Kudos for another user."""
 
     username: str
-    amount: Annotated[int, Field(ge=1, le=10**12)]
+    amount: Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1, le=10**12)]
 
 
 class TransferAnswer(AnswerBody):
@@ -157,7 +164,7 @@ class PopBody(LenientBody):
     max_length: Annotated[int | None, Field(ge=1, le=MAX_LENGTH)] = None
     max_context_length: Annotated[int | None, Field(ge=1, le=MAX_CONTEXT_LENGTH)] = None
     softprompts: list[str] | None = None
-    priority_usernames: Annotated[list[str] | None, Field(max_length=MAX_WORDS)] = None
+    priority_usernames: Annotated[list[str] | None, Field(max_length=MAX_USERS)] = None
     blacklist: Annotated[list[str] | None, Field(max_length=MAX_WORDS)] = None
     bridge_agent: Annotated[str | None, Field(max_length=1000)] = None
     threads: Annotated[int | None, Field(ge=1, le=50)] = None
@@ -251,7 +258,7 @@ class KudosDetails(AnswerBody):
     """What a worker has earned, and for what."""
 
     generated: float
-    uptime: float
+    uptime: int
 
 
 class WorkerAnswer(AnswerBody):

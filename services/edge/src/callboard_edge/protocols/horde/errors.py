@@ -60,12 +60,14 @@ class Refusal(CallboardError):  # noqa: N818 - an answer, in the protocol's form
 
 
 def served(handler: Handler) -> Handler:
-    """A handler whose answers name the node, and are kept by no cache."""
+    """A handler whose answers name the node and their encoding, and are kept by no cache."""
 
     async def answer(call: Call) -> web.StreamResponse:
         call.headers["Horde-Node"] = NODE
         call.headers["Cache-Control"] = "no-store"
-        return await handler(call)
+        response = await handler(call)
+        response.charset = "utf-8"
+        return response
 
     return answer
 

@@ -15,14 +15,7 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import (
-    is_of_volunteers,
-    pool_of,
-    takes_volunteers,
-    volunteers_for,
-    waiting,
-    worker_id,
-)
+from callboard_edge.protocols.horde.pools import offers_now, pool_of, takes_volunteers, waiting, worker_id
 from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of, check_key
@@ -125,7 +118,8 @@ def _name(request_id: str) -> str:
 def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model: ChatModel) -> dict[str, Any]:
     """What the requester should know of a request that was accepted."""
     remarks: dict[str, Any] = {}
-    if context.workers.state("chat", model.pool) != "awake":
+    awake = context.workers.state("chat", model.pool) == "awake"
+    if not (awake and offers_now(context, model.pool, model.name)):
         remarks["message"] = "No worker of this model is there at the moment; one is expected."
     max_length, context_length = lengths_of(body)
     if request.max_output_tokens < max_length or (request.context_tokens or context_length) < context_length:
@@ -140,13 +134,16 @@ def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model:
 async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
     group, jobs = state.group, [job for job in state.jobs if not job.ended]
     processing, position, wait_s = 0, 0, 0
+    possible = offers_now(context, group.pool, group.model)
     if jobs:
         pool = pool_of(context, group.pool)
         batch, live = await waiting(context, group.pool)
         for job in jobs:
             # A worker that was given the job may still read its prompt.
-            begun = job.begun or job.place <= batch.delivered_seq
-            ahead = 0 if begun else live.waiting + max(1, min(batch.waiting, job.place - batch.delivered_seq))
+            given = job.place <= batch.delivered_seq
+            begun = job.begun or (given and possible and not pool.held_back)
+            queued = 0 if given else live.waiting + max(1, min(batch.waiting, job.place - batch.delivered_seq))
+            ahead = 0 if begun else max(1, queued + pool.held_back)
             left = max(1, group.max_output_tokens - job.tokens)
             processing += begun
             position = max(position, ahead)
@@ -162,7 +159,7 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
         "wait_time": wait_s,
         "queue_position": position,
         "kudos": kudos_shown(sum(job.result.kudos for job in state.jobs if job.result is not None)),
-        "is_possible": state.ended or processing > 0 or _is_possible(context, group),
+        "is_possible": state.ended or processing > 0 or possible,
         "generations": generations,
     }
 
@@ -195,13 +192,3 @@ async def _kudos_of(context: EdgeContext, call: Call) -> int:
 
 def _failed(job: GroupJob) -> bool:
     return job.result is None or job.result.end.error is not None
-
-
-def _is_possible(context: EdgeContext, group: KeptGroup) -> bool:
-    model = context.chat_models.find(group.model)
-    if model is not None and takes_volunteers(context, model) and volunteers_for(context, model):
-        return True
-    if model is not None and is_of_volunteers(context, model):
-        return False
-    served = (model for model in context.chat_models.models if model.pool == group.pool)
-    return any(context.workers.expects("chat", model) for model in served)

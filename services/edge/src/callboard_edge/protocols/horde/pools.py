@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from callboard_contracts.volunteers import VolunteerRecord
-from callboard_contracts.workers import Throughput, WorkerInfo
+from callboard_contracts.workers import WorkerInfo
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.ports import QueueDepth
 from callboard_edge.http.context import EdgeContext
@@ -29,6 +29,8 @@ class Pool:
     """The speed of one reply."""
     tokens_per_reply: float
     tokens_last_minute: int
+    threads: int | None = None
+    """Those of the volunteers, where they are its workers."""
 
     @property
     def id(self) -> str:
@@ -37,12 +39,19 @@ class Pool:
 
     @property
     def slots(self) -> int:
-        """How many replies it writes at once."""
-        return sum(worker.slots for worker in self._working)
+        """How many replies it writes at once; by volunteers, as many as their threads are."""
+        return sum(worker.slots for worker in self._working) if self.threads is None else self.threads
+
+    @property
+    def held_back(self) -> int:
+        """How many jobs wait for volunteers, beside those in the queue: chat workers hold them meanwhile."""
+        return 0 if self.threads is None else max(0, self._slots_used - self.threads)
 
     @property
     def has_free_slot(self) -> bool:
         """Whether a job would be begun at once."""
+        if self.threads is not None:
+            return self._slots_used < self.threads
         return any(worker.slots_used < worker.slots for worker in self._working)
 
     @property
@@ -54,6 +63,10 @@ class Pool:
         """About how long it takes until so many jobs and then so many tokens are written."""
         rounds = math.ceil(ahead / max(1, self.slots))
         return math.ceil((rounds * self.tokens_per_reply + tokens) / self.tokens_per_s)
+
+    @property
+    def _slots_used(self) -> int:
+        return sum(worker.slots_used for worker in self.workers)
 
     @property
     def _working(self) -> list[WorkerInfo]:
@@ -76,18 +89,18 @@ def pool_of(context: EdgeContext, name: str, models: Sequence[ChatModel] = ()) -
         tokens_per_s=_mean((one.tokens_per_s for one in figures), UNKNOWN_TOKENS_PER_S),
         tokens_per_reply=_mean((one.tokens_per_reply for one in figures), UNKNOWN_TOKENS_PER_REPLY),
         tokens_last_minute=sum(one.tokens_last_minute for one in figures),
+        threads=_threads(context) if is_pool_of_volunteers(context, name) else None,
     )
 
 
-def model_speed(pool: Pool, model: ChatModel) -> float:
-    """How fast one reply of a model is written, in tokens a second; 0 until there was one."""
-    found: list[Throughput] = [
-        one.throughput
-        for worker in pool.workers
-        for one in worker.models
-        if one.name == model.served_name and one.throughput is not None
-    ]
-    return round(_mean((one.tokens_per_s for one in found), 0.0), 1)
+def model_speeds(pool: Pool) -> dict[str, float]:
+    """How fast one reply of each model is written, in tokens a second, by served names; none until there was one."""
+    found: dict[str, list[float]] = {}
+    for worker in pool.workers:
+        for one in worker.models:
+            if one.throughput is not None:
+                found.setdefault(one.name, []).append(one.throughput.tokens_per_s)
+    return {name: round(_mean(figures, 0.0), 1) for name, figures in found.items()}
 
 
 def pools_for(context: EdgeContext, caller_models: Sequence[ChatModel]) -> list[Pool]:
@@ -126,10 +139,26 @@ def volunteers_for(context: EdgeContext, model: ChatModel) -> list[VolunteerReco
     return context.volunteers.offering(*context.settings.volunteer_models.get(name, (name,)))
 
 
+def offers_now(context: EdgeContext, pool: str, model: str) -> bool:
+    """Whether somebody writes with a model of a pool, by the name that clients use, or is expected to."""
+    found = context.chat_models.find(model)
+    # A model that volunteers alone offered is forgotten some time after the last of them.
+    if found is not None and takes_volunteers(context, found) and volunteers_for(context, found):
+        return True
+    if is_pool_of_volunteers(context, pool):
+        return False
+    served = (one for one in context.chat_models.models if one.pool == pool)
+    return any(context.workers.expects("chat", one) for one in served)
+
+
 async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDepth]:
     """The queue of jobs that are polled, and that of jobs that are listened to, which run first."""
     jobs = context.admission.deps.jobs
     return await jobs.depth("chat", pool, "batch"), await jobs.depth("chat", pool, "live")
+
+
+def _threads(context: EdgeContext) -> int:
+    return sum(one.threads for one in context.volunteers.online() if not (one.maintenance or one.paused))
 
 
 def _mean(numbers: Iterable[float], unknown: float) -> float:

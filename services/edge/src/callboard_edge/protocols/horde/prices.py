@@ -51,11 +51,12 @@ async def quote(context: EdgeContext, body: AsyncBody, request: ChatRequest, mod
     billions = model_billions(kudos, model.name) or model_billions(kudos, model.served_name)
     text = price(kudos, max_length=request.max_output_tokens, context_tokens=context_tokens, billions=billions)
     batch, live = await waiting(context, model.pool)
+    pool = pool_of(context, model.pool)
     upfront = needs_upfront(
         kudos,
         max_length=request.max_output_tokens,
-        threads=pool_of(context, model.pool).slots,
-        waiting=batch.waiting + live.waiting,
+        threads=pool.slots,
+        waiting=batch.waiting + live.waiting + pool.held_back,
         slow_workers=body.slow_workers is not False,
     )
     prices: list[KudosPrice] = []

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 
-from callboard_contracts.quota import IdentifyReply
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.protocols.horde.errors import Refusal
@@ -39,13 +38,8 @@ def check_key(call: Call) -> None:
         )
 
 
-async def known_caller(context: EdgeContext, call: Call) -> IdentifyReply:
-    """Who the caller is, on paths that cost nothing; raises Refusal and CallboardError."""
-    check_key(call)
-    return await context.admission.identify(call.caller)
-
-
 async def account_of(context: EdgeContext, call: Call) -> str | None:
-    """The caller's account, None for one without a key; raises as `known_caller`."""
-    tenant = (await known_caller(context, call)).tenant
+    """The caller's account, None for one without a key; raises Refusal and CallboardError."""
+    check_key(call)
+    tenant = (await context.admission.identify(call.caller)).tenant
     return tenant if call.caller.key_digest is not None and tenant.startswith(ACCOUNT_MARK) else None

@@ -5,7 +5,8 @@ from typing import Literal
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.volunteers import VolunteerTerms
+from callboard_contracts.kudos_price import is_validated
+from callboard_contracts.volunteers import VolunteerRecord, VolunteerTerms
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, unknown_model
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.local_sampling import context_and_reply, has_turn_tags, local_sampling
@@ -90,16 +91,29 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     if not found:
         raise Refusal(400, "NoValidWorkers", "None of the workers that are asked for serves such a model.", "workers")
     max_length, context_length = lengths_of(body)
+    by_name = {name: pool_of(context, name) for name in {model.pool for model in found}}
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
-        pool = pool_of(context, model.pool)
+        pool = by_name[model.pool]
         fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
+        expected = context.workers.expects("chat", model)
         if is_of_volunteers(context, model):
-            some = volunteers_for(context, model)
+            some = [one for one in volunteers_for(context, model) if _may_write(context, one, body)]
             fits = any(one.max_context_length >= context_length and one.max_length >= max_length for one in some)
-        return not context.workers.expects("chat", model), not pool.slots, not fits, not pool.has_free_slot
+            expected = bool(some)
+        return not expected, not pool.slots, not fits, not pool.has_free_slot
 
     return min(found, key=rank)
+
+
+def _may_write(context: EdgeContext, one: VolunteerRecord, body: AsyncBody) -> bool:
+    """Whether a volunteer is one of those that a request lets write."""
+    return (
+        (one.trusted or not body.trusted_workers)
+        and (not body.validated_backends or is_validated(context.settings.kudos, one.bridge_agent))
+        and not (one.is_slow and body.slow_workers is False)
+        and (one.nsfw or body.nsfw is False)
+    )
 
 
 def _has_worker(context: EdgeContext, model: ChatModel, wanted: Sequence[str], *, excludes: bool) -> bool:

@@ -20,7 +20,7 @@ from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.pools import (
     Pool,
     is_pool_of_volunteers,
-    model_speed,
+    model_speeds,
     pools_for,
     waiting,
     worker_count,
@@ -35,7 +35,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
 
     async def queued(pool: Pool) -> int:
         batch, live = await waiting(context, pool.name)
-        return batch.waiting + live.waiting
+        return batch.waiting + live.waiting + pool.held_back
 
     async def models(call: Call) -> web.StreamResponse:
         limits.other(call)
@@ -43,18 +43,19 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         if parse_query(TypeQuery, call.request.query).type == TEXT:
             for pool in pools_for(context, (await context.offers.to(call.caller)).chat_models.models):
                 jobs = await queued(pool)
+                speeds = model_speeds(pool)
                 shown += [
                     {
                         "name": model.name,
-                        "count": worker_count(context, pool, model),
-                        "performance": model_speed(pool, model),
+                        "count": count,
+                        "performance": speeds.get(model.served_name, 0.0),
                         "queued": round(jobs * pool.tokens_per_reply),
                         "jobs": jobs,
                         "eta": pool.wait_s(jobs, 0) if jobs else 0,
                         "type": TEXT,
                     }
                     for model in pool.models
-                    if worker_count(context, pool, model)
+                    if (count := worker_count(context, pool, model))
                 ]
         return call.answer(shown)
 

@@ -15,8 +15,9 @@ from callboard_edge.http.route import Answer, Method, Route
 from callboard_edge.protocols.horde.bodies import SharedKeyBody, TransferAnswer, TransferBody, UserAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.prices import kudos_shown
 from callboard_edge.protocols.horde.rate_limits import RateLimits
-from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of
+from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, APIKEY, account_of, key_of
 
 ANONYMOUS = "Anonymous#0"
 _NUMBER = re.compile(r"[0-9]{1,20}")
@@ -34,14 +35,19 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
 
     async def find(call: Call) -> web.StreamResponse:
         limits.other(call)
-        if not call.request.headers.get("apikey"):
+        if not call.request.headers.get(APIKEY, "").strip():
             raise Refusal(401, "InvalidAPIKey", "An API key is required.")
-        account = await account_of(context, call)
+        try:
+            account = await account_of(context, call)
+        except CallboardError as error:
+            if error.info.code is ErrorCode.INVALID_API_KEY and key_of(call.request.headers):
+                raise Refusal(404, "UserNotFound", "This site has no user of that API key.") from error
+            raise
         return call.answer(_user(ANONYMOUS, 0, 0) if account is None else _own(context, await _kudos(context, account)))
 
     async def user(call: Call) -> web.StreamResponse:
         limits.other(call)
-        own = await account_of(context, call)
+        own = await account_of(context, call) if call.request.headers.get(APIKEY) else None
         if call.params["id"] == "0":
             return call.answer(_user(ANONYMOUS, 0, 0))
         account = _account(call.params["id"])
@@ -122,7 +128,7 @@ async def _transfer(context: EdgeContext, call: Call, source: str, body: Transfe
 
 def _own(context: EdgeContext, reply: KudosReply) -> dict[str, Any]:
     workers = [record.id for record in context.volunteers.of_account(reply.account)]
-    user = _user(_username(reply), _number(reply.account), reply.balance / KUDOS_SCALE)
+    user = _user(_username(reply), _number(reply.account), kudos_shown(reply.balance))
     return {**user, "worker_count": len(workers), "worker_ids": workers}
 
 

@@ -8,7 +8,6 @@ from aiohttp import web
 
 from callboard_contracts.characters import MODEL_PREFIX
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.kudos import KUDOS_SCALE
 from callboard_contracts.kudos_price import is_validated
 from callboard_contracts.volunteers import (
     MAX_MODEL_NAME,
@@ -38,6 +37,7 @@ from callboard_edge.protocols.horde.bodies import (
 )
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.prices import kudos_shown
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of, check_key
 
@@ -46,8 +46,6 @@ DEFAULT_LENGTH = 512
 DEFAULT_CONTEXT_LENGTH = 2048
 LEAST_NAME, MOST_NAME = 3, 100
 MAX_BLACKLIST_CHARACTERS = 100
-SLOW_TOKENS_PER_S = 3.0
-"""A volunteer that has written slower than this is slow."""
 RETRY_AFTER_S = 2.0
 _USERNAME = re.compile(r"[^#]+#([0-9]{1,20})")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -165,7 +163,7 @@ class _Handlers:
             if body.generation is None:
                 raise Refusal(400, "BadRequest", "Missing required field: 'generation'.", "generation")
         _refuse(reply)
-        return call.answer({"reward": _kudos(reply.reward)})
+        return call.answer({"reward": kudos_shown(reply.reward)})
 
     async def progress(self, call: Call) -> web.StreamResponse:
         """Takes a piece of a text."""
@@ -180,7 +178,8 @@ class _Handlers:
         reply = _answered(await held.progress(request))
         if reply.outcome == "faulted" and reply.worker_id is not None:
             self._note(reply)
-            raise Refusal(400, "AbortedGen", "The text is not what was told before; others will do the job.", "text")
+            message = "The text is too long, or not what was told before; others will do the job."
+            raise Refusal(400, "AbortedGen", message, "text")
         _refuse(reply)
         return call.answer({"accepted": True})
 
@@ -225,7 +224,6 @@ def _may_be_offered(model: str) -> bool:
 def _offer(
     context: EdgeContext, body: PopBody, record: VolunteerRecord, models: tuple[str, ...], priority: tuple[str, ...]
 ) -> VolunteerOffer:
-    speed = record.tokens_per_s
     words = (word.strip().casefold()[:MAX_BLACKLIST_CHARACTERS] for word in body.blacklist or ())
     return VolunteerOffer(
         worker_id=record.id,
@@ -237,7 +235,7 @@ def _offer(
         nsfw=record.nsfw,
         trusted=record.trusted,
         validated=is_validated(context.settings.kudos, record.bridge_agent),
-        slow=speed is not None and speed < SLOW_TOKENS_PER_S,
+        slow=record.is_slow,
         extra_slow=bool(body.extra_slow_worker),
         needs_kudos=bool(body.require_upfront_kudos),
         blacklist=tuple(word for word in words if word),
@@ -315,7 +313,3 @@ def _refuse(reply: SubmitReply) -> None:
             raise Refusal(404, "InvalidJobID", "There is no such job.", "id")
         case "accepted" | "faulted":
             return
-
-
-def _kudos(thousandths: int) -> float:
-    return thousandths / KUDOS_SCALE

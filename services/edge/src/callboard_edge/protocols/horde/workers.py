@@ -133,7 +133,7 @@ class _Handlers:
         worker = await self._own(call)
         if body.info is not None and len(body.info) > MAX_INFO:
             raise Refusal(400, "BadRequest", f"'info' has more than {MAX_INFO} characters.", "info")
-        if body.name is not None:
+        if body.name not in (None, worker.name):
             raise Refusal(400, "BadRequest", "A worker's name is its id; pop under another name instead.", "name")
         fields: dict[str, Any] = {}
         if body.maintenance is not None:
@@ -149,6 +149,8 @@ class _Handlers:
     async def deleted(self, call: Call) -> web.StreamResponse:
         """Forgets one of the caller's own."""
         worker = await self._own(call)
+        if worker.paused:
+            raise Refusal(403, "WorkerFlaggedMaintenance", "This worker was paused by the site, which removes it.")
         await self._context.volunteers.remove(worker.id)
         return call.answer({"deleted_id": worker.id, "deleted_name": worker.name})
 
@@ -190,7 +192,8 @@ def _volunteer(one: VolunteerRecord, now: float) -> dict[str, object]:
         "requests_fulfilled": one.fulfilled,
         "uncompleted_jobs": one.dropped,
         "kudos_rewards": generated + uptime,
-        "kudos_details": {"generated": generated, "uptime": uptime},
+        # The Horde's own library takes whole kudos only for having been there.
+        "kudos_details": {"generated": generated, "uptime": int(uptime)},
         "performance": f"{one.tokens_per_s or 0.0:.1f} tokens per second",
         "threads": one.threads,
         "uptime": int(one.uptime_s),

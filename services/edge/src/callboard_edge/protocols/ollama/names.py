@@ -1,9 +1,8 @@
 """The names of models as Ollama's clients write them, with a tag behind a colon or without."""
 
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_edge.domain.catalogue import MAX_NAMED, Catalogue, M
+from callboard_edge.domain.catalogue import LATEST, MAX_NAMED, Catalogue, M
 
-LATEST = ":latest"
 MOST_SHOWN = 128
 
 
