@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the path to show the page")
 
 HEARS = {"stt": {"pools": {"ear": {"backend": "fake"}}, "models": {"whisper": {"pool": "ear"}}}}
-SENTENCES = ["Good evening, and welcome to the old theatre by the river. "] * 4
+SENTENCES = ["Good evening, and welcome to the old theatre by the river. "] * 8
 LONG = Script(reply=[f"{word} " for word in "".join(SENTENCES).split()], token_delay_s=0.05)
 SPACE = (" ", 32, " ")
 ENTER = ("Enter", 13, "\r")
@@ -82,9 +82,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def talking(
-    site: Deployment, spoken: Path, mode: str, screen: dict[str, Any] = DESK
-) -> AsyncGenerator[Page]:
+async def talking(site: Deployment, spoken: Path, mode: str, screen: dict[str, Any] = DESK) -> AsyncGenerator[Page]:
     """The page, once a talk has begun on it."""
     microphone = (
         "--use-fake-ui-for-media-stream",
@@ -145,7 +143,7 @@ async def test_held_by_keyboard_it_hears_answers_and_stops_when_interrupted(
         await page.let_go(*ENTER[:2])
         await say(page)
         await page.until(f"{LINES}.at(-1).endsWith('Yes.') && {STATE} === 'ready'")
-        assert await page.evaluate(f"Number(document.querySelectorAll('#talk-log p')[1].dataset.playedMs)") < (
+        assert await page.evaluate("Number(document.querySelectorAll('#talk-log p')[1].dataset.playedMs)") < (
             played_ms + 150
         )
         messages = chat_engine.calls[-1]["messages"]
@@ -173,7 +171,9 @@ async def test_hands_free_it_is_interrupted_by_voice_muted_and_goes_on_after_a_l
         before = await page.evaluate(f"{LINES}.length")
         await click(page, "Reconnect")
         await page.until(f"{LINES}.length >= {before} + 2 && {LINES}.at(-1).endsWith('Yes.')")
-        assert len(chat_engine.calls[-1]["messages"]) > before
+        told = chat_engine.calls[-1]["messages"]
+        assert [one["role"] for one in told[:4]] == ["system", "user", "assistant", "user"]
+        assert told[2]["content"].startswith("Good")
         await click(page, "End")
         assert await page.evaluate(STATE) == "off"
 
@@ -202,7 +202,7 @@ async def test_what_keeps_somebody_from_talking_is_said_in_words(site: Deploymen
             await click(page, "Start")
             await page.until(f"{PROBLEM}.includes({words!r})")
         await page.evaluate("sessionStorage.clear()")
-        await click(page, "Reconnect")
+        await click(page, "Start")
         await page.until(f"{STATE} === 'ready'")
         await page.press(*SPACE)
         await page.until(f"{PROBLEM}.includes('for as long as you speak')")

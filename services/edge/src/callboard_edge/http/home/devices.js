@@ -2,6 +2,7 @@
 
 export const RATE_HZ = 24000;
 const ASKED = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+const WORKLETS = ["./capture.worklet.js", "./playback.worklet.js"];
 const REFUSALS = {
   NotAllowedError: "The browser was not allowed to use the microphone. Allow it for this page, then start again.",
   NotFoundError: "There is no microphone.",
@@ -32,14 +33,12 @@ export class Devices {
   /** Opens them; throws an Error that says in words what is missing. */
   async open() {
     const context = this.#context;
-    const modules = ["capture", "playback"].map((name) => new URL(`${name}.worklet.js`, import.meta.url));
     try {
-      const asked = navigator.mediaDevices.getUserMedia({ audio: ASKED });
-      this.#stream = await asked;
+      this.#stream = await navigator.mediaDevices.getUserMedia({ audio: ASKED });
     } catch (error) {
       throw new Error(REFUSALS[error.name] || `The microphone cannot be used: ${error.message}`);
     }
-    for (const module of modules) if (!this.#closed) await context.audioWorklet.addModule(module);
+    for (const name of WORKLETS) if (!this.#closed) await context.audioWorklet.addModule(new URL(name, import.meta.url));
     if (this.#closed) return this.#release();
     const processorOptions = { rateHz: RATE_HZ };
     const capture = new AudioWorkletNode(context, "capture", { numberOfInputs: 1, processorOptions });

@@ -118,7 +118,7 @@ class Talk {
         this.#set({ ready: true });
         if (!isHandsFree() && document.activeElement === start) hold.focus();
       },
-      closed: (message) => end(message, true),
+      closed: (message) => end(message, this.ready),
       problem: (message) => problem(part("problem"), new Error(message)),
       hearing: () => {
         this.interrupt(true);
@@ -315,6 +315,6 @@ hold.addEventListener("click", (event) => {
 });
 
 addEventListener("pagehide", () => end());
-addEventListener("offline", () => end("The connection was lost.", true));
+addEventListener("offline", () => end("The connection was lost.", Boolean(talk?.ready)));
 withKey(() => end());
 show();
