@@ -1,5 +1,5 @@
-// Runs where the browser makes sound: the microphone as 16-bit samples of the session's rate, a twenty-fifth of a second
-// at a time, with how loud each part is.
+// Runs where the browser makes sound: the microphone as 16-bit samples of the session's rate, a twenty-fifth of a
+// second at a time, with how loud each part is.
 
 import { Resampler } from "./resampler.js";
 

@@ -2,6 +2,7 @@
 
 export const RATE_HZ = 24000;
 const ASKED = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+const SOUND_TIMEOUT_MS = 15000;
 const WORKLETS = ["./capture.worklet.js", "./playback.worklet.js"];
 const REFUSALS = {
   NotAllowedError: "The browser was not allowed to use the microphone. Allow it for this page, then start again.",
@@ -24,6 +25,7 @@ export class Devices {
   #context = new AudioContext({ latencyHint: "interactive" }); // Within the press of a button, or it stays silent.
   #stream = null;
   #playback = null;
+  #timer = 0;
   #closed = false;
 
   constructor(on) {
@@ -33,24 +35,33 @@ export class Devices {
   /** Opens them; throws an Error that says in words what is missing. */
   async open() {
     const context = this.#context;
+    context.resume().catch(() => {}); // It is closed where the talk ends before.
     try {
       this.#stream = await navigator.mediaDevices.getUserMedia({ audio: ASKED });
     } catch (error) {
       throw new Error(REFUSALS[error.name] || `The microphone cannot be used: ${error.message}`);
     }
-    for (const name of WORKLETS) if (!this.#closed) await context.audioWorklet.addModule(new URL(name, import.meta.url));
+    for (const name of WORKLETS) {
+      if (!this.#closed) await context.audioWorklet.addModule(new URL(name, import.meta.url));
+    }
     if (this.#closed) return this.#release();
     const processorOptions = { rateHz: RATE_HZ };
     const capture = new AudioWorkletNode(context, "capture", { numberOfInputs: 1, processorOptions });
-    capture.port.onmessage = ({ data }) => this.#on.heard(data.pcm, data.loudness);
+    // Whether sound runs is told by sound alone: some browsers keep the promise to resume only where there is a device.
+    const none = "No sound comes in here. Look after microphone and loudspeaker.";
+    this.#timer = setTimeout(() => this.#on.lost(none), SOUND_TIMEOUT_MS);
+    capture.port.onmessage = ({ data }) => {
+      clearTimeout(this.#timer);
+      this.#on.heard(data.pcm, data.loudness);
+    };
     const source = context.createMediaStreamSource(this.#stream);
     source.connect(capture).connect(context.destination); // It gives silence there, but only what leads there runs.
-    const outputChannelCount = [1];
-    this.#playback = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount, processorOptions });
+    const only = { numberOfInputs: 0, outputChannelCount: [1] };
+    this.#playback = new AudioWorkletNode(context, "playback", { ...only, processorOptions });
     this.#playback.port.onmessage = ({ data }) => this.#on.played(data.item, this.#arrivedMs(data.playedMs), data.done);
     this.#playback.connect(context.destination);
-    for (const track of this.#stream.getTracks()) track.addEventListener("ended", () => this.#closed || this.#on.lost());
-    await context.resume();
+    for (const track of this.#stream.getTracks())
+      track.addEventListener("ended", () => this.#closed || this.#on.lost("The microphone is gone."));
   }
 
   /** Adds 16-bit samples of an answer to what is to be played. */
@@ -76,6 +87,7 @@ export class Devices {
   /** Gives both back. */
   close() {
     this.#closed = true;
+    clearTimeout(this.#timer);
     this.#release();
   }
 

@@ -81,8 +81,9 @@ export class Conversation {
     answer.stopped = true;
     if (answer.open && !byServer) this.#undo({ type: "response.cancel", response_id: answer.id });
     if (!answer.item) return;
-    const end = { content_index: 0, audio_end_ms: answer.item === item ? Math.min(heardMs, Math.floor(answer.soundMs)) : 0 };
-    this.#undo({ type: "conversation.item.truncate", item_id: answer.item, ...end });
+    const endMs = answer.item === item ? Math.min(heardMs, Math.floor(answer.soundMs)) : 0;
+    const place = { item_id: answer.item, content_index: 0 };
+    this.#undo({ type: "conversation.item.truncate", ...place, audio_end_ms: endMs });
     this.#undo({ type: "conversation.item.retrieve", item_id: answer.item });
   }
 
@@ -136,7 +137,7 @@ export class Conversation {
       if (error.status && error.status !== 400) return error.message;
       if (!error.status) return "The server cannot be reached.";
     }
-    return "No connection for sound could be opened. A proxy on the way may not pass WebSockets on, or not the page's Host.";
+    return "No connection for sound opened. A proxy on the way may not pass WebSockets on, or not the page's Host.";
   }
 
   #begin() {

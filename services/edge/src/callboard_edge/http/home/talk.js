@@ -39,7 +39,7 @@ class Talk {
   devices = new Devices({
     heard: (pcm, loudness) => this.#heard(pcm, loudness),
     played: (item, ms, done) => this.#played(item, ms, done),
-    lost: () => end("The microphone is gone."),
+    lost: (message) => end(message),
   });
   ready = false;
   held = false;
