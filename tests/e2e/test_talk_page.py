@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.browser import CHROMIUM, Page
 from tests.support.deployment import Deployment, eventually, stub_config
-from tests.support.firefox import FIREFOX, firefox_page_of
+from tests.support.firefox import FIREFOX, PULSEAUDIO, firefox_page_of
 from tests.support.home_page import AXE, DESK, PHONE, click, home
 from tests.support.processes import merged
 from tests.support.sounds import RATE_HZ, Pcm, silence, wav
@@ -225,6 +225,9 @@ async def test_what_keeps_somebody_from_talking_is_said_in_words(site: Deploymen
 
 
 @pytest.mark.skipif(FIREFOX is None, reason="no `firefox` on the path to show the page")
+@pytest.mark.skipif(
+    PULSEAUDIO is None, reason="no `pulseaudio` on the path, without which Firefox's sound stands still"
+)
 async def test_firefox_hears_answers_and_stops(site: Deployment, chat_engine: StubChat) -> None:
     chat_engine.plays(LONG)
     async with firefox_page_of(site.root_url()) as page:
