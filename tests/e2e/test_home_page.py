@@ -148,6 +148,9 @@ async def test_voices_and_characters_are_heard_and_their_names_stay_text(
         await page.press(*ENTER)
         assert await replied(page) == f"{CHARACTER['display_name']}\nHm."
         assert speech_engine.calls[-1].voice == "tenor"
+        missing = await page.evaluate("document.getElementById('talk').innerText")
+        assert "this site lacks a model that hears." in missing
+        assert "Start" not in missing
         shown = await page.evaluate("document.getElementById('models').innerText")
         assert CHAT_MODEL in shown
         assert "parrot" in shown
