@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
@@ -15,7 +14,6 @@ import aiohttp
 from tests.support.browser import CALL_TIMEOUT_S, START_TIMEOUT_S, Page
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
-PULSEAUDIO = shutil.which("pulseaudio")
 PREFERENCES: Mapping[str, Any] = {
     "app.normandy.enabled": False,
     "app.update.disabledForTesting": True,
@@ -73,40 +71,8 @@ class FirefoxPage(Page):
 
 
 @asynccontextmanager
-async def loudspeaker() -> AsyncGenerator[Mapping[str, str]]:
-    """A sound server whose loudspeaker nobody hears, without which Firefox's sound stands still; the way to it."""
-    assert PULSEAUDIO is not None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        file = Path(folder) / "sound"
-        server = await asyncio.create_subprocess_exec(
-            *(PULSEAUDIO, "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm=yes"),
-            "--load=module-null-sink",
-            f"--load=module-native-protocol-unix auth-anonymous=1 socket={file}",
-            env={**os.environ, "HOME": folder, "XDG_RUNTIME_DIR": folder},
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                while not file.exists():
-                    await asyncio.sleep(0.05)
-            yield {"PULSE_SERVER": f"unix:{file}"}
-        finally:
-            server.terminate()
-            await asyncio.wait_for(server.wait(), CALL_TIMEOUT_S)
-
-
-@asynccontextmanager
 async def firefox_page_of(url: str, preferences: Mapping[str, Any] = FAKE_MICROPHONE) -> AsyncGenerator[FirefoxPage]:
-    """Shows an address, with a loudspeaker."""
-    async with loudspeaker() as environment, _firefox(url, preferences, environment) as page:
-        yield page
-
-
-@asynccontextmanager
-async def _firefox(
-    url: str, preferences: Mapping[str, Any], environment: Mapping[str, str]
-) -> AsyncGenerator[FirefoxPage]:
+    """Shows an address; where the machine has no loudspeaker, sound stands still."""
     assert FIREFOX is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         set_up = {**PREFERENCES, **preferences}
@@ -114,7 +80,6 @@ async def _firefox(
         (Path(folder) / "user.js").write_text("\n".join(lines), encoding="utf-8")
         browser = await asyncio.create_subprocess_exec(
             *(FIREFOX, "--headless", "--no-remote", "--remote-debugging-port=0", "--profile", folder, "about:blank"),
-            env={**os.environ, **environment},
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
