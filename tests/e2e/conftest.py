@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.support.axe import NoAxeError, axe_script
 from tests.support.deployment import Deployment, stub_config
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat
@@ -70,3 +71,11 @@ def make_deployment(tmp_path: Path, chat_engine: StubChat, speech_engine: StubSp
     yield make
     for deployment in deployments:
         deployment.abandon()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    try:
+        return axe_script(tmp_path_factory.mktemp("axe"))
+    except NoAxeError as error:
+        pytest.skip(str(error))

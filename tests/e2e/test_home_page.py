@@ -4,15 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.support.axe import NoAxeError, axe_script
-from tests.support.browser import CHROMIUM, Page, page_of
+from tests.support.browser import CHROMIUM, Page
 from tests.support.deployment import CHAT_MODEL, Deployment, eventually, stub_config
+from tests.support.home_page import AXE, PHONE, click, home
 from tests.support.processes import merged
 from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
@@ -43,11 +42,6 @@ REPLY = [
     "your ",
     "seat.",
 ]
-WATCH = (
-    "addEventListener('securitypolicyviolation', (event) => (window.violations ||= []).push(event.blockedURI || '?'))"
-)
-PHONE = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-DESK = {"width": 1100, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 ENTER = ("Enter", 13, "\r")
 TAB = ("Tab", 9)
 MOST_TABS = 150
@@ -56,9 +50,6 @@ PLAYER = "document.getElementById('player')"
 REACHABLE = """[...document.querySelectorAll('a, button, input, select, textarea, summary, audio, [tabindex="0"]')]
   .filter((one) => one.checkVisibility() && !one.disabled)"""
 NAME = "(one) => one.id || one.getAttribute('aria-label') || one.textContent"
-AXE = """axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}).then(
-  (found) => found.violations.flatMap((one) =>
-    one.nodes.map((node) => `${one.id} ${node.target} ${node.failureSummary}`)))"""
 COUNT_SAMPLES = """
 MediaSource.isTypeSupported = () => false;
 window.started_s = 0;
@@ -87,26 +78,6 @@ def site(
         deployment.stop()
     finally:
         deployment.abandon()
-
-
-@asynccontextmanager
-async def home(url: str, screen: dict[str, Any] = DESK) -> AsyncGenerator[Page]:
-    """Shows the page; at the end nothing of its policy may have been broken, and no markup have run."""
-    async with page_of("about:blank") as page:
-        await page.call("Page.enable")
-        await page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
-        await page.call("Emulation.setDeviceMetricsOverride", **screen)
-        await page.call("Page.navigate", url=url)
-        await page.until("document.body?.dataset.shown === 'yes'")
-        yield page
-        assert await page.evaluate("window.violations || []") == []
-        assert await page.evaluate("window.attacked") is None
-
-
-async def click(page: Page, label: str) -> None:
-    """Presses a button, by what a screen reader says of it."""
-    found = f"[...document.querySelectorAll('button')].find((one) => (one.ariaLabel || one.textContent) === {label!r})"
-    await page.evaluate(f"{found}.click()")
 
 
 async def send(page: Page, text: str) -> None:
@@ -181,6 +152,9 @@ async def test_voices_and_characters_are_heard_and_their_names_stay_text(
         await page.press(*ENTER)
         assert await replied(page) == f"{CHARACTER['display_name']}\nHm."
         assert speech_engine.calls[-1].voice == "tenor"
+        missing = await page.evaluate("document.getElementById('talk').innerText")
+        assert "this site lacks a model that hears." in missing
+        assert "Start" not in missing
         shown = await page.evaluate("document.getElementById('models').innerText")
         assert CHAT_MODEL in shown
         assert "parrot" in shown
@@ -258,14 +232,6 @@ async def test_axe_finds_nothing_dark_or_light(site: Deployment, chat_engine: St
         for scheme in ("light", "dark"):
             await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
             assert await page.evaluate(AXE) == [], scheme
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    try:
-        return axe_script(tmp_path_factory.mktemp("axe"))
-    except NoAxeError as error:
-        pytest.skip(str(error))
 
 
 async def test_browser_that_cannot_feed_its_player_hears_the_samples(site: Deployment, chat_engine: StubChat) -> None:

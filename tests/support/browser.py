@@ -53,9 +53,16 @@ class Page:
 
     async def press(self, key: str, code: int, text: str = "") -> None:
         """Presses a key and lets it go."""
-        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
-        await self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+        await self.hold_key(key, code, text)
+        await self.let_go(key, code)
+
+    async def hold_key(self, key: str, code: int, text: str = "") -> None:
+        """Presses a key."""
+        await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **_key(key, code))
+
+    async def let_go(self, key: str, code: int) -> None:
+        """Lets a key go."""
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **_key(key, code))
 
     async def until(self, script: str, timeout_s: float = 30.0) -> None:
         """Waits until an expression is true."""
@@ -64,14 +71,19 @@ class Page:
                 await asyncio.sleep(0.05)
 
 
+def _key(key: str, code: int) -> dict[str, Any]:
+    return {"key": key, "code": key, "windowsVirtualKeyCode": code}
+
+
 @asynccontextmanager
-async def page_of(url: str) -> AsyncGenerator[Page]:
-    """Shows an address."""
+async def page_of(url: str, *options: str) -> AsyncGenerator[Page]:
+    """Shows an address, in a browser with more options."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         browser = await asyncio.create_subprocess_exec(
             CHROMIUM,
             *OPTIONS,
+            *options,
             f"--user-data-dir={folder}",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

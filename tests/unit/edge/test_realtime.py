@@ -209,6 +209,8 @@ async def test_refusals_come_before_the_socket_opens(harness: EdgeHarness) -> No
     assert await status(**{"Sec-WebSocket-Protocol": "chat"}) == 400
     async with harness.session.get(f"{harness.url}/v1/realtime?model=owl") as reply:
         assert (reply.status, (await reply.json())["error"]["code"]) == (400, "invalid_request")
+    harness.quota.require_key = True
+    assert await status() == 401
 
 
 async def test_page_puts_its_key_into_a_subprotocol(harness: EdgeHarness) -> None:
@@ -254,8 +256,8 @@ async def test_sessions_are_counted_and_bounded() -> None:
 
 
 async def test_refusal_of_quota_ends_a_response_and_costs_nothing(harness: EdgeHarness) -> None:
-    harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Used up.")
     async with connected(harness) as client:
+        harness.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Used up.")
         await client.send(TEXT_ONLY, saying("Hello."), {"type": "response.create"})
         done = (await client.until("response.done"))[-1]["response"]
         assert (done["status"], done["status_details"]["error"]["code"]) == ("failed", "rate_limit_exceeded")

@@ -344,6 +344,11 @@ async def test_models_that_hear_are_listed(harness: EdgeHarness) -> None:
         assert "ear" in [one["id"] for one in (await reply.json())["data"]]
     async with harness.session.get(f"{harness.url}/v1/models/whisper-1") as reply:
         assert reply.status == 200
+    for task, ids in {"automatic-speech-recognition": ["ear"], "text-to-speech": ["parrot"]}.items():
+        async with harness.session.get(f"{harness.url}/v1/models", params={"task": task}) as reply:
+            assert [one["id"] for one in (await reply.json())["data"]] == ids
+    async with harness.session.get(f"{harness.url}/v1/models?task=juggling") as reply:
+        assert (reply.status, error_of(await reply.read())[1]) == (400, "task")
 
 
 @pytest.mark.parametrize("prefix", ["", "data:audio/wav;base64,"])

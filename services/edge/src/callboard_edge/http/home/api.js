@@ -23,7 +23,7 @@ export function withKey(show) {
   return show();
 }
 
-/** Sends a request, by POST where it has a body; throws an Error in the server's words where it is refused. */
+/** Sends a request, by POST where it has a body; throws an Error in the server's words, with its status, if refused. */
 export async function request(path, body, signal) {
   const headers = { Accept: "application/json" };
   if (key()) headers.Authorization = `Bearer ${key()}`;
@@ -33,7 +33,8 @@ export async function request(path, body, signal) {
   if (response.ok) return response;
   const refused = await response.json().catch(() => null);
   const message = refused?.error?.message || `The server answered with ${response.status}.`;
-  throw new Error(response.status === 401 ? `${message} Give it a key below, at "Key and usage".` : message);
+  const said = response.status === 401 ? `${message} Give it a key below, at "Key and usage".` : message;
+  throw Object.assign(new Error(said), { status: response.status });
 }
 
 /** The answer to a request, as JSON. */

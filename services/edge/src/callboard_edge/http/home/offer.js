@@ -3,6 +3,7 @@
 import { element, json, problem, withKey } from "./api.js";
 import { talkTo } from "./chat.js";
 import { speak } from "./speech.js";
+import { answersAloud, offer } from "./talk.js";
 
 const SHOWN_CHARACTERS = 300;
 const MOST_DESCRIBED = 50;
@@ -40,6 +41,11 @@ function button(text, label, parent, act) {
   return made;
 }
 
+function choose(model) {
+  answersAloud(model);
+  talkTo(model);
+}
+
 function shortened(text) {
   return text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS)}…` : text;
 }
@@ -61,7 +67,7 @@ async function described(name) {
   }
 }
 
-function showModels(models, speechNames) {
+function showModels(models, speechNames, hearingNames) {
   const list = part("model-list");
   list.replaceChildren();
   for (const { name, can, size, contextTokens } of models) {
@@ -70,14 +76,15 @@ function showModels(models, speechNames) {
     const facts = [can.map((word) => ABILITIES[word] || word).join(", "), size && `${size} parameters`,
       contextTokens && `a context of ${contextTokens.toLocaleString()} tokens`];
     element("p", facts.filter(Boolean).join(" · "), item, { class: "note" });
-    if (can.includes("completion")) button("Talk", `Talk to ${name}`, item, () => talkTo(name));
+    if (can.includes("completion")) button("Talk", `Talk to ${name}`, item, () => choose(name));
   }
-  for (const name of speechNames) {
-    const item = element("li", "", list);
-    element("h3", name, item);
-    element("p", "speaks", item, { class: "note" });
-  }
-  if (!models.length && !speechNames.length) element("li", "None at the moment.", list);
+  for (const [names, ability] of [[speechNames, "speaks"], [hearingNames, "hears"]])
+    for (const name of names) {
+      const item = element("li", "", list);
+      element("h3", name, item);
+      element("p", ability, item, { class: "note" });
+    }
+  if (!list.children.length) element("li", "None at the moment.", list);
 }
 
 function showCharacters(characters) {
@@ -93,7 +100,7 @@ function showCharacters(characters) {
     const text = one.greeting || sentence("en");
     if (!part("voices").hidden)
       button("▶ Hear", `Hear ${one.display_name}`, buttons, () => speak(one.display_name, shortened(text), one.model));
-    button("Talk", `Talk to ${one.display_name}`, buttons, () => talkTo(one.model));
+    button("Talk", `Talk to ${one.display_name}`, buttons, () => choose(one.model));
   }
 }
 
@@ -126,15 +133,24 @@ function showVoices(voices) {
   speaks.dataset.known = "yes";
 }
 
+/** Why nobody can be talked with aloud, or nothing. */
+function lacking({ answers, speaks, hears }) {
+  const missing = [!hears && "a model that hears", !answers && "a model that writes", !speaks && "a voice"];
+  const named = missing.filter(Boolean).join(" and ");
+  return named && `You cannot talk here yet: this site lacks ${named}.`;
+}
+
 async function show() {
   problem(part("problem"), null);
   try {
-    const [all, spoken, voices, known] = await Promise.all([
-      json("v1/models"), json("v1/audio/models"), json("v1/audio/voices"), json("v1/characters"),
+    const [all, hearing, spoken, voices, known] = await Promise.all([
+      json("v1/models"), json("v1/models?task=automatic-speech-recognition"), json("v1/audio/models"),
+      json("v1/audio/voices"), json("v1/characters"),
     ]);
     const characters = known.characters;
     const speechNames = spoken.data.map((one) => one.id);
-    const others = new Set([...speechNames, ...characters.map((one) => one.model)]);
+    const hearingNames = hearing.data.map((one) => one.id);
+    const others = new Set([...speechNames, ...hearingNames, ...characters.map((one) => one.model)]);
     const names = all.data.map((one) => one.id).filter((name) => !others.has(name));
     const models = await Promise.all(names.slice(0, MOST_DESCRIBED).map(described));
     models.push(...names.slice(MOST_DESCRIBED).map((name) => ({ name, can: ["completion"] })));
@@ -145,8 +161,9 @@ async function show() {
     options(list, models.filter((one) => one.can.includes("completion")).map((one) => [one.name, one.name]), "Models");
     if ([...list.options].some((one) => one.value === before)) list.value = before;
     showVoices(voices.voices);
-    showModels(models, speechNames);
+    showModels(models, speechNames, hearingNames);
     showCharacters(characters);
+    offer(lacking({ answers: list.options.length, speaks: voices.voices.length, hears: hearingNames.length }));
     document.body.dataset.shown = "yes";
   } catch (error) {
     problem(part("problem"), error);

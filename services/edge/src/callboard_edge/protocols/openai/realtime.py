@@ -48,6 +48,7 @@ def routes(context: EdgeContext) -> list[Route]:
 
     async def talk(call: Call) -> web.StreamResponse:
         query = parse_query(RealtimeQuery, call.request.query)
+        await context.admission.identify(call.caller)
         offer = await context.offers.to(call.caller)
         model = offer.chat_models.resolve(query.model)
         headers, limits = call.request.headers, context.live_sessions.limits
