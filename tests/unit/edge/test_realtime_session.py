@@ -300,7 +300,10 @@ def test_function_is_called_after_the_voice_has_ended_and_not_where_it_is_stoppe
     board.take(type="response.cancel")
     board.finish(response)
     (done,) = [event for event in board.sent if event["type"] == "response.done"]
-    assert (done["response"]["status"], [one["type"] for one in done["response"]["output"]]) == ("cancelled", ["message"])
+    assert (done["response"]["status"], [one["type"] for one in done["response"]["output"]]) == (
+        "cancelled",
+        ["message"],
+    )
 
 
 def test_each_sound_of_an_item_is_told_by_its_own_index() -> None:

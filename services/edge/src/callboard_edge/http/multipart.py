@@ -174,14 +174,11 @@ class FormParser:
         if self._name == self._file_field:
             self.content.file = self._part
         else:
-            try:
-                if self._charset not in _CHARSETS:
-                    raise LookupError
-                text = self._part.decode(self._charset)
-            except (UnicodeDecodeError, LookupError):
+            text = _text(self._part, self._charset)
+            if text is None:
                 raise CallboardError(
                     ErrorCode.INVALID_REQUEST, f"The field '{self._name}' is not valid text.", param=self._name
-                ) from None
+                )
             self.content.fields.setdefault(self._name, []).append(text)
         self._part = bytearray()
 
@@ -195,6 +192,14 @@ def _headers(text: str) -> Message:
     if text.count(";") > MAX_PARAMETERS:
         raise _malformed(f"headers have more than {MAX_PARAMETERS} parameters")
     return email.parser.HeaderParser().parsestr(text)
+
+
+def _text(content: bytearray, charset: str) -> str | None:
+    """The text of a field, None where it is not of its charset, or that is unknown."""
+    try:
+        return content.decode(charset) if charset in _CHARSETS else None
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def _parameter(headers: Message, name: str, header: str = "content-type") -> str:

@@ -20,7 +20,7 @@ _BETA_NAMES = {
 _NOT_BETA = frozenset({"conversation.item.done"})
 
 
-class NamedFault(CallboardError):
+class CodedError(CallboardError):
     """What a client does wrong that libraries know by a code of OpenAI's, and pass over or act on."""
 
     def __init__(self, name: str, message: str, param: str | None = None) -> None:

@@ -21,7 +21,7 @@ from callboard_edge.protocols.openai.realtime_bodies import (
     ResponseCreate,
     SessionUpdate,
 )
-from callboard_edge.protocols.openai.realtime_events import Events, NamedFault
+from callboard_edge.protocols.openai.realtime_events import Events, CodedError
 from callboard_edge.protocols.openai.realtime_items import Conversation, Item, Part, messages_of, new_id, read_item
 from callboard_edge.protocols.openai.realtime_response import CancelReason, Response
 from callboard_edge.protocols.openai.realtime_settings import SessionSettings, session_object, updated
@@ -133,7 +133,7 @@ class Session:
                 try:
                     turn = self.audio.commit()
                 except CallboardError as error:
-                    raise NamedFault("input_audio_buffer_commit_empty", error.info.message) from None
+                    raise CodedError("input_audio_buffer_commit_empty", error.info.message) from None
                 self._commit(turn, detected=False)
             case _:
                 self.audio.clear()
@@ -324,7 +324,7 @@ class Session:
         settings = updated(self.settings, body)
         self._work.check(settings)
         if body.conversation != "none" and self.active is not None:
-            raise NamedFault(
+            raise CodedError(
                 "conversation_already_has_active_response",
                 "Conversation already has an active response in progress; wait for its end, or cancel it.",
             )
@@ -359,9 +359,7 @@ class Session:
             if response_id == response.id or (response_id is None and response.in_conversation):
                 self._stop(response, "client_cancelled")
                 return
-        raise NamedFault(
-            "response_cancel_not_active", "Cancellation failed: no active response found.", "response_id"
-        )
+        raise CodedError("response_cancel_not_active", "Cancellation failed: no active response found.", "response_id")
 
     def _stop(self, response: Response, reason: CancelReason) -> None:
         response.cancel(reason)
@@ -372,7 +370,7 @@ class Session:
         """The item that an event names; raises CallboardError where there is none."""
         if (item := self.conversation.find(item_id)) is None:
             message = "There is no item of this id in the conversation."
-            raise NamedFault(f"item_{act}_invalid_item_id", message, "item_id")
+            raise CodedError(f"item_{act}_invalid_item_id", message, "item_id")
         return item
 
     def _check_pending(self) -> None:

@@ -16,7 +16,7 @@ from callboard_contracts.quota import LimitState
 from callboard_contracts.speech import SpeechEnd
 from callboard_contracts.transcription import TranscriptionRequest
 from callboard_edge.domain.abilities import check_hears, unsupported
-from callboard_edge.domain.catalogue import ChatModel, unknown_model
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, RecognitionModel, unknown_model
 from callboard_edge.domain.input_audio import BYTES_PER_SAMPLE, OFF_LOOP_BYTES, SpeechStarted, Turn
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.offers import Offer
@@ -32,7 +32,7 @@ from callboard_edge.media.telephone import decoded
 from callboard_edge.protocols.openai.chat_audio import voiced
 from callboard_edge.protocols.openai.errors import error_fields
 from callboard_edge.protocols.openai.realtime_bodies import EVENTS, AudioAppend, BetaFormat, ClientEvent
-from callboard_edge.protocols.openai.realtime_events import Events, NamedFault
+from callboard_edge.protocols.openai.realtime_events import Events, CodedError
 from callboard_edge.protocols.openai.realtime_items import Item, Part
 from callboard_edge.protocols.openai.realtime_response import Answered, CancelReason, Response
 from callboard_edge.protocols.openai.realtime_session import Plan, Session
@@ -205,7 +205,7 @@ class Talk:
             else:
                 self._session.take(event)
         except CallboardError as error:
-            self._fail(error.info, event_id, error.name if isinstance(error, NamedFault) else None)
+            self._fail(error.info, event_id, error.name if isinstance(error, CodedError) else None)
 
     async def _append(self, audio: str) -> None:
         form, session = self._session.settings.input_format, self._session
@@ -223,10 +223,7 @@ class Talk:
         context, session = self._context, self._session
         wanted = session.settings.transcription or Transcription()
         try:
-            offered = (await context.offers.to(self._call.caller)).recognition_models
-            if not offered.models:
-                raise unknown_model(())
-            model = offered.resolve(wanted.model)
+            model = _recogniser((await context.offers.to(self._call.caller)).recognition_models, wanted.model)
             _check_size(sound, context.settings.stt.max_upload_bytes)
             request = TranscriptionRequest(model=model.name, language=wanted.language, prompt=wanted.prompt)
             check_hears(request, model, context.workers.model("stt", model.pool, model.name))
@@ -362,6 +359,12 @@ def _kind_of(name: str) -> type[ClientEvent]:
     if (kind := EVENTS.get(name)) is None:
         raise _invalid(f"There is no event of this type. Known are: {', '.join(EVENTS)}.", "type")
     return kind
+
+
+def _recogniser(offered: Catalogue[RecognitionModel], name: str | None) -> RecognitionModel:
+    if not offered.models:
+        raise unknown_model(())
+    return offered.resolve(name)
 
 
 def _check_size(sound: Sound, most_bytes: int) -> None:
