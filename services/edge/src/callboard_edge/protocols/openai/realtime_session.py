@@ -21,7 +21,7 @@ from callboard_edge.protocols.openai.realtime_bodies import (
     ResponseCreate,
     SessionUpdate,
 )
-from callboard_edge.protocols.openai.realtime_events import Events, CodedError
+from callboard_edge.protocols.openai.realtime_events import CodedError, Events
 from callboard_edge.protocols.openai.realtime_items import Conversation, Item, Part, messages_of, new_id, read_item
 from callboard_edge.protocols.openai.realtime_response import CancelReason, Response
 from callboard_edge.protocols.openai.realtime_settings import SessionSettings, session_object, updated

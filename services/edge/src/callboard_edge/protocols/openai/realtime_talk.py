@@ -32,7 +32,7 @@ from callboard_edge.media.telephone import decoded
 from callboard_edge.protocols.openai.chat_audio import voiced
 from callboard_edge.protocols.openai.errors import error_fields
 from callboard_edge.protocols.openai.realtime_bodies import EVENTS, AudioAppend, BetaFormat, ClientEvent
-from callboard_edge.protocols.openai.realtime_events import Events, CodedError
+from callboard_edge.protocols.openai.realtime_events import CodedError, Events
 from callboard_edge.protocols.openai.realtime_items import Item, Part
 from callboard_edge.protocols.openai.realtime_response import Answered, CancelReason, Response
 from callboard_edge.protocols.openai.realtime_session import Plan, Session
