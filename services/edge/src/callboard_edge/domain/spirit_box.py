@@ -140,6 +140,7 @@ class SpiritBox:
         self._visitors: set[Visitor] = set()
         self._addresses: Counter[str | None] = Counter()
         self._held_bytes = 0
+        self._refusal = b""
 
     @property
     def background(self) -> Background:
@@ -191,6 +192,12 @@ class SpiritBox:
             self._visitors.discard(visitor)
             self._addresses[visitor.caller.address] -= 1
             self._addresses += Counter()
+
+    async def refusal(self) -> bytes:
+        """What a contact hears that is not answered; made once."""
+        if not self._refusal:
+            self._refusal = await self.sounds.encode(self.sounds.refusal)
+        return self._refusal
 
     def hold(self, recording: bytes) -> Sound:
         """A recording that is kept until it is stored.
@@ -296,7 +303,7 @@ class Visitor:
 
     async def _refuse(self, contact: _Contact, error: CallboardError) -> None:
         """Says why there is no answer, or no more of it: to the page's ear a sound, since it has no place for words."""
-        sound = b"" if contact.answered else await self._box.sounds.encode(self._box.sounds.refusal)
+        sound = b"" if contact.answered else await self._box.refusal()
         self.ear.failed(error.info)
         if not contact.answered:
             self._send(contact, sound, "failed")
