@@ -114,7 +114,7 @@ class Talk:
     def recognise(self, item: Item, part: Part, pcm: bytes) -> None:
         """Begins to write down a sound."""
         rate_hz = self._session.settings.input_rate_hz
-        sound, seconds = Sound(wav_header(len(pcm), rate_hz) + pcm), len(pcm) / (rate_hz * BYTES_PER_SAMPLE)
+        sound, seconds = wav_header(len(pcm), rate_hz) + pcm, len(pcm) / (rate_hz * BYTES_PER_SAMPLE)
         self._start(self._recognise(item, part, sound, seconds), "realtime-hear")
 
     def recognise_encoded(self, item: Item, part: Part, sound: str, param: str) -> None:
@@ -219,17 +219,20 @@ class Talk:
         self._context.metrics.errors.labels(NAME, info.code.value).inc()
         self._events.error(info, event_id, code)
 
-    async def _recognise(self, item: Item, part: Part, sound: Sound, seconds: float) -> None:
+    async def _recognise(self, item: Item, part: Part, sound: bytes, seconds: float) -> None:
         context, session = self._context, self._session
         wanted = session.settings.transcription or Transcription()
+        # Nothing else keeps the bytes once they are stored.
+        held = Sound(sound)
+        del sound
         try:
             model = _recogniser((await context.offers.to(self._call.caller)).recognition_models, wanted.model)
-            _check_size(sound, context.settings.stt.max_upload_bytes)
+            _check_size(held, context.settings.stt.max_upload_bytes)
             request = TranscriptionRequest(model=model.name, language=wanted.language, prompt=wanted.prompt)
             check_hears(request, model, context.workers.model("stt", model.pool, model.name))
             held_ms = max(1, min(context.settings.stt.hold_slice_ms, int(seconds * 1000)))
             async with await context.admission.transcription(
-                self._call.caller, request, model, sound, held_ms
+                self._call.caller, request, model, held, held_ms
             ) as stream:
                 sent = 0
                 async for _ in stream:
