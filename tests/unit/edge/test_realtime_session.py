@@ -160,6 +160,12 @@ def test_noise_is_not_answered() -> None:
     found(board, TURN)
     board.hear("")
     assert (board.plans, board.session.is_busy) == ([], False)
+    board.say("Look.")
+    call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+    board.take(type="conversation.item.create", item=call)
+    found(board, TURN)
+    board.hear("")
+    assert (board.plans, board.session.is_busy) == ([], False)
 
 
 def test_who_goes_on_is_answered_after_the_last_turn() -> None:

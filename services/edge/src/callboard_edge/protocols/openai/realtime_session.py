@@ -314,7 +314,7 @@ class Session:
     def _has_unanswered(self) -> bool:
         """Whether somebody said something after the last answer."""
         for item in reversed(list(self.conversation)):
-            if item.role == "assistant":
+            if item.role == "assistant" or item.type == "function_call":
                 return False
             if item.role == "user" and item.text.strip():
                 return True
