@@ -20,8 +20,6 @@ from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, En
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
-LONGEST_CODE = 3
-"""How long a language's code is at most, as in `haw`."""
 _BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({400, 413, 415, 422})
 _FILE_NAMES = {"matroska": "webm", "mov": "mp4", "ogg": "ogg", "flac": "flac", "mp3": "mp3", "wav": "wav"}
@@ -114,15 +112,13 @@ class OpenAIRecognitionEngine:
     async def _ask(self, model: str, sound: Sound, request: TranscriptionRequest, start_ms: int) -> _Answer:
         prompt = ", ".join(filter(None, (request.prompt, *request.hotwords)))
         translates = request.task == "translate"
-        # A job that is taken over has the language as the server told it, often by its name; it takes codes alone.
-        language = request.language if len(request.language or "") <= LONGEST_CODE else None
         granularities = ["segment", *(["word"] if request.word_timestamps else [])]
         fields: dict[str, Any] = {
             "model": model,
             "response_format": "verbose_json",
             "prompt": prompt,
             "temperature": request.temperature,
-            **({} if translates else {"language": language, "timestamp_granularities": granularities}),
+            **({} if translates else {"language": request.language, "timestamp_granularities": granularities}),
         }
         answer = await self._client.post(
             "/audio/translations" if translates else "/audio/transcriptions",
