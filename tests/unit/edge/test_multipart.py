@@ -107,6 +107,9 @@ MALFORMED = {
     "a long field": form(part('form-data; name="prompt"', b"x" * (MAX_FIELD_BYTES + 1))),
     "no text": form(part('form-data; name="prompt"', b"\xff\xfe")),
     "unknown charset": form(part('form-data; name="prompt"', b"x", "Content-Type: text/plain; charset=klingon")),
+    "no charset of texts": form(
+        part('form-data; name="prompt"', b"bcher-kva", "Content-Type: text/plain; charset=PunyCode")
+    ),
     "two files": form(FILE, FILE),
     "nothing": b"",
 }

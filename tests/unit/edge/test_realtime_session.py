@@ -45,9 +45,10 @@ class Board:
         kept = [(event, one) for event, one in zip(self.sent, self._tags, strict=True) if one != tag]
         self.sent, self._tags = [event for event, _ in kept], [one for _, one in kept]
 
-    def check(self, settings: SessionSettings) -> None:
+    def check(self, settings: SessionSettings) -> str:
         if settings.voice == "nobody":
             raise CallboardError(ErrorCode.UNKNOWN_VOICE, "There is no such voice.")
+        return "owl" if settings.model == "gpt-realtime" else settings.model
 
     def recognise(self, item: Item, part: Part, pcm: bytes) -> None:
         assert pcm
@@ -156,6 +157,12 @@ def test_detected_turn_is_answered_once_its_text_is_known() -> None:
 
 def test_noise_is_not_answered() -> None:
     board = Board()
+    found(board, TURN)
+    board.hear("")
+    assert (board.plans, board.session.is_busy) == ([], False)
+    board.say("Look.")
+    call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+    board.take(type="conversation.item.create", item=call)
     found(board, TURN)
     board.hear("")
     assert (board.plans, board.session.is_busy) == ([], False)
@@ -270,6 +277,51 @@ def test_functions_are_called_after_the_text() -> None:
     assert [role for role, _ in board.read()] == ["user", "assistant", "tool"]
 
 
+def test_function_is_called_after_the_voice_has_ended_and_not_where_it_is_stopped() -> None:
+    call = ChatFrame(seq=1, attempt=1, tool_calls=(ToolCall(id="call_1", name="look", arguments="{}"),))
+    board = Board()
+    board.say("Look.")
+    for ends in (True, False):
+        board.take(type="response.create")
+        response = board.answer("Well.")
+        response.written([call])
+        response.spoken(b"\0\0", 1, ())
+        board.kinds()
+        if ends:
+            board.finish(response)
+            assert board.kinds() == [
+                "response.output_audio.done",
+                "response.output_audio_transcript.done",
+                "response.content_part.done",
+                "conversation.item.done",
+                "response.output_item.done",
+                "response.output_item.added",
+                "conversation.item.added",
+                "response.function_call_arguments.delta",
+                "response.function_call_arguments.done",
+                "conversation.item.done",
+                "response.output_item.done",
+                "response.done",
+            ]
+    board.take(type="response.cancel")
+    board.finish(response)
+    (done,) = [event for event in board.sent if event["type"] == "response.done"]
+    assert (done["response"]["status"], [one["type"] for one in done["response"]["output"]]) == (
+        "cancelled",
+        ["message"],
+    )
+
+
+def test_each_sound_of_an_item_is_told_by_its_own_index() -> None:
+    board = Board()
+    content = [{"type": "input_audio", "audio": "AAAA"}] * 2
+    board.take(type="conversation.item.create", item={"type": "message", "role": "user", "content": content})
+    board.hear("you?", 1)
+    board.hear("Who are", 0)
+    told = [(event["content_index"], event["transcript"]) for event in board.sent[-2:]]
+    assert told == [(1, "you?"), (0, "Who are")]
+
+
 def test_failure_and_limit_end_a_response() -> None:
     board = Board()
     board.say("Hello.")
@@ -355,6 +407,8 @@ def test_settings_change_one_by_one_and_are_checked_first() -> None:
     update = "session.update"
     board.refused(type=update, session={"voice": "nobody"})
     assert board.refused(type=update, session={"model": "wren"}) == "session.model"
+    board.take(type=update, session={"model": "gpt-realtime"})
+    assert board.sent[-1]["session"]["model"] == "owl"
     assert board.refused(type=update, session={"type": "transcription"}) == "session.type"
     rate = {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}
     assert board.refused(type=update, session={"audio": rate}) == "session.audio.input.format.rate"

@@ -150,6 +150,9 @@ async def test_wrong_password_is_refused_with_words_and_after_many_the_address_i
                 refusal = await socket.receive_str()
             assert refusal.startswith('44{"message":"'), auth
             assert told in refusal, auth
+            # Whoever has a key guesses no more passwords than others.
+            async with page(harness, '{"user":"seance","password":"cb_key"}') as socket:
+                assert (await socket.receive_str()).startswith("40{")
 
 
 async def test_key_opens_the_box_and_counts_and_an_unknown_one_does_not() -> None:

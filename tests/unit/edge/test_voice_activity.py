@@ -147,6 +147,17 @@ def test_without_detection_the_client_commits_and_the_bound_refuses() -> None:
     assert (audio.kept_ms, audio.heard_ms) == (0, 2000)
 
 
+def test_half_samples_are_joined_and_forgotten_with_the_rest() -> None:
+    audio = InputAudio(RATE_HZ, 1000, None)
+    sound = np.arange(4800, dtype="<i2").tobytes()
+    for part in (b"\7", sound):
+        audio.append(part)
+    audio.clear()
+    for at in range(0, len(sound), 1001):
+        audio.append(sound[at : at + 1001])
+    assert audio.commit().pcm == sound
+
+
 def test_commit_within_a_detected_turn_takes_it_all() -> None:
     audio = InputAudio(RATE_HZ, 60_000, TurnDetection())
     assert len(turns(audio, pcm(silence(1), speech(1, -25)))) == 1

@@ -45,6 +45,7 @@ class InputAudio:
         self.rate_hz = rate_hz
         self._max_ms = max_ms
         self._pcm = bytearray()
+        self._half_sample = b""
         self._begin_ms = 0.0
         """Where the kept sound begins in the whole."""
         self._activity: VoiceActivity | None = None
@@ -77,17 +78,20 @@ class InputAudio:
             self._activity.settings = detection
 
     def append(self, pcm: bytes) -> Sequence[SpeechStarted | Turn]:
-        """Takes more sound, of whole samples, and returns what begins and ends in it.
+        """Takes more sound and returns what begins and ends in it; half a sample waits for its other half.
 
         Raises:
             CallboardError: there is more than may be kept, and none of it was taken.
         """
+        pcm = self._half_sample + pcm
         if self._activity is None and self.kept_ms + self._ms(len(pcm)) > self._max_ms:
             raise CallboardError(
                 ErrorCode.INVALID_REQUEST,
                 f"The buffer holds at most {self._max_ms // 1000} seconds; commit or clear it first.",
                 param="audio",
             )
+        size = len(pcm) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE
+        self._half_sample, pcm = pcm[size:], pcm[:size]
         self._pcm += pcm
         if self._activity is None:
             return ()
@@ -124,6 +128,7 @@ class InputAudio:
 
     def clear(self) -> None:
         """Forgets all that is kept, and a turn that runs."""
+        self._half_sample = b""
         self._forget_before(self.heard_ms + FRAME_MS)
         self._start_ms = None
         if self._activity is not None:

@@ -16,19 +16,19 @@ from uuid import uuid4
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.pools import SttSection, TtsSection
-from callboard_contracts.speech import BYTES_PER_MS, SpeechRequest
+from callboard_contracts.speech import BYTES_PER_MS
 from callboard_contracts.spirit_box import SpiritBoxSection
 from callboard_contracts.transcription import TranscriptionRequest
 from callboard_edge.domain.abilities import check_abilities, check_hears, with_honoured_sampling
 from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import Catalogue, ChatModel, M, SpeechModel
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
-from callboard_edge.domain.languages import language_tag, voice_for_language
+from callboard_edge.domain.languages import language_tag
 from callboard_edge.domain.offers import Offer, Offers
 from callboard_edge.domain.ports import Background
 from callboard_edge.domain.prompt_bound import within_bounds
 from callboard_edge.domain.sounds import Sound
+from callboard_edge.domain.spirit_cast import Cast, cast_for, chosen
 from callboard_edge.domain.spirit_prompts import Exchange, Monologue, Seed, spirit_request
 from callboard_edge.domain.text_stream import has_output
 from callboard_edge.domain.workers import Workers
@@ -91,16 +91,6 @@ class Sounds:
     silence: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Cast:
-    """The models of an answer, and its voice."""
-
-    chat: ChatModel
-    speech: SpeechModel
-    spoken: SpeechRequest
-    language: str
-
-
 @dataclass(slots=True)
 class _Contact:
     """A question and how far its answer has come."""
@@ -140,6 +130,7 @@ class SpiritBox:
         self._visitors: set[Visitor] = set()
         self._addresses: Counter[str | None] = Counter()
         self._held_bytes = 0
+        self._refusal = b""
 
     @property
     def background(self) -> Background:
@@ -191,6 +182,12 @@ class SpiritBox:
             self._visitors.discard(visitor)
             self._addresses[visitor.caller.address] -= 1
             self._addresses += Counter()
+
+    async def refusal(self) -> bytes:
+        """What a contact hears that is not answered; made once."""
+        if not self._refusal:
+            self._refusal = await self.sounds.encode(self.sounds.refusal)
+        return self._refusal
 
     def hold(self, recording: bytes) -> Sound:
         """A recording that is kept until it is stored.
@@ -285,7 +282,7 @@ class Visitor:
             offer = await self._box.offers.to(self.caller)
             question, language = await self._hear(offer, sound)
             self._reached("text", contact)
-            cast = self._cast(offer, language)
+            cast = cast_for(offer, self._box.workers, self._box.settings, language)
             await self._speak(contact, cast, Monologue(question, cast.language))
         except CallboardError as error:
             await self._refuse(contact, error)
@@ -296,14 +293,14 @@ class Visitor:
 
     async def _refuse(self, contact: _Contact, error: CallboardError) -> None:
         """Says why there is no answer, or no more of it: to the page's ear a sound, since it has no place for words."""
-        sound = b"" if contact.answered else await self._box.sounds.encode(self._box.sounds.refusal)
+        sound = b"" if contact.answered else await self._box.refusal()
         self.ear.failed(error.info)
         if not contact.answered:
             self._send(contact, sound, "failed")
 
     async def _hear(self, offer: Offer, sound: Sound) -> tuple[str, str | None]:
         box = self._box
-        model = _resolved(offer.recognition_models, box.settings.transcription_model)
+        model = chosen(offer.recognition_models, box.settings.transcription_model)
         request = TranscriptionRequest(model=model.name)
         check_hears(request, model, box.workers.model("stt", model.pool, model.name))
         async with await box.admission.transcription(self.caller, request, model, sound, box.heard_ms) as stream:
@@ -315,30 +312,7 @@ class Visitor:
         language = transcript.end.language
         return transcript.text, language_tag(language).partition("-")[0] if language else None
 
-    def _cast(self, offer: Offer, heard: str | None) -> _Cast:
-        """Who answers and in which voice: one that speaks the question's language, else the fallback's."""
-        settings = self._box.settings
-        chat = _resolved(offer.chat_models, settings.chat_model)
-        speech = _resolved(offer.speech_models, settings.speech_model)
-        catalog, offered = speech.catalog(self._box.workers), self._box.workers.model("tts", speech.pool, speech.name)
-        voices = [one for one in offered.voices if catalog.offers(one.name)] if offered is not None else []
-        usual = settings.voice
-        if usual is None and chat.character is not None and catalog.can_speak(chat.character):
-            usual = chat.name
-        usual_voice = catalog.resolve(usual)
-        language, voice = settings.fallback_language, usual_voice
-        for wanted in dict.fromkeys((heard or language, language)):
-            own = settings.form_of(wanted).voice
-            found = catalog.resolve(own) if own else voice_for_language(voices, wanted, usual_voice)
-            # Where no worker says what its voices speak, the usual one is taken to speak everything.
-            if found is not None or not voices:
-                language, voice = wanted, found or usual_voice
-                break
-        words = catalog.words_of(usual)
-        spoken = SpeechRequest(model=speech.name, text="", voice=voice, words=words)
-        return _Cast(chat, speech, spoken, language)
-
-    async def _speak(self, contact: _Contact, cast: _Cast, monologue: Monologue) -> None:
+    async def _speak(self, contact: _Contact, cast: Cast, monologue: Monologue) -> None:
         """The answer, then the monologue, each part after the one before has been heard."""
         settings = self._box.settings
         try:
@@ -356,7 +330,7 @@ class Visitor:
             if monologue.text:
                 self._earlier.append(Exchange(monologue.question, monologue.text))
 
-    def _request(self, cast: _Cast, monologue: Monologue) -> ChatRequest:
+    def _request(self, cast: Cast, monologue: Monologue) -> ChatRequest:
         model, settings = cast.chat, self._box.settings
         limit = model.output_limit(settings.max_output_tokens)
         request = spirit_request(settings, model.name, limit, monologue, tuple(self._earlier), self._seed.next())
@@ -365,7 +339,7 @@ class Visitor:
         offered = self._box.workers.model("chat", model.pool, model.served_name)
         return with_honoured_sampling(request, offered, frozenset())
 
-    async def _part(self, contact: _Contact, cast: _Cast, request: ChatRequest) -> str:
+    async def _part(self, contact: _Contact, cast: Cast, request: ChatRequest) -> str:
         """Has one part written and spoken, and sends it piece by piece; returns what was written."""
         box = self._box
         text, pcm, first = "", bytearray(), True
@@ -409,11 +383,6 @@ class Visitor:
 
     def _reached(self, stage: Stage, contact: _Contact) -> None:
         self._box.figures.reached(stage, asyncio.get_running_loop().time() - contact.asked_at)
-
-
-def _resolved(models: Catalogue[M], name: str | None) -> M:
-    """The model that the site chose for spirits, else the default, else the first."""
-    return models.resolve(name or models.default or next(iter(models.names), None))
 
 
 async def _until(due: float) -> None:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 
 from callboard_contracts.errors import CallboardError, ErrorCode
 
@@ -16,6 +18,9 @@ MAX_PARAMETERS = 64
 """How many semicolons headers may have; each costs Python's parser a look at all that stands before it."""
 MAX_FIELD_BYTES = 64 * 1024
 """How long a text field may be, and all of them together."""
+_CHARSETS = frozenset((*aliases, *aliases.values()))
+"""Python knows more: codecs for names of hosts, which take a second for the longest field. Every name that it does not
+know it keeps for ever."""
 _PLAIN_ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
 _INDEX = re.compile(r"\[\d*\]\Z")
 
@@ -119,13 +124,11 @@ class FormParser:
         encoding = str(headers.get("Content-Transfer-Encoding", "")).strip().lower()
         if encoding not in _PLAIN_ENCODINGS:
             raise _malformed("the content of a part is encoded; send it as it is")
-        # Python's parser also reads names that are folded, quoted, escaped or percent-encoded.
-        name = headers.get_param("name", header="content-disposition")
-        text = name[2] if isinstance(name, tuple) else name
-        if not isinstance(text, str) or not text:
+        name = _parameter(headers, "name", "content-disposition")
+        if not name:
             raise _malformed("a part has no name")
-        self._name = _INDEX.sub("", text)
-        self._charset = str(headers.get_content_charset() or "utf-8")
+        self._name = _INDEX.sub("", name)
+        self._charset = normalize_encoding(_parameter(headers, "charset") or "utf-8").lower()
         if self._name == self._file_field and self.content.file is not None:
             raise CallboardError(
                 ErrorCode.INVALID_REQUEST, "The form has more than one file; send one.", param=self._file_field
@@ -171,12 +174,11 @@ class FormParser:
         if self._name == self._file_field:
             self.content.file = self._part
         else:
-            try:
-                text = self._part.decode(self._charset)
-            except (UnicodeDecodeError, LookupError):
+            text = _text(self._part, self._charset)
+            if text is None:
                 raise CallboardError(
                     ErrorCode.INVALID_REQUEST, f"The field '{self._name}' is not valid text.", param=self._name
-                ) from None
+                )
             self.content.fields.setdefault(self._name, []).append(text)
         self._part = bytearray()
 
@@ -192,9 +194,24 @@ def _headers(text: str) -> Message:
     return email.parser.HeaderParser().parsestr(text)
 
 
+def _text(content: bytearray, charset: str) -> str | None:
+    """The text of a field, None where it is not of its charset, or that is unknown."""
+    try:
+        return content.decode(charset) if charset in _CHARSETS else None
+    except (UnicodeDecodeError, LookupError):
+        return None
+
+
+def _parameter(headers: Message, name: str, header: str = "content-type") -> str:
+    """A header's parameter, also one that is folded, quoted, escaped or percent-encoded; empty where there is none."""
+    found = headers.get_param(name, header=header)
+    text = found[2] if isinstance(found, tuple) else found
+    return text if isinstance(text, str) else ""
+
+
 def _boundary(content_type: str) -> bytes:
-    boundary = _headers(f"Content-Type: {content_type}\r\n\r\n").get_boundary()
-    found = (boundary or "").encode("utf-8", "replace")
+    boundary = _parameter(_headers(f"Content-Type: {content_type}\r\n\r\n"), "boundary")
+    found = boundary.rstrip().encode("utf-8", "replace")
     if not found or len(found) > MAX_BOUNDARY_BYTES:
         raise _malformed("its content type names no boundary")
     return found

@@ -37,6 +37,8 @@ from callboard_worker.takeover import take_over
 log = logging.getLogger(__name__)
 
 ENGINE_TRIES = 6
+LONGEST_CODE = 3
+"""How long a language's code is at most."""
 RETURN_TIMEOUT_S = 5.0
 """How long the last holds may take to be given back before the worker ends."""
 
@@ -169,8 +171,10 @@ class TranscriptionJobs:
     ) -> None:
         """Sends what the engine hears from a point of the sound on; raises EngineError."""
         job, clock = running.job, asyncio.get_running_loop().time
-        # A worker that takes a job over goes on in the language that was heard before.
-        request = job.request.model_copy(update={"language": job.request.language or transcript.language[0]})
+        # A worker that takes a job over goes on in the language that was heard before, unless that is a mere name.
+        known, _ = transcript.language
+        language = job.request.language or (known if len(known or "") <= LONGEST_CODE else None)
+        request = job.request.model_copy(update={"language": language})
         model = self._pool.models[request.model].engine_model
         running.heard_at = clock()
         async with aclosing(self._engine.transcribe(model, sound, request, start_ms)) as heard:

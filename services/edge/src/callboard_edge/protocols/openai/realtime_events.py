@@ -3,7 +3,7 @@
 import json
 from typing import Any, Protocol
 
-from callboard_contracts.errors import ErrorInfo
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_edge.protocols.openai.errors import error_fields
 from callboard_edge.protocols.openai.realtime_items import new_id
 from callboard_edge.protocols.openai.realtime_settings import Shape
@@ -18,6 +18,14 @@ _BETA_NAMES = {
     "response.output_audio_transcript.done": "response.audio_transcript.done",
 }
 _NOT_BETA = frozenset({"conversation.item.done"})
+
+
+class CodedError(CallboardError):
+    """What a client does wrong that libraries know by a code of OpenAI's, and pass over or act on."""
+
+    def __init__(self, name: str, message: str, param: str | None = None) -> None:
+        super().__init__(ErrorCode.INVALID_REQUEST, message, param=param)
+        self.name = name
 
 
 class Outbox(Protocol):
@@ -52,6 +60,7 @@ class Events:
         """Drops what waits under a tag."""
         self._outbox.take_back(tag)
 
-    def error(self, info: ErrorInfo, event_id: str | None = None) -> None:
-        """Tells of an error; `event_id` names the client's event at fault."""
-        self.send("error", error={**error_fields(info), "event_id": event_id})
+    def error(self, info: ErrorInfo, event_id: str | None = None, code: str | None = None) -> None:
+        """Tells of an error; `event_id` names the client's event at fault, `code` what OpenAI calls the error."""
+        fields = error_fields(info)
+        self.send("error", error={**fields, "code": code or fields["code"], "event_id": event_id})

@@ -35,9 +35,9 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Part:
-    """A part of a message; the text of a sound is its transcript, None while that is not known.
+    """A part of a message, alike another only if it is the same; the text of a sound is its transcript, if known.
 
     `audio_ms` and `words` are what a voice has spoken of it so far, `is_whole` whether that is all.
     """

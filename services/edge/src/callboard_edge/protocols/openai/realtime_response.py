@@ -48,10 +48,13 @@ class Response:
         self._conversation_id = conversation_id
         self._metadata = metadata
         self._items: list[Item] = []
+        self._previous_id: str | None = None
+        """The item before the last one, in the conversation."""
         self._message: Item | None = None
         self._details: dict[str, Any] | None = None
         self._usage: dict[str, Any] | None = None
         self._tokens = 0
+        self._calls: list[ToolCall] = []
         events.send("response.created", response=self._as_object())
 
     @property
@@ -74,9 +77,8 @@ class Response:
             part.text = (part.text or "") + text
             kind = "output_audio_transcript" if self.settings.spoken else "output_text"
             self._send_of_part(f"{kind}.delta", delta=text)
-        for frame in frames:
-            for call in frame.tool_calls:
-                self._called(call)
+        # An item is told at once and whole, and what is spoken comes later than what is written.
+        self._calls += [call for frame in frames for call in frame.tool_calls]
 
     def spoken(self, sound: bytes, duration_ms: int, words: Sequence[TimedWord]) -> None:
         """Adds sound, `duration_ms` long and in the client's form, and the words that begin in it."""
@@ -90,12 +92,17 @@ class Response:
 
     def complete(self, answered: Answered) -> None:
         """Ends an answer that was given."""
+        if not self.is_open:
+            return
         cut_short = answered.cut_short or answered.end.reason == "length"
         if self._message is not None:
             self._message.parts[0].is_whole = not answered.cut_short
         self._usage = _usage(answered.end.usage, answered.audio_tokens)
-        details = {"type": "incomplete", "reason": "max_output_tokens"} if cut_short else None
-        self._end("incomplete" if cut_short else "completed", details)
+        status: Literal["completed", "incomplete"] = "incomplete" if cut_short else "completed"
+        self._close_message(status)
+        for call in self._calls:
+            self._called(call)
+        self._end(status, {"type": "incomplete", "reason": "max_output_tokens"} if cut_short else None)
 
     def cancel(self, reason: CancelReason) -> None:
         """Ends an answer that is not wanted any more; sound that waits to be sent is dropped."""
@@ -112,7 +119,6 @@ class Response:
             self._end("failed", {"type": "failed", "error": error})
 
     def _called(self, call: ToolCall) -> None:
-        self._close_message("completed")
         item = Item(
             new_id("item"), "function_call", status="in_progress", call_id=call.id, name=call.name, arguments=""
         )
@@ -137,13 +143,13 @@ class Response:
         shown = item.as_object(self._events.shape)
         self._send("output_item.added", item=shown)
         if self._add_item is not None:
-            previous = self._add_item(item)
-            self._events.send("conversation.item.added", previous_item_id=previous, item=shown)
+            self._previous_id = self._add_item(item)
+            self._events.send("conversation.item.added", previous_item_id=self._previous_id, item=shown)
 
     def _done(self, item: Item) -> None:
         shown = item.as_object(self._events.shape)
         if self._add_item is not None:
-            self._events.send("conversation.item.done", item=shown)
+            self._events.send("conversation.item.done", previous_item_id=self._previous_id, item=shown)
         self._send("output_item.done", item=shown)
 
     def _close_message(self, status: Literal["completed", "incomplete"]) -> None:

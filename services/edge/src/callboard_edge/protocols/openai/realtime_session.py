@@ -21,7 +21,7 @@ from callboard_edge.protocols.openai.realtime_bodies import (
     ResponseCreate,
     SessionUpdate,
 )
-from callboard_edge.protocols.openai.realtime_events import Events
+from callboard_edge.protocols.openai.realtime_events import CodedError, Events
 from callboard_edge.protocols.openai.realtime_items import Conversation, Item, Part, messages_of, new_id, read_item
 from callboard_edge.protocols.openai.realtime_response import CancelReason, Response
 from callboard_edge.protocols.openai.realtime_settings import SessionSettings, session_object, updated
@@ -43,8 +43,8 @@ class Plan:
 class Work(Protocol):
     """What a session has done by others."""
 
-    def check(self, settings: SessionSettings) -> None:
-        """Raises CallboardError where the site cannot serve the settings."""
+    def check(self, settings: SessionSettings) -> str:
+        """The model that the settings name by this or another name; raises CallboardError for what is not served."""
         ...
 
     def recognise(self, item: Item, part: Part, pcm: bytes) -> None:
@@ -117,10 +117,10 @@ class Session:
             case ItemCreate():
                 self._create_item(event)
             case ItemNamed() if event.type.endswith("retrieve"):
-                item = self.conversation.get(event.item_id)
+                item = self._named(event.item_id, "retrieve")
                 self._events.send("conversation.item.retrieved", item=item.as_object(self._events.shape))
             case ItemNamed():
-                self.conversation.delete(event.item_id)
+                self.conversation.delete(self._named(event.item_id, "delete").id)
                 self._events.send("conversation.item.deleted", item_id=event.item_id)
             case ItemTruncate():
                 self._truncate(event)
@@ -130,7 +130,11 @@ class Session:
                 self._cancel(event.response_id)
             case _ if event.type == "input_audio_buffer.commit":
                 self._check_pending()
-                self._commit(self.audio.commit(), detected=False)
+                try:
+                    turn = self.audio.commit()
+                except CallboardError as error:
+                    raise CodedError("input_audio_buffer_commit_empty", error.info.message) from None
+                self._commit(turn, detected=False)
             case _:
                 self.audio.clear()
                 self._turn_id = None
@@ -226,12 +230,8 @@ class Session:
         self._answer_if_ready()
 
     def _update(self, event: SessionUpdate) -> None:
-        settings = updated(self.settings, event.session)
-        model = event.session.model
-        if model is not None:
-            settings = replace(settings, model=model)
-        self._work.check(settings)
-        if model is not None and model != self.settings.model:
+        own, settings = self.settings.model, updated(self.settings, event.session)
+        if self._work.check(replace(settings, model=event.session.model or own)) != own:
             raise unsupported("A session keeps its model; open another session.", "session.model")
         if self._has_spoken and settings.voice != self.settings.voice:
             raise unsupported("A session keeps its voice once it was heard.", "session.voice")
@@ -272,7 +272,7 @@ class Session:
 
     def _truncate(self, event: ItemTruncate) -> None:
         active = self.active
-        item = self.conversation.get(event.item_id)
+        item = self._named(event.item_id, "truncate")
         if active is not None and item.status == "in_progress":
             raise CallboardError(
                 ErrorCode.INVALID_REQUEST, "The answer is still being given; cancel it first.", param="item_id"
@@ -314,7 +314,7 @@ class Session:
     def _has_unanswered(self) -> bool:
         """Whether somebody said something after the last answer."""
         for item in reversed(list(self.conversation)):
-            if item.role == "assistant":
+            if item.role == "assistant" or item.type == "function_call":
                 return False
             if item.role == "user" and item.text.strip():
                 return True
@@ -324,8 +324,9 @@ class Session:
         settings = updated(self.settings, body)
         self._work.check(settings)
         if body.conversation != "none" and self.active is not None:
-            raise CallboardError(
-                ErrorCode.CONFLICT, "The conversation has a response already; wait for its end, or cancel it."
+            raise CodedError(
+                "conversation_already_has_active_response",
+                "Conversation already has an active response in progress; wait for its end, or cancel it.",
             )
         if len(self._responses) >= MAX_RESPONSES:
             raise CallboardError(ErrorCode.CONFLICT, f"At most {MAX_RESPONSES} responses are given at once.")
@@ -358,12 +359,19 @@ class Session:
             if response_id == response.id or (response_id is None and response.in_conversation):
                 self._stop(response, "client_cancelled")
                 return
-        raise CallboardError(ErrorCode.INVALID_REQUEST, "There is no such response to cancel.", param="response_id")
+        raise CodedError("response_cancel_not_active", "Cancellation failed: no active response found.", "response_id")
 
     def _stop(self, response: Response, reason: CancelReason) -> None:
         response.cancel(reason)
         self._responses.remove(response)
         self._work.stop(response, reason)
+
+    def _named(self, item_id: str, act: str) -> Item:
+        """The item that an event names; raises CallboardError where there is none."""
+        if (item := self.conversation.find(item_id)) is None:
+            message = "There is no item of this id in the conversation."
+            raise CodedError(f"item_{act}_invalid_item_id", message, "item_id")
+        return item
 
     def _check_pending(self) -> None:
         if len(self._pending) >= MAX_PENDING:

@@ -1,6 +1,6 @@
 """The settings of a session, and how they and a single response's are read from what a client sends."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -182,12 +182,10 @@ def session_object(settings: SessionSettings, session_id: str, expires_at: int, 
     """The settings as the client sees them."""
     limit = settings.max_output_tokens or "inf"
     choice = settings.tool_choice
-    transcription = settings.transcription
-    heard = (
-        None
-        if transcription is None
-        else {"model": transcription.model, "language": transcription.language, "prompt": transcription.prompt}
-    )
+    heard = None
+    if settings.transcription is not None:
+        # Some clients take no null for a name.
+        heard = {name: value for name, value in asdict(settings.transcription).items() if value is not None}
     common = {
         "id": session_id,
         "object": "realtime.session",

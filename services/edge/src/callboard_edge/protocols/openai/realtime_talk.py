@@ -16,8 +16,8 @@ from callboard_contracts.quota import LimitState
 from callboard_contracts.speech import SpeechEnd
 from callboard_contracts.transcription import TranscriptionRequest
 from callboard_edge.domain.abilities import check_hears, unsupported
-from callboard_edge.domain.catalogue import ChatModel, unknown_model
-from callboard_edge.domain.input_audio import BYTES_PER_SAMPLE, OFF_LOOP_BYTES
+from callboard_edge.domain.catalogue import Catalogue, ChatModel, RecognitionModel, unknown_model
+from callboard_edge.domain.input_audio import BYTES_PER_SAMPLE, OFF_LOOP_BYTES, SpeechStarted, Turn
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.offers import Offer
 from callboard_edge.domain.sounds import Sound
@@ -28,12 +28,11 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.event_socket import EventSocket
 from callboard_edge.http.rate_limits import counted
 from callboard_edge.media.plain import wav_header
-from callboard_edge.media.samples import SampleAligner
 from callboard_edge.media.telephone import decoded
 from callboard_edge.protocols.openai.chat_audio import voiced
 from callboard_edge.protocols.openai.errors import error_fields
 from callboard_edge.protocols.openai.realtime_bodies import EVENTS, AudioAppend, BetaFormat, ClientEvent
-from callboard_edge.protocols.openai.realtime_events import Events
+from callboard_edge.protocols.openai.realtime_events import CodedError, Events
 from callboard_edge.protocols.openai.realtime_items import Item, Part
 from callboard_edge.protocols.openai.realtime_response import Answered, CancelReason, Response
 from callboard_edge.protocols.openai.realtime_session import Plan, Session
@@ -44,6 +43,7 @@ from callboard_edge.protocols.openai.responses_input import functions_of
 log = logging.getLogger(__name__)
 
 NAME = "realtime"
+FAILED = ErrorInfo(code=ErrorCode.INTERNAL, message="Something failed inside.")
 E = TypeVar("E", bound=ClientEvent)
 
 
@@ -68,7 +68,6 @@ class Talk:
             limits.max_items,
             limits.max_session_s,
         )
-        self._aligner = SampleAligner()
         self._tasks = set[asyncio.Task[None]]()
         self._responding: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -100,8 +99,8 @@ class Talk:
             raise ConnectionResetError("the client is gone")
         await self._socket.close(self._close_code)
 
-    def check(self, settings: SessionSettings) -> None:
-        """Raises CallboardError where the site cannot serve the settings."""
+    def check(self, settings: SessionSettings) -> str:
+        """The model that the settings name by this or another name; raises CallboardError for what is not served."""
         model = self._offer.chat_models.resolve(settings.model)
         functions_of(settings.tools, settings.tool_choice, model)
         if settings.spoken:
@@ -110,6 +109,7 @@ class Talk:
             voiced(model, self._offer.speech_models, self._context.workers, None, settings.voice)
         if settings.transcription is not None:
             self._offer.recognition_models.resolve(settings.transcription.model)
+        return model.name
 
     def recognise(self, item: Item, part: Part, pcm: bytes) -> None:
         """Begins to write down a sound."""
@@ -205,35 +205,34 @@ class Talk:
             else:
                 self._session.take(event)
         except CallboardError as error:
-            self._fail(error.info, event_id)
+            self._fail(error.info, event_id, error.name if isinstance(error, CodedError) else None)
 
     async def _append(self, audio: str) -> None:
         form, session = self._session.settings.input_format, self._session
-        if len(audio) > OFF_LOOP_BYTES:
-            pcm = await asyncio.to_thread(lambda: _pcm(_decoded(audio, "audio"), form))
-            session.heard_sound(await asyncio.to_thread(session.audio.append, self._aligner.align(pcm)))
-        else:
-            pcm = self._aligner.align(_pcm(_decoded(audio, "audio"), form))
-            session.heard_sound(session.audio.append(pcm))
 
-    def _fail(self, info: ErrorInfo, event_id: str | None = None) -> None:
+        def append() -> Sequence[SpeechStarted | Turn]:
+            return session.audio.append(_pcm(_decoded(audio, "audio"), form))
+
+        session.heard_sound(await asyncio.to_thread(append) if len(audio) > OFF_LOOP_BYTES else append())
+
+    def _fail(self, info: ErrorInfo, event_id: str | None = None, code: str | None = None) -> None:
         self._context.metrics.errors.labels(NAME, info.code.value).inc()
-        self._events.error(info, event_id)
+        self._events.error(info, event_id, code)
 
     async def _recognise(self, item: Item, part: Part, sound: bytes, seconds: float) -> None:
         context, session = self._context, self._session
         wanted = session.settings.transcription or Transcription()
+        # Nothing else keeps the bytes once they are stored.
+        held = Sound(sound)
+        del sound
         try:
-            offered = (await context.offers.to(self._call.caller)).recognition_models
-            if not offered.models:
-                raise unknown_model(())
-            model = offered.resolve(wanted.model)
-            _check_size(sound, context.settings.stt.max_upload_bytes)
+            model = _recogniser((await context.offers.to(self._call.caller)).recognition_models, wanted.model)
+            _check_size(held, context.settings.stt.max_upload_bytes)
             request = TranscriptionRequest(model=model.name, language=wanted.language, prompt=wanted.prompt)
             check_hears(request, model, context.workers.model("stt", model.pool, model.name))
             held_ms = max(1, min(context.settings.stt.hold_slice_ms, int(seconds * 1000)))
             async with await context.admission.transcription(
-                self._call.caller, request, model, Sound(sound), held_ms
+                self._call.caller, request, model, held, held_ms
             ) as stream:
                 sent = 0
                 async for _ in stream:
@@ -246,6 +245,9 @@ class Talk:
         except CallboardError as error:
             context.metrics.errors.labels(NAME, error.info.code.value).inc()
             session.not_heard(item, part, error.info, error_fields(error.info))
+        except Exception:
+            log.exception("hearing_failed", extra={"request_id": self._call.fresh_id, "route": NAME})
+            session.not_heard(item, part, FAILED, error_fields(FAILED))
         self._changed.set()
 
     async def _respond(self, plan: Plan) -> None:
@@ -261,7 +263,7 @@ class Talk:
             response.fail(error.info)
         except Exception:
             log.exception("response_failed", extra={"request_id": self._call.fresh_id, "route": NAME})
-            response.fail(ErrorInfo(code=ErrorCode.INTERNAL, message="Something failed inside."))
+            response.fail(FAILED)
         finally:
             self._responding.pop(response.id, None)
             self._session.ended(response)
@@ -341,6 +343,8 @@ class Talk:
                 "reset_seconds": state.resets_in_s,
             }
             for state in states
+            # The protocol knows no others.
+            if counted(state) in {"requests", "tokens"}
         ]
         if limits:
             self._events.send("rate_limits.updated", rate_limits=limits)
@@ -360,8 +364,14 @@ def _kind_of(name: str) -> type[ClientEvent]:
     return kind
 
 
-def _check_size(sound: bytes, most_bytes: int) -> None:
-    if len(sound) > most_bytes:
+def _recogniser(offered: Catalogue[RecognitionModel], name: str | None) -> RecognitionModel:
+    if not offered.models:
+        raise unknown_model(())
+    return offered.resolve(name)
+
+
+def _check_size(sound: Sound, most_bytes: int) -> None:
+    if sound.size_bytes > most_bytes:
         raise CallboardError(ErrorCode.BODY_TOO_LARGE, f"The sound is larger than the limit of {most_bytes} bytes.")
 
 

@@ -23,7 +23,8 @@ class Door:
         api_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         self._key_digest = key_digest(api_key) if api_key else None
         self._admission = admission
-        self._attempts = Attempts()
+        # Whoever has a key may not guess the password between two uses of it.
+        self._passwords, self._keys = Attempts(), Attempts()
 
     async def caller(self, credentials: Any, address: str | None) -> Caller:
         """The caller that a visitor counts as.
@@ -31,26 +32,30 @@ class Door:
         Raises:
             CallboardError: the password is wrong, the key is unknown, the address is blocked, or quota is away.
         """
-        if (wait_s := self._attempts.blocked_s(address or "")) > 0:
+        typed, address_name = _typed(credentials), address or ""
+        attempts = self._keys if self._password is None or typed.startswith(KEY_PREFIX) else self._passwords
+        if (wait_s := attempts.blocked_s(address_name)) > 0:
             raise CallboardError(
                 ErrorCode.TOO_MANY_ATTEMPTS, "Too many wrong passwords; try again later.", retry_after_s=wait_s
             )
-        typed = _typed(credentials)
+        try:
+            caller = await self._known(typed, address)
+        except CallboardError as error:
+            if error.info.code is ErrorCode.INVALID_API_KEY:
+                attempts.fail(address_name)
+            raise
+        attempts.clear(address_name)
+        return caller
+
+    async def _known(self, typed: str, address: str | None) -> Caller:
         if self._password is not None and hmac.compare_digest(_digest(typed), self._password):
             caller = Caller(self._key_digest, address)
             await self._admission.check_caller(caller)
         elif typed.startswith(KEY_PREFIX):
             caller = Caller(key_digest(typed), address)
-            try:
-                await self._admission.identify(caller)
-            except CallboardError as error:
-                if error.info.code is ErrorCode.INVALID_API_KEY:
-                    self._attempts.fail(address or "")
-                raise
+            await self._admission.identify(caller)
         else:
-            self._attempts.fail(address or "")
             raise CallboardError(ErrorCode.INVALID_API_KEY, "The password is wrong.")
-        self._attempts.clear(address or "")
         return caller
 
 
