@@ -318,3 +318,9 @@ async def eventually(condition: Callable[[], object], timeout_s: float, what: st
     while not await asyncio.to_thread(condition):
         assert asyncio.get_running_loop().time() < until, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(0.01)
+
+
+async def replaced(workers: list[Service], start: Callable[[], Service]) -> None:
+    """Kills the newest of some workers and starts another in its place."""
+    await asyncio.to_thread(workers[-1].running.kill)
+    await asyncio.to_thread(start().wait_ready)
