@@ -17,11 +17,12 @@ from tests.benchmarks import (
     quota_cost,
     recognition_cost,
     speech_cost,
+    talk_cost,
 )
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota")
+PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "talk", "quota")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -90,6 +91,8 @@ def main() -> int:
             lines += _speech(Path(folder), figures, quick=arguments.quick)
         if "recognition" in parts:
             lines += _recognition(Path(folder), figures, quick=arguments.quick)
+        if "talk" in parts:
+            lines += _talk(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:
             lines += _quota(Path(folder), figures, quick=arguments.quick)
     page = "\n".join(lines).rstrip() + "\n"
@@ -134,6 +137,14 @@ def _recognition(folder: Path, figures: list[Figure], *, quick: bool) -> list[st
         return ["## Speech to text", "", f"Not measured: {measured}.", ""]
     figures += measured.figures
     return ["## Speech to text", "", recognition_cost.NOTES, *table(measured.figures), ""]
+
+
+def _talk(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    measured = talk_cost.measure(folder / "talk", quick=quick)
+    if isinstance(measured, str):
+        return ["## Talk", "", f"Not measured: {measured}.", ""]
+    figures += measured
+    return ["## Talk", "", talk_cost.NOTES, *table(measured), ""]
 
 
 def _quota(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
