@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import openai
 
 from callboard_chat.backends.llamacpp import LlamaCppEngine
@@ -25,7 +24,7 @@ from tests.support.deployment import Deployment
 from tests.support.models import CHAT_MODEL, model_file
 from tests.support.processes import merged
 from tests.support.realtime_client import pieces, until
-from tests.support.sounds import RATE_HZ, Pcm, encoded, wav
+from tests.support.sounds import RATE_HZ, Pcm, at_16_khz, encoded, wav
 from tests.support.spirit_page import page
 
 TIMES_SUM = 1.1
@@ -120,9 +119,7 @@ def measure(folder: Path, *, quick: bool) -> list[Figure] | str:
 
 def _question(deployment: Deployment) -> Pcm:
     """The question as somebody speaks it, at 16 kHz."""
-    samples = np.frombuffer(hear(deployment, deployment.create_key("standard"), QUESTION).pcm, np.int16)
-    moments = np.arange(0, len(samples) / 24_000, 1 / RATE_HZ)
-    return np.interp(moments, np.arange(len(samples)) / 24_000, samples).astype(np.int16)
+    return at_16_khz(hear(deployment, deployment.create_key("standard"), QUESTION).pcm)
 
 
 class Round:

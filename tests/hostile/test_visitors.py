@@ -14,13 +14,12 @@ import openai
 import pytest
 
 from tests.hearing.models import whisper_folder
-from tests.support.audio import pcm_samples
 from tests.support.deployment import Deployment
 from tests.support.memory import MIB, MemoryWatch
 from tests.support.models import built_in_config, missing_model_files
 from tests.support.processes import Table, merged
 from tests.support.realtime_client import answer_in, asks, heard_in, pieces, sound_of, until
-from tests.support.sounds import RATE_HZ, Pcm, encoded, melody, wav
+from tests.support.sounds import Pcm, at_16_khz, encoded, melody, wav
 from tests.support.spirit_page import page
 from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
@@ -47,7 +46,7 @@ QUESTIONS = (
     "Which seven rivers run through the northern forest?",
     "How does a baker bake bread in the morning?",
 )
-REAL_ROUNDS = 3
+REAL_ROUNDS = 5
 
 pytestmark = [pytest.mark.hostile, pytest.mark.timeout(TIMEOUT_S)]
 
@@ -138,6 +137,12 @@ def visitors(count: int, first_hz: int) -> list[Visitor]:
     return [Visitor((next(pitches), next(pitches)), []) for _ in range(count)]
 
 
+def client_of(board: Deployment, key: str = "none") -> openai.AsyncOpenAI:
+    """A client of a set."""
+    sockets = board.base_url.replace("http", "ws", 1)
+    return openai.AsyncOpenAI(base_url=board.base_url, api_key=key, websocket_base_url=sockets, max_retries=0)
+
+
 async def talk(client: openai.AsyncOpenAI, visitor: Visitor, goes_on: Callable[[], bool]) -> None:
     """Talks in real time, again and again."""
     sound = pieces(visitor.question)
@@ -181,9 +186,8 @@ async def test_twenty_visitors_at_once_hear_only_their_own_and_memory_stays_flat
     def goes_on() -> bool:
         return loop.time() < until_s
 
-    async with openai.AsyncOpenAI(
-        base_url=board.base_url, api_key="none", websocket_base_url=board.base_url.replace("http", "ws", 1)
-    ) as client:
+    loop.set_debug(False)
+    async with client_of(board) as client:
         for one in talkers:
             await talk(client, one, goes_once())
         for one in contacts:
@@ -220,34 +224,43 @@ def goes_once() -> Callable[[], bool]:
 
 @pytest.mark.skipif(TOTAL_S < SOAK_S, reason="takes minutes; CALLBOARD_VISITORS_S=60 or more lets it run")
 async def test_two_visitors_of_real_engines_hear_only_their_own(real_board: Deployment) -> None:
-    async with openai.AsyncOpenAI(
-        base_url=real_board.base_url, api_key="none", websocket_base_url=real_board.base_url.replace("http", "ws", 1)
-    ) as client:
+    asyncio.get_running_loop().set_debug(False)
+    keys = [real_board.create_key("standard") for _ in QUESTIONS]
+    await asyncio.gather(*(converse(real_board, key, question) for key, question in zip(keys, QUESTIONS, strict=True)))
 
-        async def asked(question: str) -> None:
-            spoken = await client.audio.speech.create(
-                model="kokoro", voice="af_heart", input=question, response_format="pcm"
-            )
-            samples = pcm_samples(spoken.content)
-            moments = np.arange(0, len(samples) / 24_000, 1 / RATE_HZ)
-            at_16_khz = np.interp(moments, np.arange(len(samples)) / 24_000, samples)
-            sound = pieces((at_16_khz * 32_767).astype(np.int16))
-            async with client.realtime.connect(model="smollm2") as connection:
-                heard: Any = {"turn_detection": None, "transcription": {"model": "whisper-1"}}
-                settings: Any = {"type": "realtime", "max_output_tokens": 48, "audio": {"input": heard}}
-                await connection.session.update(session=settings)
-                await until(connection, "session.updated")
-                for _ in range(REAL_ROUNDS):
-                    events = await asks(connection, sound)
-                    (written,) = heard_in(events)
-                    assert shared(question, written) > 0.7, written
-                    answer = answer_in(events)
-                    pcm = np.frombuffer(sound_of(events), np.int16)
-                    again = await client.audio.transcriptions.create(model="whisper-1", file=wav(pcm, 24_000))
-                    log.info("%s -> %s -> %s", written, answer, again.text)
-                    assert shared(answer, again.text) > 0.5, (answer, again.text)
 
-        await asyncio.gather(*(asked(question) for question in QUESTIONS))
+async def converse(board: Deployment, key: str, question: str) -> None:
+    """Asks one question again and again, and has written down what the answers sound like."""
+    async with client_of(board, key) as client:
+        asked = await client.audio.speech.create(
+            model="kokoro", voice="af_heart", input=question, response_format="pcm"
+        )
+        sound = pieces(at_16_khz(asked.content))
+        answered = 0
+        async with client.realtime.connect(model="smollm2") as connection:
+            heard: Any = {"turn_detection": None, "transcription": {"model": "whisper-1"}}
+            settings: Any = {"type": "realtime", "max_output_tokens": 48, "audio": {"input": heard}}
+            await connection.session.update(session=settings)
+            await until(connection, "session.updated")
+            for _ in range(REAL_ROUNDS):
+                events = await asks(connection, sound)
+                (written,) = heard_in(events)
+                assert shared(question, written) > 0.7, written
+                if refused_as_busy(events):
+                    continue
+                answer = answer_in(events)
+                pcm = np.frombuffer(sound_of(events), np.int16)
+                again = await client.audio.transcriptions.create(model="whisper-1", file=wav(pcm, 24_000))
+                log.info("%s -> %s -> %s", written, answer, again.text)
+                assert shared(answer, again.text) > 0.5, (answer, again.text)
+                answered += 1
+        assert answered
+
+
+def refused_as_busy(events: list[Any]) -> bool:
+    """Whether the voice refused an answer because it would fall behind its listeners, as a slow machine's must."""
+    error = getattr(events[-1].response.status_details, "error", None)
+    return error is not None and error.code == "queue_full"
 
 
 def shared(said: str, heard: str) -> float:

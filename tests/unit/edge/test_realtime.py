@@ -141,6 +141,7 @@ async def test_sound_is_written_down_and_then_answered(harness: EdgeHarness) -> 
     assert (await listener).request.model == "ear"
     assert [(one.role, one.content) for one in (await worker).request.messages] == [("user", "Who are you?")]
     assert harness.figure("callboard_edge_realtime_first_text_seconds_count", turn="client") == 1
+    assert harness.figure("callboard_edge_realtime_transcript_seconds_count", turn="client") == 1
     await harness.all_closed()
     assert harness.jobs.sounds == {}
 
