@@ -253,6 +253,30 @@ async def test_character_remembers_each_speaker_from_one_session_to_the_next_and
     assert prompts["Ada", 700][0]["content"] == "You play Mira. Ada talks to you."
 
 
+async def test_character_remembers_what_was_heard_of_an_answer_that_was_interrupted(
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(LONG)
+    headers = {"X-Callboard-Speaker": "Cleo"}
+    async with client.realtime.connect(model="character/mira", extra_headers=headers) as connection:
+        await until(connection, "conversation.created")
+        await listens(connection)
+        for part in spoken(0.2, 1, 1):
+            await connection.input_audio_buffer.append(audio=part)
+        events = await until(connection, "response.output_audio.delta")
+        while len(sound_of(events)) < 48_000:
+            events += await until(connection, "response.output_audio.delta")
+        chat_engine.plays(Script(reply=SENTENCES[:1]))
+        for part in spoken(0.2, 1, 1, pitch_hz=500):
+            await connection.input_audio_buffer.append(audio=part)
+        await until(connection, "response.done")
+        assert answer_in(await until(connection, "response.done")).strip() == SENTENCES[0].strip()
+    asked, answer, then = chat_engine.calls[-1]["messages"][1:]
+    assert (asked["content"], then["content"]) == ("tone 300", "tone 500")
+    assert len(answer["content"]) > 20
+    assert REPLY.startswith(answer["content"])
+
+
 async def test_bad_events_are_answered_and_the_session_goes_on(
     client: openai.AsyncOpenAI, deployment: Deployment
 ) -> None:

@@ -293,6 +293,7 @@ class Talk:
         if settings.spoken:
             return await self._spoken(plan.response, request, model, offer, figures)
         async with await context.admission.chat(self._call.caller, request, model) as stream:
+            stream.heard = plan.response.heard
             self._tell_limits(stream.states)
             end = ChatEnd(reason="error")
             async for frames in stream:
@@ -320,6 +321,7 @@ class Talk:
         async with await context.admission.narrated(
             self._call.caller, request, model, speech, speech_model, slice_ms, secrets.token_hex(16)
         ) as narrated:
+            narrated.text.heard = response.heard
             self._tell_limits(narrated.text.states)
             while not narrated.ended:
                 arrived = await narrated.take(KEEP_ALIVE_S)
