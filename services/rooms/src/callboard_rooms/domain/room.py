@@ -193,7 +193,8 @@ def given_up(room: Room, turn_id: str, limits: Limits, now: float, heard: str | 
         }
     )
     room = started(room, limits, now)
-    return Change(fitting(room, limits.max_document_bytes) or room.model_copy(update={"messages": ()}), turns)
+    kept = fitting(room, limits.max_document_bytes) or room.model_copy(update={"messages": ()})
+    return Change(kept, turns)
 
 
 def reset(room: Room, now: float) -> Change:
