@@ -4,7 +4,7 @@ Every function can be applied again to its own result, and then changes nothing.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from callboard_contracts.chat import ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -193,8 +193,8 @@ def given_up(room: Room, turn_id: str, limits: Limits, now: float, heard: str | 
         }
     )
     room = started(room, limits, now)
-    kept = fitting(room, limits.max_document_bytes) or room.model_copy(update={"messages": ()})
-    return Change(kept, turns)
+    kept = fitting(room, limits.max_document_bytes) or Change(room.model_copy(update={"messages": ()}))
+    return replace(kept, cancelled=turns)
 
 
 def reset(room: Room, now: float) -> Change:
