@@ -18,7 +18,7 @@ from callboard_edge.domain.spirit_prompts import Monologue, spirit_request
 from callboard_tts.domain.pieces import PieceStream, split_text
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.recognition_cost import BareWhisper, hearing_config, missing_hearing_files
-from tests.benchmarks.speech_cost import REST_S, BareEngine, hear
+from tests.benchmarks.speech_cost import ANSWER_TIMEOUT_S, REST_S, BareEngine, hear
 from tests.support.audio import decoded, duration_s
 from tests.support.deployment import Deployment
 from tests.support.models import CHAT_MODEL, model_file
@@ -30,7 +30,7 @@ from tests.support.spirit_page import page
 TIMES_SUM = 1.1
 QUESTION = "Good evening. Can you tell me what a lighthouse is for, and who lives in it?"
 INSTRUCTIONS = "You keep a lighthouse and answer in whole sentences."
-OUTPUT_TOKENS = 96
+OUTPUT_TOKENS = 40
 SEED = 7
 PASSWORD = "moth"
 SAME_LENGTH = 0.1
@@ -208,7 +208,7 @@ class Round:
             self._realtime.token.append(time.monotonic() - start)
             await until(connection, "response.output_audio.delta")
             self._realtime.sound.append(time.monotonic() - start)
-            done = (await until(connection, "response.done"))[-1].response
+            done = (await until(connection, "response.done", ANSWER_TIMEOUT_S))[-1].response
             words = split_text(done.output[0].content[0].transcript, "en-us")[0].text
             self._realtime.is_same.append(words == self._alone["real time"].first[0])
 
