@@ -15,7 +15,7 @@ import pytest
 
 from tests.hearing.models import whisper_folder
 from tests.support.deployment import Deployment
-from tests.support.memory import MIB, MemoryWatch
+from tests.support.memory import MIB, SLACK_BYTES, MemoryWatch
 from tests.support.models import built_in_config, missing_model_files
 from tests.support.processes import Table, merged
 from tests.support.realtime_client import answer_in, asks, heard_in, pieces, sound_of, until
@@ -40,6 +40,9 @@ VISITORS = TALKERS + SPIRITS
 IN_A_SESSION = 10
 """How many turns a visitor has before the connection is made anew."""
 PAUSE_S = 0.5
+BUS_BYTES_A_JOB = 6 * 1024
+"""What the bus has in memory of each job that was charged: the ids by which it knows repeats for two hours, and where in
+its files the job's events lie."""
 PASSWORD = "moth"
 TIMEOUT_S = TOTAL_S + 420
 QUESTIONS = (
@@ -211,9 +214,13 @@ async def test_twenty_visitors_at_once_hear_only_their_own_and_memory_stays_flat
     turns = [one.turns - 1 for one in (*talkers, *contacts)]
     log.info("turns of each visitor: %s", turns)
     assert min(turns) >= 1
+    jobs = sum(one.turns for one in talkers) * 3 + sum(one.turns for one in contacts) * 5
+    assert len(await board.usage()) == jobs
     if TOTAL_S >= SOAK_S:
+        bus_bytes = before.pop("nats")
         await asyncio.to_thread(watch.check, before)
-    assert len(await board.usage()) == sum(one.turns for one in talkers) * 3 + sum(one.turns for one in contacts) * 5
+        kept = await asyncio.to_thread(watch.now)
+        assert kept["nats"] < bus_bytes * 1.1 + SLACK_BYTES + jobs * BUS_BYTES_A_JOB
 
 
 def goes_once() -> Callable[[], bool]:
