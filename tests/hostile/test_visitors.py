@@ -41,8 +41,8 @@ IN_A_SESSION = 10
 """How many turns a visitor has before the connection is made anew."""
 PAUSE_S = 0.5
 BUS_BYTES_A_JOB = 6 * 1024
-"""What the bus has in memory of each job that was charged: the ids by which it knows repeats for two hours, and where in
-its files the job's events lie."""
+"""What the bus has in memory of each job that was charged: the ids by which it knows repeats for two hours, and where
+in its files the job's events lie."""
 PASSWORD = "moth"
 TIMEOUT_S = TOTAL_S + 420
 QUESTIONS = (
