@@ -274,7 +274,8 @@ async def test_character_remembers_what_was_heard_of_an_answer_that_was_interrup
         assert answer_in(events).strip() == SENTENCES[0].strip()
     asked, answer, then = chat_engine.calls[-1]["messages"][1:]
     assert [asked["content"], then["content"]] == heard_in(events)
-    assert len(answer["content"]) > 20
+    # A second of sound was sent, and this voice tells no words' times.
+    assert len(answer["content"]) >= 10
     assert REPLY.startswith(answer["content"])
 
 
