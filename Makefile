@@ -67,8 +67,9 @@ hear: models hearing-models ## hear 300 spoken sentences back, and print the wor
 hostile: models hearing-models ## attack real engines for two minutes, or for CALLBOARD_HOSTILE_S
 	$(PYTEST) -m hostile $(ARGS)
 
-soak: models hearing-models ## the same for an hour
-	CALLBOARD_HOSTILE_S=$${CALLBOARD_HOSTILE_S:-3600} $(PYTEST) -m hostile $(ARGS)
+soak: models hearing-models ## the same for an hour, and twenty visitors who speak for half an hour
+	CALLBOARD_HOSTILE_S=$${CALLBOARD_HOSTILE_S:-3600} CALLBOARD_VISITORS_S=$${CALLBOARD_VISITORS_S:-1800} \
+		$(PYTEST) -m hostile $(ARGS)
 
 soak-volunteers: $(READY) ## 200 volunteers of all manners and 2,000 requests, while processes are killed; six minutes
 	$(BIN)/python -m tests.volunteer_soak $(ARGS)

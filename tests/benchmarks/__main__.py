@@ -19,6 +19,7 @@ from tests.benchmarks import (
     quota_cost,
     recognition_cost,
     speech_cost,
+    talk_cost,
     volunteer_cost,
 )
 from tests.benchmarks.figures import Figure, table
@@ -31,6 +32,7 @@ PARTS = (
     "conversations",
     "speech",
     "recognition",
+    "talk",
     "quota",
     "holds",
     "large",
@@ -104,6 +106,8 @@ def main() -> int:
             lines += _speech(Path(folder), figures, quick=arguments.quick)
         if "recognition" in parts:
             lines += _recognition(Path(folder), figures, quick=arguments.quick)
+        if "talk" in parts:
+            lines += _talk(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:
             lines += _quota(Path(folder), figures, quick=arguments.quick)
         if "holds" in parts:
@@ -160,6 +164,14 @@ def _recognition(folder: Path, figures: list[Figure], *, quick: bool) -> list[st
         return ["## Speech to text", "", f"Not measured: {measured}.", ""]
     figures += measured.figures
     return ["## Speech to text", "", recognition_cost.NOTES, *table(measured.figures), ""]
+
+
+def _talk(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    measured = talk_cost.measure(folder / "talk", quick=quick)
+    if isinstance(measured, str):
+        return ["## Talk", "", f"Not measured: {measured}.", ""]
+    figures += measured
+    return ["## Talk", "", talk_cost.NOTES, *table(measured), ""]
 
 
 def _quota(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:

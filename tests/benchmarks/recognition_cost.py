@@ -43,21 +43,30 @@ class RecognitionCost:
     figures: list[Figure]
 
 
+class BareWhisper(LineProcess):
+    """faster-whisper in a process of its own."""
+
+    def __init__(self) -> None:
+        model = str(model_path(SiteSection(), WHISPER))
+        super().__init__("faster-whisper alone", "tests.benchmarks.bare_whisper", model)
+
+    def hear(self, file: Path) -> dict[str, Any]:
+        """Writes a file down; returns its figures."""
+        return json.loads(self.ask(json.dumps(str(file))))
+
+
 def measure(folder: Path, *, quick: bool) -> RecognitionCost | str:
     """Measures a set of processes beside the bare engine; a text says why it could not."""
-    model = model_path(SiteSection(), WHISPER)
-    missing = missing_model_files()
-    missing += [file.name for file in select([WHISPER]) if not (model.parent / file.name).exists()]
-    if missing:
+    if missing := missing_hearing_files():
         return f"model files missing: {', '.join(missing)}"
-    deployment = Deployment(folder, _config(), sync_always=True, log_level="info")
+    deployment = Deployment(folder, hearing_config(), sync_always=True, log_level="info")
     try:
         deployment.start(chats=0)
         deployment.add_recogniser().wait_ready()
         key = deployment.create_key("standard")
         sound = folder / "paragraph.wav"
         sound.write_bytes(wav(np.frombuffer(hear(deployment, key, PARAGRAPH).pcm, np.int16), SPOKEN_RATE_HZ))
-        with LineProcess("faster-whisper alone", "tests.benchmarks.bare_whisper", str(model)) as bare:
+        with BareWhisper() as bare:
             figures = _measure(deployment, key, bare, sound, rounds=5 if quick else 15)
         deployment.stop()
     finally:
@@ -65,12 +74,20 @@ def measure(folder: Path, *, quick: bool) -> RecognitionCost | str:
     return RecognitionCost(figures)
 
 
-def _config() -> Table:
+def missing_hearing_files() -> list[str]:
+    """The names of the files of all three engines that are not there."""
+    folder = model_path(SiteSection(), WHISPER).parent
+    missing = [file.name for file in select([WHISPER]) if not (folder / file.name).exists()]
+    return [*missing_model_files(), *missing]
+
+
+def hearing_config() -> Table:
+    """What `callboard up` runs, with its recogniser."""
     text = files("callboard_cli").joinpath("callboard.toml").read_text(encoding="utf-8")
     return merged(built_in_config(), {"stt": tomllib.loads(text)["stt"]})
 
 
-def _measure(deployment: Deployment, key: str, bare: LineProcess, sound: Path, rounds: int) -> list[Figure]:
+def _measure(deployment: Deployment, key: str, bare: BareWhisper, sound: Path, rounds: int) -> list[Figure]:
     content = sound.read_bytes()
     alone: list[float] = []
     through: list[float] = []
@@ -84,7 +101,7 @@ def _measure(deployment: Deployment, key: str, bare: LineProcess, sound: Path, r
                 took_s, words = _transcribed(deployment, key, content)
                 through.append(took_s)
             else:
-                told = json.loads(bare.ask(json.dumps(str(sound))))
+                told = bare.hear(sound)
                 alone.append(told["took_s"])
     audio_s = float(told["audio_s"])
     pairs = list(zip(alone[1:], through[1:], strict=True))

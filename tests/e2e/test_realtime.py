@@ -1,18 +1,17 @@
 """Conversation by voice through the official realtime client, and every kind of worker behind it."""
 
 import asyncio
-import base64
+import json
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-import numpy as np
 import openai
 import pytest
 
 from tests.support.audio import pcm_samples, rms
-from tests.support.deployment import Deployment, eventually, stub_config
+from tests.support.deployment import VOICES, Deployment, eventually, replaced, stub_config
 from tests.support.processes import merged
-from tests.support.sounds import silence, tone
+from tests.support.realtime_client import answer_in, asks, heard_in, sound_of, spoken, until
 from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import StubSpeech
@@ -21,7 +20,13 @@ pytest.importorskip("websockets", reason="the realtime client needs it")
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 RECOGNISERS = {
-    "stt": {"pools": {"ear": {"backend": "fake"}}, "models": {"whisper": {"pool": "ear", "aliases": ["whisper-1"]}}},
+    "stt": {
+        "pools": {"ear": {"backend": "fake"}},
+        "models": {
+            "whisper": {"pool": "ear", "aliases": ["whisper-1"]},
+            "dozer": {"pool": "ear", "engine_model": "fake?latency_s=0.4"},
+        },
+    },
     "realtime": {"max_event_bytes": 256 * 1024},
 }
 SENTENCES = [
@@ -32,6 +37,7 @@ SENTENCES = [
 REPLY = "".join(SENTENCES)
 LONG = Script(reply=[f"{word} " for word in (REPLY + " ").split() * 8], token_delay_s=0.05)
 TRANSCRIBED: dict[str, Any] = {"transcription": {"model": "whisper-1"}}
+MIRA = {"display_name": "Mira", "prompt": "You play {name}. {character} talks to you.", "voice": VOICES[1]}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +47,11 @@ def board(
     config = merged(stub_config(shared_chat_engine.url, shared_speech_engine.url), RECOGNISERS)
     own = Deployment(tmp_path_factory.mktemp("realtime"), config, forked=True)
     try:
-        own.start()
+        own.start(rooms=1)
         own.add_recogniser().wait_ready()
+        mira = own.folder / "mira.json"
+        mira.write_text(json.dumps(MIRA), encoding="utf-8")
+        own.command("characters", "put", str(mira))
         yield own
         own.wait_idle()
         own.command("usage", "verify")
@@ -71,28 +80,6 @@ async def client(deployment: Deployment, key: str) -> AsyncGenerator[openai.Asyn
         yield one
 
 
-def spoken(*seconds: float) -> list[str]:
-    """Tones and silences in turn, beginning with silence, as a client sends them: a tenth of a second at a time."""
-    parts = [tone(300, each) if n % 2 else silence(each) for n, each in enumerate(seconds)]
-    sound = np.repeat(np.concatenate(parts), 3)[::2].astype("<i2").tobytes()
-    return [base64.b64encode(sound[at : at + 4800]).decode() for at in range(0, len(sound), 4800)]
-
-
-async def until(connection: Any, kind: str) -> list[Any]:
-    """The events up to one of a type."""
-    events: list[Any] = []
-    async with asyncio.timeout(30):
-        while not events or events[-1].type != kind:
-            events.append(await connection.recv())
-            assert events[-1].type != "error" or kind == "error", events[-1]
-    return events
-
-
-def sound_of(events: list[Any], kind: str = "response.output_audio.delta") -> bytes:
-    """The sound of an answer."""
-    return b"".join(base64.b64decode(event.delta) for event in events if event.type == kind)
-
-
 async def listens(connection: Any, **heard: Any) -> None:
     """Has the session hear as a test wants it."""
     await connection.session.update(session={"type": "realtime", "audio": {"input": {**TRANSCRIBED, **heard}}})
@@ -107,19 +94,14 @@ async def test_turn_that_the_client_ends_is_heard_answered_spoken_and_charged(
     async with client.realtime.connect(model="owl") as connection:
         assert (await connection.recv()).type == "session.created"
         await listens(connection, turn_detection=None)
-        for part in spoken(0, 1):
-            await connection.input_audio_buffer.append(audio=part)
-        await connection.input_audio_buffer.commit()
-        await connection.response.create(response={"instructions": "Be kind."})
-        events = await until(connection, "response.done")
-    (heard,) = [one for one in events if one.type == "conversation.item.input_audio_transcription.completed"]
-    assert heard.transcript == "tone 300"
+        events = await asks(connection, spoken(0, 1), instructions="Be kind.")
+    assert heard_in(events) == ["tone 300"]
     assert chat_engine.calls[-1]["messages"] == [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "tone 300"},
     ]
     response = events[-1].response
-    assert (response.status, response.output[0].content[0].transcript) == ("completed", REPLY)
+    assert answer_in(events) == REPLY
     assert "".join(one.delta for one in events if one.type == "response.output_audio_transcript.delta") == REPLY
     sound = sound_of(events)
     assert rms(pcm_samples(sound)) > 0.05
@@ -213,24 +195,88 @@ async def test_lost_connection_takes_everything_with_it(
     await eventually(lambda: not deployment.left_over(), 15, "no hold is left")
 
 
-async def test_speech_goes_on_when_its_worker_dies(
+async def test_turn_is_heard_answered_and_spoken_to_its_end_though_each_worker_dies_at_it(
     client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat, speech_engine: StubSpeech
 ) -> None:
     since = len(await deployment.usage())
-    chat_engine.plays(Script(reply=SENTENCES))
+    words = [f"{word} " for word in REPLY.split()]
+    chat_engine.plays(Script(reply=words, token_delay_s=0.05))
     speech_engine.script.chunk_delay_s = 0.05
     async with client.realtime.connect(model="owl") as connection:
         await until(connection, "conversation.created")
-        await connection.response.create(response={"instructions": "Speak."})
-        events = await until(connection, "response.output_audio.delta")
-        await asyncio.to_thread(deployment.speakers[-1].running.kill)
+        await listens(connection, turn_detection=None, transcription={"model": "dozer"})
+        for part in spoken(0, 3):
+            await connection.input_audio_buffer.append(audio=part)
+        await connection.input_audio_buffer.commit()
+        await connection.response.create()
+        events = await until(connection, "conversation.item.input_audio_transcription.delta")
+        await replaced(deployment.recognisers, deployment.add_recogniser)
+        events += await until(connection, "response.output_audio_transcript.delta")
+        await replaced(deployment.chats, deployment.add_chat)
+        events += await until(connection, "response.output_audio.delta")
+        await replaced(deployment.speakers, deployment.add_speaker)
         speech_engine.script.chunk_delay_s = 0.0
-        following = deployment.add_speaker()
-        await asyncio.to_thread(following.wait_ready)
         events += await until(connection, "response.done")
-    assert events[-1].response.status == "completed"
-    (charged,) = [event for event in await deployment.usage_of(2, since) if event.kind == "speech"]
-    assert len(sound_of(events)) / 48 == pytest.approx(charged.work.audio_ms, abs=1)
+    (heard,) = heard_in(events)
+    assert heard == "tone 300 tone 300 tone 300"
+    parts = [one.delta for one in events if one.type == "conversation.item.input_audio_transcription.delta"]
+    assert "".join(parts).strip() == heard
+    written = [one.delta for one in events if one.type == "response.output_audio_transcript.delta"]
+    assert "".join(written) == answer_in(events) == "".join(words)
+    charged = {event.kind: event.work for event in await deployment.usage_of(3, since)}
+    assert charged["transcription"].audio_ms == 3000
+    assert charged["chat"].completion_tokens == len(words)
+    assert charged["speech"].audio_ms == pytest.approx(len(sound_of(events)) / 48, abs=1)
+    assert len(await deployment.usage()) == since + 3
+
+
+async def test_character_remembers_each_speaker_from_one_session_to_the_next_and_has_its_own_voice(
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat, speech_engine: StubSpeech
+) -> None:
+    chat_engine.plays(Script(echoes=True))
+    prompts: dict[tuple[str, int], list[Any]] = {}
+    for speaker, pitch in (("Ada", 300), ("Bo", 500), ("Ada", 700), ("", 900)):
+        headers = {"X-Callboard-Speaker": speaker} if speaker else {}
+        async with client.realtime.connect(model="character/mira", extra_headers=headers) as connection:
+            opened: Any = await connection.recv()
+            assert (opened.session.model, opened.session.audio.output.voice) == ("character/mira",) * 2
+            await listens(connection, turn_detection=None)
+            events = await asks(connection, spoken(0, 1, pitch_hz=pitch))
+            assert answer_in(events).strip() == f"re: tone {pitch}"
+        prompts[speaker, pitch] = chat_engine.calls[-1]["messages"]
+        assert speech_engine.calls[-1].voice == VOICES[1]
+    first = [{"role": "user", "content": "tone 300"}, {"role": "assistant", "content": "re: tone 300"}]
+    assert prompts["Ada", 300][1:] == first[:1]
+    assert prompts["Bo", 500][1:] == [{"role": "user", "content": "tone 500"}]
+    assert prompts["Ada", 700][1:] == [*first, {"role": "user", "content": "tone 700"}]
+    assert prompts["", 900][1:] == [{"role": "user", "content": "tone 900"}]
+    assert prompts["Ada", 700][0]["content"] == "You play Mira. Ada talks to you."
+
+
+async def test_character_remembers_what_was_heard_of_an_answer_that_was_interrupted(
+    client: openai.AsyncOpenAI, deployment: Deployment, chat_engine: StubChat
+) -> None:
+    chat_engine.plays(LONG)
+    headers = {"X-Callboard-Speaker": "Cleo"}
+    async with client.realtime.connect(model="character/mira", extra_headers=headers) as connection:
+        await until(connection, "conversation.created")
+        await listens(connection)
+        for part in spoken(0.2, 1, 1):
+            await connection.input_audio_buffer.append(audio=part)
+        events = await until(connection, "response.output_audio.delta")
+        while len(sound_of(events)) < 48_000:
+            events += await until(connection, "response.output_audio.delta")
+        chat_engine.plays(Script(reply=SENTENCES[:1]))
+        for part in spoken(0.2, 1, 1, pitch_hz=500):
+            await connection.input_audio_buffer.append(audio=part)
+        events += await until(connection, "response.done")
+        events += await until(connection, "response.done")
+        assert answer_in(events).strip() == SENTENCES[0].strip()
+    asked, answer, then = chat_engine.calls[-1]["messages"][1:]
+    assert [asked["content"], then["content"]] == heard_in(events)
+    # A second of sound was sent, and this voice tells no words' times.
+    assert len(answer["content"]) >= 10
+    assert REPLY.startswith(answer["content"])
 
 
 async def test_bad_events_are_answered_and_the_session_goes_on(

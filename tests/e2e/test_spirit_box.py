@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -11,8 +11,10 @@ import socketio  # pyright: ignore[reportMissingTypeStubs]
 from socketio.exceptions import ConnectionError as Refused  # pyright: ignore[reportMissingTypeStubs]
 
 from callboard_contracts.quota import UsageEvent
+from callboard_tts.backends.fake import MS_PER_CHARACTER
+from tests.support import spirit_page
 from tests.support.audio import decoded, duration_s, rms
-from tests.support.deployment import Deployment
+from tests.support.deployment import Deployment, eventually, replaced
 from tests.support.sounds import encoded, melody
 from tests.support.stub_chat import StubChat
 from tests.support.stub_openai import Script
@@ -22,10 +24,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 PASSWORD = "moth"
 BOX = {"enabled": True, "password": PASSWORD, "max_parts": 2, "pause_s": 0.1, "continuation": "More of {question}?"}
 SLOW_EDGE = 1
-"""The edge whose spirit speaks little faster than it is heard."""
+"""The edge whose spirit hears slowly, and speaks little faster than it is heard."""
+SLOW = {"speech_model": "sloth", "transcription_model": "dozer"}
 QUESTIONS = [encoded(melody(pitches), "webm", "libopus") for pitches in ([200.0, 300.0], [500.0, 600.0])]
 """As Chromium's recorder writes them."""
 STOP_BOUND_S = 0.25
+FIRST_TOKENS = 'callboard_edge_spirit_stage_seconds_count{stage="token"}'
+HEARING = "callboard_stt_slots_used"
 SENTENCES = [
     "Good evening, and welcome to the old theatre. ",
     "The curtain rises in a moment. ",
@@ -37,7 +42,7 @@ SENTENCES = [
 def box(tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat) -> Generator[Deployment]:
     config = {
         "chat": {
-            "pools": {"main": {"backend": "openai", "url": shared_chat_engine.url, "slots": 8}},
+            "pools": {"main": {"backend": "openai", "url": shared_chat_engine.url, "slots": 8, "resume": "prefill"}},
             "models": {"owl": {"pool": "main"}},
         },
         "tts": {
@@ -47,13 +52,16 @@ def box(tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat) 
                 "sloth": {"pool": "booth", "engine_model": "fake?chunk_latency_s=0.25"},
             },
         },
-        "stt": {"pools": {"ear": {"backend": "fake", "slots": 2}}, "models": {"whisper": {"pool": "ear"}}},
-        "spirit_box": {**BOX, "speech_model": "parrot"},
+        "stt": {
+            "pools": {"ear": {"backend": "fake", "slots": 2}},
+            "models": {"whisper": {"pool": "ear"}, "dozer": {"pool": "ear", "engine_model": "fake?latency_s=0.3"}},
+        },
+        "spirit_box": {**BOX, "speech_model": "parrot", "transcription_model": "whisper"},
     }
     own = Deployment(tmp_path_factory.mktemp("spirit"), config, forked=True)
     try:
         own.start()
-        started = own.add_recogniser(), own.add_edge(spirit_box={"speech_model": "sloth"})
+        started = own.add_recogniser(), own.add_edge(spirit_box=SLOW)
         for one in started:
             one.wait_ready()
         yield own
@@ -64,48 +72,11 @@ def box(tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat) 
         own.abandon()
 
 
-class Page:
-    """What a page keeps of its conversation."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.heard: list[tuple[str, bytes]] = []
-        self.failures: list[Any] = []
-        self._changed = asyncio.Event()
-        for name in ("first_response", "response"):
-            client.on(name, lambda sound, name=name: self._hear(name, sound))
-        client.on("failure", self.failures.append)
-
-    async def asks(self, question: bytes) -> None:
-        """Sends a question."""
-        await self.client.emit("contact", question)
-
-    async def hears(self, count: int, name: str = "response") -> list[tuple[str, bytes]]:
-        """What came, once it is so much whose name ends so."""
-        async with asyncio.timeout(60):
-            while sum(one.endswith(name) for one, _sound in self.heard) < count:
-                self._changed.clear()
-                await self._changed.wait()
-        return self.heard
-
-    def _hear(self, name: str, sound: bytes) -> None:
-        self.heard.append((name, sound))
-        self._changed.set()
-
-
-@asynccontextmanager
-async def page(
-    box: Deployment, edge: int = 0, password: str = PASSWORD, transports: list[str] | None = None
-) -> AsyncGenerator[Page]:
+def page(
+    box: Deployment, edge: int = 0, transports: list[str] | None = None
+) -> AbstractAsyncContextManager[spirit_page.Page]:
     """A connected page."""
-    client: Any = socketio.AsyncClient(reconnection=False)
-    own = Page(client)
-    auth = {"user": "seance", "password": password}
-    await client.connect(box.root_url(edge), auth=auth, transports=transports)
-    try:
-        yield own
-    finally:
-        await client.disconnect()
+    return spirit_page.page(box.root_url(edge), PASSWORD, transports)
 
 
 async def used(box: Deployment, count: int, since: int) -> dict[str, list[UsageEvent]]:
@@ -190,27 +161,31 @@ async def test_visitor_whose_connection_is_lost_pays_for_what_was_said(box: Depl
     assert 0 < events["chat"][0].work.completion_tokens < len(words)
 
 
-async def test_voice_that_dies_is_followed_by_one_that_goes_on_and_is_charged_once(
+async def test_each_worker_that_dies_at_a_question_is_followed_by_one_that_goes_on_and_is_charged_once(
     box: Deployment, chat_engine: StubChat
 ) -> None:
-    chat_engine.plays(Script(reply=SENTENCES))
-    charged: list[int] = []
-    for dies in (False, True):
-        since = len(await box.usage())
-        async with page(box, SLOW_EDGE) as one:
-            await one.asks(QUESTIONS[0])
-            await one.hears(1)
-            if dies:
-                await asyncio.to_thread(box.speakers[-1].running.kill)
-                following = box.add_speaker()
-                await asyncio.to_thread(following.wait_ready)
-            heard = await one.hears(2)
-            events = await used(box, 3, since)
-        assert ([name for name, _sound in heard].count("first_response"), one.failures) == (1, [])
-        charged.append(events["speech"][0].work.audio_ms)
-        await asyncio.to_thread(box.wait_idle)
-    # A piece may be cut elsewhere, which moves its pauses.
-    assert charged[1] == pytest.approx(charged[0], abs=1000)
+    words = [f"{word} " for word in "".join(SENTENCES).split()]
+    chat_engine.plays(Script(reply=words, token_delay_s=0.05))
+    edge = box.edges[SLOW_EDGE]
+    since = len(await box.usage())
+    async with page(box, SLOW_EDGE) as one:
+        written = (await asyncio.to_thread(edge.metrics))[FIRST_TOKENS]
+        await one.asks(QUESTIONS[0])
+        await eventually(lambda: box.recognisers[-1].metrics()[HEARING], 10, "somebody listens")
+        await replaced(box.recognisers, box.add_recogniser)
+        await eventually(lambda: edge.metrics()[FIRST_TOKENS] > written, 30, "an answer is being written")
+        await replaced(box.chats, box.add_chat)
+        await one.hears(1)
+        await replaced(box.speakers, box.add_speaker)
+        heard = await one.hears(2)
+        events = await used(box, 3, since)
+    assert ([name for name, _sound in heard].count("first_response"), one.failures) == (1, [])
+    (transcription,), (chat,), (speech,) = (events[kind] for kind in ("transcription", "chat", "speech"))
+    assert transcription.work.audio_ms == 2000
+    assert chat.work.completion_tokens == len(words)
+    # Each piece has pauses around its tones.
+    tones_ms = sum(len(word.strip()) for word in words) * MS_PER_CHARACTER
+    assert tones_ms <= speech.work.audio_ms <= tones_ms + 1000 * len(SENTENCES)
 
 
 async def test_wrong_password_is_told(box: Deployment) -> None:

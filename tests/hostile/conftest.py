@@ -73,9 +73,9 @@ class Siege:
         chance = random.Random(self._seed)
         answers = self.site.answers
         await self._attack(chance, share * TOTAL_S * WARM_UP, attack, 1)
-        before = await asyncio.to_thread(self.site.memory)
+        before = await asyncio.to_thread(self.site.memory.now)
         await self._attack(chance, share * TOTAL_S * (1 - WARM_UP), attack, rounds)
-        await asyncio.to_thread(self.site.check_memory, before)
+        await asyncio.to_thread(self.site.memory.check, before)
         return self.site.answers - answers
 
     async def _attack(self, chance: random.Random, duration_s: float, attack: Attack, rounds: int) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import resource
-import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,22 +20,16 @@ from tests.protocols.suite import read_error
 from tests.protocols.tenants import ADMIN_TOKEN
 from tests.support.children import Child
 from tests.support.deployment import CHAT_MODEL, HEARING_MODEL, SPEECH_MODEL, Deployment
-from tests.support.memory import anonymous_bytes
+from tests.support.memory import MIB, MemoryWatch
 from tests.support.models import CHAT_MODEL as BUILT_IN_CHAT
 from tests.support.models import SPEECH_MODEL as BUILT_IN_SPEECH
 from tests.support.models import VOICE, built_in_config
 from tests.support.processes import Table, merged
 
-MIB = 1024 * 1024
 WHISPER = "whisper-base"
 WORKER_LIMIT_BYTES = 3072 * MIB
 SERVICE_LIMIT_BYTES = 1536 * MIB
 MAX_CONNECTIONS = 400
-MEMORY_SLACK_BYTES = 24 * MIB
-"""What a process may keep beside the 10 %: allocators and runtimes give memory back in large pieces."""
-BLOCK_BYTES = 8 * MIB
-"""Of each stream that is written to, the bus keeps its newest block in memory, which is at most so long."""
-MEMORY_TIMEOUT_S = 45.0
 ANSWER_TIMEOUT_S = 90.0
 READ_BY = {
     "af_heart": "The owl is here. 猫",
@@ -126,10 +119,7 @@ class Site:
         deployment.start(rooms=1, speakers=1 if self.speech else 0)
         if self.hearing:
             deployment.add_recogniser().wait_ready()
-        assert deployment.nats.child is not None
-        assert deployment.streams is not None
-        self._children = {service.name: service.running for service in (*deployment.services, deployment.streams)}
-        self._children["nats"] = deployment.nats.child
+        self._children = deployment.children
         workers = {service.name for service in (*deployment.chats, *deployment.speakers, *deployment.recognisers)}
         for name, child in self._children.items():
             size_bytes = WORKER_LIMIT_BYTES if name in workers else SERVICE_LIMIT_BYTES
@@ -214,25 +204,10 @@ class Site:
             self.fault(problem, whole)
         return reply
 
-    def memory(self) -> dict[str, int]:
-        """The memory of each process that no file backs, in bytes; that of the bus without what its streams hold.
-
-        Of the bus it is what its last garbage collection left: the next begins when there is twice as much, and what it
-        frees stays with the process for a while.
-        """
-        found = {name: anonymous_bytes(child.pid) for name, child in self._children.items() if child.alive}
-        heap: Any = self.deployment.nats.monitor("debug/vars")["memstats"]
-        found["nats"] = int(heap["NextGC"]) // 2 - self._held_by_streams()
-        return found
-
-    def _held_by_streams(self) -> int:
-        page: Any = self.deployment.nats.monitor("jsz?streams=true&config=true")
-        streams = [stream for account in page["account_details"] for stream in account["stream_detail"]]
-        return sum(
-            size if stream["config"]["storage"] == "memory" else min(size, BLOCK_BYTES)
-            for stream in streams
-            for size in [int(stream["state"]["bytes"])]
-        )
+    @property
+    def memory(self) -> MemoryWatch:
+        """What the processes keep in memory."""
+        return MemoryWatch(self._children, self.deployment.nats)
 
     def check_processes(self) -> None:
         """Fails where a process died or is not ready."""
@@ -245,21 +220,6 @@ class Site:
         """Fails where an input was answered wrongly since the last check."""
         faults, self.faults = self.faults, []
         assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:20])
-
-    def check_memory(self, before: Mapping[str, int]) -> None:
-        """Fails where a process keeps a tenth more memory than before; most need a moment to give it back."""
-        until = time.monotonic() + MEMORY_TIMEOUT_S
-        while kept := self._kept(before):
-            assert time.monotonic() < until, f"memory is kept (MiB before, now): {kept}"
-            time.sleep(1)
-
-    def _kept(self, before: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        now = self.memory()
-        return {
-            name: (size // MIB, now[name] // MIB)
-            for name, size in before.items()
-            if now[name] > size * 1.1 + MEMORY_SLACK_BYTES
-        }
 
 
 async def _pieces(raw: bytes) -> Any:

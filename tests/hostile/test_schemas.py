@@ -77,13 +77,13 @@ async def test_explosive_schemas_are_obeyed_or_refused(siege: Siege) -> None:
     # Schemas are judged in one place; random ones go through every protocol that has them.
     carrier = SCHEMA_CARRIERS[0]
     cases = list(schemas.explosive())
-    before = await asyncio.to_thread(siege.site.memory)
+    before = await asyncio.to_thread(siege.site.memory.now)
     replies = await ask(siege.site, [(carrier, schema) for _name, schema in cases])
     await siege.check()
     for (name, _schema), reply in zip(cases, replies, strict=True):
         assert reply is not None, name
         assert reply.status in {200, 400}, (name, reply)
-    await asyncio.to_thread(siege.site.check_memory, before)
+    await asyncio.to_thread(siege.site.memory.check, before)
 
 
 async def test_random_schemas_are_obeyed_or_refused(siege: Siege) -> None:

@@ -15,7 +15,7 @@ from callboard_contracts.permissions import USERS
 from callboard_contracts.quota import UsageEvent
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, read_subject
-from tests.support.children import wait_until
+from tests.support.children import Child, wait_until
 from tests.support.cluster import Cluster
 from tests.support.fork_server import run_forked
 from tests.support.nats_server import NatsServer
@@ -111,6 +111,15 @@ class Deployment:
     def services(self) -> list[Service]:
         """Every service that was started, workers before the quota, the edge first."""
         return [*self.edges, *self.chats, *self.speakers, *self.recognisers, *self.rooms, *self.quotas]
+
+    @property
+    def children(self) -> dict[str, Child]:
+        """Every process by its name, a single bus too."""
+        services = (*self.services, *([self.streams] if self.streams else []))
+        found = {service.name: service.running for service in services}
+        if self.nats.child is not None:
+            found["nats"] = self.nats.child
+        return found
 
     def root_url(self, edge: int = 0) -> str:
         """The root of an edge's HTTP paths."""
@@ -318,3 +327,9 @@ async def eventually(condition: Callable[[], object], timeout_s: float, what: st
     while not await asyncio.to_thread(condition):
         assert asyncio.get_running_loop().time() < until, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(0.01)
+
+
+async def replaced(workers: list[Service], start: Callable[[], Service]) -> None:
+    """Kills the newest of some workers and starts another in its place."""
+    await asyncio.to_thread(workers[-1].running.kill)
+    await asyncio.to_thread(start().wait_ready)

@@ -11,6 +11,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 RATE_HZ = 16_000
+SPEECH_RATE_HZ = 24_000
 Pcm = NDArray[np.int16]
 
 
@@ -33,6 +34,13 @@ def noise(seconds: float) -> Pcm:
 def melody(pitches_hz: Sequence[float]) -> Pcm:
     """One second of each tone."""
     return np.concatenate([tone(pitch, 1) for pitch in pitches_hz])
+
+
+def at_16_khz(pcm: bytes) -> Pcm:
+    """Speech of 24 kHz, as Callboard gives it, at the rate of these sounds."""
+    samples = np.frombuffer(pcm, "<i2")
+    places = np.arange(0, samples.size - 1, SPEECH_RATE_HZ / RATE_HZ)
+    return np.interp(places, np.arange(samples.size), samples).astype(np.int16)
 
 
 def wav(pcm: Pcm, rate_hz: int = RATE_HZ) -> bytes:

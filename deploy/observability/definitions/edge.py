@@ -199,6 +199,7 @@ SPIRIT_BOX = Row(
         ),
     ),
 )
+TRANSCRIPT = "callboard_edge_realtime_transcript_seconds"
 FIRST_TEXT = "callboard_edge_realtime_first_text_seconds"
 FIRST_SOUND = "callboard_edge_realtime_first_audio_seconds"
 SINCE_LAST_WORD = (
@@ -219,8 +220,9 @@ REALTIME = Row(
             "Answers that were stopped because somebody spoke into them.",
             "callboard_edge_realtime_interruptions_total",
         ),
+        *spread(TRANSCRIPT, "What was said", SINCE_LAST_WORD, limits=((4, "red"),), runbook="spoken-question-late"),
         *spread(FIRST_TEXT, "First text", SINCE_LAST_WORD),
-        *spread(FIRST_SOUND, "First sound", SINCE_LAST_WORD),
+        *spread(FIRST_SOUND, "First sound", SINCE_LAST_WORD, limits=((8, "red"),), runbook="spoken-answer-late"),
     ),
 )
 

@@ -16,6 +16,7 @@ from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
 from callboard_contracts.accounts import key_digest
+from callboard_contracts.characters import Character
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.speech import SegmentInfo, SpeechEnd
 from tests.support.sounds import silence, tone
@@ -141,6 +142,7 @@ async def test_sound_is_written_down_and_then_answered(harness: EdgeHarness) -> 
     assert (await listener).request.model == "ear"
     assert [(one.role, one.content) for one in (await worker).request.messages] == [("user", "Who are you?")]
     assert harness.figure("callboard_edge_realtime_first_text_seconds_count", turn="client") == 1
+    assert harness.figure("callboard_edge_realtime_transcript_seconds_count", turn="client") == 1
     await harness.all_closed()
     assert harness.jobs.sounds == {}
 
@@ -329,6 +331,26 @@ async def test_who_speaks_into_an_answer_cancels_both_of_its_jobs(harness: EdgeH
         assert harness.figure("callboard_edge_realtime_interruptions_total") == 1
         await harness.all_closed()
     assert sorted(harness.jobs.cancelled) == sorted([chat.request_id, speech.request_id])
+
+
+async def test_what_was_heard_of_an_interrupted_answer_is_for_its_character_to_remember(harness: EdgeHarness) -> None:
+    mira = Character(name="mira", id="1a2b", display_name="Mira", prompt="Be {name}.")
+    harness.characters.take(mira.name, mira, 1)
+    async with connected(harness, "?model=character/mira", {"X-Callboard-Speaker": "Ada"}) as client:
+        for count, end in ((1, "response.cancel"), (2, "")):
+            await client.send(TEXT_ONLY, saying("The mill?"), {"type": "response.create"})
+            async with asyncio.timeout(20):
+                while len(harness.rooms.posted) < count:
+                    await asyncio.sleep(0.005)
+            if count == 1:
+                harness.replies.send(harness.rooms.posted[0].id, frames("Well, the mill ", end=None)[0])
+                await client.until("response.output_text.delta")
+            await client.send(*([{"type": end}] if end else []))
+            if end:
+                await client.until("response.done")
+    await harness.all_closed()
+    # The second was left before anything was said.
+    assert harness.rooms.heard == ["Well, the mill ", ""]
 
 
 async def _speak(harness: EdgeHarness) -> None:

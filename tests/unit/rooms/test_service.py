@@ -644,6 +644,19 @@ async def test_turn_whose_client_left_is_given_up_and_the_next_begins() -> None:
     assert deployment.figures.outcomes == {"cancelled": 1}
 
 
+@pytest.mark.parametrize(("heard", "reply"), [("Well, the mill ", "Well, the mill"), ("", "…")])
+async def test_turn_that_is_interrupted_is_remembered_with_what_was_heard(heard: str, reply: str) -> None:
+    deployment = Deployment()
+    first, second = turn("The mill?"), turn("No, the barn!")
+    for one in (first, second):
+        await deployment.rooms.post(post(one))
+    await deployment.background.close(5)
+    await deployment.rooms.cancel(CancelTurn(kind="ait", key="stage", turn=first.id, heard=heard))
+    await deployment.background.close(5)
+    asked = deployment.turns.chats[-1].request.messages
+    assert [one.content for one in asked[1:]] == ["Ann: The mill?", f"Owl: {reply}", "Ann: No, the barn!"]
+
+
 async def test_giving_up_what_is_over_or_unknown_changes_nothing() -> None:
     deployment = Deployment()
     one = turn()

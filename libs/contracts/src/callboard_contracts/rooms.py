@@ -221,11 +221,16 @@ class RoomRequest(Message):
 
 
 class CancelTurn(Message):
-    """Gives up a turn whose client has left; one that is over, or was never added, is left as it is."""
+    """Gives up a turn whose client has left; one that is over, or was never added, is left as it is.
+
+    `heard` is what was said of a reply that was interrupted: the room remembers the line and so much of its reply.
+    Without it the room remembers neither.
+    """
 
     kind: RoomKind
     key: str = Field(min_length=1, max_length=MAX_KEY_CHARACTERS)
     turn: str
+    heard: str | None = None
 
 
 class RoomReply(Message):

@@ -216,10 +216,17 @@ class EdgeMetrics:
             ("limit",),
             registry=registry,
         )
+        self.realtime_transcript = Histogram(
+            "callboard_edge_realtime_transcript_seconds",
+            "From the end of what somebody said to the text of it, by what ended the turn: *server_vad* or *client*. "
+            "With *server_vad* the silence that has to pass first counts too.",
+            ("turn",),
+            buckets=SPOKEN_TURN_BUCKETS,
+            registry=registry,
+        )
         self.realtime_first_text = Histogram(
             "callboard_edge_realtime_first_text_seconds",
-            "From the end of what somebody said to the first text of the answer, by what ended the turn: *server_vad* "
-            "or *client*. With *server_vad* the silence that has to pass first counts too.",
+            "The same to the first text of the answer.",
             ("turn",),
             buckets=SPOKEN_TURN_BUCKETS,
             registry=registry,
@@ -239,6 +246,7 @@ class EdgeMetrics:
         for limit in REALTIME_LIMITS:
             self.realtime_refused.labels(limit)
         for turn in TURNS:
+            self.realtime_transcript.labels(turn)
             self.realtime_first_text.labels(turn)
             self.realtime_first_audio.labels(turn)
         for reason in ADMIN_REFUSALS:

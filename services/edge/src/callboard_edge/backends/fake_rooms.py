@@ -25,7 +25,8 @@ from callboard_contracts.rooms import (
 class FakeRooms:
     """Reads and changes rooms as `RoomReader` and `RoomsClient` promise; a test runs the turns with `end_turn`.
 
-    With `failure` every method fails. `posted` has the turns in the order in which they were added.
+    With `failure` every method fails. `posted` has the turns in the order in which they were added, and `heard` what
+    was said of the replies to those that were cancelled.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class FakeRooms:
         self.results: dict[str, ChatResult] = {}
         self.posted: list[Turn] = []
         self.cancelled: list[str] = []
+        self.heard: list[str | None] = []
 
     async def room(self, kind: RoomKind, key: str) -> Room | None:
         """The room that clients call so."""
@@ -101,6 +103,7 @@ class FakeRooms:
         self._fail()
         room = self.rooms.get(room_id(request.kind, request.key))
         self.cancelled.append(request.turn)
+        self.heard.append(request.heard)
         if room is not None and room.running is not None and room.running.id == request.turn:
             following, waiting = (room.waiting[0], room.waiting[1:]) if room.waiting else (None, ())
             ended = (*room.ended, _ended(room.running, failed=True))

@@ -59,6 +59,8 @@ class TextStream(JobStream[ChatFrame]):
     """
 
     on_frames: Callable[[Sequence[ChatFrame]], None] | None = None
+    heard: Callable[[], str] | None = None
+    """Says what was heard of a reply that is interrupted, where its character is to remember so much of it."""
     _stopping = False
     _cut = False
     _tokens = _thinking_tokens = 0

@@ -13,7 +13,10 @@ CANCEL_ATTEMPTS = 2
 
 
 class TurnStream(TextStream):
-    """A turn's chat job; leaving it before its end gives up the turn, which its room then does not remember."""
+    """A turn's chat job; leaving it before its end gives up the turn.
+
+    Its room then does not remember it, or what was heard of it where the reader says so.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -22,10 +25,11 @@ class TurnStream(TextStream):
 
     async def _withdraw(self, submission: Submission) -> None:
         del submission
+        heard = None if self.heard is None else self.heard()
         for attempt in range(CANCEL_ATTEMPTS):
             try:
                 if self.posted is not None:
-                    await self._deps.rooms.cancel(self.posted)
+                    await self._deps.rooms.cancel(self.posted.model_copy(update={"heard": heard}))
             except CallboardError:
                 # The rooms service is away; the turn ends by itself and is remembered, as if its client had stayed.
                 if attempt == CANCEL_ATTEMPTS - 1:

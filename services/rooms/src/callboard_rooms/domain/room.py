@@ -4,7 +4,7 @@ Every function can be applied again to its own result, and then changes nothing.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from callboard_contracts.chat import ChatResult
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -24,6 +24,8 @@ from callboard_contracts.rooms import (
 from callboard_rooms.domain.dialogue import Limits, cut, halved, learned, limits_of, remembered, without_oldest
 
 MAX_ENDED_TURNS = 500
+INTERRUPTED = "…"
+"""Stands for a reply of which nothing was heard, so that a dialogue's lines take turns."""
 QUEUE_FULL_RETRY_S = 5.0
 DEADLINE_GRACE_S = 10.0
 """After a turn's deadline its worker has this long to say so, which also settles what is held."""
@@ -169,20 +171,30 @@ def ended(room: Room, turn_id: str, result: ChatResult | None, limits: Limits, n
     return fitting(room, limits.max_document_bytes) or Change(room.model_copy(update={"messages": ()}))
 
 
-def given_up(room: Room, turn_id: str, limits: Limits, now: float) -> Change:
-    """The room after one of its turns was given up, and with the next running."""
+def given_up(room: Room, turn_id: str, limits: Limits, now: float, heard: str | None = None) -> Change:
+    """The room after one of its turns was given up, and with the next running.
+
+    With `heard` the turn's line is remembered, and that as its reply.
+    """
     turns = tuple(turn for turn in room.open_turns if turn.id == turn_id)
     if not turns:
         return Change(room)
+    messages = room.messages
+    if heard is not None and turns[0].remembers:
+        most = limits_of(turns[0], limits).max_messages
+        messages = cut((*messages, *_messages(turns[0], heard.strip() or INTERRUPTED, now)), most)
     room = room.model_copy(
         update={
+            "messages": messages,
             "running": None if room.running in turns else room.running,
             "waiting": tuple(turn for turn in room.waiting if turn not in turns),
             "speaking": tuple(turn for turn in room.speaking if turn not in turns),
             "ended": _with_ended(room, turns, now, failed=True, cancelled=True),
         }
     )
-    return Change(started(room, limits, now), turns)
+    room = started(room, limits, now)
+    kept = fitting(room, limits.max_document_bytes) or Change(room.model_copy(update={"messages": ()}))
+    return replace(kept, cancelled=turns)
 
 
 def reset(room: Room, now: float) -> Change:

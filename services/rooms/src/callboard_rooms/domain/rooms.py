@@ -150,7 +150,7 @@ class RoomService:
         def decide(stored: StoredRoom) -> Change:
             if stored.room is None:
                 return Change(None)
-            return rooms.given_up(stored.room, request.turn, self._limits, self._now())
+            return rooms.given_up(stored.room, request.turn, self._limits, self._now(), request.heard)
 
         found = room_id(request.kind, request.key)
         before, change = await self._change(found, decide)

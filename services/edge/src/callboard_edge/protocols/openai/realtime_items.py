@@ -53,10 +53,15 @@ class Part:
         kind = self.kind if shape == "ga" else _BETA_KINDS.get(self.kind, self.kind)
         return {"type": kind, "transcript" if self.kind.endswith("audio") else "text": self.text}
 
+    def heard(self, audio_end_ms: int) -> str:
+        """The text of what was heard: by the words' times where they are known, else by its share."""
+        text = self.text or ""
+        return text[: self._heard_characters(text, audio_end_ms)].rstrip()
+
     def cut(self, audio_end_ms: int) -> None:
-        """Keeps the text of what was heard: by the words' times where they are known, else by its share."""
+        """Keeps the text of what was heard."""
         if self.text is not None:
-            self.text = self.text[: self._heard_characters(self.text, audio_end_ms)].rstrip()
+            self.text = self.heard(audio_end_ms)
         self.audio_ms = min(self.audio_ms, audio_end_ms)
 
     def _heard_characters(self, text: str, audio_end_ms: int) -> int:

@@ -90,6 +90,13 @@ class Response:
         if sound:
             self._send_of_part("output_audio.delta", self.id, delta=base64.b64encode(sound).decode())
 
+    def heard(self) -> str:
+        """What has been said so far: of a text all of it, of a speech as much as has sounded."""
+        if self._message is None:
+            return ""
+        part = self._message.parts[0]
+        return part.heard(part.audio_ms) if self.settings.spoken else part.text or ""
+
     def complete(self, answered: Answered) -> None:
         """Ends an answer that was given."""
         if not self.is_open:

@@ -112,17 +112,16 @@ class Talk:
         return model.name
 
     def recognise(self, item: Item, part: Part, pcm: bytes) -> None:
-        """Begins to write down a sound."""
-        rate_hz = self._session.settings.input_rate_hz
-        sound, seconds = wav_header(len(pcm), rate_hz) + pcm, len(pcm) / (rate_hz * BYTES_PER_SAMPLE)
-        self._start(self._recognise(item, part, sound, seconds), "realtime-hear")
+        """Begins to write down the sound of the turn that has just ended."""
+        self._begin_hearing(item, part, pcm, TurnFigures(self._context.metrics, self._turn_end))
 
     def recognise_encoded(self, item: Item, part: Part, sound: str, param: str) -> None:
         """Begins to write down a sound that is base64; raises CallboardError where it is not."""
         pcm = _pcm(_decoded(sound, param), self._session.settings.input_format)
         if not pcm:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "The sound is empty.", param=param)
-        self.recognise(item, part, pcm[: len(pcm) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE])
+        whole = pcm[: len(pcm) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE]
+        self._begin_hearing(item, part, whole, TurnFigures(self._context.metrics, None))
 
     def turn_ended(self, silence_ms: int, *, detected: bool) -> None:
         """Notes when somebody stopped to speak."""
@@ -219,7 +218,12 @@ class Talk:
         self._context.metrics.errors.labels(NAME, info.code.value).inc()
         self._events.error(info, event_id, code)
 
-    async def _recognise(self, item: Item, part: Part, sound: bytes, seconds: float) -> None:
+    def _begin_hearing(self, item: Item, part: Part, pcm: bytes, figures: TurnFigures) -> None:
+        rate_hz = self._session.settings.input_rate_hz
+        sound, seconds = wav_header(len(pcm), rate_hz) + pcm, len(pcm) / (rate_hz * BYTES_PER_SAMPLE)
+        self._start(self._recognise(item, part, sound, seconds, figures), "realtime-hear")
+
+    async def _recognise(self, item: Item, part: Part, sound: bytes, seconds: float, figures: TurnFigures) -> None:
         context, session = self._context, self._session
         wanted = session.settings.transcription or Transcription()
         # Nothing else keeps the bytes once they are stored.
@@ -241,6 +245,7 @@ class Talk:
                     sent = max(sent, len(text))
                     await self._socket.room()
                 transcript = stream.transcript
+            figures.transcript()
             session.heard(item, part, transcript.text, seconds)
         except CallboardError as error:
             context.metrics.errors.labels(NAME, error.info.code.value).inc()
@@ -290,6 +295,7 @@ class Talk:
         if settings.spoken:
             return await self._spoken(plan.response, request, model, offer, figures)
         async with await context.admission.chat(self._call.caller, request, model) as stream:
+            stream.heard = plan.response.heard
             self._tell_limits(stream.states)
             end = ChatEnd(reason="error")
             async for frames in stream:
@@ -317,6 +323,7 @@ class Talk:
         async with await context.admission.narrated(
             self._call.caller, request, model, speech, speech_model, slice_ms, secrets.token_hex(16)
         ) as narrated:
+            narrated.text.heard = response.heard
             self._tell_limits(narrated.text.states)
             while not narrated.ended:
                 arrived = await narrated.take(KEEP_ALIVE_S)

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from prometheus_client import Histogram
+
 from callboard_contracts.chat import ChatFrame
 from callboard_contracts.speech import BYTES_PER_MS, AudioSegment
 from callboard_edge.domain.word_times import WordClock
@@ -17,25 +19,32 @@ SOUND_BYTES = 24_000
 
 
 class TurnFigures:
-    """Observes how long after a turn the first text and the first sound of its answer come."""
+    """Observes how long after a turn its text, and the first text and the first sound of its answer come."""
 
     def __init__(self, metrics: EdgeMetrics, turn: tuple[float, str] | None) -> None:
         self._metrics = metrics
-        self._text = self._sound = turn
+        self._turn = turn
+        self._seen = set[Histogram]()
+
+    def transcript(self) -> None:
+        """Takes that the turn is written down."""
+        self._observe(self._metrics.realtime_transcript)
 
     def text(self, frames: Sequence[ChatFrame]) -> None:
         """Takes frames of the answer."""
-        if self._text is not None and any(frame.text for frame in frames):
-            ended_at, turn = self._text
-            self._metrics.realtime_first_text.labels(turn).observe(asyncio.get_running_loop().time() - ended_at)
-            self._text = None
+        if any(frame.text for frame in frames):
+            self._observe(self._metrics.realtime_first_text)
 
     def sound(self) -> None:
         """Takes that there is sound."""
-        if self._sound is not None:
-            ended_at, turn = self._sound
-            self._metrics.realtime_first_audio.labels(turn).observe(asyncio.get_running_loop().time() - ended_at)
-            self._sound = None
+        self._observe(self._metrics.realtime_first_audio)
+
+    def _observe(self, histogram: Histogram) -> None:
+        """Observes what comes for the first time, where there is a turn."""
+        if self._turn is not None and histogram not in self._seen:
+            ended_at, turn = self._turn
+            self._seen.add(histogram)
+            histogram.labels(turn).observe(asyncio.get_running_loop().time() - ended_at)
 
 
 class ResponseVoice:
