@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, cast
 
 from callboard_cli.bench.samples import FailedRequest, Failure, Sample
@@ -26,21 +27,23 @@ async def ask(target: Target, sample: Sample, messages: Sequence[Message], max_t
     async with target.asking("POST", f"{target.api}/chat/completions", body) as answer:
         if answer.content_type != "text/event-stream":
             raise FailedRequest(Failure("no_stream", 200))
-        async for event in events(answer):
-            if event.get("error") is not None:
-                raise stream_failure(event["error"])
-            choice = _first(event.get("choices"))
-            tokens = [text for name in _TEXTS if isinstance(text := choice.delta.get(name), str) and text]
-            if tokens:
-                sample.first_s = sample.first_s or time.monotonic()
-                sample.output_tokens += sample.counted_by == "chunks"
-                characters += sum(map(len, tokens))
-                if isinstance(content := choice.delta.get("content"), str):
-                    said.append(content)
-            if characters > MAX_STREAM_BYTES:
-                raise FailedRequest(Failure("too_long", 200))
-            finished = finished or choice.finished
-            _note_usage(sample, event.get("usage"))
+        async with aclosing(events(answer)) as read:
+            async for event in read:
+                if event.get("error") is not None:
+                    raise stream_failure(event["error"])
+                choice = _first(event.get("choices"))
+                tokens = [text for name in _TEXTS if isinstance(text := choice.delta.get(name), str) and text]
+                if tokens:
+                    sample.first_s = sample.first_s or time.monotonic()
+                    sample.output_tokens += sample.counted_by == "chunks"
+                    characters += sum(map(len, tokens))
+                    if isinstance(content := choice.delta.get("content"), str):
+                        said.append(content)
+                if characters > MAX_STREAM_BYTES:
+                    raise FailedRequest(Failure("too_long", 200))
+                finished = finished or choice.finished
+                _note_usage(sample, event.get("usage"))
+        sample.end_s = time.monotonic()
     if not finished:
         raise FailedRequest(Failure("incomplete", 200))
     if sample.first_s is None:

@@ -1,6 +1,7 @@
 """How a measurement goes, while it runs: one line that is redrawn on a terminal, plain lines anywhere else."""
 
 import asyncio
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -40,7 +41,7 @@ class Live:
         work = self._measurement.loads[-1].work
         loads = [load for load in self._measurement.loads if load.work == work]
         line = f"{time.monotonic() - self._measurement.begun_s:5.0f} s  {work}  " + "   ".join(map(_told, loads))
-        self._write(f"{CLEAR_LINE}{line[:150]}" if self._redraws else f"{line}\n")
+        self._write(f"{CLEAR_LINE}{line[: shutil.get_terminal_size().columns - 1]}" if self._redraws else f"{line}\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

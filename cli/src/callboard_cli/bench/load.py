@@ -45,7 +45,7 @@ class Load:
     @property
     def goes_on(self) -> bool:
         """Whether the target may be asked any more."""
-        return self.backoff.gave_up is None and self.allowance.ended_by is None
+        return self.backoff.gave_up is None and self.allowance.is_open
 
     async def request(
         self, due_s: float, tokens: int, ask: Callable[[Sample], Awaitable[None]], turn: int = 1
@@ -54,7 +54,7 @@ class Load:
         if await self.backoff.wait():
             # A pause that the server asked for is not its slowness.
             due_s = time.monotonic()
-        if self.backoff.gave_up or not self.allowance.take(tokens):
+        if not self.goes_on or not self.allowance.take(tokens):
             return None
         sample = Sample(self.work, self.target.number, due_s, turn=turn, pair=self._pair)
         self.under_way += 1
@@ -65,7 +65,8 @@ class Load:
             raise
         finally:
             self.under_way -= 1
-        if tokens:
+        if sample.output_tokens:
+            # Where nobody says what was used, it may have been all.
             self.allowance.settle(tokens, sample.prompt_tokens + sample.output_tokens)
         self._note(sample, retry_after_s)
         return sample
@@ -131,7 +132,7 @@ class Load:
             waiting += 1
             async with places:
                 waiting -= 1
-                if self.goes_on and self.allowance.left_s:
+                if self.goes_on:
                     await run(number, due_s)
                 else:
                     self.never_sent += 1
@@ -141,8 +142,7 @@ class Load:
                 await asyncio.sleep(max(0.0, min(due_s - time.monotonic(), self.allowance.left_s)))
                 if await self.backoff.wait():
                     due_s = time.monotonic()
-                if not self.goes_on or not self.allowance.left_s or waiting >= MAX_WAITING:
-                    self.allowance.ended_by = self.allowance.ended_by or ("seconds" if self.goes_on else None)
+                if not self.goes_on or waiting >= MAX_WAITING:
                     return
                 group.create_task(start(number, due_s))
                 gap_s = 1 / self.plan.rate_per_s

@@ -27,6 +27,8 @@ def plot_of(found: dict[str, Any]) -> Scene:
         scene.lines.append(Line(((LEFT, y - 4), (LEFT + 24, y - 4)), PAINTS[number], 3))
         scene.words.append(Words((LEFT + 32, y), target["url"]))
     scene.words.append(Words((WIDTH - RIGHT, 20), found["started"], "end"))
+    if any(one["error"] is not None for one in found["samples"]):
+        scene.words.append(Words((WIDTH - RIGHT, 38), "a cross is a request that failed", "end", "wrong"))
     for row, work in enumerate(works):
         _panels(scene, HEAD_HEIGHT + row * PANEL_HEIGHT, work, [one for one in found["samples"] if one["work"] == work])
     return scene

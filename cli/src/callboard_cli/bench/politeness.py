@@ -50,12 +50,16 @@ class Allowance:
         self.ended_by: str | None = None
         """Which cap ended it, if one did before all requests were sent."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether neither time nor tokens are used up."""
+        if self.ended_by is None and time.monotonic() >= self._until_s:
+            self.ended_by = "seconds"
+        return self.ended_by is None
+
     def take(self, tokens: int) -> bool:
         """Takes a request that may use so many tokens; False when that would be too much."""
-        if self._requests < 1:
-            return False
-        if time.monotonic() >= self._until_s:
-            self.ended_by = "seconds"
+        if not self.is_open or self._requests < 1:
             return False
         if tokens > self._tokens:
             self.ended_by = "tokens"

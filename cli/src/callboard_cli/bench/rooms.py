@@ -13,9 +13,10 @@ import aiohttp
 
 from callboard_cli.bench.player import Player
 from callboard_cli.bench.samples import FailedRequest, Failure, Sample
-from callboard_cli.bench.target import MAX_ANSWER_BYTES, Target
+from callboard_cli.bench.target import MAX_ANSWER_BYTES, Target, failure_of
 from callboard_cli.volunteer.errors import EngineFailed
 from callboard_cli.volunteer.streams import events
+from callboard_kit.background_tasks import BackgroundTasks
 
 POLL_S = 0.2
 """How exactly the arrival of a reply's text is known; its sound is told as it begins."""
@@ -35,7 +36,9 @@ class Room:
         self._key = key
         self._players: list[Player] = []
         self._changed = asyncio.Event()
+        self._watched = False
         self._speaking = False
+        self._lost: Failure | None = None
         self._began_s = 0.0
 
     async def say(self, sample: Sample, text: str, instructions: str, max_tokens: int) -> None:
@@ -58,8 +61,6 @@ class Room:
             pass
         reply = await self._reply(message)
         replied_s = time.monotonic()
-        # Servers that speak in rooms say no counts of tokens there; a word is roughly one.
-        sample.output_tokens = len(reply.split())
         if self._target.speech_model and reply.strip():
             await self._until(lambda: self._began_s > asked_s)
             sample.first_s = self._began_s
@@ -84,8 +85,25 @@ class Room:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
+            if self._lost is not None:
+                raise FailedRequest(self._lost)
             self._changed.clear()
             await self._changed.wait()
+
+    async def listened(self, listeners: int) -> None:
+        """Waits until all listeners hear the room; raises FailedRequest."""
+        await self._until(lambda: self._watched and len(self._players) == listeners)
+
+    async def keep(self, stream: Callable[[], Awaitable[None]]) -> None:
+        """Reads a stream; its end, however it comes, ends the turn that is measured with it."""
+        try:
+            await stream()
+            self._lost = Failure("disconnected")
+        except FailedRequest as error:
+            self._lost = error.failure
+        except (EngineFailed, aiohttp.ClientError, OSError) as error:
+            self._lost = failure_of(error)
+        self._changed.set()
 
     async def watch(self) -> None:
         """Notes who speaks, to the end of the room."""
@@ -94,7 +112,7 @@ class Room:
                 speaks = event.get("speaker") is not None
                 if speaks:
                     self._began_s = time.monotonic()
-                self._speaking = speaks
+                self._speaking, self._watched = speaks, True
                 self._changed.set()
 
     async def listen(self) -> None:
@@ -104,6 +122,7 @@ class Room:
             rate = (int(told) if told.isdecimal() and int(told) else DEFAULT_KBPS) * BYTES_PER_KBIT
             player = Player(rate)
             self._players.append(player)
+            self._changed.set()
             async for part in answer.content.iter_any():
                 player.feed(time.monotonic(), len(part))
 
@@ -118,22 +137,19 @@ async def visited(target: Target, listeners: int) -> AsyncGenerator[Room]:
     room = Room(target, f"bench-{uuid4().hex[:12]}")
     async with asyncio.timeout(target.timeout_s):
         await room.change("startConversation")
-    tasks: list[asyncio.Task[None]] = []
-    async with asyncio.TaskGroup() as group:
+    tasks = BackgroundTasks()
+    streams: list[asyncio.Task[None]] = []
+    try:
         if target.speech_model:
-            tasks = [group.create_task(_quietly(room.watch))]
-            tasks += [group.create_task(_quietly(room.listen)) for _ in range(listeners)]
-        try:
-            yield room
-        finally:
-            for task in tasks:
-                task.cancel()
-            with contextlib.suppress(FailedRequest, TimeoutError, aiohttp.ClientError, OSError):
-                async with asyncio.timeout(RESET_TIMEOUT_S):
-                    await room.change("resetJoinkey")
-
-
-async def _quietly(run: Callable[[], Awaitable[None]]) -> None:
-    """Runs to the end of a stream: a listener that is lost is heard as a turn that never ends."""
-    with contextlib.suppress(FailedRequest, EngineFailed, aiohttp.ClientError, OSError):
-        await run()
+            heard = [room.watch, *[room.listen] * listeners]
+            streams = [tasks.start(room.keep(stream), "a room's stream") for stream in heard]
+            async with asyncio.timeout(target.timeout_s):
+                await room.listened(listeners)
+        yield room
+    finally:
+        for stream in streams:
+            stream.cancel()
+        await tasks.close(RESET_TIMEOUT_S)
+        with contextlib.suppress(FailedRequest, TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(RESET_TIMEOUT_S):
+                await room.change("resetJoinkey")

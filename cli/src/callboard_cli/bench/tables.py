@@ -51,7 +51,7 @@ def _rates(found: dict[str, Any]) -> Table:
         failed = work["requests"] - work["succeeded"]
         counts = work["work"], NAMES[work["target"]], str(work["requests"]), str(work["succeeded"]), str(failed)
         speaks = work["work"] in {"speech", "rooms"}
-        tokens = "" if work["work"] == "speech" else f"{work['output_tokens_per_s']:,.1f}"
+        tokens = "" if speaks else f"{work['output_tokens_per_s']:,.1f}"
         audio = f"{work['audio_s_per_s']:,.2f}" if speaks else ""
         rows.append((*counts, f"{work['window_s']:.1f}", f"{work['requests_per_s']:,.2f}", tokens, audio))
     return Table("Rates over the time that was measured", rows)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import aiohttp
@@ -21,6 +22,7 @@ CONNECT_TIMEOUT_S = 10.0
 PROBE_TIMEOUT_S = 15.0
 MAX_ANSWER_BYTES = 1024 * 1024
 MAX_STREAM_BYTES = 64 * 1024 * 1024
+DRAIN_TIMEOUT_S = 0.5
 DNS_CACHE_S = 600
 DEFAULT_VOICE = "alloy"
 """What OpenAI's own service calls a voice."""
@@ -56,6 +58,7 @@ class Target:
             if answer.status not in {200, also}:
                 raise FailedRequest(await _refusal(answer), _retry_after_s(answer))
             yield answer
+            await _drained(answer)
 
     async def json(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object that a request is answered with; raises FailedRequest."""
@@ -165,11 +168,22 @@ def _told(error: object, status: int) -> Failure:
 
 
 def _retry_after_s(answer: aiohttp.ClientResponse) -> float | None:
+    asked = answer.headers.get("Retry-After", "")
     try:
-        asked_s = float(answer.headers.get("Retry-After", ""))
+        asked_s = float(asked)
     except ValueError:
-        return None
-    return asked_s if math.isfinite(asked_s) and asked_s >= 0 else None
+        try:
+            asked_s = parsedate_to_datetime(asked).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, asked_s) if math.isfinite(asked_s) else None
+
+
+async def _drained(answer: aiohttp.ClientResponse) -> None:
+    """Reads what is left after the end of an event stream, since only then the connection serves the next request."""
+    with contextlib.suppress(TimeoutError, FailedRequest, aiohttp.ClientError):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await _bounded(answer)
 
 
 async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
