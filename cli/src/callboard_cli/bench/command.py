@@ -124,7 +124,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 def bounds_of(url: str, arguments: argparse.Namespace) -> Bounds:
     """The caps for a server: small ones for other machines, unless the operator named the host."""
-    return HARD if is_loopback(url) or urlsplit(url).hostname in map(str.lower, arguments.allow_load) else POLITE
+    allowed = {host.lower() for host in arguments.allow_load}
+    return HARD if is_loopback(url) or urlsplit(url).hostname in allowed else POLITE
 
 
 def _check_bounds(plan: Plan, bounds: Bounds, url: str) -> None:

@@ -125,6 +125,7 @@ class Load:
         gaps = random.Random(f"{self.plan.seed} {numbers.start}")
         due_s = time.monotonic()
         waiting = 0
+        random_gaps = self.plan.arrivals == "random"
 
         async def start(number: int, due_s: float) -> None:
             nonlocal waiting
@@ -139,11 +140,16 @@ class Load:
 
         async with asyncio.TaskGroup() as group:
             for number in numbers:
-                await asyncio.sleep(max(0.0, min(due_s - time.monotonic(), self.allowance.left_s)))
+                wait_s = due_s - time.monotonic()
+                await asyncio.sleep(max(0.0, min(wait_s, self.allowance.left_s)))
                 if await self.backoff.wait():
                     due_s = time.monotonic()
-                if not self.goes_on or waiting >= MAX_WAITING:
+                late = due_s <= time.monotonic()
+                if self.goes_on and waiting < MAX_WAITING:
+                    group.create_task(start(number, due_s))
+                elif late and not self.backoff.gave_up:
+                    # The generator itself was late: this one was due within the time.
+                    self.never_sent += 1
+                else:
                     return
-                group.create_task(start(number, due_s))
-                gap_s = 1 / self.plan.rate_per_s
-                due_s += gaps.expovariate(1 / gap_s) if self.plan.arrivals == "random" else gap_s
+                due_s += gaps.expovariate(self.plan.rate_per_s) if random_gaps else 1 / self.plan.rate_per_s
