@@ -21,7 +21,7 @@ from tests.support.stub_openai import Script
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 QUICK = ("--warm-up", "1", "--turns", "2", "--think", "0")
-TO_FIRST, TO_SOUND = "gen_ai.server.time_to_first_token", "callboard.time_to_first_sound"
+TO_FIRST, TO_SOUND = "gen_ai.client.operation.time_to_first_chunk", "callboard.client.time_to_first_sound"
 SPOKEN = "Places, please. The curtain rises in five minutes."
 TOKENS = 4
 

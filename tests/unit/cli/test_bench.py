@@ -167,6 +167,7 @@ def test_another_machine_is_not_loaded_unless_it_is_named(
         ("--prompt-words", "-1"),
         ("--pairs", "0"),
         ("--timeout", "0"),
+        ("--temperature", "-0.1"),
         ("--work", "chat,dance"),
         ("--text", ""),
         ("--text", "x" * 4097),
@@ -228,15 +229,15 @@ async def test_pauses_are_as_long_as_the_server_asks_or_double_each_time() -> No
 
 
 def test_a_busy_generator_doubts_its_own_figures() -> None:
-    idle = LagMeter().verdict(0.01)
+    idle = LagMeter().judged(0.01)
     assert idle.believable
     meter = LagMeter()
     cast(Any, meter)._lags_s += [0.02] * 100
-    late = meter.verdict(0.05)
+    late = meter.judged(0.05)
     assert not late.believable
     assert "20.0 ms late" in late.doubts[0]
     # A lag is judged beside what was measured.
-    assert meter.verdict(1.0).believable
+    assert meter.judged(1.0).believable
 
 
 @given(st.floats(1e-6, 1e9))
@@ -272,10 +273,8 @@ def measured(samples: Sequence[Sample], *words: str, roots: Sequence[str] = (HER
     return results(measurement)
 
 
-def reply(due_s: float, first_s: float, end_s: float, **over: Any) -> Sample:
-    return Sample(
-        "chat", **{"target": 0, "due_s": due_s, "first_s": first_s, "end_s": end_s, "output_tokens": 5, **over}
-    )
+def reply(due_s: float, first_s: float, end_s: float, *, target: int = 0, pair: int = 0) -> Sample:
+    return Sample("chat", target, due_s, first_s=first_s, end_s=end_s, output_tokens=5, pair=pair)
 
 
 def test_failed_requests_are_counted_by_kind_and_never_make_a_server_look_fast() -> None:
@@ -291,8 +290,8 @@ def test_failed_requests_are_counted_by_kind_and_never_make_a_server_look_fast()
         ("503 rate_limited", 1),
     ]
     durations = work["durations"]
-    assert durations["gen_ai.server.time_to_first_token"]["p50"] == 0.5
-    assert durations["gen_ai.server.time_per_output_token"]["p50"] == 0.25
+    assert durations["gen_ai.client.operation.time_to_first_chunk"]["p50"] == 0.5
+    assert durations["callboard.client.time_per_output_token"]["p50"] == 0.25
     assert durations["gen_ai.client.operation.duration"]["count"] == 1
     assert (work["requests_per_s"], work["output_tokens_per_s"]) == (0.5, 2.5)
 
@@ -311,7 +310,7 @@ def test_two_servers_are_compared_pair_by_pair() -> None:
         for target, first in ((0, 0.1 * slow), (1, 0.2 * slow))
     ]
     found = measured(samples, roots=(HERE, FAR))
-    compared = {one["metric"]: one for one in found["comparison"]}["gen_ai.server.time_to_first_token"]
+    compared = {one["metric"]: one for one in found["comparison"]}["gen_ai.client.operation.time_to_first_chunk"]
     assert (compared["pairs"], compared["second_larger"]) == (3, 3)
     assert compared["median"] == compared["least"] == pytest.approx(2.0)
 
@@ -348,7 +347,7 @@ def test_the_picture_is_a_png_that_shows_each_request() -> None:
     scene = plot_of(found)
     assert sum(mark.cross for mark in scene.marks) == 1
     assert len(scene.marks) == 3
-    with av.open(io.BytesIO(png(scene))) as file:
+    with av.open(io.BytesIO(png(scene)), "r") as file:
         (frame,) = file.decode(video=0)
         assert (frame.width, frame.height) == (scene.width * SCALE, scene.height * SCALE)
         dots = frame.to_ndarray(format="rgb24")

@@ -104,14 +104,14 @@ async def test_a_closed_load_keeps_as_many_under_way_and_opens_no_more_connectio
         return await streamed(request, written(*WHOLE), DONE)
 
     server = Server(slow)
-    load = await loaded(server, "chat", "--requests", "20", "--at-once", "3")
+    load = await loaded(server, "chat", "--requests", "20", "--at-once", "3", "--temperature", "0")
     assert kinds(load) == [None] * 20
     assert server.most_at_once == 3
     # A reply is read to its end, so that its connection carries the next request.
     assert len(server.connections) == 3
     assert {(one.output_tokens, one.prompt_tokens, one.counted_by) for one in load.samples} == {(3, 9, "usage")}
     assert all(0.005 <= (one.to_first_s or 0) <= one.duration_s for one in load.samples)
-    assert server.bodies[0]["model"] == "owl"
+    assert (server.bodies[0]["model"], server.bodies[0]["temperature"]) == ("owl", 0)
     assert len({json.dumps(body["messages"]) for body in server.bodies}) == 20
 
 

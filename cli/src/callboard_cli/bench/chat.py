@@ -14,15 +14,19 @@ _TEXTS = ("content", "reasoning_content", "reasoning")
 """Where servers put the tokens of an answer and of thoughts."""
 
 
-async def ask(target: Target, sample: Sample, messages: Sequence[Message], max_tokens: int) -> str:
+async def ask(
+    target: Target, sample: Sample, messages: Sequence[Message], max_tokens: int, temperature: float | None = None
+) -> str:
     """Has a reply streamed into a sample and returns its text; raises FailedRequest and what the session raises."""
-    body = {
+    body: dict[str, Any] = {
         "model": target.model,
         "messages": list(messages),
         "max_tokens": max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if temperature is not None:
+        body["temperature"] = temperature
     said, characters, finished = list[str](), 0, False
     async with target.asking("POST", f"{target.api}/chat/completions", body) as answer:
         if answer.content_type != "text/event-stream":

@@ -55,6 +55,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="the longest that a work may take; default: 60")
     parser.add_argument("--tokens", type=int, default=20_000, help="the most of a work, read and written")
     parser.add_argument("--max-tokens", type=int, default=64, help="the longest reply, in tokens; default: 64")
+    parser.add_argument("--temperature", type=float, help="0 makes replies of one model alike; default: the server's")
     parser.add_argument("--warm-up", type=int, default=2, help="requests before the first that counts; default: 2")
     parser.add_argument("--turns", type=int, default=4, help="turns of a conversation or in a room; default: 4")
     parser.add_argument("--think", type=float, default=2.0, help="seconds between two turns, about; default: 2")
@@ -95,6 +96,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         seconds=arguments.seconds,
         tokens=arguments.tokens,
         max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
         warm_up=arguments.warm_up,
         turns=arguments.turns,
         think_s=arguments.think,
@@ -113,8 +115,10 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         ("prompt_words", 0, 200_000),
         ("pairs", 1, 1000),
         ("timeout_s", 0.1, 3600.0),
+        ("temperature", 0.0, 2.0),
     ):
-        _check(name, getattr(plan, name), least, most)
+        if (value := getattr(plan, name)) is not None:
+            _check(name, value, least, most)
     for url in _urls(arguments):
         _check_bounds(plan, bounds_of(url, arguments), url)
     if not 0 < len(plan.text) <= 4096:

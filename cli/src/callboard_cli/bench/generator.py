@@ -43,7 +43,7 @@ class LagMeter:
             await asyncio.sleep(TICK_S)
             self._lags_s.append(time.monotonic() - due_s)
 
-    def verdict(self, shortest_median_s: float | None) -> Generator:
+    def judged(self, shortest_median_s: float | None) -> Generator:
         """Weighs the lag against the shortest of the medians that were measured."""
         elapsed_s = max(time.monotonic() - self._begun_s, TICK_S)
         share = (time.process_time() - self._used_s) / elapsed_s

@@ -29,6 +29,7 @@ class Plan:
     seconds: float
     tokens: int
     max_tokens: int
+    temperature: float | None
     warm_up: int
     turns: int
     think_s: float

@@ -12,11 +12,11 @@ from callboard_cli.bench.statistics import middle, ratio, summary
 
 FORMAT = 1
 MAX_KINDS = 50
-TO_FIRST = "gen_ai.server.time_to_first_token"
-FOR_EACH = "gen_ai.server.time_per_output_token"
+TO_FIRST = "gen_ai.client.operation.time_to_first_chunk"
 DURATION = "gen_ai.client.operation.duration"
-FIRST_SOUND = "callboard.time_to_first_sound"
-"""OpenTelemetry's conventions have no word for it."""
+# What a client sees has no word of OpenTelemetry's conventions here: theirs are for chunks, whatever is in them.
+FOR_EACH = "callboard.client.time_per_output_token"
+FIRST_SOUND = "callboard.client.time_to_first_sound"
 Metric = Callable[[Sample], float | None]
 
 
@@ -36,7 +36,7 @@ def results(measurement: Measurement) -> dict[str, Any]:
     """Everything that was found out, in the form that `--json` prints."""
     plan, loads = measurement.plan, measurement.loads
     medians = [found for load in loads if (found := middle(values(load, lambda one: one.to_first_s))) is not None]
-    generator = measurement.meter.verdict(min(medians, default=None))
+    generator = measurement.meter.judged(min(medians, default=None))
     doubts = [*generator.doubts, *(_unsent(load) for load in loads if load.never_sent)]
     return {
         "format": FORMAT,

@@ -85,7 +85,7 @@ async def _ask(load: Load, due_s: float, messages: list[dict[str, str]], turn: i
 
     async def ask(sample: Sample) -> None:
         nonlocal reply
-        reply = await chat.ask(load.target, sample, messages, load.plan.max_tokens)
+        reply = await chat.ask(load.target, sample, messages, load.plan.max_tokens, load.plan.temperature)
 
     read = sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN
     sample = await load.request(due_s, read + load.plan.max_tokens, ask, turn)
