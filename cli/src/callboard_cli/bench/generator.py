@@ -8,7 +8,7 @@ from callboard_cli.bench.statistics import Summary, percentile, summary
 
 TICK_S = 0.01
 MAX_TICKS = 1_000_000
-TOLERATED_LAG_S = 0.005
+TOLERATED_LAG_S = 0.003
 TOLERATED_SHARE = 0.1
 BUSY_SHARE = 0.85
 """Of one core, which is all that one event loop has."""

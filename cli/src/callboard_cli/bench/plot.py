@@ -9,6 +9,7 @@ from callboard_cli.bench.scene import Line, Mark, Paint, Scene, Words
 WIDTH, PANEL_HEIGHT, HEAD_HEIGHT = 960, 260, 56
 LEFT, RIGHT, TOP, BOTTOM, GAP = 64, 24, 34, 44, 76
 MAX_MARKS = 2000
+MAX_STEPS = 500
 PAINTS: tuple[Paint, Paint] = ("first", "second")
 WHAT = {
     "chat": "chat: first token",
@@ -78,8 +79,9 @@ def _shares(
     if not waits:
         return
     points = [(float(xs[0]), float(ys[0]))]
-    for n, wait in enumerate(waits, 1):
-        x = _at(wait, longest, *xs)
+    step = max(1, len(waits) // MAX_STEPS)
+    for n in sorted({*range(step, len(waits), step), len(waits)}):
+        x = _at(waits[n - 1], longest, *xs)
         points += [(x, points[-1][1]), (x, _at(n / len(own), 1.0, *ys))]
     points.append((float(xs[1]), points[-1][1]))
     scene.lines.append(Line(tuple(points), paint, 2))

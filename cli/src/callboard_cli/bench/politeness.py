@@ -24,7 +24,7 @@ class Bounds:
     max_tokens: int
 
 
-HARD = Bounds(at_once=1000, rate_per_s=5000.0, requests=1_000_000, seconds=3600.0, tokens=100_000_000, max_tokens=8192)
+HARD = Bounds(at_once=1000, rate_per_s=5000.0, requests=100_000, seconds=3600.0, tokens=100_000_000, max_tokens=8192)
 POLITE = Bounds(at_once=4, rate_per_s=2.0, requests=100, seconds=120.0, tokens=50_000, max_tokens=512)
 """For a host that is not this machine and was not named by `--allow-load`."""
 

@@ -114,10 +114,10 @@ class Target:
         with contextlib.suppress(FailedRequest, TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 chat = await self.json("GET", f"{self.root}/chat_models")
-                self.model = self.model or str(chat.get("default_model", ""))
+                self.model = self.model or _name(chat, "default_model")
                 spoken = await self.json("GET", f"{self.root}/audio_models")
-                self.speech_model = self.speech_model or str(spoken.get("default_model", ""))
-                self.voice = self.voice or str(spoken.get("default_voice", ""))
+                self.speech_model = self.speech_model or _name(spoken, "default_model")
+                self.voice = self.voice or _name(spoken, "default_voice")
 
 
 def failure_of(error: Exception) -> Failure:
@@ -201,6 +201,11 @@ def _object(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return cast(dict[str, Any], found) if isinstance(found, dict) else None
+
+
+def _name(found: dict[str, Any], field: str) -> str:
+    name: object = found.get(field)
+    return name if isinstance(name, str) else ""
 
 
 def _names(listed: dict[str, Any] | None) -> list[str]:

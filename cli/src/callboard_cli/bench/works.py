@@ -58,6 +58,7 @@ async def _room(load: Load, number: int, due_s: float, turns: int) -> None:
     pauses = random.Random(f"{plan.seed} {number}")
     if not load.goes_on:
         return
+    began_s = time.monotonic()
     try:
         async with rooms.visited(load.target, plan.listeners) as room:
             for turn in range(1, turns + 1):
@@ -66,8 +67,8 @@ async def _room(load: Load, number: int, due_s: float, turns: int) -> None:
                     await room.say(sample, plan.question(number + turn), INSTRUCTIONS, plan.max_tokens)
 
                 if turn == 1:
-                    # Opening the room is no part of the first turn.
-                    due_s = time.monotonic()
+                    # Opening the room is no part of the first turn, but the wait for a place is.
+                    due_s += time.monotonic() - began_s
                 sample = await load.request(due_s, plan.max_tokens, say, turn)
                 if sample is None or sample.failure is not None:
                     return
