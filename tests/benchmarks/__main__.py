@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.benchmarks import (
     chat_cost,
     conversations,
+    holds,
+    large,
     machine,
     prompt_cache,
     protocol_cost,
@@ -21,7 +23,7 @@ from tests.benchmarks import (
 from tests.benchmarks.figures import Figure, table
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota")
+PARTS = ("chat", "protocols", "cache", "conversations", "speech", "recognition", "quota", "holds", "large")
 
 INTRODUCTION = """\
 # Benchmarks
@@ -92,6 +94,14 @@ def main() -> int:
             lines += _recognition(Path(folder), figures, quick=arguments.quick)
         if "quota" in parts:
             lines += _quota(Path(folder), figures, quick=arguments.quick)
+        if "holds" in parts:
+            measured = holds.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Holds on a key with little left", "", holds.NOTES, *table(measured), ""]
+        if "large" in parts:
+            measured = large.measure(Path(folder), quick=arguments.quick)
+            figures += measured
+            lines += ["## Large", "", large.NOTES, *table(measured), ""]
     page = "\n".join(lines).rstrip() + "\n"
     print(page)
     whole = len(parts) == len(PARTS) and not arguments.quick

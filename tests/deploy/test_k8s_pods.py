@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from callboard_edge import app as edge
+from callboard_edge.http.server import LAST_EVENT_S
 from callboard_kit.settings import load_config
 from callboard_quota import app as quota
 from callboard_rooms import app as rooms
@@ -109,7 +110,7 @@ def test_a_service_has_all_three_probes_and_liveness_asks_nothing_of_others(over
 def test_a_pod_has_time_to_end_what_it_began(overlay: str) -> None:
     config = load_config(configuration(overlay), {})
     drains_s = {
-        "edge": config.edge.drain_timeout_s + 3 * edge.LAST_EVENT_S + edge.BACKGROUND_TIMEOUT_S,
+        "edge": config.edge.drain_timeout_s + 3 * LAST_EVENT_S + edge.BACKGROUND_TIMEOUT_S,
         "chat": max(config.chat.drain_timeout_s, WORKER_DRAIN_S),
         "tts": max(config.tts.drain_timeout_s, WORKER_DRAIN_S),
         "stt": max(config.stt.drain_timeout_s, WORKER_DRAIN_S),

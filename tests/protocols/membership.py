@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 
 import tests.protocols
 from callboard_contracts.config import Config
-from callboard_edge.app import edge_context
 from callboard_edge.backends.fake_job_queue import FakeJobQueue
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_quota_client import FakeQuotaClient
@@ -18,6 +17,7 @@ from callboard_edge.backends.fake_reply_router import FakeReplyRouter
 from callboard_edge.backends.fake_result_store import FakeResultStore
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
+from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers

@@ -22,7 +22,7 @@ from callboard_contracts.transcription import (
     TranscriptionFrame,
     TranscriptionJob,
 )
-from callboard_edge.app import PROTOCOLS, EdgeServer, edge_context
+from callboard_edge.app import PROTOCOLS
 from callboard_edge.backends.fake_job_queue import FakeJobQueue
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_quota_client import FakeQuotaClient
@@ -31,12 +31,14 @@ from callboard_edge.backends.fake_result_store import FakeResultStore
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.backends.fake_saved_slots import FakeSavedSlots
+from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.live_sessions import LiveSessions
 from callboard_edge.http.protocol import Protocol
+from callboard_edge.http.server import EdgeServer
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics

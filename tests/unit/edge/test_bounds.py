@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 import resource
 import zlib
 
@@ -236,6 +237,28 @@ async def test_connections_that_wait_for_their_clients_give_way_to_new_ones() ->
         assert (await asyncio.wait_for(kept[0].readline(), 20)).startswith(b"HTTP/1.1 200 ")
         for _, writer in (kept, *unfinished):
             writer.close()
+
+
+async def test_connections_on_which_nothing_was_asked_give_way_before_those_in_use() -> None:
+    async with running({"edge": {"max_connections": 5}}) as harness:
+        reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+
+        async def status() -> bytes:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
+            return head.split(b" ")[1]
+
+        assert await status() == b"200"
+        idle = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(12)]
+        async with asyncio.timeout(20):
+            for other, _ in idle[:8]:
+                assert await other.read() == b""
+            assert await status() == b"200"
+        for _, other in idle:
+            other.close()
+        writer.close()
 
 
 def test_more_connections_than_the_system_allows_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,14 +33,15 @@ from callboard_contracts.subjects import JobClass
 from callboard_contracts.transcription import TranscriptionFrame, TranscriptionResult
 from callboard_contracts.voices import KOKORO_VOICES, kokoro_language
 from callboard_contracts.workers import OfferedModel, OfferedVoice, WorkerInfo
-from callboard_edge.app import EdgeServer, edge_context
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
 from callboard_edge.backends.fake_room_audio import FakeRoomAudio
 from callboard_edge.backends.fake_rooms import FakeRooms
 from callboard_edge.backends.inbox import RequestInbox
+from callboard_edge.composition import edge_context
 from callboard_edge.domain.ports import JobRef, QueueDepth, RequestState
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers
+from callboard_edge.http.server import EdgeServer
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.room_streams import RoomStreams
 from callboard_edge.metrics import EdgeMetrics

@@ -12,7 +12,7 @@ from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.prompt_size import prompt_bytes
 from callboard_contracts.rooms import Room, Turn, without_speaker
 from callboard_rooms.domain.dialogue import KEPT, Limits, request_of
-from callboard_rooms.domain.room import added, ended, new_room
+from callboard_rooms.domain.room import Change, added, ended, new_room
 from tests.unit.rooms.turns import NOW, result, turn
 
 pytestmark = pytest.mark.unit
@@ -22,9 +22,16 @@ REPLY = 50
 TOKENS_PER_BYTE = 0.5
 
 
+def known(change: Change) -> Room:
+    """The room of a change that does not end it; its document, if it has one, is its own."""
+    assert change.room is not None
+    assert change.document in {None, change.room.compact()}
+    return change.room
+
+
 def begun(room: Room, one: Turn, limits: Limits) -> tuple[Room, ChatRequest]:
     """The room with a turn running, and what its model is asked."""
-    room = added(room, one, limits, NOW, unique=True)
+    room = known(added(room, one, limits, NOW, unique=True))
     assert room.running is not None
     return room, request_of(room, room.running)
 
@@ -37,7 +44,8 @@ def tokens(request: ChatRequest) -> int:
 def over(room: Room, request: ChatRequest, limits: Limits, text: str = "Hoo. " * 8) -> Room:
     """The room after its running turn was answered."""
     assert room.running is not None
-    return ended(room, room.running.id, result(room.running.id, text, prompt_tokens=tokens(request)), limits, NOW)
+    kept = result(room.running.id, text, prompt_tokens=tokens(request))
+    return known(ended(room, room.running.id, kept, limits, NOW))
 
 
 @settings(deadline=None, max_examples=20)
@@ -97,7 +105,7 @@ def test_prompt_that_the_engine_finds_too_long_halves_what_its_model_is_given() 
     failed: ChatResult = result(room.running.id, "", "error")
     error = ErrorInfo(code=ErrorCode.CONTEXT_LENGTH_EXCEEDED, message="Too long.")
     failed = failed.model_copy(update={"end": failed.end.model_copy(update={"error": error})})
-    room = ended(room, room.running.id, failed, limits, NOW)
+    room = known(ended(room, room.running.id, failed, limits, NOW))
     assert room.ended[-1].failed
     _room, request = begun(room, turn(), limits)
     assert len(request.messages) == 1 + 8 + 1
@@ -139,16 +147,16 @@ def test_turns_keep_their_order_whatever_is_repeated(steps: list[str], data: Any
         before = room
         if step == "post":
             posted.append(turn())
-            room = added(room, posted[-1], limits, NOW, unique=True)
+            room = known(added(room, posted[-1], limits, NOW, unique=True))
         elif step in {"end", "fail"} and room.running is not None:
             reason = "stop" if step == "end" else "error"
-            room = ended(room, room.running.id, result(room.running.id, reason=reason), limits, NOW)
+            room = known(ended(room, room.running.id, result(room.running.id, reason=reason), limits, NOW))
         elif posted:
             # A turn that was posted before is posted again, or ends again unless it runs.
             old = data.draw(st.sampled_from(posted))
-            assert added(room, old, limits, NOW, unique=True) is room
+            assert added(room, old, limits, NOW, unique=True).room is room
             if room.running is None or room.running.id != old.id:
-                assert ended(room, old.id, result(old.id), limits, NOW) is room
+                assert ended(room, old.id, result(old.id), limits, NOW).room is room
         if room.running is not None and room.running != before.running:
             started.append(room.running.id)
     assert started == [one.id for one in posted][: len(started)]

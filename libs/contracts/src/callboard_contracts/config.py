@@ -102,7 +102,8 @@ class EdgeSection(Section):
     body_timeout_s: float = Field(default=20.0, gt=0)
     """How long a client may take to send its headers, and its body."""
     max_connections: int = Field(default=4096, ge=1)
-    """How many connections may be open at once; one more closes the oldest that waits for its client."""
+    """How many connections may be open at once; one more closes one that waits for its client, first of
+    all the oldest on which nothing was asked."""
     request_timeout_s: float = Field(default=300.0, gt=0)
     """The deadline of a request that names none."""
     drain_timeout_s: float = Field(default=30.0, gt=0)

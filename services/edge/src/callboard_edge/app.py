@@ -3,11 +3,9 @@
 import argparse
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
-
-from aiohttp import web
 
 from callboard_admin.accounts import Accounts
 from callboard_admin.character_records import CharacterRecords
@@ -33,46 +31,16 @@ from callboard_edge.backends.volunteer_store import BusVolunteerStore
 from callboard_edge.backends.volunteer_watch import VolunteerWatch
 from callboard_edge.backends.volunteer_workers import BusVolunteerWorkers
 from callboard_edge.backends.worker_watch import WorkerWatch
+from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
-from callboard_edge.domain.admission import Admission
-from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.catalogue import (
-    chat_catalogue,
-    embedding_catalogue,
-    recognition_catalogue,
-    speech_catalogue,
-)
-from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
-from callboard_edge.domain.dialogues import Dialogues
-from callboard_edge.domain.job_groups import JobGroups
-from callboard_edge.domain.kept_jobs import KeptJobs
-from callboard_edge.domain.offers import Offer, Offers
-from callboard_edge.domain.ports import ResultStore
-from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
-from callboard_edge.domain.saved_slots import SavedSlots
-from callboard_edge.domain.spirit_box import Sounds, SpiritBox
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.uptime_rewards import UptimeRewards
-from callboard_edge.domain.volunteer_jobs import VolunteerJobs, VolunteerWorkers
-from callboard_edge.domain.volunteer_models import VolunteerCatalogue, volunteer_pools
 from callboard_edge.domain.volunteers import Volunteers
 from callboard_edge.domain.workers import Workers
-from callboard_edge.http import docs, health, home_page
-from callboard_edge.http.connections import GuardedServer
-from callboard_edge.http.context import EdgeContext
-from callboard_edge.http.dispatcher import Dispatcher, ServedRoute
-from callboard_edge.http.embedding_responder import EmbeddingResponder
-from callboard_edge.http.live_sessions import LiveSessions
-from callboard_edge.http.narrated_responder import NarratedResponder
-from callboard_edge.http.protocol import Protocol, SitePages
-from callboard_edge.http.room_recording import RoomRecordingResponder
-from callboard_edge.http.room_stream import RoomStreamResponder
-from callboard_edge.http.speech_responder import SpeechResponder
-from callboard_edge.http.text_responder import TextResponder
-from callboard_edge.http.transcription_responder import TranscriptionResponder
-from callboard_edge.media import spirit_sounds
+from callboard_edge.http.protocol import Protocol
+from callboard_edge.http.server import LAST_EVENT_S, EdgeServer
 from callboard_edge.media.encoder_pool import EncoderPool
 from callboard_edge.media.idle_loop import IdleLoopError, read_loop
 from callboard_edge.media.room_streams import RoomStreams
@@ -87,7 +55,6 @@ from callboard_edge.protocols.ollama.protocol import Ollama
 from callboard_edge.protocols.openai.protocol import OpenAI
 from callboard_edge.protocols.spiritbox.protocol import SpiritBoxProtocol
 from callboard_edge.protocols.talkmaster.protocol import Talkmaster
-from callboard_edge.settings import edge_settings
 from callboard_kit import library_output
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
@@ -116,60 +83,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
 QUOTA = "quota"
 """The name by which `callboard up` knows the quota service."""
 BACKGROUND_TIMEOUT_S = 3.0
-LAST_EVENT_S = 2.0
-"""How long streams have to write their last error event once the drain is over."""
 STOPPED = ErrorInfo(code=ErrorCode.INTERRUPTED, message="The server is shutting down; try again.", retry_after_s=1.0)
-
-
-class EdgeServer:
-    """The HTTP side of the edge: from listening to the last answer."""
-
-    def __init__(self, context: EdgeContext, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
-        self._settings = context.settings
-        self._spirit_box = context.spirit_box
-        site = SitePages(lambda context: [*health.routes(context), *home_page.routes()])
-        served = [ServedRoute(route, protocol) for protocol in (*protocols, site) for route in protocol.routes(context)]
-        pages = docs.routes([one.route for one in served])
-        served += [ServedRoute(route, site) for route in pages]
-        self._dispatcher = Dispatcher(context, served, (*protocols, site))
-        self._runner: web.ServerRunner | None = None
-        self._site: web.TCPSite | None = None
-
-    async def start(self, host: str, port: int) -> int:
-        """Begins to listen and returns the port; port 0 takes a free one.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        server = GuardedServer(
-            self._dispatcher,
-            headers_timeout_s=self._settings.body_timeout_s,
-            max_connections=self._settings.max_connections,
-        )
-        self._runner = web.ServerRunner(server, shutdown_timeout=LAST_EVENT_S)
-        await self._runner.setup()
-        self._site = web.TCPSite(self._runner, host, port, backlog=1024)
-        await self._site.start()
-        return int(self._runner.addresses[0][1])
-
-    async def stop_listening(self) -> None:
-        """Takes no new connections; open ones are served to their end, but for the spirit box's, which have none."""
-        self._dispatcher.closing = True
-        if self._spirit_box is not None:
-            self._spirit_box.close()
-        if self._site is not None:
-            await self._site.stop()
-
-    async def wait_idle(self, timeout_s: float) -> bool:
-        """Returns true when no request is being answered, or false after the timeout."""
-        return await self._dispatcher.wait_idle(timeout_s)
-
-    async def close(self) -> None:
-        """Ends what is still open."""
-        if self._spirit_box is not None:
-            self._spirit_box.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
 
 
 def administration(config: Config, bus: Bus, file: Path | None) -> Administration | None:
@@ -344,107 +258,6 @@ async def idle_loop(file: Path | None) -> bytes | None:
         return await asyncio.to_thread(read_loop, file)
     except IdleLoopError as error:
         raise StartError(f"room_stream.idle_loop: {file}: {error}") from None
-
-
-def edge_context(
-    config: Config,
-    deps: Dependencies,
-    results: ResultStore,
-    workers: Workers,
-    encoders: EncoderPool,
-    streams: RoomStreams,
-    metrics: EdgeMetrics,
-    ready: Callable[[], str | None],
-    admin: Administration | None = None,
-    *,
-    running: FollowedReplies | None = None,
-    characters: Characters | None = None,
-    saved_slots: SavedSlots | None = None,
-    volunteers: Volunteers | None = None,
-    volunteer_workers: VolunteerWorkers | None = None,
-) -> EdgeContext:
-    """Puts together what the protocols are given; `running` is made where this edge is the only one.
-
-    Without `volunteers` and the `volunteer_workers` that hold their jobs the site takes none.
-    """
-    settings = edge_settings(config, deps.jobs.max_request_bytes)
-    characters = Characters() if characters is None else characters
-    kept = KeptJobs(deps, results)
-    parts = deps, workers, kept, config.edge.request_timeout_s, config.chat.hold_slice_tokens
-    room_turns = RoomTurns(Admission(*parts), config.tts.hold_slice_ms)
-    admission = CharacterAdmission(*parts, turns=room_turns, count=metrics.character_request)
-    pools = volunteer_pools(config.chat)
-    offer = Offer(
-        VolunteerCatalogue(chat_catalogue(config.chat), config.chat, workers),
-        speech_catalogue(config.tts, characters),
-        embedding_catalogue(config.chat),
-        recognition_catalogue(config.stt),
-    )
-
-    async def tier_of(caller: Caller) -> str:
-        # Where quota is away and the site admits all, a caller counts as one without a key.
-        return (await admission.identify(caller)).tier or config.quota.anonymous_tier
-
-    text = TextResponder(admission, workers, metrics)
-    offers = Offers(offer, config.quota.tiers, tier_of, characters, workers)
-    return EdgeContext(
-        settings=settings,
-        chat_models=offer.chat_models,
-        embedding_models=offer.embedding_models,
-        speech_models=offer.speech_models,
-        recognition_models=offer.recognition_models,
-        offers=offers,
-        characters=characters,
-        workers=workers,
-        admission=admission,
-        text=text,
-        embeddings=EmbeddingResponder(admission, workers),
-        speech=SpeechResponder(admission, encoders, metrics, settings),
-        narrated=NarratedResponder(text, admission, encoders, metrics, settings),
-        transcriptions=TranscriptionResponder(admission, workers, metrics, config.stt),
-        live_sessions=LiveSessions(config.realtime, metrics),
-        rooms=deps.rooms,
-        room_reader=deps.room_reader,
-        inquiry=deps.inquiry,
-        room_turns=room_turns,
-        room_streams=RoomStreamResponder(streams, deps.room_reader, config.room_stream, metrics),
-        room_recordings=RoomRecordingResponder(streams.source, deps.room_reader, encoders, config),
-        metrics=metrics,
-        running=running or FollowedReplies(),
-        dialogues=Dialogues(results, deps.background, deps.jobs.max_request_bytes, deps.now),
-        groups=JobGroups(kept, results, deps.background),
-        ready=ready,
-        admin=admin,
-        saved_slots=saved_slots,
-        spirit_box=spirit_box(config, admission, offers, workers, encoders, metrics),
-        volunteers=volunteers or Volunteers(None, deps.now),
-        volunteer_jobs=None
-        if volunteer_workers is None or not pools
-        else VolunteerJobs(volunteer_workers, workers, pools, lambda: ready() is not None),
-    )
-
-
-def spirit_box(
-    config: Config,
-    admission: Admission,
-    offers: Offers,
-    workers: Workers,
-    encoders: EncoderPool,
-    metrics: EdgeMetrics,
-) -> SpiritBox | None:
-    """The site's spirit box, or None where it has none."""
-    if not config.spirit_box.enabled:
-        return None
-
-    async def encoded(pcm: bytes) -> bytes:
-        async with encoders.session("mp3") as session:
-            return await session.feed(pcm) + await session.finish()
-
-    sounds = Sounds(encoded, spirit_sounds.refusal(), spirit_sounds.silence())
-    figures = metrics.spirit_box
-    box = SpiritBox(config.spirit_box, config.stt, config.tts, admission, offers, workers, sounds, figures)
-    figures.visitors.set_function(lambda: box.visitors)
-    return box
 
 
 async def _drain(server: EdgeServer, replies: BusReplyRouter, timeout_s: float) -> None:

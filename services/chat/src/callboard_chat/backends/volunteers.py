@@ -6,8 +6,9 @@ from typing import Any
 
 from callboard_chat.domain.control_tokens import ControlTokens
 from callboard_chat.domain.models import estimated_prompt_tokens, no_tokens
-from callboard_chat.domain.pending_jobs import PendingJobs, PostedJob, TooManyPending, estimated_tokens
+from callboard_chat.domain.pending_jobs import PendingJobs, TooManyPending
 from callboard_chat.domain.ports import Chunk, Continuation, Embedded, PromptTokens
+from callboard_chat.domain.posted_job import PostedJob, estimated_tokens
 from callboard_chat.domain.prompt_formats import FORMATS, OwnTurns
 from callboard_chat.domain.volunteer_matching import Conditions, WaitingJob
 from callboard_chat.domain.volunteer_models import LEAST_CONTEXT, VolunteerModels

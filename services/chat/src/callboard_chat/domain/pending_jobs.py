@@ -3,12 +3,14 @@
 import asyncio
 import math
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from callboard_chat.domain.posted_job import Handout, PostedJob, Reward, estimated_tokens
+from callboard_chat.domain.recent_entries import RecentEntries
+from callboard_chat.domain.suspicions import Suspicions
 from callboard_chat.domain.volunteer_matching import WaitingJob, WaitingJobs
 from callboard_contracts.volunteers import (
     ID_MARK,
@@ -25,12 +27,6 @@ MAX_FAULTS = 3
 """So many volunteers may fail on a job; then its request fails."""
 S_PER_TOKEN = 0.5
 """How long a volunteer may take for each token that it may write, beside the time that every job has."""
-CHARACTERS_PER_TOKEN = 4
-IMPOSSIBLE_TOKENS_PER_S = 1000.0
-LEAST_TIMED_TOKENS = 64
-LEAST_REPEATED_CHARACTERS = 32
-REMEMBERED_TEXTS = 8
-"""Of each volunteer; the same text again looks false."""
 REMEMBERED_WORKERS = 2048
 REMEMBERED_ENDS = 8192
 REMEMBERED_POPS = 2048
@@ -38,106 +34,15 @@ MAX_PARKED = 2048
 """So many volunteers may wait at once; one more is answered at once."""
 _KEY = 16
 
-Reward = Callable[["PostedJob", "Handout", str], int]
-"""What a volunteer earns with a text, in thousandths of a kudos."""
-
-K = TypeVar("K")
-V = TypeVar("V")
-
 
 class TooManyPending(Exception):  # noqa: N818 - a state: another try may help
     """No more jobs may wait."""
-
-
-def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has; volunteers do not say."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
-
-
-@dataclass(eq=False, slots=True)
-class Handout:
-    """A job in the hands of a volunteer; times are of the event loop's clock, in seconds.
-
-    `prefix` is what was said of the reply before it, `told` what the volunteer has told since.
-    """
-
-    id: str
-    job: "PostedJob"
-    by: ServedBy
-    handed_at: float
-    until: float
-    time_s: float
-    prefix: str
-    validated: bool = False
-    told: str = ""
-
-
-@dataclass(eq=False)
-class PostedJob:
-    """A job that is pending, for the one that waits for its text.
-
-    `payload` makes what a volunteer gets, of the volunteer's offer and what was said so far. `max_tokens` is the
-    longest reply, and `time_s` how long a volunteer has for it.
-    """
-
-    waiting: WaitingJob
-    key: str
-    payload: Callable[[VolunteerOffer, str], dict[str, Any]]
-    max_tokens: int
-    time_s: float
-    said: str = ""
-    handout: Handout | None = None
-    served_by: ServedBy | None = None
-    faults: int = 0
-    state: Literal["open", "done", "failed", "left"] = "open"
-    _pending: str = ""
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait(self, timeout_s: float) -> None:
-        """Waits until there is something new, or for the time given."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-
-    def read(self) -> str:
-        """The text that has come since the last call."""
-        text, self._pending = self._pending, ""
-        self._changed.clear()
-        return text
-
-    def add(self, text: str, by: ServedBy) -> None:
-        """Takes in a piece of the reply."""
-        self.said += text
-        self._pending += text
-        self.served_by = by
-        self._changed.set()
-
-    def end(self, state: Literal["done", "failed"]) -> None:
-        """Says that no more text comes."""
-        self.state = state
-        self._changed.set()
 
 
 @dataclass(eq=False, slots=True)
 class _Parked:
     request: PopRequest
     answer: "asyncio.Future[HandedJob]"
-
-
-class _Recent(OrderedDict[K, V]):
-    """A mapping that forgets what was put in first."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
-
-    def put(self, key: K, value: V) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        while len(self) > self._most:
-            self.popitem(last=False)
 
 
 class PendingJobs:
@@ -158,12 +63,12 @@ class PendingJobs:
         self._jobs: dict[WaitingJob, PostedJob] = {}
         self._by_key: dict[str, PostedJob] = {}
         self._handouts: dict[str, Handout] = {}
-        self._ended: _Recent[str, tuple[str, Literal["duplicate", "aborted"]]] = _Recent(REMEMBERED_ENDS)
-        self._left: _Recent[str, Handout] = _Recent(REMEMBERED_ENDS)
+        self._ended: RecentEntries[str, tuple[str, Literal["duplicate", "aborted"]]] = RecentEntries(REMEMBERED_ENDS)
+        self._left: RecentEntries[str, Handout] = RecentEntries(REMEMBERED_ENDS)
         """Hand-outs whose reply ended while they were streamed, such as at a stop sequence."""
-        self._pops: _Recent[str, list[str]] = _Recent(REMEMBERED_POPS)
-        self._texts: _Recent[str, list[bytes]] = _Recent(REMEMBERED_WORKERS)
-        self._dropped: _Recent[str, int] = _Recent(REMEMBERED_WORKERS)
+        self._pops: RecentEntries[str, list[str]] = RecentEntries(REMEMBERED_POPS)
+        self._suspicions = Suspicions()
+        self._dropped: RecentEntries[str, int] = RecentEntries(REMEMBERED_WORKERS)
         self._parked: dict[str, _Parked] = {}
 
     @property
@@ -282,7 +187,7 @@ class PendingJobs:
         by, seconds = handout.by, self._clock() - handout.handed_at
         if by.account != account:
             return SubmitReply(outcome="foreign")
-        suspicions = () if text is None else self._suspicions(handout, text, seconds)
+        suspicions = () if text is None else self._suspicions.judge(handout, text, seconds)
         if text is None or "contradictory" in suspicions:
             self._fault(handout)
             return SubmitReply(outcome="faulted", worker_id=by.worker_id, suspicions=suspicions)
@@ -402,23 +307,6 @@ class PendingJobs:
         del self._handouts[handout.id]
         handout.job.handout = None
         self._ended.put(handout.id, (handout.by.account, outcome))
-
-    def _suspicions(self, handout: Handout, text: str, seconds: float) -> tuple[Suspicion, ...]:
-        found: list[Suspicion] = []
-        worker, tokens = handout.by.worker_id, estimated_tokens(text)
-        if not text.startswith(handout.told) and not handout.told.startswith(text):
-            return ("contradictory",)
-        if not text.strip():
-            found.append("empty")
-        if tokens >= LEAST_TIMED_TOKENS and tokens > IMPOSSIBLE_TOKENS_PER_S * max(seconds, 0.001):
-            found.append("speed")
-        if len(text) >= LEAST_REPEATED_CHARACTERS:
-            digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            texts = self._texts.get(worker, [])
-            if digest in texts:
-                found.append("repeated")
-            self._texts.put(worker, [*texts, digest][-REMEMBERED_TEXTS:])
-        return tuple(found)
 
 
 def _rest(said: str, text: str) -> str | None:

@@ -1,6 +1,6 @@
 """What volunteers earn with their texts."""
 
-from callboard_chat.domain.pending_jobs import Handout, PostedJob, Reward
+from callboard_chat.domain.posted_job import Handout, PostedJob, Reward
 from callboard_contracts.kudos_price import KudosSection, counted_tokens, model_billions, reward
 
 UNBOUNDED = 2**31

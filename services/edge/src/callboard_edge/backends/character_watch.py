@@ -9,11 +9,11 @@ import asyncio
 import logging
 
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from callboard_contracts.characters import Character, CharacterChanged, character_entry
 from callboard_contracts.streams import BUCKET_CHARACTERS
 from callboard_contracts.subjects import CTL_CHARACTERS
+from callboard_edge.backends.record_watch import RecordWatch
 from callboard_edge.domain.characters import Characters
 from callboard_kit.bucket import Bucket, Entry
 from callboard_kit.bus import Bus, BusError
@@ -28,45 +28,32 @@ LAG_PAUSE_S = 0.2
 _PREFIX = character_entry("")
 
 
-class CharacterWatch:
+class CharacterWatch(RecordWatch):
     """Fills `Characters` from the bus."""
 
     name = "character-watch"
 
     def __init__(self, bus: Bus, characters: Characters) -> None:
-        self._bus = bus
+        super().__init__(bus, CTL_CHARACTERS)
         self._bucket = Bucket(bus, BUCKET_CHARACTERS)
         self._characters = characters
-        self._due = asyncio.Event()
         self._changed: dict[str, int] = {}
         """The characters of which there are news, and their revisions."""
         self._read_all = True
         self._next_read = 0.0
-        self._subscription: Subscription | None = None
-
-    async def start(self) -> None:
-        """Subscribes to the news and reads all characters; raises BusUnavailable."""
-        self._subscription = await self._bus.subscribe(CTL_CHARACTERS, self._take_news)
-        self._bus.on_reconnect(self._reconnected)
-        await self._read()
-
-    async def close(self) -> None:
-        """Ends the subscription."""
-        if self._subscription is not None:
-            await self._bus.unsubscribe(self._subscription)
-            self._subscription = None
 
     async def run(self) -> None:
         """Reads what has changed, for as long as the process runs."""
         while True:
             left_s = max(0.0, self._next_read - asyncio.get_running_loop().time())
             pause_s = RETRY_INTERVAL_S if self._read_all else LAG_PAUSE_S if self._changed else left_s
-            await is_set_within(self._due, pause_s)
-            self._due.clear()
+            await is_set_within(self.due, pause_s)
+            self.due.clear()
             self._read_all = self._read_all or asyncio.get_running_loop().time() >= self._next_read
-            await self._read()
+            await self.read()
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Reads what has changed, or everything."""
         try:
             if self._read_all:
                 await self._read_everything()
@@ -105,15 +92,17 @@ class CharacterWatch:
             return
         self._characters.take(name, character, entry.revision)
 
-    async def _take_news(self, message: Msg) -> None:
+    async def heard(self, message: Msg) -> None:
+        """Takes the news of one character."""
         try:
             news = CharacterChanged.model_validate_json(message.data)
         except ValueError:
             log.warning("character_news_malformed")
             return
         self._changed[news.name] = news.revision
-        self._due.set()
+        self.due.set()
 
-    def _reconnected(self) -> None:
+    def reconnected(self) -> None:
+        """Lets every character be read."""
         self._read_all = True
-        self._due.set()
+        super().reconnected()

@@ -9,10 +9,10 @@ import asyncio
 import logging
 
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from callboard_contracts.streams import BUCKET_VOLUNTEERS
 from callboard_contracts.volunteers import VolunteerRecord, volunteer_entry
+from callboard_edge.backends.record_watch import RecordWatch
 from callboard_edge.domain.volunteers import Volunteers
 from callboard_kit.bucket import Bucket
 from callboard_kit.bus import Bus, BusError
@@ -27,44 +27,31 @@ LAG_PAUSE_S = 0.2
 _PREFIX = f"$KV.{BUCKET_VOLUNTEERS}."
 
 
-class VolunteerWatch:
+class VolunteerWatch(RecordWatch):
     """Fills `Volunteers` from the bus."""
 
     name = "volunteer-watch"
 
     def __init__(self, bus: Bus, volunteers: Volunteers) -> None:
-        self._bus = bus
+        super().__init__(bus, f"{_PREFIX}>")
         self._bucket = Bucket(bus, BUCKET_VOLUNTEERS)
         self._volunteers = volunteers
-        self._due = asyncio.Event()
         self._written: set[str] = set()
         """The entries that may have changed."""
-        self._subscription: Subscription | None = None
-
-    async def start(self) -> None:
-        """Subscribes to what is written and reads all records; raises BusUnavailable."""
-        self._subscription = await self._bus.subscribe(f"{_PREFIX}>", self._changed)
-        self._bus.on_reconnect(self._reconnected)
-        await self._read()
-
-    async def close(self) -> None:
-        """Ends the subscription."""
-        if self._subscription is not None:
-            await self._bus.unsubscribe(self._subscription)
-            self._subscription = None
 
     async def run(self) -> None:
         """Reads what was written, and all records from time to time, for as long as the process runs."""
         while True:
-            await is_set_within(self._due, RETRY_INTERVAL_S if self._written else READ_INTERVAL_S)
-            self._due.clear()
+            await is_set_within(self.due, RETRY_INTERVAL_S if self._written else READ_INTERVAL_S)
+            self.due.clear()
             if self._written:
                 await asyncio.sleep(LAG_PAUSE_S)
                 await self._read_written()
             else:
-                await self._read()
+                await self.read()
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Reads all records."""
         try:
             entries = await self._bucket.list(volunteer_entry("*"))
         except BusError as error:
@@ -87,14 +74,15 @@ class VolunteerWatch:
             log.warning("volunteers_unread", extra={"reason": str(error)})
             self._written |= written
 
-    def _reconnected(self) -> None:
-        # Everything is read, whatever was written.
+    def reconnected(self) -> None:
+        """Lets all records be read, whatever was written."""
         self._written.clear()
-        self._due.set()
+        super().reconnected()
 
-    async def _changed(self, message: Msg) -> None:
+    async def heard(self, message: Msg) -> None:
+        """Lets the record be read that was written."""
         self._written.add(message.subject.removeprefix(_PREFIX))
-        self._due.set()
+        self.due.set()
 
     def _take(self, key: str, value: bytes) -> None:
         try:

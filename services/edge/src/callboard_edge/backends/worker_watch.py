@@ -5,15 +5,14 @@ by seconds after a restart of the server. The bucket is read whole at the start,
 then, since a plain subscription can miss a message.
 """
 
-import asyncio
 import logging
 
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from callboard_contracts.jobs import Service
 from callboard_contracts.streams import BUCKET_WORKERS
 from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
+from callboard_edge.backends.record_watch import RecordWatch
 from callboard_edge.domain.workers import Workers
 from callboard_kit.bucket import OPERATION, Bucket
 from callboard_kit.bus import Bus, BusError
@@ -26,38 +25,25 @@ RETRY_INTERVAL_S = 1.0
 _PREFIX = f"$KV.{BUCKET_WORKERS}."
 
 
-class WorkerWatch:
+class WorkerWatch(RecordWatch):
     """Fills `Workers` from the bus."""
 
     name = "worker-watch"
 
     def __init__(self, bus: Bus, workers: Workers) -> None:
-        self._bus = bus
+        super().__init__(bus, f"{_PREFIX}>")
         self._bucket = Bucket(bus, BUCKET_WORKERS)
         self._workers = workers
-        self._due = asyncio.Event()
-        self._subscription: Subscription | None = None
-
-    async def start(self) -> None:
-        """Subscribes to announcements and reads those that stand; raises BusUnavailable."""
-        self._subscription = await self._bus.subscribe(f"{_PREFIX}>", self._announced)
-        self._bus.on_reconnect(self._due.set)
-        await self._read()
-
-    async def close(self) -> None:
-        """Ends the subscription."""
-        if self._subscription is not None:
-            await self._bus.unsubscribe(self._subscription)
-            self._subscription = None
 
     async def run(self) -> None:
         """Reads the bucket again from time to time, for as long as the process runs."""
         while True:
-            self._due.clear()
-            await is_set_within(self._due, RETRY_INTERVAL_S if self._workers.loaded_at is None else READ_INTERVAL_S)
-            await self._read()
+            await is_set_within(self.due, RETRY_INTERVAL_S if self._workers.loaded_at is None else READ_INTERVAL_S)
+            self.due.clear()
+            await self.read()
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Reads the whole bucket."""
         try:
             entries = await self._bucket.list(">")
         except BusError as error:
@@ -67,7 +53,8 @@ class WorkerWatch:
             self._take(entry.key, entry.value)
         self._workers.mark_loaded()
 
-    async def _announced(self, message: Msg) -> None:
+    async def heard(self, message: Msg) -> None:
+        """Takes an announcement."""
         key = message.subject.removeprefix(_PREFIX)
         if message.headers and OPERATION in message.headers:
             self._workers.forget(key.rpartition(".")[2])

@@ -31,6 +31,8 @@ class GuardedConnection(web.RequestHandler):
         self._headers_timeout_s = headers_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
+        self.answered_at = 0.0
+        """When the last answer was sent, by the event loop's clock; 0 before the first."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to wait for the first request."""
@@ -59,11 +61,13 @@ class GuardedConnection(web.RequestHandler):
         """Sends an answer, or what is left of it; the connection ends where the client does not read."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                return await super().finish_response(request, resp, start_time)
+                finished = await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if self.transport is not None:
                 self.transport.abort()
             raise ConnectionResetError("the client does not read") from None
+        self.answered_at = self._loop.time()
+        return finished
 
     @property
     def waits_for_client(self) -> bool:
@@ -134,7 +138,8 @@ def allowed_connections(wanted: int) -> int:
 class GuardedServer(web.Server):
     """A server of guarded connections; a handler is cancelled when its client goes away.
 
-    Where there are too many connections, the one that has been open longest and waits for its client is closed.
+    Where there are too many connections, one that waits for its client is closed: the oldest that was never answered,
+    else the one that was answered longest ago. So those that ask for nothing do not push out those that are in use.
     """
 
     def __init__(self, handler: Any, *, headers_timeout_s: float, max_connections: int) -> None:
@@ -157,11 +162,16 @@ class GuardedServer(web.Server):
         return GuardedConnection(self, loop=self._loop, headers_timeout_s=self._headers_timeout_s, **self._kwargs)
 
     def _make_room(self) -> None:
+        idle: GuardedConnection | None = None
         for connection in self._connections:
             transport = connection.transport
             # One that was closed in this turn of the loop is still counted, but makes no further room.
             if transport is None or transport.is_closing():
                 continue
             if isinstance(connection, GuardedConnection) and connection.waits_for_client:
-                transport.abort()
-                return
+                if idle is None or connection.answered_at < idle.answered_at:
+                    idle = connection
+                if not connection.answered_at:
+                    break
+        if idle is not None and idle.transport is not None:
+            idle.transport.abort()

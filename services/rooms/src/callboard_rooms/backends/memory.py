@@ -33,9 +33,9 @@ class MemoryRoomStore:
         lags, self.lagging = self.lagging > 0, max(0, self.lagging - 1)
         return _stored(*(self._before if lags else self._rooms).get(room_id, (None, 0)))
 
-    async def save(self, room: Room, revision: int) -> StoredRoom:
+    async def save(self, room: Room, revision: int, document: bytes | None = None) -> StoredRoom:
         """Writes a room that is at a revision."""
-        data = room.compact()
+        data = document or room.compact()
         return StoredRoom(room, self._write(room.id, data, revision), len(data))
 
     async def delete(self, room_id: str, revision: int) -> None:

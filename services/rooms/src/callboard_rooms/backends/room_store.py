@@ -40,9 +40,9 @@ class BucketRoomStore:
             raise StoreUnavailable("no answer in time") from error
         return StoredRoom(None, 0) if entry is None else _stored(entry)
 
-    async def save(self, room: Room, revision: int) -> StoredRoom:
+    async def save(self, room: Room, revision: int, document: bytes | None = None) -> StoredRoom:
         """Writes a room that is at a revision."""
-        data = room.compact()
+        data = document or room.compact()
         try:
             return StoredRoom(room, await self._bucket.put(room.id, data, revision, msg_id=uuid4().hex), len(data))
         except bucket.Conflict:

@@ -8,6 +8,8 @@ keeps its hits. A turn's messages stay or go together, so that a dialogue always
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pydantic import TypeAdapter
+
 from callboard_contracts.chat import ChatMessage, ChatRequest, RoomTurn
 from callboard_contracts.prompt_size import (
     USUAL_MESSAGE_TOKENS,
@@ -26,6 +28,9 @@ MIN_PROMPT_BYTES = 64
 MIN_TOKENS_PER_BYTE, MAX_TOKENS_PER_BYTE = 0.05, 2.0
 MAX_MODELS = 16
 UNLIMITED = 1 << 60
+
+
+_MESSAGES = TypeAdapter(tuple[RoomMessage, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +169,16 @@ def _rate(memory: ModelMemory) -> float:
 
 def _fitting(given: tuple[RoomMessage, ...], budget: _Budget, memory: ModelMemory) -> tuple[RoomMessage, ...]:
     sizes = [len(line(one.speaker, one.text).encode()) for one in given]
-    json_sizes = [len(one.compact()) for one in given]
 
-    def fits(begin: int, part: float) -> bool:
+    def fits(begin: int, in_json: int, part: float) -> bool:
         size, count = sum(sizes[begin:]), len(sizes) - begin
         tokens = size * _rate(memory) + count * USUAL_MESSAGE_TOKENS
-        in_json = sum(json_sizes[begin:])
         return count <= budget.messages * part and tokens <= budget.tokens * part and in_json <= budget.size * part
 
-    if fits(0, 1.0):
+    if fits(0, len(_MESSAGES.dump_json(given, exclude_defaults=True)), 1.0):
         return given
-    begin = next((n for n in range(1, len(given)) if fits(n, KEPT)), len(given))
+    json_sizes = [len(one.compact()) for one in given]
+    begin = next((n for n in range(1, len(given)) if fits(n, sum(json_sizes[n:]), KEPT)), len(given))
     return without_oldest(given, begin)
 
 

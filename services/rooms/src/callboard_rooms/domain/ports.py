@@ -44,8 +44,11 @@ class RoomStore(Protocol):
         """Reads a room."""
         ...
 
-    async def save(self, room: Room, revision: int) -> StoredRoom:
-        """Writes a room that is at a revision and returns it at the new one; raises Conflict."""
+    async def save(self, room: Room, revision: int, document: bytes | None = None) -> StoredRoom:
+        """Writes a room that is at a revision and returns it at the new one; raises Conflict.
+
+        `document` is the room's JSON, where it is known.
+        """
         ...
 
     async def delete(self, room_id: str, revision: int) -> None:

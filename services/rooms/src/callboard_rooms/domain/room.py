@@ -33,10 +33,14 @@ START_GRACE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A room after a change, and the turns that were given up with it; without a room it is deleted."""
+    """A room after a change, and the turns that were given up with it; without a room it is deleted.
+
+    `document` is the room's JSON, where it was needed for the decision.
+    """
 
     room: Room | None
     cancelled: tuple[Turn, ...] = ()
+    document: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def check_secret(room: Room, secret: str | None) -> None:
         )
 
 
-def added(room: Room, turn: Turn, limits: Limits, now: float, *, unique: bool, retries: bool = False) -> Room:
+def added(room: Room, turn: Turn, limits: Limits, now: float, *, unique: bool, retries: bool = False) -> Change:
     """The room with one more turn at the end of its queue, which is started where none runs.
 
     A turn that the room knows by its id is not added again. With `retries` a message id is free again once its turn has
@@ -95,7 +99,7 @@ def added(room: Room, turn: Turn, limits: Limits, now: float, *, unique: bool, r
         CallboardError: `duplicate_message`, `queue_full` or `body_too_large`.
     """
     if any(known.id == turn.id for known in (*room.open_turns, *room.ended)):
-        return room
+        return Change(room)
     same = room.turn_of(turn.message_id) if unique else None
     if same is not None and not (retries and isinstance(same, EndedTurn) and same.failed):
         raise CallboardError(
@@ -138,14 +142,14 @@ def queued(room: Room, turn_id: str, job_seq: int | None, speech_seq: int | None
     return room.model_copy(update={"speaking": left, "ended": _with_ended(room, spoken, now)})
 
 
-def ended(room: Room, turn_id: str, result: ChatResult | None, limits: Limits, now: float) -> Room:
+def ended(room: Room, turn_id: str, result: ChatResult | None, limits: Limits, now: float) -> Change:
     """The room after its running turn ended with what its worker kept, and with the next turn running.
 
     The reply is remembered unless it failed, is empty or was stopped by somebody.
     """
     turn = room.running
     if turn is None or turn.id != turn_id:
-        return room
+        return Change(room)
     failed = result is None or result.end.reason in {"error", "cancelled"}
     update: dict[str, object] = {
         "running": None,
@@ -162,7 +166,7 @@ def ended(room: Room, turn_id: str, result: ChatResult | None, limits: Limits, n
             most = limits_of(turn, limits).max_messages
             update["messages"] = cut((*room.messages, *_messages(turn, reply, now)), most)
     room = started(room.model_copy(update=update), limits, now)
-    return fitting(room, limits.max_document_bytes) or room.model_copy(update={"messages": ()})
+    return fitting(room, limits.max_document_bytes) or Change(room.model_copy(update={"messages": ()}))
 
 
 def given_up(room: Room, turn_id: str, limits: Limits, now: float) -> Change:
@@ -236,9 +240,9 @@ def due_at(room: Room, policy: IdlePolicy) -> float:
     return min(times)
 
 
-def fitting(room: Room, max_bytes: int) -> Room | None:
+def fitting(room: Room, max_bytes: int) -> Change | None:
     """The room, where it is too large without its oldest messages and ended turns; None where that is not enough."""
-    while len(room.compact()) > max_bytes:
+    while len(document := room.compact()) > max_bytes:
         if not room.messages and not room.ended:
             return None
         update = {
@@ -246,7 +250,7 @@ def fitting(room: Room, max_bytes: int) -> Room | None:
             "ended": room.ended[len(room.ended) // 4 + 1 :],
         }
         room = room.model_copy(update=update)
-    return room
+    return Change(room, document=document)
 
 
 def _messages(turn: Turn, reply: str, now: float) -> tuple[RoomMessage, RoomMessage]:

@@ -117,6 +117,8 @@ class RoomService:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "The turn asks no model.", param="turn")
         before, room = await self._add(request)
         self._background.start(self._start(before, Change(room)), "start-turn")
+        # The turn's job goes out before the reply, since the model's first token waits for it.
+        await asyncio.sleep(0)
         return RoomReply(id=room.id, created=before.room is None)
 
     async def speak(self, request: SpeakInRoom) -> RoomReply:
@@ -169,7 +171,7 @@ class RoomService:
         def decide(stored: StoredRoom) -> Change:
             if stored.room is None:
                 return Change(None)
-            return Change(rooms.ended(stored.room, event.turn, result, self._limits, self._now()))
+            return rooms.ended(stored.room, event.turn, result, self._limits, self._now())
 
         before, change = await self._change(event.room, decide)
         if change.room is before.room:
@@ -221,8 +223,7 @@ class RoomService:
                 raise _not_found()
             found = stored.room or self._new(request, stored)
             check(found)
-            change = rooms.added(found, turn, self._limits, self._now(), unique=request.unique, retries=request.retries)
-            return Change(change)
+            return rooms.added(found, turn, self._limits, self._now(), unique=request.unique, retries=request.retries)
 
         before, change = await self._change(room_id(request.kind, request.key), decide)
         assert change.room is not None
@@ -302,7 +303,7 @@ class RoomService:
         if change.room is None:
             await self._store.delete(room_id, revision)
         else:
-            self._recent.note(room_id, await self._store.save(change.room, revision))
+            self._recent.note(room_id, await self._store.save(change.room, revision, change.document))
         await self._news.changed(room_id)
 
     async def _start(self, before: StoredRoom, change: Change, error: ErrorInfo | None = None) -> None:

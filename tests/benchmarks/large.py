@@ -1,0 +1,269 @@
+"""What one machine carries: a very long prompt, thousands of open streams and idle connections, thousands of rooms."""
+
+import asyncio
+import json
+import random
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from callboard_contracts.config import NatsSection
+from callboard_contracts.rooms import room_id
+from callboard_kit.bus import Bus
+from tests.benchmarks.figures import Figure, percentile
+from tests.benchmarks.room_streams import Listener, listening, open_rooms, port_of, stream
+from tests.support.children import Child
+from tests.support.deployment import Deployment
+from tests.support.room_speech import publish as publish_speech
+from tests.support.room_speech import spoken
+from tests.support.stub_chat import StubChat, numbered
+
+MODEL = "owl"
+LONG_PROMPT_TOKENS = 100_000
+CHARACTERS_PER_TOKEN = 4
+PROMPTS = 20
+STREAMS = 2_000
+STREAMS_AT_ONCE = 50
+CHATS = 2
+"""A chat worker has 1,024 slots at most."""
+TOKENS, TOKEN_S = 60, 1.0
+"""Each stream gets so many tokens, one after so long."""
+IDLE = 5_000
+ROOMS, HEARD_ROOMS, LISTENERS, EDGES = 10_000, 250, 1_000, 2
+ROOM_KBPS = 64
+ROOM_S = 30.0
+SPEECH_S = 4.0
+FILES = 16_000
+ANSWER_TIMEOUT_S = 120.0
+NOTES = f"""\
+One edge, two chat workers and one quota process; the engine, the clients and the bus share the machine. The long prompt
+is one message of {LONG_PROMPT_TOKENS * CHARACTERS_PER_TOKEN:,} characters, about {LONG_PROMPT_TOKENS:,} tokens, with a
+daily limit that counts it; the streams get a token each second, and the gap is the longest time that one waited for the
+next. Of the rooms {HEARD_ROOMS} are heard, over {EDGES} edges, and each of these is spoken in once.
+"""
+
+
+@dataclass(slots=True)
+class Client(asyncio.Protocol):
+    """A client of one stream, which notes when its pieces come."""
+
+    request: bytes
+    sent_at: float = 0.0
+    pieces: list[float] = field(default_factory=list[float])
+    head: bytes = b""
+    failed: str = ""
+    transport: asyncio.Transport | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.sent_at = time.monotonic()
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        """Notes a piece of text, and how the answer begins and ends."""
+        if not self.head:
+            self.head = data[:15]
+            if b" 200" not in self.head:
+                self.failed = self.head.decode("latin-1")
+        if b'"content":"w' in data or b'"content": "w' in data:
+            self.pieces.append(time.monotonic())
+        if b"data: [DONE]" in data or self.failed:
+            self.ended.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Notes the end."""
+        if not self.ended.is_set():
+            self.failed = self.failed or "closed"
+            self.ended.set()
+
+    @property
+    def first_s(self) -> float:
+        """The time to the first piece."""
+        return self.pieces[0] - self.sent_at
+
+    @property
+    def gap_s(self) -> float:
+        """The longest time between two pieces."""
+        return max((after - before for before, after in zip(self.pieces, self.pieces[1:], strict=False)), default=0.0)
+
+
+def measure(folder: Path, *, quick: bool) -> list[Figure]:
+    """Measures the three in turn; `quick` with a tenth of the clients."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
+    part = 10 if quick else 1
+    engine = StubChat()
+    engine.start()
+    ample = {"tokens_per_day": 10**12}
+    config: dict[str, Any] = {
+        "chat": {
+            "pools": {"main": {"backend": "openai", "url": engine.url, "slots": 1024, "max_queued_per_tenant": 4096}},
+            "models": {MODEL: {"pool": "main"}},
+        },
+        "edge": {"max_connections": 2 * (STREAMS + IDLE)},
+        "quota": {"tiers": {"anonymous": {}, "standard": ample}},
+    }
+    deployment = Deployment(folder / "large", config, log_level="warning")
+    try:
+        deployment.start(speakers=0, chats=CHATS)
+        key = deployment.create_key("standard")
+        figures = asyncio.run(_prompts(deployment, engine, key, PROMPTS // part + 3))
+        figures += asyncio.run(_streams(deployment, engine, key, STREAMS // part, IDLE // part))
+        deployment.stop()
+    finally:
+        deployment.abandon()
+        engine.close()
+    rooms = Deployment(folder / "rooms", {"edge": {"drain_timeout_s": 2, "max_connections": 4096}}, log_level="warning")
+    try:
+        rooms.start(chats=0, speakers=0, quotas=0, edges=EDGES)
+        figures += asyncio.run(_rooms(rooms, ROOMS // part, HEARD_ROOMS // part, LISTENERS // part))
+    finally:
+        rooms.abandon()
+    return figures
+
+
+def _request(deployment: Deployment, key: str, prompt: str) -> bytes:
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 100, "stream": True}
+    body = json.dumps(asked).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {deployment.root_url(0)[7:]}\r\nAuthorization: Bearer {key}\r\n"
+    )
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def _open(port: int, request: bytes) -> Client:
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(lambda: Client(request), "127.0.0.1", port)
+    return client
+
+
+async def _ended(clients: Sequence[Client]) -> None:
+    async with asyncio.timeout(ANSWER_TIMEOUT_S + TOKENS * TOKEN_S):
+        await asyncio.gather(*(client.ended.wait() for client in clients))
+    for client in clients:
+        if client.transport is not None:
+            client.transport.close()
+
+
+async def _prompts(deployment: Deployment, engine: StubChat, key: str, count: int) -> list[Figure]:
+    """Asks with a short and a very long prompt in turn, one at a time."""
+    engine.plays(numbered(8))
+    port, edge = port_of(deployment), deployment.edges[0].running
+    words = random.Random(1).choices(["storm", "light", "curtain", "prompt", "owl"], k=LONG_PROMPT_TOKENS)
+    long = " ".join(words)[: LONG_PROMPT_TOKENS * CHARACTERS_PER_TOKEN]
+    before_mb = edge.resident_mb
+    first_s: dict[str, list[float]] = {"short": [], "long": []}
+    for _ in range(count):
+        for name, prompt in (("short", "Which line comes after the storm?"), ("long", long)):
+            client = await _open(port, _request(deployment, key, prompt))
+            await _ended([client])
+            assert not client.failed, client.failed
+            first_s[name].append(client.first_s)
+    return [
+        Figure("first token of a short prompt, p50", 1000 * percentile(first_s["short"], 0.5), "ms"),
+        Figure("first token of the long prompt, p50", 1000 * percentile(first_s["long"], 0.5), "ms"),
+        Figure("the same, at worst", 1000 * max(first_s["long"]), "ms"),
+        Figure("resident memory of the edge before", before_mb, "MB"),
+        Figure("resident memory of the edge after", edge.resident_mb, "MB"),
+    ]
+
+
+async def _streams(deployment: Deployment, engine: StubChat, key: str, count: int, idle_count: int) -> list[Figure]:
+    """Opens idle connections, then streams, and asks as a neighbour of all of them."""
+    port, edge = port_of(deployment), deployment.edges[0].running
+    chats = [chat.running for chat in deployment.chats]
+    empty_mb = edge.resident_mb
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(idle_count)]
+    await asyncio.sleep(1)
+    idle_mb = edge.resident_mb
+    engine.plays(numbered(TOKENS, delay_s=TOKEN_S))
+    request = _request(deployment, key, "Which line comes after the storm?")
+    clients: list[Client] = []
+    for _ in range(0, count, STREAMS_AT_ONCE):
+        clients += await asyncio.gather(*(_open(port, request) for _ in range(STREAMS_AT_ONCE)))
+        await asyncio.sleep(10 * STREAMS_AT_ONCE / count)
+    await asyncio.sleep(5)
+    spent, began = _cpu_s((edge, *chats)), time.monotonic()
+    await asyncio.sleep(15)
+    shares = _shares((edge, *chats), spent, began)
+    open_mb = edge.resident_mb
+    await _ended(clients)
+    answered = [client for client in clients if not client.failed and len(client.pieces) >= TOKENS // 2]
+    for _, writer in idle:
+        writer.close()
+    firsts, gaps = [one.first_s for one in answered], [one.gap_s for one in answered]
+    return [
+        Figure("idle connections", idle_count, ""),
+        Figure("resident memory of the edge before", empty_mb, "MB"),
+        Figure("the same with the idle connections", idle_mb, "MB"),
+        Figure("streams open at once", count, ""),
+        Figure("streams that were answered whole", len(answered), "", count, "higher"),
+        Figure("the same with the streams too", open_mb, "MB"),
+        Figure("first token, p50", percentile(firsts, 0.5), "s"),
+        Figure("first token, p99", percentile(firsts, 0.99), "s"),
+        Figure("longest gap between tokens, p50 of streams", percentile(gaps, 0.5), "s"),
+        Figure("longest gap between tokens, p99 of streams", percentile(gaps, 0.99), "s"),
+        Figure("processor time of the edge", shares[0], "% of a core"),
+        Figure("processor time of both chat workers", sum(shares[1:]), "% of a core"),
+    ]
+
+
+async def _rooms(deployment: Deployment, count: int, heard: int, listener_count: int) -> list[Figure]:
+    """Opens rooms, listens to some of them over all edges, and has each of these spoken in."""
+    bus = await Bus.connect(NatsSection(url=deployment.nats.url), "bench", lambda: None)
+    await bus.clock.measure()
+    running = [edge.running for edge in deployment.edges]
+    before_mb = [one.resident_mb for one in running]
+    keys = [f"room-{n}" for n in range(count)]
+    for begin in range(0, count, 100):
+        await asyncio.gather(*(open_rooms(bus, [key]) for key in keys[begin : begin + 100]))
+    opened_mb = [one.resident_mb for one in running]
+    everybody: list[Listener] = []
+    for n in range(listener_count):
+        path = stream(keys[n % heard], ROOM_KBPS)
+        everybody.append(await listening(port_of(deployment, n % len(running)), path, ROOM_KBPS))
+    await asyncio.sleep(5)
+    for listener in everybody:
+        listener.restart()
+    spent, began = _cpu_s(running), time.monotonic()
+
+    async def speak(n: int) -> None:
+        await asyncio.sleep((ROOM_S - 2 * SPEECH_S) * n / heard)
+        await publish_speech(bus, room_id("ait", keys[n]), spoken(1, SPEECH_S, 400))
+
+    await asyncio.gather(*(speak(n) for n in range(heard)))
+    await asyncio.sleep(max(0.0, began + ROOM_S - time.monotonic()))
+    shares = _shares(running, spent, began)
+    heard_mb = [one.resident_mb for one in running]
+    gaps = [listener.worst_gap_s() for listener in everybody]
+    silent = sum(not listener.arrivals for listener in everybody)
+    for listener in everybody:
+        listener.close()
+    await bus.close()
+    return [
+        Figure("rooms open", count, ""),
+        Figure("listeners, over all edges", listener_count, ""),
+        Figure("listeners that heard nothing", silent, ""),
+        Figure("longest time in which a listener got nothing, p50", 1000 * percentile(gaps, 0.5), "ms"),
+        Figure("longest time in which a listener got nothing, p99", 1000 * percentile(gaps, 0.99), "ms"),
+        Figure("resident memory of an edge before", max(before_mb), "MB"),
+        Figure("the same with all rooms open", max(opened_mb), "MB"),
+        Figure("the same with the listeners", max(heard_mb), "MB"),
+        Figure("processor time of all edges", sum(shares), "% of a core"),
+    ]
+
+
+def _cpu_s(running: Sequence[Child]) -> list[float]:
+    return [one.cpu_s for one in running]
+
+
+def _shares(running: Sequence[Child], spent: Sequence[float], began: float) -> list[float]:
+    """The processor time of each since then, in per cent of a core."""
+    length = time.monotonic() - began
+    return [100 * (after - before) / length for before, after in zip(spent, _cpu_s(running), strict=True)]
