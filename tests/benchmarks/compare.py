@@ -32,11 +32,12 @@ general_settings: {{master_key: {key}}}
 litellm_settings: {{telemetry: false}}
 """
 NOTES = """\
-The mock engine of the chat benchmark, asked directly, through Callboard (one edge, one chat worker, one quota process and
-nats-server writing to the disk as it does by default) and through LiteLLM's proxy with one worker process and a key, which
-is how it starts. Callboard takes and settles a hold of two counters for each request, stores the job and its usage, and can
-lose any process without losing a reply; LiteLLM without a database counts nothing. All three take turns, round by round, over
-kept-alive connections from the same client.
+The mock engine of the chat benchmark, asked directly, through Callboard (one edge, one chat worker, one quota process
+and nats-server writing to the disk as it does by default), and through LiteLLM's proxy with one worker process and a
+key, which is how it starts. Callboard takes and settles a hold of two counters for each request, stores the job and its
+usage, and may lose any process without losing a reply; LiteLLM without a database keeps nothing. All three take turns,
+round by round, over kept-alive connections from the same client. Memory and processor time are those of all processes
+of each, nats-server included.
 """
 
 
