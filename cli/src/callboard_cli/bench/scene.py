@@ -59,8 +59,7 @@ class Scene:
     def svg(self, title: str) -> str:
         """The drawing as an SVG element for a page."""
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" role="img" '
-            f'aria-label="{escape(title)}">',
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(title)}">',
             f'<rect width="{self.width}" height="{self.height}" fill="{PAPER}"/>',
         ]
         for line in self.lines:
