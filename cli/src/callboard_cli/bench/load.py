@@ -136,7 +136,7 @@ class Load:
                 if self.goes_on:
                     await run(number, due_s)
                 else:
-                    self.never_sent += 1
+                    self.never_sent += self.allowance.ended_by == "seconds"
 
         async with asyncio.TaskGroup() as group:
             for number in numbers:
@@ -144,11 +144,10 @@ class Load:
                 await asyncio.sleep(max(0.0, min(wait_s, self.allowance.left_s)))
                 if await self.backoff.wait():
                     due_s = time.monotonic()
-                late = due_s <= time.monotonic()
                 if self.goes_on and waiting < MAX_WAITING:
                     group.create_task(start(number, due_s))
-                elif late and not self.backoff.gave_up:
-                    # The generator itself was late: this one was due within the time.
+                elif self.goes_on or (self.allowance.ended_by == "seconds" and due_s <= time.monotonic()):
+                    # It is too far behind, or the generator is and this one was due within the time.
                     self.never_sent += 1
                 else:
                     return

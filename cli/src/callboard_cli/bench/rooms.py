@@ -13,7 +13,7 @@ import aiohttp
 
 from callboard_cli.bench.player import Player
 from callboard_cli.bench.samples import FailedRequest, Failure, Sample
-from callboard_cli.bench.target import MAX_ANSWER_BYTES, Target, failure_of
+from callboard_cli.bench.target import Target, failure_of, whole_body
 from callboard_cli.volunteer.errors import EngineFailed
 from callboard_cli.volunteer.streams import events
 from callboard_kit.background_tasks import BackgroundTasks
@@ -76,9 +76,8 @@ class Room:
         while True:
             async with self._target.asking("GET", url, also=NOT_YET) as answer:
                 if answer.status == 200:
-                    data = await answer.content.read(MAX_ANSWER_BYTES)
                     try:
-                        return str(json.loads(data)["response"])
+                        return str(json.loads(await whole_body(answer))["response"])
                     except (ValueError, KeyError, TypeError, RecursionError):
                         raise FailedRequest(Failure("not_json", 200)) from None
             await asyncio.sleep(POLL_S)

@@ -63,7 +63,7 @@ class Target:
     async def json(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object that a request is answered with; raises FailedRequest."""
         async with self.asking(method, url, body) as answer:
-            found = _object(await _bounded(answer))
+            found = _object(await whole_body(answer))
         if found is None:
             raise FailedRequest(Failure("not_json", 200))
         return found
@@ -88,7 +88,7 @@ class Target:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S), self.asking("GET", f"{self.api}/models") as answer:
                 self.is_callboard = answer.headers.get("Server", "") == "callboard"
-                listed = _object(await _bounded(answer))
+                listed = _object(await whole_body(answer))
         except FailedRequest as error:
             raise CommandError(
                 f"{self.root}/v1/models: {error.failure.kind} {error.failure.example}".rstrip()
@@ -151,7 +151,7 @@ def stream_failure(error: object) -> FailedRequest:
 
 async def _refusal(answer: aiohttp.ClientResponse) -> Failure:
     try:
-        found = _object(await _bounded(answer))
+        found = _object(await whole_body(answer))
     except FailedRequest:
         found = None
     if found is None:
@@ -183,10 +183,11 @@ async def _drained(answer: aiohttp.ClientResponse) -> None:
     """Reads what is left after the end of an event stream, since only then the connection serves the next request."""
     with contextlib.suppress(TimeoutError, FailedRequest, aiohttp.ClientError):
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            await _bounded(answer)
+            await whole_body(answer)
 
 
-async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
+async def whole_body(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer that is not streamed; raises FailedRequest when it is too long."""
     found = b""
     async for part in answer.content.iter_any():
         found += part
