@@ -120,7 +120,8 @@ def _measure(sides: Sequence[Side], *, quick: bool) -> None:
             for side in sides:
                 before_s = sum(child.cpu_s for child in side.processes)
                 flood_s = QUICK_FLOOD_S if quick else FLOOD_S
-                (timings,) = run(Plan("flood", (side.target,), warm_up=3, concurrency=count, duration_s=flood_s))
+                # A warm-up counts against the time of a flood, and the pairs before were one.
+                (timings,) = run(Plan("flood", (side.target,), concurrency=count, duration_s=flood_s))
                 elapsed_s = (max(one.end_ns for one in timings) - min(one.sent_ns for one in timings)) / 1e9
                 side.rates.setdefault(count, []).append(len(timings) / elapsed_s)
                 used_s = sum(child.cpu_s for child in side.processes) - before_s
