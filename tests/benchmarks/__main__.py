@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     chat_cost,
+    compare,
     conversations,
     holds,
     large,
@@ -38,6 +39,8 @@ PARTS = (
     "large",
     "volunteers",
 )
+OTHERS = ("compare",)
+"""What needs packages that are no part of the environment, and is measured only when it is named."""
 
 INTRODUCTION = """\
 # Benchmarks
@@ -78,11 +81,14 @@ SHARE_NOTES = "Processor time of each process for one streamed reply of 32 token
 def main() -> int:
     """Measures what was asked for; exit code 1 when a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help="what to measure; default: all")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *OTHERS, []], default=[], help="what to measure")
+    parser.add_argument("--litellm", type=Path, help="the folder that LiteLLM was installed into; for `compare`")
     parser.add_argument("--quick", action="store_true", help="fewer samples, for a look")
     parser.add_argument("--write", type=Path, help=f"the page to write; default: {PAGE} when all is measured")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
+    if "compare" in parts and arguments.litellm is None:
+        parser.error("compare: --litellm FOLDER is missing; pip install --target FOLDER 'litellm[proxy]' makes it")
     # The set's own connections come and go here, which is no news.
     logging.getLogger("callboard_kit").setLevel(logging.ERROR)
     lines = [INTRODUCTION, "## The machine", "", f"Measured on {datetime.now(UTC):%Y-%m-%d}.", ""]
@@ -122,9 +128,12 @@ def main() -> int:
             measured = volunteer_cost.measure(Path(folder), quick=arguments.quick)
             figures += measured
             lines += ["## Volunteers", "", volunteer_cost.NOTES, *table(measured), ""]
+        if "compare" in parts:
+            compared = compare.measure(Path(folder), arguments.litellm, quick=arguments.quick)
+            lines += ["## Beside another gateway", "", compare.NOTES, *compared, ""]
     page = "\n".join(lines).rstrip() + "\n"
     print(page)
-    whole = len(parts) == len(PARTS) and not arguments.quick
+    whole = parts == PARTS and not arguments.quick
     if whole or arguments.write:
         (arguments.write or PAGE).write_text(page, encoding="utf-8")
     missed = [figure for figure in figures if figure.met is False]

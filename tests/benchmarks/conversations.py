@@ -1,10 +1,9 @@
 """How long conversations wait for their first token at turn 7: through Callboard, and from the engine alone."""
 
 import asyncio
-import json
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ import aiohttp
 
 from callboard_chat.backends.llamacpp import LlamaCppEngine
 from callboard_chat.settings import DEFAULT_MODEL_FILE
+from callboard_cli.bench import chat
+from callboard_cli.bench.samples import Sample
+from callboard_cli.bench.target import Target
 from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling
 from callboard_contracts.config import SiteSection
 from callboard_kit.model_files import model_path
@@ -28,6 +30,8 @@ REPLY_TOKENS = 8
 LORE_WORDS = 120
 MODEL = "bench"
 TIMES, PLUS_MS = 1.25, 30.0
+Ask = Callable[[list[ChatMessage]], Awaitable[tuple[float, str]]]
+"""Asks for a reply, and tells how long its first token took in seconds, and its text."""
 NOTES = f"""\
 The embedded llama.cpp with SmolLM2-135M, {SLOTS} slots and a prompt cache of {CACHE_MIB} MiB, once inside Callboard
 and once alone. One conversation, and then {TOGETHER} that take turns, ask both alternately; what is shown is the wait
@@ -51,8 +55,9 @@ async def _measure(folder: Path, rounds: int) -> list[Figure]:
         await engine.load()
         await asyncio.to_thread(deployment.start, speakers=0)
         async with aiohttp.ClientSession() as session:
+            target = Target(0, deployment.root_url(), session, timeout_s=60, model=MODEL)
             for name, together in (("one conversation", 1), (f"{TOGETHER} in turn", TOGETHER)):
-                alone, through = await _conversations(engine, session, deployment.base_url, together, rounds)
+                alone, through = await _conversations(engine, target, together, rounds)
                 bar = percentile(alone, 0.5) * TIMES + PLUS_MS
                 figures.append(Figure(f"{name}: the engine alone, p50", percentile(alone, 0.5), "ms"))
                 figures.append(Figure(f"{name}: through Callboard, p50", percentile(through, 0.5), "ms", bar))
@@ -64,7 +69,7 @@ async def _measure(folder: Path, rounds: int) -> list[Figure]:
 
 
 async def _conversations(
-    engine: LlamaCppEngine, session: aiohttp.ClientSession, url: str, together: int, rounds: int
+    engine: LlamaCppEngine, target: Target, together: int, rounds: int
 ) -> tuple[list[float], list[float]]:
     """The waits of the last turns, alone and through Callboard, in milliseconds."""
     found: tuple[list[float], list[float]] = ([], [])
@@ -73,52 +78,43 @@ async def _conversations(
         histories = [[[_opening(f"{number}.{n}.{side}")] for n in range(together)] for side in range(2)]
         for turn in range(TURNS):
             for n in range(together):
-                for side, ask in enumerate((_from_engine(engine), _from_callboard(session, url))):
+                for side, ask in enumerate((_from_engine(engine), _from_callboard(target))):
                     wait_ms = await _turn(ask, histories[side][n])
                     if turn == TURNS - 1:
                         found[side].append(wait_ms)
     return found
 
 
-async def _turn(ask: Any, messages: list[ChatMessage]) -> float:
+async def _turn(ask: Ask, messages: list[ChatMessage]) -> float:
     messages.append(ChatMessage(role="user", content="What happens next?"))
-    asked_at, first_at, text = time.perf_counter(), 0.0, ""
-    async for piece in ask(messages):
-        first_at = first_at or time.perf_counter()
-        text += piece
+    wait_s, text = await ask(messages)
     messages.append(ChatMessage(role="assistant", content=text))
-    return (first_at - asked_at) * 1000
+    return wait_s * 1000
 
 
-def _from_engine(engine: LlamaCppEngine) -> Any:
-    async def ask(messages: list[ChatMessage]) -> AsyncIterator[str]:
+def _from_engine(engine: LlamaCppEngine) -> Ask:
+    async def ask(messages: list[ChatMessage]) -> tuple[float, str]:
         request = ChatRequest(
             model=MODEL, messages=tuple(messages), max_output_tokens=REPLY_TOKENS, sampling=Sampling(temperature=0)
         )
+        asked_at, first_at, text = time.monotonic(), 0.0, ""
         async with aclosing(engine.stream(request)) as chunks:
             async for chunk in chunks:
                 if chunk.text:
-                    yield chunk.text
+                    first_at = first_at or time.monotonic()
+                    text += chunk.text
+        return first_at - asked_at, text
 
     return ask
 
 
-def _from_callboard(session: aiohttp.ClientSession, url: str) -> Any:
-    async def ask(messages: list[ChatMessage]) -> AsyncIterator[str]:
-        body = {
-            "model": MODEL,
-            "messages": [{"role": one.role, "content": one.content} for one in messages],
-            "max_tokens": REPLY_TOKENS,
-            "temperature": 0,
-            "stream": True,
-        }
-        async with session.post(f"{url}/chat/completions", json=body) as reply:
-            reply.raise_for_status()
-            async for line in reply.content:
-                if line.startswith(b"data: {"):
-                    for choice in json.loads(line[6:])["choices"]:
-                        if text := choice["delta"].get("content"):
-                            yield text
+def _from_callboard(target: Target) -> Ask:
+    async def ask(messages: list[ChatMessage]) -> tuple[float, str]:
+        sample = Sample("conversations", 0, time.monotonic())
+        said = [{"role": str(one.role), "content": str(one.content)} for one in messages]
+        text = await chat.ask(target, sample, said, REPLY_TOKENS, temperature=0)
+        assert sample.to_first_s is not None
+        return sample.to_first_s, text
 
     return ask
 

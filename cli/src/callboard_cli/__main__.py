@@ -24,6 +24,7 @@ from callboard_cli import (
     usage,
     workers,
 )
+from callboard_cli.bench import command as bench
 from callboard_cli.failures import CommandError, ExitCode, Interrupted, command_error
 from callboard_cli.models import command as models
 from callboard_cli.nats import command as nats
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         backup,
         talkmaster,
         volunteer,
+        bench,
     ):
         module.register(subparsers)
     return top

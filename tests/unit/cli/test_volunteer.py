@@ -13,7 +13,8 @@ from aiohttp import web
 
 from callboard_cli.__main__ import main
 from callboard_cli.failures import CommandError, ExitCode
-from callboard_cli.volunteer.command import KEY, read_key
+from callboard_cli.key_files import read_key
+from callboard_cli.volunteer.command import KEY
 from callboard_cli.volunteer.engines import KINDS, Kind, find_engine, until_stop
 from callboard_cli.volunteer.errors import EngineFailed
 from callboard_cli.volunteer.server import HordeServer

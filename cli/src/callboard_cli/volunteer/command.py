@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from callboard_cli.failures import CommandError, ExitCode, Interrupted
+from callboard_cli.key_files import read_key
 from callboard_cli.subcommands import Subparsers
 from callboard_cli.volunteer.engines import KINDS, Engine, find_engine
 from callboard_cli.volunteer.errors import EngineFailed
@@ -60,22 +61,6 @@ def register(subparsers: Subparsers) -> None:
         "--engine-key-file", type=Path, help=f"the file with the engine's key, if any; default: {ENGINE_KEY}"
     )
     parser.set_defaults(run=_run)
-
-
-def read_key(name: str, file: Path | None, environ: Mapping[str, str]) -> str:
-    """The key from a file, or else from the environment; empty where neither has one. Raises CommandError."""
-    if file is None and f"{name}_FILE" in environ:
-        file = Path(environ[f"{name}_FILE"])
-    if file is None:
-        key = environ.get(name, "").strip()
-    else:
-        try:
-            key = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"{file}: the key cannot be read ({type(error).__name__})", ExitCode.USAGE) from None
-    if not key.isascii() or not key.isprintable():
-        raise CommandError(f"{name}: that is no key", ExitCode.USAGE)
-    return key
 
 
 def _checked(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""Measures an installation from outside, as its clients meet it."""
