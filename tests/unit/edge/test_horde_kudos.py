@@ -152,6 +152,7 @@ class Stay:
 
     def __init__(self, **kudos: Any) -> None:
         self.now = 1_000_000.0
+        self.models: tuple[str, ...] = ("owl-7b",)
         self.quota, self.background = FakeQuotaClient(), BackgroundTasks()
         rewards = UptimeRewards(KudosSection.model_validate({"enabled": True, **kudos}), self.quota, self.background)
         self.store = FakeVolunteerStore()
@@ -161,7 +162,7 @@ class Stay:
         """Asks for work once a minute, and returns what was paid so far."""
         worker = volunteer_id("barn")
         for _ in range(minutes):
-            said = SignIn("barn", ACCOUNT, ("owl-7b",), 80, 1024, 1, nsfw=True, bridge_agent="Callboard:1:x")
+            said = SignIn("barn", ACCOUNT, self.models, 80, 1024, 1, nsfw=True, bridge_agent="Callboard:1:x")
             record = await self.volunteers.sign_in(said)
             self.now += 60
             if record.fulfilled != fulfilled:
@@ -186,6 +187,20 @@ async def test_volunteer_is_paid_for_each_period_that_it_is_there() -> None:
     assert (record.uptime_reward, record.reward) == (120_000, 0)
     stay.now += 3600
     assert await stay.goes_on(5) == [40_000] * 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "kudos", "paid"),
+    [({}, {}, 40_000), ({"trusted": True}, {}, 800_000), ({}, {"model_billions": {"owl-140b": 14.0}}, 80_000)],
+)
+async def test_waiting_with_a_model_of_a_great_name_is_paid_by_its_size_only_to_the_trusted(
+    fields: dict[str, Any], kudos: dict[str, Any], paid: int
+) -> None:
+    stay = Stay(**kudos)
+    stay.models = ("owl-140b",)
+    await stay.goes_on(2)
+    await stay.changed(**fields)
+    assert await stay.goes_on(10) == [paid]
 
 
 @pytest.mark.parametrize("fields", [{"maintenance": True}, {"paused": True}])

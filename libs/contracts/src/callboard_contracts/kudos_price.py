@@ -82,11 +82,17 @@ class KudosSection(Section):
     """The size of a model whose reward is not scaled."""
 
 
+def listed_billions(kudos: KudosSection, model: str) -> float | None:
+    """The size of a model as the site has set it, or None."""
+    known = kudos.model_billions.get(model)
+    return None if known is None else min(max(0.0, known), MAX_BILLIONS)
+
+
 def model_billions(kudos: KudosSection, model: str) -> float | None:
     """The size of a model as the site has set it or as its name tells it, such as `8x7B` or `135m`, or None."""
-    known = kudos.model_billions.get(model)
+    known = listed_billions(kudos, model)
     if known is not None:
-        return min(max(0.0, known), MAX_BILLIONS)
+        return known
     found = list(_SIZE.finditer(model.replace("_", "-")))
     if not found:
         return None

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from callboard_contracts.kudos import KudosUptimeRequest
-from callboard_contracts.kudos_price import KudosSection, model_billions, uptime_period, uptime_reward
+from callboard_contracts.kudos_price import KudosSection, listed_billions, model_billions, uptime_period, uptime_reward
 from callboard_contracts.volunteers import VolunteerRecord
 from callboard_edge.domain.ports import Background, QuotaClient
 
@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 class UptimeRewards:
     """Has quota pay a volunteer each time that its uptime has grown by a period.
 
-    One that has written nothing yet, or takes no jobs, earns nothing by waiting.
+    One that has written nothing yet, or takes no jobs, earns nothing by waiting. A model's size counts as the site has
+    set it, and as the model's name tells it where an operator trusts the volunteer: to wait under a great name costs
+    nothing.
     """
 
     def __init__(self, kudos: KudosSection, quota: QuotaClient, background: Background) -> None:
@@ -28,7 +30,8 @@ class UptimeRewards:
         periods = [int(one.uptime_s // kudos.uptime_period_s) for one in (before, record)]
         if not kudos.enabled or periods[0] == periods[1] or record.maintenance or record.paused or not record.fulfilled:
             return
-        sizes = [size for name in record.models if (size := model_billions(kudos, name)) is not None]
+        billions = model_billions if record.trusted else listed_billions
+        sizes = [size for name in record.models if (size := billions(kudos, name)) is not None]
         request = KudosUptimeRequest(
             worker=record.id,
             account=record.account,

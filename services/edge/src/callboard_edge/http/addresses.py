@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+IPV6_NETWORK_BITS = 64
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
 def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> str | None:
-    """The client's address: the peer's own, or what trusted proxies say.
+    """The client's address: the peer's own, or what trusted proxies say; an IPv6 address counts as its /64.
 
     A proxy appends the address that it saw, so the list of X-Forwarded-For is read from its end, and the first
     address that is no trusted proxy counts. What stands before it was written by the client and is ignored.
     """
-    if peer is None or not (trusted or peer.startswith("::")):
+    if peer is None or not (trusted or ":" in peer):
         return peer
     address = _parse(peer)
     if address is None:
@@ -27,7 +28,14 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
             address = named
             if not _within(address, trusted):
                 break
-    return str(address)
+    return str(_counted(address))
+
+
+def _counted(address: Address) -> Address:
+    # Whoever has one address of such a network has all of them, and could choose another for each attempt.
+    if isinstance(address, IPv4Address) or address.is_loopback:
+        return address
+    return IPv6Address(int(address) >> IPV6_NETWORK_BITS << IPV6_NETWORK_BITS)
 
 
 def _within(address: Address, networks: Sequence[Network]) -> bool:
