@@ -112,7 +112,7 @@ REPLIES = Row(
             "Jobs of pools that share them with volunteers, a second: those that the own engine began, and those that "
             "volunteers finished.",
             "reqps",
-            Query(per_second("callboard_chat_shared_jobs_total", workers.POOL, by="by"), "{{by}}"),
+            Query(per_second("callboard_chat_shared_jobs_total", workers.POOL, by="source"), "{{source}}"),
             width=8,
         ),
         *spread(

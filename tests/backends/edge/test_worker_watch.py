@@ -90,9 +90,10 @@ async def test_announcement_that_was_missed_is_read_after_a_reconnection(
     watching = asyncio.ensure_future(watch.run())
     try:
         await asyncio.sleep(0.05)
+        await put(bus, worker_entry("chat", "main", "w1"), info("w1"))
+        assert not workers.of("chat", "main")
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
-        await put(bus, worker_entry("chat", "main", "w1"), info("w1"))
         await until(lambda: bool(workers.of("chat", "main")))
         assert [one.id for one in workers.of("chat", "main")] == ["w1"]
     finally:

@@ -63,7 +63,7 @@ VOLUNTEERS_PARKED = Gauge("callboard_chat_volunteers_parked", "Volunteers that w
 SHARED_JOBS = Counter(
     "callboard_chat_shared_jobs_total",
     "Jobs that the site's own engine or volunteers could write, by who began or finished them.",
-    ["by"],
+    ["source"],
 )
 WORKER = WorkerMetrics("callboard_chat", ("frames", "result", "edge", "none"))
 
@@ -117,5 +117,5 @@ def watch_volunteers(pending: PendingJobs) -> None:
 
 def watch_shared() -> None:
     """Has the counts of shared jobs begin with 0."""
-    for by in ("own", "volunteers"):
-        SHARED_JOBS.labels(by)
+    for source in ("own", "volunteers"):
+        SHARED_JOBS.labels(source)
