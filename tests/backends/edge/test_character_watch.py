@@ -1,8 +1,7 @@
 """The edge sees characters come, change and go as the rooms service writes them, over a real nats-server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,10 @@ from callboard_kit.provisioning import apply_streams
 from callboard_rooms.backends.character_store import BucketCharacterStore, BusCharacterNews
 from callboard_rooms.domain.characters import CharacterService
 from callboard_rooms.domain.ports import Conflict
+from tests.backends.edge.watches import until, watching
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.backend
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -49,14 +43,8 @@ async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
 async def characters(bus: Bus) -> AsyncGenerator[Characters]:
     """What an edge knows, whose watch runs."""
     found = Characters()
-    watch = CharacterWatch(bus, found)
-    await watch.start()
-    running = asyncio.ensure_future(watch.run())
-    yield found
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    await watch.close()
+    async with watching(CharacterWatch(bus, found)):
+        yield found
 
 
 @pytest.fixture

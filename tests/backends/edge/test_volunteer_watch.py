@@ -1,8 +1,7 @@
 """The edge sees the records of volunteers as they are stored, over a real nats-server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from callboard_edge.domain.volunteers import Volunteers
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
+from tests.backends.edge.watches import until, watching
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.backend
@@ -39,20 +39,8 @@ async def bus(tmp_path: Path) -> AsyncGenerator[Bus]:
 async def volunteers(bus: Bus) -> AsyncGenerator[Volunteers]:
     """What an edge knows, whose watch runs."""
     found = Volunteers(None, lambda: 1.0)
-    watch = VolunteerWatch(bus, found)
-    await watch.start()
-    running = asyncio.ensure_future(watch.run())
-    yield found
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    await watch.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
+    async with watching(VolunteerWatch(bus, found)):
+        yield found
 
 
 async def test_records_are_seen_as_they_are_written_and_removed(bus: Bus, volunteers: Volunteers) -> None:

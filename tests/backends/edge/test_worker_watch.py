@@ -1,7 +1,7 @@
 """The edge sees workers come, change and go, over a real nats-server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -14,21 +14,18 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.domain.workers import Workers
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
+from tests.backends.edge.watches import until
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.backend
+
+SEEN_WITHIN_S = 10.0
 
 
 def info(worker_id: str, slots_used: int = 0) -> bytes:
     return WorkerInfo(
         id=worker_id, service="chat", pool="main", backend="fake", slots=4, slots_used=slots_used, at=0
     ).encoded()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -66,12 +63,12 @@ async def test_workers_are_seen_at_the_start_and_as_they_announce_themselves(bus
     assert [one.id for one in workers.of("chat", "main")] == ["w1"]
     assert (workers.state("tts", "booth"), workers.state("tts", "other")) == ("asleep", "unseen")
     await put(bus, worker_entry("chat", "main", "w2"), info("w2", slots_used=3))
-    await until(lambda: len(workers.of("chat", "main")) == 2)
+    await until(lambda: len(workers.of("chat", "main")) == 2, SEEN_WITHIN_S)
     await put(bus, worker_entry("chat", "main", "w3"), b"nonsense")
     await bus.publish_stored(
         f"$KV.{BUCKET_WORKERS}.{worker_entry('chat', 'main', 'w1')}", b"", None, headers={"KV-Operation": "DEL"}
     )
-    await until(lambda: [one.id for one in workers.of("chat", "main")] == ["w2"])
+    await until(lambda: [one.id for one in workers.of("chat", "main")] == ["w2"], SEEN_WITHIN_S)
     assert workers.of("chat", "main")[0].slots_used == 3
     await watch.close()
 
@@ -94,7 +91,7 @@ async def test_announcement_that_was_missed_is_read_after_a_reconnection(
         assert not workers.of("chat", "main")
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
-        await until(lambda: bool(workers.of("chat", "main")))
+        await until(lambda: bool(workers.of("chat", "main")), SEEN_WITHIN_S)
         assert [one.id for one in workers.of("chat", "main")] == ["w1"]
     finally:
         watching.cancel()
