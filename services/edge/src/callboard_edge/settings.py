@@ -28,6 +28,8 @@ class EdgeSettings:
     kudos: KudosSection
     volunteer_models: Mapping[str, tuple[str, ...]]
     """The names by which volunteers offer chat models, where they are others."""
+    chat_models: Set[str]
+    """The chat models that the configuration names, beside which volunteers offer others."""
     shared_pools: Set[str]
     """The chat pools whose jobs their own engine and volunteers share."""
 
@@ -50,6 +52,7 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         horde=config.horde,
         kudos=config.kudos,
         volunteer_models=_volunteer_models(config.chat),
+        chat_models=frozenset(config.chat.models),
         shared_pools=frozenset(name for name, pool in config.chat.pools.items() if pool.is_shared),
     )
 

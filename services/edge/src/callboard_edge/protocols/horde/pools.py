@@ -135,20 +135,13 @@ def worker_count(context: EdgeContext, pool: Pool, model: ChatModel) -> int:
 
 def volunteers_for(context: EdgeContext, model: ChatModel) -> list[VolunteerRecord]:
     """The volunteers that are there and write with a model."""
+    return context.volunteers.offering(*names_for_volunteers(context, model))
+
+
+def names_for_volunteers(context: EdgeContext, model: ChatModel) -> Sequence[str]:
+    """The names by which volunteers offer a model."""
     name = model.served_name
-    return context.volunteers.offering(*context.settings.volunteer_models.get(name, (name,)))
-
-
-def offers_now(context: EdgeContext, pool: str, model: str) -> bool:
-    """Whether somebody writes with a model of a pool, by the name that clients use, or is expected to."""
-    found = context.chat_models.find(model)
-    # A model that volunteers alone offered is forgotten some time after the last of them.
-    if found is not None and takes_volunteers(context, found) and volunteers_for(context, found):
-        return True
-    if is_pool_of_volunteers(context, pool):
-        return False
-    served = (one for one in context.chat_models.models if one.pool == pool)
-    return any(context.workers.expects("chat", one) for one in served)
+    return context.settings.volunteer_models.get(name, (name,))
 
 
 async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDepth]:

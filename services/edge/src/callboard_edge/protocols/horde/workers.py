@@ -10,19 +10,19 @@ from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.horde.bodies import (
-    ChangedWorkerAnswer,
-    DeletedWorkerAnswer,
-    TypeQuery,
-    WorkerAnswer,
-    WorkerBody,
-    WorkersAnswer,
-)
+from callboard_edge.protocols.horde.bodies import TypeQuery
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.pools import Pool, is_pool_of_volunteers, pools_for
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of
+from callboard_edge.protocols.horde.worker_bodies import (
+    ChangedWorkerAnswer,
+    DeletedWorkerAnswer,
+    WorkerAnswer,
+    WorkerBody,
+    WorkersAnswer,
+)
 
 MAX_INFO = 1000
 AGENT = "Callboard:1:unknown"
