@@ -38,8 +38,8 @@ class NamedRequest(Message):
 class KeptGroup(Message):
     """The polled jobs that one request of a client made, kept under `name.<hash>` for as long as their results.
 
-    `stops` are the stop sequences that the client is shown where one ended a reply. `volunteers` and `context_tokens` are
-    what is asked of volunteers, where they may write it. Times are Unix seconds; `ended` is set once all jobs have.
+    `stops` are the stop sequences that the client is shown where one ended a reply. `volunteers` and `context_tokens`
+    are what is asked of volunteers, where they may write it. Times are Unix seconds; `ended` is set once all jobs have.
     """
 
     request_id: str

@@ -47,9 +47,7 @@ Suspicion = Literal["speed", "empty", "repeated", "contradictory"]
 """Why a text looks false: written too fast, nothing, the same as the ones before, or not what was streamed."""
 
 
-Formatting = Literal[
-    "singleline", "frmtadsnsp", "frmtrmblln", "frmtrmspch", "frmttriminc", "use_default_badwordsids"
-]
+Formatting = Literal["singleline", "frmtadsnsp", "frmtrmblln", "frmtrmspch", "frmttriminc", "use_default_badwordsids"]
 """The Horde's switches for how a text is tidied up, which volunteers' engines know."""
 TextState = Literal["ok", "censored", "csam"]
 """Whether a volunteer gives its text, or withholds it since it may be none that it wants to have written."""

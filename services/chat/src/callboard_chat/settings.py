@@ -104,7 +104,9 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
     if section.is_shared:
         slots += section.volunteer_slots
         of_volunteers = VolunteerModels(
-            _as_written_by_volunteers(models, section.prompt_format), section.prompt_format, names=chain(*names.values())
+            _as_written_by_volunteers(models, section.prompt_format),
+            section.prompt_format,
+            names=chain(*names.values()),
         )
     elif volunteers:
         models = of_volunteers = VolunteerModels(models, section.prompt_format, names=chain(*names.values()))

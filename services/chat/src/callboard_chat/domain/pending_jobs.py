@@ -284,9 +284,7 @@ class PendingJobs:
 
     def _hand_out(self, job: PostedJob, request: PopRequest) -> HandedJob:
         offer, now = request.offer, self._clock()
-        job_id = self._ids.new(
-            job.key, offer.worker_id, lambda one: one in self._handouts or one in self._ended
-        )
+        job_id = self._ids.new(job.key, offer.worker_id, lambda one: one in self._handouts or one in self._ended)
         model = job.waiting.model_for(offer) or offer.models[0]
         by = ServedBy(worker_id=offer.worker_id, worker_name=offer.worker_name, model=model, account=offer.account)
         handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said, offer.validated)

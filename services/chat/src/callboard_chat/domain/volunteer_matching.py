@@ -54,8 +54,8 @@ class WaitingJob:
     """A job that waits for a volunteer; `models` are those that may write it, none for any.
 
     `workers` are the volunteers asked for, or with `excludes` those that may not have it. `entered_at` is monotonic, in
-    seconds. `requester` is the account or address that asks, which no volunteer is told. One that is `alone` goes out in
-    no batch.
+    seconds. `requester` is the account or address that asks, which no volunteer is told. One that is `alone` goes out
+    in no batch.
     """
 
     conditions: Conditions

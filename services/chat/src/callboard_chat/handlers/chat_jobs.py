@@ -317,9 +317,7 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    def _learn(
-        self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd, worked_s: float | None
-    ) -> None:
+    def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd, worked_s: float | None) -> None:
         model = self._pool.models.get(request.model)
         if model is None or (self._pool.sharing is not None and end.served_by is not None):
             # The figures of a shared pool are its own engine's, which counts its tokens.

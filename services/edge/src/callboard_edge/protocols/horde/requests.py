@@ -74,12 +74,11 @@ def check_body(body: AsyncBody) -> None:
             raise Refusal(status, rc, message, field)
 
 
-def chosen_model(
-    context: EdgeContext, models: Catalogue[ChatModel], body: AsyncBody, kudos: int = 0
-) -> ChatModel:
+def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: AsyncBody, kudos: int = 0) -> ChatModel:
     """The model that is to write: of those that are asked for, one that would begin soonest.
 
-    `kudos` are the requester's, in thousandths. Own pools are trusted, validated and not slow, so that those filters leave all of them.
+    `kudos` are the requester's, in thousandths. Own pools are trusted, validated and not slow, so that those filters
+    leave all of them.
 
     Raises:
         CallboardError: `unknown_model`.
@@ -95,7 +94,7 @@ def chosen_model(
         raise Refusal(400, "NoValidWorkers", "None of the workers that are asked for serves such a model.", "workers")
     if body.softprompt and not (found := [model for model in found if takes_volunteers(context, model)]):
         message = "The workers of these models have no soft prompts; leave 'softprompt' out."
-        raise Refusal(400, "NoValidWorkers", message, "softprompt")
+        raise Refusal(400, "BadRequest", message, "softprompt")
     max_length, context_length = lengths_of(body)
     by_name = {name: pool_of(context, name) for name in {model.pool for model in found}}
 

@@ -246,9 +246,7 @@ def _state(body: SubmitBody) -> Literal["ok", "censored", "csam", "faulted"]:
 
 def _notes(body: SubmitBody, state: Literal["ok", "censored", "csam", "faulted"]) -> TextNotes:
     remarks = (GenMetadata(type=one.type, value=one.value, ref=one.ref) for one in body.gen_metadata or ())
-    return TextNotes(
-        state="ok" if state == "faulted" else state, seed=body.seed or 0, gen_metadata=tuple(remarks)
-    )
+    return TextNotes(state="ok" if state == "faulted" else state, seed=body.seed or 0, gen_metadata=tuple(remarks))
 
 
 def _job_id(text: str) -> str:

@@ -116,6 +116,20 @@ class Team(AnswerBody):
     id: str | None
 
 
+class WorkerMessage(AnswerBody):
+    """Something that a worker's owner should know; `origin` is who says it."""
+
+    id: str
+    worker_id: str
+    worker_name: str
+    message: str
+    origin: str
+
+
+class WorkerMessagesAnswer(RootModel[tuple[WorkerMessage, ...]]):
+    """What an owner should know of workers."""
+
+
 class KudosDetails(AnswerBody):
     """What a worker has earned, and for what."""
 

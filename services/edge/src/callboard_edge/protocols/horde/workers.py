@@ -1,5 +1,6 @@
 """The workers of the site: its own pools and volunteers, by name and id only."""
 
+import uuid
 from typing import Any
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from callboard_edge.protocols.horde.worker_bodies import (
     DeletedWorkerAnswer,
     WorkerAnswer,
     WorkerBody,
+    WorkerMessagesAnswer,
     WorkersAnswer,
 )
 
@@ -43,6 +45,15 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             security="none",
             query=TypeQuery,
             answers={200: Answer("A list of workers.", WorkersAnswer), **ANSWERS},
+        ),
+        Route(
+            "GET",
+            "/api/v2/workers/messages",
+            handlers.messages,
+            "horde_worker_messages",
+            "List what an owner should know of workers of one's own",
+            TAG,
+            answers={200: Answer("What is to be known.", WorkerMessagesAnswer), **ANSWERS},
         ),
         Route(
             "GET",
@@ -115,6 +126,13 @@ class _Handlers:
         self._limits.other(call)
         return call.answer(self._shown(await self._found(call)))
 
+    async def messages(self, call: Call) -> web.StreamResponse:
+        """Says why workers of the caller get no jobs of others."""
+        self._limits.other(call)
+        account = await account_of(self._context, call)
+        own = self._context.volunteers.of_account(account) if account is not None else []
+        return call.answer([_message(one) for one in own if one.maintenance or one.paused])
+
     async def _own(self, call: Call) -> VolunteerRecord:
         self._limits.other(call)
         account = await account_of(self._context, call)
@@ -179,6 +197,17 @@ def _worker(pool: Pool, uptime_s: int) -> dict[str, object]:
         "bridge_agent": AGENT,
         "max_length": max(model.max_output_tokens for model in pool.models),
         "max_context_length": max(model.context_tokens for model in pool.models),
+    }
+
+
+def _message(one: VolunteerRecord) -> dict[str, object]:
+    text = "The site has paused this worker." if one.paused else one.maintenance_message or "It is in maintenance."
+    return {
+        "id": str(uuid.uuid5(uuid.UUID(one.id), text)),
+        "worker_id": one.id,
+        "worker_name": one.name,
+        "message": text,
+        "origin": AGENT.partition(":")[0],
     }
 
 
