@@ -7,6 +7,7 @@ import pytest
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
+from callboard_chat.domain.reply_runs import TELL_AGAIN_S
 from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, EndReason, Sampling, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.volunteers import ServedBy
@@ -302,11 +303,28 @@ def test_a_frame_that_tells_no_more_than_a_restart_begins_no_reply() -> None:
     assert (past.next_seq, past.started, past.silent) == (1, False, True)
     successor = Reply(request(), attempt=3, prior=past, tells_restarts=True)
     assert not successor.started
+    # Frames that the bus has forgotten were as silent as those that it has.
+    lost = history([frame.model_copy(update={"seq": 7})])
+    assert (lost.next_seq, lost.started, lost.whole) == (8, False, True)
     end = successor.end("cancelled").end
     assert end is not None
     assert end.usage.prompt_tokens == 0
     feed(successor, *words("a "))
     assert successor.started
+
+
+def test_that_a_reply_waits_again_is_told_again_before_the_bus_forgets_it() -> None:
+    now_s = 0.0
+    reply = Reply(request(), attempt=1, tells_restarts=True, clock=lambda: now_s)
+    assert len(feed(reply, Chunk(restarts=1), Chunk(restarts=1))) == 1
+    now_s += TELL_AGAIN_S
+    (again,) = feed(reply, Chunk(restarts=1), Chunk(restarts=1))
+    assert (again.restarts, again.silent) == (1, True)
+    now_s += TELL_AGAIN_S
+    (again,) = feed(reply, *words("a "))
+    assert (again.silent, again.restarts) == (False, 1)
+    quiet = Reply(request(), attempt=1, tells_restarts=True, clock=lambda: 1e9)
+    assert feed(quiet, Chunk(), Chunk()) == []
 
 
 def test_only_work_counts_where_a_reply_waits_for_somebody_to_write_it() -> None:

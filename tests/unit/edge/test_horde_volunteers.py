@@ -287,27 +287,31 @@ async def test_what_is_possible_is_told_by_the_workers_that_are_there(
     assert (await site.ask("GET", f"{TEXT}/status/{answer['id']}"))[1]["is_possible"] is True
 
 
-async def test_what_a_volunteer_says_of_a_text_reaches_its_requester(site: Site) -> None:
+@pytest.mark.parametrize(("state", "shown"), [("censored", "Hush."), ("csam", "")])
+async def test_what_a_volunteer_says_of_a_text_reaches_its_requester(state: str, shown: str, site: Site) -> None:
     await popped(site)
     body = {"prompt": "An owl", "models": ["owl"], "params": {"max_length": 40, "max_context_length": 1024}}
     request_id = (await site.ask("POST", f"{TEXT}/async", body, **ANONYMOUS))[1]["id"]
     job = await site.edge.jobs.next_chat()
     remark = GenMetadata(type="censorship", value="nsfw")
-    notes = TextNotes(state="censored", seed=41, gen_metadata=(remark, GenMetadata(type="a", value="b", ref="c")))
+    remarks = remark.model_dump(exclude_none=True), {"type": "a", "value": "b", "ref": "c"}
+    notes = TextNotes.model_validate({"state": state, "seed": 41, "gen_metadata": remarks})
     by = ServedBy(worker_id=BARN, worker_name="barn", model="owl-7b", account=ADA, notes=notes)
     end = ChatEnd(reason="stop", served_by=by)
-    site.edge.replies.results[job.request_id] = ChatResult(request_id=job.request_id, model="owl", text="", end=end)
+    site.edge.replies.results[job.request_id] = ChatResult(
+        request_id=job.request_id, model="owl", text="Hush.", end=end
+    )
     site.edge.jobs.finish(job.request_id)
     seen = (await site.ask("GET", f"{TEXT}/status/{request_id}"))[1]
     assert (seen["done"], seen["faulted"], seen["finished"]) == (True, False, 1)
     assert seen["generations"] == [
         {
-            "text": "",
+            "text": shown,
             "seed": 41,
             "worker_id": BARN,
             "worker_name": "barn",
             "model": "owl-7b",
-            "state": "censored",
+            "state": state,
             "gen_metadata": [{"type": "censorship", "value": "nsfw"}, {"type": "a", "value": "b", "ref": "c"}],
         }
     ]

@@ -42,6 +42,7 @@ def history(frames: Iterable[ChatFrame]) -> History:
     found = list(frames)
     first = min((frame.seq for frame in found), default=0)
     kept = newest(order_of_frames(first), found)
+    silent = bool(kept) and kept[-1].silent
     said = Continuation(
         "".join(frame.text for frame in kept),
         "".join(frame.thinking for frame in kept),
@@ -54,6 +55,6 @@ def history(frames: Iterable[ChatFrame]) -> History:
         tool_calls=tuple(call for frame in kept for call in frame.tool_calls),
         logprobs=tuple(logprob for frame in kept for logprob in frame.logprobs),
         end=next((frame.end for frame in kept if frame.end), None),
-        whole=first == 0,
-        silent=bool(kept) and first == 0 and not any(frame.says_something for frame in kept),
+        whole=first == 0 or silent,
+        silent=silent,
     )

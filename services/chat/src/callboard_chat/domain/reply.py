@@ -1,5 +1,6 @@
 """One reply on its way out: numbered frames, limits kept, tokens counted."""
 
+import time
 from collections.abc import Callable
 
 from callboard_chat.domain.hold_limits import output_allowed
@@ -50,6 +51,7 @@ class Reply:
         max_cached_tokens: Callable[[], int] | None = None,
         trims_start: bool = False,
         tells_restarts: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         prior = prior or History()
         self._request = request
@@ -79,9 +81,8 @@ class Reply:
         self._stop_sequence: str | None = None
         self._durations = PhaseDurations()
         self._served_by: ServedBy | None = None
-        self._runs = ReplyRuns(attempt)
+        self._runs = ReplyRuns(attempt, clock)
         self._tells_restarts = tells_restarts
-        self._told_restarts = 0
         self._splitter: ThinkingSplitter | None = None
         self._trims_start = trims_start
         self._at_start = False
@@ -206,12 +207,12 @@ class Reply:
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
 
     def restarted(self) -> ChatFrame | None:
-        """A frame that says nothing but that the reply is begun again, where that was not told yet and is to be."""
-        if not self._tells_restarts or self._runs.restarts <= self._told_restarts:
+        """A frame that says nothing but that the reply is begun again, where that is to be told, anew before it is lost."""
+        if not self._tells_restarts or not self._runs.is_to_tell:
             return None
         pending = self._pending_thinking_tokens, self._pending_logprobs
         self._pending_thinking_tokens, self._pending_logprobs = 0, ()
-        frame = self._frame("", "", 0, ())
+        frame = self._frame("", "", 0, (), silent=not self.started)
         self._pending_thinking_tokens, self._pending_logprobs = pending
         return frame
 
@@ -352,13 +353,19 @@ class Reply:
         return self._frame(text, thinking, tokens, calls)
 
     def _frame(
-        self, text: str, thinking: str, tokens: int, calls: tuple[ToolCall, ...], end: ChatEnd | None = None
+        self,
+        text: str,
+        thinking: str,
+        tokens: int,
+        calls: tuple[ToolCall, ...],
+        end: ChatEnd | None = None,
+        *,
+        silent: bool = False,
     ) -> ChatFrame:
         seq = self._next_seq
         self._next_seq += 1
         self._tokens += tokens
         self._started = self._started or bool(text or thinking or tokens or calls)
-        self._told_restarts = self._runs.restarts
         thinking_tokens, self._pending_thinking_tokens = min(self._pending_thinking_tokens, tokens), 0
         self._thinking_tokens += thinking_tokens
         if text:
@@ -377,7 +384,8 @@ class Reply:
             thinking_tokens=thinking_tokens,
             tool_calls=calls,
             logprobs=logprobs,
-            restarts=self._told_restarts,
+            restarts=self._runs.tell(),
+            silent=silent,
             end=end,
         )
         self._sent.append(frame)

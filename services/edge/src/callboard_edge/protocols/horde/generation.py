@@ -185,6 +185,9 @@ def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
     by = result.end.served_by
     notes = TextNotes() if by is None else by.notes
     text = result.text + stop if stop is not None and stop in group.stops else result.text
+    if notes.state == "csam":
+        # What was told before its volunteer saw what it was is shown to nobody who asks now.
+        text = ""
     return {
         "text": text,
         "seed": notes.seed,

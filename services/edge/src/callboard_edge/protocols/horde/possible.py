@@ -12,6 +12,7 @@ from callboard_edge.protocols.horde.pools import is_pool_of_volunteers, names_fo
 
 LENGTHS = frozenset({"max_context_length", "max_length"})
 """The reasons that lie in how long the reply and its context are."""
+_ANYBODY = VolunteerTerms(extra_slow_workers=True, nsfw=False, kudos=1)
 _REASONS = {
     "max_context_length": "its context is longer than they take",
     "max_length": "it is longer than they write",
@@ -41,7 +42,10 @@ def is_possible(
     if _own_engine_may(context, pool, terms):
         return True
     if terms is None:
-        return False
+        if not is_pool_of_volunteers(context, pool):
+            return False
+        # An edge of a version before kept it without what it asks.
+        terms, max_length, context_length = _ANYBODY, 1, 1
     wanted = Conditions.of(terms, max_length, context_length)
     return any(conditions_of(context, one, terms, wanted) is None for one in _volunteers(context, model, terms))
 
