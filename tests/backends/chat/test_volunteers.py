@@ -446,7 +446,7 @@ async def test_a_text_that_is_withheld_ends_the_job_and_is_nobodys_failure(
         if told:
             stage.pending.progress(job.id, ANN, told, None)
         reply = stage.submit(job, text, state=state, seed=7, gen_metadata=[remark])
-        assert (reply.outcome, reply.suspicions) == ("accepted", ())
+        assert (reply.outcome, reply.suspicions, reply.tokens, reply.seconds) == ("accepted", (), 0, 0)
         chunks = await asked
         assert text_of(chunks) == shown
         assert (chunks[-1].finish, chunks[-1].restarts) == ("stop", 0)

@@ -272,13 +272,14 @@ class PendingJobs:
     def _accepted(
         self, by: ServedBy, job: PostedJob, text: str, seconds: float, suspicions: Sequence[Suspicion]
     ) -> SubmitReply:
-        tokens = min(job.max_tokens, estimated_tokens(text))
+        # A text that is withheld says nothing of how fast its volunteer writes.
+        given = by.notes.state == "ok"
         return SubmitReply(
             outcome="accepted",
             worker_id=by.worker_id,
             reward=by.reward,
-            tokens=tokens,
-            seconds=round(seconds, 3),
+            tokens=min(job.max_tokens, estimated_tokens(text)) if given else 0,
+            seconds=round(seconds, 3) if given else 0.0,
             suspicions=tuple(suspicions),
         )
 

@@ -207,7 +207,7 @@ class Reply:
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
 
     def restarted(self) -> ChatFrame | None:
-        """A frame that says nothing but that the reply is begun again, where that is to be told, anew before it is lost."""
+        """A frame that says nothing but that the reply is begun again, where that is to be told."""
         if not self._tells_restarts or not self._runs.is_to_tell:
             return None
         pending = self._pending_thinking_tokens, self._pending_logprobs

@@ -319,8 +319,9 @@ class ChatJobs:
 
     def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd, worked_s: float | None) -> None:
         model = self._pool.models.get(request.model)
-        if model is None or (self._pool.sharing is not None and end.served_by is not None):
-            # The figures of a shared pool are its own engine's, which counts its tokens.
+        by = end.served_by
+        if model is None or (by is not None and (self._pool.sharing is not None or by.notes.state != "ok")):
+            # The figures of a shared pool are its own engine's, which counts its tokens; a withheld text has none.
             return
         # Time for which a job waited for hands says nothing of how fast it was written.
         seconds = asyncio.get_running_loop().time() - running.started_at if worked_s is None else worked_s

@@ -25,7 +25,7 @@ _REASONS = {
 }
 
 
-def conditions_of(context: EdgeContext, one: VolunteerRecord, terms: VolunteerTerms, wanted: Conditions) -> str | None:
+def refusal_of(context: EdgeContext, one: VolunteerRecord, terms: VolunteerTerms, wanted: Conditions) -> str | None:
     """The Horde's word for why a volunteer that writes with the model may not write a request, or None."""
     if terms.workers and (one.id in terms.workers) == terms.excludes:
         return "worker_id"
@@ -47,7 +47,7 @@ def is_possible(
         # An edge of a version before kept it without what it asks.
         terms, max_length, context_length = _ANYBODY, 1, 1
     wanted = Conditions.of(terms, max_length, context_length)
-    return any(conditions_of(context, one, terms, wanted) is None for one in _volunteers(context, model, terms))
+    return any(refusal_of(context, one, terms, wanted) is None for one in _volunteers(context, model, terms))
 
 
 def why_not(
@@ -58,7 +58,7 @@ def why_not(
     if terms is not None:
         wanted = Conditions.of(terms, max_length, context_length)
         for one in _volunteers(context, model.name, terms):
-            found[conditions_of(context, one, terms, wanted) or ""] += 1
+            found[refusal_of(context, one, terms, wanted) or ""] += 1
     reason = next((_REASONS[word] for word, _ in found.most_common() if word), None)
     if reason is None:
         return "No worker of this model is there at the moment; one is expected."

@@ -19,7 +19,7 @@ from callboard_edge.protocols.horde.pools import (
     volunteers_for,
     worker_id,
 )
-from callboard_edge.protocols.horde.possible import LENGTHS, conditions_of
+from callboard_edge.protocols.horde.possible import LENGTHS, refusal_of
 
 DEFAULT_LENGTH = 80
 DEFAULT_CONTEXT_LENGTH = 2048
@@ -105,7 +105,7 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
         if is_of_volunteers(context, model):
             terms = volunteer_terms(context, body, model, models, kudos) or VolunteerTerms()
             conditions = Conditions.of(terms, max_length, context_length)
-            reasons = [conditions_of(context, one, terms, conditions) for one in volunteers_for(context, model)]
+            reasons = [refusal_of(context, one, terms, conditions) for one in volunteers_for(context, model)]
             fits = None in reasons
             expected = any(reason is None or reason in LENGTHS for reason in reasons)
         return not expected, not pool.slots, not fits, not pool.has_free_slot
