@@ -165,7 +165,8 @@ class VolunteerRecord(Message):
 
     def offer(self, *, validated: bool) -> "VolunteerOffer":
         """What it can do as far as the record tells; `validated` says whether its program is in the site's list."""
-        return VolunteerOffer(
+        # A status asks for all that are there, and the fields are checked already.
+        return VolunteerOffer.model_construct(
             worker_id=self.id,
             worker_name=self.name,
             account=self.account,

@@ -10,8 +10,6 @@ from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.protocols.horde.pools import is_pool_of_volunteers, names_for_volunteers, takes_volunteers
 
-LENGTHS = frozenset({"max_context_length", "max_length"})
-"""The reasons that lie in how long the reply and its context are."""
 _ANYBODY = VolunteerTerms(extra_slow_workers=True, nsfw=False, kudos=1)
 _REASONS = {
     "max_context_length": "its context is longer than they take",

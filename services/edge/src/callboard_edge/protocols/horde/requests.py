@@ -1,12 +1,13 @@
 """What requesters ask, in the neutral form, and which of the models it goes to."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, get_args
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.volunteer_conditions import Conditions
-from callboard_contracts.volunteers import Formatting, VolunteerTerms
+from callboard_contracts.volunteers import Formatting, VolunteerRecord, VolunteerTerms
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, unknown_model
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.local_sampling import context_and_reply, has_turn_tags, local_sampling
@@ -19,7 +20,7 @@ from callboard_edge.protocols.horde.pools import (
     volunteers_for,
     worker_id,
 )
-from callboard_edge.protocols.horde.possible import LENGTHS, refusal_of
+from callboard_edge.protocols.horde.possible import refusal_of
 
 DEFAULT_LENGTH = 80
 DEFAULT_CONTEXT_LENGTH = 2048
@@ -98,16 +99,26 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     max_length, context_length = lengths_of(body)
     by_name = {name: pool_of(context, name) for name in {model.pool for model in found}}
 
+    terms = _terms(context, body, kudos)
+    of_any_length = Conditions.of(terms, 1, 1)
+
+    @cache
+    def refusal(worker: str) -> str | None:
+        # Asked once for each volunteer, whatever number of models it offers.
+        record = context.volunteers.get(worker)
+        return None if record is None else refusal_of(context, record, terms, of_any_length)
+
+    def may_write(one: VolunteerRecord) -> bool:
+        return refusal(one.id) is None
+
     def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
         pool = by_name[model.pool]
         fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
         expected = context.workers.expects("chat", model)
         if is_of_volunteers(context, model):
-            terms = volunteer_terms(context, body, model, models, kudos) or VolunteerTerms()
-            conditions = Conditions.of(terms, max_length, context_length)
-            reasons = [refusal_of(context, one, terms, conditions) for one in volunteers_for(context, model)]
-            fits = None in reasons
-            expected = any(reason is None or reason in LENGTHS for reason in reasons)
+            some = [one for one in volunteers_for(context, model) if may_write(one)]
+            fits = any(one.max_context_length >= context_length and one.max_length >= max_length for one in some)
+            expected = bool(some)
         return not expected, not pool.slots, not fits, not pool.has_free_slot
 
     return min(found, key=rank)
@@ -133,8 +144,19 @@ def volunteer_terms(
         return None
     others = (models.find(name) for name in body.models or ())
     wanted = (body.workers or ())[:MAX_WORKERS]
+    own_engine = _own_engine(context, model, wanted, excludes=bool(body.worker_blacklist))
+    return _terms(context, body, kudos).model_copy(
+        update={
+            "models": tuple(one.name for one in others if one and one.pool == model.pool)[:MAX_OTHER_MODELS],
+            "own_engine": "may_not" if body.softprompt else own_engine,
+        }
+    )
+
+
+def _terms(context: EdgeContext, body: AsyncBody, kudos: int) -> VolunteerTerms:
+    """What a request asks of volunteers, whichever of its models they write with."""
+    wanted = (body.workers or ())[:MAX_WORKERS]
     return VolunteerTerms(
-        models=tuple(one.name for one in others if one is not None and one.pool == model.pool)[:MAX_OTHER_MODELS],
         any_model=not body.models,
         workers=tuple(worker for worker in wanted if context.volunteers.get(worker) is not None),
         excludes=bool(body.worker_blacklist),
@@ -144,9 +166,6 @@ def volunteer_terms(
         extra_slow_workers=bool(body.extra_slow_workers),
         nsfw=body.nsfw is not False,
         kudos=max(0, kudos),
-        own_engine="may_not"
-        if body.softprompt
-        else _own_engine(context, model, wanted, excludes=bool(body.worker_blacklist)),
         disable_batching=bool(body.disable_batching),
         softprompt=body.softprompt or None,
         formatting=tuple(name for name in FORMATTING if getattr(body.params, name, None)),
