@@ -132,7 +132,7 @@ class _Shares:
         most = max(self._alone, key=lambda one: self._alone[one], default=account)
         if self._alone[most] <= self._alone[account] + 1:
             return None
-        return next(name for name in reversed(self._owners) if self._owners[name] == {most})
+        return next(name for name in reversed(self._owners) if self._owners[name] == frozenset({most}))
 
     def add(self, name: str, account: str) -> None:
         """Counts a name of an account."""
