@@ -411,6 +411,16 @@ async def test_a_job_is_given_for_no_longer_than_it_has_itself(stage: Stage) -> 
     assert (reply.jobs, reply.dropped) == ((), 0)
 
 
+async def test_who_gives_up_a_job_for_want_of_time_has_dropped_none(stage: Stage) -> None:
+    asked = stage.ask(left_s=12.0)
+    assert stage.submit(await stage.got(), None) == SubmitReply(outcome="faulted")
+    asked.cancel()
+    other = stage.ask(request_id="r2", left_s=900.0)
+    assert stage.submit(await stage.got(), None) == SubmitReply(outcome="faulted", worker_id="w")
+    other.cancel()
+    await asyncio.gather(asked, other, return_exceptions=True)
+
+
 async def test_a_job_that_is_about_to_end_is_given_to_nobody(stage: Stage) -> None:
     late, waited = stage.ask(left_s=0.5), stage.ask(request_id="r2", left_s=20.0)
     await asyncio.sleep(0)

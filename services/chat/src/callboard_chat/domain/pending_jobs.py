@@ -206,8 +206,11 @@ class PendingJobs:
         elif text is not None:
             suspicions = self._suspicions.judge(handout, text, seconds)
         if text is None or "contradictory" in suspicions:
+            # Who had less time than every job has, since this one ends, did not drop it.
+            was_short = handout.until >= handout.job.deadline and not suspicions
             self._fault(handout)
-            return SubmitReply(outcome="faulted", worker_id=by.worker_id, suspicions=suspicions)
+            worker_id = None if was_short else by.worker_id
+            return SubmitReply(outcome="faulted", worker_id=worker_id, suspicions=suspicions)
         by = self._finish(handout, text, notes)
         return self._accepted(by, handout.job, text, seconds, suspicions)
 
