@@ -69,7 +69,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         own = [pool for pool in pools if not is_pool_of_volunteers(context, pool.name)]
         online = context.volunteers.online()
         workers = sum(bool(pool.workers) for pool in own) + len(online)
-        threads = sum(pool.slots for pool in own) + sum(one.threads for one in online)
+        threads = sum(pool.own_slots for pool in own) + sum(one.threads for one in online)
         return call.answer(
             {
                 "queued_requests": sum(waits),

@@ -184,7 +184,7 @@ def _worker(pool: Pool, uptime_s: int) -> dict[str, object]:
         "kudos_rewards": 0,
         "kudos_details": {"generated": 0, "uptime": 0},
         "performance": f"{pool.tokens_per_s:.1f} tokens per second",
-        "threads": pool.slots,
+        "threads": pool.own_slots,
         "uptime": uptime_s,
         "maintenance_mode": pool.draining,
         "paused": False,
