@@ -1,9 +1,9 @@
 """What a job asks of its volunteer, as chat workers match it, and as edges tell whether anybody could write it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from callboard_contracts.volunteers import VolunteerOffer, VolunteerTerms
+from callboard_contracts.volunteers import VolunteerRecord, VolunteerTerms
 
 LEAST_CONTEXT = 80
 """The shortest context that counts, since no volunteer offers less."""
@@ -11,6 +11,82 @@ LEAST_CONTEXT = 80
 Refusal = Literal[
     "max_context_length", "max_length", "nsfw", "untrusted", "performance", "kudos", "matching_softprompt"
 ]
+
+
+class Able(Protocol):
+    """What a volunteer can do and is, as its offer has it."""
+
+    @property
+    def max_length(self) -> int:
+        """The longest reply."""
+        ...
+
+    @property
+    def max_context_length(self) -> int:
+        """The longest context."""
+        ...
+
+    @property
+    def nsfw(self) -> bool:
+        """Whether it writes what is not safe for work."""
+        ...
+
+    @property
+    def trusted(self) -> bool:
+        """Whether an operator trusts it."""
+        ...
+
+    @property
+    def validated(self) -> bool:
+        """Whether its program is in the site's list."""
+        ...
+
+    @property
+    def slow(self) -> bool:
+        """Whether it has written slowly."""
+        ...
+
+    @property
+    def extra_slow(self) -> bool:
+        """Whether it says that it is very slow."""
+        ...
+
+    @property
+    def needs_kudos(self) -> bool:
+        """Whether it writes only for those who have kudos."""
+        ...
+
+    @property
+    def softprompts(self) -> tuple[str, ...]:
+        """The soft prompts that it has."""
+        ...
+
+
+class KnownVolunteer:
+    """What a volunteer can do as its record tells; `validated` says whether its program is in the site's list."""
+
+    __slots__ = (
+        "extra_slow",
+        "max_context_length",
+        "max_length",
+        "needs_kudos",
+        "nsfw",
+        "slow",
+        "softprompts",
+        "trusted",
+        "validated",
+    )
+
+    def __init__(self, record: VolunteerRecord, *, validated: bool) -> None:
+        self.max_length = record.max_length
+        self.max_context_length = record.max_context_length
+        self.nsfw = record.nsfw
+        self.trusted = record.trusted
+        self.validated = validated
+        self.slow = record.is_slow
+        self.extra_slow = record.extra_slow
+        self.needs_kudos = record.needs_kudos
+        self.softprompts = record.softprompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +118,7 @@ class Conditions:
             softprompt=terms.softprompt or "",
         )
 
-    def refusal(self, offer: VolunteerOffer) -> Refusal | None:
+    def refusal(self, offer: Able) -> Refusal | None:
         """The Horde's word for why a volunteer may not have such a job, or None."""
         if self.context_length > offer.max_context_length:
             return "max_context_length"

@@ -165,8 +165,7 @@ class VolunteerRecord(Message):
 
     def offer(self, *, validated: bool) -> "VolunteerOffer":
         """What it can do as far as the record tells; `validated` says whether its program is in the site's list."""
-        # A status asks for all that are there, and the fields are checked already.
-        return VolunteerOffer.model_construct(
+        return VolunteerOffer(
             worker_id=self.id,
             worker_name=self.name,
             account=self.account,

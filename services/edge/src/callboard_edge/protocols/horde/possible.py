@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from callboard_contracts.kudos_price import is_validated
-from callboard_contracts.volunteer_conditions import Conditions
+from callboard_contracts.volunteer_conditions import Conditions, KnownVolunteer
 from callboard_contracts.volunteers import VolunteerRecord, VolunteerTerms
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.context import EdgeContext
@@ -27,7 +27,7 @@ def refusal_of(context: EdgeContext, one: VolunteerRecord, terms: VolunteerTerms
     """The Horde's word for why a volunteer that writes with the model may not write a request, or None."""
     if terms.workers and (one.id in terms.workers) == terms.excludes:
         return "worker_id"
-    return wanted.refusal(one.offer(validated=is_validated(context.settings.kudos, one.bridge_agent)))
+    return wanted.refusal(KnownVolunteer(one, validated=is_validated(context.settings.kudos, one.bridge_agent)))
 
 
 def is_possible(

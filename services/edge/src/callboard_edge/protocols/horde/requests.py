@@ -1,7 +1,6 @@
 """What requesters ask, in the neutral form, and which of the models it goes to."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Literal, get_args
 
 from callboard_contracts.chat import ChatRequest
@@ -102,14 +101,13 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     terms = _terms(context, body, kudos)
     of_any_length = Conditions.of(terms, 1, 1)
 
-    @cache
-    def refusal(worker: str) -> str | None:
-        # Asked once for each volunteer, whatever number of models it offers.
-        record = context.volunteers.get(worker)
-        return None if record is None else refusal_of(context, record, terms, of_any_length)
+    known: dict[str, bool] = {}
 
     def may_write(one: VolunteerRecord) -> bool:
-        return refusal(one.id) is None
+        # Asked once for each volunteer, whatever number of models it offers.
+        if (may := known.get(one.id)) is None:
+            may = known[one.id] = refusal_of(context, one, terms, of_any_length) is None
+        return may
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
         pool = by_name[model.pool]
