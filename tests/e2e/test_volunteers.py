@@ -213,7 +213,7 @@ async def test_a_requester_is_told_what_is_possible_what_failed_and_what_a_volun
         while (state := await hall.get(STATUS + request_id))["restarted"] != 1:
             await asyncio.sleep(0.02)
     assert (state["waiting"] + state["processing"], state["done"], state["generations"]) == (1, False, [])
-    loft = Volunteer(hall.site.root_url(), hall.keys[0], hall.session, "loft", **{**hall.shed.offer, "name": "loft"})
+    loft = Volunteer(hall.site.root_url(), hall.keys[0], hall.session, "loft", max_length=512, max_context_length=4096)
     job = await loft.job()
     remark = {"type": "censorship", "value": "nsfw"}
     status, answer = await loft.submit(job["id"], "", state="censored", seed=41, gen_metadata=[remark])
