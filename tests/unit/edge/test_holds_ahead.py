@@ -289,3 +289,8 @@ async def test_the_end_of_the_process_releases_everything(edge: Edge) -> None:
     for _ in range(3):
         await edge.ask()
     assert len(edge.quota.asked) == 6
+
+
+async def test_a_site_that_wants_none_has_none_taken(edge: Edge) -> None:
+    edge.ahead = HoldsAhead(edge.quota, edge.background, lambda: edge.time, edge.results.append, enabled=False)
+    assert [(await edge.ask())[2] for _ in range(4)] == [1, 1, 1, 1]

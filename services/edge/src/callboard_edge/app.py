@@ -160,16 +160,20 @@ async def _serve(
         require_key=config.quota.require_key,
         wait_s=config.quota.longest_decision_s,
     )
-    ahead = None
-    if config.quota.holds_ahead:
-        ahead = HoldsAhead(quota, background, bus.clock.now, lambda result: metrics.holds_ahead.labels(result).inc())
+    ahead = HoldsAhead(
+        quota,
+        background,
+        bus.clock.now,
+        lambda result: metrics.holds_ahead.labels(result).inc(),
+        enabled=config.quota.holds_ahead,
+    )
     uptime_rewards = UptimeRewards(config.kudos, quota, background)
     volunteers = Volunteers(
         BusVolunteerStore(bus), bus.clock.now, config.horde.workers_per_account, uptime_rewards.seen
     )
     watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters), VolunteerWatch(bus, volunteers)
     deps = Dependencies(
-        quota=ahead or quota,
+        quota=ahead,
         jobs=BusJobQueue(bus),
         replies=replies,
         background=background,
@@ -224,8 +228,7 @@ async def _serve(
         for watch in watches:
             await watch.start()
         await others.start(running.answer)
-        if ahead is not None:
-            await drop_when_accounts_change(bus, ahead)
+        await drop_when_accounts_change(bus, ahead)
         try:
             port = await server.start(config.edge.host, config.edge.port)
         except OSError as error:
@@ -239,8 +242,7 @@ async def _serve(
             for watch in watches:
                 supervisor.start(watch.run(), watch.name)
             supervisor.start(store.run(), "store-health")
-            if ahead is not None:
-                supervisor.start(ahead.run(), "holds-ahead")
+            supervisor.start(ahead.run(), "holds-ahead")
             supervisor.start(volunteers.run(), "volunteers")
             supervisor.start(streams.run(), "room-streams")
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")

@@ -1,9 +1,9 @@
 """Holds taken ahead for callers who ask again and again, so that their next request does not wait for quota.
 
-A caller's second request within a moment has the hold for a third taken beside it. That one is used at once by the next
-request that it fits, under the id that it was taken for. It is released when the caller falls silent, when accounts
-change, and when it would stand in the way of a request that quota refuses. None is taken where more than half of a limit
-is used, or where a limit counts jobs at one time, so that limits stay exact.
+A caller's second request within a moment has the hold for a third taken beside it. The next request that it fits uses
+that at once, under the id that it was taken for. It is released when the caller falls silent, when accounts change, and
+when it would stand in the way of a request that quota refuses. None is taken where more than half of a limit is used, or
+where a limit counts jobs at one time, so that limits stay exact.
 """
 
 import asyncio
@@ -34,6 +34,8 @@ IDLE_S = 0.5
 MAX_AGE_S = 10.0
 """So long a hold is kept, and so long after a key expired one of its requests may still be let in."""
 SWEEP_S = 0.25
+TAKE_AFTER_S = 0.001
+"""The request that is on its way goes first."""
 MAX_CALLERS = 1024
 MAX_AHEAD = 16
 """How many holds may lie ready for one caller."""
@@ -90,7 +92,8 @@ class _Repeater:
 class HoldsAhead:
     """Quota as `quota` answers, with holds taken ahead; `now` is the bus's Unix time, by whose minutes limits count.
 
-    `begin` and `end` enclose each request of a client. `count` is told what became of a hold that was taken ahead.
+    `begin` and `end` enclose each request of a client. `count` is told what became of a hold that was taken ahead. Unless
+    it is `enabled`, none is.
     """
 
     def __init__(
@@ -99,6 +102,8 @@ class HoldsAhead:
         background: Background,
         now: Callable[[], float],
         count: Callable[[Result], None] = lambda _result: None,
+        *,
+        enabled: bool = True,
     ) -> None:
         self._quota = quota
         self._background = background
@@ -111,7 +116,7 @@ class HoldsAhead:
         """The holds of requests that have begun and not asked yet."""
         self._changes = 0
         """How often accounts have changed."""
-        self._closed = False
+        self._closed = not enabled
 
     def begin(self, caller: Caller) -> str:
         """The id of a new request: that of a hold which was taken ahead for its caller, or else a fresh one."""
@@ -235,6 +240,7 @@ class HoldsAhead:
     async def _take(self, repeater: _Repeater, request: ReserveRequest) -> None:
         minute, changes = self._minute(), self._changes
         try:
+            await asyncio.sleep(TAKE_AFTER_S)
             reply = await self._quota.reserve(request)
         finally:
             repeater.asking -= 1
