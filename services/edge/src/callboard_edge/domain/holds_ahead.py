@@ -2,8 +2,8 @@
 
 A caller's second request within a moment has the hold for a third taken beside it. The next request that it fits uses
 that at once, under the id that it was taken for. It is released when the caller falls silent, when accounts change, and
-when it would stand in the way of a request that quota refuses. None is taken where more than half of a limit is used, or
-where a limit counts jobs at one time, so that limits stay exact.
+when it would stand in the way of a request that quota refuses. None is taken where a limit is more than half used, or
+counts jobs at one time, so that limits stay exact.
 """
 
 import asyncio
@@ -92,8 +92,8 @@ class _Repeater:
 class HoldsAhead:
     """Quota as `quota` answers, with holds taken ahead; `now` is the bus's Unix time, by whose minutes limits count.
 
-    `begin` and `end` enclose each request of a client. `count` is told what became of a hold that was taken ahead. Unless
-    it is `enabled`, none is.
+    `begin` and `end` enclose each request of a client. `count` is told what became of a hold that was taken ahead. None
+    is, unless this is `enabled`.
     """
 
     def __init__(
