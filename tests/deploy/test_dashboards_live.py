@@ -25,13 +25,14 @@ from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import SpeechScript, StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.live, pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.live, pytest.mark.timeout(600), pytest.mark.slow]
 
 DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 NO_GPU, NO_CLUSTER = "needs NVIDIA's exporter, and a GPU", "needs the exporters of a cluster"
 EXPECTED_EMPTY = {
     "speech: Characters left out": "the engine reads texts by itself",
     "chat: Embedding duration": "no model here embeds",
+    "chat: Shared jobs": "no pool here shares its jobs with volunteers",
     **{
         f"capacity: {title}": NO_GPU
         for title in ("GPU utilisation", "GPU memory", "GPU power", "GPU temperature", "GPU errors", "Work by GPU")

@@ -1,6 +1,7 @@
 """A little of what the dashboards show of speech that is heard and of machines that are lent."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,13 @@ STATUS = "/api/v2/generate/text/status/"
 DONE_TIMEOUT_S = 40.0
 CONFIG: Table = {
     "chat": {"pools": {"lent": {"backend": "volunteers", "volunteer_time_s": 3}}},
-    "stt": {"pools": {"ear": {"backend": "fake"}}, "models": {"whisper": {"pool": "ear", "aliases": ["whisper-1"]}}},
+    "stt": {
+        "pools": {"ear": {"backend": "fake"}},
+        "models": {
+            "whisper": {"pool": "ear", "aliases": ["whisper-1"]},
+            "broken": {"pool": "ear", "engine_model": "fake?fail_segment=0"},
+        },
+    },
     "spirit_box": {
         "enabled": True,
         "password": PASSWORD,
@@ -43,6 +50,8 @@ async def speak_and_lend(deployment: Deployment, key: str) -> None:
         base_url=base, websocket_base_url=sockets, api_key=key, max_retries=0, timeout=30
     ) as client:
         await client.audio.transcriptions.create(model="whisper-1", file=("question.webm", QUESTION))
+        with contextlib.suppress(openai.APIStatusError):
+            await client.audio.transcriptions.create(model="broken", file=("question.webm", QUESTION))
         await _converse(client)
     async with spirit_page.page(root, PASSWORD) as page:
         await page.asks(QUESTION)
