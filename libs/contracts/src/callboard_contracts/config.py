@@ -186,6 +186,8 @@ class HordeSection(Section):
     """How often volunteers at one address may pop, submit and tell progress in a second."""
     workers_per_account: int = Field(default=20, ge=1)
     """How many volunteers one account may have."""
+    workers_per_address: int = Field(default=0, ge=0)
+    """How many volunteers of one address may be there at once; those that an operator trusts do not count."""
     others_per_minute: int = Field(default=90, ge=0)
     """How often an address may ask anything else in a minute."""
 
