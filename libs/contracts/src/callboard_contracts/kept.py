@@ -37,8 +37,8 @@ class NamedRequest(Message):
 class KeptGroup(Message):
     """The polled jobs that one request of a client made, kept under `name.<hash>` for as long as their results.
 
-    `stops` are the stop sequences that the client is shown where one ended a reply. Times are Unix seconds; `ended` is
-    set once all jobs have.
+    `stops` are the stop sequences that the client is shown where one ended a reply; `webhook` is the address that is
+    called with each reply. Times are Unix seconds; `ended` is set once all jobs have.
     """
 
     request_id: str
@@ -47,6 +47,7 @@ class KeptGroup(Message):
     pool: str
     max_output_tokens: int = Field(ge=1)
     stops: tuple[str, ...] = ()
+    webhook: str | None = None
     created_at: float
     ended: bool = False
 

@@ -30,6 +30,8 @@ from callboard_edge.backends.saved_slots import BusSavedSlots
 from callboard_edge.backends.volunteer_store import BusVolunteerStore
 from callboard_edge.backends.volunteer_watch import VolunteerWatch
 from callboard_edge.backends.volunteer_workers import BusVolunteerWorkers
+from callboard_edge.backends.webhook_caller import HttpWebhookCaller
+from callboard_edge.backends.webhook_queue import BusWebhookQueue, WebhookFeed
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
@@ -193,6 +195,7 @@ async def _serve(
     kobold = config.kobold
     slots = BusSavedSlots(bus, kobold.saves_max_mib * 1024 * 1024, kobold.saves_life_s, bus.clock.now)
     results = BusResultStore(bus)
+    webhook_caller = HttpWebhookCaller(config.horde.webhooks) if config.horde.webhooks.enabled else None
     context = edge_context(
         config,
         deps,
@@ -208,7 +211,13 @@ async def _serve(
         saved_slots=slots,
         volunteers=volunteers,
         volunteer_workers=BusVolunteerWorkers(bus),
+        webhook_queue=BusWebhookQueue(bus),
+        webhook_caller=webhook_caller,
     )
+    webhook_feed = None
+    if context.webhooks is not None:
+        webhook_feed = WebhookFeed(bus, context.webhooks.call, config.horde.webhooks.max_waiting)
+        metrics.webhooks_waiting.set_function(webhook_feed.handling)
     server = EdgeServer(context, protocols)
     library_output.hide()
     try:
@@ -231,6 +240,8 @@ async def _serve(
             supervisor.start(store.run(), "store-health")
             supervisor.start(volunteers.run(), "volunteers")
             supervisor.start(streams.run(), "room-streams")
+            if webhook_feed is not None:
+                supervisor.start(webhook_feed.run(), "webhooks")
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
@@ -238,11 +249,15 @@ async def _serve(
             await server.stop_listening()
             streams.close()
             context.live_sessions.stopping.set()
+            if webhook_feed is not None:
+                await webhook_feed.drain(LAST_EVENT_S)
             await _drain(server, replies, config.edge.drain_timeout_s)
             await volunteers.flush()
     finally:
         await server.close()
         encoders.close()
+        if webhook_caller is not None:
+            await webhook_caller.close()
         await background.close(BACKGROUND_TIMEOUT_S)
         await replies.close()
         for watch in watches:

@@ -31,7 +31,6 @@ KOBOLDCPP = "koboldcpp/"
 """Begins the names of models as workers of KoboldCpp offer them."""
 
 _NOT_OFFERED = {
-    "webhook": (400, "BadRequest", "This site calls no webhooks; leave 'webhook' out and ask for the status."),
     "softprompt": (400, "BadRequest", "No worker here has soft prompts; leave 'softprompt' out."),
     "extra_source_images": (400, "InvalidExtraSourceImages", "Texts are made without images."),
     "proxied_account": (403, "OnlyServiceAccountProxy", "This site has no service accounts, which act for others."),
