@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tests.support.deployment import Deployment
 from tests.support.processes import merged
+from tests.support.stored_files import files_with
 from tests.support.threaded_app import ThreadedApp
 from tests.support.volunteers import POP, Volunteer, horde_worker, koboldcpp_worker
 
@@ -23,6 +24,7 @@ MODEL = "owl-7b"
 STREAM_BOUND_S = 0.05 * 4
 """From a piece of text at the edge to the client; four times what a quiet machine takes."""
 LOST_JOBS = 8
+SECRET = "Zq7wXv9word"
 CONFIG: dict[str, Any] = {
     "chat": {"pools": {"volunteers": {"backend": "volunteers", "volunteer_time_s": 3}}},
     "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
@@ -265,8 +267,11 @@ async def test_an_owner_pauses_and_deletes_only_workers_of_ones_own(hall: Hall) 
 
 async def test_a_webhook_is_called_with_the_text_that_the_status_shows(hall: Hall, receiver: Receiver) -> None:
     receiver.faults = [503]
-    request_id = await hall.ask(webhook=f"{receiver.url}/hook")
+    request_id = await hall.ask(webhook=f"{receiver.url}/hook?word={SECRET}")
     job = await hall.barn.job()
+    # Nothing that is stored or logged has it, nor the id that the text is read by.
+    for word in (SECRET, request_id):
+        assert await asyncio.to_thread(files_with, hall.site.folder, word.encode()) == []
     assert (await hall.barn.submit(job["id"], " sat."))[0] == 200
     assert await receiver.next() == (told := await receiver.next())
     (shown,) = (await hall.done(request_id))["generations"]

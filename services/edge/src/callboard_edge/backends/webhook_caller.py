@@ -37,6 +37,8 @@ class _Resolver(AbstractResolver):
         found = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         )
+        if not found:
+            raise OSError("the name has no address")
         if not all(self._allows(str(address[0])) for *_, address in found):
             raise _Forbidden
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
