@@ -34,7 +34,7 @@ ON = {"horde": {**NO_LIMITS["horde"], "webhooks": {"enabled": True}}}
     [
         ("93.184.215.14", True),
         ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
-        ("0.0.0.0", False),  # noqa: S104 - not bound to
+        ("0.0.0.0", False),
         ("10.1.2.3", False),
         ("100.64.0.1", False),
         ("127.0.0.1", False),

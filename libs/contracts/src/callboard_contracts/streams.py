@@ -312,7 +312,7 @@ def key_life_s(config: Config) -> float:
 
 
 def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
-    """The durable consumers: one for each pool and class of job, and those that settle usage, end turns and call webhooks."""
+    """The durable consumers: one for each pool and class of job, for usage, for turns and for webhooks."""
     return (
         *_pool_consumers(CHAT, "chat", config.chat.pools),
         *_pool_consumers(TTS, "tts", config.tts.pools),

@@ -61,7 +61,7 @@ class BusResultStore:
 
     async def put_group(self, name: str, group: KeptGroup) -> None:
         """Keeps the jobs of a request."""
-        # The id under which a message is stored is not encrypted, and that of the request is what its texts are read by.
+        # The id of a stored message is not encrypted, and that of the request is what its texts are read by.
         subject = subjects.request_name(name)
         await self._put(subject, group, f"{subject}.{'ended' if group.ended else 'group'}")
 
