@@ -7,18 +7,23 @@ import ssl
 from collections.abc import AsyncGenerator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.webhooks import WebhooksSection, WebhookTask
+from callboard_edge.backends import webhook_queue
 from callboard_edge.backends.fake_webhooks import FakeWebhookCaller, FakeWebhookQueue
 from callboard_edge.backends.webhook_caller import HttpWebhookCaller
+from callboard_edge.backends.webhook_queue import WebhookFeed
 from callboard_edge.domain import kept_jobs, webhooks
 from callboard_edge.domain.webhook_addresses import WebhookAddresses, is_public
 from callboard_edge.domain.webhooks import MAX_CALLS_TO_ONE, WebhookForbidden, WebhookUnreachable
+from callboard_kit.bus import Bus
+from callboard_kit.payload_cipher import PayloadUnreadable
 from tests.support.certificates import Authority
 from tests.unit.edge.harness import EdgeHarness, running
 from tests.unit.edge.test_horde import ANONYMOUS, NO_LIMITS, SUBMIT, ask, body, finish, state, submitted
@@ -378,3 +383,102 @@ async def test_a_webhook_that_cannot_be_kept_refuses_the_request_and_leaves_no_j
     for url in ("http://receiver.example/", "https://10.0.0.1/", "https://receiver.example:22/"):
         status, answer = await ask(edge, "POST", SUBMIT, body(webhook=url), **ANONYMOUS)
         assert (status, answer["rc"], [*answer["errors"]]) == (400, "BadRequest", ["webhook"])
+
+
+class FeedBus:
+    """A bus that hands out one message, whose payload is not encrypted, and notes what it is answered."""
+
+    def __init__(self) -> None:
+        self.cipher = self
+        self.connected = True
+        self.connection = self
+        self.answers: list[bytes] = []
+        self.pulled = asyncio.Event()
+        self.deliver: Any = None
+
+    async def decrypt(self, payload: bytes) -> bytes:
+        if payload == b"erased":
+            raise PayloadUnreadable
+        return payload
+
+    def on_reconnect(self, _callback: Any) -> None:
+        return
+
+    def new_inbox(self) -> str:
+        return "inbox"
+
+    async def subscribe_now(self, _subject: str, on_message: Any) -> object:
+        self.deliver = on_message
+        return object()
+
+    async def unsubscribe(self, _subscription: object) -> None:
+        return
+
+    async def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        if reply:
+            self.pulled.set()
+        else:
+            assert subject == "ack"
+            self.answers.append(payload)
+
+
+TASK = WebhookTask(job_id="r1", name="horde x", protocol="horde")
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> FeedBus:
+    monkeypatch.setattr(webhook_queue, "ACK_WAIT_S", 0.03)
+    monkeypatch.setattr(webhook_queue, "STOP_WAIT_S", 0.02)
+    return FeedBus()
+
+
+async def fed(bus: FeedBus, feed: WebhookFeed, payload: bytes) -> "asyncio.Task[None]":
+    """Has a feed take a message, and returns the feed's task."""
+    running = asyncio.ensure_future(feed.run())
+    await bus.pulled.wait()
+    message = SimpleNamespace(data=payload, reply="ack", subject="webhook.r1", headers=None)
+    bus.deliver(message)
+    return running
+
+
+async def answered(bus: FeedBus, last: bytes) -> list[bytes]:
+    """Everything that a message was answered, once the last answer is there."""
+    async with asyncio.timeout(10):
+        while last not in bus.answers:
+            await asyncio.sleep(0.005)
+    return bus.answers
+
+
+async def test_a_feed_reports_while_a_text_is_awaited_and_hands_back_what_waits_when_it_stops(bus: FeedBus) -> None:
+    done, taken = asyncio.Event(), list[WebhookTask]()
+
+    async def call(task: WebhookTask) -> None:
+        taken.append(task)
+        await done.wait()
+
+    feed = WebhookFeed(cast("Bus", bus), call, 10)
+    running = await fed(bus, feed, TASK.encoded())
+    await answered(bus, b"+WPI")
+    assert (taken, feed.handling()) == ([TASK], 1)
+    done.set()
+    assert (await answered(bus, b"+ACK"))[-1] == b"+ACK"
+    done.clear()
+    bus.deliver(SimpleNamespace(data=TASK.encoded(), reply="ack", subject="webhook.r1", headers=None))
+    while len(taken) < 2:
+        await asyncio.sleep(0)
+    await feed.drain(5)
+    assert (await answered(bus, b"-NAK"))[-1] == b"-NAK"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("payload", [b"erased", b"{}", b"\xff"])
+async def test_a_webhook_that_cannot_be_read_any_more_is_dropped(payload: bytes, bus: FeedBus) -> None:
+    async def call(_task: WebhookTask) -> None:
+        raise AssertionError
+
+    feed = WebhookFeed(cast("Bus", bus), call, 10)
+    running = await fed(bus, feed, payload)
+    assert await answered(bus, b"+TERM") == [b"+TERM"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
