@@ -88,7 +88,7 @@ _ASKED_BY_ANSWERER: dict[User, tuple[User, ...]] = {
 }
 """Who asks whom, and so to whose inboxes an answer may go."""
 _OWN_STREAMS: dict[User, tuple[str, ...]] = {
-    "edge": (CHAT, TTS, STT, RESULT, WEBHOOKS, KEYS),
+    "edge": (CHAT, TTS, STT, RESULT, KEYS),
     "rooms": (TURNS,),
     "quota": (USAGE, QUOTA, KUDOS, TRANSFERS, LEASE, AUDIT),
 }
