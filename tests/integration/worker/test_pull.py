@@ -13,7 +13,7 @@ from callboard_kit.lifecycle import Shutdown
 from callboard_kit.stream_reads import read_last
 from callboard_worker import dead_letters, pull
 from callboard_worker.dead_letters import DeadLetters
-from callboard_worker.pull import MAX_WAITING_PULLS, Delivery, Nak, PullLoop, Superseded
+from callboard_worker.pull import Delivery, Nak, PullLoop, Superseded
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -109,27 +109,6 @@ async def test_no_more_jobs_are_taken_than_are_welcome(bus: Bus) -> None:
         room = 8
         await eventually(lambda: len(seen) == 3)
     assert seen == [b"live0", b"live1", b"live2"]
-
-
-async def test_workers_with_many_slots_leave_room_for_each_others_pulls(bus: Bus) -> None:
-    let, started = asyncio.Event(), list[bytes]()
-
-    async def handle(delivery: Delivery) -> None:
-        started.append(delivery.data)
-        await let.wait()
-
-    async with pulling(bus, handle, slots=512) as one, pulling(bus, handle, slots=512) as other:
-        await asyncio.sleep(0.5)
-        waiting = (await bus.api("CONSUMER.INFO.CHAT.chat-main-live", {}))["num_waiting"]
-        assert waiting <= 2 * (MAX_WAITING_PULLS + 1)
-        assert (one.served, other.served) == (True, True)
-        # More run at once than there are pulls.
-        count = 3 * MAX_WAITING_PULLS
-        for n in range(count):
-            await bus.publish_stored(f"job.chat.main.live.tenant{n}", b"live", f"live{n}")
-        await eventually(lambda: len(started) == count)
-        let.set()
-    assert await left_in_queue(bus) == 0
 
 
 async def test_live_jobs_overtake_waiting_batch_jobs(bus: Bus) -> None:

@@ -1,9 +1,9 @@
 """The pull loop: one job for each free slot, live jobs first, a heartbeat while they run.
 
 A pull asks for exactly one job, and open pulls plus running jobs never exceed the slots, so a worker never holds a job
-that it cannot start. All free slots but one wait for live jobs, up to a bound. The last one is the batch probe: it asks for a live
-job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is thus taken
-only at a moment when no live job waits.
+that it cannot start. All free slots but one wait for live jobs, up to a bound. The last one is the batch probe: it asks
+for a live job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is
+thus taken only at a moment when no live job waits.
 """
 
 import asyncio
