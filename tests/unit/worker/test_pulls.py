@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from callboard_kit.bus import Bus
+from callboard_kit.lifecycle import Shutdown
 from callboard_worker.pull import MAX_WAITING_PULLS, Delivery, PullLoop
 
 pytestmark = pytest.mark.unit
@@ -58,7 +59,7 @@ class PulledBus:
 
 
 async def test_worker_with_many_slots_keeps_few_pulls_open_and_takes_none_back_for_a_batch_job() -> None:
-    bus, stop, started = PulledBus(), asyncio.Event(), list[bytes]()
+    bus, stop, started = PulledBus(), Shutdown(), list[bytes]()
 
     async def handle(delivery: Delivery) -> None:
         started.append(delivery.data)
@@ -80,5 +81,5 @@ async def test_worker_with_many_slots_keeps_few_pulls_open_and_takes_none_back_f
         assert len(bus.open) <= MAX_WAITING_PULLS
     # Pulls are withdrawn by leaving their inbox.
     assert (loop.running, len(bus.inboxes)) == (8 * MAX_WAITING_PULLS, inboxes)
-    stop.set()
+    stop.request_stop("end of test")
     await asyncio.gather(running, loop.drain(5))
