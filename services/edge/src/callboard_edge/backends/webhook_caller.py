@@ -56,8 +56,9 @@ class HttpWebhookCaller:
 
     def __init__(self, settings: WebhooksSection) -> None:
         self._allows = WebhookAddresses(settings).allows
+        self._resolver = _Resolver(self._allows)
         connector = aiohttp.TCPConnector(
-            resolver=_Resolver(self._allows),
+            resolver=self._resolver,
             use_dns_cache=False,
             force_close=True,
             limit=0,
@@ -88,6 +89,7 @@ class HttpWebhookCaller:
     async def close(self) -> None:
         """Ends what is under way."""
         await self._session.close()
+        await self._resolver.close()
 
     def _socket(self, address: "tuple[Any, ...]") -> socket.socket:
         """A socket for an address that is about to be connected to, which no look-up may have passed by."""
