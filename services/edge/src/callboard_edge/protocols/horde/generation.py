@@ -8,7 +8,6 @@ from aiohttp import web
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.kept import KeptGroup
-from callboard_contracts.volunteers import TextNotes
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.job_groups import GroupJob, GroupState
 from callboard_edge.http.call import Call
@@ -16,25 +15,30 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.generations import generation
+from callboard_edge.protocols.horde.pools import pool_of, waiting
 from callboard_edge.protocols.horde.possible import is_possible, why_not
 from callboard_edge.protocols.horde.prices import check_upfront, downgraded, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of, check_key
 from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of, volunteer_terms
+from callboard_edge.protocols.horde.webhooks import check_webhook, posted
 
 TAG = "AI Horde"
 
 
 def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
     """The routes of this module."""
-    groups = context.groups
+    groups, webhooks = context.groups, context.webhooks
+    if webhooks is not None:
+        webhooks.shown_by("horde", posted)
 
     async def submit(call: Call) -> web.StreamResponse:
         check_key(call)
         limits.submit(call)
         body = await call.json(AsyncBody)
         check_body(body)
+        check_webhook(webhooks, body)
         models = (await context.offers.to(call.caller)).chat_models
         kudos = await _kudos_of(context, call) if context.volunteer_jobs is not None else 0
         model = chosen_model(context, models, body, kudos)
@@ -61,12 +65,15 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             stops=tuple((body.params or Params()).stop_sequence or ()),
             volunteers=request.volunteers,
             context_tokens=request.context_tokens,
+            webhook=body.webhook or None,
             created_at=context.admission.deps.now(),
         )
 
         async def enter(job_id: str) -> None:
             price = quoted.of(group.job_ids.index(job_id))
             await context.admission.chat_kept(call.caller, request, model, job_id, kudos=price)
+            if webhooks is not None and group.webhook is not None:
+                await webhooks.add("horde", _name(request_id), job_id)
 
         try:
             await groups.submit(_name(request_id), group, enter)
@@ -159,7 +166,7 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
             processing += begun
             position = max(position, ahead)
             wait_s = max(wait_s, pool.wait_s(ahead, min(left, pool.tokens_per_reply) if ahead else left))
-    generations = [shown for job in state.jobs if (shown := _generation(group, job)) is not None]
+    generations = [shown for job in state.jobs if (shown := generation(group, job.result)) is not None]
     return {
         "finished": len(generations),
         "processing": processing,
@@ -172,30 +179,6 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
         "kudos": kudos_shown(sum(job.result.kudos for job in state.jobs if job.result is not None)),
         "is_possible": state.ended or processing > 0 or possible,
         "generations": generations,
-    }
-
-
-def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
-    """A text that is there; of a job that was cancelled, what it had written."""
-    result = job.result
-    if result is None or result.end.error is not None or (result.end.reason == "cancelled" and not result.text):
-        return None
-    stop = result.end.stop_sequence
-    # Clients look for the stop sequence that they sent, and cut it off themselves.
-    by = result.end.served_by
-    notes = TextNotes() if by is None else by.notes
-    text = result.text + stop if stop is not None and stop in group.stops else result.text
-    if notes.state == "csam":
-        # What was told before its volunteer saw what it was is shown to nobody who asks now.
-        text = ""
-    return {
-        "text": text,
-        "seed": notes.seed,
-        "worker_id": worker_id(group.pool) if by is None else by.worker_id,
-        "worker_name": group.pool if by is None else by.worker_name,
-        "model": group.model if by is None else by.model,
-        "state": notes.state,
-        "gen_metadata": [one.model_dump(exclude_none=True) for one in notes.gen_metadata],
     }
 
 

@@ -33,7 +33,6 @@ KOBOLDCPP = "koboldcpp/"
 """Begins the names of models as workers of KoboldCpp offer them."""
 
 _NOT_OFFERED = {
-    "webhook": (400, "BadRequest", "This site calls no webhooks; leave 'webhook' out and ask for the status."),
     "extra_source_images": (400, "InvalidExtraSourceImages", "Texts are made without images."),
     "proxied_account": (403, "OnlyServiceAccountProxy", "This site has no service accounts, which act for others."),
     "style": (404, "StyleNotFound", "This site has no styles; leave 'style' out."),
