@@ -35,9 +35,10 @@ from callboard_edge.protocols.openai.realtime_bodies import EVENTS, AudioAppend,
 from callboard_edge.protocols.openai.realtime_events import CodedError, Events
 from callboard_edge.protocols.openai.realtime_items import Item, Part
 from callboard_edge.protocols.openai.realtime_response import Answered, CancelReason, Response
-from callboard_edge.protocols.openai.realtime_session import Plan, Session
+from callboard_edge.protocols.openai.realtime_session import Session
 from callboard_edge.protocols.openai.realtime_settings import SessionSettings, Shape, Transcription
 from callboard_edge.protocols.openai.realtime_voice import ResponseVoice, TurnFigures
+from callboard_edge.protocols.openai.realtime_work import Plan
 from callboard_edge.protocols.openai.responses_input import functions_of
 
 log = logging.getLogger(__name__)
