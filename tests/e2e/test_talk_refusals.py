@@ -135,7 +135,6 @@ async def test_talk_is_refused_in_its_own_form_where_no_worker_comes_again(
         assert [name for name, _sound in await quick.hears(2, "first_response")] == ["first_response"] * 2
     await asyncio.to_thread(board.wait_idle)
     paid = (await board.usage())[since:]
-    print([(e.kind, e.outcome, e.work) for e in paid])
     assert outcomes(paid) == Counter()
 
 

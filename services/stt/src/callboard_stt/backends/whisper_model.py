@@ -28,13 +28,15 @@ class WhisperEncodedOnce(WhisperModel):
         self._encoded = _Encoded()
         super().__init__(*arguments, **options)
 
-    def detect_language(self, audio: Any = None, features: Features | None = None, **options: Any) -> Any:
+    def detect_language(
+        self, audio: Any = None, features: Features | None = None, *arguments: Any, **options: Any
+    ) -> Any:
         """Finds the language by the very frames that are decoded first, which are all but the last."""
         if features is not None and features.shape[-1] > 1:
             features = features[..., :-1]
         self._encoded.finds_language = True
         try:
-            return super().detect_language(audio, features, **options)
+            return super().detect_language(audio, features, *arguments, **options)
         finally:
             self._encoded.finds_language = False
 
