@@ -5,15 +5,18 @@ import os
 from contextlib import aclosing
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from faster_whisper import WhisperModel
 
 from callboard_contracts.config import SiteSection
 from callboard_contracts.errors import ErrorCode
 from callboard_contracts.transcription import text_of
 from callboard_kit.model_files import model_folder
 from callboard_stt.backends.faster_whisper import FasterWhisperEngine
+from callboard_stt.backends.whisper_model import Features
 from callboard_tts.backends.kokoro_onnx import KokoroOnnxEngine
 from callboard_tts.domain.ports import PieceRequest
 from callboard_tts.domain.voices import choose_voice
@@ -91,6 +94,25 @@ class TestFasterWhisper(RecognitionEngineSuite):
         )
         assert "teatro" in text_of(await heard(rig, spanish)).lower()
         assert "theater" in text_of(await heard(rig, spanish, task="translate")).lower().replace("theatre", "theater")
+
+    async def test_beginning_by_which_the_language_is_found_is_encoded_once(
+        self, rig: WhisperRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode, sizes = WhisperModel.encode, list[int]()
+
+        def counting(self: WhisperModel, features: Features) -> Any:
+            sizes.append(features.shape[-1])
+            return encode(self, features)
+
+        monkeypatch.setattr(WhisperModel, "encode", counting)
+        found = text_of(await heard(rig, rig.speech))
+        assert len(sizes) == 1
+        assert text_of(await heard(rig, rig.speech, language="en")) == found
+        assert len(sizes) == 2
+        long = np.concatenate([rig.speech, silence(1)] * 8)
+        assert long.size > 31 * 16_000
+        await heard(rig, long, voice_activity=False)
+        assert len(sizes) < 2 + 4
 
     async def test_language_that_it_never_heard_of_is_refused(self, rig: WhisperRig) -> None:
         with pytest.raises(EngineRefused) as refused:

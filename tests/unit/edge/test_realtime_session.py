@@ -15,8 +15,9 @@ from callboard_edge.protocols.openai.realtime_bodies import EVENTS
 from callboard_edge.protocols.openai.realtime_events import Events
 from callboard_edge.protocols.openai.realtime_items import Item, Part
 from callboard_edge.protocols.openai.realtime_response import Answered, CancelReason, Response
-from callboard_edge.protocols.openai.realtime_session import MAX_PENDING, Plan, Session
+from callboard_edge.protocols.openai.realtime_session import MAX_PENDING, Session
 from callboard_edge.protocols.openai.realtime_settings import SessionSettings, Shape, Transcription
+from callboard_edge.protocols.openai.realtime_work import Plan
 
 pytestmark = pytest.mark.unit
 
@@ -386,12 +387,57 @@ def test_answer_is_cut_to_what_was_heard(words: Sequence[TimedWord], at_ms: int,
     response.spoken(b"\0\0", 2000, words)
     item_id = board.sent[-1]["item_id"]
     cut = {"type": "conversation.item.truncate", "item_id": item_id, "content_index": 0}
-    assert board.refused(**cut, audio_end_ms=at_ms) == "item_id"
     board.finish(response)
     assert board.refused(**cut, audio_end_ms=2001) == "audio_end_ms"
     assert board.refused(**{**cut, "content_index": 1}, audio_end_ms=1) == "content_index"
     board.take(**cut, audio_end_ms=at_ms)
     assert board.session.conversation.get(item_id).text == kept
+
+
+@pytest.mark.parametrize("end", ["cancelled", "completed"])
+def test_answer_that_is_cut_while_it_is_given_keeps_what_was_heard(end: str) -> None:
+    board = Board()
+    board.say("Tell me.")
+    board.take(type="response.create")
+    response = board.plans[-1].response
+    response.written([ChatFrame(seq=0, attempt=1, text="Once upon a time.")])
+    response.spoken(b"\0\0", 900, (TimedWord("Once", 0, 400), TimedWord("upon", 400, 900)))
+    cut = {"type": "conversation.item.truncate", "item_id": board.sent[-1]["item_id"], "content_index": 0}
+    assert board.refused(**cut, audio_end_ms=901) == "audio_end_ms"
+    board.take(**cut, audio_end_ms=300)
+    assert board.sent[-1]["type"] == "conversation.item.truncated"
+    response.written([ChatFrame(seq=1, attempt=1, text=" There was an owl.")])
+    response.spoken(b"\0\0", 1100, (TimedWord("a", 900, 1000), TimedWord("time.", 1200, 2000)))
+    assert board.sent[-1]["type"] == "response.output_audio.delta"
+    assert board.refused(**cut, audio_end_ms=301) == "audio_end_ms"
+    assert response.heard() == "Once"
+    if end == "cancelled":
+        board.take(type="response.cancel")
+        board.session.ended(response)
+    else:
+        board.finish(response)
+    done = board.sent[-1]["response"]
+    assert (done["status"], done["output"][0]["content"][0]["transcript"]) == (end, "Once")
+    board.say("Go on.")
+    board.take(type="response.create")
+    assert board.read() == [("user", "Tell me."), ("assistant", "Once"), ("user", "Go on.")]
+
+
+FUNCTION = {"type": "function", "name": "weather", "parameters": {}}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["weather", {"type": "function", "name": "weather"}, {"type": "function", "function": {"name": "weather"}}],
+)
+def test_function_is_chosen_in_the_forms_of_both_protocols(choice: object) -> None:
+    shown: dict[Shape, object] = {"ga": {"type": "function", "name": "weather"}, "beta": "weather"}
+    for shape, expected in shown.items():
+        board = Board(shape)
+        board.take(type="session.update", session={"tools": [FUNCTION], "tool_choice": choice})
+        assert board.sent[-1]["session"]["tool_choice"] == expected
+        board.take(type="session.update", session={"tool_choice": "required"})
+        assert board.sent[-1]["session"]["tool_choice"] == "required"
 
 
 def test_settings_change_one_by_one_and_are_checked_first() -> None:

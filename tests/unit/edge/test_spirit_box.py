@@ -27,7 +27,8 @@ from callboard_edge.domain.catalogue import chat_catalogue, recognition_catalogu
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
-from callboard_edge.domain.spirit_box import Sounds, SpiritBox, Visitor
+from callboard_edge.domain.spirit_box import SpiritBox, Visitor
+from callboard_edge.domain.spirit_ports import Sounds
 from callboard_edge.domain.spirit_prompts import Monologue, spirit_request
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.workers import Workers

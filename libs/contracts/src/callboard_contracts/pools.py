@@ -85,7 +85,8 @@ class ChatPoolSection(PoolSection):
     model_file: str | None = None
     """For `llamacpp`: the name of a file that `callboard models` knows, or a path to a GGUF file."""
     threads: int | None = Field(default=None, ge=1)
-    """For `llamacpp`: processor threads; left out, what the engine chooses."""
+    """For `llamacpp`: processor threads; left out, all processors for prompts and several replies at once, and all but
+    one for a single reply."""
     prompt_cache_mib: int | None = Field(default=None, ge=0)
     """For `llamacpp`: the most memory, in MiB, for prompts that have lost their slot to another and may come again; 0
     keeps none. Left out, an eighth of the worker's memory limit, at most 8192."""

@@ -26,6 +26,7 @@ from callboard_contracts.workers import OfferedModel
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown
 from callboard_kit.memory_limit import give_memory_back, limit_memory
+from callboard_kit.openmp import let_waiting_threads_sleep
 from callboard_worker.hold_extensions import HoldExtensions
 from callboard_worker.running import RunningJob
 from callboard_worker.runtime import Worker
@@ -79,6 +80,7 @@ def _own_engine(pool: PoolSettings) -> ChatEngine:
                 pool.url, pool.api_key, pool.connect_timeout_s, contexts, parse_special=pool.parse_special
             )
         case "llamacpp":
+            let_waiting_threads_sleep()
             from callboard_chat.backends.llamacpp import LlamaCppEngine
 
             return LlamaCppEngine(

@@ -23,7 +23,8 @@ from callboard_edge.domain.ports import ResultStore
 from callboard_edge.domain.room_turns import RoomTurns
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.saved_slots import SavedSlots
-from callboard_edge.domain.spirit_box import Sounds, SpiritBox
+from callboard_edge.domain.spirit_box import SpiritBox
+from callboard_edge.domain.spirit_ports import Sounds
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.volunteer_jobs import VolunteerJobs, VolunteerWorkers
 from callboard_edge.domain.volunteer_models import VolunteerCatalogue, volunteer_pools

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from callboard_contracts.config import Config
 from callboard_contracts.jobs import Service
 from callboard_contracts.pools import PoolSection
-from callboard_edge.domain.spirit_box import Outcome, Stage
+from callboard_edge.domain.spirit_ports import Outcome, Stage
 from callboard_edge.domain.waiting_jobs import WaitingJobs
 from callboard_edge.domain.webhooks import Outcome as WebhookOutcome
 from callboard_edge.domain.workers import Workers

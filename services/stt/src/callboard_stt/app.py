@@ -7,6 +7,7 @@ from callboard_contracts.workers import OfferedModel
 from callboard_kit.bus import Bus
 from callboard_kit.lifecycle import Shutdown
 from callboard_kit.memory_limit import limit_memory
+from callboard_kit.openmp import let_waiting_threads_sleep
 from callboard_stt import metrics
 from callboard_stt.backends.decoder import ProcessDecoder
 from callboard_stt.domain.ports import RecognitionEngine
@@ -20,6 +21,7 @@ def build_engine(pool: PoolSettings) -> RecognitionEngine:
     """Makes the engine that the pool names; each backend's libraries are loaded only here."""
     match pool.backend:
         case "faster_whisper":
+            let_waiting_threads_sleep()
             from callboard_stt.backends.faster_whisper import FasterWhisperEngine
 
             return FasterWhisperEngine(

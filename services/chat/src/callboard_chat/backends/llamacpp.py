@@ -6,7 +6,6 @@ llama.cpp looks for a closed connection only between batches and only when it ha
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import secrets
@@ -24,6 +23,7 @@ from callboard_chat.backends.llamacpp_embedding import embed
 from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals, thoughts_after
 from callboard_chat.backends.llamacpp_prompt import Prompts
 from callboard_chat.backends.llamacpp_request import SAMPLING, TEMPLATE_FIELDS, abilities_of
+from callboard_chat.backends.llamacpp_server import make_embeddings, server_params
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.backends.openai_wire import Json, refused
 from callboard_chat.domain.models import tools_or_format, unsupported_tools
@@ -36,7 +36,6 @@ from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.tokens import DescribeModelReply
 from callboard_contracts.workers import Ability
-from callboard_kit.control_groups import processors
 from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -44,9 +43,6 @@ log = logging.getLogger(__name__)
 # The package has no types.
 llama: Any = xllamacpp
 
-CPU_BATCH_TOKENS = 64
-"""About 0.15 s of prompt on two cores with a small model; half of it costs a quarter of the speed."""
-GPU_BATCH_TOKENS = 512
 CALL_TIMEOUT_S = 10.0
 TOKENIZE_TIMEOUT_S = 30.0
 """A text of a megabyte, as a prompt that is to be cut may be, takes 2.4 s on two busy cores."""
@@ -274,34 +270,11 @@ class LlamaCppEngine:
         self._server = None
 
     def _start(self, pools: bool) -> Any:
-        params = llama.CommonParams()
-        params.model.path = str(self._model)
-        params.n_parallel = self._slots
-        params.n_ctx = self._slots * self._context_tokens
-        params.hostnames = ["127.0.0.1"]
-        params.port = 0
-        params.api_keys = [self._key]
-        params.ui = False
-        params.endpoint_slots = True
-        # Its error lines quote schemas and prompts.
-        params.verbosity = -1
-        params.n_threads_http = self._slots + 4
-        params.cache_ram_mib = self._prompt_cache_mib
-        threads = self._threads or processors()
-        params.cpuparams.n_threads = threads
-        params.cpuparams_batch.n_threads = threads
-        batch = GPU_BATCH_TOKENS if _has_gpu() else CPU_BATCH_TOKENS
+        params = server_params(
+            self._model, self._key, self._slots, self._context_tokens, self._threads, self._prompt_cache_mib
+        )
         if self._embeddings:
-            batch = self._context_tokens
-            params.embedding = True
-            # With a cache for each slot, texts that are read together are split at the end of the shortest, and the
-            # vector of a longer one is made of its rest alone.
-            params.kv_unified = True
-            if not pools:
-                # A model that was made to write: the mean of what it makes of each token.
-                params.pooling_type = llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        params.n_batch = batch
-        params.n_ubatch = batch
+            make_embeddings(params, self._context_tokens, pools=pools)
         return llama.Server(params)
 
     async def _grammar_fields(
@@ -365,9 +338,3 @@ class LlamaCppEngine:
         if self._http is None:
             raise EngineUnavailable
         return self._http
-
-
-def _has_gpu() -> bool:
-    with contextlib.suppress(KeyError, TypeError):
-        return any("GPU" in str(device["type"]) for device in llama.get_device_info())
-    return False

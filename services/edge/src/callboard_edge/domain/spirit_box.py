@@ -8,13 +8,11 @@ of it is sent any more.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
 from uuid import uuid4
 
 from callboard_contracts.chat import ChatRequest
-from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.pools import SttSection, TtsSection
 from callboard_contracts.speech import BYTES_PER_MS
 from callboard_contracts.spirit_box import SpiritBoxSection
@@ -29,6 +27,7 @@ from callboard_edge.domain.ports import Background
 from callboard_edge.domain.prompt_bound import within_bounds
 from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.spirit_cast import Cast, cast_for, chosen
+from callboard_edge.domain.spirit_ports import Ear, Figures, Outcome, Sounds, Stage
 from callboard_edge.domain.spirit_prompts import Exchange, Monologue, Seed, spirit_request
 from callboard_edge.domain.text_stream import has_output
 from callboard_edge.domain.workers import Workers
@@ -39,56 +38,6 @@ LEAD_S = 0.5
 """How long before a part of an answer has been heard the next one is sent; a page plays what it has without a gap."""
 HELD_RECORDINGS = 16
 """How many of the largest recordings may wait at once until they are stored."""
-
-Stage = Literal["text", "token", "sound"]
-"""What has come since the end of a question: its text, the first token of the answer, the first sound of it."""
-Outcome = Literal["answered", "failed", "replaced"]
-"""How a contact came out; replaced by the next one, or left, before its answer began."""
-
-
-class Ear(Protocol):
-    """A visitor's end of the connection. Nothing here waits."""
-
-    def first_response(self, sound: bytes) -> None:
-        """Sends the beginning of the answer to the latest contact."""
-        ...
-
-    def response(self, sound: bytes) -> None:
-        """Sends more of it."""
-        ...
-
-    def failed(self, error: ErrorInfo) -> None:
-        """Says why a contact, or what the visitor sent instead of one, is not answered, or not further."""
-        ...
-
-    def forget(self) -> None:
-        """Takes back what was sent of an earlier contact and has not left yet."""
-        ...
-
-    def close(self) -> None:
-        """Ends the connection."""
-        ...
-
-
-class Figures(Protocol):
-    """What is counted."""
-
-    def reached(self, stage: Stage, seconds: float) -> None:
-        """Notes how long after the end of a question a stage was reached."""
-        ...
-
-    def ended(self, outcome: Outcome) -> None:
-        """Counts a contact."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sounds:
-    """How sound becomes a file, and the two sounds that nobody says, as PCM."""
-
-    encode: Callable[[bytes], Awaitable[bytes]]
-    refusal: bytes
-    silence: bytes
 
 
 @dataclass(slots=True)

@@ -6,13 +6,13 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import numpy as np
-from faster_whisper import WhisperModel
 from faster_whisper.transcribe import Segment
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.transcription import TranscribedSegment, TranscribedWord, TranscriptionRequest
 from callboard_contracts.workers import Ability
 from callboard_kit.control_groups import processors
+from callboard_stt.backends.whisper_model import WhisperEncodedOnce
 from callboard_stt.domain.ports import NOTHING, SAMPLE_RATE_HZ, SAMPLES_PER_MS, Recognised, Samples, Sound
 from callboard_stt.domain.stretches import stretches
 from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
@@ -39,7 +39,7 @@ class FasterWhisperEngine:
         self._device = device
         self._beam_size = beam_size
         self._threads = EngineThreads("whisper", slots, stop_timeout_s)
-        self._model: WhisperModel | None = None
+        self._model: WhisperEncodedOnce | None = None
 
     @property
     def active(self) -> int:
@@ -65,8 +65,8 @@ class FasterWhisperEngine:
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineUnavailable(str(error)) from error
 
-    def _loaded(self, _stop: StopSignal) -> WhisperModel:
-        model = WhisperModel(
+    def _loaded(self, _stop: StopSignal) -> WhisperEncodedOnce:
+        model = WhisperEncodedOnce(
             str(self._model_path),
             device=self._device,
             compute_type="default" if self._device == "cuda" else "auto",

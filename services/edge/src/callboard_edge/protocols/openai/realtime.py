@@ -13,8 +13,9 @@ from callboard_edge.http.cors import Cors
 from callboard_edge.http.event_socket import PROTOCOLS, EventSocket, offered_protocols
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.openai.errors import ANSWERS
+from callboard_edge.protocols.openai.realtime_hearing import NAME
 from callboard_edge.protocols.openai.realtime_settings import Shape
-from callboard_edge.protocols.openai.realtime_talk import NAME, Talk
+from callboard_edge.protocols.openai.realtime_talk import Talk
 
 PROTOCOL = "realtime"
 KEY_PROTOCOL = "openai-insecure-api-key."

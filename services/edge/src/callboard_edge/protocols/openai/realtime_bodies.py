@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from callboard_contracts.transcription import MAX_PROMPT_CHARACTERS
-from callboard_edge.http.bodies import Body, Whole
+from callboard_edge.http.bodies import TAG, Body, Whole
 from callboard_edge.http.transcription_bodies import Language
-from callboard_edge.protocols.openai.bodies import MAX_PARTS, MAX_TOOLS
-from callboard_edge.protocols.openai.responses_bodies import MAX_METADATA, ResponseTool, ResponseToolChoice
+from callboard_edge.protocols.openai.bodies import MAX_PARTS, MAX_TOOLS, choice_kind
+from callboard_edge.protocols.openai.responses_bodies import MAX_METADATA, ResponseTool
 
 MAX_INPUT_ITEMS = 256
 ItemId = Annotated[str, Field(min_length=1, max_length=64)]
@@ -80,6 +80,30 @@ class AudioBody(Body):
     output: OutputBody | None = None
 
 
+class NamedFunction(Body):
+    """A function by its name."""
+
+    name: str
+
+
+class ChosenFunction(Body):
+    """The one function that the model must call; clients of the beta name it in an object of its own."""
+
+    type: str
+    name: str | None = None
+    function: NamedFunction | None = None
+
+
+ToolChoice = Annotated[
+    Annotated[str, Field(max_length=64), Tag(f"{TAG}word")] | Annotated[ChosenFunction, Tag(f"{TAG}object")],
+    Discriminator(
+        choice_kind,
+        custom_error_type="tool_choice",
+        custom_error_message="Input should be 'none', 'auto', 'required', the name of a function or an object",
+    ),
+]
+
+
 class SettingsBody(Body):
     """What a session and a single response have in common."""
 
@@ -90,7 +114,7 @@ class SettingsBody(Body):
     voice: str | None = None
     output_audio_format: BetaFormat | None = None
     tools: list[ResponseTool] | None = Field(default=None, max_length=MAX_TOOLS)
-    tool_choice: ResponseToolChoice | None = None
+    tool_choice: ToolChoice | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_output_tokens: Tokens | None = None
     max_response_output_tokens: Tokens | None = None

@@ -39,7 +39,8 @@ def new_id(prefix: str) -> str:
 class Part:
     """A part of a message, alike another only if it is the same; the text of a sound is its transcript, if known.
 
-    `audio_ms` and `words` are what a voice has spoken of it so far, `is_whole` whether that is all.
+    `audio_ms` and `words` are what a voice has spoken of it so far, `is_whole` whether that is all. A part that was cut
+    to what was heard stays as it is, whatever is still written and spoken of it.
     """
 
     kind: PartKind
@@ -47,6 +48,18 @@ class Part:
     audio_ms: int = 0
     words: list[TimedWord] = field(default_factory=list[TimedWord])
     is_whole: bool = False
+    is_cut: bool = False
+
+    def write(self, text: str) -> None:
+        """Adds text."""
+        if not self.is_cut:
+            self.text = (self.text or "") + text
+
+    def speak(self, duration_ms: int, words: Sequence[TimedWord]) -> None:
+        """Adds sound, and the words that begin in it."""
+        if not self.is_cut:
+            self.audio_ms += duration_ms
+            self.words += words
 
     def as_object(self, shape: Shape) -> dict[str, Any]:
         """The part as clients see it."""
@@ -63,6 +76,7 @@ class Part:
         if self.text is not None:
             self.text = self.heard(audio_end_ms)
         self.audio_ms = min(self.audio_ms, audio_end_ms)
+        self.is_cut = True
 
     def _heard_characters(self, text: str, audio_end_ms: int) -> int:
         if self.is_whole and audio_end_ms >= self.audio_ms:

@@ -73,8 +73,7 @@ class Response:
             return
         self._tokens += sum(frame.tokens for frame in frames)
         if text := "".join(frame.text for frame in frames):
-            part = self._part()
-            part.text = (part.text or "") + text
+            self._part().write(text)
             kind = "output_audio_transcript" if self.settings.spoken else "output_text"
             self._send_of_part(f"{kind}.delta", delta=text)
         # An item is told at once and whole, and what is spoken comes later than what is written.
@@ -84,9 +83,7 @@ class Response:
         """Adds sound, `duration_ms` long and in the client's form, and the words that begin in it."""
         if not self.is_open:
             return
-        part = self._part()
-        part.audio_ms += duration_ms
-        part.words += words
+        self._part().speak(duration_ms, words)
         if sound:
             self._send_of_part("output_audio.delta", self.id, delta=base64.b64encode(sound).decode())
 

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from callboard_contracts.chat import ChatMessage
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
@@ -25,47 +24,12 @@ from callboard_edge.protocols.openai.realtime_events import CodedError, Events
 from callboard_edge.protocols.openai.realtime_items import Conversation, Item, Part, messages_of, new_id, read_item
 from callboard_edge.protocols.openai.realtime_response import CancelReason, Response
 from callboard_edge.protocols.openai.realtime_settings import SessionSettings, session_object, updated
+from callboard_edge.protocols.openai.realtime_work import Plan, Work
 
 MAX_PENDING = 16
 """How many sounds may wait to be written down at once."""
 MAX_RESPONSES = 4
 """How many responses beside the conversation may run at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A response that is to be given, and what its model reads: the conversation, or items of the client's own."""
-
-    response: Response
-    input: Sequence[Item] | None = None
-
-
-class Work(Protocol):
-    """What a session has done by others."""
-
-    def check(self, settings: SessionSettings) -> str:
-        """The model that the settings name by this or another name; raises CallboardError for what is not served."""
-        ...
-
-    def recognise(self, item: Item, part: Part, pcm: bytes) -> None:
-        """Begins to write down a sound of the session's form; `heard` or `not_heard` is called at its end."""
-        ...
-
-    def recognise_encoded(self, item: Item, part: Part, sound: str, param: str) -> None:
-        """The same for a sound that a client sent as base64; raises CallboardError where it is none."""
-        ...
-
-    def turn_ended(self, silence_ms: int, *, detected: bool) -> None:
-        """Notes when somebody stopped to speak, so long ago."""
-        ...
-
-    def respond(self, plan: Plan) -> None:
-        """Begins to give a response."""
-        ...
-
-    def stop(self, response: Response, reason: CancelReason) -> None:
-        """Ends the work for a response at once."""
-        ...
 
 
 class Session:
@@ -271,13 +235,8 @@ class Session:
             self._events.send("conversation.item.deleted", item_id=item.id)
 
     def _truncate(self, event: ItemTruncate) -> None:
-        active = self.active
         item = self._named(event.item_id, "truncate")
-        if active is not None and item.status == "in_progress":
-            raise CallboardError(
-                ErrorCode.INVALID_REQUEST, "The answer is still being given; cancel it first.", param="item_id"
-            )
-        self.conversation.truncate(event.item_id, event.content_index, event.audio_end_ms)
+        self.conversation.truncate(item.id, event.content_index, event.audio_end_ms)
         self._events.send(
             "conversation.item.truncated",
             item_id=event.item_id,

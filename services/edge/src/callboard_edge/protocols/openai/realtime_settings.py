@@ -9,6 +9,7 @@ from callboard_edge.domain.voice_activity import TurnDetection
 from callboard_edge.protocols.openai.realtime_bodies import (
     AudioBody,
     BetaFormat,
+    ChosenFunction,
     FormatBody,
     Modalities,
     SessionBody,
@@ -87,7 +88,7 @@ def updated(settings: SessionSettings, body: SettingsBody) -> SessionSettings:
     if "tools" in given:
         changes["tools"] = tuple(body.tools or ())
     if "tool_choice" in given:
-        changes["tool_choice"] = body.tool_choice or "auto"
+        changes["tool_choice"] = _tool_choice(body.tool_choice)
     if "temperature" in given:
         changes["temperature"] = body.temperature
     for name in ("max_output_tokens", "max_response_output_tokens"):
@@ -98,6 +99,15 @@ def updated(settings: SessionSettings, body: SettingsBody) -> SessionSettings:
     if isinstance(body, SessionBody):
         changes |= _of_session(body)
     return replace(settings, **changes)
+
+
+def _tool_choice(choice: str | ChosenFunction | None) -> str | ChosenResponseTool:
+    if isinstance(choice, ChosenFunction):
+        name = choice.name if choice.function is None else choice.function.name
+        return ChosenResponseTool(type=choice.type, name=name)
+    if choice is None or choice in ("none", "auto", "required"):
+        return choice or "auto"
+    return ChosenResponseTool(type="function", name=choice)
 
 
 def _of_voice(body: SettingsBody) -> dict[str, Any]:
@@ -181,7 +191,6 @@ Shape = Literal["ga", "beta"]
 def session_object(settings: SessionSettings, session_id: str, expires_at: int, shape: Shape) -> dict[str, Any]:
     """The settings as the client sees them."""
     limit = settings.max_output_tokens or "inf"
-    choice = settings.tool_choice
     heard = None
     if settings.transcription is not None:
         # Some clients take no null for a name.
@@ -193,7 +202,7 @@ def session_object(settings: SessionSettings, session_id: str, expires_at: int, 
         "model": settings.model,
         "instructions": settings.instructions,
         "tools": [tool.model_dump(exclude_none=True) for tool in settings.tools],
-        "tool_choice": choice if isinstance(choice, str) else choice.model_dump(exclude_none=True),
+        "tool_choice": _choice_object(settings.tool_choice, shape),
         "tracing": None,
     }
     if shape == "beta":
@@ -230,6 +239,13 @@ def session_object(settings: SessionSettings, session_id: str, expires_at: int, 
             },
         },
     }
+
+
+def _choice_object(choice: str | ChosenResponseTool, shape: Shape) -> str | dict[str, Any]:
+    """How the model chooses tools; to clients of the beta it is a string in any case."""
+    if isinstance(choice, str):
+        return choice
+    return choice.name or "" if shape == "beta" else choice.model_dump(exclude_none=True)
 
 
 def modalities(settings: SessionSettings, shape: Shape) -> list[str]:

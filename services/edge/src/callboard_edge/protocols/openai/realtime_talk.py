@@ -1,10 +1,8 @@
 """The life of a session of `/v1/realtime`: its client's events, and the jobs that hear, write and speak."""
 
 import asyncio
-import binascii
 import logging
 import secrets
-from base64 import b64decode
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,13 +12,11 @@ from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, Sampling
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.quota import LimitState
 from callboard_contracts.speech import SpeechEnd
-from callboard_contracts.transcription import TranscriptionRequest
-from callboard_edge.domain.abilities import check_hears, unsupported
-from callboard_edge.domain.catalogue import Catalogue, ChatModel, RecognitionModel, unknown_model
+from callboard_edge.domain.abilities import unsupported
+from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.input_audio import BYTES_PER_SAMPLE, OFF_LOOP_BYTES, SpeechStarted, Turn
 from callboard_edge.domain.job_stream import KEEP_ALIVE_S
 from callboard_edge.domain.offers import Offer
-from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.text_stream import failure
 from callboard_edge.http.bodies import parse
 from callboard_edge.http.call import Call
@@ -28,22 +24,20 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.event_socket import EventSocket
 from callboard_edge.http.rate_limits import counted
 from callboard_edge.media.plain import wav_header
-from callboard_edge.media.telephone import decoded
 from callboard_edge.protocols.openai.chat_audio import voiced
-from callboard_edge.protocols.openai.errors import error_fields
-from callboard_edge.protocols.openai.realtime_bodies import EVENTS, AudioAppend, BetaFormat, ClientEvent
+from callboard_edge.protocols.openai.realtime_bodies import EVENTS, AudioAppend, ClientEvent
 from callboard_edge.protocols.openai.realtime_events import CodedError, Events
+from callboard_edge.protocols.openai.realtime_hearing import FAILED, NAME, pcm_of, write_down
 from callboard_edge.protocols.openai.realtime_items import Item, Part
 from callboard_edge.protocols.openai.realtime_response import Answered, CancelReason, Response
-from callboard_edge.protocols.openai.realtime_session import Plan, Session
-from callboard_edge.protocols.openai.realtime_settings import SessionSettings, Shape, Transcription
+from callboard_edge.protocols.openai.realtime_session import Session
+from callboard_edge.protocols.openai.realtime_settings import SessionSettings, Shape
 from callboard_edge.protocols.openai.realtime_voice import ResponseVoice, TurnFigures
+from callboard_edge.protocols.openai.realtime_work import Plan
 from callboard_edge.protocols.openai.responses_input import functions_of
 
 log = logging.getLogger(__name__)
 
-NAME = "realtime"
-FAILED = ErrorInfo(code=ErrorCode.INTERNAL, message="Something failed inside.")
 E = TypeVar("E", bound=ClientEvent)
 
 
@@ -117,7 +111,7 @@ class Talk:
 
     def recognise_encoded(self, item: Item, part: Part, sound: str, param: str) -> None:
         """Begins to write down a sound that is base64; raises CallboardError where it is not."""
-        pcm = _pcm(_decoded(sound, param), self._session.settings.input_format)
+        pcm = pcm_of(sound, self._session.settings.input_format, param)
         if not pcm:
             raise CallboardError(ErrorCode.INVALID_REQUEST, "The sound is empty.", param=param)
         whole = pcm[: len(pcm) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE]
@@ -210,7 +204,7 @@ class Talk:
         form, session = self._session.settings.input_format, self._session
 
         def append() -> Sequence[SpeechStarted | Turn]:
-            return session.audio.append(_pcm(_decoded(audio, "audio"), form))
+            return session.audio.append(pcm_of(audio, form, "audio"))
 
         session.heard_sound(await asyncio.to_thread(append) if len(audio) > OFF_LOOP_BYTES else append())
 
@@ -219,40 +213,17 @@ class Talk:
         self._events.error(info, event_id, code)
 
     def _begin_hearing(self, item: Item, part: Part, pcm: bytes, figures: TurnFigures) -> None:
-        rate_hz = self._session.settings.input_rate_hz
-        sound, seconds = wav_header(len(pcm), rate_hz) + pcm, len(pcm) / (rate_hz * BYTES_PER_SAMPLE)
-        self._start(self._recognise(item, part, sound, seconds, figures), "realtime-hear")
+        session = self._session
+        sound = wav_header(len(pcm), session.settings.input_rate_hz) + pcm
+        seconds = len(pcm) / (session.settings.input_rate_hz * BYTES_PER_SAMPLE)
+        self._start(self._hear(item, part, sound, seconds, figures), "realtime-hear")
 
-    async def _recognise(self, item: Item, part: Part, sound: bytes, seconds: float, figures: TurnFigures) -> None:
-        context, session = self._context, self._session
-        wanted = session.settings.transcription or Transcription()
+    async def _hear(self, item: Item, part: Part, sound: bytes, seconds: float, figures: TurnFigures) -> None:
+        parts = (self._context, self._call, self._socket, self._session)
+        hearing = write_down(*parts, item, part, sound, seconds, figures)
         # Nothing else keeps the bytes once they are stored.
-        held = Sound(sound)
         del sound
-        try:
-            model = _recogniser((await context.offers.to(self._call.caller)).recognition_models, wanted.model)
-            _check_size(held, context.settings.stt.max_upload_bytes)
-            request = TranscriptionRequest(model=model.name, language=wanted.language, prompt=wanted.prompt)
-            check_hears(request, model, context.workers.model("stt", model.pool, model.name))
-            held_ms = max(1, min(context.settings.stt.hold_slice_ms, int(seconds * 1000)))
-            async with await context.admission.transcription(
-                self._call.caller, request, model, held, held_ms
-            ) as stream:
-                sent = 0
-                async for _ in stream:
-                    text = stream.text
-                    session.hears(item, part, text[sent:])
-                    sent = max(sent, len(text))
-                    await self._socket.room()
-                transcript = stream.transcript
-            figures.transcript()
-            session.heard(item, part, transcript.text, seconds)
-        except CallboardError as error:
-            context.metrics.errors.labels(NAME, error.info.code.value).inc()
-            session.not_heard(item, part, error.info, error_fields(error.info))
-        except Exception:
-            log.exception("hearing_failed", extra={"request_id": self._call.fresh_id, "route": NAME})
-            session.not_heard(item, part, FAILED, error_fields(FAILED))
+        await hearing
         self._changed.set()
 
     async def _respond(self, plan: Plan) -> None:
@@ -369,28 +340,6 @@ def _kind_of(name: str) -> type[ClientEvent]:
     if (kind := EVENTS.get(name)) is None:
         raise _invalid(f"There is no event of this type. Known are: {', '.join(EVENTS)}.", "type")
     return kind
-
-
-def _recogniser(offered: Catalogue[RecognitionModel], name: str | None) -> RecognitionModel:
-    if not offered.models:
-        raise unknown_model(())
-    return offered.resolve(name)
-
-
-def _check_size(sound: Sound, most_bytes: int) -> None:
-    if sound.size_bytes > most_bytes:
-        raise CallboardError(ErrorCode.BODY_TOO_LARGE, f"The sound is larger than the limit of {most_bytes} bytes.")
-
-
-def _decoded(audio: str, param: str) -> bytes:
-    try:
-        return b64decode(audio, validate=True)
-    except (binascii.Error, ValueError):
-        raise _invalid(f"'{param}' is not valid base64.", param) from None
-
-
-def _pcm(sound: bytes, form: BetaFormat) -> bytes:
-    return sound if form == "pcm16" else decoded(sound, "mu" if form == "g711_ulaw" else "a")
 
 
 def _invalid(message: str, param: str | None = None) -> CallboardError:
