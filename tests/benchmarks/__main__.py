@@ -208,7 +208,11 @@ def _holds(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
 
 
 def _large(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
-    return _told(large.NOTES, large.measure(folder, quick=quick), figures)
+    lines = [large.NOTES]
+    for part in large.measure(folder, quick=quick):
+        figures += part.figures
+        lines += [*part.lines(), ""]
+    return lines
 
 
 def _volunteers(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:

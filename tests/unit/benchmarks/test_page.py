@@ -3,6 +3,7 @@
 import pytest
 
 from tests.benchmarks.compared.chat import CALLBOARD, ENGINE, SYNCED, Side, Summary, summary_of, verdicts
+from tests.benchmarks.large import gives_way
 from tests.benchmarks.load import Target, Timing, request_bytes
 from tests.benchmarks.page import page_of, sections_of
 
@@ -48,3 +49,8 @@ def test_a_gateway_gets_the_headers_that_it_wants() -> None:
     head, _, body = request.partition(b"\r\n\r\n")
     assert b"\r\nx-portkey-provider: openai\r\n" in head
     assert head.endswith(b"content-length: %d" % len(body))
+
+
+def test_what_is_used_most_gives_way_first() -> None:
+    said = gives_way({"a core": 0.4, "slots": 0.98})
+    assert said == "Used of what there is: slots 98%, a core 40%. The first to give way: slots."

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from callboard_cli.bench.plot import plot_of
-from callboard_cli.bench.picture import png
 from callboard_cli.bench.tables import NAMES, Table, tables_of
 from callboard_cli.tables import print_table
 
@@ -53,9 +52,9 @@ def generator_line(found: dict[str, Any]) -> str:
     lag = generator["lag"]
     if lag is None:
         return "generator: too short to be judged"
-    worst = lag["p99"] if lag["p99"] is not None else lag["max"]
+    worst = f"{lag['max'] * 1000:.1f} ms at most" if lag["p99"] is None else f"{lag['p99'] * 1000:.1f} ms at p99"
     return (
-        f"generator: woke {lag['p50'] * 1000:.1f} ms late at the median, {worst * 1000:.1f} ms at p99; "
+        f"generator: woke {lag['p50'] * 1000:.1f} ms late at the median, {worst}; "
         f"{generator['processor_share']:.0%} of a processor core"
     )
 
@@ -96,6 +95,9 @@ def page(found: dict[str, Any]) -> str:
 
 def write_folder(folder: Path, found: dict[str, Any]) -> None:
     """Writes the page, the picture and the data."""
+    # What draws takes a while to load, and no other command needs it.
+    from callboard_cli.bench.picture import png
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page(found), encoding="utf-8")
     (folder / PICTURE).write_bytes(png(plot_of(found)))
