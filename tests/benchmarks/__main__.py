@@ -55,9 +55,9 @@ COMPARED = Path("build/compared")
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench` measures these figures and writes this page. Everything runs on one machine: the clients, the engines,
-nats-server and Callboard's own processes share its processor, and all traffic goes over loopback. What is measured
-through Callboard and what is measured without it come from the same run.
+`make bench` measures these figures and writes this page, `make compare` the sections that look beside Callboard. All
+runs on one machine: the clients, the engines, nats-server and Callboard's own processes share its processor, and all
+traffic goes over loopback. What is measured through Callboard and what is measured without it come from the same run.
 """
 
 CHAT_NOTES = """\

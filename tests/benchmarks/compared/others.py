@@ -11,17 +11,17 @@ import psutil
 
 from tests.support.children import Child, wait_until
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 60.0
 
 
-class NotInstalledError(Exception):
-    """A package that is to be compared is not in the folder."""
+class NotThereError(Exception):
+    """What is to be compared is not installed, or does not work here."""
 
 
 def python_program(site: Path) -> list[str]:
-    """The start of a command line that runs a module out of such a folder; raises NotInstalledError."""
+    """The start of a command line that runs a module out of such a folder; raises NotThereError."""
     if not site.is_dir():
-        raise NotInstalledError(f"{site.name} is not installed")
+        raise NotThereError(f"{site.name} is not installed")
     return [sys.executable]
 
 
@@ -40,12 +40,12 @@ def version_of(site: Path, package: str) -> str:
 
 
 def start(name: str, argv: Sequence[str], log: Path, variables: Mapping[str, str], ready: str) -> Child:
-    """Starts a server and waits until an address of it answers."""
+    """Starts a server and waits until an address of it answers; raises NotThereError."""
     child = Child(argv, log, variables)
 
     def answers() -> bool:
         if not child.alive:
-            raise RuntimeError(f"{name} ended: {child.output()[-2000:]}")
+            raise NotThereError(f"{name} ended at its start")
         try:
             with urllib.request.urlopen(ready, timeout=2) as reply:
                 return reply.status == 200
@@ -54,9 +54,10 @@ def start(name: str, argv: Sequence[str], log: Path, variables: Mapping[str, str
 
     try:
         wait_until(answers, START_TIMEOUT_S, f"{name} listens", interval_s=0.2)
-    except (TimeoutError, RuntimeError):
-        child.kill()
-        raise
+    except (TimeoutError, NotThereError) as error:
+        end(child)
+        sys.stderr.write(f"{name}: {child.output()[-2000:]}\n")
+        raise NotThereError(str(error)) from error
     return child
 
 

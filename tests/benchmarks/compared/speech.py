@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.compared.others import (
-    NotInstalledError,
+    NotThereError,
     cpu_s,
     end,
     environ,
@@ -103,14 +103,15 @@ def measure(folder: Path, packages: Path, *, quick: bool) -> list[str]:
         return [f"Not measured: model files missing: {', '.join(missing)}."]
     voices = folder / "voices.npz"
     styles = np.fromfile(model_file("tts.voices_file") / f"{VOICE}.bin", np.float32).reshape(-1, 1, 256)
-    np.savez(voices, **{VOICE: styles})
+    named: dict[str, Any] = {VOICE: styles}
+    np.savez(voices, **named)
     left_out: list[str] = []
     with ExitStack() as stack:
         servers = [_callboard(stack, folder / "speech")]
         for begin in (_fastkokoro, _kokoro_onnx):
             try:
                 server = begin(packages, folder, voices)
-            except NotInstalledError as error:
+            except NotThereError as error:
                 left_out.append(str(error))
                 continue
             stack.callback(end, server.processes[0])
