@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from tests.benchmarks.mock_engine import TEXT
 
 ANSWER_TIMEOUT_S = 30.0
+_OK = b"HTTP/1.1 200"
 _END = b"\r\n0\r\n\r\n"
 QUESTION = "Which line comes after the storm?"
 MAX_TOKENS = 64
@@ -131,16 +132,12 @@ SPEAKERS = 40
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go: a port on loopback, the model's name there, the API key, and the path's name in `WIRES`.
-
-    `headers` are those that only this server wants.
-    """
+    """Where requests go: a port on loopback, the model's name there, the API key, and the path's name in `WIRES`."""
 
     port: int
     model: str
     key: str
     wire: str = CHAT
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +179,8 @@ class Line(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Looks for the first text and for the end."""
         now = time.monotonic_ns()
+        if not self._parts and not data.startswith(_OK) and self._answered and not self._answered.done():
+            self._answered.set_exception(ValueError(f"refused: {data[:600]!r}"))
         self._parts += data
         if not self._first_ns and self._first_text.search(self._parts):
             self._first_ns = now
@@ -226,10 +225,9 @@ def request_bytes(target: Target, n: int = 0) -> bytes:
     body = json.dumps(asked).encode()
     head = (
         f"POST {wire.path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"accept: application/json\r\nauthorization: Bearer {target.key}\r\n"
+        f"accept: application/json\r\nauthorization: Bearer {target.key}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    head += "".join(f"{name}: {value}\r\n" for name, value in target.headers)
-    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    return head.encode() + body
 
 
 async def connect(target: Target) -> Line:

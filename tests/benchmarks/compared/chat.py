@@ -28,7 +28,7 @@ request at a time. Memory and processor time are those of all processes of each,
 They do not do the same. Callboard takes and settles a hold of two counters for each request, keeps the job and its
 usage, and may lose any process without losing a reply; "synced" writes every acknowledged message to the disk first, as
 `callboard up` runs it. LiteLLM and the gateway in Go check a key and count in memory, and lose a reply with their
-process. Portkey's checks nothing and Envoy is a plain proxy: the least that another hop costs.
+process. Envoy is a plain proxy that checks nothing: the least that another hop costs.
 """
 
 

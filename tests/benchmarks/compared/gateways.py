@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,20 +76,9 @@ def ferrogw(packages: Path, folder: Path, engine_port: int) -> Gateway:
     )
     ready = f"http://127.0.0.1:{port}/livez"
     child = start("ferrogw", [str(program), "serve"], folder / "ferrogw.log", variables, ready)
-    return Gateway(f"Ferro Labs AI Gateway {version_of(site, 'ferrogw')} (Go)", Target(port, MODEL, KEY), child)
-
-
-def portkey(packages: Path, folder: Path, engine_port: int) -> Gateway:
-    """Portkey's gateway on Node.js, which is one process and keeps no keys of its own."""
-    package, port, node = packages / "portkey/node_modules/@portkey-ai/gateway", free_port(), shutil.which("node")
-    if node is None or not package.is_dir():
-        raise NotThereError("@portkey-ai/gateway is not installed")
-    version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
-    argv = [node, str(package / "build/start-server.js"), f"--port={port}", "--headless"]
-    variables = environ(folder, NODE_ENV="production")
-    child = start("Portkey", argv, folder / "portkey.log", variables, f"http://127.0.0.1:{port}/")
-    headers = (("x-portkey-provider", "openai"), ("x-portkey-custom-host", f"http://127.0.0.1:{engine_port}/v1"))
-    return Gateway(f"Portkey {version} (Node.js)", Target(port, MODEL, KEY, headers=headers), child)
+    # It serves only models that its catalogue has; the engine answers to any name.
+    target = Target(port, "gpt-4o-mini", KEY)
+    return Gateway(f"Ferro Labs AI Gateway {version_of(site, 'ferrogw')} (Go)", target, child)
 
 
 def envoy(packages: Path, folder: Path, engine_port: int) -> Gateway:
@@ -133,4 +121,4 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-GATEWAYS: tuple[Start, ...] = (litellm, portkey, ferrogw, envoy)
+GATEWAYS: tuple[Start, ...] = (litellm, ferrogw, envoy)

@@ -11,7 +11,7 @@ import psutil
 
 from tests.support.children import Child, wait_until
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 class NotThereError(Exception):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.benchmarks.compared.chat import CALLBOARD, ENGINE, SYNCED, Side, Summary, summary_of, verdicts
 from tests.benchmarks.large import gives_way
-from tests.benchmarks.load import Target, Timing, request_bytes
+from tests.benchmarks.load import Target, Timing
 from tests.benchmarks.page import page_of, sections_of
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(30)]
@@ -42,13 +42,6 @@ def test_losses_and_wins_are_both_said() -> None:
         "- Beside Quick, Callboard is behind in the added time (4.0 times), replies a second (2.0 times), "
         "processor time (2.0 times), memory (10.0 times) and ahead in its p99 (2.0 times)."
     )
-
-
-def test_a_gateway_gets_the_headers_that_it_wants() -> None:
-    request = request_bytes(Target(1, "mock", "key", headers=(("x-portkey-provider", "openai"),)))
-    head, _, body = request.partition(b"\r\n\r\n")
-    assert b"\r\nx-portkey-provider: openai\r\n" in head
-    assert head.endswith(b"content-length: %d" % len(body))
 
 
 def test_what_is_used_most_gives_way_first() -> None:
