@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.benchmarks.chat_cost import NS_PER_MS, arrivals_at, bench_config, run
 from tests.benchmarks.compared.gateways import GATEWAYS, Gateway
-from tests.benchmarks.compared.others import NotThereError, cpu_s, end, resident_mb
+from tests.benchmarks.compared.others import NotThereError, cpu_s, end, resident_mb, told
 from tests.benchmarks.figures import percentile, table_of
 from tests.benchmarks.load import Plan, Target, Timing
 from tests.benchmarks.mock_engine import MODEL
@@ -135,7 +135,8 @@ def _callboard(stack: ExitStack, folder: Path, name: str, engine_port: int, *, s
 
 
 def _measure(sides: Sequence[Side], effort: Effort) -> None:
-    for _ in range(effort.rounds):
+    for number in range(effort.rounds):
+        told(f"chat, round {number + 1} of {effort.rounds}")
         plan = Plan("pairs", tuple(side.target for side in sides), effort.pairs, warm_up=20)
         for side, timed in zip(sides, run(plan), strict=True):
             side.first_ms += [(one.first_ns - one.sent_ns) / NS_PER_MS for one in timed]

@@ -18,6 +18,11 @@ class NotThereError(Exception):
     """What is to be compared is not installed, or does not work here."""
 
 
+def told(step: str) -> None:
+    """Says on standard error what is done now, since a comparison takes minutes."""
+    sys.stderr.write(f"{step}\n")
+
+
 def python_program(site: Path) -> list[str]:
     """The start of a command line that runs a module out of such a folder; raises NotThereError."""
     if not site.is_dir():
@@ -41,6 +46,7 @@ def version_of(site: Path, package: str) -> str:
 
 def start(name: str, argv: Sequence[str], log: Path, variables: Mapping[str, str], ready: str) -> Child:
     """Starts a server and waits until an address of it answers; raises NotThereError."""
+    told(f"starting {name}")
     child = Child(argv, log, variables)
 
     def answers() -> bool:
