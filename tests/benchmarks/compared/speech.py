@@ -43,9 +43,9 @@ NOTES = f"""\
 The same Kokoro file (int8) and voice through Callboard with one slot, through fastkokoro (an OpenAI-compatible server
 of Kokoro, with its own way of cutting a text into sentences), and through kokoro-onnx's own stream behind forty lines
 of server. fastkokoro has a model file of its own that is in no package, so it runs on this one, which its authors did
-not tune for it. All are asked for PCM, in turn: a text of {len(PARAGRAPH)} characters alone and twice at once, then one
-{TIMES_LONGER} times as long whose client hangs up at the first byte. The real-time factor is the time for the whole text
-by the length of its sound; the time after the hang-up is that of the processor for a text that nobody hears any more.
+not tune for it. All are asked for PCM, in turn: a text of {len(PARAGRAPH)} characters alone and twice at once, then
+one {TIMES_LONGER} times as long whose client hangs up at the first byte. The real-time factor is the time for the whole
+text by the length of its sound; the time after the hang-up is the processor's for a text that nobody hears any more.
 """
 
 

@@ -35,7 +35,8 @@ def heading(found: dict[str, Any]) -> list[str]:
         if plan["rate_per_s"] is None
         else f"{plan['rate_per_s']:g} due each second ({plan['arrivals']} gaps), at most {plan['at_once']} at once"
     )
-    lines.append(f"load: {load}; replies of at most {plan['max_tokens']} tokens; begun {found['started']}")
+    length = f"replies of at most {plan['max_tokens']} tokens"
+    lines.append(f"load: {load}; {length}; seed {plan['seed']}; begun {found['started']}")
     return lines
 
 
@@ -66,6 +67,8 @@ def print_report(found: dict[str, Any]) -> None:
     for table in tables_of(found):
         print(f"\n{table.title}")
         print_table(table.rows)
+        if table.note:
+            print(f"({table.note})")
     print()
     for line in [*remarks(found), generator_line(found)]:
         print(line)
@@ -110,4 +113,5 @@ def _html_table(table: Table) -> str:
     lines += [f'<th scope="col">{escape(cell)}</th>' for cell in head]
     lines.append("</tr>")
     lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body]
-    return "\n".join([*lines, "</table>"])
+    note = [f"<p>{escape(table.note)}</p>"] if table.note else []
+    return "\n".join([*lines, "</table>", *note])
