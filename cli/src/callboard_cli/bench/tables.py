@@ -45,8 +45,8 @@ def _durations(found: dict[str, Any]) -> Table:
     return Table(
         "Durations in ms, from the moment at which a request was due",
         rows,
-        "time_to_first_chunk: to the first token; time_per_output_token: each token after it; time_to_first_sound: to the "
-        "first sound; duration: to the end of the reply or the sound",
+        "time_to_first_chunk: to the first token; time_per_output_token: each token after it; "
+        "time_to_first_sound: to the first sound; duration: to the end of the reply or the sound",
     )
 
 
