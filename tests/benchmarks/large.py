@@ -6,7 +6,8 @@ import random
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import psutil
 from callboard_contracts.config import EdgeSection, NatsSection, RoomStreamSection
 from callboard_contracts.rooms import room_id
 from callboard_kit.bus import Bus
+from tests.benchmarks.crowd import Client, Engine
 from tests.benchmarks.figures import Figure, percentile, table
 from tests.benchmarks.room_streams import Listener, listening, open_rooms, port_of, stream
 from tests.support.children import Child
 from tests.support.deployment import Deployment
 from tests.support.room_speech import publish as publish_speech
 from tests.support.room_speech import spoken
-from tests.support.stub_chat import StubChat, numbered
+from tests.support.stub_chat import numbered
 
 MODEL = "owl"
 LONG_PROMPT_TOKENS = 100_000
@@ -50,53 +52,6 @@ stands how far what bounds it was used, and so what gives way first when there i
 """
 
 
-@dataclass(slots=True)
-class Client(asyncio.Protocol):
-    """A client of one stream, which notes when its pieces come."""
-
-    request: bytes
-    sent_at: float = 0.0
-    pieces: list[float] = field(default_factory=list[float])
-    head: bytes = b""
-    failed: str = ""
-    transport: asyncio.Transport | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asks."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.sent_at = time.monotonic()
-        transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        """Notes a piece of text, and how the answer begins and ends."""
-        if not self.head:
-            self.head = data[:15]
-            if b" 200" not in self.head:
-                self.failed = self.head.decode("latin-1")
-        if b'"content":"w' in data or b'"content": "w' in data:
-            self.pieces.append(time.monotonic())
-        if b"data: [DONE]" in data or self.failed:
-            self.ended.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Notes the end."""
-        if not self.ended.is_set():
-            self.failed = self.failed or "closed"
-            self.ended.set()
-
-    @property
-    def first_s(self) -> float:
-        """The time to the first piece."""
-        return self.pieces[0] - self.sent_at
-
-    @property
-    def gap_s(self) -> float:
-        """The longest time between two pieces."""
-        return max((after - before for before, after in zip(self.pieces, self.pieces[1:], strict=False)), default=0.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one part came to, and how far each thing that bounds it was used."""
@@ -122,8 +77,7 @@ def measure(folder: Path, *, quick: bool) -> list[Part]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
     part = 10 if quick else 1
-    engine = StubChat()
-    engine.start()
+    engine = Engine(folder / "engine.log")
     ample = {"tokens_per_day": 10**12}
     config: dict[str, Any] = {
         "chat": {
@@ -168,14 +122,18 @@ async def _open(port: int, request: bytes) -> Client:
 
 
 async def _ended(clients: Sequence[Client]) -> None:
-    async with asyncio.timeout(ANSWER_TIMEOUT_S + TOKENS * TOKEN_S):
-        await asyncio.gather(*(client.ended.wait() for client in clients))
+    """Waits for the ends; one that has not come after a long time counts as a failure."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S + TOKENS * TOKEN_S):
+            await asyncio.gather(*(client.ended.wait() for client in clients))
     for client in clients:
+        if not client.ended.is_set():
+            client.failed = client.failed or "no end"
         if client.transport is not None:
             client.transport.close()
 
 
-async def _prompts(deployment: Deployment, engine: StubChat, key: str, count: int) -> Part:
+async def _prompts(deployment: Deployment, engine: Engine, key: str, count: int) -> Part:
     """Asks with a short and a very long prompt in turn, one at a time."""
     engine.plays(numbered(8))
     port, edge = port_of(deployment), deployment.edges[0].running
@@ -202,7 +160,7 @@ async def _prompts(deployment: Deployment, engine: StubChat, key: str, count: in
     return Part("A prompt of 100,000 tokens", figures, used)
 
 
-async def _streams(deployment: Deployment, engine: StubChat, key: str, count: int, idle_count: int) -> Part:
+async def _streams(deployment: Deployment, engine: Engine, key: str, count: int, idle_count: int) -> Part:
     """Opens idle connections, then streams, and asks as a neighbour of all of them."""
     port, edge = port_of(deployment), deployment.edges[0].running
     chats = [chat.running for chat in deployment.chats]
@@ -219,7 +177,9 @@ async def _streams(deployment: Deployment, engine: StubChat, key: str, count: in
     await asyncio.sleep(5)
     spent, began = _cpu_s((edge, *chats)), time.monotonic()
     psutil.cpu_percent()
+    own_s = time.process_time()
     await asyncio.sleep(15)
+    own = (time.process_time() - own_s) / (time.monotonic() - began)
     machine = psutil.cpu_percent() / 100
     shares = _shares((edge, *chats), spent, began)
     open_mb = edge.resident_mb
@@ -227,7 +187,10 @@ async def _streams(deployment: Deployment, engine: StubChat, key: str, count: in
     answered = [client for client in clients if not client.failed and len(client.pieces) >= TOKENS // 2]
     for _, writer in idle:
         writer.close()
-    firsts, gaps = [one.first_s for one in answered], [one.gap_s for one in answered]
+    begun = [client for client in clients if client.pieces]
+    if not begun:
+        raise RuntimeError(f"no stream began: {clients[0].failed}")
+    firsts, gaps = [one.first_s for one in begun], [one.gap_s for one in begun]
     figures = [
         Figure("idle connections", idle_count, ""),
         Figure("resident memory of the edge before", empty_mb, "MB"),
@@ -246,6 +209,7 @@ async def _streams(deployment: Deployment, engine: StubChat, key: str, count: in
         "the machine, clients and engine included": machine,
         "a core by the edge": shares[0] / 100,
         "a core by a chat worker": max(shares[1:]) / 100,
+        "a core by the clients": own,
         f"the {SLOTS} slots of each chat worker": count / (CHATS * SLOTS),
     }
     return Part(f"{count:,} streams and {idle_count:,} idle connections on one edge", figures, used)
