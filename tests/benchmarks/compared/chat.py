@@ -37,7 +37,7 @@ class Effort:
     """How much is measured."""
 
     rounds: int = 3
-    pairs: int = 120
+    pairs: int = 300
     flood_s: float = 3.0
 
 

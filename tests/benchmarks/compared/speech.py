@@ -118,7 +118,7 @@ def measure(folder: Path, packages: Path, *, quick: bool) -> list[str]:
                 continue
             stack.callback(end, server.processes[0])
             servers.append(server)
-        _measure(servers, QUICK_TEXT if quick else PARAGRAPH, rounds=1 if quick else 3)
+        _measure(servers, QUICK_TEXT if quick else PARAGRAPH, rounds=1 if quick else 2)
         lines = table_of([HEAD, *(server.row() for server in servers)])
     return [*lines, *(f"\nNot measured: {text}." for text in left_out)]
 
