@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.compared.others import NotThereError, environ, python_program, start, version_of
+from tests.benchmarks.compared.others import START_TIMEOUT_S, NotThereError, environ, python_program, start, version_of
 from tests.benchmarks.load import Target
 from tests.benchmarks.mock_engine import MODEL
 from tests.support.children import Child
@@ -50,9 +50,12 @@ def litellm(packages: Path, folder: Path, engine_port: int) -> Gateway:
         # It asks the internet for prices otherwise.
         LITELLM_LOCAL_MODEL_COST_MAP="True",
     )
-    ready = f"http://127.0.0.1:{port}/health/liveliness"
     workers = str(os.cpu_count() or 1)
-    child = start("LiteLLM", [*program, *words, "--num_workers", workers], folder / "litellm.log", variables, ready)
+    # A worker that takes longer than this to load its packages is taken for dead, started again, and so on for ever.
+    patience = ("--timeout_worker_healthcheck", str(round(START_TIMEOUT_S)))
+    argv = [*program, *words, "--num_workers", workers, *patience]
+    ready = f"http://127.0.0.1:{port}/health/liveliness"
+    child = start("LiteLLM", argv, folder / "litellm.log", variables, ready)
     return Gateway(f"LiteLLM {version_of(site, 'litellm')}, {workers} workers", Target(port, MODEL, KEY), child)
 
 
