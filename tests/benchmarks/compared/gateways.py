@@ -76,6 +76,8 @@ def ferrogw(packages: Path, folder: Path, engine_port: int) -> Gateway:
         OPENAI_API_KEY="none",
         OPENAI_BASE_URL=f"http://127.0.0.1:{engine_port}/v1",
         FERRO_MODEL_CATALOG_TIMEOUT="0",
+        RATE_LIMIT_RPS="1000000",
+        RATE_LIMIT_BURST="1000000",
     )
     ready = f"http://127.0.0.1:{port}/livez"
     child = start("ferrogw", [str(program), "serve"], folder / "ferrogw.log", variables, ready)
