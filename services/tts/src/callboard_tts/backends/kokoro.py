@@ -50,6 +50,7 @@ class KokoroEngine(KokoroBase[Any]):
             model = KModel(repo_id="local", config=config, model=str(weights_file))
         except Exception as error:
             raise EngineUnavailable(f"the model at {self._path} cannot be loaded") from error
+        _fold_weight_norms(model)
         # Torch cannot end a run, so every layer checks the signal before it begins.
         for layer in model.modules():
             layer.register_forward_pre_hook(self._check)
@@ -65,13 +66,43 @@ class KokoroEngine(KokoroBase[Any]):
                 output = model(phonemes, torch.from_numpy(np.array(style)), speed, return_output=True)
             samples = np.asarray(output.audio.float().cpu().numpy(), dtype=np.float32).ravel()
             return Spoken(samples, np.asarray(output.pred_dur.cpu().numpy(), dtype=np.int64).ravel())
+        except RuntimeError as error:
+            if self._device == "cuda":
+                self._look_at_gpu(torch, error)
+            raise
         finally:
             self._local.stop = None
+
+    def _look_at_gpu(self, torch: Any, error: RuntimeError) -> None:
+        """Raises where a failed run is the GPU's fault and not the piece's.
+
+        A fault of the GPU itself stays: whatever this process asks of it afterwards fails as well, so the process must
+        start anew.
+        """
+        try:
+            torch.cuda.synchronize()
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                # What other lengths of pieces needed is kept for them until then.
+                torch.cuda.empty_cache()
+        except RuntimeError as fault:
+            self._threads.broken = "the GPU failed"
+            raise EngineUnavailable(self._threads.broken) from fault
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise EngineUnavailable("the GPU's memory is full") from error
 
     def _check(self, *_arguments: object) -> None:
         stop: StopSignal | None = getattr(self._local, "stop", None)
         if stop is not None:
             stop.check()
+
+
+def _fold_weight_norms(model: Any) -> None:
+    """Computes each normalised weight once; the package does it in every run, which costs a GPU's host most."""
+    import torch  # pyright: ignore[reportMissingImports] - not in the development environment
+
+    for layer in model.modules():
+        if hasattr(layer, "weight_g"):
+            torch.nn.utils.remove_weight_norm(layer)
 
 
 def _model_files(path: Path) -> tuple[Path, Path]:
