@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, default=model_path(SiteSection(), "kokoro-voices"))
     parser.add_argument("--whisper", type=Path, default=model_path(SiteSection(), "whisper-base"))
     parser.add_argument("--sound", type=Path, default=Path("spoken.npz"), help="what speech writes, to be heard back")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8], help="how many processes share the card")
     parser.add_argument("--memory-limit-mib", type=int, help="as a pool's memory_limit_mib")
     parser.add_argument("--quick", action="store_true", help="fewer samples, for a look")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
@@ -108,7 +109,7 @@ async def _speech(arguments: argparse.Namespace) -> list[Figure]:
         ]
     figures += _memory(arguments)
     await engine.close()
-    for workers in (1, 2) if few else (1, 2, 4, 8):
+    for workers in arguments.workers:
         figures.append(Figure(f"{workers} workers, seconds of sound a second", _workers(arguments, workers), "x"))
     np.savez(arguments.sound, *[sample for _, samples in kept for sample in samples])
     said = [text for wanted, _ in kept for text in wanted]

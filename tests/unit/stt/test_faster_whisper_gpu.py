@@ -63,6 +63,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator
     [
         ("CUDA failed with error an illegal memory access was encountered", EngineUnavailable, "the GPU failed"),
         ("cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED", EngineUnavailable, "the GPU failed"),
+        ("parallel_for failed: cudaErrorInvalidDevice: invalid device ordinal", EngineUnavailable, "the GPU failed"),
         ("CUDA failed with error out of memory", EngineUnavailable, None),
         ("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED", EngineUnavailable, None),
         ("the input does not fit", EngineFailed, None),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callboard_tts.backends.kokoro import KokoroEngine
+from callboard_tts.backends.kokoro import KokoroEngine, last_pad_logit
 from callboard_tts.domain.ports import PieceRequest
 from callboard_tts.domain.voices import VoiceChoice
 from callboard_worker.engine import EngineFailed, EngineUnavailable
@@ -50,6 +50,9 @@ class Layer:
     def register_forward_pre_hook(self, hook: Any) -> None:
         del hook
 
+    def register_forward_hook(self, hook: Any) -> None:
+        del hook
+
 
 class Model:
     """A model that says a second of nothing, or fails."""
@@ -57,6 +60,7 @@ class Model:
     def __init__(self, **_options: Any) -> None:
         self.vocab = {sound: number for number, sound in enumerate("hˈɛlO ", 1)}
         self.layers = [Layer(normalised=True), Layer(normalised=False)]
+        self.predictor = SimpleNamespace(duration_proj=Layer(normalised=False))
         self.error: Exception | None = None
 
     def modules(self) -> list[Layer]:
@@ -157,3 +161,27 @@ async def test_fault_of_a_piece_is_its_own(rig: Rig) -> None:
     with pytest.raises(EngineFailed):
         await rig.speak()
     assert rig.engine.broken() is None
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("count", "step"), [(3, 8), (60, 8), (150, 16), (300, 32)])
+def test_length_is_rounded_up_by_the_last_pad(count: int, step: int, speed: float) -> None:
+    chance = np.random.default_rng(count)
+    units = 50
+    logits = chance.normal(-3, 0.3, (count + 2, units)).astype(np.float32)
+
+    def frames() -> Any:
+        return np.maximum(1, np.round((1 / (1 + np.exp(-logits))).sum(-1) / np.float32(speed)))
+
+    before = frames()
+    logit = last_pad_logit((1 / (1 + np.exp(-logits))).sum(-1) / np.float32(speed), speed, units)
+    assert logit is not None
+    logits[-1] = logit
+    after = frames()
+    assert (after[:-1] == before[:-1]).all()
+    assert 0 <= after.sum() - before.sum() < max(step, before.sum() / 15)
+    assert after.sum() % 8 == 0
+
+
+def test_pad_that_cannot_be_so_long_is_left_alone() -> None:
+    assert last_pad_logit(np.array([2.0, 3.0, 4.0], np.float32), 1.0, 4) is None

@@ -1,6 +1,7 @@
 """Whisper through CTranslate2, on a processor in 8-bit integers or on a GPU."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -21,8 +22,8 @@ from callboard_worker.threads import EngineThreads, StopSignal
 WARM_S = 1
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """What Whisper tries one after the other while a reading is not plausible."""
-GPU_FAULTS = ("CUDA failed with", "cuBLAS failed with")
-"""How CTranslate2's errors begin where the GPU or its libraries failed."""
+GPU_FAULT = re.compile(r"\bcuda|\bcublas", re.IGNORECASE)
+"""What CTranslate2's errors name where the GPU or its libraries failed."""
 FULL_MEMORY = ("out of memory", "ALLOC_FAILED")
 PROMPT_CHARACTERS = 400
 """So much of the text before is told to the engine where it goes on; Whisper takes some 220 tokens."""
@@ -133,7 +134,7 @@ class FasterWhisperEngine:
 
     def _error(self, error: Exception) -> EngineError:
         """What a failed run means; a fault of the GPU other than full memory stays until the process starts anew."""
-        if not str(error).startswith(GPU_FAULTS):
+        if not GPU_FAULT.search(str(error)):
             return EngineFailed(type(error).__name__)
         if any(words in str(error) for words in FULL_MEMORY):
             return EngineUnavailable("the GPU's memory is full")
