@@ -54,12 +54,25 @@ class Layer:
         del hook
 
 
+class Norm(Layer):
+    """An instance norm, whose scale and shift do nothing."""
+
+    affine = True
+
+    def __init__(self) -> None:
+        super().__init__(normalised=False)
+        self.weight: Any = np.ones(3)
+        self.bias: Any = np.zeros(3)
+
+
 class Model:
     """A model that says a second of nothing, or fails."""
 
     def __init__(self, **_options: Any) -> None:
         self.vocab = {sound: number for number, sound in enumerate("hˈɛlO ", 1)}
-        self.layers = [Layer(normalised=True), Layer(normalised=False)]
+        self.norm, self.other_norm = Norm(), Norm()
+        self.other_norm.bias = np.ones(3)
+        self.layers = [Layer(normalised=True), Layer(normalised=False), self.norm, self.other_norm]
         self.predictor = SimpleNamespace(duration_proj=Layer(normalised=False))
         self.error: Exception | None = None
 
@@ -125,7 +138,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator
         cuda=gpu,
         inference_mode=nullcontext,
         from_numpy=Tensor,
-        nn=SimpleNamespace(utils=SimpleNamespace(remove_weight_norm=remove_weight_norm)),
+        nn=SimpleNamespace(InstanceNorm1d=Norm, utils=SimpleNamespace(remove_weight_norm=remove_weight_norm)),
     )
     monkeypatch.setitem(sys.modules, "torch", torch)  # pyright: ignore[reportArgumentType] - a stand-in
     monkeypatch.setitem(sys.modules, "kokoro", SimpleNamespace(KModel=lambda **_options: model))  # pyright: ignore[reportArgumentType] - the same
@@ -137,6 +150,12 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator
 
 async def test_weights_are_normalised_once(rig: Rig) -> None:
     assert not any(hasattr(layer, "weight_g") for layer in rig.model.layers)
+
+
+async def test_norms_lose_only_what_does_nothing(rig: Rig) -> None:
+    assert (rig.model.norm.weight, rig.model.norm.bias) == (None, None)
+    assert (rig.model.other_norm.weight == 1).all()
+    assert (rig.model.other_norm.bias == 1).all()
 
 
 async def test_fault_of_the_gpu_ends_the_worker_and_not_its_jobs(rig: Rig) -> None:

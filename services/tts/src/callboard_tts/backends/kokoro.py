@@ -57,7 +57,7 @@ class KokoroEngine(KokoroBase[Any]):
             model = KModel(repo_id="local", config=config, model=str(weights_file))
         except Exception as error:
             raise EngineUnavailable(f"the model at {self._path} cannot be loaded") from error
-        _fold_weight_norms(model)
+        _simplify(model)
         # Torch cannot end a run, so every layer checks the signal before it begins.
         for layer in model.modules():
             layer.register_forward_pre_hook(self._check)
@@ -132,13 +132,20 @@ def last_pad_logit(durations: NDArray[np.float32], speed: float, units: int) -> 
     return math.log(share / (1 - share)) if share < 1 else None
 
 
-def _fold_weight_norms(model: Any) -> None:
-    """Computes each normalised weight once; the package does it in every run, which costs a GPU's host most."""
+def _simplify(model: Any) -> None:
+    """Does once, or not at all, what the package does in every run, since a GPU waits for its host most of the time.
+
+    Normalised weights are computed here. A scale of one and a shift of zero, which instance norms have in the
+    publisher's weights, are left out.
+    """
     import torch  # pyright: ignore[reportMissingImports] - not in the development environment
 
     for layer in model.modules():
         if hasattr(layer, "weight_g"):
             torch.nn.utils.remove_weight_norm(layer)
+        is_norm = isinstance(layer, torch.nn.InstanceNorm1d) and layer.affine
+        if is_norm and bool((layer.weight == 1).all()) and not bool(layer.bias.any()):
+            layer.weight = layer.bias = None
 
 
 def _model_files(path: Path) -> tuple[Path, Path]:
