@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, default=model_path(SiteSection(), "kokoro-voices"))
     parser.add_argument("--whisper", type=Path, default=model_path(SiteSection(), "whisper-base"))
     parser.add_argument("--sound", type=Path, default=Path("spoken.npz"), help="what speech writes, to be heard back")
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8], help="how many processes share the card")
+    parser.add_argument(
+        "--workers", type=int, nargs="*", default=[1, 2, 4, 8], help="how many processes share the card"
+    )
     parser.add_argument("--memory-limit-mib", type=int, help="as a pool's memory_limit_mib")
     parser.add_argument("--quick", action="store_true", help="fewer samples, for a look")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
@@ -89,11 +91,13 @@ async def _speech(arguments: argparse.Namespace) -> list[Figure]:
     first = [await _speak(engine, FIRST_PIECE) for _ in range(3 if few else 20)]
     figures.append(Figure("first piece of 35 characters, first time", first[0].took_s * 1000, "ms"))
     figures.append(Figure("the same, p50", median(one.took_s for one in first) * 1000, "ms"))
+    said: list[str] = []
     kept: list[Any] = []
     for length in LENGTHS:
         wanted = texts(length, length, 2 if few else 16)
         spoken = [await _speak(engine, text) for text in wanted]
-        kept.append(([text for text in wanted[:3]], [one.samples for one in spoken[:3]]))
+        said += wanted[:3]
+        kept += [one.samples for one in spoken[:3]]
         name = f"piece of {length} characters ({_sound_s(spoken) / len(spoken):.1f} s)"
         figures += [
             Figure(f"{name}, p50", median(one.took_s for one in spoken) * 1000, "ms"),
@@ -112,8 +116,7 @@ async def _speech(arguments: argparse.Namespace) -> list[Figure]:
     await engine.close()
     for workers in arguments.workers:
         figures.append(Figure(f"{workers} workers, seconds of sound a second", _workers(arguments, workers), "x"))
-    np.savez(arguments.sound, *[sample for _, samples in kept for sample in samples])
-    said = [text for wanted, _ in kept for text in wanted]
+    np.savez(arguments.sound, *kept)
     arguments.sound.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")
     return figures
 

@@ -166,7 +166,11 @@ def _module(path: str) -> str:
     if re.match(r"(F0|N)(\.|_)|shared", names[0]):
         names.insert(0, "predictor")
     # A member of a list names its list once more.
-    whole = [name for name, after in zip(names, [*names[1:], ""], strict=True) if not re.match(rf"{re.escape(name)}\.", after)]
+    whole = [
+        name
+        for name, after in zip(names, [*names[1:], ""], strict=True)
+        if not re.match(rf"{re.escape(name)}\.", after)
+    ]
     return ".".join(whole)
 
 
