@@ -20,6 +20,8 @@ from callboard_worker.engine import EngineUnavailable
 from callboard_worker.threads import StopSignal
 
 CONFIG_NAME = "config.json"
+ROUNDED_WARM_UP_LENGTHS = (*range(8, 64, 4), 80, 120, 180, 240, 360, 480)
+"""In phonemes. First pieces are short, so nearly every rounded length of theirs is among these."""
 LEAST_STEP = 8
 """In frames of 25 ms: the distance of the lengths that sound for a GPU is rounded up to, where it is short."""
 
@@ -27,9 +29,8 @@ LEAST_STEP = 8
 class KokoroEngine(KokoroBase[Any]):
     """Kokoro on torch, on the GPU where there is one."""
 
-    # On a GPU the first run of a length takes up to three times as long as the next. First pieces are short, so nearly
-    # every length of theirs is among these.
-    warm_up_lengths = (*range(8, 64, 4), 80, 120, 180, 240, 360, 480)
+    # On a GPU the first run of a length takes up to three times as long as the next.
+    warm_up_lengths = (8, 30, 60, 120, 240, 480)
     rounds_lengths: ClassVar[bool | None] = None
     """Whether sound is rounded up to a length that was likely seen before; None does it on a GPU."""
 
@@ -62,6 +63,7 @@ class KokoroEngine(KokoroBase[Any]):
         for layer in model.modules():
             layer.register_forward_pre_hook(self._check)
         if self._device == "cuda" if self.rounds_lengths is None else self.rounds_lengths:
+            self.warm_up_lengths = ROUNDED_WARM_UP_LENGTHS
             model.predictor.duration_proj.register_forward_hook(self._round_length)
         model = model.to(self._device).eval()
         return model, model.vocab
