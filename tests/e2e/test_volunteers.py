@@ -19,6 +19,7 @@ STATUS = "/api/v2/generate/text/status/"
 MODEL = "owl-7b"
 STREAM_BOUND_S = 0.05 * 4
 """From a piece of text at the edge to the client; four times what a quiet machine takes."""
+TOLD_WITHIN_S = 3.0
 LOST_JOBS = 8
 CONFIG: dict[str, Any] = {
     "chat": {"pools": {"volunteers": {"backend": "volunteers", "volunteer_time_s": 3}}},
@@ -195,6 +196,39 @@ async def test_whoever_may_not_or_misbehaves_is_refused_and_the_job_goes_on(hall
     assert (await hall.done(request_id))["generations"][0]["text"] == " sat."
     loft = next(one["id"] for one in await hall.get("/api/v2/workers") if one["name"] == "loft")
     async with hall.session.delete(f"{hall.site.root_url()}/api/v2/workers/{loft}", headers=third.headers) as answer:
+        assert answer.status == 200
+
+
+async def test_a_requester_is_told_what_is_possible_what_failed_and_what_a_volunteer_says(hall: Hall) -> None:
+    strict = await hall.ask(trusted_workers=True)
+    assert (await hall.get(STATUS + strict))["is_possible"] is False
+    async with hall.session.delete(hall.site.root_url() + STATUS + strict) as answer:
+        assert answer.status == 200
+    request_id = await hall.ask(params={"max_length": 300, "max_context_length": 4096})
+    job = await hall.shed.job()
+    # Three seconds and half a second for each token, were there not the request's own deadline.
+    assert 0 < job["ttl"] <= CONFIG["edge"]["request_timeout_s"]
+    assert (await hall.shed.submit(job["id"], "faulted", state="faulted", seed=-1)) == (200, {"reward": 0})
+    async with asyncio.timeout(TOLD_WITHIN_S):
+        while (state := await hall.get(STATUS + request_id))["restarted"] != 1:
+            await asyncio.sleep(0.02)
+    assert (state["waiting"] + state["processing"], state["done"], state["generations"]) == (1, False, [])
+    loft = Volunteer(hall.site.root_url(), hall.keys[0], hall.session, "loft", max_length=512, max_context_length=4096)
+    job = await loft.job()
+    remark = {"type": "censorship", "value": "nsfw"}
+    status, answer = await loft.submit(job["id"], "", state="censored", seed=41, gen_metadata=[remark])
+    assert (status, answer) == (200, {"reward": 0})
+    done = await hall.done(request_id)
+    assert (done["faulted"], done["restarted"]) == (False, 1)
+    (text,) = done["generations"]
+    assert (text["state"], text["text"], text["seed"], text["gen_metadata"]) == ("censored", "", 41, [remark])
+    workers = {one["name"]: one for one in await hall.get("/api/v2/workers")}
+    async with asyncio.timeout(10):
+        while (workers["loft"]["requests_fulfilled"], workers["loft"]["uncompleted_jobs"]) != (1, 0):
+            await asyncio.sleep(0.1)
+            workers = {one["name"]: one for one in await hall.get("/api/v2/workers")}
+    path = f"{hall.site.root_url()}/api/v2/workers/{workers['loft']['id']}"
+    async with hall.session.delete(path, headers=loft.headers) as answer:
         assert answer.status == 200
 
 

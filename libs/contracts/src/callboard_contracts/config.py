@@ -186,6 +186,8 @@ class HordeSection(Section):
     """How often volunteers at one address may pop, submit and tell progress in a second."""
     workers_per_account: int = Field(default=20, ge=1)
     """How many volunteers one account may have."""
+    workers_per_address: int = Field(default=0, ge=0)
+    """How many volunteers of one address may be there at once; those that an operator trusts do not count."""
     others_per_minute: int = Field(default=90, ge=0)
     """How often an address may ask anything else in a minute."""
 
@@ -297,6 +299,8 @@ class QuotaSection(Section):
     longest_decision_s: float = Field(default=15.0, ge=0, le=60)
     """The longest that a request waits for a decision while the bus elects a leader, or until a quota process is back
     where `on_unreachable` refuses."""
+    holds_ahead: bool = True
+    """Whether an edge takes the hold for the next chat of a caller who asks again at once, far from every limit."""
     lease_margin_s: float = Field(default=30.0, gt=0)
     """How long after its job's deadline an unsettled hold is kept before the reaper ends it."""
     reap_interval_s: float = Field(default=5.0, gt=0)

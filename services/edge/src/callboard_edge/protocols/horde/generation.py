@@ -8,6 +8,7 @@ from aiohttp import web
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.kept import KeptGroup
+from callboard_contracts.volunteers import TextNotes
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.job_groups import GroupJob, GroupState
 from callboard_edge.http.call import Call
@@ -15,8 +16,9 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import offers_now, pool_of, takes_volunteers, waiting, worker_id
-from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
+from callboard_edge.protocols.horde.pools import pool_of, waiting, worker_id
+from callboard_edge.protocols.horde.possible import is_possible, why_not
+from callboard_edge.protocols.horde.prices import check_upfront, downgraded, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of, check_key
 from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of, volunteer_terms
@@ -34,12 +36,17 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         body = await call.json(AsyncBody)
         check_body(body)
         models = (await context.offers.to(call.caller)).chat_models
-        model = chosen_model(context, models, body)
-        kudos = await _kudos_of(context, call) if takes_volunteers(context, model) else 0
+        kudos = await _kudos_of(context, call) if context.volunteer_jobs is not None else 0
+        model = chosen_model(context, models, body, kudos)
         terms = volunteer_terms(context, body, model, models, kudos)
         request = await context.text.checked(call, chat_request(body, model, terms), model, frozenset())
         count = (body.params and body.params.n) or 1
         quoted = await quote(context, body, request, model, count)
+        if body.allow_downgrade and quoted.upfront:
+            shorter = downgraded(body, request, quoted, await _kudos_of(context, call))
+            if shorter is not None:
+                request = shorter
+                quoted = await quote(context, body, request, model, count)
         if body.dry_run:
             await context.admission.identify(call.caller)
             return call.answer({"kudos": quoted.kudos})
@@ -52,6 +59,8 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             pool=model.pool,
             max_output_tokens=request.max_output_tokens,
             stops=tuple((body.params or Params()).stop_sequence or ()),
+            volunteers=request.volunteers,
+            context_tokens=request.context_tokens,
             created_at=context.admission.deps.now(),
         )
 
@@ -118,10 +127,11 @@ def _name(request_id: str) -> str:
 def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model: ChatModel) -> dict[str, Any]:
     """What the requester should know of a request that was accepted."""
     remarks: dict[str, Any] = {}
-    awake = context.workers.state("chat", model.pool) == "awake"
-    if not (awake and offers_now(context, model.pool, model.name)):
-        remarks["message"] = "No worker of this model is there at the moment; one is expected."
     max_length, context_length = lengths_of(body)
+    awake = context.workers.state("chat", model.pool) == "awake"
+    facts = request.volunteers, request.max_output_tokens, request.context_tokens or context_length
+    if not (awake and is_possible(context, model.pool, model.name, *facts)):
+        remarks["message"] = why_not(context, model, *facts)
     if request.max_output_tokens < max_length or (request.context_tokens or context_length) < context_length:
         text = (
             f"The model writes at most {request.max_output_tokens} tokens here, and reads at most "
@@ -134,7 +144,8 @@ def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model:
 async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
     group, jobs = state.group, [job for job in state.jobs if not job.ended]
     processing, position, wait_s = 0, 0, 0
-    possible = offers_now(context, group.pool, group.model)
+    facts = group.volunteers, group.max_output_tokens, group.context_tokens or 0
+    possible = is_possible(context, group.pool, group.model, *facts)
     if jobs:
         pool = pool_of(context, group.pool)
         batch, live = await waiting(context, group.pool)
@@ -172,15 +183,19 @@ def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
     stop = result.end.stop_sequence
     # Clients look for the stop sequence that they sent, and cut it off themselves.
     by = result.end.served_by
+    notes = TextNotes() if by is None else by.notes
     text = result.text + stop if stop is not None and stop in group.stops else result.text
+    if notes.state == "csam":
+        # What was told before its volunteer saw what it was is shown to nobody who asks now.
+        text = ""
     return {
         "text": text,
-        "seed": 0,
+        "seed": notes.seed,
         "worker_id": worker_id(group.pool) if by is None else by.worker_id,
         "worker_name": group.pool if by is None else by.worker_name,
         "model": group.model if by is None else by.model,
-        "state": "ok",
-        "gen_metadata": [],
+        "state": notes.state,
+        "gen_metadata": [one.model_dump(exclude_none=True) for one in notes.gen_metadata],
     }
 
 
