@@ -17,10 +17,14 @@ class LineProcess:
 
     def ask(self, line: str) -> str:
         """Sends a line and returns the answer."""
+        self.say(line)
+        return self.line()
+
+    def say(self, line: str) -> None:
+        """Sends a line."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return self.line()
 
     def line(self) -> str:
         """The next line."""

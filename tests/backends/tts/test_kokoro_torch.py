@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from callboard_tts.backends.kokoro import KokoroEngine
+from callboard_tts.backends.kokoro import LEAST_STEP, KokoroEngine
+from callboard_tts.backends.kokoro_base import FRAME
 from callboard_tts.domain.ports import PieceRequest
 from callboard_worker.engine import EngineUnavailable
 from tests.backends.tts.kokoro_files import write_voices
@@ -109,6 +110,21 @@ async def test_weights_come_from_the_file(rig: TorchRig) -> None:
     first, second = await speak(rig.engine, rig.piece()), await speak(again, rig.piece())
     await again.close()
     assert first.size == second.size
+
+
+async def test_sound_is_rounded_up_to_a_length_seen_before(rig: TorchRig) -> None:
+    class Rounding(KokoroEngine):
+        rounds_lengths = True
+
+    engine = Rounding(rig.model_path, rig.voices_path, device="cpu")
+    await engine.load()
+    for text in ("Hello.", "Hello there.", "The owl is on the roof."):
+        # So slow that the few units of this model can say how long the last pad is.
+        piece = rig.piece(text, speed=0.25)
+        plain, rounded = await speak(rig.engine, piece), await speak(engine, piece)
+        assert plain.size <= rounded.size < plain.size * 1.125 + LEAST_STEP * FRAME
+        assert rounded.size % (LEAST_STEP * FRAME) == 0
+    await engine.close()
 
 
 async def test_voice_of_the_packages_own_kind_is_read(rig: TorchRig, tmp_path: Path) -> None:

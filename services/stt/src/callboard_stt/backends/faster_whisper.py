@@ -1,6 +1,7 @@
 """Whisper through CTranslate2, on a processor in 8-bit integers or on a GPU."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -15,12 +16,15 @@ from callboard_kit.control_groups import processors
 from callboard_stt.backends.whisper_model import WhisperEncodedOnce
 from callboard_stt.domain.ports import NOTHING, SAMPLE_RATE_HZ, SAMPLES_PER_MS, Recognised, Samples, Sound
 from callboard_stt.domain.stretches import stretches
-from callboard_worker.engine import EngineFailed, EngineRefused, EngineUnavailable
+from callboard_worker.engine import EngineError, EngineFailed, EngineRefused, EngineUnavailable
 from callboard_worker.threads import EngineThreads, StopSignal
 
 WARM_S = 1
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """What Whisper tries one after the other while a reading is not plausible."""
+GPU_FAULT = re.compile(r"\bcuda|\bcublas", re.IGNORECASE)
+"""What CTranslate2's errors name where the GPU or its libraries failed."""
+FULL_MEMORY = ("out of memory", "ALLOC_FAILED")
 PROMPT_CHARACTERS = 400
 """So much of the text before is told to the engine where it goes on; Whisper takes some 220 tokens."""
 
@@ -123,10 +127,19 @@ class FasterWhisperEngine:
                 yield recognised
             await working
         except (RuntimeError, ValueError) as error:
-            raise EngineFailed(type(error).__name__) from error
+            raise self._error(error) from error
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+
+    def _error(self, error: Exception) -> EngineError:
+        """What a failed run means; a fault of the GPU other than full memory stays until the process starts anew."""
+        if not GPU_FAULT.search(str(error)):
+            return EngineFailed(type(error).__name__)
+        if any(words in str(error) for words in FULL_MEMORY):
+            return EngineUnavailable("the GPU's memory is full")
+        self._threads.broken = "the GPU failed"
+        return EngineUnavailable(self._threads.broken)
 
     def _listen(
         self,

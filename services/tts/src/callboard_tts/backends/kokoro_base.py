@@ -5,7 +5,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class KokoroBase(ABC, Generic[ModelT]):
     """Kokoro on some runtime; a subclass opens the model and runs it for one sequence of phonemes."""
 
     in_process = True
-    warm_up_lengths: ClassVar[Sequence[int]]
+    warm_up_lengths: Sequence[int]
     """The lengths in phonemes that the model runs once for before the engine is ready."""
 
     def __init__(self, name: str, voices: VoiceStore, slots: int, device: str) -> None:
