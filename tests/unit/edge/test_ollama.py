@@ -318,6 +318,7 @@ def test_what_a_model_cannot_do_is_refused() -> None:
         (CHAT, {"think": "much"}, "invalid_request", "think"),
         (CHAT, {"format": "xml"}, "invalid_request", "format"),
         (CHAT, {"keep_alive": {}}, "invalid_request", "keep_alive"),
+        (CHAT, {"keep_alive": 10**400}, "invalid_request", "keep_alive"),
         (CHAT, {"top_logprobs": 21}, "invalid_request", "top_logprobs"),
         (CHAT, {"options": {"temperature": "warm"}}, "invalid_request", "options.temperature"),
         (CHAT, {"tools": [{"function": {"name": "a b"}}]}, "invalid_request", "tools[0].function.name"),
