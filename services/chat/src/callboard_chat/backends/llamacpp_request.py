@@ -1,17 +1,21 @@
 """What the embedded llama.cpp is asked: OpenAI's form, and its own fields beside it."""
 
 import re
+from collections.abc import Sequence
 
 from callboard_chat.backends import openai_wire
 from callboard_chat.backends.llamacpp_tools import bounded_parameters
 from callboard_chat.backends.openai_wire import Json
-from callboard_chat.backends.sampling import given, names
+from callboard_chat.backends.sampling import given, names, within_context
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatRequest, Sampling
 from callboard_contracts.workers import Ability
 
 SEED_MASK = 0xFFFF_FFFF
 WHOLE_CONTEXT = -1
+MAX_BREAKERS, MAX_BREAKER_CHARACTERS = 16, 96
+"""How many sequence breakers go on to the engine, and how long they are together: it compares each with every token of
+its vocabulary, for which all other replies wait. These take half a second of a processor, 128 long ones ten."""
 TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
 """What of a request's body the chat template sees."""
 
@@ -96,12 +100,13 @@ def tokens_body(body: Json, tokens: list[int]) -> Json:
 
 
 def _sampling(sampling: Sampling, context_tokens: int) -> Json:
+    sampling = within_context(sampling, context_tokens)
     body = given(sampling, NAMES)
     for name in ("repeat_last_n", "dry_penalty_last_n"):
         if body.get(name) == WHOLE_CONTEXT:
             body[name] = context_tokens
-    if not body.get("dry_sequence_breakers", True):
-        del body["dry_sequence_breakers"]
+    if breakers := _breakers(body.pop("dry_sequence_breakers", ())):
+        body["dry_sequence_breakers"] = breakers
     if "seed" in body:
         body["seed"] &= SEED_MASK
     biases = [[int(token), bias] for token, bias in (sampling.logit_bias or {}).items() if token.isdecimal()]
@@ -115,3 +120,13 @@ def _sampling(sampling: Sampling, context_tokens: int) -> Json:
     if "adaptive_target" in body:
         samplers = (*samplers, "adaptive_p")
     return body if samplers == SAMPLERS else body | {"samplers": samplers}
+
+
+def _breakers(asked: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    left = MAX_BREAKER_CHARACTERS
+    for breaker in asked[:MAX_BREAKERS]:
+        if breaker and len(breaker) <= left:
+            kept.append(breaker)
+            left -= len(breaker)
+    return kept

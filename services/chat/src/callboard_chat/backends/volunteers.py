@@ -243,6 +243,7 @@ def payload(request: ChatRequest, offer: VolunteerOffer, said: str, max_length: 
         "max_length": max(1, max_length),
         "max_context_length": min(context or offer.max_context_length, offer.max_context_length),
     }
+    sampling = within_context(sampling, found["max_context_length"])
     for name, param in _PARAMS.items():
         value = getattr(sampling, name)
         if value is not None:
