@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from callboard_chat.backends.llamacpp_request import MAX_BREAKER_CHARACTERS, request_body
-from callboard_contracts.chat import ChatRequest, Sampling
+from callboard_contracts.chat import ChatMessage, ChatRequest, Sampling, Thinking
 
 pytestmark = pytest.mark.unit
 
@@ -41,3 +41,14 @@ def test_breakers_that_would_keep_the_engine_busy_for_seconds_are_left_out() -> 
     assert sum(map(len, many)) <= MAX_BREAKER_CHARACTERS
     assert len(asked(dry_sequence_breakers=tuple("abcdefghijklmnopqrstuvwxyz"))["dry_sequence_breakers"]) == 16
     assert "dry_sequence_breakers" not in asked(dry_sequence_breakers=("x" * 500,))
+
+
+def test_thoughts_may_be_as_long_as_the_reply() -> None:
+    for given, sent in ((10**12, 8), (5, 5)):
+        request = ChatRequest(
+            model="owl",
+            messages=(ChatMessage(role="user", content="Hello."),),
+            max_output_tokens=8,
+            thinking=Thinking(enabled=True, budget_tokens=given),
+        )
+        assert request_body(request, None, CONTEXT_TOKENS)["thinking_budget_tokens"] == sent

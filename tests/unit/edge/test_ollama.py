@@ -672,3 +672,9 @@ def test_any_values_are_taken_or_refused(data: st.DataObject) -> None:
         except CallboardError as error:
             found = error.info.code
         assert found in {"taken", ErrorCode.INVALID_REQUEST, ErrorCode.UNSUPPORTED}
+
+
+async def test_schema_that_cannot_be_kept_is_an_error_of_format(harness: EdgeHarness) -> None:
+    body = {"model": "owl", "messages": [{"role": "user", "content": "x"}], "format": {"not": {}}}
+    status, _headers, content = await harness.post(CHAT, body)
+    assert (status, json.loads(content)["param"]) == (400, "format")

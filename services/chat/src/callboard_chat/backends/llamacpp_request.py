@@ -86,7 +86,8 @@ def request_body(request: ChatRequest, continuation: Continuation | None, contex
     if thinking.effort is not None:
         body["reasoning_effort"] = thinking.effort
     if thinking.budget_tokens:
-        body["thinking_budget_tokens"] = thinking.budget_tokens
+        # The engine refuses numbers that it cannot hold, and no thoughts are longer than the reply.
+        body["thinking_budget_tokens"] = min(thinking.budget_tokens, request.max_output_tokens)
     return body | {"return_progress": True, "timings_per_token": True}
 
 
