@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from callboard_chat.backends.sampling import within_context
 from callboard_chat.domain.control_tokens import ControlTokens
 from callboard_chat.domain.models import estimated_prompt_tokens, no_tokens
 from callboard_chat.domain.pending_jobs import PendingJobs, TooManyPending
