@@ -36,8 +36,9 @@ def test_ranges_within_the_context_stay_as_they_are() -> None:
 def test_breakers_that_would_keep_the_engine_busy_for_seconds_are_left_out() -> None:
     usual = ("\n", ":", '"', "*", "<|im_start|>", "<|im_end|>")
     assert asked(dry_sequence_breakers=usual)["dry_sequence_breakers"] == [*usual]
-    long = tuple(f"e{number:03}" for number in range(127))
+    long = tuple(f"E{number:03}" for number in range(125))
     assert asked(dry_sequence_breakers=(*long, "\n", "\n"))["dry_sequence_breakers"] == [*long[:4], "\n"]
+    assert asked(dry_sequence_breakers=("eeee", "e", "ж.", "Ж."))["dry_sequence_breakers"] == ["e", "Ж."]
     assert len(asked(dry_sequence_breakers=tuple("abcdefghijklmnopqrstuvwxyz"))["dry_sequence_breakers"]) == 16
     assert "dry_sequence_breakers" not in asked(dry_sequence_breakers=("x" * 17,))
 
