@@ -1,5 +1,6 @@
 """No dashboard is empty: a real Prometheus scrapes real services under load, and every panel's query is run."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -13,22 +14,25 @@ from uuid import uuid4
 import pytest
 
 from callboard_contracts.errors import ErrorCode
+from tests.deploy import voice_load
 from tests.deploy.bus_exporter import BusExporter
 from tests.deploy.known_metrics import OBSERVABILITY, TARGET_LABELS, filled, own_metrics
 from tests.deploy.prometheus_server import Prometheus, program
 from tests.support.children import wait_until
 from tests.support.deployment import CHAT_MODEL, SPEECH_MODEL, VOICES, Deployment, stub_config
+from tests.support.processes import merged
 from tests.support.stub_chat import StubChat, numbered
 from tests.support.stub_openai import Script
 from tests.support.stub_speech import SpeechScript, StubSpeech
 
-pytestmark = [pytest.mark.e2e, pytest.mark.live, pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.live, pytest.mark.timeout(600), pytest.mark.slow]
 
 DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 NO_GPU, NO_CLUSTER = "needs NVIDIA's exporter, and a GPU", "needs the exporters of a cluster"
 EXPECTED_EMPTY = {
     "speech: Characters left out": "the engine reads texts by itself",
     "chat: Embedding duration": "no model here embeds",
+    "chat: Shared jobs": "no pool here shares its jobs with volunteers",
     **{
         f"capacity: {title}": NO_GPU
         for title in ("GPU utilisation", "GPU memory", "GPU power", "GPU temperature", "GPU errors", "Work by GPU")
@@ -138,40 +142,47 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
     chat, speech = StubChat(), StubSpeech()
     chat.start()
     speech.start()
-    deployment = Deployment(folder / "deployment", stub_config(chat.url, speech.url))
+    deployment = Deployment(folder / "deployment", merged(stub_config(chat.url, speech.url), voice_load.CONFIG))
     exporter = BusExporter(deployment.nats)
     prometheus: Prometheus | None = None
     try:
         deployment.start(rooms=1)
+        for one in (deployment.add_chat("lent"), deployment.add_recogniser()):
+            one.wait_ready()
         targets = {
             f"callboard-{kind}": [f"127.0.0.1:{service.health_port}"]
             for kind, service in zip(
-                ("edge", "chat", "tts", "quota", "rooms"),
+                ("edge", "chat", "tts", "stt", "quota", "rooms"),
                 (
                     deployment.edges[0],
                     deployment.chats[0],
                     deployment.speakers[0],
+                    deployment.recognisers[0],
                     deployment.quotas[0],
                     deployment.rooms[0],
                 ),
                 strict=True,
             )
         }
+        targets["callboard-chat"].append(f"127.0.0.1:{deployment.chats[1].health_port}")
         prometheus = Prometheus(installed, folder, {**targets, "callboard-nats": [exporter.start()]})
         prometheus.wait_ready()
         caller, poor = (
             Caller(deployment, deployment.create_key("standard")),
             Caller(deployment, deployment.create_key("tiny")),
         )
+        lender = deployment.create_key("standard")
         deployment.command("keys", "create", "--name", "ann")
         deployment.command("keys", "create", "--name", "bob")
         deployment.command("kudos", "earn", "ann", "20")
         deployment.command("kudos", "transfer", "ann", "bob", "5")
         for _ in range(LOAD_ROUNDS):
             one_round(caller, poor, chat, speech)
+            asyncio.run(voice_load.speak_and_lend(deployment, lender))
             prometheus.wait_scraped()
         crash(deployment, caller, chat)
         one_round(caller, poor, chat, speech)
+        asyncio.run(voice_load.speak_and_lend(deployment, lender))
         deployment.wait_idle()
         prometheus.wait_scraped()
         prometheus.wait_evaluated()

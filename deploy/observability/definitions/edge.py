@@ -71,6 +71,12 @@ TRAFFIC = Row(
             runbook="admitted-without-quota",
         ),
         requests(
+            "Holds ahead",
+            "Holds that were taken before the request that they are for: used by it, or released again.",
+            "callboard_edge_holds_ahead_total",
+            by="result",
+        ),
+        requests(
             "Admin refusals",
             "Requests to the admin API without its token, or with a wrong one.",
             "callboard_edge_admin_refusals_total",

@@ -380,6 +380,22 @@ async def test_job_that_used_up_its_deliveries_is_answered_copied_and_removed(bu
     assert (note.request_id, note.stream, note.subject, note.deliveries) == ("poison", "CHAT", LIVE, MAX_DELIVERIES)
 
 
+async def test_job_that_is_removed_while_it_runs_is_no_dead_letter(bus: Bus) -> None:
+    running, told = asyncio.Event(), asyncio.Event()
+
+    async def handle(_delivery: Delivery) -> None:
+        running.set()
+        await told.wait()
+
+    await bus.subscribe_now("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.CHAT.*", lambda _message: told.set())
+    async with pulling(bus, handle), asyncio.timeout(20):
+        seq = (await bus.publish_stored(LIVE, b"nobody waits", "left")).seq
+        await running.wait()
+        assert await bus.delete_message("CHAT", seq)
+        await told.wait()
+    assert (await bus.api(f"STREAM.INFO.{DLQ}", {}))["state"]["messages"] == 0
+
+
 async def test_encrypted_payload_of_a_dead_job_is_kept_for_a_while_and_its_letter_without_it_where_it_cannot(
     bus: Bus,
 ) -> None:

@@ -297,6 +297,8 @@ class QuotaSection(Section):
     longest_decision_s: float = Field(default=15.0, ge=0, le=60)
     """The longest that a request waits for a decision while the bus elects a leader, or until a quota process is back
     where `on_unreachable` refuses."""
+    holds_ahead: bool = True
+    """Whether an edge takes the hold for the next chat of a caller who asks again at once, far from every limit."""
     lease_margin_s: float = Field(default=30.0, gt=0)
     """How long after its job's deadline an unsettled hold is kept before the reaper ends it."""
     reap_interval_s: float = Field(default=5.0, gt=0)

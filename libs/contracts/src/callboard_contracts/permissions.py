@@ -240,7 +240,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
 _SUBSCRIBE: dict[User, tuple[str, ...]] = {
     "edge": (
         *("out.*.*", "audio.*.*.*", "room_audio.*.*.*"),
-        *("ctl.resume.*.*", RUNNING_REPLY, CTL_CHARACTERS, f"$KV.{BUCKET_WORKERS}.>"),
+        *("ctl.resume.*.*", RUNNING_REPLY, CTL_CHARACTERS, CTL_ACCOUNTS, f"$KV.{BUCKET_WORKERS}.>"),
         f"$KV.{BUCKET_VOLUNTEERS}.>",
     ),
     "chat": (*_worker_listens("chat"), tokenize("*"), detokenize("*"), describe_model("*"), *_VOLUNTEERS),

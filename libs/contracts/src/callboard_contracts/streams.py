@@ -266,7 +266,8 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
             (
                 "dlq.>",
                 "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.*.*",
-                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.*",
+                # A job that is removed because its client left is terminated too, and is none of these.
+                *(f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{stream}.*" for stream in (USAGE, TURNS)),
             ),
             max_age_s=14 * 86_400,
             options={"max_bytes": 256 * 1024 * 1024, "allow_msg_ttl": True},

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
+from nats.aio.msg import Msg
+
 from callboard_admin.accounts import Accounts
 from callboard_admin.character_records import CharacterRecords
 from callboard_admin.kudos_records import KudosRecords
@@ -17,6 +19,7 @@ from callboard_contracts.config import Config, QuotaSection
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import key_life_s, stored_streams
+from callboard_contracts.subjects import CTL_ACCOUNTS
 from callboard_edge.backends.character_watch import CharacterWatch
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.model_inquiry import BusModelInquiry
@@ -34,6 +37,7 @@ from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
 from callboard_edge.domain.characters import Characters
+from callboard_edge.domain.holds_ahead import HoldsAhead
 from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.uptime_rewards import UptimeRewards
@@ -156,13 +160,20 @@ async def _serve(
         require_key=config.quota.require_key,
         wait_s=config.quota.longest_decision_s,
     )
+    ahead = HoldsAhead(
+        quota,
+        background,
+        bus.clock.now,
+        lambda result: metrics.holds_ahead.labels(result).inc(),
+        enabled=config.quota.holds_ahead,
+    )
     uptime_rewards = UptimeRewards(config.kudos, quota, background)
     volunteers = Volunteers(
         BusVolunteerStore(bus), bus.clock.now, config.horde.workers_per_account, uptime_rewards.seen
     )
     watches = WorkerWatch(bus, workers), CharacterWatch(bus, characters), VolunteerWatch(bus, volunteers)
     deps = Dependencies(
-        quota=quota,
+        quota=ahead,
         jobs=BusJobQueue(bus),
         replies=replies,
         background=background,
@@ -203,6 +214,7 @@ async def _serve(
         metrics,
         ready,
         admin,
+        holds_ahead=ahead,
         running=running,
         characters=characters,
         saved_slots=slots,
@@ -216,6 +228,7 @@ async def _serve(
         for watch in watches:
             await watch.start()
         await others.start(running.answer)
+        await drop_when_accounts_change(bus, ahead)
         try:
             port = await server.start(config.edge.host, config.edge.port)
         except OSError as error:
@@ -229,6 +242,7 @@ async def _serve(
             for watch in watches:
                 supervisor.start(watch.run(), watch.name)
             supervisor.start(store.run(), "store-health")
+            supervisor.start(ahead.run(), "holds-ahead")
             supervisor.start(volunteers.run(), "volunteers")
             supervisor.start(streams.run(), "room-streams")
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
@@ -248,6 +262,16 @@ async def _serve(
         for watch in watches:
             await watch.close()
         await others.close()
+
+
+async def drop_when_accounts_change(bus: Bus, ahead: HoldsAhead) -> None:
+    """Has holds that were taken ahead released when an account changes, or when the news of it may have been lost."""
+
+    async def changed(_message: Msg) -> None:
+        ahead.drop_all()
+
+    await bus.subscribe(CTL_ACCOUNTS, changed)
+    bus.on_reconnect(ahead.drop_all)
 
 
 async def idle_loop(file: Path | None) -> bytes | None:

@@ -15,6 +15,7 @@ from callboard_edge.domain.catalogue import (
 from callboard_edge.domain.character_admission import CharacterAdmission
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
+from callboard_edge.domain.holds_ahead import HoldsAhead
 from callboard_edge.domain.job_groups import JobGroups
 from callboard_edge.domain.kept_jobs import KeptJobs
 from callboard_edge.domain.offers import Offer, Offers
@@ -55,6 +56,7 @@ def edge_context(
     ready: Callable[[], str | None],
     admin: Administration | None = None,
     *,
+    holds_ahead: HoldsAhead | None = None,
     running: FollowedReplies | None = None,
     characters: Characters | None = None,
     saved_slots: SavedSlots | None = None,
@@ -113,6 +115,7 @@ def edge_context(
         groups=JobGroups(kept, results, deps.background),
         ready=ready,
         admin=admin,
+        holds_ahead=holds_ahead,
         saved_slots=saved_slots,
         spirit_box=spirit_box(config, admission, offers, workers, encoders, metrics),
         volunteers=volunteers or Volunteers(None, deps.now),

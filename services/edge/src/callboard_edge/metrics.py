@@ -131,6 +131,12 @@ class EdgeMetrics:
             "Requests let in without a hold because no quota process answered and the site says so.",
             registry=registry,
         )
+        self.holds_ahead = Counter(
+            "callboard_edge_holds_ahead_total",
+            "Holds that were taken before the request that they are for, by result: used or released.",
+            ("result",),
+            registry=registry,
+        )
         self.dropped_messages = Counter(
             "callboard_edge_dropped_messages_total",
             "Workers' messages that a full inbox dropped; they are read back from the bus.",
@@ -249,6 +255,8 @@ class EdgeMetrics:
             self.realtime_transcript.labels(turn)
             self.realtime_first_text.labels(turn)
             self.realtime_first_audio.labels(turn)
+        for result in ("used", "released"):
+            self.holds_ahead.labels(result)
         for reason in ADMIN_REFUSALS:
             self.admin_refusals.labels(reason)
         for memory in MEMORY_USES:

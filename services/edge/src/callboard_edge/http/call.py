@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import time
 import urllib.parse
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -100,6 +99,7 @@ class Call:
     def __init__(
         self,
         request: web.BaseRequest,
+        fresh_id: str,
         request_id: str | None,
         caller: Caller,
         params: Mapping[str, str],
@@ -108,7 +108,7 @@ class Call:
         limit_headers: LimitHeaders | None = None,
     ) -> None:
         self.request = request
-        self.fresh_id = secrets.token_hex(16)
+        self.fresh_id = fresh_id
         self.request_id = request_id or f"req_{self.fresh_id}"
         self.caller = caller
         self.params = params

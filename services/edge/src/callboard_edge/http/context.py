@@ -8,6 +8,7 @@ from callboard_edge.domain.admission import Admission
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, RecognitionModel, SpeechModel
 from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.dialogues import Dialogues
+from callboard_edge.domain.holds_ahead import HoldsAhead
 from callboard_edge.domain.job_groups import JobGroups
 from callboard_edge.domain.offers import Offers
 from callboard_edge.domain.ports import ModelInquiry, RoomReader, RoomsClient
@@ -35,7 +36,8 @@ class EdgeContext:
     """The parts of the edge that handlers use.
 
     `offers` tells which of the models a caller may ask for, `running` what there is of a reply that has a name. `ready`
-    returns None, or why the edge cannot take work; `admin` is None where the site has no admin API, `saved_slots` where
+    returns None, or why the edge cannot take work; `admin` is None where the site has no admin API, `holds_ahead`
+    where no hold is taken before its request, `saved_slots` where
     it keeps nothing for callers, `spirit_box` where it has none, `volunteer_jobs` where it takes no volunteers.
     """
 
@@ -67,6 +69,7 @@ class EdgeContext:
     volunteers: Volunteers
     ready: Callable[[], str | None]
     admin: Administration | None = None
+    holds_ahead: HoldsAhead | None = None
     saved_slots: SavedSlots | None = None
     spirit_box: SpiritBox | None = None
     volunteer_jobs: VolunteerJobs | None = None

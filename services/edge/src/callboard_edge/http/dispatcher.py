@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 from callboard_contracts.accounts import KEY_PREFIX, key_digest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
+from callboard_edge.domain.holds_ahead import fresh_id
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
 from callboard_edge.http.body_reader import MAX_OPEN_BODY_BYTES, BodyBudget, BodyReader
@@ -22,7 +23,7 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
 from callboard_edge.http.protocol import SITE, NamesLimits, NamesRequests, Protocol
 from callboard_edge.http.route import Route
-from callboard_edge.http.router import Router
+from callboard_edge.http.router import Match, Router
 from callboard_kit import tracing
 from callboard_kit.lifecycle import is_set_within
 
@@ -61,6 +62,7 @@ class Dispatcher:
         largest = max((one.route.max_body_bytes or 0 for one in served), default=0)
         budget = BodyBudget(max(MAX_OPEN_BODY_BYTES, largest))
         self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, budget)
+        self._holds_ahead = context.holds_ahead
         self._check_caller = context.admission.check_caller
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
@@ -93,10 +95,13 @@ class Dispatcher:
             return web.Response(headers={**cors.preflight(given), "Server": SERVER})
         own_id = given.get(REQUEST_ID, "")
         headers = CIMultiDict(cors.headers(given.get("Origin")))
+        caller = self._caller(request, protocol)
+        ahead = self._holds_ahead if request.method == "POST" else None
         call = Call(
             request,
+            fresh_id() if ahead is None else ahead.begin(caller),
             own_id if _SAFE_ID.fullmatch(own_id) else None,
-            self._caller(request, protocol),
+            caller,
             match.params,
             headers,
             self._bodies_of(match.route),
@@ -106,13 +111,23 @@ class Dispatcher:
         if (id_header := self._id_headers.get(protocol.name)) is not None:
             headers[id_header] = call.request_id
         headers["Server"] = SERVER
+        try:
+            return await self._answered(call, match, protocol, own_id)
+        finally:
+            if ahead is not None:
+                ahead.end(call.fresh_id)
+
+    async def _answered(self, call: Call, match: Match, protocol: Protocol, own_id: str) -> web.StreamResponse:
         if own_id == call.request_id:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
         if match.route is None:
             return self._finished(call, None, protocol, _not_served(protocol, match.methods))
         if protocol.name == SITE:
             return await self._handled(call, match.route, protocol)
-        with tracing.span(f"{request.method} {match.route.path}", "server", given, _attributes(call, match.route)):
+        request = call.request
+        with tracing.span(
+            f"{request.method} {match.route.path}", "server", request.headers, _attributes(call, match.route)
+        ):
             return await self._handled(call, match.route, protocol)
 
     async def _handled(self, call: Call, route: Route, protocol: Protocol) -> web.StreamResponse:

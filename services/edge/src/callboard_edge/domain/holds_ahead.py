@@ -1,0 +1,288 @@
+"""Holds taken ahead for callers who ask again and again, so that their next request does not wait for quota.
+
+A caller's second request within a moment has the hold for a third taken beside it. The next request that it fits uses
+that at once, under the id that it was taken for. It is released when the caller falls silent, when accounts change, and
+when it would stand in the way of a request that quota refuses. None is taken where a limit is more than half used, or
+counts jobs at one time, so that limits stay exact.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from callboard_contracts.errors import ErrorCode, ErrorInfo
+from callboard_contracts.kudos import KudosReply, KudosTransferRequest, KudosUptimeRequest
+from callboard_contracts.quota import (
+    Hold,
+    IdentifyReply,
+    IdentifyRequest,
+    LimitState,
+    ReserveReply,
+    ReserveRequest,
+    UsageReply,
+    UsageRequest,
+    Work,
+)
+from callboard_edge.domain.caller import Caller
+from callboard_edge.domain.ports import Background, QuotaClient
+
+IDLE_S = 0.5
+"""A caller without an open request for this long gets nothing ahead, and what was taken is released."""
+MAX_AGE_S = 10.0
+"""So long a hold is kept, and so long after a key expired one of its requests may still be let in."""
+SWEEP_S = 0.25
+TAKE_AFTER_S = 0.001
+"""The request that is on its way goes first."""
+MAX_CALLERS = 1024
+MAX_AHEAD = 16
+"""How many holds may lie ready for one caller."""
+FREE_SHARE = 0.5
+FREE_REQUESTS = 64
+"""A limit must leave this share of itself, and room for so many requests, for a hold to be taken ahead."""
+MINUTE_S = 60.0
+_TOKEN_LIMITS = frozenset({"tokens_per_day", "tokens_per_month"})
+_MINUTE_LIMIT = "requests_per_minute"
+
+Result = Literal["used", "released"]
+
+
+def fresh_id() -> str:
+    """A new id of a request."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A hold that waits for its request."""
+
+    request: ReserveRequest
+    reply: ReserveReply
+    hold: Hold
+    taken_at: float
+    minute: float
+
+    def fits(self, request: ReserveRequest, now: float, minute: float) -> bool:
+        mine, wanted = self.request, request
+        return (
+            (wanted.kind, wanted.model, wanted.kudos, wanted.extends) == (mine.kind, mine.model, 0, None)
+            and wanted.life_s + MAX_AGE_S <= mine.life_s
+            and wanted.work.prompt_tokens <= mine.work.prompt_tokens
+            and wanted.work.completion_tokens <= mine.work.completion_tokens
+            and now - self.taken_at <= MAX_AGE_S
+            and minute == self.minute
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Repeater:
+    """A caller who asked lately."""
+
+    asked_at: float
+    open: int = 0
+    asking: int = 0
+    ready: deque[_Ahead] = field(default_factory=deque[_Ahead])
+
+    def is_idle(self, now: float) -> bool:
+        return not self.open and now - self.asked_at > IDLE_S
+
+
+class HoldsAhead:
+    """Quota as `quota` answers, with holds taken ahead; `now` is the bus's Unix time, by whose minutes limits count.
+
+    `begin` and `end` enclose each request of a client. `count` is told what became of a hold that was taken ahead. None
+    is, unless this is `enabled`.
+    """
+
+    def __init__(
+        self,
+        quota: QuotaClient,
+        background: Background,
+        now: Callable[[], float],
+        count: Callable[[Result], None] = lambda _result: None,
+        *,
+        enabled: bool = True,
+    ) -> None:
+        self._quota = quota
+        self._background = background
+        self._now = now
+        self._count = count
+        self._repeaters: dict[Caller, _Repeater] = {}
+        self._begun: dict[str, _Repeater | None] = {}
+        """The open requests, and the callers of those that took a hold."""
+        self._taken: dict[str, _Ahead] = {}
+        """The holds of requests that have begun and not asked yet."""
+        self._changes = 0
+        """How often accounts have changed."""
+        self._closed = not enabled
+
+    def begin(self, caller: Caller) -> str:
+        """The id of a new request: that of a hold which was taken ahead for its caller, or else a fresh one."""
+        repeater = self._repeaters.get(caller)
+        if repeater is not None and repeater.ready:
+            ahead = repeater.ready.popleft()
+            request_id = ahead.hold.request_id
+            self._taken[request_id] = ahead
+        else:
+            request_id = fresh_id()
+        self._begun[request_id] = None
+        return request_id
+
+    def end(self, request_id: str) -> None:
+        """Takes note that a request is answered; a hold that it did not use is released."""
+        if (ahead := self._taken.pop(request_id, None)) is not None:
+            self._release(ahead)
+        repeater = self._begun.pop(request_id, None)
+        if repeater is not None:
+            repeater.open -= 1
+            repeater.asked_at = asyncio.get_running_loop().time()
+
+    async def reserve(self, request: ReserveRequest) -> ReserveReply:
+        """Takes a hold, or says why not; see `QuotaClient`."""
+        caller = Caller(request.key_digest, request.address)
+        loop = asyncio.get_running_loop()
+        ahead = self._taken.pop(request.request_id, None)
+        if ahead is not None and ahead.fits(request, loop.time(), self._minute()):
+            self._count("used")
+            reply = ahead.reply
+        else:
+            if ahead is not None:
+                self._release(ahead)
+            reply = await self._quota.reserve(request)
+            repeater = self._repeaters.get(caller)
+            if _is_over_limit(reply.error) and repeater is not None and repeater.ready:
+                await self._release_now(repeater)
+                reply = await self._quota.reserve(request)
+        if reply.hold is not None and request.request_id in self._begun:
+            self._note(caller, request, reply.states)
+        return reply
+
+    async def release(self, hold: Hold) -> None:
+        """Gives a hold back; see `QuotaClient`."""
+        await self._quota.release(hold)
+
+    async def check_caller(self, key_digest: str | None) -> ErrorInfo | None:
+        """Why a caller's request is not even read; see `QuotaClient`."""
+        return await self._quota.check_caller(key_digest)
+
+    async def identify(self, request: IdentifyRequest) -> IdentifyReply:
+        """Says who a caller is; see `QuotaClient`."""
+        return await self._quota.identify(request)
+
+    async def usage(self, request: UsageRequest) -> UsageReply:
+        """Says what a caller has used; see `QuotaClient`."""
+        return await self._quota.usage(request)
+
+    async def kudos(self, account: str) -> KudosReply:
+        """Says what an account is called and has; see `QuotaClient`."""
+        return await self._quota.kudos(account)
+
+    async def pay_uptime(self, request: KudosUptimeRequest) -> KudosReply:
+        """Pays a volunteer; see `QuotaClient`."""
+        return await self._quota.pay_uptime(request)
+
+    async def transfer_kudos(self, request: KudosTransferRequest) -> KudosReply:
+        """Moves kudos; see `QuotaClient`."""
+        return await self._quota.transfer_kudos(request)
+
+    def drop_all(self) -> None:
+        """Releases everything that was taken ahead, because what it was granted on may have changed."""
+        self._changes += 1
+        for repeater in self._repeaters.values():
+            while repeater.ready:
+                self._release(repeater.ready.popleft())
+
+    async def run(self) -> None:
+        """Releases what is not used in time, for as long as the process runs; then takes no more."""
+        try:
+            while True:
+                await asyncio.sleep(SWEEP_S)
+                self.sweep()
+        finally:
+            self._closed = True
+            self.drop_all()
+            self._repeaters.clear()
+
+    def sweep(self) -> None:
+        """Releases what is not used in time, and forgets who has fallen silent."""
+        now = asyncio.get_running_loop().time()
+        for caller, repeater in list(self._repeaters.items()):
+            idle = repeater.is_idle(now)
+            while repeater.ready and (idle or now - repeater.ready[0].taken_at > MAX_AGE_S):
+                self._release(repeater.ready.popleft())
+            if idle and not repeater.asking:
+                del self._repeaters[caller]
+
+    def _note(self, caller: Caller, request: ReserveRequest, states: tuple[LimitState, ...]) -> None:
+        """Learns that a caller asked, and has the next hold taken where that is expected and does no harm."""
+        now = asyncio.get_running_loop().time()
+        repeater = self._repeaters.get(caller)
+        again = repeater is not None and not repeater.is_idle(now)
+        if repeater is None:
+            if len(self._repeaters) >= MAX_CALLERS or self._closed:
+                return
+            repeater = self._repeaters[caller] = _Repeater(now)
+        repeater.asked_at = now
+        if self._begun[request.request_id] is None:
+            self._begun[request.request_id] = repeater
+            repeater.open += 1
+        expected = again and request.kind == "chat" and not request.kudos and request.extends is None
+        if not expected or len(repeater.ready) + repeater.asking >= MAX_AHEAD:
+            return
+        work = _roomy(request.work)
+        if all(_leaves_room(state, work) for state in states):
+            update = {"request_id": fresh_id(), "work": work, "life_s": request.life_s + MAX_AGE_S, "repeat": 0}
+            repeater.asking += 1
+            self._background.start(self._take(repeater, request.model_copy(update=update)), "hold-ahead")
+
+    async def _take(self, repeater: _Repeater, request: ReserveRequest) -> None:
+        minute, changes = self._minute(), self._changes
+        try:
+            await asyncio.sleep(TAKE_AFTER_S)
+            reply = await self._quota.reserve(request)
+        finally:
+            repeater.asking -= 1
+        if reply.hold is None:
+            return
+        now = asyncio.get_running_loop().time()
+        ahead = _Ahead(request, reply, reply.hold, now, minute)
+        if self._closed or changes != self._changes or repeater.is_idle(now):
+            self._release(ahead)
+        else:
+            repeater.ready.append(ahead)
+
+    async def _release_now(self, repeater: _Repeater) -> None:
+        releases = [self._release(ahead) for ahead in repeater.ready]
+        repeater.ready.clear()
+        await asyncio.gather(*releases)
+
+    def _release(self, ahead: _Ahead) -> asyncio.Task[None]:
+        self._count("released")
+        return self._background.start(self._quota.release(ahead.hold), "release-ahead")
+
+    def _minute(self) -> float:
+        return self._now() // MINUTE_S
+
+
+def _is_over_limit(error: ErrorInfo | None) -> bool:
+    return error is not None and error.code is ErrorCode.QUOTA_EXCEEDED
+
+
+def _roomy(work: Work) -> Work:
+    """What a hold ahead is taken for: a conversation's prompt grows from turn to turn."""
+    prompt_tokens = work.prompt_tokens + work.prompt_tokens // 4 + 16
+    return work.model_copy(update={"prompt_tokens": prompt_tokens})
+
+
+def _leaves_room(state: LimitState, work: Work) -> bool:
+    """Whether a limit is so far away that a hold more changes nothing for anybody."""
+    kind = state.limit.rpartition(".")[2]
+    if kind == _MINUTE_LIMIT:
+        needed = FREE_REQUESTS
+    elif kind in _TOKEN_LIMITS:
+        needed = FREE_REQUESTS * (work.prompt_tokens + work.completion_tokens)
+    else:
+        return False
+    return state.remaining >= max(needed, FREE_SHARE * state.allowed)
