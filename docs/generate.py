@@ -270,6 +270,10 @@ def sampling_page() -> str:
         "knows all: a chat worker hands its engine exactly those that the backend declares here, and announces them.",
         "Each protocol refuses or leaves out the others by its own rule. Stop sequences are kept with every engine.",
         "",
+        "No range is longer than the context. Of `dry_sequence_breakers` the embedded llama.cpp gets up to 16,",
+        "of which four may have more than one character, up to 16, and begin with no small letter then, since all",
+        "replies wait while it looks for them in its vocabulary.",
+        "",
         f"| field | allowed | {' | '.join(f'`{name}`' for name in BACKENDS)} |",
         f"|---|---|{'---|' * len(BACKENDS)}",
     ]

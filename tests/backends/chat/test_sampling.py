@@ -108,6 +108,11 @@ def test_fields_have_the_engines_own_names_and_forms() -> None:
     assert (options["repeat_penalty"], options["repeat_last_n"]) == (1.2, 32)
 
 
+def test_ranges_end_with_the_context_that_ollama_is_given() -> None:
+    options = BUILDERS["ollama"][1](with_sampling(repetition_range=10**8, top_k=2**40))
+    assert (options["repeat_last_n"], options["top_k"]) == (options["num_ctx"], 2**31 - 1)
+
+
 @pytest.mark.parametrize(
     ("fields", "samplers"),
     [

@@ -197,11 +197,12 @@ async def test_result_is_read_for_as_long_as_it_is_kept_after_its_ticket_is_gone
     assert (status, answer["rc"]) == (404, "RequestNotFound")
 
 
-async def test_cancelled_request_gives_what_was_written(edge: EdgeHarness) -> None:
+@pytest.mark.parametrize("path", [STATUS, STATUS.removeprefix("/api")], ids=["as documented", "as KoboldAI asks"])
+async def test_cancelled_request_gives_what_was_written(path: str, edge: EdgeHarness) -> None:
     request_id = await submitted(edge, params={"n": 2})
     first, _second = await edge.jobs.next_chat(), await edge.jobs.next_chat()
     finish(edge, first, "half a", reason="cancelled")
-    status, answer = await ask(edge, "DELETE", f"{STATUS}/{request_id}")
+    status, answer = await ask(edge, "DELETE", f"{path}/{request_id}")
     assert status == 200
     assert (answer["done"], answer["faulted"], answer["finished"]) == (True, False, 1)
     assert [one["text"] for one in answer["generations"]] == ["half a"]

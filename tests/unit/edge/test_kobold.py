@@ -572,3 +572,8 @@ async def test_site_without_a_model_for_embeddings_says_so() -> None:
     async with running({"quota": {"tiers": {"anonymous": {}, "standard": {"models": ["owl"]}}}}) as harness:
         status, _, body = await harness.post("/api/extra/embeddings", {"input": "An owl."})
     assert (status, json.loads(body)["detail"]["code"]) == (400, "unsupported")
+
+
+async def test_schema_that_cannot_be_kept_is_an_error_of_the_grammar(harness: EdgeHarness) -> None:
+    status, _, body = await harness.post("/api/v1/generate", {"prompt": "An owl", "grammar": '{"not": {}}'})
+    assert (status, json.loads(body)["detail"]["param"]) == (400, "grammar")

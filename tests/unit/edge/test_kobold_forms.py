@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard_contracts.errors import CallboardError
-from callboard_edge.protocols.kobold.speech import form_fields
+from callboard_edge.http.bodies import parse
+from callboard_edge.protocols.kobold.speech import SpeechBody, form_fields
 
 pytestmark = pytest.mark.unit
 
@@ -65,3 +66,20 @@ def _filled(form: aiohttp.FormData) -> aiohttp.FormData:
 def test_both_kinds_of_forms_are_read() -> None:
     for kind, raw in forms():
         assert form_fields(kind, raw) == {"text_input": "Hello there, Zoë", "language": "en", "empty": ""}, kind
+
+
+@pytest.mark.parametrize(
+    ("sent", "speed"),
+    [
+        ("2", 2.0),
+        ("9", 4.0),
+        ("-1", 0.25),
+        ('"1.5"', 1.5),
+        ("null", 1.0),
+        ("[]", 1.0),
+        ("1e999", 4.0),
+        ("1" * 400, 1.0),
+    ],
+)
+def test_any_speed_is_one_that_can_be_spoken(sent: str, speed: float) -> None:
+    assert parse(SpeechBody, f'{{"input": "Hello.", "speed": {sent}}}'.encode()).speed == speed

@@ -318,6 +318,7 @@ def test_what_a_model_cannot_do_is_refused() -> None:
         (CHAT, {"think": "much"}, "invalid_request", "think"),
         (CHAT, {"format": "xml"}, "invalid_request", "format"),
         (CHAT, {"keep_alive": {}}, "invalid_request", "keep_alive"),
+        (CHAT, {"keep_alive": 10**400}, "invalid_request", "keep_alive"),
         (CHAT, {"top_logprobs": 21}, "invalid_request", "top_logprobs"),
         (CHAT, {"options": {"temperature": "warm"}}, "invalid_request", "options.temperature"),
         (CHAT, {"tools": [{"function": {"name": "a b"}}]}, "invalid_request", "tools[0].function.name"),
@@ -671,3 +672,9 @@ def test_any_values_are_taken_or_refused(data: st.DataObject) -> None:
         except CallboardError as error:
             found = error.info.code
         assert found in {"taken", ErrorCode.INVALID_REQUEST, ErrorCode.UNSUPPORTED}
+
+
+async def test_schema_that_cannot_be_kept_is_an_error_of_format(harness: EdgeHarness) -> None:
+    body = {"model": "owl", "messages": [{"role": "user", "content": "x"}], "format": {"not": {}}}
+    status, _headers, content = await harness.post(CHAT, body)
+    assert (status, json.loads(content)["param"]) == (400, "format")

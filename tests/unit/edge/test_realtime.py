@@ -183,6 +183,11 @@ async def test_bad_events_are_told_and_the_session_goes_on(harness: EdgeHarness)
             ('{"type": "conversation.item.truncate", "item_id": "x"}', "invalid_request", "content_index"),
             ('{"type": "session.update", "session": {"voice": "nobody"}}', "unknown_voice", "voice"),
             ('{"type": "session.update", "session": {"type": "transcription"}}', "unsupported", "session.type"),
+            (
+                '{"type": "session.update", "session": {"max_output_tokens": -1}}',
+                "invalid_request",
+                "session.max_output_tokens",
+            ),
             ('{"type": "x", "pad": "' + "y" * 3_000_000 + '"}', "body_too_large", None),
         ]
         for message, code, param in bad:

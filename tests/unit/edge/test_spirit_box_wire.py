@@ -145,7 +145,7 @@ WRONG_PASSWORDS = (
 
 async def test_wrong_password_is_refused_with_words_and_after_many_the_address_is_not_listened_to() -> None:
     async with edge() as harness:
-        for auth, told in (*((one, "The password is wrong.") for one in WRONG_PASSWORDS), (AUTH, "Too many")):
+        for auth, told in (*((one, "The password is wrong.") for one in WRONG_PASSWORDS), (AUTH, "try again in 1 s.")):
             async with page(harness, auth) as socket:
                 refusal = await socket.receive_str()
             assert refusal.startswith('44{"message":"'), auth

@@ -1,5 +1,6 @@
 """AI Talkmaster's API on the wire: each path, the order of its checks, and what scripts can read of its answers."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -267,6 +268,22 @@ async def test_claimed_room_is_reset_and_spoken_into_with_its_secret_alone(harne
     assert (await post(harness, "/ait/generateAudio?secret=lily", spoken))[0] == 200
     assert (await post(harness, "/ait/resetJoinkey", {"join_key": "pond"}, **{"X-Room-Secret": "lily"}))[0] == 200
     assert pond(harness).generation == 1
+
+
+@pytest.mark.parametrize("path", ["/ait/startConversation", "/ait/resetJoinkey", "/ait/generateAudio"])
+async def test_secret_that_is_no_text_is_refused(path: str, harness: EdgeHarness) -> None:
+    body = b'{"join_key": "pond", "username": "Ada", "message": "Hello there."}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+    writer.write(
+        b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"X-Room-Secret: lily\xff\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
+    )
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b'{"error":"The secret is not valid UTF-8."}')
+    assert not harness.rooms.rooms
 
 
 async def test_claimed_room_is_heard_under_its_public_name(harness: EdgeHarness) -> None:

@@ -1,17 +1,23 @@
 """What the embedded llama.cpp is asked: OpenAI's form, and its own fields beside it."""
 
 import re
+from collections.abc import Sequence
 
 from callboard_chat.backends import openai_wire
 from callboard_chat.backends.llamacpp_tools import bounded_parameters
 from callboard_chat.backends.openai_wire import Json
-from callboard_chat.backends.sampling import given, names
+from callboard_chat.backends.sampling import given, names, within_context
 from callboard_chat.domain.ports import Continuation
 from callboard_contracts.chat import ChatRequest, Sampling
 from callboard_contracts.workers import Ability
 
 SEED_MASK = 0xFFFF_FFFF
 WHOLE_CONTEXT = -1
+MAX_BREAKERS, MAX_LONG_BREAKERS, MAX_BREAKER_CHARACTERS = 16, 4, 16
+"""How many sequence breakers go on to the engine, how many of them have more than one character, and how long those
+are. The engine compares each with every token of its vocabulary, and reads the rest of a long one anew for each token
+within which it begins, while all other replies wait: a second for one that begins with a small letter, at which
+thousands of tokens end, and hardly anything for others."""
 TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
 """What of a request's body the chat template sees."""
 
@@ -82,7 +88,8 @@ def request_body(request: ChatRequest, continuation: Continuation | None, contex
     if thinking.effort is not None:
         body["reasoning_effort"] = thinking.effort
     if thinking.budget_tokens:
-        body["thinking_budget_tokens"] = thinking.budget_tokens
+        # The engine refuses numbers that it cannot hold, and no thoughts are longer than the reply.
+        body["thinking_budget_tokens"] = min(thinking.budget_tokens, request.max_output_tokens)
     return body | {"return_progress": True, "timings_per_token": True}
 
 
@@ -96,12 +103,13 @@ def tokens_body(body: Json, tokens: list[int]) -> Json:
 
 
 def _sampling(sampling: Sampling, context_tokens: int) -> Json:
+    sampling = within_context(sampling, context_tokens)
     body = given(sampling, NAMES)
     for name in ("repeat_last_n", "dry_penalty_last_n"):
         if body.get(name) == WHOLE_CONTEXT:
             body[name] = context_tokens
-    if not body.get("dry_sequence_breakers", True):
-        del body["dry_sequence_breakers"]
+    if breakers := _breakers(body.pop("dry_sequence_breakers", ())):
+        body["dry_sequence_breakers"] = breakers
     if "seed" in body:
         body["seed"] &= SEED_MASK
     biases = [[int(token), bias] for token, bias in (sampling.logit_bias or {}).items() if token.isdecimal()]
@@ -115,3 +123,17 @@ def _sampling(sampling: Sampling, context_tokens: int) -> Json:
     if "adaptive_target" in body:
         samplers = (*samplers, "adaptive_p")
     return body if samplers == SAMPLERS else body | {"samplers": samplers}
+
+
+def _breakers(asked: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    long = 0
+    for breaker in dict.fromkeys(asked):
+        if not 0 < len(breaker) <= MAX_BREAKER_CHARACTERS or len(kept) == MAX_BREAKERS:
+            continue
+        if len(breaker) > 1:
+            if breaker[0].islower() or long == MAX_LONG_BREAKERS:
+                continue
+            long += 1
+        kept.append(breaker)
+    return kept

@@ -13,7 +13,7 @@ from ollama import AsyncClient, ChatResponse, GenerateResponse, ResponseError
 from pydantic import BaseModel, Field, ValidationError
 
 from callboard_chat.backends.openai_wire import embedding_refused, refused
-from callboard_chat.backends.sampling import given, names
+from callboard_chat.backends.sampling import given, names, within_context
 from callboard_chat.domain.control_tokens import ControlTokens, special_tokens, tokens_in
 from callboard_chat.domain.models import ContextExceeded, no_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Embedded, Finish, PromptTokens
@@ -291,7 +291,8 @@ def _whole(value: object) -> int | None:
 
 def _options(request: ChatRequest, continuation: Continuation | None, context: int) -> dict[str, Any]:
     said = continuation.tokens if continuation else 0
-    return given(request.sampling, NAMES) | {"num_predict": request.max_output_tokens - said, "num_ctx": context}
+    sampling = given(within_context(request.sampling, context), NAMES)
+    return sampling | {"num_predict": request.max_output_tokens - said, "num_ctx": context}
 
 
 def _think(thinking: Thinking) -> bool | Literal["low", "medium", "high"] | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from callboard_chat.backends.sampling import within_context
 from callboard_chat.domain.control_tokens import ControlTokens
 from callboard_chat.domain.models import estimated_prompt_tokens, no_tokens
 from callboard_chat.domain.pending_jobs import PendingJobs, TooManyPending
@@ -261,6 +262,7 @@ def payload(request: ChatRequest, offer: VolunteerOffer, said: str, max_length: 
         "max_length": max(1, max_length),
         "max_context_length": min(context or offer.max_context_length, offer.max_context_length),
     }
+    sampling = within_context(sampling, found["max_context_length"])
     for name, param in _PARAMS.items():
         value = getattr(sampling, name)
         if value is not None:

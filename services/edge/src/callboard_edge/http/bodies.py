@@ -20,6 +20,8 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.?)*+"?', re.DOTALL)
 
 TAG = "~"
 """Begins the tags of unions, which are no part of a field's name."""
+_FORM = re.compile(r"(?:float|int|str|bool|constrained-\w+|(?:function|literal|list|dict)[-\[].*)")
+"""What pydantic calls the forms of a union without tags."""
 
 
 def text_or_list(value: Any) -> str | None:
@@ -89,7 +91,8 @@ def parse_query(model: type[M], query: Mapping[str, object]) -> M:
 
 
 def _invalid(error: ValidationError) -> CallboardError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first = errors[0]
     if first["type"] == "json_invalid":
         deep = "recursion limit" in first["msg"]
         return CallboardError(
@@ -98,13 +101,22 @@ def _invalid(error: ValidationError) -> CallboardError:
             if deep
             else "The body is not valid JSON.",
         )
-    param = _param(first["loc"])
+    param = _param(_field([one["loc"] for one in errors]))
     if not param:
         return CallboardError(ErrorCode.INVALID_REQUEST, "The body must be a JSON object.")
     if first["type"] == "missing":
         return CallboardError(ErrorCode.INVALID_REQUEST, f"Missing required field: '{param}'.", param=param)
     message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
     return CallboardError(ErrorCode.INVALID_REQUEST, f"Invalid value for '{param}': {message}.", param=param)
+
+
+def _field(locs: list[tuple[int | str, ...]]) -> tuple[int | str, ...]:
+    """The place of the first field at fault; one that fits none of several forms is listed once for each of them."""
+    first, *others = locs
+    form = first[-1] if first else None
+    if isinstance(form, str) and _FORM.fullmatch(form) and any(loc[:-1] == first[:-1] for loc in others):
+        return first[:-1]
+    return first
 
 
 def _param(loc: tuple[int | str, ...]) -> str:

@@ -124,6 +124,16 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             security="none",
             answers={200: Answer("The request as it stands.", StatusAnswer), **ANSWERS},
         ),
+        Route(
+            "DELETE",
+            "/v2/generate/text/status/{id}",
+            cancel,
+            "horde_cancel",
+            "The same, as KoboldAI asks for it",
+            TAG,
+            security="none",
+            documented=False,
+        ),
     ]
 
 

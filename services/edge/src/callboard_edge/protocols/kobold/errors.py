@@ -17,6 +17,7 @@ _TYPES = {401: "unauthorized", 404: "not_found", 405: "not_found", 429: "rate_li
 _PARAMS = {
     "output_format": "grammar",
     "output_format.json_schema": "grammar",
+    "output_format.schema": "grammar",
     "tools[0].parameters": "tools",
     "text": "prompt",
     "inputs": "input",

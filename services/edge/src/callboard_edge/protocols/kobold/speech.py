@@ -48,7 +48,7 @@ def _flag(value: Any) -> bool:
 def _speed(value: Any) -> float:
     try:
         return min(4.0, max(0.25, float(value)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 1.0
 
 

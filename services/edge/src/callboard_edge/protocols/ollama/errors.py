@@ -19,6 +19,7 @@ _STATUSES = {
 _PARAMS = {
     "output_format": "format",
     "output_format.json_schema": "format",
+    "output_format.schema": "format",
     "text": "prompt",
     "inputs": "input",
 }

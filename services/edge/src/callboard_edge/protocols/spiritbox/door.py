@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 from typing import Any, cast
 
 from callboard_contracts.accounts import KEY_PREFIX, key_digest
@@ -35,9 +36,9 @@ class Door:
         typed, address_name = _typed(credentials), address or ""
         attempts = self._keys if self._password is None or typed.startswith(KEY_PREFIX) else self._passwords
         if (wait_s := attempts.blocked_s(address_name)) > 0:
-            raise CallboardError(
-                ErrorCode.TOO_MANY_ATTEMPTS, "Too many wrong passwords; try again later.", retry_after_s=wait_s
-            )
+            # The page shows the words, and has no other place for the time.
+            message = f"Too many wrong passwords; try again in {math.ceil(wait_s)} s."
+            raise CallboardError(ErrorCode.TOO_MANY_ATTEMPTS, message, retry_after_s=wait_s)
         try:
             caller = await self._known(typed, address)
         except CallboardError as error:

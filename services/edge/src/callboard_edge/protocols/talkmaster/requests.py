@@ -40,13 +40,16 @@ def room_key(call: Call, key: str, secret: str = "") -> ClaimedKey:
     notecard can have it.
 
     Raises:
-        Refusal: the name has a space in it.
+        Refusal: the name has a space in it, or the secret is no text.
     """
     secret = call.request.headers.get(SECRET, "") or secret or call.request.query.get("secret", "")
     key, written = split_key(key)
     secret = secret or written
     if not key or any(character.isspace() for character in key):
         raise Refusal(ErrorCode.INVALID_REQUEST, 400, {"error": "The key must not be empty or have spaces in it."})
+    # A header may hold any bytes.
+    if any("\ud800" <= character <= "\udfff" for character in secret):
+        raise Refusal(ErrorCode.INVALID_REQUEST, 400, {"error": "The secret is not valid UTF-8."})
     return ClaimedKey(key, secret)
 
 
