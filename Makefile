@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak soak-volunteers check fix bench docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak soak-volunteers check fix bench compare docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -87,6 +87,10 @@ fix: $(READY) ## put format and simple lint findings right
 
 bench: models ## measure, and print the table of docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+compare: models ## measure beside other gateways and speech servers, which it installs into build/compared
+	scripts/compared build/compared
+	$(BIN)/python -m tests.benchmarks compare --update $(ARGS)
 
 docs: $(READY) build/docs-env/.ready ## generate the reference pages and build the site into build/site
 	$(BIN)/python docs/generate.py

@@ -22,7 +22,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from callboard_contracts import config, kudos_price, pools, spirit_box
+from callboard_contracts import config, kudos_price, pools, spirit_box, webhooks
 from callboard_contracts.chat import Sampling
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CATALOGUE
@@ -36,7 +36,8 @@ NOTE = "<!-- Written by docs/generate.py from the code; change it there. -->\n"
 
 def settings_page() -> str:
     """Every key of `callboard.toml`."""
-    meanings = {**_meanings(config), **_meanings(pools), **_meanings(spirit_box), **_meanings(kudos_price)}
+    modules = (config, pools, spirit_box, kudos_price, webhooks)
+    meanings = {key: meaning for module in modules for key, meaning in _meanings(module).items()}
     lines = [
         NOTE,
         "# Settings",

@@ -4,13 +4,14 @@ import argparse
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from tests.benchmarks import (
     chat_cost,
-    compare,
     conversations,
     holds,
     large,
@@ -23,31 +24,40 @@ from tests.benchmarks import (
     talk_cost,
     volunteer_cost,
 )
+from tests.benchmarks.compared import chat as compared_chat
+from tests.benchmarks.compared import speech as compared_speech
 from tests.benchmarks.figures import Figure, table
+from tests.benchmarks.page import page_of, sections_of
 
 PAGE = Path("docs/benchmarks.md")
-PARTS = (
-    "chat",
-    "protocols",
-    "cache",
-    "conversations",
-    "speech",
-    "recognition",
-    "talk",
-    "quota",
-    "holds",
-    "large",
-    "volunteers",
-)
-OTHERS = ("compare",)
+MACHINE = "The machine"
+TITLES = {
+    "chat": "Chat",
+    "protocols": "Protocols",
+    "cache": "Prompt cache",
+    "conversations": "Conversations",
+    "speech": "Speech",
+    "recognition": "Speech to text",
+    "talk": "Talk",
+    "quota": "Quota",
+    "holds": "Holds on a key with little left",
+    "large": "Large",
+    "volunteers": "Volunteers",
+    "compare-chat": "Beside other gateways",
+    "compare-speech": "Beside other servers of speech",
+}
+"""The section of each part."""
+OTHERS = ("compare-chat", "compare-speech")
 """What needs packages that are no part of the environment, and is measured only when it is named."""
+PARTS = tuple(part for part in TITLES if part not in OTHERS)
+COMPARED = Path("build/compared")
 
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench` measures these figures and writes this page. Everything runs on one machine: the clients, the engines,
-nats-server and Callboard's own processes share its processor, and all traffic goes over loopback. What is measured
-through Callboard and what is measured without it come from the same run.
+`make bench` measures these figures and writes this page, `make compare` the sections that look beside Callboard. All
+runs on one machine: the clients, the engines, nats-server and Callboard's own processes share its processor, and all
+traffic goes over loopback. What is measured through Callboard and what is measured without it come from the same run.
 """
 
 CHAT_NOTES = """\
@@ -81,65 +91,52 @@ SHARE_NOTES = "Processor time of each process for one streamed reply of 32 token
 def main() -> int:
     """Measures what was asked for; exit code 1 when a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, *OTHERS, []], default=[], help="what to measure")
-    parser.add_argument("--litellm", type=Path, help="the folder that LiteLLM was installed into; for `compare`")
+    choices = [*TITLES, "compare", []]
+    parser.add_argument("parts", nargs="*", choices=choices, default=[], help="what to measure; default: Callboard")
+    parser.add_argument(
+        "--compared", type=Path, default=COMPARED, help=f"where scripts/compared put the others; default: {COMPARED}"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer samples, for a look")
     parser.add_argument("--write", type=Path, help=f"the page to write; default: {PAGE} when all is measured")
+    parser.add_argument("--update", action="store_true", help=f"put the sections that were measured into {PAGE}")
     arguments = parser.parse_args()
-    parts = arguments.parts or PARTS
-    if "compare" in parts and arguments.litellm is None:
-        parser.error("compare: --litellm FOLDER is missing; pip install --target FOLDER 'litellm[proxy]' makes it")
+    asked = [one for part in arguments.parts for one in (OTHERS if part == "compare" else (part,))]
+    parts = asked or list(PARTS)
+    if set(parts) & set(OTHERS) and not arguments.compared.is_dir():
+        parser.error(f"{arguments.compared} is missing; `scripts/compared {arguments.compared}` makes it")
     # The set's own connections come and go here, which is no news.
     logging.getLogger("callboard_kit").setLevel(logging.ERROR)
-    lines = [INTRODUCTION, "## The machine", "", f"Measured on {datetime.now(UTC):%Y-%m-%d}.", ""]
-    lines += [*machine.description(), ""]
+    today = f"Measured on {datetime.now(UTC):%Y-%m-%d}."
+    sections = {MACHINE: "\n".join([today, "", *machine.description()])}
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
-        if "chat" in parts:
-            lines += _chat(Path(folder), figures, quick=arguments.quick)
-        if "protocols" in parts:
-            measured = protocol_cost.measure(Path(folder), quick=arguments.quick)
-            figures += measured
-            lines += ["## Protocols", "", protocol_cost.NOTES, *table(measured), ""]
-        if "cache" in parts:
-            measured = prompt_cache.measure(quick=arguments.quick)
-            lines += ["## Prompt cache", "", prompt_cache.NOTES, *table(measured), ""]
-        if "conversations" in parts:
-            measured = conversations.measure(quick=arguments.quick)
-            figures += measured
-            lines += ["## Conversations", "", conversations.NOTES, *table(measured), ""]
-        if "speech" in parts:
-            lines += _speech(Path(folder), figures, quick=arguments.quick)
-        if "recognition" in parts:
-            lines += _recognition(Path(folder), figures, quick=arguments.quick)
-        if "talk" in parts:
-            lines += _talk(Path(folder), figures, quick=arguments.quick)
-        if "quota" in parts:
-            lines += _quota(Path(folder), figures, quick=arguments.quick)
-        if "holds" in parts:
-            measured = holds.measure(Path(folder), quick=arguments.quick)
-            figures += measured
-            lines += ["## Holds on a key with little left", "", holds.NOTES, *table(measured), ""]
-        if "large" in parts:
-            measured = large.measure(Path(folder), quick=arguments.quick)
-            figures += measured
-            lines += ["## Large", "", large.NOTES, *table(measured), ""]
-        if "volunteers" in parts:
-            measured = volunteer_cost.measure(Path(folder), quick=arguments.quick)
-            figures += measured
-            lines += ["## Volunteers", "", volunteer_cost.NOTES, *table(measured), ""]
-        if "compare" in parts:
-            compared = compare.measure(Path(folder), arguments.litellm, quick=arguments.quick)
-            lines += ["## Beside another gateway", "", compare.NOTES, *compared, ""]
-    page = "\n".join(lines).rstrip() + "\n"
+        for part in parts:
+            lines = _measured_part(part, Path(folder), arguments.compared.absolute(), figures, quick=arguments.quick)
+            sections[TITLES[part]] = "\n".join(lines).strip("\n")
+    order = [MACHINE, *TITLES.values()]
+    page = page_of(INTRODUCTION.strip(), sections, order)
     print(page)
-    whole = parts == PARTS and not arguments.quick
-    if whole or arguments.write:
-        (arguments.write or PAGE).write_text(page, encoding="utf-8")
+    whole = parts == list(PARTS) and not arguments.quick
+    if arguments.write:
+        arguments.write.write_text(page, encoding="utf-8")
+    elif whole or arguments.update:
+        head, kept = sections_of(PAGE.read_text(encoding="utf-8"))
+        if not whole:
+            del sections[MACHINE]
+            sections = {title: f"{today}\n\n{text}" for title, text in sections.items()}
+        PAGE.write_text(page_of(INTRODUCTION.strip() if whole else head, kept | sections, order), encoding="utf-8")
     missed = [figure for figure in figures if figure.met is False]
     for figure in missed:
         sys.stderr.write(f"missed: {' '.join(figure.cells)}\n")
     return 1 if missed else 0
+
+
+def _measured_part(part: str, folder: Path, compared: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    """The lines of a part's section; figures with bars are added to those given."""
+    if part in _SECTIONS:
+        return _SECTIONS[part](folder, figures, quick=quick)
+    notes, measure = _COMPARISONS[part]
+    return [notes, *measure(folder, compared, quick=quick)]
 
 
 def _chat(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
@@ -147,7 +144,7 @@ def _chat(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
     lazy = _measured(folder / "lazy", effort, sync_always=False)
     strict = _measured(folder / "strict", effort, sync_always=True)
     figures += lazy.figures
-    lines = ["## Chat", "", CHAT_NOTES, LAZY_NOTES, "", *table(lazy.figures), ""]
+    lines = [CHAT_NOTES, LAZY_NOTES, "", *table(lazy.figures), ""]
     lines += [STRICT_NOTES, *table([replace(figure, bar=None) for figure in strict.figures]), ""]
     lines += [STAGE_NOTES, *lazy.stages, "", "With `sync_interval: always`:", "", *strict.stages, ""]
     lines += [SHARE_NOTES, "", *lazy.shares, "", "With `sync_interval: always`:", "", *strict.shares, ""]
@@ -162,25 +159,25 @@ def _measured(folder: Path, effort: chat_cost.Effort, *, sync_always: bool) -> c
 def _speech(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
     measured = speech_cost.measure(folder / "speech", quick=quick)
     if isinstance(measured, str):
-        return ["## Speech", "", f"Not measured: {measured}.", ""]
+        return [f"Not measured: {measured}."]
     figures += measured.figures
-    return ["## Speech", "", speech_cost.NOTES, *table(measured.figures), ""]
+    return [speech_cost.NOTES, *table(measured.figures), ""]
 
 
 def _recognition(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
     measured = recognition_cost.measure(folder / "recognition", quick=quick)
     if isinstance(measured, str):
-        return ["## Speech to text", "", f"Not measured: {measured}.", ""]
+        return [f"Not measured: {measured}."]
     figures += measured.figures
-    return ["## Speech to text", "", recognition_cost.NOTES, *table(measured.figures), ""]
+    return [recognition_cost.NOTES, *table(measured.figures), ""]
 
 
 def _talk(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
     measured = talk_cost.measure(folder / "talk", quick=quick)
     if isinstance(measured, str):
-        return ["## Talk", "", f"Not measured: {measured}.", ""]
+        return [f"Not measured: {measured}."]
     figures += measured
-    return ["## Talk", "", talk_cost.NOTES, *table(measured), ""]
+    return [talk_cost.NOTES, *table(measured), ""]
 
 
 def _quota(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
@@ -188,8 +185,70 @@ def _quota(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
     lazy = quota_cost.measure(folder / "quota-lazy", effort, sync_always=False)
     strict = quota_cost.measure(folder / "quota-strict", quota_cost.strict(effort), sync_always=True)
     figures += lazy.figures
-    lines = ["## Quota", "", quota_cost.NOTES, LAZY_NOTES, "", *table(lazy.figures), ""]
+    lines = [quota_cost.NOTES, LAZY_NOTES, "", *table(lazy.figures), ""]
     return [*lines, quota_cost.STRICT_NOTES, *table([replace(figure, bar=None) for figure in strict.figures]), ""]
+
+
+def _protocols(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    return _told(protocol_cost.NOTES, protocol_cost.measure(folder, quick=quick), figures)
+
+
+def _cache(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    del folder
+    return _told(prompt_cache.NOTES, prompt_cache.measure(quick=quick), figures)
+
+
+def _conversations(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    del folder
+    return _told(conversations.NOTES, conversations.measure(quick=quick), figures)
+
+
+def _holds(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    return _told(holds.NOTES, holds.measure(folder, quick=quick), figures)
+
+
+def _large(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    lines = [large.NOTES]
+    for part in large.measure(folder, quick=quick):
+        figures += part.figures
+        lines += [*part.lines(), ""]
+    return lines
+
+
+def _volunteers(folder: Path, figures: list[Figure], *, quick: bool) -> list[str]:
+    return _told(volunteer_cost.NOTES, volunteer_cost.measure(folder, quick=quick), figures)
+
+
+def _told(notes: str, measured: Sequence[Figure], figures: list[Figure]) -> list[str]:
+    figures += measured
+    return [notes, *table(measured)]
+
+
+class _Section(Protocol):
+    def __call__(self, folder: Path, figures: list[Figure], *, quick: bool) -> list[str]: ...
+
+
+class _Comparison(Protocol):
+    def __call__(self, folder: Path, packages: Path, *, quick: bool) -> list[str]: ...
+
+
+_SECTIONS: dict[str, _Section] = {
+    "chat": _chat,
+    "protocols": _protocols,
+    "cache": _cache,
+    "conversations": _conversations,
+    "speech": _speech,
+    "recognition": _recognition,
+    "talk": _talk,
+    "quota": _quota,
+    "holds": _holds,
+    "large": _large,
+    "volunteers": _volunteers,
+}
+_COMPARISONS: dict[str, tuple[str, _Comparison]] = {
+    "compare-chat": (compared_chat.NOTES, compared_chat.measure),
+    "compare-speech": (compared_speech.NOTES, compared_speech.measure),
+}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from tests.benchmarks.mock_engine import TEXT
 
 ANSWER_TIMEOUT_S = 30.0
+_OK = b"HTTP/1.1 200"
 _END = b"\r\n0\r\n\r\n"
 QUESTION = "Which line comes after the storm?"
 MAX_TOKENS = 64
@@ -178,6 +179,8 @@ class Line(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Looks for the first text and for the end."""
         now = time.monotonic_ns()
+        if not self._parts and not data.startswith(_OK) and self._answered and not self._answered.done():
+            self._answered.set_exception(ValueError(f"refused: {data[:600]!r}"))
         self._parts += data
         if not self._first_ns and self._first_text.search(self._parts):
             self._first_ns = now

@@ -48,11 +48,13 @@ def _bus_version() -> str:
     return done.stdout.rpartition("v")[2].strip()
 
 
+def package_version(name: str) -> str:
+    """The version of a package; empty where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
 def _packages() -> list[str]:
-    found: list[str] = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return found
+    return [f"{name} {found}" for name in PACKAGES if (found := package_version(name))]

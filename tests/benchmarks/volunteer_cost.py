@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import openai
 
-from callboard_chat.domain.volunteer_matching import Conditions, WaitingJob, WaitingJobs
+from callboard_chat.domain.volunteer_matching import WaitingJob, WaitingJobs
+from callboard_contracts.volunteer_conditions import Conditions
 from callboard_contracts.volunteers import VolunteerOffer
 from tests.benchmarks.figures import Figure, percentile
 from tests.benchmarks.pop_load import PopPlan, PopSamples

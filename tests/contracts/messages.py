@@ -58,6 +58,7 @@ from callboard_contracts.volunteers import (
     VolunteerRecord,
     WithdrawPop,
 )
+from callboard_contracts.webhooks import WebhookTask
 from callboard_contracts.workers import PoolRecord, ProcessRecord, WorkerInfo
 
 MESSAGES: dict[str, type[Message]] = {
@@ -121,6 +122,7 @@ MESSAGES: dict[str, type[Message]] = {
     "verify_reply": VerifyReply,
     "verify_request": VerifyRequest,
     "volunteer_record": VolunteerRecord,
+    "webhook_task": WebhookTask,
     "withdraw_pop": WithdrawPop,
     "worker_info": WorkerInfo,
     "worker_progress": WorkerProgress,

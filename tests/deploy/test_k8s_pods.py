@@ -198,6 +198,12 @@ def test_an_engine_beside_its_worker_starts_before_it_and_ends_after_it() -> Non
     assert all(any(variables[key].startswith(path) for path in written) for key in ("HOME", "OLLAMA_MODELS"))
 
 
+def test_edges_reach_the_internet_only_with_the_component_for_webhooks(tmp_path: Path) -> None:
+    for objects, allowed in ((composed(tmp_path, "dev", "webhooks"), True), (rendered("dev"), False)):
+        [edge] = [each for each in of_kind(objects, "Deployment") if each["metadata"]["name"] == "edge"]
+        assert (pod_labels(edge).get("callboard/internet") == "allowed") is allowed
+
+
 def test_an_engine_elsewhere_needs_no_model_files(tmp_path: Path) -> None:
     objects = composed(tmp_path, "dev", "openai-upstream")
     [chat] = [each for each in of_kind(objects, "Deployment") if each["metadata"]["name"] == "chat"]

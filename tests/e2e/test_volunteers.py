@@ -8,8 +8,12 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from aiohttp import web
 
 from tests.support.deployment import Deployment
+from tests.support.processes import merged
+from tests.support.stored_files import files_with
+from tests.support.threaded_app import ThreadedApp
 from tests.support.volunteers import POP, Volunteer, horde_worker, koboldcpp_worker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -19,7 +23,9 @@ STATUS = "/api/v2/generate/text/status/"
 MODEL = "owl-7b"
 STREAM_BOUND_S = 0.05 * 4
 """From a piece of text at the edge to the client; four times what a quiet machine takes."""
+TOLD_WITHIN_S = 3.0
 LOST_JOBS = 8
+SECRET = "Zq7wXv9word"
 CONFIG: dict[str, Any] = {
     "chat": {"pools": {"volunteers": {"backend": "volunteers", "volunteer_time_s": 3}}},
     "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
@@ -29,9 +35,47 @@ CONFIG: dict[str, Any] = {
 }
 
 
+class Receiver(ThreadedApp):
+    """A requester's own web server, whose first answers are `faults`."""
+
+    def __init__(self) -> None:
+        super().__init__(self._app)
+        self.faults: list[int] = []
+        self.told: list[dict[str, Any]] = []
+
+    def _app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/hook", self._take)
+        return app
+
+    async def _take(self, request: web.Request) -> web.Response:
+        self.told.append(await request.json())
+        return web.Response(status=self.faults.pop(0) if self.faults else 204)
+
+    async def next(self) -> dict[str, Any]:
+        """The next call."""
+        async with asyncio.timeout(40):
+            while not self.told:
+                await asyncio.sleep(0.02)
+        return self.told.pop(0)
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("volunteers"), CONFIG, forked=True)
+def receiver() -> Generator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Generator[Deployment]:
+    webhooks = {
+        "enabled": True,
+        "allow_http": True,
+        "ports": [receiver.port],
+        "allowed_networks": ["127.0.0.0/8"],
+    }
+    config = merged(CONFIG, {"horde": {"webhooks": webhooks}})
+    deployment = Deployment(tmp_path_factory.mktemp("volunteers"), config, forked=True)
     try:
         deployment.start(chats=2, speakers=0)
         yield deployment
@@ -198,6 +242,39 @@ async def test_whoever_may_not_or_misbehaves_is_refused_and_the_job_goes_on(hall
         assert answer.status == 200
 
 
+async def test_a_requester_is_told_what_is_possible_what_failed_and_what_a_volunteer_says(hall: Hall) -> None:
+    strict = await hall.ask(trusted_workers=True)
+    assert (await hall.get(STATUS + strict))["is_possible"] is False
+    async with hall.session.delete(hall.site.root_url() + STATUS + strict) as answer:
+        assert answer.status == 200
+    request_id = await hall.ask(params={"max_length": 300, "max_context_length": 4096})
+    job = await hall.shed.job()
+    # Three seconds and half a second for each token, were there not the request's own deadline.
+    assert 0 < job["ttl"] <= CONFIG["edge"]["request_timeout_s"]
+    assert (await hall.shed.submit(job["id"], "faulted", state="faulted", seed=-1)) == (200, {"reward": 0})
+    async with asyncio.timeout(TOLD_WITHIN_S):
+        while (state := await hall.get(STATUS + request_id))["restarted"] != 1:
+            await asyncio.sleep(0.02)
+    assert (state["waiting"] + state["processing"], state["done"], state["generations"]) == (1, False, [])
+    loft = Volunteer(hall.site.root_url(), hall.keys[0], hall.session, "loft", max_length=512, max_context_length=4096)
+    job = await loft.job()
+    remark = {"type": "censorship", "value": "nsfw"}
+    status, answer = await loft.submit(job["id"], "", state="censored", seed=41, gen_metadata=[remark])
+    assert (status, answer) == (200, {"reward": 0})
+    done = await hall.done(request_id)
+    assert (done["faulted"], done["restarted"]) == (False, 1)
+    (text,) = done["generations"]
+    assert (text["state"], text["text"], text["seed"], text["gen_metadata"]) == ("censored", "", 41, [remark])
+    workers = {one["name"]: one for one in await hall.get("/api/v2/workers")}
+    async with asyncio.timeout(10):
+        while (workers["loft"]["requests_fulfilled"], workers["loft"]["uncompleted_jobs"]) != (1, 0):
+            await asyncio.sleep(0.1)
+            workers = {one["name"]: one for one in await hall.get("/api/v2/workers")}
+    path = f"{hall.site.root_url()}/api/v2/workers/{workers['loft']['id']}"
+    async with hall.session.delete(path, headers=loft.headers) as answer:
+        assert answer.status == 200
+
+
 async def test_an_owner_pauses_and_deletes_only_workers_of_ones_own(hall: Hall) -> None:
     worker_id = next(one["id"] for one in await hall.get("/api/v2/workers") if one["name"] == "barn")
     path = f"{hall.site.root_url()}/api/v2/workers/{worker_id}"
@@ -222,7 +299,24 @@ async def test_an_owner_pauses_and_deletes_only_workers_of_ones_own(hall: Hall) 
     await hall.barn.pop()
 
 
-async def test_a_killed_chat_process_costs_nobody_the_text_and_a_new_edge_takes_it(hall: Hall) -> None:
+async def test_a_webhook_is_called_with_the_text_that_the_status_shows(hall: Hall, receiver: Receiver) -> None:
+    receiver.faults = [503]
+    request_id = await hall.ask(webhook=f"{receiver.url}/hook?word={SECRET}")
+    job = await hall.barn.job()
+    # Nothing that is stored or logged has it, nor the id that the text is read by.
+    for word in (SECRET, request_id):
+        assert await asyncio.to_thread(files_with, hall.site.folder, word.encode()) == []
+    assert (await hall.barn.submit(job["id"], " sat."))[0] == 200
+    assert await receiver.next() == (told := await receiver.next())
+    state = await hall.done(request_id)
+    (shown,) = state["generations"]
+    assert told.pop("id")
+    assert told == {**shown, "request": request_id, "kudos": state["kudos"]}
+
+
+async def test_a_killed_chat_process_costs_nobody_the_text_and_a_new_edge_takes_it(
+    hall: Hall, receiver: Receiver
+) -> None:
     asked = [await hall.ask(f"An owl {number}") for number in range(LOST_JOBS)]
     jobs = [await hall.barn.job() for _ in asked]
     holder = await asyncio.to_thread(_holder, hall.site)
@@ -234,7 +328,7 @@ async def test_a_killed_chat_process_costs_nobody_the_text_and_a_new_edge_takes_
         (text,) = (await hall.done(request_id))["generations"]
         assert (text["text"], text["worker_name"]) == (" sat through it.", "barn")
 
-    request_id = await hall.ask()
+    request_id = await hall.ask(webhook=f"{receiver.url}/hook")
     job = await hall.barn.job()
     edge = hall.site.edges[0]
     edge.running.kill()
@@ -242,6 +336,9 @@ async def test_a_killed_chat_process_costs_nobody_the_text_and_a_new_edge_takes_
     await asyncio.to_thread(edge.wait_ready)
     assert (await hall.barn.submit(job["id"], " sat on."))[1]["reward"] > 0
     assert [one["text"] for one in (await hall.done(request_id))["generations"]] == [" sat on."]
+    # The edge that was killed had the webhook in hand.
+    told = await receiver.next()
+    assert (told["request"], told["text"]) == (request_id, " sat on.")
     await asyncio.to_thread(hall.site.wait_idle)
     events = [event for event in await hall.site.usage() if event.volunteer is not None]
     assert len({event.request_id for event in events}) == len(events)

@@ -1,6 +1,6 @@
 """A whole Callboard out of its images: each service in a container of its own, the bus and the models beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ class ContainerService(Service):
 
 
 class ImageDeployment(Deployment):
-    """A set whose services, and whose command line, run in containers."""
+    """A set whose services, and whose command line, run in containers, all or those that `contained` names."""
+
+    contained: Set[str] | None = None
+    """The modules, such as `callboard_stt`, that run in containers; None is all."""
 
     def abandon(self) -> None:
         """Ends whatever still runs."""
@@ -44,6 +47,8 @@ class ImageDeployment(Deployment):
 
     def command(self, *words: str) -> str:
         """Runs `callboard <words>` in a container and returns what it prints."""
+        if not self._is_contained("callboard_cli"):
+            return super().command(*words)
         service = self._service("command", "callboard_cli", {}, None, *words)
         service.start()
         code = service.running.wait(COMMAND_TIMEOUT_S)
@@ -55,5 +60,10 @@ class ImageDeployment(Deployment):
         self, name: str, module: str, over: Mapping[str, Any], health_port: int | None, *arguments: str
     ) -> Service:
         plain = super()._service(name, module, over, health_port, *arguments)
+        if not self._is_contained(module):
+            return plain
         image = module.replace("_", "-")
         return ContainerService(name, image, plain.config, self.folder, health_port, arguments)
+
+    def _is_contained(self, module: str) -> bool:
+        return self.contained is None or module in self.contained

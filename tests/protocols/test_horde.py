@@ -56,6 +56,7 @@ OWN_ERRORS = frozenset(
         (400, "InvalidPriorityUsername"),
         (400, "PolymorphicNameConflict"),
         (403, "AnonForbiddenWorker"),
+        (403, "TooManySameIPs"),
         (403, "TooManyWorkers"),
         (403, "WorkerFlaggedMaintenance"),
         (403, "WorkerMaintenance"),
@@ -172,6 +173,8 @@ class HordeSubmit(HordeDialect):
             "unreadable": b'{"id": {1}',
             "wrong type": b'{"id": "1", "generation": 7}',
             "missing field": b'{"generation": "Hoo."}',
+            "unknown state": b'{"id": "1", "generation": "Hoo.", "state": "lost"}',
+            "remark without a value": b'{"id": "1", "generation": "Hoo.", "gen_metadata": [{"type": "x"}]}',
         }
         return {name: MalformedRequest(Request(self.path, body)) for name, body in bodies.items()}
 

@@ -115,6 +115,15 @@ REPLIES = Row(
             Query(per_second("callboard_chat_shared_jobs_total", workers.POOL, by="source"), "{{source}}"),
             width=8,
         ),
+        panel(
+            "Webhooks",
+            "Webhooks of Horde requests a second, by what became of them, and those that wait for their texts or for "
+            "their receivers.",
+            "reqps",
+            Query(per_second("callboard_edge_webhooks_total", by="outcome"), "{{outcome}}"),
+            Query(f"sum ({of('callboard_edge_webhooks_waiting')})", "waiting"),
+            width=8,
+        ),
         *spread(
             USAGE,
             "Prompt length",

@@ -28,17 +28,34 @@ SERVED = ServedModel("stub", "engine/stub")
 WRITTEN = ServedModel("stub", "stub", tools="refuse", json_schema=False, prompt_format="alpaca")
 
 
+class Clock:
+    """Time that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class Stage:
     """A shared engine with one own slot, whose replies end when `go` is set, and volunteers by hand."""
 
-    def __init__(self, first: str = "own", after_jobs: int = 0, after_s: float = 60.0, **script: Any) -> None:
+    def __init__(
+        self,
+        first: str = "own",
+        after_jobs: int = 0,
+        after_s: float = 60.0,
+        clock: "Clock | None" = None,
+        **script: Any,
+    ) -> None:
         self.own = FakeEngine(FakeScript(**script))
         self.pending = PendingJobs("0123abcd", 8)
         self.models = VolunteerModels({"stub": WRITTEN}, "alpaca")
         names = {"stub": ("stub", "koboldcpp/stub")}
         volunteers = VolunteerEngine(self.pending, self.models, 30.0, keep_alive_s=0.01, names=names)
         rule = SharingRule(first == "own", after_jobs, after_s)
-        self.engine = SharedEngine(self.own, volunteers, {"stub": SERVED}, rule, 1)
+        self.engine = SharedEngine(self.own, volunteers, {"stub": SERVED}, rule, 1, clock)
         self._tickets = 0
 
     def ask(
@@ -48,6 +65,7 @@ class Stage:
         said: Continuation | None = None,
         *,
         batch: bool = False,
+        seen: list[Chunk] | None = None,
     ) -> "asyncio.Task[list[Chunk]]":
         wanted = wanted or request(limit=40)
         job = ChatJob(request_id=request_id, edge="e", tenant="t", created_at=0, deadline_at=9e9, request=wanted)
@@ -55,7 +73,10 @@ class Stage:
 
         async def whole() -> list[Chunk]:
             async with aclosing(self.engine.stream_job(job, asked, said, batch=batch)) as chunks:
-                return [chunk async for chunk in chunks]
+                found = [] if seen is None else seen
+                async for chunk in chunks:
+                    found.append(chunk)
+                return found
 
         return asyncio.ensure_future(whole())
 
@@ -263,3 +284,23 @@ async def test_worker_is_ready_while_either_is_there() -> None:
 
 async def _away() -> str:
     return "engine: away"
+
+
+async def test_time_in_line_is_no_work_and_a_dropped_job_is_told_at_once() -> None:
+    clock = Clock()
+    stage = Stage(clock=clock, first_delay_s=0.2)
+    stage.sees()
+    first = stage.ask("r1")
+    await stage.busy(0)
+    seen: list[Chunk] = []
+    second = stage.ask("r2", seen=seen)
+    stage.pending.submit((await stage.got()).id, ANN, None)
+    async with asyncio.timeout(5):
+        while not seen:
+            await asyncio.sleep(0.005)
+    assert not first.done()
+    # Nothing is expected of an engine by it, so that none can fall silent meanwhile.
+    assert [(one.text, one.restarts, one.read_prompt_tokens) for one in seen] == [("", 1, 0)]
+    clock.now_s += 60
+    assert text_of(await first) == text_of(await second) == OWN
+    assert (seen[-1].worked_s, seen[-1].restarts) == (0.0, 1)

@@ -7,6 +7,7 @@ import pytest
 from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_chat.domain.prior_attempt import History, history
 from callboard_chat.domain.reply import Reply
+from callboard_chat.domain.reply_runs import TELL_AGAIN_S
 from callboard_contracts.chat import ChatFrame, ChatMessage, ChatRequest, EndReason, Sampling, ToolCall
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.volunteers import ServedBy
@@ -274,3 +275,63 @@ def test_reply_cut_before_its_first_token_used_what_was_read_of_its_prompt(reaso
     end = reply.end(reason).end
     assert end is not None
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (128, 0)
+
+
+def test_whoever_polls_is_told_at_once_that_a_reply_is_begun_again() -> None:
+    reply = Reply(request(), attempt=1, tells_restarts=True)
+    assert reply.restarted() is None
+    frames = feed(reply, Chunk(), Chunk(restarts=1), Chunk(restarts=1), *words("a "), Chunk(restarts=2))
+    assert [(frame.seq, frame.text, frame.restarts) for frame in frames] == [(0, "", 1), (1, "a ", 1), (2, "", 2)]
+    assert [frame.says_something for frame in frames] == [False, True, False]
+    reply.begin_run()
+    frame = reply.restarted()
+    assert frame is not None
+    assert (frame.seq, frame.restarts) == (3, 3)
+    assert reply.restarted() is None
+    last = reply.end("stop")
+    assert last.end is not None
+    assert last.end.restarts == 3
+    assert [frame.restarts for frame in feed(Reply(request(), attempt=1), Chunk(restarts=1))] == []
+
+
+def test_a_frame_that_tells_no_more_than_a_restart_begins_no_reply() -> None:
+    reply = Reply(request(), attempt=2, tells_restarts=True)
+    frame = reply.restarted()
+    assert frame is not None
+    assert not reply.started
+    past = history([frame])
+    assert (past.next_seq, past.started, past.silent) == (1, False, True)
+    successor = Reply(request(), attempt=3, prior=past, tells_restarts=True)
+    assert not successor.started
+    # Frames that the bus has forgotten were as silent as those that it has.
+    lost = history([frame.model_copy(update={"seq": 7})])
+    assert (lost.next_seq, lost.started, lost.whole) == (8, False, True)
+    end = successor.end("cancelled").end
+    assert end is not None
+    assert end.usage.prompt_tokens == 0
+    feed(successor, *words("a "))
+    assert successor.started
+
+
+def test_that_a_reply_waits_again_is_told_again_before_the_bus_forgets_it() -> None:
+    now_s = 0.0
+    reply = Reply(request(), attempt=1, tells_restarts=True, clock=lambda: now_s)
+    assert len(feed(reply, Chunk(restarts=1), Chunk(restarts=1))) == 1
+    now_s += TELL_AGAIN_S
+    (again,) = feed(reply, Chunk(restarts=1), Chunk(restarts=1))
+    assert (again.restarts, again.silent) == (1, True)
+    now_s += TELL_AGAIN_S
+    (again,) = feed(reply, *words("a "))
+    assert (again.silent, again.restarts) == (False, 1)
+    quiet = Reply(request(), attempt=1, tells_restarts=True, clock=lambda: 1e9)
+    assert feed(quiet, Chunk(), Chunk()) == []
+
+
+def test_only_work_counts_where_a_reply_waits_for_somebody_to_write_it() -> None:
+    reply = Reply(request(), attempt=1)
+    feed(reply, *words("a "))
+    assert reply.worked_s is None
+    feed(reply, Chunk(text="b ", tokens=1, worked_s=2.0), Chunk(worked_s=3.0))
+    reply.begin_run()
+    feed(reply, Chunk(text="c", tokens=1, worked_s=0.5), Chunk(finish="stop", worked_s=1.5))
+    assert reply.worked_s == 4.5

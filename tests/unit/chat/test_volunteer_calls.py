@@ -10,10 +10,11 @@ import pytest
 from nats.aio.msg import Msg
 
 from callboard_chat.domain.pending_jobs import PendingJobs
-from callboard_chat.domain.volunteer_matching import Conditions, WaitingJob
+from callboard_chat.domain.volunteer_matching import WaitingJob
 from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_chat.handlers.volunteer_calls import TakesVolunteers, serving_volunteers
 from callboard_contracts import subjects
+from callboard_contracts.volunteer_conditions import Conditions
 from callboard_contracts.volunteers import PopReply, PopRequest, VolunteerOffer
 from callboard_kit.bus import Bus, BusUnavailable, NoResponders
 

@@ -10,11 +10,11 @@ from callboard_chat.domain.volunteer_matching import (
     MAX_HEAD_START_S,
     MAX_SEARCHED,
     RETRY_SAME_S,
-    Conditions,
     WaitingJob,
     WaitingJobs,
 )
 from callboard_contracts.kudos import KUDOS_SCALE
+from callboard_contracts.volunteer_conditions import Conditions
 from callboard_contracts.volunteers import VolunteerOffer
 
 pytestmark = pytest.mark.unit
@@ -54,6 +54,7 @@ def waiting(*jobs: WaitingJob) -> WaitingJobs:
         (job(workers=frozenset({"w"}), excludes=True), {}, "worker_id"),
         (job(prompt="An OWL sat"), {"blacklist": ("owl s",)}, "blacklist"),
         (job(), {"needs_kudos": True}, "kudos"),
+        (job(softprompt="Owls"), {"softprompts": ("Ravens",)}, "matching_softprompt"),
         (job(failed_at={"w": 99.0}), {}, "worker_id"),
     ],
 )
@@ -78,6 +79,7 @@ def test_a_job_that_does_not_fit_is_skipped_by_its_reason(
         (job(workers=frozenset({"w", "other"})), {}),
         (job(workers=frozenset({"other"}), excludes=True), {}),
         (job(kudos=1), {"needs_kudos": True}),
+        (job(softprompt="Owls"), {"softprompts": ("Ravens", "Owls")}),
         (job(failed_at={"w": 100.0 - RETRY_SAME_S}), {}),
     ],
 )

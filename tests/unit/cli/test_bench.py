@@ -18,10 +18,9 @@ from callboard_cli.bench.command import plan_of, root_of
 from callboard_cli.bench.generator import LagMeter
 from callboard_cli.bench.load import Load
 from callboard_cli.bench.measurement import Measurement, blocks_of
-from callboard_cli.bench.pixel_font import HEIGHT, rows_of
+from callboard_cli.bench.picture import SCALE, png
 from callboard_cli.bench.player import MAX_HEADER_BYTES, Player, WavHeader
 from callboard_cli.bench.plot import plot_of, steps
-from callboard_cli.bench.png import SCALE, png
 from callboard_cli.bench.politeness import LONGEST_PAUSE_S, MAX_REFUSALS, Allowance, Backoff, is_loopback
 from callboard_cli.bench.report import page, print_report
 from callboard_cli.bench.results import results
@@ -248,14 +247,6 @@ def test_axes_have_a_few_round_steps_that_reach_the_longest_value(longest: float
     assert found[-1] >= longest * 0.998
     assert 3 <= len(found) <= 6
     assert len({round((b - a) / found[1], 6) for a, b in pairwise(found)}) == 1
-
-
-def test_every_sign_of_the_font_has_its_dots() -> None:
-    for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:/-_+%()[]":
-        rows = rows_of(sign)
-        assert [len(row) for row in rows] == [5] * HEIGHT, sign
-        assert rows == rows_of(sign.lower())
-    assert rows_of("Ω") == rows_of("\x1b")
 
 
 def plan(url: str, *words: str) -> Any:

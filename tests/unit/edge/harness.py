@@ -37,6 +37,7 @@ from callboard_edge.domain.characters import Characters
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.volunteer_jobs import VolunteerWorkers
 from callboard_edge.domain.volunteers import Volunteers
+from callboard_edge.domain.webhooks import WebhookCaller, WebhookQueue, Webhooks
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.live_sessions import LiveSessions
 from callboard_edge.http.protocol import Protocol
@@ -147,6 +148,7 @@ class EdgeHarness:
     characters: Characters
     results: FakeResultStore
     live_sessions: LiveSessions
+    webhooks: Webhooks | None
     workers: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
 
     @property
@@ -226,6 +228,8 @@ async def running(
     idle_loop: bytes | None = None,
     volunteers: Volunteers | None = None,
     volunteer_workers: VolunteerWorkers | None = None,
+    webhook_queue: WebhookQueue | None = None,
+    webhook_caller: WebhookCaller | None = None,
 ) -> AsyncGenerator[EdgeHarness]:
     """Starts an edge on a free loopback port."""
     table = {key: {**value, **(over or {}).get(key, {})} for key, value in CONFIG.items()}
@@ -252,6 +256,8 @@ async def running(
         saved_slots=FakeSavedSlots(),
         volunteers=volunteers,
         volunteer_workers=volunteer_workers,
+        webhook_queue=webhook_queue,
+        webhook_caller=webhook_caller,
     )
     server = EdgeServer(context, (*PROTOCOLS, *protocols))
     port = await server.start("127.0.0.1", 0)
@@ -274,6 +280,7 @@ async def running(
             characters,
             results,
             context.live_sessions,
+            context.webhooks,
             [mixing],
         )
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from callboard_contracts.accounts import key_digest
-from callboard_contracts.chat import ChatEnd, ChatJob, ChatResult
+from callboard_contracts.chat import ChatEnd, ChatFrame, ChatJob, ChatResult
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.kudos import KUDOS_SCALE
 from callboard_contracts.workers import OfferedModel, PoolRecord, Throughput, WorkerInfo
@@ -130,6 +130,18 @@ async def test_request_is_a_job_that_is_polled_and_shows_every_field_of_the_cont
         }
     ]
     assert await state(edge, request_id) == done
+
+
+async def test_text_that_is_begun_again_is_told_before_it_says_anything(edge: EdgeHarness) -> None:
+    edge.jobs.depths = {"batch": QueueDepth(1, 0)}
+    request_id = await submitted(edge)
+    job = await edge.jobs.next_chat()
+    edge.replies.send(job.request_id, ChatFrame(seq=0, attempt=1, restarts=1, silent=True))
+    seen = await state(edge, request_id)
+    assert (seen["restarted"], seen["waiting"], seen["processing"], seen["queue_position"]) == (1, 1, 0, 1)
+    edge.replies.send(job.request_id, ChatFrame(seq=1, attempt=1, text="Hoo.", tokens=1, restarts=1))
+    seen = await state(edge, request_id)
+    assert (seen["restarted"], seen["waiting"], seen["processing"]) == (1, 0, 1)
 
 
 async def test_job_that_a_worker_was_given_is_processed_before_its_first_word(edge: EdgeHarness) -> None:

@@ -131,6 +131,20 @@ async def test_long_text_and_fast_workers_need_kudos(edge: EdgeHarness, over: di
     assert (await submit(edge, ADA, **over))[0] == 202
 
 
+async def test_long_text_is_shortened_to_what_is_free_where_its_requester_lets_it_be(edge: EdgeHarness) -> None:
+    edge.quota.balances[ACCOUNT] = 1_000
+    over: dict[str, Any] = {"allow_downgrade": True, "params": {"max_length": 700}}
+    for headers in (ADA, ANONYMOUS):
+        status, answer = await submit(edge, headers, **over)
+        assert (status, answer["warnings"][0]["code"]) == (202, "LengthsReduced")
+        assert (await edge.jobs.next_chat()).request.max_output_tokens == 512
+    status, answer = await submit(edge, ADA, **over, slow_workers=False)
+    assert (status, answer["rc"]) == (403, "KudosUpfront")
+    edge.quota.balances[ACCOUNT] = 500_000
+    assert (await submit(edge, ADA, **over))[0] == 202
+    assert (await edge.jobs.next_chat()).request.max_output_tokens == 700
+
+
 async def test_texts_of_which_one_cannot_be_paid_are_none(edge: EdgeHarness) -> None:
     edge.quota.balances[ACCOUNT] = 9_000
     status, answer = await submit(edge, ADA, slow_workers=False, params={"n": 2})

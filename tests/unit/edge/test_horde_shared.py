@@ -15,7 +15,7 @@ from callboard_edge.domain.workers import Workers
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.protocols.horde.bodies import AsyncBody
 from callboard_edge.protocols.horde.errors import Refusal
-from callboard_edge.protocols.horde.pools import is_of_volunteers, pool_of, worker_count, worker_id
+from callboard_edge.protocols.horde.pools import Pool, is_of_volunteers, pool_of, worker_count, worker_id
 from callboard_edge.protocols.horde.requests import chosen_model, volunteer_terms
 from callboard_edge.settings import edge_settings
 
@@ -56,6 +56,7 @@ async def context() -> EdgeContext:
         workers=workers,
         volunteers=volunteers,
         volunteer_jobs=SimpleNamespace(pools=volunteer_pools(CONFIG.chat)),
+        chat_models=MODELS,
         settings=edge_settings(CONFIG, 1_000_000),
     )
     return cast("EdgeContext", parts)
@@ -71,6 +72,28 @@ async def test_own_workers_and_volunteers_of_a_model_count_together(context: Edg
     }
     assert counts == {"owl": 2, "wren": 1, "crow": 0}
     assert [model.name for model in MODELS.models if is_of_volunteers(context, model)] == ["wren"]
+
+
+async def test_hands_of_a_shared_pool_are_the_own_slots_and_the_threads_of_volunteers(context: EdgeContext) -> None:
+    def stands(used: int, volunteer_threads: int) -> Pool:
+        shared = WorkerInfo(
+            id="w", service="chat", pool="barn", backend="fake", models=(), slots=2 + 32, slots_used=used, at=0
+        )
+        context.workers.announce(shared)
+        shed = context.volunteers.get(SHED)
+        assert shed is not None
+        context.volunteers.take(shed.model_copy(update={"threads": volunteer_threads}))
+        return pool_of(context, "barn")
+
+    idle, full, over = stands(0, 3), stands(5, 3), stands(9, 3)
+    # The slots in which jobs wait for either are no hands.
+    assert (idle.own_slots, idle.slots, idle.has_free_slot, idle.held_back) == (2, 5, True, 0)
+    assert (full.has_free_slot, full.held_back) == (False, 0)
+    assert (over.has_free_slot, over.held_back) == (False, 4)
+    # Thirty jobs ahead are six rounds of 80 tokens, at ten a second.
+    assert over.wait_s(30, 0) == 48
+    assert pool_of(context, "crowd").own_slots == 0
+    assert pool_of(context, "own").threads is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The AI Horde's protocol where volunteers write, over the fakes."""
+"""The AI Horde's protocol for those who volunteer, over the fakes."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -7,77 +7,39 @@ from typing import Any
 import pytest
 
 from callboard_contracts.accounts import key_digest
-from callboard_contracts.volunteers import PopReply, SubmitReply, VolunteerRecord, volunteer_id
+from callboard_contracts.volunteers import HandedJob, PopReply, SubmitReply, VolunteerRecord, volunteer_id
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_edge.backends.fake_volunteers import FakeVolunteerStore, FakeVolunteerWorkers
 from callboard_edge.domain.ports import QueueDepth
 from callboard_edge.domain.volunteers import Volunteers
-from tests.unit.edge.harness import EdgeHarness, running
+from tests.unit.edge.harness import running
+from tests.unit.edge.volunteer_site import (
+    ADA,
+    ANONYMOUS,
+    BARN,
+    CONFIG,
+    JOB,
+    KEY,
+    MARK,
+    OFFER,
+    OTHER,
+    TEXT,
+    Site,
+    popped,
+    running_site,
+)
 
 pytestmark = pytest.mark.unit
-
-ADA, BEN = "k_0000000000000007", "k_00000000000000ff"
-KEY, OTHER, ANONYMOUS = {"apikey": "cb_ada"}, {"apikey": "cb_ben"}, {"apikey": "0000000000"}
-TEXT = "/api/v2/generate/text"
-MARK = "a" * 32
-JOB = f"{MARK[:8]}-0000-4000-8000-000000000000"
-BARN = volunteer_id("barn")
-OFFER: dict[str, Any] = {"name": "barn", "models": ["owl-7b"], "max_length": 80, "max_context_length": 1024}
-CONFIG: dict[str, Any] = {
-    "chat": {
-        "pools": {"crowd": {"backend": "volunteers"}, "main": {"backend": "fake"}},
-        "models": {"owl": {"pool": "crowd", "engine_model": "owl-7b"}, "wren": {"pool": "main"}},
-        "default_model": "owl",
-    },
-    "horde": {"submits_per_s": 0, "submits_per_minute": 0, "polls_per_minute": 0, "others_per_minute": 0},
-}
-
-
-class Site:
-    """An edge with a chat worker for volunteers."""
-
-    def __init__(self, edge: EdgeHarness, volunteers: Volunteers, chat: FakeVolunteerWorkers) -> None:
-        self.edge = edge
-        self.volunteers = volunteers
-        self.chat = chat
-
-    def announce(self, slots_used: int = 0) -> None:
-        models = (OfferedModel(name="owl", abilities=("completion",)),)
-        self.edge.known.announce(
-            WorkerInfo(
-                id=MARK, service="chat", pool="crowd", backend="volunteers", models=models, slots=64,
-                slots_used=slots_used, at=0,
-            )
-        )  # fmt: skip
-
-    async def ask(self, method: str, path: str, json: Any = None, **headers: str) -> tuple[int, Any]:
-        async with self.edge.session.request(method, self.edge.url + path, json=json, headers=headers) as answer:
-            return answer.status, await answer.json()
 
 
 @pytest.fixture
 async def site() -> AsyncGenerator[Site]:
-    volunteers, chat = Volunteers(FakeVolunteerStore(), time.time), FakeVolunteerWorkers()
-    async with running(CONFIG, volunteers=volunteers, volunteer_workers=chat) as edge:
-        for key, account in (("cb_ada", ADA), ("cb_ben", BEN)):
-            edge.quota.accounts[key_digest(key)] = account
-            edge.quota.balances[account] = 0
-        found = Site(edge, volunteers, chat)
-        found.announce()
+    async with running_site() as found:
         yield found
 
 
-async def popped(site: Site, **over: Any) -> VolunteerRecord:
-    """The record of a volunteer that has asked for a job."""
-    status, answer = await site.ask("POST", f"{TEXT}/pop", {**OFFER, **over}, **KEY)
-    assert (status, answer["id"]) == (200, None), answer
-    record = site.volunteers.get(volunteer_id(over.get("name", "barn")))
-    assert record is not None
-    return record
-
-
 async def test_a_request_waits_until_there_are_hands_for_it(site: Site) -> None:
-    body = {"prompt": "An owl", "params": {"max_length": 40}, "models": ["owl"]}
+    body = {"prompt": "An owl", "params": {"max_length": 40, "max_context_length": 1024}, "models": ["owl"]}
     status, answer = await site.ask("POST", f"{TEXT}/async", body, **ANONYMOUS)
     assert (status, answer["message"][:9]) == (202, "No worker")
     path = f"{TEXT}/status/{answer['id']}"
@@ -134,6 +96,9 @@ async def test_a_request_goes_to_whoever_may_write_it(
         ({"models": ["\x00"]}, "BadRequest"),
         ({"models": "owl"}, "BadRequest"),
         ({"models": ["character/ada"]}, "BadRequest"),
+        ({"models": ["owl-7b", "owl-7b::ben#255"]}, "BadRequest"),
+        ({"models": ["owl-7b::ben"]}, "BadRequest"),
+        ({"softprompts": "Owls"}, "BadRequest"),
         ({"max_length": 0}, "BadRequest"),
         ({"max_context_length": 10**30}, "BadRequest"),
         ({"threads": 51}, "BadRequest"),
@@ -171,6 +136,15 @@ async def test_an_owner_changes_a_worker_but_no_pause_of_the_site(site: Site) ->
         assert (await site.ask("PUT", path, over, **KEY))[0] == 400
     for headers, rc in ((OTHER, "NotOwner"), (ANONYMOUS, "AnonForbidden")):
         assert (await site.ask("DELETE", path, **headers))[1]["rc"] == rc
+    messages = "/api/v2/workers/messages"
+    assert await site.ask("GET", messages, **KEY) == (200, [])
+    assert (await site.ask("GET", messages))[0] == 400
+    await site.ask("PUT", path, {"maintenance": True, "maintenance_msg": "Moving house."}, **KEY)
+    ((told,),) = [(await site.ask("GET", messages, **KEY))[1]]
+    assert (told["worker_id"], told["message"], told["origin"]) == (BARN, "Moving house.", "Callboard")
+    for others in (OTHER, ANONYMOUS):
+        assert await site.ask("GET", messages, **others) == (200, [])
+    await site.ask("PUT", path, {"maintenance": False}, **KEY)
     await site.volunteers.change(record.id, lambda one: one.model_copy(update={"paused": True}))
     assert (await site.ask("POST", f"{TEXT}/pop", OFFER, **KEY))[1]["rc"] == "WorkerFlaggedMaintenance"
     assert (await site.ask("DELETE", path, **KEY))[1]["rc"] == "WorkerFlaggedMaintenance"
@@ -213,3 +187,36 @@ async def test_an_answer_without_a_job_has_every_field(site: Site) -> None:
             "extra_source_images": None,
         },
     )
+
+
+async def test_what_a_volunteer_offers_goes_with_its_pop(site: Site) -> None:
+    job = HandedJob(id=JOB, model="owl-7b::ada#7", payload={"prompt": "An owl"}, ttl_s=9.9, softprompt="Owls")
+    site.chat.jobs = [PopReply(jobs=(job,))]
+    soft = ["Owls", "Owls", "", "x" * 201]
+    over = {"models": ["owl-7b::ada#7", "a::"], "softprompts": soft, "extra_slow_worker": True}
+    answer = (await site.ask("POST", f"{TEXT}/pop", {**OFFER, **over}, **KEY))[1]
+    assert (answer["softprompt"], answer["ttl"], answer["model"]) == ("Owls", 9, "owl-7b::ada#7")
+    ((_, request),) = site.chat.pops
+    assert (request.offer.softprompts, request.offer.extra_slow) == (("Owls",), True)
+    assert request.offer.models == ("owl-7b::ada#7", "a::")
+    record = site.volunteers.get(BARN)
+    assert record is not None
+    assert (record.softprompts, record.extra_slow, record.needs_kudos) == (("Owls",), True, False)
+
+
+async def test_an_address_has_so_many_volunteers_and_those_that_are_trusted_beside_them() -> None:
+    store = FakeVolunteerStore()
+    volunteers = Volunteers(store, time.time)
+    over = {**CONFIG, "horde": {**CONFIG["horde"], "workers_per_address": 2}}
+    async with running(over, volunteers=volunteers, volunteer_workers=FakeVolunteerWorkers()) as edge:
+        edge.quota.accounts[key_digest("cb_ada")] = ADA
+        site = Site(edge, volunteers, FakeVolunteerWorkers())
+        for name in ("barn", "shed", "barn"):
+            await popped(site, name=name)
+        status, answer = await site.ask("POST", f"{TEXT}/pop", {**OFFER, "name": "loft"}, **KEY)
+        assert (status, answer["rc"]) == (403, "TooManySameIPs")
+        assert volunteers.get(volunteer_id("loft")) is None
+        loft = VolunteerRecord(id=volunteer_id("loft"), name="loft", account=ADA, created_at=0, seen_at=0, trusted=True)
+        store.records[loft.id] = loft
+        volunteers.take(loft)
+        assert (await popped(site, name="loft")).trusted

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from callboard_cli.bench.scene import Line, Mark, Paint, Scene, Words
+from callboard_cli.bench.tables import NAMES
 
 WIDTH, PANEL_HEIGHT, HEAD_HEIGHT = 960, 260, 56
 LEFT, RIGHT, TOP, BOTTOM, GAP = 64, 24, 34, 44, 76
@@ -26,7 +27,7 @@ def plot_of(found: dict[str, Any]) -> Scene:
     for number, target in enumerate(found["targets"]):
         y = 20 + number * 18
         scene.lines.append(Line(((LEFT, y - 4), (LEFT + 24, y - 4)), PAINTS[number], 3))
-        scene.words.append(Words((LEFT + 32, y), target["url"]))
+        scene.words.append(Words((LEFT + 32, y), f"{NAMES[number]}: {target['url']}"))
     scene.words.append(Words((WIDTH - RIGHT, 20), found["started"], "end"))
     if any(one["error"] is not None for one in found["samples"]):
         scene.words.append(Words((WIDTH - RIGHT, 38), "a cross is a request that failed", "end", "wrong"))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from callboard_cli.bench.plot import plot_of
-from callboard_cli.bench.png import png
 from callboard_cli.bench.tables import NAMES, Table, tables_of
 from callboard_cli.tables import print_table
 
@@ -36,7 +35,8 @@ def heading(found: dict[str, Any]) -> list[str]:
         if plan["rate_per_s"] is None
         else f"{plan['rate_per_s']:g} due each second ({plan['arrivals']} gaps), at most {plan['at_once']} at once"
     )
-    lines.append(f"load: {load}; replies of at most {plan['max_tokens']} tokens; begun {found['started']}")
+    length = f"replies of at most {plan['max_tokens']} tokens"
+    lines.append(f"load: {load}; {length}; seed {plan['seed']}; begun {found['started']}")
     return lines
 
 
@@ -53,9 +53,9 @@ def generator_line(found: dict[str, Any]) -> str:
     lag = generator["lag"]
     if lag is None:
         return "generator: too short to be judged"
-    worst = lag["p99"] if lag["p99"] is not None else lag["max"]
+    worst = f"{lag['max'] * 1000:.1f} ms at most" if lag["p99"] is None else f"{lag['p99'] * 1000:.1f} ms at p99"
     return (
-        f"generator: woke {lag['p50'] * 1000:.1f} ms late at the median, {worst * 1000:.1f} ms at p99; "
+        f"generator: woke {lag['p50'] * 1000:.1f} ms late at the median, {worst}; "
         f"{generator['processor_share']:.0%} of a processor core"
     )
 
@@ -67,6 +67,8 @@ def print_report(found: dict[str, Any]) -> None:
     for table in tables_of(found):
         print(f"\n{table.title}")
         print_table(table.rows)
+        if table.note:
+            print(f"({table.note})")
     print()
     for line in [*remarks(found), generator_line(found)]:
         print(line)
@@ -96,6 +98,9 @@ def page(found: dict[str, Any]) -> str:
 
 def write_folder(folder: Path, found: dict[str, Any]) -> None:
     """Writes the page, the picture and the data."""
+    # What draws takes a while to load, and no other command needs it.
+    from callboard_cli.bench.picture import png
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page(found), encoding="utf-8")
     (folder / PICTURE).write_bytes(png(plot_of(found)))
@@ -108,4 +113,5 @@ def _html_table(table: Table) -> str:
     lines += [f'<th scope="col">{escape(cell)}</th>' for cell in head]
     lines.append("</tr>")
     lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body]
-    return "\n".join([*lines, "</table>"])
+    note = [f"<p>{escape(table.note)}</p>"] if table.note else []
+    return "\n".join([*lines, "</table>", *note])

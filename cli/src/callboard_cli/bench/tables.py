@@ -11,10 +11,11 @@ NAMES = ("A", "B")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its title; the first row holds the headings."""
+    """A table with its title; the first row holds the headings, and a note says what its words mean."""
 
     title: str
     rows: Rows
+    note: str = ""
 
 
 def tables_of(found: dict[str, Any]) -> list[Table]:
@@ -41,7 +42,12 @@ def _durations(found: dict[str, Any]) -> Table:
         for name, summary in work["durations"].items():
             if summary is not None:
                 rows.append((work["work"], NAMES[work["target"]], name, *_cells(summary)))
-    return Table("Durations in ms, from the moment at which a request was due", rows)
+    return Table(
+        "Durations in ms, from the moment at which a request was due",
+        rows,
+        "time_to_first_chunk: to the first token; time_per_output_token: each token after it; "
+        "time_to_first_sound: to the first sound; duration: to the end of the reply or the sound",
+    )
 
 
 def _rates(found: dict[str, Any]) -> Table:

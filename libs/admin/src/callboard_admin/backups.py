@@ -40,6 +40,7 @@ from callboard_contracts.streams import (
     TTS,
     TURNS,
     USAGE,
+    WEBHOOKS,
     stored_streams,
 )
 from callboard_kit.bus import ApiError, Bus, BusUnavailable
@@ -54,7 +55,7 @@ RESTORE_TIMEOUT_S = 300.0
 POLL_S = 0.1
 PRIVATE_FILE = 0o600
 NOT_FOUND = 404
-SHORT_LIVED = frozenset({CHAT, TTS, RESULT, KEYS})
+SHORT_LIVED = frozenset({CHAT, TTS, RESULT, WEBHOOKS, KEYS})
 ROOM_STREAMS = frozenset({f"KV_{BUCKET_ROOMS}", ROOM_AUDIO, TURNS})
 """What holds the dialogues of rooms."""
 

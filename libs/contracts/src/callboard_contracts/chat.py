@@ -289,7 +289,8 @@ class ChatFrame(Message):
     `seq` counts from 0 without gaps over all attempts; `attempt` is the delivery that wrote the frame; `tokens` is
     how many engine tokens the frame stands for, and `thinking_tokens` how many of them are reasoning. `thinking` is
     the model's reasoning, never part of `text`. `restarts` is how often the reply was begun again so far, for those who
-    poll. The last frame has `end`.
+    poll; a frame may tell that alone, and is `silent` where nothing of the reply was said yet. The last frame has
+    `end`.
     """
 
     seq: int = Field(ge=0)
@@ -301,7 +302,13 @@ class ChatFrame(Message):
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     restarts: int = Field(default=0, ge=0)
+    silent: bool = False
     end: ChatEnd | None = None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether it brings a part of the reply."""
+        return bool(self.text or self.thinking or self.tokens or self.tool_calls)
 
 
 class ChatResult(Message):

@@ -16,6 +16,7 @@ from callboard_contracts.kudos_price import KudosSection
 from callboard_contracts.pools import ChatSection, SttSection, TtsSection
 from callboard_contracts.section import Name, Port, Section
 from callboard_contracts.spirit_box import SpiritBoxSection
+from callboard_contracts.webhooks import WebhooksSection
 
 BUS_USER = "callboard"
 """The user of the bus where the configuration names only a password."""
@@ -186,8 +187,11 @@ class HordeSection(Section):
     """How often volunteers at one address may pop, submit and tell progress in a second."""
     workers_per_account: int = Field(default=20, ge=1)
     """How many volunteers one account may have."""
+    workers_per_address: int = Field(default=0, ge=0)
+    """How many volunteers of one address may be there at once; those that an operator trusts do not count."""
     others_per_minute: int = Field(default=90, ge=0)
     """How often an address may ask anything else in a minute."""
+    webhooks: WebhooksSection = WebhooksSection()
 
 
 Bitrate = Literal[16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320]

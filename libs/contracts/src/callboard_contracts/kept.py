@@ -8,6 +8,7 @@ from callboard_contracts.chat import ChatMessage
 from callboard_contracts.jobs import Service
 from callboard_contracts.model import Message
 from callboard_contracts.quota import Hold
+from callboard_contracts.volunteers import VolunteerTerms
 
 
 class JobTicket(Message):
@@ -37,8 +38,9 @@ class NamedRequest(Message):
 class KeptGroup(Message):
     """The polled jobs that one request of a client made, kept under `name.<hash>` for as long as their results.
 
-    `stops` are the stop sequences that the client is shown where one ended a reply. Times are Unix seconds; `ended` is
-    set once all jobs have.
+    `stops` are the stop sequences that the client is shown where one ended a reply, and `webhook` the address that is
+    called with each reply. `volunteers` and `context_tokens` are what is asked of volunteers, where they may write it.
+    Times are Unix seconds; `ended` is set once all jobs have.
     """
 
     request_id: str
@@ -47,6 +49,9 @@ class KeptGroup(Message):
     pool: str
     max_output_tokens: int = Field(ge=1)
     stops: tuple[str, ...] = ()
+    volunteers: VolunteerTerms | None = None
+    context_tokens: int | None = None
+    webhook: str | None = None
     created_at: float
     ended: bool = False
 

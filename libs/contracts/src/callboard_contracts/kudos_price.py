@@ -148,15 +148,18 @@ def needs_upfront(kudos: KudosSection, *, max_length: int, threads: int, waiting
 
     `threads` are the workers' at this moment, and `waiting` the jobs in the queue.
     """
-    if not slow_workers:
-        return True
+    return not slow_workers or max_length > free_length(kudos, threads=threads, waiting=waiting)
+
+
+def free_length(kudos: KudosSection, *, threads: int, waiting: int) -> int:
+    """The longest text that nobody has to have the price for at this moment, where slow workers may write it."""
     allowed = (
         kudos.upfront_max_length
         + kudos.upfront_tokens_per_thread * threads
         - kudos.upfront_tokens_per_waiting * waiting
     )
     least = min(kudos.upfront_min_length, kudos.upfront_max_length)
-    return max_length > min(max(allowed, least), kudos.upfront_max_length)
+    return int(min(max(allowed, least), kudos.upfront_max_length))
 
 
 def uptime_reward(kudos: KudosSection, *, context_tokens: int, billions: float | None) -> int:

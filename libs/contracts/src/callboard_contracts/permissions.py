@@ -38,6 +38,8 @@ from callboard_contracts.streams import (
     TURN_CONSUMER,
     TURNS,
     USAGE,
+    WEBHOOK_CONSUMER,
+    WEBHOOKS,
 )
 from callboard_contracts.subjects import (
     CHARACTERS_DELETE,
@@ -189,6 +191,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         *("ctl.cancel.*", "ctl.interest.*", RUNNING_REPLY),
         *(tokenize("*"), detokenize("*"), describe_model("*")),
         *("result.*", "ticket.*", "name.*"),
+        *("webhook.*", *_consume(WEBHOOKS, WEBHOOK_CONSUMER)),
         *(QUOTA_RESERVE, QUOTA_RELEASE, QUOTA_IDENTIFY, QUOTA_USAGE, QUOTA_KUDOS_SHOW, QUOTA_KUDOS_TRANSFER),
         QUOTA_KUDOS_UPTIME,
         _api("CONSUMER.INFO", CHAT, "*"),
@@ -239,7 +242,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
 }
 _SUBSCRIBE: dict[User, tuple[str, ...]] = {
     "edge": (
-        *("out.*.*", "audio.*.*.*", "room_audio.*.*.*"),
+        *("out.*.*", "audio.*.*.*", "room_audio.*.*.*", "result.*"),
         *("ctl.resume.*.*", RUNNING_REPLY, CTL_CHARACTERS, CTL_ACCOUNTS, f"$KV.{BUCKET_WORKERS}.>"),
         f"$KV.{BUCKET_VOLUNTEERS}.>",
     ),

@@ -70,6 +70,8 @@ AUDIO = "AUDIO"
 SOUND = "SOUND"
 """What is to be transcribed, until it has been."""
 ROOM_AUDIO = "ROOM_AUDIO"
+WEBHOOKS = "WEBHOOKS"
+"""The webhooks that are to be called, until they were."""
 TURNS = "TURNS"
 """The ends of turns, until the rooms service has handled them."""
 USAGE = "USAGE"
@@ -82,6 +84,7 @@ SAVES = "SAVES"
 """What callers keep in their slots."""
 DLQ = "DLQ"
 TURN_CONSUMER = "rooms-turns"
+WEBHOOK_CONSUMER = "edge-webhooks"
 SETTLEMENT = "quota-settlement"
 """The durable consumer of USAGE from which the quota processes settle holds."""
 BUCKET_ROOMS = "ROOMS"
@@ -224,6 +227,12 @@ def streams(config: Config) -> tuple[StreamSpec, ...]:
         ),
         _room_audio(config),
         StreamSpec(
+            WEBHOOKS,
+            ("webhook.*",),
+            max_age_s=RESULT_LIFE_S,
+            options={"retention": "workqueue", "discard": "new", "max_msgs": config.horde.webhooks.max_waiting},
+        ),
+        StreamSpec(
             TURNS,
             ("turn.*.*",),
             max_age_s=ROOM_LIFE_S,
@@ -304,13 +313,14 @@ def key_life_s(config: Config) -> float:
 
 
 def consumers(config: Config) -> tuple[ConsumerSpec, ...]:
-    """The durable consumers: one for each pool and class of job, and those that settle usage and end turns."""
+    """The durable consumers: one for each pool and class of job, for usage, for turns and for webhooks."""
     return (
         *_pool_consumers(CHAT, "chat", config.chat.pools),
         *_pool_consumers(TTS, "tts", config.tts.pools),
         *_pool_consumers(STT, "stt", config.stt.pools),
         ConsumerSpec(USAGE, SETTLEMENT, "usage.*", 20_000, max_deliveries=-1),
         ConsumerSpec(TURNS, TURN_CONSUMER, "turn.*.*", 10_000, max_deliveries=-1),
+        ConsumerSpec(WEBHOOKS, WEBHOOK_CONSUMER, "webhook.*", 10_000, max_deliveries=-1),
     )
 
 

@@ -76,6 +76,11 @@ def ticket(request_id: str) -> str:
     return f"ticket.{token(request_id)}"
 
 
+def webhook(job_id: str) -> str:
+    """Where it is kept that a webhook is to be called with a job's text, until it was."""
+    return f"webhook.{token(job_id)}"
+
+
 def request_name(name: str) -> str:
     """Where it is kept which request a client's own name stands for; any text may be a name."""
     return f"name.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

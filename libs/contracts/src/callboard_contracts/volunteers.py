@@ -27,7 +27,11 @@ MAX_SUSPICIONS_PER_HOUR = 20
 MAX_OFFERED_MODELS = 32
 """How many models one volunteer may offer at once."""
 MAX_POOL_MODELS = 256
-"""How many models of volunteers a pool offers."""
+"""How many models of volunteers a pool offers beside those that are configured; accounts share them evenly."""
+MAX_SOFT_PROMPTS = 32
+"""How many soft prompts one volunteer may have."""
+MAX_GEN_METADATA = 50
+"""How many remarks a volunteer may make of one text."""
 MAX_MODEL_NAME = 200
 MAX_TEXT_BYTES = 256 * 1024
 """The longest text of one job."""
@@ -43,12 +47,20 @@ Suspicion = Literal["speed", "empty", "repeated", "contradictory"]
 """Why a text looks false: written too fast, nothing, the same as the ones before, or not what was streamed."""
 
 
+Formatting = Literal["singleline", "frmtadsnsp", "frmtrmblln", "frmtrmspch", "frmttriminc", "use_default_badwordsids"]
+"""The Horde's switches for how a text is tidied up, which volunteers' engines know."""
+TextState = Literal["ok", "censored", "csam"]
+"""Whether a volunteer gives its text, or withholds it since it may be none that it wants to have written."""
+
+
 class VolunteerTerms(Message):
     """What a requester asks of volunteers; left out, any may write the text.
 
     `models` may write it beside the model of the request, `any_model` says that every model may. With `excludes`, the
     `workers` are those that may not. `kudos`, in thousandths, are the requester's, which are served first. Where the
-    pool has an engine of its own, `own_engine` says whether that may write the text, or must.
+    pool has an engine of its own, `own_engine` says whether that may write the text, or must. With
+    `disable_batching` each text of a request is popped alone. `softprompt` is one that the volunteer must have, and
+    `formatting` are the switches that are on.
     """
 
     models: tuple[str, ...] = ()
@@ -62,12 +74,31 @@ class VolunteerTerms(Message):
     nsfw: bool = True
     kudos: int = Field(default=0, ge=0)
     own_engine: Literal["may", "must", "may_not"] = "may"
+    disable_batching: bool = False
+    softprompt: str | None = None
+    formatting: tuple[Formatting, ...] = ()
+
+
+class GenMetadata(Message):
+    """A remark of a volunteer's program on a text, such as that something was left out."""
+
+    type: str
+    value: str
+    ref: str | None = None
+
+
+class TextNotes(Message):
+    """What a volunteer says of a text that it hands in; one that it withholds is no failure of it."""
+
+    state: TextState = "ok"
+    seed: int = 0
+    gen_metadata: tuple[GenMetadata, ...] = Field(default=(), max_length=MAX_GEN_METADATA)
 
 
 class ServedBy(Message):
     """The volunteer that wrote a text; `account` is its owner's, and never leaves the site.
 
-    `reward` is what it earns, in thousandths of a kudos.
+    `reward` is what it earns, in thousandths of a kudos; `notes` is what it says of the text.
     """
 
     worker_id: str
@@ -75,6 +106,7 @@ class ServedBy(Message):
     model: str
     account: str
     reward: int = Field(default=0, ge=0)
+    notes: TextNotes = TextNotes()
 
 
 class VolunteerRecord(Message):
@@ -94,6 +126,9 @@ class VolunteerRecord(Message):
     max_context_length: int = 1024
     threads: int = 1
     nsfw: bool = True
+    extra_slow: bool = False
+    needs_kudos: bool = False
+    softprompts: tuple[str, ...] = ()
     bridge_agent: str = "unknown:0:unknown"
     info: str | None = None
     maintenance: bool = False
@@ -128,6 +163,25 @@ class VolunteerRecord(Message):
         """Whether it has lately asked for work."""
         return now - self.seen_at < ONLINE_S
 
+    def offer(self, *, validated: bool) -> "VolunteerOffer":
+        """What it can do as far as the record tells; `validated` says whether its program is in the site's list."""
+        return VolunteerOffer(
+            worker_id=self.id,
+            worker_name=self.name,
+            account=self.account,
+            models=self.models,
+            max_length=self.max_length,
+            max_context_length=self.max_context_length,
+            nsfw=self.nsfw,
+            trusted=self.trusted,
+            validated=validated,
+            slow=self.is_slow,
+            extra_slow=self.extra_slow,
+            needs_kudos=self.needs_kudos,
+            softprompts=self.softprompts,
+            own_only=self.maintenance,
+        )
+
 
 class VolunteerOffer(Message):
     """What a volunteer can do now, as one pop says; `priority` are the accounts whose jobs it takes first.
@@ -147,6 +201,7 @@ class VolunteerOffer(Message):
     slow: bool = False
     extra_slow: bool = False
     needs_kudos: bool = False
+    softprompts: tuple[str, ...] = ()
     blacklist: tuple[str, ...] = ()
     priority: tuple[str, ...] = ()
     own_only: bool = False
@@ -162,12 +217,13 @@ class PopRequest(Message):
 
 
 class HandedJob(Message):
-    """A job as a volunteer gets it; `payload` is the Horde's."""
+    """A job as a volunteer gets it; `payload` is the Horde's. `ttl_s` is never longer than the job itself has."""
 
     id: str
     model: str
     payload: dict[str, Any]
     ttl_s: float
+    softprompt: str | None = None
 
 
 class PopReply(Message):
@@ -191,7 +247,8 @@ class SubmitRequest(Message):
     """A volunteer of an account submits the text of a job, or None where it failed.
 
     `worker_id` and `worker_name` are the account's volunteer that the job's id names, for a job that another chat
-    worker handed out before it was lost; `validated` says that its program earns the whole reward.
+    worker handed out before it was lost; `validated` says that its program earns the whole reward. `notes` is what it
+    says of the text.
     """
 
     id: str
@@ -200,6 +257,7 @@ class SubmitRequest(Message):
     worker_id: str = ""
     worker_name: str = ""
     validated: bool = False
+    notes: TextNotes = TextNotes()
 
 
 class ProgressRequest(Message):

@@ -37,7 +37,8 @@ def nak(delay_s: float) -> bytes:
 class Feed:
     """Hands each message to `handle`, whose return value is the server's answer; an error is a nak with a delay.
 
-    While `may_take` is false it takes none, and hands back those that arrive.
+    While `may_take` is false it takes none, and hands back those that arrive. It begins no pull while `max_running` are
+    being handled.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Feed:
         consumer: str,
         handle: Callable[[Msg], Awaitable[bytes]],
         may_take: Callable[[], bool] = lambda: True,
+        max_running: int = MAX_RUNNING,
     ) -> None:
         self._bus = bus
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._span = f"process {stream}"
         self._handle = handle
         self._may_take = may_take
+        self._max_running = max_running
         self._running = BackgroundTasks(self._ended)
         self._requested = 0
         self._requested_at = 0.0
@@ -63,6 +66,10 @@ class Feed:
         self._stopping = False
         self._wake = asyncio.Event()
         bus.on_reconnect(self._forget_pulls)
+
+    def handling(self) -> int:
+        """How many messages are being handled."""
+        return len(self._running)
 
     async def run(self) -> None:
         """Takes messages until cancelled."""
@@ -92,7 +99,7 @@ class Feed:
             return
         if self._lost or (self._requested and now - self._requested_at > LOST_PULL_S):
             await self._open_inbox()
-        if self._requested < BATCH // 2 and self._requested + len(self._running) < MAX_RUNNING:
+        if self._requested < BATCH // 2 and self._requested + len(self._running) < self._max_running:
             body = json.dumps({"batch": BATCH, "expires": int(PULL_LIFE_S * NANOSECONDS_PER_S)}).encode()
             try:
                 await self._bus.publish(self._pull_subject, body, reply=self._inbox)

@@ -1,9 +1,9 @@
 """The pull loop: one job for each free slot, live jobs first, a heartbeat while they run.
 
 A pull asks for exactly one job, and open pulls plus running jobs never exceed the slots, so a worker never holds a job
-that it cannot start. All free slots but one wait for live jobs. The last one is the batch probe: it asks for a live
-job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is thus taken
-only at a moment when no live job waits.
+that it cannot start. All free slots but one wait for live jobs, up to a bound. The last one is the batch probe: it asks
+for a live job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is
+thus taken only at a moment when no live job waits.
 """
 
 import asyncio
@@ -30,6 +30,9 @@ LOST_PULL_S = PULL_LIFE_S + 5.0
 LOST_BATCH_PROBE_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 HEARTBEAT_S = ACK_WAIT_S / 3
+MAX_WAITING_PULLS = 32
+"""A consumer has room for 512 pulls of all its workers together, and turns further ones away; a pull that is filled is
+followed by the next one at once."""
 CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 NAK_DELAY_S = 0.05
@@ -285,6 +288,7 @@ class PullLoop:
         if now >= self._batch_probe.not_before:
             await self._probe_batch()
         free = self._slots - len(self._running) - self._waiting.open - self._batch_probe.open
+        free = min(free, MAX_WAITING_PULLS - self._waiting.open)
         for _ in range(free if now >= self._waiting.not_before else 0):
             await self._send(self._waiting, self._live_subject, _PULL_LONG)
 

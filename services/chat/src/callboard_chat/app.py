@@ -124,7 +124,7 @@ async def run_worker(
             running: RunningJob[ChatJob], request: ChatRequest, said: Continuation | None
         ) -> AsyncGenerator[Chunk, None]:
             assert volunteers is not None
-            return volunteers.stream_job(running.job, request, said, batch=running.is_batch)
+            return volunteers.stream_job(running.job, request, said, batch=running.is_batch, left_s=running.left_s)
 
         return PoolJobs(ChatJobs(*parts, replies, None if volunteers is None else stream_job), EmbeddingJobs(*parts))
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from callboard_chat.domain.models import ServedModel
@@ -95,11 +96,20 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         served_models |= dict.fromkeys((name, *model.aliases), served)
     models: Mapping[str, ServedModel] = served_models
     own_slots, of_volunteers = slots, None
+    names = {
+        name: model.volunteer_models
+        for name, model in config.chat.models.items()
+        if model.pool == pool and model.volunteer_models
+    }
     if section.is_shared:
         slots += section.volunteer_slots
-        of_volunteers = VolunteerModels(_as_written_by_volunteers(models, section.prompt_format), section.prompt_format)
+        of_volunteers = VolunteerModels(
+            _as_written_by_volunteers(models, section.prompt_format),
+            section.prompt_format,
+            names=chain(*names.values()),
+        )
     elif volunteers:
-        models = of_volunteers = VolunteerModels(models, section.prompt_format)
+        models = of_volunteers = VolunteerModels(models, section.prompt_format, names=chain(*names.values()))
     return PoolSettings(
         service="chat",
         name=pool,
@@ -126,11 +136,7 @@ def pool_settings(config: Config, pool: str, environ: Mapping[str, str] = os.env
         if section.is_shared
         else None,
         volunteer_models=of_volunteers,
-        volunteer_names={
-            name: model.volunteer_models
-            for name, model in config.chat.models.items()
-            if model.pool == pool and model.volunteer_models
-        },
+        volunteer_names=names,
         kudos=config.kudos,
     )
 

@@ -20,6 +20,7 @@ from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.permissions import checked_streams
 from callboard_contracts.streams import key_life_s, stored_streams
 from callboard_contracts.subjects import CTL_ACCOUNTS
+from callboard_contracts.webhooks import WebhooksSection
 from callboard_edge.backends.character_watch import CharacterWatch
 from callboard_edge.backends.job_queue import BusJobQueue
 from callboard_edge.backends.model_inquiry import BusModelInquiry
@@ -33,6 +34,8 @@ from callboard_edge.backends.saved_slots import BusSavedSlots
 from callboard_edge.backends.volunteer_store import BusVolunteerStore
 from callboard_edge.backends.volunteer_watch import VolunteerWatch
 from callboard_edge.backends.volunteer_workers import BusVolunteerWorkers
+from callboard_edge.backends.webhook_caller import HttpWebhookCaller
+from callboard_edge.backends.webhook_queue import BusWebhookQueue, WebhookFeed
 from callboard_edge.backends.worker_watch import WorkerWatch
 from callboard_edge.composition import edge_context
 from callboard_edge.domain.administration import Administration
@@ -42,6 +45,7 @@ from callboard_edge.domain.running_replies import FollowedReplies
 from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.uptime_rewards import UptimeRewards
 from callboard_edge.domain.volunteers import Volunteers
+from callboard_edge.domain.webhooks import Webhooks
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.protocol import Protocol
 from callboard_edge.http.server import LAST_EVENT_S, EdgeServer
@@ -204,6 +208,7 @@ async def _serve(
     kobold = config.kobold
     slots = BusSavedSlots(bus, kobold.saves_max_mib * 1024 * 1024, kobold.saves_life_s, bus.clock.now)
     results = BusResultStore(bus)
+    webhooks = _Webhooks(bus, config.horde.webhooks)
     context = edge_context(
         config,
         deps,
@@ -220,7 +225,10 @@ async def _serve(
         saved_slots=slots,
         volunteers=volunteers,
         volunteer_workers=BusVolunteerWorkers(bus),
+        webhook_queue=webhooks.queue,
+        webhook_caller=webhooks.caller,
     )
+    metrics.webhooks_waiting.set_function(webhooks.waiting)
     server = EdgeServer(context, protocols)
     library_output.hide()
     try:
@@ -245,6 +253,7 @@ async def _serve(
             supervisor.start(ahead.run(), "holds-ahead")
             supervisor.start(volunteers.run(), "volunteers")
             supervisor.start(streams.run(), "room-streams")
+            webhooks.start(context.webhooks, supervisor)
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
             freeze_gc()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
@@ -252,16 +261,49 @@ async def _serve(
             await server.stop_listening()
             streams.close()
             context.live_sessions.stopping.set()
+            await webhooks.drain()
             await _drain(server, replies, config.edge.drain_timeout_s)
             await volunteers.flush()
     finally:
         await server.close()
         encoders.close()
+        await webhooks.close()
         await background.close(BACKGROUND_TIMEOUT_S)
         await replies.close()
         for watch in watches:
             await watch.close()
         await others.close()
+
+
+class _Webhooks:
+    """What calls webhooks, where the site does."""
+
+    def __init__(self, bus: Bus, settings: WebhooksSection) -> None:
+        self.queue = BusWebhookQueue(bus)
+        self.caller = HttpWebhookCaller(settings) if settings.enabled else None
+        self._bus = bus
+        self._settings = settings
+        self._feed: WebhookFeed | None = None
+
+    def waiting(self) -> int:
+        """How many are in this edge's hands."""
+        return 0 if self._feed is None else self._feed.handling()
+
+    def start(self, webhooks: Webhooks | None, supervisor: TaskSupervisor) -> None:
+        """Takes webhooks from now on."""
+        if webhooks is not None:
+            self._feed = WebhookFeed(self._bus, webhooks.call, self._settings.max_waiting)
+            supervisor.start(self._feed.run(), "webhooks")
+
+    async def drain(self) -> None:
+        """Takes no more, and leaves those that wait to other edges."""
+        if self._feed is not None:
+            await self._feed.drain(LAST_EVENT_S)
+
+    async def close(self) -> None:
+        """Closes the connections to receivers."""
+        if self.caller is not None:
+            await self.caller.close()
 
 
 async def drop_when_accounts_change(bus: Bus, ahead: HoldsAhead) -> None:

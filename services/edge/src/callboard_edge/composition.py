@@ -29,6 +29,7 @@ from callboard_edge.domain.submission import Dependencies
 from callboard_edge.domain.volunteer_jobs import VolunteerJobs, VolunteerWorkers
 from callboard_edge.domain.volunteer_models import VolunteerCatalogue, volunteer_pools
 from callboard_edge.domain.volunteers import Volunteers
+from callboard_edge.domain.webhooks import WebhookCaller, WebhookQueue, Webhooks
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.embedding_responder import EmbeddingResponder
@@ -63,10 +64,13 @@ def edge_context(
     saved_slots: SavedSlots | None = None,
     volunteers: Volunteers | None = None,
     volunteer_workers: VolunteerWorkers | None = None,
+    webhook_queue: WebhookQueue | None = None,
+    webhook_caller: WebhookCaller | None = None,
 ) -> EdgeContext:
     """Puts together what the protocols are given; `running` is made where this edge is the only one.
 
-    Without `volunteers` and the `volunteer_workers` that hold their jobs the site takes none.
+    Without `volunteers` and the `volunteer_workers` that hold their jobs the site takes none, and it calls no webhooks
+    without their queue and a caller.
     """
     settings = edge_settings(config, deps.jobs.max_request_bytes)
     characters = Characters() if characters is None else characters
@@ -123,6 +127,9 @@ def edge_context(
         volunteer_jobs=None
         if volunteer_workers is None or not pools
         else VolunteerJobs(volunteer_workers, workers, pools, lambda: ready() is not None),
+        webhooks=None
+        if webhook_queue is None or webhook_caller is None
+        else Webhooks(config.horde.webhooks, webhook_queue, webhook_caller, kept, results, metrics.webhook_ended),
     )
 
 

@@ -12,6 +12,7 @@ from callboard_contracts.jobs import Service
 from callboard_contracts.pools import PoolSection
 from callboard_edge.domain.spirit_ports import Outcome, Stage
 from callboard_edge.domain.waiting_jobs import WaitingJobs
+from callboard_edge.domain.webhooks import Outcome as WebhookOutcome
 from callboard_edge.domain.workers import Workers
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -25,6 +26,7 @@ ADMIN_REFUSALS = ("missing", "wrong", "blocked")
 MEMORY_USES = ("kept", "none")
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+WEBHOOK_OUTCOMES: tuple[WebhookOutcome, ...] = get_args(WebhookOutcome)
 STAGE_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 
 
@@ -109,6 +111,18 @@ class EdgeMetrics:
         self.volunteers_online = Gauge(
             "callboard_edge_volunteers_online",
             "Volunteers that have asked for work within five minutes, as each edge knows them.",
+            registry=registry,
+        )
+        self.webhooks = Counter(
+            "callboard_edge_webhooks_total",
+            "Webhooks, by outcome: delivered, refused by the receiver, forbidden by the site's rules for addresses, "
+            "failed at every attempt, without a text (no_text), or expired.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "callboard_edge_webhooks_waiting",
+            "Webhooks in this edge's hands that wait for their texts or for their receivers.",
             registry=registry,
         )
         self.errors = Counter(
@@ -255,6 +269,8 @@ class EdgeMetrics:
             self.realtime_transcript.labels(turn)
             self.realtime_first_text.labels(turn)
             self.realtime_first_audio.labels(turn)
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks.labels(outcome)
         for result in ("used", "released"):
             self.holds_ahead.labels(result)
         for reason in ADMIN_REFUSALS:
@@ -275,6 +291,10 @@ class EdgeMetrics:
                 sent_bytes=self.sent_bytes.labels(route),
             )
         return found
+
+    def webhook_ended(self, outcome: WebhookOutcome) -> None:
+        """Counts a webhook that is done with."""
+        self.webhooks.labels(outcome).inc()
 
     def character_request(self, memory: str) -> None:
         """Counts a request to a character."""

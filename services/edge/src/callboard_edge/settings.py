@@ -28,8 +28,11 @@ class EdgeSettings:
     kudos: KudosSection
     volunteer_models: Mapping[str, tuple[str, ...]]
     """The names by which volunteers offer chat models, where they are others."""
-    shared_pools: Set[str]
-    """The chat pools whose jobs their own engine and volunteers share."""
+    chat_models: Set[str]
+    """The chat models that the configuration names, beside which volunteers offer others."""
+    shared_pools: Mapping[str, int]
+    """The chat pools whose jobs their own engine and volunteers share, and how many slots of each worker are for jobs
+    of volunteers, or that wait."""
 
 
 def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
@@ -50,7 +53,8 @@ def edge_settings(config: Config, max_request_bytes: int) -> EdgeSettings:
         horde=config.horde,
         kudos=config.kudos,
         volunteer_models=_volunteer_models(config.chat),
-        shared_pools=frozenset(name for name, pool in config.chat.pools.items() if pool.is_shared),
+        chat_models=frozenset(config.chat.models),
+        shared_pools={name: pool.volunteer_slots for name, pool in config.chat.pools.items() if pool.is_shared},
     )
 
 

@@ -6,6 +6,7 @@ the reply goes on as after any engine that broke off.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import replace
@@ -117,7 +118,13 @@ class SharedEngine:
         return self._own.stream(request, continuation)
 
     async def stream_job(
-        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None, *, batch: bool = False
+        self,
+        job: ChatJob,
+        request: ChatRequest,
+        continuation: Continuation | None,
+        *,
+        batch: bool = False,
+        left_s: float = math.inf,
     ) -> AsyncGenerator[Chunk, None]:
         """Writes the reply of a job with whoever has room for it first."""
         terms = request.volunteers or VolunteerTerms()
@@ -125,11 +132,25 @@ class SharedEngine:
         own_may = terms.own_engine != "may_not"
         if shown is None and not own_may:
             raise EngineFailed("the volunteers that are asked for cannot write the reply")
-        waiting = SharedJob(self._slots, self._volunteers, job, shown, continuation, own_may=own_may)
         came_at = self._clock()
+        deadline = came_at + left_s
+        waiting = SharedJob(
+            self._slots,
+            self._volunteers,
+            job,
+            shown,
+            continuation,
+            lambda: deadline - self._clock(),
+            own_may=own_may,
+        )
+        told_faults = 0
         try:
             while True:
                 both = self._offer(waiting, self._clock() - came_at, batch=batch)
+                if waiting.faults > told_faults:
+                    # Those who poll are told at once; nothing is expected of an engine by it.
+                    told_faults = waiting.faults
+                    yield Chunk(restarts=told_faults, read_prompt_tokens=0)
                 if waiting.has_slot:
                     break
                 await waiting.wait(self._volunteers.keep_alive_s if both else LOOK_INTERVAL_S)
@@ -140,10 +161,12 @@ class SharedEngine:
                         metrics.SHARED_JOBS.labels("volunteers").inc()
                         return
             metrics.SHARED_JOBS.labels("own").inc()
+            began_at = self._clock()
             try:
                 async with aclosing(self._own.stream(request, continuation)) as chunks:
                     async for one in chunks:
                         one.restarts = waiting.faults
+                        one.worked_s = self._clock() - began_at
                         yield one
             except EngineUnavailable:
                 self._away_until = self._clock() + AWAY_S

@@ -1,6 +1,7 @@
 """One job that an own engine and volunteers share, while it waits and while a volunteer writes it."""
 
 import asyncio
+from collections.abc import Callable
 
 from callboard_chat.backends.volunteers import VolunteerEngine, VolunteerReply
 from callboard_chat.domain.ports import Chunk, Continuation
@@ -19,6 +20,7 @@ class SharedJob:
         job: ChatJob,
         shown: ChatRequest | None,
         continuation: Continuation | None,
+        left_s: Callable[[], float],
         *,
         own_may: bool,
     ) -> None:
@@ -34,6 +36,7 @@ class SharedJob:
         self._volunteers = volunteers
         self._job = job
         self._continuation = continuation
+        self._left_s = left_s
         self._turn: Turn | None = None
         self._woken = asyncio.Event()
         self._told = False
@@ -63,7 +66,12 @@ class SharedJob:
         if self.reply is None and not self.has_slot and self.shown is not None:
             job = self._job
             self.reply = self._volunteers.post(
-                job.request_id, job.tenant, self.shown, self._continuation, self._volunteers.age_s(job)
+                job.request_id,
+                job.tenant,
+                self.shown,
+                self._continuation,
+                self._volunteers.age_s(job),
+                self._left_s(),
             )
 
     async def wait(self, timeout_s: float) -> None:

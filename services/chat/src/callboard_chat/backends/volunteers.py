@@ -1,6 +1,7 @@
 """Volunteers as an engine: each reply is a job that waits until one of them takes it and submits its text."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
@@ -11,10 +12,11 @@ from callboard_chat.domain.pending_jobs import PendingJobs, TooManyPending
 from callboard_chat.domain.ports import Chunk, Continuation, Embedded, PromptTokens
 from callboard_chat.domain.posted_job import PostedJob, estimated_tokens
 from callboard_chat.domain.prompt_formats import FORMATS, OwnTurns
-from callboard_chat.domain.volunteer_matching import Conditions, WaitingJob
-from callboard_chat.domain.volunteer_models import LEAST_CONTEXT, VolunteerModels
+from callboard_chat.domain.volunteer_matching import WaitingJob
+from callboard_chat.domain.volunteer_models import VolunteerModels
 from callboard_contracts.chat import KOBOLD_SAMPLERS, ChatJob, ChatRequest, Sampling
 from callboard_contracts.tokens import DescribeModelReply
+from callboard_contracts.volunteer_conditions import Conditions
 from callboard_contracts.volunteers import VolunteerOffer, VolunteerTerms
 from callboard_contracts.workers import Ability
 from callboard_worker.engine import EngineFailed, EngineUnavailable
@@ -88,23 +90,38 @@ class VolunteerEngine:
 
     def stream(self, request: ChatRequest, continuation: Continuation | None = None) -> AsyncGenerator[Chunk, None]:
         """Writes a reply that belongs to no job; see `ChatEngine`."""
-        return self._stream("", "", request, continuation, 0.0)
+        return self._stream("", "", request, continuation, 0.0, math.inf)
 
     def stream_job(
-        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None, *, batch: bool = False
+        self,
+        job: ChatJob,
+        request: ChatRequest,
+        continuation: Continuation | None,
+        *,
+        batch: bool = False,
+        left_s: float = math.inf,
     ) -> AsyncGenerator[Chunk, None]:
-        """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due."""
+        """Writes the reply of a job; volunteers are not told whose it is, but its owner's kudos say when it is due.
+
+        `left_s` is the time until the job's deadline, which no volunteer is given more than.
+        """
         del batch
-        return self._stream(job.request_id, job.tenant, request, continuation, self.age_s(job))
+        return self._stream(job.request_id, job.tenant, request, continuation, self.age_s(job), left_s)
 
     def age_s(self, job: ChatJob) -> float:
         """How old a job is, whether it waited in the queue or with a worker that was lost."""
         return max(0.0, self._now() - job.created_at)
 
     async def _stream(
-        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None, age_s: float
+        self,
+        request_id: str,
+        requester: str,
+        request: ChatRequest,
+        continuation: Continuation | None,
+        age_s: float,
+        left_s: float,
     ) -> AsyncGenerator[Chunk, None]:
-        reply = self.post(request_id, requester, request, continuation, age_s)
+        reply = self.post(request_id, requester, request, continuation, age_s, left_s)
         try:
             while True:
                 await reply.wait(self.keep_alive_s)
@@ -116,11 +133,17 @@ class VolunteerEngine:
             self.pending.withdraw(reply.job)
 
     def post(
-        self, request_id: str, requester: str, request: ChatRequest, continuation: Continuation | None, age_s: float
+        self,
+        request_id: str,
+        requester: str,
+        request: ChatRequest,
+        continuation: Continuation | None,
+        age_s: float,
+        left_s: float = math.inf,
     ) -> "VolunteerReply":
         """Lets a reply wait for volunteers, until it is withdrawn; raises EngineUnavailable.
 
-        `age_s` is how long its job has waited already.
+        `age_s` is how long its job has waited already, and `left_s` the time until its deadline.
         """
         start = continuation or Continuation()
         left = max(1, request.max_output_tokens - start.tokens)
@@ -132,6 +155,7 @@ class VolunteerEngine:
                 left,
                 self._time_s,
                 start.text,
+                left_s,
             )
         except TooManyPending:
             raise EngineUnavailable("too many jobs wait for volunteers") from None
@@ -175,16 +199,7 @@ class VolunteerEngine:
         asked = (request.model, *(self.models[name].engine_model for name in terms.models))
         models = tuple(dict.fromkeys(name for model in asked for name in self.names_of(model)))
         return WaitingJob(
-            Conditions(
-                max_length=left,
-                context_length=max(LEAST_CONTEXT, context),
-                trusted_only=terms.trusted_only,
-                validated_only=terms.validated_only,
-                slow_workers=terms.slow_workers,
-                extra_slow_workers=terms.extra_slow_workers,
-                nsfw=terms.nsfw,
-                unpaid=terms.kudos <= 0,
-            ),
+            Conditions.of(terms, left, context),
             () if terms.any_model else models,
             request.prompt,
             asyncio.get_running_loop().time() - age_s,
@@ -192,6 +207,7 @@ class VolunteerEngine:
             terms.kudos,
             frozenset(terms.workers),
             terms.excludes,
+            terms.disable_batching,
         )
 
 
@@ -218,10 +234,11 @@ class VolunteerReply:
         text = job.read()
         made = min(self._left, estimated_tokens(job.said[self._begin :]))
         tokens, self._told = max(0, made - self._told), max(self._told, made)
+        worked_s = self._pending.worked_s(job)
         if job.state == "failed" and not text:
             raise EngineFailed("volunteers failed on the job")
         if job.state != "done":
-            return Chunk(text=text, tokens=tokens, served_by=job.served_by, restarts=job.faults)
+            return Chunk(text=text, tokens=tokens, served_by=job.served_by, restarts=job.faults, worked_s=worked_s)
         return Chunk(
             text=text,
             tokens=tokens,
@@ -230,6 +247,7 @@ class VolunteerReply:
             completion_tokens=made,
             served_by=job.served_by,
             restarts=job.faults,
+            worked_s=worked_s,
         )
 
 
@@ -251,4 +269,6 @@ def payload(request: ChatRequest, offer: VolunteerOffer, said: str, max_length: 
         found["sampler_order"] = [KOBOLD_SAMPLERS.index(name) for name in sampling.sampler_order]
     if sampling.stop:
         found["stop_sequence"] = list(sampling.stop)
+    if request.volunteers is not None:
+        found.update(dict.fromkeys(request.volunteers.formatting, True))
     return found

@@ -2,20 +2,18 @@
 
 import asyncio
 import math
-import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
+from callboard_chat.domain.ended_handouts import Ended, EndedHandouts
+from callboard_chat.domain.handout_ids import HandoutIds, job_key, key_of
+from callboard_chat.domain.parked_volunteers import ParkedVolunteers
 from callboard_chat.domain.posted_job import Handout, PostedJob, Reward, estimated_tokens
 from callboard_chat.domain.recent_entries import RecentEntries
 from callboard_chat.domain.suspicions import Suspicions
 from callboard_chat.domain.volunteer_matching import SearchBudget, WaitingJob, WaitingJobs
 from callboard_contracts.volunteers import (
-    HANDOUT_MARK,
-    ID_MARK,
     MAX_TEXT_BYTES,
     HandedJob,
     PopReply,
@@ -23,8 +21,8 @@ from callboard_contracts.volunteers import (
     ServedBy,
     SubmitReply,
     Suspicion,
+    TextNotes,
     VolunteerOffer,
-    handout_mark,
 )
 
 MAX_FAULTS = 3
@@ -32,24 +30,18 @@ MAX_FAULTS = 3
 S_PER_TOKEN = 0.5
 """How long a volunteer may take for each token that it may write, beside the time that every job has."""
 REMEMBERED_WORKERS = 2048
-REMEMBERED_ENDS = 8192
 REMEMBERED_POPS = 2048
 MAX_IN_HAND = 64
 """So many jobs one volunteer has at once, in all of its loops, so that none carries the whole queue away."""
-MAX_PARKED = 2048
-"""So many volunteers may wait at once; one more is answered at once."""
-_KEY = 16
-_CHANCE = 8
+LEAST_TIME_S = 1.0
+"""A job whose deadline leaves less than this is given to nobody: no text of it would come in time."""
+
+
+_NO_NOTES = TextNotes()
 
 
 class TooManyPending(Exception):  # noqa: N818 - a state: another try may help
     """No more jobs may wait."""
-
-
-@dataclass(eq=False, slots=True)
-class _Parked:
-    request: PopRequest
-    answer: "asyncio.Future[HandedJob]"
 
 
 class PendingJobs:
@@ -62,7 +54,7 @@ class PendingJobs:
         clock: Callable[[], float] | None = None,
         reward: Reward = lambda _job, _handout, _text: 0,
     ) -> None:
-        self._mark = mark[:ID_MARK]
+        self._ids = HandoutIds(mark)
         self._most_jobs = most_jobs
         self._reward = reward
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
@@ -70,13 +62,11 @@ class PendingJobs:
         self._jobs: dict[WaitingJob, PostedJob] = {}
         self._by_key: dict[str, PostedJob] = {}
         self._handouts: dict[str, Handout] = {}
-        self._ended: RecentEntries[str, tuple[str, Literal["duplicate", "aborted"]]] = RecentEntries(REMEMBERED_ENDS)
-        self._left: RecentEntries[str, Handout] = RecentEntries(REMEMBERED_ENDS)
-        """Hand-outs whose reply ended while they were streamed, such as at a stop sequence."""
+        self._ended = EndedHandouts()
         self._pops: RecentEntries[str, list[str]] = RecentEntries(REMEMBERED_POPS)
         self._suspicions = Suspicions()
         self._dropped: RecentEntries[str, int] = RecentEntries(REMEMBERED_WORKERS)
-        self._parked: dict[str, _Parked] = {}
+        self._parked = ParkedVolunteers()
         self._in_hand: Counter[str] = Counter()
 
     @property
@@ -94,6 +84,10 @@ class PendingJobs:
         """How many volunteers wait for a job."""
         return len(self._parked)
 
+    def worked_s(self, job: PostedJob) -> float:
+        """How long volunteers have written a job so far, the time that it waited for them left out."""
+        return job.worked_until(self._clock())
+
     def post(
         self,
         request_id: str,
@@ -102,12 +96,14 @@ class PendingJobs:
         max_tokens: int,
         time_s: float,
         said: str = "",
+        left_s: float = math.inf,
     ) -> PostedJob:
-        """Lets a job wait for volunteers; raises TooManyPending."""
+        """Lets a job wait for volunteers, for which it has `left_s` until its deadline; raises TooManyPending."""
         if len(self._jobs) >= self._most_jobs:
             raise TooManyPending
-        key = blake2b(request_id.encode(), digest_size=_KEY // 2).hexdigest()
-        job = PostedJob(waiting, key, payload, max_tokens, time_s + S_PER_TOKEN * max_tokens, said)
+        key = job_key(request_id)
+        deadline = self._clock() + left_s
+        job = PostedJob(waiting, key, payload, max_tokens, time_s + S_PER_TOKEN * max_tokens, said, deadline)
         self._jobs[waiting] = job
         self._by_key[key] = job
         self._offer(job)
@@ -124,12 +120,15 @@ class PendingJobs:
         if (handout := job.handout) is not None:
             self._close(handout, "aborted")
             if handout.told:
-                self._left.put(handout.id, handout)
+                self._ended.keep_told(handout)
 
     def expire(self, job: PostedJob) -> float:
-        """Takes a job back whose volunteer ran out of time; returns how long the volunteer has left, or infinity."""
+        """Takes a job back whose volunteer ran out of time; returns how long the volunteer has left, or infinity.
+
+        That the job's own deadline came before is nobody's failure: the job ends then, and is withdrawn.
+        """
         handout = job.handout
-        if handout is None:
+        if handout is None or handout.until >= job.deadline:
             return math.inf
         left_s = handout.until - self._clock()
         if left_s > 0:
@@ -148,37 +147,32 @@ class PendingJobs:
             if waiting is None:
                 break
             job = self._jobs[waiting]
-            if jobs and job.payload(request.offer, job.said) != jobs[0].payload:
+            if job.time_left_s(now) < LEAST_TIME_S:
+                # It waits for its end, and no longer for anybody.
+                continue
+            if jobs and (waiting.alone or job.payload(request.offer, job.said) != jobs[0].payload):
                 # A batch has one payload: the texts of one request.
                 self._waiting.add(waiting)
                 break
             jobs.append(self._hand_out(job, request))
+            if waiting.alone:
+                break
         skipped = {} if jobs else self._waiting.skipped(request.offer, now)
         return PopReply(jobs=tuple(jobs), skipped=skipped, dropped=self._dropped.pop(worker, 0))
 
     async def pop_within(self, request: PopRequest) -> PopReply:
         """Hands out jobs, or waits for one as long as the volunteer does."""
         reply = self.pop(request)
-        if reply.jobs or request.wait_s <= 0 or len(self._parked) >= MAX_PARKED:
+        if reply.jobs or request.wait_s <= 0 or self._parked.is_full:
             return reply
-        parked = _Parked(request, asyncio.get_running_loop().create_future())
-        self._parked[request.ticket] = parked
-        try:
-            async with asyncio.timeout(request.wait_s):
-                return reply.model_copy(update={"jobs": (await parked.answer,), "skipped": {}})
-        except TimeoutError:
-            # A job may have come in the very moment.
-            if parked.answer.done() and not parked.answer.cancelled():
-                return reply.model_copy(update={"jobs": (parked.answer.result(),), "skipped": {}})
-            skipped = self._waiting.skipped(request.offer, self._clock())
-            return reply.model_copy(update={"skipped": skipped})
-        finally:
-            self._parked.pop(request.ticket, None)
+        job = await self._parked.job_for(request)
+        if job is not None:
+            return reply.model_copy(update={"jobs": (job,), "skipped": {}})
+        return reply.model_copy(update={"skipped": self._waiting.skipped(request.offer, self._clock())})
 
     def withdraw_pop(self, ticket: str) -> None:
         """Takes back what was handed out by a pop whose volunteer is gone; that is no failure."""
-        if (parked := self._parked.pop(ticket, None)) is not None:
-            parked.answer.cancel()
+        self._parked.withdraw(ticket)
         for handout_id in self._pops.pop(ticket, ()):
             if (handout := self._handouts.get(handout_id)) is not None and not handout.told:
                 self._close(handout, "aborted")
@@ -192,29 +186,39 @@ class PendingJobs:
         adopter: ServedBy | None = None,
         *,
         adopter_validated: bool = False,
+        notes: TextNotes = _NO_NOTES,
     ) -> SubmitReply:
         """Takes the text of a job, or None where its volunteer failed.
 
         `adopter` is who is taken for the volunteer where another process had handed out the job before it was lost.
+        A text that the volunteer withholds, as its `notes` say, ends the job as one that it gives does.
         """
         handout = self._handouts.get(job_id)
         if handout is None:
-            return self._submit_late(job_id, account, text, adopter, adopter_validated=adopter_validated)
+            return self._submit_late(job_id, account, text, adopter, notes, adopter_validated=adopter_validated)
         by, seconds = handout.by, self._clock() - handout.handed_at
         if by.account != account:
             return SubmitReply(outcome="foreign")
-        suspicions = () if text is None else self._suspicions.judge(handout, text, seconds)
+        suspicions: tuple[Suspicion, ...] = ()
+        if text is not None and notes.state != "ok":
+            # What was told before cannot be taken back.
+            text = text if notes.state == "censored" and text.startswith(handout.told) else handout.told
+        elif text is not None:
+            suspicions = self._suspicions.judge(handout, text, seconds)
         if text is None or "contradictory" in suspicions:
+            # Who had less time than every job has, since this one ends, did not drop it.
+            was_short = handout.until >= handout.job.deadline and not suspicions
             self._fault(handout)
-            return SubmitReply(outcome="faulted", worker_id=by.worker_id, suspicions=suspicions)
-        by = self._finish(handout, text)
+            worker_id = None if was_short else by.worker_id
+            return SubmitReply(outcome="faulted", worker_id=worker_id, suspicions=suspicions)
+        by = self._finish(handout, text, notes)
         return self._accepted(by, handout.job, text, seconds, suspicions)
 
     def progress(self, job_id: str, account: str, text: str | None, delta: str | None) -> SubmitReply:
         """Takes what a volunteer has written so far, or what follows what it told before."""
         handout = self._handouts.get(job_id)
         if handout is None:
-            return SubmitReply(outcome=self._late_outcome(job_id, account))
+            return SubmitReply(outcome=self._ended.outcome(job_id, account))
         if handout.by.account != account:
             return SubmitReply(outcome="foreign")
         new = delta or ""
@@ -234,20 +238,25 @@ class PendingJobs:
         return SubmitReply(outcome="accepted", worker_id=handout.by.worker_id)
 
     def _submit_late(
-        self, job_id: str, account: str, text: str | None, adopter: ServedBy | None, *, adopter_validated: bool
+        self,
+        job_id: str,
+        account: str,
+        text: str | None,
+        adopter: ServedBy | None,
+        notes: TextNotes,
+        *,
+        adopter_validated: bool,
     ) -> SubmitReply:
-        if (left := self._left.get(job_id)) is not None and left.by.account == account and text is not None:
-            # The reply was complete with what had been streamed, and counts as the volunteer's.
-            del self._left[job_id]
-            self._ended.put(job_id, (account, "duplicate"))
+        if text is not None and (left := self._ended.take_told(job_id, account)) is not None:
             by = self._rewarded(left, left.told)
             return self._accepted(by, left.job, left.told, self._clock() - left.handed_at, ())
-        outcome = self._late_outcome(job_id, account)
-        digits = job_id.replace("-", "")
-        job = self._by_key.get(digits[ID_MARK : ID_MARK + _KEY])
-        if outcome != "unknown" or job is None or adopter is None or text is None or digits.startswith(self._mark):
+        outcome = self._ended.outcome(job_id, account)
+        job = self._by_key.get(key_of(job_id))
+        if outcome != "unknown" or job is None or adopter is None or text is None or self._ids.is_own(job_id):
             return SubmitReply(outcome=outcome)
-        rest = _rest(job.said, text)
+        if notes.state == "csam" or (notes.state == "censored" and job.rest_of(text) is None):
+            text = job.said
+        rest = job.rest_of(text)
         if job.state != "open" or rest is None:
             return SubmitReply(outcome="aborted")
         if job.handout is not None:
@@ -257,34 +266,29 @@ class PendingJobs:
         now = self._clock()
         by = adopter.model_copy(update={"model": model})
         taken_over = Handout(job_id, job, by, now, now, job.time_s, "", adopter_validated)
-        by = self._rewarded(taken_over, text)
-        self._ended.put(job_id, (account, "duplicate"))
+        by = self._rewarded(taken_over, text).model_copy(update={"notes": notes})
+        self._ended.put(job_id, account, "duplicate")
         job.add(rest, by)
         job.end("done")
         return self._accepted(by, job, text, 0.0, ())
 
-    def _late_outcome(self, job_id: str, account: str) -> Literal["duplicate", "aborted", "foreign", "unknown"]:
-        known = self._ended.get(job_id)
-        if known is None:
-            return "unknown"
-        return known[1] if known[0] == account else "foreign"
-
     def _accepted(
         self, by: ServedBy, job: PostedJob, text: str, seconds: float, suspicions: Sequence[Suspicion]
     ) -> SubmitReply:
-        tokens = min(job.max_tokens, estimated_tokens(text))
+        # A text that is withheld says nothing of how fast its volunteer writes.
+        given = by.notes.state == "ok"
         return SubmitReply(
             outcome="accepted",
             worker_id=by.worker_id,
             reward=by.reward,
-            tokens=tokens,
-            seconds=round(seconds, 3),
+            tokens=min(job.max_tokens, estimated_tokens(text)) if given else 0,
+            seconds=round(seconds, 3) if given else 0.0,
             suspicions=tuple(suspicions),
         )
 
     def _hand_out(self, job: PostedJob, request: PopRequest) -> HandedJob:
         offer, now = request.offer, self._clock()
-        job_id = self._new_id(job, offer)
+        job_id = self._ids.new(job.key, offer.worker_id, lambda one: one in self._handouts or one in self._ended)
         model = job.waiting.model_for(offer) or offer.models[0]
         by = ServedBy(worker_id=offer.worker_id, worker_name=offer.worker_name, model=model, account=offer.account)
         handout = Handout(job_id, job, by, now, now + job.time_s, job.time_s, job.said, offer.validated)
@@ -292,33 +296,34 @@ class PendingJobs:
         self._handouts[job_id] = handout
         self._in_hand[offer.worker_id] += 1
         self._pops.put(request.ticket, [*self._pops.get(request.ticket, ()), job_id])
-        return HandedJob(id=job_id, model=model, payload=job.payload(offer, job.said), ttl_s=job.time_s)
-
-    def _new_id(self, job: PostedJob, offer: VolunteerOffer) -> str:
-        """An id that says where the job is, which it is and who got it, and that no hand-out before had."""
-        while True:
-            chance = secrets.token_hex((_CHANCE - HANDOUT_MARK) // 2)
-            job_id = _uuid(self._mark + job.key + chance + handout_mark(offer.worker_id))
-            if job_id not in self._handouts and job_id not in self._ended:
-                return job_id
+        return HandedJob(
+            id=job_id,
+            model=model,
+            payload=job.payload(offer, job.said),
+            ttl_s=job.time_left_s(now),
+            softprompt=job.waiting.conditions.softprompt or None,
+        )
 
     def _offer(self, job: PostedJob) -> None:
         """Gives a job to the volunteer that has waited longest of those that it fits, else lets it wait."""
         now, budget = self._clock(), SearchBudget()
-        for ticket, parked in self._parked.items():
-            offer = parked.request.offer
-            if parked.answer.done() or self._in_hand[offer.worker_id] >= MAX_IN_HAND:
+        if job.time_left_s(now) < LEAST_TIME_S:
+            return
+        for request in self._parked.waiting():
+            offer = request.offer
+            if self._in_hand[offer.worker_id] >= MAX_IN_HAND:
                 continue
             if self._waiting.fits(job.waiting, offer, now, budget):
-                parked.answer.set_result(self._hand_out(job, parked.request))
-                del self._parked[ticket]
+                self._parked.give(request, self._hand_out(job, request))
                 return
         self._waiting.add(job.waiting)
 
-    def _finish(self, handout: Handout, text: str) -> ServedBy:
+    def _finish(self, handout: Handout, text: str, notes: TextNotes) -> ServedBy:
         job = handout.job
+        if not handout.told:
+            job.worked_s += self._clock() - handout.handed_at
         self._close(handout, "duplicate")
-        by = self._rewarded(handout, text)
+        by = self._rewarded(handout, text).model_copy(update={"notes": notes})
         # A volunteer may have streamed blanks or a stop sequence that it cut off in the end.
         job.add(text[len(handout.told) :], by)
         job.end("done")
@@ -337,23 +342,12 @@ class PendingJobs:
         else:
             self._offer(job)
 
-    def _close(self, handout: Handout, outcome: Literal["duplicate", "aborted"]) -> None:
+    def _close(self, handout: Handout, outcome: Ended) -> None:
         del self._handouts[handout.id]
+        handout.job.worked_s = handout.job.worked_until(self._clock())
         self._in_hand[handout.by.worker_id] -= 1
         if not self._in_hand[handout.by.worker_id]:
             del self._in_hand[handout.by.worker_id]
         handout.job.handout = None
         handout.job.touch()
-        self._ended.put(handout.id, (handout.by.account, outcome))
-
-
-def _rest(said: str, text: str) -> str | None:
-    """What of a whole text follows what was said of it, where a client may have got it without blanks before it."""
-    for whole in (text, text.lstrip()):
-        if whole.startswith(said):
-            return whole[len(said) :]
-    return None
-
-
-def _uuid(digits: str) -> str:
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
+        self._ended.put(handout.id, handout.by.account, outcome)

@@ -23,7 +23,8 @@ class Chunk:
     `stop_sequence` where the engine says which one ended the reply. The counts are the engine's own for this run so
     far, None where it has not said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens`
     counts only what this run made, without what a continuation started from. `served_by` is the volunteer who writes
-    the reply, where one does, and `restarts` is how many volunteers have failed on it in this run.
+    the reply, where one does, and `restarts` is how many volunteers have failed on it in this run. `worked_s` is how
+    long this run has been written so far, where it waits for somebody to write it.
     """
 
     text: str = ""
@@ -41,6 +42,7 @@ class Chunk:
     durations: PhaseDurations | None = None
     served_by: ServedBy | None = None
     restarts: int = 0
+    worked_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ def estimated_tokens(text: str) -> int:
 class Handout:
     """A job in the hands of a volunteer; times are of the event loop's clock, in seconds.
 
-    `prefix` is what was said of the reply before it, `told` what the volunteer has told since.
+    `prefix` is what was said of the reply before it, `told` what the volunteer has told since. `until` is when the
+    volunteer's own time for it is over, which the job's deadline may come before.
     """
 
     id: str
@@ -43,7 +44,8 @@ class PostedJob:
     """A job that is pending, for the one that waits for its text.
 
     `payload` makes what a volunteer gets, of the volunteer's offer and what was said so far. `max_tokens` is the
-    longest reply, and `time_s` how long a volunteer has for it.
+    longest reply, and `time_s` how long a volunteer has for it, of which the job's `deadline` may leave less.
+    `worked_s` is how long volunteers have written what was told of it.
     """
 
     waiting: WaitingJob
@@ -52,12 +54,23 @@ class PostedJob:
     max_tokens: int
     time_s: float
     said: str = ""
+    deadline: float = math.inf
+    worked_s: float = 0.0
     handout: Handout | None = None
     served_by: ServedBy | None = None
     faults: int = 0
     state: Literal["open", "done", "failed", "left"] = "open"
     _pending: str = ""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def time_left_s(self, now: float) -> float:
+        """How long a volunteer that gets it now has for it."""
+        return min(self.time_s, self.deadline - now)
+
+    def worked_until(self, now: float) -> float:
+        """How long volunteers have written it, with the one that writes now and has told something."""
+        current = self.handout
+        return self.worked_s + (max(0.0, now - current.handed_at) if current is not None and current.told else 0.0)
 
     async def wait(self, timeout_s: float) -> None:
         """Waits until there is something new, or for the time given."""
@@ -66,6 +79,13 @@ class PostedJob:
                 await self._changed.wait()
         except TimeoutError:
             return
+
+    def rest_of(self, text: str) -> str | None:
+        """What of a whole text follows what was said of it, where a client may have got it without blanks before it."""
+        for whole in (text, text.lstrip()):
+            if whole.startswith(self.said):
+                return whole[len(self.said) :]
+        return None
 
     def read(self) -> str:
         """The text that has come since the last call."""

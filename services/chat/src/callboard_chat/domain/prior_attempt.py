@@ -13,7 +13,8 @@ from callboard_contracts.quota import Work
 class History:
     """A reply so far: what was said, the number of its next frame, and its end if it has one.
 
-    `whole` is false when its beginning is no longer known; `prompt_tokens` is what an engine counted.
+    `whole` is false when its beginning is no longer known; `prompt_tokens` is what an engine counted. It is `silent`
+    where its frames say nothing of the reply yet.
     """
 
     next_seq: int = 0
@@ -23,6 +24,12 @@ class History:
     end: ChatEnd | None = None
     whole: bool = True
     prompt_tokens: int | None = None
+    silent: bool = False
+
+    @property
+    def started(self) -> bool:
+        """Whether anything of the reply was said."""
+        return self.next_seq > 0 and not self.silent
 
     @property
     def sent(self) -> Work:
@@ -35,6 +42,7 @@ def history(frames: Iterable[ChatFrame]) -> History:
     found = list(frames)
     first = min((frame.seq for frame in found), default=0)
     kept = newest(order_of_frames(first), found)
+    silent = bool(kept) and kept[-1].silent
     said = Continuation(
         "".join(frame.text for frame in kept),
         "".join(frame.thinking for frame in kept),
@@ -47,5 +55,6 @@ def history(frames: Iterable[ChatFrame]) -> History:
         tool_calls=tuple(call for frame in kept for call in frame.tool_calls),
         logprobs=tuple(logprob for frame in kept for logprob in frame.logprobs),
         end=next((frame.end for frame in kept if frame.end), None),
-        whole=first == 0,
+        whole=first == 0 or silent,
+        silent=silent,
     )

@@ -1,5 +1,6 @@
 """One reply on its way out: numbered frames, limits kept, tokens counted."""
 
+import time
 from collections.abc import Callable
 
 from callboard_chat.domain.hold_limits import output_allowed
@@ -7,6 +8,7 @@ from callboard_chat.domain.models import estimated_prompt_tokens
 from callboard_chat.domain.ports import Chunk, Continuation, Finish
 from callboard_chat.domain.prefill import PrefillCheck, cannot_continue
 from callboard_chat.domain.prior_attempt import History
+from callboard_chat.domain.reply_runs import ReplyRuns
 from callboard_chat.domain.stopping import StopCutter
 from callboard_chat.domain.thinking import ThinkingSplitter
 from callboard_chat.domain.tool_calls import checked_calls
@@ -35,7 +37,7 @@ class Reply:
 
     With `check_prefill` the engine is not trusted to go on from what was said: what it repeats is neither sent nor
     counted. `max_cached_tokens` bounds what is told of the engine's prompt cache. With `trims_start` blanks at the
-    beginning of the reply are the prompt's.
+    beginning of the reply are the prompt's. With `tells_restarts` a frame tells at once that the reply is begun again.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Reply:
         check_prefill: bool = False,
         max_cached_tokens: Callable[[], int] | None = None,
         trims_start: bool = False,
+        tells_restarts: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         prior = prior or History()
         self._request = request
@@ -55,6 +59,7 @@ class Reply:
         self._limit = request.max_output_tokens
         self._attempt = attempt
         self._next_seq = prior.next_seq
+        self._started = prior.started
         self._text = [prior.said.text]
         self._thinking = [prior.said.thinking]
         self._tokens = prior.said.tokens
@@ -76,8 +81,8 @@ class Reply:
         self._stop_sequence: str | None = None
         self._durations = PhaseDurations()
         self._served_by: ServedBy | None = None
-        self._restarts = attempt - 2
-        self._run_restarts = 0
+        self._runs = ReplyRuns(attempt, clock)
+        self._tells_restarts = tells_restarts
         self._splitter: ThinkingSplitter | None = None
         self._trims_start = trims_start
         self._at_start = False
@@ -105,8 +110,7 @@ class Reply:
         self._pending_logprobs = ()
         self._engine_tokens = None
         self._served_by = None
-        self._restarts += 1 + self._run_restarts
-        self._run_restarts = 0
+        self._runs.begin()
         self._cutter = StopCutter(self._request.sampling.stop)
         self._prefill = PrefillCheck(said if self._checks_prefill else Continuation())
         if self._request.mode == "chat":
@@ -123,8 +127,13 @@ class Reply:
 
     @property
     def started(self) -> bool:
-        """Whether any frame has gone out, in this attempt or before."""
-        return self._next_seq > 0 or self._tokens > 0
+        """Whether anything of the reply has gone out, in this attempt or before."""
+        return self._started or self._tokens > 0
+
+    @property
+    def worked_s(self) -> float | None:
+        """How long the reply was written, where it waited for somebody to write it; None where it did not."""
+        return self._runs.worked_s
 
     @property
     def cut_at_stop(self) -> bool:
@@ -197,6 +206,16 @@ class Reply:
             thinking += last_thinking
         return self._last(text, thinking) if self.finish else self._some(text, thinking)
 
+    def restarted(self) -> ChatFrame | None:
+        """A frame that says nothing but that the reply is begun again, where that is to be told."""
+        if not self._tells_restarts or not self._runs.is_to_tell:
+            return None
+        pending = self._pending_thinking_tokens, self._pending_logprobs
+        self._pending_thinking_tokens, self._pending_logprobs = 0, ()
+        frame = self._frame("", "", 0, (), silent=not self.started)
+        self._pending_thinking_tokens, self._pending_logprobs = pending
+        return frame
+
     def end(self, reason: EndReason, error: ErrorInfo | None = None, queue_s: float | None = None) -> ChatFrame:
         """The last frame. A reply that was cut before it said anything used what the engine had read of its prompt."""
         completed = reason not in {"cancelled", "error"}
@@ -224,7 +243,7 @@ class Reply:
             stop_sequence=self._stop_sequence if reason == "stop" else None,
             error=error,
             served_by=self._served_by,
-            restarts=self._restarts + self._run_restarts,
+            restarts=self._runs.restarts,
         )
         return self._frame("", "", tokens, (), end)
 
@@ -267,7 +286,7 @@ class Reply:
             self._durations = chunk.durations
         if chunk.served_by is not None:
             self._served_by = chunk.served_by
-        self._run_restarts = max(self._run_restarts, chunk.restarts)
+        self._runs.take(chunk)
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
         hold = self._hold
@@ -324,7 +343,7 @@ class Reply:
         return text, thinking
 
     def _some(self, text: str, thinking: str) -> ChatFrame | None:
-        return self._take_tokens(text, thinking, ()) if text or thinking else None
+        return self._take_tokens(text, thinking, ()) if text or thinking else self.restarted()
 
     def _last(self, text: str, thinking: str) -> ChatFrame | None:
         return self._take_tokens(text, thinking, self._tool_calls) if text or thinking or self._tool_calls else None
@@ -334,11 +353,19 @@ class Reply:
         return self._frame(text, thinking, tokens, calls)
 
     def _frame(
-        self, text: str, thinking: str, tokens: int, calls: tuple[ToolCall, ...], end: ChatEnd | None = None
+        self,
+        text: str,
+        thinking: str,
+        tokens: int,
+        calls: tuple[ToolCall, ...],
+        end: ChatEnd | None = None,
+        *,
+        silent: bool = False,
     ) -> ChatFrame:
         seq = self._next_seq
         self._next_seq += 1
         self._tokens += tokens
+        self._started = self._started or bool(text or thinking or tokens or calls)
         thinking_tokens, self._pending_thinking_tokens = min(self._pending_thinking_tokens, tokens), 0
         self._thinking_tokens += thinking_tokens
         if text:
@@ -357,7 +384,8 @@ class Reply:
             thinking_tokens=thinking_tokens,
             tool_calls=calls,
             logprobs=logprobs,
-            restarts=self._restarts + self._run_restarts,
+            restarts=self._runs.tell(),
+            silent=silent,
             end=end,
         )
         self._sent.append(frame)

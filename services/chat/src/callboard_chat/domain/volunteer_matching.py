@@ -14,6 +14,7 @@ from heapq import merge
 from itertools import chain, islice
 
 from callboard_contracts.kudos import KUDOS_SCALE
+from callboard_contracts.volunteer_conditions import Conditions
 from callboard_contracts.volunteers import VolunteerOffer
 
 HEAD_START_S = 10.0
@@ -35,36 +36,6 @@ STEPS = 4
 """Lengths that differ by less than this part of a power of two share a pile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What a job asks of its volunteer; jobs with the same lie in one pile."""
-
-    max_length: int
-    context_length: int
-    trusted_only: bool = False
-    validated_only: bool = False
-    slow_workers: bool = True
-    extra_slow_workers: bool = False
-    nsfw: bool = False
-    unpaid: bool = False
-
-    def refusal(self, offer: VolunteerOffer) -> str | None:
-        """The Horde's word for why a volunteer may not have such a job, or None."""
-        if self.context_length > offer.max_context_length:
-            return "max_context_length"
-        if self.max_length > offer.max_length:
-            return "max_length"
-        if self.nsfw and not offer.nsfw:
-            return "nsfw"
-        if (self.trusted_only and not offer.trusted) or (self.validated_only and not offer.validated):
-            return "untrusted"
-        if (offer.slow and not self.slow_workers) or (offer.extra_slow and not self.extra_slow_workers):
-            return "performance"
-        if self.unpaid and offer.needs_kudos:
-            return "kudos"
-        return None
-
-
 @dataclass(slots=True)
 class SearchBudget:
     """How many characters may still be searched for blacklisted words."""
@@ -83,7 +54,8 @@ class WaitingJob:
     """A job that waits for a volunteer; `models` are those that may write it, none for any.
 
     `workers` are the volunteers asked for, or with `excludes` those that may not have it. `entered_at` is monotonic, in
-    seconds. `requester` is the account or address that asks, which no volunteer is told.
+    seconds. `requester` is the account or address that asks, which no volunteer is told. One that is `alone` goes out
+    in no batch.
     """
 
     conditions: Conditions
@@ -94,6 +66,7 @@ class WaitingJob:
     kudos: int = 0
     workers: frozenset[str] = frozenset()
     excludes: bool = False
+    alone: bool = False
     failed_at: dict[str, float] = field(default_factory=dict[str, float])
 
     @cached_property

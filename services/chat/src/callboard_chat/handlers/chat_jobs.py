@@ -123,6 +123,7 @@ class ChatJobs:
             None if job.held else job.hold,
             check_prefill=not self._engine.honours_prefill,
             trims_start=shown.opens_reply,
+            tells_restarts=running.is_batch,
             max_cached_tokens=lambda: self._own_prompts.shared_tokens(job.tenant, prompt()),
         )
 
@@ -141,7 +142,7 @@ class ChatJobs:
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:
-            self._learn(running, request, frame.end)
+            self._learn(running, request, frame.end, reply.worked_s)
         await quota.cover_used(frame.end.usage)
         await self._send(job, frame)
         self._observe(running, reply, frame.end)
@@ -159,7 +160,7 @@ class ChatJobs:
         frame = reply.end("error", error)
         assert frame.end is not None
         end = frame.end
-        if error.code is ErrorCode.WORKER_DIED and not prior.history.next_seq:
+        if error.code is ErrorCode.WORKER_DIED and not prior.history.started:
             # What the engine read counts against whoever sent what ended it.
             usage = TokenUsage(prompt_tokens=estimated_prompt_tokens(job.request))
             end = end.model_copy(update={"usage": usage})
@@ -226,6 +227,8 @@ class ChatJobs:
             fit = TextFit(self._statistics[model.name].tokens_per_byte)
         retries = Retries(self._pool.can_continue)
         while reply.finish is None:
+            if (frame := reply.restarted()) is not None:
+                await self._send(running.job, frame)
             asked = shown.continued(has_text=bool(reply.said.text))
             asked = asked.model_copy(update={"model": model.engine_model})
             error = await self._run_engine(running, reply, asked, quota, fit)
@@ -280,7 +283,7 @@ class ChatJobs:
                     frame = reply.take(chunk)
                     if frame is not None:
                         await self._send(job, frame, flush=first)
-                        if first:
+                        if first and frame.says_something:
                             first = False
                             reply.first_at = clock()
                             first_token_s = reply.first_at - running.started_at
@@ -314,12 +317,14 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd) -> None:
+    def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd, worked_s: float | None) -> None:
         model = self._pool.models.get(request.model)
-        if model is None or (self._pool.sharing is not None and end.served_by is not None):
-            # The figures of a shared pool are its own engine's, which counts its tokens.
+        by = end.served_by
+        if model is None or (by is not None and (self._pool.sharing is not None or by.notes.state != "ok")):
+            # The figures of a shared pool are its own engine's, which counts its tokens; a withheld text has none.
             return
-        seconds = asyncio.get_running_loop().time() - running.started_at
+        # Time for which a job waited for hands says nothing of how fast it was written.
+        seconds = asyncio.get_running_loop().time() - running.started_at if worked_s is None else worked_s
         self._replies[model.name].learn(end.usage.completion_tokens, seconds)
         if not may_be_cut(request, end.usage.prompt_tokens, model.context_tokens):
             self._statistics[model.name].learn(request, end.usage.prompt_tokens)

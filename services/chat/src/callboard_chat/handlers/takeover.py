@@ -85,7 +85,7 @@ async def _completed(bus: Bus, job: ChatJob, prior: PriorAttempt) -> PriorAttemp
     if used is None:
         return prior
     said, known = prior.history.said, prior.history
-    if not prior.wanted and not known.next_seq and said.tokens < used.completion_tokens:
+    if not prior.wanted and not known.started and said.tokens < used.completion_tokens:
         said = replace(said, tokens=used.completion_tokens)
     return replace(prior, history=replace(known, said=said, prompt_tokens=used.prompt_tokens or None))
 

@@ -1,6 +1,7 @@
 """Answers edges for volunteers: pops, submits, pieces of text, and volunteers that left."""
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar, runtime_checkable
@@ -51,9 +52,15 @@ class TakesVolunteers(Protocol):
         ...
 
     def stream_job(
-        self, job: ChatJob, request: ChatRequest, continuation: Continuation | None, *, batch: bool = False
+        self,
+        job: ChatJob,
+        request: ChatRequest,
+        continuation: Continuation | None,
+        *,
+        batch: bool = False,
+        left_s: float = math.inf,
     ) -> AsyncGenerator[Chunk, None]:
-        """Writes the reply of a job."""
+        """Writes the reply of a job, which has so long until its deadline."""
         ...
 
 
@@ -87,9 +94,15 @@ class VolunteerCalls:
                 worker_id=request.worker_id, worker_name=request.worker_name, model="", account=request.account
             )
         reply = self._pending.submit(
-            request.id, request.account, request.text, adopter, adopter_validated=request.validated
+            request.id,
+            request.account,
+            request.text,
+            adopter,
+            adopter_validated=request.validated,
+            notes=request.notes,
         )
-        metrics.VOLUNTEER_SUBMITS.labels(reply.outcome).inc()
+        withheld = reply.outcome == "accepted" and request.notes.state != "ok"
+        metrics.VOLUNTEER_SUBMITS.labels(request.notes.state if withheld else reply.outcome).inc()
         return reply
 
     async def progress(self, request: ProgressRequest) -> SubmitReply:

@@ -61,8 +61,9 @@ class BusResultStore:
 
     async def put_group(self, name: str, group: KeptGroup) -> None:
         """Keeps the jobs of a request."""
-        kind = "ended" if group.ended else "group"
-        await self._put(subjects.request_name(name), group, f"{group.request_id}.{kind}")
+        # The id of a stored message is not encrypted, and that of the request is what its texts are read by.
+        subject = subjects.request_name(name)
+        await self._put(subject, group, f"{subject}.{'ended' if group.ended else 'group'}")
 
     async def group(self, name: str) -> KeptGroup | None:
         """The jobs of a request."""

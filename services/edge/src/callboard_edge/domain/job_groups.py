@@ -123,7 +123,8 @@ class JobGroups:
             try:
                 await enter(job_id)
             except CallboardError:
-                await self._cancel(group.job_ids[:count])
+                # What failed may have been the last step of the newest, whose job is there then.
+                await self._cancel(group.job_ids[: count + 1])
                 raise
 
     async def _take_back(self, task: "asyncio.Task[None]", group: KeptGroup) -> None:

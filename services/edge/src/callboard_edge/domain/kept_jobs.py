@@ -103,7 +103,8 @@ class KeptJobs:
             return KeptJob("done" if result else "queued", ticket, result=result)
         buffer.feed(frames)
         restarts = max((frame.restarts for frame in frames), default=0)
-        state: JobState = "running" if frames else "queued"
+        # A frame may tell no more than that the job waits again.
+        state: JobState = "running" if any(frame.says_something for frame in frames) else "queued"
         return KeptJob(state, ticket, buffer.text, buffer.thinking, buffer.tokens, restarts=restarts)
 
     async def find_named(self, name: str) -> KeptJob:

@@ -24,6 +24,17 @@ FLUSH_INTERVAL_S = 1.0
 HOUR_S = 3600.0
 MAX_KEPT = 64
 """So many times of drops and suspicions are kept, which is more than either limit."""
+_SAID = (
+    "models",
+    "max_length",
+    "max_context_length",
+    "threads",
+    "nsfw",
+    "bridge_agent",
+    "extra_slow",
+    "needs_kudos",
+    "softprompts",
+)
 DROPPED = "Too many jobs were dropped in an hour."
 
 Change = Callable[[VolunteerRecord], VolunteerRecord]
@@ -62,6 +73,13 @@ class SignIn:
     threads: int
     nsfw: bool
     bridge_agent: str
+    extra_slow: bool = False
+    needs_kudos: bool = False
+    softprompts: tuple[str, ...] = ()
+
+    def fields(self) -> dict[str, object]:
+        """What goes into the record as it was said."""
+        return {name: getattr(self, name) for name in _SAID}
 
 
 @dataclass(slots=True)
@@ -166,7 +184,8 @@ class Volunteers:
         if known is not None:
             if known.account != said.account:
                 raise NameTaken
-            if _offers(known, said) and 0 <= now - known.seen_at < SEEN_INTERVAL_S:
+            same = all(getattr(known, name) == value for name, value in said.fields().items())
+            if same and 0 <= now - known.seen_at < SEEN_INTERVAL_S:
                 return known
         elif self._too_many(worker_id, said.account):
             raise TooManyVolunteers
@@ -180,12 +199,7 @@ class Volunteers:
             since_s = max(0.0, now - record.seen_at)
             return record.model_copy(
                 update={
-                    "models": said.models,
-                    "max_length": said.max_length,
-                    "max_context_length": said.max_context_length,
-                    "threads": said.threads,
-                    "nsfw": said.nsfw,
-                    "bridge_agent": said.bridge_agent,
+                    **said.fields(),
                     "seen_at": max(now, record.seen_at),
                     "uptime_s": round(record.uptime_s + (since_s if since_s < ONLINE_S else 0.0), 1),
                 }
@@ -298,14 +312,3 @@ def with_noted(record: VolunteerRecord, noted: Noted, now: float) -> VolunteerRe
 
 def _of_last_hour(times: Iterable[float], now: float) -> tuple[float, ...]:
     return tuple(at for at in times if now - at < HOUR_S)[-MAX_KEPT:]
-
-
-def _offers(record: VolunteerRecord, said: SignIn) -> bool:
-    return (
-        record.models == said.models
-        and record.max_length == said.max_length
-        and record.max_context_length == said.max_context_length
-        and record.threads == said.threads
-        and record.nsfw == said.nsfw
-        and record.bridge_agent == said.bridge_agent
-    )

@@ -18,6 +18,7 @@ from callboard_edge.domain.saved_slots import SavedSlots
 from callboard_edge.domain.spirit_box import SpiritBox
 from callboard_edge.domain.volunteer_jobs import VolunteerJobs
 from callboard_edge.domain.volunteers import Volunteers
+from callboard_edge.domain.webhooks import Webhooks
 from callboard_edge.domain.workers import Workers
 from callboard_edge.http.embedding_responder import EmbeddingResponder
 from callboard_edge.http.live_sessions import LiveSessions
@@ -37,8 +38,8 @@ class EdgeContext:
 
     `offers` tells which of the models a caller may ask for, `running` what there is of a reply that has a name. `ready`
     returns None, or why the edge cannot take work; `admin` is None where the site has no admin API, `holds_ahead`
-    where no hold is taken before its request, `saved_slots` where
-    it keeps nothing for callers, `spirit_box` where it has none, `volunteer_jobs` where it takes no volunteers.
+    where no hold is taken before its request, `saved_slots` where it keeps nothing for callers, `spirit_box` where it
+    has none, `volunteer_jobs` where it takes no volunteers, `webhooks` where it calls none.
     """
 
     settings: EdgeSettings
@@ -73,3 +74,4 @@ class EdgeContext:
     saved_slots: SavedSlots | None = None
     spirit_box: SpiritBox | None = None
     volunteer_jobs: VolunteerJobs | None = None
+    webhooks: Webhooks | None = None

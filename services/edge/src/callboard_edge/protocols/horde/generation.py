@@ -15,31 +15,42 @@ from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import AsyncAnswer, AsyncBody, KudosAnswer, Params, StatusAnswer
 from callboard_edge.protocols.horde.errors import ANSWERS
-from callboard_edge.protocols.horde.pools import offers_now, pool_of, takes_volunteers, waiting, worker_id
-from callboard_edge.protocols.horde.prices import check_upfront, explained, kudos_shown, quote
+from callboard_edge.protocols.horde.generations import generation
+from callboard_edge.protocols.horde.pools import pool_of, waiting
+from callboard_edge.protocols.horde.possible import is_possible, why_not
+from callboard_edge.protocols.horde.prices import check_upfront, downgraded, explained, kudos_shown, quote
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of, check_key
 from callboard_edge.protocols.horde.requests import chat_request, check_body, chosen_model, lengths_of, volunteer_terms
+from callboard_edge.protocols.horde.webhooks import check_webhook, posted
 
 TAG = "AI Horde"
 
 
 def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
     """The routes of this module."""
-    groups = context.groups
+    groups, webhooks = context.groups, context.webhooks
+    if webhooks is not None:
+        webhooks.shown_by("horde", posted)
 
     async def submit(call: Call) -> web.StreamResponse:
         check_key(call)
         limits.submit(call)
         body = await call.json(AsyncBody)
         check_body(body)
+        check_webhook(webhooks, body)
         models = (await context.offers.to(call.caller)).chat_models
-        model = chosen_model(context, models, body)
-        kudos = await _kudos_of(context, call) if takes_volunteers(context, model) else 0
+        kudos = await _kudos_of(context, call) if context.volunteer_jobs is not None else 0
+        model = chosen_model(context, models, body, kudos)
         terms = volunteer_terms(context, body, model, models, kudos)
         request = await context.text.checked(call, chat_request(body, model, terms), model, frozenset())
         count = (body.params and body.params.n) or 1
         quoted = await quote(context, body, request, model, count)
+        if body.allow_downgrade and quoted.upfront:
+            shorter = downgraded(body, request, quoted, await _kudos_of(context, call))
+            if shorter is not None:
+                request = shorter
+                quoted = await quote(context, body, request, model, count)
         if body.dry_run:
             await context.admission.identify(call.caller)
             return call.answer({"kudos": quoted.kudos})
@@ -52,12 +63,17 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             pool=model.pool,
             max_output_tokens=request.max_output_tokens,
             stops=tuple((body.params or Params()).stop_sequence or ()),
+            volunteers=request.volunteers,
+            context_tokens=request.context_tokens,
+            webhook=body.webhook or None,
             created_at=context.admission.deps.now(),
         )
 
         async def enter(job_id: str) -> None:
             price = quoted.of(group.job_ids.index(job_id))
             await context.admission.chat_kept(call.caller, request, model, job_id, kudos=price)
+            if webhooks is not None and group.webhook is not None:
+                await webhooks.add("horde", _name(request_id), job_id)
 
         try:
             await groups.submit(_name(request_id), group, enter)
@@ -118,10 +134,11 @@ def _name(request_id: str) -> str:
 def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model: ChatModel) -> dict[str, Any]:
     """What the requester should know of a request that was accepted."""
     remarks: dict[str, Any] = {}
-    awake = context.workers.state("chat", model.pool) == "awake"
-    if not (awake and offers_now(context, model.pool, model.name)):
-        remarks["message"] = "No worker of this model is there at the moment; one is expected."
     max_length, context_length = lengths_of(body)
+    awake = context.workers.state("chat", model.pool) == "awake"
+    facts = request.volunteers, request.max_output_tokens, request.context_tokens or context_length
+    if not (awake and is_possible(context, model.pool, model.name, *facts)):
+        remarks["message"] = why_not(context, model, *facts)
     if request.max_output_tokens < max_length or (request.context_tokens or context_length) < context_length:
         text = (
             f"The model writes at most {request.max_output_tokens} tokens here, and reads at most "
@@ -134,7 +151,8 @@ def _remarks(context: EdgeContext, body: AsyncBody, request: ChatRequest, model:
 async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
     group, jobs = state.group, [job for job in state.jobs if not job.ended]
     processing, position, wait_s = 0, 0, 0
-    possible = offers_now(context, group.pool, group.model)
+    facts = group.volunteers, group.max_output_tokens, group.context_tokens or 0
+    possible = is_possible(context, group.pool, group.model, *facts)
     if jobs:
         pool = pool_of(context, group.pool)
         batch, live = await waiting(context, group.pool)
@@ -148,7 +166,7 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
             processing += begun
             position = max(position, ahead)
             wait_s = max(wait_s, pool.wait_s(ahead, min(left, pool.tokens_per_reply) if ahead else left))
-    generations = [shown for job in state.jobs if (shown := _generation(group, job)) is not None]
+    generations = [shown for job in state.jobs if (shown := generation(group, job.result)) is not None]
     return {
         "finished": len(generations),
         "processing": processing,
@@ -161,26 +179,6 @@ async def _status(context: EdgeContext, state: GroupState) -> dict[str, Any]:
         "kudos": kudos_shown(sum(job.result.kudos for job in state.jobs if job.result is not None)),
         "is_possible": state.ended or processing > 0 or possible,
         "generations": generations,
-    }
-
-
-def _generation(group: KeptGroup, job: GroupJob) -> dict[str, Any] | None:
-    """A text that is there; of a job that was cancelled, what it had written."""
-    result = job.result
-    if result is None or result.end.error is not None or (result.end.reason == "cancelled" and not result.text):
-        return None
-    stop = result.end.stop_sequence
-    # Clients look for the stop sequence that they sent, and cut it off themselves.
-    by = result.end.served_by
-    text = result.text + stop if stop is not None and stop in group.stops else result.text
-    return {
-        "text": text,
-        "seed": 0,
-        "worker_id": worker_id(group.pool) if by is None else by.worker_id,
-        "worker_name": group.pool if by is None else by.worker_name,
-        "model": group.model if by is None else by.model,
-        "state": "ok",
-        "gen_metadata": [],
     }
 
 

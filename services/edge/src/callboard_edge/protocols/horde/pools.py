@@ -30,7 +30,9 @@ class Pool:
     tokens_per_reply: float
     tokens_last_minute: int
     threads: int | None = None
-    """Those of the volunteers, where they are its workers."""
+    """Those of the volunteers, where they are its workers or beside them."""
+    waiting_slots: int | None = 0
+    """How many slots of each of its workers are for jobs that volunteers write or that wait; None for all of them."""
 
     @property
     def id(self) -> str:
@@ -38,20 +40,27 @@ class Pool:
         return worker_id(self.name)
 
     @property
+    def own_slots(self) -> int:
+        """How many replies the site's own engine writes at once."""
+        if self.waiting_slots is None:
+            return 0
+        return sum(max(0, worker.slots - self.waiting_slots) for worker in self._working)
+
+    @property
     def slots(self) -> int:
-        """How many replies it writes at once; by volunteers, as many as their threads are."""
-        return sum(worker.slots for worker in self._working) if self.threads is None else self.threads
+        """How many replies are written at once; by volunteers, as many as their threads are."""
+        return self.own_slots + (self.threads or 0)
 
     @property
     def held_back(self) -> int:
-        """How many jobs wait for volunteers, beside those in the queue: chat workers hold them meanwhile."""
-        return 0 if self.threads is None else max(0, self._slots_used - self.threads)
+        """How many jobs wait for hands, beside those in the queue: chat workers hold them meanwhile."""
+        return 0 if self.threads is None else max(0, self._slots_used - self.slots)
 
     @property
     def has_free_slot(self) -> bool:
         """Whether a job would be begun at once."""
         if self.threads is not None:
-            return self._slots_used < self.threads
+            return self._slots_used < self.slots
         return any(worker.slots_used < worker.slots for worker in self._working)
 
     @property
@@ -89,7 +98,8 @@ def pool_of(context: EdgeContext, name: str, models: Sequence[ChatModel] = ()) -
         tokens_per_s=_mean((one.tokens_per_s for one in figures), UNKNOWN_TOKENS_PER_S),
         tokens_per_reply=_mean((one.tokens_per_reply for one in figures), UNKNOWN_TOKENS_PER_REPLY),
         tokens_last_minute=sum(one.tokens_last_minute for one in figures),
-        threads=_threads(context) if is_pool_of_volunteers(context, name) else None,
+        threads=_threads(context, name),
+        waiting_slots=None if is_pool_of_volunteers(context, name) else context.settings.shared_pools.get(name, 0),
     )
 
 
@@ -135,20 +145,13 @@ def worker_count(context: EdgeContext, pool: Pool, model: ChatModel) -> int:
 
 def volunteers_for(context: EdgeContext, model: ChatModel) -> list[VolunteerRecord]:
     """The volunteers that are there and write with a model."""
+    return context.volunteers.offering(*names_for_volunteers(context, model))
+
+
+def names_for_volunteers(context: EdgeContext, model: ChatModel) -> Sequence[str]:
+    """The names by which volunteers offer a model."""
     name = model.served_name
-    return context.volunteers.offering(*context.settings.volunteer_models.get(name, (name,)))
-
-
-def offers_now(context: EdgeContext, pool: str, model: str) -> bool:
-    """Whether somebody writes with a model of a pool, by the name that clients use, or is expected to."""
-    found = context.chat_models.find(model)
-    # A model that volunteers alone offered is forgotten some time after the last of them.
-    if found is not None and takes_volunteers(context, found) and volunteers_for(context, found):
-        return True
-    if is_pool_of_volunteers(context, pool):
-        return False
-    served = (one for one in context.chat_models.models if one.pool == pool)
-    return any(context.workers.expects("chat", one) for one in served)
+    return context.settings.volunteer_models.get(name, (name,))
 
 
 async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDepth]:
@@ -157,8 +160,16 @@ async def waiting(context: EdgeContext, pool: str) -> tuple[QueueDepth, QueueDep
     return await jobs.depth("chat", pool, "batch"), await jobs.depth("chat", pool, "live")
 
 
-def _threads(context: EdgeContext) -> int:
-    return sum(one.threads for one in context.volunteers.online() if not (one.maintenance or one.paused))
+def _threads(context: EdgeContext, pool: str) -> int | None:
+    """How many replies volunteers write at once for a pool, None for one that takes none."""
+    if context.volunteer_jobs is None or pool not in context.volunteer_jobs.pools:
+        return None
+    if is_pool_of_volunteers(context, pool):
+        some = [one for one in context.volunteers.online() if not (one.maintenance or one.paused)]
+    else:
+        models = [model for model in context.chat_models.models if model.pool == pool]
+        some = context.volunteers.offering(*(name for one in models for name in names_for_volunteers(context, one)))
+    return sum(one.threads for one in some)
 
 
 def _mean(numbers: Iterable[float], unknown: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError
 from callboard_contracts.kudos import KUDOS_SCALE, KudosTerms
-from callboard_contracts.kudos_price import fees, model_billions, needs_upfront, price
+from callboard_contracts.kudos_price import fees, free_length, model_billions, needs_upfront, price
 from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.domain.kudos_price import KudosPrice
 from callboard_edge.domain.submission import QuotaRefused
@@ -26,11 +26,18 @@ class Quote:
     """The price of each text of a request; none where the site counts no kudos."""
 
     prices: Sequence[KudosPrice] = ()
+    free_length: int | None = None
+    """The longest text that the requester need not have the price for; None where the length is not what it is for."""
 
     @property
     def kudos(self) -> float:
         """What all of it costs at most, as clients are shown it."""
-        return kudos_shown(sum(one.amount for one in self.prices))
+        return kudos_shown(self.total)
+
+    @property
+    def total(self) -> int:
+        """The same, in thousandths."""
+        return sum(one.amount for one in self.prices)
 
     @property
     def upfront(self) -> bool:
@@ -52,18 +59,28 @@ async def quote(context: EdgeContext, body: AsyncBody, request: ChatRequest, mod
     text = price(kudos, max_length=request.max_output_tokens, context_tokens=context_tokens, billions=billions)
     batch, live = await waiting(context, model.pool)
     pool = pool_of(context, model.pool)
+    threads, queued = pool.slots, batch.waiting + live.waiting + pool.held_back
+    slow_workers = body.slow_workers is not False
     upfront = needs_upfront(
-        kudos,
-        max_length=request.max_output_tokens,
-        threads=pool.slots,
-        waiting=batch.waiting + live.waiting + pool.held_back,
-        slow_workers=body.slow_workers is not False,
+        kudos, max_length=request.max_output_tokens, threads=threads, waiting=queued, slow_workers=slow_workers
     )
+    free = free_length(kudos, threads=threads, waiting=queued) if slow_workers else None
     prices: list[KudosPrice] = []
     for number in range(count):
         fee = fees(kudos, accepts=number == 0)
         prices.append(KudosPrice(text + fee, KudosTerms(billions=billions, fee=fee), upfront))
-    return Quote(prices)
+    return Quote(prices, free)
+
+
+def downgraded(body: AsyncBody, request: ChatRequest, quoted: Quote, kudos: int) -> ChatRequest | None:
+    """The request shortened to what need not be paid for now, where its requester lets that be and has too few kudos.
+
+    None where it stays as it is; `kudos` are the requester's, in thousandths.
+    """
+    length = quoted.free_length
+    if not body.allow_downgrade or length is None or not quoted.upfront or kudos >= quoted.total:
+        return None
+    return request.model_copy(update={"max_output_tokens": min(request.max_output_tokens, length)})
 
 
 def check_upfront(call: Call, quoted: Quote) -> None:

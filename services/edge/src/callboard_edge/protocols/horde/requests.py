@@ -1,12 +1,12 @@
 """What requesters ask, in the neutral form, and which of the models it goes to."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from callboard_contracts.chat import ChatRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
-from callboard_contracts.kudos_price import is_validated
-from callboard_contracts.volunteers import VolunteerRecord, VolunteerTerms
+from callboard_contracts.volunteer_conditions import Conditions
+from callboard_contracts.volunteers import Formatting, VolunteerRecord, VolunteerTerms
 from callboard_edge.domain.catalogue import Catalogue, ChatModel, unknown_model
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.local_sampling import context_and_reply, has_turn_tags, local_sampling
@@ -19,10 +19,12 @@ from callboard_edge.protocols.horde.pools import (
     volunteers_for,
     worker_id,
 )
+from callboard_edge.protocols.horde.possible import refusal_of
 
 DEFAULT_LENGTH = 80
 DEFAULT_CONTEXT_LENGTH = 2048
 MAX_WORKERS = 5
+FORMATTING: tuple[Formatting, ...] = get_args(Formatting)
 MAX_OTHER_MODELS = 32
 MAX_STOPS = 128
 MAX_STOP_CHARACTERS = 2000
@@ -31,8 +33,6 @@ KOBOLDCPP = "koboldcpp/"
 """Begins the names of models as workers of KoboldCpp offer them."""
 
 _NOT_OFFERED = {
-    "webhook": (400, "BadRequest", "This site calls no webhooks; leave 'webhook' out and ask for the status."),
-    "softprompt": (400, "BadRequest", "No worker here has soft prompts; leave 'softprompt' out."),
     "extra_source_images": (400, "InvalidExtraSourceImages", "Texts are made without images."),
     "proxied_account": (403, "OnlyServiceAccountProxy", "This site has no service accounts, which act for others."),
     "style": (404, "StyleNotFound", "This site has no styles; leave 'style' out."),
@@ -73,10 +73,11 @@ def check_body(body: AsyncBody) -> None:
             raise Refusal(status, rc, message, field)
 
 
-def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: AsyncBody) -> ChatModel:
+def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: AsyncBody, kudos: int = 0) -> ChatModel:
     """The model that is to write: of those that are asked for, one that would begin soonest.
 
-    Own pools are trusted, validated and not slow, so that those filters leave all of them.
+    `kudos` are the requester's, in thousandths. Own pools are trusted, validated and not slow, so that those filters
+    leave all of them.
 
     Raises:
         CallboardError: `unknown_model`.
@@ -90,30 +91,34 @@ def chosen_model(context: EdgeContext, models: Catalogue[ChatModel], body: Async
     found = [model for model in found if _has_worker(context, model, wanted, excludes=bool(body.worker_blacklist))]
     if not found:
         raise Refusal(400, "NoValidWorkers", "None of the workers that are asked for serves such a model.", "workers")
+    if body.softprompt and not (found := [model for model in found if takes_volunteers(context, model)]):
+        message = "The workers of these models have no soft prompts; leave 'softprompt' out."
+        raise Refusal(400, "BadRequest", message, "softprompt")
     max_length, context_length = lengths_of(body)
     by_name = {name: pool_of(context, name) for name in {model.pool for model in found}}
+
+    terms = _terms(context, body, kudos)
+    of_any_length = Conditions.of(terms, 1, 1)
+
+    known: dict[str, bool] = {}
+
+    def may_write(one: VolunteerRecord) -> bool:
+        # Asked once for each volunteer, whatever number of models it offers.
+        if (may := known.get(one.id)) is None:
+            may = known[one.id] = refusal_of(context, one, terms, of_any_length) is None
+        return may
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, bool]:
         pool = by_name[model.pool]
         fits = model.context_tokens >= context_length and model.max_output_tokens >= max_length
         expected = context.workers.expects("chat", model)
         if is_of_volunteers(context, model):
-            some = [one for one in volunteers_for(context, model) if _may_write(context, one, body)]
+            some = [one for one in volunteers_for(context, model) if may_write(one)]
             fits = any(one.max_context_length >= context_length and one.max_length >= max_length for one in some)
             expected = bool(some)
         return not expected, not pool.slots, not fits, not pool.has_free_slot
 
     return min(found, key=rank)
-
-
-def _may_write(context: EdgeContext, one: VolunteerRecord, body: AsyncBody) -> bool:
-    """Whether a volunteer is one of those that a request lets write."""
-    return (
-        (one.trusted or not body.trusted_workers)
-        and (not body.validated_backends or is_validated(context.settings.kudos, one.bridge_agent))
-        and not (one.is_slow and body.slow_workers is False)
-        and (one.nsfw or body.nsfw is False)
-    )
 
 
 def _has_worker(context: EdgeContext, model: ChatModel, wanted: Sequence[str], *, excludes: bool) -> bool:
@@ -136,8 +141,19 @@ def volunteer_terms(
         return None
     others = (models.find(name) for name in body.models or ())
     wanted = (body.workers or ())[:MAX_WORKERS]
+    own_engine = _own_engine(context, model, wanted, excludes=bool(body.worker_blacklist))
+    return _terms(context, body, kudos).model_copy(
+        update={
+            "models": tuple(one.name for one in others if one and one.pool == model.pool)[:MAX_OTHER_MODELS],
+            "own_engine": "may_not" if body.softprompt else own_engine,
+        }
+    )
+
+
+def _terms(context: EdgeContext, body: AsyncBody, kudos: int) -> VolunteerTerms:
+    """What a request asks of volunteers, whichever of its models they write with."""
+    wanted = (body.workers or ())[:MAX_WORKERS]
     return VolunteerTerms(
-        models=tuple(one.name for one in others if one is not None and one.pool == model.pool)[:MAX_OTHER_MODELS],
         any_model=not body.models,
         workers=tuple(worker for worker in wanted if context.volunteers.get(worker) is not None),
         excludes=bool(body.worker_blacklist),
@@ -147,7 +163,9 @@ def volunteer_terms(
         extra_slow_workers=bool(body.extra_slow_workers),
         nsfw=body.nsfw is not False,
         kudos=max(0, kudos),
-        own_engine=_own_engine(context, model, wanted, excludes=bool(body.worker_blacklist)),
+        disable_batching=bool(body.disable_batching),
+        softprompt=body.softprompt or None,
+        formatting=tuple(name for name in FORMATTING if getattr(body.params, name, None)),
     )
 
 

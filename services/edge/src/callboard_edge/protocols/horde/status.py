@@ -5,6 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
+from callboard_edge.domain.catalogue import ChatModel
 from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
@@ -12,8 +13,8 @@ from callboard_edge.http.route import Answer, Route
 from callboard_edge.protocols.horde.bodies import (
     HeartbeatAnswer,
     ModelsAnswer,
+    ModelsQuery,
     PerformanceAnswer,
-    TypeQuery,
 )
 from callboard_edge.protocols.horde.errors import ANSWERS
 from callboard_edge.protocols.horde.generation import TAG
@@ -40,7 +41,8 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
     async def models(call: Call) -> web.StreamResponse:
         limits.other(call)
         shown: list[Any] = []
-        if parse_query(TypeQuery, call.request.query).type == TEXT:
+        wanted = parse_query(ModelsQuery, call.request.query)
+        if wanted.type == TEXT:
             for pool in pools_for(context, (await context.offers.to(call.caller)).chat_models.models):
                 jobs = await queued(pool)
                 speeds = model_speeds(pool)
@@ -55,7 +57,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
                         "type": TEXT,
                     }
                     for model in pool.models
-                    if (count := worker_count(context, pool, model))
+                    if (count := worker_count(context, pool, model)) and _is_wanted(context, wanted, model, count)
                 ]
         return call.answer(shown)
 
@@ -67,7 +69,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
         own = [pool for pool in pools if not is_pool_of_volunteers(context, pool.name)]
         online = context.volunteers.online()
         workers = sum(bool(pool.workers) for pool in own) + len(online)
-        threads = sum(pool.slots for pool in own) + sum(one.threads for one in online)
+        threads = sum(pool.own_slots for pool in own) + sum(one.threads for one in online)
         return call.answer(
             {
                 "queued_requests": sum(waits),
@@ -98,7 +100,7 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             "List the models that have a worker",
             TAG,
             security="none",
-            query=TypeQuery,
+            query=ModelsQuery,
             answers={200: Answer("A list of models, where `type` is `text`; else none.", ModelsAnswer), **ANSWERS},
         ),
         Route(
@@ -122,3 +124,10 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             answers={200: Answer("A sign of life.", HeartbeatAnswer)},
         ),
     ]
+
+
+def _is_wanted(context: EdgeContext, wanted: ModelsQuery, model: ChatModel, count: int) -> bool:
+    known = model.character is not None or model.name in context.settings.chat_models
+    if wanted.model_state != "all" and known != (wanted.model_state == "known"):
+        return False
+    return (wanted.min_count or 0) <= count and (wanted.max_count is None or count <= wanted.max_count)

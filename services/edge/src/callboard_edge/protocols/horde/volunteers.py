@@ -2,32 +2,37 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
-from callboard_contracts.characters import MODEL_PREFIX
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.kudos_price import is_validated
 from callboard_contracts.volunteers import (
-    MAX_MODEL_NAME,
-    MAX_OFFERED_MODELS,
     MAX_TEXT_BYTES,
+    GenMetadata,
     PopReply,
     ProgressRequest,
     SubmitReply,
     SubmitRequest,
-    VolunteerOffer,
-    VolunteerRecord,
+    TextNotes,
     handout_mark,
+    volunteer_id,
 )
 from callboard_edge.domain.known_accounts import KnownAccounts
+from callboard_edge.domain.volunteer_addresses import VolunteerAddresses
 from callboard_edge.domain.volunteer_jobs import LONGEST_WAIT_S, VolunteerJobs
-from callboard_edge.domain.volunteers import NameTaken, SignIn, TooManyVolunteers
+from callboard_edge.domain.volunteers import NameTaken, TooManyVolunteers
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.horde.bodies import (
+from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
+from callboard_edge.protocols.horde.generation import TAG
+from callboard_edge.protocols.horde.offers import account_of_username, offer_of, sign_in_of
+from callboard_edge.protocols.horde.prices import kudos_shown
+from callboard_edge.protocols.horde.rate_limits import RateLimits
+from callboard_edge.protocols.horde.requesters import account_of, check_key
+from callboard_edge.protocols.horde.worker_bodies import (
     PopAnswer,
     PopBody,
     ProgressAnswer,
@@ -35,19 +40,10 @@ from callboard_edge.protocols.horde.bodies import (
     SubmitAnswer,
     SubmitBody,
 )
-from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
-from callboard_edge.protocols.horde.generation import TAG
-from callboard_edge.protocols.horde.prices import kudos_shown
-from callboard_edge.protocols.horde.rate_limits import RateLimits
-from callboard_edge.protocols.horde.requesters import ACCOUNT_MARK, account_of, check_key
 
 WAIT = "X-Wait"
-DEFAULT_LENGTH = 512
-DEFAULT_CONTEXT_LENGTH = 2048
-LEAST_NAME, MOST_NAME = 3, 100
-MAX_BLACKLIST_CHARACTERS = 100
 RETRY_AFTER_S = 2.0
-_USERNAME = re.compile(r"[^#]+#([0-9]{1,20})")
+FAULTED = "faulted"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -95,6 +91,7 @@ class _Handlers:
         self._context = context
         self._limits = limits
         self._accounts = KnownAccounts(context.admission.deps.background)
+        self._addresses = VolunteerAddresses(context.settings.horde.workers_per_address, context.admission.deps.now)
 
     def _jobs(self) -> VolunteerJobs:
         if self._context.volunteer_jobs is None:
@@ -116,8 +113,13 @@ class _Handlers:
         account = await self._owner(call)
         held = self._jobs()
         body = await call.json(PopBody)
-        said = _sign_in(self._context, body, account)
-        priority = tuple(_account_of(name) for name in body.priority_usernames or ())
+        said = sign_in_of(self._context, body, account)
+        known = self._context.volunteers.get(volunteer_id(said.name))
+        trusted = known is not None and known.trusted and known.account == account
+        if not trusted and not self._addresses.admits(call.caller.address or "", volunteer_id(said.name)):
+            message = "As many workers are there from your address as one may have here."
+            raise Refusal(403, "TooManySameIPs", message)
+        priority = tuple(account_of_username(name) for name in body.priority_usernames or ())
         try:
             record = await self._context.volunteers.sign_in(said)
         except NameTaken:
@@ -126,7 +128,7 @@ class _Handlers:
             raise Refusal(403, "TooManyWorkers", "You have as many workers as one user may have here.") from None
         if record.paused:
             raise Refusal(403, "WorkerFlaggedMaintenance", "This worker was paused by the site.")
-        offer = _offer(self._context, body, record, said.models, priority)
+        offer = offer_of(self._context, body, record, said.models, priority)
         reply = await held.pop(offer, body.amount or 1, 0.0 if record.maintenance else _wait_s(call))
         if reply.dropped:
             self._context.volunteers.dropped(record.id, reply.dropped)
@@ -142,7 +144,10 @@ class _Handlers:
         held = self._jobs()
         body = await call.json(SubmitBody)
         job_id = _job_id(body.id)
-        text = None if body.state in ("faulted", "censored", "csam") else body.generation
+        state = _state(body)
+        text = None if state == "faulted" else body.generation
+        if text is None and state in ("censored", "csam"):
+            text = ""
         too_long = text is not None and len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES
         own = self._context.volunteers.of_account(account)
         worker = next((one for one in own if job_id.endswith(handout_mark(one.id))), None)
@@ -153,6 +158,7 @@ class _Handlers:
             worker_id=worker.id if worker else "",
             worker_name=worker.name if worker else "",
             validated=worker is not None and is_validated(self._context.settings.kudos, worker.bridge_agent),
+            notes=_notes(body, state),
         )
         reply = _answered(await held.submit(request))
         self._context.metrics.volunteer_submits.labels(reply.outcome).inc()
@@ -195,63 +201,6 @@ class _Handlers:
             self._context.volunteers.suspected(reply.worker_id, reply.suspicions)
 
 
-def _sign_in(context: EdgeContext, body: PopBody, account: str) -> SignIn:
-    name = (body.name or "").strip()
-    if not LEAST_NAME <= len(name) <= MOST_NAME or not name.isprintable():
-        message = f"A worker needs a name of {LEAST_NAME} to {MOST_NAME} printable characters."
-        raise Refusal(400, "BadRequest", message, "name")
-    if any(name.casefold() == model.pool.casefold() for model in context.chat_models.models):
-        raise Refusal(400, "PolymorphicNameConflict", "A worker of the site has that name.", "name")
-    models = tuple(dict.fromkeys(one.strip() for one in body.models or () if _may_be_offered(one.strip())))
-    if not models:
-        raise Refusal(400, "BadRequest", "A worker has to offer a model.", "models")
-    return SignIn(
-        name=name,
-        account=account,
-        models=models[:MAX_OFFERED_MODELS],
-        max_length=body.max_length or DEFAULT_LENGTH,
-        max_context_length=body.max_context_length or DEFAULT_CONTEXT_LENGTH,
-        threads=body.threads or 1,
-        nsfw=body.nsfw is not False,
-        bridge_agent=body.bridge_agent or "unknown:0:unknown",
-    )
-
-
-def _may_be_offered(model: str) -> bool:
-    return bool(model) and len(model) <= MAX_MODEL_NAME and model.isprintable() and not model.startswith(MODEL_PREFIX)
-
-
-def _offer(
-    context: EdgeContext, body: PopBody, record: VolunteerRecord, models: tuple[str, ...], priority: tuple[str, ...]
-) -> VolunteerOffer:
-    words = (word.strip().casefold()[:MAX_BLACKLIST_CHARACTERS] for word in body.blacklist or ())
-    return VolunteerOffer(
-        worker_id=record.id,
-        worker_name=record.name,
-        account=record.account,
-        models=models,
-        max_length=record.max_length,
-        max_context_length=record.max_context_length,
-        nsfw=record.nsfw,
-        trusted=record.trusted,
-        validated=is_validated(context.settings.kudos, record.bridge_agent),
-        slow=record.is_slow,
-        extra_slow=bool(body.extra_slow_worker),
-        needs_kudos=bool(body.require_upfront_kudos),
-        blacklist=tuple(word for word in words if word),
-        priority=() if record.maintenance else priority,
-        own_only=record.maintenance,
-    )
-
-
-def _account_of(username: str) -> str:
-    """The account of a user's name, whose number is its id; raises Refusal."""
-    found = _USERNAME.fullmatch(username)
-    if found is None or int(found[1]) >= 2**64:
-        raise Refusal(400, "InvalidPriorityUsername", "A user's name is 'name#number'.", "priority_usernames")
-    return f"{ACCOUNT_MARK}{int(found[1]):016x}"
-
-
 def _wait_s(call: Call) -> float:
     """How long a worker waits for a job, as it says in seconds; what is no number is none."""
     try:
@@ -281,11 +230,23 @@ def _popped(reply: PopReply) -> dict[str, Any]:
         "payload": first.payload,
         "model": first.model,
         "ttl": math.floor(first.ttl_s),
-        "softprompt": None,
+        "softprompt": first.softprompt,
         "skipped": {},
         "messages": [],
         "extra_source_images": None,
     }
+
+
+def _state(body: SubmitBody) -> Literal["ok", "censored", "csam", "faulted"]:
+    """What a volunteer says of a text; some programs write a fault into the text alone."""
+    if body.state is not None:
+        return body.state
+    return "faulted" if body.generation == FAULTED else "ok"
+
+
+def _notes(body: SubmitBody, state: Literal["ok", "censored", "csam", "faulted"]) -> TextNotes:
+    remarks = (GenMetadata(type=one.type, value=one.value, ref=one.ref) for one in body.gen_metadata or ())
+    return TextNotes(state="ok" if state == "faulted" else state, seed=body.seed or 0, gen_metadata=tuple(remarks))
 
 
 def _job_id(text: str) -> str:

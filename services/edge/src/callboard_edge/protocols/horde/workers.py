@@ -1,5 +1,6 @@
 """The workers of the site: its own pools and volunteers, by name and id only."""
 
+import uuid
 from typing import Any
 
 from aiohttp import web
@@ -10,19 +11,20 @@ from callboard_edge.http.bodies import parse_query
 from callboard_edge.http.call import Call
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.route import Answer, Route
-from callboard_edge.protocols.horde.bodies import (
-    ChangedWorkerAnswer,
-    DeletedWorkerAnswer,
-    TypeQuery,
-    WorkerAnswer,
-    WorkerBody,
-    WorkersAnswer,
-)
+from callboard_edge.protocols.horde.bodies import TypeQuery
 from callboard_edge.protocols.horde.errors import ANSWERS, Refusal
 from callboard_edge.protocols.horde.generation import TAG
 from callboard_edge.protocols.horde.pools import Pool, is_pool_of_volunteers, pools_for
 from callboard_edge.protocols.horde.rate_limits import RateLimits
 from callboard_edge.protocols.horde.requesters import account_of
+from callboard_edge.protocols.horde.worker_bodies import (
+    ChangedWorkerAnswer,
+    DeletedWorkerAnswer,
+    WorkerAnswer,
+    WorkerBody,
+    WorkerMessagesAnswer,
+    WorkersAnswer,
+)
 
 MAX_INFO = 1000
 AGENT = "Callboard:1:unknown"
@@ -43,6 +45,15 @@ def routes(context: EdgeContext, limits: RateLimits) -> list[Route]:
             security="none",
             query=TypeQuery,
             answers={200: Answer("A list of workers.", WorkersAnswer), **ANSWERS},
+        ),
+        Route(
+            "GET",
+            "/api/v2/workers/messages",
+            handlers.messages,
+            "horde_worker_messages",
+            "List what an owner should know of workers of one's own",
+            TAG,
+            answers={200: Answer("What is to be known.", WorkerMessagesAnswer), **ANSWERS},
         ),
         Route(
             "GET",
@@ -115,6 +126,13 @@ class _Handlers:
         self._limits.other(call)
         return call.answer(self._shown(await self._found(call)))
 
+    async def messages(self, call: Call) -> web.StreamResponse:
+        """Says why workers of the caller get no jobs of others."""
+        self._limits.other(call)
+        account = await account_of(self._context, call)
+        own = self._context.volunteers.of_account(account) if account is not None else []
+        return call.answer([_message(one) for one in own if one.maintenance or one.paused])
+
     async def _own(self, call: Call) -> VolunteerRecord:
         self._limits.other(call)
         account = await account_of(self._context, call)
@@ -166,7 +184,7 @@ def _worker(pool: Pool, uptime_s: int) -> dict[str, object]:
         "kudos_rewards": 0,
         "kudos_details": {"generated": 0, "uptime": 0},
         "performance": f"{pool.tokens_per_s:.1f} tokens per second",
-        "threads": pool.slots,
+        "threads": pool.own_slots,
         "uptime": uptime_s,
         "maintenance_mode": pool.draining,
         "paused": False,
@@ -179,6 +197,17 @@ def _worker(pool: Pool, uptime_s: int) -> dict[str, object]:
         "bridge_agent": AGENT,
         "max_length": max(model.max_output_tokens for model in pool.models),
         "max_context_length": max(model.context_tokens for model in pool.models),
+    }
+
+
+def _message(one: VolunteerRecord) -> dict[str, object]:
+    text = "The site has paused this worker." if one.paused else one.maintenance_message or "It is in maintenance."
+    return {
+        "id": str(uuid.uuid5(uuid.UUID(one.id), text)),
+        "worker_id": one.id,
+        "worker_name": one.name,
+        "message": text,
+        "origin": AGENT.partition(":")[0],
     }
 
 
