@@ -55,6 +55,7 @@ class Side:
     replies_per_s: list[float] = field(default_factory=list[float])
     cpu_ms: list[float] = field(default_factory=list[float])
     memory_mb: float = 0.0
+    failed: bool = False
 
     def flooded(self, timings: Sequence[Timing], used_s: float) -> None:
         """Notes one flood and the processor time that it took."""
@@ -111,7 +112,8 @@ def measure(folder: Path, packages: Path, *, quick: bool) -> list[str]:
                 continue
             sides.append(Side(gateway.name, gateway.target, [gateway.process]))
         _measure(sides, QUICK if quick else Effort())
-    found = [summary_of(side, sides[0]) for side in sides]
+    missing += [f"{side.name} failed at {AT_ONCE} at once" for side in sides if side.failed]
+    found = [summary_of(side, sides[0]) for side in sides if not side.failed]
     lines = [*table_of([HEAD, *(one.row() for one in found)]), "", *verdicts(found)]
     return [*lines, *(f"- Not measured: {text}." for text in missing)]
 
@@ -141,9 +143,16 @@ def _measure(sides: Sequence[Side], effort: Effort) -> None:
         for side, timed in zip(sides, run(plan), strict=True):
             side.first_ms += [(one.first_ns - one.sent_ns) / NS_PER_MS for one in timed]
         for side in sides:
+            if side.failed:
+                continue
             before_s = cpu_s(side.processes)
-            # The pairs before were the warm-up.
-            (timings,) = run(Plan("flood", (side.target,), concurrency=AT_ONCE, duration_s=effort.flood_s))
+            try:
+                # The pairs before were the warm-up.
+                (timings,) = run(Plan("flood", (side.target,), concurrency=AT_ONCE, duration_s=effort.flood_s))
+            except RuntimeError as error:
+                told(f"{side.name}: {error}")
+                side.failed = True
+                continue
             side.flooded(timings, cpu_s(side.processes) - before_s)
             side.memory_mb = resident_mb(side.processes)
 
