@@ -63,20 +63,21 @@ async def speak_and_lend(deployment: Deployment, key: str) -> None:
 async def _converse(client: openai.AsyncOpenAI) -> None:
     """A turn that the client ends, and one into which somebody speaks."""
     async with client.realtime.connect(model=CHAT_MODEL) as connection:
-        heard: dict[str, Any] = {"transcription": {"model": "whisper-1"}, "turn_detection": None}
-        await connection.session.update(session={"type": "realtime", "audio": {"input": heard}})
-        await until(connection, "session.updated")
+        await _hears(connection, None)
         await asks(connection, spoken(0, 1))
-        await connection.session.update(
-            session={"type": "realtime", "audio": {"input": {**heard, "turn_detection": {"type": "server_vad"}}}}
-        )
-        await until(connection, "session.updated")
+        await _hears(connection, {"type": "server_vad"})
         for piece in spoken(0, 1, 1):
             await connection.input_audio_buffer.append(audio=piece)
         await until(connection, "response.output_audio.delta")
         for piece in spoken(0, 1, 1):
             await connection.input_audio_buffer.append(audio=piece)
         await until(connection, "response.done")
+
+
+async def _hears(connection: Any, turn_detection: dict[str, str] | None) -> None:
+    heard = {"transcription": {"model": "whisper-1"}, "turn_detection": turn_detection}
+    await connection.session.update(session={"type": "realtime", "audio": {"input": heard}})
+    await until(connection, "session.updated")
 
 
 async def _lend(root: str, key: str, session: aiohttp.ClientSession) -> None:
