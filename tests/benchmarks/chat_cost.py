@@ -25,6 +25,8 @@ NS_PER_MS = 1_000_000
 RUN_TIMEOUT_S = 300.0
 ADDED_P50_MS = 2.0
 ADDED_P99_MS = 6.0
+ADDED_ROUND_TRIPS = 5.0
+ADDED_P99_TIMES_P50 = 3.0
 STREAMS_A_SECOND = 400.0
 EDGE_MIB = 120.0
 CHAT_MIB = 120.0
@@ -119,7 +121,7 @@ def _measure(deployment: Deployment, direct: Target, through: Target, effort: Ef
     ]
     figures[:0] = [
         Figure("request and answer over the bus alone, p50", percentile(bus_us, 0.5), "us"),
-        *_first_token_figures(alone, added),
+        *_first_token_figures(alone, added, percentile(bus_us, 0.5) / 1000),
     ]
     return ChatCost(figures, asyncio.run(_stages(deployment, direct, through, effort)), _share_rows(used, len(timings)))
 
@@ -139,24 +141,29 @@ def run(plan: Plan) -> list[list[Timing]]:
     return [[Timing(*timing) for timing in kept] for kept in found]
 
 
-def _first_token_figures(alone: Sequence[Timing], through: Sequence[Timing]) -> list[Figure]:
+def _first_token_figures(alone: Sequence[Timing], through: Sequence[Timing], round_trip_ms: float) -> list[Figure]:
     direct_ms = [(t.first_ns - t.sent_ns) / NS_PER_MS for t in alone]
     through_ms = [(t.first_ns - t.sent_ns) / NS_PER_MS for t in through]
+    added_p50_ms, added_p99_ms = (
+        percentile(through_ms, fraction) - percentile(direct_ms, fraction) for fraction in (0.5, 0.99)
+    )
     return [
         Figure("first token from the engine alone, p50", percentile(direct_ms, 0.5), "ms"),
         Figure("first token through Callboard, p50", percentile(through_ms, 0.5), "ms"),
         Figure(
             "added time to the first token, p50",
-            percentile(through_ms, 0.5) - percentile(direct_ms, 0.5),
+            added_p50_ms,
             "ms",
             ADDED_P50_MS,
         ),
         Figure(
             "added time to the first token, p99",
-            percentile(through_ms, 0.99) - percentile(direct_ms, 0.99),
+            added_p99_ms,
             "ms",
             ADDED_P99_MS,
         ),
+        Figure("the p50 in round trips over the bus alone", added_p50_ms / round_trip_ms, "x", ADDED_ROUND_TRIPS),
+        Figure("the p99, times the p50", added_p99_ms / added_p50_ms, "x", ADDED_P99_TIMES_P50),
     ]
 
 
