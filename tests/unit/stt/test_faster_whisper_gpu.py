@@ -51,7 +51,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator
     def make(*_arguments: Any, **_options: Any) -> Model:
         return model
 
-    monkeypatch.setattr(faster_whisper, "WhisperModel", make)
+    monkeypatch.setattr(faster_whisper, "WhisperEncodedOnce", make)
     engine = FasterWhisperEngine(tmp_path, 1, None, "cuda", 1, 5.0)
     await engine.load()
     yield Rig(engine, model)
