@@ -21,6 +21,21 @@ BOB = Caller("bob", "127.0.0.1")
 AMPLE = LimitState(limit="key.tokens_per_day", allowed=1_000_000, remaining=900_000, resets_in_s=60)
 
 
+def wanted(
+    request_id: str, caller: Caller = ADA, prompt_tokens: int = 1, kind: WorkKind = "chat", model: str = "owl"
+) -> ReserveRequest:
+    """What a request asks quota for."""
+    return ReserveRequest(
+        request_id=request_id,
+        kind=kind,
+        model=model,
+        work=Work(prompt_tokens=prompt_tokens, completion_tokens=50),
+        key_digest=caller.key_digest,
+        address=caller.address,
+        life_s=120,
+    )
+
+
 class Edge:
     """The requests of an edge, and quota behind it; `time` is the bus's."""
 
@@ -44,18 +59,7 @@ class Edge:
         """One request: its id, what it got, and how often quota was asked before it got it."""
         before = len(self.quota.asked)
         request_id = self.ahead.begin(caller)
-        work = Work(prompt_tokens=prompt_tokens, completion_tokens=50)
-        reply = await self.ahead.reserve(
-            ReserveRequest(
-                request_id=request_id,
-                kind=kind,
-                model=model,
-                work=work,
-                key_digest=caller.key_digest,
-                address=caller.address,
-                life_s=120,
-            )
-        )
+        reply = await self.ahead.reserve(wanted(request_id, caller, prompt_tokens, kind, model))
         asked = len(self.quota.asked) - before
         if ends:
             self.ahead.end(request_id)
@@ -65,11 +69,6 @@ class Edge:
     async def settled(self) -> None:
         """Waits until nothing runs in the background."""
         await self.background.close(5)
-
-    @property
-    def waiting(self) -> int:
-        """How many holds lie ready for nobody's request yet, where every request so far used its own."""
-        return len(self.quota.held)
 
 
 @pytest_asyncio.fixture
@@ -208,19 +207,7 @@ async def test_a_change_of_accounts_releases_everything_also_what_is_on_its_way(
     assert len(edge.quota.released) == 1
     edge.quota.delay_s = 0.01
     request_id = edge.ahead.begin(ADA)
-    asking = asyncio.ensure_future(
-        edge.ahead.reserve(
-            ReserveRequest(
-                request_id=request_id,
-                kind="chat",
-                model="owl",
-                work=Work(prompt_tokens=1),
-                key_digest="ada",
-                address="127.0.0.1",
-                life_s=120,
-            )
-        )
-    )
+    asking = asyncio.ensure_future(edge.ahead.reserve(wanted(request_id)))
     await asking
     edge.ahead.drop_all()
     await edge.settled()
@@ -242,17 +229,7 @@ async def test_a_refusal_has_what_is_ahead_released_and_is_asked_again(edge: Edg
 
     edge.quota.reserve = full
     # One that began before the hold was ready asks for its own.
-    reply = await edge.ahead.reserve(
-        ReserveRequest(
-            request_id="late",
-            kind="chat",
-            model="owl",
-            work=Work(prompt_tokens=1),
-            key_digest="ada",
-            address="127.0.0.1",
-            life_s=120,
-        )
-    )
+    reply = await edge.ahead.reserve(wanted("late"))
     assert refused == ["late"]
     assert reply.hold is not None
     assert len(edge.quota.released) == 1
