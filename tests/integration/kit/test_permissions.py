@@ -232,5 +232,6 @@ def test_each_service_checks_the_disk_by_streams_that_it_may_delete_from() -> No
     for user, names in checked.items():
         assert {f"$JS.API.STREAM.MSG.DELETE.{name}" for name in names} <= set(permissions(user).publish)
     together = {name for names in checked.values() for name in names}
-    # What workers note down without waiting for it, and slots, of which a caller is told what became of each save.
-    assert set(stored_streams(CONFIG)) - together == {"PROGRESS", "DLQ", "SAVES"}
+    # What workers note down without waiting for it; and slots and webhooks, of which a caller is told what became of
+    # each, and without which edges serve all else.
+    assert set(stored_streams(CONFIG)) - together == {"PROGRESS", "DLQ", "SAVES", "WEBHOOKS"}
