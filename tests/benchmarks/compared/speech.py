@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import sys
 import threading
@@ -46,6 +47,8 @@ of server. fastkokoro has a model file of its own that is in no package, so it r
 not tune for it. All are asked for PCM, in turn: a text of {len(PARAGRAPH)} characters alone and twice at once, then
 one {TIMES_LONGER} times as long whose client hangs up at the first byte. The real-time factor is the time for the whole
 text by the length of its sound; the time after the hang-up is the processor's for a text that nobody hears any more.
+Callboard holds the first sound of one of several texts back until the rest will not come too late; the silence in the
+middle is what a client that plays from the first byte on hears where a server does not.
 """
 
 
@@ -56,6 +59,8 @@ class Heard:
     first_s: float
     whole_s: float
     audio_s: float
+    silent_s: float
+    """How long it is silent in the middle for who plays it from the first byte on."""
 
 
 @dataclass(slots=True)
@@ -81,6 +86,7 @@ class Server:
             f"{median(one.whole_s / one.audio_s for one in self.alone):.2f}",
             f"{median(first for first, _ in pairs):.2f}",
             f"{median(second for _, second in pairs):.2f}",
+            f"{median(max(one.silent_s for one in pair) for pair in self.together):.2f}",
             f"{median(rates):.2f}",
             f"{self.unheard_s:.1f}",
             f"{resident_mb(self.processes):,.0f}",
@@ -93,6 +99,7 @@ HEAD = (
     "real-time factor",
     "two at once: first byte of one, s",
     "of the other, s",
+    "silence in the middle of one, s",
     "real-time factor of both",
     "processor s after the hang-up",
     "memory MB",
@@ -196,15 +203,18 @@ def _ask(server: Server, text: str) -> tuple[float, http.client.HTTPConnection, 
 
 def _hear(server: Server, text: str) -> Heard:
     begun, connection, reply = _ask(server, text)
-    first_s, size = 0.0, 0
+    first_s, size, silent_s, dry_at = 0.0, 0, 0.0, math.inf
     while part := reply.read1(65_536):
-        first_s = first_s or time.monotonic() - begun
+        now = time.monotonic()
+        first_s = first_s or now - begun
+        silent_s += max(0.0, now - dry_at)
+        dry_at = (now if dry_at == math.inf else max(dry_at, now)) + len(part) / BYTES_PER_SECOND
         size += len(part)
     whole_s = time.monotonic() - begun
     connection.close()
     if not size:
         raise RuntimeError(f"{server.name} sent no sound")
-    return Heard(first_s, whole_s, size / BYTES_PER_SECOND)
+    return Heard(first_s, whole_s, size / BYTES_PER_SECOND, silent_s)
 
 
 def _both(hear: Callable[[], Heard]) -> list[Heard]:
