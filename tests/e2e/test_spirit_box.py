@@ -59,17 +59,8 @@ def box(tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat) 
         "spirit_box": {**BOX, "speech_model": "parrot", "transcription_model": "whisper"},
     }
     own = Deployment(tmp_path_factory.mktemp("spirit"), config, forked=True)
-    try:
-        own.start()
-        started = own.add_recogniser(), own.add_edge(spirit_box=SLOW)
-        for one in started:
-            one.wait_ready()
+    with own.accounted(own.add_recogniser, lambda: own.add_edge(spirit_box=SLOW)):
         yield own
-        own.wait_idle()
-        own.command("usage", "verify")
-        own.stop()
-    finally:
-        own.abandon()
 
 
 def page(

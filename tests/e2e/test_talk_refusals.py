@@ -52,16 +52,8 @@ def board(tmp_path_factory: pytest.TempPathFactory, shared_chat_engine: StubChat
         "quota": {"lease_margin_s": 1, "reap_interval_s": 0.5},
     }
     own = Deployment(tmp_path_factory.mktemp("refusals"), config, forked=True)
-    try:
-        own.start()
-        for one in (own.add_recogniser(), own.add_edge(spirit_box={"transcription_model": "dozer"})):
-            one.wait_ready()
+    with own.accounted(own.add_recogniser, lambda: own.add_edge(spirit_box={"transcription_model": "dozer"})):
         yield own
-        own.wait_idle()
-        own.command("usage", "verify")
-        own.stop()
-    finally:
-        own.abandon()
 
 
 @pytest.fixture

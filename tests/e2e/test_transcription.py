@@ -33,15 +33,8 @@ FILE = ("melody.wav", wav(melody(PITCHES)), "audio/wav")
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     own = Deployment(tmp_path_factory.mktemp("transcription"), CONFIG, forked=True)
-    try:
-        own.start(chats=0, speakers=0)
-        own.add_recogniser().wait_ready()
+    with own.accounted(own.add_recogniser, chats=0, speakers=0):
         yield own
-        own.wait_idle()
-        own.command("usage", "verify")
-        own.stop()
-    finally:
-        own.abandon()
 
 
 @pytest.fixture

@@ -166,6 +166,20 @@ class Deployment:
         finally:
             self.abandon()
 
+    @contextmanager
+    def accounted(self, *beside: Callable[[], Service], **started: int) -> Generator[Self]:
+        """As `running`, with services beside those that `start` is told of; at the end all usage must add up too."""
+        try:
+            self.start(**started)
+            for one in [begin() for begin in beside]:
+                one.wait_ready()
+            yield self
+            self.wait_idle()
+            self.command("usage", "verify")
+            self.stop()
+        finally:
+            self.abandon()
+
     def abandon(self) -> None:
         """Kills whatever still runs."""
         for service in [*self.services, *([self.streams] if self.streams else [])]:
