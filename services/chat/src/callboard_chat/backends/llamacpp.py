@@ -10,14 +10,16 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Sequence, Set
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import xllamacpp
+from pydantic_core import to_json
 
+from callboard_chat.backends.engine_http import EngineHttp
 from callboard_chat.backends.gguf import GgufHeader, pools_texts, read_header
 from callboard_chat.backends.llamacpp_embedding import embed
 from callboard_chat.backends.llamacpp_grammar import Grammar, ReplyChecker, grammar_of, literals, thoughts_after
@@ -48,6 +50,8 @@ TOKENIZE_TIMEOUT_S = 30.0
 """A text of a megabyte, as a prompt that is to be cut may be, takes 2.4 s on two busy cores."""
 EMBEDDING: frozenset[Ability] = frozenset({"embedding"})
 MAX_ERROR_BYTES = 65_536
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+CONNECT_TIMEOUT_S = 5.0
 
 
 class LlamaCppEngine:
@@ -86,8 +90,7 @@ class LlamaCppEngine:
         self._template = ""
         self._key = secrets.token_hex(16)
         self._server: Any = None
-        self._http: aiohttp.ClientSession | None = None
-        self._base = ""
+        self._http: EngineHttp | None = None
         self._abilities: frozenset[Ability] = frozenset()
         self._watchdog_timeout_s = watchdog_timeout_s
         self._unanswered_since: float | None = None
@@ -116,12 +119,12 @@ class LlamaCppEngine:
             self._server = await asyncio.to_thread(self._start, pools)
         except (RuntimeError, ValueError):
             raise EngineUnavailable(f"llama.cpp cannot load {self._model}: not a GGUF model, or no memory") from None
-        self._base = str(self._server.listening_address)
-        self._http = aiohttp.ClientSession(
-            # The server drops connections that it has finished with, so each request opens its own.
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            headers={"Authorization": f"Bearer {self._key}"},
-            timeout=aiohttp.ClientTimeout(total=None),
+        self._http = EngineHttp(
+            str(self._server.listening_address),
+            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+            CONNECT_TIMEOUT_S,
+            # The server drops connections that it has finished with.
+            keep=False,
         )
         properties = await self._call("GET", "/props")
         self._abilities = abilities_of(properties) | (EMBEDDING if self._embeddings else frozenset())
@@ -170,19 +173,17 @@ class LlamaCppEngine:
         if call.opening:
             yield Chunk(call.opening)
         try:
-            async with self._session().post(self._base + call.path, json=body) as response:
+            with closing(await self._connections().request("POST", call.path, to_json(body))) as response:
                 if response.status >= 400:
-                    raise refused(request, response.status, await response.content.read(MAX_ERROR_BYTES))
+                    raise refused(request, response.status, await response.read_all(MAX_ERROR_BYTES))
                 events = EventReader()
-                async for data in response.content.iter_any():
+                while not reader.done and (data := await response.read()):
                     chunk = reader.read(events.feed(data))
                     if chunk is not None:
                         if checker is not None:
                             checker.feed(chunk.text)
                         yield call.calls.take(chunk) if call.calls else chunk
-                    if reader.done:
-                        break
-        except (aiohttp.ClientError, OSError):
+        except OSError:
             # Whether anything is missing, the reader knows.
             log.debug("engine_connection_lost")
         last = reader.last()
@@ -262,7 +263,7 @@ class LlamaCppEngine:
     async def close(self) -> None:
         """Stops the server; replies that run end."""
         if self._http is not None:
-            await self._http.close()
+            self._http.close()
         # Ending the server's threads waits for the batch that is being computed.
         await asyncio.to_thread(self._stop)
 
@@ -321,20 +322,19 @@ class LlamaCppEngine:
         self, method: str, path: str, body: Json | None = None, timeout_s: float | None = CALL_TIMEOUT_S
     ) -> Json:
         try:
-            async with (
-                asyncio.timeout(TOKENIZE_TIMEOUT_S if path == "/tokenize" else timeout_s),
-                self._session().request(method, self._base + path, json=body) as response,
-            ):
-                data = await response.read()
-                if response.status >= 400:
-                    raise EngineFailed(f"{path} answered {response.status}")
-                return json.loads(data)
-        except (aiohttp.ClientError, OSError):
+            async with asyncio.timeout(TOKENIZE_TIMEOUT_S if path == "/tokenize" else timeout_s):
+                asked = to_json(body) if body is not None else b""
+                with closing(await self._connections().request(method, path, asked)) as response:
+                    data = await response.read_all(MAX_ANSWER_BYTES)
+            if response.status >= 400:
+                raise EngineFailed(f"{path} answered {response.status}")
+            return json.loads(data)
+        except OSError:
             raise EngineUnavailable from None
         except ValueError:
             raise EngineFailed(f"{path} answered without JSON") from None
 
-    def _session(self) -> aiohttp.ClientSession:
+    def _connections(self) -> EngineHttp:
         if self._http is None:
             raise EngineUnavailable
         return self._http

@@ -1,8 +1,8 @@
 """Any server that speaks OpenAI's protocol.
 
 The `openai` package turns the settings into an address and credentials and asks whether the server is there. Replies
-are streamed over aiohttp itself: the package's request builder, transport and typed stream cost 0.7 ms for every reply,
-more than all the rest of a worker.
+are streamed without it: its request builder, transport and typed stream cost 0.7 ms for every reply, as much as all the
+rest of a worker.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
 from typing import Literal
 
-import aiohttp
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
 from pydantic_core import to_json
 
+from callboard_chat.backends.engine_http import EngineConnection, EngineHttp
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
 from callboard_chat.backends.openai_wire import Json, embedding_refused, read_vectors, refused, request_body
 from callboard_chat.backends.sampling import given, names
@@ -38,8 +38,6 @@ MAX_ERROR_BYTES = 65_536
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 END_TIMEOUT_S = 0.05
 
-TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
-
 # Engines that continue an answer when asked; those that do so unasked ignore the words.
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -56,7 +54,8 @@ BAN = -100.0
 ABILITIES: frozenset[Ability] = frozenset(
     {"completion", "chat", "tools", "json_schema", "images", "thinking", "logprobs", "prefill", "embedding"}
 )
-_Path = Literal["chat", "completion", "embedding"]
+_Path = Literal["/chat/completions", "/completions", "/embeddings"]
+_PATHS: dict[str, _Path] = {"chat": "/chat/completions", "completion": "/completions"}
 
 
 class OpenAIEngine:
@@ -74,7 +73,6 @@ class OpenAIEngine:
     def __init__(
         self, url: str, api_key: str | None, connect_timeout_s: float, *, parse_special: Set[str] = frozenset()
     ) -> None:
-        self._connect_timeout_s = connect_timeout_s
         self._control_tokens = ControlTokens()
         self._parse_special = parse_special
         self._client = AsyncOpenAI(
@@ -84,29 +82,20 @@ class OpenAIEngine:
             max_retries=0,
             timeout=Timeout(READY_TIMEOUT_S, connect=connect_timeout_s),
         )
-        base = str(self._client.base_url).rstrip("/")
-        self._urls = {
-            "chat": f"{base}/chat/completions",
-            "completion": f"{base}/completions",
-            "embedding": f"{base}/embeddings",
-        }
-        self._headers = {
-            **self._client.auth_headers,
-            "Content-Type": "application/json",
-            "Accept": "text/event-stream",
-            "Accept-Encoding": "identity",
-            "User-Agent": self._client.user_agent,
-        }
-        self._http: aiohttp.ClientSession | None = None
+        self._http = EngineHttp(
+            str(self._client.base_url),
+            {
+                **self._client.auth_headers,
+                "Content-Type": "application/json",
+                "Accept": "text/event-stream",
+                "Accept-Encoding": "identity",
+                "User-Agent": self._client.user_agent,
+            },
+            connect_timeout_s,
+        )
 
     async def load(self) -> None:
-        """Opens the pool of connections; the engine itself runs elsewhere."""
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # The handler watches for silence; a read timeout here would end slow prompts.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-        )
+        """Does nothing: the engine runs elsewhere."""
 
     async def ready(self) -> str | None:
         """Asks the engine for its models."""
@@ -132,17 +121,17 @@ class OpenAIEngine:
         reader = ReplyReader(
             request.max_output_tokens - spent, spent_prompt_tokens=spent, top_logprobs=request.top_logprobs
         )
-        response = await self._send(request.mode, to_json(body))
+        response = await self._send(_PATHS[request.mode], to_json(body))
         try:
             if response.status >= 400:
                 raise await _refusal(request, response, continued=continuation is not None)
-            if response.headers.get("Content-Type", "").startswith("application/json"):
+            if response.header("content-type").startswith("application/json"):
                 chunks = _whole(response, reader)
             else:
                 chunks = _chunks(response, reader)
             async for chunk in chunks:
                 yield chunk
-        except TRANSPORT_ERRORS:
+        except OSError:
             # Whether anything is missing, the reader knows.
             log.debug("engine_connection_lost")
         finally:
@@ -180,39 +169,28 @@ class OpenAIEngine:
 
         async def asked(texts: Sequence[str]) -> Embedded:
             body = to_json({"model": model, "input": texts, "encoding_format": "base64"})
-            response = await self._send("embedding", body)
+            response = await self._send("/embeddings", body)
             try:
                 if response.status >= 400:
-                    error = await _bounded(response, MAX_ERROR_BYTES)
-                    raise embedding_refused(response.status, error, response.headers.get("Retry-After"))
-                return read_vectors(await _bounded(response, MAX_ANSWER_BYTES))
-            except TRANSPORT_ERRORS:
+                    error = await response.read_all(MAX_ERROR_BYTES)
+                    raise embedding_refused(response.status, error, response.header("retry-after"))
+                return read_vectors(await response.read_all(MAX_ANSWER_BYTES))
+            except OSError:
                 raise EngineUnavailable from None
             finally:
                 response.close()
 
         return await (embed_cut(asked, inputs) if truncate else asked(inputs))
 
-    async def _send(self, mode: _Path, content: bytes) -> aiohttp.ClientResponse:
-        if self._http is None:
-            raise EngineUnavailable
+    async def _send(self, path: _Path, content: bytes) -> EngineConnection:
         try:
-            return await self._post(self._http, mode, content)
-        except TRANSPORT_ERRORS:
-            # Most often a kept connection that the server has closed meanwhile; a new one shows whether it is there.
-            pass
-        try:
-            return await self._post(self._http, mode, content)
-        except TRANSPORT_ERRORS:
+            return await self._http.request("POST", path, content)
+        except OSError:
             raise EngineUnavailable from None
-
-    async def _post(self, http: aiohttp.ClientSession, mode: _Path, content: bytes) -> aiohttp.ClientResponse:
-        return await http.post(self._urls[mode], data=content, headers=self._headers, allow_redirects=False)
 
     async def close(self) -> None:
         """Closes the connections."""
-        if self._http is not None:
-            await self._http.close()
+        self._http.close()
         await self._client.close()
 
 
@@ -228,15 +206,14 @@ def _effort(thinking: Thinking) -> str | None:
     return "none" if thinking.enabled is False else thinking.effort
 
 
-async def _chunks(response: aiohttp.ClientResponse, reader: ReplyReader) -> AsyncIterator[Chunk]:
+async def _chunks(response: EngineConnection, reader: ReplyReader) -> AsyncIterator[Chunk]:
     """What arrives in one read becomes one chunk, so frames grow while this process is busy and only then.
 
     The reply's first word is a chunk of its own and does not wait until what came with it is read.
     """
     events = EventReader()
     begun = False
-    arriving = response.content.iter_any()
-    async for data in arriving:
+    while not reader.done and (data := await response.read()):
         payloads = events.feed(data)
         while payloads and not reader.done:
             together = len(payloads) if begun else 1
@@ -245,25 +222,23 @@ async def _chunks(response: aiohttp.ClientResponse, reader: ReplyReader) -> Asyn
             if chunk is not None:
                 begun = True
                 yield chunk
-        if reader.done:
-            break
-    if reader.finished:
+    if reader.finished and not response.is_complete:
         # Reading to the very end keeps the connection for the next request; a server that holds it open is left.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_TIMEOUT_S):
-                async for _ in arriving:
+                while await response.read():
                     pass
 
 
-async def _refusal(request: ChatRequest, response: aiohttp.ClientResponse, *, continued: bool) -> EngineError:
-    body = await _bounded(response, MAX_ERROR_BYTES)
-    error = refused(request, response.status, body, response.headers.get("Retry-After"))
+async def _refusal(request: ChatRequest, response: EngineConnection, *, continued: bool) -> EngineError:
+    body = await response.read_all(MAX_ERROR_BYTES)
+    error = refused(request, response.status, body, response.header("retry-after"))
     return cannot_continue() if continued and error.info.code is ErrorCode.INVALID_REQUEST else error
 
 
-async def _whole(response: aiohttp.ClientResponse, reader: ReplyReader) -> AsyncIterator[Chunk]:
+async def _whole(response: EngineConnection, reader: ReplyReader) -> AsyncIterator[Chunk]:
     """An answer that was not streamed although it was asked to be."""
-    body = await _bounded(response, MAX_ANSWER_BYTES)
+    body = await response.read_all(MAX_ANSWER_BYTES)
     try:
         answer = json.loads(body)
         for choice in answer["choices"]:
@@ -273,12 +248,3 @@ async def _whole(response: aiohttp.ClientResponse, reader: ReplyReader) -> Async
     chunk = reader.read([json.dumps(answer).encode()])
     if chunk is not None:
         yield chunk
-
-
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    body = b""
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > limit:
-            break
-    return body
