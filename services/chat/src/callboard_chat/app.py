@@ -24,7 +24,7 @@ from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.config import Config
 from callboard_contracts.workers import OfferedModel
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Shutdown
+from callboard_kit.lifecycle import Shutdown, StartError
 from callboard_kit.memory_limit import give_memory_back, limit_memory
 from callboard_kit.openmp import let_waiting_threads_sleep
 from callboard_worker.hold_extensions import HoldExtensions
@@ -70,7 +70,10 @@ def _own_engine(pool: PoolSettings) -> ChatEngine:
             from callboard_chat.backends.openai import OpenAIEngine
 
             assert pool.url is not None
-            return OpenAIEngine(pool.url, pool.api_key, pool.connect_timeout_s, parse_special=pool.parse_special)
+            try:
+                return OpenAIEngine(pool.url, pool.api_key, pool.connect_timeout_s, parse_special=pool.parse_special)
+            except ValueError as error:
+                raise StartError(f"chat.pools.{pool.name}: {error}") from None
         case "ollama":
             from callboard_chat.backends.ollama import OllamaEngine
 
