@@ -36,6 +36,6 @@ def test_an_address_or_a_key_that_cannot_be_used_ends_the_start_with_the_setting
 ) -> None:
     pool = {"backend": "openai", "url": url, "api_key": key}
     config = Config.model_validate({"chat": {"pools": {"stage": pool}, "models": {"owl": {"pool": "stage"}}}})
-    with pytest.raises(StartError, match="chat.pools.stage: an engine's address") as refused:
+    with pytest.raises(StartError, match=r"chat\.pools\.stage: an engine's address") as refused:
         build_engine(pool_settings(config, "stage", {}))
     assert key not in str(refused.value)
