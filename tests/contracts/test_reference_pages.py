@@ -79,6 +79,15 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert {str(path.relative_to(DOCS)) for path in set(DOCS.rglob("*.md")) - reached} == set()
 
 
+def test_the_index_names_every_decision_once_under_its_own_title() -> None:
+    titles = [
+        f"- [{path.read_text().splitlines()[0].removeprefix('# ')}]({path.name})"
+        for path in sorted((DOCS / "adr").glob("[0-9]*.md"))
+    ]
+    index = (DOCS / "adr" / "index.md").read_text().splitlines()
+    assert [line for line in index if line.startswith("- [")] == titles
+
+
 def test_the_packaged_configuration_is_valid_and_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CALLBOARD_CONFIG", raising=False)
