@@ -188,6 +188,19 @@ def test_leaving_an_unfinished_answer_ends_its_connection(run: Callable[[Any], A
     run(asks())
 
 
+def test_a_body_without_a_length_is_not_whole_when_this_side_ends_it(run: Callable[[Any], Any]) -> None:
+    async def asks() -> None:
+        async with connected(Server([OK + b"\r\nhello" + STAYS])) as http:
+            connection = await http.request("POST", "/", b"")
+            assert await connection.read() == b"hello" + STAYS
+            http.close()
+            await asyncio.sleep(0)
+            with pytest.raises(ConnectionResetError):
+                await connection.read()
+
+    run(asks())
+
+
 async def test_an_engine_waits_while_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_http, "MAX_UNREAD_BYTES", 1000)
     long = b"x" * 20_000_000

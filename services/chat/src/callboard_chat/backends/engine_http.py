@@ -219,8 +219,8 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport has ended, which may end a body too."""
-        ends_body = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
-        if self._is_begun and exc is None and ends_body:
+        has_length = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        if self._is_begun and exc is None and self._transport is not None and not has_length:
             self.is_complete = True
         self._lost()
 
