@@ -261,7 +261,7 @@ class Admission:
 
     async def wait_announced(self, service: Service, model: Served) -> None:
         """Waits while the first announcement of a model's pool may still be on its way; nothing is held for that."""
-        if not model.may_sleep:
+        if self.workers.announcing and not model.may_sleep:
             await self.workers.wait_announced(service, model.pool)
 
     async def check_caller(self, caller: Caller) -> None:
