@@ -109,7 +109,7 @@ class TextResponder:
             if not stream:
                 return await call.answer_whole(writer.whole(await self._collected(call, reply)))
             call.mode = "stream"
-            with self.metrics.open_streams.labels(route).track_inprogress():
+            with self.metrics.streaming(route):
                 return await self._streamed(call, route, reply, writer)
 
     async def keep(
