@@ -36,7 +36,8 @@ class RequestInbox(Generic[R, T]):
             self._bytes += size
         else:
             self.lost = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         return fits
 
     def mark_lost(self) -> None:

@@ -5,9 +5,10 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, LimitState, ReserveRequest
 from callboard_edge.domain.ports import Inbox, RequestState
@@ -128,7 +129,7 @@ class JobStream(Generic[T]):
     def __init__(
         self, deps: Dependencies, request_id: str, life_s: float, source: StreamSource[T], wait: WorkerWait
     ) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         self.request_id = request_id
         self.states: tuple[LimitState, ...] = ()
         self.hold: Hold | None = None
@@ -207,12 +208,11 @@ class JobStream(Generic[T]):
 
     async def take(self, wait_s: float) -> Sequence[T]:
         """What comes next, as soon as there is something; nothing when the wait is over first. Raises as `batches`."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
+        until = monotonic() + wait_s
         inbox, buffer = self._source.inbox, self._source.buffer
         while True:
             if inbox.failure is not None:
-                raise CallboardError.of(inbox.failure)
+                return self._failed(inbox.failure)
             lost, was_missing = inbox.lost, self._missing
             ready = self._source.take()
             self._missing = buffer.missing
@@ -220,11 +220,10 @@ class JobStream(Generic[T]):
                 self._next_check = 0.0
             elif ready:
                 self._check_pause_s = FIRST_CHECK_S
-                self._next_check = loop.time() + FIRST_CHECK_S
+                self._next_check = monotonic() + FIRST_CHECK_S
             if ready:
-                self._wait_over()
-                return ready
-            now = loop.time()
+                return self._handed_out(ready)
+            now = monotonic()
             if now >= self._deadline:
                 raise CallboardError(ErrorCode.DEADLINE_EXCEEDED, "The request was not finished before its deadline.")
             # A worker announces itself before it takes a job, so that a request that is given up here was not begun.
@@ -233,15 +232,24 @@ class JobStream(Generic[T]):
                 ready = await self._source.refill()
                 self._catching_up = bool(ready)
                 self._missing = buffer.missing
-                self._next_check = loop.time() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
+                self._next_check = monotonic() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
                 self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
                 if ready:
-                    self._wait_over()
-                    return ready
+                    return self._handed_out(ready)
             elif now >= until:
                 return ()
             else:
                 await inbox.wait(min(until, self._deadline, self._next_check, give_up_at) - now)
+
+    def _handed_out(self, ready: Sequence[T]) -> Sequence[T]:
+        """Takes note of what the reader gets next."""
+        if self._route is not None:
+            self._wait_over()
+        return ready
+
+    def _failed(self, error: ErrorInfo) -> Sequence[T]:
+        """What the reader gets where the inbox was failed."""
+        raise CallboardError.of(error)
 
     def _wait_over(self) -> None:
         if self._route is not None:
@@ -281,11 +289,10 @@ class JobStream(Generic[T]):
 
     async def _worker_shows(self) -> bool:
         """Whether a worker turns out to have had the job; it then settles the hold itself."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + CANCEL_GRACE_S
+        until = monotonic() + CANCEL_GRACE_S
         inbox = self._source.inbox
-        while not self.worker_seen and loop.time() < until and inbox.failure is None:
-            await inbox.wait(until - loop.time())
+        while not self.worker_seen and monotonic() < until and inbox.failure is None:
+            await inbox.wait(until - monotonic())
             if inbox.drain():
                 return True
         return self.worker_seen

@@ -19,9 +19,6 @@ class _Count:
     tokens: int = 0
     thinking_tokens: int = 0
 
-    def copy(self) -> "_Count":
-        return _Count(self.text, self.thinking, self.tool_calls, self.tokens, self.thinking_tokens)
-
 
 class TextReorderBuffer:
     """The frames of one chat reply in order.
@@ -146,13 +143,15 @@ class TextReorderBuffer:
         self._count = before
 
     def _accept(self, frame: ChatFrame) -> ChatFrame:
-        self._before.append(self._count.copy())
-        count = self._count
-        count.text += len(frame.text)
-        count.thinking += len(frame.thinking)
-        count.tool_calls += len(frame.tool_calls)
-        count.tokens += frame.tokens
-        count.thinking_tokens += frame.thinking_tokens
+        before = self._count
+        self._before.append(before)
+        self._count = _Count(
+            before.text + len(frame.text),
+            before.thinking + (len(frame.thinking) if frame.thinking else 0),
+            before.tool_calls + (len(frame.tool_calls) if frame.tool_calls else 0),
+            before.tokens + frame.tokens,
+            before.thinking_tokens + frame.thinking_tokens,
+        )
         skip = self._skip
         if skip.text or skip.thinking or skip.tool_calls:
             frame = self._without_repeats(frame)

@@ -154,9 +154,7 @@ class Dispatcher:
 
     def _refusal(self, call: Call, route: Route, protocol: Protocol, error: Exception) -> web.StreamResponse:
         if not isinstance(error, CallboardError):
-            log.error(
-                "handler_failed", exc_info=error, extra={"request_id": call.request_id, "route": route.name}
-            )
+            log.error("handler_failed", exc_info=error, extra={"request_id": call.request_id, "route": route.name})
             error = CallboardError(ErrorCode.INTERNAL, "Something failed inside; the log has the request id.")
         self._count_error(route, error)
         if call.response is not None and call.response.prepared:

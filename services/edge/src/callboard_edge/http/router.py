@@ -61,9 +61,7 @@ def _condition(route: Route) -> tuple[str | None, str | None]:
     return route.header, route.media_type
 
 
-def _match(
-    methods: _Methods, wanted: str, headers: Mapping[str, str], accept: str, params: dict[str, str]
-) -> Match:
+def _match(methods: _Methods, wanted: str, headers: Mapping[str, str], accept: str, params: dict[str, str]) -> Match:
     for route in methods.get(wanted, ()):
         if (route.header is None or route.header in headers) and (route.media_type or "") in accept:
             return Match(route, params)

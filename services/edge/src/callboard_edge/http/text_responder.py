@@ -1,8 +1,8 @@
 """Answers a request for text, streamed or whole, in whatever form a protocol's writer gives it."""
 
-import asyncio
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Protocol
 
 from aiohttp import web
@@ -161,14 +161,13 @@ class TextResponder:
         return await reply.collect(on_silence)
 
     async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:
-        loop = asyncio.get_running_loop()
         frames = await reply.take(FIRST_WAIT_S)
         if frames and (end := frames[0].end) is not None and (error := failure(end)) is not None:
             raise CallboardError.of(error)
         await call.stream(writer.content_type)
         if not frames and writer.keep_alive:
             await call.write(writer.keep_alive, content=False)
-        written_at = loop.time()
+        written_at = monotonic()
         opening = writer.opening()
         while True:
             try:
@@ -179,10 +178,10 @@ class TextResponder:
                 if end is not None:
                     break
                 # Not every frame has something for the client, which must hear something now and then all the same.
-                if content or loop.time() - written_at >= KEEP_ALIVE_S:
+                if content or monotonic() - written_at >= KEEP_ALIVE_S:
                     await call.write(content or writer.keep_alive, content=bool(content))
-                    written_at = loop.time()
-                frames = await reply.take(written_at + KEEP_ALIVE_S - loop.time())
+                    written_at = monotonic()
+                frames = await reply.take(written_at + KEEP_ALIVE_S - monotonic())
             except CallboardError as error:
                 end, content = ChatEnd(reason="error", error=error.info), opening
                 break

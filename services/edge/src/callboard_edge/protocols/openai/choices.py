@@ -1,7 +1,6 @@
 """How many choices a request has, what is told of their tokens, and how they are answered: one job for each."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -40,6 +39,9 @@ class Wanted:
         return self.answered < self.written
 
 
+ONE = Wanted()
+
+
 def wanted_choices(
     body: ChatCompletionBody | CompletionBody | LocalChatBody | LocalCompletionBody, offered: OfferedModel | None
 ) -> Wanted:
@@ -48,6 +50,8 @@ def wanted_choices(
     Raises:
         CallboardError: they are too many, or cannot be compared.
     """
+    if body.n is None and not isinstance(body, CompletionBody | LocalCompletionBody):
+        return ONE
     best_of = body.best_of if isinstance(body, CompletionBody | LocalCompletionBody) else None
     answered = max(1, body.n or 1)
     written = max(1, best_of or answered)
@@ -101,12 +105,14 @@ def wanted_logprobs(
 
 def of_each(request: ChatRequest, wanted: Wanted) -> list[ChatRequest]:
     """The requests for all choices of one; those after the first have seeds of their own where one is given."""
+    if wanted.written == 1:
+        return [request]
     if wanted.chosen and request.top_logprobs is None:
         request = request.model_copy(update={"top_logprobs": 0})
     return [_seeded(request, number) for number in range(wanted.written)]
 
 
-async def respond(
+def respond(
     context: EdgeContext,
     call: Call,
     route: str,
@@ -117,23 +123,20 @@ async def respond(
     *,
     stream: bool,
     wanted: Wanted,
-) -> web.StreamResponse:
+) -> Awaitable[web.StreamResponse]:
     """Answers with one choice for each writer.
 
     Clients of local servers read their replies by keys, and stop them so; what else they ask for is never refused.
     """
-    refused = REFUSED
-    follow: Callable[[TextStream], None] | None = None
-    with ExitStack() as stack:
-        if isinstance(body, LocalBody):
-            refused = frozenset[str]()
-            name = reply_name(call.caller, body.genkey or "")
-            follow = stack.enter_context(context.running.running(name)).follow
+
+    def answered(
+        refused: frozenset[str], follow: Callable[[TextStream], None] | None = None
+    ) -> Awaitable[web.StreamResponse]:
         if len(requests) == 1:
-            return await context.text.respond(
+            return context.text.respond(
                 call, route, requests[0], model, writers[0], stream=stream, refused_sampling=refused, follow=follow
             )
-        return await TextBatchResponder(context.text).respond(
+        return TextBatchResponder(context.text).respond(
             call,
             route,
             requests,
@@ -143,6 +146,14 @@ async def respond(
             refused_sampling=refused,
             follow=follow,
         )
+
+    async def followed(name: str) -> web.StreamResponse:
+        with context.running.running(name) as reply:
+            return await answered(frozenset(), reply.follow)
+
+    if isinstance(body, LocalBody):
+        return followed(reply_name(call.caller, body.genkey or ""))
+    return answered(REFUSED)
 
 
 def _seeded(request: ChatRequest, number: int) -> ChatRequest:

@@ -9,7 +9,7 @@ REFUSED = frozenset({"temperature", "top_p", "presence_penalty", "frequency_pena
 
 def sampling(body: SamplingBody) -> Sampling:
     """The sampling fields of a request."""
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or ()
     return Sampling(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -19,6 +19,6 @@ def sampling(body: SamplingBody) -> Sampling:
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
         seed=body.seed,
-        stop=tuple(word for word in stop if word),
+        stop=tuple([word for word in stop if word]) if stop else (),
         logit_bias=body.logit_bias or None,
     )

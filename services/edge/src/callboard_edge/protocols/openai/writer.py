@@ -96,8 +96,8 @@ class ChunkWriter:
 
     def finished(self, end: ChatEnd) -> bytes:
         """The chunk that says why the reply ended."""
+        stop = self.kept_stop(end) if self.reply.keeps_stop else ""
         reason = f'"logprobs":null,"finish_reason":"{end.reason}"'
-        stop = self.kept_stop(end)
         last = f"{self._choice_head}{self._empty_piece},{reason}}}{self._tail}"
         return ((self.piece(stop) if stop else "") + last).encode()
 
@@ -107,7 +107,7 @@ class ChunkWriter:
 
     def counted(self, usage: TokenUsage) -> bytes:
         """The last chunks of a stream: what it used, where that was asked for, and the mark of its end."""
-        return self.usage_chunk(usage_object(usage))
+        return self.usage_chunk(usage_object(usage)) if self.reply.include_usage else DONE
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes:
         """Counts in OpenAI's form, where they were asked for, and the mark of the end."""
