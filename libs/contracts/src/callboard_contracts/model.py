@@ -9,8 +9,10 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     def __eq__(self, other: object) -> bool:
-        # Most fields of most messages are at their default, which `compact` compares them with.
-        return self is other or super().__eq__(other)
+        """Whether all fields are equal; `compact` asks this of every message inside another."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return self is other or self.__dict__ == other.__dict__
 
     def encoded(self) -> bytes:
         """The message as it is published: JSON without the fields that are None."""

@@ -261,7 +261,8 @@ class JobStream(Generic[T]):
         if self._closed:
             return
         self._closed = True
-        self._wait_over()
+        if self._route is not None:
+            self._wait_over()
         self._source.open_to_workers = False
         if self._source.buffer.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)

@@ -155,6 +155,8 @@ class Workers:
 
     async def wait_announced(self, service: Service, pool: str) -> None:
         """Waits while the first announcement of a pool may still be on its way."""
+        if self.state(service, pool) != "unseen":
+            return
         try:
             async with asyncio.timeout_at(self.complete_at):
                 while self.state(service, pool) == "unseen":

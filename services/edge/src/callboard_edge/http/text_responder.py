@@ -146,8 +146,11 @@ class TextResponder:
     ) -> ChatRequest:
         """The same for a request that comes with no call of its own, and whose size is not looked at."""
         offered = self.workers.model("chat", model.pool, model.served_name)
-        request = within_bounds(request, model, self.admission.max_request_bytes)
-        request = with_usable_tools(with_usual_end(request), model, offered)
+        if request.overflow == "drop_front":
+            request = within_bounds(request, model, self.admission.max_request_bytes)
+        request = with_usual_end(request)
+        if request.tools:
+            request = with_usable_tools(request, model, offered)
         check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
         return await self.schemas.enforceable(request)
