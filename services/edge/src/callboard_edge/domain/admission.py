@@ -30,7 +30,7 @@ from callboard_edge.domain.prompt_bound import check_context, check_inputs
 from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
-from callboard_edge.domain.submission import Dependencies, Route
+from callboard_edge.domain.submission import Dependencies, Route, submit
 from callboard_edge.domain.text_stream import TextSource, TextStream
 from callboard_edge.domain.transcription_stream import TranscriptionSource, TranscriptionStream
 from callboard_edge.domain.workers import Served, Workers, WorkerWait, check_pool
@@ -78,14 +78,23 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
+        return await (await self.begin_chat(caller, request, model, request_id)).accepted()
+
+    async def begin_chat(
+        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
+    ) -> TextStream:
+        """The same, without waiting for quota and the queue: the stream raises what they refuse when it is read."""
         await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         wait = WorkerWait(self.workers, "chat", model)
         source = TextSource(self.deps.replies, reserve.request_id)
         stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
-        return await stream.submit(
-            reserve, lambda reply: self._chat_job(reserve, reply, request, model, held), Route("chat", model.pool)
-        )
+        route = Route("chat", model.pool)
+
+        def job(reply: ReserveReply) -> ChatJob:
+            return self._chat_job(reserve, reply, request, model, held)
+
+        return stream.begin(submit(self.deps, reserve, job, route), route)
 
     async def chat_kept(
         self,

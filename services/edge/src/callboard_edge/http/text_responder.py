@@ -96,16 +96,16 @@ class TextResponder:
         """Checks a request against the model, admits it and answers it; `route` is its name in metrics.
 
         Sampling fields that the model's engine does not honour are ignored, except for `refused_sampling`. `follow`
-        is given the reply's stream before it is read.
+        is given the reply's stream once its job is queued and before it is read.
 
         Raises:
             CallboardError: it was refused, or failed before anything was sent.
         """
         request = await self.checked(call, request, model, refused_sampling)
-        async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
-            call.tell_limits(reply.states)
+        async with await self.admission.begin_chat(call.caller, request, model, call.fresh_id) as reply:
+            reply.tell_limits(call.tell_limits)
             if follow is not None:
-                follow(reply)
+                follow(await reply.accepted())
             if not stream:
                 return await call.answer_whole(writer.whole(await self._collected(call, reply)))
             call.mode = "stream"
