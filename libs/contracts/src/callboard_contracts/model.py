@@ -1,5 +1,7 @@
 """The base of every message on the wire."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -8,7 +10,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: Any) -> bool:
         """Whether all fields are equal; `compact` asks this of every message inside another."""
         if type(self) is not type(other):
             return NotImplemented

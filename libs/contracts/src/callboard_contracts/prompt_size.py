@@ -39,8 +39,8 @@ USUAL_TOKENS_PER_BYTE = 0.3
 
 
 @dataclass(slots=True)
-class _Size:
-    """What the length of a prompt is reckoned from; the bytes are those of its text, without tools."""
+class PromptSize:
+    """What the length of a prompt is reckoned from; the bytes are those of its text in UTF-8, without tools."""
 
     text_bytes: int = 0
     images: int = 0
@@ -50,13 +50,14 @@ class _Size:
 
 def prompt_bytes(request: ChatRequest) -> int:
     """The UTF-8 bytes of a request's text, without tools."""
-    return _size(request).text_bytes
+    return prompt_size(request).text_bytes
 
 
-def _size(request: ChatRequest) -> _Size:
+def prompt_size(request: ChatRequest) -> PromptSize:
+    """The size of a request's prompt, measured in one pass."""
     if request.mode == "completion":
-        return _Size(text_bytes(request.memory) + text_bytes(request.prompt), _images(request))
-    size = _Size()
+        return PromptSize(text_bytes(request.memory) + text_bytes(request.prompt), _images(request))
+    size = PromptSize()
     for message in request.messages:
         size.text_bytes += text_bytes(message.content)
         if message.thinking:
@@ -83,9 +84,12 @@ def reply_within(max_output_tokens: int, context_tokens: int) -> int:
     return max(1, min(max_output_tokens, context_tokens - 1))
 
 
-def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
-    """The most tokens that a request's prompt can have; with images, whose tokens nothing bounds, the context."""
-    size = _size(request)
+def prompt_tokens_bound(request: ChatRequest, context_tokens: int, size: PromptSize | None = None) -> int:
+    """The most tokens that a request's prompt can have; with images, whose tokens nothing bounds, the context.
+
+    `size` is that of the request, where it is measured already.
+    """
+    size = size or prompt_size(request)
     if size.images:
         return context_tokens
     bound = size.text_bytes
@@ -97,9 +101,14 @@ def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
     return min(bound, context_tokens)
 
 
-def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_tokens: int) -> int:
-    """About how many tokens a request's prompt has with a model that usually makes so many of a byte."""
-    size = _size(request)
+def usual_prompt_tokens(
+    request: ChatRequest, tokens_per_byte: float, context_tokens: int, size: PromptSize | None = None
+) -> int:
+    """About how many tokens a request's prompt has with a model that usually makes so many of a byte.
+
+    `size` is that of the request, where it is measured already.
+    """
+    size = size or prompt_size(request)
     text = size.text_bytes
     around = START_TOKENS
     if request.mode == "chat":

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
@@ -223,10 +223,11 @@ def _itself(segment: AudioSegment) -> AudioSegment:
 
 def _reader(model: type[M]) -> Callable[[bytes], M | None]:
     """What reads a message as it stands on the bus; None, and a line in the log, for what is none."""
+    validate: Callable[[bytes], M] = TypeAdapter(model).validator.validate_json
 
     def read(data: bytes) -> M | None:
         try:
-            return model.model_validate_json(data)
+            return validate(data)
         except ValidationError:
             log.warning("frame_malformed")
             return None

@@ -7,7 +7,7 @@ from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.embedding import EmbeddingJob, EmbeddingRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.jobs import JOB_VERSION, Service
-from callboard_contracts.prompt_size import embedding_tokens, prompt_tokens_bound, usual_prompt_tokens
+from callboard_contracts.prompt_size import embedding_tokens, prompt_size, prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
@@ -321,16 +321,17 @@ class Admission:
         Raises:
             CallboardError: the prompt cannot fit, or no worker is expected.
         """
-        check_context(request, model)
+        size = prompt_size(request)
+        check_context(request, model, size)
         check_pool(self.workers, "chat", model)
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
             output_tokens = request.max_output_tokens
             prompt_tokens = max(1, model.context_tokens - output_tokens)
             if not joins_dialogue:
-                prompt_tokens = prompt_tokens_bound(request, model.context_tokens)
+                prompt_tokens = prompt_tokens_bound(request, model.context_tokens, size)
         else:
-            prompt_tokens = usual_prompt_tokens(request, tokens_per_byte, model.context_tokens)
+            prompt_tokens = usual_prompt_tokens(request, tokens_per_byte, model.context_tokens, size)
             output_tokens = min(request.max_output_tokens, self.hold_slice_tokens)
         work = Work(prompt_tokens=prompt_tokens, completion_tokens=output_tokens)
         reserve = self.reserve_request(caller, "chat", model.name, work, request_id)

@@ -106,6 +106,8 @@ class CharacterAdmission(Admission):
         return super().chat_reserve(caller, *served, request_id, joins_dialogue=joins_dialogue)
 
     def _without_memory(self, request: ChatRequest, model: ChatModel) -> tuple[ChatRequest, ChatModel]:
+        if model.character is None:
+            return request, model
         served, base = without_memory(request, model)
         return (request, model) if base is model else (self._honoured(served, base), base)
 

@@ -145,7 +145,7 @@ class HoldsAhead:
         """Takes a hold, or says why not; see `QuotaClient`."""
         caller = Caller(request.key_digest, request.address)
         ahead = self._taken.pop(request.request_id, None)
-        if ahead is not None and ahead.fits(request, monotonic(), self._minute()):
+        if ahead is not None and ahead.fits(request, monotonic(), self._now() // MINUTE_S):
             self._count("used")
             reply = ahead.reply
         else:
@@ -255,7 +255,7 @@ class HoldsAhead:
             self._background.start(self._take(repeater, request, changes), "hold-ahead")
 
     async def _take(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
-        minute = self._minute()
+        minute = self._now() // MINUTE_S
         try:
             reply = await self._quota.reserve(request)
         finally:
@@ -277,9 +277,6 @@ class HoldsAhead:
     def _release(self, ahead: _Ahead) -> asyncio.Task[None]:
         self._count("released")
         return self._background.start(self._quota.release(ahead.hold), "release-ahead")
-
-    def _minute(self) -> float:
-        return self._now() // MINUTE_S
 
 
 def _is_over_limit(error: ErrorInfo | None) -> bool:

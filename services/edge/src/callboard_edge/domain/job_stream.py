@@ -96,8 +96,10 @@ class StreamSource(ABC, Generic[T]):
         """Takes what has arrived and returns what can go out, in order."""
         if arrived := self.inbox.drain():
             self._ready += self.buffer.feed(arrived)
+        if not self._ready:
+            return ()
         ready, self._ready = self._ready, []
-        self.worker_seen = self.worker_seen or bool(ready)
+        self.worker_seen = True
         return ready
 
     async def refill(self) -> Sequence[T]:

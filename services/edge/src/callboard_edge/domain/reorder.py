@@ -30,7 +30,7 @@ class TextReorderBuffer:
     def __init__(self) -> None:
         self.end: ChatEnd | None = None
         self._order = order_of_frames()
-        self._before: list[_Count] = []
+        self._before: list[tuple[int, int, int, int, int]] = []
         """What the stream held before each frame, in the newest attempt's own count."""
         self._count = _Count()
         self._skip = _Count()
@@ -56,7 +56,7 @@ class TextReorderBuffer:
     @property
     def missing(self) -> bool:
         """Whether a later frame is here while an earlier one is not."""
-        return self._order.missing and self.end is None
+        return self.end is None and self._order.missing
 
     @property
     def text(self) -> str:
@@ -133,7 +133,7 @@ class TextReorderBuffer:
         )
 
     def _rewind(self, seq: int) -> None:
-        before = self._before[seq]
+        before = _Count(*self._before[seq])
         del self._before[seq:]
         self._skip = _Count(
             sum(map(len, self._text)) - before.text,
@@ -143,15 +143,14 @@ class TextReorderBuffer:
         self._count = before
 
     def _accept(self, frame: ChatFrame) -> ChatFrame:
-        before = self._count
-        self._before.append(before)
-        self._count = _Count(
-            before.text + len(frame.text),
-            before.thinking + (len(frame.thinking) if frame.thinking else 0),
-            before.tool_calls + (len(frame.tool_calls) if frame.tool_calls else 0),
-            before.tokens + frame.tokens,
-            before.thinking_tokens + frame.thinking_tokens,
-        )
+        count = self._count
+        self._before.append((count.text, count.thinking, count.tool_calls, count.tokens, count.thinking_tokens))
+        count.text += len(frame.text)
+        count.tokens += frame.tokens
+        count.thinking_tokens += frame.thinking_tokens
+        if frame.thinking or frame.tool_calls:
+            count.thinking += len(frame.thinking)
+            count.tool_calls += len(frame.tool_calls)
         skip = self._skip
         if skip.text or skip.thinking or skip.tool_calls:
             frame = self._without_repeats(frame)

@@ -153,7 +153,9 @@ class TextResponder:
             request = with_usable_tools(request, model, offered)
         check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
-        return await self.schemas.enforceable(request)
+        if request.tools or request.output_format.json_schema is not None:
+            request = await self.schemas.enforceable(request)
+        return request
 
     async def _collected(self, call: Call, reply: TextStream) -> TextReply:
         async def on_silence() -> None:

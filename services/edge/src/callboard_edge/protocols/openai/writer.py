@@ -92,7 +92,7 @@ class ChunkWriter:
 
     def closing(self, end: ChatEnd) -> bytes:
         """The last chunks: why the reply ended, and what it used where that was asked for."""
-        return self.finished(end) + self.counted(end.usage)
+        return self.finished(end) + (self.counted(end.usage) if self.reply.include_usage else DONE)
 
     def finished(self, end: ChatEnd) -> bytes:
         """The chunk that says why the reply ended."""
@@ -107,7 +107,7 @@ class ChunkWriter:
 
     def counted(self, usage: TokenUsage) -> bytes:
         """The last chunks of a stream: what it used, where that was asked for, and the mark of its end."""
-        return self.usage_chunk(usage_object(usage)) if self.reply.include_usage else DONE
+        return self.usage_chunk(usage_object(usage))
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes:
         """Counts in OpenAI's form, where they were asked for, and the mark of the end."""
