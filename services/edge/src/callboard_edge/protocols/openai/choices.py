@@ -1,7 +1,8 @@
 """How many choices a request has, what is told of their tokens, and how they are answered: one job for each."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -128,32 +129,49 @@ def respond(
 
     Clients of local servers read their replies by keys, and stop them so; what else they ask for is never refused.
     """
-
-    def answered(
-        refused: frozenset[str], follow: Callable[[TextStream], None] | None = None
-    ) -> Awaitable[web.StreamResponse]:
-        if len(requests) == 1:
-            return context.text.respond(
-                call, route, requests[0], model, writers[0], stream=stream, refused_sampling=refused, follow=follow
-            )
-        return TextBatchResponder(context.text).respond(
-            call,
-            route,
-            requests,
-            model,
-            ChoicesWriter(writers, (wanted.answered, wanted.written)),
-            stream=stream,
-            refused_sampling=refused,
-            follow=follow,
-        )
-
-    async def followed(name: str) -> web.StreamResponse:
-        with context.running.running(name) as reply:
-            return await answered(frozenset(), reply.follow)
-
+    answered = partial(_answered, context, call, route, requests, model, writers, stream=stream, wanted=wanted)
     if isinstance(body, LocalBody):
-        return followed(reply_name(call.caller, body.genkey or ""))
-    return answered(REFUSED)
+        return _followed(context, reply_name(call.caller, body.genkey or ""), answered)
+    return answered(REFUSED, None)
+
+
+def _answered(
+    context: EdgeContext,
+    call: Call,
+    route: str,
+    requests: Sequence[ChatRequest],
+    model: ChatModel,
+    writers: Sequence[ChatWriter] | Sequence[CompletionWriter],
+    refused: Set[str],
+    follow: Callable[[TextStream], None] | None,
+    *,
+    stream: bool,
+    wanted: Wanted,
+) -> Awaitable[web.StreamResponse]:
+    if len(requests) == 1:
+        return context.text.respond(
+            call, route, requests[0], model, writers[0], stream=stream, refused_sampling=refused, follow=follow
+        )
+    return TextBatchResponder(context.text).respond(
+        call,
+        route,
+        requests,
+        model,
+        ChoicesWriter(writers, (wanted.answered, wanted.written)),
+        stream=stream,
+        refused_sampling=refused,
+        follow=follow,
+    )
+
+
+async def _followed(
+    context: EdgeContext,
+    name: str,
+    answered: Callable[[Set[str], Callable[[TextStream], None]], Awaitable[web.StreamResponse]],
+) -> web.StreamResponse:
+    """Answers with replies that are found by a name while they are written."""
+    with context.running.running(name) as reply:
+        return await answered(frozenset(), reply.follow)
 
 
 def _seeded(request: ChatRequest, number: int) -> ChatRequest:

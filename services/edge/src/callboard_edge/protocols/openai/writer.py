@@ -68,8 +68,9 @@ class ChunkWriter:
 
     def deltas(self, frames: Sequence[ChatFrame]) -> bytes:
         """The chunks for frames that arrived together; neighbouring text becomes one chunk."""
-        if len(frames) == 1 and not (frames[0].thinking or frames[0].tool_calls or self.reply.logprobs):
-            return self.piece(frames[0].text).encode() if frames[0].text else b""
+        if not self.reply.logprobs and not [frame for frame in frames if frame.thinking or frame.tool_calls]:
+            said = "".join([frame.text for frame in frames])
+            return self.piece(said).encode() if said else b""
         events: list[str] = []
         text = thinking = ""
         logprobs: list[TokenLogprob] = []
