@@ -11,7 +11,7 @@ from callboard_contracts.quota import LimitState, ReserveReply, ReserveRequest, 
 from callboard_edge.backends.fake_quota_client import FakeQuotaClient
 from callboard_edge.domain import holds_ahead
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.holds_ahead import HoldsAhead, Result
+from callboard_edge.domain.holds_ahead import TAKE_AFTER_S, HoldsAhead, Result
 from callboard_kit.background_tasks import BackgroundTasks
 
 pytestmark = [pytest.mark.unit, pytest.mark.asyncio]
@@ -67,7 +67,8 @@ class Edge:
         return request_id, reply, asked
 
     async def settled(self) -> None:
-        """Waits until nothing runs in the background."""
+        """Waits until what is taken ahead is asked for, and nothing runs in the background."""
+        await asyncio.sleep(2 * TAKE_AFTER_S)
         await self.background.close(5)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from callboard_contracts.chat import ChatEnd, ChatFrame, ChatRequest, ChatResult
 from callboard_contracts.config import Config
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
+from callboard_contracts.quota import LimitState
 from callboard_contracts.speech import SegmentInfo, SpeechEnd, SpeechRequest
 from callboard_edge.backends.fake_job_queue import FakeJobQueue
 from callboard_edge.backends.fake_model_inquiry import FakeModelInquiry
@@ -299,6 +301,31 @@ async def test_refusal_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+async def test_reader_of_a_stream_that_has_only_begun_is_told_at_once_what_quota_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job_stream, "ACCEPTED_WITHIN_S", 60)
+    requests = Requests()
+    requests.quota.refusal = ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Enough.")
+    requests.quota.delay_s = 0.02
+    async with await requests.admission.begin_chat(CALLER, REQUEST, OWL) as reply:
+        with pytest.raises(QuotaRefused):
+            await asyncio.wait_for(reply.take(60), 5)
+    await requests.settled()
+    assert (requests.jobs.queued, requests.replies.open_requests) == (0, 0)
+
+
+async def test_first_frame_of_a_stream_that_has_only_begun_comes_after_its_limits() -> None:
+    requests = Requests()
+    requests.quota.states = (LimitState(limit="key.tokens_per_day", allowed=9, remaining=5, resets_in_s=60),)
+    told: list[Sequence[LimitState]] = []
+    async with await requests.admission.begin_chat(CALLER, REQUEST, OWL) as reply:
+        reply.tell_limits(told.append)
+        requests.send(reply, frames("Hoo."))
+        taken = await reply.take(5)
+        assert (taken[0].text, told) == ("Hoo.", [requests.quota.states])
+
+
 async def test_deadline_ends_the_waiting_and_cleans_up() -> None:
     requests = Requests(life_s=0.2)
     async with await requests.chat() as reply:

@@ -1,6 +1,7 @@
 """What the edge makes of the workers' announcements: pools, models, voices and sampling."""
 
 import json
+import time
 from typing import Literal
 
 import pytest
@@ -39,6 +40,35 @@ async def test_worker_that_is_silent_is_forgotten_and_its_pool_asleep(monkeypatc
     assert known.state("chat", "main") == "asleep"
     assert known.model("chat", "main", "owl") == OFFER
     assert known.model("chat", "main", "wren") is None
+
+
+async def test_what_a_pool_offers_goes_with_the_worker_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Workers()
+    known.announce(announcement("w1"))
+    monkeypatch.setattr(workers, "ANNOUNCE_LIFE_S", 100)
+    other = OfferedModel(name="wren", tokens_per_byte=0.25)
+    known.announce(announcement("w2").model_copy(update={"models": (other,)}))
+    assert known.model("chat", "main", "owl") == OFFER
+    assert known.tokens_per_byte("chat", "main", "wren") == 0.25
+    later = time.monotonic() + 50
+    monkeypatch.setattr(workers, "monotonic", lambda: later)
+    assert [info.id for info in known.of("chat", "main")] == ["w2"]
+    assert known.model("chat", "main", "owl") is None
+    assert known.tokens_per_byte("chat", "main", "wren") == 0.25
+    known.forget("w2")
+    assert known.model("chat", "main", "wren") is None
+
+
+async def test_edge_counts_the_streams_that_are_sent_by_route() -> None:
+    registry = CollectorRegistry()
+    metrics = EdgeMetrics(registry)
+
+    def count() -> float | None:
+        return registry.get_sample_value("callboard_edge_open_streams", {"route": "chat"})
+
+    with metrics.streaming("chat"), metrics.streaming("chat"):
+        assert count() == 2
+    assert count() == 0
 
 
 async def test_edge_counts_the_workers_of_each_pool_of_the_configuration() -> None:

@@ -1,5 +1,6 @@
 """Chat jobs, the frames that stream back, and the result that stays for polling clients."""
 
+from operator import attrgetter
 from typing import Any, Literal
 
 from pydantic import Field
@@ -329,4 +330,4 @@ class ChatResult(Message):
 
 def order_of_frames(first: int = 0) -> AttemptOrder[ChatFrame]:
     """Puts the frames of one reply in order, beginning with the number `first`."""
-    return AttemptOrder(lambda frame: frame.seq, lambda frame: frame.attempt, first)
+    return AttemptOrder(attrgetter("seq"), attrgetter("attempt"), first)

@@ -6,6 +6,7 @@ A vector on its way is base64 of its numbers as little-endian floats of 32 bits.
 import sys
 from array import array
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Literal
 
 from pydantic import Field
@@ -87,7 +88,7 @@ class EmbeddingResult(Message):
 
 def order_of_embedding_frames(first: int = 0) -> AttemptOrder[EmbeddingFrame]:
     """Puts the frames of one request in order, beginning with the number `first`."""
-    return AttemptOrder(lambda frame: frame.seq, lambda frame: frame.attempt, first)
+    return AttemptOrder(attrgetter("seq"), attrgetter("attempt"), first)
 
 
 def packed(values: Iterable[float]) -> bytes:

@@ -1,5 +1,7 @@
 """The base of every message on the wire."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -7,6 +9,12 @@ class Message(BaseModel):
     """A frozen message whose unknown fields are ignored, so that a newer sender can talk to an older receiver."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    def __eq__(self, other: Any) -> bool:
+        """Whether all fields are equal; `compact` asks this of every message inside another."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return self is other or self.__dict__ == other.__dict__
 
     def encoded(self) -> bytes:
         """The message as it is published: JSON without the fields that are None."""

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 P = TypeVar("P")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ordered(Generic[P]):
     """What one piece changed: the pieces that come next, in order.
 
@@ -56,11 +56,6 @@ class AttemptOrder(Generic[P]):
     def take(self, piece: P) -> Ordered[P]:
         """Takes one piece and returns what follows from it."""
         number, attempt = self._number(piece), self._attempt_of(piece)
-        if number == self.next_number and attempt == self.attempt and self._floor == self._first and not self._held:
-            # This is nearly every piece: the next one, of the only attempt so far.
-            self._attempts.append(attempt)
-            self.next_number += 1
-            return Ordered((piece,))
         if attempt < self.attempt:
             if self._floor is None or not self.next_number <= number < self._floor:
                 return Ordered()
@@ -68,8 +63,14 @@ class AttemptOrder(Generic[P]):
             if attempt > self.attempt:
                 self._again.clear()
             self.attempt, self._floor = attempt, number
-            for later in [n for n, held in self._held.items() if n >= number and self._attempt_of(held) < attempt]:
-                del self._held[later]
+            if self._held:
+                for later in [n for n, held in self._held.items() if n >= number and self._attempt_of(held) < attempt]:
+                    del self._held[later]
+        if number == self.next_number and attempt == self.attempt and self._floor == self._first and not self._held:
+            # This is nearly every piece: the next one, of the only attempt so far.
+            self._attempts.append(attempt)
+            self.next_number += 1
+            return Ordered((piece,))
         rewound_to = None
         if self._first <= number < self.next_number and self._attempts[number - self._first] < attempt:
             rewound_to = self.next_number = number

@@ -11,6 +11,7 @@ the engine's exact count.
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from callboard_contracts.chat import ChatRequest
 
@@ -37,18 +38,40 @@ USUAL_TOKENS_PER_BYTE = 0.3
 """A cautious figure for a text in a European language, for a model that has not read much yet."""
 
 
+@dataclass(slots=True)
+class PromptSize:
+    """What the length of a prompt is reckoned from; the bytes are those of its text in UTF-8, without tools."""
+
+    text_bytes: int = 0
+    images: int = 0
+    tool_parts: int = 0
+    """How many tool calls and results a conversation has."""
+
+
 def prompt_bytes(request: ChatRequest) -> int:
     """The UTF-8 bytes of a request's text, without tools."""
+    return prompt_size(request).text_bytes
+
+
+def prompt_size(request: ChatRequest) -> PromptSize:
+    """The size of a request's prompt, measured in one pass."""
     if request.mode == "completion":
-        return text_bytes(request.memory) + text_bytes(request.prompt)
-    total = 0
+        return PromptSize(text_bytes(request.memory) + text_bytes(request.prompt), _images(request))
+    size = PromptSize()
     for message in request.messages:
-        total += text_bytes(message.content) + (text_bytes(message.thinking) if message.thinking else 0)
+        size.text_bytes += text_bytes(message.content)
+        if message.thinking:
+            size.text_bytes += text_bytes(message.thinking)
         if message.name:
-            total += text_bytes(message.name)
+            size.text_bytes += text_bytes(message.name)
+        if message.images:
+            size.images += len(message.images)
         for call in message.tool_calls:
-            total += text_bytes(call.name) + text_bytes(call.arguments) * TOOL_SPREAD
-    return total
+            size.text_bytes += text_bytes(call.name) + text_bytes(call.arguments) * TOOL_SPREAD
+            size.tool_parts += 1
+        if message.role == "tool":
+            size.tool_parts += 1
+    return size
 
 
 def context_of(request: ChatRequest, context_tokens: int) -> int:
@@ -61,33 +84,43 @@ def reply_within(max_output_tokens: int, context_tokens: int) -> int:
     return max(1, min(max_output_tokens, context_tokens - 1))
 
 
-def prompt_tokens_bound(request: ChatRequest, context_tokens: int) -> int:
-    """The most tokens that a request's prompt can have; with images, whose tokens nothing bounds, the context."""
-    if _images(request):
+def prompt_tokens_bound(request: ChatRequest, context_tokens: int, size: PromptSize | None = None) -> int:
+    """The most tokens that a request's prompt can have; with images, whose tokens nothing bounds, the context.
+
+    `size` is that of the request, where it is measured already.
+    """
+    size = size or prompt_size(request)
+    if size.images:
         return context_tokens
-    bound = prompt_bytes(request)
+    bound = size.text_bytes
     if request.mode == "completion":
         return _fitting(request, bound + START_TOKENS + MESSAGE_TOKENS * _turn_tags(request), context_tokens)
-    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages) + TOOL_MESSAGE_TOKENS * _tool_parts(request)
+    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages) + TOOL_MESSAGE_TOKENS * size.tool_parts
     if request.tools:
         bound += TOOLS_TOKENS + TOOL_SPREAD * _schema_bytes(request)
     return min(bound, context_tokens)
 
 
-def usual_prompt_tokens(request: ChatRequest, tokens_per_byte: float, context_tokens: int) -> int:
-    """About how many tokens a request's prompt has with a model that usually makes so many of a byte."""
-    size = prompt_bytes(request)
+def usual_prompt_tokens(
+    request: ChatRequest, tokens_per_byte: float, context_tokens: int, size: PromptSize | None = None
+) -> int:
+    """About how many tokens a request's prompt has with a model that usually makes so many of a byte.
+
+    `size` is that of the request, where it is measured already.
+    """
+    size = size or prompt_size(request)
+    text = size.text_bytes
     around = START_TOKENS
     if request.mode == "chat":
         around = USUAL_TEMPLATE_TOKENS + USUAL_MESSAGE_TOKENS * len(request.messages)
-        around += USUAL_TOOL_MESSAGE_TOKENS * _tool_parts(request)
+        around += USUAL_TOOL_MESSAGE_TOKENS * size.tool_parts
         if request.tools:
-            size += _schema_bytes(request)
+            text += _schema_bytes(request)
             around += USUAL_TOOLS_TOKENS
-        around += USUAL_IMAGE_TOKENS * _images(request)
+        around += USUAL_IMAGE_TOKENS * size.images
     else:
         around += USUAL_MESSAGE_TOKENS * _turn_tags(request)
-    return _fitting(request, around + round(size * tokens_per_byte), context_tokens)
+    return _fitting(request, around + round(text * tokens_per_byte), context_tokens)
 
 
 def _fitting(request: ChatRequest, tokens: int, context_tokens: int) -> int:
@@ -115,11 +148,6 @@ def text_bytes(text: str) -> int:
 
 def _images(request: ChatRequest) -> int:
     return sum(len(message.images) for message in request.messages)
-
-
-def _tool_parts(request: ChatRequest) -> int:
-    """How many tool calls and results a conversation has."""
-    return sum(len(message.tool_calls) + (message.role == "tool") for message in request.messages)
 
 
 def _schema_bytes(request: ChatRequest) -> int:

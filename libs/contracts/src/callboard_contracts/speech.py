@@ -5,6 +5,7 @@ know about it stands in the subject (its number) and in the headers named here.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 from pydantic import AliasChoices, Field
@@ -142,4 +143,4 @@ class AudioSegment:
 
 def order_of_segments(first: int = 0) -> AttemptOrder[AudioSegment]:
     """Puts the segments of one utterance in order, beginning with the number `first`."""
-    return AttemptOrder(lambda segment: segment.n, lambda segment: segment.info.attempt, first)
+    return AttemptOrder(attrgetter("n"), attrgetter("info.attempt"), first)

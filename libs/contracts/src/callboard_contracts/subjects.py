@@ -7,6 +7,7 @@ from typing import Literal
 JobClass = Literal["live", "batch"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_JOB = re.compile(rf"job\.{_TOKEN.pattern}\.{_TOKEN.pattern}\.(?:live|batch)\.(?:\*|{_TOKEN.pattern})")
 
 
 def token(value: str) -> str:
@@ -23,7 +24,10 @@ def is_token(value: str) -> bool:
 
 def job(service: str, pool: str, job_class: JobClass, tenant: str) -> str:
     """Where a job is queued: `live` where somebody listens, `batch` where the result is polled; `*` filters tenants."""
-    return f"job.{token(service)}.{token(pool)}.{job_class}.{tenant if tenant == '*' else token(tenant)}"
+    subject = f"job.{service}.{pool}.{job_class}.{tenant}"
+    if _JOB.fullmatch(subject) is None:
+        raise ValueError(f"not a subject token in {subject!r}")
+    return subject
 
 
 def jobs_of(service: str, pool: str) -> str:

@@ -5,6 +5,7 @@ They are stored in the memory of the bus before the job is queued, and deleted w
 """
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Literal
 
 from pydantic import Field
@@ -131,4 +132,4 @@ def text_of(segments: Iterable[TranscribedSegment]) -> str:
 
 def order_of_transcription_frames(first: int = 0) -> AttemptOrder[TranscriptionFrame]:
     """Puts the frames of one request in order, beginning with the number `first`."""
-    return AttemptOrder(lambda frame: frame.seq, lambda frame: frame.attempt, first)
+    return AttemptOrder(attrgetter("seq"), attrgetter("attempt"), first)

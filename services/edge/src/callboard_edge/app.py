@@ -168,7 +168,7 @@ async def _serve(
         quota,
         background,
         bus.clock.now,
-        lambda result: metrics.holds_ahead.labels(result).inc(),
+        metrics.hold_ahead_ended,
         enabled=config.quota.holds_ahead,
     )
     uptime_rewards = UptimeRewards(config.kudos, quota, background)

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from callboard_contracts.config import Config
 from callboard_contracts.jobs import Service
 from callboard_contracts.pools import PoolSection
+from callboard_edge.domain.holds_ahead import Result as HoldResult
 from callboard_edge.domain.spirit_ports import Outcome, Stage
 from callboard_edge.domain.waiting_jobs import WaitingJobs
 from callboard_edge.domain.webhooks import Outcome as WebhookOutcome
@@ -24,6 +25,7 @@ REALTIME_LIMITS = ("site", "caller")
 TURNS = ("server_vad", "client")
 ADMIN_REFUSALS = ("missing", "wrong", "blocked")
 MEMORY_USES = ("kept", "none")
+HOLD_RESULTS: tuple[HoldResult, ...] = get_args(HoldResult)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 WEBHOOK_OUTCOMES: tuple[WebhookOutcome, ...] = get_args(WebhookOutcome)
@@ -61,6 +63,21 @@ class SpiritBoxMetrics:
     def ended(self, outcome: Outcome) -> None:
         """Counts a question."""
         self.contacts.labels(outcome).inc()
+
+
+class OpenStreams:
+    """How many streamed answers of one route are being sent; a context that counts one more."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
 
 
 class EdgeMetrics:
@@ -271,13 +288,13 @@ class EdgeMetrics:
             self.realtime_first_audio.labels(turn)
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
-        for result in ("used", "released"):
-            self.holds_ahead.labels(result)
+        self._holds_ahead = {result: self.holds_ahead.labels(result) for result in HOLD_RESULTS}
         for reason in ADMIN_REFUSALS:
             self.admin_refusals.labels(reason)
         for memory in MEMORY_USES:
             self.character_requests.labels(memory)
         self._answered: dict[tuple[str, str, str, str], _Answered] = {}
+        self._streaming: dict[str, OpenStreams] = {}
 
     def answered(self, route: str, protocol: str, mode: str, status: str) -> "_Answered":
         """The figures of one kind of answer, looked up once, because every request needs them."""
@@ -291,6 +308,18 @@ class EdgeMetrics:
                 sent_bytes=self.sent_bytes.labels(route),
             )
         return found
+
+    def streaming(self, route: str) -> OpenStreams:
+        """The context in which a streamed answer of a route is sent."""
+        found = self._streaming.get(route)
+        if found is None:
+            found = self._streaming[route] = OpenStreams()
+            self.open_streams.labels(route).set_function(lambda: found.count)
+        return found
+
+    def hold_ahead_ended(self, result: HoldResult) -> None:
+        """Counts a hold that was taken ahead."""
+        self._holds_ahead[result].inc()
 
     def webhook_ended(self, outcome: WebhookOutcome) -> None:
         """Counts a webhook that is done with."""

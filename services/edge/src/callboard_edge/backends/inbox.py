@@ -36,18 +36,19 @@ class RequestInbox(Generic[R, T]):
             self._bytes += size
         else:
             self.lost = True
-        self._wake()
+        if self._waiter is not None:
+            self.wake()
         return fits
 
     def mark_lost(self) -> None:
         """Tells the reader that messages may have passed unseen."""
         self.lost = True
-        self._wake()
+        self.wake()
 
     def fail(self, error: ErrorInfo) -> None:
         """Ends the reader's waiting with an error."""
         self.failure = error
-        self._wake()
+        self.wake()
 
     def drain(self) -> list[T]:
         """Takes what has arrived, and forgets that something was lost; what cannot be decoded is left out."""
@@ -65,13 +66,15 @@ class RequestInbox(Generic[R, T]):
             return
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
-        timer = loop.call_later(timeout_s, self._wake)
+        timer = loop.call_later(timeout_s, self.wake)
         try:
             await waiter
         finally:
             timer.cancel()
             self._waiter = None
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def wake(self) -> None:
+        """Ends the reader's waiting."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from callboard_contracts import subjects
 from callboard_contracts.chat import ChatFrame, ChatResult
@@ -125,8 +125,9 @@ class BusReplyRouter:
         return self._opened(request_id, state, inbox)
 
     def _opened(self, request_id: str, state: RequestState, inbox: "RequestInbox[R, T]") -> "RequestInbox[R, T]":
+        if not self._open:
+            self._idle.clear()
         self._open[request_id] = _Open(inbox, state)
-        self._idle.clear()
         return inbox
 
     def close_request(self, request_id: str) -> None:
@@ -220,24 +221,20 @@ def _itself(segment: AudioSegment) -> AudioSegment:
     return segment
 
 
-def read_frame(data: bytes) -> ChatFrame | None:
-    """A frame as it stands on the bus; None, and a line in the log, for what is none."""
-    return _read(ChatFrame, data)
+def _reader(model: type[M]) -> Callable[[bytes], M | None]:
+    """What reads a message as it stands on the bus; None, and a line in the log, for what is none."""
+    validate: Callable[[bytes], M] = TypeAdapter(model).validator.validate_json
+
+    def read(data: bytes) -> M | None:
+        try:
+            return validate(data)
+        except ValidationError:
+            log.warning("frame_malformed")
+            return None
+
+    return read
 
 
-def read_embedding_frame(data: bytes) -> EmbeddingFrame | None:
-    """A frame of vectors as it stands on the bus; see `read_frame`."""
-    return _read(EmbeddingFrame, data)
-
-
-def read_transcription_frame(data: bytes) -> TranscriptionFrame | None:
-    """A frame of a transcript as it stands on the bus; see `read_frame`."""
-    return _read(TranscriptionFrame, data)
-
-
-def _read(model: type[M], data: bytes) -> M | None:
-    try:
-        return model.model_validate_json(data)
-    except ValidationError:
-        log.warning("frame_malformed")
-        return None
+read_frame = _reader(ChatFrame)
+read_embedding_frame = _reader(EmbeddingFrame)
+read_transcription_frame = _reader(TranscriptionFrame)

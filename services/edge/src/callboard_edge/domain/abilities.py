@@ -83,6 +83,8 @@ def with_honoured_sampling(request: ChatRequest, offered: OfferedModel | None, r
     if offered is None:
         return request
     sampling = request.sampling
+    if not sampling.model_fields_set:
+        return request
     given = {name for name in sampling.model_fields_set if getattr(sampling, name) != _SAMPLING_DEFAULTS[name]}
     dropped = given - _OURS - set(offered.sampling)
     if not dropped:

@@ -7,7 +7,7 @@ from callboard_contracts.chat import ChatJob, ChatRequest
 from callboard_contracts.embedding import EmbeddingJob, EmbeddingRequest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_contracts.jobs import JOB_VERSION, Service
-from callboard_contracts.prompt_size import embedding_tokens, prompt_tokens_bound, usual_prompt_tokens
+from callboard_contracts.prompt_size import embedding_tokens, prompt_size, prompt_tokens_bound, usual_prompt_tokens
 from callboard_contracts.quota import (
     IdentifyReply,
     IdentifyRequest,
@@ -30,7 +30,7 @@ from callboard_edge.domain.prompt_bound import check_context, check_inputs
 from callboard_edge.domain.prompt_cache import with_preferred_worker
 from callboard_edge.domain.sounds import Sound
 from callboard_edge.domain.speech_stream import SpeechSource, SpeechStream
-from callboard_edge.domain.submission import Dependencies, Route
+from callboard_edge.domain.submission import Dependencies, Route, submit
 from callboard_edge.domain.text_stream import TextSource, TextStream
 from callboard_edge.domain.transcription_stream import TranscriptionSource, TranscriptionStream
 from callboard_edge.domain.workers import Served, Workers, WorkerWait, check_pool
@@ -78,14 +78,23 @@ class Admission:
             QuotaRefused: quota refused the hold.
             CallboardError: the prompt cannot fit, no worker is expected, or the queue did not take the job.
         """
+        return await (await self.begin_chat(caller, request, model, request_id)).accepted()
+
+    async def begin_chat(
+        self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
+    ) -> TextStream:
+        """The same, without waiting for quota and the queue: the stream raises what they refuse when it is read."""
         await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         wait = WorkerWait(self.workers, "chat", model)
         source = TextSource(self.deps.replies, reserve.request_id)
         stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
-        return await stream.submit(
-            reserve, lambda reply: self._chat_job(reserve, reply, request, model, held), Route("chat", model.pool)
-        )
+        route = Route("chat", model.pool)
+
+        def job(reply: ReserveReply) -> ChatJob:
+            return self._chat_job(reserve, reply, request, model, held)
+
+        return stream.begin(submit(self.deps, reserve, job, route), route)
 
     async def chat_kept(
         self,
@@ -261,7 +270,7 @@ class Admission:
 
     async def wait_announced(self, service: Service, model: Served) -> None:
         """Waits while the first announcement of a model's pool may still be on its way; nothing is held for that."""
-        if not model.may_sleep:
+        if self.workers.announcing and not model.may_sleep:
             await self.workers.wait_announced(service, model.pool)
 
     async def check_caller(self, caller: Caller) -> None:
@@ -312,16 +321,17 @@ class Admission:
         Raises:
             CallboardError: the prompt cannot fit, or no worker is expected.
         """
-        check_context(request, model)
+        size = prompt_size(request)
+        check_context(request, model, size)
         check_pool(self.workers, "chat", model)
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
             output_tokens = request.max_output_tokens
             prompt_tokens = max(1, model.context_tokens - output_tokens)
             if not joins_dialogue:
-                prompt_tokens = prompt_tokens_bound(request, model.context_tokens)
+                prompt_tokens = prompt_tokens_bound(request, model.context_tokens, size)
         else:
-            prompt_tokens = usual_prompt_tokens(request, tokens_per_byte, model.context_tokens)
+            prompt_tokens = usual_prompt_tokens(request, tokens_per_byte, model.context_tokens, size)
             output_tokens = min(request.max_output_tokens, self.hold_slice_tokens)
         work = Work(prompt_tokens=prompt_tokens, completion_tokens=output_tokens)
         reserve = self.reserve_request(caller, "chat", model.name, work, request_id)

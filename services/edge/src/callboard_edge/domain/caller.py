@@ -1,10 +1,9 @@
 """Who sends a request."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """A caller as quota knows it: the hex SHA-256 of the API key, if there is one, and the client's IP address.
 
     The key itself never leaves the handler that read it.

@@ -36,17 +36,17 @@ class CharacterAdmission(Admission):
     turns: RoomTurns = field(kw_only=True)
     count: Callable[[MemoryUse], None] = field(kw_only=True, default=lambda _memory: None)
 
-    async def chat(
+    async def begin_chat(
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
     ) -> TextStream:
-        """Admits a request to a model or a character; see `Admission`."""
+        """Begins a request to a model or a character; see `Admission`. One that is remembered is waited for."""
         character, base = model.character, model.base
         if character is None or base is None:
-            return await super().chat(caller, request, model, request_id)
+            return await super().begin_chat(caller, request, model, request_id)
         line = spoken_line(request, character) if character.memory_messages else None
         self.count("none" if line is None else "kept")
         if line is None:
-            return await super().chat(caller, *self._without_memory(request, model), request_id)
+            return await super().begin_chat(caller, *self._without_memory(request, model), request_id)
         asked = self._honoured(opening_request(request, model, line.speaker), base)
 
         def room_of(submission: Submission) -> RoomKey:
@@ -106,6 +106,8 @@ class CharacterAdmission(Admission):
         return super().chat_reserve(caller, *served, request_id, joins_dialogue=joins_dialogue)
 
     def _without_memory(self, request: ChatRequest, model: ChatModel) -> tuple[ChatRequest, ChatModel]:
+        if model.character is None:
+            return request, model
         served, base = without_memory(request, model)
         return (request, model) if base is model else (self._honoured(served, base), base)
 

@@ -7,10 +7,11 @@ counts jobs at one time, so that limits stay exact.
 """
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import SystemRandom
+from time import monotonic
 from typing import Literal
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
@@ -47,11 +48,12 @@ _TOKEN_LIMITS = frozenset({"tokens_per_day", "tokens_per_month"})
 _MINUTE_LIMIT = "requests_per_minute"
 
 Result = Literal["used", "released"]
+_random = SystemRandom()
 
 
 def fresh_id() -> str:
     """A new id of a request."""
-    return secrets.token_hex(16)
+    return _random.randbytes(16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,13 @@ class HoldsAhead:
         repeater = self._begun.pop(request_id, None)
         if repeater is not None:
             repeater.open -= 1
-            repeater.asked_at = asyncio.get_running_loop().time()
+            repeater.asked_at = monotonic()
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Takes a hold, or says why not; see `QuotaClient`."""
         caller = Caller(request.key_digest, request.address)
-        loop = asyncio.get_running_loop()
         ahead = self._taken.pop(request.request_id, None)
-        if ahead is not None and ahead.fits(request, loop.time(), self._minute()):
+        if ahead is not None and ahead.fits(request, monotonic(), self._now() // MINUTE_S):
             self._count("used")
             reply = ahead.reply
         else:
@@ -207,7 +208,7 @@ class HoldsAhead:
 
     def sweep(self) -> None:
         """Releases what is not used in time, and forgets who has fallen silent."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         for caller, repeater in list(self._repeaters.items()):
             idle = repeater.is_idle(now)
             while repeater.ready and (idle or now - repeater.ready[0].taken_at > MAX_AGE_S):
@@ -217,7 +218,7 @@ class HoldsAhead:
 
     def _note(self, caller: Caller, request: ReserveRequest, states: tuple[LimitState, ...]) -> None:
         """Learns that a caller asked, and has the next hold taken where that is expected and does no harm."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         repeater = self._repeaters.get(caller)
         again = repeater is not None and not repeater.is_idle(now)
         if repeater is None:
@@ -232,21 +233,36 @@ class HoldsAhead:
         if not expected or len(repeater.ready) + repeater.asking >= MAX_AHEAD:
             return
         work = _roomy(request.work)
-        if all(_leaves_room(state, work) for state in states):
-            update = {"request_id": fresh_id(), "work": work, "life_s": request.life_s + MAX_AGE_S, "repeat": 0}
-            repeater.asking += 1
-            self._background.start(self._take(repeater, request.model_copy(update=update)), "hold-ahead")
+        for state in states:
+            if not _leaves_room(state, work):
+                return
+        wanted = ReserveRequest(
+            request_id=fresh_id(),
+            kind=request.kind,
+            model=request.model,
+            work=work,
+            key_digest=request.key_digest,
+            address=request.address,
+            life_s=request.life_s + MAX_AGE_S,
+        )
+        repeater.asking += 1
+        asyncio.get_running_loop().call_later(TAKE_AFTER_S, self._start, repeater, wanted, self._changes)
 
-    async def _take(self, repeater: _Repeater, request: ReserveRequest) -> None:
-        minute, changes = self._minute(), self._changes
+    def _start(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
+        if self._closed:
+            repeater.asking -= 1
+        else:
+            self._background.start(self._take(repeater, request, changes), "hold-ahead")
+
+    async def _take(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
+        minute = self._now() // MINUTE_S
         try:
-            await asyncio.sleep(TAKE_AFTER_S)
             reply = await self._quota.reserve(request)
         finally:
             repeater.asking -= 1
         if reply.hold is None:
             return
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         ahead = _Ahead(request, reply, reply.hold, now, minute)
         if self._closed or changes != self._changes or repeater.is_idle(now):
             self._release(ahead)
@@ -262,9 +278,6 @@ class HoldsAhead:
         self._count("released")
         return self._background.start(self._quota.release(ahead.hold), "release-ahead")
 
-    def _minute(self) -> float:
-        return self._now() // MINUTE_S
-
 
 def _is_over_limit(error: ErrorInfo | None) -> bool:
     return error is not None and error.code is ErrorCode.QUOTA_EXCEEDED
@@ -273,7 +286,7 @@ def _is_over_limit(error: ErrorInfo | None) -> bool:
 def _roomy(work: Work) -> Work:
     """What a hold ahead is taken for: a conversation's prompt grows from turn to turn."""
     prompt_tokens = work.prompt_tokens + work.prompt_tokens // 4 + 16
-    return work.model_copy(update={"prompt_tokens": prompt_tokens})
+    return Work(prompt_tokens=prompt_tokens, completion_tokens=work.completion_tokens)
 
 
 def _leaves_room(state: LimitState, work: Work) -> bool:

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from callboard_contracts.errors import CallboardError, ErrorCode
+from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
 from callboard_contracts.interest import ResumeReply
 from callboard_contracts.quota import UNITS_PER_TOKEN, Hold, LimitState, ReserveRequest
 from callboard_edge.domain.ports import Inbox, RequestState
@@ -25,6 +25,8 @@ DEADLINE_GRACE_S = 1.0
 FIRST_CHECK_S = 2.0
 LAST_CHECK_S = 8.0
 """How long nothing must arrive before the bus is asked whether a message was missed: at first, and at most."""
+ACCEPTED_WITHIN_S = 0.1
+"""So long the first frame is waited for alone: mostly it comes soon after the job was queued, and tells that too."""
 REFILL_PAUSE_S = 0.25
 """The pause between two attempts to fill a gap."""
 
@@ -94,8 +96,10 @@ class StreamSource(ABC, Generic[T]):
         """Takes what has arrived and returns what can go out, in order."""
         if arrived := self.inbox.drain():
             self._ready += self.buffer.feed(arrived)
+        if not self._ready:
+            return ()
         ready, self._ready = self._ready, []
-        self.worker_seen = self.worker_seen or bool(ready)
+        self.worker_seen = True
         return ready
 
     async def refill(self) -> Sequence[T]:
@@ -128,7 +132,7 @@ class JobStream(Generic[T]):
     def __init__(
         self, deps: Dependencies, request_id: str, life_s: float, source: StreamSource[T], wait: WorkerWait
     ) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         self.request_id = request_id
         self.states: tuple[LimitState, ...] = ()
         self.hold: Hold | None = None
@@ -137,6 +141,8 @@ class JobStream(Generic[T]):
         self._wait = wait
         self._deadline = now + life_s + DEADLINE_GRACE_S
         self._submitting: asyncio.Task[Submission] | None = None
+        self._accepted = False
+        self._on_accepted: Callable[[Sequence[LimitState]], None] | None = None
         self._route: Route | None = None
         self._closed = False
         self._check_pause_s = FIRST_CHECK_S
@@ -158,20 +164,48 @@ class JobStream(Generic[T]):
             QuotaRefused: quota refused the hold.
             CallboardError: the queue did not take the job, or what it needs was not stored.
         """
-        return await self.submitted(submit(self._deps, reserve, make_job, route, store), route)
+        return await self.begin(submit(self._deps, reserve, make_job, route, store), route).accepted()
 
-    async def submitted(self, submitting: asyncio.Task[Submission], route: Route) -> Self:
-        """Waits for a task that has the job queued; raises what it raises."""
+    def begin(self, submitting: asyncio.Task[Submission], route: Route) -> Self:
+        """Takes the task that has the job queued. Nobody needs to wait for it: `take` raises what it raises."""
         self._route = route
         self._deps.waiting.begin(route.service, route.pool, self.request_id)
         self._submitting = submitting
+        submitting.add_done_callback(self._settle)
+        return self
+
+    async def accepted(self) -> Self:
+        """Waits until the job is queued; raises what the task raises that has it queued."""
+        submitting = self._submitting
+        if submitting is None or self._accepted:
+            return self
         try:
-            submission = await asyncio.shield(submitting)
+            await asyncio.shield(submitting)
         except BaseException:
             self.close()
             raise
-        self.states, self.hold = submission.states, submission.hold
+        self._settle(submitting)
         return self
+
+    def tell_limits(self, tell: Callable[[Sequence[LimitState]], None]) -> None:
+        """Has the caller's limits told as soon as quota's decision is known, before anything is taken."""
+        if self._accepted:
+            tell(self.states)
+        else:
+            self._on_accepted = tell
+
+    def _settle(self, submitting: asyncio.Task[Submission]) -> None:
+        """Takes in that the job is queued, or has its reader learn that it will not be."""
+        if self._accepted:
+            return
+        if submitting.cancelled() or submitting.exception() is not None:
+            self._source.inbox.wake()
+            return
+        submission = submitting.result()
+        self.states, self.hold = submission.states, submission.hold
+        self._accepted = True
+        if self._on_accepted is not None:
+            self._on_accepted(self.states)
 
     @property
     def ended(self) -> bool:
@@ -207,12 +241,17 @@ class JobStream(Generic[T]):
 
     async def take(self, wait_s: float) -> Sequence[T]:
         """What comes next, as soon as there is something; nothing when the wait is over first. Raises as `batches`."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait_s
+        until = monotonic() + wait_s
         inbox, buffer = self._source.inbox, self._source.buffer
+        if not self._accepted and self._submitting is not None:
+            if not self._submitting.done():
+                await inbox.wait(min(wait_s, ACCEPTED_WITHIN_S))
+            if not self._accepted:
+                await self.accepted()
+                until = monotonic() + wait_s
         while True:
             if inbox.failure is not None:
-                raise CallboardError.of(inbox.failure)
+                return self._failed(inbox.failure)
             lost, was_missing = inbox.lost, self._missing
             ready = self._source.take()
             self._missing = buffer.missing
@@ -220,28 +259,43 @@ class JobStream(Generic[T]):
                 self._next_check = 0.0
             elif ready:
                 self._check_pause_s = FIRST_CHECK_S
-                self._next_check = loop.time() + FIRST_CHECK_S
+                self._next_check = monotonic() + FIRST_CHECK_S
             if ready:
-                self._wait_over()
-                return ready
-            now = loop.time()
-            if now >= self._deadline:
-                raise CallboardError(ErrorCode.DEADLINE_EXCEEDED, "The request was not finished before its deadline.")
-            # A worker announces itself before it takes a job, so that a request that is given up here was not begun.
-            give_up_at = math.inf if self.worker_seen else self._wait.until()
+                return self._handed_out(ready)
+            now = monotonic()
+            give_up_at = self._give_up_at(now)
             if now >= self._next_check:
-                ready = await self._source.refill()
-                self._catching_up = bool(ready)
-                self._missing = buffer.missing
-                self._next_check = loop.time() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
-                self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
-                if ready:
-                    self._wait_over()
-                    return ready
+                if ready := await self._refilled():
+                    return self._handed_out(ready)
             elif now >= until:
                 return ()
             else:
-                await inbox.wait(min(until, self._deadline, self._next_check, give_up_at) - now)
+                await inbox.wait(min(until, self._next_check, give_up_at) - now)
+
+    def _give_up_at(self, now: float) -> float:
+        """When the wait for the next message is over; raises CallboardError where it is."""
+        if now >= self._deadline:
+            raise CallboardError(ErrorCode.DEADLINE_EXCEEDED, "The request was not finished before its deadline.")
+        # A worker announces itself before it takes a job, so that a request that is given up here was not begun.
+        return self._deadline if self._source.worker_seen else min(self._deadline, self._wait.until())
+
+    async def _refilled(self) -> Sequence[T]:
+        ready = await self._source.refill()
+        self._catching_up = bool(ready)
+        self._missing = self._source.buffer.missing
+        self._next_check = monotonic() + (REFILL_PAUSE_S if self._missing else self._check_pause_s)
+        self._check_pause_s = min(LAST_CHECK_S, self._check_pause_s * 2)
+        return ready
+
+    def _handed_out(self, ready: Sequence[T]) -> Sequence[T]:
+        """Takes note of what the reader gets next."""
+        if self._route is not None:
+            self._wait_over()
+        return ready
+
+    def _failed(self, error: ErrorInfo) -> Sequence[T]:
+        """What the reader gets where the inbox was failed."""
+        raise CallboardError.of(error)
 
     def _wait_over(self) -> None:
         if self._route is not None:
@@ -253,7 +307,8 @@ class JobStream(Generic[T]):
         if self._closed:
             return
         self._closed = True
-        self._wait_over()
+        if self._route is not None:
+            self._wait_over()
         self._source.open_to_workers = False
         if self._source.buffer.ended or self._submitting is None:
             self._deps.replies.close_request(self.request_id)
@@ -281,11 +336,10 @@ class JobStream(Generic[T]):
 
     async def _worker_shows(self) -> bool:
         """Whether a worker turns out to have had the job; it then settles the hold itself."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + CANCEL_GRACE_S
+        until = monotonic() + CANCEL_GRACE_S
         inbox = self._source.inbox
-        while not self.worker_seen and loop.time() < until and inbox.failure is None:
-            await inbox.wait(until - loop.time())
+        while not self.worker_seen and monotonic() < until and inbox.failure is None:
+            await inbox.wait(until - monotonic())
             if inbox.drain():
                 return True
         return self.worker_seen

@@ -185,6 +185,10 @@ class Inbox(Protocol[T]):
         """Returns when a message has arrived or was lost, when the inbox is failed, or after the timeout."""
         ...
 
+    def wake(self) -> None:
+        """Ends the reader's waiting."""
+        ...
+
     def fail(self, error: ErrorInfo) -> None:
         """Ends the reader's waiting with an error."""
         ...

@@ -4,7 +4,14 @@ from callboard_contracts.chat import ChatMessage, ChatRequest
 from callboard_contracts.context_length import context_exceeded, input_exceeded
 from callboard_contracts.embedding import EmbeddingRequest
 from callboard_contracts.errors import CallboardError
-from callboard_contracts.prompt_size import USUAL_TOKENS_PER_BYTE, context_of, prompt_bytes, text_bytes
+from callboard_contracts.prompt_size import (
+    USUAL_TOKENS_PER_BYTE,
+    PromptSize,
+    context_of,
+    prompt_bytes,
+    prompt_size,
+    text_bytes,
+)
 from callboard_edge.domain.catalogue import ChatModel
 
 LONGEST_TOKEN_BYTES = 128
@@ -16,17 +23,19 @@ MARGIN = 1.05
 """By how much less is kept than was measured to fit, so that few tries are needed."""
 
 
-def check_context(request: ChatRequest, model: ChatModel) -> None:
+def check_context(request: ChatRequest, model: ChatModel, size: PromptSize | None = None) -> None:
     """Refuses a prompt that is certain not to fit; all others are the engine's to judge.
+
+    `size` is that of the prompt, where it is measured already.
 
     Raises:
         CallboardError: `context_length_exceeded`.
     """
     if request.overflow == "drop_front":
         return
-    size = prompt_bytes(request)
-    if size > model.context_tokens * LONGEST_TOKEN_BYTES:
-        tokens = max(model.context_tokens + 1, round(size * USUAL_TOKENS_PER_BYTE))
+    text_size = (size or prompt_size(request)).text_bytes
+    if text_size > model.context_tokens * LONGEST_TOKEN_BYTES:
+        tokens = max(model.context_tokens + 1, round(text_size * USUAL_TOKENS_PER_BYTE))
         raise CallboardError.of(context_exceeded(request, model.context_tokens, tokens, estimated=True))
 
 

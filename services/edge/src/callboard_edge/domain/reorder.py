@@ -19,9 +19,6 @@ class _Count:
     tokens: int = 0
     thinking_tokens: int = 0
 
-    def copy(self) -> "_Count":
-        return _Count(self.text, self.thinking, self.tool_calls, self.tokens, self.thinking_tokens)
-
 
 class TextReorderBuffer:
     """The frames of one chat reply in order.
@@ -33,7 +30,7 @@ class TextReorderBuffer:
     def __init__(self) -> None:
         self.end: ChatEnd | None = None
         self._order = order_of_frames()
-        self._before: list[_Count] = []
+        self._before: list[tuple[int, int, int, int, int]] = []
         """What the stream held before each frame, in the newest attempt's own count."""
         self._count = _Count()
         self._skip = _Count()
@@ -59,7 +56,7 @@ class TextReorderBuffer:
     @property
     def missing(self) -> bool:
         """Whether a later frame is here while an earlier one is not."""
-        return self._order.missing and self.end is None
+        return self.end is None and self._order.missing
 
     @property
     def text(self) -> str:
@@ -136,7 +133,7 @@ class TextReorderBuffer:
         )
 
     def _rewind(self, seq: int) -> None:
-        before = self._before[seq]
+        before = _Count(*self._before[seq])
         del self._before[seq:]
         self._skip = _Count(
             sum(map(len, self._text)) - before.text,
@@ -146,13 +143,14 @@ class TextReorderBuffer:
         self._count = before
 
     def _accept(self, frame: ChatFrame) -> ChatFrame:
-        self._before.append(self._count.copy())
         count = self._count
+        self._before.append((count.text, count.thinking, count.tool_calls, count.tokens, count.thinking_tokens))
         count.text += len(frame.text)
-        count.thinking += len(frame.thinking)
-        count.tool_calls += len(frame.tool_calls)
         count.tokens += frame.tokens
         count.thinking_tokens += frame.thinking_tokens
+        if frame.thinking or frame.tool_calls:
+            count.thinking += len(frame.thinking)
+            count.tool_calls += len(frame.tool_calls)
         skip = self._skip
         if skip.text or skip.thinking or skip.tool_calls:
             frame = self._without_repeats(frame)

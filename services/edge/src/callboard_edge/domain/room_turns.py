@@ -168,7 +168,8 @@ class RoomTurns:
             return submission
 
         try:
-            return await stream.submitted(deps.background.start(post(), "post-turn"), Route("chat", model.pool))
+            submitting = deps.background.start(post(), "post-turn")
+            return await stream.begin(submitting, Route("chat", model.pool)).accepted()
         except CallboardError as error:
             posted = stream.posted
             if error.info.code is not ErrorCode.DUPLICATE_MESSAGE or posted is None:

@@ -75,19 +75,17 @@ class TextStream(JobStream[ChatFrame]):
         self._stopping = True
         self._source.inbox.fail(STOPPED)
 
-    async def take(self, wait_s: float) -> Sequence[ChatFrame]:
-        """What comes next; see `JobStream.take`. A stream that was stopped ends as one whose reply became too long."""
-        try:
-            frames = await super().take(wait_s)
-        except CallboardError:
-            if not self._stopping:
-                raise
-            frames = self._cut_short()
-        self._tokens += sum(frame.tokens for frame in frames)
-        self._thinking_tokens += sum(frame.thinking_tokens for frame in frames)
+    def _handed_out(self, ready: Sequence[ChatFrame]) -> Sequence[ChatFrame]:
+        for frame in ready:
+            self._tokens += frame.tokens
+            self._thinking_tokens += frame.thinking_tokens
         if self.on_frames is not None:
-            self.on_frames(frames)
-        return frames
+            self.on_frames(ready)
+        return super()._handed_out(ready)
+
+    def _failed(self, error: ErrorInfo) -> Sequence[ChatFrame]:
+        """A stream that was stopped ends as one whose reply became too long."""
+        return self._handed_out(self._cut_short()) if self._stopping else super()._failed(error)
 
     def _cut_short(self) -> Sequence[ChatFrame]:
         arrived = self._source.take()

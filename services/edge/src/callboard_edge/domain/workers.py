@@ -3,8 +3,9 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from time import monotonic
 from typing import Literal, Protocol
 
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -35,6 +36,19 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
+class _Present:
+    """The workers of one pool that are there `until` the first of them is forgotten, and what they offer by name."""
+
+    workers: list[WorkerInfo] = field(default_factory=list[WorkerInfo])
+    until: float = math.inf
+    models: dict[str, OfferedModel] = field(default_factory=dict[str, OfferedModel])
+    tokens_per_byte: dict[str, float | None] = field(default_factory=dict[str, float | None])
+
+
+_NOBODY = _Present()
+
+
+@dataclass(frozen=True, slots=True)
 class _KnownProcess:
     record: ProcessRecord
     until: float
@@ -49,6 +63,8 @@ class Workers:
         self.complete_at = 0.0
         """From when on a worker that has not announced itself counts as one that is not there."""
         self._workers: dict[tuple[Service, str], dict[str, _Known]] = {}
+        self._present: dict[tuple[Service, str], _Present] = {}
+        """What was made of the announcements of each pool, since every request asks for it several times."""
         self._pools: dict[tuple[Service, str], PoolRecord] = {}
         self._processes: dict[str, _KnownProcess] = {}
         self._gone_at: dict[tuple[Service, str], float] = {}
@@ -57,21 +73,25 @@ class Workers:
     def mark_loaded(self, grace_s: float = ANNOUNCE_GRACE_S) -> None:
         """Takes in that the announcements were read; others may be on their way for `grace_s`."""
         if self.loaded_at is None:
-            self.loaded_at = asyncio.get_running_loop().time()
+            self.loaded_at = monotonic()
             self.complete_at = self.loaded_at + grace_s
 
     def announce(self, info: WorkerInfo) -> None:
         """Takes an announcement."""
         key = (info.service, info.pool)
-        until = self._gone_at[key] = asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S
+        until = self._gone_at[key] = monotonic() + ANNOUNCE_LIFE_S
         self._workers.setdefault(key, {})[info.id] = _Known(info, until)
+        self._reckon(key)
         self._announced.set()
 
     def forget(self, worker_id: str) -> None:
         """Takes out a worker that said goodbye."""
         for key, pool in self._workers.items():
-            if pool.pop(worker_id, None) is not None and not pool:
-                self._gone_at[key] = asyncio.get_running_loop().time()
+            if pool.pop(worker_id, None) is None:
+                continue
+            self._reckon(key)
+            if not pool:
+                self._gone_at[key] = monotonic()
 
     def record(self, service: Service, pool: str, record: PoolRecord) -> None:
         """Takes in that a pool has had a worker."""
@@ -79,32 +99,45 @@ class Workers:
 
     def supervise(self, record: ProcessRecord) -> None:
         """Takes in what `callboard up` says of a process that ended."""
-        self._processes[record.name] = _KnownProcess(record, asyncio.get_running_loop().time() + ANNOUNCE_LIFE_S)
+        self._processes[record.name] = _KnownProcess(record, monotonic() + ANNOUNCE_LIFE_S)
 
     def processes(self) -> list[ProcessRecord]:
         """The processes that were started again or no longer are, by name."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         self._processes = {name: known for name, known in self._processes.items() if known.until >= now}
         return [known.record for _, known in sorted(self._processes.items())]
 
     def of(self, service: Service, pool: str) -> list[WorkerInfo]:
         """The workers of a pool that are there now."""
-        found = self._workers.get((service, pool))
-        if not found:
-            return []
-        now = asyncio.get_running_loop().time()
-        present = [known.info for known in found.values() if known.until >= now]
-        if len(present) < len(found):
-            self._workers[service, pool] = {info.id: found[info.id] for info in present}
+        return list(self._there(service, pool).workers)
+
+    def _there(self, service: Service, pool: str) -> _Present:
+        found = self._present.get((service, pool), _NOBODY)
+        return found if found.until >= monotonic() else self._reckon((service, pool))
+
+    def _reckon(self, key: tuple[Service, str]) -> _Present:
+        """Forgets the workers of a pool that were silent for too long, and takes in what the others offer."""
+        now = monotonic()
+        known = self._workers[key] = {name: one for name, one in self._workers[key].items() if one.until >= now}
+        models: dict[str, list[OfferedModel]] = {}
+        for one in known.values():
+            for model in one.info.models:
+                models.setdefault(model.name, []).append(model)
+        present = self._present[key] = _Present(
+            [one.info for one in known.values()],
+            min((one.until for one in known.values()), default=math.inf),
+            {name: offers[0] for name, offers in models.items()},
+            {name: _most_tokens_per_byte(offers) for name, offers in models.items()},
+        )
         return present
 
     def count(self, service: Service, pool: str) -> int:
         """How many workers of a pool are there now."""
-        return len(self.of(service, pool))
+        return len(self._there(service, pool).workers)
 
     def state(self, service: Service, pool: str) -> PoolState:
         """Whether a pool has a worker, had one, never had any, or is not started again."""
-        if self.loaded_at is None or self.of(service, pool):
+        if self.loaded_at is None or self._there(service, pool).workers:
             return "awake"
         if any((one.service, one.pool, one.state) == (service, pool, "failed") for one in self.processes()):
             return "failed"
@@ -115,8 +148,15 @@ class Workers:
         state = self.state(service, model.pool)
         return state != "failed" and (model.may_sleep or state != "unseen")
 
+    @property
+    def announcing(self) -> bool:
+        """Whether first announcements may still be on their way, which is so for some seconds at the start."""
+        return monotonic() < self.complete_at
+
     async def wait_announced(self, service: Service, pool: str) -> None:
-        """Waits while the first announcement of a pool may still be on its way, which is some seconds at the start."""
+        """Waits while the first announcement of a pool may still be on its way."""
+        if self.state(service, pool) != "unseen":
+            return
         try:
             async with asyncio.timeout_at(self.complete_at):
                 while self.state(service, pool) == "unseen":
@@ -136,19 +176,22 @@ class Workers:
 
     def model(self, service: Service, pool: str, name: str) -> OfferedModel | None:
         """What the workers of a pool offer under a model's name, or last offered; None when that is unknown."""
-        offers: Sequence[OfferedModel] = [model for info in self.of(service, pool) for model in info.models]
-        if not offers and (record := self._pools.get((service, pool))) is not None:
-            offers = record.models
-        return next((model for model in offers if model.name == name), None)
+        there = self._there(service, pool)
+        if there.models or (record := self._pools.get((service, pool))) is None:
+            return there.models.get(name)
+        return next((model for model in record.models if model.name == name), None)
 
     def preferred(self, service: Service, pool: str, model: str, cache_key: Callable[[], bytes]) -> str | None:
         """The id of the worker that jobs with the same key go to while it has room; None where there is no choice.
 
         Every edge comes to the same answer, and a worker that joins or leaves changes it for its own share of keys.
         """
+        workers = self._there(service, pool).workers
+        if len(workers) < 2:
+            return None
         able = [
             info.id
-            for info in self.of(service, pool)
+            for info in workers
             if info.ready and not info.draining and any(one.name == model for one in info.models)
         ]
         if len(able) < 2:
@@ -158,11 +201,12 @@ class Workers:
 
     def tokens_per_byte(self, service: Service, pool: str, name: str) -> float | None:
         """How many tokens a byte usually is with a model; None unless every worker of the pool extends holds."""
-        found = [
-            model.tokens_per_byte for info in self.of(service, pool) for model in info.models if model.name == name
-        ]
-        known = [one for one in found if one is not None]
-        return max(known) if known and len(known) == len(found) else None
+        return self._there(service, pool).tokens_per_byte.get(name)
+
+
+def _most_tokens_per_byte(offers: Sequence[OfferedModel]) -> float | None:
+    known = [one.tokens_per_byte for one in offers if one.tokens_per_byte is not None]
+    return max(known) if len(known) == len(offers) else None
 
 
 class Served(Protocol):
@@ -191,7 +235,7 @@ class WorkerWait:
         self._workers = workers
         self._service: Service = service
         self._model = model
-        self._asked_at = asyncio.get_running_loop().time()
+        self._asked_at = monotonic()
 
     @property
     def waking(self) -> bool:
@@ -208,7 +252,7 @@ class WorkerWait:
         if state == "awake":
             return math.inf
         until = -math.inf if state == "failed" else self._expected_until(state)
-        if until <= asyncio.get_running_loop().time():
+        if until <= monotonic():
             raise self._no_worker(state)
         return until
 

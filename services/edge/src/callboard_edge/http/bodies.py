@@ -70,7 +70,7 @@ def validated(model: type[M], raw: bytes) -> M:
         CallboardError: `invalid_request`, for a body that would take too long to check.
         ValidationError: the fields at fault.
     """
-    if _is_large(raw) and _is_large(_STRING.sub(b"", raw, 2 * MAX_VALUES)):
+    if len(raw) > MAX_CONTAINERS and _is_large(raw) and _is_large(_STRING.sub(b"", raw, 2 * MAX_VALUES)):
         raise CallboardError(
             ErrorCode.INVALID_REQUEST,
             f"The body holds more than {MAX_CONTAINERS} objects and lists, or more than {MAX_VALUES} values.",

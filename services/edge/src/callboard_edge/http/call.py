@@ -185,7 +185,7 @@ class Call:
 
         Nothing goes out before the first `write`.
         """
-        return await self._begin(_Stream(headers=self.headers), content_type, headers or {})
+        return await self._begin(_Stream, content_type, headers)
 
     async def hold_open(self) -> None:
         """Shows a client that waits for a whole JSON answer that it still comes, by a blank before it.
@@ -193,7 +193,7 @@ class Call:
         The status is decided with the first: what fails later can only cut the connection. Raises as `write` does.
         """
         if self.response is None:
-            await self._begin(_Stream(headers=self.headers), "application/json", {})
+            await self._begin(_Stream, "application/json")
             self.mode = "whole"
         await self.write(b"\n", content=False)
 
@@ -204,7 +204,7 @@ class Call:
             ready += piece
             if len(ready) > PIECE_BYTES:
                 if self.response is None:
-                    await self._begin(_Stream(headers=self.headers), "application/json", {})
+                    await self._begin(_Stream, "application/json")
                     self.mode = "whole"
                 await self.write(bytes(ready))
                 ready.clear()
@@ -218,20 +218,21 @@ class Call:
 
     async def broadcast(self, content_type: str, headers: Mapping[str, str]) -> web.StreamResponse:
         """Begins an answer without an end; its content is written to the connection itself, which it closes."""
-        response = _Broadcast(headers=self.headers)
-        response.force_close()
-        response.headers["Connection"] = "close"
-        return await self._begin(response, content_type, headers)
+        return await self._begin(_Broadcast, content_type, {"Connection": "close", **headers})
 
     async def _begin(
-        self, response: web.StreamResponse, content_type: str, headers: Mapping[str, str]
+        self, kind: type[_Stream | _Broadcast], content_type: str, headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
         self.mode = "stream"
-        response.headers["Content-Type"] = content_type
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Accel-Buffering"] = "no"
-        response.headers.update(headers)
-        self.response = response
+        own = CIMultiDict(self.headers)
+        own["Content-Type"] = content_type
+        own["Cache-Control"] = "no-cache"
+        own["X-Accel-Buffering"] = "no"
+        if headers:
+            own.update(headers)
+        response = self.response = kind(headers=own)
+        if kind is _Broadcast:
+            response.force_close()
         await response.prepare(self.request)
         return response
 
@@ -244,10 +245,10 @@ class Call:
             ConnectionError: the client is gone, or has read nothing for 30 s.
         """
         response = self._sending(data, content=content)
-        for part in self._parts(data):
-            if self._has_room(part):
-                await response.write(part)
-                continue
+        if has_room(self.request.transport, len(data)):
+            await response.write(data)
+            return
+        for part in _parts(data):
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT_S):
                     await response.write(part)
@@ -256,31 +257,20 @@ class Call:
 
     async def finish(self, content: bytes = b"") -> web.StreamResponse:
         """Sends the last part of a streamed answer; raises as `write` does."""
-        *parts, last = self._parts(content)
+        if has_room(self.request.transport, len(content)):
+            response = self._sending(content)
+            await response.write_eof(content)
+            return response
+        *parts, last = _parts(content)
         for part in parts:
             await self.write(part)
         response = self._sending(last)
-        if self._has_room(last):
-            await response.write_eof(last)
-            return response
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await response.write_eof(last)
         except TimeoutError:
             raise ConnectionResetError("the client does not read") from None
         return response
-
-    @staticmethod
-    def _parts(content: bytes) -> Sequence[bytes]:
-        """Content in parts that are small enough for each to have a time limit of its own."""
-        if len(content) <= PART_BYTES:
-            return (content,)
-        return [content[begin : begin + PART_BYTES] for begin in range(0, len(content), PART_BYTES)]
-
-    def _has_room(self, content: bytes) -> bool:
-        """Whether content can be written without waiting for the client, so that no time limit is needed."""
-        transport = self.request.transport
-        return transport is not None and transport.get_write_buffer_size() + len(content) < ROOMY_BYTES
 
     def _sending(self, data: bytes, *, content: bool = True) -> web.StreamResponse:
         if self.response is None:
@@ -295,3 +285,14 @@ class Call:
         transport = self.request.transport
         if transport is not None:
             transport.abort()
+
+
+def has_room(transport: asyncio.Transport | None, size_bytes: float) -> bool:
+    """Whether so much can be written without waiting for the client, so that no time limit is needed."""
+    return transport is not None and transport.get_write_buffer_size() + size_bytes < ROOMY_BYTES
+
+
+def _parts(content: bytes) -> Sequence[bytes]:
+    """Content in parts that are small enough for each to have a time limit of its own."""
+    starts = range(0, max(1, len(content)), PART_BYTES)
+    return [content[start : start + PART_BYTES] for start in starts]

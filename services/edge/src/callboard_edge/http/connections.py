@@ -1,6 +1,7 @@
 """Connections that no client can hold open by sending slowly or reading nothing, and that never run out."""
 
 import asyncio
+import math
 import os
 import resource
 import socket
@@ -8,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from callboard_edge.http.call import WRITE_TIMEOUT_S
+from callboard_edge.http.call import WRITE_TIMEOUT_S, has_room
 
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE_S = 75.0
@@ -59,13 +60,16 @@ class GuardedConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Sends an answer, or what is left of it; the connection ends where the client does not read."""
-        try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                finished = await super().finish_response(request, resp, start_time)
-        except TimeoutError:
-            if self.transport is not None:
-                self.transport.abort()
-            raise ConnectionResetError("the client does not read") from None
+        if has_room(self.transport, _left_bytes(resp)):
+            finished = await super().finish_response(request, resp, start_time)
+        else:
+            try:
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    finished = await super().finish_response(request, resp, start_time)
+            except TimeoutError:
+                if self.transport is not None:
+                    self.transport.abort()
+                raise ConnectionResetError("the client does not read") from None
         self.answered_at = self._loop.time()
         return finished
 
@@ -109,6 +113,15 @@ class GuardedConnection(web.RequestHandler):
         if self.transport is not None and self._between_requests():
             self.transport.write(_TIMED_OUT)
             self.force_close()
+
+
+def _left_bytes(response: web.StreamResponse) -> float:
+    """How much of an answer's content is still to be sent at most."""
+    if response.body_length:
+        # All of it is written, which is so for whatever was streamed to its end.
+        return 0
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes) else math.inf
 
 
 def _is_reset(transport: asyncio.BaseTransport) -> bool:

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from multidict import CIMultiDict
 from callboard_contracts.accounts import KEY_PREFIX, key_digest
 from callboard_contracts.errors import CallboardError, ErrorCode
 from callboard_edge.domain.caller import Caller
-from callboard_edge.domain.holds_ahead import fresh_id
+from callboard_edge.domain.holds_ahead import HoldsAhead, fresh_id
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
 from callboard_edge.http.body_reader import MAX_OPEN_BODY_BYTES, BodyBudget, BodyReader
@@ -72,11 +73,35 @@ class Dispatcher:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
+        if not self._open:
+            self._idle.clear()
         self._open += 1
-        self._idle.clear()
+        ahead = self._holds_ahead if request.method == "POST" else None
+        call: Call | None = None
         try:
-            return await self._answer(request)
+            match, protocol = self._found(request)
+            if request.method == "OPTIONS":
+                preflight = self._cors_of(protocol).preflight(request.headers)
+                return web.Response(headers={**preflight, "Server": SERVER})
+            call = self._begun(request, match, protocol, ahead)
+            route = match.route
+            if route is None:
+                return self._finished(call, None, protocol, _not_served(protocol, match.methods))
+            with _span(call, route, protocol):
+                try:
+                    if route.security == "key":
+                        # Nothing of a body is read for a caller who has to show a key and has none.
+                        await self._check_caller(call.caller)
+                    response = await route.handler(call)
+                except (asyncio.CancelledError, ConnectionError) as gone:
+                    self._gone(call, route, protocol, gone)
+                    raise
+                except Exception as error:
+                    response = self._refusal(call, route, protocol, error)
+                return self._finished(call, route, protocol, response)
         finally:
+            if ahead is not None and call is not None:
+                ahead.end(call.fresh_id)
             self._open -= 1
             if not self._open:
                 self._idle.set()
@@ -85,22 +110,26 @@ class Dispatcher:
         """Returns true when no request is being answered, or false after the timeout."""
         return await is_set_within(self._idle, timeout_s)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        given = request.headers
+    def _found(self, request: web.BaseRequest) -> tuple[Match, Protocol]:
         raw_path = request.rel_url.raw_path
-        match = self._router.find(request.method, raw_path, given)
-        protocol = self._protocol_of(raw_path, given) if match.route is None else self._protocols[id(match.route)]
-        cors = self._cors if protocol.browsers else _NO_BROWSERS
-        if request.method == "OPTIONS":
-            return web.Response(headers={**cors.preflight(given), "Server": SERVER})
+        match = self._router.find(request.method, raw_path, request.headers)
+        if match.route is None:
+            return match, self._protocol_of(raw_path, request.headers)
+        return match, self._protocols[id(match.route)]
+
+    def _cors_of(self, protocol: Protocol) -> Cors:
+        return self._cors if protocol.browsers else _NO_BROWSERS
+
+    def _begun(self, request: web.BaseRequest, match: Match, protocol: Protocol, ahead: HoldsAhead | None) -> Call:
+        """The call of a request, with the headers that its answer has in any case."""
+        given = request.headers
         own_id = given.get(REQUEST_ID, "")
-        headers = CIMultiDict(cors.headers(given.get("Origin")))
+        headers = CIMultiDict(self._cors_of(protocol).headers(given.get("Origin")))
         caller = self._caller(request, protocol)
-        ahead = self._holds_ahead if request.method == "POST" else None
         call = Call(
             request,
             fresh_id() if ahead is None else ahead.begin(caller),
-            own_id if _SAFE_ID.fullmatch(own_id) else None,
+            own_id if own_id and _SAFE_ID.fullmatch(own_id) else None,
             caller,
             match.params,
             headers,
@@ -111,47 +140,9 @@ class Dispatcher:
         if (id_header := self._id_headers.get(protocol.name)) is not None:
             headers[id_header] = call.request_id
         headers["Server"] = SERVER
-        try:
-            return await self._answered(call, match, protocol, own_id)
-        finally:
-            if ahead is not None:
-                ahead.end(call.fresh_id)
-
-    async def _answered(self, call: Call, match: Match, protocol: Protocol, own_id: str) -> web.StreamResponse:
         if own_id == call.request_id:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
-        if match.route is None:
-            return self._finished(call, None, protocol, _not_served(protocol, match.methods))
-        if protocol.name == SITE:
-            return await self._handled(call, match.route, protocol)
-        request = call.request
-        with tracing.span(
-            f"{request.method} {match.route.path}", "server", request.headers, _attributes(call, match.route)
-        ):
-            return await self._handled(call, match.route, protocol)
-
-    async def _handled(self, call: Call, route: Route, protocol: Protocol) -> web.StreamResponse:
-        try:
-            if route.security == "key":
-                # Nothing of a body is read for a caller who has to show a key and has none.
-                await self._check_caller(call.caller)
-            response = await route.handler(call)
-        except CallboardError as error:
-            self._count_error(route, error)
-            response = self._refusal(call, protocol, error)
-        except asyncio.CancelledError:
-            self._gone(call, route, protocol)
-            raise
-        except ConnectionError:
-            self._gone(call, route, protocol)
-            call.abort()
-            raise
-        except Exception:
-            log.exception("handler_failed", extra={"request_id": call.request_id, "route": route.name})
-            error = CallboardError(ErrorCode.INTERNAL, "Something failed inside; the log has the request id.")
-            self._count_error(route, error)
-            response = self._refusal(call, protocol, error)
-        return self._finished(call, route, protocol, response)
+        return call
 
     def _bodies_of(self, route: Route | None) -> BodyReader:
         if route is None or route.max_body_bytes is None:
@@ -161,7 +152,11 @@ class Dispatcher:
         timeout_s = bodies.body_timeout_s * max(1.0, most_bytes / bodies.max_body_bytes)
         return replace(bodies, max_body_bytes=most_bytes, body_timeout_s=timeout_s)
 
-    def _refusal(self, call: Call, protocol: Protocol, error: CallboardError) -> web.StreamResponse:
+    def _refusal(self, call: Call, route: Route, protocol: Protocol, error: Exception) -> web.StreamResponse:
+        if not isinstance(error, CallboardError):
+            log.error("handler_failed", exc_info=error, extra={"request_id": call.request_id, "route": route.name})
+            error = CallboardError(ErrorCode.INTERNAL, "Something failed inside; the log has the request id.")
+        self._count_error(route, error)
         if call.response is not None and call.response.prepared:
             # The status is out already, so all that can be shown is that the answer is not whole.
             call.abort()
@@ -189,18 +184,22 @@ class Dispatcher:
             name, protocol.name if route else "none", call.mode, f"{response.status // 100}xx"
         )
         figures.requests.inc()
-        figures.duration.observe(time.perf_counter() - call.started_s, tracing.ids())
+        trace_ids = tracing.ids()
+        figures.duration.observe(time.perf_counter() - call.started_s, trace_ids)
         figures.sent_bytes.inc(call.sent_bytes)
+        annotations: dict[str, int | float] = {"http.response.status_code": response.status}
         if call.first_byte_s is not None and call.mode == "stream":
-            figures.first_byte.observe(call.first_byte_s - call.started_s, tracing.ids())
-            tracing.annotate({"callboard.time_to_first_byte_s": call.first_byte_s - call.started_s})
-        tracing.annotate({"http.response.status_code": response.status})
+            figures.first_byte.observe(call.first_byte_s - call.started_s, trace_ids)
+            annotations["callboard.time_to_first_byte_s"] = call.first_byte_s - call.started_s
+        tracing.annotate(annotations)
         return response
 
-    def _gone(self, call: Call, route: Route, protocol: Protocol) -> None:
+    def _gone(self, call: Call, route: Route, protocol: Protocol, reason: BaseException) -> None:
         self._metrics.clients_gone.labels(route.name).inc()
         self._metrics.requests.labels(route.name, protocol.name, call.mode, "gone").inc()
         self._metrics.sent_bytes.labels(route.name).inc(call.sent_bytes)
+        if isinstance(reason, ConnectionError):
+            call.abort()
 
     def _count_error(self, route: Route, error: CallboardError) -> None:
         code = error.info.code.value
@@ -232,12 +231,16 @@ class Dispatcher:
         return Caller(key_digest(key) if key else None, address)
 
 
-def _attributes(call: Call, route: Route) -> tracing.Attributes:
-    return {
+def _span(call: Call, route: Route, protocol: Protocol) -> AbstractContextManager[None]:
+    """The span of a request; the site's own pages have none."""
+    if protocol.name == SITE:
+        return nullcontext()
+    attributes = {
         "http.request.method": route.method,
         "http.route": route.path,
         "callboard.request_id": call.fresh_id,
     }
+    return tracing.span(f"{call.request.method} {route.path}", "server", call.request.headers, attributes)
 
 
 def _not_served(protocol: Protocol, methods: tuple[str, ...]) -> web.Response:

@@ -136,7 +136,7 @@ class NarratedResponder:
             call.tell_limits(narrated.text.states)
             if not stream:
                 return await call.answer_whole(await self._whole(call, narrated, session, writer))
-            with self.metrics.open_streams.labels(route).track_inprogress():
+            with self.metrics.streaming(route):
                 return await self._streamed(call, route, narrated, session, writer)
 
     async def _whole(

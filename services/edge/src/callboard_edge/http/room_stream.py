@@ -78,7 +78,7 @@ class RoomStreamResponder:
             listener = self._listener(call, bitrate_kbps, ended, titles=titles)
             place.join(listener)
             try:
-                with self._metrics.open_streams.labels(route).track_inprogress():
+                with self._metrics.streaming(route):
                     while not await is_set_within(ended, CHECK_INTERVAL_S):
                         pass
             finally:

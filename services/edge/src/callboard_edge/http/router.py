@@ -14,11 +14,11 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a path leads to: the route of the method, or the methods that the path does take."""
+    """What a path leads to: the route of the method, or where there is none the methods that the path does take."""
 
     route: Route | None
     params: dict[str, str]
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = ()
 
 
 class Router:
@@ -49,23 +49,23 @@ class Router:
         accept = "" if method == "HEAD" else headers.get("Accept", "")
         methods = self._exact.get(path)
         if methods is not None:
-            return Match(_meant(methods.get(wanted, ()), headers, accept), {}, _names(methods))
+            return _match(methods, wanted, headers, accept, {})
         for pattern, by_method in self._patterns.values():
             if match := pattern.fullmatch(path):
                 params = {name: unquote(value) for name, value in match.groupdict().items()}
-                return Match(_meant(by_method.get(wanted, ()), headers, accept), params, _names(by_method))
-        return Match(None, {}, ())
+                return _match(by_method, wanted, headers, accept, params)
+        return Match(None, {})
 
 
 def _condition(route: Route) -> tuple[str | None, str | None]:
     return route.header, route.media_type
 
 
-def _meant(routes: Iterable[Route], headers: Mapping[str, str], accept: str) -> Route | None:
-    for route in routes:
+def _match(methods: _Methods, wanted: str, headers: Mapping[str, str], accept: str, params: dict[str, str]) -> Match:
+    for route in methods.get(wanted, ()):
         if (route.header is None or route.header in headers) and (route.media_type or "") in accept:
-            return route
-    return None
+            return Match(route, params)
+    return Match(None, params, _names(methods))
 
 
 def _names(methods: Iterable[str]) -> tuple[str, ...]:

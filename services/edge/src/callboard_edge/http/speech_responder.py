@@ -160,7 +160,7 @@ class SpeechResponder:
         audio_ms = min(most_ms, speech.hold_slice_ms)
         async with await self.admission.speech(call.caller, request, model, audio_ms, call.fresh_id) as utterance:
             call.tell_limits(utterance.states)
-            with self.metrics.open_streams.labels(route).track_inprogress():
+            with self.metrics.streaming(route):
                 try:
                     if whole is None:
                         end = await self._send(call, utterance, audio_format, writer)

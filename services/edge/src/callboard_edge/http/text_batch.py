@@ -88,7 +88,7 @@ class TextBatchResponder:
             call.tell_limits(replies[-1].states)
             try:
                 if stream:
-                    with self.text.metrics.open_streams.labels(route).track_inprogress():
+                    with self.text.metrics.streaming(route):
                         return await self._streamed(call, route, replies, writer)
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(reply.collect()) for reply in replies]

@@ -1,8 +1,8 @@
 """Answers a request for text, streamed or whole, in whatever form a protocol's writer gives it."""
 
-import asyncio
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Protocol
 
 from aiohttp import web
@@ -96,20 +96,20 @@ class TextResponder:
         """Checks a request against the model, admits it and answers it; `route` is its name in metrics.
 
         Sampling fields that the model's engine does not honour are ignored, except for `refused_sampling`. `follow`
-        is given the reply's stream before it is read.
+        is given the reply's stream once its job is queued and before it is read.
 
         Raises:
             CallboardError: it was refused, or failed before anything was sent.
         """
         request = await self.checked(call, request, model, refused_sampling)
-        async with await self.admission.chat(call.caller, request, model, call.fresh_id) as reply:
-            call.tell_limits(reply.states)
+        async with await self.admission.begin_chat(call.caller, request, model, call.fresh_id) as reply:
+            reply.tell_limits(call.tell_limits)
             if follow is not None:
-                follow(reply)
+                follow(await reply.accepted())
             if not stream:
                 return await call.answer_whole(writer.whole(await self._collected(call, reply)))
             call.mode = "stream"
-            with self.metrics.open_streams.labels(route).track_inprogress():
+            with self.metrics.streaming(route):
                 return await self._streamed(call, route, reply, writer)
 
     async def keep(
@@ -146,11 +146,16 @@ class TextResponder:
     ) -> ChatRequest:
         """The same for a request that comes with no call of its own, and whose size is not looked at."""
         offered = self.workers.model("chat", model.pool, model.served_name)
-        request = within_bounds(request, model, self.admission.max_request_bytes)
-        request = with_usable_tools(with_usual_end(request), model, offered)
+        if request.overflow == "drop_front":
+            request = within_bounds(request, model, self.admission.max_request_bytes)
+        request = with_usual_end(request)
+        if request.tools:
+            request = with_usable_tools(request, model, offered)
         check_abilities(request, model)
         request = with_honoured_sampling(request, offered, refused_sampling)
-        return await self.schemas.enforceable(request)
+        if request.tools or request.output_format.json_schema is not None:
+            request = await self.schemas.enforceable(request)
+        return request
 
     async def _collected(self, call: Call, reply: TextStream) -> TextReply:
         async def on_silence() -> None:
@@ -161,14 +166,13 @@ class TextResponder:
         return await reply.collect(on_silence)
 
     async def _streamed(self, call: Call, route: str, reply: TextStream, writer: TextWriter) -> web.StreamResponse:
-        loop = asyncio.get_running_loop()
         frames = await reply.take(FIRST_WAIT_S)
         if frames and (end := frames[0].end) is not None and (error := failure(end)) is not None:
             raise CallboardError.of(error)
         await call.stream(writer.content_type)
         if not frames and writer.keep_alive:
             await call.write(writer.keep_alive, content=False)
-        written_at = loop.time()
+        written_at = monotonic()
         opening = writer.opening()
         while True:
             try:
@@ -179,10 +183,10 @@ class TextResponder:
                 if end is not None:
                     break
                 # Not every frame has something for the client, which must hear something now and then all the same.
-                if content or loop.time() - written_at >= KEEP_ALIVE_S:
+                if content or monotonic() - written_at >= KEEP_ALIVE_S:
                     await call.write(content or writer.keep_alive, content=bool(content))
-                    written_at = loop.time()
-                frames = await reply.take(written_at + KEEP_ALIVE_S - loop.time())
+                    written_at = monotonic()
+                frames = await reply.take(written_at + KEEP_ALIVE_S - monotonic())
             except CallboardError as error:
                 end, content = ChatEnd(reason="error", error=error.info), opening
                 break

@@ -94,7 +94,7 @@ class TranscriptionResponder:
             call.tell_limits(stream.states)
             if isinstance(writer, TranscriptEvents):
                 call.mode = "stream"
-                with self.metrics.open_streams.labels(route).track_inprogress():
+                with self.metrics.streaming(route):
                     return await self._streamed(call, route, stream, writer)
 
             async def on_silence() -> None:

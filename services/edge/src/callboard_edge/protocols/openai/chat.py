@@ -51,6 +51,7 @@ _ROLES: dict[str, Role] = {
 _CHOICES = frozenset({"auto", "none", "required"})
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 """What OpenAI takes a function without parameters to have."""
+_TEXT = OutputFormat()
 _OTHER_TYPES = frozenset({"array", "string", "number", "integer", "boolean", "null"})
 
 _DATA_URL = re.compile(r"data:(?P<type>image/[a-z0-9.+-]{1,32});base64,(?P<data>[A-Za-z0-9+/=]+)")
@@ -132,7 +133,7 @@ def chat_request(
     return ChatRequest(
         mode="chat",
         model=model.name,
-        messages=tuple(_message(turn, index, reads_images=model.images) for index, turn in enumerate(body.messages)),
+        messages=tuple([_message(turn, index, reads_images=model.images) for index, turn in enumerate(body.messages)]),
         prompt="",
         context_tokens=context_tokens,
         sampling=wanted_sampling(body),
@@ -149,10 +150,12 @@ def chat_request(
 
 def _message(turn: ChatTurn, index: int, *, reads_images: bool) -> ChatMessage:
     place = f"messages[{index}]"
-    calls = tuple(
-        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments or "")
-        for call in turn.tool_calls or ()
-    )
+    calls: tuple[ToolCall, ...] = ()
+    if turn.tool_calls:
+        calls = tuple(
+            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments or "")
+            for call in turn.tool_calls
+        )
     if calls and turn.role != "assistant":
         raise _invalid("Only an assistant's message may have tool calls.", f"{place}.tool_calls")
     images: tuple[Image, ...] = ()
@@ -256,7 +259,7 @@ def response_format(wanted: ResponseFormat | None) -> OutputFormat:
         CallboardError: it is not told in full.
     """
     if wanted is None or wanted.type == "text":
-        return OutputFormat()
+        return _TEXT
     spec = wanted.json_schema
     if wanted.schema_ is not None and spec is None:
         return OutputFormat(kind="json_schema", json_schema=wanted.schema_)

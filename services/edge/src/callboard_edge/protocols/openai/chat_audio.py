@@ -92,7 +92,8 @@ async def with_transcripts(body: F, result: Callable[[str], Awaitable[ChatResult
     Raises:
         CallboardError: that audio is not known, or no longer.
     """
-    if all(turn.audio is None for turn in body.messages):
+    spoken_before = [turn for turn in body.messages if turn.audio is not None]
+    if not spoken_before:
         return body
     turns = [await _with_transcript(turn, index, result) for index, turn in enumerate(body.messages)]
     return body.model_copy(update={"messages": turns})

@@ -1,8 +1,8 @@
 """How many choices a request has, what is told of their tokens, and how they are answered: one job for each."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -40,6 +40,9 @@ class Wanted:
         return self.answered < self.written
 
 
+ONE = Wanted()
+
+
 def wanted_choices(
     body: ChatCompletionBody | CompletionBody | LocalChatBody | LocalCompletionBody, offered: OfferedModel | None
 ) -> Wanted:
@@ -48,6 +51,8 @@ def wanted_choices(
     Raises:
         CallboardError: they are too many, or cannot be compared.
     """
+    if body.n is None and not isinstance(body, CompletionBody | LocalCompletionBody):
+        return ONE
     best_of = body.best_of if isinstance(body, CompletionBody | LocalCompletionBody) else None
     answered = max(1, body.n or 1)
     written = max(1, best_of or answered)
@@ -101,12 +106,14 @@ def wanted_logprobs(
 
 def of_each(request: ChatRequest, wanted: Wanted) -> list[ChatRequest]:
     """The requests for all choices of one; those after the first have seeds of their own where one is given."""
+    if wanted.written == 1:
+        return [request]
     if wanted.chosen and request.top_logprobs is None:
         request = request.model_copy(update={"top_logprobs": 0})
     return [_seeded(request, number) for number in range(wanted.written)]
 
 
-async def respond(
+def respond(
     context: EdgeContext,
     call: Call,
     route: str,
@@ -117,32 +124,54 @@ async def respond(
     *,
     stream: bool,
     wanted: Wanted,
-) -> web.StreamResponse:
+) -> Awaitable[web.StreamResponse]:
     """Answers with one choice for each writer.
 
     Clients of local servers read their replies by keys, and stop them so; what else they ask for is never refused.
     """
-    refused = REFUSED
-    follow: Callable[[TextStream], None] | None = None
-    with ExitStack() as stack:
-        if isinstance(body, LocalBody):
-            refused = frozenset[str]()
-            name = reply_name(call.caller, body.genkey or "")
-            follow = stack.enter_context(context.running.running(name)).follow
-        if len(requests) == 1:
-            return await context.text.respond(
-                call, route, requests[0], model, writers[0], stream=stream, refused_sampling=refused, follow=follow
-            )
-        return await TextBatchResponder(context.text).respond(
-            call,
-            route,
-            requests,
-            model,
-            ChoicesWriter(writers, (wanted.answered, wanted.written)),
-            stream=stream,
-            refused_sampling=refused,
-            follow=follow,
+    answered = partial(_answered, context, call, route, requests, model, writers, stream=stream, wanted=wanted)
+    if isinstance(body, LocalBody):
+        return _followed(context, reply_name(call.caller, body.genkey or ""), answered)
+    return answered(REFUSED, None)
+
+
+def _answered(
+    context: EdgeContext,
+    call: Call,
+    route: str,
+    requests: Sequence[ChatRequest],
+    model: ChatModel,
+    writers: Sequence[ChatWriter] | Sequence[CompletionWriter],
+    refused: Set[str],
+    follow: Callable[[TextStream], None] | None,
+    *,
+    stream: bool,
+    wanted: Wanted,
+) -> Awaitable[web.StreamResponse]:
+    if len(requests) == 1:
+        return context.text.respond(
+            call, route, requests[0], model, writers[0], stream=stream, refused_sampling=refused, follow=follow
         )
+    return TextBatchResponder(context.text).respond(
+        call,
+        route,
+        requests,
+        model,
+        ChoicesWriter(writers, (wanted.answered, wanted.written)),
+        stream=stream,
+        refused_sampling=refused,
+        follow=follow,
+    )
+
+
+async def _followed(
+    context: EdgeContext,
+    name: str,
+    answered: Callable[[Set[str], Callable[[TextStream], None]], Awaitable[web.StreamResponse]],
+) -> web.StreamResponse:
+    """Answers with replies that are found by a name while they are written."""
+    with context.running.running(name) as reply:
+        return await answered(frozenset(), reply.follow)
 
 
 def _seeded(request: ChatRequest, number: int) -> ChatRequest:

@@ -39,8 +39,12 @@ class OpenAI:
 
     def credentials(self, headers: Mapping[str, str]) -> str:
         """The bearer token; other programs put the same key into headers of their own, and pages into a subprotocol."""
-        own = headers.get("x-api-key", "").strip() or headers.get("apikey", "").strip()
-        return bearer(headers) or own or realtime.key_in(headers)
+        return (
+            bearer(headers)
+            or headers.get("x-api-key", "").strip()
+            or headers.get("apikey", "").strip()
+            or realtime.key_in(headers)
+        )
 
     def render_error(self, error: CallboardError) -> web.Response:
         """An `error` object."""

@@ -1,5 +1,7 @@
 """The sampling fields of OpenAI's two text paths, and what other servers added to them."""
 
+from typing import Any
+
 from callboard_contracts.chat import Sampling
 from callboard_edge.protocols.openai.bodies import SamplingBody
 
@@ -7,18 +9,22 @@ REFUSED = frozenset({"temperature", "top_p", "presence_penalty", "frequency_pena
 """OpenAI's own fields, which are refused where the engine does not honour them; those of other servers are ignored."""
 
 
+_PLAIN = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "min_p"),
+        *("presence_penalty", "frequency_penalty", "repetition_penalty", "seed"),
+    }
+)
+"""Fields that are taken as they are."""
+_USUAL = Sampling()
+
+
 def sampling(body: SamplingBody) -> Sampling:
     """The sampling fields of a request."""
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    return Sampling(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repetition_penalty,
-        seed=body.seed,
-        stop=tuple(word for word in stop if word),
-        logit_bias=body.logit_bias or None,
-    )
+    given: dict[str, Any] = {name: getattr(body, name) for name in _PLAIN & body.model_fields_set}
+    if body.stop:
+        stop = [body.stop] if isinstance(body.stop, str) else body.stop
+        given["stop"] = tuple(word for word in stop if word)
+    if body.logit_bias:
+        given["logit_bias"] = body.logit_bias
+    return Sampling(**given) if given else _USUAL

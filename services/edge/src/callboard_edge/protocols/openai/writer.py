@@ -68,8 +68,9 @@ class ChunkWriter:
 
     def deltas(self, frames: Sequence[ChatFrame]) -> bytes:
         """The chunks for frames that arrived together; neighbouring text becomes one chunk."""
-        if len(frames) == 1 and not (frames[0].thinking or frames[0].tool_calls or self.reply.logprobs):
-            return self.piece(frames[0].text).encode() if frames[0].text else b""
+        if not self.reply.logprobs and not [frame for frame in frames if frame.thinking or frame.tool_calls]:
+            said = "".join([frame.text for frame in frames])
+            return self.piece(said).encode() if said else b""
         events: list[str] = []
         text = thinking = ""
         logprobs: list[TokenLogprob] = []
@@ -92,12 +93,12 @@ class ChunkWriter:
 
     def closing(self, end: ChatEnd) -> bytes:
         """The last chunks: why the reply ended, and what it used where that was asked for."""
-        return self.finished(end) + self.counted(end.usage)
+        return self.finished(end) + (self.counted(end.usage) if self.reply.include_usage else DONE)
 
     def finished(self, end: ChatEnd) -> bytes:
         """The chunk that says why the reply ended."""
+        stop = self.kept_stop(end) if self.reply.keeps_stop else ""
         reason = f'"logprobs":null,"finish_reason":"{end.reason}"'
-        stop = self.kept_stop(end)
         last = f"{self._choice_head}{self._empty_piece},{reason}}}{self._tail}"
         return ((self.piece(stop) if stop else "") + last).encode()
 
