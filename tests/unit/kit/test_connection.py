@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from callboard_kit.connection import Connection
-from callboard_kit.connection import parse_headers as parse
+from callboard_kit.wire import parse_headers as parse
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 def token(value: str) -> str:
     """Checks that a value can stand as one token of a subject; raises ValueError otherwise."""
-    if not is_token(value):
+    if _TOKEN.fullmatch(value) is None:
         raise ValueError(f"not a subject token: {value!r}")
     return value
 

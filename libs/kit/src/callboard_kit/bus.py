@@ -138,7 +138,7 @@ class Bus:
         """Calls back, on the event loop, each time the connection is restored."""
         self._on_reconnect.append(callback)
 
-    async def publish(
+    def send(
         self,
         subject: str,
         payload: bytes = b"",
@@ -151,22 +151,42 @@ class Bus:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
         It goes out at the end of this turn of the event loop, at once with `flush`, or with the next message that
-        does, at the latest after `within_s`.
+        does, at the latest after `within_s`. Whoever sends without waiting for anything uses `publish`.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
-            await self.connection.publish(subject, payload, reply, headers, within_s)
-            if flush:
-                self.connection.write()
+            self.connection.send(subject, payload, reply, headers, within_s)
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
-        except TRANSPORT_ERRORS as error:
-            # The client notices a lost connection only a moment later; the message is in its buffer and goes out
-            # with the reconnection, unless the connection has ended for good.
-            if self.connection.is_closed:
-                raise BusUnavailable("the connection has ended") from error
+        if flush:
+            self.connection.write()
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        reply: str = "",
+        *,
+        flush: bool = False,
+        within_s: float = 0.0,
+    ) -> None:
+        """Sends a message as `send` does, and waits while the server does not read and 32 MiB are queued.
+
+        Raises:
+            BusUnavailable: too much is waiting for the connection to come back, or it ended.
+        """
+        self.send(subject, payload, headers, reply, flush=flush, within_s=within_s)
+        if self.connection.is_congested:
+            try:
+                await self.connection.until_written()
+            except TRANSPORT_ERRORS as error:
+                # The client notices a lost connection only a moment later; the message is in its buffer and goes out
+                # with the reconnection, unless the connection has ended for good.
+                if self.connection.is_closed:
+                    raise BusUnavailable("the connection has ended") from error
 
     async def publish_stored(
         self,

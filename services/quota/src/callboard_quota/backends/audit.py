@@ -75,9 +75,10 @@ class AuditJournal:
 
 def _outgoing(event: AuditEvent) -> list[Outgoing]:
     data = event.model_dump_json().encode()
+    filed_under = (event.request_id, event.worker) if event.worker else (event.request_id,)
     # An id may be a client's and name no request.
     return [
         Outgoing(subjects.audit(of), data, {MSG_ID: secrets.token_hex(ID_BYTES)})
-        for of in (event.request_id, event.worker)
+        for of in filed_under
         if subjects.is_token(of)
     ]

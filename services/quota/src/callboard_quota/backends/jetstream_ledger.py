@@ -78,8 +78,7 @@ class JetStreamLedger:
     async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
-        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s, flush=True)
-        return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
+        return (await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s, flush=True))[1:]
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
         """Applies the changes, all in flight at once, and the removal of a lease with them."""
@@ -88,8 +87,7 @@ class JetStreamLedger:
             messages.append(_tombstone(closing))
         if not messages:
             return []
-        answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
-        return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
+        return (await self._publisher.publish(messages, SETTLE_TIMEOUT_S))[: len(changes)]
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id wins."""
@@ -198,9 +196,8 @@ def counter_value(message: StoredMessage) -> int:
 
 
 def _outgoing(change: Change) -> Outgoing:
-    headers = {INCREMENT: f"{change.amount:+d}"}
-    if change.id is not None:
-        headers[MSG_ID] = change.id
+    by = f"{change.amount:+d}"
+    headers = {INCREMENT: by} if change.id is None else {INCREMENT: by, MSG_ID: change.id}
     return Outgoing(counter_subject(change.counter), b"", headers)
 
 
