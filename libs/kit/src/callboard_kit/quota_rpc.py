@@ -81,7 +81,7 @@ class QuotaRpc:
         wait_s = request.wait_s if isinstance(request, ReserveRequest) else self._wait_s
         until = clock() + wait_s
         while True:
-            payload = request.model_dump_json().encode()
+            payload = request.whole()
             try:
                 return await ask_service(
                     self._bus, subject, payload, self._timeout_s, on_late, LATE_S, max(0.0, until - clock())

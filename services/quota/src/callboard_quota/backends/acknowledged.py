@@ -35,7 +35,7 @@ class _Group:
     messages: Sequence[Outgoing]
     answers: list[Applied | None]
     missing: int
-    done: asyncio.Future[None]
+    done: asyncio.Future[list[Applied]]
     repeat_at: float
     give_up_at: float
     again: bool = False
@@ -64,9 +64,10 @@ class AcknowledgedPublisher:
             now = self._loop.time()
             for number, group in list(self._waiting.items()):
                 if group.done.done():
-                    continue
-                if now >= group.give_up_at:
-                    group.done.set_exception(StoreUnavailable("no acknowledgement in time"))
+                    # Whoever waited was cancelled.
+                    del self._waiting[number]
+                elif now >= group.give_up_at:
+                    self._fail(number, StoreUnavailable("no acknowledgement in time"))
                 elif now >= group.repeat_at:
                     group.repeat_at = now + REPEAT_S
                     group.again = True
@@ -75,31 +76,30 @@ class AcknowledgedPublisher:
                     except BusError:
                         log.debug("repeat_failed")
 
-    async def publish(self, messages: Sequence[Outgoing], timeout_s: float, *, flush: bool = False) -> list[Applied]:
-        """Sends the messages in order and returns their acknowledgements.
+    def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> asyncio.Future[list[Applied]]:
+        """Sends the messages in order and returns their acknowledgements, once all are there.
 
-        They go out with all others of this turn of the event loop, or else `flush`.
+        They go out with all others of this turn of the event loop.
 
         Raises:
             StoreUnavailable: not all were confirmed in time; those that were sent may still take effect.
         """
-        loop, count = self._loop, len(messages)
-        now = loop.time()
+        count, now = len(messages), self._loop.time()
         self._groups += 1
         number = str(self._groups)
-        answers: list[Applied | None] = [None] * count
-        group = _Group(messages, answers, count, loop.create_future(), now + REPEAT_S, now + timeout_s)
+        done: asyncio.Future[list[Applied]] = self._loop.create_future()
+        group = _Group(messages, [None] * count, count, done, now + REPEAT_S, now + timeout_s)
         self._waiting[number] = group
         try:
             self._send(number, group)
-            if flush:
-                self._bus.connection.write()
-            await group.done
         except BusError as error:
-            raise StoreUnavailable(str(error)) from error
-        finally:
-            del self._waiting[number]
-        return [answer for answer in answers if answer is not None]
+            self._fail(number, StoreUnavailable(str(error)))
+        return done
+
+    def _fail(self, number: str, error: StoreUnavailable) -> None:
+        done = self._waiting.pop(number).done
+        if not done.done():
+            done.set_exception(error)
 
     def _send(self, number: str, group: _Group) -> None:
         for n, message in enumerate(group.messages):
@@ -115,15 +115,17 @@ class AcknowledgedPublisher:
             return  # Too late, or no stream answers now and the message is sent again.
         if b'"error"' in data:
             code = json.loads(data)["error"].get("err_code")
-            if code not in RETRYABLE_ERROR_CODES and not group.done.done():
+            if code not in RETRYABLE_ERROR_CODES:
                 log.error("store_refused", extra={"err_code": code})
-                group.done.set_exception(StoreUnavailable(f"refused with {code}"))
+                self._fail(number, StoreUnavailable(f"refused with {code}"))
             return
         if group.answers[int(n)] is None:
             group.answers[int(n)] = _answer(data, again=group.again)
             group.missing -= 1
-            if group.missing == 0 and not group.done.done():
-                group.done.set_result(None)
+            if group.missing == 0:
+                del self._waiting[number]
+                if not group.done.done():
+                    group.done.set_result([answer for answer in group.answers if answer is not None])
 
 
 def _answer(data: bytes, *, again: bool) -> Applied:

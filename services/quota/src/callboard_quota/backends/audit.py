@@ -74,7 +74,7 @@ class AuditJournal:
 
 
 def _outgoing(event: AuditEvent) -> list[Outgoing]:
-    data = event.model_dump_json().encode()
+    data = event.whole()
     filed_under = (event.request_id, event.worker) if event.worker else (event.request_id,)
     # An id may be a client's and name no request.
     return [

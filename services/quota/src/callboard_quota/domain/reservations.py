@@ -20,6 +20,7 @@ from callboard_contracts.quota import (
     ReserveRequest,
     UsageReply,
     UsageRequest,
+    WorkKind,
 )
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_contracts.subjects import token
@@ -82,9 +83,8 @@ class ReservationService:
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Grants or refuses a hold; for as long as the sender waits, a store that elects a leader is waited for."""
-        until = self._clock.now() + request.wait_s
+        left_s, until = request.wait_s, self._clock.now() + request.wait_s
         while True:
-            left_s = until - self._clock.now()
             try:
                 return await self._reserve(request, max(DECISION_LIFE_S, left_s))
             except OutcomeUnknown:
@@ -93,6 +93,7 @@ class ReservationService:
                 if left_s <= STORE_RETRY_S:
                     raise
             await self._pause(STORE_RETRY_S)
+            left_s = until - self._clock.now()
 
     async def _reserve(self, request: ReserveRequest, confirm_timeout_s: float) -> ReserveReply:
         tenant = ANONYMOUS
@@ -176,7 +177,7 @@ class ReservationService:
 
     async def _limit_set(self, request: ReserveRequest) -> LimitSet:
         if request.extends is None:
-            return await self._limits_of_caller(request.key_digest, request.address, request.model)
+            return await self._limits_of_caller(request.key_digest, request.address, request.model, request.kind)
         hold = request.extends
         if not self._secret.is_ours(hold) or hold.request_id != request.request_id:
             raise _invalid("extends", "the hold to extend is not one of this request")
@@ -187,9 +188,11 @@ class ReservationService:
                 account = account or await self._accounts.by_id(entry.tenant)
             elif entry.tenant.startswith((ADDRESS_MARK, ANONYMOUS)):
                 address = entry.tenant
-        return self._policy.limits_of_extension(hold.tenant, account, address, request.model)
+        return self._policy.limits_of_extension(hold.tenant, account, address, request.model, request.kind)
 
-    async def _limits_of_caller(self, digest: str | None, address: str | None, model: str | None = None) -> LimitSet:
+    async def _limits_of_caller(
+        self, digest: str | None, address: str | None, model: str | None = None, kind: WorkKind | None = None
+    ) -> LimitSet:
         account: Account | None = None
         if digest is not None:
             account = await self._account(digest)
@@ -199,7 +202,7 @@ class ReservationService:
             tenant = None if address is None else self._secret.address_tenant(address)
         except ValueError:
             raise _invalid("address", "not an IP address") from None
-        return self._policy.limits_of_caller(account, tenant, model)
+        return self._policy.limits_of_caller(account, tenant, model, kind)
 
     async def _account(self, digest: str) -> Account:
         account = await self._accounts.by_digest(digest)
@@ -219,9 +222,8 @@ class ReservationService:
         if request.extends:
             rates = request.extends.rates
         costs = cost(request.work, rates, request.kind)
-        limits = tuple([limit for limit in limit_set.limits if limit.metric.counts(request.kind)])
-        counted = [(tenant, metric) for tenant, metric in limit_set.counted if metric.counts(request.kind)]
-        amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in counted]
+        limits = limit_set.limits
+        amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in limit_set.counted]
         if kudos:
             limits += (kudos_limit(limit_set.tenant),)
             amounts.append((limit_set.tenant, KUDOS, kudos))
@@ -302,6 +304,6 @@ def _state(limit_usage: LimitUsage) -> LimitState:
     return LimitState(
         limit=limit.label,
         allowed=limit.allowed,
-        remaining=max(0, limit.maximum - limit_usage.used) // limit.metric.client_factor,
+        remaining=max(0, limit.maximum - limit_usage.used) // limit.kind.metric.client_factor,
         resets_in_s=limit_usage.resets_in_s,
     )

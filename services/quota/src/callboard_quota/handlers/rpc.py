@@ -102,7 +102,7 @@ class RpcHandlers:
             return
         reply = await self.answer(QUOTA_RESERVE, partial(self._decide, message))
         try:
-            self._bus.send(message.reply, reply.model_dump_json(exclude_none=True).encode(), flush=True)
+            self._bus.send(message.reply, reply.encoded())
         except BusError:
             log.warning("reply_lost", extra={"request": "reserve"})
 
