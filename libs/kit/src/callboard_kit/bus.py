@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -195,12 +196,8 @@ class Bus:
         msg_id: str | None,
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
-        *,
-        flush: bool = False,
     ) -> Stored:
         """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
-
-        It goes out at the end of this turn of the event loop, or at once with `flush`.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -209,15 +206,13 @@ class Bus:
         all_headers = tracing.carried(headers) or {}
         if msg_id is not None:
             all_headers[MSG_ID] = msg_id
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while True:
-            left_s = deadline - asyncio.get_running_loop().time()
+            left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise BusUnavailable("no acknowledgement in time")
             try:
-                reply = await self.connection.ask(
-                    subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None, flush=flush
-                )
+                reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
                 return _stored(json.loads(reply.data))
             except nats.errors.MaxPayloadError:
                 raise PublishRefused(MESSAGE_TOO_LARGE, "larger than a message may be") from None

@@ -176,13 +176,12 @@ class Connection(Client):
         headers: dict[str, str] | None = None,
         on_late: OnMessage | None = None,
         late_s: float = 0.0,
-        flush: bool = True,
         wait_s: float = 0.0,
     ) -> Msg:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
-        With `flush` it is written at once, else at the end of this loop turn. With `wait_s` an empty message is a
-        heartbeat of whoever works on the answer, after which the timeout begins anew, up to `wait_s` in all.
+        With `wait_s` an empty message is a heartbeat of whoever works on the answer, after which the timeout begins
+        anew, up to `wait_s` in all.
 
         Raises:
             nats.errors.Error: as `request` does.
@@ -207,8 +206,6 @@ class Connection(Client):
             self._on_heartbeat[token] = heard
         try:
             self.send(subject, payload, self._answers_at + token, headers)
-            if flush:
-                self.write()
             if self.is_congested:
                 await self.until_written()
             message = await answer

@@ -38,7 +38,7 @@ class Secret:
 
     def signed(self, hold: Hold) -> Hold:
         """The hold with the signature by which quota recognises it."""
-        return Hold(**{**vars(hold), "signature": self._sign(hold)})
+        return Hold.model_validate({**vars(hold), "signature": self._sign(hold)})
 
     def is_ours(self, hold: Hold) -> bool:
         """Whether quota granted this hold exactly as it stands."""
