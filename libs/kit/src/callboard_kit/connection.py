@@ -141,7 +141,7 @@ class Connection(Client):
     def write(self) -> None:
         """Writes queued messages to the socket, or has it done once the server has read what is in its buffer."""
         self._write_due = False
-        if not self._pending or self._status not in _SENDING:
+        if not self._pending or self._transport is None or self._status not in _SENDING:
             return
         if self._unsent_bytes() >= MAX_UNSENT_BYTES:
             if self._flush_queue is not None and self._flush_queue.empty():

@@ -108,7 +108,7 @@ class AcknowledgedPublisher:
                 self._bus.send(message.subject, message.payload, message.headers, reply)
 
     def _arrived(self, message: Msg) -> None:
-        number, n = message.subject[self._prefix :].split(".")
+        number, place = message.subject[self._prefix :].split(".")
         group = self._waiting.get(number)
         data = message.data
         if group is None or not data:
@@ -119,8 +119,9 @@ class AcknowledgedPublisher:
                 log.error("store_refused", extra={"err_code": code})
                 self._fail(number, StoreUnavailable(f"refused with {code}"))
             return
-        if group.answers[int(n)] is None:
-            group.answers[int(n)] = _answer(data, again=group.again)
+        n = int(place)
+        if group.answers[n] is None:
+            group.answers[n] = _answer(data, again=group.again)
             group.missing -= 1
             if group.missing == 0:
                 del self._waiting[number]

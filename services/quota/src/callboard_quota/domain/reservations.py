@@ -83,23 +83,25 @@ class ReservationService:
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Grants or refuses a hold; for as long as the sender waits, a store that elects a leader is waited for."""
-        left_s, until = request.wait_s, self._clock.now() + request.wait_s
+        now, left_s = self._clock.now(), request.wait_s
+        until = now + left_s
         while True:
             try:
-                return await self._reserve(request, max(DECISION_LIFE_S, left_s))
+                return await self._reserve(request, now, max(DECISION_LIFE_S, left_s))
             except OutcomeUnknown:
                 raise
             except StoreUnavailable:
                 if left_s <= STORE_RETRY_S:
                     raise
             await self._pause(STORE_RETRY_S)
-            left_s = until - self._clock.now()
+            now = self._clock.now()
+            left_s = until - now
 
-    async def _reserve(self, request: ReserveRequest, confirm_timeout_s: float) -> ReserveReply:
+    async def _reserve(self, request: ReserveRequest, now: float, confirm_timeout_s: float) -> ReserveReply:
         tenant = ANONYMOUS
         try:
             _check(request, self.settings.lease_margin_s)
-            limit_set = await self._limit_set(request)
+            limit_set = await self._limit_set(request, now)
             tenant = limit_set.tenant
             if request.kudos and (request.extends or limit_set.scope != "key"):
                 if request.extends or not request.kudos_if_any:
@@ -141,7 +143,7 @@ class ReservationService:
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
         try:
-            limit_set = await self._limits_of_caller(request.key_digest, request.address)
+            limit_set = await self._limits_of_caller(request.key_digest, request.address, self._clock.now())
         except RefusedRequest as refused:
             return IdentifyReply(error=refused.info)
         return IdentifyReply(tenant=limit_set.tenant, tier=limit_set.tier)
@@ -149,7 +151,7 @@ class ReservationService:
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used and where the caller's limits stand."""
         try:
-            limit_set = await self._limits_of_caller(request.key_digest, request.address)
+            limit_set = await self._limits_of_caller(request.key_digest, request.address, self._clock.now())
         except RefusedRequest as refused:
             return UsageReply(error=refused.info)
         periods = [Limit(limit_set.scope, limit_set.tenant, kind, 0) for kind in (TOKENS_PER_DAY, TOKENS_PER_MONTH)]
@@ -175,9 +177,9 @@ class ReservationService:
         self._journal.count(ended.outcome)
         return ReleaseReply(settled=True)
 
-    async def _limit_set(self, request: ReserveRequest) -> LimitSet:
+    async def _limit_set(self, request: ReserveRequest, now: float) -> LimitSet:
         if request.extends is None:
-            return await self._limits_of_caller(request.key_digest, request.address, request.model, request.kind)
+            return await self._limits_of_caller(request.key_digest, request.address, now, request.model, request.kind)
         hold = request.extends
         if not self._secret.is_ours(hold) or hold.request_id != request.request_id:
             raise _invalid("extends", "the hold to extend is not one of this request")
@@ -191,11 +193,16 @@ class ReservationService:
         return self._policy.limits_of_extension(hold.tenant, account, address, request.model, request.kind)
 
     async def _limits_of_caller(
-        self, digest: str | None, address: str | None, model: str | None = None, kind: WorkKind | None = None
+        self,
+        digest: str | None,
+        address: str | None,
+        now: float,
+        model: str | None = None,
+        kind: WorkKind | None = None,
     ) -> LimitSet:
         account: Account | None = None
         if digest is not None:
-            account = await self._account(digest)
+            account = await self._account(digest, now)
         elif self.settings.require_key:
             raise _bad_key("An API key is required.")
         try:
@@ -204,14 +211,14 @@ class ReservationService:
             raise _invalid("address", "not an IP address") from None
         return self._policy.limits_of_caller(account, tenant, model, kind)
 
-    async def _account(self, digest: str) -> Account:
+    async def _account(self, digest: str, now: float) -> Account:
         account = await self._accounts.by_digest(digest)
         key = account.key(digest) if account else None
         if account is None or key is None:
             raise _bad_key("The API key is not known.")
         if key.revoked_at is not None:
             raise _bad_key("The API key was revoked.")
-        if not key.valid_at(self._clock.now()):
+        if not key.valid_at(now):
             raise _bad_key("The API key has expired.")
         return account
 
