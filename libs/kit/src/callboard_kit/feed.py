@@ -150,8 +150,7 @@ class Feed:
         answer = NAK if self._stopping else FAILED
         if not self._stopping and self._may_take():
             try:
-                with tracing.span(self._span, "consumer", message.headers):
-                    answer = await self._handle(message)
+                answer = await tracing.traced(self._handle(message), self._span, "consumer", message.headers)
             except Exception:
                 log.exception("message_failed", extra={"subject": message.subject})
         try:

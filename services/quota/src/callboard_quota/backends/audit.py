@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import secrets
+import os
 from collections.abc import Callable
 
 from callboard_contracts import subjects
@@ -85,7 +85,7 @@ def _outgoing(event: AuditEvent) -> list[Outgoing]:
     filed_under = (event.request_id, event.worker) if event.worker else (event.request_id,)
     # An id may be a client's and name no request.
     return [
-        Outgoing(subjects.audit(of), data, {MSG_ID: secrets.token_hex(ID_BYTES)})
+        Outgoing(subjects.audit(of), data, {MSG_ID: os.urandom(ID_BYTES).hex()})
         for of in filed_under
         if subjects.is_token(of)
     ]

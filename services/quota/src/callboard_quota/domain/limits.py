@@ -106,10 +106,14 @@ class LimitPolicy:
         """
         limited = model if model is None or model in self._settings.model_tiers else ""
         caller = (account.id if account else None, address, limited, kind)
-        known = self._cached.get(caller)
-        if known is None or known[0] is not account:
-            known = self._cached[caller] = (account, self._find(account, address, limited, kind))
-        return known[1]
+        try:
+            decided_for, limit_set = self._cached[caller]
+        except KeyError:
+            decided_for = limit_set = None
+        if limit_set is None or decided_for is not account:
+            limit_set = self._find(account, address, limited, kind)
+            self._cached[caller] = (account, limit_set)
+        return limit_set
 
     def limits_of_extension(
         self, tenant: str, account: Account | None, address: str | None, model: str, kind: WorkKind

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection
@@ -80,6 +80,11 @@ class ReservationService:
     def settings(self, settings: QuotaSection) -> None:
         self._settings = settings
         self._policy = LimitPolicy(settings)
+        models = ("", *settings.weights.model_factors)
+        self._rates = {
+            (model, kind): rates_of(settings.weights, model, kind) for model in models for kind in get_args(WorkKind)
+        }
+        """By model and kind of work; under no name, those of every model that is not named in the settings."""
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Grants or refuses a hold; for as long as the sender waits, a store that elects a leader is waited for."""
@@ -225,9 +230,10 @@ class ReservationService:
     def _hold_request(
         self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float, kudos: int
     ) -> HoldRequest:
-        rates = rates_of(self.settings.weights, request.model, request.kind)
         if request.extends:
             rates = request.extends.rates
+        else:
+            rates = self._rates.get((request.model, request.kind)) or self._rates["", request.kind]
         costs = cost(request.work, rates, request.kind)
         limits = limit_set.limits
         amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in limit_set.counted]

@@ -62,7 +62,7 @@ class UsageFeed(Feed):
 
     def _is_awaited(self, event: UsageEvent) -> bool:
         """Whether a request may be waiting for the end of the event's hold."""
-        return event.hold is not None and any(entry.metric in self._awaited for entry in event.hold.entries)
+        return event.hold is not None and not self._awaited.isdisjoint([entry.metric for entry in event.hold.entries])
 
     async def _gather(self) -> None:
         if self._gathered.is_set():
