@@ -7,7 +7,7 @@
 - A request waits on one future and one timer.
 
 A message that is incomplete or has no such callback takes the client's own way, and the messages after it queue up
-behind it. While the server does not read, the client's flusher writes. ADR 0008 has the measurements.
+behind it. ADR 0008 has the measurements.
 """
 
 import asyncio
@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 NO_RESPONDERS = "503"
 MAX_UNSENT_BYTES = 1024 * 1024
-"""With more than this in the socket's buffer, the client's own flusher waits until the server has read it."""
+"""With more than this in the socket's buffer, what is sent waits until the server has read some of it."""
+ROOM_CHECK_S = 0.002
+"""How often a full buffer is looked at."""
 
 OnMessage = Callable[[Msg], None]
 _PLAIN_SCHEMES = ("nats", "tls")
@@ -67,6 +69,7 @@ class Connection(Client):
         self._asked = 0
         self._on_heartbeat: dict[str, Callable[[], None]] = {}
         self._write_due = False
+        self._room_check: asyncio.TimerHandle | None = None
         self._answers_at = ""
         """How the subjects begin at which requests are answered, once there was one."""
 
@@ -139,13 +142,13 @@ class Connection(Client):
         await self._flush_pending(force_flush=True)
 
     def write(self) -> None:
-        """Writes queued messages to the socket, or has it done once the server has read what is in its buffer."""
+        """Writes queued messages to the socket, or once its buffer has room for them."""
         self._write_due = False
         if not self._pending or self._transport is None or self._status not in _SENDING:
             return
         if self._unsent_bytes() >= MAX_UNSENT_BYTES:
-            if self._flush_queue is not None and self._flush_queue.empty():
-                self._flush_queue.put_nowait(self._loop.create_future())
+            if self._room_check is None:
+                self._room_check = self._loop.call_later(ROOM_CHECK_S, self._check_room)
             return
         try:
             self._transport.writelines(self._pending)
@@ -154,6 +157,10 @@ class Connection(Client):
             return
         self._pending = []
         self._pending_data_size = 0
+
+    def _check_room(self) -> None:
+        self._room_check = None
+        self.write()
 
     def _check_may_wait(self, size: int) -> None:
         """Checks that a message may wait for the connection."""
