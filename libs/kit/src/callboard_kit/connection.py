@@ -2,7 +2,7 @@
 
 - A callback registered with `subscribe_now` runs where the socket is read. The client's own way is a reader task, a
   queue and a task for each subscription.
-- Publishes of one turn of the event loop are written together at its end, or at once with `flush`. The client's own way
+- Publishes of one turn of the event loop are written together at its end, or at once with `write`. The client's own way
   is a flusher task.
 - A request waits on one future and one timer.
 
