@@ -418,8 +418,11 @@ class FeedBus:
         if reply:
             self.pulled.set()
         else:
-            assert subject == "ack"
-            self.answers.append(payload)
+            self.send(subject, payload)
+
+    def send(self, subject: str, payload: bytes) -> None:
+        assert subject == "ack"
+        self.answers.append(payload)
 
 
 TASK = WebhookTask(job_id="r1", name="horde x", protocol="horde")

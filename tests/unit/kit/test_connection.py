@@ -13,7 +13,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from callboard_kit.connection import Connection
-from callboard_kit.connection import parse_headers as parse
+from callboard_kit.transport import Transport
+from callboard_kit.wire import parse_headers as parse
 
 pytestmark = pytest.mark.unit
 
@@ -121,6 +122,31 @@ async def test_messages_arrive_whole_and_in_order_however_the_stream_is_cut(seed
             assert {one.reply for one in found} <= {"", "answer.here"}
             assert all(one.headers in (None, {"Number": one.data.partition(b":")[0].decode()}) for one in found)
         assert line.connection.stats["in_msgs"] == len(sids)
+
+
+async def test_what_is_sent_in_one_turn_of_the_loop_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    writelines = Transport.writelines
+
+    def count(transport: Transport, parts: list[bytes]) -> None:
+        written.append(len(parts))
+        writelines(transport, parts)
+
+    async with connected() as line:
+        assert await line.connection.rtt(5) > 0
+        monkeypatch.setattr(Transport, "writelines", count)
+        asking = [asyncio.ensure_future(line.connection.ask("test.ask", b"", 0.1)) for _ in range(3)]
+        for subject in ("a", "b"):
+            line.connection.send(subject, b"")
+        await asyncio.gather(*asking, return_exceptions=True)
+        # The subscription for the answers goes out before the first request.
+        assert sum(written) == 1 + 3 + 2
+        assert written[-1] >= 3
+        line.connection.send("a", b"")
+        await line.connection.publish("b", b"")
+        assert written[-1] >= 3
+        line.connection.write()
+        assert written[-1] == 2
 
 
 async def test_payload_that_looks_like_a_message_is_none_wherever_the_stream_is_cut() -> None:

@@ -181,7 +181,7 @@ def hold_request(
     """A request for a hold in every counter of the limits."""
     amounts: dict[tuple[str, Metric], int] = {(tenant, UNITS): units}
     for limit in limits:
-        amounts[limit.tenant, limit.metric] = limit.metric.held(Cost(units))
+        amounts[limit.tenant, limit.kind.metric] = limit.kind.metric.held(Cost(units))
     return HoldRequest(
         request_id=request_id,
         tenant=tenant,

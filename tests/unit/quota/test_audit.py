@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 
 from callboard_contracts.quota import AuditEvent
-from callboard_quota.backends.acknowledged import Acknowledged, AcknowledgedPublisher, Outgoing
+from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
 from callboard_quota.backends.audit import AuditJournal
-from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.ports import Applied, StoreUnavailable
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +24,7 @@ class SlowPublisher:
         self.released = asyncio.Event()
         self._troubles = list(troubles)
 
-    async def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> list[Acknowledged]:
+    async def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> list[Applied]:
         assert timeout_s > 0
         self.batches.append([message.subject for message in messages])
         await self.released.wait()

@@ -80,9 +80,9 @@ class Model:
         by_bucket: dict[str, int] = {}
         for granting in self.granted.values():
             for n, entry in enumerate(granting.hold.entries):
-                if (entry.tenant, entry.metric) == (limit.tenant, limit.metric.name):
+                if (entry.tenant, entry.metric) == (limit.tenant, limit.kind.metric.name):
                     by_bucket[entry.bucket] = by_bucket.get(entry.bucket, 0) + granting.taken.get(n, 0)
-        if limit.metric is REQUESTS:
+        if limit.kind.metric is REQUESTS:
             return max(by_bucket.values(), default=0)
         return sum(value for bucket, value in by_bucket.items() if bucket in hours)
 

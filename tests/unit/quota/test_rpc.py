@@ -81,7 +81,7 @@ class Outbox(Bus):
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
 
-    async def publish(self, subject: str, payload: bytes = b"", *_: Any, **__: Any) -> None:
+    def send(self, subject: str, payload: bytes = b"", *_: Any, **__: Any) -> None:
         self.sent.append((subject, payload))
 
 

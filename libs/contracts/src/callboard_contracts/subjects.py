@@ -12,7 +12,7 @@ _JOB = re.compile(rf"job\.{_TOKEN.pattern}\.{_TOKEN.pattern}\.(?:live|batch)\.(?
 
 def token(value: str) -> str:
     """Checks that a value can stand as one token of a subject; raises ValueError otherwise."""
-    if not is_token(value):
+    if _TOKEN.fullmatch(value) is None:
         raise ValueError(f"not a subject token: {value!r}")
     return value
 

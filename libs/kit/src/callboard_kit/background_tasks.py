@@ -19,13 +19,17 @@ class BackgroundTasks:
     def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_end = on_end
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Runs a coroutine; an error that nobody awaits is logged by its type."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        if self._loop is None:
+            # Asked once, since asking costs a call of the system each time.
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -138,7 +139,7 @@ class Bus:
         """Calls back, on the event loop, each time the connection is restored."""
         self._on_reconnect.append(callback)
 
-    async def publish(
+    def send(
         self,
         subject: str,
         payload: bytes = b"",
@@ -151,22 +152,42 @@ class Bus:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
         It goes out at the end of this turn of the event loop, at once with `flush`, or with the next message that
-        does, at the latest after `within_s`.
+        does, at the latest after `within_s`. Whoever sends without waiting for anything uses `publish`.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
-            await self.connection.publish(subject, payload, reply, headers, within_s)
-            if flush:
-                self.connection.write()
+            self.connection.send(subject, payload, reply, headers, within_s)
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
-        except TRANSPORT_ERRORS as error:
-            # The client notices a lost connection only a moment later; the message is in its buffer and goes out
-            # with the reconnection, unless the connection has ended for good.
-            if self.connection.is_closed:
-                raise BusUnavailable("the connection has ended") from error
+        if flush:
+            self.connection.write()
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        reply: str = "",
+        *,
+        flush: bool = False,
+        within_s: float = 0.0,
+    ) -> None:
+        """Sends a message as `send` does, and waits while the server does not read and 32 MiB are queued.
+
+        Raises:
+            BusUnavailable: too much is waiting for the connection to come back, or it ended.
+        """
+        self.send(subject, payload, headers, reply, flush=flush, within_s=within_s)
+        if self.connection.is_congested:
+            try:
+                await self.connection.until_written()
+            except TRANSPORT_ERRORS as error:
+                # The client notices a lost connection only a moment later; the message is in its buffer and goes out
+                # with the reconnection, unless the connection has ended for good.
+                if self.connection.is_closed:
+                    raise BusUnavailable("the connection has ended") from error
 
     async def publish_stored(
         self,
@@ -175,12 +196,8 @@ class Bus:
         msg_id: str | None,
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
-        *,
-        flush: bool = False,
     ) -> Stored:
         """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
-
-        It goes out at the end of this turn of the event loop, or at once with `flush`.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -189,15 +206,13 @@ class Bus:
         all_headers = tracing.carried(headers) or {}
         if msg_id is not None:
             all_headers[MSG_ID] = msg_id
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while True:
-            left_s = deadline - asyncio.get_running_loop().time()
+            left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise BusUnavailable("no acknowledgement in time")
             try:
-                reply = await self.connection.ask(
-                    subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None, flush=flush
-                )
+                reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
                 return _stored(json.loads(reply.data))
             except nats.errors.MaxPayloadError:
                 raise PublishRefused(MESSAGE_TOO_LARGE, "larger than a message may be") from None

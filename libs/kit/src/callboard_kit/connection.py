@@ -2,109 +2,39 @@
 
 - A callback registered with `subscribe_now` runs where the socket is read. The client's own way is a reader task, a
   queue and a task for each subscription.
-- Publishes of one turn of the event loop are written together at its end, or at once with `flush`. The client's own way
+- Publishes of one turn of the event loop are written together at its end, or at once with `write`. The client's own way
   is a flusher task.
 - A request waits on one future and one timer.
 
-A message that is incomplete, has no such callback, or cannot be written now takes the client's own way, and the
-messages after it queue up behind it. ADR 0008 has the measurements.
+A message that is incomplete or has no such callback takes the client's own way, and the messages after it queue up
+behind it. ADR 0008 has the measurements.
 """
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import ParseResult
 
 import nats.errors
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
 from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 from callboard_kit.nkeys import UserKey
+from callboard_kit.transport import Transport
+from callboard_kit.wire import counted_bytes, parse_headers, publish_command
 
 log = logging.getLogger(__name__)
 
 
 NO_RESPONDERS = "503"
 MAX_UNSENT_BYTES = 1024 * 1024
-"""With more than this in the socket's buffer, the client's own flusher waits until the server has read it."""
+"""With more than this in the socket's buffer, what is sent waits until the server has read some of it."""
+ROOM_CHECK_S = 0.002
+"""How often a full buffer is looked at."""
 
 OnMessage = Callable[[Msg], None]
-Take = Callable[[bytes], int]
-_HEADERS_BEGIN = "NATS/1.0"
 _PLAIN_SCHEMES = ("nats", "tls")
-
-
-_REFUSAL = b"-ERR 'Authorization"
-"""How the server begins its answer to credentials that it does not know."""
-
-
-class _Reader(asyncio.StreamReader):
-    """A stream reader that offers arriving bytes to `take` before it buffers them."""
-
-    take: Take | None = None
-    refused = False
-    """Whether the server refused the credentials; a reset that follows at once can hide the line from its reader."""
-    _buffer: bytearray
-
-    def feed_data(self, data: Any) -> None:
-        """Buffers what `take` leaves of the data."""
-        if self.take is None and _REFUSAL in data:
-            self.refused = True
-        # Buffered bytes are read in order, so new bytes must not overtake them.
-        if self.take is not None and not self._buffer:
-            data = data[self.take(data) :]
-        if data:
-            super().feed_data(data)
-
-
-class _Transport(TcpTransport):
-    """The client's transport with a `_Reader`, also under TLS."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reader: _Reader | None = None
-        self.under_tls = False
-
-    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        """Connects; raises TimeoutError and OSError."""
-        if self._bare_io_writer is not None:
-            # The client leaves a connection open that was refused.
-            self._bare_io_writer.close()
-        self.under_tls = False
-        loop = asyncio.get_running_loop()
-        reader = _Reader(limit=buffer_size, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        async with asyncio.timeout(connect_timeout):
-            # The client lets no address without a host and a port get here.
-            transport, _ = await loop.create_connection(lambda: protocol, uri.hostname or "", uri.port or 0)
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self.reader = self._bare_io_reader = self._io_reader = reader
-        self._bare_io_writer = self._io_writer = writer
-
-    async def connect_tls(
-        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
-    ) -> None:
-        """Goes over to TLS; raises TimeoutError and OSError, of which ssl.SSLError is one."""
-        loop = asyncio.get_running_loop()
-        reader = _Reader(limit=buffer_size, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        assert self._io_writer is not None
-        name = uri if isinstance(uri, str) else uri.hostname
-        async with asyncio.timeout(connect_timeout):
-            transport = await loop.start_tls(self._io_writer.transport, protocol, ssl_context, server_hostname=name)
-        # start_tls raises where it makes none.
-        assert transport is not None
-        self.reader = self._io_reader = reader
-        self._io_writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self.under_tls = True
-
-    def __bool__(self) -> bool:
-        return True
 
 
 class TlsMissing(nats.errors.Error):
@@ -139,17 +69,20 @@ class Connection(Client):
         self._asked = 0
         self._on_heartbeat: dict[str, Callable[[], None]] = {}
         self._write_due = False
+        self._room_check: asyncio.TimerHandle | None = None
+        self._answers_at = ""
+        """How the subjects begin at which requests are answered, once there was one."""
 
     @property
     def refused(self) -> bool:
         """Whether the server refused the credentials at the last attempt to connect."""
-        reader = self._transport.reader if isinstance(self._transport, _Transport) else None
+        reader = self._transport.reader if isinstance(self._transport, Transport) else None
         return reader is not None and reader.refused
 
     @property
     def under_tls(self) -> bool:
         """Whether the last attempt to connect came as far as TLS."""
-        return isinstance(self._transport, _Transport) and self._transport.under_tls
+        return isinstance(self._transport, Transport) and self._transport.under_tls
 
     async def subscribe_now(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribes with a plain function that runs where the socket is read; raises as `subscribe` does."""
@@ -157,7 +90,7 @@ class Connection(Client):
         self._on_message[subscription._id] = on_message  # pyright: ignore[reportPrivateUsage] - it tells no other way
         return subscription
 
-    async def publish(
+    def send(
         self,
         subject: str,
         payload: bytes = b"",
@@ -165,31 +98,57 @@ class Connection(Client):
         headers: dict[str, str] | None = None,
         within_s: float = 0.0,
     ) -> None:
-        """Queues a message for the next write; raises as the client's own `publish` does.
+        """Queues a message for the next write; without a connection it waits for the next one.
 
         The write comes at the end of this loop turn, or after `within_s` unless another message is written before.
+
+        Raises:
+            nats.errors.Error: it is no message that the server takes, the connection ended, or too much waits for it.
         """
-        command = _command(subject, payload, reply, headers)
-        # The server counts the headers too, and ends the connection for good over a message that is too large.
-        if (command is None or len(command) > self._max_payload) and self._is_too_large(payload, headers):
+        command = publish_command(subject, payload, reply, headers)
+        size = len(command)
+        # The server ends the connection for good over a message that is too large.
+        if size > self._max_payload and counted_bytes(command) > self._max_payload:
             raise nats.errors.MaxPayloadError
-        if command is None or not self._has_room(len(payload)):
-            await super().publish(subject, payload, reply, headers)
-            return
+        if self._status not in _SENDING:
+            self._check_may_wait(size)
         self.stats["out_msgs"] += 1
         self.stats["out_bytes"] += len(payload)
         self._pending.append(command)
-        self._pending_data_size += len(command)
+        self._pending_data_size += size
+        if self._write_due:
+            return
         if within_s:
-            asyncio.get_running_loop().call_later(within_s, self.write)
-        elif not self._write_due:
+            self._loop.call_later(within_s, self.write)
+        else:
             self._write_due = True
-            asyncio.get_running_loop().call_soon(self.write)
+            self._loop.call_soon(self.write)
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Queues a message as `send` does, and waits where too much is queued."""
+        self.send(subject, payload, reply, headers)
+        if self.is_congested:
+            await self.until_written()
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much is queued that whoever sends more should wait until it is written."""
+        return self._pending_data_size > self._max_pending_size
+
+    async def until_written(self) -> None:
+        """Waits until what is queued is written, unless there is no connection; raises OSError and RuntimeError."""
+        await self._flush_pending(force_flush=True)
 
     def write(self) -> None:
-        """Writes queued messages to the socket, unless its send buffer is full."""
+        """Writes queued messages to the socket, or once its buffer has room for them."""
         self._write_due = False
-        if not self._pending or self._transport is None or not self._has_room(0):
+        if not self._pending or self._transport is None or self._status not in _SENDING:
+            return
+        if self._unsent_bytes() >= MAX_UNSENT_BYTES:
+            if self._room_check is None:
+                self._room_check = self._loop.call_later(ROOM_CHECK_S, self._check_room)
             return
         try:
             self._transport.writelines(self._pending)
@@ -199,6 +158,23 @@ class Connection(Client):
         self._pending = []
         self._pending_data_size = 0
 
+    def _check_room(self) -> None:
+        self._room_check = None
+        self.write()
+
+    def _check_may_wait(self, size: int) -> None:
+        """Checks that a message may wait for the connection."""
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if self.is_draining_pubs:
+            raise nats.errors.ConnectionDrainingError
+        if self._pending_data_size + size > self._max_pending_size:
+            raise nats.errors.OutboundBufferLimitError
+
+    def _unsent_bytes(self) -> int:
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        return writer.transport.get_write_buffer_size() if writer else 0
+
     async def ask(
         self,
         subject: str,
@@ -207,24 +183,22 @@ class Connection(Client):
         headers: dict[str, str] | None = None,
         on_late: OnMessage | None = None,
         late_s: float = 0.0,
-        flush: bool = True,
         wait_s: float = 0.0,
     ) -> Msg:
         """Sends a request and returns the answer; an answer up to `late_s` after the timeout goes to `on_late`.
 
-        With `flush` it is written at once, else at the end of this loop turn. With `wait_s` an empty message is a
-        heartbeat of whoever works on the answer, after which the timeout begins anew, up to `wait_s` in all.
+        With `wait_s` an empty message is a heartbeat of whoever works on the answer, after which the timeout begins
+        anew, up to `wait_s` in all.
 
         Raises:
             nats.errors.Error: as `request` does.
         """
         if not self._resp_sub_prefix:
             await self._init_request_sub()
-        assert self._resp_sub_prefix
         # The prefix is this connection's own and cannot be guessed, so numbers are enough behind it.
         self._asked += 1
         token = f"{self._asked:x}"
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         answer: asyncio.Future[Msg] = loop.create_future()
         self._resp_map[token] = answer
         timer = loop.call_later(timeout_s, _time_out, answer)
@@ -238,9 +212,9 @@ class Connection(Client):
 
             self._on_heartbeat[token] = heard
         try:
-            await self.publish(subject, payload, reply=self._resp_sub_prefix.decode() + token, headers=headers)
-            if flush:
-                self.write()
+            self.send(subject, payload, self._answers_at + token, headers)
+            if self.is_congested:
+                await self.until_written()
             message = await answer
         except nats.errors.TimeoutError:
             if on_late is not None:
@@ -256,7 +230,7 @@ class Connection(Client):
         return message
 
     def _wait_on(self, token: str, on_late: OnMessage, late_s: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         late: asyncio.Future[Msg] = loop.create_future()
         self._resp_map[token] = late
         if token in self._on_heartbeat:
@@ -279,12 +253,13 @@ class Connection(Client):
     async def _init_request_sub(self) -> None:
         await super()._init_request_sub()
         # The subscription for the answers to all requests, which was just made; others may have been since.
-        answers = f"{(self._resp_sub_prefix or b'').decode()}*"
+        self._answers_at = (self._resp_sub_prefix or b"").decode()
+        answers = f"{self._answers_at}*"
         sid = next(sid for sid, subscription in self._subs.items() if subscription.subject == answers)
         self._on_message[sid] = self._answered
 
     def _answered(self, message: Msg) -> None:
-        token = message.subject.rpartition(".")[2]
+        token = message.subject[len(self._answers_at) :]
         future = self._resp_map.get(token)
         if future is None or future.done():
             return
@@ -294,8 +269,10 @@ class Connection(Client):
             future.set_result(message)
 
     async def _connect_to_server(self, s: Srv) -> None:
+        # Asked once, since asking costs a call of the system each time.
+        self._loop = asyncio.get_running_loop()
         if self._transport is None and s.uri.scheme in _PLAIN_SCHEMES:
-            self._transport = _Transport()
+            self._transport = Transport()
         await super()._connect_to_server(s)
 
     def _connect_command(self) -> bytes:
@@ -307,7 +284,7 @@ class Connection(Client):
 
     async def _read_loop(self) -> None:
         # Until now the client has read the server's greeting itself.
-        if isinstance(self._transport, _Transport) and self._transport.reader is not None:
+        if isinstance(self._transport, Transport) and self._transport.reader is not None:
             self._transport.reader.take = self._take
         await super()._read_loop()
 
@@ -317,12 +294,13 @@ class Connection(Client):
         # The client must finish a message whose first bytes it has already parsed.
         if self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE or not self.is_connected:
             return taken
+        arrived = len(data)
         while (line_end := data.find(b"\r\n", taken)) >= 0:
-            operation, *words = data[taken:line_end].split(b" ")
             try:
-                if operation == b"MSG":
+                operation, *words = data[taken:line_end].decode().split(" ")
+                if operation == "MSG":
                     headers_bytes = 0
-                elif operation == b"HMSG":
+                elif operation == "HMSG":
                     headers_bytes = int(words.pop(-2))
                 else:
                     break
@@ -332,12 +310,12 @@ class Connection(Client):
                 end = begin + int(size)
             except ValueError:
                 break
-            if on_message is None or end + 2 > len(data):
+            if on_message is None or end + 2 > arrived:
                 break
             taken = end + 2
             headers = parse_headers(data[begin : begin + headers_bytes]) if headers_bytes else None
             payload = data[begin + headers_bytes : end]
-            self._hand_over(on_message, int(sid), subject, b"".join(reply), payload, headers)
+            self._hand_over(on_message, Msg(self, subject, reply[0] if reply else "", payload, headers))
         return taken
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
@@ -345,66 +323,16 @@ class Connection(Client):
         if on_message is None:
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
-            self._hand_over(on_message, sid, subject, reply, data, parse_headers(headers) if headers else None)
+            found = parse_headers(headers) if headers else None
+            self._hand_over(on_message, Msg(self, subject.decode(), reply.decode(), data, found))
 
-    def _hand_over(
-        self, on_message: OnMessage, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> None:
+    def _hand_over(self, on_message: OnMessage, message: Msg) -> None:
         self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
+        self.stats["in_bytes"] += len(message.data)
         try:
-            on_message(self._build_message(sid, subject, reply, data, headers))
+            on_message(message)
         except Exception:
-            log.exception("message_failed", extra={"subject": subject.decode()})
-
-    def _is_too_large(self, payload: bytes, headers: dict[str, str] | None) -> bool:
-        block_bytes = len(_block(headers)) if headers else 0
-        return block_bytes + len(payload) > self._max_payload
-
-    def _has_room(self, payload_bytes: int) -> bool:
-        """Whether a message can be written in this turn: connected, small enough, and the send buffer not full."""
-        if self._status not in _SENDING or payload_bytes > self._max_payload:
-            return False
-        return self._unsent_bytes() < MAX_UNSENT_BYTES
-
-    def _unsent_bytes(self) -> int:
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
-        return writer.transport.get_write_buffer_size() if writer else 0
-
-
-def _command(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> bytes | None:
-    """The protocol line of a publish, or None for a subject or header that the client must validate."""
-    words = f"{subject} {reply}" if reply else subject
-    if not words.isprintable() or words.count(" ") != (1 if reply else 0) or not subject:
-        return None
-    if not headers:
-        return f"PUB {words} {len(payload)}\r\n".encode() + payload + b"\r\n"
-    block = _block(headers)
-    if block.count(b"\n") != len(headers) + 2 or block.count(b"\r") != len(headers) + 2:
-        return None
-    size = len(block)
-    return f"HPUB {words} {size} {size + len(payload)}\r\n".encode() + block + payload + b"\r\n"
-
-
-def _block(headers: dict[str, str]) -> bytes:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    return f"{_HEADERS_BEGIN}\r\n{lines}\r\n".encode()
-
-
-def parse_headers(block: bytes) -> dict[str, str] | None:
-    """A message's headers by name, including the server's status; None when there are none."""
-    first, *lines = block.decode(errors="replace").split("\r\n")
-    headers: dict[str, str] = {}
-    status, _, description = first.removeprefix(_HEADERS_BEGIN).strip().partition(" ")
-    if status:
-        headers["Status"] = status
-    if description:
-        headers["Description"] = description
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.strip()] = value.strip()
-    return headers or None
+            log.exception("message_failed", extra={"subject": message.subject})
 
 
 def _ignore() -> None:

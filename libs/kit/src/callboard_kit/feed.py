@@ -34,6 +34,9 @@ def nak(delay_s: float) -> bytes:
     return b"-NAK " + json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)}).encode()
 
 
+FAILED = nak(FAILURE_RETRY_S)
+
+
 class Feed:
     """Hands each message to `handle`, whose return value is the server's answer; an error is a nak with a delay.
 
@@ -144,14 +147,13 @@ class Feed:
             self._wake.set()
 
     async def _take(self, message: Msg) -> None:
-        answer = NAK if self._stopping else nak(FAILURE_RETRY_S)
+        answer = NAK if self._stopping else FAILED
         if not self._stopping and self._may_take():
             try:
-                with tracing.span(self._span, "consumer", message.headers):
-                    answer = await self._handle(message)
+                answer = await tracing.traced(self._handle(message), self._span, "consumer", message.headers)
             except Exception:
                 log.exception("message_failed", extra={"subject": message.subject})
         try:
-            await self._bus.publish(message.reply, answer)
+            self._bus.send(message.reply, answer)
         except BusError:
             log.warning("message_not_answered", extra={"subject": message.subject})

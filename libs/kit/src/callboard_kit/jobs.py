@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from callboard_contracts import subjects
 from callboard_contracts.errors import CallboardError, ErrorCode
@@ -38,14 +39,13 @@ async def enqueue(
         CallboardError: `queue_full`, `body_too_large` or `bus_unavailable`.
     """
     subject = subjects.job(service, pool, job_class, job.tenant)
-    clock = asyncio.get_running_loop().time
-    until = clock() + timeout_s
+    until = time.monotonic() + timeout_s
     try:
         headers = {PREFERRED_WORKER: job.preferred_worker} if job.preferred_worker else None
         with tracing.span(f"enqueue {service} job", "producer", attributes=_attributes(job, pool, job_class)):
             payload = await _encrypted(bus, job, until)
-            left_s = until - clock()
-            return (await bus.publish_stored(subject, payload, job.request_id, left_s, headers, flush=True)).seq
+            left_s = until - time.monotonic()
+            return (await bus.publish_stored(subject, payload, job.request_id, left_s, headers)).seq
     except PublishRefused as refused:
         if refused.err_code == STREAM_STORE_FAILED:
             raise CallboardError(
@@ -70,7 +70,7 @@ async def _encrypted(bus: Bus, job: Job, until: float) -> bytes:
         try:
             return await bus.cipher.encrypt(job.compact())
         except BusUnavailable:
-            if asyncio.get_running_loop().time() + KEY_RETRY_S >= until:
+            if time.monotonic() + KEY_RETRY_S >= until:
                 raise
         await asyncio.sleep(KEY_RETRY_S)
 

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -23,11 +23,13 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+        self._second = 0
+        self._text_of_second = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the record as one line without a line break."""
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": f"{self._date(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
@@ -44,6 +46,22 @@ class JsonFormatter(logging.Formatter):
         except PydanticSerializationError:
             # Half a surrogate pair, such as a broken client sends, has no form in UTF-8.
             return json.dumps(line, default=str)
+
+    def _date(self, second: int) -> str:
+        if second != self._second:
+            self._second, self._text_of_second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return self._text_of_second
+
+
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """Writes to a stream that goes out by the line, as standard error does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record."""
+        try:
+            self.stream.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
 
 
 def _event(record: logging.LogRecord) -> str:
@@ -64,7 +82,9 @@ def _frames(traceback: Any) -> list[str]:
 
 def setup_logs(service: str, level: str) -> None:
     """Sends logs to standard error as JSON lines; libraries log only warnings and errors."""
-    handler = logging.StreamHandler(sys.stderr)
+    # No line names threads and processes, and looking them up costs a call of the system.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    handler = _LineHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]

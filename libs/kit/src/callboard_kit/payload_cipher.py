@@ -9,6 +9,7 @@ import asyncio
 import base64
 import logging
 import os
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,7 +71,7 @@ class PayloadCipher:
             BusUnavailable: a new key is due and the bus does not store it.
         """
         current = self._current
-        if current is None or asyncio.get_running_loop().time() >= current.rotate_at:
+        if current is None or time.monotonic() >= current.rotate_at:
             current = await self._renewed()
         nonce = os.urandom(NONCE_BYTES)
         sealed = current.key.encrypt(nonce, payload, None)
@@ -97,9 +98,8 @@ class PayloadCipher:
 
     async def _renewed(self) -> _CurrentKey:
         async with self._renewing:
-            clock = asyncio.get_running_loop().time
-            if self._current is None or clock() >= self._current.rotate_at:
-                asked_at = clock()
+            if self._current is None or time.monotonic() >= self._current.rotate_at:
+                asked_at = time.monotonic()
                 info = await _info(self._bus)
                 seq, age_s = info["state"]["last_seq"], _age_s(info, "last_ts")
                 key = await self._key(seq) if age_s < self._rotation_s else None

@@ -1,7 +1,7 @@
 """The quota service's requests over the bus, for edges and workers."""
 
-import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -52,7 +52,9 @@ class QuotaRpc:
     async def reserve(self, request: ReserveRequest) -> ReserveReply | None:
         """Quota's decision, or None where there was none in time."""
         if self._wait_s:
-            request = request.model_copy(update={"wait_s": min(self._wait_s, request.life_s)})
+            # Validation costs a third of the model's own copy.
+            wait_s = min(self._wait_s, request.life_s)
+            request = ReserveRequest.model_validate({**vars(request), "wait_s": wait_s})
         return await self._ask(subjects.QUOTA_RESERVE, request, ReserveReply, self._came_late)
 
     async def release(self, hold: Hold) -> None:
@@ -77,23 +79,24 @@ class QuotaRpc:
             return None
 
     async def _answer(self, subject: str, request: Message, on_late: Callable[[bytes], None] | None) -> bytes | None:
-        clock = asyncio.get_running_loop().time
         wait_s = request.wait_s if isinstance(request, ReserveRequest) else self._wait_s
-        until = clock() + wait_s
+        until = time.monotonic() + wait_s
         while True:
-            payload = request.model_dump_json().encode()
+            payload = request.whole()
             try:
                 return await ask_service(
-                    self._bus, subject, payload, self._timeout_s, on_late, LATE_S, max(0.0, until - clock())
+                    self._bus, subject, payload, self._timeout_s, on_late, LATE_S, max(0.0, until - time.monotonic())
                 )
             except BusError as error:
                 unheard = isinstance(error, NoResponders)
-                if not self._retries or clock() >= until or not (unheard or _may_repeat(request)):
+                if not self._retries or time.monotonic() >= until or not (unheard or _may_repeat(request)):
                     log.warning("quota_unreachable", extra={"reason": "nobody listens" if unheard else "no answer"})
                     return None
                 if not unheard and isinstance(request, ReserveRequest):
                     # Somebody may have it, and may even have granted it to nobody's knowledge.
-                    request = request.model_copy(update={"repeat": request.repeat + 1, "wait_s": until - clock()})
+                    request = request.model_copy(
+                        update={"repeat": request.repeat + 1, "wait_s": until - time.monotonic()}
+                    )
 
     def _came_late(self, answer: bytes) -> None:
         if answer and (hold := ReserveReply.model_validate_json(answer).hold) is not None:

@@ -1,6 +1,7 @@
 """Requests to a service's queue group over the bus."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from callboard_kit import tracing
@@ -27,8 +28,7 @@ async def ask_service(
         NoResponders: nobody got the request.
         BusUnavailable: it was sent and not answered in time.
     """
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout_s
+    until = time.monotonic() + timeout_s
     with tracing.span(f"ask {subject}", "client"):
         while True:
             try:
@@ -37,6 +37,6 @@ async def ask_service(
             except NoResponders:
                 pass
             # No responder has the request, so a retry is safe; the service or the bus may be about to come back.
-            if loop.time() + ASK_AGAIN_S >= until:
+            if time.monotonic() + ASK_AGAIN_S >= until:
                 raise NoResponders(subject)
             await asyncio.sleep(ASK_AGAIN_S)

@@ -51,7 +51,7 @@ class StoreHealth:
                 if await self._failed(stream):
                     return f"the bus's store failed: the stream {stream} could not be written"
             life = {MESSAGE_TTL: f"{ANNOUNCE_LIFE_S}s"}
-            await self._bus.publish_stored(self._subject, b"", next(self._ids), CHECK_TIMEOUT_S, life, flush=True)
+            await self._bus.publish_stored(self._subject, b"", next(self._ids), CHECK_TIMEOUT_S, life)
         except BusError as error:
             return f"the bus does not store messages: {error}"
         return None

@@ -155,7 +155,7 @@ async def _batch(
     ended = ""
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    async def collect(message: Msg) -> None:
+    def collect(message: Msg) -> None:
         nonlocal ended
         status = _status(message)
         if status is None:
@@ -166,7 +166,7 @@ async def _batch(
             done.set_result(status == _END_OF_BATCH and pending != "0")
 
     inbox = bus.connection.new_inbox()
-    subscription = await bus.subscribe(inbox, collect)
+    subscription = await bus.subscribe_now(inbox, collect)
     try:
         await bus.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(body).encode(), reply=inbox)
         async with asyncio.timeout(timeout_s):

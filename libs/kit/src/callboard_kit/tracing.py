@@ -4,7 +4,7 @@ While traces are off nothing of OpenTelemetry is imported, and every function he
 holds what a client wrote.
 """
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -112,11 +112,16 @@ def context_of(headers: Headers | None) -> dict[str, str]:
     return {name: headers[name] for name in TRACE_CONTEXT if name in headers} if headers else {}
 
 
+def traced(work: Awaitable[T], name: str, kind: Kind, headers: Headers | None = None) -> Awaitable[T]:
+    """Some work as a span, whose parent came with the headers, or else is the current span."""
+    return work if _tracer is None else _in_span(work, name, kind, headers)
+
+
 def served(work: Coroutine[Any, Any, T], name: str, headers: Headers | None) -> Coroutine[Any, Any, T]:
     """The answering of a request as a span, whose parent came with the request's headers."""
-    return work if _tracer is None else _in_span(work, name, headers)
+    return work if _tracer is None else _in_span(work, name, "server", headers)
 
 
-async def _in_span(work: Coroutine[Any, Any, T], name: str, headers: Headers | None) -> T:
-    with span(name, "server", headers):
+async def _in_span(work: Awaitable[T], name: str, kind: Kind, headers: Headers | None) -> T:
+    with span(name, kind, headers):
         return await work

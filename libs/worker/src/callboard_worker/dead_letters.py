@@ -17,9 +17,9 @@ from callboard_contracts.headers import MESSAGE_TTL, MSG_ID
 from callboard_contracts.jobs import DeadLetter
 from callboard_contracts.streams import DEAD_PAYLOAD_LIFE_S, DLQ
 from callboard_kit.bus import ApiError, Bus, BusError, PublishRefused
-from callboard_kit.connection import parse_headers
 from callboard_kit.payload_cipher import ENCRYPTED
 from callboard_kit.stream_reads import first_seq, read_batches
+from callboard_kit.wire import parse_headers
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from callboard_quota.domain.concurrency import ConcurrencyWait
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.ports import Clock, StoreUnavailable
+from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
 from callboard_quota.domain.reservations import ReservationService
@@ -75,7 +75,8 @@ class Readiness:
     def __init__(self, bus: Bus, streams: Sequence[str]) -> None:
         self.store = StoreHealth(bus, f"quota-{secrets.token_hex(6)}", streams)
         self._bus = bus
-        self.clock: Clock | None = None
+        self.clock: SteadyClock | None = None
+        """Known once the bus has told its time."""
         self.serving = False
 
     def __call__(self) -> str | None:
@@ -86,9 +87,10 @@ class Readiness:
 
     def clock_reason(self) -> str | None:
         """Why the process must not decide by its clock, or None."""
-        if self.clock is None or not self._bus.clock.known:
+        if self.clock is None:
             return "the bus has not told its time"
-        ahead_s = self.clock.now() - self._bus.clock.now()
+        self.clock.now()
+        ahead_s = self.clock.ahead_s
         return f"the clock is {ahead_s:.1f} s ahead of the bus's" if ahead_s > CLOCK_SKEW_S else None
 
     def may_decide(self) -> bool:

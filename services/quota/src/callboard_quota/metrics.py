@@ -1,5 +1,7 @@
 """The metrics of the quota service."""
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from callboard_contracts.quota import AuditEvent
@@ -59,25 +61,34 @@ KUDOS = Counter(
 KUDOS_REFUSALS = Counter("callboard_quota_kudos_refusals", "Kudos transactions refused, by rule.", ("reason",))
 
 
+_decisions = cache(DECISIONS.labels)
+"""A metric with labels keeps a child for each of their values; finding one again takes it ten steps."""
+_settlements = cache(SETTLEMENTS.labels)
+_units = cache(UNITS.labels)
+_kudos = cache(KUDOS.labels)
+decision_seconds = cache(DECISION_SECONDS.labels)
+
+
 def count_event(event: AuditEvent) -> None:
     """Counts an audit event."""
     work = event.work or "none"
     if work == "kudos" and event.kind in {"settled", "released"}:
-        KUDOS.labels(event.reason).inc(event.kudos)
+        _kudos(event.reason).inc(event.kudos)
         return
     match event.kind:
         case "admitted":
-            DECISIONS.labels(work, "admitted").inc()
+            _decisions(work, "admitted").inc()
         case "refused":
-            DECISIONS.labels(work, event.reason).inc()
+            _decisions(work, event.reason).inc()
         case "settled":
-            SETTLEMENTS.labels("after_expiry" if event.reason == "after_expiry" else "settled").inc()
-            UNITS.labels(work).inc(event.units)
-            KUDOS.labels("spend").inc(event.kudos)
+            _settlements("after_expiry" if event.reason == "after_expiry" else "settled").inc()
+            _units(work).inc(event.units)
+            if event.kudos:
+                _kudos("spend").inc(event.kudos)
         case "released":
-            SETTLEMENTS.labels("released").inc()
+            _settlements("released").inc()
         case "ignored":
-            SETTLEMENTS.labels(event.reason).inc()
+            _settlements(event.reason).inc()
         case "expired":
             EXPIRED_LEASES.inc()
         case "corrected":

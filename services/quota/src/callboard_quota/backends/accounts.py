@@ -54,8 +54,12 @@ class BucketAccounts:
 
     async def by_id(self, account_id: str) -> Account | None:
         """The account of that id."""
-        with suppress(KeyError):
+        try:
             return self._accounts[account_id]
+        except KeyError:
+            return await self._read_account(account_id)
+
+    async def _read_account(self, account_id: str) -> Account | None:
         before = self._invalidations
         found = await self._read(account_entry(account_id))
         try:

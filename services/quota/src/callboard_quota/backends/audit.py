@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import secrets
+import os
 from collections.abc import Callable
 
 from callboard_contracts import subjects
@@ -30,15 +30,21 @@ class AuditJournal:
         self._publisher = publisher
         self._on_event = on_event
         self._on_loss = on_loss
-        self._waiting: asyncio.Queue[AuditEvent] = asyncio.Queue(MAX_WAITING)
+        self._waiting: list[AuditEvent] = []
+        """What is recorded and not published yet."""
+        self._some_waiting, self._none_waiting = asyncio.Event(), asyncio.Event()
+        self._none_waiting.set()
 
     def record(self, event: AuditEvent) -> None:
         """Records an event without waiting; it is lost, and counted as lost, only when 50,000 wait already."""
         self._on_event(event)
-        try:
-            self._waiting.put_nowait(event)
-        except asyncio.QueueFull:
+        if not self._waiting:
+            self._some_waiting.set()
+            self._none_waiting.clear()
+        elif len(self._waiting) >= MAX_WAITING:
             self._on_loss()
+            return
+        self._waiting.append(event)
 
     def count(self, event: AuditEvent) -> None:
         """Counts an event that the ledger's store has recorded already."""
@@ -47,21 +53,22 @@ class AuditJournal:
     async def run(self) -> None:
         """Publishes recorded events until cancelled."""
         while True:
-            events = [await self._waiting.get()]
+            await self._some_waiting.wait()
             await asyncio.sleep(GATHER_S)
-            while len(events) < BATCH and not self._waiting.empty():
-                events.append(self._waiting.get_nowait())
+            events = self._waiting[:BATCH]
             await self._publish([message for event in events for message in _outgoing(event)])
-            for _ in events:
-                self._waiting.task_done()
+            del self._waiting[: len(events)]
+            if not self._waiting:
+                self._some_waiting.clear()
+                self._none_waiting.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until what is recorded by now is published, within a time; `run` goes on meanwhile."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._waiting.join()
+                await self._none_waiting.wait()
         except TimeoutError:
-            log.warning("audit_not_drained", extra={"waiting": self._waiting.qsize()})
+            log.warning("audit_not_drained", extra={"waiting": len(self._waiting)})
 
     async def _publish(self, batch: list[Outgoing]) -> None:
         while batch:
@@ -74,10 +81,11 @@ class AuditJournal:
 
 
 def _outgoing(event: AuditEvent) -> list[Outgoing]:
-    data = event.model_dump_json().encode()
+    data = event.whole()
+    filed_under = (event.request_id, event.worker) if event.worker else (event.request_id,)
     # An id may be a client's and name no request.
     return [
-        Outgoing(subjects.audit(of), data, {MSG_ID: secrets.token_hex(ID_BYTES)})
-        for of in (event.request_id, event.worker)
+        Outgoing(subjects.audit(of), data, {MSG_ID: os.urandom(ID_BYTES).hex()})
+        for of in filed_under
         if subjects.is_token(of)
     ]

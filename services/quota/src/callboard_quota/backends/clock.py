@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 MAX_STEP_S = 1.0
 RESOLUTION_S = 0.001
-"""The clock stands still for so long, since one decision asks for the time ten times."""
+"""The clock stands still for so long, since one decision asks for the time often."""
 PACE_AHEAD = 0.5
 """The clock's speed while the followed clock is behind it."""
 
@@ -25,6 +25,8 @@ class SteadyClock:
         self._last_pace = pace()
         self._offset = self._last - self._last_pace
         self.stepped_at: float | None = None
+        self.ahead_s = 0.0
+        """How far it was ahead of the followed clock when it last moved."""
 
     def now(self) -> float:
         """Unix seconds, never less than before."""
@@ -38,6 +40,7 @@ class SteadyClock:
         self._offset = offset
         self._last = max(wall, self._last + (pace - self._last_pace) * PACE_AHEAD)
         self._last_pace = pace
+        self.ahead_s = self._last - wall
         return self._last
 
     def steady_for_s(self) -> float:

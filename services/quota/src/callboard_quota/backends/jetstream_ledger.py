@@ -77,9 +77,8 @@ class JetStreamLedger:
 
     async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
-        lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.model_dump_json().encode(), {MSG_ID: hold.id})
-        answers = await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s, flush=True)
-        return [Applied(answer.value, answer.duplicate) for answer in answers[1:]]
+        lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.whole(), {MSG_ID: hold.id})
+        return (await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s))[1:]
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
         """Applies the changes, all in flight at once, and the removal of a lease with them."""
@@ -88,15 +87,14 @@ class JetStreamLedger:
             messages.append(_tombstone(closing))
         if not messages:
             return []
-        answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
-        return [Applied(answer.value, answer.duplicate) for answer in answers[: len(changes)]]
+        return (await self._publisher.publish(messages, SETTLE_TIMEOUT_S))[: len(changes)]
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id wins."""
         if outcome.work == "kudos":
             return await self._record_transaction(outcome)
         subject = subjects.audit(outcome.request_id)
-        message = Outgoing(subject, outcome.model_dump_json().encode(), {MSG_ID: outcome.hold_id + OUTCOME_SUFFIX})
+        message = Outgoing(subject, outcome.whole(), {MSG_ID: outcome.hold_id + OUTCOME_SUFFIX})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
         if not answer.duplicate:
             return outcome
@@ -119,7 +117,7 @@ class JetStreamLedger:
         if known is not None:
             return known
         subject = subjects.transfer(outcome.request_id)
-        message = Outgoing(subject, outcome.model_dump_json().encode(), {MSG_ID: f"{outcome.request_id}.transaction"})
+        message = Outgoing(subject, outcome.whole(), {MSG_ID: f"{outcome.request_id}.transaction"})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
         if not answer.duplicate:
             return outcome
@@ -198,9 +196,8 @@ def counter_value(message: StoredMessage) -> int:
 
 
 def _outgoing(change: Change) -> Outgoing:
-    headers = {INCREMENT: f"{change.amount:+d}"}
-    if change.id is not None:
-        headers[MSG_ID] = change.id
+    by = f"{change.amount:+d}"
+    headers = {INCREMENT: by} if change.id is None else {INCREMENT: by, MSG_ID: change.id}
     return Outgoing(counter_subject(change.counter), b"", headers)
 
 

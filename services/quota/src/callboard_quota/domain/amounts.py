@@ -47,8 +47,8 @@ def cost(work: Work, rates: Rates, kind: WorkKind) -> Cost:
 def shares(whole: Cost, holds: Sequence[Hold]) -> list[Cost]:
     """Divides a cost among the holds taken for it: each is filled in turn, and the last takes the rest."""
     # Sound is counted by those holds alone that have a counter of it.
-    counting = [hold.heard_ms is not None for hold in holds]
-    last = max((n for n, counts in enumerate(counting) if counts), default=-1)
+    counting = [n for n, hold in enumerate(holds) if hold.heard_ms is not None] if whole.heard_ms else []
+    last = counting[-1] if counting else -1
     units, heard_ms = whole if last >= 0 else (whole.units, 0)
     divided: list[Cost] = []
     for n, hold in enumerate(holds):

@@ -14,7 +14,7 @@ def late_id(hold: Hold) -> str:
 
 def is_transaction(hold: Hold) -> bool:
     """Whether the hold is a kudos transaction, which credits an account when it is settled."""
-    return any(entry.metric == KUDOS_CREDIT_METRIC for entry in hold.entries)
+    return KUDOS_CREDIT_METRIC in [entry.metric for entry in hold.entries]
 
 
 def credited_kudos(hold: Hold) -> int:

@@ -80,7 +80,7 @@ class Attempt:
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
         self.hold = Hold(
-            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_hex(ID_BYTES)}",
+            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_bytes(ID_BYTES).hex()}",
             request_id=request.request_id,
             tenant=request.tenant,
             kind=request.kind,
@@ -102,7 +102,7 @@ class Attempt:
 
     def present_counter(self, limit: Limit) -> Counter:
         """The counter of a limit that this attempt raises."""
-        return Counter(limit.tenant, limit.metric.name, self._buckets[limit.metric])
+        return Counter(limit.tenant, limit.kind.metric.name, self._buckets[limit.kind.metric])
 
     def changes(self) -> list[Change]:
         """The increments, and after them the reads of neighbouring hours."""
@@ -123,14 +123,14 @@ class Attempt:
 
     def earlier(self, limit: Limit) -> int:
         """What is known to count for a limit beside the present bucket."""
-        usage = self._usage.get((limit.tenant, limit.metric))
+        usage = self._usage.get((limit.tenant, limit.kind.metric))
         if usage is None:
             return 0
         used = usage.sums[limit.kind]
         if limit.kind.window.earlier_hours(self.now):
-            used += self._neighbour(limit.tenant, limit.metric, -HOUR_S, usage.previous) or 0
+            used += self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous) or 0
         if self._is_before_turn and limit.kind.window.counts_next_hour(self.now):
-            used += self._neighbour(limit.tenant, limit.metric, HOUR_S, None) or 0
+            used += self._neighbour(limit.tenant, limit.kind.metric, HOUR_S, None) or 0
         return used
 
     def _neighbour(self, tenant: str, metric: Metric, away_s: float, otherwise: int | None) -> int | None:
@@ -156,8 +156,8 @@ class Attempt:
             if limit.kind.is_balance:
                 continue
             fullness = used / limit.maximum if limit.maximum else 1.0
-            if limit.metric not in fullest or fullness > fullest[limit.metric][0]:
-                fullest[limit.metric] = (fullness, limit, used)
+            if limit.kind.metric not in fullest or fullness > fullest[limit.kind.metric][0]:
+                fullest[limit.kind.metric] = (fullness, limit, used)
         return None, tuple([self.limit_usage(limit, used) for _fullness, limit, used in fullest.values()])
 
     def limit_usage(self, limit: Limit, used: int) -> LimitUsage:
@@ -166,11 +166,11 @@ class Attempt:
 
     def _oldest_at(self, limit: Limit) -> float | None:
         """When the earliest hour with use began, None for the present one."""
-        usage = self._usage.get((limit.tenant, limit.metric))
+        usage = self._usage.get((limit.tenant, limit.kind.metric))
         if usage is None:
             return None
         oldest_at = usage.oldest_at.get(limit.kind)
-        if oldest_at is None and self._neighbour(limit.tenant, limit.metric, -HOUR_S, usage.previous):
+        if oldest_at is None and self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous):
             oldest_at = (self.now // HOUR_S - 1) * HOUR_S
         return oldest_at
 
@@ -179,11 +179,11 @@ class Attempt:
         if amount > limit.maximum:
             return Refused(self.limit_usage(limit, used_without), None)
         used: dict[str, int] = {}
-        usage = self._usage.get((limit.tenant, limit.metric))
+        usage = self._usage.get((limit.tenant, limit.kind.metric))
         if usage is not None:
-            previous = self._neighbour(limit.tenant, limit.metric, -HOUR_S, usage.previous) or 0
+            previous = self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous) or 0
             present = max(0, used_without - usage.sums[limit.kind] - previous)
-            used = {**usage.older, hour_bucket(self.now - HOUR_S): previous, self._buckets[limit.metric]: present}
+            used = {**usage.older, hour_bucket(self.now - HOUR_S): previous, self._buckets[limit.kind.metric]: present}
         excess = used_without + amount - limit.maximum
         frees_in_s = limit.kind.window.frees_in_s(self.now, used, excess)
         return Refused(self.limit_usage(limit, used_without), frees_in_s)

@@ -96,15 +96,15 @@ class Ledger:
         A hold gives back what its work does not use, and most work uses little of it.
         """
         limit, used = refused.limit_usage.limit, refused.limit_usage.used
-        if not limit.metric.is_measured or limit.tenant != request.tenant or refused.retry_after_s is None:
+        if not limit.kind.metric.is_measured or limit.tenant != request.tenant or refused.retry_after_s is None:
             return refused
-        amount = request.amount(limit.tenant, limit.metric)
+        amount = request.amount(limit.tenant, limit.kind.metric)
         held = 0
         async for hold in self._store.leases(request.tenant):
             held += sum(
                 entry.amount
                 for entry in hold.entries
-                if (entry.tenant, entry.metric) == (limit.tenant, limit.metric.name)
+                if (entry.tenant, entry.metric) == (limit.tenant, limit.kind.metric.name)
             )
             if used - held + amount <= limit.maximum:
                 return Refused(refused.limit_usage, min(refused.retry_after_s, HELD_RETRY_S))
@@ -199,7 +199,7 @@ class Ledger:
             if limit is not None:
                 value = values[0]
                 if value is None:
-                    counter = Counter(limit.tenant, limit.metric.name, limit.metric.bucket(self._clock.now()))
+                    counter = Counter(limit.tenant, limit.kind.metric.name, limit.kind.metric.bucket(self._clock.now()))
                     value = (await self._store.apply([Change(counter, 0, None)]))[0].value
                 allowed = value is not None and value <= limit.maximum
             wanted = audit_event("settled" if allowed else "released", hold, self._clock.now(), hold.model)
@@ -248,11 +248,9 @@ class Ledger:
     async def _apply(self, changes: Sequence[Change], closing: Hold | None = None) -> None:
         """Applies what work cost; a tenant whose use of an earlier hour grows is invalidated in all caches."""
         await self._store.apply(changes, closing)
-        present = hour_bucket(self._clock.now())
-        for change in changes:
-            counter = change.counter
-            if change.amount > 0 and METRICS[counter.metric].is_hourly and counter.bucket != present:
-                await self.invalidate(counter.tenant)
+        for tenant, metric, bucket in [change.counter for change in changes if change.amount > 0]:
+            if METRICS[metric].is_hourly and bucket != hour_bucket(self._clock.now()):
+                await self.invalidate(tenant)
 
     async def invalidate(self, tenant: str) -> None:
         """Invalidates a tenant's cached use of earlier hours, because it grew, in all processes."""
@@ -265,8 +263,8 @@ class Ledger:
         now = self._clock.now()
         counters = {
             limit: [
-                Counter(limit.tenant, limit.metric.name, bucket)
-                for bucket in (limit.metric.bucket(now), *limit.kind.window.earlier_buckets(now))
+                Counter(limit.tenant, limit.kind.metric.name, bucket)
+                for bucket in (limit.kind.metric.bucket(now), *limit.kind.window.earlier_buckets(now))
             ]
             for limit in limits
         }
@@ -275,7 +273,7 @@ class Ledger:
         limit_usages: list[LimitUsage] = []
         for limit in limits:
             used = {counter.bucket: value for counter in counters[limit] if (value := found.get(counter, 0))}
-            oldest_at = hour_start(min(used)) if used and limit.metric.is_hourly else None
+            oldest_at = hour_start(min(used)) if used and limit.kind.metric.is_hourly else None
             resets_in_s = limit.kind.window.resets_in_s(now, oldest_at)
             limit_usages.append(LimitUsage(limit, sum(used.values()), resets_in_s))
         return limit_usages
@@ -293,8 +291,8 @@ class Ledger:
         now = self._clock.now()
         kinds: dict[tuple[str, Metric], list[LimitKind]] = {}
         for limit in request.limits:
-            if limit.metric.is_hourly:
-                kinds.setdefault((limit.tenant, limit.metric), []).append(limit.kind)
+            if limit.kind.metric.is_hourly:
+                kinds.setdefault((limit.tenant, limit.kind.metric), []).append(limit.kind)
         usage: dict[tuple[str, Metric], UsageWindow] = {}
         for (tenant, metric), wanted in kinds.items():
             usage[tenant, metric] = await self.window_cache.get(tenant, metric, wanted, now)
@@ -307,7 +305,7 @@ class Ledger:
         for limit in attempt.request.limits:
             if limit.kind.is_balance:
                 continue
-            amount = attempt.request.amount(limit.tenant, limit.metric)
+            amount = attempt.request.amount(limit.tenant, limit.kind.metric)
             earlier = attempt.earlier(limit)
             if earlier + amount > limit.maximum:
                 present = attempt.present_counter(limit)
@@ -318,7 +316,7 @@ class Ledger:
     def _refresh(self, attempt: Attempt) -> bool:
         """Has stale windows of an attempt's limits read anew; says whether there are any."""
         limits = attempt.request.limits
-        refreshed = [self.window_cache.refresh(limit.tenant, limit.metric, attempt.now) for limit in limits]
+        refreshed = [self.window_cache.refresh(limit.tenant, limit.kind.metric, attempt.now) for limit in limits]
         return any(refreshed)
 
     async def _write(self, attempt: Attempt) -> tuple[Granted | Refused, bool]:
@@ -344,7 +342,7 @@ class Ledger:
             raise
         if over is None:
             raise StoreUnavailable("the store confirmed too late")
-        amount = attempt.request.amount(over.limit.tenant, over.limit.metric)
+        amount = attempt.request.amount(over.limit.tenant, over.limit.kind.metric)
         counter = attempt.present_counter(over.limit)
         for change, result in zip(reversal(hold), undone, strict=True):
             if change.counter == counter and result.value is not None:

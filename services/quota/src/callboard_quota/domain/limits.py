@@ -8,6 +8,7 @@ from cachetools import LRUCache
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import LimitsSection, QuotaSection
+from callboard_contracts.quota import WorkKind
 from callboard_quota.domain.limit_kinds import BALANCE, HEARD, LIMIT_KINDS, UNITS, LimitKind, Metric
 from callboard_quota.domain.tenants import ANONYMOUS, SITE, model_tenant
 
@@ -31,11 +32,6 @@ class Limit:
     maximum: int
 
     @property
-    def metric(self) -> Metric:
-        """What the limit counts."""
-        return self.kind.metric
-
-    @property
     def label(self) -> str:
         """The limit's name for clients and metrics, from a closed set."""
         return f"{self.scope}.{self.kind.name}"
@@ -43,7 +39,7 @@ class Limit:
     @property
     def allowed(self) -> int:
         """The maximum in the client's measure."""
-        return self.maximum // self.metric.client_factor
+        return self.maximum // self.kind.metric.client_factor
 
     def refusal(self, used: int, *, may_fit_later: bool) -> str:
         """What a client is told that is over the limit."""
@@ -77,8 +73,7 @@ class LimitSet:
     """What a request is decided by.
 
     `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several of one
-    kind on one tenant only the lowest; `counted` are the tenants and metrics that requests count in. Of both, those
-    apply whose metric counts the request's kind of work.
+    kind on one tenant only the lowest; `counted` are the tenants and metrics that requests count in.
     """
 
     tenant: str
@@ -96,32 +91,43 @@ class LimitPolicy:
 
     def __init__(self, settings: QuotaSection) -> None:
         self._settings = settings
-        self._cached: LRUCache[tuple[str | None, str | None, str | None], tuple[Account | None, LimitSet]]
+        self._cached: LRUCache[
+            tuple[str | None, str | None, str | None, WorkKind | None], tuple[Account | None, LimitSet]
+        ]
         self._cached = LRUCache(MAX_CACHED)
 
-    def limits_of_caller(self, account: Account | None, address: str | None, model: str | None = None) -> LimitSet:
+    def limits_of_caller(
+        self, account: Account | None, address: str | None, model: str | None = None, kind: WorkKind | None = None
+    ) -> LimitSet:
         """The limits of an account, or else of the tenant of an address; a caller with neither is anonymous.
 
-        The limits of the model and of the site are among them only if a model is given.
+        The limits of the model and of the site are among them only if a model is given. With a kind of work they are
+        those that it counts for.
         """
         limited = model if model is None or model in self._settings.model_tiers else ""
-        caller = (account.id if account else None, address, limited)
-        known = self._cached.get(caller)
-        if known is None or known[0] is not account:
-            known = self._cached[caller] = (account, self._find(account, address, limited))
-        return known[1]
+        caller = (account.id if account else None, address, limited, kind)
+        try:
+            decided_for, limit_set = self._cached[caller]
+        except KeyError:
+            decided_for = limit_set = None
+        if limit_set is None or decided_for is not account:
+            limit_set = self._find(account, address, limited, kind)
+            self._cached[caller] = (account, limit_set)
+        return limit_set
 
-    def limits_of_extension(self, tenant: str, account: Account | None, address: str | None, model: str) -> LimitSet:
+    def limits_of_extension(
+        self, tenant: str, account: Account | None, address: str | None, model: str, kind: WorkKind
+    ) -> LimitSet:
         """The limits of an extension of a hold that `tenant` is charged for; it counts as no request and no job."""
         principals = [account_principal(self._settings, account)] if account else []
         if address is not None:
             principals.append(address_principal(self._settings, address, anonymous=address == tenant))
         principals = principals or [Principal("address", tenant, ())]
         limits = _strictest([*principals, *shared_principals(self._settings, model)])
-        limits = tuple([limit for limit in limits if limit.metric.is_measured])
-        return LimitSet(tenant, "", principals[0].scope, limits, _counted(principals[0].tenant, limits))
+        limits = tuple([limit for limit in limits if limit.kind.metric.is_measured])
+        return _limit_set(tenant, "", principals[0], limits, kind)
 
-    def _find(self, account: Account | None, address: str | None, model: str | None) -> LimitSet:
+    def _find(self, account: Account | None, address: str | None, model: str | None, kind: WorkKind | None) -> LimitSet:
         principals = [account_principal(self._settings, account)] if account else []
         if address is not None and (account is None or self._settings.address_tier):
             principals.append(address_principal(self._settings, address, anonymous=account is None))
@@ -130,7 +136,7 @@ class LimitPolicy:
         shared = [] if model is None else shared_principals(self._settings, model)
         limits = _strictest([*principals, *shared])
         payer, tier = principals[0], account.tier if account else self._settings.anonymous_tier
-        return LimitSet(payer.tenant, tier, payer.scope, limits, _counted(payer.tenant, limits))
+        return _limit_set(payer.tenant, tier, payer, limits, kind)
 
 
 def account_principal(settings: QuotaSection, account: Account) -> Principal:
@@ -169,7 +175,14 @@ def _strictest(principals: Iterable[Principal]) -> tuple[Limit, ...]:
     return tuple(chosen.values())
 
 
-def _counted(payer: str, limits: Iterable[Limit]) -> tuple[tuple[str, Metric], ...]:
-    counters: dict[tuple[str, Metric], None] = {(payer, UNITS): None, (payer, HEARD): None}
-    counters |= {(limit.tenant, limit.metric): None for limit in limits}
-    return tuple(counters)
+def _limit_set(tenant: str, tier: str, payer: Principal, limits: Iterable[Limit], kind: WorkKind | None) -> LimitSet:
+    """The limits and counters that apply to a kind of work; without one, all."""
+    counters: dict[tuple[str, Metric], None] = {(payer.tenant, UNITS): None, (payer.tenant, HEARD): None}
+    counters |= {(limit.tenant, limit.kind.metric): None for limit in limits}
+    return LimitSet(
+        tenant,
+        tier,
+        payer.scope,
+        tuple([limit for limit in limits if kind is None or limit.kind.metric.counts(kind)]),
+        tuple([(who, metric) for who, metric in counters if kind is None or metric.counts(kind)]),
+    )

@@ -25,11 +25,16 @@ class Change(NamedTuple):
     id: str | None
 
 
-class Applied(NamedTuple):
-    """What became of a change: the counter's value just after it, which is not known for a duplicate."""
+@dataclass(slots=True)
+class Applied:
+    """What became of a change: the counter's value just after it, which is not known for a duplicate.
+
+    A duplicate that was not sent `again` was first sent by somebody else.
+    """
 
     value: int | None
     duplicate: bool
+    again: bool = False
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - a state, not a failure

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from callboard_contracts.accounts import Account
 from callboard_contracts.config import QuotaSection
@@ -20,6 +20,7 @@ from callboard_contracts.quota import (
     ReserveRequest,
     UsageReply,
     UsageRequest,
+    WorkKind,
 )
 from callboard_contracts.streams import LEASE_LIFE_S
 from callboard_contracts.subjects import token
@@ -79,26 +80,33 @@ class ReservationService:
     def settings(self, settings: QuotaSection) -> None:
         self._settings = settings
         self._policy = LimitPolicy(settings)
+        models = ("", *settings.weights.model_factors)
+        self._rates = {
+            (model, kind): rates_of(settings.weights, model, kind) for model in models for kind in get_args(WorkKind)
+        }
+        """By model and kind of work; under no name, those of every model that is not named in the settings."""
 
     async def reserve(self, request: ReserveRequest) -> ReserveReply:
         """Grants or refuses a hold; for as long as the sender waits, a store that elects a leader is waited for."""
-        until = self._clock.now() + request.wait_s
+        now, left_s = self._clock.now(), request.wait_s
+        until = now + left_s
         while True:
-            left_s = until - self._clock.now()
             try:
-                return await self._reserve(request, max(DECISION_LIFE_S, left_s))
+                return await self._reserve(request, now, max(DECISION_LIFE_S, left_s))
             except OutcomeUnknown:
                 raise
             except StoreUnavailable:
                 if left_s <= STORE_RETRY_S:
                     raise
             await self._pause(STORE_RETRY_S)
+            now = self._clock.now()
+            left_s = until - now
 
-    async def _reserve(self, request: ReserveRequest, confirm_timeout_s: float) -> ReserveReply:
+    async def _reserve(self, request: ReserveRequest, now: float, confirm_timeout_s: float) -> ReserveReply:
         tenant = ANONYMOUS
         try:
             _check(request, self.settings.lease_margin_s)
-            limit_set = await self._limit_set(request)
+            limit_set = await self._limit_set(request, now)
             tenant = limit_set.tenant
             if request.kudos and (request.extends or limit_set.scope != "key"):
                 if request.extends or not request.kudos_if_any:
@@ -140,7 +148,7 @@ class ReservationService:
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
         """Says who a caller is."""
         try:
-            limit_set = await self._limits_of_caller(request.key_digest, request.address)
+            limit_set = await self._limits_of_caller(request.key_digest, request.address, self._clock.now())
         except RefusedRequest as refused:
             return IdentifyReply(error=refused.info)
         return IdentifyReply(tenant=limit_set.tenant, tier=limit_set.tier)
@@ -148,7 +156,7 @@ class ReservationService:
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Says what a caller has used and where the caller's limits stand."""
         try:
-            limit_set = await self._limits_of_caller(request.key_digest, request.address)
+            limit_set = await self._limits_of_caller(request.key_digest, request.address, self._clock.now())
         except RefusedRequest as refused:
             return UsageReply(error=refused.info)
         periods = [Limit(limit_set.scope, limit_set.tenant, kind, 0) for kind in (TOKENS_PER_DAY, TOKENS_PER_MONTH)]
@@ -174,9 +182,9 @@ class ReservationService:
         self._journal.count(ended.outcome)
         return ReleaseReply(settled=True)
 
-    async def _limit_set(self, request: ReserveRequest) -> LimitSet:
+    async def _limit_set(self, request: ReserveRequest, now: float) -> LimitSet:
         if request.extends is None:
-            return await self._limits_of_caller(request.key_digest, request.address, request.model)
+            return await self._limits_of_caller(request.key_digest, request.address, now, request.model, request.kind)
         hold = request.extends
         if not self._secret.is_ours(hold) or hold.request_id != request.request_id:
             raise _invalid("extends", "the hold to extend is not one of this request")
@@ -187,41 +195,48 @@ class ReservationService:
                 account = account or await self._accounts.by_id(entry.tenant)
             elif entry.tenant.startswith((ADDRESS_MARK, ANONYMOUS)):
                 address = entry.tenant
-        return self._policy.limits_of_extension(hold.tenant, account, address, request.model)
+        return self._policy.limits_of_extension(hold.tenant, account, address, request.model, request.kind)
 
-    async def _limits_of_caller(self, digest: str | None, address: str | None, model: str | None = None) -> LimitSet:
+    async def _limits_of_caller(
+        self,
+        digest: str | None,
+        address: str | None,
+        now: float,
+        model: str | None = None,
+        kind: WorkKind | None = None,
+    ) -> LimitSet:
         account: Account | None = None
         if digest is not None:
-            account = await self._account(digest)
+            account = await self._account(digest, now)
         elif self.settings.require_key:
             raise _bad_key("An API key is required.")
         try:
             tenant = None if address is None else self._secret.address_tenant(address)
         except ValueError:
             raise _invalid("address", "not an IP address") from None
-        return self._policy.limits_of_caller(account, tenant, model)
+        return self._policy.limits_of_caller(account, tenant, model, kind)
 
-    async def _account(self, digest: str) -> Account:
+    async def _account(self, digest: str, now: float) -> Account:
         account = await self._accounts.by_digest(digest)
         key = account.key(digest) if account else None
         if account is None or key is None:
             raise _bad_key("The API key is not known.")
         if key.revoked_at is not None:
             raise _bad_key("The API key was revoked.")
-        if not key.valid_at(self._clock.now()):
+        if not key.valid_at(now):
             raise _bad_key("The API key has expired.")
         return account
 
     def _hold_request(
         self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float, kudos: int
     ) -> HoldRequest:
-        rates = rates_of(self.settings.weights, request.model, request.kind)
         if request.extends:
             rates = request.extends.rates
+        else:
+            rates = self._rates.get((request.model, request.kind)) or self._rates["", request.kind]
         costs = cost(request.work, rates, request.kind)
-        limits = tuple([limit for limit in limit_set.limits if limit.metric.counts(request.kind)])
-        counted = [(tenant, metric) for tenant, metric in limit_set.counted if metric.counts(request.kind)]
-        amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in counted]
+        limits = limit_set.limits
+        amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in limit_set.counted]
         if kudos:
             limits += (kudos_limit(limit_set.tenant),)
             amounts.append((limit_set.tenant, KUDOS, kudos))
@@ -302,6 +317,6 @@ def _state(limit_usage: LimitUsage) -> LimitState:
     return LimitState(
         limit=limit.label,
         allowed=limit.allowed,
-        remaining=max(0, limit.maximum - limit_usage.used) // limit.metric.client_factor,
+        remaining=max(0, limit.maximum - limit_usage.used) // limit.kind.metric.client_factor,
         resets_in_s=limit_usage.resets_in_s,
     )

@@ -38,11 +38,11 @@ class Secret:
 
     def signed(self, hold: Hold) -> Hold:
         """The hold with the signature by which quota recognises it."""
-        return hold.model_copy(update={"signature": self._sign(hold)})
+        return Hold.model_validate({**vars(hold), "signature": self._sign(hold)})
 
     def is_ours(self, hold: Hold) -> bool:
         """Whether quota granted this hold exactly as it stands."""
-        return hmac.compare_digest(self._sign(hold).encode(), hold.signature.encode())
+        return hold.signature.isascii() and hmac.compare_digest(self._sign(hold), hold.signature)
 
     def _sign(self, hold: Hold) -> str:
         entries = [(entry.tenant, entry.metric, entry.bucket, entry.amount) for entry in hold.entries]

@@ -48,12 +48,16 @@ class WindowCache:
 
     async def get(self, tenant: str, metric: Metric, kinds: Iterable[LimitKind], at: float) -> UsageWindow:
         """The earlier hours that these kinds of limit count; raises StoreUnavailable."""
-        usage = self._cached.get((tenant, metric))
         wanted = set(kinds)
-        if usage is not None and usage.hour == at // HOUR_S:
-            if wanted <= usage.sums.keys():
-                return usage
-            wanted |= usage.sums.keys()
+        try:
+            usage = self._cached[tenant, metric]
+        except KeyError:
+            pass
+        else:
+            if usage.hour == at // HOUR_S:
+                if wanted <= usage.sums.keys():
+                    return usage
+                wanted |= usage.sums.keys()
         before = self._invalidations
         usage = await self._read(tenant, metric, wanted, at)
         if before == self._invalidations:

@@ -6,7 +6,9 @@ request of every client waits for, reach their handler directly.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from faststream import ContextRepo
@@ -38,7 +40,7 @@ from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
-from callboard_quota.metrics import DECISION_SECONDS, IN_FLIGHT, KUDOS_REFUSALS, STORE_FAILURES
+from callboard_quota.metrics import IN_FLIGHT, KUDOS_REFUSALS, STORE_FAILURES, decision_seconds
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class RpcHandlers:
             QUOTA_KUDOS_UPTIME: kudos.uptime,
         }
         self._replies = {subject: reply_of(handler) for subject, handler in self.handlers.items()}
+        self._names = {subject: subject.removeprefix("quota.").replace(".", "_") for subject in self.handlers}
         IN_FLIGHT.set_function(lambda: len(in_flight))
 
     def __call__(self, msg: Any, /, *, context: ContextRepo) -> AnsweringMiddleware:
@@ -97,31 +100,21 @@ class RpcHandlers:
         """Answers a reservation without FastStream, which would cost half as much again as the decision."""
         if not message.reply:
             return
-
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle | None = None
-
-        def beat() -> None:
-            nonlocal timer
-            timer = loop.call_later(DECISION_HEARTBEAT_S, beat)
-            self._in_flight.start(self._say_alive(message.reply), "heartbeat")
-
-        async def decide() -> ReserveReply:
-            nonlocal timer
-            request = ReserveRequest.model_validate_json(message.data)
-            if request.wait_s:
-                timer = loop.call_later(DECISION_HEARTBEAT_S, beat)
-            return await self._reservations.reserve(request)
-
+        reply = await self.answer(QUOTA_RESERVE, partial(self._decide, message))
         try:
-            reply = await self.answer(QUOTA_RESERVE, decide)
-        finally:
-            if timer is not None:
-                timer.cancel()
-        try:
-            await self._bus.publish(message.reply, reply.model_dump_json(exclude_none=True).encode(), flush=True)
+            self._bus.send(message.reply, reply.encoded())
         except BusError:
             log.warning("reply_lost", extra={"request": "reserve"})
+
+    async def _decide(self, message: Msg) -> ReserveReply:
+        request = ReserveRequest.model_validate_json(message.data)
+        if not request.wait_s:
+            return await self._reservations.reserve(request)
+        heartbeat = _Heartbeat(partial(self._say_alive, message.reply))
+        try:
+            return await self._reservations.reserve(request)
+        finally:
+            heartbeat.stop()
 
     async def verify(self, request: VerifyRequest, message: NatsMessage) -> VerifyReply:
         """Recomputes all counters from USAGE, for the hours since a time; raises StoreUnavailable."""
@@ -137,8 +130,8 @@ class RpcHandlers:
         reply = self._replies.get(subject)
         if reply is None:
             return await call()
-        request = subject.removeprefix("quota.").replace(".", "_")
-        started = asyncio.get_running_loop().time()
+        request = self._names[subject]
+        started = time.monotonic()
         try:
             self._check_ready()
             return await call()
@@ -149,7 +142,7 @@ class RpcHandlers:
                 raise
             return reply.model_validate({"error": info})
         finally:
-            DECISION_SECONDS.labels(request).observe(asyncio.get_running_loop().time() - started, tracing.ids())
+            decision_seconds(request).observe(time.monotonic() - started, tracing.ids())
 
     def _check_ready(self) -> None:
         if len(self._in_flight) > MAX_IN_FLIGHT or not self._may_decide():
@@ -158,13 +151,30 @@ class RpcHandlers:
     async def _beat(self, reply_to: str, interval_s: float | None) -> None:
         while interval_s is not None:
             await asyncio.sleep(interval_s)
-            await self._say_alive(reply_to)
+            self._say_alive(reply_to)
 
-    async def _say_alive(self, reply_to: str) -> None:
+    def _say_alive(self, reply_to: str) -> None:
         try:
-            await self._bus.publish(reply_to)
+            self._bus.send(reply_to)
         except BusError:
             log.debug("heartbeat_unsent")
+
+
+class _Heartbeat:
+    """Beats every half second until it is stopped."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(DECISION_HEARTBEAT_S, self._due)
+
+    def _due(self) -> None:
+        self._timer = self._loop.call_later(DECISION_HEARTBEAT_S, self._due)
+        self._beat()
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._timer.cancel()
 
 
 def subscribe_control(

@@ -9,7 +9,8 @@ from nats.aio.msg import Msg
 from callboard_contracts.quota import UsageEvent, usage_event_of
 from callboard_contracts.streams import SETTLEMENT, USAGE
 from callboard_kit.bus import Bus
-from callboard_kit.feed import ACK, FAILURE_RETRY_S, TERM, Feed, nak
+from callboard_kit.feed import ACK, FAILED, TERM, Feed, nak
+from callboard_kit.pull import stored_at
 from callboard_quota.domain.limit_kinds import LIMIT_KINDS
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.settlement import Settler
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 
 GATHER_S = 0.02
 """Events within this time are settled together, which costs the bus and other decisions less."""
-STORE_RETRY_S = 0.5
+POSTPONED = nak(0.5)
+"""How an event is answered that the store did not take."""
 
 
 class UsageFeed(Feed):
@@ -32,6 +34,7 @@ class UsageFeed(Feed):
         super().__init__(bus, USAGE, SETTLEMENT, self._settle, may_settle)
         self._clock = bus.clock
         self._settler = settler
+        self._loop = asyncio.get_running_loop()
         self._awaited = {kind.metric.name for kind in LIMIT_KINDS.values() if kind.waits}
         self._gathered = asyncio.Event()
         self._gathered.set()
@@ -44,25 +47,25 @@ class UsageFeed(Feed):
             return TERM
         if not self._is_awaited(event):
             await self._gather()
-        stored_at = message.metadata.timestamp.timestamp()
+        at = stored_at(message)
         try:
-            result = await self._settler.settle(event, stored_at)
+            result = await self._settler.settle(event, at)
         except StoreUnavailable:
             STORE_FAILURES.labels("settle").inc()
-            return nak(STORE_RETRY_S)
+            return POSTPONED
         except Exception:
             log.exception("settlement_failed", extra={"request_id": event.request_id})
-            return nak(FAILURE_RETRY_S)
-        SETTLEMENT_LAG_SECONDS.observe(max(0.0, self._clock.now() - stored_at))
+            return FAILED
+        SETTLEMENT_LAG_SECONDS.observe(max(0.0, self._clock.now() - at))
         log.debug("usage_settled", extra={"request_id": event.request_id, "result": result})
         return ACK
 
     def _is_awaited(self, event: UsageEvent) -> bool:
         """Whether a request may be waiting for the end of the event's hold."""
-        return event.hold is not None and any(entry.metric in self._awaited for entry in event.hold.entries)
+        return event.hold is not None and not self._awaited.isdisjoint([entry.metric for entry in event.hold.entries])
 
     async def _gather(self) -> None:
         if self._gathered.is_set():
             self._gathered = asyncio.Event()
-            asyncio.get_running_loop().call_later(GATHER_S, self._gathered.set)
+            self._loop.call_later(GATHER_S, self._gathered.set)
         await self._gathered.wait()

@@ -1,0 +1,23 @@
+"""What the subject says at which a pulled message is answered."""
+
+from typing import Any, cast
+
+import pytest
+from nats.aio.msg import Msg
+
+from callboard_kit.pull import stored_at
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.USAGE.settlement.1.22.33.1795800000123456789.4",
+        "$JS.ACK._.hash.USAGE.settlement.1.22.33.1795800000123456789.4",
+        "$JS.ACK.hub.hash.USAGE.settlement.1.22.33.1795800000123456789.4.random",
+    ],
+)
+def test_the_time_at_which_a_message_was_stored_is_the_one_that_the_client_reads(reply: str) -> None:
+    message = Msg(cast("Any", None), reply=reply)
+    assert stored_at(message) == pytest.approx(message.metadata.timestamp.timestamp(), abs=1e-5)
