@@ -10,11 +10,11 @@ class Message(BaseModel):
 
     def encoded(self) -> bytes:
         """The message as it is published: JSON without the fields that are None."""
-        return self.model_dump_json(exclude_none=True).encode()
+        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
 
     def compact(self) -> bytes:
         """The message as JSON without the fields at their defaults, for messages with many fields that few set.
 
         A default of such a message is a part of the wire, and never changes.
         """
-        return self.model_dump_json(exclude_defaults=True).encode()
+        return self.__pydantic_serializer__.to_json(self, exclude_defaults=True)

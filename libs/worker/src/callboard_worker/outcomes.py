@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -71,7 +72,7 @@ async def outcome_of(
             log.exception("work_failed", extra={"request_id": running.job.request_id})
             return Outcome("error", INTERNAL)
         if scope.at_s is not None:
-            metrics.cancel_latency.observe(asyncio.get_running_loop().time() - scope.at_s)
+            metrics.cancel_latency.observe(time.monotonic() - scope.at_s)
     match scope.reason:
         case "superseded":
             raise Superseded
@@ -117,9 +118,9 @@ async def keep_outcome(
         at=bus.clock.now(),
     )
     async with asyncio.TaskGroup() as group:
-        group.create_task(bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}"))
         if result is not None:
             group.create_task(_keep_result(bus, job, result))
+        await bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}")
 
 
 async def _keep_result(bus: Bus, job: Job, result: Message) -> None:

@@ -9,6 +9,7 @@ thus taken only at a moment when no live job waits.
 import asyncio
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from nats.aio.subscription import Subscription
 
 from callboard_contracts.streams import ACK_WAIT_S, NANOSECONDS_PER_S
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.lifecycle import is_set_within
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ def _nak(delay_s: float) -> bytes:
     return b"-NAK " + json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)}).encode()
 
 
+_NAK = _nak(NAK_DELAY_S)
 _PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
 _PULL_SOON = _pull(BATCH_PROBE_LIFE_S)
 _PULL_LONG = _pull(PULL_LIFE_S)
@@ -176,23 +177,32 @@ class PullLoop:
         """
         stop = asyncio.ensure_future(stopping())
         heart = asyncio.ensure_future(self._heartbeats())
-        for task in (stop, heart):
+        checks = asyncio.ensure_future(self._checks())
+        tasks = (stop, heart, checks)
+        for task in tasks:
             task.add_done_callback(lambda _task: self._wake.set())
         try:
             await self._open_inboxes()
             while not stop.done():
                 self._wake.clear()
                 await self._ask()
-                await is_set_within(self._wake, CHECK_INTERVAL_S)
-                if heart.done():
-                    heart.result()
+                await self._wake.wait()
+                for task in (heart, checks):
+                    if task.done():
+                        task.result()
         finally:
             self._stopping = True
-            stop.cancel()
-            heart.cancel()
-            await asyncio.gather(stop, heart, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._close_inboxes()
             await self._report()
+
+    async def _checks(self) -> None:
+        """Has the pulls looked at again and again, for what nobody tells of: lost ones, and those that are due."""
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            self._wake.set()
 
     def promise(self, life_s: float) -> bool:
         """Keeps a free slot for a job that another worker hands over; False when there is none."""
@@ -236,7 +246,7 @@ class PullLoop:
     async def hand_back(self) -> None:
         """Cancels the jobs that run and has them handed out again, also those whose work does not end."""
         await self.drain(0.0)
-        self._reports += [(message, _nak(NAK_DELAY_S)) for message in self._running.values()]
+        self._reports += [(message, _NAK) for message in self._running.values()]
         await self._report()
 
     async def _open_inboxes(self) -> None:
@@ -274,7 +284,7 @@ class PullLoop:
         await self._report()
         if not self._bus.connected:
             return
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         for subject, at in list(self._turned_away.items()):
             if now - at > TAKEN_S:
                 self._note_served(subject, served=True)
@@ -311,7 +321,7 @@ class PullLoop:
 
     async def _send(self, inbox: _Inbox, subject: str, body: bytes) -> None:
         inbox.open += 1
-        inbox.asked_at = asyncio.get_running_loop().time()
+        inbox.asked_at = time.monotonic()
         try:
             await self._bus.publish(subject, body, reply=inbox.subject)
         except BusError:
@@ -319,18 +329,18 @@ class PullLoop:
 
     def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
         current = subject == inbox.subject
-        if current:
-            inbox.open = max(0, inbox.open - 1)
+        if current and inbox.open:
+            inbox.open -= 1
         status = status_of(message)
-        batch = inbox is self._batch_probe and self._step is _Step.BATCH_NOW
-        self._note_served(
-            self._batch_subject if batch else self._live_subject, served=status is None or not turned_away(status)
-        )
+        served = status is None or not turned_away(status)
+        if self._turned_away or not served:
+            batch = inbox is self._batch_probe and self._step is _Step.BATCH_NOW
+            self._note_served(self._batch_subject if batch else self._live_subject, served=served)
         if status is not None:
             self._batch_probe_empty = self._batch_probe_empty or (current and inbox is self._batch_probe)
-            if turned_away(status):
+            if not served:
                 loop = asyncio.get_running_loop()
-                inbox.not_before = loop.time() + TROUBLE_PAUSE_S
+                inbox.not_before = time.monotonic() + TROUBLE_PAUSE_S
                 loop.call_later(TROUBLE_PAUSE_S, self._wake.set)
             else:
                 self._wake.set()
@@ -348,7 +358,7 @@ class PullLoop:
         self._wake.set()
 
     def _give_back(self, message: Msg) -> None:
-        self._reports.append((message, _nak(NAK_DELAY_S)))
+        self._reports.append((message, _NAK))
         self._wake.set()
 
     def _note_served(self, subject: str, *, served: bool) -> None:
@@ -356,7 +366,7 @@ class PullLoop:
         if served:
             self._turned_away.pop(subject, None)
         else:
-            self._turned_away[subject] = asyncio.get_running_loop().time()
+            self._turned_away[subject] = time.monotonic()
         if self.served != before:
             self._on_change()
 
@@ -365,35 +375,34 @@ class PullLoop:
         self._wake.set()
 
     async def _run(self, message: Msg) -> None:
-        report: bytes | None = _nak(NAK_DELAY_S)
+        """Runs a job; the next round tells the server what became of it."""
+        report: bytes | None = _NAK
+        attempt = 0
         try:
             if self._passes_on is not None and await self._passes_on(message):
                 report = None
-            else:
-                report = await self._outcome(message)
+                return
+            metadata = message.metadata
+            attempt = metadata.num_delivered or 1
+            await self._handle(
+                Delivery(message.data, message.subject, attempt, metadata.sequence.stream, message.headers)
+            )
+            # If the ack is lost, the job is delivered again; its handler finds the end and only repeats the stored
+            # steps.
+            report = b"+ACK"
+        except Nak as back:
+            report = _nak(back.delay_s)
+        except Superseded:
+            log.info("job_superseded", extra={"subject": message.subject, "attempt": attempt})
+            report = None
+        except Exception:
+            log.exception("job_failed", extra={"subject": message.subject, "attempt": attempt})
+            report = _nak(ERROR_DELAY_S)
         finally:
             if report is not None:
                 self._reports.append((message, report))
         if self._stopping:
             await self._report()
-
-    async def _outcome(self, message: Msg) -> bytes | None:
-        """Runs a job and returns what the server is told of it."""
-        metadata = message.metadata
-        attempt = metadata.num_delivered or 1
-        delivery = Delivery(message.data, message.subject, attempt, metadata.sequence.stream, message.headers)
-        try:
-            await self._handle(delivery)
-        except Nak as back:
-            return _nak(back.delay_s)
-        except Superseded:
-            log.info("job_superseded", extra={"subject": delivery.subject, "attempt": delivery.attempt})
-            return None
-        except Exception:
-            log.exception("job_failed", extra={"subject": delivery.subject, "attempt": delivery.attempt})
-            return _nak(ERROR_DELAY_S)
-        # If the ack is lost, the job is delivered again; its handler finds the end and only repeats the stored steps.
-        return b"+ACK"
 
     async def _report(self) -> None:
         reports, self._reports = self._reports, []
