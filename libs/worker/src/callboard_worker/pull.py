@@ -1,9 +1,10 @@
 """The pull loop: one job for each free slot, live jobs first, a heartbeat while they run.
 
-A pull asks for exactly one job, and open pulls plus running jobs never exceed the slots, so a worker never holds a job
-that it cannot start. All free slots but one wait for live jobs, up to a bound. The last one is the batch probe: it asks
-for a live job, then for a batch job, then waits for a live job for a quarter of a second, and so on; a batch job is
-thus taken only at a moment when no live job waits.
+The jobs that open pulls ask for and those that run never exceed the slots together, so a worker never holds a job that
+it cannot start. All free slots but one wait for live jobs, up to a bound. One pull asks for all that are not asked for
+yet, once half of them are not: while a pull is open, no job waits. The last free slot is the batch probe: it asks for a
+live job, then for a batch job, then rests for a quarter of a second, and so on; a batch job is thus taken only at a
+moment when no live job waits. Where it is the only free slot, it waits for a live job while it rests.
 """
 
 import asyncio
@@ -30,9 +31,10 @@ LOST_PULL_S = PULL_LIFE_S + 5.0
 LOST_BATCH_PROBE_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 HEARTBEAT_S = ACK_WAIT_S / 3
-MAX_WAITING_PULLS = 32
-"""A consumer has room for 512 pulls of all its workers together, and turns further ones away; a pull that is filled is
-followed by the next one at once."""
+MAX_WAITING_JOBS = 32
+"""So many jobs are asked for at most, beside those that run; a consumer has room for 512 pulls of all its workers."""
+PENDING_MESSAGES = "Nats-Pending-Messages"
+"""The header in which the server says how many messages a pull that ends still asks for."""
 CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 NAK_DELAY_S = 0.05
@@ -69,7 +71,7 @@ Pass = Callable[[Msg], Awaitable[bool]]
 
 
 class _Inbox:
-    """Where the answers to pulls arrive, how many pulls stand open, and since when."""
+    """Where the answers to pulls arrive, how many jobs the open pulls still ask for, and since when."""
 
     def __init__(self) -> None:
         self.subject = ""
@@ -98,8 +100,14 @@ _NEXT_STEP = {
 }
 
 
-def _pull(life_s: float) -> bytes:
-    return json.dumps({"batch": 1, "expires": int(life_s * NANOSECONDS_PER_S)}).encode()
+def _pull(jobs: int, life_s: float) -> bytes:
+    return b'{"batch":%d,"expires":%d}' % (jobs, int(life_s * NANOSECONDS_PER_S))
+
+
+def _unfilled(message: Msg) -> int | None:
+    """How many jobs a pull that ended still asked for; None where the server does not say."""
+    jobs = (message.headers or {}).get(PENDING_MESSAGES, "")
+    return int(jobs) if jobs.isdecimal() else None
 
 
 def _nak(delay_s: float) -> bytes:
@@ -108,8 +116,7 @@ def _nak(delay_s: float) -> bytes:
 
 _NAK = _nak(NAK_DELAY_S)
 _PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
-_PULL_SOON = _pull(BATCH_PROBE_LIFE_S)
-_PULL_LONG = _pull(PULL_LIFE_S)
+_PULL_SOON = _pull(1, BATCH_PROBE_LIFE_S)
 
 
 class PullLoop:
@@ -137,6 +144,8 @@ class PullLoop:
         self._waiting = _Inbox()
         self._batch_probe = _Inbox()
         self._step = _Step.LIVE_NOW
+        self._rests_until = 0.0
+        """When the batch probe asks again, where other slots wait for live jobs."""
         self._most = slots
         self._room = room
         self._handle = handle
@@ -148,6 +157,8 @@ class PullLoop:
         self._batch_probe_empty = False
         self._wake = asyncio.Event()
         self._lost = False
+        self._miscounted = False
+        """Whether a pull ended that did not say how many jobs it still asked for."""
         self._stopping = False
         self._turned_away: dict[str, float] = {}
         """When a pull of a consumer was last turned away, as it is at once where one is missing or has no leader."""
@@ -257,6 +268,7 @@ class PullLoop:
     async def _open(self, inbox: _Inbox) -> None:
         subject = inbox.subject = self._bus.connection.new_inbox()
         inbox.open = 0
+        self._miscounted = self._miscounted and inbox is not self._waiting
         inbox.subscription = await self._bus.subscribe_now(
             subject, lambda message: self._arrived(inbox, subject, message)
         )
@@ -279,7 +291,7 @@ class PullLoop:
         self._wake.set()
 
     async def _ask(self) -> None:
-        """Opens a pull for every free slot that has none: first the batch probe's, then the waiting ones."""
+        """Asks for jobs for the free slots: first the batch probe's, then those that wait."""
         # Together with the pulls that follow, they are one write.
         await self._report()
         if not self._bus.connected:
@@ -291,23 +303,28 @@ class PullLoop:
         if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
             await self._close_inboxes()
             await self._open_inboxes()
-        if len(self._running) + self._waiting.open > self._slots:
+        if self._miscounted or len(self._running) + self._waiting.open > self._slots:
             # A batch job, or one that was handed over, took a slot that an open pull counts on: a live job on that pull
             # would find no free slot.
             await self._withdraw(self._waiting)
-        if now >= self._batch_probe.not_before:
-            await self._probe_batch()
-        free = self._slots - len(self._running) - self._waiting.open - self._batch_probe.open
-        free = min(free, MAX_WAITING_PULLS - self._waiting.open)
-        for _ in range(free if now >= self._waiting.not_before else 0):
-            await self._send(self._waiting, self._live_subject, _PULL_LONG)
+        rests = now < self._rests_until and self._waiting.open
+        if now >= self._batch_probe.not_before and not rests:
+            await self._probe_batch(now)
+        free = min(self._slots - len(self._running) - 1, MAX_WAITING_JOBS)
+        asked = self._waiting.open
+        if asked < free and asked <= free // 2 and now >= self._waiting.not_before:
+            more = free - asked
+            await self._send(self._waiting, self._live_subject, _pull(more, PULL_LIFE_S), more)
 
-    async def _probe_batch(self) -> None:
+    async def _probe_batch(self, now: float) -> None:
         """Sends the batch probe's next pull, if it is due."""
         if self._batch_probe_empty:
             self._batch_probe_empty = False
             self._step = _NEXT_STEP[self._step]
-            if self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
+            if self._step is _Step.LIVE_SOON and self._waiting.open:
+                self._rests_until = now + BATCH_PROBE_LIFE_S
+                asyncio.get_running_loop().call_later(BATCH_PROBE_LIFE_S, self._wake.set)
+            elif self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
                 await self._send_batch_probe()
         elif not self._batch_probe.open and len(self._running) < self._slots:
             # Where waiting pulls hold every free slot, no live job is queued, so only a batch job is looked for.
@@ -319,19 +336,19 @@ class PullLoop:
         subject = self._batch_subject if self._step is _Step.BATCH_NOW else self._live_subject
         await self._send(self._batch_probe, subject, _PULL_SOON if self._step is _Step.LIVE_SOON else _PULL_NOW)
 
-    async def _send(self, inbox: _Inbox, subject: str, body: bytes) -> None:
-        inbox.open += 1
+    async def _send(self, inbox: _Inbox, subject: str, body: bytes, jobs: int = 1) -> None:
+        inbox.open += jobs
         inbox.asked_at = time.monotonic()
         try:
             await self._bus.publish(subject, body, reply=inbox.subject)
         except BusError:
-            inbox.open -= 1
+            inbox.open -= jobs
 
     def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
         current = subject == inbox.subject
-        if current and inbox.open:
-            inbox.open -= 1
         status = status_of(message)
+        if current:
+            self._note_ended(inbox, 1 if status is None or inbox is self._batch_probe else _unfilled(message))
         served = status is None or not turned_away(status)
         if self._turned_away or not served:
             batch = inbox is self._batch_probe and self._step is _Step.BATCH_NOW
@@ -350,6 +367,13 @@ class PullLoop:
             self._give_back(message)
             return
         self._start(message)
+
+    def _note_ended(self, inbox: _Inbox, jobs: int | None) -> None:
+        """Takes note that so many jobs came on a pull or will not come; None where that is not known."""
+        if jobs is None:
+            self._miscounted = True
+        else:
+            inbox.open = max(0, inbox.open - jobs)
 
     def _start(self, message: Msg) -> None:
         task = asyncio.get_running_loop().create_task(self._run(message), name="job")
