@@ -144,8 +144,8 @@ class PullLoop:
         self._waiting = _Inbox()
         self._batch_probe = _Inbox()
         self._step = _Step.LIVE_NOW
-        self._rests_until = 0.0
-        """When the batch probe asks again, where other slots wait for live jobs."""
+        self._resting = False
+        """Whether the batch probe rests, as it does while other slots wait for live jobs."""
         self._most = slots
         self._room = room
         self._handle = handle
@@ -292,7 +292,6 @@ class PullLoop:
 
     async def _ask(self) -> None:
         """Asks for jobs for the free slots: first the batch probe's, then those that wait."""
-        # Together with the pulls that follow, they are one write.
         await self._report()
         if not self._bus.connected:
             return
@@ -307,23 +306,40 @@ class PullLoop:
             # A batch job, or one that was handed over, took a slot that an open pull counts on: a live job on that pull
             # would find no free slot.
             await self._withdraw(self._waiting)
-        rests = now < self._rests_until and self._waiting.open
-        if now >= self._batch_probe.not_before and not rests:
-            await self._probe_batch(now)
-        free = min(self._slots - len(self._running) - 1, MAX_WAITING_JOBS)
-        asked = self._waiting.open
-        if asked < free and asked <= free // 2 and now >= self._waiting.not_before:
-            more = free - asked
+        if self._resting and self._waiting.open:
+            # It begins anew after its rest: by then what it found is old.
+            self._batch_probe_empty = False
+        elif now >= self._batch_probe.not_before:
+            await self._probe_batch()
+        if now >= self._waiting.not_before and (more := self._jobs_to_ask_for()):
             await self._send(self._waiting, self._live_subject, _pull(more, PULL_LIFE_S), more)
 
-    async def _probe_batch(self, now: float) -> None:
+    def _jobs_to_ask_for(self) -> int:
+        """How many jobs the next waiting pull asks for; 0 while enough are asked for."""
+        free = min(self._slots - len(self._running) - 1, MAX_WAITING_JOBS)
+        asked = self._waiting.open
+        return free - asked if asked < free and asked <= free // 2 else 0
+
+    def _slots_changed(self) -> None:
+        """Has the pulls looked at where a job that came or ended makes a difference to them."""
+        running, asked, slots = len(self._running), self._waiting.open, self._slots
+        probe_due = running < slots and not self._batch_probe.open and not (self._resting and asked)
+        if probe_due or running + asked > slots or self._jobs_to_ask_for():
+            self._wake.set()
+
+    def _end_rest(self) -> None:
+        self._resting = False
+        self._wake.set()
+
+    async def _probe_batch(self) -> None:
         """Sends the batch probe's next pull, if it is due."""
         if self._batch_probe_empty:
             self._batch_probe_empty = False
             self._step = _NEXT_STEP[self._step]
             if self._step is _Step.LIVE_SOON and self._waiting.open:
-                self._rests_until = now + BATCH_PROBE_LIFE_S
-                asyncio.get_running_loop().call_later(BATCH_PROBE_LIFE_S, self._wake.set)
+                if not self._resting:
+                    self._resting = True
+                    asyncio.get_running_loop().call_later(BATCH_PROBE_LIFE_S, self._end_rest)
             elif self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
                 await self._send_batch_probe()
         elif not self._batch_probe.open and len(self._running) < self._slots:
@@ -379,7 +395,7 @@ class PullLoop:
         task = asyncio.get_running_loop().create_task(self._run(message), name="job")
         self._running[task] = message
         task.add_done_callback(self._ended)
-        self._wake.set()
+        self._slots_changed()
 
     def _give_back(self, message: Msg) -> None:
         self._reports.append((message, _NAK))
@@ -396,15 +412,13 @@ class PullLoop:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
-        self._wake.set()
+        self._slots_changed()
 
     async def _run(self, message: Msg) -> None:
-        """Runs a job; the next round tells the server what became of it."""
-        report: bytes | None = _NAK
+        """Runs a job and tells the server what became of it."""
         attempt = 0
         try:
             if self._passes_on is not None and await self._passes_on(message):
-                report = None
                 return
             metadata = message.metadata
             attempt = metadata.num_delivered or 1
@@ -418,15 +432,15 @@ class PullLoop:
             report = _nak(back.delay_s)
         except Superseded:
             log.info("job_superseded", extra={"subject": message.subject, "attempt": attempt})
-            report = None
+            return
         except Exception:
             log.exception("job_failed", extra={"subject": message.subject, "attempt": attempt})
             report = _nak(ERROR_DELAY_S)
-        finally:
-            if report is not None:
-                self._reports.append((message, report))
-        if self._stopping:
-            await self._report()
+        except asyncio.CancelledError:
+            # Whoever cancelled it reports.
+            self._reports.append((message, _NAK))
+            raise
+        await self._tell(message, report)
 
     async def _report(self) -> None:
         reports, self._reports = self._reports, []
