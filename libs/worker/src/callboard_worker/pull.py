@@ -8,36 +8,43 @@ moment when no live job waits. Where it is the only free slot, it waits for a li
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
-from callboard_contracts.streams import ACK_WAIT_S, NANOSECONDS_PER_S
+from callboard_contracts.streams import ACK_WAIT_S
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
+from callboard_worker.pull_words import (
+    BATCH_PROBE_LIFE_S,
+    NEXT_STEP,
+    PULL_NOW,
+    PULL_SOON,
+    Inbox,
+    Step,
+    lost,
+    nak,
+    pull_for,
+    unfilled,
+)
 
 log = logging.getLogger(__name__)
 
 PULL_LIFE_S = 20.0
-BATCH_PROBE_LIFE_S = 0.25
 LOST_PULL_S = PULL_LIFE_S + 5.0
 LOST_BATCH_PROBE_S = 5.0
 """A pull that has neither been filled nor ended after this long was lost, as on a server restart."""
 HEARTBEAT_S = ACK_WAIT_S / 3
 MAX_WAITING_JOBS = 32
 """So many jobs are asked for at most, beside those that run; a consumer has room for 512 pulls of all its workers."""
-PENDING_MESSAGES = "Nats-Pending-Messages"
-"""The header in which the server says how many messages a pull that ends still asks for."""
 CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 NAK_DELAY_S = 0.05
+NAK = nak(NAK_DELAY_S)
 CHECK_INTERVAL_S = 1.0
 TAKEN_S = 2.0
 """A pull that was not turned away by then stands; one that is turned away is repeated far sooner."""
@@ -70,55 +77,6 @@ Handler = Callable[[Delivery], Awaitable[None]]
 Pass = Callable[[Msg], Awaitable[bool]]
 
 
-class _Inbox:
-    """Where the answers to pulls arrive, how many jobs the open pulls still ask for, and since when."""
-
-    def __init__(self) -> None:
-        self.subject = ""
-        self.subscription: Subscription | None = None
-        self.open = 0
-        self.asked_at = 0.0
-        self.not_before = 0.0
-
-
-def _lost(inbox: _Inbox, now: float, after_s: float) -> bool:
-    return inbox.open > 0 and now - inbox.asked_at > after_s
-
-
-class _Step(Enum):
-    """What the batch probe asked for last."""
-
-    LIVE_NOW = auto()
-    BATCH_NOW = auto()
-    LIVE_SOON = auto()
-
-
-_NEXT_STEP = {
-    _Step.LIVE_NOW: _Step.BATCH_NOW,
-    _Step.BATCH_NOW: _Step.LIVE_SOON,
-    _Step.LIVE_SOON: _Step.BATCH_NOW,
-}
-
-
-def _pull(jobs: int, life_s: float) -> bytes:
-    return b'{"batch":%d,"expires":%d}' % (jobs, int(life_s * NANOSECONDS_PER_S))
-
-
-def _unfilled(message: Msg) -> int | None:
-    """How many jobs a pull that ended still asked for; None where the server does not say."""
-    jobs = (message.headers or {}).get(PENDING_MESSAGES, "")
-    return int(jobs) if jobs.isdecimal() else None
-
-
-def _nak(delay_s: float) -> bytes:
-    return b"-NAK " + json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)}).encode()
-
-
-_NAK = _nak(NAK_DELAY_S)
-_PULL_NOW = json.dumps({"batch": 1, "no_wait": True}).encode()
-_PULL_SOON = _pull(1, BATCH_PROBE_LIFE_S)
-
-
 class PullLoop:
     """Takes jobs from a work queue and runs each in a task of its own, at most `slots` at once.
 
@@ -141,9 +99,9 @@ class PullLoop:
         self._bus = bus
         self._live_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{live}"
         self._batch_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{batch}"
-        self._waiting = _Inbox()
-        self._batch_probe = _Inbox()
-        self._step = _Step.LIVE_NOW
+        self._waiting = Inbox()
+        self._batch_probe = Inbox()
+        self._step = Step.LIVE_NOW
         self._resting = False
         """Whether the batch probe rests, as it does while other slots wait for live jobs."""
         self._most = slots
@@ -257,7 +215,7 @@ class PullLoop:
     async def hand_back(self) -> None:
         """Cancels the jobs that run and has them handed out again, also those whose work does not end."""
         await self.drain(0.0)
-        self._reports += [(message, _NAK) for message in self._running.values()]
+        self._reports += [(message, NAK) for message in self._running.values()]
         await self._report()
 
     async def _open_inboxes(self) -> None:
@@ -265,7 +223,7 @@ class PullLoop:
             await self._open(inbox)
         self._lost = False
 
-    async def _open(self, inbox: _Inbox) -> None:
+    async def _open(self, inbox: Inbox) -> None:
         subject = inbox.subject = self._bus.connection.new_inbox()
         inbox.open = 0
         self._miscounted = self._miscounted and inbox is not self._waiting
@@ -273,7 +231,7 @@ class PullLoop:
             subject, lambda message: self._arrived(inbox, subject, message)
         )
 
-    async def _withdraw(self, inbox: _Inbox) -> None:
+    async def _withdraw(self, inbox: Inbox) -> None:
         """Ends the open pulls, since the server drops those whose inbox is gone; what still arrives is taken."""
         old = inbox.subscription
         await self._open(inbox)
@@ -299,7 +257,7 @@ class PullLoop:
         for subject, at in list(self._turned_away.items()):
             if now - at > TAKEN_S:
                 self._note_served(subject, served=True)
-        if self._lost or _lost(self._waiting, now, LOST_PULL_S) or _lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
+        if self._lost or lost(self._waiting, now, LOST_PULL_S) or lost(self._batch_probe, now, LOST_BATCH_PROBE_S):
             await self._close_inboxes()
             await self._open_inboxes()
         if self._miscounted or len(self._running) + self._waiting.open > self._slots:
@@ -312,7 +270,7 @@ class PullLoop:
         elif now >= self._batch_probe.not_before:
             await self._probe_batch()
         if now >= self._waiting.not_before and (more := self._jobs_to_ask_for()):
-            await self._send(self._waiting, self._live_subject, _pull(more, PULL_LIFE_S), more)
+            await self._send(self._waiting, self._live_subject, pull_for(more, PULL_LIFE_S), more)
 
     def _jobs_to_ask_for(self) -> int:
         """How many jobs the next waiting pull asks for; 0 while enough are asked for."""
@@ -335,24 +293,24 @@ class PullLoop:
         """Sends the batch probe's next pull, if it is due."""
         if self._batch_probe_empty:
             self._batch_probe_empty = False
-            self._step = _NEXT_STEP[self._step]
-            if self._step is _Step.LIVE_SOON and self._waiting.open:
+            self._step = NEXT_STEP[self._step]
+            if self._step is Step.LIVE_SOON and self._waiting.open:
                 if not self._resting:
                     self._resting = True
                     asyncio.get_running_loop().call_later(BATCH_PROBE_LIFE_S, self._end_rest)
-            elif self._step is not _Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
+            elif self._step is not Step.LIVE_SOON or len(self._running) + self._waiting.open < self._slots:
                 await self._send_batch_probe()
         elif not self._batch_probe.open and len(self._running) < self._slots:
             # Where waiting pulls hold every free slot, no live job is queued, so only a batch job is looked for.
             covered = len(self._running) + self._waiting.open >= self._slots
-            self._step = _Step.BATCH_NOW if covered else _Step.LIVE_NOW
+            self._step = Step.BATCH_NOW if covered else Step.LIVE_NOW
             await self._send_batch_probe()
 
     async def _send_batch_probe(self) -> None:
-        subject = self._batch_subject if self._step is _Step.BATCH_NOW else self._live_subject
-        await self._send(self._batch_probe, subject, _PULL_SOON if self._step is _Step.LIVE_SOON else _PULL_NOW)
+        subject = self._batch_subject if self._step is Step.BATCH_NOW else self._live_subject
+        await self._send(self._batch_probe, subject, PULL_SOON if self._step is Step.LIVE_SOON else PULL_NOW)
 
-    async def _send(self, inbox: _Inbox, subject: str, body: bytes, jobs: int = 1) -> None:
+    async def _send(self, inbox: Inbox, subject: str, body: bytes, jobs: int = 1) -> None:
         inbox.open += jobs
         inbox.asked_at = time.monotonic()
         try:
@@ -360,14 +318,14 @@ class PullLoop:
         except BusError:
             inbox.open -= jobs
 
-    def _arrived(self, inbox: _Inbox, subject: str, message: Msg) -> None:
+    def _arrived(self, inbox: Inbox, subject: str, message: Msg) -> None:
         current = subject == inbox.subject
         status = status_of(message)
         if current:
-            self._note_ended(inbox, 1 if status is None or inbox is self._batch_probe else _unfilled(message))
+            self._note_ended(inbox, 1 if status is None or inbox is self._batch_probe else unfilled(message))
         served = status is None or not turned_away(status)
         if self._turned_away or not served:
-            batch = inbox is self._batch_probe and self._step is _Step.BATCH_NOW
+            batch = inbox is self._batch_probe and self._step is Step.BATCH_NOW
             self._note_served(self._batch_subject if batch else self._live_subject, served=served)
         if status is not None:
             self._batch_probe_empty = self._batch_probe_empty or (current and inbox is self._batch_probe)
@@ -384,7 +342,7 @@ class PullLoop:
             return
         self._start(message)
 
-    def _note_ended(self, inbox: _Inbox, jobs: int | None) -> None:
+    def _note_ended(self, inbox: Inbox, jobs: int | None) -> None:
         """Takes note that so many jobs came on a pull or will not come; None where that is not known."""
         if jobs is None:
             self._miscounted = True
@@ -398,7 +356,7 @@ class PullLoop:
         self._slots_changed()
 
     def _give_back(self, message: Msg) -> None:
-        self._reports.append((message, _NAK))
+        self._reports.append((message, NAK))
         self._wake.set()
 
     def _note_served(self, subject: str, *, served: bool) -> None:
@@ -429,16 +387,16 @@ class PullLoop:
             # steps.
             report = b"+ACK"
         except Nak as back:
-            report = _nak(back.delay_s)
+            report = nak(back.delay_s)
         except Superseded:
             log.info("job_superseded", extra={"subject": message.subject, "attempt": attempt})
             return
         except Exception:
             log.exception("job_failed", extra={"subject": message.subject, "attempt": attempt})
-            report = _nak(ERROR_DELAY_S)
+            report = nak(ERROR_DELAY_S)
         except asyncio.CancelledError:
             # Whoever cancelled it reports.
-            self._reports.append((message, _NAK))
+            self._reports.append((message, NAK))
             raise
         await self._tell(message, report)
 

@@ -376,7 +376,8 @@ class ChatJobs:
         figures.duration.observe(now - running.started_at, tracing.ids())
         figures.input_tokens.observe(end.usage.prompt_tokens)
         figures.output_tokens.observe(end.usage.completion_tokens)
-        figures.cached_tokens.inc(reply.engine_cached_tokens)
+        if reply.engine_cached_tokens:
+            figures.cached_tokens.inc(reply.engine_cached_tokens)
         if reply.first_at is not None and end.usage.completion_tokens > 1:
             figures.per_token.observe((now - reply.first_at) / (end.usage.completion_tokens - 1))
         code = end.error.code.value if end.error else None
