@@ -396,7 +396,7 @@ class Reply:
             thinking_tokens=thinking_tokens,
             tool_calls=calls,
             logprobs=logprobs,
-            restarts=self._runs.tell(),
+            restarts=self._runs.tell() if self._runs.restarts else 0,
             silent=silent,
             end=end,
         )

@@ -27,7 +27,7 @@ class ThinkingSplitter:
     def feed(self, text: str) -> tuple[str, str]:
         """Takes the next text and returns what of it is certain: reply, reasoning."""
         if not self._inside and not self._held and ("<" not in text or (self._has_text and self._leading_only)):
-            return self._plain(text), ""
+            return (text if self._has_text else self._begin(text)), ""
         rest = self._held + text
         self._held = ""
         reply: list[str] = []
@@ -81,10 +81,8 @@ class ThinkingSplitter:
             return "", held
         return (held, "") if held.strip() else ("", "")
 
-    def _plain(self, text: str) -> str:
-        """What of a text without a tag is certain, where nothing was held back before it."""
-        if self._has_text:
-            return text
+    def _begin(self, text: str) -> str:
+        """What of the reply's first text is certain, which holds no tag."""
         content = text.lstrip()
         if not content:
             self._held = text
