@@ -95,10 +95,12 @@ async def keep_outcome(
     result: Message | None = None,
     kudos: int = 0,
     volunteer: VolunteerWork | None = None,
+    send_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Stores what a job used and, where there is one, its result; a repeat goes under the same ids and counts once.
 
-    `kudos` are what the work cost in thousandths, and `volunteer` is who did it and is paid.
+    `kudos` are what the work cost in thousandths, and `volunteer` is who did it and is paid. `send_end` tells the
+    client that the work has ended; what it sends goes out first, and in one write with the rest.
 
     Raises:
         ExceptionGroup: the bus did not keep it in time; the job is to be handed out again.
@@ -119,7 +121,10 @@ async def keep_outcome(
     )
     async with asyncio.TaskGroup() as group:
         if result is not None:
+            # Begun before anything is published, it adds to the write that the first message has made.
             group.create_task(_keep_result(bus, job, result))
+        if send_end is not None:
+            await send_end()
         await bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}")
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -144,9 +144,9 @@ class ChatJobs:
         if outcome.reason not in {"cancelled", "error"}:
             self._learn(running, request, frame.end, reply.worked_s)
         await quota.cover_used(frame.end.usage)
-        await self._send(job, frame)
         self._observe(running, reply, frame.end)
-        await self._keep(job, frame.end, reply.result(job.request_id, frame.end), quota)
+        result = reply.result(job.request_id, frame.end)
+        await self._keep(job, frame.end, result, quota, partial(self._send, job, frame))
 
     async def answer_dead(self, job: ChatJob, error: ErrorInfo) -> None:
         """Ends the reply with an error, unless it has an end; what was read and sent of it is settled."""
@@ -334,7 +334,14 @@ class ChatJobs:
         holds = JobHolds(self._extensions, job, prior.extensions, left_s, metrics.WORKER)
         return TextQuota(job, holds, prior.history.sent)
 
-    async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None, quota: TextQuota) -> None:
+    async def _keep(
+        self,
+        job: ChatJob,
+        end: ChatEnd,
+        result: ChatResult | None,
+        quota: TextQuota,
+        send_end: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         used = Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens)
         charged = quota.charged(used)
         if charged is not used and charged != used:
@@ -355,6 +362,7 @@ class ChatJobs:
             result=result,
             kudos=kudos,
             volunteer=_volunteer_work(end),
+            send_end=send_end,
         )
         if (turn := job.request.turn) is not None:
             ended = TurnEnded(room=turn.room, turn=turn.turn)
