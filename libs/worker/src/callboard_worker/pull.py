@@ -3,8 +3,8 @@
 The jobs that open pulls ask for and those that run never exceed the slots together, so a worker never holds a job that
 it cannot start. All free slots but one wait for live jobs, up to a bound. One pull asks for all that are not asked for
 yet, once half of them are not: while a pull is open, no job waits. The last free slot is the batch probe: it asks for a
-live job, then for a batch job, then rests for a quarter of a second, and so on; a batch job is thus taken only at a
-moment when no live job waits. Where it is the only free slot, it waits for a live job while it rests.
+live job, then for a batch job, then waits for a live job for a quarter of a second, or rests where many other slots
+wait for one, and so on; a batch job is thus taken only at a moment when no live job waits.
 """
 
 import asyncio
@@ -41,6 +41,8 @@ LOST_BATCH_PROBE_S = 5.0
 HEARTBEAT_S = ACK_WAIT_S / 3
 MAX_WAITING_JOBS = 32
 """So many jobs are asked for at most, beside those that run; a consumer has room for 512 pulls of all its workers."""
+MANY_WAITING_JOBS = 8
+"""With so many jobs asked for the batch probe rests: its pull for one would take turns with the pull for the others."""
 CANCEL_TIMEOUT_S = 5.0
 ERROR_DELAY_S = 1.0
 NAK_DELAY_S = 0.05
@@ -103,7 +105,7 @@ class PullLoop:
         self._batch_probe = Inbox()
         self._step = Step.LIVE_NOW
         self._resting = False
-        """Whether the batch probe rests, as it does while other slots wait for live jobs."""
+        """Whether the batch probe rests."""
         self._most = slots
         self._room = room
         self._handle = handle
@@ -294,7 +296,7 @@ class PullLoop:
         if self._batch_probe_empty:
             self._batch_probe_empty = False
             self._step = NEXT_STEP[self._step]
-            if self._step is Step.LIVE_SOON and self._waiting.open:
+            if self._step is Step.LIVE_SOON and self._waiting.open >= MANY_WAITING_JOBS:
                 if not self._resting:
                     self._resting = True
                     asyncio.get_running_loop().call_later(BATCH_PROBE_LIFE_S, self._end_rest)
@@ -399,6 +401,8 @@ class PullLoop:
             self._reports.append((message, NAK))
             raise
         await self._tell(message, report)
+        if self._stopping:
+            await self._report()
 
     async def _report(self) -> None:
         reports, self._reports = self._reports, []
