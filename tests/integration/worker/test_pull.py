@@ -89,6 +89,56 @@ async def test_no_more_jobs_run_than_there_are_slots(bus: Bus) -> None:
     assert await left_in_queue(bus) == 0
 
 
+async def test_one_pull_asks_for_many_jobs_and_what_it_leaves_open_is_asked_for_again(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "PULL_LIFE_S", 0.4)
+    slots = 8
+    attempts: list[int] = []
+    gate = asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        await gate.wait()
+
+    async with pulling(bus, handle, slots=slots) as loop:
+        for number in range(3):
+            await bus.publish_stored(f"{LIVE}{number}", b"live", f"live{number}")
+        await eventually(lambda: loop.running == 3)
+        # The pulls that were filled in part end, and further ones follow.
+        await asyncio.sleep(1.0)
+        for number in range(3, slots + 2):
+            await bus.publish_stored(f"{LIVE}{number}", b"live", f"live{number}")
+        await eventually(lambda: loop.running == slots)
+        await asyncio.sleep(0.5)
+        assert attempts == [1] * slots
+        gate.set()
+        await eventually(lambda: len(attempts) == slots + 2)
+    assert attempts == [1] * (slots + 2)
+
+
+async def test_jobs_of_a_worker_with_many_slots_take_few_pulls(bus: Bus) -> None:
+    jobs = 64
+    done = 0
+
+    async def handle(_delivery: Delivery) -> None:
+        nonlocal done
+        done += 1
+
+    async with pulling(bus, handle, slots=64):
+        await asyncio.sleep(0.2)
+        pulls: list[str] = []
+        watch = await bus.subscribe_now(
+            "$JS.API.CONSUMER.MSG.NEXT.CHAT.chat-main-live", lambda one: pulls.append(one.reply)
+        )
+        for number in range(jobs):
+            await bus.publish_stored(f"{LIVE}{number}", b"live", f"live{number}")
+        await eventually(lambda: done == jobs)
+        await bus.unsubscribe(watch)
+        assert len(set(pulls)) <= 2
+        assert len(pulls) < jobs / 4
+
+
 async def test_no_more_jobs_are_taken_than_are_welcome(bus: Bus) -> None:
     room, gate = 1, asyncio.Event()
     seen: list[bytes] = []

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -80,18 +81,30 @@ def bus() -> FakeBus:
 class Jobs(RunningJobs):
     """The jobs of a process whose clock a test moves on."""
 
+    def __init__(self, bus: Bus, stall_timeout_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(bus, stall_timeout_s)
+        self._monkeypatch = monkeypatch
+
     def pass_s(self, seconds: float) -> None:
         """Has the jobs looked at after some time, which passes at once."""
-        loop = asyncio.get_running_loop()
-        now = loop.time
-        loop.time = lambda: now() + seconds
+        now = time.monotonic
+        self._monkeypatch.setattr(time, "monotonic", lambda: now() + seconds)
         self.check()
+
+
+@contextmanager
+def entered(jobs: RunningJobs, job: Job, attempt: int, *, is_batch: bool) -> Generator[RunningJob[Job]]:
+    running = jobs.enter(job, attempt, is_batch=is_batch)
+    try:
+        yield running
+    finally:
+        jobs.leave(running)
 
 
 @pytest.fixture
 async def jobs(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> Jobs:
     monkeypatch.setattr(running_module, "WATCH_INTERVAL_S", 0.01)
-    jobs = Jobs(cast("Bus", bus), stall_timeout_s=20)
+    jobs = Jobs(cast("Bus", bus), 20, monkeypatch)
     await jobs.listen()
     return jobs
 
@@ -102,8 +115,8 @@ def reason(running: RunningJob[Job]) -> str | None:
 
 async def test_cancelled_job_ends_and_others_do_not(jobs: Jobs, bus: FakeBus) -> None:
     with (
-        jobs.entered(job("r1"), 1, is_batch=False) as first,
-        jobs.entered(job("r2"), 1, is_batch=True) as second,
+        entered(jobs, job("r1"), 1, is_batch=False) as first,
+        entered(jobs, job("r2"), 1, is_batch=True) as second,
     ):
         await bus.cancel("r1")
         assert (reason(first), reason(second)) == ("cancelled", None)
@@ -117,25 +130,25 @@ async def test_cancellation_that_overtook_its_job_is_remembered(
     monkeypatch.setattr(running_module, "REMEMBERED_CANCELS", 2)
     for name in ("r1", "r2", "r3"):
         await bus.cancel(name)
-    with jobs.entered(job("r1"), 1, is_batch=False) as forgotten, jobs.entered(job("r3"), 1, is_batch=False) as known:
+    with entered(jobs, job("r1"), 1, is_batch=False) as forgotten, entered(jobs, job("r3"), 1, is_batch=False) as known:
         assert (reason(forgotten), reason(known)) == (None, "cancelled")
 
 
 async def test_job_that_runs_here_is_not_entered_twice(jobs: Jobs) -> None:
-    with jobs.entered(job(), 1, is_batch=False), pytest.raises(Superseded), jobs.entered(job(), 2, is_batch=False):
+    with entered(jobs, job(), 1, is_batch=False), pytest.raises(Superseded), entered(jobs, job(), 2, is_batch=False):
         pass
-    with jobs.entered(job(), 3, is_batch=False) as again:
+    with entered(jobs, job(), 3, is_batch=False) as again:
         assert again.attempt == 3
 
 
 async def test_wait_in_the_queue_is_known_of_first_attempts_only(jobs: Jobs) -> None:
-    with jobs.entered(job("r1"), 1, is_batch=False) as first, jobs.entered(job("r2"), 2, is_batch=False) as second:
+    with entered(jobs, job("r1"), 1, is_batch=False) as first, entered(jobs, job("r2"), 2, is_batch=False) as second:
         assert first.queue_s == pytest.approx(2, abs=1)
         assert second.queue_s is None
 
 
 async def test_job_that_two_heartbeats_in_a_row_do_not_name_is_cancelled(jobs: Jobs, bus: FakeBus) -> None:
-    with jobs.entered(job(), 1, is_batch=False) as running:
+    with entered(jobs, job(), 1, is_batch=False) as running:
         # The first may have been sent before the job was.
         await bus.beat("other")
         await bus.beat("other", "r1")
@@ -146,14 +159,14 @@ async def test_job_that_two_heartbeats_in_a_row_do_not_name_is_cancelled(jobs: J
 
 
 async def test_heartbeats_of_other_edges_say_nothing(jobs: Jobs, bus: FakeBus) -> None:
-    with jobs.entered(job(), 1, is_batch=False) as running:
+    with entered(jobs, job(), 1, is_batch=False) as running:
         for _ in range(3):
             await bus.beat(edge="e2")
         assert reason(running) is None
 
 
 async def test_heartbeat_that_makes_no_sense_is_left_aside(jobs: Jobs, bus: FakeBus) -> None:
-    with jobs.entered(job(), 1, is_batch=False) as running:
+    with entered(jobs, job(), 1, is_batch=False) as running:
         for _ in range(3):
             await bus.subscribers["ctl.interest.*"](Message(subjects.interest(EDGE), b"{no"))
         assert reason(running) is None
@@ -162,9 +175,9 @@ async def test_heartbeat_that_makes_no_sense_is_left_aside(jobs: Jobs, bus: Fake
 async def test_edge_that_is_gone_ends_its_live_jobs(jobs: Jobs, bus: FakeBus) -> None:
     bus.answers = [NoResponders("x")]
     with (
-        jobs.entered(job("r1"), 1, is_batch=False) as live,
-        jobs.entered(job("r2"), 1, is_batch=True) as batch,
-        jobs.entered(job("r3", version=1), 1, is_batch=False) as old,
+        entered(jobs, job("r1"), 1, is_batch=False) as live,
+        entered(jobs, job("r2"), 1, is_batch=True) as batch,
+        entered(jobs, job("r3", version=1), 1, is_batch=False) as old,
     ):
         for _ in range(4):
             jobs.pass_s(EDGE_LOST_S - 1)
@@ -180,7 +193,7 @@ async def test_edge_that_is_gone_ends_its_live_jobs(jobs: Jobs, bus: FakeBus) ->
 @pytest.mark.parametrize("answer", [BusUnavailable("no answer in time"), ResumeReply(open=True, attempt=1)])
 async def test_edge_that_stands_still_keeps_its_jobs(jobs: Jobs, bus: FakeBus, answer: ResumeReply | Exception) -> None:
     bus.answers = [answer]
-    with jobs.entered(job(), 1, is_batch=False) as running:
+    with entered(jobs, job(), 1, is_batch=False) as running:
         for asked in (1, 2):
             jobs.pass_s(EDGE_LOST_S + 0.5)
             await watch_until(jobs, lambda: not running.edge_silent)
@@ -189,7 +202,7 @@ async def test_edge_that_stands_still_keeps_its_jobs(jobs: Jobs, bus: FakeBus, a
 
 
 async def test_edge_gets_a_grace_period_after_the_bus_was_away(jobs: Jobs, bus: FakeBus) -> None:
-    with jobs.entered(job(), 1, is_batch=False) as running:
+    with entered(jobs, job(), 1, is_batch=False) as running:
         bus.connected = False
         jobs.pass_s(EDGE_LOST_S * 2)
         bus.connected = True
@@ -201,7 +214,7 @@ async def test_edge_gets_a_grace_period_after_the_bus_was_away(jobs: Jobs, bus: 
 
 
 async def test_newer_attempt_that_the_edge_has_seen_supersedes(jobs: Jobs, bus: FakeBus) -> None:
-    with jobs.entered(job(), 2, is_batch=False) as running:
+    with entered(jobs, job(), 2, is_batch=False) as running:
         await bus.beat("r1", attempts={"r1": 2})
         assert reason(running) is None
         await bus.beat("r1", attempts={"r1": 3})
@@ -209,7 +222,7 @@ async def test_newer_attempt_that_the_edge_has_seen_supersedes(jobs: Jobs, bus: 
 
 
 async def test_job_ends_at_its_deadline(jobs: Jobs) -> None:
-    with jobs.entered(job(life_s=10), 1, is_batch=True) as running:
+    with entered(jobs, job(life_s=10), 1, is_batch=True) as running:
         jobs.pass_s(5)
         assert reason(running) is None
         jobs.pass_s(6)
@@ -217,7 +230,7 @@ async def test_job_ends_at_its_deadline(jobs: Jobs) -> None:
 
 
 async def test_engine_that_is_silent_while_something_is_expected_of_it_stalls(jobs: Jobs) -> None:
-    with jobs.entered(job(), 1, is_batch=True) as running:
+    with entered(jobs, job(), 1, is_batch=True) as running:
         jobs.pass_s(25)
         assert reason(running) is None
         running.heard_at = asyncio.get_running_loop().time()
@@ -243,7 +256,7 @@ async def test_what_may_be_lost_with_the_bus_is_sent_again_from_where_the_edge_i
         sent.append(seq)
 
     bus.answers = [NoResponders("x"), BusUnavailable("x"), ResumeReply(open=True, attempt=1, next_seq=7)]
-    with jobs.entered(job(), 1, is_batch=False) as running, jobs.entered(job("r2"), 1, is_batch=False):
+    with entered(jobs, job(), 1, is_batch=False) as running, entered(jobs, job("r2"), 1, is_batch=False):
         running.resend = resend
         bus.reconnected()
         await watch_until(jobs, lambda: sent == [7])
@@ -260,7 +273,7 @@ async def test_job_without_a_watching_edge_sends_all_again_once_the_bus_is_settl
     async def resend(seq: int) -> None:
         sent.append(seq)
 
-    with jobs.entered(job(version=version), 1, is_batch=is_batch) as running:
+    with entered(jobs, job(version=version), 1, is_batch=is_batch) as running:
         running.resend = resend
         bus.reconnected()
         watching = asyncio.ensure_future(jobs.watch())
@@ -288,7 +301,7 @@ async def test_edge_that_is_asked_after_the_bus_was_away_may_end_the_job(
         raise AssertionError
 
     bus.answers = [reply]
-    with jobs.entered(job(), 1, is_batch=False) as running:
+    with entered(jobs, job(), 1, is_batch=False) as running:
         running.resend = resend
         bus.reconnected()
         await watch_until(jobs, lambda: reason(running) is not None)

@@ -210,6 +210,14 @@ class ChatRequest(Message):
     volunteers: VolunteerTerms | None = None
     """What is asked of volunteers, where they write the reply."""
 
+    @property
+    def has_images(self) -> bool:
+        """Whether a message brings pictures."""
+        for message in self.messages:  # noqa: SIM110 - a generator would be another call for each message
+            if message.images:
+                return True
+        return False
+
 
 class ChatJob(Job):
     """A chat request in a work queue.

@@ -84,7 +84,8 @@ class Hold(Message):
         return self._held(HEARD_METRIC)
 
     def _held(self, metric: str) -> int | None:
-        return max((entry.amount for entry in self.entries if entry.metric == metric), default=None)
+        amounts = [entry.amount for entry in self.entries if entry.metric == metric]
+        return max(amounts) if amounts else None
 
     @property
     def kudos(self) -> int:

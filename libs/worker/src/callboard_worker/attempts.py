@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from nats.aio.msg import Msg
@@ -10,6 +12,7 @@ from callboard_contracts import subjects
 from callboard_contracts.jobs import AttemptRecord
 from callboard_contracts.streams import ATTEMPTS
 from callboard_kit.bus import Bus, BusError, BusUnavailable, NoResponders
+from callboard_kit.lifecycle import is_set_within
 from callboard_kit.stream_reads import read_last
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import Nak
@@ -23,9 +26,24 @@ NAK_DELAY_S = 1.0
 PROBATION_S = 5.0
 PROBATION_CHECK_S = 0.2
 RECORD_DELAY_S = 0.05
-"""A record waits so long for another message to be written with."""
+"""A first attempt is recorded once it has run for so long, where no engine in this process may end it before."""
 
 State = Literal["running", "returned", "stuck", "died"]
+
+
+@dataclass(slots=True)
+class _Known:
+    """An attempt that runs here; `due` is the timer of its first record, until that is made."""
+
+    attempt: int
+    deaths: int
+    due: asyncio.TimerHandle | None = None
+
+    def forget_due(self) -> None:
+        """Ends the wait for the first record."""
+        if self.due is not None:
+            self.due.cancel()
+            self.due = None
 
 
 class Attempts:
@@ -41,11 +59,12 @@ class Attempts:
     ) -> None:
         self._bus = bus
         self._counted = counted
-        # An engine in this process may end it at once. Any other leaves time to write the record with the reply.
-        self._record_delay_s = 0.0 if engine_in_process else RECORD_DELAY_S
+        self._engine_in_process = engine_in_process
         self._worker = worker
         self._metrics = metrics
-        self._records: dict[str, AttemptRecord] = {}
+        self._known: dict[str, _Known] = {}
+        self._due: list[str] = []
+        self._is_due = asyncio.Event()
         self._probation = asyncio.Lock()
         self._on_probation: RunningJob[Any] | None = None
         self._probation_ends_at = 0.0
@@ -57,35 +76,45 @@ class Attempts:
         await self._bus.subscribe(subjects.worker(self._worker), _answer)
 
     async def watch(self) -> None:
-        """Ends probations, for as long as the process runs."""
+        """Makes records that are due and ends probations, for as long as the process runs."""
         while True:
-            await asyncio.sleep(PROBATION_CHECK_S)
+            await is_set_within(self._is_due, PROBATION_CHECK_S)
+            self._is_due.clear()
+            due, self._due = self._due, []
+            for request_id in due:
+                # It may have ended meanwhile.
+                if (known := self._known.get(request_id)) is not None and known.due is not None:
+                    await self._record(request_id, known, "running")
             running = self._on_probation
-            now = asyncio.get_running_loop().time()
+            now = time.monotonic()
             if running is not None and (running.heard_at is not None or now >= self._probation_ends_at):
                 await self._end_probation()
 
     async def begin(self, running: RunningJob[Any]) -> int:
-        """Records that an attempt begins, and returns how many workers died in those before it.
+        """Takes note that an attempt begins, and returns how many workers died in those before it.
 
-        One death too many and the attempt does not begin.
+        One death too many and the attempt does not begin. A first attempt that ends soon leaves no record, since
+        without one no death is counted.
 
         Raises:
             Nak: the bus does not answer at this moment.
         """
         if not self._counted:
             return 0
-        request_id = running.job.request_id
         deaths = await self._deaths(running) if running.attempt > 1 else 0
         if deaths >= MAX_WORKER_DEATHS:
             return deaths
         if deaths:
             await self._probation.acquire()
             self._on_probation = running
-            self._probation_ends_at = asyncio.get_running_loop().time() + PROBATION_S
+            self._probation_ends_at = time.monotonic() + PROBATION_S
             await self._record_all("returned")
-        self._records[request_id] = AttemptRecord(attempt=running.attempt, worker=self._worker, deaths=deaths)
-        await self._record(request_id, "running")
+        request_id = running.job.request_id
+        known = self._known[request_id] = _Known(running.attempt, deaths)
+        if running.attempt > 1 or self._engine_in_process:
+            await self._record(request_id, known, "running")
+        else:
+            known.due = asyncio.get_running_loop().call_later(RECORD_DELAY_S, self._fall_due, request_id)
         return deaths
 
     async def end(self, running: RunningJob[Any], *, returned: bool) -> None:
@@ -93,11 +122,16 @@ class Attempts:
         if not self._counted:
             return
         request_id = running.job.request_id
-        if returned:
-            await self._record(request_id, self.end_state)
-        self._records.pop(request_id, None)
+        if (known := self._known.pop(request_id, None)) is not None:
+            known.forget_due()
+            if returned:
+                await self._record(request_id, known, self.end_state)
         if self._on_probation is running:
             await self._end_probation()
+
+    def _fall_due(self, request_id: str) -> None:
+        self._due.append(request_id)
+        self._is_due.set()
 
     async def _end_probation(self) -> None:
         self._on_probation = None
@@ -105,15 +139,14 @@ class Attempts:
         await self._record_all("running")
 
     async def _record_all(self, state: State) -> None:
-        for request_id in list(self._records):
-            await self._record(request_id, state)
+        for request_id, known in list(self._known.items()):
+            await self._record(request_id, known, state)
 
-    async def _record(self, request_id: str, state: State) -> None:
-        known = self._records[request_id]
-        record = AttemptRecord(attempt=known.attempt, worker=known.worker, deaths=known.deaths, state=state)
-        delay_s = self._record_delay_s if state == "running" else 0.0
+    async def _record(self, request_id: str, known: _Known, state: State) -> None:
+        known.forget_due()
+        record = AttemptRecord(attempt=known.attempt, worker=self._worker, deaths=known.deaths, state=state)
         try:
-            await self._bus.publish(subjects.attempt(request_id), record.encoded(), within_s=delay_s)
+            await self._bus.publish(subjects.attempt(request_id), record.encoded())
         except BusError:
             # Without a record, no death is counted.
             log.warning("attempt_not_recorded", extra={"request_id": request_id})

@@ -1,6 +1,7 @@
 """Stops work in progress from the outside, and says why."""
 
 import asyncio
+import time
 from types import TracebackType
 from typing import Literal, Self
 
@@ -17,6 +18,7 @@ class CancelScope:
     def __init__(self) -> None:
         self.reason: Reason | None = None
         self.at_s: float | None = None
+        """When the body was told to end, by the monotonic clock."""
         self._task: asyncio.Task[object] | None = None
 
     def cancel(self, reason: Reason) -> None:
@@ -25,11 +27,11 @@ class CancelScope:
             return
         self.reason = reason
         if self._task is not None:
-            self.at_s = asyncio.get_running_loop().time()
+            self.at_s = time.monotonic()
             self._task.cancel()
 
     def ignored_since(self, time_s: float) -> bool:
-        """Whether the body was told to end before a time of the event loop's clock, and runs on."""
+        """Whether the body was told to end before a time of the monotonic clock, and runs on."""
         return self._task is not None and self.at_s is not None and self.at_s < time_s
 
     def __enter__(self) -> Self:

@@ -73,37 +73,40 @@ class JobHandler(Generic[J]):
         A job whose key has been erased is far past its deadline and its hold has expired, so it is only counted.
         """
         with tracing.span("process job", "consumer", delivery.headers, {"callboard.attempt": delivery.attempt}):
-            await self._run(delivery)
-
-    async def _run(self, delivery: Delivery) -> None:
-        try:
-            job = self._kind.parse(await self._cipher.decrypt(delivery.data))
-        except PayloadUnreadable:
-            log.warning("job_unreadable", extra={"stream_seq": delivery.stream_seq})
-            self._metrics.jobs.labels("unreadable").inc()
-            return
-        is_batch = subjects.job_class_of(delivery.subject) == "batch"
-        with self._running.entered(job, delivery.attempt, is_batch=is_batch) as running:
-            running.stream_seq = delivery.stream_seq
-            if running.queue_s is not None:
-                self._metrics.queue_wait.observe(running.queue_s, tracing.ids())
-                tracing.annotate({"callboard.request_id": job.request_id, "callboard.queue_wait_s": running.queue_s})
-            if await self._attempts.begin(running) >= MAX_WORKER_DEATHS:
-                await self.set_aside(running, WORKER_DIED)
-                return
-            returned = True
             try:
-                await self._kind.run(running)
-                returned = False
+                job = self._kind.parse(await self._cipher.decrypt(delivery.data))
+            except PayloadUnreadable:
+                log.warning("job_unreadable", extra={"stream_seq": delivery.stream_seq})
+                self._metrics.count_job("unreadable")
+                return
+            is_batch = subjects.job_class_of(delivery.subject) == "batch"
+            running = self._running.enter(job, delivery.attempt, is_batch=is_batch)
+            try:
+                running.stream_seq = delivery.stream_seq
+                await self._run(running)
             finally:
-                await self._attempts.end(running, returned=returned)
+                self._running.leave(running)
+
+    async def _run(self, running: RunningJob[J]) -> None:
+        if (queue_s := running.queue_s) is not None:
+            self._metrics.queue_wait.observe(queue_s, tracing.ids())
+            tracing.annotate({"callboard.request_id": running.job.request_id, "callboard.queue_wait_s": queue_s})
+        if await self._attempts.begin(running) >= MAX_WORKER_DEATHS:
+            await self.set_aside(running, WORKER_DIED)
+            return
+        returned = True
+        try:
+            await self._kind.run(running)
+            returned = False
+        finally:
+            await self._attempts.end(running, returned=returned)
 
     async def set_aside(self, running: RunningJob[J], error: ErrorInfo) -> None:
         """Answers for a job that ends workers, and keeps it among the dead letters; raises BusError."""
 
         async def answer(_data: bytes) -> None:
             await self._kind.answer_dead(running.job, error)
-            self._metrics.jobs.labels("worker_died").inc()
+            self._metrics.count_job("worker_died")
 
         log.error("job_set_aside", extra={"request_id": running.job.request_id, "attempt": running.attempt})
         await self.dead_letters.set_aside(running.stream_seq, running.attempt, answer)
@@ -115,7 +118,7 @@ class JobHandler(Generic[J]):
         except (PayloadUnreadable, ValueError):
             return
         await self._kind.answer_dead(job, DEAD)
-        self._metrics.jobs.labels("dead").inc()
+        self._metrics.count_job("dead")
 
 
 def read_job(model: type[J], data: bytes) -> J:

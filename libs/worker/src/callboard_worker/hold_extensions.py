@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -62,9 +63,9 @@ class HoldExtensions:
 
     async def close(self, timeout_s: float) -> None:
         """Waits for what is under way, then ends the rest."""
-        until = asyncio.get_running_loop().time() + timeout_s
+        until = time.monotonic() + timeout_s
         # A reply that comes in this time may start a release.
-        while self._tasks and (left_s := until - asyncio.get_running_loop().time()) > 0:
+        while self._tasks and (left_s := until - time.monotonic()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left_s)
         for task in self._tasks:
             task.cancel()
@@ -128,7 +129,7 @@ class JobHolds:
         """
         hold = self._job.hold
         assert hold is not None
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         until = clock() + QUOTA_WAIT_S
         while True:
             answer = await self._extensions.ask(hold, work, max(MIN_LIFE_S, self._left_s()))

@@ -86,16 +86,23 @@ class WorkerMetrics:
             registry=registry,
         )
 
+        self._ended = {outcome: self.jobs.labels(outcome) for outcome in ("dead", "worker_died")}
+        """The counts of ended jobs that were shown before; outcomes are a fixed set of words."""
         for outcome in ("here", "handed_over", "full", "gone"):
             self.preferred_jobs.labels(outcome)
-        self.jobs.labels("dead")
-        self.jobs.labels("worker_died")
         for reason in ("killed", "stuck"):
             self.worker_deaths.labels(reason)
         for outcome in ("granted", "refused", "unheld", "failed"):
             self.hold_extensions.labels(outcome)
         for source in resumed_from:
             self.resumed.labels(source)
+
+    def count_job(self, outcome: str) -> None:
+        """Counts a job that ended."""
+        count = self._ended.get(outcome)
+        if count is None:
+            count = self._ended[outcome] = self.jobs.labels(outcome)
+        count.inc()
 
     def begin(self, backend: str, slots: int) -> None:
         """Shows what is known of a worker before its first job."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -71,7 +72,7 @@ async def outcome_of(
             log.exception("work_failed", extra={"request_id": running.job.request_id})
             return Outcome("error", INTERNAL)
         if scope.at_s is not None:
-            metrics.cancel_latency.observe(asyncio.get_running_loop().time() - scope.at_s)
+            metrics.cancel_latency.observe(time.monotonic() - scope.at_s)
     match scope.reason:
         case "superseded":
             raise Superseded
@@ -94,10 +95,12 @@ async def keep_outcome(
     result: Message | None = None,
     kudos: int = 0,
     volunteer: VolunteerWork | None = None,
+    send_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Stores what a job used and, where there is one, its result; a repeat goes under the same ids and counts once.
 
-    `kudos` are what the work cost in thousandths, and `volunteer` is who did it and is paid.
+    `kudos` are what the work cost in thousandths, and `volunteer` is who did it and is paid. `send_end` tells the
+    client that the work has ended; what it sends goes out first, and in one write with the rest.
 
     Raises:
         ExceptionGroup: the bus did not keep it in time; the job is to be handed out again.
@@ -117,9 +120,12 @@ async def keep_outcome(
         at=bus.clock.now(),
     )
     async with asyncio.TaskGroup() as group:
-        group.create_task(bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}"))
         if result is not None:
+            # Begun before anything is published, it adds to the write that the first message has made.
             group.create_task(_keep_result(bus, job, result))
+        if send_end is not None:
+            await send_end()
+        await bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}")
 
 
 async def _keep_result(bus: Bus, job: Job, result: Message) -> None:

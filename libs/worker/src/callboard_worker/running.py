@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from nats.aio.msg import Msg
@@ -31,10 +31,10 @@ J = TypeVar("J", bound=Job)
 
 
 class RunningJob(Generic[J]):
-    """One job while this process works on it; clock times are the event loop's, but `entered_at` is the bus's."""
+    """One job while this process works on it; clock times are monotonic, but `entered_at` is the bus's."""
 
     def __init__(self, job: J, attempt: int, *, is_batch: bool, entered_at: float) -> None:
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         self.job = job
         self.attempt = attempt
         self.is_batch = is_batch
@@ -62,7 +62,7 @@ class RunningJob(Generic[J]):
     @property
     def left_s(self) -> float:
         """The time until the job's deadline."""
-        return self.deadline - asyncio.get_running_loop().time()
+        return self.deadline - time.monotonic()
 
     @property
     def watched(self) -> bool:
@@ -88,7 +88,7 @@ class RunningJobs:
 
     def not_stopping(self, timeout_s: float) -> tuple[RunningJob[Any], ...]:
         """The jobs whose work has ignored the order to stop for so long."""
-        since = asyncio.get_running_loop().time() - timeout_s
+        since = time.monotonic() - timeout_s
         return tuple(running for running in self.all if running.cancel_scope.ignored_since(since))
 
     async def listen(self) -> None:
@@ -96,9 +96,8 @@ class RunningJobs:
         await self._bus.subscribe(subjects.cancel("*"), self._on_cancel)
         await self._bus.subscribe(subjects.interest("*"), self._on_heartbeat)
 
-    @contextmanager
-    def entered(self, job: J, attempt: int, *, is_batch: bool) -> Generator[RunningJob[J]]:
-        """Counts a job as running inside the context.
+    def enter(self, job: J, attempt: int, *, is_batch: bool) -> RunningJob[J]:
+        """Counts a job as running, until `leave`.
 
         Raises:
             Superseded: it runs here already; the bus handed it out again because it was away for a while.
@@ -109,10 +108,11 @@ class RunningJobs:
         if job.request_id in self._cancelled:
             running.cancel_scope.cancel("cancelled")
         self._jobs[job.request_id] = running
-        try:
-            yield running
-        finally:
-            del self._jobs[job.request_id]
+        return running
+
+    def leave(self, running: RunningJob[Any]) -> None:
+        """Counts a job as running no more."""
+        del self._jobs[running.job.request_id]
 
     def used(self) -> dict[str, Work]:
         """What the running jobs have used so far, by request; without those that have used nothing."""
@@ -127,7 +127,7 @@ class RunningJobs:
                 self.check()
                 if not self._bus.connected:
                     continue
-                settled = asyncio.get_running_loop().time() >= self._settled_at
+                settled = time.monotonic() >= self._settled_at
                 for running in self._jobs.values():
                     # What no edge asks for must not be sent again before the frame stream, which is polled, is back.
                     due = running.edge_silent or (running.unsure and (settled or running.watched))
@@ -137,7 +137,7 @@ class RunningJobs:
 
     def check(self) -> None:
         """Ends the jobs that are late or whose engine is silent, and notes those whose edge is."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if not self._bus.connected:
             self._settled_at = now + RECONNECT_GRACE_S
         for running in self._jobs.values():
@@ -179,7 +179,7 @@ class RunningJobs:
         except BusUnavailable:
             running.unsure = unsure
         finally:
-            running.edge_heard_at = asyncio.get_running_loop().time()
+            running.edge_heard_at = time.monotonic()
             running.edge_silent = running.asking_edge = False
 
     async def _on_cancel(self, message: Msg) -> None:
@@ -202,7 +202,7 @@ class RunningJobs:
         except ValueError:
             log.warning("heartbeat_malformed", extra={"edge": edge})
             return
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         still_open = frozenset(heartbeat.open)
         for running in watched:
             request_id = running.job.request_id
@@ -215,7 +215,7 @@ class RunningJobs:
 
     def _reconnected(self) -> None:
         # What was sent while the bus was away went out before the edge was back, and the frame stream began anew.
-        self._settled_at = asyncio.get_running_loop().time() + RECONNECT_GRACE_S
+        self._settled_at = time.monotonic() + RECONNECT_GRACE_S
         for running in self._jobs.values():
             running.unsure = running.resend is not None
 

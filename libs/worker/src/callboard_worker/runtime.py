@@ -237,7 +237,7 @@ class Worker(Generic[J]):
     async def _watch_engine(self) -> None:
         """Asks the engine whether it can work; ends the process when only a fresh one can."""
         ready = self._metrics.engine_ready.labels(self._pool.backend)
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         due = clock()
         while True:
             broken = self._engine.broken()

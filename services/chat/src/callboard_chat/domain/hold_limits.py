@@ -10,8 +10,13 @@ UNBOUNDED = sys.maxsize
 
 def units_of(holds: Sequence[Hold]) -> int | None:
     """The units of all holds together; None when nothing bounds the work."""
-    held = [hold.units for hold in holds]
-    return None if not held or None in held else sum(units or 0 for units in held)
+    total = 0
+    for hold in holds:
+        units = hold.units
+        if units is None:
+            return None
+        total += units
+    return total if holds else None
 
 
 def output_allowed(units: int | None, rates: Rates, prompt_tokens: int) -> int | None:
@@ -28,17 +33,20 @@ def output_allowed(units: int | None, rates: Rates, prompt_tokens: int) -> int |
 
 
 def within(holds: Sequence[Hold], work: Work, unheld_units: int = 0) -> Work:
-    """The work as it is charged: what was written counts first, and of the prompt as much as is still held."""
+    """The work as it is charged, no more than the holds and what is allowed beside them."""
     units = units_of(holds)
-    if units is None:
-        return work
-    units += unheld_units
-    rates = holds[0].rates
+    return work if units is None else paid_by(units + unheld_units, holds[0].rates, work)
+
+
+def paid_by(units: int, rates: Rates, work: Work) -> Work:
+    """What so many units pay of some work: what was written counts first, and of the prompt as much as is left for."""
     written, read = work.completion_tokens, work.prompt_tokens
     if rates.completion_units:
         written = min(written, units // rates.completion_units)
     if rates.prompt_units:
         read = min(read, (units - written * rates.completion_units) // rates.prompt_units)
+    if (read, written) == (work.prompt_tokens, work.completion_tokens):
+        return work
     return work.model_copy(update={"prompt_tokens": read, "completion_tokens": written})
 
 
@@ -62,8 +70,9 @@ class TextAllowance:
 
     def count_prompt(self, prompt_tokens: int) -> None:
         """Takes in how long the prompt really is."""
-        self._prompt_tokens = prompt_tokens
-        self._recount()
+        if prompt_tokens != self._prompt_tokens:
+            self._prompt_tokens = prompt_tokens
+            self._recount()
 
     def add(self, hold: Hold) -> None:
         """Takes in a hold that quota granted on top."""
@@ -95,6 +104,10 @@ class TextAllowance:
         if self._most_ahead_units is not None:
             ahead = min(ahead, self._most_ahead_units)
         return max(lacking, min(ahead, self.lacking_units(most)))
+
+    def charged(self, work: Work) -> Work:
+        """The work as it is charged, no more than is held or allowed without a hold."""
+        return work if self._units is None else paid_by(self._units + self.unheld_units, self._rates, work)
 
     def work(self, units: int) -> Work:
         """The least work that costs so many units."""

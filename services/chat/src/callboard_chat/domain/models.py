@@ -72,12 +72,13 @@ def refusal(request: ChatRequest, models: Mapping[str, ServedModel], engine: Set
         return unsupported_tools()
     if request.output_format.kind == "json_schema" and not model.can("json_schema", engine):
         return _unsupported("This model cannot follow a JSON schema.", "output_format")
-    if array_items(request.output_format.json_schema or {}) > MAX_ARRAY_ITEMS:
+    schema = request.output_format.json_schema
+    if schema is not None and array_items(schema) > MAX_ARRAY_ITEMS:
         message = f"Not a JSON schema that can be followed: {too_many_items()}."
         return ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=message, param="output_format")
     if request.output_format.kind == "grammar" and not model.can("grammar", engine):
         return _unsupported("This model's engine cannot follow a grammar.", "output_format")
-    if any(message.images for message in request.messages) and not (is_own and model.can("images", engine)):
+    if request.has_images and not (is_own and model.can("images", engine)):
         return _unsupported("This model cannot read images.", "messages")
     return None
 

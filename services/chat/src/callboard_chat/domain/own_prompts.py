@@ -67,6 +67,29 @@ class OwnPrompts:
             self._tokens.popitem(last=False)
 
 
+class OwnPrompt:
+    """The prompt of one request, whose text is put together when it is first needed."""
+
+    def __init__(self, prompts: OwnPrompts, tenant: str, request: ChatRequest) -> None:
+        self._prompts = prompts
+        self._tenant = tenant
+        self._request = request
+        self._text: bytes | None = None
+
+    def shared_tokens(self) -> int:
+        """How many tokens the longest earlier prompt of the caller has that this one begins with; 0 without one."""
+        return self._prompts.shared_tokens(self._tenant, self._read())
+
+    def add(self, tokens: int) -> None:
+        """Remembers the prompt, which the engine has read."""
+        self._prompts.add(self._tenant, self._read(), tokens)
+
+    def _read(self) -> bytes:
+        if self._text is None:
+            self._text = prompt_text(self._request)
+        return self._text
+
+
 def prompt_text(request: ChatRequest) -> bytes:
     """What an engine makes a prompt of; a conversation that goes on begins with the text of its earlier part."""
     if request.mode == "completion":

@@ -29,7 +29,7 @@ class PromptStatistics:
 
     def learn(self, request: ChatRequest, prompt_tokens: int) -> None:
         """Takes in how many tokens an engine counted in a prompt."""
-        if request.tools or any(message.images for message in request.messages):
+        if request.tools or request.has_images:
             return
         self.count(prompt_bytes(request), prompt_tokens)
 

@@ -67,34 +67,23 @@ class Reply:
         self._tool_calls: tuple[ToolCall, ...] = prior.tool_calls
         self._logprobs = [prior.logprobs]
         self._sent: list[ChatFrame] = []
-        self._pending_tokens = 0
-        self._pending_thinking_tokens = 0
-        self._pending_logprobs: tuple[TokenLogprob, ...] = ()
         self._prompt_tokens = prior.prompt_tokens
         self._cached_prompt_tokens = 0
         self._max_cached_tokens = max_cached_tokens
-        self._prompt_known = False
         self._read_prompt_tokens = 0
-        self._engine_tokens: int | None = None
-        self._base_tokens = prior.said.tokens
-        self._cutter = StopCutter(request.sampling.stop)
         self._stop_sequence: str | None = None
-        self._durations = PhaseDurations()
-        self._served_by: ServedBy | None = None
+        self._durations: PhaseDurations | None = None
         self._runs = ReplyRuns(attempt, clock)
         self._tells_restarts = tells_restarts
-        self._splitter: ThinkingSplitter | None = None
         self._trims_start = trims_start
-        self._at_start = False
         # A raw prompt cannot be taken for a turn that is over.
         self._checks_prefill = check_prefill and request.mode == "chat"
-        self._prefill = PrefillCheck(Continuation())
         self.engine_cached_tokens = 0
         """How many tokens of the prompt the engine had in its cache, whoever put them there."""
         self.tells_cached = False
         """Whether the engine says how much of the prompt it had in its cache."""
         self.first_at: float | None = None
-        """When the first frame of this attempt went out, by the event loop's clock."""
+        """When the first frame of this attempt went out, by the monotonic clock."""
         self.finish: Finish | None = "tool_calls" if prior.tool_calls else None
         if self._tokens >= self._limit:
             self.finish = self.finish or "length"
@@ -107,12 +96,14 @@ class Reply:
         self._base_tokens = self._tokens
         self._prompt_known = self._prompt_tokens is not None
         self._pending_tokens = self._pending_thinking_tokens = 0
-        self._pending_logprobs = ()
-        self._engine_tokens = None
-        self._served_by = None
+        self._pending_logprobs: tuple[TokenLogprob, ...] = ()
+        self._engine_tokens: int | None = None
+        self._served_by: ServedBy | None = None
         self._runs.begin()
-        self._cutter = StopCutter(self._request.sampling.stop)
-        self._prefill = PrefillCheck(said if self._checks_prefill else Continuation())
+        stops = self._request.sampling.stop
+        self._cutter = StopCutter(stops) if stops else None
+        self._prefill = PrefillCheck(said) if self._checks_prefill and (said.text or said.thinking) else None
+        self._splitter: ThinkingSplitter | None = None
         if self._request.mode == "chat":
             self._splitter = ThinkingSplitter(
                 inside=not said.text and bool(said.thinking),
@@ -124,6 +115,11 @@ class Reply:
     def said(self) -> Continuation:
         """What the frames so far have said."""
         return Continuation("".join(self._text), "".join(self._thinking), self._tokens, self._thinking_tokens)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the frames so far have said some text, beside thinking."""
+        return any(self._text)
 
     @property
     def started(self) -> bool:
@@ -153,7 +149,9 @@ class Reply:
     def tokens_with(self, chunk: Chunk) -> int:
         """How many tokens there would be with the engine's next chunk, within the limit."""
         made = self._pending_tokens + chunk.tokens
-        return min(self._limit, max(self._tokens, made if self._prefill.repeats else self._tokens + made))
+        if self._prefill is not None and self._prefill.repeats:
+            return min(self._limit, max(self._tokens, made))
+        return min(self._limit, self._tokens + made)
 
     def limit_to(self, tokens: int) -> None:
         """Ends the reply once it has so many tokens; what was said before cannot be taken back."""
@@ -180,35 +178,39 @@ class Reply:
             return None
         self._count(chunk)
         room = self._limit - self._tokens
-        if not self._prefill.decided:
+        if self._prefill is not None and not self._prefill.decided:
             # What the engine says may be what was said already.
             room = self._limit
         if self._pending_tokens + chunk.tokens > room:
             # The engine went past the limit that it was told, or past what is held.
             self.finish = "length"
-            return self._last(*self._flush())
+            return self._piece(*self._flush())
         self._pending_tokens += chunk.tokens
         self._pending_logprobs += chunk.logprobs
         text, thinking = self._split(chunk)
-        if self._cutter.hit is not None:
+        calls: tuple[ToolCall, ...] = ()
+        if self._cutter is not None and self._cutter.hit is not None:
             self.finish = "stop"
             self._stop_sequence = self._cutter.hit
             self._pending_logprobs = _of_text(self._pending_logprobs, text)
         elif chunk.finish is not None:
             rest, last_thinking = self._flush()
-            if self._prefill.restarted and chunk.finish == "length" and self._total_tokens < self._limit:
+            restarted = self._prefill is not None and self._prefill.restarted
+            if restarted and chunk.finish == "length" and self._total_tokens < self._limit:
                 # The engine was told to write only what was left of the limit, and spent that on a repetition.
                 raise cannot_continue()
             self.finish = self.finish or chunk.finish
             self._stop_sequence = chunk.stop_sequence
-            self._tool_calls = checked_calls(self._request, chunk.tool_calls, complete=self.finish != "length")
+            calls = checked_calls(self._request, chunk.tool_calls, complete=self.finish != "length")
+            self._tool_calls = calls
             text += rest
             thinking += last_thinking
-        return self._last(text, thinking) if self.finish else self._some(text, thinking)
+        piece = self._piece(text, thinking, calls)
+        return self.restarted() if piece is None and self.finish is None else piece
 
     def restarted(self) -> ChatFrame | None:
         """A frame that says nothing but that the reply is begun again, where that is to be told."""
-        if not self._tells_restarts or not self._runs.is_to_tell:
+        if not (self._tells_restarts and self._runs.is_to_tell):
             return None
         pending = self._pending_thinking_tokens, self._pending_logprobs
         self._pending_thinking_tokens, self._pending_logprobs = 0, ()
@@ -221,7 +223,6 @@ class Reply:
         completed = reason not in {"cancelled", "error"}
         if not completed:
             self._pending_logprobs = ()
-        usage = TokenUsage(prompt_tokens=self._read_prompt_tokens)
         tokens = 0
         if completed or self.started:
             total = min(self._total_tokens, self._limit) if completed else self._tokens
@@ -236,10 +237,15 @@ class Reply:
                 thinking_tokens=min(thinking, total),
             )
             tokens = max(0, total - self._tokens)
+        else:
+            usage = TokenUsage(prompt_tokens=self._read_prompt_tokens)
+        durations = PhaseDurations(queue_s=queue_s)
+        if self._durations is not None:
+            durations = self._durations.model_copy(update={"queue_s": queue_s})
         end = ChatEnd(
             reason=reason,
             usage=usage,
-            durations=self._durations.model_copy(update={"queue_s": queue_s}),
+            durations=durations,
             stop_sequence=self._stop_sequence if reason == "stop" else None,
             error=error,
             served_by=self._served_by,
@@ -286,7 +292,8 @@ class Reply:
             self._durations = chunk.durations
         if chunk.served_by is not None:
             self._served_by = chunk.served_by
-        self._runs.take(chunk)
+        if chunk.restarts or chunk.worked_s is not None:
+            self._runs.take(chunk)
 
     def _keep_to_hold(self, prompt_tokens: int) -> None:
         hold = self._hold
@@ -312,43 +319,46 @@ class Reply:
                 thinking_tokens += self._splitter.thinking_tokens(chunk.tokens - thinking_tokens, text, split)
                 thinking += split
         self._pending_thinking_tokens += thinking_tokens
-        text, thinking = self._new(text, thinking)
+        if self._prefill is not None:
+            text, thinking = self._new(self._prefill, text, thinking)
         if self._at_start:
             text = text.lstrip()
             self._at_start = not text
-        return (self._cutter.feed(text) if text else ""), thinking
+        if text and self._cutter is not None:
+            text = self._cutter.feed(text)
+        return text, thinking
 
     def _flush(self) -> tuple[str, str]:
         """What was held back, now that the engine is done."""
         text, thinking = self._splitter.flush() if self._splitter else ("", "")
-        text, thinking = self._new(text, thinking, ended=True)
-        return self._cutter.feed(text) + self._cutter.flush(), thinking
+        if self._prefill is not None:
+            text, thinking = self._new(self._prefill, text, thinking, ended=True)
+        if self._cutter is not None:
+            text = self._cutter.feed(text) + self._cutter.flush()
+        return text, thinking
 
-    def _new(self, text: str, thinking: str, *, ended: bool = False) -> tuple[str, str]:
+    def _new(self, prefill: PrefillCheck, text: str, thinking: str, *, ended: bool = False) -> tuple[str, str]:
         """What is new in a run that may repeat what was said; raises EngineRefused."""
-        if self._prefill.decided:
+        if prefill.decided:
             return text, thinking
-        text, thinking = self._prefill.feed(text, thinking, ended=ended)
-        if self._prefill.restarted:
+        text, thinking = prefill.feed(text, thinking, ended=ended)
+        if prefill.restarted:
             # This run makes the whole reply, of which the first tokens are sent and counted already.
             self._base_tokens = 0
             self._pending_tokens = max(0, self._pending_tokens - self._tokens)
             self._pending_thinking_tokens = max(0, self._pending_thinking_tokens - self._thinking_tokens)
             self._pending_logprobs = self._pending_logprobs[self._tokens :]
-        elif self._prefill.decided and self._pending_tokens > self._limit - self._tokens:
+        elif prefill.decided and self._pending_tokens > self._limit - self._tokens:
             # What was held back while nothing was certain goes past the limit.
             self._pending_tokens = self._pending_thinking_tokens = 0
             self.finish = "length"
             return "", ""
         return text, thinking
 
-    def _some(self, text: str, thinking: str) -> ChatFrame | None:
-        return self._take_tokens(text, thinking, ()) if text or thinking else self.restarted()
-
-    def _last(self, text: str, thinking: str) -> ChatFrame | None:
-        return self._take_tokens(text, thinking, self._tool_calls) if text or thinking or self._tool_calls else None
-
-    def _take_tokens(self, text: str, thinking: str, calls: tuple[ToolCall, ...]) -> ChatFrame:
+    def _piece(self, text: str, thinking: str, calls: tuple[ToolCall, ...] = ()) -> ChatFrame | None:
+        """The frame for a part of the reply, with the tokens that wait for one; None where there is no such part."""
+        if not (text or thinking or calls):
+            return None
         tokens, self._pending_tokens = self._pending_tokens, 0
         return self._frame(text, thinking, tokens, calls)
 
@@ -366,8 +376,10 @@ class Reply:
         self._next_seq += 1
         self._tokens += tokens
         self._started = self._started or bool(text or thinking or tokens or calls)
-        thinking_tokens, self._pending_thinking_tokens = min(self._pending_thinking_tokens, tokens), 0
-        self._thinking_tokens += thinking_tokens
+        thinking_tokens = self._pending_thinking_tokens
+        if thinking_tokens:
+            thinking_tokens, self._pending_thinking_tokens = min(thinking_tokens, tokens), 0
+            self._thinking_tokens += thinking_tokens
         if text:
             self._text.append(text)
         if thinking:
@@ -384,7 +396,7 @@ class Reply:
             thinking_tokens=thinking_tokens,
             tool_calls=calls,
             logprobs=logprobs,
-            restarts=self._runs.tell(),
+            restarts=self._runs.tell() if self._runs.restarts else 0,
             silent=silent,
             end=end,
         )

@@ -14,6 +14,8 @@ _VIOLATION = "The engine's reply does not satisfy the JSON schema."
 
 async def uncheckable(request: ChatRequest) -> ErrorInfo | None:
     """Why a reply could not be checked against a schema of the request, or None where it could be."""
+    if not request.tools and request.output_format.json_schema is None:
+        return None
     schemas = {f"tools[{index}].parameters": tool.parameters for index, tool in enumerate(request.tools)}
     if (schema := request.output_format.json_schema) is not None:
         schemas["output_format.json_schema"] = schema
@@ -30,10 +32,15 @@ def _first_uncheckable(schemas: dict[str, dict[str, Any]]) -> ErrorInfo | None:
     return None
 
 
+def is_checked(request: ChatRequest) -> bool:
+    """Whether a reply is to be checked against the form that was asked of it."""
+    return request.output_format.kind in {"json_object", "json_schema"}
+
+
 async def check_format(request: ChatRequest, text: str) -> ErrorInfo | None:
     """Why a reply that was not cut at a limit is not in the form that was asked for, or None where it is."""
     wanted = request.output_format
-    if wanted.kind not in {"json_object", "json_schema"}:
+    if not is_checked(request):
         return None
     schema = _OBJECT if wanted.kind == "json_object" else wanted.json_schema or _OBJECT
     problem = await asyncio.to_thread(_problem, schema, text)

@@ -21,13 +21,10 @@ class ReplyRuns:
         self._before = attempt - 2
         self._run_restarts = 0
         self._run_worked_s = 0.0
+        self.restarts = self._before
+        """How often the reply was begun again."""
         self.worked_s: float | None = None
         """How long the reply was written, where it waited for somebody to write it; None where it did not."""
-
-    @property
-    def restarts(self) -> int:
-        """How often the reply was begun again."""
-        return self._before + self._run_restarts
 
     @property
     def is_to_tell(self) -> bool:
@@ -37,18 +34,21 @@ class ReplyRuns:
     def tell(self) -> int:
         """How often the reply was begun again, which is told now."""
         self._told = self.restarts
-        self._tell_again_at = self._clock() + TELL_AGAIN_S
+        if self._told > 0:
+            self._tell_again_at = self._clock() + TELL_AGAIN_S
         return self._told
 
     def begin(self) -> None:
         """Counts one more run."""
         self._before += 1 + self._run_restarts
+        self.restarts = self._before
         self._run_restarts = 0
         self._run_worked_s = 0.0
 
     def take(self, chunk: Chunk) -> None:
         """Takes in what a chunk says of its run so far."""
         self._run_restarts = max(self._run_restarts, chunk.restarts)
+        self.restarts = self._before + self._run_restarts
         if chunk.worked_s is not None:
             self.worked_s = (self.worked_s or 0.0) + max(0.0, chunk.worked_s - self._run_worked_s)
             self._run_worked_s = max(self._run_worked_s, chunk.worked_s)

@@ -26,8 +26,8 @@ class ThinkingSplitter:
 
     def feed(self, text: str) -> tuple[str, str]:
         """Takes the next text and returns what of it is certain: reply, reasoning."""
-        if self._has_text and not self._inside and not self._held and (self._leading_only or "<" not in text):
-            return text, ""
+        if not self._inside and not self._held and ("<" not in text or (self._has_text and self._leading_only)):
+            return (text if self._has_text else self._begin(text)), ""
         rest = self._held + text
         self._held = ""
         reply: list[str] = []
@@ -64,7 +64,9 @@ class ThinkingSplitter:
         inside = self._inside or self._was_inside
         self._was_inside = self._inside
         self._uncertain_tokens = 0
-        if text or thinking:
+        if text and not thinking:
+            return 0
+        if thinking:
             return round(tokens * len(thinking) / (len(text) + len(thinking)))
         if inside:
             return tokens
@@ -78,6 +80,15 @@ class ThinkingSplitter:
         if self._inside:
             return "", held
         return (held, "") if held.strip() else ("", "")
+
+    def _begin(self, text: str) -> str:
+        """What of the reply's first text is certain, which holds no tag."""
+        content = text.lstrip()
+        if not content:
+            self._held = text
+            return ""
+        self._has_text = True
+        return content if self._strip else text
 
     def _read(self, rest: str, tag: str, into: list[str]) -> str:
         """Moves text up to the tag, or up to what may become the tag; returns what follows the tag."""
@@ -96,7 +107,10 @@ class ThinkingSplitter:
 
 def overlap(text: str, mark: str) -> int:
     """How many characters at the end of a text may be the beginning, but not the whole, of a mark."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
+    most = min(len(text), len(mark) - 1)
+    if most < 1 or mark[0] not in text[-most:]:
+        return 0
+    for length in range(most, 0, -1):
         if text.endswith(mark[:length]):
             return length
     return 0

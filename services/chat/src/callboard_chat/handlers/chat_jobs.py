@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from functools import cache, partial
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Literal
 
 from callboard_chat import metrics
@@ -12,13 +12,13 @@ from callboard_chat.domain.dialogue_cut import UNBOUNDED, fitted
 from callboard_chat.domain.front_cut import may_be_cut
 from callboard_chat.domain.kudos_cost import kudos_cost
 from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, format_of, refusal
-from callboard_chat.domain.own_prompts import OwnPrompts, prompt_text
+from callboard_chat.domain.own_prompts import OwnPrompt, OwnPrompts
 from callboard_chat.domain.ports import ChatEngine, Chunk, Continuation
 from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.prompt_rendering import RenderedRequest, TextFit, rendered
 from callboard_chat.domain.prompt_statistics import PromptStatistics
 from callboard_chat.domain.reply import Reply
-from callboard_chat.domain.reply_format import check_format, uncheckable
+from callboard_chat.domain.reply_format import check_format, is_checked, uncheckable
 from callboard_chat.domain.reply_statistics import ReplyStatistics
 from callboard_chat.domain.retries import Retries, final_error
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
@@ -114,7 +114,7 @@ class ChatJobs:
             return
         quota = self._quota(job, prior, lambda: running.left_s)
         request = await self._fitted(job.request)
-        prompt = cache(partial(prompt_text, request))
+        prompt = OwnPrompt(self._own_prompts, job.tenant, request)
         shown, refused = self._rendered(request)
         reply = Reply(
             shown.request,
@@ -124,7 +124,7 @@ class ChatJobs:
             check_prefill=not self._engine.honours_prefill,
             trims_start=shown.opens_reply,
             tells_restarts=running.is_batch,
-            max_cached_tokens=lambda: self._own_prompts.shared_tokens(job.tenant, prompt()),
+            max_cached_tokens=prompt.shared_tokens,
         )
 
         async def resend(seq: int) -> None:
@@ -138,15 +138,15 @@ class ChatJobs:
             work = partial(self._generate, running, reply, quota, shown, refused)
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         if reply.tells_cached and reply.prompt_tokens is not None:
-            self._own_prompts.add(job.tenant, prompt(), reply.prompt_tokens)
+            prompt.add(reply.prompt_tokens)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
         if outcome.reason not in {"cancelled", "error"}:
             self._learn(running, request, frame.end, reply.worked_s)
         await quota.cover_used(frame.end.usage)
-        await self._send(job, frame)
         self._observe(running, reply, frame.end)
-        await self._keep(job, frame.end, reply.result(job.request_id, frame.end), quota)
+        result = reply.result(job.request_id, frame.end)
+        await self._keep(job, frame.end, result, quota, partial(self._send, job, frame))
 
     async def answer_dead(self, job: ChatJob, error: ErrorInfo) -> None:
         """Ends the reply with an error, unless it has an end; what was read and sent of it is settled."""
@@ -223,14 +223,15 @@ class ChatJobs:
             return Outcome("error", refused)
         model = self._pool.models[request.model]
         fit = None
-        if "tokenize" not in self._engine.abilities:
+        if shown.request.mode == "completion" and "tokenize" not in self._engine.abilities:
             fit = TextFit(self._statistics[model.name].tokens_per_byte)
         retries = Retries(self._pool.can_continue)
         while reply.finish is None:
             if (frame := reply.restarted()) is not None:
                 await self._send(running.job, frame)
-            asked = shown.continued(has_text=bool(reply.said.text))
-            asked = asked.model_copy(update={"model": model.engine_model})
+            asked = shown.continued(has_text=reply.has_text)
+            if model.engine_model != asked.model:
+                asked = asked.model_copy(update={"model": model.engine_model})
             error = await self._run_engine(running, reply, asked, quota, fit)
             if error is None:
                 continue
@@ -243,7 +244,7 @@ class ChatJobs:
             running.heard_at = None
             await asyncio.sleep(delay_s)
             reply.begin_run()
-        if reply.finish == "stop" and not reply.cut_at_stop:
+        if reply.finish == "stop" and not reply.cut_at_stop and is_checked(request):
             violation = await check_format(request, reply.said.text)
             if violation is not None:
                 metrics.ENGINE_ERRORS.labels(self._pool.backend, violation.code.value).inc()
@@ -260,43 +261,43 @@ class ChatJobs:
     ) -> ErrorInfo | None:
         """One run of the engine; returns what went wrong, or None when the reply is complete or is to be tried shorter.
 
-        `fit` cuts prompts for an engine that tells no tokens.
+        `fit` cuts raw prompts for an engine that tells no tokens.
         """
         said = reply.said if reply.started else None
         if said is not None and not self._pool.can_continue:
             return INTERRUPTED
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         job = running.job
         first = not reply.started
+        chunks = self._stream_job(running, fit.cut(request) if fit else request, said)
         try:
-            async with aclosing(self._stream_job(running, fit.cut(request) if fit else request, said)) as chunks:
-                async for chunk in chunks:
-                    if chunk.read_prompt_tokens is None:
-                        running.heard_at = clock()
-                    if chunk.prompt_tokens is not None and chunk.finish is None:
-                        quota.count_prompt(chunk.prompt_tokens)
-                    if (tokens := reply.tokens_with(chunk)) > quota.covered:
-                        # While quota is asked, nothing is expected of the engine.
-                        running.heard_at = None
-                        await quota.cover(reply, tokens)
-                        running.heard_at = clock()
-                    frame = reply.take(chunk)
-                    if frame is not None:
-                        await self._send(job, frame, flush=first)
-                        if first and frame.says_something:
-                            first = False
-                            reply.first_at = clock()
-                            first_token_s = reply.first_at - running.started_at
-                            self._model_figures(job).first_token.observe(first_token_s, tracing.ids())
-                            tracing.annotate({"callboard.time_to_first_token_s": first_token_s})
-                    if reply.finish is not None:
-                        break
+            async for chunk in chunks:
+                if chunk.read_prompt_tokens is None:
+                    running.heard_at = clock()
+                if chunk.prompt_tokens is not None and chunk.finish is None:
+                    quota.count_prompt(chunk.prompt_tokens)
+                if (tokens := reply.tokens_with(chunk)) > quota.covered:
+                    # While quota is asked, nothing is expected of the engine.
+                    running.heard_at = None
+                    await quota.cover(reply, tokens)
+                    running.heard_at = clock()
+                frame = reply.take(chunk)
+                if frame is not None:
+                    await self._send(job, frame, flush=first)
+                    if first and frame.says_something:
+                        first = False
+                        self._observe_first(running, reply)
+                if reply.finish is not None:
+                    break
         except ContextExceeded as error:
             if fit is not None and not reply.started and fit.shorten(request):
                 return None
             return error.explained(self._pool.models[job.request.model].context_tokens, job.request)
         except EngineError as error:
             return error.info
+        finally:
+            # This is what stops an engine that is still at work.
+            await chunks.aclose()
         return None if reply.finish is not None else BROKEN
 
     async def _close_again(self, running: RunningJob[ChatJob], prior: PriorAttempt) -> None:
@@ -324,7 +325,7 @@ class ChatJobs:
             # The figures of a shared pool are its own engine's, which counts its tokens; a withheld text has none.
             return
         # Time for which a job waited for hands says nothing of how fast it was written.
-        seconds = asyncio.get_running_loop().time() - running.started_at if worked_s is None else worked_s
+        seconds = time.monotonic() - running.started_at if worked_s is None else worked_s
         self._replies[model.name].learn(end.usage.completion_tokens, seconds)
         if not may_be_cut(request, end.usage.prompt_tokens, model.context_tokens):
             self._statistics[model.name].learn(request, end.usage.prompt_tokens)
@@ -333,10 +334,17 @@ class ChatJobs:
         holds = JobHolds(self._extensions, job, prior.extensions, left_s, metrics.WORKER)
         return TextQuota(job, holds, prior.history.sent)
 
-    async def _keep(self, job: ChatJob, end: ChatEnd, result: ChatResult | None, quota: TextQuota) -> None:
+    async def _keep(
+        self,
+        job: ChatJob,
+        end: ChatEnd,
+        result: ChatResult | None,
+        quota: TextQuota,
+        send_end: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         used = Work(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens)
         charged = quota.charged(used)
-        if charged != used:
+        if charged is not used and charged != used:
             metrics.OVER_HOLD.inc()
             log.warning("used_more_than_held", extra={"request_id": job.request_id, "model": job.request.model})
         kudos = kudos_cost(self._pool.kudos, job, end, end.served_by.reward if end.served_by else None)
@@ -354,6 +362,7 @@ class ChatJobs:
             result=result,
             kudos=kudos,
             volunteer=_volunteer_work(end),
+            send_end=send_end,
         )
         if (turn := job.request.turn) is not None:
             ended = TurnEnded(room=turn.room, turn=turn.turn)
@@ -363,17 +372,24 @@ class ChatJobs:
     def _model_figures(self, job: ChatJob) -> metrics.ModelFigures:
         return self._figures.get(job.request.model, self._other)
 
+    def _observe_first(self, running: RunningJob[ChatJob], reply: Reply) -> None:
+        reply.first_at = time.monotonic()
+        first_token_s = reply.first_at - running.started_at
+        self._model_figures(running.job).first_token.observe(first_token_s, tracing.ids())
+        tracing.annotate({"callboard.time_to_first_token_s": first_token_s})
+
     def _observe(self, running: RunningJob[ChatJob], reply: Reply, end: ChatEnd) -> None:
         figures = self._model_figures(running.job)
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         figures.duration.observe(now - running.started_at, tracing.ids())
         figures.input_tokens.observe(end.usage.prompt_tokens)
         figures.output_tokens.observe(end.usage.completion_tokens)
-        figures.cached_tokens.inc(reply.engine_cached_tokens)
+        if reply.engine_cached_tokens:
+            figures.cached_tokens.inc(reply.engine_cached_tokens)
         if reply.first_at is not None and end.usage.completion_tokens > 1:
             figures.per_token.observe((now - reply.first_at) / (end.usage.completion_tokens - 1))
         code = end.error.code.value if end.error else None
-        metrics.WORKER.jobs.labels(code or end.reason).inc()
+        metrics.WORKER.count_job(code or end.reason)
         tracing.annotate(
             {
                 "gen_ai.usage.input_tokens": end.usage.prompt_tokens,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -78,7 +79,7 @@ class EmbeddingJobs:
 
     async def run(self, running: RunningJob[EmbeddingJob]) -> None:
         """Embeds the texts of one job; see `JobKind`."""
-        job, clock = running.job, asyncio.get_running_loop().time
+        job, clock = running.job, time.monotonic
         tracing.annotate(
             {
                 "gen_ai.operation.name": "embeddings",
@@ -173,7 +174,7 @@ class EmbeddingJobs:
         """What the engine makes of some texts, or what went wrong."""
         context = model.context_tokens
         truncate = running.job.request.truncate
-        running.heard_at = asyncio.get_running_loop().time()
+        running.heard_at = time.monotonic()
         try:
             return await self._engine.embed(model.engine_model, inputs, context, truncate=truncate)
         except InputTooLong as error:
@@ -223,14 +224,14 @@ class EmbeddingJobs:
     def _observe(self, running: RunningJob[EmbeddingJob], embedding: Embedding, end: EmbeddingEnd) -> None:
         request = running.job.request
         figures = self._figures.get(request.model, self._other)
-        figures.duration.observe(asyncio.get_running_loop().time() - running.started_at, tracing.ids())
+        figures.duration.observe(time.monotonic() - running.started_at, tracing.ids())
         figures.input_tokens.observe(end.usage.prompt_tokens)
         figures.inputs.inc(embedding.done)
         if end.reason == "stop" and not end.truncated:
             size = sum(text_bytes(text) for text in request.inputs)
             self._statistics[self._pool.models[request.model].name].count(size, embedding.tokens)
         code = end.error.code.value if end.error else None
-        metrics.WORKER.jobs.labels(code or end.reason).inc()
+        metrics.WORKER.count_job(code or end.reason)
         tracing.annotate(
             {"gen_ai.usage.input_tokens": end.usage.prompt_tokens, **({"error.type": code} if code else {})}
         )

@@ -1,6 +1,7 @@
 """The jobs that lie in the queue of a chat pool: replies to write, and texts to embed."""
 
-from typing import cast
+from types import CoroutineType
+from typing import Any, cast
 
 from callboard_chat.handlers.chat_jobs import ChatJobs
 from callboard_chat.handlers.embedding_jobs import EmbeddingJobs
@@ -30,12 +31,11 @@ class PoolJobs:
                 raise
         return self._embeddings.parse(data)
 
-    async def run(self, running: RunningJob[PoolJob]) -> None:
+    def run(self, running: RunningJob[PoolJob]) -> "CoroutineType[Any, Any, None]":
         """Runs one job to its end; see `JobKind`."""
         if isinstance(running.job, EmbeddingJob):
-            await self._embeddings.run(cast("RunningJob[EmbeddingJob]", running))
-        else:
-            await self._chats.run(cast("RunningJob[ChatJob]", running))
+            return self._embeddings.run(cast("RunningJob[EmbeddingJob]", running))
+        return self._chats.run(cast("RunningJob[ChatJob]", running))
 
     async def answer_dead(self, job: PoolJob, error: ErrorInfo) -> None:
         """Answers for a job that is not handed out again."""

@@ -18,7 +18,9 @@ class TextQuota:
         self._most_tokens = job.request.max_output_tokens
         self._holds = holds
         self._sent = sent
-        self._allowance = TextAllowance(holds.all, job.held.prompt_tokens) if job.held and holds.all else None
+        self._allowance = None
+        if job.held is not None and (held := holds.all):
+            self._allowance = TextAllowance(held, job.held.prompt_tokens)
         self._prompt_counted = False
 
     @property
@@ -55,14 +57,16 @@ class TextQuota:
         """Has held what a reply turned out to have used, where an engine counted only at its end; quota may refuse."""
         if self._allowance is not None and usage.prompt_tokens:
             self._allowance.count_prompt(usage.prompt_tokens)
-            await self._extend(usage.completion_tokens)
+            if usage.completion_tokens > self._allowance.tokens:
+                await self._extend(usage.completion_tokens)
 
     def charged(self, used: Work) -> Work:
         """What of the work used is charged: no more than was held when it was sent, or allowed without a hold."""
         if self._allowance is None:
             return within(self._holds.all, used)
-        held = within(self._holds.all, used, self._allowance.unheld_units)
-        sent = self._sent
+        held, sent = self._allowance.charged(used), self._sent
+        if held is used:
+            return used
         return Work(
             prompt_tokens=max(held.prompt_tokens, min(used.prompt_tokens, sent.prompt_tokens)),
             completion_tokens=max(held.completion_tokens, min(used.completion_tokens, sent.completion_tokens)),

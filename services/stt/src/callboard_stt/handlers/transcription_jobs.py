@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
@@ -132,7 +133,7 @@ class TranscriptionJobs:
     async def _transcribe(
         self, running: RunningJob[TranscriptionJob], transcript: Transcript, quota: HeardQuota
     ) -> Outcome[TranscriptionEndReason]:
-        job, clock = running.job, asyncio.get_running_loop().time
+        job, clock = running.job, time.monotonic
         if refused := transcription_refusal(job.request, self._pool.models, self._engine.abilities):
             return Outcome("error", refused)
         file = await read_sound(self._bus, job)
@@ -170,7 +171,7 @@ class TranscriptionJobs:
         self, running: RunningJob[TranscriptionJob], transcript: Transcript, sound: Sound, start_ms: int
     ) -> None:
         """Sends what the engine hears from a point of the sound on; raises EngineError."""
-        job, clock = running.job, asyncio.get_running_loop().time
+        job, clock = running.job, time.monotonic
         # A worker that takes a job over goes on in the language that was heard before, unless that is a mere name.
         known, _ = transcript.language
         language = job.request.language or (known if len(known or "") <= LONGEST_CODE else None)
@@ -227,13 +228,13 @@ class TranscriptionJobs:
         )
 
     def _observe(self, running: RunningJob[TranscriptionJob], transcript: Transcript, end: TranscriptionEnd) -> None:
-        metrics.JOB_DURATION.observe(asyncio.get_running_loop().time() - running.started_at, tracing.ids())
+        metrics.JOB_DURATION.observe(time.monotonic() - running.started_at, tracing.ids())
         metrics.HEARD.inc(end.heard_ms / 1000)
         metrics.WORDS.inc(sum(len(segment.text.split()) for segment in transcript.segments))
         if end.reason == "stop" and not transcript.segments:
             metrics.SPEECHLESS.inc()
         code = end.error.code.value if end.error else None
-        metrics.WORKER.jobs.labels(code or end.reason).inc()
+        metrics.WORKER.count_job(code or end.reason)
         tracing.annotate({"callboard.heard_ms": end.heard_ms, **({"error.type": code} if code else {})})
         ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
         log.info("job_ended", extra={**ids, "reason": end.reason, "code": code, "heard_ms": end.heard_ms})

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal
@@ -112,7 +113,7 @@ class SpeechJobs:
             await holds.stop()
             # Where nobody waits, no segment before this one may be left to name the holds.
             await writer.end(end, progress.piece, holds.drain_pending() if prior.wanted else holds.extensions)
-            _observe(job, end, asyncio.get_running_loop().time() - running.started_at)
+            _observe(job, end, time.monotonic() - running.started_at)
             await self._keep(job, end, holds.extensions)
         finally:
             await holds.close()
@@ -217,7 +218,7 @@ class SpeechJobs:
 
 def _observe(job: SpeechJob, end: SpeechEnd, duration_s: float) -> None:
     outcome = end.error.code.value if end.error else end.reason
-    metrics.WORKER.jobs.labels(outcome).inc()
+    metrics.WORKER.count_job(outcome)
     metrics.JOB_DURATION.observe(duration_s, tracing.ids())
     tracing.annotate(
         {

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -157,7 +158,7 @@ class Synthesis:
         times: list[WordTime] = []
         speed = self._running.job.request.speed
         stretcher = Stretcher(speed / wanted.speed) if speed != wanted.speed else None
-        clock = asyncio.get_running_loop().time
+        clock = time.monotonic
         working_s, length_bytes = 0.0, 0
         async with aclosing(self._engine.synthesise(wanted)) as parts:
             is_whole = False
