@@ -1,11 +1,13 @@
 """One suite for the ledger's store, over memory and over a real bus; and the other stores on a real bus."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -19,6 +21,7 @@ from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import BusBroker
 from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
+from callboard_quota.backends import acknowledged
 from callboard_quota.backends.acknowledged import AcknowledgedPublisher
 from callboard_quota.backends.audit import AuditJournal
 from callboard_quota.backends.cache_invalidation import CacheInvalidation
@@ -96,6 +99,33 @@ async def store(request: pytest.FixtureRequest, server: NatsServer) -> AsyncGene
         return
     async with connected(server) as (bus, publisher):
         yield JetStreamLedger(bus, publisher)
+
+
+async def test_what_a_killed_server_may_have_stored_in_part_is_repeated_as_soon_as_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledged, "REPEAT_S", 60.0)
+    server = NatsServer(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        bus = await Bus.connect(NatsSection(url=server.url), "declare", lambda: None)
+        await apply_streams(bus, Config())
+        await bus.close()
+        async with connected(server) as (bus, publisher):
+            store, taken = JetStreamLedger(bus, publisher), hold("killed")
+            await store.open(hold("before"), increments(hold("before")))
+            assert server.child is not None
+            server.child.signal(signal.SIGSTOP)
+            opening = asyncio.ensure_future(store.open(taken, increments(taken), timeout_s=30))
+            # The messages leave for the server's socket, which goes with it.
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            applied = await asyncio.wait_for(opening, 20)
+            assert [one.value for one in applied] == [500, 1]
+            assert await open_ids(store) == {hold("before").id, taken.id}
+    finally:
+        await asyncio.to_thread(server.kill)
 
 
 def hold(name: str) -> Hold:

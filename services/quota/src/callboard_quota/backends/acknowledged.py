@@ -56,6 +56,9 @@ class AcknowledgedPublisher:
     async def start(self) -> None:
         """Begins to listen for acknowledgements."""
         await self._bus.subscribe_now(f"{self._inbox}.*.*", self._arrived)
+        # A server that was killed may have stored a part of a group; the sooner the rest follows, the less likely this
+        # process ends before.
+        self._bus.on_reconnect(self._repeat_all)
 
     async def run(self) -> None:
         """Repeats what is not acknowledged and gives up what has waited too long, until cancelled."""
@@ -69,12 +72,7 @@ class AcknowledgedPublisher:
                 elif now >= group.give_up_at:
                     self._fail(number, StoreUnavailable("no acknowledgement in time"))
                 elif now >= group.repeat_at:
-                    group.repeat_at = now + REPEAT_S
-                    group.again = True
-                    try:
-                        self._send(number, group)
-                    except BusError:
-                        log.debug("repeat_failed")
+                    self._repeat(number, group)
 
     def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> asyncio.Future[list[Applied]]:
         """Sends the messages in order and returns their acknowledgements, once all are there.
@@ -95,6 +93,19 @@ class AcknowledgedPublisher:
         except BusError as error:
             self._fail(number, StoreUnavailable(str(error)))
         return done
+
+    def _repeat_all(self) -> None:
+        for number, group in self._waiting.items():
+            if not group.done.done():
+                self._repeat(number, group)
+
+    def _repeat(self, number: str, group: _Group) -> None:
+        group.repeat_at = self._loop.time() + REPEAT_S
+        group.again = True
+        try:
+            self._send(number, group)
+        except BusError:
+            log.debug("repeat_failed")
 
     def _fail(self, number: str, error: StoreUnavailable) -> None:
         done = self._waiting.pop(number).done
