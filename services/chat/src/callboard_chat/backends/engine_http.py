@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from httptools import HttpParserError, HttpResponseParser
 
 MAX_HEADER_BYTES = 65_536
-MAX_UNREAD_BYTES = 1024 * 1024
-"""How much may have arrived and not be read; beyond it the engine waits."""
+MAX_UNREAD_BYTES = 128 * 1024
+"""How much may have arrived and not be read; beyond it the engine waits. What is read together becomes one frame, which
+has to fit a message of the bus, so this and one more read of the socket (256 KiB) stay far below a megabyte."""
 MAX_KEPT = 256
 """Connections that are kept while nothing is asked on them."""
 KEPT_S = 15.0
