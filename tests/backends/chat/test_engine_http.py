@@ -78,11 +78,14 @@ async def whole(http: EngineHttp, body: bytes = b"{}") -> tuple[int, bytes]:
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    """Runs a coroutine on each kind of event loop."""
+    """Runs a coroutine on each kind of event loop, which has nothing to complain of."""
 
     def runs(coroutine: Any) -> Any:
+        complaints: list[object] = []
         with asyncio.Runner(loop_factory=request.param) as runner:
-            return runner.run(asyncio.wait_for(coroutine, 10))
+            runner.get_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+            runner.run(asyncio.wait_for(coroutine, 10))
+        assert complaints == []
 
     return runs
 
@@ -147,9 +150,10 @@ async def test_an_engine_may_be_asked_on_a_new_connection_each_time() -> None:
         b"",
         b"SSH-2.0-OpenSSH\r\n",
         OK + b"A: b\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
         OK + b"X: " + b"x" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
     ],
-    ids=["nothing", "not HTTP", "half a head", "endless headers"],
+    ids=["nothing", "not HTTP", "half a head", "another protocol", "endless headers"],
 )
 def test_what_is_no_answer_is_a_lost_connection(run: Callable[[Any], Any], answer: bytes) -> None:
     async def asks() -> None:

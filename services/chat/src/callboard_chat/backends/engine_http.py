@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 MAX_HEADER_BYTES = 65_536
 MAX_UNREAD_BYTES = 128 * 1024
@@ -210,7 +210,7 @@ class EngineConnection(asyncio.Protocol):
         """The transport has data."""
         try:
             self._parser.feed_data(data)
-        except HttpParserError:
+        except (HttpParserError, HttpParserUpgrade):
             self.abort()
             return
         if self._unread_bytes > MAX_UNREAD_BYTES and not self._is_paused and self._transport is not None:
