@@ -147,18 +147,17 @@ class Bus:
         reply: str = "",
         *,
         flush: bool = False,
-        within_s: float = 0.0,
     ) -> None:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
-        It goes out at the end of this turn of the event loop, at once with `flush`, or with the next message that
-        does, at the latest after `within_s`. Whoever sends without waiting for anything uses `publish`.
+        It goes out at the end of this turn of the event loop, or at once with `flush`. Whoever sends much and waits for
+        no answer uses `publish`, which a server that does not read slows down.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
         try:
-            self.connection.send(subject, payload, reply, headers, within_s)
+            self.connection.send(subject, payload, reply, headers)
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
         if flush:
@@ -172,14 +171,13 @@ class Bus:
         reply: str = "",
         *,
         flush: bool = False,
-        within_s: float = 0.0,
     ) -> None:
         """Sends a message as `send` does, and waits while the server does not read and 32 MiB are queued.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
         """
-        self.send(subject, payload, headers, reply, flush=flush, within_s=within_s)
+        self.send(subject, payload, headers, reply, flush=flush)
         if self.connection.is_congested:
             try:
                 await self.connection.until_written()

@@ -96,11 +96,8 @@ class Connection(Client):
         payload: bytes = b"",
         reply: str = "",
         headers: dict[str, str] | None = None,
-        within_s: float = 0.0,
     ) -> None:
-        """Queues a message for the next write; without a connection it waits for the next one.
-
-        The write comes at the end of this loop turn, or after `within_s` unless another message is written before.
+        """Queues a message for the write at the end of this loop turn; without a connection it waits for the next one.
 
         Raises:
             nats.errors.Error: it is no message that the server takes, the connection ended, or too much waits for it.
@@ -116,11 +113,7 @@ class Connection(Client):
         self.stats["out_bytes"] += len(payload)
         self._pending.append(command)
         self._pending_data_size += size
-        if self._write_due:
-            return
-        if within_s:
-            self._loop.call_later(within_s, self.write)
-        else:
+        if not self._write_due:
             self._write_due = True
             self._loop.call_soon(self.write)
 

@@ -113,7 +113,7 @@ def of_each(request: ChatRequest, wanted: Wanted) -> list[ChatRequest]:
     return [_seeded(request, number) for number in range(wanted.written)]
 
 
-def respond(
+async def respond(
     context: EdgeContext,
     call: Call,
     route: str,
@@ -124,15 +124,16 @@ def respond(
     *,
     stream: bool,
     wanted: Wanted,
-) -> Awaitable[web.StreamResponse]:
+) -> web.StreamResponse:
     """Answers with one choice for each writer.
 
     Clients of local servers read their replies by keys, and stop them so; what else they ask for is never refused.
     """
     answered = partial(_answered, context, call, route, requests, model, writers, stream=stream, wanted=wanted)
     if isinstance(body, LocalBody):
-        return _followed(context, reply_name(call.caller, body.genkey or ""), answered)
-    return answered(REFUSED, None)
+        with context.running.running(reply_name(call.caller, body.genkey or "")) as reply:
+            return await answered(frozenset(), reply.follow)
+    return await answered(REFUSED, None)
 
 
 def _answered(
@@ -162,16 +163,6 @@ def _answered(
         refused_sampling=refused,
         follow=follow,
     )
-
-
-async def _followed(
-    context: EdgeContext,
-    name: str,
-    answered: Callable[[Set[str], Callable[[TextStream], None]], Awaitable[web.StreamResponse]],
-) -> web.StreamResponse:
-    """Answers with replies that are found by a name while they are written."""
-    with context.running.running(name) as reply:
-        return await answered(frozenset(), reply.follow)
 
 
 def _seeded(request: ChatRequest, number: int) -> ChatRequest:
