@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 
 from callboard_contracts.streams import ACK_WAIT_S
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.feed import nak
 from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
 from callboard_worker.pull_words import (
     BATCH_PROBE_LIFE_S,
@@ -27,7 +28,6 @@ from callboard_worker.pull_words import (
     Inbox,
     Step,
     lost,
-    nak,
     pull_for,
     unfilled,
 )

@@ -57,8 +57,3 @@ def unfilled(message: Msg) -> int | None:
     """How many jobs a pull that ended still asked for; None where the server does not say."""
     jobs = (message.headers or {}).get(PENDING_MESSAGES, "")
     return int(jobs) if jobs.isdecimal() else None
-
-
-def nak(delay_s: float) -> bytes:
-    """The word that has a job handed out again after a delay."""
-    return b"-NAK " + json.dumps({"delay": int(delay_s * NANOSECONDS_PER_S)}).encode()
