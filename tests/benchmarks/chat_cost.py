@@ -67,11 +67,17 @@ def bench_config(engine_port: int) -> Table:
     }
 
 
-def measure(folder: Path, effort: Effort, *, sync_always: bool) -> ChatCost:
+def measure(folder: Path, effort: Effort, *, sync_always: bool = False, store_synced: bool = False) -> ChatCost:
     """Starts a set of one edge, one chat worker and one quota process, measures it, and stops it."""
     port = free_port()
     engine = Child([sys.executable, "-m", "tests.benchmarks.mock_engine", str(port)], folder / "engine.log")
-    deployment = Deployment(folder / "deployment", bench_config(port), sync_always=sync_always, log_level="info")
+    deployment = Deployment(
+        folder / "deployment",
+        bench_config(port),
+        sync_always=sync_always,
+        store_synced=store_synced,
+        log_level="info",
+    )
     try:
         wait_until(lambda: arrivals_at(port) is not None, 10, "the mock engine listens")
         deployment.start(speakers=0)

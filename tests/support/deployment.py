@@ -70,6 +70,7 @@ class Deployment:
         config: Table,
         *,
         sync_always: bool = False,
+        store_synced: bool = False,
         log_level: str = "debug",
         edge_module: str = "callboard_edge",
         clustered: bool = False,
@@ -90,6 +91,8 @@ class Deployment:
             if clustered
             else NatsServer(folder / "nats", sync_always=sync_always, settings=settings, login=login)
         )
+        if store_synced:
+            config = merged(config, {"nats": {"store_dir": str(folder / "nats" / "store")}})
         self._config = config
         self._log_level = log_level
         self._edge_module = edge_module

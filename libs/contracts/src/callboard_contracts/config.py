@@ -59,6 +59,9 @@ class NatsSection(Section):
     """The key of that certificate."""
     replicas: int = Field(default=1, ge=1, le=5)
     """How many servers of a cluster keep each stream."""
+    store_dir: Path | None = None
+    """The `store_dir` of a single server on this machine that does not sync every message itself: each process then
+    brings what it stores to the disk, many messages at once. `callboard up` sets it for its own bus."""
 
     @property
     def credentials(self) -> tuple[str, str] | None:

@@ -29,6 +29,7 @@ from callboard_kit.bus_errors import (
 from callboard_kit.connecting import ConnectAttempts, identity, inbox_prefix, is_refused, why_not
 from callboard_kit.connection import Connection, OnMessage
 from callboard_kit.payload_cipher import PayloadCipher
+from callboard_kit.store_sync import StoreSync
 
 __all__ = ["ApiError", "Bus", "BusError", "BusUnavailable", "NoResponders", "PublishRefused", "Stored"]
 
@@ -64,8 +65,9 @@ class Stored:
 class Bus:
     """A connection that reconnects by itself and calls back when it has."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, store_sync: StoreSync | None = None) -> None:
         self.connection = connection
+        self._store_sync = store_sync
         self.clock = BusClock(self._time)
         self.cipher = PayloadCipher(self)
         self._on_reconnect: list[Callable[[], None]] = []
@@ -79,7 +81,8 @@ class Bus:
             BusUnavailable: there is no bus within 30 s, or, at once, what it is told will never please it.
         """
         key, context = await asyncio.to_thread(identity, settings)
-        bus = cls(Connection(key, requires_tls=settings.uses_tls))
+        store_sync = None if settings.store_dir is None else StoreSync(settings.store_dir)
+        bus = cls(Connection(key, requires_tls=settings.uses_tls), store_sync)
         connecting = True
         attempts = ConnectAttempts(settings, bus.connection)
         user, password = settings.credentials or (None, None)
@@ -134,6 +137,20 @@ class Bus:
     def connected(self) -> bool:
         """Whether the connection stands at this moment."""
         return self.connection.is_connected
+
+    @property
+    def syncs_store(self) -> bool:
+        """Whether the server leaves it to its clients to bring what it has stored to the disk."""
+        return self._store_sync is not None
+
+    async def on_disk(self, *streams: str) -> None:
+        """Waits until all that was acknowledged of streams is on the disk, where the server does not see to it itself.
+
+        Raises:
+            BusUnavailable: the disk failed or takes too long.
+        """
+        if self._store_sync is not None:
+            await self._store_sync.on_disk(*streams)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Calls back, on the event loop, each time the connection is restored."""
@@ -195,7 +212,7 @@ class Bus:
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
     ) -> Stored:
-        """Publishes into a stream and waits until it is stored, repeating under the same id until the timeout.
+        """Publishes into a stream and waits until it is on the disk, repeating under the same id until the timeout.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -211,7 +228,9 @@ class Bus:
                 raise BusUnavailable("no acknowledgement in time")
             try:
                 reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
-                return _stored(json.loads(reply.data))
+                stored = _stored(json.loads(reply.data))
+                await self.on_disk(stored.stream)
+                return stored
             except nats.errors.MaxPayloadError:
                 raise PublishRefused(MESSAGE_TOO_LARGE, "larger than a message may be") from None
             except PublishRefused as refused:
@@ -306,11 +325,12 @@ class Bus:
             log.debug("drain_failed")
 
     async def delete_message(self, stream: str, seq: int) -> bool:
-        """Deletes one message of a stream; false when it is already gone."""
+        """Deletes one message of a stream, on the disk too; false when it is already gone."""
         try:
             answer = await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq})
         except ApiError:
             return False
+        await self.on_disk(stream)
         return bool(answer.get("success"))
 
     async def _time(self) -> float:
@@ -332,6 +352,8 @@ class Bus:
         except (TimeoutError, nats.errors.Error, *TRANSPORT_ERRORS):
             # The client tries to write its last bytes even when the server is gone.
             log.debug("bus_close_failed")
+        if self._store_sync is not None:
+            self._store_sync.close()
 
 
 def _stored(answer: dict[str, Any]) -> Stored:

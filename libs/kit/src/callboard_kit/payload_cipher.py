@@ -103,6 +103,8 @@ class PayloadCipher:
                 info = await _info(self._bus)
                 seq, age_s = info["state"]["last_seq"], _age_s(info, "last_ts")
                 key = await self._key(seq) if age_s < self._rotation_s else None
+                # Another process may just have made it, and nothing encrypted may be on the disk before its key.
+                await self._bus.on_disk(KEYS)
                 if key is None:
                     new, age_s = AESGCM.generate_key(KEY_BITS), 0.0
                     seq = (await self._bus.publish_stored(DATA_KEYS, new, os.urandom(8).hex())).seq

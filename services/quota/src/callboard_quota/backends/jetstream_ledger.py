@@ -78,7 +78,9 @@ class JetStreamLedger:
     async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.whole(), {MSG_ID: hold.id})
-        return (await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s))[1:]
+        applied = (await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s))[1:]
+        await self._on_disk(LEASE, *map(_lasting_stream, changes))
+        return applied
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
         """Applies the changes, all in flight at once, and the removal of a lease with them."""
@@ -87,7 +89,9 @@ class JetStreamLedger:
             messages.append(_tombstone(closing))
         if not messages:
             return []
-        return (await self._publisher.publish(messages, SETTLE_TIMEOUT_S))[: len(changes)]
+        applied = (await self._publisher.publish(messages, SETTLE_TIMEOUT_S))[: len(changes)]
+        await self._on_disk(*map(_lasting_stream, changes))
+        return applied
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id wins."""
@@ -96,6 +100,7 @@ class JetStreamLedger:
         subject = subjects.audit(outcome.request_id)
         message = Outgoing(subject, outcome.whole(), {MSG_ID: outcome.hold_id + OUTCOME_SUFFIX})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
+        await self._on_disk(AUDIT)
         if not answer.duplicate:
             return outcome
         for event in await read_outcomes(self._bus, outcome.request_id):
@@ -119,6 +124,7 @@ class JetStreamLedger:
         subject = subjects.transfer(outcome.request_id)
         message = Outgoing(subject, outcome.whole(), {MSG_ID: f"{outcome.request_id}.transaction"})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
+        await self._on_disk(TRANSFERS)
         if not answer.duplicate:
             return outcome
         known = await self.transaction_outcome(outcome.request_id)
@@ -155,6 +161,12 @@ class JetStreamLedger:
                 for message in batch:
                     if (hold := _hold(message)) is not None:
                         yield hold
+
+    async def _on_disk(self, *streams: str | None) -> None:
+        """Waits for the disk where the server does not; counters are recomputed after a power cut, and need not."""
+        if self._bus.syncs_store:
+            with bus_errors_as_unavailable():
+                await self._bus.on_disk(*{stream for stream in streams if stream is not None})
 
     async def _stream(self, name: str) -> dict[str, Any]:
         with bus_errors_as_unavailable():
@@ -204,6 +216,11 @@ def _outgoing(change: Change) -> Outgoing:
 def counter_subject(counter: Counter) -> str:
     """The subject of a counter."""
     return subjects.kudos(counter.tenant) if counter.metric == KUDOS_METRIC else subjects.used(*counter)
+
+
+def _lasting_stream(change: Change) -> str | None:
+    """The stream of a counter that nothing else tells the value of, or None."""
+    return KUDOS if counter_stream(change.counter) == KUDOS else None
 
 
 def counter_stream(counter: Counter) -> str:

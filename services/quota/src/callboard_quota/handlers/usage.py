@@ -8,7 +8,7 @@ from nats.aio.msg import Msg
 
 from callboard_contracts.quota import UsageEvent, usage_event_of
 from callboard_contracts.streams import SETTLEMENT, USAGE
-from callboard_kit.bus import Bus
+from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.feed import ACK, FAILED, TERM, Feed, nak
 from callboard_kit.pull import stored_at
 from callboard_quota.domain.limit_kinds import LIMIT_KINDS
@@ -49,8 +49,10 @@ class UsageFeed(Feed):
             await self._gather()
         at = stored_at(message)
         try:
+            # The source of all counters must not be lost after what follows from it.
+            await self._bus.on_disk(USAGE)
             result = await self._settler.settle(event, at)
-        except StoreUnavailable:
+        except (StoreUnavailable, BusUnavailable):
             STORE_FAILURES.labels("settle").inc()
             return POSTPONED
         except Exception:

@@ -1,0 +1,170 @@
+"""Brings what a bus on this machine has stored onto the disk; all who wait at once share one write.
+
+A nats-server that syncs every message waits for the disk once for each. One that does not has written a message to its
+files before it acknowledges it, and any process that may read these files can have them brought to the disk.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from callboard_kit.bus_errors import BusUnavailable
+
+log = logging.getLogger(__name__)
+
+SYNC_TIMEOUT_S = 10.0
+BLOCK_SUFFIX = ".blk"
+TICK_NS = 50_000_000
+"""A file that was changed so shortly ago may change again without a newer time of change."""
+
+FileState = tuple[int, int, int]
+"""A file's inode, size and time of change."""
+
+
+@dataclass(slots=True)
+class _StreamFiles:
+    """The files of one stream; one thread at a time works on them."""
+
+    folder: str
+    synced: dict[str, FileState] = field(default_factory=dict[str, FileState])
+    """The files that were brought to the disk after their last change."""
+    names: frozenset[str] = frozenset()
+
+    def sync(self) -> None:
+        """Brings every file to the disk that may have changed, and new names too; raises OSError."""
+        now_ns = time.time_ns()
+        states: dict[str, FileState] = {}
+        try:
+            entries = list(os.scandir(self.folder))
+        except FileNotFoundError:
+            # The stream is in memory.
+            return
+        for entry in entries:
+            if not entry.name.endswith(BLOCK_SUFFIX):
+                continue
+            try:
+                status = entry.stat()
+                state = states[entry.name] = status.st_ino, status.st_size, status.st_mtime_ns
+                if self.synced.get(entry.name) != state:
+                    _sync_file(entry.path)
+            except FileNotFoundError:
+                # The server removes a file with the last of its messages.
+                continue
+        if not states.keys() <= self.names:
+            _sync_file(self.folder)
+        self.names = frozenset(states)
+        self.synced = {name: state for name, state in states.items() if abs(now_ns - state[2]) > TICK_NS}
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if sys.platform == "darwin":
+            # There fsync leaves the bytes in the drive's own memory.
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StoreSync:
+    """The store of a nats-server on this machine, by its `store_dir`.
+
+    One sync runs at a time, in a thread. Whoever asks meanwhile is served by the next one, since that which runs may
+    have passed the file already.
+    """
+
+    def __init__(self, store_dir: Path) -> None:
+        self._folder = store_dir / "jetstream" / "$G" / "streams"
+        self._files: dict[str, _StreamFiles] = {}
+        self._thread = ThreadPoolExecutor(1, "store-sync")
+        self._loop = asyncio.get_running_loop()
+        self._wanted: set[str] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        """Those who are served by the next sync."""
+        self._served: list[asyncio.Future[None]] = []
+        """Those who are served by the sync that runs or is about to."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Fails whoever waits, while a sync runs or is about to."""
+
+    async def on_disk(self, *streams: str) -> None:
+        """Waits until all that the server had acknowledged of some streams before the call is on the disk.
+
+        A stream in memory has nothing to wait for.
+
+        Raises:
+            BusUnavailable: the disk failed or takes too long, or the process ends.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(waiter)
+        self._wanted.update(streams)
+        if self._timer is None:
+            self._timer = self._loop.call_later(SYNC_TIMEOUT_S, self._late)
+            # What is asked for in this turn of the loop is done together.
+            self._loop.call_soon(self._begin)
+        await waiter
+
+    def close(self) -> None:
+        """Ends the thread without waiting for a disk that does not answer; whoever still waits is failed."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self) -> None:
+        self._served, self._waiting = self._waiting, []
+        wanted, self._wanted = self._wanted, set()
+        try:
+            done = self._loop.run_in_executor(self._thread, self._sync, wanted)
+        except RuntimeError:
+            self._end(BusUnavailable("the process ends"))
+        else:
+            done.add_done_callback(self._ended)
+
+    def _sync(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            if stream not in self._files:
+                self._files[stream] = _StreamFiles(str(self._folder / stream / "msgs"))
+            self._files[stream].sync()
+
+    def _ended(self, done: asyncio.Future[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled():
+            self._end(BusUnavailable("the process ends"))
+        elif error is not None:
+            log.error("store_not_synced", extra={"error": type(error).__name__}, exc_info=error)
+            self._end(BusUnavailable("the store of the bus was not brought to the disk"))
+        else:
+            self._end(None)
+
+    def _end(self, error: BusUnavailable | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        _answer(self._served, error)
+        if self._waiting:
+            self._timer = self._loop.call_later(SYNC_TIMEOUT_S, self._late)
+            self._begin()
+
+    def _late(self) -> None:
+        log.error("store_sync_late", extra={"waiting": len(self._served) + len(self._waiting)})
+        self._timer = self._loop.call_later(SYNC_TIMEOUT_S, self._late)
+        for waiting in (self._served, self._waiting):
+            _answer(waiting, BusUnavailable("the disk of the bus takes too long"))
+
+
+def _answer(waiting: list[asyncio.Future[None]], error: BusUnavailable | None) -> None:
+    for waiter in waiting:
+        if waiter.done():
+            # Whoever waited was cancelled.
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+    waiting.clear()
