@@ -229,8 +229,7 @@ class Bus:
             try:
                 reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
                 stored = _stored(json.loads(reply.data))
-                await self.on_disk(stored.stream)
-                return stored
+                break
             except nats.errors.MaxPayloadError:
                 raise PublishRefused(MESSAGE_TOO_LARGE, "larger than a message may be") from None
             except PublishRefused as refused:
@@ -240,6 +239,8 @@ class Bus:
                 if msg_id is None:
                     raise BusUnavailable("no acknowledgement") from error
             await asyncio.sleep(min(PUBLISH_PAUSE_S, max(0.0, left_s)))
+        await self.on_disk(stored.stream)
+        return stored
 
     async def request(
         self,
