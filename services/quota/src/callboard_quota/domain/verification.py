@@ -53,7 +53,7 @@ class Verifier:
         )
 
     async def compare(self, since: float) -> dict[Counter, Drift]:
-        """The counters since a time that differ at this moment, if only because they change; raises StoreUnavailable."""
+        """The counters since a time that differ now, if only because they change; raises StoreUnavailable."""
         return (await self._compare(*await self._span(since)))[0]
 
     async def _span(self, since: float) -> tuple[int | None, list[str]]:
