@@ -91,6 +91,14 @@ def test_counter_that_changes_meanwhile_is_corrected_by_what_it_lacks(harness: H
     assert harness.store.values[UNITS] == 2000
 
 
+def test_counter_that_is_wrong_by_the_same_amount_again_is_corrected_again(harness: Harness) -> None:
+    for n in range(3):
+        harness.report(harness.hold(f"r{n}", units=5000), 0)
+        harness.store.lose_newest(changes=2, removals=0)
+        assert harness.repair().drift_count == 0
+        assert harness.store.values[UNITS] == 0
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["hold", "report", "release", "expire"]), st.integers(0, 4)), max_size=20),

@@ -52,8 +52,10 @@ class CounterRepair:
         steady: dict[Counter, tuple[int, int]] = {}
         quiet_rounds = 0
         for _ in range(MAX_ROUNDS):
-            found = await self._verifier.compare(request.since)
-            differences = {key: one.events + one.open - one.counted for key, one in found.items()}
+            found = (await self._verifier.compare(request.since)).values()
+            differences = {
+                Counter(one.tenant, one.metric, one.bucket): one.events + one.open - one.counted for one in found
+            }
             quiet_rounds = 0 if differences else quiet_rounds + 1
             if quiet_rounds == QUIET_ROUNDS:
                 break
@@ -62,7 +64,8 @@ class CounterRepair:
                 before, rounds = known.get(counter, (difference, 0))
                 steady[counter] = difference, rounds + 1 if before == difference else 1
                 if steady[counter][1] == STEADY_ROUNDS:
-                    name = f"repair.{counter.bucket}.{found[counter].counted}"
+                    # Whoever corrects the counter as it is uses the same id, so the correction counts once.
+                    name = f"repair.{counter.bucket}.{await self._counter_store.revision(counter)}"
                     corrected += await self._reconciler.correct(counter, difference, name, "counters_repaired")
                     del steady[counter]
             await self._pause(PAUSE_S)
