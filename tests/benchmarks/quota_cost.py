@@ -50,13 +50,13 @@ up of who asks, the audit of admissions and the usage event.
 """
 
 GROUPED_NOTES = """\
-The same on one machine, as `callboard up` runs it: usage events, holds and their ends are on the disk first, brought there
-by the quota process, those of many callers at once; counters need not be:
+The same on one machine, as `callboard up` runs it: usage events, holds and their ends are on the disk first, brought
+there by the quota process, those of many callers at once; counters need not be:
 """
 
 STRICT_NOTES = """\
-The same with `sync_interval: always`, as a cluster's nodes do: every acknowledged message is on the disk first, so these
-figures are those of the disk as much as of the ledger:
+The same with `sync_interval: always`, as a cluster's nodes do: every acknowledged message is on the disk first, so
+these figures are those of the disk as much as of the ledger:
 """
 
 

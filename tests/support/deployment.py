@@ -33,10 +33,9 @@ QUEUE_STREAMS = (*JOB_QUEUES, "LEASE")
 COMMAND_TIMEOUT_S = 60.0
 
 
-def store_section(nats: NatsServer | Cluster) -> Table:
+def store_section(nats: NatsServer) -> Table:
     """What the section `nats` of a configuration says of the store, where processes bring it to the disk."""
-    store_dir = nats.store_dir if isinstance(nats, NatsServer) else None
-    return {} if store_dir is None else {"store_dir": str(store_dir)}
+    return {} if nats.store_dir is None else {"store_dir": str(nats.store_dir)}
 
 
 def stub_config(chat_url: str, speech_url: str) -> Table:
