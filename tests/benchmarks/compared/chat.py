@@ -29,8 +29,8 @@ request at a time. Memory and processor time are those of all processes of each,
 
 They do not do the same. Callboard takes and settles a hold of two counters for each request, keeps the job and its
 usage, and may lose any process without losing a reply; "synced" also survives a power cut, as `callboard up` runs it:
-what is relied on is on the disk first. LiteLLM and the gateway in Go check a key and count in memory, and lose a reply with their
-process. Envoy is a plain proxy that checks nothing: the least that another hop costs.
+what is relied on is on the disk first. LiteLLM and the gateway in Go check a key and count in memory, and lose a reply
+with their process. Envoy is a plain proxy that checks nothing: the least that another hop costs.
 """
 
 
