@@ -12,7 +12,7 @@ behind it. ADR 0008 has the measurements.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import nats.errors
 from nats.aio.client import Client, Srv
@@ -34,6 +34,8 @@ ROOM_CHECK_S = 0.002
 """How often a full buffer is looked at."""
 
 OnMessage = Callable[[Msg], None]
+OutgoingMessage = tuple[str, bytes, str, dict[str, str] | None]
+"""A message to be sent: subject, payload, where it is answered, and headers."""
 _PLAIN_SCHEMES = ("nats", "tls")
 
 
@@ -103,15 +105,22 @@ class Connection(Client):
             nats.errors.Error: it is no message that the server takes, the connection ended, or too much waits for it.
         """
         command = publish_command(subject, payload, reply, headers)
-        size = len(command)
+        self._queue([command], len(command))
+
+    def send_all(self, messages: Iterable[OutgoingMessage]) -> None:
+        """Queues several messages as `send` does, all or none of them; raises as it does."""
+        commands = [publish_command(*message) for message in messages]
+        self._queue(commands, sum(map(len, commands)))
+
+    def _queue(self, commands: Sequence[bytes], size: int) -> None:
         # The server ends the connection for good over a message that is too large.
-        if size > self._max_payload and counted_bytes(command) > self._max_payload:
+        if size > self._max_payload and any(counted_bytes(command) > self._max_payload for command in commands):
             raise nats.errors.MaxPayloadError
         if self._status not in _SENDING:
             self._check_may_wait(size)
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += len(payload)
-        self._pending.append(command)
+        self.stats["out_msgs"] += len(commands)
+        self.stats["out_bytes"] += size
+        self._pending += commands
         self._pending_data_size += size
         if not self._write_due:
             self._write_due = True
@@ -309,6 +318,7 @@ class Connection(Client):
             headers = parse_headers(data[begin : begin + headers_bytes]) if headers_bytes else None
             payload = data[begin + headers_bytes : end]
             self._hand_over(on_message, Msg(self, subject, reply[0] if reply else "", payload, headers))
+        self.stats["in_bytes"] += taken
         return taken
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
@@ -321,7 +331,6 @@ class Connection(Client):
 
     def _hand_over(self, on_message: OnMessage, message: Msg) -> None:
         self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(message.data)
         try:
             on_message(message)
         except Exception:
