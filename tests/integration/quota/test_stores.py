@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -220,7 +220,7 @@ async def test_many_counters_are_read_at_once(store: LedgerStore) -> None:
 async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore) -> None:
     taken = hold("rides")
     await store.open(taken, increments(taken))
-    await store.apply(reversal(taken), closing=taken)
+    await store.complete(reversal(taken), [taken])
     assert taken.id not in await open_ids(store)
 
 
@@ -322,11 +322,11 @@ class BlockedSettler(Settler):
         self.seen: list[str] = []
         self.released = asyncio.Event()
 
-    async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
-        assert stored_at is not None
-        self.seen.append(event.request_id)
+    async def settle_all(self, events: Sequence[tuple[UsageEvent, float]]) -> list[str]:
+        assert all(stored_at > 0 for _event, stored_at in events)
+        self.seen += [event.request_id for event, _stored_at in events]
         await self.released.wait()
-        return "settled"
+        return ["settled"] * len(events)
 
 
 async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -> None:

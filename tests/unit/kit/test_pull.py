@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 from nats.aio.msg import Msg
 
-from callboard_kit.pull import stored_at
+from callboard_kit.pull import delivery_of
 
 pytestmark = pytest.mark.unit
 
@@ -13,11 +13,13 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     "reply",
     [
-        "$JS.ACK.USAGE.settlement.1.22.33.1795800000123456789.4",
-        "$JS.ACK._.hash.USAGE.settlement.1.22.33.1795800000123456789.4",
-        "$JS.ACK.hub.hash.USAGE.settlement.1.22.33.1795800000123456789.4.random",
+        "$JS.ACK.USAGE.settlement.3.22.33.1795800000123456789.4",
+        "$JS.ACK._.hash.USAGE.settlement.3.22.33.1795800000123456789.4",
+        "$JS.ACK.hub.hash.USAGE.settlement.3.22.33.1795800000123456789.4.random",
     ],
 )
 def test_the_time_at_which_a_message_was_stored_is_the_one_that_the_client_reads(reply: str) -> None:
     message = Msg(cast("Any", None), reply=reply)
-    assert stored_at(message) == pytest.approx(message.metadata.timestamp.timestamp(), abs=1e-5)
+    delivery, stored_at = delivery_of(message)
+    assert delivery == message.metadata.num_delivered
+    assert stored_at == pytest.approx(message.metadata.timestamp.timestamp(), abs=1e-5)

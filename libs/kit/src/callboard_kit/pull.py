@@ -7,8 +7,8 @@ from callboard_contracts.streams import NANOSECONDS_PER_S
 TROUBLE_PAUSE_S = 0.25
 """How long nothing is pulled after a pull was turned away, as it is at once where the consumer has no leader."""
 _WORDS = 9
-_TIME_AT = 7
-"""Where the time stands in the subject of a message's answer: `$JS.ACK` and seven words."""
+_DELIVERY_AT, _TIME_AT = 4, 7
+"""Where both stand in the subject of a message's answer: `$JS.ACK` and seven words."""
 _UNFILLED = frozenset({"404", "408"})
 
 
@@ -22,8 +22,9 @@ def turned_away(status: str) -> bool:
     return status not in _UNFILLED
 
 
-def stored_at(message: Msg) -> float:
-    """When a message that was pulled had been stored, in Unix seconds."""
+def delivery_of(message: Msg) -> tuple[int, float]:
+    """Which delivery of a message that was pulled this is, from 1 on, and when it had been stored, in Unix seconds."""
     words = message.reply.split(".")
     # Between accounts and domains the server puts two more words in front.
-    return int(words[_TIME_AT if len(words) == _WORDS else _TIME_AT + 2]) / NANOSECONDS_PER_S
+    skipped = 0 if len(words) == _WORDS else 2
+    return int(words[_DELIVERY_AT + skipped]), int(words[_TIME_AT + skipped]) / NANOSECONDS_PER_S

@@ -17,6 +17,9 @@ REPEAT_S = 0.75
 """A message that is not acknowledged for this long is sent again; every message here is safe to repeat."""
 TICK_S = 0.05
 VALUE = b'"val":"'
+Answer = tuple[bytes, bool]
+"""What a stream said of a message, and whether the message had been sent again before."""
+_NONE_YET: Answer = (b"", False)
 
 
 @dataclass(slots=True)
@@ -33,9 +36,9 @@ class _Group:
     """Messages that are published and acknowledged together."""
 
     messages: Sequence[Outgoing]
-    answers: list[Applied | None]
+    answers: list[Answer]
     missing: int
-    done: asyncio.Future[list[Applied]]
+    done: asyncio.Future[list[Answer]]
     repeat_at: float
     give_up_at: float
     again: bool = False
@@ -74,8 +77,8 @@ class AcknowledgedPublisher:
                 elif now >= group.repeat_at:
                     self._repeat(number, group)
 
-    def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> asyncio.Future[list[Applied]]:
-        """Sends the messages in order and returns their acknowledgements, once all are there.
+    def publish(self, messages: Sequence[Outgoing], timeout_s: float) -> asyncio.Future[list[Answer]]:
+        """Sends the messages in order and returns the answers to them, once all are there.
 
         They go out with all others of this turn of the event loop.
 
@@ -85,8 +88,8 @@ class AcknowledgedPublisher:
         count, now = len(messages), self._loop.time()
         self._groups += 1
         number = str(self._groups)
-        done: asyncio.Future[list[Applied]] = self._loop.create_future()
-        group = _Group(messages, [None] * count, count, done, now + REPEAT_S, now + timeout_s)
+        done: asyncio.Future[list[Answer]] = self._loop.create_future()
+        group = _Group(messages, [_NONE_YET] * count, count, done, now + REPEAT_S, now + timeout_s)
         self._waiting[number] = group
         try:
             self._send(number, group)
@@ -113,10 +116,14 @@ class AcknowledgedPublisher:
             done.set_exception(error)
 
     def _send(self, number: str, group: _Group) -> None:
-        for n, message in enumerate(group.messages):
-            if group.answers[n] is None:
-                reply = f"{self._inbox}.{number}.{n}"
-                self._bus.send(message.subject, message.payload, message.headers, reply)
+        answers, replies = group.answers, f"{self._inbox}.{number}"
+        self._bus.send_all(
+            [
+                (message.subject, message.payload, f"{replies}.{n}", message.headers)
+                for n, message in enumerate(group.messages)
+                if answers[n] is _NONE_YET
+            ]
+        )
 
     def _arrived(self, message: Msg) -> None:
         number, place = message.subject[self._prefix :].split(".")
@@ -131,17 +138,23 @@ class AcknowledgedPublisher:
                 self._fail(number, StoreUnavailable(f"refused with {code}"))
             return
         n = int(place)
-        if group.answers[n] is None:
-            group.answers[n] = _answer(data, again=group.again)
+        if group.answers[n] is _NONE_YET:
+            group.answers[n] = (data, group.again)
             group.missing -= 1
             if group.missing == 0:
                 del self._waiting[number]
                 if not group.done.done():
-                    group.done.set_result([answer for answer in group.answers if answer is not None])
+                    group.done.set_result(group.answers)
 
 
-def _answer(data: bytes, *, again: bool) -> Applied:
-    """What a stream says of a message."""
+def is_duplicate(answer: Answer) -> bool:
+    """Whether a message of that id was stored before."""
+    return b'"duplicate"' in answer[0]
+
+
+def applied_of(answer: Answer) -> Applied:
+    """What a stream that counts says of a change."""
+    data, again = answer
     # The server writes these answers in one form, and finding the value costs a third of parsing them as JSON.
     _, _, value = data.partition(VALUE)
     return Applied(int(value.partition(b'"')[0]) if value else None, b'"duplicate"' in data, again)

@@ -1,10 +1,27 @@
 """The increments that take, give back and settle a hold, each under an id of the hold, and its audit events."""
 
+from typing import NamedTuple
+
 from callboard_contracts.kudos import KUDOS_CREDIT_METRIC, KUDOS_METRIC
 from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.limit_kinds import charge_of, is_measured, measured
 from callboard_quota.domain.ports import Change, Counter
+
+
+class Charge(NamedTuple):
+    """What is charged to a hold.
+
+    `total_units` is what the work cost on all of its holds, this one by default; it is kept with the outcome. Of
+    `kudos` no more is taken than was held, and nothing once the hold had ended.
+    """
+
+    hold: Hold
+    units: int
+    reason: str = ""
+    total_units: int | None = None
+    kudos: int = 0
+    heard_ms: int = 0
 
 
 def late_id(hold: Hold) -> str:
@@ -69,6 +86,7 @@ def audit_event(
     units: int = 0,
     total_units: int = 0,
     heard_ms: int = 0,
+    kudos: int = 0,
 ) -> AuditEvent:
     """What happened to a hold, or to a usage event, which may name a hold."""
     transaction = isinstance(of, Hold) and is_transaction(of)
@@ -82,8 +100,23 @@ def audit_event(
         units=units,
         total_units=total_units,
         heard_ms=heard_ms,
+        kudos=kudos,
         reason=reason,
         at=at,
+    )
+
+
+def charged(charge: Charge, at: float) -> AuditEvent:
+    """The outcome of a hold that its work is charged to."""
+    return audit_event(
+        "settled",
+        charge.hold,
+        at,
+        charge.reason,
+        units=charge.units,
+        total_units=charge.units if charge.total_units is None else charge.total_units,
+        heard_ms=charge.heard_ms,
+        kudos=min(charge.kudos, charge.hold.kudos) if charge.kudos else 0,
     )
 
 

@@ -15,7 +15,9 @@ from typing import Literal
 from callboard_contracts.quota import AuditEvent, Hold
 from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.changes import (
+    Charge,
     audit_event,
+    charged,
     credited_kudos,
     increments,
     is_transaction,
@@ -129,33 +131,32 @@ class Ledger:
         assert last is not None
         return last
 
-    async def settle(
-        self,
-        hold: Hold,
-        units: int,
-        reason: str = "",
-        total_units: int | None = None,
-        kudos: int = 0,
-        heard_ms: int = 0,
-    ) -> Ended:
-        """Charges a hold's work and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
+    async def settle(self, hold: Hold, units: int, *, kudos: int = 0) -> Ended:
+        """Settles one hold, as `settle_all` does."""
+        return (await self.settle_all([Charge(hold, units, kudos=kudos)]))[0]
 
-        Work whose hold was expired or released meanwhile is charged all the same, once. `total_units` is what the work
-        cost on all of its holds, this one by default; it is kept with the outcome. Of `kudos` no more is taken than was
-        held, and nothing once the hold had ended.
+    async def settle_all(self, charges: Sequence[Charge]) -> list[Ended]:
+        """Charges the work of holds and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
+
+        Work whose hold was expired or released meanwhile is charged all the same, once.
         """
-        total_units = units if total_units is None else total_units
-        wanted = audit_event(
-            "settled", hold, self._clock.now(), reason, units=units, total_units=total_units, heard_ms=heard_ms
-        )
-        if kudos:
-            wanted = wanted.model_copy(update={"kudos": min(kudos, hold.kudos)})
-        ended = await self._end(wanted, hold)
-        if ended.first or ended.outcome.kind == "settled":
-            return ended
+        now = self._clock.now()
+        wanted = [charged(charge, now) for charge in charges]
+        outcomes = await self._store.record_outcomes(wanted)
+        await self._follow([(outcome, charge.hold) for outcome, charge in zip(outcomes, charges, strict=True)])
+        ended = [Ended(outcome, first=outcome is mine) for outcome, mine in zip(outcomes, wanted, strict=True)]
+        for n, one in enumerate(ended):
+            if one.outcome.kind != "settled":
+                ended[n] = await self._charge_late(charges[n].hold, wanted[n])
+        return ended
+
+    async def _charge_late(self, hold: Hold, wanted: AuditEvent) -> Ended:
+        """Charges work whose hold had ended without a charge."""
         wanted = wanted.model_copy(update={"hold_id": late_id(hold), "reason": AFTER_EXPIRY, "kudos": 0})
         outcome = await self._store.record_outcome(wanted)
-        await self._apply(late_charge(hold, _cost(outcome)))
+        changes = late_charge(hold, _cost(outcome))
+        await self._store.apply(changes)
+        await self._invalidate_grown(changes)
         return Ended(outcome, first=outcome is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
@@ -232,22 +233,28 @@ class Ledger:
 
     async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:
         outcome = await self._store.record_outcome(wanted)
-        if outcome.kind == "settled" and outcome.hold_id == hold.id:
-            changes = settlement(hold, _cost(outcome), outcome.kudos)
-            if is_transaction(hold):
-                await self._store.apply(changes)
-                await self._store.close(hold)
-            else:
-                # The usage event is delivered again until this is confirmed, so the lease need not wait for it.
-                await self._apply(changes, closing=hold)
-        else:
-            await self._store.apply(reversal(hold))
-            await self._store.close(hold)
+        await self._follow([(outcome, hold)])
         return Ended(outcome, first=outcome is wanted)
 
-    async def _apply(self, changes: Sequence[Change], closing: Hold | None = None) -> None:
-        """Applies what work cost; a tenant whose use of an earlier hour grows is invalidated in all caches."""
-        await self._store.apply(changes, closing)
+    async def _follow(self, ended: Sequence[tuple[AuditEvent, Hold]]) -> None:
+        """Makes the increments that follow from outcomes, and removes the leases."""
+        changes: list[Change] = []
+        closing: list[Hold] = []
+        for outcome, hold in ended:
+            settled = outcome.kind == "settled" and outcome.hold_id == hold.id
+            if settled and outcome.work != "kudos":
+                changes += settlement(hold, _cost(outcome), outcome.kudos)
+                closing.append(hold)
+            else:
+                await self._store.apply(settlement(hold, _cost(outcome), outcome.kudos) if settled else reversal(hold))
+                await self._store.close(hold)
+        if closing:
+            # The usage event is delivered again until this is confirmed, so the lease need not wait for it.
+            await self._store.complete(changes, closing)
+            await self._invalidate_grown(changes)
+
+    async def _invalidate_grown(self, changes: Sequence[Change]) -> None:
+        """Invalidates tenants whose use of an earlier hour grew in all caches."""
         for tenant, metric, bucket in [change.counter for change in changes if change.amount > 0]:
             if METRICS[metric].is_hourly and bucket != hour_bucket(self._clock.now()):
                 await self.invalidate(tenant)
