@@ -289,7 +289,7 @@ async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None
 async def test_journal_publishes_what_was_recorded_just_before_it_is_drained(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         counted: list[AuditEvent] = []
-        journal = AuditJournal(publisher, counted.append, pytest.fail)
+        journal = AuditJournal(publisher, counted.extend, pytest.fail)
         recorded = outcome(hold("recorded-last"), "settled", 7)
         journal.record(recorded)
         running = asyncio.ensure_future(journal.run())

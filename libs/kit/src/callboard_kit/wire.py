@@ -58,7 +58,7 @@ def parse_headers(block: bytes) -> dict[str, str] | None:
         if description:
             headers["Description"] = description
     for line in lines:
-        name, colon, value = line.partition(":")
-        if colon:
+        if ":" in line:
+            name, _, value = line.partition(":")
             headers[name.strip()] = value.strip()
     return headers or None

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +36,7 @@ READ_TIMEOUT_S = 2.0
 OUTCOME_SUFFIX = ".fate"
 """Ids of outcomes end so in the stream; under another suffix a hold could end twice during an upgrade."""
 ENDINGS = frozenset({"settled", "released", "expired"})
+MAX_CACHED = 6_000
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
 LEASES_PER_READ = 250
@@ -218,6 +220,7 @@ def _outgoing(change: Change) -> Outgoing:
     return Outgoing(counter_subject(change.counter), b"", headers)
 
 
+@lru_cache(MAX_CACHED)
 def counter_subject(counter: Counter) -> str:
     """The subject of a counter."""
     return subjects.kudos(counter.tenant) if counter.metric == KUDOS_METRIC else subjects.used(*counter)

@@ -223,4 +223,6 @@ class MemoryJournal:
         """Appends an event."""
         self.events.append(event)
 
-    count = record
+    def count(self, events: Sequence[AuditEvent]) -> None:
+        """Appends events."""
+        self.events += events

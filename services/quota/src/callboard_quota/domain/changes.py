@@ -57,9 +57,9 @@ def reversal(hold: Hold) -> list[Change]:
     ]
 
 
-def settlement(hold: Hold, cost: Cost, kudos: int) -> list[Change]:
-    """The increments that leave of a hold what its work cost."""
-    remains = {"cost": cost.units, "heard": cost.heard_ms, "kudos": kudos, "nothing": 0}
+def settlement(hold: Hold, outcome: AuditEvent) -> list[Change]:
+    """The increments that leave of a hold what its work cost, as its outcome says."""
+    remains = {"cost": outcome.units, "heard": outcome.heard_ms, "kudos": outcome.kudos, "nothing": 0}
     return [
         Change(_counter(entry), remains[charge] - entry.amount, f"{hold.id}.s{n}")
         for n, entry in enumerate(hold.entries)
@@ -67,8 +67,9 @@ def settlement(hold: Hold, cost: Cost, kudos: int) -> list[Change]:
     ]
 
 
-def late_charge(hold: Hold, cost: Cost) -> list[Change]:
+def late_charge(hold: Hold, outcome: AuditEvent) -> list[Change]:
     """The increments that charge work whose hold had ended; kudos that went back are left where they are."""
+    cost = Cost(outcome.units, outcome.heard_ms)
     return [
         Change(_counter(entry), measured(charge_of(entry.metric), cost), f"{hold.id}.l{n}")
         for n, entry in enumerate(hold.entries)
@@ -86,7 +87,6 @@ def audit_event(
     units: int = 0,
     total_units: int = 0,
     heard_ms: int = 0,
-    kudos: int = 0,
 ) -> AuditEvent:
     """What happened to a hold, or to a usage event, which may name a hold."""
     transaction = isinstance(of, Hold) and is_transaction(of)
@@ -100,7 +100,6 @@ def audit_event(
         units=units,
         total_units=total_units,
         heard_ms=heard_ms,
-        kudos=kudos,
         reason=reason,
         at=at,
     )
@@ -108,15 +107,20 @@ def audit_event(
 
 def charged(charge: Charge, at: float) -> AuditEvent:
     """The outcome of a hold that its work is charged to."""
-    return audit_event(
-        "settled",
-        charge.hold,
-        at,
-        charge.reason,
+    hold = charge.hold
+    return AuditEvent(
+        kind="settled",
+        request_id=hold.request_id,
+        hold_id=hold.id,
+        tenant=hold.tenant,
+        work=hold.kind,
+        model=hold.model,
         units=charge.units,
         total_units=charge.units if charge.total_units is None else charge.total_units,
         heard_ms=charge.heard_ms,
-        kudos=min(charge.kudos, charge.hold.kudos) if charge.kudos else 0,
+        kudos=min(charge.kudos, hold.kudos) if charge.kudos else 0,
+        reason=charge.reason,
+        at=at,
     )
 
 

@@ -173,6 +173,6 @@ class Journal(Protocol):
         """Records an event without waiting, to be read back by the request's id."""
         ...
 
-    def count(self, event: AuditEvent) -> None:
-        """Counts an event that the ledger's store has already recorded."""
+    def count(self, events: Sequence[AuditEvent]) -> None:
+        """Counts events that the ledger's store has already recorded."""
         ...

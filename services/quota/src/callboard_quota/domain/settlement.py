@@ -8,7 +8,7 @@ from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import Cost, cost, rates_of, shares
 from callboard_quota.domain.changes import Charge, audit_event, late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
-from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
+from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger, can_settle
 from callboard_quota.domain.limit_kinds import HEARD, UNITS
 from callboard_quota.domain.limits import shared_principals
 from callboard_quota.domain.ports import Clock, CounterStore, Journal
@@ -33,9 +33,7 @@ def charged_as(outcome: AuditEvent | None, charged: Cost, total_units: int) -> b
     """Whether a hold was settled by an event that charges so much to it and so much in all."""
     # Outcomes without a total were recorded before there was one.
     return (
-        outcome is not None
-        and Cost(outcome.units, outcome.heard_ms) == charged
-        and outcome.total_units in {0, total_units}
+        outcome is not None and (outcome.units, outcome.heard_ms) == charged and outcome.total_units in {0, total_units}
     )
 
 
@@ -133,9 +131,10 @@ class Settler:
     async def _settle_holds(self, due: Sequence[_Settling], number: int) -> None:
         """Settles the hold of that number of each event; one that is not charged may end its event."""
         open_ones: list[tuple[_Settling, Charge]] = []
+        now = self._clock.now()
         for one in due:
             (hold, share), event = one.charged[number], one.event
-            if self._ledger.can_settle(hold):
+            if can_settle(hold, now):
                 charge = Charge(hold, share.units, event.outcome, one.total_units, event.kudos, share.heard_ms)
                 open_ones.append((one, charge))
             else:
@@ -145,14 +144,14 @@ class Settler:
         if not open_ones:
             return
         ended = await self._ledger.settle_all([charge for _one, charge in open_ones])
+        self._journal.count([one.outcome for one in ended if one.first])
         for (one, charge), end in zip(open_ones, ended, strict=True):
             if end.first:
-                self._journal.count(end.outcome)
                 one.result = AFTER_EXPIRY if end.late else one.result
             else:
                 one.result = "settled_before"
                 self._ignore(one.event, one.result, charge.hold, charge.units)
-            if not charged_as(end.outcome, Cost(charge.units, charge.heard_ms), one.total_units):
+            if not charged_as(end.outcome, one.charged[number][1], one.total_units):
                 one.counts = number > 0
                 one.end_after_first(number)
 
