@@ -153,6 +153,7 @@ async def test_what_is_sent_in_one_turn_of_the_loop_is_one_write(monkeypatch: py
 async def test_of_several_messages_all_are_sent_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
     async with connected() as line:
+        line.connection.write()
         monkeypatch.setattr(Transport, "writelines", lambda _transport, parts: written.extend(parts))
         largest = b"x" * 1048576
         line.connection.send_all([("a", largest, "", None), ("b", largest, "answer.here", None)])

@@ -52,8 +52,7 @@ class FeedBus:
         """Has the feed take an event, whose answer is kept under its number."""
         data, tenant = (event, "any") if isinstance(event, bytes) else (event.encoded(), event.tenant)
         reply = f"$JS.ACK.USAGE.quota-settlement.{delivery}.{seq}.1.{int(NOON)}000000000.0"
-        metadata = SimpleNamespace(sequence=SimpleNamespace(stream=seq))
-        message = SimpleNamespace(data=data, reply=reply, subject=f"usage.{tenant}", headers=None, metadata=metadata)
+        message = SimpleNamespace(data=data, reply=reply, subject=f"usage.{tenant}", headers=None)
         self._on_message(message)
 
     async def answered(self, number: int) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class BackgroundTasks:
-    """Runs tasks and sees them through before the process ends; `on_end` is called after each, if there is one.
+    """Runs tasks and sees them through before the process ends; `on_end` is called after each.
 
     Whoever starts them bounds how many there are.
     """

@@ -318,7 +318,6 @@ class Connection(Client):
             headers = parse_headers(data[begin : begin + headers_bytes]) if headers_bytes else None
             payload = data[begin + headers_bytes : end]
             self._hand_over(on_message, Msg(self, subject, reply[0] if reply else "", payload, headers))
-        self.stats["in_bytes"] += taken
         return taken
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
@@ -331,6 +330,7 @@ class Connection(Client):
 
     def _hand_over(self, on_message: OnMessage, message: Msg) -> None:
         self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(message.data)
         try:
             on_message(message)
         except Exception:

@@ -72,7 +72,7 @@ def set_up(service: str, endpoint: str | None) -> None:
 
 
 def is_on() -> bool:
-    """Whether spans are made."""
+    """Whether spans are made, which is settled before a process takes anything."""
     return _tracer is not None
 
 

@@ -22,7 +22,7 @@ def publish_command(subject: str, payload: bytes, reply: str, headers: dict[str,
         if not words.isprintable():
             raise nats.errors.BadSubjectError
         lines = "".join([_cleaned(name, value) for name, value in (headers or {}).items()])
-    if words.count(" ") != (1 if reply else 0) or not subject:
+    if " " in subject or " " in reply or not subject:
         raise nats.errors.BadSubjectError
     if not lines:
         return f"PUB {words} {len(payload)}\r\n".encode() + payload + b"\r\n"

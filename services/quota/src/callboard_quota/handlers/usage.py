@@ -12,7 +12,7 @@ from callboard_contracts.streams import SETTLEMENT, USAGE
 from callboard_kit import tracing
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.feed import ACK, FAILED, NAK, TERM, PulledFeed, nak
-from callboard_kit.pull import delivery_of
+from callboard_kit.pull import place_of, stored_at
 from callboard_quota.domain.limit_kinds import LIMIT_KINDS
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.settlement import Settler
@@ -61,14 +61,14 @@ class UsageFeed(PulledFeed):
             self._answer(NAK, [message.reply])
             return
         event = usage_event_of(message.subject, message.data)
-        delivery, stored_at = delivery_of(message)
+        delivery, seq = place_of(message)
         if event is None:
             SETTLEMENTS.labels("unreadable").inc()
-            log.warning("usage_unreadable", extra={"seq": message.metadata.sequence.stream})
+            log.warning("usage_unreadable", extra={"seq": seq})
             self._answer(TERM, [message.reply])
             return
         self._unsettled += 1
-        taken = _Taken(event, stored_at, message.reply)
+        taken = _Taken(event, stored_at(message), message.reply)
         if delivery > 1 or tracing.is_on() or self._comes_alone(event):
             self._running.start(self._settle_alone(taken, message.headers), "event")
             return
