@@ -134,8 +134,8 @@ class PulledFeed(ABC):
             else:
                 self._wake.set()
             return
-        if inbox == self._inbox:
-            self._requested = max(0, self._requested - 1)
+        if inbox == self._inbox and self._requested > 0:
+            self._requested -= 1
         if self._requested < BATCH // 2:
             self._wake.set()
         self._begin(message)

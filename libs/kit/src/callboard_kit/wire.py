@@ -18,6 +18,7 @@ def publish_command(subject: str, payload: bytes, reply: str, headers: dict[str,
             line = f"{name}: {value}"
             lines += f"{line}\r\n"
             seen += line
+    # All is looked at together, since hardly ever anything is to be cleaned.
     if not seen.isprintable():
         if not words.isprintable():
             raise nats.errors.BadSubjectError

@@ -1,6 +1,6 @@
 """One attempt at a reservation: what must be written, and what the values that come back mean."""
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,19 +78,24 @@ class Attempt:
         self.request = request
         self.now = now
         self._usage = usage
-        self._buckets = {metric: metric.bucket(now) for _tenant, metric in request.amounts}
+        self._buckets: dict[Metric, str] = {}
+        for _tenant, metric in request.amounts:
+            if metric not in self._buckets:
+                self._buckets[metric] = metric.bucket(now)
         self._is_after_turn, self._is_before_turn = is_after_turn(now), is_before_turn(now)
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
         self.hold = Hold(
-            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_bytes(ID_BYTES).hex()}",
+            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{os.urandom(ID_BYTES).hex()}",
             request_id=request.request_id,
             tenant=request.tenant,
             kind=request.kind,
             model=request.model,
             entries=tuple(
-                HoldEntry(tenant=tenant, metric=metric.name, bucket=self._buckets[metric], amount=amount)
-                for (tenant, metric), amount in request.amounts.items()
+                [
+                    HoldEntry(tenant=tenant, metric=metric.name, bucket=self._buckets[metric], amount=amount)
+                    for (tenant, metric), amount in request.amounts.items()
+                ]
             ),
             rates=request.rates,
             expires_at=request.expires_at,
@@ -133,7 +138,7 @@ class Attempt:
             return 0
         used = usage.sums[limit.kind]
         if limit.kind in usage.counting_previous:
-            used += self._previous(limit, usage) or 0
+            used += (self._previous(limit, usage) if self._neighbours else usage.previous) or 0
         if self._is_before_turn and limit.kind.window.counts_next_hour(self.now):
             used += self._neighbour(limit.tenant, limit.kind.metric, HOUR_S, None) or 0
         return used

@@ -17,7 +17,8 @@ class Counter(NamedTuple):
     bucket: str
 
 
-class Change(NamedTuple):
+@dataclass(slots=True)
+class Change:
     """An increment of one counter. An id makes it count once; a change of zero without an id only reads."""
 
     counter: Counter

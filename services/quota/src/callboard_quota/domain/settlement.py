@@ -1,7 +1,7 @@
 """Settles holds by usage events, each event counted once."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
@@ -63,12 +63,9 @@ class _Settling:
 
     event: UsageEvent
     charged: list[tuple[Hold, Cost]]
+    total_units: int
     result: str = "settled"
     counts: bool = True
-    total_units: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total_units = sum([share.units for _hold, share in self.charged])
 
     def end_after_first(self, number: int) -> None:
         """Charges nothing more if the first hold was not: of two events about one work one counts, never parts."""
@@ -111,7 +108,7 @@ class Settler:
         """
         settling = [await self._begun(event, stored_at) for event, stored_at in events]
         number = 0
-        while due := [one for one in settling if number < len(one.charged)]:
+        while due := [one for one in settling if one.charged[number:]]:
             await self._settle_holds(due, number)
             number += 1
         for one in settling:
@@ -121,12 +118,13 @@ class Settler:
 
     async def _begun(self, event: UsageEvent, stored_at: float) -> _Settling:
         reason = await self._rules.rejection_reason(event, stored_at)
-        if not reason and not holds_of(event) and await self._was_held(event):
+        if not reason and event.hold is None and not event.extensions and await self._was_held(event):
             reason = "settled_before"
         if reason:
             self._ignore(event, reason)
-            return _Settling(event, [], reason, counts=False)
-        return _Settling(event, charges(event, self.settings))
+            return _Settling(event, [], 0, reason, counts=False)
+        charged = charges(event, self.settings)
+        return _Settling(event, charged, sum([share.units for _hold, share in charged]))
 
     async def _settle_holds(self, due: Sequence[_Settling], number: int) -> None:
         """Settles the hold of that number of each event; one that is not charged may end its event."""
