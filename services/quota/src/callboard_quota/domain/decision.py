@@ -138,7 +138,7 @@ class Attempt:
             return 0
         used = usage.sums[limit.kind]
         if limit.kind in usage.counting_previous:
-            used += (self._previous(limit, usage) if self._neighbours else usage.previous) or 0
+            used += self._previous(limit, usage) or 0
         if self._is_before_turn and limit.kind.window.counts_next_hour(self.now):
             used += self._neighbour(limit.tenant, limit.kind.metric, HOUR_S, None) or 0
         return used
