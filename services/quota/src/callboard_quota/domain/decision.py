@@ -1,6 +1,6 @@
 """One attempt at a reservation: what must be written, and what the values that come back mean."""
 
-import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +86,7 @@ class Attempt:
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
         self.hold = Hold(
-            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{os.urandom(ID_BYTES).hex()}",
+            id=f"{request.request_id[:REQUEST_ID_IN_HOLD]}-{secrets.token_bytes(ID_BYTES).hex()}",
             request_id=request.request_id,
             tenant=request.tenant,
             kind=request.kind,
