@@ -29,7 +29,7 @@ from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import LEASES_PER_READ, JetStreamLedger, LedgerMisdeclared, read_outcomes
 from callboard_quota.backends.memory import MemoryAccounts, MemoryCounterStore, MemoryJournal, MemoryLedger
 from callboard_quota.backends.usage_streams import StreamCounterStore, StreamUsageLog
-from callboard_quota.domain.changes import increments, reversal
+from callboard_quota.domain.changes import increments, reversal, settlement
 from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import KudosService
@@ -199,6 +199,24 @@ async def test_first_outcome_wins(store: LedgerStore) -> None:
     assert await store.record_outcome(settled) is settled
     assert await store.record_outcome(outcome(taken, "expired", 0)) == settled
     assert await store.record_outcome(outcome(taken, "released", 0)) == settled
+
+
+async def test_of_outcomes_that_are_recorded_together_each_wins_or_loses_by_itself(store: LedgerStore) -> None:
+    holds = [hold(f"together-{n}") for n in range(4)]
+    for taken in holds:
+        await store.open(taken, increments(taken))
+    expired = await store.record_outcome(outcome(holds[1], "expired", 0))
+    wanted = [outcome(taken, "settled", n) for n, taken in enumerate([*holds, holds[2]])]
+    recorded = await store.record_outcomes(wanted)
+    assert recorded == [wanted[0], expired, wanted[2], wanted[3], wanted[2]]
+    assert [mine is one for mine, one in zip(wanted, recorded, strict=True)] == [True, False, True, True, False]
+    settled = [0, 2, 3]
+    await store.complete(
+        [change for n in settled for change in settlement(holds[n], recorded[n])], [holds[n] for n in settled]
+    )
+    assert await open_ids(store) & {taken.id for taken in holds} == {holds[1].id}
+    counters = [Counter(taken.tenant, "units", "h2026112012") for taken in holds]
+    assert await store.read(counters) == dict(zip(counters, [0, 500, 2, 3], strict=True))
 
 
 @pytest.mark.parametrize("work", ["chat", "kudos"])
