@@ -285,6 +285,10 @@ class Ledger:
         counter = Counter(account, KUDOS.name, KUDOS.bucket(self._clock.now()))
         return -(await self._store.read([counter])).get(counter, 0)
 
+    def can_settle(self, hold: Hold, at: float | None = None) -> bool:
+        """Whether the hold's ids are still remembered by the store, now or at a time, so that settling it is safe."""
+        return (self._clock.now() if at is None else at) < hold.expires_at + SETTLE_GRACE_S
+
     async def _attempt(self, request: HoldRequest) -> Attempt:
         now = self._clock.now()
         usage: dict[tuple[str, Metric], UsageWindow] = {}
@@ -349,8 +353,3 @@ class Ledger:
     def _keep_unconfirmed(self, hold: Hold) -> None:
         if len(self.unconfirmed_holds) < MAX_UNCONFIRMED_HOLDS:
             self.unconfirmed_holds.append(hold)
-
-
-def can_settle(hold: Hold, at: float) -> bool:
-    """Whether the hold's ids are still remembered by the store at that time, so that settling it is safe."""
-    return at < hold.expires_at + SETTLE_GRACE_S

@@ -17,8 +17,7 @@ class Counter(NamedTuple):
     bucket: str
 
 
-@dataclass(slots=True)
-class Change:
+class Change(NamedTuple):
     """An increment of one counter. An id makes it count once; a change of zero without an id only reads."""
 
     counter: Counter

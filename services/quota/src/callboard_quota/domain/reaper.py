@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from callboard_contracts.quota import Hold
 from callboard_quota.domain.changes import audit_event, is_transaction
-from callboard_quota.domain.ledger import Ledger, can_settle
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.ports import Clock, CounterStore, Journal, LedgerStore
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Reaper:
         """Ends what is over and says what stays open; raises StoreUnavailable."""
         for hold in self._ledger.unconfirmed_holds[:]:
             # One whose ids may be forgotten still has its lease, if anything was written.
-            if can_settle(hold, self._clock.now()):
+            if self._ledger.can_settle(hold):
                 await self._expire(hold, "unknown_outcome")
             self._ledger.unconfirmed_holds.remove(hold)
         count, earliest_end = 0, math.inf
@@ -49,7 +49,7 @@ class Reaper:
             if hold.expires_at > self._clock.now():
                 count += 1
                 earliest_end = min(earliest_end, hold.expires_at)
-            elif can_settle(hold, self._clock.now()):
+            elif self._ledger.can_settle(hold):
                 await self._expire(hold, "lease_over")
             else:
                 # Its ids may be forgotten, so an increment could count twice; the reconciler settles its hour.

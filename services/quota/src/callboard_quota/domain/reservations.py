@@ -28,7 +28,7 @@ from callboard_quota.domain.amounts import cost, is_plausible, rates_of
 from callboard_quota.domain.changes import audit_event
 from callboard_quota.domain.concurrency import ConcurrencyWait
 from callboard_quota.domain.decision import Granted, HoldRequest, LimitUsage, Refused
-from callboard_quota.domain.ledger import Ledger, can_settle
+from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limit_kinds import KUDOS, TOKENS_PER_DAY, TOKENS_PER_MONTH
 from callboard_quota.domain.limits import Limit, LimitPolicy, LimitSet, kudos_limit
 from callboard_quota.domain.ports import AccountStore, Clock, Journal, OutcomeUnknown, StoreUnavailable
@@ -174,7 +174,7 @@ class ReservationService:
         hold = request.hold
         if not self._secret.is_ours(hold):
             return self._not_released(hold, "unknown_hold")
-        if not can_settle(hold, self._clock.now()):
+        if not self._ledger.can_settle(hold):
             return self._not_released(hold, "too_late")
         ended = await self._ledger.release(hold)
         if not ended.first:

@@ -8,7 +8,7 @@ from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import Cost, cost, rates_of, shares
 from callboard_quota.domain.changes import Charge, audit_event, late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
-from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger, can_settle
+from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
 from callboard_quota.domain.limit_kinds import HEARD, UNITS
 from callboard_quota.domain.limits import shared_principals
 from callboard_quota.domain.ports import Clock, CounterStore, Journal
@@ -132,7 +132,7 @@ class Settler:
         now = self._clock.now()
         for one in due:
             (hold, share), event = one.charged[number], one.event
-            if can_settle(hold, now):
+            if self._ledger.can_settle(hold, now):
                 charge = Charge(hold, share.units, event.outcome, one.total_units, event.kudos, share.heard_ms)
                 open_ones.append((one, charge))
             else:
