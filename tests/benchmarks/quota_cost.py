@@ -19,7 +19,7 @@ from callboard_quota.backends.jetstream_ledger import JetStreamLedger
 from callboard_quota.domain.decision import Granted, HoldRequest
 from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.limit_kinds import TOKENS_PER_DAY, UNITS
-from callboard_quota.domain.limits import Limit
+from callboard_quota.domain.limits import Limit, hourly_kinds
 from callboard_quota.domain.tenants import Secret
 from tests.benchmarks.figures import Figure, percentile
 from tests.integration.quota.deployment import QuotaDeployment, event_of, report, request, reserve, settled
@@ -186,8 +186,9 @@ async def _ledger_pairs(bus: Bus, count: int) -> float:
             tenant=tenant,
             kind="chat",
             model="owl",
-            amounts=((tenant, UNITS, 300_000),),
+            amounts={(tenant, UNITS): 300_000},
             limits=(limit,),
+            hourly=hourly_kinds([limit]),
             rates=Rates(),
             expires_at=clock.now() + 60,
         )

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from callboard_quota.backends.clock import SteadyClock
 from callboard_quota.backends.jetstream_ledger import LEASES_PER_READ, JetStreamLedger, LedgerMisdeclared, read_outcomes
 from callboard_quota.backends.memory import MemoryAccounts, MemoryCounterStore, MemoryJournal, MemoryLedger
 from callboard_quota.backends.usage_streams import StreamCounterStore, StreamUsageLog
-from callboard_quota.domain.changes import increments, reversal
+from callboard_quota.domain.changes import increments, reversal, settlement
 from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.event_rules import EventRules
 from callboard_quota.domain.kudos import KudosService
@@ -201,6 +201,24 @@ async def test_first_outcome_wins(store: LedgerStore) -> None:
     assert await store.record_outcome(outcome(taken, "released", 0)) == settled
 
 
+async def test_of_outcomes_that_are_recorded_together_each_wins_or_loses_by_itself(store: LedgerStore) -> None:
+    holds = [hold(f"together-{n}") for n in range(4)]
+    for taken in holds:
+        await store.open(taken, increments(taken))
+    expired = await store.record_outcome(outcome(holds[1], "expired", 0))
+    wanted = [outcome(taken, "settled", n) for n, taken in enumerate([*holds, holds[2]])]
+    recorded = await store.record_outcomes(wanted)
+    assert recorded == [wanted[0], expired, wanted[2], wanted[3], wanted[2]]
+    assert [mine is one for mine, one in zip(wanted, recorded, strict=True)] == [True, False, True, True, False]
+    settled = [0, 2, 3]
+    await store.complete(
+        [change for n in settled for change in settlement(holds[n], recorded[n])], [holds[n] for n in settled]
+    )
+    assert await open_ids(store) & {taken.id for taken in holds} == {holds[1].id}
+    counters = [Counter(taken.tenant, "units", "h2026112012") for taken in holds]
+    assert await store.read(counters) == dict(zip(counters, [0, 500, 2, 3], strict=True))
+
+
 @pytest.mark.parametrize("work", ["chat", "kudos"])
 async def test_only_one_of_those_that_record_one_outcome_at_one_moment_was_first(store: LedgerStore, work: str) -> None:
     settled = outcome(hold(f"moment-{work}"), "settled", 3).model_copy(update={"work": work})
@@ -220,7 +238,7 @@ async def test_many_counters_are_read_at_once(store: LedgerStore) -> None:
 async def test_removal_of_a_lease_may_ride_with_the_counters(store: LedgerStore) -> None:
     taken = hold("rides")
     await store.open(taken, increments(taken))
-    await store.apply(reversal(taken), closing=taken)
+    await store.complete(reversal(taken), [taken])
     assert taken.id not in await open_ids(store)
 
 
@@ -289,7 +307,7 @@ async def test_stream_that_counts_wrongly_is_refused(server: NatsServer) -> None
 async def test_journal_publishes_what_was_recorded_just_before_it_is_drained(server: NatsServer) -> None:
     async with connected(server) as (bus, publisher):
         counted: list[AuditEvent] = []
-        journal = AuditJournal(publisher, counted.append, pytest.fail)
+        journal = AuditJournal(publisher, counted.extend, pytest.fail)
         recorded = outcome(hold("recorded-last"), "settled", 7)
         journal.record(recorded)
         running = asyncio.ensure_future(journal.run())
@@ -322,11 +340,11 @@ class BlockedSettler(Settler):
         self.seen: list[str] = []
         self.released = asyncio.Event()
 
-    async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
-        assert stored_at is not None
-        self.seen.append(event.request_id)
+    async def settle_all(self, events: Sequence[tuple[UsageEvent, float]]) -> list[str]:
+        assert all(stored_at > 0 for _event, stored_at in events)
+        self.seen += [event.request_id for event, _stored_at in events]
         await self.released.wait()
-        return "settled"
+        return ["settled"] * len(events)
 
 
 async def test_feed_that_stops_gives_back_what_still_comes(server: NatsServer) -> None:

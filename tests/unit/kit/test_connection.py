@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import nats.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +148,22 @@ async def test_what_is_sent_in_one_turn_of_the_loop_is_one_write(monkeypatch: py
         assert written[-1] >= 3
         line.connection.write()
         assert written[-1] == 2
+
+
+async def test_of_several_messages_all_are_sent_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    async with connected() as line:
+        line.connection.write()
+        monkeypatch.setattr(Transport, "writelines", lambda _transport, parts: written.extend(parts))
+        largest = b"x" * 1048576
+        line.connection.send_all([("a", largest, "", None), ("b", largest, "answer.here", None)])
+        with pytest.raises(nats.errors.MaxPayloadError):
+            line.connection.send_all([("c", b"", "", None), ("d", largest, "", {"Note": "one byte too many"})])
+        with pytest.raises(nats.errors.BadSubjectError):
+            line.connection.send_all([("c", b"", "", None), ("no subject", b"", "", None)])
+        line.connection.write()
+        monkeypatch.undo()
+        assert [command.partition(b" ")[2][:1] for command in written] == [b"a", b"b"]
 
 
 async def test_payload_that_looks_like_a_message_is_none_wherever_the_stream_is_cut() -> None:

@@ -11,7 +11,7 @@ from callboard_contracts.quota import Hold, Rates, UsageEvent, Work
 from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.decision import HoldRequest
 from callboard_quota.domain.limit_kinds import UNITS, Metric
-from callboard_quota.domain.limits import Limit
+from callboard_quota.domain.limits import Limit, hourly_kinds
 from callboard_quota.domain.ports import LedgerStore, StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 
@@ -187,8 +187,9 @@ def hold_request(
         tenant=tenant,
         kind="chat",
         model="owl",
-        amounts=tuple((who, metric, amount) for (who, metric), amount in amounts.items()),
+        amounts=amounts,
         limits=limits,
+        hourly=hourly_kinds(limits),
         rates=Rates(),
         expires_at=at + life_s,
     )

@@ -154,7 +154,7 @@ class KudosInterleaving(Interleaving):
     def _spend(self, process: Process, n: int) -> None:
         account, amount = self._account(), self._amount()
         request = hold_request(f"s{n}", kudos_limit(account), tenant=account, units=1, at=self.clock.now())
-        request = dataclasses.replace(request, amounts=((account, UNITS, 1), (account, KUDOS, amount)))
+        request = dataclasses.replace(request, amounts={(account, UNITS): 1, (account, KUDOS): amount})
         self.start(Stepper("spend", process.ledger.reserve(request)))
 
     def _end(self, process: Process, kind: str, spend: Spend) -> None:

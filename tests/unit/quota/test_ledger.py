@@ -256,7 +256,7 @@ def test_kudos_of_a_settlement_that_was_cut_off_stay_charged_when_its_ids_may_be
     clock, store, ledger = make_ledger()
     run(store.apply([Change(Counter("k_a", "kudos", "ever"), -1_000, "earned")]))
     request = dataclasses.replace(
-        hold_request("a", kudos_limit("k_a")), amounts=(("k_a", UNITS, 1000), ("k_a", KUDOS, 30))
+        hold_request("a", kudos_limit("k_a")), amounts={("k_a", UNITS): 1000, ("k_a", KUDOS): 30}
     )
     hold = granted(run(ledger.reserve(request))).hold
     run(store.record_outcome(audit_event("settled", hold, clock.at, units=10).model_copy(update={"kudos": 20})))

@@ -157,9 +157,10 @@ class ServiceInterleaving(Interleaving):
             case "deliver":
                 events = [event for job in self.jobs for event in job.events]
                 if events:
-                    self.steppers.append(
-                        Stepper("settle", process.settler.settle(self.data.draw(st.sampled_from(events))))
-                    )
+                    now = self.clock.now()
+                    together = self.data.draw(st.lists(st.sampled_from(events), min_size=1, max_size=3))
+                    settling = process.settler.settle_all([(event, now) for event in together])
+                    self.steppers.append(Stepper("settle", settling))
             case "release":
                 self._with_job(lambda job: self._release(process, job))
             case "reap":

@@ -48,7 +48,10 @@ class Account(Message):
 
     def key(self, digest: str) -> AccountKey | None:
         """The key of that digest, or None."""
-        return next((key for key in self.keys if key.digest == digest), None)
+        for key in self.keys:
+            if key.digest == digest:
+                return key
+        return None
 
 
 def new_key() -> str:

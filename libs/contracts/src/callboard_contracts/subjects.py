@@ -7,6 +7,7 @@ from typing import Literal
 JobClass = Literal["live", "batch"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LEASE = re.compile(rf"lease\.{_TOKEN.pattern}\.{_TOKEN.pattern}")
 _JOB = re.compile(rf"job\.{_TOKEN.pattern}\.{_TOKEN.pattern}\.(?:live|batch)\.(?:\*|{_TOKEN.pattern})")
 
 
@@ -217,7 +218,10 @@ def transfer(transaction_id: str) -> str:
 
 def lease(tenant: str, request_id: str) -> str:
     """Where an open hold is recorded until it is settled or expires."""
-    return f"lease.{token(tenant)}.{token(request_id)}"
+    subject = f"lease.{tenant}.{request_id}"
+    if _LEASE.fullmatch(subject) is None:
+        raise ValueError(f"not a subject token in {subject!r}")
+    return subject
 
 
 def lease_filter(tenant: str = "*") -> str:

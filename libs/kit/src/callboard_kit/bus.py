@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -27,7 +27,7 @@ from callboard_kit.bus_errors import (
     PublishRefused,
 )
 from callboard_kit.connecting import ConnectAttempts, identity, inbox_prefix, is_refused, why_not
-from callboard_kit.connection import Connection, OnMessage
+from callboard_kit.connection import Connection, OnMessage, OutgoingMessage
 from callboard_kit.payload_cipher import PayloadCipher
 from callboard_kit.store_sync import StoreSync
 
@@ -181,6 +181,13 @@ class Bus:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
         if flush:
             self.connection.write()
+
+    def send_all(self, messages: Iterable[OutgoingMessage]) -> None:
+        """Sends several messages as `send` does, all or none of them; raises as it does."""
+        try:
+            self.connection.send_all(messages)
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
 
     async def publish(
         self,

@@ -12,7 +12,7 @@ behind it. ADR 0008 has the measurements.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import nats.errors
 from nats.aio.client import Client, Srv
@@ -34,6 +34,8 @@ ROOM_CHECK_S = 0.002
 """How often a full buffer is looked at."""
 
 OnMessage = Callable[[Msg], None]
+OutgoingMessage = tuple[str, bytes, str, dict[str, str] | None]
+"""A message to be sent: subject, payload, where it is answered, and headers."""
 _PLAIN_SCHEMES = ("nats", "tls")
 
 
@@ -103,15 +105,22 @@ class Connection(Client):
             nats.errors.Error: it is no message that the server takes, the connection ended, or too much waits for it.
         """
         command = publish_command(subject, payload, reply, headers)
-        size = len(command)
+        self._queue([command], len(command))
+
+    def send_all(self, messages: Iterable[OutgoingMessage]) -> None:
+        """Queues several messages as `send` does, all or none of them; raises as it does."""
+        commands = [publish_command(*message) for message in messages]
+        self._queue(commands, sum(map(len, commands)))
+
+    def _queue(self, commands: Sequence[bytes], size: int) -> None:
         # The server ends the connection for good over a message that is too large.
-        if size > self._max_payload and counted_bytes(command) > self._max_payload:
+        if size > self._max_payload and any(counted_bytes(command) > self._max_payload for command in commands):
             raise nats.errors.MaxPayloadError
         if self._status not in _SENDING:
             self._check_may_wait(size)
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += len(payload)
-        self._pending.append(command)
+        self.stats["out_msgs"] += len(commands)
+        self.stats["out_bytes"] += size
+        self._pending += commands
         self._pending_data_size += size
         if not self._write_due:
             self._write_due = True

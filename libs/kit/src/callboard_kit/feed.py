@@ -1,8 +1,9 @@
-"""The messages of a durable consumer, pulled in batches and each handled in a task."""
+"""The messages of a durable consumer, pulled in batches."""
 
 import asyncio
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
@@ -37,11 +38,10 @@ def nak(delay_s: float) -> bytes:
 FAILED = nak(FAILURE_RETRY_S)
 
 
-class Feed:
-    """Hands each message to `handle`, whose return value is the server's answer; an error is a nak with a delay.
+class PulledFeed(ABC):
+    """Pulls messages, of which a subclass says what becomes of them.
 
-    While `may_take` is false it takes none, and hands back those that arrive. It begins no pull while `max_running` are
-    being handled.
+    While `may_take` is false it pulls none. It begins no pull while `max_running` are being handled.
     """
 
     def __init__(
@@ -49,14 +49,12 @@ class Feed:
         bus: Bus,
         stream: str,
         consumer: str,
-        handle: Callable[[Msg], Awaitable[bytes]],
         may_take: Callable[[], bool] = lambda: True,
         max_running: int = MAX_RUNNING,
     ) -> None:
         self._bus = bus
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._span = f"process {stream}"
-        self._handle = handle
         self._may_take = may_take
         self._max_running = max_running
         self._running = BackgroundTasks(self._ended)
@@ -102,7 +100,7 @@ class Feed:
             return
         if self._lost or (self._requested and now - self._requested_at > LOST_PULL_S):
             await self._open_inbox()
-        if self._requested < BATCH // 2 and self._requested + len(self._running) < self._max_running:
+        if self._requested < BATCH // 2 and self._requested + self.handling() < self._max_running:
             body = json.dumps({"batch": BATCH, "expires": int(PULL_LIFE_S * NANOSECONDS_PER_S)}).encode()
             try:
                 await self._bus.publish(self._pull_subject, body, reply=self._inbox)
@@ -136,15 +134,41 @@ class Feed:
             else:
                 self._wake.set()
             return
-        if inbox == self._inbox:
-            self._requested = max(0, self._requested - 1)
+        if inbox == self._inbox and self._requested > 0:
+            self._requested -= 1
         if self._requested < BATCH // 2:
             self._wake.set()
-        self._running.start(self._take(message), "message")
+        self._begin(message)
+
+    @abstractmethod
+    def _begin(self, message: Msg) -> None:
+        """Begins to handle a message, in a task of `_running`; what comes while `_stopping` is handed back."""
 
     def _ended(self) -> None:
         if self._requested < BATCH // 2:
             self._wake.set()
+
+
+class Feed(PulledFeed):
+    """Hands each message to `handle`, in a task, whose return value is the server's answer; an error is a nak.
+
+    What arrives while `may_take` is false is handed back.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        consumer: str,
+        handle: Callable[[Msg], Awaitable[bytes]],
+        may_take: Callable[[], bool] = lambda: True,
+        max_running: int = MAX_RUNNING,
+    ) -> None:
+        super().__init__(bus, stream, consumer, may_take, max_running)
+        self._handle = handle
+
+    def _begin(self, message: Msg) -> None:
+        self._running.start(self._take(message), "message")
 
     async def _take(self, message: Msg) -> None:
         answer = NAK if self._stopping else FAILED

@@ -12,24 +12,35 @@ def publish_command(subject: str, payload: bytes, reply: str, headers: dict[str,
         nats.errors.Error: a subject or the name of a header could be read as something else.
     """
     words = f"{subject} {reply}" if reply else subject
-    if not words.isprintable() or words.count(" ") != (1 if reply else 0) or not subject:
+    lines, seen = "", words
+    if headers:
+        for name, value in headers.items():
+            line = f"{name}: {value}"
+            lines += f"{line}\r\n"
+            seen += line
+    # All is looked at together, since hardly ever anything is to be cleaned.
+    if not seen.isprintable():
+        if not words.isprintable():
+            raise nats.errors.BadSubjectError
+        lines = "".join([_cleaned(name, value) for name, value in (headers or {}).items()])
+    if " " in subject or " " in reply or not subject:
         raise nats.errors.BadSubjectError
-    if not headers:
+    if not lines:
         return f"PUB {words} {len(payload)}\r\n".encode() + payload + b"\r\n"
-    lines = ""
-    for name, value in headers.items():
-        line = f"{name}: {value}"
-        lines += f"{line if line.isprintable() else _cleaned(name, value)}\r\n"
     block = f"{_HEADERS_BEGIN}\r\n{lines}\r\n".encode()
     size = len(block)
     return f"HPUB {words} {size} {size + len(payload)}\r\n".encode() + block + payload + b"\r\n"
 
 
 def _cleaned(name: str, value: str) -> str:
+    """The line of a header, without what would end it early."""
     if not name.isprintable():
         raise nats.errors.BadHeaderError(name)
-    text = value.strip().replace("\r", " ").replace("\n", " ")
-    return f"{name}: {text}"
+    line = f"{name}: {value}"
+    if not line.isprintable():
+        text = value.strip().replace("\r", " ").replace("\n", " ")
+        line = f"{name}: {text}"
+    return f"{line}\r\n"
 
 
 def counted_bytes(command: bytes) -> int:
@@ -48,7 +59,7 @@ def parse_headers(block: bytes) -> dict[str, str] | None:
         if description:
             headers["Description"] = description
     for line in lines:
-        name, colon, value = line.partition(":")
-        if colon:
+        if ":" in line:
+            name, _, value = line.partition(":")
             headers[name.strip()] = value.strip()
     return headers or None

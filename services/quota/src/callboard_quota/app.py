@@ -52,7 +52,7 @@ from callboard_quota.metrics import (
     OPEN_LEASES,
     RECONCILE_AGE_SECONDS,
     begin,
-    count_event,
+    count_events,
 )
 
 log = logging.getLogger(__name__)
@@ -90,13 +90,14 @@ class Readiness:
         """Why the process must not decide by its clock, or None."""
         if self.clock is None:
             return "the bus has not told its time"
-        self.clock.now()
-        ahead_s = self.clock.ahead_s
-        return f"the clock is {ahead_s:.1f} s ahead of the bus's" if ahead_s > CLOCK_SKEW_S else None
+        return None if self.may_decide() else f"the clock is {self.clock.ahead_s:.1f} s ahead of the bus's"
 
     def may_decide(self) -> bool:
         """Whether the clock is right."""
-        return self.clock_reason() is None
+        if self.clock is None:
+            return False
+        self.clock.now()
+        return self.clock.ahead_s <= CLOCK_SKEW_S
 
 
 async def main(config: Config, shutdown: Shutdown, arguments: argparse.Namespace) -> None:
@@ -118,7 +119,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     await _first(shutdown, bus.clock.measure)
     clock = ready.clock = SteadyClock(bus.clock.now)
     secret = await _first(shutdown, accounts.secret)
-    journal = AuditJournal(publisher, count_event, AUDIT_LOSSES.inc)
+    journal = AuditJournal(publisher, count_events, AUDIT_LOSSES.inc)
     ledger = Ledger(store, clock, secret.signed, CacheInvalidation(bus).publish)
     waits = ConcurrencyWait(ledger, asyncio.sleep, lambda result: CONCURRENCY_WAITS.labels(result).inc())
     reservations = ReservationService(config.quota, secret, accounts, ledger, clock, journal, waits)

@@ -1,10 +1,11 @@
 """The metrics of the quota service."""
 
+from collections.abc import Sequence
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from callboard_contracts.quota import AuditEvent
+from callboard_contracts.quota import AuditEvent, AuditKind
 from callboard_quota.domain.kudos import RULES
 
 DECISIONS = Counter(
@@ -69,30 +70,39 @@ _kudos = cache(KUDOS.labels)
 decision_seconds = cache(DECISION_SECONDS.labels)
 
 
-def count_event(event: AuditEvent) -> None:
-    """Counts an audit event."""
-    work = event.work or "none"
-    if work == "kudos" and event.kind in {"settled", "released"}:
-        _kudos(event.reason).inc(event.kudos)
+def count_events(events: Sequence[AuditEvent]) -> None:
+    """Counts audit events, those that are alike in one step."""
+    alike: dict[tuple[AuditKind, str, str], tuple[int, int, int]] = {}
+    for event in events:
+        key = (event.kind, event.work or "none", event.reason)
+        number, units, kudos = alike.get(key, (0, 0, 0))
+        alike[key] = (number + 1, units + event.units, kudos + event.kudos)
+    for (kind, work, reason), (number, units, kudos) in alike.items():
+        _count(kind, work, reason, number, units, kudos)
+
+
+def _count(kind: AuditKind, work: str, reason: str, number: int, units: int, kudos: int) -> None:
+    if work == "kudos" and kind in {"settled", "released"}:
+        _kudos(reason).inc(kudos)
         return
-    match event.kind:
+    match kind:
         case "admitted":
-            _decisions(work, "admitted").inc()
+            _decisions(work, "admitted").inc(number)
         case "refused":
-            _decisions(work, event.reason).inc()
+            _decisions(work, reason).inc(number)
         case "settled":
-            _settlements("after_expiry" if event.reason == "after_expiry" else "settled").inc()
-            _units(work).inc(event.units)
-            if event.kudos:
-                _kudos("spend").inc(event.kudos)
+            _settlements("after_expiry" if reason == "after_expiry" else "settled").inc(number)
+            _units(work).inc(units)
+            if kudos:
+                _kudos("spend").inc(kudos)
         case "released":
-            _settlements("released").inc()
+            _settlements("released").inc(number)
         case "ignored":
-            _settlements(event.reason).inc()
+            _settlements(reason).inc(number)
         case "expired":
-            EXPIRED_LEASES.inc()
+            EXPIRED_LEASES.inc(number)
         case "corrected":
-            CORRECTIONS.inc()
+            CORRECTIONS.inc(number)
 
 
 def begin() -> None:

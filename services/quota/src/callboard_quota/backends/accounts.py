@@ -41,8 +41,9 @@ class BucketAccounts:
 
     async def by_digest(self, digest: str) -> Account | None:
         """The account that a key belongs to."""
-        account_id = self._ids.get(digest)
-        if account_id is None:
+        try:
+            account_id = self._ids[digest]
+        except KeyError:
             before = self._invalidations
             found = await self._read(key_entry(digest))
             if found is None:

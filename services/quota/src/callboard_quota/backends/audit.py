@@ -1,9 +1,10 @@
 """The journal on the bus: every decision becomes an event under its request's id, and a metric."""
 
 import asyncio
+import itertools
 import logging
-import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import MSG_ID
@@ -22,14 +23,19 @@ ID_BYTES = 8
 
 
 class AuditJournal:
-    """Publishes events in the background, in order; `on_event` and `on_loss` feed the metrics."""
+    """Publishes events in the background, in order; `on_events` and `on_loss` feed the metrics."""
 
     def __init__(
-        self, publisher: AcknowledgedPublisher, on_event: Callable[[AuditEvent], None], on_loss: Callable[[], None]
+        self,
+        publisher: AcknowledgedPublisher,
+        on_events: Callable[[Sequence[AuditEvent]], None],
+        on_loss: Callable[[], None],
     ) -> None:
         self._publisher = publisher
-        self._on_event = on_event
+        self._on_events = on_events
         self._on_loss = on_loss
+        self._process, self._numbers = secrets.token_hex(ID_BYTES), itertools.count(1)
+        """What the ids of messages are made of, which only tell one from its repeats."""
         self._waiting: list[AuditEvent] = []
         """What is recorded and not published yet."""
         self._some_waiting, self._none_waiting = asyncio.Event(), asyncio.Event()
@@ -37,7 +43,7 @@ class AuditJournal:
 
     def record(self, event: AuditEvent) -> None:
         """Records an event without waiting; it is lost, and counted as lost, only when 50,000 wait already."""
-        self._on_event(event)
+        self._on_events([event])
         if not self._waiting:
             self._some_waiting.set()
             self._none_waiting.clear()
@@ -46,9 +52,9 @@ class AuditJournal:
             return
         self._waiting.append(event)
 
-    def count(self, event: AuditEvent) -> None:
-        """Counts an event that the ledger's store has recorded already."""
-        self._on_event(event)
+    def count(self, events: Sequence[AuditEvent]) -> None:
+        """Counts events that the ledger's store has recorded already."""
+        self._on_events(events)
 
     async def run(self) -> None:
         """Publishes recorded events until cancelled."""
@@ -56,7 +62,7 @@ class AuditJournal:
             await self._some_waiting.wait()
             await asyncio.sleep(GATHER_S)
             events = self._waiting[:BATCH]
-            await self._publish([message for event in events for message in _outgoing(event)])
+            await self._publish([message for event in events for message in self._outgoing(event)])
             del self._waiting[: len(events)]
             if not self._waiting:
                 self._some_waiting.clear()
@@ -79,13 +85,12 @@ class AuditJournal:
             else:
                 return
 
-
-def _outgoing(event: AuditEvent) -> list[Outgoing]:
-    data = event.whole()
-    filed_under = (event.request_id, event.worker) if event.worker else (event.request_id,)
-    # An id may be a client's and name no request.
-    return [
-        Outgoing(subjects.audit(of), data, {MSG_ID: os.urandom(ID_BYTES).hex()})
-        for of in filed_under
-        if subjects.is_token(of)
-    ]
+    def _outgoing(self, event: AuditEvent) -> list[Outgoing]:
+        data, messages = event.whole(), list[Outgoing]()
+        for of in (event.request_id, event.worker) if event.worker else (event.request_id,):
+            try:
+                subject = subjects.audit(of)
+            except ValueError:
+                continue  # An id may be a client's and name no request.
+            messages.append(Outgoing(subject, data, {MSG_ID: f"{self._process}-{next(self._numbers)}"}))
+        return messages

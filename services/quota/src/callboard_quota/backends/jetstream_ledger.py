@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from callboard_contracts.streams import (
 )
 from callboard_kit.bus import ApiError, Bus
 from callboard_kit.stream_reads import StoredMessage, read_batches, read_last, read_last_of_each, read_subject
-from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Outgoing
+from callboard_quota.backends.acknowledged import AcknowledgedPublisher, Answer, Outgoing, applied_of, is_duplicate
 from callboard_quota.backends.errors import bus_errors_as_unavailable
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.windows import DECISION_LIFE_S
@@ -35,6 +36,7 @@ READ_TIMEOUT_S = 2.0
 OUTCOME_SUFFIX = ".fate"
 """Ids of outcomes end so in the stream; under another suffix a hold could end twice during an upgrade."""
 ENDINGS = frozenset({"settled", "released", "expired"})
+MAX_CACHED = 6_000
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
 LEASES_PER_READ = 250
@@ -78,34 +80,49 @@ class JetStreamLedger:
     async def open(self, hold: Hold, changes: Sequence[Change], timeout_s: float = DECISION_LIFE_S) -> list[Applied]:
         """Records the lease of a hold and applies the changes, all in flight at once, the lease first."""
         lease = Outgoing(subjects.lease(hold.tenant, hold.id), hold.whole(), {MSG_ID: hold.id})
-        applied = (await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s))[1:]
+        _lease, *answers = await self._publisher.publish([lease, *map(_outgoing, changes)], timeout_s)
         await self._on_disk(LEASE, *map(_lasting_stream, changes))
-        return applied
+        return list(map(applied_of, answers))
 
-    async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
-        """Applies the changes, all in flight at once, and the removal of a lease with them."""
-        messages = list(map(_outgoing, changes))
-        if closing:
-            messages.append(_tombstone(closing))
-        if not messages:
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Applies the changes, all in flight at once."""
+        if not changes:
             return []
-        applied = (await self._publisher.publish(messages, SETTLE_TIMEOUT_S))[: len(changes)]
+        answers = await self._publisher.publish(list(map(_outgoing, changes)), SETTLE_TIMEOUT_S)
         await self._on_disk(*map(_lasting_stream, changes))
-        return applied
+        return list(map(applied_of, answers))
+
+    async def complete(self, changes: Sequence[Change], closing: Sequence[Hold]) -> None:
+        """Applies the changes and removes leases, all in flight at once, the changes first."""
+        await self._publisher.publish([*map(_outgoing, changes), *map(_tombstone, closing)], SETTLE_TIMEOUT_S)
+        await self._on_disk(*map(_lasting_stream, changes))
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
         """Records how a hold ends, unless that is decided already; the first event of that id wins."""
         if outcome.work == "kudos":
             return await self._record_transaction(outcome)
-        subject = subjects.audit(outcome.request_id)
-        message = Outgoing(subject, outcome.whole(), {MSG_ID: outcome.hold_id + OUTCOME_SUFFIX})
-        answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
+        return (await self.record_outcomes([outcome]))[0]
+
+    async def record_outcomes(self, outcomes: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """Records how several holds end, all in flight at once; for each the first event of its id wins."""
+        messages = [
+            Outgoing(subjects.audit(outcome.request_id), outcome.whole(), {MSG_ID: outcome.hold_id + OUTCOME_SUFFIX})
+            for outcome in outcomes
+        ]
+        answers = await self._publisher.publish(messages, SETTLE_TIMEOUT_S)
         await self._on_disk(AUDIT)
-        if not answer.duplicate:
-            return outcome
+        recorded = list(outcomes)
+        for n, answer in enumerate(answers):
+            if is_duplicate(answer):
+                recorded[n] = await self._recorded(outcomes[n], answer)
+        return recorded
+
+    async def _recorded(self, outcome: AuditEvent, answer: Answer) -> AuditEvent:
+        """What is recorded of a hold, which may be what this call itself sent before it was repeated."""
+        _data, again = answer
         for event in await read_outcomes(self._bus, outcome.request_id):
             if event.hold_id == outcome.hold_id:
-                return outcome if answer.again and event == outcome else event
+                return outcome if again and event == outcome else event
         raise StoreUnavailable("the outcome of a hold is recorded but cannot be read")
 
     async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
@@ -125,12 +142,13 @@ class JetStreamLedger:
         message = Outgoing(subject, outcome.whole(), {MSG_ID: f"{outcome.request_id}.transaction"})
         answer = (await self._publisher.publish([message], SETTLE_TIMEOUT_S))[0]
         await self._on_disk(TRANSFERS)
-        if not answer.duplicate:
+        if not is_duplicate(answer):
             return outcome
+        _data, again = answer
         known = await self.transaction_outcome(outcome.request_id)
         if known is None:
             raise StoreUnavailable("the outcome of a transaction is recorded but cannot be read")
-        return outcome if answer.again and known == outcome else known
+        return outcome if again and known == outcome else known
 
     async def close(self, hold: Hold) -> None:
         """Removes a lease."""
@@ -213,6 +231,7 @@ def _outgoing(change: Change) -> Outgoing:
     return Outgoing(counter_subject(change.counter), b"", headers)
 
 
+@lru_cache(MAX_CACHED)
 def counter_subject(counter: Counter) -> str:
     """The subject of a counter."""
     return subjects.kudos(counter.tenant) if counter.metric == KUDOS_METRIC else subjects.used(*counter)

@@ -52,11 +52,15 @@ class MemoryLedger:
         self._removals.clear()
         return await self.apply(changes)
 
-    async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
-        """Applies the changes one by one; a lease goes first, the worst order for a crash."""
+    async def complete(self, changes: Sequence[Change], closing: Sequence[Hold]) -> None:
+        """Applies the changes one by one; the leases go first, the worst order for a crash."""
+        for hold in closing:
+            await self.close(hold)
+        await self.apply(changes)
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Applies the changes one by one."""
         applied: list[Applied] = []
-        if closing:
-            await self.close(closing)
         for n, change in enumerate(changes):
             await self._yield_control()
             if n % 2 == 0:
@@ -73,6 +77,10 @@ class MemoryLedger:
         decided = self.outcomes.setdefault(outcome_key(outcome), outcome)
         await self._yield_control()
         return decided
+
+    async def record_outcomes(self, outcomes: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """Records them one by one."""
+        return [await self.record_outcome(outcome) for outcome in outcomes]
 
     async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
         """How a transaction ended, or None."""
@@ -241,4 +249,6 @@ class MemoryJournal:
         """Appends an event."""
         self.events.append(event)
 
-    count = record
+    def count(self, events: Sequence[AuditEvent]) -> None:
+        """Appends events."""
+        self.events += events

@@ -31,7 +31,7 @@ def rates_of(weights: WeightSection, model: str, kind: WorkKind) -> Rates:
 
 def is_plausible(work: Work) -> bool:
     """Whether no amount is beyond what any request can need."""
-    return max(work.prompt_tokens, work.completion_tokens, work.audio_ms) <= MAX_WORK
+    return work.prompt_tokens <= MAX_WORK and work.completion_tokens <= MAX_WORK and work.audio_ms <= MAX_WORK
 
 
 def cost(work: Work, rates: Rates, kind: WorkKind) -> Cost:
@@ -46,6 +46,8 @@ def cost(work: Work, rates: Rates, kind: WorkKind) -> Cost:
 
 def shares(whole: Cost, holds: Sequence[Hold]) -> list[Cost]:
     """Divides a cost among the holds taken for it: each is filled in turn, and the last takes the rest."""
+    if len(holds) == 1 and not whole.heard_ms:
+        return [whole]
     # Sound is counted by those holds alone that have a counter of it.
     counting = [n for n, hold in enumerate(holds) if hold.heard_ms is not None] if whole.heard_ms else []
     last = counting[-1] if counting else -1

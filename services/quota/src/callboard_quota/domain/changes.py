@@ -1,10 +1,27 @@
 """The increments that take, give back and settle a hold, each under an id of the hold, and its audit events."""
 
+from typing import NamedTuple
+
 from callboard_contracts.kudos import KUDOS_CREDIT_METRIC, KUDOS_METRIC
 from callboard_contracts.quota import AuditEvent, AuditKind, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.limit_kinds import charge_of, is_measured, measured
 from callboard_quota.domain.ports import Change, Counter
+
+
+class Charge(NamedTuple):
+    """What is charged to a hold.
+
+    `total_units` is what the work cost on all of its holds, this one by default; it is kept with the outcome. Of
+    `kudos` no more is taken than was held, and nothing once the hold had ended.
+    """
+
+    hold: Hold
+    units: int
+    reason: str = ""
+    total_units: int | None = None
+    kudos: int = 0
+    heard_ms: int = 0
 
 
 def late_id(hold: Hold) -> str:
@@ -40,9 +57,9 @@ def reversal(hold: Hold) -> list[Change]:
     ]
 
 
-def settlement(hold: Hold, cost: Cost, kudos: int) -> list[Change]:
-    """The increments that leave of a hold what its work cost."""
-    remains = {"cost": cost.units, "heard": cost.heard_ms, "kudos": kudos, "nothing": 0}
+def settlement(hold: Hold, outcome: AuditEvent) -> list[Change]:
+    """The increments that leave of a hold what its work cost, as its outcome says."""
+    remains = {"cost": outcome.units, "heard": outcome.heard_ms, "kudos": outcome.kudos, "nothing": 0}
     return [
         Change(_counter(entry), remains[charge] - entry.amount, f"{hold.id}.s{n}")
         for n, entry in enumerate(hold.entries)
@@ -50,8 +67,9 @@ def settlement(hold: Hold, cost: Cost, kudos: int) -> list[Change]:
     ]
 
 
-def late_charge(hold: Hold, cost: Cost) -> list[Change]:
+def late_charge(hold: Hold, outcome: AuditEvent) -> list[Change]:
     """The increments that charge work whose hold had ended; kudos that went back are left where they are."""
+    cost = Cost(outcome.units, outcome.heard_ms)
     return [
         Change(_counter(entry), measured(charge_of(entry.metric), cost), f"{hold.id}.l{n}")
         for n, entry in enumerate(hold.entries)
@@ -83,6 +101,25 @@ def audit_event(
         total_units=total_units,
         heard_ms=heard_ms,
         reason=reason,
+        at=at,
+    )
+
+
+def charged(charge: Charge, at: float) -> AuditEvent:
+    """The outcome of a hold that its work is charged to."""
+    hold = charge.hold
+    return AuditEvent(
+        kind="settled",
+        request_id=hold.request_id,
+        hold_id=hold.id,
+        tenant=hold.tenant,
+        work=hold.kind,
+        model=hold.model,
+        units=charge.units,
+        total_units=charge.units if charge.total_units is None else charge.total_units,
+        heard_ms=charge.heard_ms,
+        kudos=min(charge.kudos, hold.kudos) if charge.kudos else 0,
+        reason=charge.reason,
         at=at,
     )
 

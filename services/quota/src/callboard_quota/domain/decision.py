@@ -1,12 +1,12 @@
 """One attempt at a reservation: what must be written, and what the values that come back mean."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from callboard_contracts.quota import Hold, HoldEntry, Rates, WorkKind
 from callboard_quota.domain.changes import increments
-from callboard_quota.domain.limit_kinds import UNITS, Metric
+from callboard_quota.domain.limit_kinds import UNITS, LimitKind, Metric
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import Applied, Change, Counter, StoreUnavailable
 from callboard_quota.domain.usage_windows import UsageWindow
@@ -19,14 +19,18 @@ REQUEST_ID_IN_HOLD = 51
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
-    """A hold that is wanted: the amounts by tenant and metric, and every limit that they must keep."""
+    """A hold that is wanted: the amounts by tenant and metric, and every limit that they must keep.
+
+    `hourly` are the kinds of limit among them that count earlier hours, by tenant and metric.
+    """
 
     request_id: str
     tenant: str
     kind: WorkKind
     model: str
-    amounts: tuple[tuple[str, Metric, int], ...]
+    amounts: Mapping[tuple[str, Metric], int]
     limits: tuple[Limit, ...]
+    hourly: Mapping[tuple[str, Metric], frozenset[LimitKind]]
     rates: Rates
     expires_at: float
     confirm_timeout_s: float = DECISION_LIFE_S
@@ -35,12 +39,11 @@ class HoldRequest:
 
     @property
     def units(self) -> int:
-        """What the work may cost."""
-        return next(amount for _tenant, metric, amount in self.amounts if metric is UNITS)
-
-    def amount(self, tenant: str, metric: Metric) -> int:
-        """What is wanted of one counter."""
-        return next(amount for who, what, amount in self.amounts if (who, what) == (tenant, metric))
+        """What the work may cost; all that count units count the same."""
+        for (_tenant, metric), amount in self.amounts.items():
+            if metric is UNITS:
+                return amount
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,10 @@ class Attempt:
         self.request = request
         self.now = now
         self._usage = usage
-        self._buckets = {metric: metric.bucket(now) for _tenant, metric, _amount in request.amounts}
+        self._buckets: dict[Metric, str] = {}
+        for _tenant, metric in request.amounts:
+            if metric not in self._buckets:
+                self._buckets[metric] = metric.bucket(now)
         self._is_after_turn, self._is_before_turn = is_after_turn(now), is_before_turn(now)
         self._neighbours: list[Counter] = []
         self._values: dict[Counter, int] = {}
@@ -86,14 +92,18 @@ class Attempt:
             kind=request.kind,
             model=request.model,
             entries=tuple(
-                HoldEntry(tenant=tenant, metric=metric.name, bucket=self._buckets[metric], amount=amount)
-                for tenant, metric, amount in request.amounts
+                [
+                    HoldEntry(tenant=tenant, metric=metric.name, bucket=self._buckets[metric], amount=amount)
+                    for (tenant, metric), amount in request.amounts.items()
+                ]
             ),
             rates=request.rates,
             expires_at=request.expires_at,
             repeat=request.repeat,
             signature="",
         )
+        self._increments = increments(self.hold)
+        self._present = dict(zip(request.amounts, [change.counter for change in self._increments], strict=True))
         for (tenant, metric), window in usage.items():
             if window.previous is None or self._is_after_turn:
                 self._neighbours.append(Counter(tenant, metric.name, hour_bucket(now - HOUR_S)))
@@ -102,11 +112,11 @@ class Attempt:
 
     def present_counter(self, limit: Limit) -> Counter:
         """The counter of a limit that this attempt raises."""
-        return Counter(limit.tenant, limit.kind.metric.name, self._buckets[limit.kind.metric])
+        return self._present[limit.tenant, limit.kind.metric]
 
     def changes(self) -> list[Change]:
         """The increments, and after them the reads of neighbouring hours."""
-        return increments(self.hold) + [Change(counter, 0, None) for counter in self._neighbours]
+        return self._increments + [Change(counter, 0, None) for counter in self._neighbours]
 
     def learn(self, changes: Sequence[Change], applied: Sequence[Applied]) -> list[Change]:
         """Takes in the values; returns what must still be read because a repeat of a write hid its value."""
@@ -127,16 +137,20 @@ class Attempt:
         if usage is None:
             return 0
         used = usage.sums[limit.kind]
-        if limit.kind.window.earlier_hours(self.now):
-            used += self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous) or 0
+        if limit.kind in usage.counting_previous:
+            used += self._previous(limit, usage) or 0
         if self._is_before_turn and limit.kind.window.counts_next_hour(self.now):
             used += self._neighbour(limit.tenant, limit.kind.metric, HOUR_S, None) or 0
         return used
 
+    def _previous(self, limit: Limit, usage: UsageWindow) -> int | None:
+        """The use of the hour just over, if it is known."""
+        if not self._neighbours:
+            return usage.previous
+        return self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous)
+
     def _neighbour(self, tenant: str, metric: Metric, away_s: float, otherwise: int | None) -> int | None:
         """The value of the hour before or after, if it was read."""
-        if not self._neighbours:
-            return otherwise
         return self._values.get(Counter(tenant, metric.name, hour_bucket(self.now + away_s)), otherwise)
 
     def check(self) -> tuple[LimitUsage | None, tuple[LimitUsage, ...]]:
@@ -147,7 +161,7 @@ class Attempt:
         """
         fullest: dict[Metric, tuple[float, Limit, int]] = {}
         for limit in self.request.limits:
-            present = self._values.get(self.present_counter(limit))
+            present = self._values.get(self._present[limit.tenant, limit.kind.metric])
             if present is None:
                 raise StoreUnavailable("a counter's value stayed unknown")
             used = present + self.earlier(limit)
@@ -170,7 +184,7 @@ class Attempt:
         if usage is None:
             return None
         oldest_at = usage.oldest_at.get(limit.kind)
-        if oldest_at is None and self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous):
+        if oldest_at is None and self._previous(limit, usage):
             oldest_at = (self.now // HOUR_S - 1) * HOUR_S
         return oldest_at
 
@@ -181,7 +195,7 @@ class Attempt:
         used: dict[str, int] = {}
         usage = self._usage.get((limit.tenant, limit.kind.metric))
         if usage is not None:
-            previous = self._neighbour(limit.tenant, limit.kind.metric, -HOUR_S, usage.previous) or 0
+            previous = self._previous(limit, usage) or 0
             present = max(0, used_without - usage.sums[limit.kind] - previous)
             used = {**usage.older, hour_bucket(self.now - HOUR_S): previous, self._buckets[limit.kind.metric]: present}
         excess = used_without + amount - limit.maximum

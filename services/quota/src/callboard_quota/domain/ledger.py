@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callboard_contracts.quota import AuditEvent, Hold
-from callboard_quota.domain.amounts import Cost
 from callboard_quota.domain.changes import (
+    Charge,
     audit_event,
+    charged,
     credited_kudos,
     increments,
     is_transaction,
@@ -25,7 +26,7 @@ from callboard_quota.domain.changes import (
     settlement,
 )
 from callboard_quota.domain.decision import Attempt, Granted, HoldRequest, LimitUsage, Refused
-from callboard_quota.domain.limit_kinds import KUDOS, METRICS, LimitKind, Metric
+from callboard_quota.domain.limit_kinds import KUDOS, METRICS, Metric
 from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.ports import (
     Change,
@@ -87,8 +88,23 @@ class Ledger:
             OutcomeUnknown: what was written is taken back later.
             StoreUnavailable: nothing is taken, or all is taken back already.
         """
-        outcome = await self._reserve(request)
-        return outcome if isinstance(outcome, Granted) else await self._with_retry_time(request, outcome)
+        refused: Refused | None = None
+        for n in range(MAX_ATTEMPTS):
+            attempt = await self._attempt(request)
+            early = await self._refused_early(attempt)
+            if early is not None:
+                refused = early
+                if early.retry_after_s is None or not self._refresh(attempt):
+                    break
+                continue
+            outcome, retry = await self._write(attempt)
+            if isinstance(outcome, Granted):
+                return outcome
+            refused = outcome
+            if not retry or n == MAX_ATTEMPTS - 1:
+                break
+        assert refused is not None
+        return await self._with_retry_time(request, refused)
 
     async def _with_retry_time(self, request: HoldRequest, refused: Refused) -> Refused:
         """The refusal, with a short time to wait where only open holds leave no room.
@@ -98,7 +114,7 @@ class Ledger:
         limit, used = refused.limit_usage.limit, refused.limit_usage.used
         if not limit.kind.metric.is_measured or limit.tenant != request.tenant or refused.retry_after_s is None:
             return refused
-        amount = request.amount(limit.tenant, limit.kind.metric)
+        amount = request.amounts[limit.tenant, limit.kind.metric]
         held = 0
         async for hold in self._store.leases(request.tenant):
             held += sum(
@@ -110,52 +126,32 @@ class Ledger:
                 return Refused(refused.limit_usage, min(refused.retry_after_s, HELD_RETRY_S))
         return refused
 
-    async def _reserve(self, request: HoldRequest) -> Granted | Refused:
-        last: Refused | None = None
-        for n in range(MAX_ATTEMPTS):
-            attempt = await self._attempt(request)
-            early = await self._refused_early(attempt)
-            if early is not None:
-                if early.retry_after_s is None or not self._refresh(attempt):
-                    return early
-                last = early
-                continue
-            outcome, retry = await self._write(attempt)
-            if isinstance(outcome, Granted):
-                return outcome
-            last = outcome
-            if not retry or n == MAX_ATTEMPTS - 1:
-                break
-        assert last is not None
-        return last
+    async def settle(self, hold: Hold, units: int, *, kudos: int = 0) -> Ended:
+        """Settles one hold, as `settle_all` does."""
+        return (await self.settle_all([Charge(hold, units, kudos=kudos)]))[0]
 
-    async def settle(
-        self,
-        hold: Hold,
-        units: int,
-        reason: str = "",
-        total_units: int | None = None,
-        kudos: int = 0,
-        heard_ms: int = 0,
-    ) -> Ended:
-        """Charges a hold's work and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
+    async def settle_all(self, charges: Sequence[Charge]) -> list[Ended]:
+        """Charges the work of holds and gives the rest back; a second call changes nothing. Raises StoreUnavailable.
 
-        Work whose hold was expired or released meanwhile is charged all the same, once. `total_units` is what the work
-        cost on all of its holds, this one by default; it is kept with the outcome. Of `kudos` no more is taken than was
-        held, and nothing once the hold had ended.
+        Work whose hold was expired or released meanwhile is charged all the same, once.
         """
-        total_units = units if total_units is None else total_units
-        wanted = audit_event(
-            "settled", hold, self._clock.now(), reason, units=units, total_units=total_units, heard_ms=heard_ms
-        )
-        if kudos:
-            wanted = wanted.model_copy(update={"kudos": min(kudos, hold.kudos)})
-        ended = await self._end(wanted, hold)
-        if ended.first or ended.outcome.kind == "settled":
-            return ended
+        now = self._clock.now()
+        wanted = [charged(charge, now) for charge in charges]
+        outcomes = await self._store.record_outcomes(wanted)
+        await self._follow([(outcome, charge.hold) for outcome, charge in zip(outcomes, charges, strict=True)])
+        ended = [Ended(outcome, first=outcome is mine) for outcome, mine in zip(outcomes, wanted, strict=True)]
+        for n, one in enumerate(ended):
+            if one.outcome.kind != "settled":
+                ended[n] = await self._charge_late(charges[n].hold, wanted[n])
+        return ended
+
+    async def _charge_late(self, hold: Hold, wanted: AuditEvent) -> Ended:
+        """Charges work whose hold had ended without a charge."""
         wanted = wanted.model_copy(update={"hold_id": late_id(hold), "reason": AFTER_EXPIRY, "kudos": 0})
         outcome = await self._store.record_outcome(wanted)
-        await self._apply(late_charge(hold, _cost(outcome)))
+        changes = late_charge(hold, outcome)
+        await self._store.apply(changes)
+        await self._invalidate_grown(changes)
         return Ended(outcome, first=outcome is wanted, late=True)
 
     async def release(self, hold: Hold) -> Ended:
@@ -226,28 +222,34 @@ class Ledger:
         settled = outcome.kind == "settled" and outcome.hold_id == hold.id
         if not settled and not all([await counters.is_applied(change) for change in taken]):
             return
-        for change in settlement(hold, Cost(0), outcome.kudos) if settled else reversal(hold):
+        for change in settlement(hold, outcome) if settled else reversal(hold):
             if change.counter.metric == KUDOS.name and change.amount and not await counters.is_applied(change):
                 await self._store.apply([change])
 
     async def _end(self, wanted: AuditEvent, hold: Hold) -> Ended:
         outcome = await self._store.record_outcome(wanted)
-        if outcome.kind == "settled" and outcome.hold_id == hold.id:
-            changes = settlement(hold, _cost(outcome), outcome.kudos)
-            if is_transaction(hold):
-                await self._store.apply(changes)
-                await self._store.close(hold)
-            else:
-                # The usage event is delivered again until this is confirmed, so the lease need not wait for it.
-                await self._apply(changes, closing=hold)
-        else:
-            await self._store.apply(reversal(hold))
-            await self._store.close(hold)
+        await self._follow([(outcome, hold)])
         return Ended(outcome, first=outcome is wanted)
 
-    async def _apply(self, changes: Sequence[Change], closing: Hold | None = None) -> None:
-        """Applies what work cost; a tenant whose use of an earlier hour grows is invalidated in all caches."""
-        await self._store.apply(changes, closing)
+    async def _follow(self, ended: Sequence[tuple[AuditEvent, Hold]]) -> None:
+        """Makes the increments that follow from outcomes, and removes the leases."""
+        changes: list[Change] = []
+        closing: list[Hold] = []
+        for outcome, hold in ended:
+            settled = outcome.kind == "settled" and outcome.hold_id == hold.id
+            if settled and outcome.work != "kudos":
+                changes += settlement(hold, outcome)
+                closing.append(hold)
+            else:
+                await self._store.apply(settlement(hold, outcome) if settled else reversal(hold))
+                await self._store.close(hold)
+        if closing:
+            # The usage event is delivered again until this is confirmed, so the lease need not wait for it.
+            await self._store.complete(changes, closing)
+            await self._invalidate_grown(changes)
+
+    async def _invalidate_grown(self, changes: Sequence[Change]) -> None:
+        """Invalidates tenants whose use of an earlier hour grew in all caches."""
         for tenant, metric, bucket in [change.counter for change in changes if change.amount > 0]:
             if METRICS[metric].is_hourly and bucket != hour_bucket(self._clock.now()):
                 await self.invalidate(tenant)
@@ -283,19 +285,15 @@ class Ledger:
         counter = Counter(account, KUDOS.name, KUDOS.bucket(self._clock.now()))
         return -(await self._store.read([counter])).get(counter, 0)
 
-    def can_settle(self, hold: Hold) -> bool:
-        """Whether the hold's ids are still remembered by the store, so that settling it is safe."""
-        return self._clock.now() < hold.expires_at + SETTLE_GRACE_S
+    def can_settle(self, hold: Hold, at: float | None = None) -> bool:
+        """Whether the hold's ids are still remembered by the store, now or at a time, so that settling it is safe."""
+        return (self._clock.now() if at is None else at) < hold.expires_at + SETTLE_GRACE_S
 
     async def _attempt(self, request: HoldRequest) -> Attempt:
         now = self._clock.now()
-        kinds: dict[tuple[str, Metric], list[LimitKind]] = {}
-        for limit in request.limits:
-            if limit.kind.metric.is_hourly:
-                kinds.setdefault((limit.tenant, limit.kind.metric), []).append(limit.kind)
         usage: dict[tuple[str, Metric], UsageWindow] = {}
-        for (tenant, metric), wanted in kinds.items():
-            usage[tenant, metric] = await self.window_cache.get(tenant, metric, wanted, now)
+        for (tenant, metric), kinds in request.hourly.items():
+            usage[tenant, metric] = await self.window_cache.get(tenant, metric, kinds, now)
         attempt = Attempt(request, now, usage)
         attempt.hold = self._sign(attempt.hold)
         return attempt
@@ -305,7 +303,7 @@ class Ledger:
         for limit in attempt.request.limits:
             if limit.kind.is_balance:
                 continue
-            amount = attempt.request.amount(limit.tenant, limit.kind.metric)
+            amount = attempt.request.amounts[limit.tenant, limit.kind.metric]
             earlier = attempt.earlier(limit)
             if earlier + amount > limit.maximum:
                 present = attempt.present_counter(limit)
@@ -342,7 +340,7 @@ class Ledger:
             raise
         if over is None:
             raise StoreUnavailable("the store confirmed too late")
-        amount = attempt.request.amount(over.limit.tenant, over.limit.kind.metric)
+        amount = attempt.request.amounts[over.limit.tenant, over.limit.kind.metric]
         counter = attempt.present_counter(over.limit)
         for change, result in zip(reversal(hold), undone, strict=True):
             if change.counter == counter and result.value is not None:
@@ -355,8 +353,3 @@ class Ledger:
     def _keep_unconfirmed(self, hold: Hold) -> None:
         if len(self.unconfirmed_holds) < MAX_UNCONFIRMED_HOLDS:
             self.unconfirmed_holds.append(hold)
-
-
-def _cost(outcome: AuditEvent) -> Cost:
-    """What a recorded outcome says that the work cost."""
-    return Cost(outcome.units, outcome.heard_ms)

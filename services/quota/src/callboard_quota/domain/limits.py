@@ -1,6 +1,6 @@
 """Which limits apply to a request, from the tiers of everyone who answers for it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,13 +73,15 @@ class LimitSet:
     """What a request is decided by.
 
     `tenant` is charged; it is an account's where `scope` is "key". `limits` are all that apply, and of several of one
-    kind on one tenant only the lowest; `counted` are the tenants and metrics that requests count in.
+    kind on one tenant only the lowest; `hourly` are the kinds among them that count earlier hours. `counted` are the
+    tenants and metrics that requests count in.
     """
 
     tenant: str
     tier: str
     scope: Scope
     limits: tuple[Limit, ...]
+    hourly: Mapping[tuple[str, Metric], frozenset[LimitKind]]
     counted: tuple[tuple[str, Metric], ...]
 
 
@@ -175,14 +177,26 @@ def _strictest(principals: Iterable[Principal]) -> tuple[Limit, ...]:
     return tuple(chosen.values())
 
 
+def hourly_kinds(limits: Iterable[Limit]) -> dict[tuple[str, Metric], frozenset[LimitKind]]:
+    """The kinds among limits that count earlier hours, by tenant and metric."""
+    kinds: dict[tuple[str, Metric], frozenset[LimitKind]] = {}
+    for limit in limits:
+        if limit.kind.metric.is_hourly:
+            of = limit.tenant, limit.kind.metric
+            kinds[of] = kinds.get(of, frozenset()) | {limit.kind}
+    return kinds
+
+
 def _limit_set(tenant: str, tier: str, payer: Principal, limits: Iterable[Limit], kind: WorkKind | None) -> LimitSet:
     """The limits and counters that apply to a kind of work; without one, all."""
     counters: dict[tuple[str, Metric], None] = {(payer.tenant, UNITS): None, (payer.tenant, HEARD): None}
     counters |= {(limit.tenant, limit.kind.metric): None for limit in limits}
+    limits = tuple([limit for limit in limits if kind is None or limit.kind.metric.counts(kind)])
     return LimitSet(
         tenant,
         tier,
         payer.scope,
-        tuple([limit for limit in limits if kind is None or limit.kind.metric.counts(kind)]),
+        limits,
+        hourly_kinds(limits),
         tuple([(who, metric) for who, metric in counters if kind is None or metric.counts(kind)]),
     )

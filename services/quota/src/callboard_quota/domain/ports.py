@@ -56,8 +56,12 @@ class LedgerStore(Protocol):
         """Records the lease of a hold and applies the changes."""
         ...
 
-    async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
-        """Applies the changes; with `closing` that hold's lease is removed at the same time."""
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Applies the changes."""
+        ...
+
+    async def complete(self, changes: Sequence[Change], closing: Sequence[Hold]) -> None:
+        """Applies changes whose values nobody needs, and removes the leases of holds at the same time."""
         ...
 
     async def record_outcome(self, outcome: AuditEvent) -> AuditEvent:
@@ -66,6 +70,10 @@ class LedgerStore(Protocol):
         For a kudos transaction the record is kept under the transaction `outcome.request_id`, since only one of its
         holds can be settled.
         """
+        ...
+
+    async def record_outcomes(self, outcomes: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """Records how several holds ended, none of them a kudos transaction, as `record_outcome` does each."""
         ...
 
     async def transaction_outcome(self, transaction_id: str) -> AuditEvent | None:
@@ -169,6 +177,6 @@ class Journal(Protocol):
         """Records an event without waiting, to be read back by the request's id."""
         ...
 
-    def count(self, event: AuditEvent) -> None:
-        """Counts an event that the ledger's store has already recorded."""
+    def count(self, events: Sequence[AuditEvent]) -> None:
+        """Counts events that the ledger's store has already recorded."""
         ...

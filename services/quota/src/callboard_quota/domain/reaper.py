@@ -63,4 +63,4 @@ class Reaper:
         if ended.first and is_transaction(hold):
             self._journal.record(ended.outcome)
         elif ended.first:
-            self._journal.count(ended.outcome)
+            self._journal.count([ended.outcome])

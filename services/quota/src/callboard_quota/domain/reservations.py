@@ -112,14 +112,14 @@ class ReservationService:
                 if request.extends or not request.kudos_if_any:
                     raise _invalid("kudos", "only an account has kudos, and an extension takes none")
                 request = request.model_copy(update={"kudos": 0})
-            hold_request = self._hold_request(request, limit_set, confirm_timeout_s, request.kudos)
+            hold_request = self._hold_request(request, limit_set, now, confirm_timeout_s, request.kudos)
         except RefusedRequest as refused:
             self._record(request, "refused", tenant, reason=refused.info.code.value)
             return ReserveReply(tenant=tenant, error=refused.info)
         if request.repeat and request.extends is None:
             await self._ledger.take_back(tenant, request.request_id, request.repeat)
         if request.kudos and request.kudos_if_any:
-            hold_request, outcome = await self._reserve_if_any(request, limit_set, confirm_timeout_s)
+            hold_request, outcome = await self._reserve_if_any(request, limit_set, now, confirm_timeout_s)
         else:
             outcome = await self._ledger.reserve(hold_request)
         if isinstance(outcome, Refused):
@@ -133,16 +133,16 @@ class ReservationService:
         return ReserveReply(tenant=tenant, hold=outcome.hold, states=tuple(map(_state, outcome.limit_usages)))
 
     async def _reserve_if_any(
-        self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float
+        self, request: ReserveRequest, limit_set: LimitSet, now: float, confirm_timeout_s: float
     ) -> tuple[HoldRequest, Granted | Refused]:
         """Reserves with as many of the kudos as the account has; others may take some of them at the same moment."""
         for _ in range(KUDOS_ATTEMPTS):
             kudos = min(request.kudos, max(0, await self._ledger.kudos(limit_set.tenant)))
-            hold_request = self._hold_request(request, limit_set, confirm_timeout_s, kudos)
+            hold_request = self._hold_request(request, limit_set, now, confirm_timeout_s, kudos)
             outcome = await self._ledger.reserve(hold_request)
             if isinstance(outcome, Granted) or not outcome.limit_usage.limit.kind.is_balance:
                 return hold_request, outcome
-        hold_request = self._hold_request(request, limit_set, confirm_timeout_s, 0)
+        hold_request = self._hold_request(request, limit_set, now, confirm_timeout_s, 0)
         return hold_request, await self._ledger.reserve(hold_request)
 
     async def identify(self, request: IdentifyRequest) -> IdentifyReply:
@@ -179,7 +179,7 @@ class ReservationService:
         ended = await self._ledger.release(hold)
         if not ended.first:
             return self._not_released(hold, "settled_before")
-        self._journal.count(ended.outcome)
+        self._journal.count([ended.outcome])
         return ReleaseReply(settled=True)
 
     async def _limit_set(self, request: ReserveRequest, now: float) -> LimitSet:
@@ -228,7 +228,7 @@ class ReservationService:
         return account
 
     def _hold_request(
-        self, request: ReserveRequest, limit_set: LimitSet, confirm_timeout_s: float, kudos: int
+        self, request: ReserveRequest, limit_set: LimitSet, now: float, confirm_timeout_s: float, kudos: int
     ) -> HoldRequest:
         if request.extends:
             rates = request.extends.rates
@@ -236,19 +236,20 @@ class ReservationService:
             rates = self._rates.get((request.model, request.kind)) or self._rates["", request.kind]
         costs = cost(request.work, rates, request.kind)
         limits = limit_set.limits
-        amounts = [(tenant, metric, metric.held(costs)) for tenant, metric in limit_set.counted]
+        amounts = {of: of[1].held(costs) for of in limit_set.counted}
         if kudos:
             limits += (kudos_limit(limit_set.tenant),)
-            amounts.append((limit_set.tenant, KUDOS, kudos))
+            amounts[limit_set.tenant, KUDOS] = kudos
         return HoldRequest(
             request_id=request.request_id,
             tenant=limit_set.tenant,
             kind=request.kind,
             model=request.model,
-            amounts=tuple(amounts),
+            amounts=amounts,
             limits=limits,
+            hourly=limit_set.hourly,
             rates=rates,
-            expires_at=self._clock.now() + request.life_s + self.settings.lease_margin_s,
+            expires_at=now + request.life_s + self.settings.lease_margin_s,
             confirm_timeout_s=confirm_timeout_s,
             repeat=request.repeat,
         )

@@ -1,11 +1,12 @@
 """Settles holds by usage events, each event counted once."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from callboard_contracts.config import QuotaSection
 from callboard_contracts.quota import AuditEvent, Hold, HoldEntry, UsageEvent
 from callboard_quota.domain.amounts import Cost, cost, rates_of, shares
-from callboard_quota.domain.changes import audit_event, late_id
+from callboard_quota.domain.changes import Charge, audit_event, late_id
 from callboard_quota.domain.event_rules import EventRules, holds_of
 from callboard_quota.domain.ledger import AFTER_EXPIRY, Ledger
 from callboard_quota.domain.limit_kinds import HEARD, UNITS
@@ -32,9 +33,7 @@ def charged_as(outcome: AuditEvent | None, charged: Cost, total_units: int) -> b
     """Whether a hold was settled by an event that charges so much to it and so much in all."""
     # Outcomes without a total were recorded before there was one.
     return (
-        outcome is not None
-        and Cost(outcome.units, outcome.heard_ms) == charged
-        and outcome.total_units in {0, total_units}
+        outcome is not None and (outcome.units, outcome.heard_ms) == charged and outcome.total_units in {0, total_units}
     )
 
 
@@ -58,8 +57,24 @@ def unheld(event: UsageEvent, settings: QuotaSection) -> Hold:
     )
 
 
+@dataclass(slots=True)
+class _Settling:
+    """An event that is being settled: what it charges to each hold, its result by now, and whether it counts."""
+
+    event: UsageEvent
+    charged: list[tuple[Hold, Cost]]
+    total_units: int
+    result: str = "settled"
+    counts: bool = True
+
+    def end_after_first(self, number: int) -> None:
+        """Charges nothing more if the first hold was not: of two events about one work one counts, never parts."""
+        if number == 0:
+            self.charged = self.charged[:1]
+
+
 class Settler:
-    """Settles usage events one by one, and has their volunteers paid; `settings` may be replaced at any time."""
+    """Settles usage events, and has their volunteers paid; `settings` may be replaced at any time."""
 
     def __init__(
         self,
@@ -80,43 +95,63 @@ class Settler:
         self._journal = journal
 
     async def settle(self, event: UsageEvent, stored_at: float | None = None) -> str:
-        """Settles the holds of one event and returns the result, a word of a closed set.
+        """Settles one event, stored just now unless it is said when, as `settle_all` does."""
+        return (await self.settle_all([(event, self._clock.now() if stored_at is None else stored_at)]))[0]
 
-        `stored_at` is when the event was stored, in Unix seconds; just now unless it is given.
+    async def settle_all(self, events: Sequence[tuple[UsageEvent, float]]) -> list[str]:
+        """Settles the holds of events and returns the result of each, a word of a closed set.
+
+        With an event comes when it was stored, in Unix seconds. What is settled together waits for the store together.
 
         Raises:
-            StoreUnavailable: it may or may not have been counted; a repeat is safe.
+            StoreUnavailable: any of them may or may not have been counted; a repeat is safe.
         """
-        reason = await self._rules.rejection_reason(event, self._clock.now() if stored_at is None else stored_at)
-        if not reason and not holds_of(event) and await self._was_held(event):
+        settling = [await self._begun(event, stored_at) for event, stored_at in events]
+        number = 0
+        while due := [one for one in settling if one.charged[number:]]:
+            await self._settle_holds(due, number)
+            number += 1
+        for one in settling:
+            if one.counts:
+                await self._reward(one.event)
+        return [one.result for one in settling]
+
+    async def _begun(self, event: UsageEvent, stored_at: float) -> _Settling:
+        reason = await self._rules.rejection_reason(event, stored_at)
+        if not reason and event.hold is None and not event.extensions and await self._was_held(event):
             reason = "settled_before"
         if reason:
             self._ignore(event, reason)
-            return reason
-        result, counts = "settled", True
+            return _Settling(event, [], 0, reason, counts=False)
         charged = charges(event, self.settings)
-        total = sum(share.units for _hold, share in charged)
-        for n, (hold, share) in enumerate(charged):
-            if not self._ledger.can_settle(hold):
-                self._ignore(event, "too_late", hold, share.units)
-                result = "too_late"
+        return _Settling(event, charged, sum([share.units for _hold, share in charged]))
+
+    async def _settle_holds(self, due: Sequence[_Settling], number: int) -> None:
+        """Settles the hold of that number of each event; one that is not charged may end its event."""
+        open_ones: list[tuple[_Settling, Charge]] = []
+        now = self._clock.now()
+        for one in due:
+            (hold, share), event = one.charged[number], one.event
+            if self._ledger.can_settle(hold, now):
+                charge = Charge(hold, share.units, event.outcome, one.total_units, event.kudos, share.heard_ms)
+                open_ones.append((one, charge))
             else:
-                ended = await self._ledger.settle(hold, share.units, event.outcome, total, event.kudos, share.heard_ms)
-                if ended.first:
-                    self._journal.count(ended.outcome)
-                    result = AFTER_EXPIRY if ended.late else result
-                else:
-                    result = "settled_before"
-                    self._ignore(event, result, hold, share.units)
-                if charged_as(ended.outcome, share, total):
-                    continue
-                counts = n > 0
-            if n == 0:
-                # The first hold decides for all: of two events about the same work one counts, never a part of each.
-                break
-        if counts:
-            await self._reward(event)
-        return result
+                self._ignore(event, "too_late", hold, share.units)
+                one.result = "too_late"
+                one.end_after_first(number)
+        if not open_ones:
+            return
+        ended = await self._ledger.settle_all([charge for _one, charge in open_ones])
+        self._journal.count([one.outcome for one in ended if one.first])
+        for (one, charge), end in zip(open_ones, ended, strict=True):
+            if end.first:
+                one.result = AFTER_EXPIRY if end.late else one.result
+            else:
+                one.result = "settled_before"
+                self._ignore(one.event, one.result, charge.hold, charge.units)
+            if not charged_as(end.outcome, one.charged[number][1], one.total_units):
+                one.counts = number > 0
+                one.end_after_first(number)
 
     async def _was_held(self, event: UsageEvent) -> bool:
         """Whether an event that has no hold is about work that was settled on one."""

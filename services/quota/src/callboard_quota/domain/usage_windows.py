@@ -6,7 +6,7 @@ reported after its hold's end, the process that raises it invalidates the tenant
 hour just over is left out for a few seconds: a process may still count in it, so it is read with each decision.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from cachetools import LRUCache
@@ -24,12 +24,13 @@ FRESH_S = 0.25
 class UsageWindow:
     """The use of one tenant's metric in the hours before `hour`.
 
-    `older` are those before the one just over, and `sums` what they add to each kind of limit. `previous` is the hour
-    just over, None while it is not known. `oldest_at` is when the earliest hour with use began, for each kind that has
-    one.
+    `older` are those before the one just over, and `sums` what they add to each kind of limit. `counting_previous` are
+    the kinds of limit that count the one just over, and `previous` is its use, None while that is not known.
+    `oldest_at` is when the earliest hour with use began, for each kind that has one.
     """
 
     hour: float
+    counting_previous: frozenset[LimitKind]
     older: Mapping[str, int]
     sums: Mapping[LimitKind, int]
     oldest_at: Mapping[LimitKind, float]
@@ -46,26 +47,27 @@ class WindowCache:
         self._invalidations = 0
         """Counted, since what is being read at that moment may be stale."""
 
-    async def get(self, tenant: str, metric: Metric, kinds: Iterable[LimitKind], at: float) -> UsageWindow:
+    async def get(self, tenant: str, metric: Metric, kinds: Set[LimitKind], at: float) -> UsageWindow:
         """The earlier hours that these kinds of limit count; raises StoreUnavailable."""
-        wanted = set(kinds)
         try:
             usage = self._cached[tenant, metric]
         except KeyError:
             pass
         else:
             if usage.hour == at // HOUR_S:
-                if wanted <= usage.sums.keys():
+                if kinds <= usage.sums.keys():
                     return usage
-                wanted |= usage.sums.keys()
+                kinds |= usage.sums.keys()
         before = self._invalidations
-        usage = await self._read(tenant, metric, wanted, at)
+        usage = await self._read(tenant, metric, kinds, at)
         if before == self._invalidations:
             self._cached[tenant, metric] = usage
         return usage
 
     async def _read(self, tenant: str, metric: Metric, kinds: Iterable[LimitKind], at: float) -> UsageWindow:
-        buckets = {kind: kind.window.earlier_buckets(at)[1:] for kind in kinds}
+        earlier = {kind: kind.window.earlier_buckets(at) for kind in kinds}
+        counting_previous = frozenset(kind for kind, names in earlier.items() if names)
+        buckets = {kind: names[1:] for kind, names in earlier.items()}
         counters = [Counter(tenant, metric.name, bucket) for bucket in max(buckets.values(), key=len)]
         found = await self._store.read(counters) if counters else {}
         older = {counter.bucket: value for counter, value in found.items() if value}
@@ -73,7 +75,7 @@ class WindowCache:
         oldest_at = {
             kind: hour_start(min(used)) for kind, names in buckets.items() if (used := older.keys() & set(names))
         }
-        return UsageWindow(at // HOUR_S, older, sums, oldest_at, at)
+        return UsageWindow(at // HOUR_S, counting_previous, older, sums, oldest_at, at)
 
     def refresh(self, tenant: str, metric: Metric, at: float) -> bool:
         """Has a window read anew next time unless it was read just now; says whether it will be."""
