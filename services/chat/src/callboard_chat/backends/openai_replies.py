@@ -3,6 +3,7 @@
 They are read from plain JSON instead of the `openai` package's typed objects, which cost ten times as much.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +28,8 @@ _FINISHES: dict[str, Finish] = {
 
 _DONE = object()
 """Stands for the line that ends a stream."""
+_PAYLOAD = re.compile(rb"^data:[^\S\n]*+(.*\S)", re.MULTILINE)
+"""The line of an event, and what of it is neither a blank before nor one behind."""
 
 
 class EventReader:
@@ -37,11 +40,10 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes the next bytes and returns the payloads that are complete."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
+        lines, _, self._rest = (self._rest + data).rpartition(b"\n")
         if len(self._rest) > MAX_EVENT_BYTES:
             raise EngineFailed
-        return [payload for line in lines if line.startswith(b"data:") and (payload := line[5:].strip())]
+        return _PAYLOAD.findall(lines)
 
 
 class ReplyReader:
