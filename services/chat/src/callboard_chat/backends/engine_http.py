@@ -99,12 +99,12 @@ class EngineConnection(asyncio.Protocol):
         self._kept = kept
         self._connections = connections
         self._loop = asyncio.get_running_loop()
+        self._body: list[bytes] = []
+        self.on_body = self._body.append
+        """The parser has a part of the body; it looks for this where it begins."""
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._body: list[bytes] = []
-        self.on_body = self._body.append
-        """The parser has a part of the body."""
         self._unread_bytes = 0
         self._is_paused = False
         self._kept_at = 0.0

@@ -26,6 +26,9 @@ _FINISHES: dict[str, Finish] = {
 }
 
 
+_RARE_IN_EVENT = frozenset({"error", "prompt_progress", "timings"})
+_RARE_IN_DELTA = frozenset({"reasoning_content", "reasoning", "tool_calls"})
+
 _DONE = object()
 """Stands for the line that ends a stream."""
 _PAYLOAD = re.compile(rb"^data:[^\S\n]*+(.*\S)", re.MULTILINE)
@@ -72,6 +75,8 @@ class ReplyReader:
         self._top_logprobs = top_logprobs
         self._logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[str]] = {}
+        self._text = self._thinking = ""
+        """What was read since it was last handed over."""
         self._finish: Finish | None = None
         self._stop_sequence: str | None = None
         self._usage: Json = {}
@@ -87,22 +92,13 @@ class ReplyReader:
 
     def read(self, payloads: list[bytes]) -> Chunk | None:
         """Takes the payloads that arrived together and returns what they say as one chunk."""
-        text = ""
-        thinking = ""
         before, read_before, thinking_before = self._tokens, self._read_prompt_tokens, self._thinking_tokens
-        for event in _events(payloads):
-            if self.done:
-                break
-            if event is _DONE:
-                self.done = True
-                break
-            try:
-                said, thought = self._read_event(event)
-            except (ValueError, TypeError, AttributeError, KeyError):
-                self._failed = self.done = True
-                break
-            text += said
-            thinking += thought
+        try:
+            self._read_events(_events(payloads))
+        except (ValueError, TypeError, AttributeError, KeyError):
+            self._failed = self.done = True
+        text, self._text = self._text, ""
+        thinking, self._thinking = self._thinking, ""
         tokens = self._tokens - before
         if not (text or thinking or tokens):
             read = self._read_prompt_tokens
@@ -118,51 +114,58 @@ class ReplyReader:
             cached_prompt_tokens=self._cached_prompt_tokens,
         )
 
-    def _read_event(self, event: Json) -> tuple[str, str]:
-        """The text and the thinking of one event; raises one of Python's own errors where it has another form."""
+    def _read_events(self, events: Iterable[Any]) -> None:
+        """Takes in events up to the end; raises one of Python's own errors at one that has another form."""
+        for event in events:
+            if self.done or event is _DONE:
+                self.done = True
+                return
+            if usage := event.get("usage"):
+                self._usage = usage
+                cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+                self._count_prompt(usage.get("prompt_tokens"), cached)
+            timings = None if _RARE_IN_EVENT.isdisjoint(event) else self._read_rare(event)
+            for choice in event.get("choices") or ():
+                delta = choice.get("delta") or choice
+                said = delta.get("content") or delta.get("text") or ""
+                thought, calls = "", None
+                if not _RARE_IN_DELTA.isdisjoint(delta):
+                    thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+                    calls = delta.get("tool_calls")
+                if said or thought or calls:
+                    if self._tokens >= self._limit:
+                        self._finish = "length"
+                        self.done = True
+                        break
+                    before = self._tokens
+                    self._tokens = max(before, timings["predicted_n"]) if timings else before + 1
+                    if thought and not said:
+                        self._thinking_tokens += self._tokens - before
+                    self._text += said
+                    self._thinking += thought
+                    for call in calls or ():
+                        self._add_call(call)
+                if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
+                    self._logprobs += _logprobs(logprobs, self._top_logprobs)
+                reason = choice.get("finish_reason")
+                # One server writes the word null while it is still running.
+                if reason and reason != "null":
+                    self._finish = _FINISHES.get(reason, "stop")
+                    # vLLM names the sequence, or the number of a token, that ended the reply.
+                    stop = choice.get("stop_reason")
+                    self._stop_sequence = stop if isinstance(stop, str) else None
+
+    def _read_rare(self, event: Json) -> Json | None:
+        """Takes in what few events have beside their text; returns llama.cpp's timings, which have its counts."""
         if event.get("error"):
             raise ValueError
-        if usage := event.get("usage"):
-            self._usage = usage
-            self._count_prompt(
-                usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-            )
         if progress := event.get("prompt_progress"):
             self._read_prompt_tokens = max(0, progress["processed"] - self._spent_prompt_tokens)
         timings = event.get("timings")
         if timings:
             self._timings = timings
             self._count_prompt(timings["cache_n"] + timings["prompt_n"], timings["cache_n"])
-        text = ""
-        thinking = ""
-        for choice in event.get("choices") or ():
-            delta = choice.get("delta") or choice
-            said = delta.get("content") or delta.get("text") or ""
-            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-            calls = delta.get("tool_calls")
-            if said or thought or calls:
-                if self._tokens >= self._limit:
-                    self._finish = "length"
-                    self.done = True
-                    break
-                before = self._tokens
-                self._tokens = max(before, timings["predicted_n"]) if timings else before + 1
-                if thought and not said:
-                    self._thinking_tokens += self._tokens - before
-                text += said
-                thinking += thought
-                for call in calls or ():
-                    self._add_call(call)
-            if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
-                self._logprobs += _logprobs(logprobs, self._top_logprobs)
-            reason = choice.get("finish_reason")
-            # One server writes the word null while it is still running.
-            if reason and reason != "null":
-                self._finish = _FINISHES.get(reason, "stop")
-                # vLLM names the sequence, or the number of a token, that ended the reply.
-                stop = choice.get("stop_reason")
-                self._stop_sequence = stop if isinstance(stop, str) else None
-        return text, thinking
+        return timings
 
     def last(self) -> Chunk:
         """The final chunk, with the engine's own counts, once nothing more comes.
