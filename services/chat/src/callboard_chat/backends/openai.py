@@ -221,6 +221,7 @@ async def _chunks(response: EngineConnection, reader: ReplyReader) -> AsyncItera
             payloads = payloads[together:]
             if chunk is not None:
                 begun = True
+                chunk.last_follows = reader.done and response.is_complete
                 yield chunk
     if reader.finished and not response.is_complete:
         # Reading to the very end keeps the connection for the next request; a server that holds it open is left.

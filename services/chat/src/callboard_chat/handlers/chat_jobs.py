@@ -139,9 +139,12 @@ class ChatJobs:
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         if reply.tells_cached and reply.prompt_tokens is not None:
             prompt.add(reply.prompt_tokens)
+        completed = outcome.reason not in {"cancelled", "error"}
+        if not completed:
+            await self._release(job, reply)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
         assert frame.end is not None
-        if outcome.reason not in {"cancelled", "error"}:
+        if completed:
             self._learn(running, request, frame.end, reply.worked_s)
         await quota.cover_used(frame.end.usage)
         self._observe(running, reply, frame.end)
@@ -235,6 +238,7 @@ class ChatJobs:
             error = await self._run_engine(running, reply, asked, quota, fit)
             if error is None:
                 continue
+            await self._release(running.job, reply)
             metrics.ENGINE_ERRORS.labels(self._pool.backend, error.code.value).inc()
             delay_s = retries.delay_s(error, said=reply.started, left_s=running.left_s)
             if delay_s is None:
@@ -245,6 +249,7 @@ class ChatJobs:
             await asyncio.sleep(delay_s)
             reply.begin_run()
         if reply.finish == "stop" and not reply.cut_at_stop and is_checked(request):
+            await self._release(running.job, reply)
             violation = await check_format(request, reply.said.text)
             if violation is not None:
                 metrics.ENGINE_ERRORS.labels(self._pool.backend, violation.code.value).inc()
@@ -283,7 +288,11 @@ class ChatJobs:
                     running.heard_at = clock()
                 frame = reply.take(chunk)
                 if frame is not None:
-                    await self._send(job, frame, flush=first)
+                    if chunk.last_follows or reply.finish is not None:
+                        await self._release(job, reply)
+                        reply.hold_back()
+                    else:
+                        await self._send(job, frame, flush=first)
                     if first and frame.says_something:
                         first = False
                         self._observe_first(running, reply)
@@ -317,6 +326,11 @@ class ChatJobs:
         data = frame.compact()
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
+
+    async def _release(self, job: ChatJob, reply: Reply) -> None:
+        """Sends what is held back for the end, where that is not what comes next."""
+        if (frame := reply.release()) is not None:
+            await self._send(job, frame)
 
     def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd, worked_s: float | None) -> None:
         model = self._pool.models.get(request.model)
