@@ -77,6 +77,29 @@ async def test_a_reply_that_arrives_at_once_is_its_first_word_and_then_the_rest(
     assert (last.finish, last.prompt_tokens, last.completion_tokens) == ("stop", 7, 32)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "open"])
+async def test_the_last_words_tell_that_the_end_follows_where_it_has_arrived(whole: bool) -> None:
+    events = (
+        b'data: {"choices": [{"delta": {"content": "a"}}]}',
+        b'data: {"choices": [{"delta": {"content": "b"}, "finish_reason": "stop"}]}',
+        b"data: [DONE]\n\n",
+    )
+    body = b"\n\n".join(events)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b'"model"')
+        head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body) + (not whole)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await asyncio.sleep(0.2)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        engine = OpenAIEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", None, connect_timeout_s=2)
+        chunks = await collect(engine, request())
+        await engine.close()
+    assert [(chunk.text, chunk.last_follows) for chunk in chunks] == [("a", False), ("b", whole), ("", False)]
+
+
 async def test_connections_are_kept_and_the_key_is_sent(rig: StubRig) -> None:
     for _ in range(3):
         await collect(rig.engine, request())
