@@ -288,11 +288,7 @@ class ChatJobs:
                     running.heard_at = clock()
                 frame = reply.take(chunk)
                 if frame is not None:
-                    if chunk.last_follows or reply.finish is not None:
-                        await self._release(job, reply)
-                        reply.hold_back()
-                    else:
-                        await self._send(job, frame, flush=first)
+                    await self._send_or_hold_back(job, reply, chunk, frame, flush=first)
                     if first and frame.says_something:
                         first = False
                         self._observe_first(running, reply)
@@ -326,6 +322,16 @@ class ChatJobs:
         data = frame.compact()
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
+
+    async def _send_or_hold_back(
+        self, job: ChatJob, reply: Reply, chunk: Chunk, frame: ChatFrame, *, flush: bool
+    ) -> None:
+        """Sends the frame for a chunk, or holds it back where the end of the reply comes next."""
+        if chunk.last_follows or reply.finish is not None:
+            await self._release(job, reply)
+            reply.hold_back()
+        else:
+            await self._send(job, frame, flush=flush)
 
     async def _release(self, job: ChatJob, reply: Reply) -> None:
         """Sends what is held back for the end, where that is not what comes next."""
