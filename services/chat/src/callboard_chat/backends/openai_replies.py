@@ -4,7 +4,7 @@ They are read from plain JSON instead of the `openai` package's typed objects, w
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic_core import from_json
@@ -89,6 +89,19 @@ class ReplyReader:
     def finished(self) -> bool:
         """Whether the engine has said why it ended, though its counts may still follow."""
         return self._finish is not None
+
+    def chunks(self, payloads: list[bytes]) -> Iterator[Chunk]:
+        """Takes the payloads that arrived together and tells what they say, up to the end.
+
+        The reply's first word is a chunk of its own and does not wait until what came with it is read.
+        """
+        read = 0
+        while read < len(payloads) and not self.done:
+            together = 1 if self._tokens == 0 else len(payloads)
+            chunk = self.read(payloads[read : read + together])
+            read += together
+            if chunk is not None:
+                yield chunk
 
     def read(self, payloads: list[bytes]) -> Chunk | None:
         """Takes the payloads that arrived together and returns what they say as one chunk."""
