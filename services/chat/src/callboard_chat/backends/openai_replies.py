@@ -75,8 +75,6 @@ class ReplyReader:
         self._top_logprobs = top_logprobs
         self._logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[str]] = {}
-        self._text = self._thinking = ""
-        """What was read since it was last handed over."""
         self._finish: Finish | None = None
         self._stop_sequence: str | None = None
         self._usage: Json = {}
@@ -106,12 +104,7 @@ class ReplyReader:
     def read(self, payloads: list[bytes]) -> Chunk | None:
         """Takes the payloads that arrived together and returns what they say as one chunk."""
         before, read_before, thinking_before = self._tokens, self._read_prompt_tokens, self._thinking_tokens
-        try:
-            self._read_events(_events(payloads))
-        except (ValueError, TypeError, AttributeError, KeyError):
-            self._failed = self.done = True
-        text, self._text = self._text, ""
-        thinking, self._thinking = self._thinking, ""
+        text, thinking = self._read_events(_events(payloads))
         tokens = self._tokens - before
         if not (text or thinking or tokens):
             read = self._read_prompt_tokens
@@ -127,46 +120,57 @@ class ReplyReader:
             cached_prompt_tokens=self._cached_prompt_tokens,
         )
 
-    def _read_events(self, events: Iterable[Any]) -> None:
-        """Takes in events up to the end; raises one of Python's own errors at one that has another form."""
-        for event in events:
-            if self.done or event is _DONE:
-                self.done = True
-                return
-            if usage := event.get("usage"):
-                self._usage = usage
-                cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-                self._count_prompt(usage.get("prompt_tokens"), cached)
-            timings = None if _RARE_IN_EVENT.isdisjoint(event) else self._read_rare(event)
-            for choice in event.get("choices") or ():
-                delta = choice.get("delta") or choice
-                said = delta.get("content") or delta.get("text") or ""
-                thought, calls = "", None
-                if not _RARE_IN_DELTA.isdisjoint(delta):
-                    thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-                    calls = delta.get("tool_calls")
-                if said or thought or calls:
-                    if self._tokens >= self._limit:
-                        self._finish = "length"
-                        self.done = True
-                        break
-                    before = self._tokens
-                    self._tokens = max(before, timings["predicted_n"]) if timings else before + 1
-                    if thought and not said:
-                        self._thinking_tokens += self._tokens - before
-                    self._text += said
-                    self._thinking += thought
-                    for call in calls or ():
-                        self._add_call(call)
-                if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
-                    self._logprobs += _logprobs(logprobs, self._top_logprobs)
-                reason = choice.get("finish_reason")
-                # One server writes the word null while it is still running.
-                if reason and reason != "null":
-                    self._finish = _FINISHES.get(reason, "stop")
-                    # vLLM names the sequence, or the number of a token, that ended the reply.
-                    stop = choice.get("stop_reason")
-                    self._stop_sequence = stop if isinstance(stop, str) else None
+    def _read_events(self, events: Iterable[Any]) -> tuple[str, str]:
+        """Takes in events up to the end, or to one that has another form; returns their text and their thinking."""
+        text = thinking = ""
+        tokens = self._tokens
+        try:
+            for event in events:
+                if self.done or event is _DONE:
+                    self.done = True
+                    break
+                if usage := event.get("usage"):
+                    self._read_usage(usage)
+                timings = None if _RARE_IN_EVENT.isdisjoint(event) else self._read_rare(event)
+                for choice in event.get("choices") or ():
+                    delta = choice.get("delta") or choice
+                    said = delta.get("content") or delta.get("text") or ""
+                    thought, calls = "", ()
+                    if not _RARE_IN_DELTA.isdisjoint(delta):
+                        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+                        calls = delta.get("tool_calls") or ()
+                    if said or thought or calls:
+                        if tokens >= self._limit:
+                            self._finish = "length"
+                            self.done = True
+                            break
+                        before = tokens
+                        tokens = max(before, timings["predicted_n"]) if timings else before + 1
+                        text += said
+                        if thought or calls:
+                            thinking += thought
+                            self._thinking_tokens += 0 if said or not thought else tokens - before
+                            self._add_calls(calls)
+                    if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
+                        self._logprobs += _logprobs(logprobs, self._top_logprobs)
+                    if reason := choice.get("finish_reason"):
+                        self._read_finish(reason, choice)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            self._failed = self.done = True
+        self._tokens = tokens
+        return text, thinking
+
+    def _read_usage(self, usage: Json) -> None:
+        self._usage = usage
+        self._count_prompt(usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+
+    def _read_finish(self, reason: str, choice: Json) -> None:
+        # One server writes the word null while it is still running.
+        if reason != "null":
+            self._finish = _FINISHES.get(reason, "stop")
+            # vLLM names the sequence, or the number of a token, that ended the reply.
+            stop = choice.get("stop_reason")
+            self._stop_sequence = stop if isinstance(stop, str) else None
 
     def _read_rare(self, event: Json) -> Json | None:
         """Takes in what few events have beside their text; returns llama.cpp's timings, which have its counts."""
@@ -216,12 +220,13 @@ class ReplyReader:
         if cached is not None:
             self._cached_prompt_tokens = cached
 
-    def _add_call(self, part: Json) -> None:
-        call = self._calls.setdefault(part.get("index", 0), ["", "", ""])
-        function = part.get("function") or {}
-        call[0] = part.get("id") or call[0]
-        call[1] += function.get("name") or ""
-        call[2] += function.get("arguments") or ""
+    def _add_calls(self, parts: Iterable[Json]) -> None:
+        for part in parts:
+            call = self._calls.setdefault(part.get("index", 0), ["", "", ""])
+            function = part.get("function") or {}
+            call[0] = part.get("id") or call[0]
+            call[1] += function.get("name") or ""
+            call[2] += function.get("arguments") or ""
 
 
 def _events(payloads: list[bytes]) -> Iterable[Any]:
