@@ -233,7 +233,7 @@ async def _whole(response: EngineConnection, reader: ReplyReader) -> Chunk | Non
     try:
         answer = json.loads(body)
         for choice in answer["choices"]:
-            choice["delta"] = choice.pop("message", choice)
+            choice["delta"] = choice.pop("message", None)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineFailed from None
     return reader.read([json.dumps(answer).encode()])
