@@ -141,17 +141,18 @@ class ChatJobs:
         if not completed:
             await self._release(job, reply)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
-        assert frame.end is not None
-        await quota.cover_used(frame.end.usage)
+        end = frame.end
+        assert end is not None
+        await quota.cover_used(end.usage)
         ended_at = time.monotonic()
-        result = reply.result(job.request_id, frame.end)
+        result = reply.result(job.request_id, end)
 
         async def send_end() -> None:
             await self._send(job, frame)
             # It runs once what is sent here is written, since the client waits for that.
-            asyncio.get_running_loop().call_soon(self._notes.end, running, request, reply, frame.end, ended_at)
+            asyncio.get_running_loop().call_soon(self._notes.end, running, request, reply, end, ended_at)
 
-        await self._keep(job, frame.end, result, quota, send_end)
+        await self._keep(job, end, result, quota, send_end)
 
     async def answer_dead(self, job: ChatJob, error: ErrorInfo) -> None:
         """Ends the reply with an error, unless it has an end; what was read and sent of it is settled."""
