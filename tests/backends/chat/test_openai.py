@@ -3,14 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
 
 import pytest
 
 from callboard_chat.backends.openai import OpenAIEngine
 from callboard_chat.backends.openai_replies import EventReader, ReplyReader
-from callboard_chat.domain.ports import Continuation
+from callboard_chat.domain.ports import Chunk, Continuation
 from callboard_contracts.chat import (
     ChatMessage,
+    ChatRequest,
     Image,
     OutputFormat,
     PhaseDurations,
@@ -64,6 +66,27 @@ async def rig(served: tuple[StubOpenAI, ThreadedApp]) -> AsyncGenerator[StubRig]
     await engine.close()
 
 
+async def answered(answer: bytes, wanted: ChatRequest) -> list[Chunk]:
+    """A reply of a server that answers exactly so."""
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b'"model"')
+        writer.write(answer)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        engine = OpenAIEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", None, connect_timeout_s=2)
+        try:
+            return await collect(engine, wanted)
+        finally:
+            await engine.close()
+            await asyncio.wait_for(ended.wait(), 5)
+
+
 class TestOpenAI(ChatEngineSuite):
     """The common suite; its fixture is the module's."""
 
@@ -75,6 +98,29 @@ async def test_a_reply_that_arrives_at_once_is_its_first_word_and_then_the_rest(
     assert rest.text == "".join(rig.stub.script.reply[1:])
     assert (first.tokens, rest.tokens) == (1, 31)
     assert (last.finish, last.prompt_tokens, last.completion_tokens) == ("stop", 7, 32)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "open"])
+async def test_the_last_words_tell_that_the_end_follows_where_it_has_arrived(whole: bool) -> None:
+    events = (
+        b'data: {"choices": [{"delta": {"content": "a"}}]}',
+        b'data: {"choices": [{"delta": {"content": "b"}, "finish_reason": "stop"}]}',
+        b"data: [DONE]\n\n",
+    )
+    body = b"\n\n".join(events)
+
+    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body) + (not whole)}\r\n\r\n"
+    chunks = await answered(head.encode() + body, request())
+    assert [(chunk.text, chunk.last_follows) for chunk in chunks] == [("a", False), ("b", whole), ("", False)]
+
+
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+async def test_an_answer_that_is_not_streamed_is_read_all_the_same(mode: str) -> None:
+    said = {"message": {"role": "assistant", "content": "Hi."}} if mode == "chat" else {"text": "Hi."}
+    body = json.dumps({"choices": [{**said, "finish_reason": "stop"}], "usage": {"prompt_tokens": 7}}).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    first, last = await answered(head.encode() + body, request(mode=mode))
+    assert (first.text, last.finish, last.prompt_tokens) == ("Hi.", "stop", 7)
 
 
 async def test_connections_are_kept_and_the_key_is_sent(rig: StubRig) -> None:

@@ -263,6 +263,30 @@ def test_frames_that_a_receiver_missed_can_be_sent_again() -> None:
     assert reply.sent_since(3) == []
 
 
+def test_what_is_held_back_goes_out_with_the_end() -> None:
+    reply = Reply(request(), attempt=1)
+    (first, _) = feed(reply, *words("a ", "b "))
+    reply.hold_back()
+    assert reply.sent_since(0) == [first]
+    assert feed(reply, Chunk(finish="stop", prompt_tokens=9, completion_tokens=3)) == []
+    last = reply.end("stop")
+    assert (last.seq, last.text, last.tokens) == (1, "b ", 2)
+    assert last.end is not None
+    assert last.end.usage.completion_tokens == 3
+    assert reply.sent_since(0) == [first, last]
+    assert reply.release() is None
+
+
+def test_what_is_held_back_can_go_out_before_the_end() -> None:
+    reply = Reply(request(), attempt=1)
+    (first,) = feed(reply, *words("a "))
+    reply.hold_back()
+    assert reply.release() == first
+    last = reply.end("error", FAILED)
+    assert (last.seq, last.text, last.tokens) == (1, "", 0)
+    assert reply.sent_since(0) == [first, last]
+
+
 def test_history_without_its_beginning_is_not_whole() -> None:
     assert not history([ChatFrame(seq=5, attempt=1, text="z", tokens=1)]).whole
 

@@ -65,8 +65,8 @@ class PulledBus:
     def fill(self, pulls: list[str], name: str) -> None:
         """Has one of the open pulls bring a job."""
         inbox = pulls.pop()
-        metadata = SimpleNamespace(num_delivered=1, sequence=SimpleNamespace(stream=1))
-        message = SimpleNamespace(data=name.encode(), subject="job", headers=None, reply="ack", metadata=metadata)
+        reply = "$JS.ACK.CHAT.live.1.1.1.1795800000123456789.0"
+        message = SimpleNamespace(data=name.encode(), subject="job", headers=None, reply=reply)
         self.inboxes[inbox](message)
 
 

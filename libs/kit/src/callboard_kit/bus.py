@@ -13,6 +13,7 @@ import nats
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from pydantic_core import from_json
 
 from callboard_contracts.config import NatsSection
 from callboard_contracts.headers import MSG_ID
@@ -237,7 +238,7 @@ class Bus:
                 raise BusUnavailable("no acknowledgement in time")
             try:
                 reply = await self.connection.ask(subject, payload, min(PUBLISH_ATTEMPT_S, left_s), all_headers or None)
-                stored = _stored(json.loads(reply.data))
+                stored = _stored(from_json(reply.data))
                 break
             except nats.errors.MaxPayloadError:
                 raise PublishRefused(MESSAGE_TOO_LARGE, "larger than a message may be") from None

@@ -13,6 +13,7 @@ from callboard_contracts import subjects
 from callboard_contracts.headers import JOB_REPLY, JOB_SUBJECT, PREFERRED_WORKER
 from callboard_kit import tracing
 from callboard_kit.bus import Bus, BusError
+from callboard_kit.pull import place_of
 from callboard_worker.metrics import WorkerMetrics
 from callboard_worker.pull import PullLoop
 
@@ -49,7 +50,7 @@ class Handover:
     async def passes_on(self, message: Msg) -> bool:
         """Hands a new job over to the worker that it prefers; False when it is to run here."""
         preferred = (message.headers or {}).get(PREFERRED_WORKER)
-        if preferred is None or message.metadata.num_delivered != 1:
+        if preferred is None or place_of(message)[0] != 1:
             return False
         if preferred == self._worker:
             self._jobs.labels("here").inc()

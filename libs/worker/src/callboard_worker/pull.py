@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from callboard_contracts.streams import ACK_WAIT_S
 from callboard_kit.bus import Bus, BusError
 from callboard_kit.feed import nak
-from callboard_kit.pull import TROUBLE_PAUSE_S, status_of, turned_away
+from callboard_kit.pull import TROUBLE_PAUSE_S, place_of, status_of, turned_away
 from callboard_worker.pull_words import (
     BATCH_PROBE_LIFE_S,
     NEXT_STEP,
@@ -380,11 +380,9 @@ class PullLoop:
         try:
             if self._passes_on is not None and await self._passes_on(message):
                 return
-            metadata = message.metadata
-            attempt = metadata.num_delivered or 1
-            await self._handle(
-                Delivery(message.data, message.subject, attempt, metadata.sequence.stream, message.headers)
-            )
+            delivery, stream_seq = place_of(message)
+            attempt = delivery or 1
+            await self._handle(Delivery(message.data, message.subject, attempt, stream_seq, message.headers))
             # If the ack is lost, the job is delivered again; its handler finds the end and only repeats the stored
             # steps.
             report = b"+ACK"

@@ -99,10 +99,12 @@ class EngineConnection(asyncio.Protocol):
         self._kept = kept
         self._connections = connections
         self._loop = asyncio.get_running_loop()
+        self._body: list[bytes] = []
+        self.on_body = self._body.append
+        """The parser has a part of the body; it looks for this where it begins."""
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._body: list[bytes] = []
         self._unread_bytes = 0
         self._is_paused = False
         self._kept_at = 0.0
@@ -213,7 +215,8 @@ class EngineConnection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade):
             self.abort()
             return
-        if self._unread_bytes > MAX_UNREAD_BYTES and not self._is_paused and self._transport is not None:
+        self._unread_bytes += len(data)
+        if self._unread_bytes > MAX_UNREAD_BYTES and self._body and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
         self._wake()
@@ -245,11 +248,6 @@ class EngineConnection(asyncio.Protocol):
         self._is_begun = self.status >= 200
         if not self._is_begun:
             self._headers.clear()
-
-    def on_body(self, data: bytes) -> None:
-        """The parser has a part of the body."""
-        self._body.append(data)
-        self._unread_bytes += len(data)
 
     def on_message_complete(self) -> None:
         """The parser has the whole answer."""

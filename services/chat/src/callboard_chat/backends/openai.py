@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
+from collections.abc import AsyncGenerator, Sequence, Set
 from typing import Literal
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError, Timeout
@@ -126,11 +126,16 @@ class OpenAIEngine:
             if response.status >= 400:
                 raise await _refusal(request, response, continued=continuation is not None)
             if response.header("content-type").startswith("application/json"):
-                chunks = _whole(response, reader)
+                if (chunk := await _whole(response, reader)) is not None:
+                    yield chunk
             else:
-                chunks = _chunks(response, reader)
-            async for chunk in chunks:
-                yield chunk
+                # What arrives in one read becomes one chunk, so frames grow while this process is busy and only then.
+                events = EventReader()
+                while not reader.done and (data := await response.read()):
+                    for chunk in reader.chunks(events.feed(data)):
+                        chunk.last_follows = reader.done and response.is_complete
+                        yield chunk
+                await _read_to_end(response, reader)
         except OSError:
             # Whether anything is missing, the reader knows.
             log.debug("engine_connection_lost")
@@ -206,24 +211,10 @@ def _effort(thinking: Thinking) -> str | None:
     return "none" if thinking.enabled is False else thinking.effort
 
 
-async def _chunks(response: EngineConnection, reader: ReplyReader) -> AsyncIterator[Chunk]:
-    """What arrives in one read becomes one chunk, so frames grow while this process is busy and only then.
-
-    The reply's first word is a chunk of its own and does not wait until what came with it is read.
-    """
-    events = EventReader()
-    begun = False
-    while not reader.done and (data := await response.read()):
-        payloads = events.feed(data)
-        while payloads and not reader.done:
-            together = len(payloads) if begun else 1
-            chunk = reader.read(payloads[:together])
-            payloads = payloads[together:]
-            if chunk is not None:
-                begun = True
-                yield chunk
+async def _read_to_end(response: EngineConnection, reader: ReplyReader) -> None:
+    """Reads what follows a reply's end, which keeps the connection for the next request."""
     if reader.finished and not response.is_complete:
-        # Reading to the very end keeps the connection for the next request; a server that holds it open is left.
+        # A server that holds it open is left.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_TIMEOUT_S):
                 while await response.read():
@@ -236,15 +227,13 @@ async def _refusal(request: ChatRequest, response: EngineConnection, *, continue
     return cannot_continue() if continued and error.info.code is ErrorCode.INVALID_REQUEST else error
 
 
-async def _whole(response: EngineConnection, reader: ReplyReader) -> AsyncIterator[Chunk]:
+async def _whole(response: EngineConnection, reader: ReplyReader) -> Chunk | None:
     """An answer that was not streamed although it was asked to be."""
     body = await response.read_all(MAX_ANSWER_BYTES)
     try:
         answer = json.loads(body)
         for choice in answer["choices"]:
-            choice["delta"] = choice.pop("message", choice)
+            choice["delta"] = choice.pop("message", None)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineFailed from None
-    chunk = reader.read([json.dumps(answer).encode()])
-    if chunk is not None:
-        yield chunk
+    return reader.read([json.dumps(answer).encode()])

@@ -3,7 +3,8 @@
 They are read from plain JSON instead of the `openai` package's typed objects, which cost ten times as much.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic_core import from_json
@@ -25,8 +26,13 @@ _FINISHES: dict[str, Finish] = {
 }
 
 
+_RARE_IN_EVENT = frozenset({"error", "prompt_progress", "timings"})
+_RARE_IN_DELTA = frozenset({"reasoning_content", "reasoning", "tool_calls"})
+
 _DONE = object()
 """Stands for the line that ends a stream."""
+_PAYLOAD = re.compile(rb"^data:[^\S\n]*+(.*\S)", re.MULTILINE)
+"""The line of an event, and what of it is neither a blank before nor one behind."""
 
 
 class EventReader:
@@ -37,11 +43,10 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes the next bytes and returns the payloads that are complete."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
+        lines, _, self._rest = (self._rest + data).rpartition(b"\n")
         if len(self._rest) > MAX_EVENT_BYTES:
             raise EngineFailed
-        return [payload for line in lines if line.startswith(b"data:") and (payload := line[5:].strip())]
+        return _PAYLOAD.findall(lines)
 
 
 class ReplyReader:
@@ -83,24 +88,23 @@ class ReplyReader:
         """Whether the engine has said why it ended, though its counts may still follow."""
         return self._finish is not None
 
+    def chunks(self, payloads: list[bytes]) -> Iterator[Chunk]:
+        """Takes the payloads that arrived together and tells what they say, up to the end.
+
+        The reply's first word is a chunk of its own and does not wait until what came with it is read.
+        """
+        read = 0
+        while read < len(payloads) and not self.done:
+            together = 1 if self._tokens == 0 else len(payloads)
+            chunk = self.read(payloads[read : read + together])
+            read += together
+            if chunk is not None:
+                yield chunk
+
     def read(self, payloads: list[bytes]) -> Chunk | None:
         """Takes the payloads that arrived together and returns what they say as one chunk."""
-        text = ""
-        thinking = ""
         before, read_before, thinking_before = self._tokens, self._read_prompt_tokens, self._thinking_tokens
-        for event in _events(payloads):
-            if self.done:
-                break
-            if event is _DONE:
-                self.done = True
-                break
-            try:
-                said, thought = self._read_event(event)
-            except (ValueError, TypeError, AttributeError, KeyError):
-                self._failed = self.done = True
-                break
-            text += said
-            thinking += thought
+        text, thinking = self._read_events(_events(payloads))
         tokens = self._tokens - before
         if not (text or thinking or tokens):
             read = self._read_prompt_tokens
@@ -116,51 +120,69 @@ class ReplyReader:
             cached_prompt_tokens=self._cached_prompt_tokens,
         )
 
-    def _read_event(self, event: Json) -> tuple[str, str]:
-        """The text and the thinking of one event; raises one of Python's own errors where it has another form."""
+    def _read_events(self, events: Iterable[Any]) -> tuple[str, str]:
+        """Takes in events up to the end, or to one that has another form; returns their text and their thinking."""
+        text = thinking = ""
+        tokens = self._tokens
+        try:
+            for event in events:
+                if self.done or event is _DONE:
+                    self.done = True
+                    break
+                if usage := event.get("usage"):
+                    self._read_usage(usage)
+                timings = None if _RARE_IN_EVENT.isdisjoint(event) else self._read_rare(event)
+                for choice in event.get("choices") or ():
+                    delta = choice.get("delta") or choice
+                    said = delta.get("content") or delta.get("text") or ""
+                    thought, calls = "", ()
+                    if not _RARE_IN_DELTA.isdisjoint(delta):
+                        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+                        calls = delta.get("tool_calls") or ()
+                    if said or thought or calls:
+                        if tokens >= self._limit:
+                            self._finish = "length"
+                            self.done = True
+                            break
+                        before = tokens
+                        tokens = max(before, timings["predicted_n"]) if timings else before + 1
+                        text += said
+                        if thought or calls:
+                            thinking += thought
+                            self._thinking_tokens += 0 if said or not thought else tokens - before
+                            self._add_calls(calls)
+                    if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
+                        self._logprobs += _logprobs(logprobs, self._top_logprobs)
+                    if reason := choice.get("finish_reason"):
+                        self._read_finish(reason, choice)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            self._failed = self.done = True
+        self._tokens = tokens
+        return text, thinking
+
+    def _read_usage(self, usage: Json) -> None:
+        self._usage = usage
+        self._count_prompt(usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+
+    def _read_finish(self, reason: str, choice: Json) -> None:
+        # One server writes the word null while it is still running.
+        if reason != "null":
+            self._finish = _FINISHES.get(reason, "stop")
+            # vLLM names the sequence, or the number of a token, that ended the reply.
+            stop = choice.get("stop_reason")
+            self._stop_sequence = stop if isinstance(stop, str) else None
+
+    def _read_rare(self, event: Json) -> Json | None:
+        """Takes in what few events have beside their text; returns llama.cpp's timings, which have its counts."""
         if event.get("error"):
             raise ValueError
-        if usage := event.get("usage"):
-            self._usage = usage
-            self._count_prompt(
-                usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-            )
         if progress := event.get("prompt_progress"):
             self._read_prompt_tokens = max(0, progress["processed"] - self._spent_prompt_tokens)
         timings = event.get("timings")
         if timings:
             self._timings = timings
             self._count_prompt(timings["cache_n"] + timings["prompt_n"], timings["cache_n"])
-        text = ""
-        thinking = ""
-        for choice in event.get("choices") or ():
-            delta = choice.get("delta") or choice
-            said = delta.get("content") or delta.get("text") or ""
-            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-            calls = delta.get("tool_calls")
-            if said or thought or calls:
-                if self._tokens >= self._limit:
-                    self._finish = "length"
-                    self.done = True
-                    break
-                before = self._tokens
-                self._tokens = max(before, timings["predicted_n"]) if timings else before + 1
-                if thought and not said:
-                    self._thinking_tokens += self._tokens - before
-                text += said
-                thinking += thought
-                for call in calls or ():
-                    self._add_call(call)
-            if self._top_logprobs is not None and (logprobs := choice.get("logprobs")):
-                self._logprobs += _logprobs(logprobs, self._top_logprobs)
-            reason = choice.get("finish_reason")
-            # One server writes the word null while it is still running.
-            if reason and reason != "null":
-                self._finish = _FINISHES.get(reason, "stop")
-                # vLLM names the sequence, or the number of a token, that ended the reply.
-                stop = choice.get("stop_reason")
-                self._stop_sequence = stop if isinstance(stop, str) else None
-        return text, thinking
+        return timings
 
     def last(self) -> Chunk:
         """The final chunk, with the engine's own counts, once nothing more comes.
@@ -198,12 +220,13 @@ class ReplyReader:
         if cached is not None:
             self._cached_prompt_tokens = cached
 
-    def _add_call(self, part: Json) -> None:
-        call = self._calls.setdefault(part.get("index", 0), ["", "", ""])
-        function = part.get("function") or {}
-        call[0] = part.get("id") or call[0]
-        call[1] += function.get("name") or ""
-        call[2] += function.get("arguments") or ""
+    def _add_calls(self, parts: Iterable[Json]) -> None:
+        for part in parts:
+            call = self._calls.setdefault(part.get("index", 0), ["", "", ""])
+            function = part.get("function") or {}
+            call[0] = part.get("id") or call[0]
+            call[1] += function.get("name") or ""
+            call[2] += function.get("arguments") or ""
 
 
 def _events(payloads: list[bytes]) -> Iterable[Any]:

@@ -76,7 +76,8 @@ class ControlTokens:
         if request.mode == "completion":
             return request
         # One search over everything is quicker than one for each text, and most requests end here.
-        if not self._starts_in_json.search(request.model_dump_json(include=_PROMPT_FIELDS, exclude=_NO_TEXT)):
+        text = request.__pydantic_serializer__.to_json(request, include=_PROMPT_FIELDS, exclude=_NO_TEXT).decode()
+        if not self._starts_in_json.search(text):
             return request
         given: dict[str, Any] = request.model_dump(include=_PROMPT_FIELDS, exclude=_NO_TEXT)
         broken = {name: self._broken_up(value, separator) for name, value in given.items()}

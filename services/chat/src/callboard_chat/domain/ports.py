@@ -24,7 +24,8 @@ class Chunk:
     far, None where it has not said: `read_prompt_tokens` is how far it has come with a prompt, and `completion_tokens`
     counts only what this run made, without what a continuation started from. `served_by` is the volunteer who writes
     the reply, where one does, and `restarts` is how many volunteers have failed on it in this run. `worked_s` is how
-    long this run has been written so far, where it waits for somebody to write it.
+    long this run has been written so far, where it waits for somebody to write it. With `last_follows` whatever ends
+    the run comes next, without a wait.
     """
 
     text: str = ""
@@ -43,6 +44,7 @@ class Chunk:
     served_by: ServedBy | None = None
     restarts: int = 0
     worked_s: float | None = None
+    last_follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

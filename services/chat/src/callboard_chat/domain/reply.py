@@ -67,6 +67,7 @@ class Reply:
         self._tool_calls: tuple[ToolCall, ...] = prior.tool_calls
         self._logprobs = [prior.logprobs]
         self._sent: list[ChatFrame] = []
+        self._held_back: ChatFrame | None = None
         self._prompt_tokens = prior.prompt_tokens
         self._cached_prompt_tokens = 0
         self._max_cached_tokens = max_cached_tokens
@@ -208,6 +209,17 @@ class Reply:
         piece = self._piece(text, thinking, calls)
         return self.restarted() if piece is None and self.finish is None else piece
 
+    def hold_back(self) -> None:
+        """Keeps the newest frame, which was not sent, for the end to go out with."""
+        self._held_back = self._sent.pop()
+
+    def release(self) -> ChatFrame | None:
+        """The frame that is held back, if there is one, to be sent before anything else."""
+        held, self._held_back = self._held_back, None
+        if held is not None:
+            self._sent.append(held)
+        return held
+
     def restarted(self) -> ChatFrame | None:
         """A frame that says nothing but that the reply is begun again, where that is to be told."""
         if not (self._tells_restarts and self._runs.is_to_tell):
@@ -219,7 +231,10 @@ class Reply:
         return frame
 
     def end(self, reason: EndReason, error: ErrorInfo | None = None, queue_s: float | None = None) -> ChatFrame:
-        """The last frame. A reply that was cut before it said anything used what the engine had read of its prompt."""
+        """The last frame, with what was held back.
+
+        A reply that was cut before it said anything used what the engine had read of its prompt.
+        """
         completed = reason not in {"cancelled", "error"}
         if not completed:
             self._pending_logprobs = ()
@@ -372,8 +387,6 @@ class Reply:
         *,
         silent: bool = False,
     ) -> ChatFrame:
-        seq = self._next_seq
-        self._next_seq += 1
         self._tokens += tokens
         self._started = self._started or bool(text or thinking or tokens or calls)
         thinking_tokens = self._pending_thinking_tokens
@@ -387,19 +400,31 @@ class Reply:
         logprobs, self._pending_logprobs = self._pending_logprobs, ()
         if logprobs:
             self._logprobs.append(logprobs)
-        frame = ChatFrame(
-            seq=seq,
-            attempt=self._attempt,
-            text=text,
-            thinking=thinking,
-            tokens=tokens,
-            thinking_tokens=thinking_tokens,
-            tool_calls=calls,
-            logprobs=logprobs,
-            restarts=self._runs.tell() if self._runs.restarts else 0,
-            silent=silent,
-            end=end,
-        )
+        if (held := self._held_back) is not None:
+            self._held_back = None
+            frame = held.model_copy(
+                update={
+                    "tokens": held.tokens + tokens,
+                    "thinking_tokens": held.thinking_tokens + thinking_tokens,
+                    "logprobs": held.logprobs + logprobs,
+                    "end": end,
+                }
+            )
+        else:
+            frame = ChatFrame(
+                seq=self._next_seq,
+                attempt=self._attempt,
+                text=text,
+                thinking=thinking,
+                tokens=tokens,
+                thinking_tokens=thinking_tokens,
+                tool_calls=calls,
+                logprobs=logprobs,
+                restarts=self._runs.tell() if self._runs.restarts else 0,
+                silent=silent,
+                end=end,
+            )
+            self._next_seq += 1
         self._sent.append(frame)
         return frame
 

@@ -9,7 +9,6 @@ from typing import Literal
 
 from callboard_chat import metrics
 from callboard_chat.domain.dialogue_cut import UNBOUNDED, fitted
-from callboard_chat.domain.front_cut import may_be_cut
 from callboard_chat.domain.kudos_cost import kudos_cost
 from callboard_chat.domain.models import ContextExceeded, estimated_prompt_tokens, format_of, refusal
 from callboard_chat.domain.own_prompts import OwnPrompt, OwnPrompts
@@ -21,6 +20,7 @@ from callboard_chat.domain.reply import Reply
 from callboard_chat.domain.reply_format import check_format, is_checked, uncheckable
 from callboard_chat.domain.reply_statistics import ReplyStatistics
 from callboard_chat.domain.retries import Retries, final_error
+from callboard_chat.handlers.reply_notes import ReplyNotes
 from callboard_chat.handlers.takeover import PriorAttempt, find_prior_attempt, find_what_was_sent
 from callboard_chat.handlers.text_quota import TextQuota
 from callboard_chat.settings import PoolSettings
@@ -73,10 +73,8 @@ class ChatJobs:
         self._pool = pool
         self._extensions = extensions
         self._statistics = statistics
-        self._replies = replies
+        self._notes = ReplyNotes(pool, statistics, replies)
         self._stream_job: StreamJob = stream_job or (lambda _running, request, said: engine.stream(request, said))
-        self._figures = {name: metrics.ModelFigures(name) for name in pool.models}
-        self._other = metrics.ModelFigures("other")
         self._own_prompts = OwnPrompts()
 
     def parse(self, data: bytes) -> ChatJob:
@@ -139,14 +137,22 @@ class ChatJobs:
             outcome = await outcome_of(running, work, self._explain, metrics.WORKER)
         if reply.tells_cached and reply.prompt_tokens is not None:
             prompt.add(reply.prompt_tokens)
+        completed = outcome.reason not in {"cancelled", "error"}
+        if not completed:
+            await self._release(job, reply)
         frame = reply.end(outcome.reason, outcome.error, running.queue_s)
-        assert frame.end is not None
-        if outcome.reason not in {"cancelled", "error"}:
-            self._learn(running, request, frame.end, reply.worked_s)
-        await quota.cover_used(frame.end.usage)
-        self._observe(running, reply, frame.end)
-        result = reply.result(job.request_id, frame.end)
-        await self._keep(job, frame.end, result, quota, partial(self._send, job, frame))
+        end = frame.end
+        assert end is not None
+        await quota.cover_used(end.usage)
+        ended_at = time.monotonic()
+        result = reply.result(job.request_id, end)
+
+        async def send_end() -> None:
+            await self._send(job, frame)
+            # It runs once what is sent here is written, since the client waits for that.
+            asyncio.get_running_loop().call_soon(self._notes.end, running, request, reply, end, ended_at)
+
+        await self._keep(job, end, result, quota, send_end)
 
     async def answer_dead(self, job: ChatJob, error: ErrorInfo) -> None:
         """Ends the reply with an error, unless it has an end; what was read and sent of it is settled."""
@@ -235,6 +241,7 @@ class ChatJobs:
             error = await self._run_engine(running, reply, asked, quota, fit)
             if error is None:
                 continue
+            await self._release(running.job, reply)
             metrics.ENGINE_ERRORS.labels(self._pool.backend, error.code.value).inc()
             delay_s = retries.delay_s(error, said=reply.started, left_s=running.left_s)
             if delay_s is None:
@@ -245,6 +252,7 @@ class ChatJobs:
             await asyncio.sleep(delay_s)
             reply.begin_run()
         if reply.finish == "stop" and not reply.cut_at_stop and is_checked(request):
+            await self._release(running.job, reply)
             violation = await check_format(request, reply.said.text)
             if violation is not None:
                 metrics.ENGINE_ERRORS.labels(self._pool.backend, violation.code.value).inc()
@@ -283,10 +291,10 @@ class ChatJobs:
                     running.heard_at = clock()
                 frame = reply.take(chunk)
                 if frame is not None:
-                    await self._send(job, frame, flush=first)
+                    await self._send_or_hold_back(job, reply, chunk, frame, flush=first)
                     if first and frame.says_something:
                         first = False
-                        self._observe_first(running, reply)
+                        self._notes.first(running, reply)
                 if reply.finish is not None:
                     break
         except ContextExceeded as error:
@@ -318,21 +326,24 @@ class ChatJobs:
         await self._bus.publish(subjects.out(job.edge, job.request_id), data, flush=flush)
         metrics.FRAMES.inc()
 
-    def _learn(self, running: RunningJob[ChatJob], request: ChatRequest, end: ChatEnd, worked_s: float | None) -> None:
-        model = self._pool.models.get(request.model)
-        by = end.served_by
-        if model is None or (by is not None and (self._pool.sharing is not None or by.notes.state != "ok")):
-            # The figures of a shared pool are its own engine's, which counts its tokens; a withheld text has none.
-            return
-        # Time for which a job waited for hands says nothing of how fast it was written.
-        seconds = time.monotonic() - running.started_at if worked_s is None else worked_s
-        self._replies[model.name].learn(end.usage.completion_tokens, seconds)
-        if not may_be_cut(request, end.usage.prompt_tokens, model.context_tokens):
-            self._statistics[model.name].learn(request, end.usage.prompt_tokens)
+    async def _send_or_hold_back(
+        self, job: ChatJob, reply: Reply, chunk: Chunk, frame: ChatFrame, *, flush: bool
+    ) -> None:
+        """Sends the frame for a chunk, or holds it back where the end of the reply comes next."""
+        if chunk.last_follows or reply.finish is not None:
+            await self._release(job, reply)
+            reply.hold_back()
+        else:
+            await self._send(job, frame, flush=flush)
+
+    async def _release(self, job: ChatJob, reply: Reply) -> None:
+        """Sends what is held back for the end, where that is not what comes next."""
+        if (frame := reply.release()) is not None:
+            await self._send(job, frame)
 
     def _quota(self, job: ChatJob, prior: PriorAttempt, left_s: Callable[[], float] = lambda: 0.0) -> TextQuota:
         holds = JobHolds(self._extensions, job, prior.extensions, left_s, metrics.WORKER)
-        return TextQuota(job, holds, prior.history.sent)
+        return TextQuota(job, holds, prior.history)
 
     async def _keep(
         self,
@@ -368,38 +379,6 @@ class ChatJobs:
             ended = TurnEnded(room=turn.room, turn=turn.turn)
             subject = subjects.turn_ended(turn.room, turn.turn)
             await self._bus.publish_stored(subject, ended.encoded(), f"{job.request_id}.turn")
-
-    def _model_figures(self, job: ChatJob) -> metrics.ModelFigures:
-        return self._figures.get(job.request.model, self._other)
-
-    def _observe_first(self, running: RunningJob[ChatJob], reply: Reply) -> None:
-        reply.first_at = time.monotonic()
-        first_token_s = reply.first_at - running.started_at
-        self._model_figures(running.job).first_token.observe(first_token_s, tracing.ids())
-        tracing.annotate({"callboard.time_to_first_token_s": first_token_s})
-
-    def _observe(self, running: RunningJob[ChatJob], reply: Reply, end: ChatEnd) -> None:
-        figures = self._model_figures(running.job)
-        now = time.monotonic()
-        figures.duration.observe(now - running.started_at, tracing.ids())
-        figures.input_tokens.observe(end.usage.prompt_tokens)
-        figures.output_tokens.observe(end.usage.completion_tokens)
-        if reply.engine_cached_tokens:
-            figures.cached_tokens.inc(reply.engine_cached_tokens)
-        if reply.first_at is not None and end.usage.completion_tokens > 1:
-            figures.per_token.observe((now - reply.first_at) / (end.usage.completion_tokens - 1))
-        code = end.error.code.value if end.error else None
-        metrics.WORKER.count_job(code or end.reason)
-        tracing.annotate(
-            {
-                "gen_ai.usage.input_tokens": end.usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": end.usage.completion_tokens,
-                "gen_ai.response.finish_reasons": (end.reason,),
-                **({"error.type": code} if code else {}),
-            }
-        )
-        ids = {"request_id": running.job.request_id, "attempt": running.attempt, "model": running.job.request.model}
-        log.info("job_ended", extra={**ids, "reason": end.reason, "code": code})
 
 
 def _volunteer_work(end: ChatEnd) -> VolunteerWork | None:

@@ -1,6 +1,7 @@
 """The holds of one reply while it is written: what they allow, and when more is asked for."""
 
 from callboard_chat.domain.hold_limits import UNBOUNDED, TextAllowance, within
+from callboard_chat.domain.prior_attempt import History
 from callboard_chat.domain.reply import Reply
 from callboard_contracts.chat import ChatJob, TokenUsage
 from callboard_contracts.errors import CallboardError, ErrorCode, ErrorInfo
@@ -11,13 +12,13 @@ from callboard_worker.hold_extensions import JobHolds
 class TextQuota:
     """Has the output of one attempt held, slice by slice; a job that does not say what is held has all it may cost.
 
-    `sent` is what earlier attempts sent, which was held then, whatever has become of those holds.
+    `known` is what earlier attempts sent, which was held then, whatever has become of those holds.
     """
 
-    def __init__(self, job: ChatJob, holds: JobHolds, sent: Work) -> None:
+    def __init__(self, job: ChatJob, holds: JobHolds, known: History) -> None:
         self._most_tokens = job.request.max_output_tokens
         self._holds = holds
-        self._sent = sent
+        self._known = known
         self._allowance = None
         if job.held is not None and (held := holds.all):
             self._allowance = TextAllowance(held, job.held.prompt_tokens)
@@ -64,9 +65,10 @@ class TextQuota:
         """What of the work used is charged: no more than was held when it was sent, or allowed without a hold."""
         if self._allowance is None:
             return within(self._holds.all, used)
-        held, sent = self._allowance.charged(used), self._sent
+        held = self._allowance.charged(used)
         if held is used:
             return used
+        sent = self._known.sent
         return Work(
             prompt_tokens=max(held.prompt_tokens, min(used.prompt_tokens, sent.prompt_tokens)),
             completion_tokens=max(held.completion_tokens, min(used.completion_tokens, sent.completion_tokens)),
