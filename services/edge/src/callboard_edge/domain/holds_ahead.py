@@ -7,10 +7,11 @@ counts jobs at one time, so that limits stay exact.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from random import SystemRandom
+from functools import partial
 from time import monotonic
 from typing import Literal
 
@@ -48,12 +49,11 @@ _TOKEN_LIMITS = frozenset({"tokens_per_day", "tokens_per_month"})
 _MINUTE_LIMIT = "requests_per_minute"
 
 Result = Literal["used", "released"]
-_random = SystemRandom()
 
 
 def fresh_id() -> str:
     """A new id of a request."""
-    return _random.randbytes(16).hex()
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,9 @@ class HoldsAhead:
         """The open requests, and the callers of those that took a hold."""
         self._taken: dict[str, _Ahead] = {}
         """The holds of requests that have begun and not asked yet."""
+        self._wanted: list[tuple[_Repeater, ReserveRequest, int]] = []
+        """The holds that are asked for next, all at once."""
+        self._loop = asyncio.get_running_loop()
         self._changes = 0
         """How often accounts have changed."""
         self._closed = not enabled
@@ -159,6 +162,10 @@ class HoldsAhead:
         if reply.hold is not None and request.request_id in self._begun:
             self._note(caller, request, reply.states)
         return reply
+
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Asks for a hold that no request waits for; see `QuotaClient`."""
+        self._quota.reserve_later(request, on_end)
 
     async def release(self, hold: Hold) -> None:
         """Gives a hold back; see `QuotaClient`."""
@@ -246,25 +253,35 @@ class HoldsAhead:
             life_s=request.life_s + MAX_AGE_S,
         )
         repeater.asking += 1
-        asyncio.get_running_loop().call_later(TAKE_AFTER_S, self._start, repeater, wanted, self._changes)
+        if not self._wanted:
+            self._loop.call_later(TAKE_AFTER_S, self._ask)
+        self._wanted.append((repeater, wanted, self._changes))
 
-    def _start(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
-        if self._closed:
-            repeater.asking -= 1
-        else:
-            self._background.start(self._take(repeater, request, changes), "hold-ahead")
+    def _ask(self) -> None:
+        """Asks quota for the holds that are wanted; their requests are sent together."""
+        wanted, self._wanted = self._wanted, []
+        now, minute = monotonic(), self._now() // MINUTE_S
+        for repeater, request, changes in wanted:
+            if self._closed:
+                repeater.asking -= 1
+            else:
+                self._quota.reserve_later(request, partial(self._take, repeater, request, now, minute, changes))
 
-    async def _take(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
-        minute = self._now() // MINUTE_S
-        try:
-            reply = await self._quota.reserve(request)
-        finally:
-            repeater.asking -= 1
-        if reply.hold is None:
+    def _take(
+        self,
+        repeater: _Repeater,
+        request: ReserveRequest,
+        asked_at: float,
+        minute: float,
+        changes: int,
+        reply: ReserveReply | None,
+    ) -> None:
+        """Keeps a hold that was asked for, or releases it where things have changed meanwhile."""
+        repeater.asking -= 1
+        if reply is None or reply.hold is None:
             return
-        now = monotonic()
-        ahead = _Ahead(request, reply, reply.hold, now, minute)
-        if self._closed or changes != self._changes or repeater.is_idle(now):
+        ahead = _Ahead(request, reply, reply.hold, asked_at, minute)
+        if self._closed or changes != self._changes or repeater.is_idle(monotonic()):
             self._release(ahead)
         else:
             repeater.ready.append(ahead)
