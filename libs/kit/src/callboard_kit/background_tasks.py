@@ -16,7 +16,7 @@ class BackgroundTasks:
     Whoever starts them bounds how many there are.
     """
 
-    def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_end: Callable[[], None] | None = None) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_end = on_end
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -38,7 +38,8 @@ class BackgroundTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("background_task_failed", extra={"task": task.get_name(), "error": type(error).__name__})
-        self._on_end()
+        if self._on_end is not None:
+            self._on_end()
 
     async def close(self, timeout_s: float) -> None:
         """Waits for the tasks that run; at the timeout they are cancelled."""

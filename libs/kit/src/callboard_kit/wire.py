@@ -12,7 +12,7 @@ def publish_command(subject: str, payload: bytes, reply: str, headers: dict[str,
         nats.errors.Error: a subject or the name of a header could be read as something else.
     """
     words = f"{subject} {reply}" if reply else subject
-    if not words.isprintable() or words.count(" ") != (1 if reply else 0) or not subject:
+    if not words.isprintable() or " " in subject or " " in reply or not subject:
         raise nats.errors.BadSubjectError
     if not headers:
         return f"PUB {words} {len(payload)}\r\n".encode() + payload + b"\r\n"

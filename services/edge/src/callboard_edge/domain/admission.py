@@ -84,7 +84,8 @@ class Admission:
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
     ) -> TextStream:
         """The same, without waiting for quota and the queue: the stream raises what they refuse when it is read."""
-        await self.wait_announced("chat", model)
+        if self.workers.announcing:
+            await self.wait_announced("chat", model)
         reserve, held = self.chat_reserve(caller, request, model, request_id)
         wait = WorkerWait(self.workers, "chat", model)
         source = TextSource(self.deps.replies, reserve.request_id)
