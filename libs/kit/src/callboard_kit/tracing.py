@@ -71,6 +71,11 @@ def set_up(service: str, endpoint: str | None) -> None:
     _tracer = OtlpTracer(service, endpoint)
 
 
+def is_on() -> bool:
+    """Whether spans are made, which is settled before a process takes anything."""
+    return _tracer is not None
+
+
 def close() -> None:
     """Sends the spans that have not been sent yet, within a few seconds, and makes no more."""
     global _tracer

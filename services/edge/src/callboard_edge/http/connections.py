@@ -60,7 +60,8 @@ class GuardedConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Sends an answer, or what is left of it; the connection ends where the client does not read."""
-        if has_room(self.transport, _left_bytes(resp)):
+        left_bytes = _left_bytes(resp)
+        if not left_bytes or has_room(self.transport, left_bytes):
             finished = await super().finish_response(request, resp, start_time)
         else:
             try:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 SERVER = "callboard"
 _NO_BROWSERS = Cors(())
+_UNTRACED = nullcontext()
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -75,6 +76,7 @@ class Dispatcher:
         self._terms_without_route = {one.name: _terms(one, None, bodies, cors) for one in protocols}
         self._holds_ahead = context.holds_ahead
         self._check_caller = context.admission.check_caller
+        self._traced = tracing.is_on()
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
         self._open = 0
@@ -86,18 +88,19 @@ class Dispatcher:
         if not self._open:
             self._idle.clear()
         self._open += 1
-        ahead = self._holds_ahead if request.method == "POST" else None
+        method = request.method
+        ahead = self._holds_ahead if method == "POST" else None
         call: Call | None = None
         try:
-            match, terms = self._found(request)
+            match, terms = self._found(request, method)
             protocol, route = terms.protocol, match.route
-            if request.method == "OPTIONS":
+            if method == "OPTIONS":
                 preflight = terms.cors.preflight(request.headers)
                 return web.Response(headers={**preflight, "Server": SERVER})
             call = self._begun(request, match.params, terms, ahead)
             if route is None:
                 return self._finished(call, None, protocol, _not_served(protocol, match.methods))
-            with _span(call, route, protocol):
+            with _span(call, route, protocol) if self._traced else _UNTRACED:
                 try:
                     if route.security == "key":
                         # Nothing of a body is read for a caller who has to show a key and has none.
@@ -120,9 +123,9 @@ class Dispatcher:
         """Returns true when no request is being answered, or false after the timeout."""
         return await is_set_within(self._idle, timeout_s)
 
-    def _found(self, request: web.BaseRequest) -> tuple[Match, _Terms]:
+    def _found(self, request: web.BaseRequest, method: str) -> tuple[Match, _Terms]:
         raw_path = request.rel_url.raw_path
-        match = self._router.find(request.method, raw_path, request.headers)
+        match = self._router.find(method, raw_path, request.headers)
         if match.route is None:
             return match, self._terms_without_route[self._protocol_of(raw_path, request.headers).name]
         return match, self._terms[id(match.route)]
@@ -250,7 +253,7 @@ def _terms(protocol: Protocol, route: Route | None, bodies: BodyReader, cors: Co
 def _span(call: Call, route: Route, protocol: Protocol) -> AbstractContextManager[None]:
     """The span of a request; the site's own pages have none."""
     if protocol.name == SITE:
-        return nullcontext()
+        return _UNTRACED
     attributes = {
         "http.request.method": route.method,
         "http.route": route.path,
