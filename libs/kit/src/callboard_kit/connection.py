@@ -72,6 +72,7 @@ class Connection(Client):
         self._room_check: asyncio.TimerHandle | None = None
         self._answers_at = ""
         """How the subjects begin at which requests are answered, once there was one."""
+        self._token_at = 0
 
     @property
     def refused(self) -> bool:
@@ -255,7 +256,8 @@ class Connection(Client):
         def ended(found: asyncio.Future[Msg]) -> None:
             timer.cancel()
             self._resp_map.pop(token, None)
-            self._on_heartbeat.pop(token, None)
+            if token in self._on_heartbeat:
+                del self._on_heartbeat[token]
             on_end(None if found.cancelled() else found.result().data)
 
         late.add_done_callback(ended)
@@ -268,12 +270,13 @@ class Connection(Client):
         await super()._init_request_sub()
         # The subscription for the answers to all requests, which was just made; others may have been since.
         self._answers_at = (self._resp_sub_prefix or b"").decode()
+        self._token_at = len(self._answers_at)
         answers = f"{self._answers_at}*"
         sid = next(sid for sid, subscription in self._subs.items() if subscription.subject == answers)
         self._on_message[sid] = self._answered
 
     def _answered(self, message: Msg) -> None:
-        token = message.subject[len(self._answers_at) :]
+        token = message.subject[self._token_at :]
         future = self._resp_map.get(token)
         if future is None or future.done():
             return

@@ -116,8 +116,8 @@ class HoldsAhead:
         """The open requests, and the callers of those that took a hold."""
         self._taken: dict[str, _Ahead] = {}
         """The holds of requests that have begun and not asked yet."""
-        self._wanted: list[tuple[_Repeater, ReserveRequest, int]] = []
-        """The holds that are asked for next, all at once."""
+        self._noted: list[tuple[_Repeater, ReserveRequest, tuple[LimitState, ...], int]] = []
+        """The requests after which a hold is taken, where their limits leave room: for all of a moment at once."""
         self._loop = asyncio.get_running_loop()
         self._changes = 0
         """How often accounts have changed."""
@@ -224,7 +224,7 @@ class HoldsAhead:
                 del self._repeaters[caller]
 
     def _note(self, caller: Caller, request: ReserveRequest, states: tuple[LimitState, ...]) -> None:
-        """Learns that a caller asked, and has the next hold taken where that is expected and does no harm."""
+        """Learns that a caller asked, and has the next hold taken where that is expected."""
         now = monotonic()
         repeater = self._repeaters.get(caller)
         again = repeater is not None and not repeater.is_idle(now)
@@ -239,33 +239,21 @@ class HoldsAhead:
         expected = again and request.kind == "chat" and not request.kudos and request.extends is None
         if not expected or len(repeater.ready) + repeater.asking >= MAX_AHEAD:
             return
-        work = _roomy(request.work)
-        for state in states:
-            if not _leaves_room(state, work):
-                return
-        wanted = ReserveRequest(
-            request_id=fresh_id(),
-            kind=request.kind,
-            model=request.model,
-            work=work,
-            key_digest=request.key_digest,
-            address=request.address,
-            life_s=request.life_s + MAX_AGE_S,
-        )
         repeater.asking += 1
-        if not self._wanted:
+        if not self._noted:
             self._loop.call_later(TAKE_AFTER_S, self._ask)
-        self._wanted.append((repeater, wanted, self._changes))
+        self._noted.append((repeater, request, states, self._changes))
 
     def _ask(self) -> None:
-        """Asks quota for the holds that are wanted; their requests are sent together."""
-        wanted, self._wanted = self._wanted, []
+        """Asks quota for a hold after each request that leaves room for one; all of these are sent together."""
+        noted, self._noted = self._noted, []
         now, minute = monotonic(), self._now() // MINUTE_S
-        for repeater, request, changes in wanted:
-            if self._closed:
+        for repeater, request, states, changes in noted:
+            wanted = None if self._closed else _next_hold(request, states)
+            if wanted is None:
                 repeater.asking -= 1
             else:
-                self._quota.reserve_later(request, partial(self._take, repeater, request, now, minute, changes))
+                self._quota.reserve_later(wanted, partial(self._take, repeater, wanted, now, minute, changes))
 
     def _take(
         self,
@@ -300,19 +288,34 @@ def _is_over_limit(error: ErrorInfo | None) -> bool:
     return error is not None and error.code is ErrorCode.QUOTA_EXCEEDED
 
 
-def _roomy(work: Work) -> Work:
-    """What a hold ahead is taken for: a conversation's prompt grows from turn to turn."""
+def _next_hold(request: ReserveRequest, states: tuple[LimitState, ...]) -> ReserveRequest | None:
+    """What is asked for ahead after a request, or None where that might be in the way of somebody's limit.
+
+    It has room for a longer prompt, since a conversation's grows from turn to turn.
+    """
+    work = request.work
     prompt_tokens = work.prompt_tokens + work.prompt_tokens // 4 + 16
-    return Work(prompt_tokens=prompt_tokens, completion_tokens=work.completion_tokens)
+    for state in states:
+        if not _leaves_room(state, prompt_tokens + work.completion_tokens):
+            return None
+    return ReserveRequest(
+        request_id=fresh_id(),
+        kind=request.kind,
+        model=request.model,
+        work=Work(prompt_tokens=prompt_tokens, completion_tokens=work.completion_tokens),
+        key_digest=request.key_digest,
+        address=request.address,
+        life_s=request.life_s + MAX_AGE_S,
+    )
 
 
-def _leaves_room(state: LimitState, work: Work) -> bool:
+def _leaves_room(state: LimitState, tokens: int) -> bool:
     """Whether a limit is so far away that a hold more changes nothing for anybody."""
     kind = state.limit.rpartition(".")[2]
     if kind == _MINUTE_LIMIT:
         needed = FREE_REQUESTS
     elif kind in _TOKEN_LIMITS:
-        needed = FREE_REQUESTS * (work.prompt_tokens + work.completion_tokens)
+        needed = FREE_REQUESTS * tokens
     else:
         return False
     return state.remaining >= max(needed, FREE_SHARE * state.allowed)

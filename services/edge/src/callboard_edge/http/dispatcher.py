@@ -184,18 +184,20 @@ class Dispatcher:
                 call.sent_bytes += len(response.body)
             if self.closing:
                 response.force_close()
-        figures = self._metrics.answered(
-            name, protocol.name if route else "none", call.mode, f"{response.status // 100}xx"
-        )
+        status = response.status
+        figures = self._metrics.answered(name, protocol.name if route else "none", call.mode, f"{status // 100}xx")
         figures.requests.inc()
-        trace_ids = tracing.ids()
+        trace_ids = tracing.ids() if self._traced else None
         figures.duration.observe(time.perf_counter() - call.started_s, trace_ids)
         figures.sent_bytes.inc(call.sent_bytes)
-        annotations: dict[str, int | float] = {"http.response.status_code": response.status}
+        first_byte_s: float | None = None
         if call.first_byte_s is not None and call.mode == "stream":
-            figures.first_byte.observe(call.first_byte_s - call.started_s, trace_ids)
-            annotations["callboard.time_to_first_byte_s"] = call.first_byte_s - call.started_s
-        tracing.annotate(annotations)
+            first_byte_s = call.first_byte_s - call.started_s
+            figures.first_byte.observe(first_byte_s, trace_ids)
+        if self._traced:
+            tracing.annotate({"http.response.status_code": status})
+            if first_byte_s is not None:
+                tracing.annotate({"callboard.time_to_first_byte_s": first_byte_s})
         return response
 
     def _gone(self, call: Call, route: Route, protocol: Protocol, reason: BaseException) -> None:
