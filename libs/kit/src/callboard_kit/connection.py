@@ -68,6 +68,8 @@ class Connection(Client):
         self._on_message: dict[int, OnMessage] = {}
         self._asked = 0
         self._on_heartbeat: dict[str, Callable[[], None]] = {}
+        self._on_end: dict[str, tuple[Callable[[bytes | None], None], asyncio.TimerHandle]] = {}
+        """What answers are handed to that no task waits for."""
         self._write_due = False
         self._room_check: asyncio.TimerHandle | None = None
         self._answers_at = ""
@@ -216,10 +218,9 @@ class Connection(Client):
             raise
         finally:
             timer.cancel()
-            if self._resp_map.get(token) is answer:
-                del self._resp_map[token]
-                if wait_s:
-                    del self._on_heartbeat[token]
+            self._resp_map.pop(token, None)
+            if wait_s and token not in self._on_end:
+                del self._on_heartbeat[token]
         if not message.data and message.headers and message.headers.get("Status") == NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return message
@@ -246,21 +247,15 @@ class Connection(Client):
         self._wait_on(token, on_end, wait_s if self._answers_at else 0.0)
 
     def _wait_on(self, token: str, on_end: Callable[[bytes | None], None], wait_s: float) -> None:
-        loop = self._loop
-        late: asyncio.Future[Msg] = loop.create_future()
-        self._resp_map[token] = late
+        """Hands the answer to a callback, or None when there is none in time."""
+        self._on_end[token] = on_end, self._loop.call_later(wait_s, self._end, token, None)
+
+    def _end(self, token: str, answer: bytes | None) -> None:
+        on_end, timer = self._on_end.pop(token)
+        timer.cancel()
         if token in self._on_heartbeat:
-            self._on_heartbeat[token] = _ignore
-        timer = loop.call_later(wait_s, late.cancel)
-
-        def ended(found: asyncio.Future[Msg]) -> None:
-            timer.cancel()
-            self._resp_map.pop(token, None)
-            if token in self._on_heartbeat:
-                del self._on_heartbeat[token]
-            on_end(None if found.cancelled() else found.result().data)
-
-        late.add_done_callback(ended)
+            del self._on_heartbeat[token]
+        on_end(answer)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._on_message.pop(sid, None)
@@ -278,10 +273,13 @@ class Connection(Client):
     def _answered(self, message: Msg) -> None:
         token = message.subject[self._token_at :]
         future = self._resp_map.get(token)
-        if future is None or future.done():
-            return
-        if not message.data and not message.headers and (heard := self._on_heartbeat.get(token)) is not None:
-            heard()
+        if future is None:
+            if token in self._on_end and not (token in self._on_heartbeat and _is_heartbeat(message)):
+                self._end(token, message.data)
+        elif future.done():
+            pass
+        elif token in self._on_heartbeat and _is_heartbeat(message):
+            self._on_heartbeat[token]()
         else:
             future.set_result(message)
 
@@ -363,8 +361,8 @@ def _log_failed(subject: str) -> None:
     log.exception("message_failed", extra={"subject": subject})
 
 
-def _ignore() -> None:
-    pass
+def _is_heartbeat(message: Msg) -> bool:
+    return not message.data and not message.headers
 
 
 def _time_out(answer: asyncio.Future[Msg]) -> None:

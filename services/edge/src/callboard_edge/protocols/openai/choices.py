@@ -137,7 +137,7 @@ def respond(
 
 async def _followed(
     context: EdgeContext,
-    name: str | None,
+    name: str,
     answered: Callable[[Set[str], Callable[[TextStream], None]], Awaitable[web.StreamResponse]],
 ) -> web.StreamResponse:
     """Answers so that the reply can be read and stopped by its name."""
