@@ -52,7 +52,8 @@ class GuardedConnection(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
-            self._stop_waiting()
+            if self._headers_timer is not None:
+                self._stop_waiting()
         elif self._headers_timer is None and self._between_requests():
             self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
 
