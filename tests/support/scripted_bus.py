@@ -38,6 +38,19 @@ class ScriptedBus:
             raise answer
         return answer
 
+    def request_later(
+        self, subject: str, payload: bytes, on_end: Callable[[bytes | None], None], wait_s: float
+    ) -> None:
+        """Takes note of the question and gives the next answer; none for an exception, which is raised."""
+        assert payload
+        assert wait_s > 0
+        self.asked.append(subject)
+        self.sent.append(payload)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        on_end(answer or None)
+
     def as_bus(self) -> Bus:
         """The same for those who want the real one."""
         return cast("Bus", self)

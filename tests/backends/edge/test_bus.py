@@ -272,6 +272,26 @@ async def test_desk_passes_on_what_quota_decides(bus_rig: BusRig, background: Ba
         assert await desk.identify(IdentifyRequest(key_digest="d")) == known
 
 
+async def test_desk_tells_what_becomes_of_a_hold_that_no_request_waits_for(
+    bus_rig: BusRig, background: BackgroundTasks
+) -> None:
+    desk = BusQuotaClient(bus_rig.worker, background, 0.3, "admit_and_settle")
+    granted = ReserveReply(tenant="t1", hold=HOLD)
+    heard: asyncio.Queue[ReserveReply | None] = asyncio.Queue()
+    async with answering(bus_rig, granted.model_dump_json().encode(), b"broken"):
+        # A connection is told answers from its first question on.
+        assert (await desk.reserve(RESERVE)).hold == HOLD
+        desk.reserve_later(RESERVE, heard.put_nowait)
+        assert await asyncio.wait_for(heard.get(), 5) is None
+    async with answering(bus_rig, granted.model_copy(update={"tenant": "t2"}).model_dump_json().encode(), b"broken"):
+        desk.reserve_later(RESERVE, heard.put_nowait)
+        told = await asyncio.wait_for(heard.get(), 5)
+        assert told is not None
+        assert told.hold == HOLD
+        # The tenant is the newest that quota named.
+        assert (await desk.reserve(RESERVE)).tenant == "t2"
+
+
 async def test_desk_passes_a_refusal_on(bus_rig: BusRig, background: BackgroundTasks) -> None:
     refused = ReserveReply(error=ErrorInfo(code=ErrorCode.QUOTA_EXCEEDED, message="Too many.", retry_after_s=5))
     async with answering(bus_rig, refused.model_dump_json().encode()):

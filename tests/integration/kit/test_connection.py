@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 
 import pytest
 from nats.aio.msg import Msg
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.integration
 MANY = 300
 
 
-async def until_equal(found: list[bytes], wanted: list[bytes]) -> None:
+async def until_equal(found: Sequence[bytes | None], wanted: Sequence[bytes | None]) -> None:
     async with asyncio.timeout(10):
         while len(found) < len(wanted):
             await asyncio.sleep(0.01)
@@ -124,6 +125,27 @@ async def test_whoever_works_on_an_answer_puts_the_timeout_off_and_only_up_to_a_
     stop.set()
     await asyncio.gather(*working)
     assert late == []
+
+
+async def test_a_request_that_no_task_waits_for_ends_with_its_answer_or_without_one(bus: Bus) -> None:
+    ended: list[bytes | None] = []
+    asked: list[Msg] = []
+    with pytest.raises(NoResponders):
+        await bus.request("test.later", b"", 5)
+    bus.request_later("test.later", b"first", ended.append, 5)
+    # Whom nobody hears is told so.
+    await until_equal(ended, [b""])
+    await bus.subscribe_now("test.later", asked.append)
+    bus.request_later("test.later", b"second", ended.append, 5)
+    bus.request_later("test.later", b"third", ended.append, 0.2)
+    await until_equal(ended, [b"", None])
+    assert [message.data for message in asked] == [b"second", b"third"]
+    for message in (asked[0], asked[0], asked[1]):
+        await bus.publish(message.reply, b"granted")
+    await until_equal(ended, [b"", None, b"granted"])
+    assert await bus.connection.rtt(5) > 0
+    assert ended == [b"", None, b"granted"]
+    assert bus.connection._resp_map == {}  # pyright: ignore[reportPrivateUsage] - what would grow without end
 
 
 async def test_an_empty_answer_is_one_where_no_heartbeats_are_expected(bus: Bus) -> None:

@@ -69,6 +69,9 @@ class Edge:
     async def settled(self) -> None:
         """Waits until what is taken ahead is asked for, and nothing runs in the background."""
         await asyncio.sleep(2 * TAKE_AFTER_S)
+        while self.quota.asking:
+            await asyncio.wait(self.quota.asking)
+            await asyncio.sleep(0)
         await self.background.close(5)
 
 
@@ -85,6 +88,27 @@ async def test_a_caller_who_asks_again_does_not_wait_for_quota(edge: Edge) -> No
     assert edge.results == ["used", "used"]
     # The first two took their own, the others what was taken ahead, and one more lies ready.
     assert len(edge.quota.asked) == 5
+
+
+async def test_holds_that_are_wanted_within_a_moment_are_asked_for_together(edge: Edge) -> None:
+    for caller in (ADA, BOB):
+        await edge.ask(caller)
+    begun = [edge.ahead.begin(caller) for caller in (ADA, BOB)]
+    for request_id, caller in zip(begun, (ADA, BOB), strict=True):
+        await edge.ahead.reserve(wanted(request_id, caller))
+    assert len(edge.quota.asked) == 4
+    await edge.settled()
+    assert [asked.key_digest for asked in edge.quota.asked[4:]] == ["ada", "bob"]
+    # Quota answers in its own time, and no request waits for it.
+    assert all(asked.wait_s == 0 for asked in edge.quota.asked[4:])
+
+
+async def test_quota_that_does_not_answer_costs_no_hold_ahead_for_good(edge: Edge) -> None:
+    reserve_later = edge.quota.reserve_later
+    edge.quota.reserve_later = lambda request, on_end: on_end(None)  # noqa: ARG005 - as the client names them
+    assert [(await edge.ask())[2] for _ in range(20)] == [1] * 20
+    edge.quota.reserve_later = reserve_later
+    assert [(await edge.ask())[2] for _ in range(2)] == [1, 0]
 
 
 async def test_a_hold_ahead_belongs_to_the_request_that_uses_it(edge: Edge) -> None:

@@ -106,3 +106,16 @@ async def test_hold_that_comes_late_is_given_back_and_nothing_else_is() -> None:
     bus.on_late(sent(GRANTED))
     await asyncio.gather(*chores)
     assert bus.asked == [subjects.QUOTA_RESERVE, subjects.QUOTA_RELEASE]
+
+
+async def test_a_hold_that_no_request_waits_for_is_asked_for_once_and_always_heard_of() -> None:
+    bus = ScriptedBus(sent(GRANTED), b"", b"{", BusUnavailable("no connection"))
+    line, chores = line_on(bus, 1.0, 20.0)
+    heard: list[ReserveReply | None] = []
+    for _ in range(4):
+        line.reserve_later(ASKED, heard.append)
+    assert heard == [GRANTED, None, None, None]
+    assert bus.asked == [subjects.QUOTA_RESERVE] * 4
+    # Quota keeps nobody waiting for its store who does not wait.
+    assert [ReserveRequest.model_validate_json(payload) for payload in bus.sent] == [ASKED] * 4
+    assert chores == []

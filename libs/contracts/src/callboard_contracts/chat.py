@@ -15,6 +15,7 @@ from callboard_contracts.volunteers import ServedBy, VolunteerTerms
 
 Role = Literal["system", "user", "assistant", "tool"]
 EndReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+_seq, _attempt = attrgetter("seq"), attrgetter("attempt")
 Mode = Literal["chat", "completion"]
 
 
@@ -338,4 +339,4 @@ class ChatResult(Message):
 
 def order_of_frames(first: int = 0) -> AttemptOrder[ChatFrame]:
     """Puts the frames of one reply in order, beginning with the number `first`."""
-    return AttemptOrder(attrgetter("seq"), attrgetter("attempt"), first)
+    return AttemptOrder(_seq, _attempt, first)

@@ -270,17 +270,31 @@ class Bus:
             NoResponders: nobody listens.
             BusUnavailable: no answer in time.
         """
-        taken = None if on_late is None else lambda message: on_late(message.data)
         headers = None if subject.startswith("$") else tracing.carried()
         try:
             answer = await self.connection.ask(
-                subject, payload, timeout_s, headers, on_late=taken, late_s=late_s, wait_s=wait_s
+                subject, payload, timeout_s, headers, on_late=on_late, late_s=late_s, wait_s=wait_s
             )
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except (nats.errors.Error, TimeoutError, *TRANSPORT_ERRORS) as error:
             raise BusUnavailable("no answer in time") from error
         return answer.data
+
+    def request_later(
+        self, subject: str, payload: bytes, on_end: Callable[[bytes | None], None], wait_s: float
+    ) -> None:
+        """Sends a request that no task waits for: `on_end` gets the answer, or None where there is none in `wait_s`.
+
+        The answer is empty where nobody listens.
+
+        Raises:
+            BusUnavailable: it cannot be sent.
+        """
+        try:
+            self.connection.ask_later(subject, payload, on_end, wait_s, tracing.carried())
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot ask: {type(error).__name__}") from error
 
     async def api(self, operation: str, body: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
         """Calls the server's stream API, for instance `STREAM.INFO.CHAT`.

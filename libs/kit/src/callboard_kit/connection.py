@@ -70,10 +70,13 @@ class Connection(Client):
         self._on_message: dict[int, OnMessage] = {}
         self._asked = 0
         self._on_heartbeat: dict[str, Callable[[], None]] = {}
+        self._on_end: dict[str, tuple[Callable[[bytes | None], None], asyncio.TimerHandle]] = {}
+        """What answers are handed to that no task waits for."""
         self._write_due = False
         self._room_check: asyncio.TimerHandle | None = None
         self._answers_at = ""
         """How the subjects begin at which requests are answered, once there was one."""
+        self._token_at = 0
 
     @property
     def refused(self) -> bool:
@@ -183,7 +186,7 @@ class Connection(Client):
         payload: bytes,
         timeout_s: float,
         headers: dict[str, str] | None = None,
-        on_late: OnMessage | None = None,
+        on_late: Callable[[bytes], None] | None = None,
         late_s: float = 0.0,
         wait_s: float = 0.0,
     ) -> Msg:
@@ -215,38 +218,53 @@ class Connection(Client):
             self._on_heartbeat[token] = heard
         try:
             self.send(subject, payload, self._answers_at + token, headers)
-            if self.is_congested:
+            if self._pending_data_size > self._max_pending_size:
                 await self.until_written()
             message = await answer
         except nats.errors.TimeoutError:
             if on_late is not None:
-                self._wait_on(token, on_late, late_s)
+                self._wait_on(token, lambda late: None if late is None else on_late(late), late_s)
             raise
         finally:
             timer.cancel()
-            if self._resp_map.get(token) is answer:
-                del self._resp_map[token]
-                self._on_heartbeat.pop(token, None)
+            self._resp_map.pop(token, None)
+            if wait_s and token not in self._on_end:
+                del self._on_heartbeat[token]
         if not message.data and message.headers and message.headers.get("Status") == NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return message
 
-    def _wait_on(self, token: str, on_late: OnMessage, late_s: float) -> None:
-        loop = self._loop
-        late: asyncio.Future[Msg] = loop.create_future()
-        self._resp_map[token] = late
+    def ask_later(
+        self,
+        subject: str,
+        payload: bytes,
+        on_end: Callable[[bytes | None], None],
+        wait_s: float,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Sends a request that no task waits for: `on_end` gets the answer, or None after a time without one.
+
+        There is none where nothing was asked before with `ask`.
+
+        Raises:
+            nats.errors.Error: as `send` does.
+        """
+        self._asked += 1
+        token = f"{self._asked:x}"
+        if self._answers_at:
+            self.send(subject, payload, self._answers_at + token, headers)
+        self._wait_on(token, on_end, wait_s if self._answers_at else 0.0)
+
+    def _wait_on(self, token: str, on_end: Callable[[bytes | None], None], wait_s: float) -> None:
+        """Hands the answer to a callback, or None when there is none in time."""
+        self._on_end[token] = on_end, self._loop.call_later(wait_s, self._end, token, None)
+
+    def _end(self, token: str, answer: bytes | None) -> None:
+        on_end, timer = self._on_end.pop(token)
+        timer.cancel()
         if token in self._on_heartbeat:
-            self._on_heartbeat[token] = _ignore
-        timer = loop.call_later(late_s, late.cancel)
-
-        def ended(found: asyncio.Future[Msg]) -> None:
-            timer.cancel()
-            self._resp_map.pop(token, None)
-            self._on_heartbeat.pop(token, None)
-            if not found.cancelled():
-                on_late(found.result())
-
-        late.add_done_callback(ended)
+            del self._on_heartbeat[token]
+        on_end(answer)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._on_message.pop(sid, None)
@@ -256,17 +274,21 @@ class Connection(Client):
         await super()._init_request_sub()
         # The subscription for the answers to all requests, which was just made; others may have been since.
         self._answers_at = (self._resp_sub_prefix or b"").decode()
+        self._token_at = len(self._answers_at)
         answers = f"{self._answers_at}*"
         sid = next(sid for sid, subscription in self._subs.items() if subscription.subject == answers)
         self._on_message[sid] = self._answered
 
     def _answered(self, message: Msg) -> None:
-        token = message.subject[len(self._answers_at) :]
+        token = message.subject[self._token_at :]
         future = self._resp_map.get(token)
-        if future is None or future.done():
-            return
-        if not message.data and not message.headers and (heard := self._on_heartbeat.get(token)) is not None:
-            heard()
+        if future is None:
+            if token in self._on_end and not (token in self._on_heartbeat and _is_heartbeat(message)):
+                self._end(token, message.data)
+        elif future.done():
+            pass
+        elif token in self._on_heartbeat and _is_heartbeat(message):
+            self._on_heartbeat[token]()
         else:
             future.set_result(message)
 
@@ -296,7 +318,7 @@ class Connection(Client):
         # The client must finish a message whose first bytes it has already parsed.
         if self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE or not self.is_connected:
             return taken
-        arrived = len(data)
+        arrived, messages, payload_bytes = len(data), 0, 0
         while (line_end := data.find(b"\r\n", taken)) >= 0:
             try:
                 operation, *words = data[taken:line_end].decode().split(" ")
@@ -316,8 +338,14 @@ class Connection(Client):
                 break
             taken = end + 2
             headers = parse_headers(data[begin : begin + headers_bytes]) if headers_bytes else None
-            payload = data[begin + headers_bytes : end]
-            self._hand_over(on_message, Msg(self, subject, reply[0] if reply else "", payload, headers))
+            begin += headers_bytes
+            messages += 1
+            payload_bytes += end - begin
+            try:
+                on_message(Msg(self, subject, reply[0] if reply else "", data[begin:end], headers))
+            except Exception:
+                _log_failed(subject)
+        self._count_arrived(messages, payload_bytes)
         return taken
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
@@ -325,20 +353,25 @@ class Connection(Client):
         if on_message is None:
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
+            self._count_arrived(1, len(data))
             found = parse_headers(headers) if headers else None
-            self._hand_over(on_message, Msg(self, subject.decode(), reply.decode(), data, found))
+            try:
+                on_message(Msg(self, subject.decode(), reply.decode(), data, found))
+            except Exception:
+                _log_failed(subject.decode())
 
-    def _hand_over(self, on_message: OnMessage, message: Msg) -> None:
-        self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(message.data)
-        try:
-            on_message(message)
-        except Exception:
-            log.exception("message_failed", extra={"subject": message.subject})
+    def _count_arrived(self, messages: int, payload_bytes: int) -> None:
+        self.stats["in_msgs"] += messages
+        self.stats["in_bytes"] += payload_bytes
 
 
-def _ignore() -> None:
-    pass
+def _log_failed(subject: str) -> None:
+    """Logs the exception of a callback, after which the next message is handed over all the same."""
+    log.exception("message_failed", extra={"subject": subject})
+
+
+def _is_heartbeat(message: Msg) -> bool:
+    return not message.data and not message.headers
 
 
 def _time_out(answer: asyncio.Future[Msg]) -> None:

@@ -45,7 +45,8 @@ class PayloadUnreadable(Exception):  # noqa: N818 - a state, not a failure
 
 @dataclass(frozen=True, slots=True)
 class _CurrentKey:
-    seq: int
+    head: bytes
+    """What stands before the nonce: the mark of an encrypted payload, and the key's number."""
     key: AESGCM
     rotate_at: float
 
@@ -75,7 +76,7 @@ class PayloadCipher:
             current = await self._renewed()
         nonce = os.urandom(NONCE_BYTES)
         sealed = current.key.encrypt(nonce, payload, None)
-        return b"".join((ENCRYPTED, current.seq.to_bytes(SEQ_BYTES, "big"), nonce, sealed))
+        return current.head + nonce + sealed
 
     async def decrypt(self, payload: bytes) -> bytes:
         """The plain text of a payload; one that is not encrypted is returned as it is.
@@ -109,7 +110,8 @@ class PayloadCipher:
                     new, age_s = AESGCM.generate_key(KEY_BITS), 0.0
                     seq = (await self._bus.publish_stored(DATA_KEYS, new, os.urandom(8).hex())).seq
                     key = self._remember(seq, new)
-                self._current = _CurrentKey(seq, key, asked_at + self._rotation_s - age_s)
+                head = ENCRYPTED + seq.to_bytes(SEQ_BYTES, "big")
+                self._current = _CurrentKey(head, key, asked_at + self._rotation_s - age_s)
             return self._current
 
     async def _key(self, seq: int) -> AESGCM | None:

@@ -57,6 +57,20 @@ class QuotaRpc:
             request = ReserveRequest.model_validate({**vars(request), "wait_s": wait_s})
         return await self._ask(subjects.QUOTA_RESERVE, request, ReserveReply, self._came_late)
 
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Asks for a hold that no request waits for: `on_end` gets the decision, or None where there is none in time.
+
+        It is asked once, and has `LATE_S`. A hold of which nothing is heard expires.
+        """
+
+        def answered(answer: bytes | None) -> None:
+            on_end(_read(subjects.QUOTA_RESERVE, answer, ReserveReply) if answer else None)
+
+        try:
+            self._bus.request_later(subjects.QUOTA_RESERVE, request.whole(), answered, LATE_S)
+        except BusError:
+            on_end(None)
+
     async def release(self, hold: Hold) -> None:
         """Releases a hold; a hold that cannot be released expires."""
         if await self.ask(subjects.QUOTA_RELEASE, ReleaseRequest(hold=hold), ReleaseReply) is None:
@@ -70,13 +84,7 @@ class QuotaRpc:
         self, subject: str, request: Message, reply: type[R], on_late: Callable[[bytes], None] | None = None
     ) -> R | None:
         answer = await self._answer(subject, request, on_late)
-        if answer is None:
-            return None
-        try:
-            return reply.model_validate_json(answer)
-        except ValidationError:
-            log.warning("quota_answer_malformed", extra={"subject": subject})
-            return None
+        return None if answer is None else _read(subject, answer, reply)
 
     async def _answer(self, subject: str, request: Message, on_late: Callable[[bytes], None] | None) -> bytes | None:
         wait_s = request.wait_s if isinstance(request, ReserveRequest) else self._wait_s
@@ -102,6 +110,14 @@ class QuotaRpc:
         if answer and (hold := ReserveReply.model_validate_json(answer).hold) is not None:
             log.info("late_hold_returned", extra={"request_id": hold.request_id})
             self._start(self.release(hold), "return-late")
+
+
+def _read(subject: str, answer: bytes, reply: type[R]) -> R | None:
+    try:
+        return reply.model_validate_json(answer)
+    except ValidationError:
+        log.warning("quota_answer_malformed", extra={"subject": subject})
+        return None
 
 
 def _may_repeat(request: Message) -> bool:

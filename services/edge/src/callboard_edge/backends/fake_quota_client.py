@@ -1,6 +1,7 @@
 """Quota in memory; it behaves as that on the bus, and fails on demand."""
 
 import asyncio
+from collections.abc import Callable
 
 from callboard_contracts.errors import ErrorCode, ErrorInfo
 from callboard_contracts.kudos import KUDOS_METRIC, KudosReply, KudosTransferRequest, KudosUptimeRequest
@@ -33,6 +34,8 @@ class FakeQuotaClient:
         self.require_key = False
         self.delay_s = 0.0
         self.asked: list[ReserveRequest] = []
+        self.asking: set[asyncio.Task[ReserveReply]] = set()
+        """Requests for holds that no request waits for."""
         self.identified: list[IdentifyRequest] = []
         self.held: dict[str, Hold] = {}
         self.released: list[str] = []
@@ -68,6 +71,17 @@ class FakeQuotaClient:
         )
         self.held[request.request_id] = hold
         return ReserveReply(tenant=TENANT, hold=hold, states=self.states)
+
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Takes a hold that no request waits for."""
+
+        def ended(asking: asyncio.Task[ReserveReply]) -> None:
+            self.asking.discard(asking)
+            on_end(asking.result())
+
+        asking = asyncio.ensure_future(self.reserve(request))
+        self.asking.add(asking)
+        asking.add_done_callback(ended)
 
     async def release(self, hold: Hold) -> None:
         """Gives a hold back."""

@@ -15,11 +15,18 @@ class RequestInbox(Generic[R, T]):
     """Takes raw messages without waiting and hands them out decoded.
 
     A reader that is slower than its worker makes the box overflow: what does not fit is dropped, and the reader learns
-    that it must read them back from the bus.
+    that it must read them back from the bus. `loop` is the running one where it is left out.
     """
 
-    def __init__(self, decode: Callable[[R], T | None], max_messages: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        decode: Callable[[R], T | None],
+        max_messages: int,
+        max_bytes: int,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self._decode = decode
+        self._loop = loop
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._messages: deque[R] = deque()
@@ -64,7 +71,7 @@ class RequestInbox(Generic[R, T]):
         """Returns when something has arrived or was lost, when the inbox is failed, or after the timeout."""
         if self._messages or self.lost or self.failure is not None or timeout_s <= 0:
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
         timer = loop.call_later(timeout_s, self.wake)
         try:

@@ -65,6 +65,16 @@ class BusQuotaClient:
         self._on_admitted()
         return ReserveReply(tenant=self._tenants.get(caller, ANONYMOUS))
 
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Asks for a hold that no request waits for; `on_end` gets None where quota does not answer."""
+
+        def answered(reply: ReserveReply | None) -> None:
+            if reply is not None:
+                self._learn(request.key_digest or request.address or ANONYMOUS, reply)
+            on_end(reply)
+
+        self._line.reserve_later(request, answered)
+
     async def release(self, hold: Hold) -> None:
         """Gives a hold back; one that cannot be given back expires."""
         await self._line.release(hold)

@@ -54,6 +54,9 @@ class BusReplyRouter:
     def __init__(self, bus: Bus, edge: str, on_dropped: Callable[[], None], on_replay: Callable[[], None]) -> None:
         self.edge = subjects.token(edge)
         self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._frames_at = len(subjects.out(self.edge, ""))
+        """Where a request's id begins in the subjects of its frames."""
         self._on_dropped = on_dropped
         self._on_replay = on_replay
         self._open: dict[str, _Open] = {}
@@ -107,21 +110,24 @@ class BusReplyRouter:
 
     def open_text(self, request_id: str, state: RequestState) -> RequestInbox[bytes, ChatFrame]:
         """Starts to collect the frames of a chat request."""
-        return self._opened(request_id, state, RequestInbox(read_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES))
+        inbox = RequestInbox(read_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES, self._loop)
+        return self._opened(request_id, state, inbox)
 
     def open_embedding(self, request_id: str, state: RequestState) -> RequestInbox[bytes, EmbeddingFrame]:
         """Starts to collect the frames of an embedding request."""
-        inbox = RequestInbox(read_embedding_frame, MAX_WAITING_FRAMES, MAX_WAITING_VECTOR_BYTES)
+        inbox = RequestInbox(read_embedding_frame, MAX_WAITING_FRAMES, MAX_WAITING_VECTOR_BYTES, self._loop)
         return self._opened(request_id, state, inbox)
 
     def open_transcription(self, request_id: str, state: RequestState) -> RequestInbox[bytes, TranscriptionFrame]:
         """Starts to collect the frames of a transcription request."""
-        inbox = RequestInbox(read_transcription_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES)
+        inbox = RequestInbox(read_transcription_frame, MAX_WAITING_FRAMES, MAX_WAITING_FRAME_BYTES, self._loop)
         return self._opened(request_id, state, inbox)
 
     def open_audio(self, request_id: str, state: RequestState) -> RequestInbox[AudioSegment, AudioSegment]:
         """Starts to collect the segments of a speech request."""
-        inbox = RequestInbox[AudioSegment, AudioSegment](_itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES)
+        inbox = RequestInbox[AudioSegment, AudioSegment](
+            _itself, MAX_WAITING_SEGMENTS, MAX_WAITING_AUDIO_BYTES, self._loop
+        )
         return self._opened(request_id, state, inbox)
 
     def _opened(self, request_id: str, state: RequestState, inbox: "RequestInbox[R, T]") -> "RequestInbox[R, T]":
@@ -188,7 +194,7 @@ class BusReplyRouter:
 
     def _take_frame(self, message: Msg) -> None:
         # The next message of every request waits for this callback, so it must never wait itself.
-        entry = self._open.get(message.subject.rpartition(".")[2])
+        entry = self._open.get(message.subject[self._frames_at :])
         if entry is not None and not entry.inbox.put_nowait(message.data, len(message.data)):
             self._on_dropped()
 

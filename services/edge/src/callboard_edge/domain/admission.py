@@ -84,9 +84,10 @@ class Admission:
         self, caller: Caller, request: ChatRequest, model: ChatModel, request_id: str | None = None
     ) -> TextStream:
         """The same, without waiting for quota and the queue: the stream raises what they refuse when it is read."""
-        await self.wait_announced("chat", model)
-        reserve, held = self.chat_reserve(caller, request, model, request_id)
+        if self.workers.announcing:
+            await self.wait_announced("chat", model)
         wait = WorkerWait(self.workers, "chat", model)
+        reserve, held = self.chat_reserve(caller, request, model, request_id, wait=wait)
         source = TextSource(self.deps.replies, reserve.request_id)
         stream = TextStream(self.deps, reserve.request_id, self.request_timeout_s, source, wait)
         route = Route("chat", model.pool)
@@ -313,17 +314,19 @@ class Admission:
         request_id: str | None,
         *,
         joins_dialogue: bool = False,
+        wait: WorkerWait | None = None,
     ) -> tuple[ReserveRequest, Work | None]:
         """The request for the hold, and what it was reckoned for where the worker is to extend it.
 
-        A prompt that joins a dialogue which is not known yet may fill the context.
+        `wait` is the request's own for a worker, where it has one. A prompt that joins a dialogue which is not known
+        yet may fill the context.
 
         Raises:
             CallboardError: the prompt cannot fit, or no worker is expected.
         """
         size = prompt_size(request)
         check_context(request, model, size)
-        check_pool(self.workers, "chat", model)
+        (wait or WorkerWait(self.workers, "chat", model)).until()
         tokens_per_byte = self.workers.tokens_per_byte("chat", model.pool, model.name)
         if tokens_per_byte is None:
             output_tokens = request.max_output_tokens

@@ -19,6 +19,7 @@ from callboard_edge.domain.narrated_stream import NarratedStream
 from callboard_edge.domain.room_turns import Question, RoomKey, RoomTurns, Words
 from callboard_edge.domain.submission import Submission
 from callboard_edge.domain.text_stream import TextStream
+from callboard_edge.domain.workers import WorkerWait
 
 ANONYMOUS = "anonymous"
 """The tenant of callers who cannot be told apart."""
@@ -100,10 +101,11 @@ class CharacterAdmission(Admission):
         request_id: str | None,
         *,
         joins_dialogue: bool = False,
+        wait: WorkerWait | None = None,
     ) -> tuple[ReserveRequest, Work | None]:
         """The request for the hold of a model or a character."""
         served = self._without_memory(request, model)
-        return super().chat_reserve(caller, *served, request_id, joins_dialogue=joins_dialogue)
+        return super().chat_reserve(caller, *served, request_id, joins_dialogue=joins_dialogue, wait=wait)
 
     def _without_memory(self, request: ChatRequest, model: ChatModel) -> tuple[ChatRequest, ChatModel]:
         if model.character is None:

@@ -7,10 +7,11 @@ counts jobs at one time, so that limits stay exact.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from random import SystemRandom
+from functools import partial
 from time import monotonic
 from typing import Literal
 
@@ -48,12 +49,11 @@ _TOKEN_LIMITS = frozenset({"tokens_per_day", "tokens_per_month"})
 _MINUTE_LIMIT = "requests_per_minute"
 
 Result = Literal["used", "released"]
-_random = SystemRandom()
 
 
 def fresh_id() -> str:
     """A new id of a request."""
-    return _random.randbytes(16).hex()
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,9 @@ class HoldsAhead:
         """The open requests, and the callers of those that took a hold."""
         self._taken: dict[str, _Ahead] = {}
         """The holds of requests that have begun and not asked yet."""
+        self._noted: list[tuple[_Repeater, ReserveRequest, tuple[LimitState, ...], int]] = []
+        """The requests after which a hold is taken, where their limits leave room: for all of a moment at once."""
+        self._loop = asyncio.get_running_loop()
         self._changes = 0
         """How often accounts have changed."""
         self._closed = not enabled
@@ -159,6 +162,10 @@ class HoldsAhead:
         if reply.hold is not None and request.request_id in self._begun:
             self._note(caller, request, reply.states)
         return reply
+
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Asks for a hold that no request waits for; see `QuotaClient`."""
+        self._quota.reserve_later(request, on_end)
 
     async def release(self, hold: Hold) -> None:
         """Gives a hold back; see `QuotaClient`."""
@@ -217,7 +224,7 @@ class HoldsAhead:
                 del self._repeaters[caller]
 
     def _note(self, caller: Caller, request: ReserveRequest, states: tuple[LimitState, ...]) -> None:
-        """Learns that a caller asked, and has the next hold taken where that is expected and does no harm."""
+        """Learns that a caller asked, and has the next hold taken where that is expected."""
         now = monotonic()
         repeater = self._repeaters.get(caller)
         again = repeater is not None and not repeater.is_idle(now)
@@ -232,39 +239,37 @@ class HoldsAhead:
         expected = again and request.kind == "chat" and not request.kudos and request.extends is None
         if not expected or len(repeater.ready) + repeater.asking >= MAX_AHEAD:
             return
-        work = _roomy(request.work)
-        for state in states:
-            if not _leaves_room(state, work):
-                return
-        wanted = ReserveRequest(
-            request_id=fresh_id(),
-            kind=request.kind,
-            model=request.model,
-            work=work,
-            key_digest=request.key_digest,
-            address=request.address,
-            life_s=request.life_s + MAX_AGE_S,
-        )
         repeater.asking += 1
-        asyncio.get_running_loop().call_later(TAKE_AFTER_S, self._start, repeater, wanted, self._changes)
+        if not self._noted:
+            self._loop.call_later(TAKE_AFTER_S, self._ask)
+        self._noted.append((repeater, request, states, self._changes))
 
-    def _start(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
-        if self._closed:
-            repeater.asking -= 1
-        else:
-            self._background.start(self._take(repeater, request, changes), "hold-ahead")
+    def _ask(self) -> None:
+        """Asks quota for a hold after each request that leaves room for one; all of these are sent together."""
+        noted, self._noted = self._noted, []
+        now, minute = monotonic(), self._now() // MINUTE_S
+        for repeater, request, states, changes in noted:
+            wanted = None if self._closed else _next_hold(request, states)
+            if wanted is None:
+                repeater.asking -= 1
+            else:
+                self._quota.reserve_later(wanted, partial(self._take, repeater, wanted, now, minute, changes))
 
-    async def _take(self, repeater: _Repeater, request: ReserveRequest, changes: int) -> None:
-        minute = self._now() // MINUTE_S
-        try:
-            reply = await self._quota.reserve(request)
-        finally:
-            repeater.asking -= 1
-        if reply.hold is None:
+    def _take(
+        self,
+        repeater: _Repeater,
+        request: ReserveRequest,
+        asked_at: float,
+        minute: float,
+        changes: int,
+        reply: ReserveReply | None,
+    ) -> None:
+        """Keeps a hold that was asked for, or releases it where things have changed meanwhile."""
+        repeater.asking -= 1
+        if reply is None or reply.hold is None:
             return
-        now = monotonic()
-        ahead = _Ahead(request, reply, reply.hold, now, minute)
-        if self._closed or changes != self._changes or repeater.is_idle(now):
+        ahead = _Ahead(request, reply, reply.hold, asked_at, minute)
+        if self._closed or changes != self._changes or repeater.is_idle(monotonic()):
             self._release(ahead)
         else:
             repeater.ready.append(ahead)
@@ -283,19 +288,34 @@ def _is_over_limit(error: ErrorInfo | None) -> bool:
     return error is not None and error.code is ErrorCode.QUOTA_EXCEEDED
 
 
-def _roomy(work: Work) -> Work:
-    """What a hold ahead is taken for: a conversation's prompt grows from turn to turn."""
+def _next_hold(request: ReserveRequest, states: tuple[LimitState, ...]) -> ReserveRequest | None:
+    """What is asked for ahead after a request, or None where that might be in the way of somebody's limit.
+
+    It has room for a longer prompt, since a conversation's grows from turn to turn.
+    """
+    work = request.work
     prompt_tokens = work.prompt_tokens + work.prompt_tokens // 4 + 16
-    return Work(prompt_tokens=prompt_tokens, completion_tokens=work.completion_tokens)
+    for state in states:
+        if not _leaves_room(state, prompt_tokens + work.completion_tokens):
+            return None
+    return ReserveRequest(
+        request_id=fresh_id(),
+        kind=request.kind,
+        model=request.model,
+        work=Work(prompt_tokens=prompt_tokens, completion_tokens=work.completion_tokens),
+        key_digest=request.key_digest,
+        address=request.address,
+        life_s=request.life_s + MAX_AGE_S,
+    )
 
 
-def _leaves_room(state: LimitState, work: Work) -> bool:
+def _leaves_room(state: LimitState, tokens: int) -> bool:
     """Whether a limit is so far away that a hold more changes nothing for anybody."""
     kind = state.limit.rpartition(".")[2]
     if kind == _MINUTE_LIMIT:
         needed = FREE_REQUESTS
     elif kind in _TOKEN_LIMITS:
-        needed = FREE_REQUESTS * (work.prompt_tokens + work.completion_tokens)
+        needed = FREE_REQUESTS * tokens
     else:
         return False
     return state.remaining >= max(needed, FREE_SHARE * state.allowed)

@@ -83,6 +83,10 @@ class QuotaClient(Protocol):
         """Takes a hold or says why not; answers `quota_unavailable` when quota is away, and never raises for it."""
         ...
 
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Asks once for a hold that no request waits for; `on_end` gets the decision, or None when quota is away."""
+        ...
+
     async def release(self, hold: Hold) -> None:
         """Releases the hold of a job that never ran; a hold that cannot be released expires."""
         ...

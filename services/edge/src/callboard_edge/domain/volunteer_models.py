@@ -47,7 +47,7 @@ class VolunteerCatalogue(Catalogue[ChatModel]):
 
     def find(self, name: str) -> ChatModel | None:
         """The model of a name or alias, or None."""
-        return super().find(name) or self._offered().get(name)
+        return self._by_name.get(name) or self._offered().get(name)
 
     def _offered(self) -> dict[str, ChatModel]:
         if not self._pools:

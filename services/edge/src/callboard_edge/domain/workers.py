@@ -112,7 +112,10 @@ class Workers:
         return list(self._there(service, pool).workers)
 
     def _there(self, service: Service, pool: str) -> _Present:
-        found = self._present.get((service, pool), _NOBODY)
+        try:
+            found = self._present[service, pool]
+        except KeyError:
+            return _NOBODY
         return found if found.until >= monotonic() else self._reckon((service, pool))
 
     def _reckon(self, key: tuple[Service, str]) -> _Present:

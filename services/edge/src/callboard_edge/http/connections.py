@@ -52,7 +52,8 @@ class GuardedConnection(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
-            self._stop_waiting()
+            if self._headers_timer is not None:
+                self._stop_waiting()
         elif self._headers_timer is None and self._between_requests():
             self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._give_up)
 
@@ -60,7 +61,8 @@ class GuardedConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Sends an answer, or what is left of it; the connection ends where the client does not read."""
-        if has_room(self.transport, _left_bytes(resp)):
+        left_bytes = _left_bytes(resp)
+        if not left_bytes or has_room(self.transport, left_bytes):
             finished = await super().finish_response(request, resp, start_time)
         else:
             try:

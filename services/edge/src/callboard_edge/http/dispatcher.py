@@ -19,7 +19,7 @@ from callboard_edge.domain.holds_ahead import HoldsAhead, fresh_id
 from callboard_edge.domain.submission import QuotaRefused
 from callboard_edge.http.addresses import client_address
 from callboard_edge.http.body_reader import MAX_OPEN_BODY_BYTES, BodyBudget, BodyReader
-from callboard_edge.http.call import Call
+from callboard_edge.http.call import Call, LimitHeaders
 from callboard_edge.http.context import EdgeContext
 from callboard_edge.http.cors import Cors
 from callboard_edge.http.protocol import SITE, NamesLimits, NamesRequests, Protocol
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 SERVER = "callboard"
 _NO_BROWSERS = Cors(())
+_UNTRACED = nullcontext()
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -44,27 +45,38 @@ class ServedRoute:
     protocol: Protocol
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What is settled at the start of how requests are answered: those to one route, or to none of a protocol."""
+
+    protocol: Protocol
+    bodies: BodyReader
+    cors: Cors
+    id_header: str | None
+    limit_headers: LimitHeaders | None
+
+
 class Dispatcher:
     """Takes each request to its handler and each error to its client."""
 
     def __init__(self, context: EdgeContext, served: Sequence[ServedRoute], protocols: Sequence[Protocol]) -> None:
         self._router = Router(one.route for one in served)
-        self._protocols = {id(one.route): one.protocol for one in served}
         self._by_prefix = sorted(
             ((prefix, protocol) for protocol in protocols for prefix in protocol.prefixes),
             key=lambda entry: -len(entry[0]),
         )
         self._site = next(protocol for protocol in protocols if protocol.name == SITE)
-        self._id_headers = {one.name: one.request_id_header for one in protocols if isinstance(one, NamesRequests)}
-        self._limit_headers = {one.name: one.limit_headers for one in protocols if isinstance(one, NamesLimits)}
         self._settings = context.settings
         self._metrics = context.metrics
-        self._cors = Cors(context.settings.cors_origins)
         largest = max((one.route.max_body_bytes or 0 for one in served), default=0)
         budget = BodyBudget(max(MAX_OPEN_BODY_BYTES, largest))
-        self._bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, budget)
+        bodies = BodyReader(context.settings.max_body_bytes, context.settings.body_timeout_s, budget)
+        cors = Cors(context.settings.cors_origins)
+        self._terms = {id(one.route): _terms(one.protocol, one.route, bodies, cors) for one in served}
+        self._terms_without_route = {one.name: _terms(one, None, bodies, cors) for one in protocols}
         self._holds_ahead = context.holds_ahead
         self._check_caller = context.admission.check_caller
+        self._traced = tracing.is_on()
         self.closing = False
         """Set when the process stops: each answer then ends its connection."""
         self._open = 0
@@ -76,18 +88,19 @@ class Dispatcher:
         if not self._open:
             self._idle.clear()
         self._open += 1
-        ahead = self._holds_ahead if request.method == "POST" else None
+        method = request.method
+        ahead = self._holds_ahead if method == "POST" else None
         call: Call | None = None
         try:
-            match, protocol = self._found(request)
-            if request.method == "OPTIONS":
-                preflight = self._cors_of(protocol).preflight(request.headers)
+            match, terms = self._found(request, method)
+            protocol, route = terms.protocol, match.route
+            if method == "OPTIONS":
+                preflight = terms.cors.preflight(request.headers)
                 return web.Response(headers={**preflight, "Server": SERVER})
-            call = self._begun(request, match, protocol, ahead)
-            route = match.route
+            call = self._begun(request, match.params, terms, ahead)
             if route is None:
                 return self._finished(call, None, protocol, _not_served(protocol, match.methods))
-            with _span(call, route, protocol):
+            with _span(call, route, protocol) if self._traced else _UNTRACED:
                 try:
                     if route.security == "key":
                         # Nothing of a body is read for a caller who has to show a key and has none.
@@ -110,47 +123,38 @@ class Dispatcher:
         """Returns true when no request is being answered, or false after the timeout."""
         return await is_set_within(self._idle, timeout_s)
 
-    def _found(self, request: web.BaseRequest) -> tuple[Match, Protocol]:
+    def _found(self, request: web.BaseRequest, method: str) -> tuple[Match, _Terms]:
         raw_path = request.rel_url.raw_path
-        match = self._router.find(request.method, raw_path, request.headers)
+        match = self._router.find(method, raw_path, request.headers)
         if match.route is None:
-            return match, self._protocol_of(raw_path, request.headers)
-        return match, self._protocols[id(match.route)]
+            return match, self._terms_without_route[self._protocol_of(raw_path, request.headers).name]
+        return match, self._terms[id(match.route)]
 
-    def _cors_of(self, protocol: Protocol) -> Cors:
-        return self._cors if protocol.browsers else _NO_BROWSERS
-
-    def _begun(self, request: web.BaseRequest, match: Match, protocol: Protocol, ahead: HoldsAhead | None) -> Call:
+    def _begun(
+        self, request: web.BaseRequest, params: Mapping[str, str], terms: _Terms, ahead: HoldsAhead | None
+    ) -> Call:
         """The call of a request, with the headers that its answer has in any case."""
         given = request.headers
         own_id = given.get(REQUEST_ID, "")
-        headers = CIMultiDict(self._cors_of(protocol).headers(given.get("Origin")))
-        caller = self._caller(request, protocol)
+        headers = CIMultiDict(terms.cors.headers(given.get("Origin")))
+        caller = self._caller(request, terms.protocol)
         call = Call(
             request,
             fresh_id() if ahead is None else ahead.begin(caller),
             own_id if own_id and _SAFE_ID.fullmatch(own_id) else None,
             caller,
-            match.params,
+            params,
             headers,
-            self._bodies_of(match.route),
-            self._limit_headers.get(protocol.name),
+            terms.bodies,
+            terms.limit_headers,
         )
         headers[REQUEST_ID] = call.request_id
-        if (id_header := self._id_headers.get(protocol.name)) is not None:
-            headers[id_header] = call.request_id
+        if terms.id_header is not None:
+            headers[terms.id_header] = call.request_id
         headers["Server"] = SERVER
         if own_id == call.request_id:
             log.info("request_named", extra={"request_id": call.fresh_id, "client_request_id": call.request_id})
         return call
-
-    def _bodies_of(self, route: Route | None) -> BodyReader:
-        if route is None or route.max_body_bytes is None:
-            return self._bodies
-        # A body that may be larger may also take longer.
-        bodies, most_bytes = self._bodies, route.max_body_bytes
-        timeout_s = bodies.body_timeout_s * max(1.0, most_bytes / bodies.max_body_bytes)
-        return replace(bodies, max_body_bytes=most_bytes, body_timeout_s=timeout_s)
 
     def _refusal(self, call: Call, route: Route, protocol: Protocol, error: Exception) -> web.StreamResponse:
         if not isinstance(error, CallboardError):
@@ -180,18 +184,20 @@ class Dispatcher:
                 call.sent_bytes += len(response.body)
             if self.closing:
                 response.force_close()
-        figures = self._metrics.answered(
-            name, protocol.name if route else "none", call.mode, f"{response.status // 100}xx"
-        )
+        status = response.status
+        figures = self._metrics.answered(name, protocol.name if route else "none", call.mode, f"{status // 100}xx")
         figures.requests.inc()
-        trace_ids = tracing.ids()
+        trace_ids = tracing.ids() if self._traced else None
         figures.duration.observe(time.perf_counter() - call.started_s, trace_ids)
         figures.sent_bytes.inc(call.sent_bytes)
-        annotations: dict[str, int | float] = {"http.response.status_code": response.status}
+        first_byte_s: float | None = None
         if call.first_byte_s is not None and call.mode == "stream":
-            figures.first_byte.observe(call.first_byte_s - call.started_s, trace_ids)
-            annotations["callboard.time_to_first_byte_s"] = call.first_byte_s - call.started_s
-        tracing.annotate(annotations)
+            first_byte_s = call.first_byte_s - call.started_s
+            figures.first_byte.observe(first_byte_s, trace_ids)
+        if self._traced:
+            tracing.annotate({"http.response.status_code": status})
+            if first_byte_s is not None:
+                tracing.annotate({"callboard.time_to_first_byte_s": first_byte_s})
         return response
 
     def _gone(self, call: Call, route: Route, protocol: Protocol, reason: BaseException) -> None:
@@ -226,15 +232,30 @@ class Dispatcher:
         if not self._settings.require_key and not key.startswith(KEY_PREFIX):
             # Many programs cannot leave the key out and send a word of their own; where none is needed, it is none.
             key = ""
-        peer = request.remote
-        address = client_address(peer, headers.getall("X-Forwarded-For", ()), self._settings.trusted_proxies)
+        trusted = self._settings.trusted_proxies
+        forwarded = headers.getall("X-Forwarded-For", ()) if trusted else ()
+        address = client_address(request.remote, forwarded, trusted)
         return Caller(key_digest(key) if key else None, address)
+
+
+def _terms(protocol: Protocol, route: Route | None, bodies: BodyReader, cors: Cors) -> _Terms:
+    if route is not None and route.max_body_bytes is not None:
+        # A body that may be larger may also take longer.
+        timeout_s = bodies.body_timeout_s * max(1.0, route.max_body_bytes / bodies.max_body_bytes)
+        bodies = replace(bodies, max_body_bytes=route.max_body_bytes, body_timeout_s=timeout_s)
+    return _Terms(
+        protocol,
+        bodies,
+        cors if protocol.browsers else _NO_BROWSERS,
+        protocol.request_id_header if isinstance(protocol, NamesRequests) else None,
+        protocol.limit_headers if isinstance(protocol, NamesLimits) else None,
+    )
 
 
 def _span(call: Call, route: Route, protocol: Protocol) -> AbstractContextManager[None]:
     """The span of a request; the site's own pages have none."""
     if protocol.name == SITE:
-        return nullcontext()
+        return _UNTRACED
     attributes = {
         "http.request.method": route.method,
         "http.route": route.path,

@@ -29,10 +29,8 @@ def counted(state: LimitState) -> Literal["requests", "jobs", "tokens", "heard-s
 
 def _duration(seconds: float) -> str:
     """A duration as OpenAI writes it: `6m0s`, `1h2m3s`, `12s`."""
-    total = max(0, math.ceil(seconds))
-    hours, rest = divmod(total, 3600)
-    minutes, seconds_left = divmod(rest, 60)
-    text = f"{hours}h" if hours else ""
-    if hours or minutes:
-        text += f"{minutes}m"
-    return f"{text}{seconds_left}s"
+    total = math.ceil(seconds) if seconds > 0 else 0
+    if total < 60:
+        return f"{total}s"
+    minutes, rest = total // 60, total % 60
+    return f"{minutes}m{rest}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60}m{rest}s"

@@ -102,7 +102,8 @@ class TextResponder:
             CallboardError: it was refused, or failed before anything was sent.
         """
         request = await self.checked(call, request, model, refused_sampling)
-        async with await self.admission.begin_chat(call.caller, request, model, call.fresh_id) as reply:
+        reply = await self.admission.begin_chat(call.caller, request, model, call.fresh_id)
+        try:
             reply.tell_limits(call.tell_limits)
             if follow is not None:
                 follow(await reply.accepted())
@@ -111,6 +112,8 @@ class TextResponder:
             call.mode = "stream"
             with self.metrics.streaming(route):
                 return await self._streamed(call, route, reply, writer)
+        finally:
+            reply.close()
 
     async def keep(
         self,

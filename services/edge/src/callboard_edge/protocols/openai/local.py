@@ -124,7 +124,8 @@ _PLAIN = frozenset(
 """Sampling fields that any client of OpenAI's sends."""
 MARKS = (frozenset(LocalSamplingBody.model_fields) - _PLAIN) | _OWN_MARKS
 """Fields that only clients of local servers send."""
-_MARK = re.compile(rb'"(?:' + b"|".join(sorted(mark.encode() for mark in MARKS)) + rb')"\s*:')
+_MARKS = frozenset(mark.encode() for mark in MARKS)
+_KEY = re.compile(rb'"([a-z_]+)"\s*:')
 _FIELDS: dict[str, Any] = dict.fromkeys(sorted(MARKS), (Any, None))
 _Marked = create_model("_Marked", __base__=LenientBody, **_FIELDS)
 
@@ -133,7 +134,9 @@ async def read_body(call: Call, plain: type[S], local: type[L]) -> S | L:
     """A request's body, by its shape that of a client of local servers or of any other; raises as `Call.json` does."""
     raw = await call.read()
     # Most bodies have no such word, which is found out without reading them twice.
-    if _MARK.search(raw) and any(value is not None for value in parse(_Marked, raw).model_dump().values()):
+    if not _MARKS.isdisjoint(_KEY.findall(raw)) and any(
+        value is not None for value in parse(_Marked, raw).model_dump().values()
+    ):
         return parse(local, raw)
     return parse(plain, raw)
 

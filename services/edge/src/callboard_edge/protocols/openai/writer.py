@@ -68,9 +68,14 @@ class ChunkWriter:
 
     def deltas(self, frames: Sequence[ChatFrame]) -> bytes:
         """The chunks for frames that arrived together; neighbouring text becomes one chunk."""
-        if not self.reply.logprobs and not [frame for frame in frames if frame.thinking or frame.tool_calls]:
-            said = "".join([frame.text for frame in frames])
-            return self.piece(said).encode() if said else b""
+        if not self.reply.logprobs:
+            said = ""
+            for frame in frames:
+                if frame.thinking or frame.tool_calls:
+                    break
+                said += frame.text
+            else:
+                return self.piece(said).encode() if said else b""
         events: list[str] = []
         text = thinking = ""
         logprobs: list[TokenLogprob] = []
