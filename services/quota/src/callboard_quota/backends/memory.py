@@ -121,8 +121,9 @@ class MemoryLedger:
                 self._ids.pop(id_)
                 self.every_id.discard(id_)
         for _ in range(min(removals, len(self._removals))):
-            n, hold = self._removals.pop()
-            self._leases[hold.id] = n, hold
+            lease = self._removals.pop()
+            self._leases[lease[1].id] = lease
+        self._leases = dict(sorted(self._leases.items(), key=lambda item: item[1][0]))
 
     def _check(self) -> None:
         if self.failing:
