@@ -28,6 +28,7 @@ from tests.integration.quota.deployment import (
     settled,
 )
 from tests.support.children import Child
+from tests.support.nats_server import NatsServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -140,11 +141,12 @@ async def _try(bus: Bus, name: str, tokens: int, life_s: float) -> None:
         return
 
 
-@pytest.fixture
-async def crash_deployment(tmp_path: Path) -> AsyncGenerator[QuotaDeployment]:
-    """A set whose limits are tight and whose leases are short."""
+@pytest.fixture(params=["default", "processes"])
+async def crash_deployment(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[QuotaDeployment]:
+    """A set whose limits are tight and whose leases are short; the disk is waited for by nobody, or by the processes."""
     tiers = {"anonymous": {"tokens_per_day": DAY_LIMIT, "jobs_at_once": JOBS_LIMIT}, "standard": {}}
-    deployment = QuotaDeployment(tmp_path / "crash", {"quota": {"tiers": tiers, "lease_margin_s": 1.0}})
+    nats = NatsServer(tmp_path / "crash" / "nats", sync=request.param)
+    deployment = QuotaDeployment(tmp_path / "crash", {"quota": {"tiers": tiers, "lease_margin_s": 1.0}}, nats)
     try:
         yield deployment
         await asyncio.to_thread(deployment.stop)
