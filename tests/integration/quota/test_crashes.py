@@ -143,7 +143,7 @@ async def _try(bus: Bus, name: str, tokens: int, life_s: float) -> None:
 
 @pytest.fixture(params=["default", "processes"])
 async def crash_deployment(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[QuotaDeployment]:
-    """A set whose limits are tight and whose leases are short; the disk is waited for by nobody, or by the processes."""
+    """A set with tight limits and short leases; nobody waits for the disk, or the processes do."""
     tiers = {"anonymous": {"tokens_per_day": DAY_LIMIT, "jobs_at_once": JOBS_LIMIT}, "standard": {}}
     nats = NatsServer(tmp_path / "crash" / "nats", sync=request.param)
     deployment = QuotaDeployment(tmp_path / "crash", {"quota": {"tiers": tiers, "lease_margin_s": 1.0}}, nats)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard_contracts.quota import Drift, Hold
-from callboard_quota.domain.decision import Granted
+from callboard_quota.domain.decision import Granted, Refused
 from callboard_quota.domain.ports import Counter
 from callboard_quota.domain.windows import hour_bucket
 from tests.unit.quota.hours import JOBS, Harness, new_harness
@@ -97,6 +97,30 @@ def test_counter_that_is_wrong_by_the_same_amount_again_is_corrected_again(harne
         harness.store.lose_newest(changes=2, removals=0)
         assert harness.repair().drift_count == 0
         assert harness.store.values[UNITS] == 0
+
+
+def test_lease_of_a_refused_hold_that_came_back_holds_nothing(harness: Harness) -> None:
+    for n in range(5):
+        harness.hold(f"r{n}", units=1000)
+    refused = run(harness.ledger.reserve(hold_request("one-too-many", JOBS, units=1000, at=harness.clock.at)))
+    assert isinstance(refused, Refused)
+    harness.store.lose_newest(changes=0, removals=1)
+    reply = harness.repair()
+    assert (reply.corrected_count, reply.drift_count, reply.open_holds) == (0, 0, 5)
+    assert harness.store.values[UNITS] == 5000
+
+
+def test_events_that_are_delivered_again_are_waited_for(harness: Harness) -> None:
+    harness.report(harness.hold("r1", units=5000), 2)
+    looked: list[int] = []
+
+    async def settled_seq() -> int:
+        looked.append(1)
+        return int(len(looked) > 3)
+
+    harness.log.settled_seq = settled_seq
+    harness.repair()
+    assert len(looked) == 4
 
 
 @settings(max_examples=150, deadline=None)

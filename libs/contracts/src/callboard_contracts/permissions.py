@@ -235,6 +235,7 @@ _PUBLISH: dict[User, tuple[str, ...]] = {
         f"$KV.{BUCKET_ACCOUNTS}.>",
         *_consume(USAGE, SETTLEMENT),
         _api("STREAM.PURGE", QUOTA),
+        _api("CONSUMER.INFO", USAGE, SETTLEMENT),
         *(_api("STREAM.INFO", stream) for stream in (QUOTA, KUDOS, TRANSFERS, LEASE, AUDIT, USAGE)),
         *(name for stream in (QUOTA, KUDOS, TRANSFERS, LEASE, AUDIT, USAGE) for name in _read(stream)),
         *_read(f"KV_{BUCKET_ACCOUNTS}"),

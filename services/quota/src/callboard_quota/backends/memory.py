@@ -169,6 +169,10 @@ class MemoryCounterStore:
         """Whether a change took effect already."""
         return change.id in self._ledger.every_id
 
+    async def applied_ids(self, changes: Sequence[Change]) -> set[str]:
+        """The ids of those changes that took effect already."""
+        return self._ledger.every_id.intersection(change.id for change in changes if change.id is not None)
+
     async def revision(self, counter: Counter) -> int:
         """How often the counter was changed."""
         return self._ledger.revisions[counter]
@@ -206,6 +210,10 @@ class MemoryUsageLog:
 
     async def last_seq(self) -> int:
         """The number of the newest event, 0 when there is none."""
+        return len(self.logged)
+
+    async def settled_seq(self) -> int:
+        """Up to which number every event has been settled."""
         return len(self.logged)
 
     async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:

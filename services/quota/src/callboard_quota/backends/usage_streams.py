@@ -1,12 +1,13 @@
 """The log of usage events, the counters by bucket and the reconciler's checkpoint on the bus."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from callboard_contracts import subjects
 from callboard_contracts.headers import MSG_ID
 from callboard_contracts.quota import AuditEvent, usage_event_of
-from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
+from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, SETTLEMENT, USAGE
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import (
@@ -47,6 +48,12 @@ class StreamUsageLog:
             info = await self._bus.api(f"STREAM.INFO.{USAGE}", {}, READ_TIMEOUT_S)
         return int(info["state"]["last_seq"])
 
+    async def settled_seq(self) -> int:
+        """Up to which number every event has been settled."""
+        with bus_errors_as_unavailable():
+            info = await self._bus.api(f"CONSUMER.INFO.{USAGE}.{SETTLEMENT}", {}, READ_TIMEOUT_S)
+        return int(info["ack_floor"]["stream_seq"])
+
     async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
         """Reads some events from a number on, after a short pause that leaves room for decisions."""
         await asyncio.sleep(READ_PAUSE_S)
@@ -86,13 +93,22 @@ class StreamCounterStore:
 
     async def is_applied(self, change: Change) -> bool:
         """Whether a change took effect already, by the ids that the counter's messages keep."""
-        subject, stream = counter_subject(change.counter), counter_stream(change.counter)
-        batches = read_batches(self._bus, stream, subject, batch_size=READ_HISTORY, timeout_s=READ_TIMEOUT_S)
+        return change.id in await self.applied_ids([change])
+
+    async def applied_ids(self, changes: Sequence[Change]) -> set[str]:
+        """The ids of those changes that took effect already; each counter's messages are read once."""
+        wanted: dict[Counter, set[str]] = {}
+        for change in changes:
+            if change.id is not None:
+                wanted.setdefault(change.counter, set()).add(change.id)
+        found: set[str] = set()
         with bus_errors_as_unavailable():
-            async for batch in batches:
-                if any(message.headers.get(MSG_ID) == change.id for message in batch):
-                    return True
-        return False
+            for counter, ids in wanted.items():
+                subject, stream = counter_subject(counter), counter_stream(counter)
+                history = read_batches(self._bus, stream, subject, batch_size=READ_HISTORY, timeout_s=READ_TIMEOUT_S)
+                async for batch in history:
+                    found |= ids.intersection(message.headers.get(MSG_ID, "") for message in batch)
+        return found
 
     async def revision(self, counter: Counter) -> int:
         """The number of the counter's newest message, 0 where there is none."""

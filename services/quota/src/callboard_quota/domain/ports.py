@@ -113,6 +113,10 @@ class UsageLog(Protocol):
         """The number of the newest event, 0 when there is none."""
         ...
 
+    async def settled_seq(self) -> int:
+        """Up to which number every event has been settled."""
+        ...
+
     async def read(self, start_seq: int, tenant: str | None = None) -> list[Logged]:
         """Reads some events from a number on, of one tenant or of all; empty at the end of the log."""
         ...
@@ -131,6 +135,10 @@ class CounterStore(Protocol):
 
     async def is_applied(self, change: Change) -> bool:
         """Whether a change took effect already, however long ago."""
+        ...
+
+    async def applied_ids(self, changes: Sequence[Change]) -> set[str]:
+        """The ids of those changes that took effect already."""
         ...
 
     async def revision(self, counter: Counter) -> int:

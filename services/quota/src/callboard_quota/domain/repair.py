@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 
 from callboard_contracts.quota import Hold, VerifyReply, VerifyRequest
-from callboard_quota.domain.changes import increments, is_transaction
+from callboard_quota.domain.changes import increments, is_transaction, reversal
 from callboard_quota.domain.event_rules import holds_of
 from callboard_quota.domain.ledger import Ledger
-from callboard_quota.domain.ports import Counter, CounterStore, LedgerStore
+from callboard_quota.domain.ports import Counter, CounterStore, LedgerStore, UsageLog
 from callboard_quota.domain.reconciler import Reconciler
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.usage_totals import UsageAggregator
@@ -17,6 +17,8 @@ STEADY_ROUNDS = 8
 QUIET_ROUNDS = 2
 MAX_ROUNDS = 240
 """A counter that never rests is corrected when its hour is closed."""
+SETTLED_WITHIN_S = 60.0
+"""So long usage events that are delivered again are waited for; longer than any is kept back."""
 
 
 class CounterRepair:
@@ -29,6 +31,7 @@ class CounterRepair:
         self,
         store: LedgerStore,
         counters: CounterStore,
+        log: UsageLog,
         ledger: Ledger,
         settler: Settler,
         aggregator: UsageAggregator,
@@ -38,6 +41,7 @@ class CounterRepair:
     ) -> None:
         self._store = store
         self._counter_store = counters
+        self._log = log
         self._ledger = ledger
         self._settler = settler
         self._aggregator = aggregator
@@ -48,6 +52,7 @@ class CounterRepair:
     async def repair(self, request: VerifyRequest) -> VerifyReply:
         """Corrects the counters of all hours since a time, and compares them again; raises StoreUnavailable."""
         await self._complete(request.since)
+        await self._until_settled()
         corrected = 0
         steady: dict[Counter, tuple[int, int]] = {}
         quiet_rounds = 0
@@ -81,16 +86,30 @@ class CounterRepair:
         open_holds = [
             hold async for hold in self._store.leases() if not is_transaction(hold) and self._ledger.can_settle(hold)
         ]
+        reversals = [change for hold in open_holds for change in reversal(hold)]
+        reversed_ids = await self._counter_store.applied_ids(reversals)
         for hold in open_holds:
-            await self._repeat(hold)
+            await self._repeat(hold, reversed_ids)
         ids = {hold.id for hold in open_holds}
         async for logged in self._aggregator.since(since):
             if logged.event and not ids.isdisjoint(hold.id for hold in holds_of(logged.event)):
                 await self._settler.settle(logged.event, logged.stored_at)
 
-    async def _repeat(self, hold: Hold) -> None:
-        outcomes = await self._counter_store.outcomes(hold.request_id)
-        if any(outcome.hold_id == hold.id for outcome in outcomes):
+    async def _repeat(self, hold: Hold, reversed_ids: set[str]) -> None:
+        # A hold that was refused is taken back without a record of its end.
+        ended = any(change.id in reversed_ids for change in reversal(hold))
+        if not ended:
+            outcomes = await self._counter_store.outcomes(hold.request_id)
+            ended = any(outcome.hold_id == hold.id for outcome in outcomes)
+        if ended:
             await self._ledger.expire(hold, "power_cut")
         else:
             await self._store.apply(increments(hold))
+
+    async def _until_settled(self) -> None:
+        """Waits until what is delivered again has been settled again: what it repeats may have been lost, or not."""
+        last_seq = await self._log.last_seq()
+        for _ in range(int(SETTLED_WITHIN_S / PAUSE_S)):
+            if await self._log.settled_seq() >= last_seq:
+                return
+            await self._pause(PAUSE_S)
