@@ -105,7 +105,7 @@ async def test_holds_that_are_wanted_within_a_moment_are_asked_for_together(edge
 
 async def test_quota_that_does_not_answer_costs_no_hold_ahead_for_good(edge: Edge) -> None:
     reserve_later = edge.quota.reserve_later
-    edge.quota.reserve_later = lambda request, on_end: on_end(None)  # noqa: ARG005 - as the client names them
+    edge.quota.reserve_later = lambda request, on_end: on_end(None)
     assert [(await edge.ask())[2] for _ in range(20)] == [1] * 20
     edge.quota.reserve_later = reserve_later
     assert [(await edge.ask())[2] for _ in range(2)] == [1, 0]
