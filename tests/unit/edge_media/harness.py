@@ -105,6 +105,11 @@ class HarnessQuota:
         )
         return ReserveReply(tenant="t", hold=hold, states=(STATE,))
 
+    def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        """Grants no hold that no request waits for."""
+        del request
+        on_end(None)
+
     async def release(self, hold: Hold) -> None:
         """Notes the hold."""
         self.released.append(hold)

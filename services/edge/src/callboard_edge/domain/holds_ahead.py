@@ -7,11 +7,11 @@ counts jobs at one time, so that limits stay exact.
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from random import SystemRandom
 from time import monotonic
 from typing import Literal
 
@@ -47,13 +47,14 @@ FREE_REQUESTS = 64
 MINUTE_S = 60.0
 _TOKEN_LIMITS = frozenset({"tokens_per_day", "tokens_per_month"})
 _MINUTE_LIMIT = "requests_per_minute"
+_random = SystemRandom()
 
 Result = Literal["used", "released"]
 
 
 def fresh_id() -> str:
     """A new id of a request."""
-    return os.urandom(16).hex()
+    return f"{_random.getrandbits(128):032x}"
 
 
 @dataclass(frozen=True, slots=True)
