@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from callboard_contracts.quota import Hold, HoldEntry, UsageEvent
-from callboard_kit.bus import Bus
+from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.feed import ACK, FAILED, NAK, TERM
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.settlement import Settler
@@ -29,6 +29,9 @@ class FeedBus:
         self.clock = SimpleNamespace(now=lambda: NOON)
         self.answers: dict[str, bytes] = {}
         self.pulled = asyncio.Event()
+        self.disk_error: BusUnavailable | None = None
+        self.disk_ready = asyncio.Event()
+        self.disk_ready.set()
         self._on_message: Callable[[Any], None] = pytest.fail
 
     def on_reconnect(self, _callback: Any) -> None:
@@ -44,6 +47,12 @@ class FeedBus:
     async def publish(self, _subject: str, _payload: bytes, reply: str) -> None:
         assert reply == "inbox"
         self.pulled.set()
+
+    async def on_disk(self, stream: str) -> None:
+        assert stream == "USAGE"
+        await self.disk_ready.wait()
+        if self.disk_error is not None:
+            raise self.disk_error
 
     def send_all(self, messages: Sequence[tuple[str, bytes, str, None]]) -> None:
         self.answers |= {subject.split(".")[5]: payload for subject, payload, _reply, _headers in messages}
@@ -118,6 +127,20 @@ async def test_events_of_one_moment_are_settled_together() -> None:
         assert await bus.answered(3) == dict.fromkeys("012", ACK)
         assert settler.batches == [["a", "b", "c"]]
         assert feed.handling() == 0
+
+
+async def test_nothing_is_settled_before_its_event_is_on_the_disk() -> None:
+    async with feeding() as (bus, settler, _feed):
+        bus.disk_ready.clear()
+        bus.deliver(held("a"), 0)
+        await asyncio.sleep(2 * usage.GATHER_S)
+        assert settler.batches == []
+        bus.disk_ready.set()
+        assert await bus.answered(1) == {"0": ACK}
+        bus.disk_error = BusUnavailable("the disk failed")
+        bus.deliver(held("b"), 1)
+        assert await bus.answered(2) == {"0": ACK, "1": POSTPONED}
+        assert settler.batches == [["a"]]
 
 
 async def test_a_batch_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
