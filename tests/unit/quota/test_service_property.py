@@ -263,9 +263,11 @@ class ServiceInterleaving(Interleaving):
                 job.hold = job.hold or hold
                 if job.tries and all(one.done for one in self.steppers if one.name in {"reserve", "repeat"}):
                     # Nobody else is still at it. Whatever others took of this request has been given back, but for what
-                    # was granted meanwhile: whoever asked for that gives it back, or else it expires.
+                    # was granted meanwhile: whoever asked for that gives it back, or else it expires. What could not be
+                    # given back in an outage is kept by its process, which ends it at its next reaping.
                     left = {one.id for one in run(leases_in(self.store)) if one.request_id == hold.request_id}
-                    assert left - self.late == {hold.id}
+                    kept = {one.id for process in self.processes for one in process.ledger.unconfirmed_holds}
+                    assert left - self.late - kept == {hold.id}
 
     def _came_late(self, hold: Hold) -> None:
         """The edge gives a late grant back, unless it did not live to hear of it."""
