@@ -17,6 +17,7 @@ from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import reply_of
 from callboard_kit.bus import Bus
 from callboard_quota.domain.kudos import KudosService
+from callboard_quota.domain.repair import CounterRepair
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.handlers.rpc import RpcHandlers, subscribe_control
@@ -31,7 +32,8 @@ def page() -> str:
     """The document as JSON."""
     # Only signatures and docstrings are read, so the handlers need nothing to work with.
     reservations, kudos = ReservationService.__new__(ReservationService), KudosService.__new__(KudosService)
-    handlers = RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, Verifier.__new__(Verifier))
+    verifier, repair = Verifier.__new__(Verifier), CounterRepair.__new__(CounterRepair)
+    handlers = RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, verifier, repair)
     broker = NatsBroker()
     room_handlers = RoomHandlers(
         Bus.__new__(Bus),

@@ -12,7 +12,14 @@ from callboard_cli.up.ports import ConfiguredPort, bind_error, bus_address
 from callboard_cli.up.probes import BusProbes
 from callboard_cli.up.store import StoreLock
 from callboard_contracts.config import Config
-from callboard_kit.bus_credentials import bus_folder, create_password, is_local, private_folder, with_local_credentials
+from callboard_kit.bus_credentials import (
+    bus_folder,
+    create_password,
+    is_local,
+    private_folder,
+    with_local_credentials,
+    with_local_store,
+)
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -51,7 +58,7 @@ async def _start(config: Config) -> tuple[Child, Config]:
     folder, logs = bus_folder(config.site), config.site.data_dir / "logs"
     await asyncio.to_thread(create_password, config.site)
     await asyncio.to_thread(private_folder, logs)
-    config = with_local_credentials(config)
+    config = with_local_store(with_local_credentials(config))
     server = bus_server.binary()
     path = await asyncio.to_thread(bus_server.write_configuration, config.nats, *bus_address(config), folder)
     await asyncio.to_thread(bus_server.check_configuration, server, path)

@@ -36,6 +36,7 @@ def register(subparsers: Subparsers) -> None:
     export.set_defaults(run=_export)
     verify = actions.add_parser("verify", help="recompute every counter from the usage events; fails on drift")
     verify.add_argument("--since", default="24h", help="a period such as 24h or 30d, or a date; default: 24h")
+    verify.add_argument("--repair", action="store_true", help="correct the counters that differ, as after a power cut")
     verify.add_argument("--json", action="store_true", help="the whole report as JSON")
     verify.set_defaults(run=_verify)
     audit = actions.add_parser("audit", help="show what quota did for one request")
@@ -99,7 +100,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     since, _until = _span(arguments)
 
     async def act(bus: Bus, _config: Config) -> int:
-        reply = await UsageRecords(bus).verify(since)
+        reply = await UsageRecords(bus).verify(since, repair=arguments.repair)
         if arguments.json:
             print(reply.model_dump_json(indent=2))
         else:
@@ -114,6 +115,8 @@ def _print_report(reply: VerifyReply) -> None:
     print(f"ignored events: {reply.ignored_count}")
     for ignored in reply.ignored:
         print(f"  {ignored.seq}  {ignored.request_id or '-'}  {ignored.reason}")
+    if reply.corrected_count:
+        print(f"corrected counters: {reply.corrected_count}")
     print(f"drift: {reply.drift_units / UNITS_PER_TOKEN:g} tokens in {reply.drift_count} counters")
     for drift in reply.drift:
         expected = drift.events + drift.open

@@ -16,6 +16,7 @@ from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.repair import CounterRepair
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.handlers import rpc
@@ -44,7 +45,8 @@ def kudos() -> Kudos:
 def handlers(kudos: Kudos) -> RpcHandlers:
     """The handlers over services that these tests do not call."""
     reservations, verifier = ReservationService.__new__(ReservationService), Verifier.__new__(Verifier)
-    return RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, verifier)
+    repair = CounterRepair.__new__(CounterRepair)
+    return RpcHandlers(Bus.__new__(Bus), BackgroundTasks(), reservations, kudos, verifier, repair)
 
 
 async def unavailable() -> Message:
@@ -92,7 +94,9 @@ async def test_decision_that_takes_long_says_so_to_those_who_wait_for_it(
     asked = ReserveRequest(request_id="r", kind="chat", model="owl", work=Work(), life_s=10)
     for wait_s in (0.0, 10.0):
         outbox, tasks = Outbox(), BackgroundTasks()
-        handlers = RpcHandlers(outbox, tasks, SlowReservations(), kudos, Verifier.__new__(Verifier))
+        handlers = RpcHandlers(
+            outbox, tasks, SlowReservations(), kudos, Verifier.__new__(Verifier), CounterRepair.__new__(CounterRepair)
+        )
         request = asked.model_copy(update={"wait_s": wait_s})
         await handlers.reserve(Msg(cast("Any", None), data=request.model_dump_json().encode(), reply="inbox"))
         await tasks.close(5)

@@ -8,6 +8,11 @@ Tls = Literal["server", "mutual"]
 
 FEATURE_FLAGS = "feature_flags { js_ack_fc_v2: false }"
 """Flow control of acknowledgements, version 2, is not reliable with the client; servers older than 2.14 refuse it."""
+SERVER_SYNCS = ("  # A message is acknowledged once it is on the disk.", "  sync_interval: always")
+CLIENTS_SYNC = (
+    "  # Who relies on a message brings it to the disk; the rest can be computed again.",
+    '  sync_interval: "1s"',
+)
 USERS_FILE = "users.conf"
 CLUSTER_PORT = 6222
 
@@ -18,6 +23,7 @@ class ServerOptions:
 
     `include` is a file of users, by its path from the configuration's folder, which is the only one that the server
     takes. `tls_folder` holds `tls.crt`, `tls.key` and `ca.crt`. The servers of a cluster know each other by `routes`.
+    Where `clients_sync`, clients bring to the disk what they rely on, as `nats.store_dir` has them do.
     """
 
     name: str
@@ -25,6 +31,7 @@ class ServerOptions:
     monitor: str
     store: str
     max_memory: str = "2G"
+    clients_sync: bool = False
     ports_folder: str | None = None
     pid_file: str | None = None
     include: str | None = None
@@ -47,8 +54,7 @@ def configuration(options: ServerOptions) -> str:
         f"  store_dir: {quoted(options.store)}",
         f"  max_mem: {options.max_memory}",
         "  max_file: 16G",
-        "  # A message is acknowledged once it is on the disk.",
-        "  sync_interval: always",
+        *(CLIENTS_SYNC if options.clients_sync else SERVER_SYNCS),
         "}",
         FEATURE_FLAGS,
     ]

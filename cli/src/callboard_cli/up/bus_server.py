@@ -11,7 +11,7 @@ from pathlib import Path
 from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.nats import server_config
 from callboard_contracts.config import NatsSection
-from callboard_kit.bus_credentials import private_folder, write_private
+from callboard_kit.bus_credentials import STORE_FOLDER, private_folder, write_private
 
 BINARY = "nats-server"
 GO_THREADS = "GOMAXPROCS"
@@ -55,7 +55,8 @@ def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
             # The monitor uses any free port and writes it into a file in this folder, which `up` reads.
             monitor="127.0.0.1:-1",
             ports_folder=str(folder.absolute()),
-            store=str((folder / "store").absolute()),
+            store=str(folder.absolute() / STORE_FOLDER),
+            clients_sync=True,
             credentials=nats.credentials,
         )
     )

@@ -24,7 +24,7 @@ from callboard_cli.up.services import plan
 from callboard_cli.up.store import StoreLock
 from callboard_cli.up.supervision import Supervision
 from callboard_contracts.config import Config
-from callboard_kit.bus_credentials import create_password, with_local_credentials
+from callboard_kit.bus_credentials import create_password, with_local_credentials, with_local_store
 from callboard_kit.model_files import model_folder
 from callboard_kit.settings import config_file
 
@@ -77,7 +77,7 @@ def _up(arguments: argparse.Namespace) -> None:
         config = configuration.config
         check_ports(config)
         create_password(config.site)
-        config = with_local_credentials(config)
+        config = with_local_store(with_local_credentials(config))
         if one_model is None:
             # One model brings its own files, in a folder that may be read-only.
             ensure(needed_by(config), ModelCache(model_folder(config.site)), Progress())

@@ -99,6 +99,8 @@ class StoreCheck:
                 for name in self._life_s:
                     if (state := await self._state(name)) is not None:
                         states[name] = asdict(state)
+                # What is written down must not be missing after a power cut.
+                await self._bus.on_disk(*states)
             await asyncio.to_thread(write_private, self._record, json.dumps(states))
         except (BusError, OSError, TimeoutError) as error:
             log.warning("stream_states_unrecorded", extra={"reason": type(error).__name__})

@@ -17,6 +17,7 @@ from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.streams import keep_applied
 from callboard_cli.up import bus_server
 from callboard_cli.up.child import KILL_TIMEOUT_S, Child
+from callboard_cli.up.counter_repair import CounterRepair
 from callboard_cli.up.password import accept_password
 from callboard_cli.up.probes import BusProbes, ServiceProbes
 from callboard_cli.up.process import SupervisedProcess
@@ -113,6 +114,8 @@ class Supervision:
                 due = asyncio.Event()
                 # Memory streams end with their server.
                 bus.on_reconnect(due.set)
+                repair = CounterRepair(self._folder)
+                repair_since = await asyncio.to_thread(repair.due_since)
                 await self._declare(bus, store)
                 group.create_task(store.keep_record())
                 group.create_task(keep_applied(partial(apply_streams, bus, self._config), due, self._stop))
@@ -120,6 +123,8 @@ class Supervision:
                 for service in reversed(self._plan.services):
                     group.create_task(self._processes[service.name].run())
                 await self._until_ready(self._processes.values(), READY_TIMEOUT_S)
+                if repair_since is not None:
+                    group.create_task(repair.run(bus, repair_since, self._tell))
                 on_ready()
                 # Only the cancellation by a stop ends this; one that came while the bus is closed could be lost.
                 await asyncio.get_running_loop().create_future()

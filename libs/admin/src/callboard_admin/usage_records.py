@@ -93,8 +93,8 @@ class UsageRecords:
             if batch[-1].seq >= last:
                 return
 
-    async def verify(self, since: float) -> VerifyReply:
-        """Asks quota to compare its counters with the usage events.
+    async def verify(self, since: float, *, repair: bool = False) -> VerifyReply:
+        """Asks quota to compare its counters with the usage events, and with `repair` to correct those that differ.
 
         Raises:
             NoResponders: no quota process listens.
@@ -110,7 +110,7 @@ class UsageRecords:
             heartbeat.set()
 
         inbox = self._bus.connection.new_inbox()
-        body = VerifyRequest(since=since, heartbeat_s=HEARTBEAT_S).model_dump_json().encode()
+        body = VerifyRequest(since=since, repair=repair, heartbeat_s=HEARTBEAT_S).model_dump_json().encode()
         subscription = await self._bus.subscribe_now(inbox, on_message)
         try:
             await self._bus.publish(subjects.QUOTA_VERIFY, body, reply=inbox)

@@ -264,11 +264,13 @@ class AuditEvent(Message):
 class VerifyRequest(Message):
     """An operator asks quota to compute all counters again from USAGE, for the hours since a Unix time.
 
+    With `repair` those that do not agree are corrected, as after a power cut.
     With `heartbeat_s` an empty message is sent that often until the reply, so that whoever waits sees that the process
     still works on it.
     """
 
     since: float
+    repair: bool = False
     heartbeat_s: float | None = Field(default=None, ge=0.1, le=60)
 
 
@@ -302,4 +304,6 @@ class VerifyReply(Message):
     ignored_count: int = 0
     ignored: tuple[IgnoredEvent, ...] = ()
     open_holds: int = 0
+    corrected_count: int = 0
+    """How many counters were corrected."""
     error: ErrorInfo | None = None

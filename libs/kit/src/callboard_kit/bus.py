@@ -81,6 +81,8 @@ class Bus:
             BusUnavailable: there is no bus within 30 s, or, at once, what it is told will never please it.
         """
         key, context = await asyncio.to_thread(identity, settings)
+        if settings.store_dir is not None and not (settings.store_dir / "jetstream").is_dir():
+            raise BusUnavailable(f"nats.store_dir: {settings.store_dir} is not the store of a nats-server")
         store_sync = None if settings.store_dir is None else StoreSync(settings.store_dir)
         bus = cls(Connection(key, requires_tls=settings.uses_tls), store_sync)
         connecting = True

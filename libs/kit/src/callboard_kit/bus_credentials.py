@@ -1,4 +1,4 @@
-"""The credentials of the bus that `callboard up` runs: a random password in a file that only its owner can read."""
+"""How to reach the bus that `callboard up` runs: its random password, in a file that only its owner can read."""
 
 import os
 import secrets
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from callboard_contracts.config import Config, SiteSection
 
 BUS_FOLDER = "nats"
+STORE_FOLDER = "store"
 PASSWORD_FILE = "password"  # noqa: S105 - the name of a file
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -34,7 +35,7 @@ def is_local(url: str) -> bool:
 def with_local_credentials(config: Config) -> Config:
     """Returns the configuration with the credentials of `callboard up`, where it names none and they can be read.
 
-    They are used only for a bus on this machine.
+    They are used only for a bus on this machine, whose store is then known too.
     """
     nats = config.nats
     if nats.password is not None or nats.nkey_seed is not None or not is_local(nats.url):
@@ -46,6 +47,12 @@ def with_local_credentials(config: Config) -> Config:
     if not password:
         return config
     nats = nats.model_copy(update={"password": SecretStr(password)})
+    return with_local_store(config.model_copy(update={"nats": nats}))
+
+
+def with_local_store(config: Config) -> Config:
+    """Returns the configuration with the store of the bus that `callboard up` runs."""
+    nats = config.nats.model_copy(update={"store_dir": bus_folder(config.site).absolute() / STORE_FOLDER})
     return config.model_copy(update={"nats": nats})
 
 

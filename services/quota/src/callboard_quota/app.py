@@ -35,6 +35,7 @@ from callboard_quota.domain.ledger import Ledger
 from callboard_quota.domain.ports import StoreUnavailable
 from callboard_quota.domain.reaper import Reaper
 from callboard_quota.domain.reconciler import Reconciler
+from callboard_quota.domain.repair import CounterRepair
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.settlement import Settler
 from callboard_quota.domain.usage_totals import UsageAggregator
@@ -133,9 +134,10 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     process = secrets.token_hex(4)
     reconciler = Reconciler(process, store, counters, usage_log, aggregator, clock, journal, ledger.invalidate)
     verifier = Verifier(store, counters, usage_log, aggregator, clock, asyncio.sleep)
+    repair = CounterRepair(store, counters, ledger, verifier, reconciler)
     feed = UsageFeed(bus, settler, ready.may_decide)
     in_flight = BackgroundTasks()
-    handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier, ready.may_decide)
+    handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier, repair, ready.may_decide)
     broker = BusBroker(bus, in_flight, {QUOTA_RESERVE: handlers.reserve}, [handlers])
     handlers.subscribe(broker)
     subscribe_control(broker, accounts.invalidate, ledger.window_cache.invalidate)

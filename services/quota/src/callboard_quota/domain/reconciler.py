@@ -131,7 +131,7 @@ class Reconciler:
                 )
             for counter, difference in differences.items():
                 # Whoever corrects the same value uses the same id, so the correction counts once.
-                await self._correct(counter, difference, f"recon.{bucket}.{counted.get(counter, 0)}", "hour_closed", "")
+                await self.correct(counter, difference, f"recon.{bucket}.{counted.get(counter, 0)}", "hour_closed")
         log.error("hour_not_closed", extra={"bucket": bucket})
 
     async def _drop_brief(self, bucket: str) -> None:
@@ -150,7 +150,7 @@ class Reconciler:
                 continue
             for counter, amount in self._aggregator.charged(event):
                 if counter.bucket <= checkpoint.closed_through and await self._is_first(logged, event, counter):
-                    await self._correct(counter, amount, f"late.{logged.seq}", "late_event", event.request_id)
+                    await self.correct(counter, amount, f"late.{logged.seq}", "late_event", event.request_id)
         return last_seq
 
     async def _is_first(self, logged: Logged, event: UsageEvent, counter: Counter) -> bool:
@@ -170,15 +170,16 @@ class Reconciler:
                 return False
         return True
 
-    async def _correct(self, counter: Counter, amount: int, name: str, reason: str, request_id: str) -> None:
+    async def correct(self, counter: Counter, amount: int, name: str, reason: str, request_id: str = "") -> bool:
+        """Changes a counter, once for each name, and says whether it did; raises StoreUnavailable."""
         if not amount:
-            return
+            return False
         change = Change(counter, amount, f"{name}.{counter.tenant}.{counter.metric}")
         if await self._counter_store.is_applied(change):
-            return
+            return False
         applied = await self._store.apply([change])
         if applied[0].duplicate:
-            return
+            return False
         if amount > 0:
             await self._on_increase(counter.tenant)
         log.warning(
@@ -196,6 +197,7 @@ class Reconciler:
                 at=self._clock.now(),
             )
         )
+        return True
 
 
 def _differences(counted: dict[Counter, int], sums: dict[Counter, int]) -> dict[Counter, int]:

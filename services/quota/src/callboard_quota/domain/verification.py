@@ -35,8 +35,12 @@ class Verifier:
 
     async def verify(self, request: VerifyRequest) -> VerifyReply:
         """Compares all counters of all hours since a time; raises StoreUnavailable."""
+        return (await self.differences(request.since))[1]
+
+    async def differences(self, since: float) -> tuple[list[Drift], VerifyReply]:
+        """Every counter of the hours since a time that does not agree, and the report; raises StoreUnavailable."""
         now = self._clock.now()
-        since = max(request.since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
+        since = max(since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
         hours = int((now + HOUR_S - since) // HOUR_S) + 1
         buckets = [hour_bucket(since + n * HOUR_S) for n in range(hours)]
         start_seq = await self._log.seq_at(since)
@@ -48,7 +52,7 @@ class Verifier:
             found, reply = await self._compare(start_seq, buckets)
             suspects = {key: drift for key, drift in found.items() if suspects.get(key) == drift}
         drift = sorted(suspects.values(), key=lambda one: (one.bucket, one.tenant))
-        return reply.model_copy(
+        return drift, reply.model_copy(
             update={
                 "drift": tuple(drift[:MAX_LISTED]),
                 "drift_count": len(drift),

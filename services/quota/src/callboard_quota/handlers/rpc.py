@@ -38,6 +38,7 @@ from callboard_kit.broker import AnsweringMiddleware, Handler, malformed, reply_
 from callboard_kit.bus import Bus, BusError
 from callboard_quota.domain.kudos import KudosService
 from callboard_quota.domain.ports import StoreUnavailable
+from callboard_quota.domain.repair import CounterRepair
 from callboard_quota.domain.reservations import ReservationService
 from callboard_quota.domain.verification import Verifier
 from callboard_quota.metrics import IN_FLIGHT, KUDOS_REFUSALS, STORE_FAILURES, decision_seconds
@@ -66,6 +67,7 @@ class RpcHandlers:
         reservations: ReservationService,
         kudos: KudosService,
         verifier: Verifier,
+        repair: CounterRepair,
         may_decide: Callable[[], bool] = lambda: True,
     ) -> None:
         self._bus = bus
@@ -73,6 +75,7 @@ class RpcHandlers:
         self._may_decide = may_decide
         self._reservations = reservations
         self._verifier = verifier
+        self._repair = repair
         self.handlers: Mapping[str, Handler] = {
             QUOTA_RESERVE: reservations.reserve,
             QUOTA_RELEASE: reservations.release,
@@ -117,10 +120,10 @@ class RpcHandlers:
             heartbeat.stop()
 
     async def verify(self, request: VerifyRequest, message: NatsMessage) -> VerifyReply:
-        """Recomputes all counters from USAGE, for the hours since a time; raises StoreUnavailable."""
+        """Recomputes all counters from USAGE, for the hours since a time, or repairs them; raises StoreUnavailable."""
         beating = asyncio.ensure_future(self._beat(message.reply_to, request.heartbeat_s))
         try:
-            return await self._verifier.verify(request)
+            return await (self._repair.repair(request) if request.repair else self._verifier.verify(request))
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
