@@ -82,7 +82,7 @@ class Callers:
                 if not line.startswith(b"data: "):
                     continue
                 if reply is None:
-                    reply = Streamed(key, answer.headers["x-request-id"])
+                    reply = Streamed(key, answer.headers["x-request-id"].removeprefix("req_"))
                     self.told.streamed.append(reply)
                 if line.startswith(b"data: [DONE]"):
                     reply.ended_at = time.monotonic()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from callboard_contracts.chat import ChatJob, ChatResult
+from callboard_contracts.kept import KeptGroup
 from callboard_contracts.model import Message
 from callboard_contracts.quota import AuditEvent, Hold, UsageEvent
 from callboard_contracts.streams import AUDIT, CHAT, LEASE, QUOTA, RESULT, USAGE
@@ -26,6 +27,8 @@ class Stored:
 
     jobs: dict[str, ChatJob]
     results: dict[str, ChatResult]
+    groups: dict[str, KeptGroup]
+    """The jobs of polled requests, by their ids."""
     unreadable: tuple[str, ...]
     leased: frozenset[str]
     outcomes: tuple[AuditEvent, ...]
@@ -48,8 +51,16 @@ class Stored:
             for outcome in self.outcomes
             if outcome.kind == "settled" and outcome.request_id not in self.usage
         ]
-        faults += [f"counters end hold {hold}, which has no outcome" for hold in self.ended_by_counters - ended]
+        # Counters take back a refused hold too, which has no outcome.
+        granted = {events[0].hold.id for events in self.usage.values() if events[0].hold is not None}
+        unended = (self.ended_by_counters & granted) - ended
+        faults += [f"counters end hold {hold}, which has no outcome" for hold in sorted(unended)]
         return faults
+
+    def lost_groups(self, names: Iterable[str]) -> list[str]:
+        """Those of some polled requests that are lost themselves, or that have a job which is."""
+        found = {name: self.groups.get(name) for name in names}
+        return [name for name, group in found.items() if group is None or self.lost(group.job_ids)]
 
     def lost(self, request_ids: Iterable[str]) -> list[str]:
         """Those of some requests of which neither the job nor its usage is left."""
@@ -67,6 +78,10 @@ async def read_store(bus: Bus) -> Stored:
     for message in await _read(bus, RESULT, "result.*"):
         if (result := await _decrypted(bus, message, ChatResult, unreadable)) is not None:
             results[result.request_id] = result
+    groups: dict[str, KeptGroup] = {}
+    for message in await _read(bus, RESULT, "name.*"):
+        if (group := await _decrypted(bus, message, KeptGroup, unreadable)) is not None:
+            groups[group.request_id] = group
     usage: dict[str, list[UsageEvent]] = {}
     for message in await _read(bus, USAGE, "usage.*"):
         event = UsageEvent.model_validate_json(message.data)
@@ -76,6 +91,7 @@ async def read_store(bus: Bus) -> Stored:
     return Stored(
         jobs,
         results,
+        groups,
         tuple(unreadable),
         frozenset(message.subject.rsplit(".", 1)[-1] for message in await _read(bus, LEASE, "lease.*.*")),
         tuple(one for one in outcomes if one.kind in ENDINGS and one.work != TRANSACTION),
