@@ -81,7 +81,7 @@ def errors_page() -> str:
 
 
 METRIC_MODULES = {
-    "Every process": "callboard_kit.ops_server",
+    "Every process": "callboard_kit.metrics",
     "Edge": "callboard_edge.metrics",
     "Chat": "callboard_chat.metrics",
     "Speech": "callboard_tts.metrics",

@@ -167,13 +167,13 @@ def processes(job: str) -> Row:
     return Row(
         "Processes",
         (
-            gauge("Up", "Processes that Prometheus reaches.", "up", own, kind="stat", width=3),
+            gauge("Up", "Processes that Prometheus reaches.", "up", own, kind="stat", width=2),
             panel(
                 "Memory",
                 "Resident memory of each process.",
                 "bytes",
                 Query(of("process_resident_memory_bytes", own), name),
-                width=6,
+                width=5,
             ),
             panel(
                 "CPU",
@@ -187,7 +187,7 @@ def processes(job: str) -> Row:
                 "How late the event loop wakes a task. Above 0.1 s something blocks it and every stream stutters.",
                 "s",
                 Query(quantile(0.99, "callboard_event_loop_lag_seconds", own, by="instance"), name),
-                width=6,
+                width=5,
                 limits=((0.1, "orange"), (0.25, "red")),
                 runbook="event-loop-blocked",
             ),
@@ -196,7 +196,16 @@ def processes(job: str) -> Row:
                 "How far each machine's clock is ahead of the bus's. It changes no limit and no deadline.",
                 "s",
                 Query(of("callboard_clock_skew_seconds", own), name),
+                width=3,
+            ),
+            panel(
+                "Store sync, p99",
+                "How long the bus's store takes to be brought to the disk, where `nats.store_dir` has each process do "
+                "that; requests wait for it. Above 0.1 s the disk is slow or busy.",
+                "s",
+                Query(quantile(0.99, "callboard_store_sync_seconds", own, by="instance"), name),
                 width=4,
+                limits=((0.1, "orange"), (1, "red")),
             ),
         ),
     )

@@ -142,7 +142,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
     chat, speech = StubChat(), StubSpeech()
     chat.start()
     speech.start()
-    deployment = Deployment(folder / "deployment", merged(stub_config(chat.url, speech.url), voice_load.CONFIG))
+    config = merged(stub_config(chat.url, speech.url), voice_load.CONFIG)
+    deployment = Deployment(folder / "deployment", config, store_synced=True)
     exporter = BusExporter(deployment.nats)
     prometheus: Prometheus | None = None
     try:

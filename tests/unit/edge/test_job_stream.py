@@ -326,6 +326,15 @@ async def test_first_frame_of_a_stream_that_has_only_begun_comes_after_its_limit
         assert (taken[0].text, told) == ("Hoo.", [requests.quota.states])
 
 
+async def test_first_frame_of_a_stream_that_has_only_begun_waits_until_its_job_is_kept() -> None:
+    requests = Requests()
+    requests.jobs.delay_s = 0.05
+    async with await requests.admission.begin_chat(CALLER, REQUEST, OWL) as reply:
+        requests.send(reply, frames("Hoo."))
+        taken = await reply.take(5)
+        assert (taken[0].text, requests.jobs.queued) == ("Hoo.", 1)
+
+
 async def test_deadline_ends_the_waiting_and_cleans_up() -> None:
     requests = Requests(life_s=0.2)
     async with await requests.chat() as reply:

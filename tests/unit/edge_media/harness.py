@@ -255,7 +255,6 @@ class HarnessJobs:
         self.enqueued = asyncio.Event()
         self.pools: list[str] = []
         self.max_request_bytes = 1_000_000
-        self.delivers_kept_jobs = True
         self.workers: dict[str, Worker] = {}
         self._frames = frames
         self._tasks: list[asyncio.Future[None]] = []

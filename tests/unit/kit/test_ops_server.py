@@ -3,7 +3,8 @@
 import aiohttp
 import pytest
 
-from callboard_kit.ops_server import EVENT_LOOP_LAG, OpsServer
+from callboard_kit.metrics import EVENT_LOOP_LAG
+from callboard_kit.ops_server import OpsServer
 
 pytestmark = pytest.mark.unit
 

@@ -7,24 +7,18 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import copy
 
 from aiohttp import web
-from prometheus_client import REGISTRY, Gauge, Histogram
+from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
+
+from callboard_kit.metrics import EVENT_LOOP_LAG
 
 log = logging.getLogger(__name__)
 
 Ready = Callable[[], str | None]
 """Returns None when the process can take work, else the reason why it cannot."""
 
-EVENT_LOOP_LAG = Histogram(
-    "callboard_event_loop_lag_seconds",
-    "How late the event loop wakes a task that sleeps.",
-    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-)
-CLOCK_SKEW = Gauge(
-    "callboard_clock_skew_seconds", "How far the machine's clock is ahead of the bus's, or below 0 behind it."
-)
 LAG_INTERVAL_S = 0.5
 
 

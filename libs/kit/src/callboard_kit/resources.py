@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from callboard_contracts.config import NatsSection
 from callboard_kit.bus import Bus, BusUnavailable
 from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor
-from callboard_kit.ops_server import CLOCK_SKEW, OpsServer, Ready
+from callboard_kit.metrics import CLOCK_SKEW
+from callboard_kit.ops_server import OpsServer, Ready
 
 log = logging.getLogger(__name__)
 

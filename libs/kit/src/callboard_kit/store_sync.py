@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from callboard_kit.bus_errors import BusUnavailable
+from callboard_kit.metrics import STORE_SYNC_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +128,12 @@ class StoreSync:
             done.add_done_callback(self._ended)
 
     def _sync(self, streams: Iterable[str]) -> None:
+        began = time.monotonic()
         for stream in streams:
             if stream not in self._files:
                 self._files[stream] = _StreamFiles(str(self._folder / stream / "msgs"))
             self._files[stream].sync()
+        STORE_SYNC_SECONDS.observe(time.monotonic() - began)
 
     def _ended(self, done: asyncio.Future[None]) -> None:
         error = None if done.cancelled() else done.exception()

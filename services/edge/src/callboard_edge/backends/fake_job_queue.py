@@ -28,7 +28,6 @@ class FakeJobQueue:
         self.classes: list[JobClass] = []
         self.depths: dict[JobClass, QueueDepth] = {}
         self.max_request_bytes = 64 * 1024 * 1024
-        self.delivers_kept_jobs = True
         self._most = max_queued_per_tenant
         self._seq = 0
         self._refs: dict[str, JobRef] = {}

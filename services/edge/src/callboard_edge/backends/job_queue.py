@@ -29,11 +29,6 @@ class BusJobQueue:
         self._depths: TTLCache[str, QueueDepth] = TTLCache(MAX_DEPTHS, DEPTH_LIFE_S)
 
     @property
-    def delivers_kept_jobs(self) -> bool:
-        """Whether jobs are on the disk before workers get them; see `JobQueue`."""
-        return not self._bus.syncs_store
-
-    @property
     def max_request_bytes(self) -> int:
         """How large the request in a job may be; see `JobQueue`."""
         return max_request_bytes(self._bus)

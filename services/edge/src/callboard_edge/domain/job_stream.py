@@ -244,7 +244,7 @@ class JobStream(Generic[T]):
         until = monotonic() + wait_s
         inbox, buffer = self._source.inbox, self._source.buffer
         if not self._accepted and self._submitting is not None:
-            if self._deps.jobs.delivers_kept_jobs and not self._submitting.done():
+            if not self._submitting.done():
                 await inbox.wait(min(wait_s, ACCEPTED_WITHIN_S))
             if not self._accepted:
                 await self.accepted()

@@ -127,11 +127,6 @@ class JobQueue(Protocol):
     """The work queues of all services."""
 
     @property
-    def delivers_kept_jobs(self) -> bool:
-        """Whether a worker gets a job only once nothing can lose it any more, so that its first frame tells that."""
-        ...
-
-    @property
     def max_request_bytes(self) -> int:
         """How large the request in a job may be, as JSON."""
         ...

@@ -23,7 +23,7 @@ class MemoryLedger:
     """Counters that remember ids for the deduplication window.
 
     `yield_control` is awaited before and after each single write, so that a test can interleave several callers; writes
-    fail while `failing` is set, half of them after they took effect.
+    fail while `failing` is set, half of them after they took effect. `lose_newest` is a power cut.
     """
 
     def __init__(self, clock: Clock, yield_control: Callable[[], Awaitable[None]] = _yield_control) -> None:
@@ -33,6 +33,9 @@ class MemoryLedger:
         self._leases: dict[str, tuple[int, Hold]] = {}
         self.outcomes: dict[str, AuditEvent] = {}
         self._opened = 0
+        self._changes: list[Change] = []
+        self._removals: list[tuple[int, Hold]] = []
+        """The removals of leases since the newest lease, which brought those before it to the disk."""
         self.values: dict[Counter, int] = {}
         self.failing = False
         self.on_change: Callable[[Change, int], None] = lambda _change, _value: None
@@ -43,6 +46,7 @@ class MemoryLedger:
         await self._yield_control()
         self._opened += 1
         self._leases.setdefault(hold.id, (self._opened, hold))
+        self._removals.clear()
         return await self.apply(changes)
 
     async def apply(self, changes: Sequence[Change], closing: Hold | None = None) -> list[Applied]:
@@ -76,7 +80,8 @@ class MemoryLedger:
         """Removes a lease."""
         await self._yield_control()
         self._check()
-        self._leases.pop(hold.id, None)
+        if (lease := self._leases.pop(hold.id, None)) is not None:
+            self._removals.append(lease)
 
     async def read(self, counters: Sequence[Counter]) -> dict[Counter, int]:
         """Reads counters; those that were never raised are left out."""
@@ -96,6 +101,18 @@ class MemoryLedger:
                 return
             known = some[-1][0]
 
+    def lose_newest(self, changes: int, removals: int) -> None:
+        """Loses the newest changes of counters and removals of leases, which nobody waits for to be on the disk."""
+        for _ in range(min(changes, len(self._changes))):
+            counter, amount, id_ = self._changes.pop()
+            self.values[counter] -= amount
+            if id_ is not None:
+                self._ids.pop(id_)
+                self.every_id.discard(id_)
+        for _ in range(min(removals, len(self._removals))):
+            n, hold = self._removals.pop()
+            self._leases[hold.id] = n, hold
+
     def _check(self) -> None:
         if self.failing:
             raise StoreUnavailable("told to fail")
@@ -108,6 +125,7 @@ class MemoryLedger:
             self.every_id.add(change.id)
         value = self.values.get(change.counter, 0) + change.amount
         self.values[change.counter] = value
+        self._changes.append(change)
         self.on_change(change, value)
         return Applied(value, duplicate=False)
 
