@@ -8,15 +8,14 @@ alone, also between what was written before and after it in others.
 import json
 import os
 import random
-
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support import sync_journal
 from tests.support.children import Child
 from tests.support.fork_server import FIRST_MODULE
-from tests.support import sync_journal
 from tests.support.sync_journal import DELAYS, JOURNAL, line
 
 STREAMS = "jetstream/$G/streams"

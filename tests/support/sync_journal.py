@@ -34,7 +34,7 @@ class SyncJournal:
         """A call that syncs and notes it."""
 
         def noting(descriptor: int) -> None:
-            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
             status = os.fstat(descriptor)
             if S_ISDIR(status.st_mode):
                 lines = [line("name", entry.path, entry.inode()) for entry in os.scandir(path)]
@@ -50,7 +50,7 @@ class SyncJournal:
     def _delay_s(self, path: str) -> float:
         if not self._longest_s:
             return 0.0
-        chance = random.Random(f"{self._seed} {self._name} {os.path.dirname(path)}")
+        chance = random.Random(f"{self._seed} {self._name} {Path(path).parent}")
         return chance.choice((0.0, chance.uniform(0.0, self._longest_s)))
 
 
