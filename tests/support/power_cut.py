@@ -10,6 +10,7 @@ import os
 import random
 import signal
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,6 +136,8 @@ def kill_at_once(children: Mapping[str, Child], chance: random.Random) -> None:
     running = [child for child in children.values() if child.alive]
     chance.shuffle(running)
     for child in running:
-        os.kill(child.pid, signal.SIGKILL)
+        # One may end by itself when another is gone.
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
     for child in running:
         child.kill()
