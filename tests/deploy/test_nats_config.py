@@ -83,6 +83,15 @@ def test_the_file_of_up_is_taken(binary: str, tmp_path: Path) -> None:
     assert "always" not in file.read_text()
 
 
+def test_indexes_of_streams_that_were_empty_are_made_anew(tmp_path: Path) -> None:
+    indexes = [tmp_path / "store" / "jetstream" / "$G" / "streams" / name / "msgs" / "index.db" for name in "AB"]
+    for index, size in zip(indexes, (36, 200), strict=True):
+        index.parent.mkdir(parents=True)
+        index.write_bytes(b"x" * size)
+    write_configuration(NatsSection(), "127.0.0.1", 4222, tmp_path)
+    assert [index.exists() for index in indexes] == [False, True]
+
+
 async def test_the_server_keeps_the_streams(binary: str, tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats", binary=binary)
     await asyncio.to_thread(server.start)

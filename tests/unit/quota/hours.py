@@ -105,5 +105,5 @@ def new_harness() -> Harness:
     verifier = Verifier(store, counters, log, aggregator, clock, pause)
     first = make("first")
     run(first.pass_once())
-    repair = CounterRepair(store, counters, ledger, verifier, first)
+    repair = CounterRepair(store, counters, ledger, settler, aggregator, verifier, first, pause)
     return Harness(clock, store, log, journal, ledger, settler, reaper, verifier, repair, make)

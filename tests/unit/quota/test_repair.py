@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard_contracts.quota import Hold
+from callboard_contracts.quota import Drift, Hold
+from callboard_quota.domain.decision import Granted
 from callboard_quota.domain.ports import Counter
 from callboard_quota.domain.windows import hour_bucket
-from tests.unit.quota.hours import Harness, new_harness
-from tests.unit.quota.interleaving import NOON, run
+from tests.unit.quota.hours import JOBS, Harness, new_harness
+from tests.unit.quota.interleaving import NOON, hold_request, run
 
 pytestmark = pytest.mark.unit
 
@@ -62,6 +63,40 @@ def test_each_correction_is_in_the_journal(harness: Harness) -> None:
     corrected = [event for event in harness.journal.events if event.kind == "corrected"]
     assert {event.reason for event in corrected} == {"counters_repaired"}
     assert sorted(event.units for event in corrected) == [-3000, -1]
+
+
+def test_event_that_nobody_has_settled_yet_is_settled_and_not_taken_for_a_loss(harness: Harness) -> None:
+    harness.report(harness.hold("r1", units=5000), 2, settle=False)
+    assert harness.verify().drift_count > 0
+    reply = harness.repair()
+    assert (reply.corrected_count, reply.drift_count, reply.open_holds) == (0, 0, 0)
+    assert harness.store.values[UNITS] == 2000
+
+
+def test_counter_that_changes_meanwhile_is_corrected_by_what_it_lacks(harness: Harness) -> None:
+    harness.report(harness.hold("r1", units=5000), 2)
+    harness.store.lose_newest(changes=2, removals=0)
+    before, work = harness.verifier.compare, iter(range(100))
+
+    async def busy(since: float) -> dict[Counter, Drift]:
+        found = await before(since)
+        if (n := next(work)) < 30:
+            outcome = await harness.ledger.reserve(hold_request(f"busy{n}", JOBS, units=1000, at=harness.clock.at))
+            assert isinstance(outcome, Granted)
+            await harness.ledger.release(outcome.hold)
+        return found
+
+    harness.verifier.compare = busy
+    assert harness.repair().drift_count == 0
+    assert harness.store.values[UNITS] == 2000
+
+
+def test_counter_that_is_wrong_by_the_same_amount_again_is_corrected_again(harness: Harness) -> None:
+    for n in range(3):
+        harness.report(harness.hold(f"r{n}", units=5000), 0)
+        harness.store.lose_newest(changes=2, removals=0)
+        assert harness.repair().drift_count == 0
+        assert harness.store.values[UNITS] == 0
 
 
 @settings(max_examples=150, deadline=None)

@@ -16,6 +16,8 @@ from callboard_kit.bus_credentials import STORE_FOLDER, private_folder, write_pr
 BINARY = "nats-server"
 GO_THREADS = "GOMAXPROCS"
 CHECK_TIMEOUT_S = 20.0
+EMPTY_INDEX_BYTES = 64
+"""More than the index of a stream without messages has."""
 
 
 def binary() -> Path:
@@ -41,9 +43,20 @@ def write_configuration(nats: NatsSection, host: str, port: int, folder: Path) -
     private_folder(folder)
     for stale in folder.glob("nats-server_*.ports"):
         stale.unlink()
+    _drop_empty_indexes(folder / STORE_FOLDER)
     path = folder / "nats.conf"
     write_private(path, configuration(nats, host, port, folder))
     return path
+
+
+def _drop_empty_indexes(store: Path) -> None:
+    """Drops the indexes of streams that had no message yet; the server makes them anew from the messages.
+
+    With such an index, a server that finds the end of the newest file torn by a power cut takes the stream for empty.
+    """
+    for index in store.glob("jetstream/*/streams/*/msgs/index.db"):
+        if index.stat().st_size <= EMPTY_INDEX_BYTES:
+            index.unlink()
 
 
 def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:

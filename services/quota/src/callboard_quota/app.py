@@ -134,7 +134,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
     process = secrets.token_hex(4)
     reconciler = Reconciler(process, store, counters, usage_log, aggregator, clock, journal, ledger.invalidate)
     verifier = Verifier(store, counters, usage_log, aggregator, clock, asyncio.sleep)
-    repair = CounterRepair(store, counters, ledger, verifier, reconciler)
+    repair = CounterRepair(store, counters, ledger, settler, aggregator, verifier, reconciler, asyncio.sleep)
     feed = UsageFeed(bus, settler, ready.may_decide)
     in_flight = BackgroundTasks()
     handlers = RpcHandlers(bus, in_flight, reservations, kudos, verifier, repair, ready.may_decide)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from cachetools import TTLCache
@@ -34,6 +35,8 @@ class MemoryLedger:
         self.outcomes: dict[str, AuditEvent] = {}
         self._opened = 0
         self._changes: list[Change] = []
+        self.revisions: Counts[Counter] = Counts()
+        """How often each counter was changed; a change that was lost still has its number."""
         self._removals: list[tuple[int, Hold]] = []
         """The removals of leases since the newest lease, which brought those before it to the disk."""
         self.values: dict[Counter, int] = {}
@@ -126,6 +129,7 @@ class MemoryLedger:
         value = self.values.get(change.counter, 0) + change.amount
         self.values[change.counter] = value
         self._changes.append(change)
+        self.revisions[change.counter] += 1
         self.on_change(change, value)
         return Applied(value, duplicate=False)
 
@@ -155,6 +159,10 @@ class MemoryCounterStore:
     async def is_applied(self, change: Change) -> bool:
         """Whether a change took effect already."""
         return change.id in self._ledger.every_id
+
+    async def revision(self, counter: Counter) -> int:
+        """How often the counter was changed."""
+        return self._ledger.revisions[counter]
 
     async def outcomes(self, request_id: str) -> list[AuditEvent]:
         """How the holds of a request ended."""

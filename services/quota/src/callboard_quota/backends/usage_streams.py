@@ -9,7 +9,14 @@ from callboard_contracts.quota import AuditEvent, usage_event_of
 from callboard_contracts.streams import BUCKET_ACCOUNTS, QUOTA, USAGE
 from callboard_kit.bucket import Bucket, Conflict
 from callboard_kit.bus import Bus
-from callboard_kit.stream_reads import first_seq, read_batches, read_last_of_each, read_subject, subject_names
+from callboard_kit.stream_reads import (
+    first_seq,
+    read_batches,
+    read_last,
+    read_last_of_each,
+    read_subject,
+    subject_names,
+)
 from callboard_quota.backends.errors import bus_errors_as_unavailable
 from callboard_quota.backends.jetstream_ledger import counter_stream, counter_subject, counter_value, read_outcomes
 from callboard_quota.domain.ports import Change, Counter, Logged
@@ -86,6 +93,14 @@ class StreamCounterStore:
                 if any(message.headers.get(MSG_ID) == change.id for message in batch):
                     return True
         return False
+
+    async def revision(self, counter: Counter) -> int:
+        """The number of the counter's newest message, 0 where there is none."""
+        with bus_errors_as_unavailable():
+            newest = await read_last(
+                self._bus, counter_stream(counter), counter_subject(counter), READ_TIMEOUT_S, stream_may_miss=False
+            )
+        return newest.seq if newest else 0
 
     async def outcomes(self, request_id: str) -> list[AuditEvent]:
         """How the holds of a request ended."""

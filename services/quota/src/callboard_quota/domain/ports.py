@@ -125,6 +125,10 @@ class CounterStore(Protocol):
         """Whether a change took effect already, however long ago."""
         ...
 
+    async def revision(self, counter: Counter) -> int:
+        """A number that is another one after each change of the counter; 0 for one that was never changed."""
+        ...
+
     async def outcomes(self, request_id: str) -> list[AuditEvent]:
         """How the holds of a request ended."""
         ...

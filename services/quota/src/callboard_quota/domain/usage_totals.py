@@ -55,6 +55,13 @@ class UsageAggregator:
                 yield logged
             start_seq = batch[-1].seq + 1
 
+    async def since(self, at: float) -> AsyncIterator[Logged]:
+        """All events that were stored at a time or later."""
+        start_seq = await self._log.seq_at(at)
+        if start_seq is not None:
+            async for logged in self.follow(start_seq):
+                yield logged
+
     async def rejection_reason(self, logged: Logged) -> str:
         """The rule by which an event is ignored, or an empty text; whether it is a repeat is not checked."""
         if logged.event is None:

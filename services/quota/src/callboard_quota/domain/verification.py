@@ -35,15 +35,7 @@ class Verifier:
 
     async def verify(self, request: VerifyRequest) -> VerifyReply:
         """Compares all counters of all hours since a time; raises StoreUnavailable."""
-        return (await self.differences(request.since))[1]
-
-    async def differences(self, since: float) -> tuple[list[Drift], VerifyReply]:
-        """Every counter of the hours since a time that does not agree, and the report; raises StoreUnavailable."""
-        now = self._clock.now()
-        since = max(since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
-        hours = int((now + HOUR_S - since) // HOUR_S) + 1
-        buckets = [hour_bucket(since + n * HOUR_S) for n in range(hours)]
-        start_seq = await self._log.seq_at(since)
+        start_seq, buckets = await self._span(request.since)
         suspects, reply = await self._compare(start_seq, buckets)
         for _ in range(ROUNDS - 1):
             if not suspects:
@@ -52,13 +44,24 @@ class Verifier:
             found, reply = await self._compare(start_seq, buckets)
             suspects = {key: drift for key, drift in found.items() if suspects.get(key) == drift}
         drift = sorted(suspects.values(), key=lambda one: (one.bucket, one.tenant))
-        return drift, reply.model_copy(
+        return reply.model_copy(
             update={
                 "drift": tuple(drift[:MAX_LISTED]),
                 "drift_count": len(drift),
                 "drift_units": sum(abs(one.counted - one.events - one.open) for one in drift),
             }
         )
+
+    async def compare(self, since: float) -> dict[Counter, Drift]:
+        """The counters since a time that differ now, if only because they change; raises StoreUnavailable."""
+        return (await self._compare(*await self._span(since)))[0]
+
+    async def _span(self, since: float) -> tuple[int | None, list[str]]:
+        """The number of the first event, and the buckets of all hours, since a time."""
+        now = self._clock.now()
+        since = max(since, now - MAX_HOURS * HOUR_S) // HOUR_S * HOUR_S
+        hours = int((now + HOUR_S - since) // HOUR_S) + 1
+        return await self._log.seq_at(since), [hour_bucket(since + n * HOUR_S) for n in range(hours)]
 
     async def _compare(self, start_seq: int | None, buckets: list[str]) -> tuple[dict[Counter, Drift], VerifyReply]:
         opened: dict[Counter, int] = {}
