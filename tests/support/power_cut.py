@@ -140,4 +140,4 @@ def kill_at_once(children: Mapping[str, Child], chance: random.Random) -> None:
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
     for child in running:
-        child.kill()
+        child.wait()
