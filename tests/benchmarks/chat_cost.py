@@ -18,10 +18,12 @@ from tests.benchmarks.round_trip import round_trips_us
 from tests.benchmarks.stages import Taps, stage_rows
 from tests.support.children import Child, wait_until
 from tests.support.deployment import Deployment
+from tests.support.nats_server import Sync
 from tests.support.ports import free_port
 from tests.support.processes import Table
 
 NS_PER_MS = 1_000_000
+ADDED_P50 = "added time to the first token, p50"
 RUN_TIMEOUT_S = 300.0
 ADDED_P50_MS = 2.0
 ADDED_P99_MS = 6.0
@@ -51,6 +53,11 @@ class ChatCost:
     stages: list[str]
     shares: list[str]
 
+    @property
+    def added_p50_ms(self) -> float:
+        """The added time to the first token, at the median."""
+        return next(figure.value for figure in self.figures if figure.name == ADDED_P50)
+
 
 def bench_config(engine_port: int) -> Table:
     """One pool over the mock engine, with daily limits for the key and for the address."""
@@ -67,17 +74,11 @@ def bench_config(engine_port: int) -> Table:
     }
 
 
-def measure(folder: Path, effort: Effort, *, sync_always: bool = False, store_synced: bool = False) -> ChatCost:
+def measure(folder: Path, effort: Effort, sync: Sync) -> ChatCost:
     """Starts a set of one edge, one chat worker and one quota process, measures it, and stops it."""
     port = free_port()
     engine = Child([sys.executable, "-m", "tests.benchmarks.mock_engine", str(port)], folder / "engine.log")
-    deployment = Deployment(
-        folder / "deployment",
-        bench_config(port),
-        sync_always=sync_always,
-        store_synced=store_synced,
-        log_level="info",
-    )
+    deployment = Deployment(folder / "deployment", bench_config(port), sync=sync, log_level="info")
     try:
         wait_until(lambda: arrivals_at(port) is not None, 10, "the mock engine listens")
         deployment.start(speakers=0)
@@ -157,7 +158,7 @@ def _first_token_figures(alone: Sequence[Timing], through: Sequence[Timing], rou
         Figure("first token from the engine alone, p50", percentile(direct_ms, 0.5), "ms"),
         Figure("first token through Callboard, p50", percentile(through_ms, 0.5), "ms"),
         Figure(
-            "added time to the first token, p50",
+            ADDED_P50,
             added_p50_ms,
             "ms",
             ADDED_P50_MS,

@@ -23,7 +23,7 @@ from callboard_quota.domain.limits import Limit
 from callboard_quota.domain.tenants import Secret
 from tests.benchmarks.figures import Figure, percentile
 from tests.integration.quota.deployment import QuotaDeployment, event_of, report, request, reserve, settled
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, Sync
 
 DECISION_P50_MS = 0.5
 DECISION_P99_MS = 3.0
@@ -49,9 +49,14 @@ process that measures, talking to the bus directly: what is left out there are t
 up of who asks, the audit of admissions and the usage event.
 """
 
+GROUPED_NOTES = """\
+The same on one machine, as `callboard up` runs it: usage events, holds and their ends are on the disk first, brought
+there by the quota process, those of many callers at once; counters need not be:
+"""
+
 STRICT_NOTES = """\
-The same with `sync_interval: always`, where every acknowledged message is on the disk first, so these figures are those
-of the disk as much as of the ledger:
+The same with `sync_interval: always`, as a cluster's nodes do: every acknowledged message is on the disk first, so
+these figures are those of the disk as much as of the ledger:
 """
 
 
@@ -76,13 +81,13 @@ QUICK = Effort(decisions=600, pairs=2000, lag_s=3.0, tenants=3000)
 
 
 def strict(effort: Effort) -> Effort:
-    """What is worth measuring again with a bus that writes every message to the disk: decisions and pairs."""
+    """What is worth measuring again where the disk is waited for: decisions and pairs."""
     return replace(effort, pairs=max(1, effort.pairs // 4), lag_s=0.0, tenants=0)
 
 
-def measure(folder: Path, effort: Effort, *, sync_always: bool) -> QuotaCost:
+def measure(folder: Path, effort: Effort, sync: Sync) -> QuotaCost:
     """Starts a bus and one quota process, measures them, and stops them."""
-    deployment = QuotaDeployment(folder, AMPLE, nats=NatsServer(folder / "nats", sync_always=sync_always), forked=False)
+    deployment = QuotaDeployment(folder, AMPLE, nats=NatsServer(folder / "nats", sync=sync), forked=False)
     try:
         deployment.start(1)
         figures = uvloop.run(_measure(deployment, effort))

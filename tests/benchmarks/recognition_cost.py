@@ -59,7 +59,7 @@ def measure(folder: Path, *, quick: bool) -> RecognitionCost | str:
     """Measures a set of processes beside the bare engine; a text says why it could not."""
     if missing := missing_hearing_files():
         return f"model files missing: {', '.join(missing)}"
-    deployment = Deployment(folder, hearing_config(), sync_always=True, log_level="info")
+    deployment = Deployment(folder, hearing_config(), sync="processes", log_level="info")
     try:
         deployment.start(chats=0)
         deployment.add_recogniser().wait_ready()

@@ -90,7 +90,7 @@ def measure(folder: Path, *, quick: bool) -> SpeechCost | str:
     missing = missing_model_files()
     if missing:
         return f"model files missing: {', '.join(missing)}"
-    deployment = Deployment(folder, built_in_config(), sync_always=True, log_level="info")
+    deployment = Deployment(folder, built_in_config(), sync="processes", log_level="info")
     try:
         deployment.start(chats=0)
         key = deployment.create_key("standard")

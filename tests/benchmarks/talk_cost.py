@@ -104,7 +104,7 @@ def measure(folder: Path, *, quick: bool) -> list[Figure] | str:
         return f"model files missing: {', '.join(missing)}"
     box = {"enabled": True, "password": PASSWORD, "max_parts": 1, "remembered_questions": 0}
     spirits = {"spirit_box": {**box, "max_output_tokens": OUTPUT_TOKENS, "instructions": INSTRUCTIONS}}
-    deployment = Deployment(folder, merged(hearing_config(), spirits), sync_always=True, log_level="info")
+    deployment = Deployment(folder, merged(hearing_config(), spirits), sync="processes", log_level="info")
     try:
         deployment.start()
         deployment.add_recogniser().wait_ready()

@@ -143,7 +143,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Prometh
     chat.start()
     speech.start()
     config = merged(stub_config(chat.url, speech.url), voice_load.CONFIG)
-    deployment = Deployment(folder / "deployment", config, store_synced=True)
+    deployment = Deployment(folder / "deployment", config, sync="processes")
     exporter = BusExporter(deployment.nats)
     prometheus: Prometheus | None = None
     try:

@@ -79,8 +79,10 @@ def test_the_file_of_up_is_taken(binary: str, tmp_path: Path) -> None:
     nats = NatsSection.model_validate({"password": 'with "quotes" and \\'})
     file = write_configuration(nats, "127.0.0.1", 4222, tmp_path / "nats")
     takes(binary, file)
-    # Its processes sync for themselves, so that the server need not wait for the disk with every message.
-    assert "always" not in file.read_text()
+    assert "sync_interval: always" in file.read_text()
+    synced = nats.model_copy(update={"store_dir": tmp_path / "nats" / "store"})
+    takes(binary, write_configuration(synced, "127.0.0.1", 4222, tmp_path / "nats"))
+    assert 'sync_interval: "1s"' in file.read_text(), "its clients sync what they rely on"
 
 
 def test_indexes_of_streams_that_were_empty_are_made_anew(tmp_path: Path) -> None:

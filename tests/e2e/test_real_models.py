@@ -37,7 +37,7 @@ LINE = "Good evening. The owl is on the roof, and the play begins at eight."
 
 @pytest.fixture(scope="module")
 def real_board(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("real"), built_in_config(), sync_always=True)
+    deployment = Deployment(tmp_path_factory.mktemp("real"), built_in_config(), sync="processes")
     with deployment.running():
         yield deployment
 

@@ -55,7 +55,7 @@ CHOSEN: Any = {"type": "function", "function": {"name": "get_weather"}}
 def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     # Two threads of one engine wait for each other where other processes want the same cores.
     config = merged(built_in_config(), {"chat": {"pools": {"local": {"threads": 1}}}})
-    deployment = Deployment(tmp_path_factory.mktemp("replies"), config, sync_always=True)
+    deployment = Deployment(tmp_path_factory.mktemp("replies"), config, sync="processes")
     with deployment.running():
         yield deployment
 

@@ -132,7 +132,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Generator[ImageDeployment
     if missing_model_files():
         pytest.skip(f"model files missing: {', '.join(missing_model_files())}")
     config = merged(built_in_config(), {"site": {"model_dir": MODELS}})
-    deployment = ImageDeployment(tmp_path_factory.mktemp("images"), config, sync_always=True)
+    deployment = ImageDeployment(tmp_path_factory.mktemp("images"), config, sync="always")
     # Containers see only what is mounted, as another user.
     deployment.folder.chmod(0o755)
     try:

@@ -18,7 +18,7 @@ from callboard_kit.stream_reads import StoredMessage, read_subject
 from tests.support.children import Child, wait_until
 from tests.support.cluster import Cluster
 from tests.support.fork_server import run_forked
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, Sync
 from tests.support.ports import free_port
 from tests.support.processes import Service, Table, merged
 
@@ -31,6 +31,11 @@ VOICES = ("tenor", "alto")
 JOB_QUEUES = ("CHAT", "TTS", "STT")
 QUEUE_STREAMS = (*JOB_QUEUES, "LEASE")
 COMMAND_TIMEOUT_S = 60.0
+
+
+def store_section(nats: NatsServer) -> Table:
+    """What the section `nats` of a configuration says of the store, where processes bring it to the disk."""
+    return {} if nats.store_dir is None else {"store_dir": str(nats.store_dir)}
 
 
 def stub_config(chat_url: str, speech_url: str) -> Table:
@@ -69,8 +74,7 @@ class Deployment:
         folder: Path,
         config: Table,
         *,
-        sync_always: bool = False,
-        store_synced: bool = False,
+        sync: Sync = "default",
         log_level: str = "debug",
         edge_module: str = "callboard_edge",
         clustered: bool = False,
@@ -90,10 +94,8 @@ class Deployment:
         self.nats = (
             Cluster(folder / "nats", settings=settings, login=login)
             if clustered
-            else NatsServer(folder / "nats", sync_always=sync_always, settings=settings, login=login)
+            else NatsServer(folder / "nats", sync=sync, settings=settings, login=login)
         )
-        if store_synced:
-            config = merged(config, {"nats": {"store_dir": str(folder / "nats" / "store")}})
         self._config = config
         self._log_level = log_level
         self._edge_module = edge_module
@@ -135,7 +137,7 @@ class Deployment:
         self.nats.start()
         common = {
             "site": {"data_dir": str(self.folder / "data"), "log_level": self._log_level},
-            "nats": {"url": self.nats.address},
+            "nats": {"url": self.nats.address, **store_section(self.nats)},
         }
         self._config = merged(self._config, common)
         self.command("streams", "apply")

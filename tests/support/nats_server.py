@@ -8,11 +8,16 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 from callboard_cli.up.bus_server import environment
 from tests.support.children import Child, wait_until
 
 START_TIMEOUT_S = 20.0
+
+Sync = Literal["default", "processes", "always"]
+"""Who brings what is stored to the disk: the server now and then, Callboard's own processes, as `callboard up` has them
+do, or the server with each message."""
 
 
 def server_binary() -> str:
@@ -34,7 +39,7 @@ class NatsServer:
         self,
         folder: Path,
         *,
-        sync_always: bool = False,
+        sync: Sync = "default",
         settings: str = "",
         login: str = "",
         binary: str | None = None,
@@ -44,7 +49,7 @@ class NatsServer:
         self.login = login
         self.binary = binary or server_binary()
         self.folder = folder
-        self.sync_always = sync_always
+        self.sync: Sync = sync
         self.health = "healthz"
         """The page of the monitor that says whether the server is healthy."""
         self.port = -1
@@ -60,6 +65,11 @@ class NatsServer:
     def url(self) -> str:
         """Where tests connect, with the credentials of `login`."""
         return self.address.replace("//", f"//{self.login}@") if self.login else self.address
+
+    @property
+    def store_dir(self) -> Path | None:
+        """The store, where Callboard's processes have to bring it to the disk."""
+        return self.folder / "store" if self.sync == "processes" else None
 
     def violations(self) -> list[str]:
         """What the server's log says of forbidden subjects."""
@@ -113,7 +123,7 @@ class NatsServer:
             return False
 
     def _config(self) -> str:
-        sync = "sync_interval: always" if self.sync_always else ""
+        sync = "sync_interval: always" if self.sync == "always" else ""
         return f"""
             server_name: callboard-test
             listen: "127.0.0.1:{self.port}"

@@ -14,10 +14,12 @@ from tests.benchmarks.load import Plan, Target, Timing
 from tests.benchmarks.mock_engine import MODEL
 from tests.support.children import Child, wait_until
 from tests.support.deployment import Deployment
+from tests.support.nats_server import Sync
 from tests.support.ports import free_port
 
 ENGINE = "the mock engine itself"
 CALLBOARD, SYNCED = "Callboard", "Callboard, synced"
+OWN: dict[str, Sync] = {CALLBOARD: "default", SYNCED: "processes"}
 AT_ONCE = 16
 NOTES = """\
 The mock engine of the chat benchmark, which streams 32 tokens, asked in turn over kept-alive connections by the same
@@ -26,9 +28,9 @@ machine and are asked one after the other, round by round. The added time is the
 request at a time. Memory and processor time are those of all processes of each, nats-server included.
 
 They do not do the same. Callboard takes and settles a hold of two counters for each request, keeps the job and its
-usage, and may lose any process without losing a reply; "synced" writes every acknowledged message to the disk first, as
-`callboard up` runs it. LiteLLM and the gateway in Go check a key and count in memory, and lose a reply with their
-process. Envoy is a plain proxy that checks nothing: the least that another hop costs.
+usage, and may lose any process without losing a reply; "synced" also survives a power cut, as `callboard up` runs it:
+what is relied on is on the disk first. LiteLLM and the gateway in Go check a key and count in memory, and lose a reply
+with their process. Envoy is a plain proxy that checks nothing: the least that another hop costs.
 """
 
 
@@ -100,8 +102,8 @@ def measure(folder: Path, packages: Path, *, quick: bool) -> list[str]:
         stack.callback(engine.kill)
         wait_until(lambda: arrivals_at(engine_port) is not None, 10, "the mock engine listens")
         sides = [Side(ENGINE, Target(engine_port, MODEL, "none"), [engine])]
-        for name, synced in ((CALLBOARD, False), (SYNCED, True)):
-            sides.append(_callboard(stack, folder / name.replace(", ", "-"), name, engine_port, synced=synced))
+        for name, sync in OWN.items():
+            sides.append(_callboard(stack, folder / name.replace(", ", "-"), name, engine_port, sync))
         for start in GATEWAYS:
             try:
                 gateway = start(packages, folder, engine_port)
@@ -127,8 +129,8 @@ def _try(gateway: Gateway) -> None:
         raise NotThereError(f"{gateway.name} gives no whole replies") from error
 
 
-def _callboard(stack: ExitStack, folder: Path, name: str, engine_port: int, *, synced: bool) -> Side:
-    deployment = Deployment(folder, bench_config(engine_port), sync_always=synced, log_level="info")
+def _callboard(stack: ExitStack, folder: Path, name: str, engine_port: int, sync: Sync) -> Side:
+    deployment = Deployment(folder, bench_config(engine_port), sync=sync, log_level="info")
     stack.callback(deployment.abandon)
     deployment.start(speakers=0)
     port = int(deployment.edges[0].config["edge"]["port"])

@@ -131,7 +131,7 @@ def measure(folder: Path, packages: Path, *, quick: bool) -> list[str]:
 
 
 def _callboard(stack: ExitStack, folder: Path) -> Server:
-    deployment = Deployment(folder, built_in_config(), sync_always=True, log_level="info")
+    deployment = Deployment(folder, built_in_config(), sync="processes", log_level="info")
     stack.callback(deployment.abandon)
     deployment.start(chats=0)
     port = int(deployment.edges[0].config["edge"]["port"])

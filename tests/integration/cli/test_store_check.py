@@ -22,7 +22,7 @@ MESSAGES = 40
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[NatsServer]:
-    server = NatsServer(tmp_path, sync_always=True)
+    server = NatsServer(tmp_path, sync="always")
     server.start()
     yield server
     server.kill()

@@ -26,6 +26,7 @@ from callboard_kit.bus import Bus
 from callboard_kit.provisioning import apply_streams
 from callboard_kit.stream_reads import read_subject
 from callboard_quota.backends.jetstream_ledger import counter_value
+from tests.support.deployment import store_section
 from tests.support.fork_server import ForkedChild
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
@@ -63,7 +64,7 @@ class QuotaDeployment:
     def start(self, quotas: int = 1) -> None:
         """Starts the bus, declares the streams and starts the processes."""
         self.nats.start()
-        self.table = merged(self.table, {"nats": {"url": self.nats.url}})
+        self.table = merged(self.table, {"nats": {"url": self.nats.url, **store_section(self.nats)}})
         asyncio.run(self._apply())
         started = [self.add() for _ in range(quotas)]
         for service in started:

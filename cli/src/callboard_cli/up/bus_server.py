@@ -69,7 +69,7 @@ def configuration(nats: NatsSection, host: str, port: int, folder: Path) -> str:
             monitor="127.0.0.1:-1",
             ports_folder=str(folder.absolute()),
             store=str(folder.absolute() / STORE_FOLDER),
-            clients_sync=True,
+            clients_sync=nats.store_dir is not None,
             credentials=nats.credentials,
         )
     )

@@ -62,7 +62,8 @@ def plan(config: Config, config_path: Path, environ: Mapping[str, str] = os.envi
         return Service(name, argv, ready_port, drain_s + STOP_MARGIN_S, pool)
 
     bus_host, bus_port = bus_address(config)
-    overrides["CALLBOARD__NATS__STORE_DIR"] = str(config.nats.store_dir)
+    if config.nats.store_dir is not None:
+        overrides["CALLBOARD__NATS__STORE_DIR"] = str(config.nats.store_dir)
     edge_port = port("edge.port", config.edge.port)
     edge_metrics = port("edge.metrics_port", config.edge.metrics_port)
     services = [service("edge", "callboard_edge", edge_metrics, config.edge.drain_timeout_s)]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from callboard_contracts.config import Config, SiteSection
+from callboard_kit.file_systems import orders_renames
 
 BUS_FOLDER = "nats"
 STORE_FOLDER = "store"
@@ -51,8 +52,12 @@ def with_local_credentials(config: Config) -> Config:
 
 
 def with_local_store(config: Config) -> Config:
-    """Returns the configuration with the store of the bus that `callboard up` runs."""
-    nats = config.nats.model_copy(update={"store_dir": bus_folder(config.site).absolute() / STORE_FOLDER})
+    """Returns the configuration with the store of the bus that `callboard up` runs, where processes are to sync it.
+
+    On a file system that may lose a file which the server rewrites, the server syncs every message itself.
+    """
+    store = bus_folder(config.site).absolute() / STORE_FOLDER
+    nats = config.nats.model_copy(update={"store_dir": store if orders_renames(store) else None})
     return config.model_copy(update={"nats": nats})
 
 
