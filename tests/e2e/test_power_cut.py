@@ -72,7 +72,7 @@ class PoweredSet:
         self.deployment = Deployment(
             folder / "set",
             merged(stub_config(engine_url, speech_url), OVER),
-            store_synced=True,
+            sync="processes",
             forked=True,
             environ=self.power.environ(LONGEST_SYNC_S),
         )
