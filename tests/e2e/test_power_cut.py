@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from callboard_admin.accounts import Accounts
 from callboard_contracts.config import NatsSection
 from callboard_contracts.quota import UNITS_PER_TOKEN
 from callboard_kit.bus import Bus
@@ -200,9 +201,12 @@ async def check_disk(powered: PoweredSet, round_: Round) -> None:
     await asyncio.to_thread(powered.power.begin)
     async with powered.bus() as bus:
         stored = await read_store(bus)
+        for key in round_.told.keys:
+            assert (await Accounts.on(bus).find(key))[1] is not None
     assert stored.faults() == []
     assert stored.lost(reply.request_id for reply in round_.told.streamed) == []
     assert stored.lost_groups(kept.job_id for kept in round_.told.kept) == []
+    assert stored.without_result(kept.job_id for kept in round_.told.kept if kept.text is not None) == []
 
 
 async def check_service(powered: PoweredSet, round_: Round) -> None:

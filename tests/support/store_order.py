@@ -62,6 +62,11 @@ class Stored:
         found = {name: self.groups.get(name) for name in names}
         return [name for name, group in found.items() if group is None or self.lost(group.job_ids)]
 
+    def without_result(self, names: Iterable[str]) -> list[str]:
+        """Those of some polled requests with a job of which neither the result nor the job itself is left."""
+        kept = self.results.keys() | self.jobs.keys()
+        return [name for name in names if not kept.issuperset(self.groups[name].job_ids)]
+
     def lost(self, request_ids: Iterable[str]) -> list[str]:
         """Those of some requests of which neither the job nor its usage is left."""
         return [name for name in request_ids if name not in self.jobs and name not in self.usage]
