@@ -153,9 +153,9 @@ def make_set(
 Check = Callable[[PoweredSet, Round], Awaitable[None]]
 
 
-def repair(deployment: Deployment) -> str:
-    """Corrects the counters, as `callboard up` does on a machine that was restarted; returns the report."""
-    return deployment.command("usage", "verify", "--repair", "--json")
+def repair(deployment: Deployment) -> None:
+    """Corrects the counters, as `callboard up` does on a machine that was restarted."""
+    deployment.command("usage", "verify", "--repair")
 
 
 async def served(powered: PoweredSet, keys: Sequence[str]) -> None:
@@ -177,8 +177,9 @@ async def kept_are_there(powered: PoweredSet, told: Told) -> None:
 
 async def counted(deployment: Deployment, round_: Round) -> None:
     """Checks the usage of all that clients were told of."""
-    events = {event.request_id: event for event in await deployment.usage()}
-    times = Counter(event.request_id for event in await deployment.usage())
+    found = await deployment.usage()
+    events = {event.request_id: event for event in found}
+    times = Counter(event.request_id for event in found)
     assert {name: count for name, count in times.items() if count > 1} == {}
     for reply in round_.told.streamed:
         assert reply.request_id in events, reply
@@ -191,8 +192,8 @@ async def counted(deployment: Deployment, round_: Round) -> None:
     for event in events.values():
         tokens = event.work.prompt_tokens + event.work.completion_tokens
         sums[event.tenant] = sums.get(event.tenant, 0) + tokens * UNITS_PER_TOKEN
-    found = {tenant: {units for name, units in charged.items() if name.split()[0] == tenant} for tenant in sums}
-    assert found == {tenant: {units} for tenant, units in sums.items()}
+    counted_units = {tenant: {units for name, units in charged.items() if name.split()[0] == tenant} for tenant in sums}
+    assert counted_units == {tenant: {units} for tenant, units in sums.items()}
 
 
 async def check_disk(powered: PoweredSet, round_: Round) -> None:
