@@ -79,6 +79,7 @@ class Deployment:
         edge_module: str = "callboard_edge",
         clustered: bool = False,
         forked: bool = False,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -99,6 +100,7 @@ class Deployment:
         self._log_level = log_level
         self._edge_module = edge_module
         self._forked = forked
+        self._environ = environ
         self.streams: Service | None = None
         self.quotas: list[Service] = []
         self.rooms: list[Service] = []
@@ -257,7 +259,8 @@ class Deployment:
         """Runs `callboard <words>` with this set's configuration and returns what it prints."""
         own = self._service("command", "callboard_cli", {}, None)
         own.write_config()
-        done = run_forked("callboard_cli", ["--config", str(own.config_file), *words], COMMAND_TIMEOUT_S)
+        environ = own.environ if self._environ else None
+        done = run_forked("callboard_cli", ["--config", str(own.config_file), *words], COMMAND_TIMEOUT_S, environ)
         assert done.returncode == 0, f"callboard {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -333,7 +336,14 @@ class Deployment:
         user = "operator" if module == "callboard_cli" else self._user_of(module)
         config = merged(merged(self._config, {"nats": {"user": user, "password": self._passwords[user]}}), over)
         return Service(
-            name, module, config, self.folder, health_port=health_port, arguments=arguments, forked=self._forked
+            name,
+            module,
+            config,
+            self.folder,
+            health_port=health_port,
+            arguments=arguments,
+            environ=self._environ,
+            forked=self._forked,
         )
 
     def _user_of(self, module: str) -> str:

@@ -4,6 +4,7 @@ What runs is what `python -m MODULE` runs, in a session of its own; only the imp
 shared in part, so what measures memory starts an interpreter instead.
 """
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -27,6 +28,8 @@ PRELOADED = (
     "numpy",
     "tests.support.fork_server",
 )
+FIRST_MODULE = "CALLBOARD_FIRST_MODULE"
+"""The environment variable that names a module which a process imports before it begins."""
 START_TIMEOUT_S = 120.0
 
 _context = multiprocessing.get_context("forkserver")
@@ -48,6 +51,8 @@ def _run(module: str, arguments: Sequence[str], output: Path, errors: Path, envi
         os.environ.clear()
         os.environ.update(environ)
     sys.argv = [module, *arguments]
+    if FIRST_MODULE in os.environ:
+        importlib.import_module(os.environ[FIRST_MODULE])
     # The command's own parser was imported as a module, and is run as the program.
     sys.modules.pop(f"{module}.__main__", None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -110,11 +115,13 @@ class ForkedChild(Child):
         super().__init__([module, *arguments], log, process=started.result(START_TIMEOUT_S))
 
 
-def run_forked(module: str, arguments: Sequence[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":
+def run_forked(
+    module: str, arguments: Sequence[str], timeout_s: float, environ: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Runs a module to its end and returns what it printed; raises TimeoutExpired."""
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
-        child = ForkedChild(module, arguments, output, errors=errors)
+        child = ForkedChild(module, arguments, output, environ, errors)
         try:
             code = child.wait(timeout_s)
         finally:

@@ -81,7 +81,7 @@ class Service:
         self._module = module
         self._arguments = ["--config", str(self.config_file), *arguments]
         self._forked = forked
-        self._environ = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | dict(environ or {})
+        self.environ = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | dict(environ or {})
         self.child: Child | None = None
 
     @property
@@ -100,9 +100,9 @@ class Service:
         """Starts the process without waiting for it."""
         self.write_config()
         self.child = (
-            ForkedChild(self._module, self._arguments, self._log, self._environ)
+            ForkedChild(self._module, self._arguments, self._log, self.environ)
             if self._forked
-            else Child([sys.executable, "-m", self._module, *self._arguments], self._log, self._environ)
+            else Child([sys.executable, "-m", self._module, *self._arguments], self._log, self.environ)
         )
 
     def write_config(self) -> None:
