@@ -46,7 +46,8 @@ async def test_what_is_published_counts_as_stored_once_it_is_on_the_disk(monkeyp
             self.wanted: list[str] = []
             self.done = asyncio.Event()
 
-        async def on_disk(self, *streams: str) -> None:
+        async def on_disk(self, *streams: str, within_s: float = 0.0) -> None:
+            assert within_s == 0.25
             self.wanted += streams
             await self.done.wait()
 
@@ -55,7 +56,9 @@ async def test_what_is_published_counts_as_stored_once_it_is_on_the_disk(monkeyp
 
     connection, disk = Connection(), SlowDisk()
     monkeypatch.setattr(connection, "ask", ask)
-    stored = asyncio.ensure_future(Bus(connection, disk).publish_stored("usage.someone", b"x", "id"))
+    stored = asyncio.ensure_future(
+        Bus(connection, disk).publish_stored("usage.someone", b"x", "id", sync_within_s=0.25)
+    )
     await asyncio.sleep(0.01)
     assert (disk.wanted, stored.done()) == (["USAGE"], False)
     disk.done.set()

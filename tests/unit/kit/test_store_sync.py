@@ -104,6 +104,25 @@ async def test_who_asks_while_a_sync_runs_waits_for_the_next(store: Path, sync: 
     assert disk.synced[-1] == ("USAGE/1.blk", 2)
 
 
+async def test_who_has_time_waits_for_others_and_is_taken_along_by_who_has_none(
+    store: Path, sync: StoreSync, disk: Disk
+) -> None:
+    write(block(store))
+    write(block(store, "LEASE"))
+    later = [asyncio.ensure_future(sync.on_disk("USAGE", within_s=within_s)) for within_s in (0.2, 30, 60)]
+    await asyncio.sleep(0.1)
+    assert disk.synced == []
+    await asyncio.wait_for(asyncio.gather(*later), WAIT_S)
+    assert disk.synced == [("USAGE/1.blk", 1)]
+    disk.synced.clear()
+    write(block(store))
+    later = [asyncio.ensure_future(sync.on_disk("USAGE", within_s=30))]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(sync.on_disk("LEASE"), WAIT_S)
+    await asyncio.wait_for(asyncio.gather(*later), WAIT_S)
+    assert sorted(disk.synced) == [("LEASE/1.blk", 1), ("USAGE/1.blk", 2)]
+
+
 async def test_only_what_changed_is_synced_again(store: Path, sync: StoreSync, disk: Disk) -> None:
     write(block(store), aged=True)
     write(block(store, name="2.blk"), aged=True)

@@ -89,9 +89,12 @@ class FakeBus:
         assert subject == subjects.out("edge1", "r1")
         self.frames.append(TranscriptionFrame.model_validate_json(payload))
 
-    async def publish_stored(self, subject: str, payload: bytes, msg_id: str | None, timeout_s: float = 10) -> Stored:
+    async def publish_stored(
+        self, subject: str, payload: bytes, msg_id: str | None, timeout_s: float = 10, *, sync_within_s: float = 0.0
+    ) -> Stored:
         """Keeps a result or a usage event."""
         assert timeout_s > 0
+        assert sync_within_s >= 0
         if subject == subjects.result("r1"):
             self.results.append(TranscriptionResult.model_validate_json(payload))
         else:

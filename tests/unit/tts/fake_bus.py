@@ -164,9 +164,12 @@ class FakeBus:
         msg_id: str | None,
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
+        *,
+        sync_within_s: float = 0.0,
     ) -> Stored:
         """Keeps a segment or a usage event."""
         assert timeout_s > 0
+        assert sync_within_s >= 0
         if subject.startswith("audio."):
             return self._keep_segment(subject, payload, headers or {})
         event = UsageEvent.model_validate_json(payload)

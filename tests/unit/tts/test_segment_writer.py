@@ -27,9 +27,11 @@ class SlowBus(FakeBus):
         msg_id: str | None,
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
+        *,
+        sync_within_s: float = 0.0,
     ) -> Stored:
         """Keeps the message and waits."""
-        stored = await super().publish_stored(subject, payload, msg_id, timeout_s, headers)
+        stored = await super().publish_stored(subject, payload, msg_id, timeout_s, headers, sync_within_s=sync_within_s)
         await self.answers.wait()
         return stored
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -40,7 +40,8 @@ class WritingBus:
             asyncio.get_running_loop().call_soon(self._write)
         self._pending.append(subject)
 
-    async def publish_stored(self, subject: str, _payload: bytes, _msg_id: str, *_more: Any) -> None:
+    async def publish_stored(self, subject: str, _payload: bytes, _msg_id: str, *, sync_within_s: float) -> None:
+        assert sync_within_s > 0, "outcomes are brought to the disk together"
         await self.publish(subject)
         await asyncio.sleep(0.01)
         if subject == self._refuses:

@@ -146,14 +146,16 @@ class Bus:
         """Whether the server leaves it to its clients to bring what it has stored to the disk."""
         return self._store_sync is not None
 
-    async def on_disk(self, *streams: str) -> None:
+    async def on_disk(self, *streams: str, within_s: float = 0.0) -> None:
         """Waits until all that was acknowledged of streams is on the disk, where the server does not see to it itself.
+
+        Its sync begins `within_s`, so that others may join it.
 
         Raises:
             BusUnavailable: the disk failed or takes too long.
         """
         if self._store_sync is not None:
-            await self._store_sync.on_disk(*streams)
+            await self._store_sync.on_disk(*streams, within_s=within_s)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Calls back, on the event loop, each time the connection is restored."""
@@ -221,8 +223,12 @@ class Bus:
         msg_id: str | None,
         timeout_s: float = 10.0,
         headers: dict[str, str] | None = None,
+        *,
+        sync_within_s: float = 0.0,
     ) -> Stored:
         """Publishes into a stream and waits until it is on the disk, repeating under the same id until the timeout.
+
+        Where the server leaves the disk to its clients, the sync begins within `sync_within_s`.
 
         Raises:
             PublishRefused: the stream does not take it.
@@ -249,7 +255,7 @@ class Bus:
                 if msg_id is None:
                     raise BusUnavailable("no acknowledgement") from error
             await asyncio.sleep(min(PUBLISH_PAUSE_S, max(0.0, left_s)))
-        await self.on_disk(stored.stream)
+        await self.on_disk(stored.stream, within_s=sync_within_s)
         return stored
 
     async def request(

@@ -11,9 +11,10 @@ from callboard_kit.stream_reads import read_last
 M = TypeVar("M", bound=Message)
 
 
-async def keep(bus: Bus, subject: str, message: Message, msg_id: str) -> None:
-    """Stores a message, once for each id; raises BusError."""
-    await bus.publish_stored(subject, await bus.cipher.encrypt(message.encoded()), msg_id)
+async def keep(bus: Bus, subject: str, message: Message, msg_id: str, sync_within_s: float = 0.0) -> None:
+    """Stores a message, once for each id, with a sync as `Bus.publish_stored` has; raises BusError."""
+    payload = await bus.cipher.encrypt(message.encoded())
+    await bus.publish_stored(subject, payload, msg_id, sync_within_s=sync_within_s)
 
 
 async def kept(bus: Bus, subject: str, model: type[M]) -> M | None:

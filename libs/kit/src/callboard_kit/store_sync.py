@@ -95,14 +95,17 @@ class StoreSync:
         self._waiting: list[asyncio.Future[None]] = []
         """Those who are served by the next sync."""
         self._served: list[asyncio.Future[None]] = []
-        """Those who are served by the sync that runs or is about to."""
+        """Those who are served by the sync that runs."""
+        self._due: asyncio.Handle | None = None
+        """Begins the next sync, where one is wanted and none runs."""
+        self._due_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        """Fails whoever waits, while a sync runs or is about to."""
+        """Fails whoever waits, while a sync runs."""
 
-    async def on_disk(self, *streams: str) -> None:
+    async def on_disk(self, *streams: str, within_s: float = 0.0) -> None:
         """Waits until all that the server had acknowledged of some streams before the call is on the disk.
 
-        A stream in memory has nothing to wait for.
+        Its sync begins `within_s`, so that others may join it. A stream in memory has nothing to wait for.
 
         Raises:
             BusUnavailable: the disk failed or takes too long, or the process ends.
@@ -111,9 +114,7 @@ class StoreSync:
         self._waiting.append(waiter)
         self._wanted.update(streams)
         if self._timer is None:
-            self._timer = self._loop.call_later(SYNC_TIMEOUT_S, self._late)
-            # What is asked for in this turn of the loop is done together.
-            self._loop.call_soon(self._begin)
+            self._begin_at(self._loop.time() + within_s if within_s else 0.0)
         await waiter
 
     def close(self) -> None:
@@ -121,7 +122,18 @@ class StoreSync:
         self._closed = True
         self._rounds.put(None)
 
+    def _begin_at(self, at: float) -> None:
+        """Has the next sync begin at a time of the loop, or earlier; what is asked for until then is done together."""
+        if self._due is not None:
+            if self._due_at <= at:
+                return
+            self._due.cancel()
+        self._due_at = at
+        self._due = self._loop.call_at(at, self._begin) if at else self._loop.call_soon(self._begin)
+
     def _begin(self) -> None:
+        self._due = None
+        self._timer = self._loop.call_later(SYNC_TIMEOUT_S, self._late)
         self._served, self._waiting = self._waiting, []
         wanted, self._wanted = self._wanted, set()
         if self._closed:
@@ -155,7 +167,6 @@ class StoreSync:
             self._timer = None
         _answer(self._served, error)
         if self._waiting:
-            self._timer = self._loop.call_later(SYNC_TIMEOUT_S, self._late)
             self._begin()
 
     def _late(self) -> None:

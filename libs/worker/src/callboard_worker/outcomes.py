@@ -30,6 +30,9 @@ STUCK = ErrorInfo(
 )
 INTERNAL = ErrorInfo(code=ErrorCode.INTERNAL, message="The worker failed; its log has the request id.")
 
+SYNC_WITHIN_S = 0.002
+"""The client has its reply by then, so outcomes may wait to be brought to the disk together."""
+
 R = TypeVar("R", covariant=True)
 Cut = Literal["cancelled", "error"]
 
@@ -125,12 +128,13 @@ async def keep_outcome(
             group.create_task(_keep_result(bus, job, result))
         if send_end is not None:
             await send_end()
-        await bus.publish_stored(subjects.usage(job.tenant), event.encoded(), f"{job.request_id}.{kind}")
+        subject, msg_id = subjects.usage(job.tenant), f"{job.request_id}.{kind}"
+        await bus.publish_stored(subject, event.encoded(), msg_id, sync_within_s=SYNC_WITHIN_S)
 
 
 async def _keep_result(bus: Bus, job: Job, result: Message) -> None:
     try:
-        await keep(bus, subjects.result(job.request_id), result, f"{job.request_id}.result")
+        await keep(bus, subjects.result(job.request_id), result, f"{job.request_id}.result", SYNC_WITHIN_S)
     except PublishRefused:
         # The client has its frames; only polling for this one reply is lost, and the usage must still count.
         log.exception("result_refused", extra={"request_id": job.request_id})
