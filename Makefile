@@ -1,6 +1,6 @@
 # `make` shows what there is. Every target builds the environment first if it has to; nothing else needs installing.
 .DEFAULT_GOAL := help
-.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak soak-volunteers check fix bench compare docs locks changelog clean
+.PHONY: help up doctor env models hearing-models test test-all images-test live-test clients-test hear hostile soak soak-volunteers power-cuts check fix bench compare docs locks changelog clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -73,6 +73,9 @@ soak: models hearing-models ## the same for an hour, and twenty visitors who spe
 
 soak-volunteers: $(READY) ## 200 volunteers of all manners and 2,000 requests, while processes are killed; six minutes
 	$(BIN)/python -m tests.volunteer_soak $(ARGS)
+
+power-cuts: $(READY) ## cut the power of a running set 40 times, or CALLBOARD_POWER_ROUNDS times
+	CALLBOARD_POWER_ROUNDS=$${CALLBOARD_POWER_ROUNDS:-40} $(BIN)/python -m pytest -s tests/e2e/test_power_cut.py $(ARGS)
 
 check: $(READY) ## format, lint, types, imports and dependencies; changes nothing
 	$(BIN)/ruff format --check .
