@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from callboard_kit import bus_credentials
 from callboard_kit.settings import SettingsError, load_config
 
 pytestmark = pytest.mark.unit
@@ -143,3 +144,24 @@ def test_secret_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     secret.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="is not text"):
         load_config(write(tmp_path, ""), {"CALLBOARD__NATS__PASSWORD_FILE": str(secret)})
+
+
+@pytest.mark.parametrize(
+    ("url", "has_store", "ordered", "known"),
+    [
+        ("nats://127.0.0.1:4222", True, True, True),
+        ("nats://127.0.0.1:4222", True, False, False),
+        ("nats://127.0.0.1:4222", False, True, False),
+        ("nats://bus.example:4222", True, True, False),
+    ],
+    ids=["its own bus", "a file system that may lose files", "no store yet", "another bus"],
+)
+def test_store_of_the_bus_that_up_runs_is_known_where_processes_are_to_sync_it(
+    url: str, *, has_store: bool, ordered: bool, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_credentials, "orders_renames", lambda _folder: ordered)
+    store = tmp_path / "data" / "nats" / "store"
+    (store if has_store else store.parent).mkdir(parents=True)
+    (store.parent / "password").write_text("secret", encoding="ascii")
+    file = write(tmp_path, f'[site]\ndata_dir = "{tmp_path / "data"}"\n[nats]\nurl = "{url}"\n')
+    assert load_config(file, {}).nats.store_dir == (store if known else None)

@@ -48,7 +48,8 @@ def with_local_credentials(config: Config) -> Config:
     if not password:
         return config
     nats = nats.model_copy(update={"password": SecretStr(password)})
-    return with_local_store(config.model_copy(update={"nats": nats}))
+    config = config.model_copy(update={"nats": nats})
+    return with_local_store(config) if _store(config.site).is_dir() else config
 
 
 def with_local_store(config: Config) -> Config:
@@ -56,9 +57,13 @@ def with_local_store(config: Config) -> Config:
 
     On a file system that may lose a file which the server rewrites, the server syncs every message itself.
     """
-    store = bus_folder(config.site).absolute() / STORE_FOLDER
+    store = _store(config.site)
     nats = config.nats.model_copy(update={"store_dir": store if orders_renames(store) else None})
     return config.model_copy(update={"nats": nats})
+
+
+def _store(site: SiteSection) -> Path:
+    return bus_folder(site).absolute() / STORE_FOLDER
 
 
 def create_password(site: SiteSection) -> None:
