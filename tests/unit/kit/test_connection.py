@@ -28,8 +28,9 @@ class ScriptedServer:
 
     def __init__(self) -> None:
         self.port = 0
+        self.commands: list[bytes] = []
+        """The first word of each line that it was sent."""
         self._writer: asyncio.StreamWriter | None = None
-        self._pinged = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -46,6 +47,7 @@ class ScriptedServer:
         self._writer = writer
         writer.write(INFO)
         while line := await reader.readline():
+            self.commands += line.split()[:1]
             if line == b"PING\r\n":
                 writer.write(b"PONG\r\n")
 
@@ -220,3 +222,13 @@ async def test_headers_are_read_as_the_client_itself_reads_them(status: str, hea
         # The client takes the first header for the description of a status that has none.
         wanted.pop("Description", None)
     assert (parse(block) or {}) == wanted
+
+
+async def test_flush_tells_that_all_before_it_has_arrived() -> None:
+    async with connected() as line:
+        await line.connection.flush()
+        line.server.commands.clear()
+        await line.connection.subscribe("test.3")
+        line.connection.send("test.4", b"x")
+        await line.connection.flush()
+        assert [word for word in line.server.commands if word.isupper()] == [b"SUB", b"PUB", b"PING"]

@@ -163,6 +163,11 @@ class Connection(Client):
         self._pending = []
         self._pending_data_size = 0
 
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # The client writes it past what is queued, but its answer has to say that all before it has arrived.
+        self.write()
+        await super()._send_ping(future)
+
     def _check_room(self) -> None:
         self._room_check = None
         self.write()
