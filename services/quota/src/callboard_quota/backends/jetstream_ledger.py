@@ -36,7 +36,7 @@ READ_TIMEOUT_S = 2.0
 OUTCOME_SUFFIX = ".fate"
 """Ids of outcomes end so in the stream; under another suffix a hold could end twice during an upgrade."""
 ENDINGS = frozenset({"settled", "released", "expired"})
-MAX_CACHED = 6_000
+MAX_CACHED = 1_000
 READ_BATCH = 1000
 """The server reads the newest message of at most 1,024 subjects at once."""
 LEASES_PER_READ = 250
