@@ -61,7 +61,8 @@ class NatsSection(Section):
     """How many servers of a cluster keep each stream."""
     store_dir: Path | None = None
     """The `store_dir` of a single server on this machine that does not sync every message itself: each process then
-    brings what it stores to the disk, many messages at once. `callboard up` sets it for its own bus."""
+    brings what it stores to the disk, many messages at once. `callboard up` sets it for its own bus, on file systems
+    that keep a file which replaces another: ext4, btrfs and ZFS."""
 
     @property
     def credentials(self) -> tuple[str, str] | None:
