@@ -32,6 +32,11 @@ class Synced:
     sizes: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     names: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
 
+    def was_rewritten(self, file: tuple[str, int]) -> bool:
+        """Whether a file has taken the place of one that was synced, and has not been synced itself."""
+        path, _inode = file
+        return file not in self.sizes and any(path == other for other, _ in self.sizes)
+
     @classmethod
     def read(cls, journal: Path) -> "Synced":
         """Reads a journal."""
@@ -105,6 +110,9 @@ class PowerCut:
     def _cut_block(self, block: Path, synced: Synced) -> Iterable[str]:
         status = block.stat()
         file, size = (str(block), status.st_ino), status.st_size
+        if synced.was_rewritten(file):
+            # The file systems on which processes sync the store write such a file before it takes another's place.
+            return
         durable = min(size, synced.sizes.get(file, 0))
         name = f"{block.parent.parent.name}/{block.name}"
         if (durable == 0 or file not in synced.names) and self._chance.random() < 0.3:
