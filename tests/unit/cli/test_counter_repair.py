@@ -75,6 +75,34 @@ def test_machine_that_does_not_tell_its_start_has_it_done_each_time(folder: Path
     assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
 
 
+def test_disk_that_takes_nothing_does_not_end_the_site(
+    folder: Path, boot_id: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(counter_repair, "write_private", full)
+    recorded(folder)
+    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+
+
+async def test_counters_that_still_differ_are_looked_at_again_at_the_next_start(
+    folder: Path, boot_id: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def verify(_self: Any, _since: float, *, repair: bool = False) -> VerifyReply:
+        assert repair
+        return VerifyReply(drift_count=2)
+
+    monkeypatch.setattr(UsageRecords, "verify", verify)
+    recorded(folder)
+    repair, told = CounterRepair(folder, boot_id), list[str]()
+    since = repair.due_since()
+    assert since is not None
+    await repair.run(Bus.__new__(Bus), since, told.append)
+    assert told == ["quota: 2 counters still differ; see callboard usage verify"]
+    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+
+
 async def test_quota_is_asked_until_it_has_done_it_and_the_operator_is_told(
     folder: Path, boot_id: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

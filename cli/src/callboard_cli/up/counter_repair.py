@@ -35,7 +35,8 @@ class CounterRepair:
         """The Unix time since which counters have to be compared, or None; call it before the store is recorded."""
         known = self._read()
         now_id = self._now_id()
-        since: float | None = known.get("since")
+        found = known.get("since")
+        since = found if isinstance(found, float) else None
         if since is None and (not now_id or known.get("boot_id") != now_id):
             since = self._last_recorded_at()
         self._write(now_id, since)
@@ -54,7 +55,8 @@ class CounterRepair:
             tell(f"quota: {reply.corrected_count} counters corrected after the machine's restart")
         if reply.drift_count:
             tell(f"quota: {reply.drift_count} counters still differ; see callboard usage verify")
-        await asyncio.to_thread(self._write, self._now_id(), None)
+        # What still differs is looked at again when the site is started next.
+        await asyncio.to_thread(self._write, self._now_id(), since if reply.drift_count else None)
 
     def _now_id(self) -> str:
         """The present start of the machine; empty where it cannot be told, and each start of the site counts."""
@@ -77,4 +79,8 @@ class CounterRepair:
         return found if isinstance(found, dict) else {}
 
     def _write(self, boot_id: str, since: float | None) -> None:
-        write_private(self._state, json.dumps({"boot_id": boot_id, "since": since}))
+        try:
+            write_private(self._state, json.dumps({"boot_id": boot_id, "since": since}))
+        except OSError as error:
+            # A repair more at the next start does no harm; a site that ends over it would.
+            log.warning("machine_start_unrecorded", extra={"reason": type(error).__name__})
