@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -109,12 +108,6 @@ class TaskSupervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def freeze_gc() -> None:
-    """Tells the garbage collector that what is here by now stays until the end, so that it never looks at it again."""
-    gc.collect()
-    gc.freeze()
 
 
 Main = Callable[[Config, Shutdown, argparse.Namespace], Awaitable[None]]

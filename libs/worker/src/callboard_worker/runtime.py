@@ -19,9 +19,10 @@ from callboard_contracts.streams import JOB_STREAMS, consumer_name, key_life_s
 from callboard_contracts.workers import OfferedModel, WorkerInfo
 from callboard_kit import library_output
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, freeze_gc, is_set_within, run_service
+from callboard_kit.lifecycle import Main, Shutdown, StartError, TaskSupervisor, is_set_within, run_service
 from callboard_kit.native_code import load_failure
 from callboard_kit.payload_cipher import erase_keys
+from callboard_kit.process_memory import settle_memory
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_worker.announcing import Announcer
 from callboard_worker.attempts import Attempts
@@ -164,7 +165,7 @@ class Worker(Generic[J]):
         await handover.listen(loop)
         await bus.subscribe(subjects.drain(self._id), self._on_drain)
         await handler.dead_letters.start()
-        freeze_gc()
+        settle_memory()
         async with TaskSupervisor(shutdown) as supervisor:
             supervisor.start(running.watch(), "watch")
             supervisor.start(attempts.watch(), "attempts")

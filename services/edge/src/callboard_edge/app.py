@@ -66,9 +66,10 @@ from callboard_edge.protocols.talkmaster.protocol import Talkmaster
 from callboard_kit import library_output
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.bus import Bus
-from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor
 from callboard_kit.memory_limit import give_memory_back
 from callboard_kit.payload_cipher import erase_keys
+from callboard_kit.process_memory import settle_memory
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.settings import SettingsError, load_config
 from callboard_kit.store_health import StoreHealth
@@ -255,7 +256,7 @@ async def _serve(
             supervisor.start(streams.run(), "room-streams")
             webhooks.start(context.webhooks, supervisor)
             supervisor.start(erase_keys(bus, key_life_s(config)), "key-erasure")
-            freeze_gc()
+            settle_memory()
             log.info("listening", extra={"port": port, "metrics_port": ops.port, "edge": edge_id})
             await shutdown.wait()
             await server.stop_listening()

@@ -17,7 +17,8 @@ from callboard_contracts.subjects import QUOTA_RESERVE
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import BusBroker
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor, freeze_gc
+from callboard_kit.lifecycle import Shutdown, StartError, TaskSupervisor
+from callboard_kit.process_memory import settle_memory
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.store_health import StoreHealth
 from callboard_quota import settings
@@ -201,7 +202,7 @@ async def _serve(config: Config, shutdown: Shutdown, arguments: argparse.Namespa
         supervisor.start(_every(RECONCILE_INTERVAL_S, reconcile), "reconciler")
         supervisor.start(_every(SETTINGS_INTERVAL_S, partial(asyncio.to_thread, live.reload)), "settings")
         supervisor.start(_every(CHECK_STORE_INTERVAL_S, store.check), "store-check")
-        freeze_gc()
+        settle_memory()
         membership = supervisor.start(follow_clock(), "queue-groups")
         await shutdown.wait()
         ready.serving = False

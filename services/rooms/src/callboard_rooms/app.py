@@ -13,7 +13,8 @@ from callboard_contracts.subjects import ROOMS_POST
 from callboard_kit.background_tasks import BackgroundTasks
 from callboard_kit.broker import BusBroker
 from callboard_kit.bus import Bus, BusError
-from callboard_kit.lifecycle import Shutdown, TaskSupervisor, freeze_gc
+from callboard_kit.lifecycle import Shutdown, TaskSupervisor
+from callboard_kit.process_memory import settle_memory
 from callboard_kit.quota_rpc import QuotaRpc
 from callboard_kit.resources import bus_connection, ops_server
 from callboard_kit.store_health import StoreHealth
@@ -79,7 +80,7 @@ async def main(config: Config, shutdown: Shutdown, _arguments: argparse.Namespac
         async with ops_server("rooms.metrics_port", port, ready, host), TaskSupervisor(shutdown) as supervisor:
             supervisor.start(health.run(), "store-health")
             supervisor.start(_serve(bus, broker, feed, reaper), "rooms")
-            freeze_gc()
+            settle_memory()
             await shutdown.wait()
             await broker.drain()
             await in_flight.close(DRAIN_TIMEOUT_S)
