@@ -231,7 +231,15 @@ async def test_a_connection_that_breaks_in_mid_stream_is_unavailable(rig: StubRi
 
 
 @pytest.mark.parametrize(
-    "data", [b"{not json", b"[]", b'{"choices": [7]}', b'{"choices": [{"delta": {"content": 7}}]}']
+    "data",
+    [
+        b"{not json",
+        b"[]",
+        b'{"choices": [7]}',
+        b'{"choices": [{"delta": {"content": 7}}]}',
+        b'{"choices": [{"delta": {"content": "\xff"}}]}',
+        b'{"choices": [], "timings": ' + b"[" * 100_000,
+    ],
 )
 def test_an_event_of_another_form_is_a_failure(data: bytes) -> None:
     reader = ReplyReader(10)
@@ -267,6 +275,29 @@ def test_log_probabilities_come_with_their_text(event: bytes, token_id: int | No
     none = ReplyReader(10).read([event])
     assert none is not None
     assert none.logprobs == ()
+
+
+def test_a_log_probability_that_is_no_finite_number_is_the_least() -> None:
+    # JSON has no such number, and some engines write it all the same.
+    event = b'{"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [-Infinity]}}]}'
+    chunk = ReplyReader(10, top_logprobs=0).read([event])
+    assert chunk is not None
+    assert chunk.text == "a"
+    assert [each.logprob for each in chunk.logprobs] == [-9999.0]
+
+
+def test_what_an_event_leaves_empty_may_have_any_form() -> None:
+    reader = ReplyReader(10)
+    empty = b'"logprobs": [], "finish_reason": null, "stop_reason": 0'
+    chunk = reader.read(
+        [
+            b'{"choices": [{"delta": {"content": [], "reasoning": false, "tool_calls": {}}, ' + empty + b"}]}",
+            b'{"choices": [{"delta": {"content": "a"}, ' + empty + b'}], "usage": "", "timings": [], "error": false}',
+            b'{"choices": null, "more": {"of": ["anything"]}}',
+        ]
+    )
+    assert chunk is not None
+    assert (chunk.text, chunk.tokens, reader.done) == ("a", 1, False)
 
 
 def test_a_token_that_is_no_whole_character_has_its_bytes() -> None:
