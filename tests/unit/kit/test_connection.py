@@ -152,6 +152,24 @@ async def test_what_is_sent_in_one_turn_of_the_loop_is_one_write(monkeypatch: py
         assert written[-1] == 2
 
 
+async def test_the_first_of_a_turn_that_is_in_a_hurry_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    async with connected() as line:
+        await line.connection.flush()
+        monkeypatch.setattr(Transport, "writelines", lambda _transport, parts: written.append(len(parts)))
+        for turn in range(2):
+            written.clear()
+            line.connection.send("a")
+            line.connection.write_at_once()
+            assert written == [1], turn
+            for _ in range(3):
+                line.connection.send("b")
+                line.connection.write_at_once()
+            assert written == [1], turn
+            await asyncio.sleep(0)
+            assert written == [1, 3], turn
+
+
 async def test_of_several_messages_all_are_sent_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
     async with connected() as line:

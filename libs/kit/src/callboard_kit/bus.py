@@ -172,8 +172,9 @@ class Bus:
     ) -> None:
         """Sends a message without an acknowledgement; while reconnecting it is kept, up to 32 MiB, then refused.
 
-        It goes out at the end of this turn of the event loop, or at once with `flush`. Whoever sends much and waits for
-        no answer uses `publish`, which a server that does not read slows down.
+        It goes out at the end of this turn of the event loop. With `flush` it goes out at once, unless another message
+        of this turn has. Whoever sends much and waits for no answer uses `publish`, which a server that does not read
+        slows down.
 
         Raises:
             BusUnavailable: too much is waiting for the connection to come back, or it ended.
@@ -183,7 +184,7 @@ class Bus:
         except nats.errors.Error as error:
             raise BusUnavailable(f"cannot publish: {type(error).__name__}") from error
         if flush:
-            self.connection.write()
+            self.connection.write_at_once()
 
     def send_all(self, messages: Iterable[OutgoingMessage]) -> None:
         """Sends several messages as `send` does, all or none of them; raises as it does."""

@@ -73,6 +73,9 @@ class Connection(Client):
         self._on_end: dict[str, tuple[Callable[[bytes | None], None], asyncio.TimerHandle]] = {}
         """What answers are handed to that no task waits for."""
         self._write_due = False
+        """Whether this turn of the event loop ends with a write."""
+        self._flushed = False
+        """Whether a message of this turn went out at once."""
         self._room_check: asyncio.TimerHandle | None = None
         self._answers_at = ""
         """How the subjects begin at which requests are answered, once there was one."""
@@ -127,7 +130,7 @@ class Connection(Client):
         self._pending_data_size += size
         if not self._write_due:
             self._write_due = True
-            self._loop.call_soon(self.write)
+            self._loop.call_soon(self._end_turn)
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -146,9 +149,21 @@ class Connection(Client):
         """Waits until what is queued is written, unless there is no connection; raises OSError and RuntimeError."""
         await self._flush_pending(force_flush=True)
 
+    def write_at_once(self) -> None:
+        """Writes what is queued without waiting for the end of this turn of the event loop.
+
+        That is done once in a turn: where several are in a hurry, the others go out together at its end.
+        """
+        if not self._flushed:
+            self._flushed = self._write_due
+            self.write()
+
+    def _end_turn(self) -> None:
+        self._write_due = self._flushed = False
+        self.write()
+
     def write(self) -> None:
         """Writes queued messages to the socket, or once its buffer has room for them."""
-        self._write_due = False
         if not self._pending or self._transport is None or self._status not in _SENDING:
             return
         if self._unsent_bytes() >= MAX_UNSENT_BYTES:
