@@ -92,10 +92,10 @@ def test_what_is_there_at_the_end_of_the_start_is_not_looked_at_again() -> None:
 
 
 def test_requests_in_work_are_no_reason_to_collect() -> None:
-    # So many objects, each with a part, are what a few dozen requests at once have; Python would look at them 8 times.
+    # So many objects, each with a part, are what a few dozen requests at once have; Python would look at them 5 times.
     (collections,) = run(
         "settle_memory()\nbefore = gc.get_stats()[0]['collections']\n"
-        "held = [[[]] for _ in range(3_000)]\nprint(gc.get_stats()[0]['collections'] - before)"
+        "held = [[[]] for _ in range(2_000)]\nprint(gc.get_stats()[0]['collections'] - before)"
     )
     assert int(collections) == 0
 

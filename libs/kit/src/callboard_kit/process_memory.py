@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-YOUNG_OBJECTS = 10_000
+YOUNG_OBJECTS = 5_000
 """How many objects more than before it takes for the garbage collector to look at the new ones.
 
 With Python's own 700, some requests at once are reason enough, though next to nothing of them is ever garbage to it.

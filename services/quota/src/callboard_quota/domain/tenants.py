@@ -13,7 +13,7 @@ ACCOUNT_MARK = "k_"
 ADDRESS_MARK = "i_"
 """How the tenants of accounts and addresses begin."""
 TOKEN_LENGTH = 16
-MAX_CACHED = 6_000
+MAX_CACHED = 1_000
 IPV6_NETWORK_BITS = 64
 
 

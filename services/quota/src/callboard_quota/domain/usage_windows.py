@@ -8,6 +8,7 @@ hour just over is left out for a few seconds: a process may still count in it, s
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cachetools import LRUCache
 
@@ -71,6 +72,8 @@ class WindowCache:
         counters = [Counter(tenant, metric.name, bucket) for bucket in max(buckets.values(), key=len)]
         found = await self._store.read(counters) if counters else {}
         older = {counter.bucket: value for counter, value in found.items() if value}
+        if not older:
+            return UsageWindow(at // HOUR_S, *_unused(frozenset(buckets), counting_previous), at)
         sums = {kind: sum(older.get(bucket, 0) for bucket in names) for kind, names in buckets.items()}
         oldest_at = {
             kind: hour_start(min(used)) for kind, names in buckets.items() if (used := older.keys() & set(names))
@@ -95,3 +98,11 @@ class WindowCache:
         """Has all windows read anew."""
         self._invalidations += 1
         self._cached.clear()
+
+
+@lru_cache(64)
+def _unused(
+    kinds: frozenset[LimitKind], counting_previous: frozenset[LimitKind]
+) -> tuple[frozenset[LimitKind], Mapping[str, int], Mapping[LimitKind, int], Mapping[LimitKind, float]]:
+    """What a window says of a tenant without use; most have none, so that it is in memory once."""
+    return counting_previous, {}, dict.fromkeys(kinds, 0), {}
