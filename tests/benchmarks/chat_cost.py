@@ -5,7 +5,8 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from tests.support.ports import free_port
 from tests.support.processes import Table
 
 NS_PER_MS = 1_000_000
-ADDED_P50 = "added time to the first token, p50"
 RUN_TIMEOUT_S = 300.0
+TURNS = 10
 ADDED_P50_MS = 2.0
 ADDED_P99_MS = 6.0
 ADDED_ROUND_TRIPS = 5.0
@@ -53,11 +54,6 @@ class ChatCost:
     stages: list[str]
     shares: list[str]
 
-    @property
-    def added_p50_ms(self) -> float:
-        """The added time to the first token, at the median."""
-        return next(figure.value for figure in self.figures if figure.name == ADDED_P50)
-
 
 def bench_config(engine_port: int) -> Table:
     """One pool over the mock engine, with daily limits for the key and for the address."""
@@ -76,20 +72,54 @@ def bench_config(engine_port: int) -> Table:
 
 def measure(folder: Path, effort: Effort, sync: Sync) -> ChatCost:
     """Starts a set of one edge, one chat worker and one quota process, measures it, and stops it."""
+    with _mock_engine(folder) as direct, _deployment(folder / "deployment", direct, sync) as (deployment, through):
+        return _measure(deployment, direct, through, effort)
+
+
+def synced_times_default(folder: Path, effort: Effort) -> float:
+    """How many times as long the added time to the first token is, at the median, where each process syncs the store.
+
+    Both sets run side by side and are measured in turn, since the machine's speed changes within minutes.
+    """
+    with (
+        _mock_engine(folder) as direct,
+        _deployment(folder / "default", direct, "default") as (_, default),
+        _deployment(folder / "processes", direct, "processes") as (_, synced),
+    ):
+        alone: dict[Target, list[Timing]] = {default: [], synced: []}
+        through: dict[Target, list[Timing]] = {default: [], synced: []}
+        for _turn in range(TURNS):
+            for target in alone:
+                plan = Plan("pairs", (direct, target), samples=effort.pairs // TURNS, warm_up=effort.warm_up // 4)
+                for kept, timed in zip((alone[target], through[target]), run(plan), strict=True):
+                    kept += timed
+    added = {target: _first_token_p50_ms(through[target]) - _first_token_p50_ms(alone[target]) for target in alone}
+    return added[synced] / added[default]
+
+
+@contextmanager
+def _mock_engine(folder: Path) -> Generator[Target]:
+    """A mock engine, as a target that is asked without Callboard."""
     port = free_port()
     engine = Child([sys.executable, "-m", "tests.benchmarks.mock_engine", str(port)], folder / "engine.log")
-    deployment = Deployment(folder / "deployment", bench_config(port), sync=sync, log_level="info")
     try:
         wait_until(lambda: arrivals_at(port) is not None, 10, "the mock engine listens")
+        yield Target(port, MODEL, "none")
+    finally:
+        engine.kill()
+
+
+@contextmanager
+def _deployment(folder: Path, engine: Target, sync: Sync) -> Generator[tuple[Deployment, Target]]:
+    """A set of processes over an engine, and its edge as a target."""
+    deployment = Deployment(folder, bench_config(engine.port), sync=sync, log_level="info")
+    try:
         deployment.start(speakers=0)
         key = deployment.create_key("standard")
-        through = Target(int(deployment.edges[0].config["edge"]["port"]), MODEL, key)
-        cost = _measure(deployment, Target(port, MODEL, "none"), through, effort)
+        yield deployment, Target(int(deployment.edges[0].config["edge"]["port"]), MODEL, key)
         deployment.stop()
     finally:
         deployment.abandon()
-        engine.kill()
-    return cost
 
 
 def _measure(deployment: Deployment, direct: Target, through: Target, effort: Effort) -> ChatCost:
@@ -149,29 +179,26 @@ def run(plan: Plan) -> list[list[Timing]]:
 
 
 def _first_token_figures(alone: Sequence[Timing], through: Sequence[Timing], round_trip_ms: float) -> list[Figure]:
-    direct_ms = [(t.first_ns - t.sent_ns) / NS_PER_MS for t in alone]
-    through_ms = [(t.first_ns - t.sent_ns) / NS_PER_MS for t in through]
+    direct_ms, through_ms = _first_tokens_ms(alone), _first_tokens_ms(through)
     added_p50_ms, added_p99_ms = (
         percentile(through_ms, fraction) - percentile(direct_ms, fraction) for fraction in (0.5, 0.99)
     )
     return [
         Figure("first token from the engine alone, p50", percentile(direct_ms, 0.5), "ms"),
         Figure("first token through Callboard, p50", percentile(through_ms, 0.5), "ms"),
-        Figure(
-            ADDED_P50,
-            added_p50_ms,
-            "ms",
-            ADDED_P50_MS,
-        ),
-        Figure(
-            "added time to the first token, p99",
-            added_p99_ms,
-            "ms",
-            ADDED_P99_MS,
-        ),
+        Figure("added time to the first token, p50", added_p50_ms, "ms", ADDED_P50_MS),
+        Figure("added time to the first token, p99", added_p99_ms, "ms", ADDED_P99_MS),
         Figure("the p50 in round trips over the bus alone", added_p50_ms / round_trip_ms, "x", ADDED_ROUND_TRIPS),
         Figure("the p99, times the p50", added_p99_ms / added_p50_ms, "x", ADDED_P99_TIMES_P50),
     ]
+
+
+def _first_tokens_ms(timings: Sequence[Timing]) -> list[float]:
+    return [(timing.first_ns - timing.sent_ns) / NS_PER_MS for timing in timings]
+
+
+def _first_token_p50_ms(timings: Sequence[Timing]) -> float:
+    return percentile(_first_tokens_ms(timings), 0.5)
 
 
 async def _stages(deployment: Deployment, direct: Target, through: Target, effort: Effort) -> list[str]:
