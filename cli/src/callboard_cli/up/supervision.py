@@ -17,10 +17,10 @@ from callboard_cli.failures import CommandError, ExitCode
 from callboard_cli.streams import keep_applied
 from callboard_cli.up import bus_server
 from callboard_cli.up.child import KILL_TIMEOUT_S, Child
-from callboard_cli.up.counter_repair import CounterRepair
 from callboard_cli.up.password import accept_password
 from callboard_cli.up.probes import BusProbes, ServiceProbes
 from callboard_cli.up.process import SupervisedProcess
+from callboard_cli.up.restart_repair import RestartRepair
 from callboard_cli.up.services import Plan, Service
 from callboard_cli.up.store_check import StoreCheck
 from callboard_contracts.config import Config
@@ -114,7 +114,7 @@ class Supervision:
                 due = asyncio.Event()
                 # Memory streams end with their server.
                 bus.on_reconnect(due.set)
-                repair = CounterRepair(self._folder)
+                repair = RestartRepair(self._folder)
                 repair_since = await asyncio.to_thread(repair.due_since)
                 await self._declare(bus, store)
                 group.create_task(store.keep_record())

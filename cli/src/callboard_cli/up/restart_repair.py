@@ -23,7 +23,7 @@ OPEN_HOURS_S = 2 * 3600.0
 RETRY_S = 10.0
 
 
-class CounterRepair:
+class RestartRepair:
     """Remembers, beside the bus's store, on which start of the machine the site ran, and whether a repair is due."""
 
     def __init__(self, folder: Path, boot_id: Path = BOOT_ID) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from callboard_admin.usage_records import UsageRecords
-from callboard_cli.up import counter_repair
-from callboard_cli.up.counter_repair import OPEN_HOURS_S, CounterRepair
+from callboard_cli.up import restart_repair
+from callboard_cli.up.restart_repair import OPEN_HOURS_S, RestartRepair
 from callboard_cli.up.store_check import RECORD
 from callboard_contracts.quota import VerifyReply
 from callboard_kit.bus import Bus, BusUnavailable
@@ -38,41 +38,41 @@ def recorded(folder: Path, at: float = RECORDED_AT) -> None:
 
 
 def test_new_site_needs_none(folder: Path, boot_id: Path) -> None:
-    assert CounterRepair(folder, boot_id).due_since() is None
+    assert RestartRepair(folder, boot_id).due_since() is None
 
 
 def test_site_that_is_started_again_on_a_running_machine_needs_none(folder: Path, boot_id: Path) -> None:
-    CounterRepair(folder, boot_id).due_since()
+    RestartRepair(folder, boot_id).due_since()
     recorded(folder)
-    assert CounterRepair(folder, boot_id).due_since() is None
+    assert RestartRepair(folder, boot_id).due_since() is None
 
 
 @pytest.mark.parametrize("state", ['{"boot_id": "first", "since": null}', "", "\0\0\0", "[]"])
 def test_machine_that_was_started_again_has_it_done_since_the_last_sign_of_life(
     folder: Path, boot_id: Path, state: str
 ) -> None:
-    CounterRepair(folder, boot_id).due_since()
-    (folder / counter_repair.STATE).write_text(state)
+    RestartRepair(folder, boot_id).due_since()
+    (folder / restart_repair.STATE).write_text(state)
     recorded(folder)
     boot_id.write_text("second\n")
-    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+    assert RestartRepair(folder, boot_id).due_since() == RECORDED_AT
 
 
 def test_repair_that_was_not_finished_is_due_from_the_same_time(folder: Path, boot_id: Path) -> None:
-    CounterRepair(folder, boot_id).due_since()
+    RestartRepair(folder, boot_id).due_since()
     recorded(folder)
     boot_id.write_text("second\n")
-    CounterRepair(folder, boot_id).due_since()
+    RestartRepair(folder, boot_id).due_since()
     recorded(folder, RECORDED_AT + 600)
-    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+    assert RestartRepair(folder, boot_id).due_since() == RECORDED_AT
     boot_id.write_text("third\n")
-    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+    assert RestartRepair(folder, boot_id).due_since() == RECORDED_AT
 
 
 def test_machine_that_does_not_tell_its_start_has_it_done_each_time(folder: Path, boot_id: Path) -> None:
     boot_id.unlink()
     recorded(folder)
-    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+    assert RestartRepair(folder, boot_id).due_since() == RECORDED_AT
 
 
 def test_disk_that_takes_nothing_does_not_end_the_site(
@@ -81,9 +81,9 @@ def test_disk_that_takes_nothing_does_not_end_the_site(
     def full(_path: Path, _text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(counter_repair, "write_private", full)
+    monkeypatch.setattr(restart_repair, "write_private", full)
     recorded(folder)
-    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+    assert RestartRepair(folder, boot_id).due_since() == RECORDED_AT
 
 
 async def test_counters_that_still_differ_are_looked_at_again_at_the_next_start(
@@ -95,12 +95,12 @@ async def test_counters_that_still_differ_are_looked_at_again_at_the_next_start(
 
     monkeypatch.setattr(UsageRecords, "verify", verify)
     recorded(folder)
-    repair, told = CounterRepair(folder, boot_id), list[str]()
+    repair, told = RestartRepair(folder, boot_id), list[str]()
     since = repair.due_since()
     assert since is not None
     await repair.run(Bus.__new__(Bus), since, told.append)
     assert told == ["quota: 2 counters still differ; see callboard usage verify"]
-    assert CounterRepair(folder, boot_id).due_since() == RECORDED_AT
+    assert RestartRepair(folder, boot_id).due_since() == RECORDED_AT
 
 
 async def test_quota_is_asked_until_it_has_done_it_and_the_operator_is_told(
@@ -115,12 +115,12 @@ async def test_quota_is_asked_until_it_has_done_it_and_the_operator_is_told(
         return VerifyReply(corrected_count=3)
 
     monkeypatch.setattr(UsageRecords, "verify", verify)
-    monkeypatch.setattr(counter_repair, "RETRY_S", 0)
+    monkeypatch.setattr(restart_repair, "RETRY_S", 0)
     recorded(folder)
-    repair, told = CounterRepair(folder, boot_id), list[str]()
+    repair, told = RestartRepair(folder, boot_id), list[str]()
     since = repair.due_since()
     assert since is not None
     await repair.run(Bus.__new__(Bus), since, told.append)
     assert asked == [(RECORDED_AT - OPEN_HOURS_S, True)] * 2
     assert told == ["quota: 3 counters corrected after the machine's restart"]
-    assert CounterRepair(folder, boot_id).due_since() is None
+    assert RestartRepair(folder, boot_id).due_since() is None
