@@ -1,7 +1,7 @@
 """Holds taken ahead: for callers who ask again, far from limits, used by what they fit, and never left behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 import pytest_asyncio
@@ -109,6 +109,22 @@ async def test_quota_that_does_not_answer_costs_no_hold_ahead_for_good(edge: Edg
     assert [(await edge.ask())[2] for _ in range(20)] == [1] * 20
     edge.quota.reserve_later = reserve_later
     assert [(await edge.ask())[2] for _ in range(2)] == [1, 0]
+
+
+async def test_hold_that_quota_may_have_granted_unheard_is_taken_back(edge: Edge) -> None:
+    unheard: list[ReserveRequest] = []
+
+    def lose(request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
+        unheard.append(request)
+        on_end(None)
+
+    edge.quota.reserve_later = lose
+    await edge.ask()
+    await edge.ask()
+    (lost,) = unheard
+    again = edge.quota.asked[-1]
+    assert (again.request_id, again.repeat) == (lost.request_id, 1)
+    assert edge.quota.released == [lost.request_id]
 
 
 async def test_a_hold_ahead_belongs_to_the_request_that_uses_it(edge: Edge) -> None:

@@ -60,7 +60,7 @@ class QuotaRpc:
     def reserve_later(self, request: ReserveRequest, on_end: Callable[[ReserveReply | None], None]) -> None:
         """Asks for a hold that no request waits for: `on_end` gets the decision, or None where there is none in time.
 
-        It is asked once, and has `LATE_S`. A hold of which nothing is heard expires.
+        It is asked once, and has `LATE_S`. What may have been granted without an answer is the caller's to take back.
         """
 
         def answered(answer: bytes | None) -> None:

@@ -267,13 +267,22 @@ class HoldsAhead:
     ) -> None:
         """Keeps a hold that was asked for, or releases it where things have changed meanwhile."""
         repeater.asking -= 1
-        if reply is None or reply.hold is None:
+        if reply is None:
+            self._background.start(self._take_back(request), "take-back-ahead")
+            return
+        if reply.hold is None:
             return
         ahead = _Ahead(request, reply, reply.hold, asked_at, minute)
         if self._closed or changes != self._changes or repeater.is_idle(monotonic()):
             self._release(ahead)
         else:
             repeater.ready.append(ahead)
+
+    async def _take_back(self, request: ReserveRequest) -> None:
+        """Gives back what quota may have granted to nobody's knowledge: a repeat takes the place of what was before."""
+        reply = await self._quota.reserve(request.model_copy(update={"repeat": request.repeat + 1}))
+        if reply.hold is not None:
+            await self._quota.release(reply.hold)
 
     async def _release_now(self, repeater: _Repeater) -> None:
         releases = [self._release(ahead) for ahead in repeater.ready]
