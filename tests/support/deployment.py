@@ -16,7 +16,7 @@ from callboard_contracts.quota import UsageEvent
 from callboard_kit.bus import Bus
 from callboard_kit.stream_reads import StoredMessage, read_subject
 from tests.support.children import Child, wait_until
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, Node
 from tests.support.fork_server import run_forked
 from tests.support.nats_server import NatsServer, Sync
 from tests.support.ports import free_port
@@ -276,15 +276,23 @@ class Deployment:
         """How many messages a stream holds, as the server's own monitoring says."""
         return self._message_counts()[stream]
 
-    def left_over(self, streams: Sequence[str] = QUEUE_STREAMS) -> dict[str, int]:
-        """The queues and leases that are not empty."""
+    def left_over(self, streams: Sequence[str] = QUEUE_STREAMS) -> dict[str, int | None]:
+        """The queues and leases that are not empty; None for one that no node leads now."""
         counts = self._message_counts()
-        return {stream: counts[stream] for stream in streams if counts[stream]}
+        return {stream: counts.get(stream) for stream in streams if counts.get(stream) != 0}
 
     def _message_counts(self) -> dict[str, int]:
-        page: Any = self.nats.monitor("jsz?streams=true")
-        details = [detail for account in page["account_details"] for detail in account.get("stream_detail", [])]
-        return {detail["name"]: int(detail["state"]["messages"]) for detail in details}
+        """How many messages streams have by their leaders: a node that was killed may keep some that have expired."""
+        counts: dict[str, int] = {}
+        for node in self.nats.nodes if isinstance(self.nats, Cluster) else [self.nats]:
+            if node.child is None or not node.child.alive:
+                continue
+            page: Any = node.monitor("jsz?streams=true")
+            details = [detail for account in page["account_details"] for detail in account.get("stream_detail", [])]
+            for detail in details:
+                if not isinstance(node, Node) or detail["cluster"].get("leader") == node.name:
+                    counts[detail["name"]] = int(detail["state"]["messages"])
+        return counts
 
     def wait_idle(self, timeout_s: float = 15.0, streams: Sequence[str] = QUEUE_STREAMS) -> None:
         """Waits until no job is queued or running and no hold is open; raises with what is left."""
